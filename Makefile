@@ -1,0 +1,72 @@
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
+SOURCES := client server workers tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check proto format lock clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/ready ## Start the whole thing on embedded defaults, with a short demonstration
+	@$(BIN)/session-authority demo
+
+test: .venv/ready ## Run every test, in random order, with coverage
+	@rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports and generated code
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	@# Compared with the parent too, since in CI the change is already HEAD.
+	@for ref in HEAD HEAD~1; do \
+		if git cat-file -e $$ref:buf.yaml 2>/dev/null; then \
+			echo "buf breaking against $$ref"; $(BIN)/buf breaking --against ".git#ref=$$ref" || exit 1; \
+		fi; \
+	done
+	@$(BIN)/python -m session_authority_server.config | diff docs/configuration.md - && echo "settings are documented"
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(MAKE) --no-print-directory proto OUT="$$fresh" && \
+		diff -r -x __init__.py -x __pycache__ "$$fresh/session_authority/v1" client/session_authority/v1 && \
+		echo "generated code is fresh"
+
+OUT ?= client
+proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 from protos/
+	@PATH="$(CURDIR)/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -I protos \
+		--python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) \
+		$(PROTOS)
+
+format: .venv/ready ## Format code, protos and the table of settings, and mend what the linter can
+	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/buf format --write
+	$(BIN)/python -m session_authority_server.config > docs/configuration.md
+
+lock: .venv/ready ## Resolve the dependencies anew into the hashed locks (no download addresses)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --upgrade --generate-hashes \
+		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile requirements-proto.in --universal --upgrade --generate-hashes \
+		--no-emit-index-url --no-header --quiet --output-file requirements-proto.lock
+
+clean: ## Remove environments, caches and build output
+	rm -rf .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+.venv/ready: requirements.lock pyproject.toml
+	@echo "Preparing .venv (once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-proto/ready: requirements-proto.lock
+	@echo "Preparing .venv-proto (once) ..."
+	@test -x .venv-proto/bin/python || $(PYTHON) -m venv .venv-proto
+	@.venv-proto/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-proto.lock
+	@touch $@
