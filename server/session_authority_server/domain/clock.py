@@ -1,0 +1,39 @@
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where every part of the authority takes the time from."""
+
+    def now(self) -> datetime:
+        """Return the present moment in UTC. Never earlier than a moment returned before."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock, held still while the machine sets it back."""
+
+    def __init__(self) -> None:
+        self._latest = datetime.min.replace(tzinfo=UTC)
+
+    def now(self) -> datetime:
+        now = datetime.now(UTC)
+        if now > self._latest:
+            self._latest = now
+        return self._latest
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move: for tests and demonstrations."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, by: timedelta) -> None:
+        """Move on by a duration that is not negative."""
+        if by < timedelta(0):
+            raise ValueError("a clock never goes backwards")
+        self._now += by

@@ -1,0 +1,103 @@
+"""What the domain and its use-cases raise.
+
+AuthorityError
+├── InvalidRequest          a field breaks a limit or form
+│   └── RetryMismatch       a retry secret with other parameters
+├── SessionNotLive          the proof token names no live session
+├── SessionNotFound         the user has no session of that id
+├── AuthenticationTooOld    the credential check began before a sweep
+├── SessionLimitReached     the policy refuses another session
+├── RetryStale              a repeated call whose first answer no longer holds
+└── StoreUnavailable        the store failed, or the outcome is not known
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong with one field of a request, and how to mend it."""
+
+    field: str
+    description: str
+
+
+class AuthorityError(Exception):
+    """Anything that keeps the authority from doing what was asked."""
+
+
+class InvalidRequest(AuthorityError):
+    """The request breaks a documented limit or form."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{each.field}: {each.description}" for each in violations))
+        self.violations = tuple(violations)
+
+
+class RetryMismatch(InvalidRequest):
+    """The retry secret was used before with other parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [
+                Violation(
+                    "retry_secret",
+                    "was used before with other parameters; make a fresh one for each new attempt",
+                )
+            ]
+        )
+
+
+class SessionNotLive(AuthorityError):
+    """The session token names no live session; the user must sign in."""
+
+    def __init__(self) -> None:
+        super().__init__("the session token names no live session; the user must sign in")
+
+
+class SessionNotFound(AuthorityError):
+    """The user has no session of this id."""
+
+    def __init__(self) -> None:
+        super().__init__("the user has no session of this id")
+
+
+class AuthenticationTooOld(AuthorityError):
+    """The credential check began before the user's sessions were last ended."""
+
+    def __init__(self, swept_time: datetime) -> None:
+        super().__init__(
+            "the credential check began before all of the user's sessions were ended; "
+            "the user must sign in again"
+        )
+        self.swept_time = swept_time
+
+
+class SessionLimitReached(AuthorityError):
+    """The user has as many live sessions as the policy allows."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the user has {limit} live sessions, the most that the policy allows; "
+            "one must end before another begins"
+        )
+        self.limit = limit
+
+
+class RetryStale(AuthorityError):
+    """The session made by the first of these calls has ended or got another token."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "an earlier call with this retry_secret succeeded, but its session has since ended "
+            "or got another token; begin anew with a fresh retry_secret"
+        )
+
+
+class StoreUnavailable(AuthorityError):
+    """The store could not be reached, or whether it made a change is not known."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(f"the store is not available for {doing}; try again")

@@ -1,0 +1,48 @@
+"""The one definition of a live session.
+
+`store/liveness.py` holds the same definition for the database; a property test proves them equal.
+"""
+
+from datetime import datetime
+
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+
+
+def is_live(session: Session, now: datetime) -> bool:
+    """Say whether a session is live: neither ended, expired, idle for too long, nor swept."""
+    return (
+        session.ending is None
+        and now < session.expire_time
+        and (session.idle_timeout is None or now < session.last_active_time + session.idle_timeout)
+        and session.user_epoch == session.current_user_epoch
+        and session.global_epoch == session.current_global_epoch
+    )
+
+
+def ending_of(session: Session, now: datetime) -> Ending | None:
+    """Return how a session ended, or None while it is live.
+
+    What has been recorded stands. Otherwise the earliest ending that the rules imply counts, and of two in
+    the same instant a sweep before idleness before the lifetime.
+    """
+    if session.ending is not None:
+        return session.ending
+    if is_live(session, now):
+        return None
+    implied: list[Ending] = []
+    swept = (
+        session.user_epoch != session.current_user_epoch
+        or session.global_epoch != session.current_global_epoch
+    )
+    if swept:
+        if session.sweep is None:
+            implied.append(Ending(now, EndReason.REVOKED, InitiatingEntity.SYSTEM))
+        else:
+            sweep = session.sweep
+            implied.append(Ending(sweep.time, EndReason.REVOKED, sweep.initiated_by))
+    # Whether these have come yet need not be asked: the session isn't live, so the earliest has.
+    if session.idle_expire_time is not None:
+        idle_end = session.idle_expire_time
+        implied.append(Ending(idle_end, EndReason.IDLE_TIMEOUT, InitiatingEntity.POLICY))
+    implied.append(Ending(session.expire_time, EndReason.EXPIRED, InitiatingEntity.POLICY))
+    return min(implied, key=lambda ending: ending.time)

@@ -1,0 +1,76 @@
+"""Repeatable calls: the same retry secret and parameters give the same token.
+
+The token's secret is derived from the caller's retry secret under a random salt that the store keeps for
+the length of the window. Neither the store (salt and hash) nor the caller's log (retry secret) suffices to
+make the token; once the salt is erased, nothing does.
+"""
+
+import hmac
+import json
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from uuid import UUID
+
+SALT_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A repeatable call.
+
+    Attributes:
+        purpose: What kind of call it is.
+        caller: Who makes it; another caller's repetition is no repetition.
+        subject: Whose session it is about.
+        retry_secret: What the caller sent.
+        parameters: Everything else that it asked for, as JSON can hold it.
+    """
+
+    purpose: str
+    caller: str
+    subject: str
+    retry_secret: bytes = field(repr=False)
+    parameters: object = field(repr=False)
+
+    @property
+    def retry_hash(self) -> bytes:
+        """What a repetition is recognised by."""
+        return sha256(_joined(self.purpose, self.caller) + self.retry_secret).digest()
+
+    @property
+    def parameters_hash(self) -> bytes:
+        """What tells a repetition from another call with the same retry secret."""
+        parameters = json.dumps([self.subject, self.parameters], sort_keys=True)
+        return sha256(parameters.encode()).digest()
+
+    def derive_secret(self, salt: bytes) -> bytes:
+        """Return the token secret of this call under a salt."""
+        message = _joined(self.purpose, self.caller, self.subject) + self.retry_secret
+        return hmac.digest(salt, message, "sha256")
+
+    def answered(self, session_id: UUID, salt: bytes, expire_time: datetime) -> "AnsweredAttempt":
+        """Return what is to be kept so that a repetition gets the same answer."""
+        return AnsweredAttempt(self.retry_hash, self.parameters_hash, session_id, salt, expire_time)
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredAttempt:
+    """What the store keeps of a repeatable call until its window closes."""
+
+    retry_hash: bytes
+    parameters_hash: bytes
+    session_id: UUID
+    salt: bytes = field(repr=False)
+    expire_time: datetime
+
+
+def new_salt() -> bytes:
+    """Return a salt from the system's generator."""
+    return secrets.token_bytes(SALT_BYTES)
+
+
+def _joined(*parts: str) -> bytes:
+    encoded = (part.encode() for part in parts)
+    return b"".join(len(part).to_bytes(4) + part for part in encoded)

@@ -1,0 +1,171 @@
+"""What a caller may say about a sign-in, and the limits on it."""
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from session_authority_server.domain.errors import InvalidRequest, Violation
+from session_authority_server.domain.policy import (
+    CLOCK_SKEW_ALLOWANCE,
+    MINIMUM_IDLE_TIMEOUT,
+    MINIMUM_LIFETIME,
+    Policy,
+)
+
+USER_ID_LIMIT_BYTES = 255
+ATTRIBUTES_LIMIT = 16
+ATTRIBUTE_KEY_LIMIT_BYTES = 64
+ATTRIBUTE_VALUE_LIMIT_BYTES = 256
+METHODS_LIMIT = 16
+METHOD_LIMIT_CHARACTERS = 32
+RETRY_SECRET_BYTES = 32
+IP_ADDRESS_LIMIT_CHARACTERS = 64
+_METHOD = re.compile(rf"[!-~]{{1,{METHOD_LIMIT_CHARACTERS}}}")
+
+
+class Violations:
+    """Collects what is wrong with a request, so that its sender can mend it all at once."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+        self._found: list[Violation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Note what is wrong with a field and how to mend it."""
+        self._found.append(Violation(self._prefix + field, description))
+
+    def raise_if_any(self) -> None:
+        """Raise InvalidRequest where anything was noted."""
+        if self._found:
+            raise InvalidRequest(self._found)
+
+
+def check_user_id(user_id: str, violations: Violations) -> None:
+    """Require 1 to 255 bytes without control characters."""
+    size = len(user_id.encode())
+    if not 1 <= size <= USER_ID_LIMIT_BYTES:
+        violations.add(
+            "user_id", f"has {size} bytes; it must have 1 to {USER_ID_LIMIT_BYTES}, in UTF-8"
+        )
+    elif not user_id.isprintable() and _has_control_character(user_id):
+        violations.add("user_id", "has a control character; it must have none")
+
+
+def check_ip_address(text: str, violations: Violations) -> str | None:
+    """Return an address in canonical form, a mapped one as IPv4, or None where none was given."""
+    if not text:
+        return None
+    if len(text) <= IP_ADDRESS_LIMIT_CHARACTERS:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            pass
+        else:
+            if not isinstance(address, ipaddress.IPv6Address):
+                return str(address)
+            if address.scope_id is None:
+                return str(address.ipv4_mapped or address)
+    violations.add(
+        "ip_address",
+        "is not an IP address; give one IPv4 or IPv6 address without port or zone, or leave it empty",
+    )
+    return None
+
+
+def check_authenticate_time(
+    given: datetime | None, now: datetime, violations: Violations
+) -> datetime:
+    """Return when the credential check began: the present unless given, and never in the future."""
+    if given is None:
+        return now
+    if given > now + CLOCK_SKEW_ALLOWANCE:
+        violations.add(
+            "authenticate_time", "lies in the future; give the moment at which the check began"
+        )
+    return min(given, now)
+
+
+def check_authentication_methods(methods: Sequence[str], violations: Violations) -> None:
+    """Require at most 16 names of 1 to 32 printable characters without spaces."""
+    if len(methods) > METHODS_LIMIT:
+        violations.add(
+            "authentication_methods", f"has {len(methods)} entries; at most {METHODS_LIMIT}"
+        )
+        return
+    for index, method in enumerate(methods):
+        if not _METHOD.fullmatch(method):
+            violations.add(
+                f"authentication_methods[{index}]",
+                f"must be 1 to {METHOD_LIMIT_CHARACTERS} printable ASCII characters without spaces, "
+                'for example "pwd" (RFC 8176)',
+            )
+
+
+def check_lifetime(given: timedelta | None, policy: Policy, violations: Violations) -> timedelta:
+    """Return the absolute lifetime: the policy's unless a shorter one was given."""
+    if given is None:
+        return policy.absolute_lifetime
+    if not MINIMUM_LIFETIME <= given <= policy.absolute_lifetime:
+        violations.add(
+            "lifetime",
+            f"is {given.total_seconds():.10g} s; it must be at least "
+            f"{MINIMUM_LIFETIME.total_seconds():.0f} s and at most the policy's "
+            f"{policy.absolute_lifetime.total_seconds():.10g} s",
+        )
+    return given
+
+
+def check_idle_timeout(
+    given: timedelta | None, policy: Policy, violations: Violations
+) -> timedelta | None:
+    """Return the idle timeout: the policy's unless a shorter one was given."""
+    if given is None:
+        return policy.idle_timeout
+    longest = policy.idle_timeout or policy.absolute_lifetime
+    if not MINIMUM_IDLE_TIMEOUT <= given <= longest:
+        violations.add(
+            "idle_timeout",
+            f"is {given.total_seconds():.10g} s; it must be at least "
+            f"{MINIMUM_IDLE_TIMEOUT.total_seconds():.0f} s and at most the policy's "
+            f"{longest.total_seconds():.10g} s",
+        )
+    return given
+
+
+def check_attributes(attributes: Mapping[str, str], violations: Violations) -> None:
+    """Require at most 16 entries with keys of 1 to 64 and values of at most 256 bytes."""
+    if len(attributes) > ATTRIBUTES_LIMIT:
+        violations.add("attributes", f"has {len(attributes)} entries; at most {ATTRIBUTES_LIMIT}")
+        return
+    for key, value in sorted(attributes.items()):
+        shown = key if len(key) <= ATTRIBUTE_KEY_LIMIT_BYTES and key.isprintable() else "…"
+        if not 1 <= len(key.encode()) <= ATTRIBUTE_KEY_LIMIT_BYTES:
+            violations.add(
+                f"attributes[{shown}]",
+                f"has a key that is not 1 to {ATTRIBUTE_KEY_LIMIT_BYTES} bytes long",
+            )
+        if _has_control_character(key) or "\0" in value:
+            violations.add(
+                f"attributes[{shown}]",
+                "has a control character in the key or a null character in the value",
+            )
+        if len(value.encode()) > ATTRIBUTE_VALUE_LIMIT_BYTES:
+            violations.add(
+                f"attributes[{shown}]",
+                f"has a value of {len(value.encode())} bytes; at most {ATTRIBUTE_VALUE_LIMIT_BYTES}",
+            )
+
+
+def check_retry_secret(retry_secret: bytes, violations: Violations) -> None:
+    """Require no secret or one of 32 bytes."""
+    if retry_secret and len(retry_secret) != RETRY_SECRET_BYTES:
+        violations.add(
+            "retry_secret",
+            f"has {len(retry_secret)} bytes; give {RETRY_SECRET_BYTES} random bytes or none",
+        )
+
+
+def _has_control_character(text: str) -> bool:
+    return any(unicodedata.category(character) == "Cc" for character in text)

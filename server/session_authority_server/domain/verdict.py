@@ -1,0 +1,59 @@
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.liveness import ending_of, is_live
+from session_authority_server.domain.session import EndReason, Session
+from session_authority_server.domain.token import Token
+
+
+class RejectionReason(Enum):
+    """Why a token is not accepted."""
+
+    NOT_FOUND = "not_found"
+    SIGNED_OUT = "signed_out"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    IDLE_TIMEOUT = "idle_timeout"
+    LIMIT = "limit"
+    SUPERSEDED = "superseded"
+    USER_MISMATCH = "user_mismatch"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The answer that a token is not accepted."""
+
+    reason: RejectionReason
+
+
+NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
+SUPERSEDED = Rejection(RejectionReason.SUPERSEDED)
+USER_MISMATCH = Rejection(RejectionReason.USER_MISMATCH)
+_ENDED = {reason: Rejection(RejectionReason[reason.name]) for reason in EndReason}
+
+
+def judge(
+    session: Session | None, token: Token, now: datetime, user_id: str = ""
+) -> Session | Rejection:
+    """Say whether a token is good for the session that its id selects.
+
+    Args:
+        session: What the store has under the token's id.
+        token: What was presented.
+        now: The present moment.
+        user_id: Whose session it must be; empty for anybody's.
+    """
+    if session is None:
+        return NOT_FOUND
+    if not tokens.proves(token.secret, session.secret_hash):
+        superseded = tokens.is_superseded(token.secret, session.superseded_hashes)
+        return SUPERSEDED if superseded else NOT_FOUND
+    if not is_live(session, now):
+        ending = ending_of(session, now)
+        assert ending is not None
+        return _ENDED[ending.reason]
+    if user_id and user_id != session.user_id:
+        return USER_MISMATCH
+    return session

@@ -1,0 +1,309 @@
+import pytest
+
+from session_authority_server.domain.device import (
+    DISPLAY_NAME_LIMIT_CHARACTERS,
+    Device,
+    DeviceType,
+)
+from session_authority_server.domain.user_agent import parse_device
+
+UNKNOWN, DESKTOP, PHONE, TABLET, APPLIANCE, SCRIPT, BOT = DeviceType
+
+# Each agent as it is sent in 2024 to 2026, then browser, version, system, version, type, words for people.
+# fmt: off
+REAL_AGENTS = [
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+     "Chrome", "140", "Windows", "", DESKTOP, "Chrome on Windows"),
+    ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36",
+     "Chrome", "141", "macOS", "", DESKTOP, "Chrome on macOS"),
+    ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+     "Chrome", "140", "Linux", "", DESKTOP, "Chrome on Linux"),
+    ("Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+     "Chrome", "140", "ChromeOS", "", DESKTOP, "Chrome on ChromeOS"),
+    ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36",
+     "Chrome", "140", "Android", "", PHONE, "Chrome on Android"),
+    ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+     "Chrome", "140", "Android", "", TABLET, "Chrome on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/140.0.7339.101 Mobile/15E148 Safari/604.1",
+     "Chrome", "140.0", "iOS", "", PHONE, "Chrome on iOS"),
+    ("Mozilla/5.0 (iPad; CPU OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/140.0.7339.101 Mobile/15E148 Safari/604.1",
+     "Chrome", "140.0", "iPadOS", "", TABLET, "Chrome on iPadOS"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Mobile/15E148 Safari/604.1",
+     "Safari", "18.6", "iOS", "18.6", PHONE, "Safari on iOS"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.0 Mobile/15E148 Safari/604.1",
+     "Safari", "26.0", "iOS", "", PHONE, "Safari on iOS"),
+    ("Mozilla/5.0 (iPad; CPU OS 17_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.7 Mobile/15E148 Safari/604.1",
+     "Safari", "17.7", "iPadOS", "17.7", TABLET, "Safari on iPadOS"),
+    ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15",
+     "Safari", "18.6", "macOS", "", DESKTOP, "Safari on macOS"),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:143.0) Gecko/20100101 Firefox/143.0",
+     "Firefox", "143.0", "Windows", "", DESKTOP, "Firefox on Windows"),
+    ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:143.0) Gecko/20100101 Firefox/143.0",
+     "Firefox", "143.0", "macOS", "", DESKTOP, "Firefox on macOS"),
+    ("Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0",
+     "Firefox", "143.0", "Ubuntu", "", DESKTOP, "Firefox on Ubuntu"),
+    ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+     "Firefox", "140.0", "Linux", "", DESKTOP, "Firefox on Linux"),
+    ("Mozilla/5.0 (Android 15; Mobile; rv:143.0) Gecko/143.0 Firefox/143.0",
+     "Firefox", "143.0", "Android", "15", PHONE, "Firefox on Android"),
+    ("Mozilla/5.0 (Android 14; Tablet; rv:143.0) Gecko/143.0 Firefox/143.0",
+     "Firefox", "143.0", "Android", "14", TABLET, "Firefox on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) FxiOS/143.0 Mobile/15E148 Safari/605.1.15",
+     "Firefox", "143.0", "iOS", "", PHONE, "Firefox on iOS"),
+    ("Mozilla/5.0 (iPad; CPU OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) FxiOS/143.0 Mobile/15E148 Safari/605.1.15",
+     "Firefox", "143.0", "iPadOS", "", TABLET, "Firefox on iPadOS"),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0.0.0",
+     "Edge", "140", "Windows", "", DESKTOP, "Edge on Windows"),
+    ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36 EdgA/140.0.0.0",
+     "Edge", "140", "Android", "", PHONE, "Edge on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.0 EdgiOS/140.0.3485.71 Mobile/15E148 Safari/604.1",
+     "Edge", "140.0", "iOS", "18.6", PHONE, "Edge on iOS"),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/138.0.0.0 Safari/537.36 OPR/122.0.0.0",
+     "Opera", "122", "Windows", "", DESKTOP, "Opera on Windows"),
+    ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/139.0.0.0 Mobile Safari/537.36 OPR/91.0.0.0",
+     "Opera", "91", "Android", "", PHONE, "Opera on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1 OPT/5.6.0",
+     "Opera Touch", "5.6", "iOS", "18.5", PHONE, "Opera Touch on iOS"),
+    ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/28.0 Chrome/130.0.0.0 Mobile Safari/537.36",
+     "Samsung Internet", "28.0", "Android", "", PHONE, "Samsung Internet on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Mobile/15E148 DuckDuckGo/7 Safari/605.1.15",
+     "DuckDuckGo", "7", "iOS", "18.6", PHONE, "DuckDuckGo on iOS"),
+    ("Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/140.0.7339.51 Mobile DuckDuckGo/5 Safari/537.36",
+     "DuckDuckGo", "5", "Android", "14", PHONE, "DuckDuckGo on Android"),
+    ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile DuckDuckGo/5 Safari/537.36",
+     "DuckDuckGo", "5", "Android", "", PHONE, "DuckDuckGo on Android"),
+    ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15 Ddg/18.6",
+     "DuckDuckGo", "18.6", "macOS", "", DESKTOP, "DuckDuckGo on macOS"),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0.0.0 Ddg/140.0.0.0",
+     "DuckDuckGo", "140.0", "Windows", "", DESKTOP, "DuckDuckGo on Windows"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/22G100 [FBAN/FBIOS;FBAV/530.0.0.29.77;FBBV/785093621;FBDV/iPhone15,3;FBMD/iPhone;FBSN/iOS;FBSV/18.6.2;FBSS/3;FBID/phone;FBLC/en_US;FBOP/5;FBRV/0]",
+     "Facebook", "530", "iOS", "", PHONE, "Facebook on iOS"),
+    ("Mozilla/5.0 (Linux; Android 14; SM-S918B Build/UP1A.231005.007; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/140.0.7339.51 Mobile Safari/537.36 [FB_IAB/FB4A;FBAV/530.0.0.48.74;]",
+     "Facebook", "530", "Android", "14", PHONE, "Facebook on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148 Instagram 396.0.0.29.243 (iPhone15,3; iOS 18_6; en_US; en; scale=3.00; 1290x2796; 785000000)",
+     "Instagram", "396", "iOS", "", PHONE, "Instagram on iOS"),
+    ("Mozilla/5.0 (Linux; Android 15; Pixel 9 Build/AP4A.250205.002; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/140.0.7339.51 Mobile Safari/537.36",
+     "In-app browser", "140.0", "Android", "15", PHONE, "In-app browser on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148",
+     "In-app browser", "", "iOS", "", PHONE, "In-app browser on iOS"),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Vivaldi/7.5.3735.74",
+     "Vivaldi", "7.5", "Windows", "", DESKTOP, "Vivaldi on Windows"),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/138.0.0.0 YaBrowser/25.8.0.0 Safari/537.36",
+     "Yandex Browser", "25.8", "Windows", "", DESKTOP, "Yandex Browser on Windows"),
+    ("Mozilla/5.0 (Linux; arm_64; Android 14; SM-A546E) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/138.0.7204.157 YaBrowser/25.8.1.157.00 SA/3 Mobile Safari/537.36",
+     "Yandex Browser", "25.8", "Android", "14", PHONE, "Yandex Browser on Android"),
+    ("Mozilla/5.0 (Windows NT 6.1; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/109.0.0.0 Safari/537.36",
+     "Chrome", "109", "Windows", "7", DESKTOP, "Chrome on Windows"),
+    ("Mozilla/5.0 (Windows NT 6.3; Trident/7.0; rv:11.0) like Gecko",
+     "Internet Explorer", "11.0", "Windows", "8.1", DESKTOP, "Internet Explorer on Windows"),
+    ("Mozilla/5.0 (SMART-TV; LINUX; Tizen 8.0) AppleWebKit/537.36 (KHTML, like Gecko) Version/8.0 TV Safari/537.36",
+     "Safari", "8.0", "Tizen", "8.0", APPLIANCE, "Safari on Tizen"),
+    ("Mozilla/5.0 (SMART-TV; Linux; Tizen 7.0) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/4.0 Chrome/94.0.4606.31 TV Safari/537.36",
+     "Samsung Internet", "4.0", "Tizen", "7.0", APPLIANCE, "Samsung Internet on Tizen"),
+    ("Mozilla/5.0 (Web0S; Linux/SmartTV) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.6099.270 Safari/537.36 WebAppManager",
+     "Chrome", "120.0", "webOS", "", APPLIANCE, "Chrome on webOS"),
+    ("Mozilla/5.0 (PlayStation; PlayStation 5/10.00) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/16.4 Safari/605.1.15",
+     "Safari", "16.4", "PlayStation 5", "", APPLIANCE, "Safari on PlayStation 5"),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64; Xbox; Xbox One) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0.0.0",
+     "Edge", "140", "Xbox", "", APPLIANCE, "Edge on Xbox"),
+    ("Mozilla/5.0 (Nintendo Switch; WifiWebAuthApplet) AppleWebKit/609.4 (KHTML, like Gecko) NF/6.0.3.15.4 NintendoBrowser/5.1.0.22474",
+     "", "", "Nintendo Switch", "", APPLIANCE, "Unknown app on Nintendo Switch"),
+    ("Mozilla/5.0 (Linux; Android 11; AFTKA) AppleWebKit/537.36 (KHTML, like Gecko) Silk/128.2.1 like Chrome/128.0.6613.127 Safari/537.36",
+     "Silk", "128.2", "Android", "11", APPLIANCE, "Silk on Android"),
+    ("Mozilla/5.0 (Linux; Android 12; BRAVIA 4K VH2) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36",
+     "Chrome", "120", "Android", "12", APPLIANCE, "Chrome on Android"),
+    ("Mozilla/5.0 (X11; Linux armv7l) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/125.0.0.0 Safari/537.36 CrKey/1.56.500000",
+     "Chrome", "125", "Chromecast", "1.56", APPLIANCE, "Chrome on Chromecast"),
+    ("Roku/DVP-14.5 (14.5.4.5934-88)",
+     "Roku", "14.5", "Roku", "14.5", APPLIANCE, "Roku"),
+    ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+     "Googlebot", "2.1", "", "", BOT, "Googlebot (bot)"),
+    ("Mozilla/5.0 (Linux; Android 6.0.1; Nexus 5X Build/MMB29P) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.7339.80 Mobile Safari/537.36 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+     "Googlebot", "2.1", "Android", "6.0", BOT, "Googlebot (bot)"),
+    ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm) Chrome/116.0.1938.76 Safari/537.36",
+     "bingbot", "2.0", "", "", BOT, "bingbot (bot)"),
+    ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; +https://openai.com/gptbot)",
+     "GPTBot", "1.2", "", "", BOT, "GPTBot (bot)"),
+    ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko); compatible; ChatGPT-User/1.0; +https://openai.com/bot",
+     "ChatGPT-User", "1.0", "", "", BOT, "ChatGPT-User (bot)"),
+    ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; ClaudeBot/1.0; +claudebot@anthropic.com)",
+     "ClaudeBot", "1.0", "", "", BOT, "ClaudeBot (bot)"),
+    ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 Safari/605.1.15 (Applebot/0.1; +http://www.apple.com/go/applebot)",
+     "Applebot", "0.1", "macOS", "", BOT, "Applebot (bot)"),
+    ("facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)",
+     "FacebookBot", "1.1", "", "", BOT, "FacebookBot (bot)"),
+    ("Mozilla/5.0 (compatible; YandexBot/3.0; +http://yandex.com/bots)",
+     "YandexBot", "3.0", "", "", BOT, "YandexBot (bot)"),
+    ("Mozilla/5.0 (compatible; AhrefsBot/7.0; +http://ahrefs.com/robot/)",
+     "AhrefsBot", "7.0", "", "", BOT, "AhrefsBot (bot)"),
+    ("Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)",
+     "Slackbot-LinkExpanding", "1.0", "", "", BOT, "Slackbot-LinkExpanding (bot)"),
+    ("Twitterbot/1.0",
+     "Twitterbot", "1.0", "", "", BOT, "Twitterbot (bot)"),
+    ("curl/8.9.1",
+     "curl", "8.9", "", "", SCRIPT, "curl"),
+    ("Wget/1.21.4",
+     "Wget", "1.21", "", "", SCRIPT, "Wget"),
+    ("python-requests/2.32.4",
+     "python-requests", "2.32", "", "", SCRIPT, "python-requests"),
+    ("python-httpx/0.28.1",
+     "python-httpx", "0.28", "", "", SCRIPT, "python-httpx"),
+    ("Python/3.12 aiohttp/3.12.15",
+     "aiohttp", "3.12", "", "", SCRIPT, "aiohttp"),
+    ("Python-urllib/3.12",
+     "Python-urllib", "3.12", "", "", SCRIPT, "Python-urllib"),
+    ("Go-http-client/2.0",
+     "Go-http-client", "2.0", "", "", SCRIPT, "Go-http-client"),
+    ("okhttp/4.12.0",
+     "okhttp", "4.12", "", "", SCRIPT, "okhttp"),
+    ("Dart/3.9 (dart:io)",
+     "Dart", "3.9", "", "", SCRIPT, "Dart"),
+    ("grpc-python/1.75.0 grpc-c/48.0.0 (linux; chttp2)",
+     "grpc-python", "1.75", "Linux", "", SCRIPT, "grpc-python on Linux"),
+    ("grpc-go/1.75.0",
+     "grpc-go", "1.75", "", "", SCRIPT, "grpc-go"),
+    ("grpc-java-netty/1.75.0",
+     "grpc-java-netty", "1.75", "", "", SCRIPT, "grpc-java-netty"),
+    ("grpc-node-js/1.13.4",
+     "grpc-node-js", "1.13", "", "", SCRIPT, "grpc-node-js"),
+    ("Apache-HttpClient/5.5 (Java/21.0.8)",
+     "Apache-HttpClient", "5.5", "", "", SCRIPT, "Apache-HttpClient"),
+    ("axios/1.11.0",
+     "axios", "1.11", "", "", SCRIPT, "axios"),
+    ("node-fetch/1.0 (+https://github.com/bitinn/node-fetch)",
+     "node-fetch", "1.0", "", "", SCRIPT, "node-fetch"),
+    ("node",
+     "node", "", "", "", SCRIPT, "node"),
+    ("PostmanRuntime/7.45.0",
+     "PostmanRuntime", "7.45", "", "", SCRIPT, "PostmanRuntime"),
+    ("HTTPie/3.2.4",
+     "HTTPie", "3.2", "", "", SCRIPT, "HTTPie"),
+    ("Java/21.0.8",
+     "Java", "21.0", "", "", SCRIPT, "Java"),
+    ("MyApp/1.0 CFNetwork/3826.600.41 Darwin/24.6.0",
+     "MyApp", "1.0", "iOS", "18", UNKNOWN, "MyApp on iOS"),
+    ("My%20Bank/42 CFNetwork/3826.600.41 Darwin/24.6.0",
+     "My Bank", "42", "iOS", "18", UNKNOWN, "My Bank on iOS"),
+    ("MyApp/2.3 (com.example.myapp; build:42; iOS 18.6.2) Alamofire/5.10.2",
+     "MyApp", "2.3", "iOS", "18.6", UNKNOWN, "MyApp on iOS"),
+    ("Dalvik/2.1.0 (Linux; U; Android 13; Pixel 7 Build/TQ3A.230901.001)",
+     "", "", "Android", "13", UNKNOWN, "Unknown app on Android"),
+    ("Acme/2.1 (Linux; arm64) AcmeNet/3",
+     "Acme", "2.1", "Linux", "", UNKNOWN, "Acme on Linux"),
+    ("Acme/2.1 (Android 14; Pixel 8)",
+     "Acme", "2.1", "Android", "14", UNKNOWN, "Acme on Android"),
+    ("Mozilla/5.0",
+     "", "", "", "", UNKNOWN, "Unknown device"),
+    ("Mozilla/5.0 (X11; Linux x86_64)",
+     "", "", "Linux", "", DESKTOP, "Unknown app on Linux"),
+    ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Slack/4.45.69 Chrome/138.0.7204.157 Electron/37.2.3 Safari/537.36",
+     "Electron app", "37.2", "macOS", "", DESKTOP, "Electron app on macOS"),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/140.0.0.0 Safari/537.36",
+     "Headless Chrome", "140", "Windows", "", SCRIPT, "Headless Chrome on Windows"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) GSA/383.0.797833943 Mobile/15E148 Safari/604.1",
+     "Google app", "383.0", "iOS", "", PHONE, "Google app on iOS"),
+    ("Mozilla/5.0 (Linux; Android 13; SM-X700 Build/TP1A.220624.014; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/140.0.0.0 Safari/537.36",
+     "In-app browser", "140", "Android", "13", TABLET, "In-app browser on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148 MicroMessenger/8.0.60(0x18003c2f) NetType/WIFI Language/en",
+     "WeChat", "8.0", "iOS", "", PHONE, "WeChat on iOS"),
+    ("Mozilla/5.0 (Linux; Android 15; Pixel 9 Pro) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36 UCBrowser/13.4.0.1306",
+     "UC Browser", "13.4", "Android", "15", PHONE, "UC Browser on Android"),
+    ("Mozilla/5.0 (Mobile; Nokia 8110 4G; rv:48.0) Gecko/48.0 Firefox/48.0 KAIOS/2.5",
+     "Firefox", "48.0", "KaiOS", "2.5", PHONE, "Firefox on KaiOS"),
+    ("Mozilla/5.0 (Linux; Android 14; KFSNWI) AppleWebKit/537.36 (KHTML, like Gecko) Silk/128.2.1 like Chrome/128.0.6613.127 Safari/537.36",
+     "Silk", "128.2", "Android", "14", TABLET, "Silk on Android"),
+    ("Mozilla/5.0 (Phone; OpenHarmony 5.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/114.0.0.0 Safari/537.36 ArkWeb/4.1.6.1 Mobile HuaweiBrowser/5.0.4.300",
+     "Huawei Browser", "5.0", "", "", PHONE, "Huawei Browser"),
+    ("Mozilla/5.0 (Linux; Android 13; Quest 3) AppleWebKit/537.36 (KHTML, like Gecko) OculusBrowser/33.0.0.0 Chrome/126.0.0.0 VR Safari/537.36",
+     "Meta Quest Browser", "33", "Android", "13", APPLIANCE, "Meta Quest Browser on Android"),
+    ("Mozilla/5.0 (X11; U; Linux armv7l like Android; en-us) AppleWebKit/531.2+ (KHTML, like Gecko) Version/5.0 Safari/533.2+ Kindle/3.0+",
+     "Kindle", "3.0", "Kindle", "3.0", TABLET, "Kindle"),
+    ("MyApp/1.0 (iPhone; iOS 18.6; Scale/3.00)",
+     "MyApp", "1.0", "iOS", "18.6", PHONE, "MyApp on iOS"),
+    ("MyWatch/1 (Apple Watch; watchOS 11.0)",
+     "MyWatch", "1", "watchOS", "11.0", APPLIANCE, "MyWatch on watchOS"),
+    ("Mozilla/5.0 (Linux; Android 12; CUBOT X50) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36",
+     "Chrome", "140", "Android", "12", PHONE, "Chrome on Android"),
+    ("Mozilla/5.0 (Linux; Android 10; Pixel 2) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36",
+     "Chrome", "140", "Android", "10", PHONE, "Chrome on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.2 Mobile/15E148 Safari/604.1",
+     "Safari", "26.2", "iOS", "", PHONE, "Safari on iOS"),
+    ("Mozilla/5.0 (iPad; CPU OS 12_5_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/12.1.2 Mobile/15E148 Safari/604.1",
+     "Safari", "12.1", "iOS", "12.5", TABLET, "Safari on iOS"),
+    ("MyApp/3.1 CFNetwork/3860.100.1 Darwin/25.0.0",
+     "MyApp", "3.1", "iOS", "", UNKNOWN, "MyApp on iOS"),
+    ("Mozilla/5.0 (Linux; Android 15) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.7339.51 Mobile Safari/537.36 OPR/91.2.4802.84500",
+     "Opera", "91.2", "Android", "15", PHONE, "Opera on Android"),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 26_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/141.0.7390.41 Mobile/15E148 Safari/604.1",
+     "Chrome", "141.0", "iOS", "26.0", PHONE, "Chrome on iOS"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(
+    ("agent", "browser", "browser_version", "os", "os_version", "type_", "words"),
+    REAL_AGENTS,
+    ids=[f"{row[-1]} {row[2]}" for row in REAL_AGENTS],
+)
+def test_a_real_user_agent_is_told_in_words(
+    agent: str,
+    browser: str,
+    browser_version: str,
+    os: str,
+    os_version: str,
+    type_: DeviceType,
+    words: str,
+) -> None:
+    device = parse_device(agent)
+
+    assert device == Device(browser, browser_version, os, os_version, type_)
+    assert device.display_name == words
+
+
+@pytest.mark.parametrize(
+    "agent",
+    ["", " ", "-", "()", "1.0", "alice@example.com", "日本語", "x" * 41, "Mozilla/5.0", "/"],
+)
+def test_an_agent_that_says_nothing_is_an_unknown_device(agent: str) -> None:
+    assert parse_device(agent) == Device()
+    assert Device().display_name == "Unknown device"
+
+
+def test_an_own_name_is_believed_up_to_forty_characters() -> None:
+    assert parse_device("x" * 40 + "/1").browser == "x" * 40
+    assert parse_device("x" * 41 + "/1").browser == ""
+
+
+def test_an_app_name_from_apple_is_decoded_but_held_to_plain_characters() -> None:
+    apple = "CFNetwork/3826.600.41 Darwin/24.6.0"
+
+    assert parse_device(f"%E5%BE%AE%E4%BF%A1/8.0 {apple}").browser == "微信"
+    assert parse_device(f"%3Cscript%3E/8.0 {apple}").browser == ""
+    assert parse_device(f"Safe%E2%80%AEkcattA/8.0 {apple}").browser == "SafekcattA"
+
+
+@pytest.mark.parametrize("type_", DeviceType)
+def test_every_type_has_words_of_its_own_where_nothing_else_is_known(type_: DeviceType) -> None:
+    assert Device(type=type_).display_name.startswith("Unknown ")
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        (Device(browser="Chrome", os="Windows"), "Chrome on Windows"),
+        (Device(browser="curl", type=SCRIPT), "curl"),
+        (Device(os="Linux", type=DESKTOP), "Unknown app on Linux"),
+        (Device(browser="Roku", os="Roku", type=APPLIANCE), "Roku"),
+        (Device(browser="Googlebot", os="Android", type=BOT), "Googlebot (bot)"),
+        (Device(os="Android", type=BOT), "Unknown app on Android"),
+        (Device(browser=" ", os=" "), "Unknown device"),
+    ],
+)
+def test_the_words_name_what_is_known(device: Device, words: str) -> None:
+    assert device.display_name == words
+
+
+def test_the_words_are_cut_at_their_limit() -> None:
+    words = Device(browser="b" * 300, os="o" * 300).display_name
+
+    assert words == "b" * DISPLAY_NAME_LIMIT_CHARACTERS

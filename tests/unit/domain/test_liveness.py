@@ -1,0 +1,120 @@
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from session_authority_server.domain.liveness import ending_of, is_live
+from session_authority_server.domain.session import (
+    Ending,
+    EndReason,
+    InitiatingEntity,
+    Session,
+    Sweep,
+)
+from tests.contract.engines import DAY, MINUTE, SECOND, START, a_session
+
+INSTANT = timedelta(microseconds=1)
+POLICY = InitiatingEntity.POLICY
+
+
+def test_a_new_session_lives() -> None:
+    assert is_live(a_session(), START)
+    assert ending_of(a_session(), START) is None
+
+
+@pytest.mark.parametrize("step", [INSTANT, SECOND])
+def test_a_session_lives_until_its_lifetime_is_over_and_no_longer(step: timedelta) -> None:
+    session = a_session(lifetime=90 * DAY)
+    end = START + 90 * DAY
+    assert is_live(session, end - step)
+    assert not is_live(session, end)
+    assert not is_live(session, end + step)
+    assert ending_of(session, end) == Ending(end, EndReason.EXPIRED, POLICY)
+
+
+@pytest.mark.parametrize("step", [INSTANT, SECOND])
+def test_a_session_lives_until_it_was_idle_for_too_long_and_no_longer(step: timedelta) -> None:
+    session = a_session(idle_timeout=MINUTE, last_active=START + MINUTE)
+    end = START + 2 * MINUTE
+    assert is_live(session, end - step)
+    assert not is_live(session, end)
+    assert ending_of(session, end + DAY) == Ending(end, EndReason.IDLE_TIMEOUT, POLICY)
+
+
+def test_a_session_without_idle_timeout_is_never_idle() -> None:
+    assert is_live(a_session(lifetime=90 * DAY), START + 89 * DAY)
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        replace(a_session(), current_user_epoch=1),
+        replace(a_session(), current_global_epoch=1),
+        replace(a_session(), user_epoch=1, current_user_epoch=2),
+        replace(a_session(), user_epoch=2, current_user_epoch=1),  # can't be, and must not live
+    ],
+)
+def test_a_session_of_another_epoch_is_dead_whatever_the_clock_says(swept: Session) -> None:
+    for now in (START - DAY, START, START + DAY):
+        assert not is_live(swept, now)
+        assert ending_of(swept, now) is not None
+
+
+def test_an_ended_session_is_dead_even_before_it_ended() -> None:
+    ending = Ending(START + DAY, EndReason.SIGNED_OUT, InitiatingEntity.USER)
+    session = replace(a_session(), ending=ending)
+    assert not is_live(session, START)
+    assert ending_of(session, START) == ending
+
+
+def test_what_was_recorded_stands_against_all_that_is_implied() -> None:
+    ending = Ending(START + DAY, EndReason.LIMIT, POLICY)
+    session = replace(
+        a_session(lifetime=SECOND),
+        ending=ending,
+        current_user_epoch=1,
+        sweep=Sweep(START, InitiatingEntity.USER),
+    )
+    assert ending_of(session, START + 2 * DAY) == ending
+
+
+def swept_at(time: datetime) -> Session:
+    """Return a session that is idle at 10 s, expires at 20 s and was swept."""
+    session = a_session(idle_timeout=10 * SECOND, lifetime=20 * SECOND)
+    return replace(session, current_user_epoch=1, sweep=Sweep(time, InitiatingEntity.ADMIN))
+
+
+@pytest.mark.parametrize(
+    ("swept_seconds", "reason", "seconds"),
+    [
+        (5, EndReason.REVOKED, 5),
+        (10, EndReason.REVOKED, 10),
+        (11, EndReason.IDLE_TIMEOUT, 10),
+        (30, EndReason.IDLE_TIMEOUT, 10),
+    ],
+)
+@pytest.mark.parametrize("now_seconds", [0, 9, 10, 25, 1000])
+def test_the_earliest_ending_counts_whenever_one_asks(
+    swept_seconds: int, reason: EndReason, seconds: int, now_seconds: int
+) -> None:
+    ending = ending_of(swept_at(START + swept_seconds * SECOND), START + now_seconds * SECOND)
+    assert ending is not None
+    assert (ending.reason, ending.time) == (reason, START + seconds * SECOND)
+
+
+def test_of_idleness_and_lifetime_in_the_same_instant_idleness_counts() -> None:
+    session = a_session(idle_timeout=MINUTE, lifetime=MINUTE)
+    ending = ending_of(session, START + MINUTE)
+    assert ending == Ending(START + MINUTE, EndReason.IDLE_TIMEOUT, POLICY)
+
+
+def test_a_lifetime_shorter_than_the_idle_timeout_ends_a_session() -> None:
+    session = a_session(idle_timeout=2 * MINUTE, lifetime=MINUTE)
+    ending = ending_of(session, START + DAY)
+    assert ending == Ending(START + MINUTE, EndReason.EXPIRED, POLICY)
+
+
+def test_a_sweep_of_which_nothing_is_known_dates_from_now() -> None:
+    session = replace(a_session(), current_global_epoch=1)
+    undated = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.SYSTEM)
+    assert ending_of(session, START + SECOND) == undated

@@ -1,0 +1,111 @@
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from session_authority_server.domain.token import (
+    SUPERSEDED_HASHES_KEPT,
+    TOKEN_LENGTH,
+    TOKEN_PATTERN,
+    Token,
+    hash_secret,
+    is_superseded,
+    mask_tokens,
+    mint,
+    new_id,
+    parse,
+    proves,
+    supersede,
+)
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+KNOWN = Token(ID, bytes(range(32)))
+# Fixed for ever: tokens that have been given out must stay good.
+KNOWN_TEXT = "ses_0DIVCQv7ghbX0uAteC6RFR3JZRWStraz6Z0JB1oChQB4MIrpQLgv4fQNCr5meK1uunj5qc"
+LARGEST = "z" * 70
+
+
+def test_the_spelling_of_a_token_is_the_same_for_ever() -> None:
+    assert KNOWN.encode() == KNOWN_TEXT
+    assert parse(KNOWN_TEXT) == KNOWN
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ses_",
+        KNOWN_TEXT[:-1],
+        KNOWN_TEXT + "0",
+        " " + KNOWN_TEXT,
+        KNOWN_TEXT + "\n",
+        KNOWN_TEXT.upper(),
+        KNOWN_TEXT.removeprefix("ses_"),
+        "sak_" + KNOWN_TEXT.removeprefix("ses_"),
+        "ses_" + "0" * 70,
+        "ses_" + LARGEST,
+        "ses_" + "é" * 70,
+        "ses_" + "-" * 70,
+        "ses_" + "\0" * 70,
+        "ses_" + "٣" * 70,
+    ],
+)
+def test_what_is_no_token_is_refused(text: str) -> None:
+    assert parse(text) is None
+
+
+def test_minted_tokens_are_new_each_time() -> None:
+    minted = [mint(NOW) for _ in range(100)]
+    assert len({token.id for token in minted}) == 100
+    assert len({token.secret for token in minted}) == 100
+    assert {len(token.secret) for token in minted} == {32}
+
+
+def test_a_new_id_is_a_uuid_of_version_7_with_the_time_in_milliseconds() -> None:
+    made = new_id(NOW)
+    assert made.version == 7
+    assert made.variant == ID.variant
+    assert made.int >> 80 == int(NOW.timestamp() * 1000)
+
+
+def test_the_least_and_the_greatest_value_have_a_spelling() -> None:
+    for token in (Token(UUID(int=0), b"\0" * 32), Token(UUID(int=2**128 - 1), b"\xff" * 32)):
+        assert len(token.encode()) == TOKEN_LENGTH
+        assert parse(token.encode()) == token
+
+
+def test_a_secret_is_kept_as_a_hash_that_only_it_proves() -> None:
+    kept = hash_secret(KNOWN.secret)
+    assert kept != KNOWN.secret
+    assert proves(KNOWN.secret, kept)
+    assert not proves(b"x" * 32, kept)
+    assert not proves(kept, kept)
+
+
+def test_the_secrets_before_are_remembered_to_a_limit_the_oldest_forgotten_first() -> None:
+    secrets = [bytes([n]) * 32 for n in range(SUPERSEDED_HASHES_KEPT + 1)]
+    kept = b""
+    for secret in secrets[:-1]:
+        kept = supersede(hash_secret(secret), kept)
+    assert all(is_superseded(secret, kept) for secret in secrets[:-1])
+    kept = supersede(hash_secret(secrets[-1]), kept)
+    assert [is_superseded(secret, kept) for secret in secrets] == [False] + [True] * 16
+    assert not is_superseded(b"x" * 32, b"")
+
+
+def test_nobody_sees_a_secret_by_printing_a_token() -> None:
+    assert str(KNOWN.secret) not in repr(KNOWN)
+    assert KNOWN_TEXT not in repr(KNOWN)
+
+
+def test_tokens_and_keys_are_masked_wherever_they_stand() -> None:
+    key = KNOWN.encode("sak_")
+    text = f'a {KNOWN_TEXT}, "{key}"; token={KNOWN_TEXT}'
+    assert mask_tokens(text) == 'a ses_…, "sak_…"; token=ses_…'
+    assert mask_tokens("nothing here") == "nothing here"
+
+
+def test_scanners_find_a_leaked_token() -> None:
+    assert TOKEN_PATTERN.findall(f"curl -H 'x: {KNOWN_TEXT}'") == [KNOWN_TEXT]
+    assert TOKEN_PATTERN.findall("ses_short") == []
