@@ -1,0 +1,161 @@
+"""The database's form of `domain.liveness`, proven equal to it by a property test.
+
+`is_live` reads over the columns of `sessions` alone and fetches the epochs by itself, so that it means the
+same in a SELECT, an UPDATE and a subquery.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Label,
+    and_,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    type_coerce,
+)
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
+
+from session_authority_server.domain.session import EndReason, InitiatingEntity
+from session_authority_server.store.column_types import Moment
+from session_authority_server.store.tables import EVERYBODY, authority, sessions, sweeps, users
+
+current_user_epoch = (
+    select(users.c.epoch).where(users.c.user_id == sessions.c.user_id).scalar_subquery()
+)
+current_global_epoch = select(authority.c.epoch).scalar_subquery()
+idle_expire_time = type_coerce(sessions.c.last_active_time + sessions.c.idle_timeout, Moment)
+
+# Stands for "not yet" where times are compared, because engines differ on the least of a null.
+_NEVER = literal(datetime(9999, 1, 1, tzinfo=UTC), Moment)
+
+
+def is_live(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Say whether a row of `sessions` is live."""
+    return and_(
+        sessions.c.end_time.is_(None),
+        sessions.c.expire_time > now,
+        or_(sessions.c.idle_timeout.is_(None), idle_expire_time > now),
+        sessions.c.user_epoch == current_user_epoch,
+        sessions.c.global_epoch == current_global_epoch,
+    )
+
+
+def first_check_time() -> ColumnElement[datetime]:
+    """Return the first moment at which a live row of `sessions` could be overdue."""
+    return case(
+        (
+            and_(idle_expire_time.is_not(None), idle_expire_time < sessions.c.expire_time),
+            idle_expire_time,
+        ),
+        else_=sessions.c.expire_time,
+    )
+
+
+def facts(now: datetime) -> list[Label[Any]]:
+    """Return what the ending of a row of `sessions` follows from, each worked out once.
+
+    For a subquery or CTE, over whose columns the functions below then reason.
+    """
+    by_user = sessions.c.user_epoch != current_user_epoch
+    by_everybody = sessions.c.global_epoch != current_global_epoch
+    return [
+        is_live(now).label("live"),
+        _swept(by_user, sweeps.c.sweep_time, sessions.c.user_id, sessions.c.user_epoch, now).label(
+            "user_sweep_time"
+        ),
+        _swept(
+            by_user,
+            sweeps.c.initiating_entity,
+            sessions.c.user_id,
+            sessions.c.user_epoch,
+            InitiatingEntity.SYSTEM,
+        ).label("user_sweep_by"),
+        _swept(
+            by_everybody, sweeps.c.sweep_time, literal(EVERYBODY), sessions.c.global_epoch, now
+        ).label("global_sweep_time"),
+        _swept(
+            by_everybody,
+            sweeps.c.initiating_entity,
+            literal(EVERYBODY),
+            sessions.c.global_epoch,
+            InitiatingEntity.SYSTEM,
+        ).label("global_sweep_by"),
+        # Whether they have come yet need not be asked: of a row that is not live, the earliest has.
+        func.coalesce(idle_expire_time, _NEVER, type_=Moment).label("idle_end_time"),
+        sessions.c.expire_time.label("lifetime_end_time"),
+    ]
+
+
+Columns = ReadOnlyColumnCollection[str, Any]
+
+
+def implied_end_time(fact: Columns) -> ColumnElement[datetime]:
+    """Return the time of the earliest ending that the facts imply."""
+    return case(
+        (_user_sweep_first(fact), fact.user_sweep_time),
+        (_global_sweep_first(fact), fact.global_sweep_time),
+        (fact.idle_end_time <= fact.lifetime_end_time, fact.idle_end_time),
+        else_=fact.lifetime_end_time,
+    )
+
+
+def implied_end_reason(fact: Columns) -> ColumnElement[EndReason]:
+    """Return the reason of the earliest ending that the facts imply."""
+    code = sessions.c.end_reason.type
+    return case(
+        (or_(_user_sweep_first(fact), _global_sweep_first(fact)), literal(EndReason.REVOKED, code)),
+        (fact.idle_end_time <= fact.lifetime_end_time, literal(EndReason.IDLE_TIMEOUT, code)),
+        else_=literal(EndReason.EXPIRED, code),
+    )
+
+
+def implied_initiating_entity(fact: Columns) -> ColumnElement[InitiatingEntity]:
+    """Return who brought about the earliest ending that the facts imply."""
+    return case(
+        (_user_sweep_first(fact), fact.user_sweep_by),
+        (_global_sweep_first(fact), fact.global_sweep_by),
+        else_=literal(InitiatingEntity.POLICY, sessions.c.initiating_entity.type),
+    )
+
+
+def _swept(
+    condition: ColumnElement[bool],
+    column: ColumnElement[Any],
+    user_id: ColumnElement[str],
+    epoch: ColumnElement[int],
+    undated: object,
+) -> ColumnElement[Any]:
+    """Return a column of the first sweep after an epoch; never or null where there was none."""
+    found = (
+        select(column)
+        .where(sweeps.c.user_id == user_id, sweeps.c.epoch == epoch + 1)
+        .scalar_subquery()
+    )
+    none = _NEVER if column.type is sweeps.c.sweep_time.type else null()
+    return case(
+        (condition, func.coalesce(found, literal(undated, column.type), type_=column.type)),
+        else_=none,
+    )
+
+
+def _user_sweep_first(fact: Columns) -> ColumnElement[bool]:
+    return and_(
+        fact.user_sweep_time < _NEVER,
+        fact.user_sweep_time <= fact.global_sweep_time,
+        fact.user_sweep_time <= fact.idle_end_time,
+        fact.user_sweep_time <= fact.lifetime_end_time,
+    )
+
+
+def _global_sweep_first(fact: Columns) -> ColumnElement[bool]:
+    return and_(
+        fact.global_sweep_time < _NEVER,
+        fact.global_sweep_time <= fact.idle_end_time,
+        fact.global_sweep_time <= fact.lifetime_end_time,
+    )

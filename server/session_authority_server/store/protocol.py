@@ -1,0 +1,239 @@
+"""What the authority asks of its store, and what any store owes it.
+
+Obligations that hold for every method:
+
+* Every read sees every commit that was answered before the read began.
+* A method that returned has committed durably: what it did survives the death of the process and of the
+  machine. One that raised StoreUnavailable may or may not have.
+* A commit is not abandoned because the task that awaits it was cancelled.
+* No method waits without bound: beyond the store's limits it raises StoreUnavailable.
+* "Live" means what `domain.liveness.is_live` says, at the `now` that was passed.
+
+`tests/contract/` holds the suite that every store must pass.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from session_authority_server.domain.retry import AnsweredAttempt
+from session_authority_server.domain.session import (
+    Ending,
+    EndReason,
+    Session,
+    Sweep,
+)
+
+T = TypeVar("T")
+
+# How many sessions one statement reads, touches or ends at most.
+BATCH_LIMIT = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """An activity to record."""
+
+    session_id: UUID
+    time: datetime
+    ip_address: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PageKey:
+    """Where a page of a user's sessions ended: the sort key of its last row."""
+
+    time: datetime
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class UserStanding:
+    """When a user's sessions were last ended all at once, by a sweep of theirs or of everybody's."""
+
+    swept_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndedSession:
+    """A session whose implied ending was recorded."""
+
+    session_id: UUID
+    user_id: str
+    reason: EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryBatch:
+    """What one step of the expiry did.
+
+    Attributes:
+        ended: The sessions whose endings were recorded.
+        examined: How many were looked at; fewer than asked for means that nothing else was due.
+    """
+
+    ended: Sequence[EndedSession]
+    examined: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSweep:
+    """A sweep whose sessions have not all had their endings recorded.
+
+    Attributes:
+        user_id: Whose sessions it covers; empty for everybody's.
+        epoch: The epoch that it began.
+    """
+
+    user_id: str
+    epoch: int
+
+
+class Transaction(Protocol):
+    """What can be done in one transaction. All of it happens, or none."""
+
+    async def lock_user(self, user_id: str) -> UserStanding:
+        """Keep every other transaction that locks this user waiting, and return the user's standing.
+
+        To be called before anything that depends on which sessions the user has.
+        """
+        ...
+
+    async def read_session(self, session_id: UUID) -> Session | None:
+        """Return a session, or None."""
+        ...
+
+    async def live_sessions_beyond(self, user_id: str, now: datetime, keep: int) -> Sequence[UUID]:
+        """Return the user's live sessions but for the `keep` most recently active ones."""
+        ...
+
+    async def insert_session(self, session: Session) -> Session:
+        """Add a session and return it with the epochs that it was given.
+
+        The epochs are read in the very statement that inserts, so that a sweep which commits between any
+        earlier read and this one covers the session or was seen by it.
+        """
+        ...
+
+    async def end_session(self, session_id: UUID, ending: Ending) -> bool:
+        """Record how a session ended, unless an ending is recorded already. Return whether it was."""
+        ...
+
+    async def renew_session(self, session: Session, *, replaces: bytes) -> bool:
+        """Write a re-authenticated session's new secret, methods and clocks.
+
+        Only where its secret hash still is `replaces` and no ending is recorded. Return whether it was.
+        """
+        ...
+
+    async def sweep_user(self, user_id: str, sweep: Sweep) -> None:
+        """End every session that a locked user has, however many, by moving the user's epoch on."""
+        ...
+
+    async def exempt_from_sweep(self, session_id: UUID) -> None:
+        """Move a session along to its user's current epoch."""
+        ...
+
+    async def read_attempt(self, retry_hash: bytes) -> AnsweredAttempt | None:
+        """Return what is kept of a repeatable call, or None. It may have expired."""
+        ...
+
+    async def write_attempt(self, attempt: AnsweredAttempt) -> None:
+        """Keep what is needed to repeat a call, in place of anything under the same hash."""
+        ...
+
+
+class SessionStore(Protocol):
+    """Where sessions are kept."""
+
+    async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
+        """Return those of at most BATCH_LIMIT sessions that exist, in one read outside a transaction."""
+        ...
+
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run a piece of work in one transaction, commit it, and return what it returned.
+
+        What the work raises rolls the transaction back and is raised here. The work may be run again from
+        the start where the store asks for it, so it must have no effect of its own.
+        """
+        ...
+
+    async def touch(self, touches: Sequence[Touch], now: datetime) -> int:
+        """Move last-active times and latest IP addresses forward, and return how many sessions moved.
+
+        Never moves a time back, and never touches a session that is not live at `now`. A session that is
+        locked by somebody else may be left out.
+        """
+        ...
+
+    async def list_live(
+        self, user_id: str, now: datetime, after: PageKey | None, limit: int
+    ) -> Sequence[Session]:
+        """Return a user's live sessions, by last activity and id, the latest first, after a key."""
+        ...
+
+    async def list_used_since(
+        self, user_id: str, now: datetime, since: datetime, after: PageKey | None, limit: int
+    ) -> Sequence[Session]:
+        """Return a user's live sessions made until `since` and used after it, in the order of list_live."""
+        ...
+
+    async def list_ended(
+        self, user_id: str, now: datetime, after: PageKey | None, limit: int
+    ) -> Sequence[Session]:
+        """Return a user's sessions that are not live, by time of ending and id, the latest first.
+
+        Sessions whose ending is implied but not recorded are among them.
+        """
+        ...
+
+
+class UpkeepStore(Protocol):
+    """What the workers ask of the store. Each method is one small step, safe to repeat and to kill."""
+
+    async def end_overdue(self, now: datetime, limit: int) -> ExpiryBatch:
+        """Record the endings that lifetimes and idle timeouts imply, of at most `limit` sessions.
+
+        Two at once never work on the same session. A session that was found alive is not looked at again
+        before it could be due.
+        """
+        ...
+
+    async def pending_sweeps(self, limit: int) -> Sequence[PendingSweep]:
+        """Return sweeps that are not settled, the oldest first."""
+        ...
+
+    async def end_swept(
+        self, sweep: PendingSweep, now: datetime, after: UUID | None, limit: int
+    ) -> tuple[ExpiryBatch, UUID | None]:
+        """Record the endings that a sweep implies, of at most `limit` sessions, in the order of ids.
+
+        Returns what was done and the id to go on after, or None where there are no more.
+        """
+        ...
+
+    async def settle_sweep(self, sweep: PendingSweep) -> None:
+        """Note that a sweep's endings have been recorded."""
+        ...
+
+    async def count_overdue(self, now: datetime, limit: int) -> int:
+        """Return how many sessions end_overdue would look at, counting to `limit` at most."""
+        ...
+
+    async def oldest_overdue(self, now: datetime) -> datetime | None:
+        """Return since when the session longest overdue has been so, or None where none is."""
+        ...
+
+    async def purge_ended(self, ended_before: datetime, limit: int) -> int:
+        """Delete at most `limit` sessions whose recorded ending is older, and return how many."""
+        ...
+
+    async def count_purgeable(self, ended_before: datetime, limit: int) -> int:
+        """Return how many sessions purge_ended would delete, counting to `limit` at most."""
+        ...
+
+    async def forget_attempts(self, now: datetime, limit: int) -> int:
+        """Delete at most `limit` repeatable calls whose window has closed, and return how many."""
+        ...

@@ -1,0 +1,150 @@
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, null, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.store.database import Database
+from session_authority_server.store.liveness import (
+    facts,
+    first_check_time,
+    implied_end_reason,
+    implied_end_time,
+    implied_initiating_entity,
+)
+from session_authority_server.store.protocol import EndedSession, ExpiryBatch, PendingSweep
+from session_authority_server.store.tables import EVERYBODY, attempts, sessions, sweeps
+
+
+class SqlUpkeepStore:
+    """`protocol.UpkeepStore` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def end_overdue(self, now: datetime, limit: int) -> ExpiryBatch:
+        due = (
+            select(sessions.c.session_id)
+            .where(_is_overdue(now))
+            .order_by(sessions.c.check_time)
+            .limit(limit)
+        )
+        return await self._database.write(lambda connection: _end(connection, due, now))
+
+    async def pending_sweeps(self, limit: int) -> Sequence[PendingSweep]:
+        statement = (
+            select(sweeps.c.user_id, sweeps.c.epoch)
+            .where(~sweeps.c.settled)
+            .order_by(sweeps.c.sweep_time)
+            .limit(limit)
+        )
+
+        async def work(connection: AsyncConnection) -> Sequence[PendingSweep]:
+            return [PendingSweep(*row) for row in await connection.execute(statement)]
+
+        return await self._database.read(work)
+
+    async def end_swept(
+        self, sweep: PendingSweep, now: datetime, after: UUID | None, limit: int
+    ) -> tuple[ExpiryBatch, UUID | None]:
+        if sweep.user_id == EVERYBODY:
+            covered = sessions.c.global_epoch < sweep.epoch
+        else:
+            covered = and_(sessions.c.user_id == sweep.user_id, sessions.c.user_epoch < sweep.epoch)
+        due = select(sessions.c.session_id).where(covered, sessions.c.end_time.is_(None))
+        if after is not None:
+            due = due.where(sessions.c.session_id > after)
+        due = due.order_by(sessions.c.session_id).limit(limit)
+
+        async def work(connection: AsyncConnection) -> tuple[ExpiryBatch, UUID | None]:
+            batch = await _end(connection, due, now)
+            last = max((ended.session_id for ended in batch.ended), default=None)
+            return batch, last if batch.examined == limit else None
+
+        return await self._database.write(work)
+
+    async def settle_sweep(self, sweep: PendingSweep) -> None:
+        statement = (
+            update(sweeps)
+            .where(sweeps.c.user_id == sweep.user_id, sweeps.c.epoch == sweep.epoch)
+            .values(settled=True)
+        )
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def count_overdue(self, now: datetime, limit: int) -> int:
+        return await self._count(select(sessions.c.session_id).where(_is_overdue(now)), limit)
+
+    async def oldest_overdue(self, now: datetime) -> datetime | None:
+        statement = select(func.min(sessions.c.check_time)).where(_is_overdue(now))
+
+        async def work(connection: AsyncConnection) -> datetime | None:
+            oldest: datetime | None = (await connection.execute(statement)).scalar_one()
+            return oldest
+
+        return await self._database.read(work)
+
+    async def purge_ended(self, ended_before: datetime, limit: int) -> int:
+        old = (
+            select(sessions.c.session_id)
+            .where(sessions.c.end_time < ended_before)
+            .order_by(sessions.c.end_time)
+            .limit(limit)
+        )
+        return await self._delete(sessions, sessions.c.session_id.in_(old))
+
+    async def count_purgeable(self, ended_before: datetime, limit: int) -> int:
+        old = select(sessions.c.session_id).where(sessions.c.end_time < ended_before)
+        return await self._count(old, limit)
+
+    async def forget_attempts(self, now: datetime, limit: int) -> int:
+        closed = select(attempts.c.retry_hash).where(attempts.c.expire_time <= now).limit(limit)
+        return await self._delete(attempts, attempts.c.retry_hash.in_(closed))
+
+    async def _count(self, statement: Select[Any], limit: int) -> int:
+        counting = select(func.count()).select_from(statement.limit(limit).subquery())
+
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(counting)).scalar_one()
+
+        return await self._database.read(work)
+
+    async def _delete(self, table: Any, condition: ColumnElement[bool]) -> int:
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(delete(table).where(condition))).rowcount
+
+        return await self._database.write(work)
+
+
+def _is_overdue(now: datetime) -> ColumnElement[bool]:
+    return and_(sessions.c.end_time.is_(None), sessions.c.check_time <= now)
+
+
+async def _end(connection: AsyncConnection, due: Select[Any], now: datetime) -> ExpiryBatch:
+    """Record the endings of those due that are not live, and put off the next look at the others."""
+    fact = (
+        select(
+            sessions.c.session_id,
+            sessions.c.user_id,
+            first_check_time().label("next_check_time"),
+            *facts(now),
+        )
+        .where(sessions.c.session_id.in_(due))
+        .cte("fact")
+        .prefix_with("MATERIALIZED")
+    )
+    statement = (
+        update(sessions)
+        .where(sessions.c.session_id == fact.c.session_id, sessions.c.end_time.is_(None))
+        .values(
+            check_time=case((fact.c.live, fact.c.next_check_time), else_=sessions.c.check_time),
+            end_time=case((fact.c.live, null()), else_=implied_end_time(fact.c)),
+            end_reason=case((fact.c.live, null()), else_=implied_end_reason(fact.c)),
+            initiating_entity=case((fact.c.live, null()), else_=implied_initiating_entity(fact.c)),
+        )
+        .returning(sessions.c.session_id, sessions.c.user_id, sessions.c.end_reason)
+    )
+    examined = (await connection.execute(statement)).all()
+    ended = [EndedSession(*row) for row in examined if row.end_reason is not None]
+    return ExpiryBatch(ended, len(examined))
