@@ -1,0 +1,91 @@
+import asyncio
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from itertools import islice
+from uuid import UUID
+
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.session import Session
+from session_authority_server.store.protocol import SessionStore, Touch
+
+FLUSH_INTERVAL = timedelta(seconds=2)
+FLUSH_BATCH = 500
+PENDING_LIMIT = 100_000
+# An activity this close to the idle deadline could come too late if it waited for a flush.
+DECISIVE = 3 * FLUSH_INTERVAL
+
+_log = logging.getLogger(__name__)
+
+
+class Activity:
+    """Records when sessions are used: gathered in memory, written every few seconds.
+
+    At most one write a session and resolution window. What is gathered is lost with the process; an
+    activity that decides whether the session outlives its idle timeout is written before it is answered.
+    """
+
+    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+        self._pending: dict[UUID, Touch] = {}
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    async def record(self, session: Session, now: datetime, ip_address: str | None) -> None:
+        """Note that a live session was used.
+
+        Raises:
+            StoreUnavailable: If a decisive activity can't be written.
+        """
+        if self.is_fresh(session, now):
+            return
+        earlier = self._pending.get(session.session_id)
+        if ip_address is None and earlier is not None:
+            ip_address = earlier.ip_address
+        touch = Touch(session.session_id, now, ip_address)
+        if self._is_decisive(session, now):
+            await self._store.touch([touch], now)
+        elif earlier is not None or len(self._pending) < PENDING_LIMIT:
+            self._pending[session.session_id] = touch
+        else:
+            self.dropped += 1
+
+    def is_fresh(self, session: Session, now: datetime) -> bool:
+        """Say whether a session's recorded activity is recent enough to leave."""
+        resolution = self._policy.resolution_for(session.idle_timeout)
+        return now - session.last_active_time < resolution
+
+    async def flush(self) -> None:
+        """Write what has gathered; what can't be written stays for the next time.
+
+        Raises:
+            StoreUnavailable: If a write fails.
+        """
+        while self._pending:
+            batch = list(islice(self._pending.values(), FLUSH_BATCH))
+            await self._store.touch(batch, self._clock.now())
+            self._forget(batch)
+
+    async def run(self) -> None:
+        """Flush every few seconds until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL.total_seconds())
+            try:
+                await self.flush()
+            except StoreUnavailable:
+                _log.warning("activity of %d sessions waits to be written", len(self))
+
+    def _is_decisive(self, session: Session, now: datetime) -> bool:
+        idle_expire_time = session.idle_expire_time
+        return idle_expire_time is not None and idle_expire_time - now < DECISIVE
+
+    def _forget(self, written: Iterable[Touch]) -> None:
+        for touch in written:
+            if self._pending.get(touch.session_id) is touch:
+                del self._pending[touch.session_id]

@@ -1,0 +1,147 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from session_authority_server.domain import retry
+from session_authority_server.domain import sign_in as checks
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.errors import AuthenticationTooOld, SessionLimitReached
+from session_authority_server.domain.policy import AtLimit, Policy
+from session_authority_server.domain.retry import Attempt
+from session_authority_server.domain.session import (
+    Ending,
+    EndReason,
+    InitiatingEntity,
+    Session,
+)
+from session_authority_server.domain.token import Token
+from session_authority_server.domain.user_agent import clean_user_agent, parse_device
+from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.repetition import repeat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignIn:
+    """What a caller says about a sign-in, as it said it."""
+
+    user_id: str
+    ip_address: str = ""
+    user_agent: str = ""
+    authenticate_time: datetime | None = None
+    authentication_methods: tuple[str, ...] = ()
+    lifetime: timedelta | None = None
+    idle_timeout: timedelta | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    retry_secret: bytes = field(default=b"", repr=False)
+    caller: str = ""
+
+
+class CreateSession:
+    """Records a sign-in and gives out the token."""
+
+    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+
+    async def __call__(self, sign_in: SignIn) -> tuple[Session, Token]:
+        """Return the new session and its token.
+
+        Raises:
+            InvalidRequest: If a field breaks a limit.
+            RetryMismatch: If the retry secret was used with other parameters.
+            RetryStale: If this repeats a call whose session has ended or got another token.
+            AuthenticationTooOld: If the credential check began before the user's sessions were swept.
+            SessionLimitReached: If the user is at the limit and the policy refuses.
+            StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
+        """
+        now = self._clock.now()
+        if not sign_in.retry_secret:
+            token = tokens.mint(now)
+            session = self._session(sign_in, token, now)
+            return await self._store.transact(lambda work: self._add(work, session, now)), token
+        return await self._create_once(sign_in, now)
+
+    async def _create_once(self, sign_in: SignIn, now: datetime) -> tuple[Session, Token]:
+        attempt = Attempt(
+            "create", sign_in.caller, sign_in.user_id, sign_in.retry_secret, _parameters(sign_in)
+        )
+        salt = retry.new_salt()
+        token = Token(tokens.new_id(now), attempt.derive_secret(salt))
+        session = self._session(sign_in, token, now)
+
+        async def work(transaction: Transaction) -> tuple[Session, Token]:
+            answered = await transaction.read_attempt(attempt.retry_hash)
+            if answered is not None and now < answered.expire_time:
+                return await repeat(transaction, attempt, answered, now)
+            added = await self._add(transaction, session, now)
+            expire_time = now + self._policy.retry_window
+            await transaction.write_attempt(attempt.answered(token.id, salt, expire_time))
+            return added, token
+
+        return await self._store.transact(work)
+
+    async def _add(self, transaction: Transaction, session: Session, now: datetime) -> Session:
+        standing = await transaction.lock_user(session.user_id)
+        if standing.swept_time is not None and session.authenticate_time < standing.swept_time:
+            raise AuthenticationTooOld(standing.swept_time)
+        await self._make_room(transaction, session.user_id, now)
+        return await transaction.insert_session(session)
+
+    async def _make_room(self, transaction: Transaction, user_id: str, now: datetime) -> None:
+        limit = self._policy.session_limit
+        if limit is None:
+            return
+        surplus = await transaction.live_sessions_beyond(user_id, now, keep=limit - 1)
+        if surplus and self._policy.at_limit is AtLimit.REFUSE:
+            raise SessionLimitReached(limit)
+        for session_id in surplus:
+            ending = Ending(now, EndReason.LIMIT, InitiatingEntity.POLICY)
+            await transaction.end_session(session_id, ending)
+
+    def _session(self, sign_in: SignIn, token: Token, now: datetime) -> Session:
+        violations = checks.Violations()
+        checks.check_user_id(sign_in.user_id, violations)
+        ip_address = checks.check_ip_address(sign_in.ip_address, violations)
+        authenticate_time = checks.check_authenticate_time(
+            sign_in.authenticate_time, now, violations
+        )
+        checks.check_authentication_methods(sign_in.authentication_methods, violations)
+        lifetime = checks.check_lifetime(sign_in.lifetime, self._policy, violations)
+        idle_timeout = checks.check_idle_timeout(sign_in.idle_timeout, self._policy, violations)
+        checks.check_attributes(sign_in.attributes, violations)
+        checks.check_retry_secret(sign_in.retry_secret, violations)
+        violations.raise_if_any()
+        user_agent = clean_user_agent(sign_in.user_agent)
+        return Session(
+            session_id=token.id,
+            user_id=sign_in.user_id,
+            secret_hash=tokens.hash_secret(token.secret),
+            device=parse_device(user_agent),
+            user_agent=user_agent,
+            ip_address=ip_address,
+            last_ip_address=ip_address,
+            create_time=now,
+            authenticate_time=authenticate_time,
+            authentication_methods=sign_in.authentication_methods,
+            last_active_time=now,
+            lifetime=lifetime,
+            expire_time=now + lifetime,
+            idle_timeout=idle_timeout,
+            attributes=sign_in.attributes,
+            created_by=sign_in.caller,
+        )
+
+
+def _parameters(sign_in: SignIn) -> list[object]:
+    """Return all that two calls must agree on for one to be the other's repetition."""
+    return [
+        sign_in.ip_address,
+        sign_in.user_agent,
+        None if sign_in.authenticate_time is None else sign_in.authenticate_time.isoformat(),
+        sign_in.authentication_methods,
+        None if sign_in.lifetime is None else sign_in.lifetime.total_seconds(),
+        None if sign_in.idle_timeout is None else sign_in.idle_timeout.total_seconds(),
+        dict(sign_in.attributes),
+    ]

@@ -1,0 +1,122 @@
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from uuid import UUID
+
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.errors import InvalidRequest, Violation
+from session_authority_server.domain.liveness import ending_of
+from session_authority_server.domain.session import Session
+from session_authority_server.store.protocol import PageKey, SessionStore
+from session_authority_server.usecases.activity import FLUSH_INTERVAL
+from session_authority_server.usecases.page_token import PageToken, Section
+from session_authority_server.usecases.proof import parse_proof, prove
+
+DEFAULT_PAGE_SIZE = 50
+PAGE_SIZE_LIMIT = 200
+# An activity may be recorded this long after it happened, and move a session among pages already read.
+_RECORDING_LAG = 5 * FLUSH_INTERVAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a caller asks to see, as it asked."""
+
+    session_token: str = field(repr=False)
+    page_size: int = 0
+    page_token: str = ""
+    show_ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a user's sessions.
+
+    Attributes:
+        sessions: The sessions, in order.
+        now: The moment as of which they are shown.
+        current: The id of the session whose token asked.
+        next_page_token: Gives the next page; empty on the last.
+    """
+
+    sessions: Sequence[Session]
+    now: datetime
+    current: UUID
+    next_page_token: str
+
+
+class ListSessions:
+    """Shows a user their own sessions."""
+
+    def __init__(self, store: SessionStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def __call__(self, listing: Listing) -> Page:
+        """Return a page.
+
+        Live sessions come first, the most recently active first. A session that is used while pages are
+        read moves to their front, where no later page would show it; so the live ones close with those used
+        since the first page was read.
+
+        Raises:
+            SessionNotLive: If the token is not good.
+            InvalidRequest: If the page token is not one for this list, or the page size is negative.
+            StoreUnavailable: If the store can't be read.
+        """
+        token = parse_proof(listing.session_token)
+        size = _page_size(listing.page_size)
+        now = self._clock.now()
+        proven = await prove(self._store, token, now)
+        if listing.page_token:
+            place = PageToken.decode(listing.page_token, proven.user_id, listing.show_ended)
+        else:
+            place = PageToken(proven.user_id, listing.show_ended, now, Section.LIVE, None)
+        found: list[Session] = []
+        while True:
+            wanted = size - len(found)
+            # One more than wanted tells whether there is more.
+            some = await self._read(place, now, wanted + 1)
+            found += some[:wanted]
+            if len(some) > wanted:
+                key = _page_key(found[-1], place.section, now)
+                token_text = replace(place, after=key).encode()
+                return Page(found, now, proven.session_id, token_text)
+            following = place.next_section(first_page=not listing.page_token)
+            if following is None:
+                return Page(found, now, proven.session_id, "")
+            place = following
+            if len(found) == size:
+                return Page(found, now, proven.session_id, place.encode())
+
+    async def _read(self, place: PageToken, now: datetime, limit: int) -> Sequence[Session]:
+        user_id, after = place.user_id, place.after
+        match place.section:
+            case Section.LIVE:
+                return await self._store.list_live(user_id, now, after, limit)
+            case Section.USED_SINCE:
+                since = place.as_of - _RECORDING_LAG
+                return await self._store.list_used_since(user_id, now, since, after, limit)
+            case Section.ENDED:
+                return await self._store.list_ended(user_id, now, after, limit)
+
+
+def _page_size(asked: int) -> int:
+    if asked < 0:
+        raise InvalidRequest(
+            [
+                Violation(
+                    "page_size",
+                    f"is {asked}; it must be 1 to {PAGE_SIZE_LIMIT}, or 0 for {DEFAULT_PAGE_SIZE}",
+                )
+            ]
+        )
+    return min(asked or DEFAULT_PAGE_SIZE, PAGE_SIZE_LIMIT)
+
+
+def _page_key(session: Session, section: Section, now: datetime) -> PageKey:
+    if section is not Section.ENDED:
+        return PageKey(session.last_active_time, session.session_id)
+    ending = ending_of(session, now)
+    assert ending is not None
+    return PageKey(ending.time, session.session_id)

@@ -1,0 +1,51 @@
+from datetime import datetime
+
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.errors import SessionNotLive
+from session_authority_server.domain.session import Session
+from session_authority_server.domain.token import Token
+from session_authority_server.domain.verdict import judge
+from session_authority_server.store.protocol import SessionStore, Transaction
+
+
+def parse_proof(session_token: str) -> Token:
+    """Return the token that is to prove whose request this is.
+
+    Raises:
+        SessionNotLive: If it is no token.
+    """
+    token = tokens.parse(session_token)
+    if token is None:
+        raise SessionNotLive
+    return token
+
+
+async def prove(store: SessionStore, token: Token, now: datetime) -> Session:
+    """Return the live session of a token.
+
+    Raises:
+        SessionNotLive: If the token is not good.
+        StoreUnavailable: If the store can't be read.
+    """
+    found = await store.read_sessions([token.id])
+    return _accept(found.get(token.id), token, now)
+
+
+async def prove_in(transaction: Transaction, token: Token, now: datetime) -> Session:
+    """Return the live session of a token, with its user locked until the transaction ends.
+
+    Raises:
+        SessionNotLive: If the token is not good.
+        StoreUnavailable: If the store can't be read.
+    """
+    session = _accept(await transaction.read_session(token.id), token, now)
+    await transaction.lock_user(session.user_id)
+    # Read again, for it may have ended while the lock was waited for.
+    return _accept(await transaction.read_session(token.id), token, now)
+
+
+def _accept(session: Session | None, token: Token, now: datetime) -> Session:
+    verdict = judge(session, token, now)
+    if isinstance(verdict, Session):
+        return verdict
+    raise SessionNotLive

@@ -1,0 +1,87 @@
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
+from session_authority_server.domain.liveness import ending_of
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.proof import parse_proof, prove_in
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A session that is ended.
+
+    Attributes:
+        session: The session as it is now.
+        current: Whether it is the one whose token asked.
+        already_ended: Whether it had ended before.
+        effective_time: After this moment no validator anywhere accepts it.
+    """
+
+    session: Session
+    current: bool
+    already_ended: bool
+    effective_time: datetime
+
+
+class RevokeSession:
+    """Ends one of a user's own sessions."""
+
+    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+
+    async def __call__(self, session_token: str, session_id: str) -> Revocation:
+        """Return the session, ended.
+
+        Raises:
+            SessionNotLive: If the token is not good.
+            InvalidRequest: If the id is malformed.
+            SessionNotFound: If the user has no such session.
+            StoreUnavailable: If the store failed; a repetition is safe.
+        """
+        token = parse_proof(session_token)
+        target_id = _parse_id(session_id)
+
+        async def work(transaction: Transaction) -> tuple[Session, bool, bool]:
+            now = self._clock.now()
+            proven = await prove_in(transaction, token, now)
+            target = await transaction.read_session(target_id)
+            if target is None or target.user_id != proven.user_id:
+                raise SessionNotFound
+            current = target.session_id == proven.session_id
+            ending = ending_of(target, now)
+            already_ended = ending is not None
+            if ending is None:
+                reason = EndReason.SIGNED_OUT if current else EndReason.REVOKED
+                ending = Ending(now, reason, InitiatingEntity.USER)
+                await transaction.end_session(target_id, ending)
+                target = replace(target, ending=ending)
+            return target, current, already_ended
+
+        session, current, already_ended = await self._store.transact(work)
+        effective_time = self._policy.effective_time(self._clock.now())
+        return Revocation(session, current, already_ended, effective_time)
+
+
+def _parse_id(session_id: str) -> UUID:
+    try:
+        parsed = UUID(session_id)
+    except ValueError:
+        parsed = None
+    if parsed is None or str(parsed) != session_id.lower():
+        raise InvalidRequest(
+            [
+                Violation(
+                    "session_id",
+                    "is not a session id; give the session_id of one of the listed sessions, "
+                    "a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057",
+                )
+            ]
+        )
+    return parsed
