@@ -1,0 +1,1 @@
+"""The scheduled upkeep of a session authority."""

@@ -1,0 +1,86 @@
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from session_authority_server.domain.clock import Clock
+from session_authority_server.metrics import OLDEST_OVERDUE_SECONDS, WORKER_ROWS, WORKER_RUNS
+from session_authority_workers.expire import Expire
+from session_authority_workers.purge import Purge
+
+_PURGE_INTERVAL = timedelta(minutes=10)
+_log = logging.getLogger(__name__)
+
+Job = Expire | Purge
+
+
+class Schedule:
+    """Runs the upkeep at its times. A run that fails is logged, counted and tried again at the next tick."""
+
+    def __init__(self, expire: Expire, purge: Purge, clock: Clock, interval: timedelta) -> None:
+        self._clock = clock
+        self._expire = expire
+        self._jobs: Sequence[tuple[Job, timedelta]] = (
+            (expire, interval),
+            (purge, max(interval, _PURGE_INTERVAL)),
+        )
+        self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self._running: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def start(self) -> None:
+        """Begin, with a run of every job at once."""
+        for job, interval in self._jobs:
+            self._scheduler.add_job(
+                self._run,
+                "interval",
+                args=[job],
+                seconds=interval.total_seconds(),
+                next_run_time=self._clock.now(),
+                misfire_grace_time=None,
+                max_instances=1,
+                coalesce=True,
+                id=job.name,
+            )
+        self._scheduler.start()
+
+    async def stop(self) -> None:
+        """Start nothing more, and end what runs between two batches."""
+        self._stopping = True  # the scheduler stops at the loop's next turn only
+        self._scheduler.shutdown(wait=False)
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _run(self, job: Job) -> None:
+        if self._stopping:
+            return
+        # In a task of our own: the scheduler would lose sight of its own when it shuts down.
+        task = asyncio.ensure_future(self.run_once(job))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        with contextlib.suppress(asyncio.CancelledError):  # it does, and would call that a failure
+            await asyncio.wait([task])
+
+    async def run_once(self, job: Job) -> None:
+        """Run a job, and log and count how it went."""
+        try:
+            rows = await job()
+            await self._measure()
+        except Exception:  # noqa: BLE001 - nothing stops the schedule
+            WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
+            _log.exception("%s failed; it will be tried again at the next tick", job.name)
+        else:
+            WORKER_RUNS.labels(job=job.name, outcome="done").inc()
+            WORKER_ROWS.labels(job=job.name).inc(rows)
+            if rows:
+                _log.info("%s: %d rows", job.name, rows)
+
+    async def _measure(self) -> None:
+        oldest = await self._expire.oldest_overdue()
+        waited = timedelta(0) if oldest is None else self._clock.now() - oldest
+        OLDEST_OVERDUE_SECONDS.set(waited.total_seconds())
