@@ -1,0 +1,75 @@
+"""The client of Session Authority: is this login still good?
+
+with SessionClient.from_env() as client:
+    if session := client.validate(token):
+        ...
+"""
+
+from session_authority.aio import AsyncSessionClient
+from session_authority.errors import (
+    AuthenticationTooOld,
+    CallerRejected,
+    ClientClosed,
+    ConfigurationError,
+    DeadlineExceeded,
+    FieldViolation,
+    InternalError,
+    InvalidArgument,
+    RequestTooLarge,
+    RetryMismatch,
+    RetryStale,
+    SessionAuthorityError,
+    SessionLimitReached,
+    SessionNotFound,
+    SessionNotLive,
+    Unavailable,
+)
+from session_authority.session import (
+    Device,
+    DeviceType,
+    EndReason,
+    InitiatingEntity,
+    NewSession,
+    Rejection,
+    RejectionReason,
+    RevokedSession,
+    Session,
+    SessionState,
+    ValidationRequest,
+)
+from session_authority.session_token import SESSION_TOKEN_METADATA_KEY, SessionToken
+from session_authority.sync import SessionClient
+
+__all__ = [
+    "SESSION_TOKEN_METADATA_KEY",
+    "AsyncSessionClient",
+    "AuthenticationTooOld",
+    "CallerRejected",
+    "ClientClosed",
+    "ConfigurationError",
+    "DeadlineExceeded",
+    "Device",
+    "DeviceType",
+    "EndReason",
+    "FieldViolation",
+    "InitiatingEntity",
+    "InternalError",
+    "InvalidArgument",
+    "NewSession",
+    "Rejection",
+    "RejectionReason",
+    "RequestTooLarge",
+    "RetryMismatch",
+    "RetryStale",
+    "RevokedSession",
+    "Session",
+    "SessionAuthorityError",
+    "SessionClient",
+    "SessionLimitReached",
+    "SessionNotFound",
+    "SessionNotLive",
+    "SessionState",
+    "SessionToken",
+    "Unavailable",
+    "ValidationRequest",
+]

@@ -1,0 +1,59 @@
+"""What both kinds of channel are told: how to balance, retry, reconnect and how much to accept."""
+
+import json
+
+from session_authority._settings import Settings, is_local
+
+_MIB_BYTES = 1024 * 1024
+ANSWER_LIMIT_BYTES = 16 * _MIB_BYTES
+"""A batch answers with 1,000 sessions of up to some 7 KiB each, more than gRPC's own 4 MiB."""
+
+_KEEPALIVE_TIME_SECONDS = 30
+_KEEPALIVE_TIMEOUT_SECONDS = 10
+_INITIAL_RECONNECT_BACKOFF_SECONDS = 0.1
+_MAX_RECONNECT_BACKOFF_SECONDS = 2
+
+_SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                # Every method, for all are safe to repeat: creations carry a retry secret. gRPC adds
+                # the jitter, and the deadline covers all attempts together.
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.05s",
+                    "maxBackoff": "0.5s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+        # In an outage, retries stop rather than multiply the load that the recovery has to carry.
+        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
+    }
+)
+
+
+def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
+    """Give the options of a channel."""
+    options: list[tuple[str, str | int]] = [
+        ("grpc.service_config", _SERVICE_CONFIG),
+        # Whoever answers for DNS does not get to replace it.
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.max_receive_message_length", ANSWER_LIMIT_BYTES),
+        # Connections are not shared with channels elsewhere in the process. Above all not with one
+        # that was inherited over a fork, whose sockets belong to the parent.
+        ("grpc.use_local_subchannel_pool", 1),
+        # A peer that vanished without a word is noticed while calls or streams wait for it.
+        ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        # gRPC's own maximum of two minutes would prolong every outage by as much.
+        ("grpc.initial_reconnect_backoff_ms", int(_INITIAL_RECONNECT_BACKOFF_SECONDS * 1000)),
+        ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_SECONDS * 1000),
+    ]
+    if is_local(settings.address):
+        # A proxy from the environment would take the plaintext off this host.
+        options.append(("grpc.enable_http_proxy", 0))
+    return options

@@ -1,0 +1,80 @@
+"""What the two clients have in common: how they are made, and how they show themselves."""
+
+import os
+from typing import Generic, Self, TypeVar
+
+import grpc
+
+from session_authority._settings import DEFAULT_ADDRESS, DEFAULT_DEADLINE_SECONDS, Settings
+from session_authority.errors import ClientClosed
+
+_Key = TypeVar("_Key")
+_Connection = TypeVar("_Connection")
+
+
+class ConfiguredClient(Generic[_Key, _Connection]):
+    """A client that knows its settings and whether it is still open."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        api_key: str | None = None,
+        deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+        tls: bool | None = None,
+        root_certificates: bytes | None = None,
+        channel_credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """Take the settings; nothing connects yet.
+
+        Args:
+            address: Where the authority listens, as `host:port` or another target in gRPC's syntax. All
+                addresses that a name resolves to share the load.
+            api_key: The key that this program identifies itself with.
+            deadline_seconds: How long one RPC may take in all, its retries included.
+            tls: Whether to encrypt. Unless given, everything is but what stays on this host: a loopback
+                address or a Unix socket. False is for a network that is encrypted already.
+            root_certificates: The authorities to trust, as PEM; the system's unless given.
+            channel_credentials: Credentials for the channel in place of those that `tls` and
+                `root_certificates` describe, for example with a client certificate.
+
+        Raises:
+            ConfigurationError: An argument has no usable value.
+        """
+        self._settings = Settings(
+            address=address,
+            api_key=api_key,
+            deadline_seconds=deadline_seconds,
+            tls=tls,
+            root_certificates=root_certificates,
+            channel_credentials=channel_credentials,
+        )
+        self._connections: dict[_Key, _Connection] = {}
+        self._closed = False
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Make a client from the environment; what is unset or empty has its default.
+
+        `SESSION_AUTHORITY_ADDRESS` (127.0.0.1:50551), `SESSION_AUTHORITY_API_KEY`,
+        `SESSION_AUTHORITY_DEADLINE_SECONDS` (5), `SESSION_AUTHORITY_TLS` ("on" or "off"; on unless
+        the address is local) and `SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES` (the path of a PEM file).
+
+        Raises:
+            ConfigurationError: A variable has no usable value; the message names it.
+        """
+        settings = Settings.from_env(os.environ)
+        return cls(
+            settings.address,
+            api_key=settings.api_key,
+            deadline_seconds=settings.deadline_seconds,
+            tls=settings.tls,
+            root_certificates=settings.root_certificates,
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._settings.address!r})"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed

@@ -1,0 +1,152 @@
+"""Between the messages of the API and the values of the library."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from session_authority import session as values
+from session_authority.errors import FieldViolation, InternalError, InvalidArgument
+from session_authority.v1 import session_pb2, session_service_pb2
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+USER_AGENT_LIMIT_BYTES = 4096
+"""More than the authority keeps, which does the exact cut; less than what makes a request too large."""
+
+_Enum = TypeVar("_Enum", bound=StrEnum)
+
+
+class _Wrapper(Protocol):
+    def items(self) -> Iterable[tuple[str, int]]: ...
+
+
+def _by_number(wrapper: _Wrapper, kind: type[_Enum], prefix: str) -> Mapping[int, _Enum]:
+    return {number: kind[name.removeprefix(prefix)] for name, number in wrapper.items() if number}
+
+
+_STATES = _by_number(session_pb2.SessionState, values.SessionState, "SESSION_STATE_")
+_DEVICE_TYPES = _by_number(session_pb2.DeviceType, values.DeviceType, "DEVICE_TYPE_")
+_END_REASONS = _by_number(session_pb2.EndReason, values.EndReason, "END_REASON_")
+_ENTITIES = _by_number(session_pb2.InitiatingEntity, values.InitiatingEntity, "INITIATING_ENTITY_")
+_REJECTION_REASONS = _by_number(
+    session_service_pb2.RejectionReason, values.RejectionReason, "REJECTION_REASON_"
+)
+
+
+def invalid(field: str, description: str) -> InvalidArgument:
+    """Give the error for an argument that is refused before any call."""
+    return InvalidArgument(violations=[FieldViolation(field, description)])
+
+
+def timestamp(field: str, time: datetime | None) -> Timestamp | None:
+    """Convert a point in time, refusing one that leaves open which it is."""
+    if time is None:
+        return None
+    if time.utcoffset() is None:
+        raise invalid(field, "the datetime has no time zone, for example datetime.UTC")
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def duration(span: timedelta | None) -> Duration | None:
+    """Convert a length of time."""
+    if span is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(span)
+    return message
+
+
+def text(field: str, value: str) -> str:
+    """Pass on a text that the wire can carry.
+
+    Lone surrogates are what Python makes of bytes in a header that are no UTF-8.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{field} is a str, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise invalid(field, "the text is not valid Unicode") from None
+    return value
+
+
+def user_agent(value: str | bytes | None) -> str:
+    """Make any header a text of bounded length: nothing in it may fail a sign-in."""
+    encoded = value if isinstance(value, bytes) else (value or "").encode("utf-8", "replace")
+    if len(encoded) <= USER_AGENT_LIMIT_BYTES:
+        return encoded.decode("utf-8", "replace")
+    return encoded[:USER_AGENT_LIMIT_BYTES].decode("utf-8", "ignore")
+
+
+def ip_address(value: values.IpAddress) -> str:
+    """Convert an address; whether it is one, the authority decides."""
+    return "" if value is None else text("ip_address", str(value))
+
+
+def time_of(message: Timestamp) -> datetime:
+    """Convert a point in time, cutting it to whole microseconds."""
+    try:
+        return EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
+    except OverflowError:
+        failure = InternalError("the answer holds a time beyond the calendar")
+    raise failure
+
+
+def session_of(message: session_pb2.Session) -> values.Session:
+    """Convert a session."""
+    device = message.device
+    return values.Session(
+        session_id=message.session_id,
+        user_id=message.user_id,
+        state=_STATES.get(message.state, values.SessionState.UNKNOWN),
+        current=message.current,
+        device=values.Device(
+            browser=device.browser,
+            browser_version=device.browser_version,
+            os=device.os,
+            os_version=device.os_version,
+            type=_DEVICE_TYPES.get(device.type, values.DeviceType.UNKNOWN),
+            display_name=device.display_name,
+        ),
+        ip_address=message.ip_address or None,
+        last_ip_address=message.last_ip_address or None,
+        create_time=time_of(message.create_time),
+        authenticate_time=time_of(message.authenticate_time),
+        authentication_methods=tuple(message.authentication_methods),
+        last_active_time=time_of(message.last_active_time),
+        expire_time=time_of(message.expire_time),
+        idle_expire_time=(
+            time_of(message.idle_expire_time) if message.HasField("idle_expire_time") else None
+        ),
+        end_time=time_of(message.end_time) if message.HasField("end_time") else None,
+        end_reason=_unless_unset(message.end_reason, _END_REASONS, values.EndReason.UNKNOWN),
+        initiating_entity=_unless_unset(
+            message.initiating_entity, _ENTITIES, values.InitiatingEntity.UNKNOWN
+        ),
+        attributes=values.Attributes(message.attributes),
+    )
+
+
+def answer_of(
+    message: session_service_pb2.ValidateSessionResponse,
+) -> values.Session | values.Rejection:
+    """Convert the answer to a validation."""
+    match message.WhichOneof("outcome"):
+        case "session":
+            return session_of(message.session)
+        case "rejection":
+            reason = message.rejection.reason
+            return values.Rejection(_REJECTION_REASONS.get(reason, values.RejectionReason.UNKNOWN))
+        case _:
+            # Not a rejection: what is not understood must not sign anybody out.
+            raise InternalError("the answer holds neither a session nor a rejection")
+
+
+def _unless_unset(number: int, known: Mapping[int, _Enum], unknown: _Enum) -> _Enum | None:
+    return known.get(number, unknown) if number else None

@@ -1,0 +1,242 @@
+"""What each operation of a client asks, and what it makes of the answers. Nothing here does I/O.
+
+An operation is a generator: it yields the calls to make, is sent the bytes of each answer, and returns
+the result. The twins in `sync` and `aio` only move the bytes. What needs no call makes none: most
+visitors of a site carry no session, and asking about nothing would cost as much as asking about one.
+"""
+
+import secrets
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol, TypeAlias, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from session_authority import _conversion as convert
+from session_authority.errors import InternalError, SessionNotLive
+from session_authority.session import (
+    IpAddress,
+    NewSession,
+    Rejection,
+    RejectionReason,
+    RevokedSession,
+    Session,
+    ValidationRequest,
+)
+from session_authority.session_token import SessionToken, Token, presentable
+from session_authority.v1 import session_service_pb2 as v1
+
+BATCH_LIMIT_REQUESTS = 1000
+PAGE_LIMIT_SESSIONS = 200
+_RETRY_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One unary call: where to, and the bytes to send."""
+
+    method: str
+    payload: bytes = field(repr=False)
+
+
+_Result = TypeVar("_Result")
+_Answer_co = TypeVar("_Answer_co", bound=Message, covariant=True)
+
+Operation: TypeAlias = Generator[Call, bytes, _Result]
+
+
+class _AnswerType(Protocol[_Answer_co]):
+    def FromString(self, s: bytes, /) -> _Answer_co: ...  # noqa: N802 - protobuf's name
+
+
+def create(
+    user_id: str,
+    *,
+    ip_address: IpAddress,
+    user_agent: str | bytes | None,
+    authenticate_time: datetime | None,
+    authentication_methods: Iterable[str],
+    lifetime: timedelta | None,
+    idle_timeout: timedelta | None,
+    attributes: Mapping[str, str] | None,
+) -> Operation[NewSession]:
+    """Record a sign-in. The retry secret is made here, once, so that every repetition shares it."""
+    request = v1.CreateSessionRequest(
+        user_id=convert.text("user_id", user_id),
+        ip_address=convert.ip_address(ip_address),
+        user_agent=convert.user_agent(user_agent),
+        authenticate_time=convert.timestamp("authenticate_time", authenticate_time),
+        authentication_methods=_methods(authentication_methods),
+        lifetime=convert.duration(lifetime),
+        idle_timeout=convert.duration(idle_timeout),
+        attributes={
+            convert.text("attributes", key): convert.text("attributes", value)
+            for key, value in (attributes or {}).items()
+        },
+        retry_secret=secrets.token_bytes(_RETRY_SECRET_BYTES),
+    )
+    answer = yield from _ask("CreateSession", request, v1.CreateSessionResponse)
+    return _new_session(answer)
+
+
+def validate(request: ValidationRequest) -> Operation[Session | Rejection]:
+    """Say whether a token is good."""
+    message = _validation(request)
+    if not message.session_token:
+        return Rejection(RejectionReason.NOT_FOUND)
+    answer = yield from _ask("ValidateSession", message, v1.ValidateSessionResponse)
+    return convert.answer_of(answer)
+
+
+def validate_many(
+    requests: Iterable[ValidationRequest],
+) -> Operation[list[Session | Rejection]]:
+    """Say of many tokens whether they are good, in their order."""
+    messages = [_validation(request) for request in requests]
+    answers: list[Session | Rejection] = [Rejection(RejectionReason.NOT_FOUND)] * len(messages)
+    asked = [index for index, message in enumerate(messages) if message.session_token]
+    for chunk in _chunks(asked, BATCH_LIMIT_REQUESTS):
+        answer = yield from _ask(
+            "BatchValidateSessions",
+            v1.BatchValidateSessionsRequest(requests=[messages[index] for index in chunk]),
+            v1.BatchValidateSessionsResponse,
+        )
+        if len(answer.responses) != len(chunk):
+            raise InternalError(f"{len(chunk)} questions got {len(answer.responses)} answers")
+        for index, response in zip(chunk, answer.responses, strict=True):
+            answers[index] = convert.answer_of(response)
+    return answers
+
+
+def list_sessions(token: Token, *, show_ended: bool, page_size: int) -> Operation[list[Session]]:
+    """Show a user their own sessions, all pages of them."""
+    if not 1 <= page_size <= PAGE_LIMIT_SESSIONS:
+        raise convert.invalid("page_size", f"must be from 1 to {PAGE_LIMIT_SESSIONS}")
+    session_token = _proof(token)
+    # A session that is used meanwhile may appear again on a later page.
+    sessions: dict[str, Session] = {}
+    page_token = ""
+    while True:
+        answer = yield from _ask(
+            "ListSessions",
+            v1.ListSessionsRequest(
+                session_token=session_token,
+                page_size=page_size,
+                page_token=page_token,
+                show_ended=show_ended,
+            ),
+            v1.ListSessionsResponse,
+        )
+        for session in map(convert.session_of, answer.sessions):
+            sessions.setdefault(session.session_id, session)
+        if not answer.next_page_token:
+            return list(sessions.values())
+        if answer.next_page_token == page_token:
+            raise InternalError("the pages of the list lead in a circle")
+        page_token = answer.next_page_token
+
+
+def revoke(token: Token, session_id: str) -> Operation[RevokedSession]:
+    """End one of the user's sessions."""
+    request = v1.RevokeSessionRequest(
+        session_token=_proof(token), session_id=convert.text("session_id", session_id)
+    )
+    answer = yield from _ask("RevokeSession", request, v1.RevokeSessionResponse)
+    return RevokedSession(
+        session=convert.session_of(answer.session),
+        effective_time=convert.time_of(answer.effective_time),
+        already_ended=answer.already_ended,
+    )
+
+
+def revoke_others(token: Token) -> Operation[datetime]:
+    """End all of the user's sessions but the token's own."""
+    request = v1.RevokeOtherSessionsRequest(session_token=_proof(token))
+    answer = yield from _ask("RevokeOtherSessions", request, v1.RevokeOtherSessionsResponse)
+    return convert.time_of(answer.effective_time)
+
+
+def sign_out(token: Token) -> Operation[datetime]:
+    """End the token's own session. Where there is none, that has been effective all along."""
+    session_token = presentable(token)
+    if not session_token:
+        return convert.EPOCH
+    request = v1.SignOutRequest(session_token=session_token)
+    answer = yield from _ask("SignOut", request, v1.SignOutResponse)
+    return convert.time_of(answer.effective_time)
+
+
+def reauthenticate(
+    token: Token, *, authentication_methods: Iterable[str], authenticate_time: datetime | None
+) -> Operation[NewSession]:
+    """Renew a session, with a retry secret as in `create`."""
+    request = v1.ReauthenticateSessionRequest(
+        session_token=_proof(token),
+        authenticate_time=convert.timestamp("authenticate_time", authenticate_time),
+        authentication_methods=_methods(authentication_methods),
+        retry_secret=secrets.token_bytes(_RETRY_SECRET_BYTES),
+    )
+    answer = yield from _ask("ReauthenticateSession", request, v1.ReauthenticateSessionResponse)
+    return _new_session(answer)
+
+
+def live(answer: Session | Rejection) -> Session:
+    """Give the session, or raise the rejection."""
+    if isinstance(answer, Rejection):
+        raise SessionNotLive(answer.reason, rejection=answer)
+    return answer
+
+
+def _ask(
+    method: str, request: Message, answer_type: _AnswerType[_Answer_co]
+) -> Operation[_Answer_co]:
+    service = "session_authority.v1.SessionService"
+    payload = yield Call(f"/{service}/{method}", request.SerializeToString())
+    try:
+        return answer_type.FromString(payload)
+    except DecodeError:
+        failure = InternalError(f"the answer to {method} is not of the expected form")
+    raise failure
+
+
+def _validation(request: ValidationRequest) -> v1.ValidateSessionRequest:
+    # "No particular user" is None. An empty id is an app's mistake, and the authority would take it
+    # for the former.
+    if request.user_id == "":
+        raise convert.invalid("user_id", "must not be empty; leave it out to accept any user")
+    return v1.ValidateSessionRequest(
+        session_token=presentable(request.token),
+        ip_address=convert.ip_address(request.ip_address),
+        user_id=convert.text("user_id", request.user_id or ""),
+        passive=request.passive,
+    )
+
+
+def _proof(token: Token) -> str:
+    """Give the token that proves whose request this is, without which there is nothing to ask."""
+    session_token = presentable(token)
+    if not session_token:
+        raise SessionNotLive("no token", rejection=Rejection(RejectionReason.NOT_FOUND))
+    return session_token
+
+
+def _methods(names: Iterable[str]) -> list[str]:
+    # A lone string is iterable too, and would be taken for its letters.
+    if isinstance(names, str):
+        raise TypeError("authentication_methods is a sequence of names, not one str")
+    return [convert.text("authentication_methods", name) for name in names]
+
+
+def _chunks(indexes: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (indexes[start : start + size] for start in range(0, len(indexes), size))
+
+
+def _new_session(
+    answer: v1.CreateSessionResponse | v1.ReauthenticateSessionResponse,
+) -> NewSession:
+    if not answer.session_token:
+        raise InternalError("the answer holds no token")
+    return NewSession(
+        session=convert.session_of(answer.session), token=SessionToken(answer.session_token)
+    )

@@ -1,0 +1,127 @@
+"""From a gRPC status to an exception of the library; the one place that knows which is which."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from session_authority.errors import (
+    AuthenticationTooOld,
+    CallerRejected,
+    DeadlineExceeded,
+    FieldViolation,
+    InternalError,
+    InvalidArgument,
+    RequestTooLarge,
+    RetryMismatch,
+    RetryStale,
+    SessionAuthorityError,
+    SessionLimitReached,
+    SessionNotFound,
+    SessionNotLive,
+    Unavailable,
+)
+
+_DOMAIN = "session-authority"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+# No answer of the authority quotes a secret; what stands between may.
+_SECRET = re.compile(r"ses_\w+|(?<=bearer )\S+", re.IGNORECASE)
+
+_BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
+    "INVALID_FIELD": InvalidArgument,
+    "MALFORMED_REQUEST": InvalidArgument,
+    "REQUEST_TOO_LARGE": RequestTooLarge,
+    "SESSION_NOT_LIVE": SessionNotLive,
+    "SESSION_NOT_FOUND": SessionNotFound,
+    "AUTHENTICATION_TOO_OLD": AuthenticationTooOld,
+    "SESSION_LIMIT_REACHED": SessionLimitReached,
+    "RETRY_MISMATCH": RetryMismatch,
+    "RETRY_STALE": RetryStale,
+    "STORE_UNAVAILABLE": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "INTERNAL": InternalError,
+}
+
+# For an answer without a known reason. UNAUTHENTICATED is then about the caller: only the authority's
+# own word signs a user out.
+_BY_CODE: Mapping[grpc.StatusCode, type[SessionAuthorityError]] = {
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,
+    grpc.StatusCode.ABORTED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAUTHENTICATED: CallerRejected,
+    grpc.StatusCode.PERMISSION_DENIED: CallerRejected,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: SessionNotFound,
+}
+
+
+class Failure(Protocol):
+    """What a failed call tells, in either kind of gRPC."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> Iterable[Any] | None: ...
+
+
+class _Details(NamedTuple):
+    reason: str | None = None
+    metadata: Mapping[str, str] = {}
+    violations: tuple[FieldViolation, ...] = ()
+
+
+def error_of(failure: Failure) -> SessionAuthorityError:
+    """Give the exception for a failed call. It repeats no secret, and never fails itself."""
+    code, text = failure.code(), failure.details() or ""
+    reason, metadata, violations = _details(failure.trailing_metadata() or ())
+    kind = _BY_REASON.get(reason or "") or _kind_of(code, text)
+    detail = ": ".join(filter(None, [reason or code.name, _masked(text)]))
+    if issubclass(kind, InvalidArgument):
+        return kind(detail, violations=violations, reason=reason, metadata=metadata)
+    return kind(detail, reason=reason, metadata=metadata)
+
+
+def _kind_of(code: grpc.StatusCode, text: str) -> type[SessionAuthorityError]:
+    # gRPC itself refuses what exceeds its limits, and has no better sign for it than these words.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in text:
+        return RequestTooLarge
+    return _BY_CODE.get(code, InternalError)
+
+
+def _details(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
+    try:
+        return _decoded(trailing_metadata)
+    except (DecodeError, TypeError, ValueError):
+        return _Details()
+
+
+def _decoded(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
+    details = _Details()
+    for key, value in trailing_metadata:
+        if key != _DETAILS_KEY:
+            continue
+        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        for packed in status_pb2.Status.FromString(value).details:
+            if packed.Unpack(info) and info.domain == _DOMAIN:
+                details = details._replace(
+                    reason=info.reason,
+                    metadata={name: _masked(text) for name, text in info.metadata.items()},
+                )
+            elif packed.Unpack(bad_request):
+                details = details._replace(
+                    violations=tuple(
+                        FieldViolation(violation.field, _masked(violation.description))
+                        for violation in bad_request.field_violations
+                    )
+                )
+    return details
+
+
+def _masked(text: str) -> str:
+    return _SECRET.sub("…", text)

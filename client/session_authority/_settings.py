@@ -1,0 +1,162 @@
+"""How to reach the authority: the settings of a client, from arguments or from the environment."""
+
+import ipaddress
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from session_authority.errors import ConfigurationError
+
+DEFAULT_ADDRESS = "127.0.0.1:50551"
+DEFAULT_DEADLINE_SECONDS = 5.0
+
+_ADDRESS = "SESSION_AUTHORITY_ADDRESS"
+_API_KEY = "SESSION_AUTHORITY_API_KEY"
+_DEADLINE_SECONDS = "SESSION_AUTHORITY_DEADLINE_SECONDS"
+_TLS = "SESSION_AUTHORITY_TLS"
+_TLS_ROOT_CERTIFICATES = "SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES"
+_VARIABLES = {
+    "address": _ADDRESS,
+    "api_key": _API_KEY,
+    "deadline_seconds": _DEADLINE_SECONDS,
+    "tls": _TLS,
+    "root_certificates": _TLS_ROOT_CERTIFICATES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a client needs to know, checked when it is made."""
+
+    address: str = DEFAULT_ADDRESS
+    api_key: str | None = field(default=None, repr=False)
+    deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
+    tls: bool | None = None
+    root_certificates: bytes | None = field(default=None, repr=False)
+    channel_credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.address or not self.address.isprintable() or " " in self.address:
+            raise ConfigurationError("address", "is not of the form host:port")
+        # Also keeps line breaks out of the header, and gRPC from quoting the key in its complaint.
+        if self.api_key is not None and not _is_header_safe(self.api_key):
+            raise ConfigurationError("api_key", "is not printable ASCII without spaces")
+        if not (math.isfinite(self.deadline_seconds) and self.deadline_seconds > 0):
+            raise ConfigurationError("deadline_seconds", "is not a positive number of seconds")
+        if self.channel_credentials is not None:
+            if self.root_certificates is not None or self.tls is not None:
+                raise ConfigurationError(
+                    "channel_credentials", "excludes both tls and root_certificates"
+                )
+        elif self.root_certificates is not None and not self.secure:
+            raise ConfigurationError("root_certificates", "is given, but TLS is off")
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted: always, unless told otherwise or kept to this host."""
+        if self.channel_credentials is not None:
+            return True
+        if self.tls is not None:
+            return self.tls
+        return self.root_certificates is not None or not is_local(self.address)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries to identify the caller."""
+        if self.api_key is None:
+            return ()
+        return (("authorization", f"Bearer {self.api_key}"),)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Give the credentials for a channel, None for a plaintext one."""
+        if not self.secure:
+            return None
+        if self.channel_credentials is not None:
+            return self.channel_credentials
+        return grpc.ssl_channel_credentials(self.root_certificates)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the settings from environment variables; an empty variable counts as unset.
+
+        Raises:
+            ConfigurationError: A variable has no usable value; the message names it.
+        """
+        try:
+            return cls(
+                address=environ.get(_ADDRESS) or DEFAULT_ADDRESS,
+                api_key=environ.get(_API_KEY) or None,
+                deadline_seconds=_seconds(environ.get(_DEADLINE_SECONDS)),
+                tls=_switch(environ.get(_TLS)),
+                root_certificates=_certificates(environ.get(_TLS_ROOT_CERTIFICATES)),
+            )
+        except ConfigurationError as error:
+            problem = ConfigurationError(_VARIABLES[error.setting], error.problem)
+        raise problem
+
+
+def is_local(address: str) -> bool:
+    """Say whether an address, in gRPC's syntax, cannot lead off this host."""
+    scheme, separator, rest = address.partition(":")
+    if separator and scheme in {"unix", "unix-abstract"}:
+        return True
+    if separator and scheme in {"ipv4", "ipv6"}:
+        return all(_is_loopback(target) for target in rest.removeprefix("///").split(","))
+    # A named resolver (dns://8.8.8.8/localhost) may call any host "localhost".
+    if separator and scheme == "dns":
+        named = rest.startswith("//") and not rest.startswith("///")
+        return not named and _is_loopback(rest.removeprefix("///"))
+    return _is_loopback(address)
+
+
+def _is_loopback(target: str) -> bool:
+    if target.startswith("["):
+        host = target[1:].partition("]")[0]
+    else:
+        # More than one colon without brackets is an IPv6 address that names no port.
+        host = target if target.count(":") > 1 else target.partition(":")[0]
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_header_safe(value: str) -> bool:
+    return bool(value) and value.isascii() and value.isprintable() and " " not in value
+
+
+def _seconds(text: str | None) -> float:
+    if not text:
+        return DEFAULT_DEADLINE_SECONDS
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError("deadline_seconds", f"is not a number: {text!r}") from None
+
+
+def _switch(text: str | None) -> bool | None:
+    match text:
+        case None | "":
+            return None
+        case "on":
+            return True
+        case "off":
+            return False
+        case _:
+            raise ConfigurationError("tls", f'is neither "on" nor "off": {text!r}')
+
+
+def _certificates(path: str | None) -> bytes | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            "root_certificates", f"names a file that cannot be read: {path!r} ({error.strerror})"
+        ) from None

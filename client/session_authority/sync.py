@@ -1,0 +1,306 @@
+"""The client for threads."""
+
+import builtins
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from session_authority import _core
+from session_authority._channel import channel_options
+from session_authority._configured import ConfiguredClient
+from session_authority._error_details import error_of
+from session_authority._settings import Settings
+from session_authority.errors import ClientClosed
+from session_authority.session import (
+    IpAddress,
+    NewSession,
+    Rejection,
+    RevokedSession,
+    Session,
+    ValidationRequest,
+)
+from session_authority.session_token import Token
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    channel: grpc.Channel
+    methods: dict[str, "grpc.UnaryUnaryMultiCallable[bytes, bytes]"] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Make a channel. It connects when it is first called on."""
+        credentials, options = settings.credentials(), channel_options(settings)
+        if credentials is None:
+            return cls(grpc.insecure_channel(settings.address, options))
+        return cls(grpc.secure_channel(settings.address, credentials, options))
+
+    def method(self, path: str) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+        """Give the callable for a method, made once."""
+        found = self.methods.get(path)
+        if found is None:
+            found = self.methods[path] = self.channel.unary_unary(path)
+        return found
+
+
+class SessionClient(ConfiguredClient[int, _Connection]):
+    """Asks the session authority, blocking the calling thread.
+
+    One client serves all threads of a process, and every process that forks off gets a connection of
+    its own. Nothing connects before the first call. Close it, or use it in a `with` block.
+
+    Any method that calls the authority may raise `Unavailable` when nothing is known,
+    `CallerRejected` when the API key is not accepted, `InvalidArgument` for what breaks a limit,
+    `RequestTooLarge`, `InternalError` for a fault of the authority, and `ClientClosed` after `close`.
+    """
+
+    def create(
+        self,
+        user_id: str,
+        *,
+        ip_address: IpAddress = None,
+        user_agent: str | bytes | None = None,
+        authenticate_time: datetime | None = None,
+        authentication_methods: Iterable[str] = (),
+        lifetime: timedelta | None = None,
+        idle_timeout: timedelta | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> NewSession:
+        """Record a sign-in that the app has just verified, and get the session's token.
+
+        Args:
+            user_id: The app's own stable name for the user, 1 to 255 bytes.
+            ip_address: The user's IP address.
+            user_agent: The User-Agent header as received; nothing in it fails a sign-in.
+            authenticate_time: When the credential check *began*, aware; now unless given. It lets
+                the authority refuse a sign-in that "end everything" was to shut out.
+            authentication_methods: How the user proved who they are, in the names of RFC 8176.
+            lifetime: The absolute lifetime, at most the policy's, which it is unless given.
+            idle_timeout: The idle timeout, at least a minute; the policy's unless given.
+            attributes: At most 16 texts to find again at each validation; they never change.
+
+        Returns:
+            The session and its token, which is shown this once.
+
+        Raises:
+            AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
+            SessionLimitReached: The policy refuses the user another session.
+            RetryStale: The session of an earlier attempt of this call has ended meanwhile.
+        """
+        return self._run(
+            _core.create(
+                user_id,
+                ip_address=ip_address,
+                user_agent=user_agent,
+                authenticate_time=authenticate_time,
+                authentication_methods=authentication_methods,
+                lifetime=lifetime,
+                idle_timeout=idle_timeout,
+                attributes=attributes,
+            )
+        )
+
+    def validate(
+        self,
+        token: Token,
+        *,
+        ip_address: IpAddress = None,
+        user_id: str | None = None,
+        passive: bool = False,
+    ) -> Session | Rejection:
+        """Say whether a token is good at this moment: `if session := client.validate(token)`.
+
+        Args:
+            token: What the user's device presented. None, an empty text and what is no token at all
+                are rejected without a call.
+            ip_address: The IP address that it came from, recorded as the latest one.
+            user_id: Where given, the session must be this user's.
+            passive: Whether the look-up is not the user's doing and must not count as activity.
+
+        Returns:
+            The live session, or a rejection, which is falsy. `Unavailable` is neither: it signs
+            nobody out.
+        """
+        return self._run(
+            _core.validate(
+                ValidationRequest(token, ip_address=ip_address, user_id=user_id, passive=passive)
+            )
+        )
+
+    def require(
+        self,
+        token: Token,
+        *,
+        ip_address: IpAddress = None,
+        user_id: str | None = None,
+        passive: bool = False,
+    ) -> Session:
+        """Give the session of a good token; the arguments are those of `validate`.
+
+        Raises:
+            SessionNotLive: The token is not good; `rejection` says why.
+        """
+        return _core.live(
+            self.validate(token, ip_address=ip_address, user_id=user_id, passive=passive)
+        )
+
+    def validate_many(
+        self, requests: Iterable[ValidationRequest]
+    ) -> builtins.list[Session | Rejection]:
+        """Validate many tokens at once, in one call for every 1,000.
+
+        Returns:
+            One answer a request, in the same order, as from `validate`.
+        """
+        return self._run(_core.validate_many(requests))
+
+    def list(
+        self,
+        token: Token,
+        *,
+        show_ended: bool = False,
+        page_size: int = _core.PAGE_LIMIT_SESSIONS,
+    ) -> builtins.list[Session]:
+        """Show the user behind the token their own sessions, each once, latest activity first.
+
+        Args:
+            token: Proves whose sessions to show.
+            show_ended: Whether to add those that ended and are still in the history (30 days).
+            page_size: How many sessions one call gets, 1 to 200; all pages are followed.
+
+        Raises:
+            SessionNotLive: The token proves nothing: the user must sign in.
+        """
+        return self._run(_core.list_sessions(token, show_ended=show_ended, page_size=page_size))
+
+    def revoke(self, token: Token, session_id: str) -> RevokedSession:
+        """End one session of the user behind the token; to end an ended one succeeds too.
+
+        Raises:
+            SessionNotLive: The token proves nothing: the user must sign in.
+            SessionNotFound: The user has no such session.
+        """
+        return self._run(_core.revoke(token, session_id))
+
+    def revoke_others(self, token: Token) -> datetime:
+        """End every session of the user behind the token but its own.
+
+        Returns:
+            The moment after which no validator anywhere accepts any of them.
+
+        Raises:
+            SessionNotLive: The token proves nothing: the user must sign in.
+        """
+        return self._run(_core.revoke_others(token))
+
+    def sign_out(self, token: Token) -> datetime:
+        """End the token's own session. A token that is dead, unknown or absent is a success.
+
+        Returns:
+            The moment after which no validator anywhere accepts the session. Without a token there
+            was none to end: that has been so since 1970-01-01, and no call is made.
+        """
+        return self._run(_core.sign_out(token))
+
+    def reauthenticate(
+        self,
+        token: Token,
+        *,
+        authentication_methods: Iterable[str] = (),
+        authenticate_time: datetime | None = None,
+    ) -> NewSession:
+        """Record that the user has just proved again who they are, and get another token.
+
+        The session keeps its id, its clocks start anew, and the old token dies at once.
+
+        Args:
+            token: The session's present token.
+            authentication_methods: How the user proved who they are, in the names of RFC 8176.
+            authenticate_time: When the credential check began, aware; now unless given.
+
+        Raises:
+            SessionNotLive: The token proves nothing: the user must sign in.
+            AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
+            RetryStale: The token of an earlier attempt of this call is dead meanwhile.
+        """
+        return self._run(
+            _core.reauthenticate(
+                token,
+                authentication_methods=authentication_methods,
+                authenticate_time=authenticate_time,
+            )
+        )
+
+    def close(self) -> None:
+        """Close the connection; calls under way end with `ClientClosed`. Closing twice is fine."""
+        self._closed = True
+        connection = self._connections.pop(os.getpid(), None)
+        if connection is not None:
+            connection.channel.close()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, operation: _core.Operation[_Result]) -> _Result:
+        self._check_open()
+        try:
+            call = next(operation)
+            while True:
+                call = operation.send(self._send(call))
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+
+    def _send(self, call: _core.Call) -> bytes:
+        method = self._connection().method(call.method)
+        failure: Exception
+        try:
+            return method(
+                call.payload,
+                timeout=self._settings.deadline_seconds,
+                metadata=self._settings.metadata,
+            )
+        except grpc.RpcError as error:
+            failure = error_of(error)
+        except ValueError as error:  # the channel was closed before the call began
+            failure = error
+        if self._closed:
+            failure = ClientClosed()
+        # Raised out here, it drags no error of gRPC's along, whose text is not masked.
+        try:
+            raise failure
+        finally:
+            del failure  # or the error and this frame would hold each other
+
+    def _connection(self) -> _Connection:
+        # Without a lock, for a fork might inherit it locked. Threads that race to be the first all
+        # make a connection, and all but one drop theirs, still unconnected. Those inherited from a
+        # parent process are left as they are: to close one would be to speak on its sockets.
+        process_id = os.getpid()
+        found = self._connections.get(process_id)
+        if found is not None:
+            return found
+        opened = _Connection.open(self._settings)
+        kept = self._connections.setdefault(process_id, opened)
+        if kept is not opened:
+            opened.channel.close()
+        if self._closed:
+            self.close()
+            raise ClientClosed
+        return kept

@@ -1,0 +1,103 @@
+"""What the public names mean to a type checker. Checked, never run."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import assert_type
+
+from session_authority import (
+    AsyncSessionClient,
+    Device,
+    DeviceType,
+    EndReason,
+    FieldViolation,
+    InitiatingEntity,
+    InvalidArgument,
+    NewSession,
+    Rejection,
+    RejectionReason,
+    RevokedSession,
+    Session,
+    SessionClient,
+    SessionNotLive,
+    SessionState,
+    SessionToken,
+    ValidationRequest,
+)
+
+
+def a_validation_narrows_by_truth(client: SessionClient, token: str | None) -> None:
+    if session := client.validate(token, ip_address="192.0.2.1", user_id="ana", passive=True):
+        assert_type(session, Session)
+    else:
+        assert_type(session, Rejection)
+        assert_type(session.reason, RejectionReason)
+
+
+def the_client_takes_tokens_masked_and_plain(client: SessionClient, token: SessionToken) -> None:
+    new = client.create("ana", user_agent=b"Mozilla", lifetime=timedelta(days=1))
+    assert_type(new, NewSession)
+    assert_type(new.token, SessionToken)
+    assert_type(new.token.reveal(), str)
+    assert_type(client.validate(token), Session | Rejection)
+    assert_type(client.require("ses_"), Session)
+    assert_type(client.validate_many([ValidationRequest(token)]), list[Session | Rejection])
+    assert_type(client.list(token, show_ended=True), list[Session])
+    revoked = client.revoke(token, "s-1")
+    assert_type(revoked, RevokedSession)
+    assert_type(revoked.effective_time, datetime)
+    assert_type(revoked.already_ended, bool)
+    assert_type(client.revoke_others(token), datetime)
+    assert_type(client.sign_out(None), datetime)
+    assert_type(client.reauthenticate(token, authentication_methods=["pwd"]), NewSession)
+    with SessionClient.from_env() as entered:
+        assert_type(entered, SessionClient)
+
+
+async def the_async_client_answers_alike(client: AsyncSessionClient, token: SessionToken) -> None:
+    if session := await client.validate(token):
+        assert_type(session, Session)
+    assert_type(await client.create("ana", attributes={"tenant": "t-1"}), NewSession)
+    assert_type(await client.require("ses_"), Session)
+    assert_type(await client.validate_many([ValidationRequest(None)]), list[Session | Rejection])
+    assert_type(await client.list(token), list[Session])
+    assert_type(await client.revoke(token, "s-1"), RevokedSession)
+    assert_type(await client.revoke_others(token), datetime)
+    assert_type(await client.sign_out(token), datetime)
+    assert_type(await client.reauthenticate(token), NewSession)
+    assert_type(await client.close(), None)
+    async with AsyncSessionClient.from_env() as entered:
+        assert_type(entered, AsyncSessionClient)
+
+
+def a_session_says_what_may_be_missing(session: Session) -> None:
+    assert_type(session.session_id, str)
+    assert_type(session.state, SessionState)
+    assert_type(session.device, Device)
+    assert_type(session.device.type, DeviceType)
+    assert_type(session.ip_address, str | None)
+    assert_type(session.create_time, datetime)
+    assert_type(session.authentication_methods, tuple[str, ...])
+    assert_type(session.idle_expire_time, datetime | None)
+    assert_type(session.end_time, datetime | None)
+    assert_type(session.end_reason, EndReason | None)
+    assert_type(session.initiating_entity, InitiatingEntity | None)
+    assert_type(session.attributes, Mapping[str, str])
+
+
+def an_error_says_what_to_do(client: SessionClient) -> None:
+    try:
+        client.require(None)
+    except SessionNotLive as error:
+        assert_type(error.rejection, Rejection | None)
+    except InvalidArgument as error:
+        assert_type(error.violations, tuple[FieldViolation, ...])
+        assert_type(error.reason, str | None)
+        assert_type(error.metadata, Mapping[str, str])
+
+
+def what_would_be_a_mistake_is_refused(client: SessionClient, session: Session) -> None:
+    session.user_id = "eve"  # type: ignore[misc]
+    session.attributes["tenant"] = "t-2"  # type: ignore[index]
+    client.validate(b"ses_")  # type: ignore[arg-type]
+    client.create("ana", "192.0.2.1")  # type: ignore[call-arg]
+    client.create("ana", lifetime=60)  # type: ignore[arg-type]

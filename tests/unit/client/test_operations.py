@@ -1,0 +1,453 @@
+import inspect
+import secrets
+from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import ip_address
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from session_authority import (
+    AsyncSessionClient,
+    InternalError,
+    InvalidArgument,
+    NewSession,
+    Rejection,
+    RejectionReason,
+    RevokedSession,
+    Session,
+    SessionClient,
+    SessionNotLive,
+    SessionState,
+    SessionToken,
+    ValidationRequest,
+)
+from session_authority.v1 import session_pb2
+from session_authority.v1 import session_service_pb2 as v1
+from tests.unit.client.conftest import Twin
+from tests.unit.client.fake_authority import (
+    NOON,
+    NOON_MESSAGE,
+    TOKEN,
+    FakeAuthority,
+    accepted,
+    created,
+    rejected,
+    session_message,
+)
+
+NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
+UNPRESENTABLE = [None, "", "sés_", "ses_\udcff", "ses_" + "A" * 5000]
+
+
+async def test_create_sends_what_it_was_given_and_returns_the_session_with_its_token(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("CreateSession", created())
+
+    new = await twin.create(
+        "ana",
+        ip_address=ip_address("192.0.2.1"),
+        user_agent="Mozilla/5.0",
+        authenticate_time=datetime(2030, 1, 1, 13, tzinfo=timezone(timedelta(hours=1))),
+        authentication_methods=["pwd", "otp"],
+        lifetime=timedelta(days=1),
+        idle_timeout=timedelta(minutes=2),
+        attributes={"tenant": "t-1"},
+    )
+
+    assert isinstance(new, NewSession)
+    assert new.session.user_id == "ana"
+    assert new.token == SessionToken(TOKEN)
+    (request,) = authority.requests
+    assert request.user_id == "ana"
+    assert request.ip_address == "192.0.2.1"
+    assert request.user_agent == "Mozilla/5.0"
+    assert request.authenticate_time.ToDatetime(UTC) == NOON
+    assert request.authentication_methods == ["pwd", "otp"]
+    assert request.lifetime.ToTimedelta() == timedelta(days=1)
+    assert request.idle_timeout.ToTimedelta() == timedelta(minutes=2)
+    assert request.attributes == {"tenant": "t-1"}
+    assert len(request.retry_secret) == 32
+
+
+async def test_create_leaves_unset_what_it_was_not_given(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("CreateSession", created())
+
+    await twin.create("ana")
+
+    (request,) = authority.requests
+    given = {field.name for field, _ in request.ListFields()}
+    assert given == {"user_id", "retry_secret"}
+
+
+async def test_every_call_carries_the_api_key_and_a_deadline(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("ValidateSession", accepted())
+
+    await twin.validate(TOKEN)
+
+    (call,) = authority.calls
+    assert call.metadata["authorization"] == "Bearer key-1"
+    assert call.seconds_left == pytest.approx(5, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("header", "sent"),
+    [
+        (None, ""),
+        (b"caf\xe9", "caf\ufffd"),
+        ("caf\udce9", "caf?"),
+        ("x" * 10_000, "x" * 4096),
+        ("é" * 3000, "é" * 2048),
+    ],
+)
+async def test_no_user_agent_fails_a_sign_in(
+    twin: Twin, authority: FakeAuthority, header: str | bytes | None, sent: str
+) -> None:
+    authority.answers("CreateSession", created())
+
+    await twin.create("ana", user_agent=header)
+
+    assert authority.requests[0].user_agent == sent
+
+
+async def test_a_time_without_a_zone_is_refused_by_name(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    naive = datetime(2030, 1, 1)  # noqa: DTZ001
+    with pytest.raises(InvalidArgument, match="authenticate_time: the datetime has no time zone"):
+        await twin.create("ana", authenticate_time=naive)
+    assert authority.calls == []
+
+
+async def test_a_text_that_is_not_unicode_is_refused_by_name(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await twin.create("ana\udcff")
+    assert [violation.field for violation in caught.value.violations] == ["user_id"]
+    assert authority.calls == []
+
+
+async def test_a_user_id_is_a_text(twin: Twin) -> None:
+    with pytest.raises(TypeError, match="user_id is a str, not int"):
+        await twin.create(7)
+
+
+async def test_authentication_methods_are_not_the_letters_of_one(twin: Twin) -> None:
+    with pytest.raises(TypeError, match="not one str"):
+        await twin.create("ana", authentication_methods="pwd")
+
+
+async def test_an_answer_without_the_new_token_is_a_fault(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("CreateSession", created(token=""))
+    with pytest.raises(InternalError, match="no token"):
+        await twin.create("ana")
+
+
+async def test_validate_returns_the_session_of_a_good_token(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("ValidateSession", accepted())
+
+    session = await twin.validate(
+        SessionToken(TOKEN), ip_address="192.0.2.7", user_id="ana", passive=True
+    )
+
+    assert isinstance(session, Session)
+    assert session
+    assert session.state is SessionState.ACTIVE
+    assert authority.requests == [
+        v1.ValidateSessionRequest(
+            session_token=TOKEN, ip_address="192.0.2.7", user_id="ana", passive=True
+        )
+    ]
+
+
+async def test_validate_returns_a_falsy_rejection_of_a_bad_token(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("ValidateSession", rejected(v1.REJECTION_REASON_REVOKED))
+
+    answer = await twin.validate(TOKEN)
+
+    assert answer == Rejection(RejectionReason.REVOKED)
+    assert not answer
+
+
+@pytest.mark.parametrize("token", UNPRESENTABLE)
+async def test_what_cannot_be_a_token_is_rejected_without_a_call(
+    twin: Twin, authority: FakeAuthority, token: str | None
+) -> None:
+    assert await twin.validate(token) == NOT_FOUND
+    assert authority.calls == []
+
+
+async def test_a_token_of_another_type_is_a_mistake_that_is_not_quoted(twin: Twin) -> None:
+    with pytest.raises(TypeError, match="not bytes") as caught:
+        await twin.validate(TOKEN.encode())
+    assert TOKEN not in str(caught.value)
+
+
+async def test_an_empty_user_id_does_not_stand_for_any_user(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    with pytest.raises(InvalidArgument, match="user_id: must not be empty"):
+        await twin.validate(TOKEN, user_id="")
+    assert authority.calls == []
+
+
+async def test_an_answer_that_is_neither_session_nor_rejection_signs_nobody_out(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("ValidateSession", v1.ValidateSessionResponse())
+    with pytest.raises(InternalError, match="neither a session nor a rejection"):
+        await twin.validate(TOKEN)
+
+
+async def test_a_time_beyond_the_calendar_is_a_fault(twin: Twin, authority: FakeAuthority) -> None:
+    authority.answers("SignOut", v1.SignOutResponse(effective_time=Timestamp(seconds=2**62)))
+    with pytest.raises(InternalError, match="beyond the calendar"):
+        await twin.sign_out(TOKEN)
+
+
+async def test_an_answer_that_is_no_message_is_a_fault(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("ValidateSession", b"\xff\xff\xff")
+    with pytest.raises(InternalError, match="ValidateSession is not of the expected form"):
+        await twin.validate(TOKEN)
+
+
+async def test_require_returns_the_session(twin: Twin, authority: FakeAuthority) -> None:
+    authority.answers("ValidateSession", accepted())
+    assert (await twin.require(TOKEN)).session_id == "s-1"
+
+
+async def test_require_raises_the_rejection(twin: Twin, authority: FakeAuthority) -> None:
+    authority.answers("ValidateSession", rejected(v1.REJECTION_REASON_IDLE_TIMEOUT))
+    with pytest.raises(SessionNotLive, match="idle_timeout") as caught:
+        await twin.require(TOKEN)
+    assert caught.value.rejection == Rejection(RejectionReason.IDLE_TIMEOUT)
+
+
+async def test_validate_many_answers_in_order_and_asks_only_about_tokens(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers(
+        "BatchValidateSessions",
+        v1.BatchValidateSessionsResponse(
+            responses=[accepted("s-1"), rejected(v1.REJECTION_REASON_EXPIRED)]
+        ),
+    )
+
+    answers = await twin.validate_many(
+        [
+            ValidationRequest(None),
+            ValidationRequest(TOKEN, user_id="ana"),
+            ValidationRequest(""),
+            ValidationRequest(SessionToken("ses_2"), passive=True),
+        ]
+    )
+
+    assert answers[0] == answers[2] == NOT_FOUND
+    assert answers[1].session_id == "s-1"
+    assert answers[3] == Rejection(RejectionReason.EXPIRED)
+    (request,) = authority.requests
+    assert [item.session_token for item in request.requests] == [TOKEN, "ses_2"]
+
+
+async def test_validate_many_asks_about_a_thousand_at_a_time(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers_by(
+        "BatchValidateSessions",
+        lambda request: v1.BatchValidateSessionsResponse(
+            responses=[accepted(item.session_token) for item in request.requests]
+        ),
+    )
+
+    answers = await twin.validate_many(ValidationRequest(f"ses_{n}") for n in range(2001))
+
+    assert [answer.session_id for answer in answers] == [f"ses_{n}" for n in range(2001)]
+    assert [len(request.requests) for request in authority.requests] == [1000, 1000, 1]
+
+
+async def test_a_batch_of_the_largest_sessions_fits(twin: Twin, authority: FakeAuthority) -> None:
+    attributes = {f"{n:02}".ljust(64, "k"): "v" * 256 for n in range(16)}
+    largest = v1.ValidateSessionResponse(
+        session=session_message(user_id="u" * 255, attributes=attributes)
+    )
+    authority.answers(
+        "BatchValidateSessions", v1.BatchValidateSessionsResponse(responses=[largest] * 1000)
+    )
+
+    answers = await twin.validate_many([ValidationRequest(TOKEN)] * 1000)
+
+    assert answers[999].attributes == attributes
+
+
+async def test_validate_many_of_nothing_asks_nothing(twin: Twin, authority: FakeAuthority) -> None:
+    assert await twin.validate_many([]) == []
+    assert authority.calls == []
+
+
+async def test_a_batch_with_an_answer_missing_is_a_fault(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("BatchValidateSessions", v1.BatchValidateSessionsResponse())
+    with pytest.raises(InternalError, match="1 questions got 0 answers"):
+        await twin.validate_many([ValidationRequest(TOKEN)])
+
+
+def page(next_page_token: str, *session_ids: str) -> v1.ListSessionsResponse:
+    return v1.ListSessionsResponse(
+        sessions=[session_message(name, current=name == "s-1") for name in session_ids],
+        next_page_token=next_page_token,
+    )
+
+
+async def test_list_follows_all_pages_and_shows_each_session_once(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers(
+        "ListSessions", page("p-2", "s-1", "s-2"), page("p-3", "s-2", "s-3"), page("", "s-4")
+    )
+
+    sessions = await twin.list(TOKEN, show_ended=True, page_size=2)
+
+    assert [session.session_id for session in sessions] == ["s-1", "s-2", "s-3", "s-4"]
+    assert [session.current for session in sessions] == [True, False, False, False]
+    assert [request.page_token for request in authority.requests] == ["", "p-2", "p-3"]
+    assert all(request.show_ended and request.page_size == 2 for request in authority.requests)
+
+
+async def test_list_does_not_walk_in_circles(twin: Twin, authority: FakeAuthority) -> None:
+    authority.answers("ListSessions", page("p-2", "s-1"))
+    with pytest.raises(InternalError, match="circle"):
+        await twin.list(TOKEN)
+
+
+@pytest.mark.parametrize("page_size", [0, -1, 201])
+async def test_list_refuses_a_page_size_that_is_none(twin: Twin, page_size: int) -> None:
+    with pytest.raises(InvalidArgument, match="page_size: must be from 1 to 200"):
+        await twin.list(TOKEN, page_size=page_size)
+
+
+@pytest.mark.parametrize("already_ended", [False, True])
+async def test_revoke_returns_the_ended_session_and_when_that_is_effective(
+    twin: Twin, authority: FakeAuthority, already_ended: bool
+) -> None:
+    ended = session_message("s-2", state=session_pb2.SESSION_STATE_ENDED, end_time=NOON)
+    authority.answers(
+        "RevokeSession",
+        v1.RevokeSessionResponse(
+            session=ended, effective_time=NOON_MESSAGE, already_ended=already_ended
+        ),
+    )
+
+    revoked = await twin.revoke(TOKEN, "s-2")
+
+    assert isinstance(revoked, RevokedSession)
+    assert revoked.session.state is SessionState.ENDED
+    assert revoked.effective_time == NOON
+    assert revoked.already_ended is already_ended
+    assert authority.requests == [v1.RevokeSessionRequest(session_token=TOKEN, session_id="s-2")]
+
+
+async def test_revoke_others_returns_when_it_is_effective(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers(
+        "RevokeOtherSessions", v1.RevokeOtherSessionsResponse(effective_time=NOON_MESSAGE)
+    )
+    assert await twin.revoke_others(TOKEN) == NOON
+    assert authority.requests == [v1.RevokeOtherSessionsRequest(session_token=TOKEN)]
+
+
+async def test_sign_out_returns_when_it_is_effective(twin: Twin, authority: FakeAuthority) -> None:
+    authority.answers("SignOut", v1.SignOutResponse(effective_time=NOON_MESSAGE))
+    assert await twin.sign_out(SessionToken(TOKEN)) == NOON
+    assert authority.requests == [v1.SignOutRequest(session_token=TOKEN)]
+
+
+@pytest.mark.parametrize("token", UNPRESENTABLE)
+async def test_signing_out_of_nothing_has_been_effective_all_along(
+    twin: Twin, authority: FakeAuthority, token: str | None
+) -> None:
+    assert await twin.sign_out(token) == datetime(1970, 1, 1, tzinfo=UTC)
+    assert authority.calls == []
+
+
+async def test_reauthenticate_returns_the_session_with_its_new_token(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers(
+        "ReauthenticateSession",
+        v1.ReauthenticateSessionResponse(session=session_message(), session_token="ses_new"),
+    )
+
+    new = await twin.reauthenticate(TOKEN, authentication_methods=("hwk",), authenticate_time=NOON)
+
+    assert new.token == SessionToken("ses_new")
+    (request,) = authority.requests
+    assert request.session_token == TOKEN
+    assert request.authentication_methods == ["hwk"]
+    assert request.authenticate_time.ToDatetime(UTC) == NOON
+    assert len(request.retry_secret) == 32
+
+
+@pytest.mark.parametrize("token", UNPRESENTABLE)
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("require", ()),
+        ("list", ()),
+        ("revoke", ("s-1",)),
+        ("revoke_others", ()),
+        ("reauthenticate", ()),
+    ],
+)
+async def test_who_presents_no_token_must_sign_in(
+    twin: Twin,
+    authority: FakeAuthority,
+    method: str,
+    arguments: tuple[str, ...],
+    token: str | None,
+) -> None:
+    with pytest.raises(SessionNotLive) as caught:
+        await getattr(twin, method)(token, *arguments)
+    assert caught.value.rejection == NOT_FOUND
+    assert authority.calls == []
+
+
+async def test_each_creation_has_a_retry_secret_of_its_own(
+    twin: Twin, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = iter([b"1" * 32, b"2" * 32])
+    monkeypatch.setattr(secrets, "token_bytes", lambda count: next(made))
+    authority.answers("CreateSession", created())
+
+    await twin.create("ana")
+    await twin.create("ana")
+
+    assert [request.retry_secret for request in authority.requests] == [b"1" * 32, b"2" * 32]
+
+
+def test_the_twins_offer_the_same_methods_in_the_same_words() -> None:
+    def methods(client: type) -> dict[str, tuple[str, str]]:
+        return {
+            name: (
+                str(inspect.signature(method)),
+                (inspect.getdoc(method) or "").replace("await ", "").replace("running loop's ", ""),
+            )
+            for name, method in inspect.getmembers(client, inspect.isroutine)
+            if not name.startswith("_") and name != "close"
+        }
+
+    assert methods(SessionClient) == methods(AsyncSessionClient)

@@ -1,0 +1,211 @@
+import math
+from pathlib import Path
+
+import grpc
+import pytest
+
+from session_authority import (
+    AsyncSessionClient,
+    ConfigurationError,
+    SessionAuthorityError,
+    SessionClient,
+    Unavailable,
+)
+from session_authority._channel import channel_options
+from session_authority._settings import Settings, is_local
+from tests.unit.client.conftest import Twin
+from tests.unit.client.fake_authority import TOKEN, ThreadedAuthority, accepted
+
+CERTIFICATES = b"-----BEGIN CERTIFICATE-----"
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADDRESS", "API_KEY", "DEADLINE_SECONDS", "TLS", "TLS_ROOT_CERTIFICATES"):
+        monkeypatch.delenv(f"SESSION_AUTHORITY_{name}", raising=False)
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    names = ("ADDRESS", "API_KEY", "DEADLINE_SECONDS", "TLS", "TLS_ROOT_CERTIFICATES")
+    unset = Settings.from_env({f"SESSION_AUTHORITY_{name}": "" for name in names})
+    assert unset == Settings.from_env({}) == Settings()
+    assert unset.address == "127.0.0.1:50551"
+    assert unset.deadline_seconds == 5
+    assert unset.metadata == ()
+    assert not unset.secure
+
+
+def test_the_environment_gives_every_setting(
+    client_type: type[SessionClient | AsyncSessionClient],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    certificates = tmp_path / "roots.pem"
+    certificates.write_bytes(CERTIFICATES)
+    for name, value in {
+        "ADDRESS": "sessions.example:443",
+        "API_KEY": "key-1",
+        "DEADLINE_SECONDS": "2.5",
+        "TLS": "on",
+        "TLS_ROOT_CERTIFICATES": str(certificates),
+    }.items():
+        monkeypatch.setenv(f"SESSION_AUTHORITY_{name}", value)
+
+    client = client_type.from_env()
+
+    assert client._settings == Settings(
+        "sessions.example:443",
+        api_key="key-1",
+        deadline_seconds=2.5,
+        tls=True,
+        root_certificates=CERTIFICATES,
+    )
+    assert isinstance(client, client_type)
+    assert repr(client) == f"{client_type.__name__}('sessions.example:443')"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("ADDRESS", "two words:1", "is not of the form host:port"),
+        ("API_KEY", "key\n1", "is not printable ASCII without spaces"),
+        ("API_KEY", "clé", "is not printable ASCII without spaces"),
+        ("DEADLINE_SECONDS", "soon", "is not a number: 'soon'"),
+        ("DEADLINE_SECONDS", "0", "is not a positive number of seconds"),
+        ("DEADLINE_SECONDS", "inf", "is not a positive number of seconds"),
+        ("TLS", "yes", 'is neither "on" nor "off": \'yes\''),
+        (
+            "TLS_ROOT_CERTIFICATES",
+            "/nowhere.pem",
+            "names a file that cannot be read: '/nowhere.pem' (No such file or directory)",
+        ),
+    ],
+)
+def test_a_variable_without_a_usable_value_is_named(name: str, value: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_env({f"SESSION_AUTHORITY_{name}": value})
+    assert caught.value.setting == f"SESSION_AUTHORITY_{name}"
+    assert caught.value.problem == problem
+    assert f"SESSION_AUTHORITY_{name} {problem}" in str(caught.value)
+    assert isinstance(caught.value, SessionAuthorityError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_certificates_are_refused_where_tls_is_off(tmp_path: Path) -> None:
+    certificates = tmp_path / "roots.pem"
+    certificates.write_bytes(CERTIFICATES)
+    with pytest.raises(ConfigurationError, match="ROOT_CERTIFICATES is given, but TLS is off"):
+        Settings.from_env(
+            {
+                "SESSION_AUTHORITY_TLS": "off",
+                "SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES": str(certificates),
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"address": ""},
+        {"api_key": ""},
+        {"deadline_seconds": math.nan},
+        {"deadline_seconds": -1.0},
+        {"channel_credentials": grpc.local_channel_credentials(), "tls": True},
+        {
+            "channel_credentials": grpc.local_channel_credentials(),
+            "root_certificates": CERTIFICATES,
+        },
+    ],
+    ids=str,
+)
+def test_an_argument_without_a_usable_value_is_named(
+    client_type: type[SessionClient | AsyncSessionClient], settings: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        client_type(**settings)  # type: ignore[arg-type]
+    assert caught.value.setting in settings
+
+
+def test_a_refused_api_key_is_not_quoted() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(api_key="key-1\n")
+    assert "key-1" not in str(caught.value)
+    assert "key-1" not in repr(Settings(api_key="key-1"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:1",
+        "127.8.9.10:1",
+        "localhost:1",
+        "LOCALHOST",
+        "[::1]:1",
+        "::1",
+        "unix:/run/authority.sock",
+        "unix-abstract:authority",
+        "ipv4:127.0.0.1:1,127.0.0.2:1",
+        "ipv6:[::1]:1",
+        "dns:localhost:1",
+        "dns:///localhost:1",
+    ],
+)
+def test_what_stays_on_this_host_may_be_plain(address: str) -> None:
+    assert is_local(address)
+    assert not Settings(address).secure
+    assert Settings(address).credentials() is None
+    assert ("grpc.enable_http_proxy", 0) in channel_options(Settings(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sessions.example:443",
+        "localhost.example:1",
+        "127.0.0.1.example:1",
+        "10.0.0.1:1",
+        "0.0.0.0:1",
+        "[2001:db8::1]:1",
+        "2001:db8::1",
+        "ipv4:127.0.0.1:1,10.0.0.1:1",
+        "dns:///sessions.example:1",
+        "dns://192.0.2.53/localhost:1",
+        "xds:///localhost:1",
+    ],
+)
+def test_what_may_leave_this_host_is_encrypted(address: str) -> None:
+    assert not is_local(address)
+    assert Settings(address).secure
+    assert Settings(address).credentials() is not None
+    assert "grpc.enable_http_proxy" not in dict(channel_options(Settings(address)))
+
+
+def test_encryption_can_be_chosen_against_the_address() -> None:
+    assert not Settings("mesh.example:1", tls=False).secure
+    assert Settings("127.0.0.1:1", tls=True).secure
+    assert Settings("127.0.0.1:1", root_certificates=CERTIFICATES).secure
+
+
+async def test_an_encrypted_client_says_nothing_to_a_plain_server(
+    client_type: type[SessionClient | AsyncSessionClient],
+) -> None:
+    plain = ThreadedAuthority()
+    plain.fake.answers("ValidateSession", accepted())
+    twin = Twin(client_type(plain.fake.address, tls=True))
+    with pytest.raises(Unavailable):
+        await twin.validate(TOKEN)
+    assert plain.fake.calls == []
+    await twin.close()
+    await plain.stop()
+
+
+async def test_credentials_of_the_callers_own_are_used(
+    client_type: type[SessionClient | AsyncSessionClient],
+) -> None:
+    local = ThreadedAuthority(grpc.local_server_credentials())
+    local.fake.answers("ValidateSession", accepted())
+    credentials = grpc.local_channel_credentials()
+    twin = Twin(client_type(local.fake.address, channel_credentials=credentials))
+    assert await twin.validate(TOKEN)
+    await twin.close()
+    await local.stop()
