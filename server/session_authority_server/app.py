@@ -1,0 +1,245 @@
+"""The one place where the parts are put together."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from session_authority.v1 import session_service_pb2
+from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from session_authority_server.config import Settings, is_loopback, split_address
+from session_authority_server.domain.clock import Clock, SystemClock
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.user_agent import warm_up
+from session_authority_server.rpc.health import Health
+from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
+from session_authority_server.rpc.session_service import SessionService, UseCases
+from session_authority_server.store import schema
+from session_authority_server.store.coalescer import CoalescedReads
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import SessionStore
+from session_authority_server.store.server_lock import ServerLock
+from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.upkeep import SqlUpkeepStore
+from session_authority_server.usecases.activity import Activity
+from session_authority_server.usecases.create_session import CreateSession
+from session_authority_server.usecases.list_sessions import ListSessions
+from session_authority_server.usecases.reauthenticate_session import ReauthenticateSession
+from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
+from session_authority_server.usecases.revoke_session import RevokeSession
+from session_authority_server.usecases.sign_out import SignOut
+from session_authority_server.usecases.validate_sessions import (
+    BatchValidateSessions,
+    ValidateSession,
+)
+from session_authority_workers.expire import Expire
+from session_authority_workers.purge import Purge
+from session_authority_workers.schedule import Schedule
+
+_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+_log = structlog.get_logger("session_authority")
+
+
+class CannotStart(Exception):
+    """The server or worker can't start; the message says why, and what to do."""
+
+
+def usecases(store: SessionStore, clock: Clock, policy: Policy, activity: Activity) -> UseCases:
+    """Return the use-cases over a store."""
+    reads = CoalescedReads(store.read_sessions)
+    return UseCases(
+        create=CreateSession(store, clock, policy),
+        validate=ValidateSession(reads.read, clock, activity),
+        batch_validate=BatchValidateSessions(store, clock, activity),
+        list=ListSessions(store, clock),
+        revoke=RevokeSession(store, clock, policy),
+        revoke_others=RevokeOtherSessions(store, clock, policy),
+        sign_out=SignOut(store, clock, policy),
+        reauthenticate=ReauthenticateSession(store, clock, policy),
+    )
+
+
+def schedule(database: Database, settings: Settings, clock: Clock) -> Schedule:
+    """Return the upkeep's schedule over a database."""
+    store = SqlUpkeepStore(database)
+    interval = timedelta(seconds=settings.worker_interval_seconds)
+    return Schedule(Expire(store, clock), Purge(store, clock, settings.policy), clock, interval)
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, *, make_schema: bool = False) -> AsyncIterator[Database]:
+    """Open a database whose schema is the one that this code works with.
+
+    Args:
+        path: The SQLite file.
+        make_schema: Whether to make the schema where there is none at all.
+
+    Raises:
+        CannotStart: If the database can't be opened, or its schema is another.
+    """
+    if not path.parent.is_dir():
+        raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
+    if not make_schema and not path.exists():  # noqa: ASYNC240 - once, before anything is served
+        raise CannotStart(f"there is no database {path}; run: session-authority migrate")
+    database = Database.sqlite(path)
+    try:
+        try:
+            version = await schema.read_version(database)
+            if version.current is None and make_schema:
+                await schema.migrate(database)
+            elif not version.is_current:
+                raise CannotStart(
+                    f"the schema of {path} is {version.current or 'missing'}, and this program works "
+                    f"with {version.wanted}; {version.remedy}"
+                )
+        except StoreUnavailable as error:
+            reason = getattr(error.__cause__, "orig", error.__cause__)
+            raise CannotStart(f"the database {path} can't be used: {reason}") from None
+        yield database
+    finally:
+        await database.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, *, worker: bool, insecure: bool) -> AsyncIterator[str]:
+    """Serve until the context is left, and then drain. Gives the address.
+
+    Args:
+        settings: What the operator set.
+        worker: Whether to run the upkeep in this process too.
+        insecure: Whether to serve without encryption beyond this machine.
+
+    Raises:
+        CannotStart: If the address or the database can't be used.
+        AlreadyServed: If another process serves the same SQLite file.
+    """
+    if not insecure and not is_loopback(settings.listen):
+        raise CannotStart(
+            f"{settings.listen} can be reached from other machines, and calls would be neither "
+            "encrypted nor authenticated; listen on 127.0.0.1, or give --insecure where something in "
+            "front does both"
+        )
+    path = settings.sqlite_path
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        if not path.parent.is_dir():
+            raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
+        try:
+            stack.enter_context(ServerLock(path))
+        except OSError as error:
+            raise CannotStart(f"the folder {path.parent} can't be written to: {error}") from None
+        database = await stack.enter_async_context(opened(path, make_schema=True))
+        warm_up()
+        store = SqlSessionStore(database)
+        activity = Activity(store, clock, settings.policy)
+        service = SessionService(usecases(store, clock, settings.policy, activity), clock)
+        server, healthy = _server(service)
+        address = _bind(server, settings.listen)
+        if settings.metrics_listen:
+            stack.enter_context(_metrics(settings.metrics_listen))
+        stack.push_async_callback(_flush, activity)
+        flushing = asyncio.create_task(activity.run())
+        stack.callback(flushing.cancel)
+        if worker:
+            upkeep = schedule(database, settings, clock)
+            upkeep.start()
+            stack.push_async_callback(upkeep.stop)
+        await server.start()
+        stack.push_async_callback(_drain, server, healthy, settings.drain_seconds)
+        await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+        await healthy.set(_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        yield address
+
+
+def calm_garbage_collector() -> None:
+    """Have the garbage collector look rarely, and not at what was made at the start.
+
+    A call leaves hardly any cycles but makes many objects: by default, every tenth call would pay for a
+    collection (docs/performance.md). For the process of a server, not for a library's user.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+async def until_told_to_stop() -> None:
+    """Wait for SIGTERM or SIGINT.
+
+    A further SIGTERM changes nothing: supervisors send it more than once, and draining takes a bounded
+    time. A further SIGINT interrupts, for whoever sits in front of it.
+    """
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    try:
+        await told.wait()
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def _server(service: SessionService) -> tuple[grpc.aio.Server, Health]:
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor("session_authority.v1")],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", BATCH_REQUEST_LIMIT_BYTES),
+            ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_time_ms", 60_000),
+        ],
+    )
+    add_SessionServiceServicer_to_server(service, server)
+    healthy = Health()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection(
+        (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    return server, healthy
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise CannotStart(
+            f"{address} can't be listened on; is another program using it? Set "
+            "SESSION_AUTHORITY_LISTEN to another address, or to port 0 for a free one"
+        ) from None
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+@contextlib.contextmanager
+def _metrics(address: str) -> Iterator[None]:
+    host, port = split_address(address)
+    try:
+        server, thread = start_http_server(port, addr=host)
+    except OSError as error:
+        raise CannotStart(f"metrics can't be served on {address}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+async def _drain(server: grpc.aio.Server, healthy: Health, grace_seconds: float) -> None:
+    await healthy.drain()
+    await server.stop(grace_seconds)
+
+
+async def _flush(activity: Activity) -> None:
+    try:
+        await activity.flush()
+    except StoreUnavailable:
+        _log.error("activity could not be written at the end", sessions=len(activity))

@@ -1,0 +1,120 @@
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from session_authority import AsyncSessionClient, Session
+from session_authority_server.app import serving, until_told_to_stop
+from session_authority_server.cli.running import run, settings_of
+from session_authority_server.config import Settings
+
+_USER = "ada"
+_DEVICES = (
+    (
+        "203.0.113.7",
+        "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+        "Chrome/141.0.0.0 Safari/537.36",
+    ),
+    (
+        "198.51.100.23",
+        "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 "
+        "(KHTML, like Gecko) Version/18.6 Mobile/15E148 Safari/604.1",
+    ),
+    (
+        "2001:db8::5",
+        "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0",
+    ),
+)
+
+
+@click.command()
+@click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
+@click.option("--database-url", help="Where sessions are kept, as sqlite:///path.")
+@click.option("--leave", is_flag=True, help="Stop after the demonstration instead of serving on.")
+@click.pass_context
+def demo(context: click.Context, listen: str | None, database_url: str | None, leave: bool) -> None:
+    """Start an authority, show what it does with three devices, and keep serving."""
+    settings = settings_of(context, listen=listen, database_url=database_url, log_level="warning")
+    run(_demo(settings, leave=leave))
+
+
+async def _demo(settings: Settings, *, leave: bool) -> None:
+    console = Console(highlight=False)
+    async with serving(settings, worker=True, insecure=False) as address:
+        console.print(
+            f"[bold]Session Authority[/] serves on {address}, sessions in {settings.sqlite_path}\n"
+        )
+        async with AsyncSessionClient(address) as client:
+            await _show(console, client)
+        if leave:
+            return
+        _invite(console, address)
+        await until_told_to_stop()
+        console.print("\nDraining ...")
+    console.print("Stopped.")
+
+
+async def _show(console: Console, client: AsyncSessionClient) -> None:
+    signed_in = [
+        await client.create(
+            _USER, ip_address=address, user_agent=agent, authentication_methods=["pwd"]
+        )
+        for address, agent in _DEVICES
+    ]
+    laptop, phone, shared = signed_in
+    kept = {new.session.session_id for new in signed_in}
+    for session in await client.list(laptop.token):
+        if session.session_id not in kept:  # from an earlier demonstration
+            await client.revoke(laptop.token, session.session_id)
+    console.print(f"{_USER} signs in on three devices, and sees them from the first:")
+    console.print(_table(await client.list(laptop.token)))
+    revoked = await client.revoke(laptop.token, shared.session.session_id)
+    console.print(f'She presses Log Out on "{shared.session.device.display_name}":')
+    for name, token in (("first", laptop.token), ("second", phone.token), ("third", shared.token)):
+        outcome = await client.validate(token)
+        if isinstance(outcome, Session):
+            said = f"[green]live[/], {outcome.device.display_name}"
+        else:
+            said = f"[red]refused[/], {outcome.reason.name}"
+        console.print(f"  the {name} device's token: {said}")
+    console.print(
+        f"No validator anywhere accepts it after {revoked.effective_time:%H:%M:%S.%f} UTC.\n"
+    )
+
+
+def _table(sessions: list[Session]) -> Table:
+    table = Table(box=SIMPLE, pad_edge=False)
+    for heading in ("device", "IP address", "last active", "signed in", ""):
+        table.add_column(heading, no_wrap=True)
+    for session in sessions:
+        table.add_row(
+            session.device.display_name,
+            session.last_ip_address or "-",
+            f"{session.last_active_time:%H:%M:%S}",
+            f"{session.create_time:%H:%M:%S}",
+            "this one" if session.current else "",
+        )
+    return table
+
+
+def _invite(console: Console, address: str) -> None:
+    service = "session_authority.v1.SessionService"
+    console.print("[bold]Try it from Python[/] (.venv/bin/python):\n")
+    console.print(
+        "from session_authority import SessionClient\n"
+        f'client = SessionClient("{address}")\n'
+        'new = client.create("grace", ip_address="203.0.113.9", user_agent="curl/8.5.0")\n'
+        "print(client.validate(new.token))\n"
+        "client.sign_out(new.token)\n"
+        "print(client.validate(new.token))\n",
+        soft_wrap=True,
+        markup=False,
+    )
+    console.print("[bold]or from a shell[/], through server reflection:\n")
+    console.print(
+        ".venv/bin/buf curl --protocol grpc --http2-prior-knowledge \\\n"
+        f'  --data \'{{"user_id": "grace"}}\' http://{address}/{service}/CreateSession\n',
+        soft_wrap=True,
+        markup=False,
+    )
+    console.print("Ctrl-C stops it.")

@@ -1,0 +1,35 @@
+"""What every command shares: settings, logs, the event loop, and errors told in one line."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import click
+import uvloop
+
+from session_authority_server import logs
+from session_authority_server.app import CannotStart
+from session_authority_server.config import ConfigurationError, Settings, load_settings
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.store.server_lock import AlreadyServed
+
+T = TypeVar("T")
+
+
+def settings_of(context: click.Context, **given: Any) -> Settings:
+    """Return the settings, those given on the command line first, with the log set up by them."""
+    try:
+        settings = load_settings(context.obj, **given)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from None
+    logs.configure(settings.log_level, settings.log_format)
+    return settings
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run work to its end; what keeps it from starting is told in one line."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    except (CannotStart, AlreadyServed, StoreUnavailable) as error:
+        raise click.ClickException(str(error)) from None

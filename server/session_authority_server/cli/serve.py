@@ -1,0 +1,32 @@
+import click
+
+from session_authority_server.app import calm_garbage_collector, serving, until_told_to_stop
+from session_authority_server.cli.running import run, settings_of
+from session_authority_server.config import Settings
+
+
+@click.command()
+@click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
+@click.option("--database-url", help="Where sessions are kept, as sqlite:///path.")
+@click.option("--no-worker", is_flag=True, help="Leave the upkeep to `session-authority worker`.")
+@click.option("--insecure", is_flag=True, help="Serve without encryption beyond this machine.")
+@click.pass_context
+def serve(
+    context: click.Context,
+    listen: str | None,
+    database_url: str | None,
+    no_worker: bool,
+    insecure: bool,
+) -> None:
+    """Serve the API until SIGTERM, then drain."""
+    settings = settings_of(context, listen=listen, database_url=database_url)
+    run(_serve(settings, worker=not no_worker, insecure=insecure))
+
+
+async def _serve(settings: Settings, *, worker: bool, insecure: bool) -> None:
+    async with serving(settings, worker=worker, insecure=insecure) as address:
+        calm_garbage_collector()
+        click.echo(f"session-authority: serving on {address}")
+        await until_told_to_stop()
+        click.echo("session-authority: draining")
+    click.echo("session-authority: stopped")

@@ -1,0 +1,100 @@
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from session_authority_server.app import opened, schedule, until_told_to_stop
+from session_authority_server.cli.running import run, settings_of
+from session_authority_server.config import Settings
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store.upkeep import SqlUpkeepStore
+from session_authority_workers.expire import Expire
+from session_authority_workers.expire import Progress as Report
+from session_authority_workers.purge import Purge
+
+_COUNT_LIMIT = 1_000_000
+_PLAIN_EVERY_ROWS = 50_000
+
+
+@click.command()
+@click.option("--database-url", help="Where sessions are kept, as sqlite:///path.")
+@click.option("--once", is_flag=True, help="Do what is due and exit.")
+@click.option("--dry-run", is_flag=True, help="With --once: only say what is due.")
+@click.pass_context
+def worker(context: click.Context, database_url: str | None, once: bool, dry_run: bool) -> None:
+    """Record the endings of overdue sessions and purge old history, on a schedule or once."""
+    if dry_run and not once:
+        raise click.UsageError("--dry-run goes with --once")
+    settings = settings_of(context, database_url=database_url)
+    if dry_run:
+        run(_count(settings))
+    elif once:
+        run(_once(settings))
+    else:
+        run(_forever(settings))
+
+
+async def _forever(settings: Settings) -> None:
+    async with opened(settings.sqlite_path) as database:
+        upkeep = schedule(database, settings, SystemClock())
+        upkeep.start()
+        click.echo(
+            f"session-authority: worker on {settings.sqlite_path}, "
+            f"every {settings.worker_interval_seconds:g} s"
+        )
+        await until_told_to_stop()
+        await upkeep.stop()
+    click.echo("session-authority: stopped")
+
+
+async def _once(settings: Settings) -> None:
+    clock = SystemClock()
+    async with opened(settings.sqlite_path) as database:
+        store = SqlUpkeepStore(database)
+        for job in (Expire(store, clock), Purge(store, clock, settings.policy)):
+            due = await job.count(_COUNT_LIMIT)
+            with _reporting(job.name, due) as report:
+                rows = await job(report)
+            click.echo(f"{job.name}: {rows} rows")
+
+
+async def _count(settings: Settings) -> None:
+    clock = SystemClock()
+    async with opened(settings.sqlite_path) as database:
+        store = SqlUpkeepStore(database)
+        for job in (Expire(store, clock), Purge(store, clock, settings.policy)):
+            due = await job.count(_COUNT_LIMIT)
+            more = " or more" if due == _COUNT_LIMIT else ""
+            click.echo(f"{job.name}: {due}{more} sessions due; nothing was changed")
+
+
+@contextmanager
+def _reporting(name: str, due: int) -> Iterator[Report]:
+    """Show progress: as a bar on a terminal, as a plain line now and then elsewhere."""
+    if not sys.stdout.isatty():
+        done = 0
+
+        def line(rows: int) -> None:
+            nonlocal done
+            before, done = done, done + rows
+            if before // _PLAIN_EVERY_ROWS != done // _PLAIN_EVERY_ROWS:
+                click.echo(f"{name}: {done} of {due}")
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console()) as bar:
+        task = bar.add_task(name, total=due)
+
+        def advance(rows: int) -> None:
+            bar.advance(task, rows)
+
+        yield advance

@@ -1,0 +1,222 @@
+import re
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from session_authority_server.domain.policy import AtLimit, Policy
+
+ENV_PREFIX = "SESSION_AUTHORITY_"
+CONFIG_FILE = Path("session-authority.toml")
+_SQLITE_PREFIX = "sqlite:///"
+
+
+class ConfigurationError(Exception):
+    """A setting is wrong; the message says which, and how to mend it."""
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set.
+
+    Each is read from the environment (`SESSION_AUTHORITY_` and the name in capitals), then from
+    `session-authority.toml` in the working directory or the file that `SESSION_AUTHORITY_CONFIG` names,
+    then from the defaults here.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    listen: str = Field(
+        "127.0.0.1:50551",
+        description="Where to serve gRPC, as host:port; port 0 picks a free one.",
+    )
+    database_url: str = Field(
+        "sqlite:///session-authority.sqlite",
+        description="Where sessions are kept: sqlite:///relative/path or sqlite:////absolute/path.",
+    )
+    metrics_listen: str = Field(
+        "",
+        description="Where to serve Prometheus metrics over HTTP, as host:port; empty for nowhere.",
+    )
+    log_level: str = Field(
+        "info", description="The least level to log: debug, info, warning or error."
+    )
+    log_format: str = Field(
+        "auto", description="How to log: json, console, or auto (console on a terminal)."
+    )
+    drain_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
+        10, description="How long calls may go on after SIGTERM."
+    )
+    absolute_lifetime_seconds: Annotated[int, Field(ge=1)] = Field(
+        90 * 86_400, description="How long a session lives at most, in seconds (90 days)."
+    )
+    idle_timeout_seconds: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="How long a session lives unused, in seconds, at least 60; 0 for no such rule.",
+    )
+    last_active_resolution_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        60, description="How far a recorded last activity may lag behind, in seconds."
+    )
+    session_limit: Annotated[int, Field(ge=0)] = Field(
+        100, description="How many live sessions a user may have; 0 for no limit."
+    )
+    at_limit: AtLimit = Field(
+        AtLimit.END_LEAST_RECENTLY_ACTIVE,
+        description="What a sign-in at the limit does: end-least-recently-active or refuse.",
+    )
+    history_retention_days: Annotated[int, Field(ge=0)] = Field(
+        30, description="How long ended sessions stay in the history, in days."
+    )
+    worker_interval_seconds: Annotated[float, Field(ge=0.1)] = Field(
+        30, description="How often the worker looks for overdue sessions, in seconds."
+    )
+
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _check_address(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.field_name == "listen":
+            split_address(value)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        if not value.startswith(_SQLITE_PREFIX) or len(value) == len(_SQLITE_PREFIX):
+            raise ValueError("give sqlite:/// and a path, for example sqlite:///sessions.sqlite")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _check_log_level(cls, value: str) -> str:
+        return _one_of(value.lower(), ("debug", "info", "warning", "error"))
+
+    @field_validator("log_format")
+    @classmethod
+    def _check_log_format(cls, value: str) -> str:
+        return _one_of(value.lower(), ("auto", "json", "console"))
+
+    @field_validator("idle_timeout_seconds")
+    @classmethod
+    def _check_idle_timeout(cls, value: int) -> int:
+        if 0 < value < 60:
+            raise ValueError("give at least 60, or 0 for no idle timeout")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The file that holds the sessions."""
+        return Path(self.database_url.removeprefix(_SQLITE_PREFIX))
+
+    @property
+    def policy(self) -> Policy:
+        """The rules about sessions."""
+        return Policy(
+            absolute_lifetime=timedelta(seconds=self.absolute_lifetime_seconds),
+            idle_timeout=timedelta(seconds=self.idle_timeout_seconds)
+            if self.idle_timeout_seconds
+            else None,
+            last_active_resolution=timedelta(seconds=self.last_active_resolution_seconds),
+            session_limit=self.session_limit or None,
+            at_limit=self.at_limit,
+            history_retention=timedelta(days=self.history_retention_days),
+        )
+
+
+def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
+    """Return the settings; what is given outranks the environment, and that the file.
+
+    Raises:
+        ConfigurationError: If one is wrong.
+    """
+    file = config_file or CONFIG_FILE
+    if config_file is not None and not config_file.is_file():
+        raise ConfigurationError(f"there is no configuration file {config_file}")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    try:
+        return FromFile(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+    except ValueError as error:
+        raise ConfigurationError(f"{file} can't be read: {error}") from None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return the host and port of an address such as `127.0.0.1:50551` or `[::1]:0`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", address)
+    if not found or int(found[3]) > 65_535:
+        raise ValueError("give host:port, for example 127.0.0.1:50551 or [::1]:50551")
+    return found[1] or found[2], int(found[3])
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether an address can only be reached from this machine."""
+    host, _ = split_address(address)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _one_of(value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"give one of {', '.join(choices)}")
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else "?"
+        wrong = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{ENV_PREFIX}{name.upper()} (or {name} in the configuration file): {wrong}")
+    return "\n".join(lines)
+
+
+def as_markdown() -> str:
+    """Return the reference of all settings, as docs/configuration.md holds it."""
+    lines = [
+        "# Settings",
+        "",
+        "Each comes from the environment, then from `session-authority.toml` in the working directory (or the",
+        "file that `--config` or `SESSION_AUTHORITY_CONFIG` names), then from its default. In the file, names",
+        "are in lower case and without the prefix. Options of a command outrank all three.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = field.default.value if isinstance(field.default, AtLimit) else field.default
+        shown = f"`{default}`" if default != "" else "none"
+        lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())

@@ -1,0 +1,133 @@
+"""The one place where an error becomes a gRPC status."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from session_authority.v1 import error_reason_pb2 as reasons
+from session_authority_server.domain import errors
+from session_authority_server.domain.errors import AuthorityError, InvalidRequest
+
+ERROR_DOMAIN = "session-authority"
+_RETRY_AFTER = timedelta(milliseconds=250)
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class CallError(AuthorityError):
+    """What is wrong with a call before any use-case sees it."""
+
+
+class MalformedRequest(CallError):
+    """The request's bytes are no message of the expected type."""
+
+    def __init__(self, expected: str) -> None:
+        super().__init__(f"the request is no {expected} message")
+
+
+class RequestTooLarge(CallError):
+    """The request is larger than allowed."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the request is larger than {limit_bytes} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class DeadlineExceeded(CallError):
+    """The imposed deadline passed."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer was not ready in time; try again")
+
+
+class Unforeseen(CallError):
+    """A fault of the authority. What it was stays in the log."""
+
+    def __init__(self) -> None:
+        super().__init__("the authority failed; its log says why")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How a kind of error is answered."""
+
+    code: grpc.StatusCode
+    reason: reasons.ErrorReason.ValueType
+    metadata: Callable[[AuthorityError], dict[str, str]] = lambda _error: {}
+    retry: bool = False
+
+    @property
+    def reason_name(self) -> str:
+        """The reason as ErrorInfo spells it."""
+        return reasons.ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
+
+
+TABLE: dict[type[AuthorityError], Row] = {
+    errors.InvalidRequest: Row(
+        grpc.StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_INVALID_FIELD
+    ),
+    errors.RetryMismatch: Row(
+        grpc.StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_RETRY_MISMATCH
+    ),
+    errors.SessionNotLive: Row(
+        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_SESSION_NOT_LIVE
+    ),
+    errors.SessionNotFound: Row(grpc.StatusCode.NOT_FOUND, reasons.ERROR_REASON_SESSION_NOT_FOUND),
+    errors.AuthenticationTooOld: Row(
+        grpc.StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_AUTHENTICATION_TOO_OLD
+    ),
+    errors.SessionLimitReached: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        reasons.ERROR_REASON_SESSION_LIMIT_REACHED,
+        lambda error: {"limit": str(getattr(error, "limit", ""))},
+    ),
+    errors.RetryStale: Row(grpc.StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_RETRY_STALE),
+    errors.StoreUnavailable: Row(
+        grpc.StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORE_UNAVAILABLE, retry=True
+    ),
+    MalformedRequest: Row(grpc.StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_MALFORMED_REQUEST),
+    RequestTooLarge: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        reasons.ERROR_REASON_REQUEST_TOO_LARGE,
+        lambda error: {"limit_bytes": str(getattr(error, "limit_bytes", ""))},
+    ),
+    DeadlineExceeded: Row(
+        grpc.StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_DEADLINE_EXCEEDED, retry=True
+    ),
+    Unforeseen: Row(grpc.StatusCode.INTERNAL, reasons.ERROR_REASON_INTERNAL),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An error as it goes over the wire."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    trailing_metadata: tuple[tuple[str, bytes], ...]
+
+
+def answer(error: AuthorityError) -> Answer:
+    """Return what a caller is told of an error."""
+    row = TABLE[type(error)]
+    message = str(error)
+    status = Status(code=row.code.value[0], message=message)
+    status.details.add().Pack(
+        ErrorInfo(reason=row.reason_name, domain=ERROR_DOMAIN, metadata=row.metadata(error))
+    )
+    if isinstance(error, InvalidRequest):
+        violations = [
+            BadRequest.FieldViolation(field=each.field, description=each.description)
+            for each in error.violations
+        ]
+        status.details.add().Pack(BadRequest(field_violations=violations))
+    if row.retry:
+        delay = Duration()
+        delay.FromTimedelta(_RETRY_AFTER)
+        status.details.add().Pack(RetryInfo(retry_delay=delay))
+    return Answer(row.code, row.reason_name, message, ((_DETAILS_KEY, status.SerializeToString()),))

@@ -1,0 +1,156 @@
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1.session_service_pb2_grpc import SessionServiceServicer
+from session_authority_server.domain.clock import Clock
+from session_authority_server.rpc.conversion import (
+    from_duration,
+    from_timestamp,
+    to_outcome,
+    to_session,
+    to_timestamp,
+)
+from session_authority_server.usecases.create_session import CreateSession, SignIn
+from session_authority_server.usecases.list_sessions import Listing, ListSessions
+from session_authority_server.usecases.reauthenticate_session import (
+    ReauthenticateSession,
+    Reauthentication,
+)
+from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
+from session_authority_server.usecases.revoke_session import RevokeSession
+from session_authority_server.usecases.sign_out import SignOut
+from session_authority_server.usecases.validate_sessions import (
+    BatchValidateSessions,
+    ValidateSession,
+    Validation,
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseCases:
+    """What the service can be asked to do."""
+
+    create: CreateSession
+    validate: ValidateSession
+    batch_validate: BatchValidateSessions
+    list: ListSessions
+    revoke: RevokeSession
+    revoke_others: RevokeOtherSessions
+    sign_out: SignOut
+    reauthenticate: ReauthenticateSession
+
+
+class SessionService(SessionServiceServicer):
+    """`session_authority.v1.SessionService`: parses, calls, answers."""
+
+    def __init__(self, usecases: UseCases, clock: Clock) -> None:
+        self._usecases = usecases
+        self._clock = clock
+
+    async def CreateSession(
+        self, request: pb.CreateSessionRequest, context: Context
+    ) -> pb.CreateSessionResponse:
+        session, token = await self._usecases.create(
+            SignIn(
+                user_id=request.user_id,
+                ip_address=request.ip_address,
+                user_agent=request.user_agent,
+                authenticate_time=from_timestamp(request.authenticate_time, "authenticate_time")
+                if request.HasField("authenticate_time")
+                else None,
+                authentication_methods=tuple(request.authentication_methods),
+                lifetime=from_duration(request.lifetime, "lifetime")
+                if request.HasField("lifetime")
+                else None,
+                idle_timeout=from_duration(request.idle_timeout, "idle_timeout")
+                if request.HasField("idle_timeout")
+                else None,
+                attributes=dict(request.attributes),
+                retry_secret=request.retry_secret,
+            )
+        )
+        return pb.CreateSessionResponse(
+            session=to_session(session, self._clock.now(), session.session_id),
+            session_token=token.encode(),
+        )
+
+    async def ValidateSession(
+        self, request: pb.ValidateSessionRequest, context: Context
+    ) -> pb.ValidateSessionResponse:
+        verdict = await self._usecases.validate(_validation(request))
+        return to_outcome(verdict)
+
+    async def BatchValidateSessions(
+        self, request: pb.BatchValidateSessionsRequest, context: Context
+    ) -> pb.BatchValidateSessionsResponse:
+        verdicts = await self._usecases.batch_validate(
+            [_validation(each) for each in request.requests]
+        )
+        return pb.BatchValidateSessionsResponse(
+            responses=[to_outcome(verdict) for verdict in verdicts]
+        )
+
+    async def ListSessions(
+        self, request: pb.ListSessionsRequest, context: Context
+    ) -> pb.ListSessionsResponse:
+        page = await self._usecases.list(
+            Listing(
+                session_token=request.session_token,
+                page_size=request.page_size,
+                page_token=request.page_token,
+                show_ended=request.show_ended,
+            )
+        )
+        return pb.ListSessionsResponse(
+            sessions=[to_session(session, page.now, page.current) for session in page.sessions],
+            next_page_token=page.next_page_token,
+        )
+
+    async def RevokeSession(
+        self, request: pb.RevokeSessionRequest, context: Context
+    ) -> pb.RevokeSessionResponse:
+        revocation = await self._usecases.revoke(request.session_token, request.session_id)
+        session = revocation.session
+        current = session.session_id if revocation.current else None
+        return pb.RevokeSessionResponse(
+            session=to_session(session, self._clock.now(), current),
+            effective_time=to_timestamp(revocation.effective_time),
+            already_ended=revocation.already_ended,
+        )
+
+    async def RevokeOtherSessions(
+        self, request: pb.RevokeOtherSessionsRequest, context: Context
+    ) -> pb.RevokeOtherSessionsResponse:
+        effective_time = await self._usecases.revoke_others(request.session_token)
+        return pb.RevokeOtherSessionsResponse(effective_time=to_timestamp(effective_time))
+
+    async def SignOut(self, request: pb.SignOutRequest, context: Context) -> pb.SignOutResponse:
+        effective_time = await self._usecases.sign_out(request.session_token)
+        return pb.SignOutResponse(effective_time=to_timestamp(effective_time))
+
+    async def ReauthenticateSession(
+        self, request: pb.ReauthenticateSessionRequest, context: Context
+    ) -> pb.ReauthenticateSessionResponse:
+        session, token = await self._usecases.reauthenticate(
+            Reauthentication(
+                session_token=request.session_token,
+                authenticate_time=from_timestamp(request.authenticate_time, "authenticate_time")
+                if request.HasField("authenticate_time")
+                else None,
+                authentication_methods=tuple(request.authentication_methods),
+                retry_secret=request.retry_secret,
+            )
+        )
+        return pb.ReauthenticateSessionResponse(
+            session=to_session(session, self._clock.now(), session.session_id),
+            session_token=token.encode(),
+        )
+
+
+def _validation(request: pb.ValidateSessionRequest) -> Validation:
+    return Validation(request.session_token, request.ip_address, request.user_id, request.passive)
