@@ -1,0 +1,92 @@
+"""An authority in a process of its own, beside an empty RPC, for benchmarks."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvloop
+
+from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from session_authority_server.app import (
+    calm_garbage_collector,
+    opened,
+    until_told_to_stop,
+    usecases,
+)
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.domain.policy import Policy
+from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.rpc.session_service import SessionService
+from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.usecases.activity import Activity
+
+EMPTY = "/benchmark.Empty/Empty"
+VALIDATE = "/session_authority.v1.SessionService/ValidateSession"
+LIST = "/session_authority.v1.SessionService/ListSessions"
+CREATE = "/session_authority.v1.SessionService/CreateSession"
+
+
+@contextlib.contextmanager
+def process(database: Path, core: int | None = 0) -> Iterator[tuple[str, int]]:
+    """Run an authority on one core; gives its address and process id."""
+    command = [
+        sys.executable,
+        *os.environ.get("BENCH_MODULE", "-m benchmarks.authority").split(),
+        str(database),
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        if core is not None and (os.cpu_count() or 1) > 1:
+            os.sched_setaffinity(server.pid, {core})
+            os.sched_setaffinity(0, {core + 1})
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        if not address:
+            raise SystemExit("the server did not start")
+        yield address, server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return how long a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _empty(request: bytes, context: Any) -> bytes:
+    return b""
+
+
+async def _serve(database: Path) -> None:
+    clock, policy = SystemClock(), Policy()
+    async with opened(database, make_schema=True) as opened_database:
+        store = SqlSessionStore(opened_database)
+        activity = Activity(store, clock, policy)
+        server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1")])
+        service = SessionService(usecases(store, clock, policy, activity), clock)
+        add_SessionServiceServicer_to_server(service, server)
+        empty: Any = grpc.unary_unary_rpc_method_handler(_empty)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("benchmark.Empty", {"Empty": empty}),)
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        flushing = asyncio.create_task(activity.run())
+        print(f"127.0.0.1:{port}", flush=True)
+        await until_told_to_stop()
+        flushing.cancel()
+        await server.stop(1)
+
+
+if __name__ == "__main__":
+    calm_garbage_collector()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(Path(sys.argv[1])))

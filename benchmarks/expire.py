@@ -1,0 +1,97 @@
+"""Expire many sessions while others are validated and created.
+
+.venv/bin/python -m benchmarks.expire [--sessions N] [--overdue N]
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks import rows
+from session_authority_server.app import opened, usecases
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.domain.policy import Policy
+from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.upkeep import SqlUpkeepStore
+from session_authority_server.usecases.activity import Activity
+from session_authority_server.usecases.create_session import SignIn
+from session_authority_server.usecases.validate_sessions import Validation
+from session_authority_workers.expire import Expire
+
+
+def _percentile(values: list[float], percent: float) -> str:
+    ordered = sorted(values)
+    return f"{ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1e3:.2f} ms"
+
+
+async def _measure(database: Path, sample: list[tuple[str, str]]) -> None:
+    clock, policy = SystemClock(), Policy()
+    async with opened(database) as opened_database:
+        store = SqlSessionStore(opened_database)
+        cases = usecases(store, clock, policy, Activity(store, clock, policy))
+        done = asyncio.Event()
+
+        async def validate(seconds: list[float]) -> None:
+            at = 0
+            while not done.is_set():
+                started = time.perf_counter()
+                await cases.validate(Validation(sample[at % len(sample)][0], passive=True))
+                seconds.append(time.perf_counter() - started)
+                at += 1
+                await asyncio.sleep(0.002)
+
+        async def create(seconds: list[float]) -> None:
+            while not done.is_set():
+                started = time.perf_counter()
+                await cases.create(SignIn(user_id=f"new-{len(seconds)}"))
+                seconds.append(time.perf_counter() - started)
+                await asyncio.sleep(0.005)
+
+        async def both(during: Any) -> tuple[list[float], list[float]]:
+            done.clear()
+            reads: list[float] = []
+            writes: list[float] = []
+            tasks = [asyncio.create_task(validate(reads)), asyncio.create_task(create(writes))]
+            await during
+            done.set()
+            await asyncio.gather(*tasks)
+            return reads, writes
+
+        reads, writes = await both(asyncio.sleep(3))
+        print(
+            f"alone:    validate p99 {_percentile(reads, 99)}, create p99 {_percentile(writes, 99)}"
+        )
+        expire = Expire(SqlUpkeepStore(opened_database), clock)
+        started = time.perf_counter()
+        ended = 0
+
+        async def work() -> None:
+            nonlocal ended
+            ended = await expire()
+
+        reads, writes = await both(work())
+        took = time.perf_counter() - started
+        print(
+            f"expiring: validate p99 {_percentile(reads, 99)}, create p99 {_percentile(writes, 99)}"
+        )
+        print(f"{ended} sessions in {took:.1f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=2_000_000)
+    parser.add_argument("--overdue", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        database = Path(folder, "sessions.sqlite")
+        sample = rows.fill(database, arguments.sessions, overdue=arguments.overdue, sample=1_000)
+        uvloop.run(_measure(database, sample))
+
+
+if __name__ == "__main__":
+    main()
