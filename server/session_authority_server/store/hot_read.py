@@ -1,10 +1,10 @@
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam
+from sqlalchemy import Select, bindparam
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -17,12 +17,30 @@ from session_authority_server.store.dialect import (
 )
 from session_authority_server.store.tables import sessions
 
-# How many decoded rows are remembered; each takes about 2 KiB.
-DECODED_LIMIT = 20_000
+# How many sessions are remembered at least, and at most twice as many; each takes about 2 KiB.
+REMEMBERED_LIMIT = 10_000
 
-_STATEMENT = rows.select_sessions().where(
-    sessions.c.session_id.in_(bindparam("ids", expanding=True))
+# All of a session that can change without its secret changing, and the secret's hash in place of the rest.
+_CHANGING = (
+    "session_id",
+    "secret_hash",
+    "last_active_time",
+    "last_ip_address",
+    "user_epoch",
+    "global_epoch",
+    "current_user_epoch",
+    "current_global_epoch",
+    "end_time",
 )
+
+
+def _by_id(statement: Select[Any]) -> Select[Any]:
+    return statement.where(sessions.c.session_id.in_(bindparam("ids", expanding=True)))
+
+
+_WHOLE = _by_id(rows.select_sessions())
+_SHORT = _WHOLE.with_only_columns(*(_WHOLE.selected_columns[name] for name in _CHANGING))
+_CHANGING_AT = itemgetter(*(_WHOLE.selected_columns.keys().index(name) for name in _CHANGING))
 
 
 class HotRead:
@@ -30,22 +48,21 @@ class HotRead:
 
     SQLAlchemy writes the statement, once for each size, and says how to decode its columns; the driver then
     runs it without SQLAlchemy in between, on connections that are kept, with one change of threads where
-    SQLAlchemy's cursor needs four (docs/performance.md).
+    SQLAlchemy's cursor needs four.
+
+    Of each session, only what can change is read every time. The decoded session is remembered under all of
+    that, as read: a pure function of the row, which a change of the row can't make stale. Whatever is not
+    remembered under the very values just read is read whole. (docs/performance.md)
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._idle: list[tuple[AsyncConnection, Any]] = []
         self._places = asyncio.Semaphore(SQLITE_READERS)
-        self._statements: dict[int, str] = {}
-        self._decoders: list[Callable[[Any], Any] | None] = [
-            column.type.result_processor(engine.dialect, None)
-            for column in _STATEMENT.selected_columns
-        ]
+        self._short = _Prepared(_SHORT, engine)
+        self._whole = _Prepared(_WHOLE, engine)
+        self._remembered = _Remembered(REMEMBERED_LIMIT)
         encode = sessions.c.session_id.type.bind_processor(engine.dialect)
-        # Decoding a row is a pure function of it, so remembering it can't make an answer stale: whatever
-        # changes about a session changes its row.
-        self._session = lru_cache(DECODED_LIMIT)(self._decode)
         self._encode: Callable[[UUID], Any] = encode or (lambda session_id: session_id)
 
     async def __call__(self, session_ids: Sequence[UUID]) -> list[Session]:
@@ -57,14 +74,12 @@ class HotRead:
         """
         if not session_ids:
             return []
-        size = 1 << (len(session_ids) - 1).bit_length()  # few sizes, few statements
         ids = [self._encode(session_id) for session_id in session_ids]
-        ids += ids[-1:] * (size - len(ids))
         await self._take_place()
         try:
             held = self._idle.pop() if self._idle else await self._connect()
             try:
-                found = await fetch_all(held[1], self._statement(size), ids)
+                found = await self._read(held[1], ids)
             except BaseException:
                 # Whatever state it is in, nobody else must get it.
                 await asyncio.shield(self._discard(held[0]))
@@ -72,7 +87,7 @@ class HotRead:
             self._idle.append(held)
         finally:
             self._places.release()
-        return [self._session(row) for row in found]
+        return found
 
     async def close(self) -> None:
         """Let go of the kept connections."""
@@ -96,19 +111,69 @@ class HotRead:
         await connection.invalidate()
         await connection.close()
 
-    def _decode(self, row: tuple[Any, ...]) -> Session:
-        return rows.session(
-            [
-                value if decode is None else decode(value)
-                for decode, value in zip(self._decoders, row, strict=True)
-            ]
-        )
+    async def _read(self, driver: Any, ids: Sequence[Any]) -> list[Session]:
+        found, unknown = [], []
+        for row in await self._short.fetch(driver, ids):
+            session = self._remembered.get(row)
+            if session is None:
+                unknown.append(row[0])
+            else:
+                found.append(session)
+        if unknown:
+            for row in await self._whole.fetch(driver, unknown):
+                session = rows.session(self._whole.decode(row))
+                self._remembered.put(_CHANGING_AT(row), session)
+                found.append(session)
+        return found
 
-    def _statement(self, size: int) -> str:
-        text = self._statements.get(size)
+
+class _Prepared:
+    """A statement by ids, written once for each of a few sizes."""
+
+    def __init__(self, statement: Select[Any], engine: AsyncEngine) -> None:
+        self._statement = statement
+        self._dialect = engine.dialect
+        self._texts: dict[int, str] = {}
+        self._decoders: list[Callable[[Any], Any] | None] = [
+            column.type.result_processor(engine.dialect, None)
+            for column in statement.selected_columns
+        ]
+
+    async def fetch(self, driver: Any, ids: Sequence[Any]) -> list[tuple[Any, ...]]:
+        size = 1 << (len(ids) - 1).bit_length()
+        text = self._texts.get(size)
         if text is None:
-            compiled = _STATEMENT.params(ids=[None] * size).compile(
-                dialect=self._engine.dialect, compile_kwargs={"render_postcompile": True}
+            compiled = self._statement.params(ids=[None] * size).compile(
+                dialect=self._dialect, compile_kwargs={"render_postcompile": True}
             )
-            text = self._statements[size] = str(compiled)
-        return text
+            text = self._texts[size] = str(compiled)
+        padding = [ids[-1]] * (size - len(ids))
+        return await fetch_all(driver, text, [*ids, *padding])
+
+    def decode(self, row: tuple[Any, ...]) -> list[Any]:
+        return [
+            value if decode is None else decode(value)
+            for decode, value in zip(self._decoders, row, strict=True)
+        ]
+
+
+class _Remembered:
+    """Sessions by what was read of them. When a generation is full, what was not used in it is forgotten."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._young: dict[tuple[Any, ...], Session] = {}
+        self._old: dict[tuple[Any, ...], Session] = {}
+
+    def get(self, row: tuple[Any, ...]) -> Session | None:
+        session = self._young.get(row)
+        if session is None:
+            session = self._old.pop(row, None)
+            if session is not None:
+                self.put(row, session)
+        return session
+
+    def put(self, row: tuple[Any, ...], session: Session) -> None:
+        if len(self._young) >= self._limit:
+            self._young, self._old = {}, self._young
+        self._young[row] = session
