@@ -1,0 +1,13 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.engines import Engine, opened
+
+
+@pytest.fixture(params=["sqlite"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
+    """Each engine in turn. Another one joins the suite by a name here and its opening in `engines`."""
+    async with opened(request.param, tmp_path) as fresh:
+        yield fresh

@@ -1,0 +1,225 @@
+"""The engines that the contract suite runs on, and what tests say to them."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Executable, insert, select, update
+
+from session_authority_server.domain.device import Device
+from session_authority_server.domain.session import (
+    NO_ATTRIBUTES,
+    InitiatingEntity,
+    Session,
+    Sweep,
+)
+from session_authority_server.domain.token import hash_secret, new_id
+from session_authority_server.store import rows
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import SessionStore, Transaction, UpkeepStore
+from session_authority_server.store.schema import migrate
+from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.tables import EVERYBODY, authority, sweeps
+from session_authority_server.store.tables import sessions as sessions_table
+from session_authority_server.store.upkeep import SqlUpkeepStore
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+SECRET = b"s" * 32
+
+_INSERT = insert(sessions_table)
+_sqlite_template: list[bytes] = []
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A fresh, migrated database and the stores over it."""
+
+    database: Database
+    sessions: SessionStore
+    upkeep: UpkeepStore
+
+    async def execute(self, *statements: Executable) -> None:
+        """Do what the protocol has no word for, and commit it."""
+
+        async def work(connection: Any) -> None:
+            for statement in statements:
+                await connection.execute(statement)
+
+        await self.database.write(work)
+
+    async def add(self, *sessions: Session) -> list[Session]:
+        """Add sessions as sign-ins do."""
+
+        async def work(transaction: Transaction) -> list[Session]:
+            for user_id in sorted({session.user_id for session in sessions}):
+                await transaction.lock_user(user_id)
+            return [await transaction.insert_session(session) for session in sessions]
+
+        return await self.sessions.transact(work)
+
+    async def fill(self, sessions: Sequence[Session], check_time: datetime | None = None) -> None:
+        """Add many sessions as they stand, epochs and endings included, for users that may be new."""
+        users_there = {session.user_id for session in sessions}
+
+        async def lock(transaction: Transaction) -> None:
+            for user_id in sorted(users_there):
+                await transaction.lock_user(user_id)
+
+        await self.sessions.transact(lock)
+        if sessions:
+            filled = [_as_row(session, check_time) for session in sessions]
+            await self.database.write(lambda connection: connection.execute(_INSERT, filled))
+
+    async def get(self, session_id: UUID) -> Session:
+        """Return a session that must exist."""
+        return (await self.sessions.read_sessions([session_id]))[session_id]
+
+    async def user_agent(self, session_id: UUID) -> str:
+        """Return the user agent that is kept of a session, which nothing reads back."""
+        statement = select(sessions_table.c.user_agent).where(
+            sessions_table.c.session_id == session_id
+        )
+
+        async def work(connection: Any) -> str:
+            found: str = (await connection.execute(statement)).scalar_one()
+            return found
+
+        return await self.database.read(work)
+
+    async def sweep(
+        self,
+        user_id: str,
+        time: datetime,
+        by: InitiatingEntity = InitiatingEntity.USER,
+        *,
+        exempt: UUID | None = None,
+    ) -> None:
+        """End everything that a user has."""
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.lock_user(user_id)
+            await transaction.sweep_user(user_id, Sweep(time, by))
+            if exempt is not None:
+                await transaction.exempt_from_sweep(exempt)
+
+        await self.sessions.transact(work)
+
+    async def sweep_everybody(
+        self, time: datetime, by: InitiatingEntity = InitiatingEntity.ADMIN
+    ) -> None:
+        """End everything that anybody has. There is no call for it yet."""
+
+        async def work(connection: Any) -> None:
+            epoch = (await connection.execute(select(authority.c.epoch))).scalar_one() + 1
+            await connection.execute(update(authority).values(epoch=epoch, swept_time=time))
+            await connection.execute(insert(sweeps).values(sweep_row(EVERYBODY, epoch, time, by)))
+
+        await self.database.write(work)
+
+
+def _as_row(session: Session, check_time: datetime | None) -> dict[str, Any]:
+    idle = session.idle_expire_time or session.expire_time
+    ending = session.ending
+    return rows.as_row(session, check_time or min(idle, session.expire_time)) | {
+        "user_epoch": session.user_epoch,
+        "global_epoch": session.global_epoch,
+        "end_time": ending and ending.time,
+        "end_reason": ending and ending.reason,
+        "initiating_entity": ending and ending.initiated_by,
+    }
+
+
+def sweep_row(
+    user_id: str, epoch: int, time: datetime, by: InitiatingEntity, *, settled: bool = False
+) -> dict[str, Any]:
+    return {
+        "user_id": user_id,
+        "epoch": epoch,
+        "sweep_time": time,
+        "initiating_entity": by,
+        "reason": "",
+        "settled": settled,
+    }
+
+
+def a_session(
+    user_id: str = "ann",
+    *,
+    at: datetime = START,
+    last_active: datetime | None = None,
+    lifetime: timedelta = 30 * DAY,
+    idle_timeout: timedelta | None = None,
+    session_id: UUID | None = None,
+    attributes: Mapping[str, str] = NO_ATTRIBUTES,
+) -> Session:
+    """Return a session as a sign-in makes it."""
+    return Session(
+        session_id=session_id or new_id(at),
+        user_id=user_id,
+        secret_hash=hash_secret(SECRET),
+        device=Device(),
+        user_agent="",
+        ip_address="192.0.2.1",
+        last_ip_address="192.0.2.1",
+        create_time=at,
+        authenticate_time=at,
+        authentication_methods=("pwd",),
+        last_active_time=last_active or at,
+        lifetime=lifetime,
+        expire_time=at + lifetime,
+        idle_timeout=idle_timeout,
+        attributes=attributes,
+    )
+
+
+def told(session: Session | None) -> dict[str, object] | None:
+    """Return all that is read back of a session, for sessions themselves are compared by identity."""
+    if session is None:
+        return None
+    names = (field.name for field in fields(session) if field.name != "user_agent")
+    return {name: getattr(session, name) for name in names}
+
+
+def ids(sessions: Sequence[Session]) -> list[UUID]:
+    return [session.session_id for session in sessions]
+
+
+def numbered(number: int) -> UUID:
+    """Return an id whose place among others is known."""
+    return UUID(int=number)
+
+
+def with_secret(session: Session, secret: bytes) -> Session:
+    return replace(session, secret_hash=hash_secret(secret))
+
+
+@asynccontextmanager
+async def opened(kind: str, folder: Path) -> AsyncIterator[Engine]:
+    """Open a fresh database of a kind."""
+    assert kind == "sqlite"
+    database = await _fresh_sqlite(folder / "authority.db")
+    try:
+        yield over(database)
+    finally:
+        await database.close()
+
+
+def over(database: Database) -> Engine:
+    return Engine(database, SqlSessionStore(database), SqlUpkeepStore(database))
+
+
+async def _fresh_sqlite(path: Path) -> Database:
+    if not _sqlite_template:  # migrated once, then copied: a hundred times faster
+        first = Database.sqlite(path)
+        await migrate(first)
+        await first.close()
+        _sqlite_template.append(path.read_bytes())
+    path.write_bytes(_sqlite_template[0])
+    return Database.sqlite(path)

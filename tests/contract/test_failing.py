@@ -1,0 +1,82 @@
+"""A store that fails says so, soon, and never makes anything up."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.session import InitiatingEntity
+from session_authority_server.store.protocol import PendingSweep, Touch
+from tests.contract.engines import START, Engine, a_session, told
+
+CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
+    "read_sessions": lambda engine: engine.sessions.read_sessions([uuid4()]),
+    "transact": lambda engine: engine.add(a_session()),
+    "touch": lambda engine: engine.sessions.touch([Touch(uuid4(), START, None)], START),
+    "list_live": lambda engine: engine.sessions.list_live("ann", START, None, 10),
+    "list_used_since": lambda engine: engine.sessions.list_used_since(
+        "ann", START, START, None, 10
+    ),
+    "list_ended": lambda engine: engine.sessions.list_ended("ann", START, None, 10),
+    "end_overdue": lambda engine: engine.upkeep.end_overdue(START, 10),
+    "pending_sweeps": lambda engine: engine.upkeep.pending_sweeps(10),
+    "end_swept": lambda engine: engine.upkeep.end_swept(PendingSweep("ann", 1), START, None, 10),
+    "settle_sweep": lambda engine: engine.upkeep.settle_sweep(PendingSweep("ann", 1)),
+    "count_overdue": lambda engine: engine.upkeep.count_overdue(START, 10),
+    "oldest_overdue": lambda engine: engine.upkeep.oldest_overdue(START),
+    "purge_ended": lambda engine: engine.upkeep.purge_ended(START, 10),
+    "count_purgeable": lambda engine: engine.upkeep.count_purgeable(START, 10),
+    "forget_attempts": lambda engine: engine.upkeep.forget_attempts(START, 10),
+}
+TABLES = ("sessions", "users", "authority", "sweeps", "attempts")
+LONG_ENOUGH_SECONDS = 2
+
+
+async def assert_unavailable(call: Callable[[Engine], Awaitable[object]], engine: Engine) -> None:
+    with pytest.raises(StoreUnavailable) as failure:
+        await asyncio.wait_for(call(engine), LONG_ENOUGH_SECONDS)
+    assert "INSERT" not in str(failure.value)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_every_method_of_a_store_without_its_tables_raises_at_once(
+    engine: Engine, call: Callable[[Engine], Awaitable[object]]
+) -> None:
+    await engine.execute(*(text(f"DROP TABLE {table}") for table in TABLES))
+    await assert_unavailable(call, engine)
+
+
+async def test_a_store_that_fails_within_a_transaction_keeps_nothing_of_it(engine: Engine) -> None:
+    session = a_session()
+    await engine.add(session)
+    await engine.execute(text("DROP TABLE sweeps"))
+    with pytest.raises(StoreUnavailable):
+        await engine.sweep("ann", START, InitiatingEntity.USER)
+    found = await engine.get(session.session_id)
+    assert found.current_user_epoch == 0
+
+
+async def test_a_store_that_was_mended_works_again(engine: Engine) -> None:
+    session = a_session()
+    await engine.add(session)
+    await engine.execute(text("ALTER TABLE sessions RENAME TO lost"))
+    await assert_unavailable(CALLS["read_sessions"], engine)
+    await assert_unavailable(CALLS["transact"], engine)
+    await engine.execute(text("ALTER TABLE lost RENAME TO sessions"))
+    assert told(await engine.get(session.session_id)) == told(session)
+    await engine.add(a_session())
+
+
+async def test_the_log_of_a_failure_holds_nothing_of_a_session(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    await engine.execute(text("DROP TABLE sessions"))
+    session = a_session("somebody@example.com")
+    with pytest.raises(StoreUnavailable):
+        await engine.add(session)
+    assert "the store failed while writing" in caplog.text
+    assert "somebody" not in caplog.text
+    assert session.secret_hash.hex() not in caplog.text

@@ -1,0 +1,360 @@
+import asyncio
+import itertools
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import insert
+
+from session_authority_server.domain.retry import AnsweredAttempt
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.store.protocol import (
+    EndedSession,
+    ExpiryBatch,
+    PendingSweep,
+    Touch,
+    Transaction,
+)
+from session_authority_server.store.tables import EVERYBODY, sweeps
+from tests.contract.engines import (
+    MINUTE,
+    SECOND,
+    START,
+    Engine,
+    a_session,
+    ids,
+    sweep_row,
+)
+
+NOW = START + 60 * MINUTE
+INSTANT = SECOND / 1_000_000
+NOTHING = ExpiryBatch([], 0)
+ADMIN, USER, POLICY = InitiatingEntity.ADMIN, InitiatingEntity.USER, InitiatingEntity.POLICY
+
+
+async def ending(engine: Engine, session: Session) -> Ending | None:
+    """Return the ending that has been recorded."""
+    return (await engine.get(session.session_id)).ending
+
+
+async def end(engine: Engine, session: Session, time: datetime) -> None:
+    async def work(transaction: Transaction) -> None:
+        recorded = Ending(time, EndReason.SIGNED_OUT, USER)
+        await transaction.end_session(session.session_id, recorded)
+
+    await engine.sessions.transact(work)
+
+
+async def settle(
+    engine: Engine, sweep: PendingSweep, now: datetime, limit: int
+) -> list[ExpiryBatch]:
+    batches: list[ExpiryBatch] = []
+    after: UUID | None = None
+    while True:
+        batch, after = await engine.upkeep.end_swept(sweep, now, after, limit)
+        batches.append(batch)
+        if after is None:
+            return batches
+
+
+# What is overdue
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "idle_timeout", "expected"),
+    [
+        (20 * MINUTE, None, Ending(START + 20 * MINUTE, EndReason.EXPIRED, POLICY)),
+        (60 * MINUTE, None, Ending(START + 60 * MINUTE, EndReason.EXPIRED, POLICY)),
+        (60 * MINUTE + INSTANT, None, None),
+        (90 * MINUTE, 60 * MINUTE, Ending(START + 60 * MINUTE, EndReason.IDLE_TIMEOUT, POLICY)),
+        (90 * MINUTE, 60 * MINUTE + INSTANT, None),
+        (20 * MINUTE, 10 * MINUTE, Ending(START + 10 * MINUTE, EndReason.IDLE_TIMEOUT, POLICY)),
+        (10 * MINUTE, 20 * MINUTE, Ending(START + 10 * MINUTE, EndReason.EXPIRED, POLICY)),
+        (10 * MINUTE, 10 * MINUTE, Ending(START + 10 * MINUTE, EndReason.IDLE_TIMEOUT, POLICY)),
+    ],
+)
+async def test_of_lifetime_and_idleness_the_earlier_is_recorded_once_it_has_come(
+    engine: Engine, lifetime: object, idle_timeout: object, expected: Ending | None
+) -> None:
+    session = a_session(lifetime=lifetime, idle_timeout=idle_timeout)  # type: ignore[arg-type]
+    await engine.add(session)
+    batch = await engine.upkeep.end_overdue(NOW, 10)
+    assert await ending(engine, session) == expected
+    if expected is None:
+        assert batch == NOTHING
+    else:
+        ended = EndedSession(session.session_id, "ann", expected.reason)
+        assert batch == ExpiryBatch([ended], 1)
+
+
+@pytest.mark.parametrize(
+    ("swept_minutes", "expected"),
+    [
+        (5, Ending(START + 5 * MINUTE, EndReason.REVOKED, ADMIN)),
+        (10, Ending(START + 10 * MINUTE, EndReason.REVOKED, ADMIN)),
+        (15, Ending(START + 10 * MINUTE, EndReason.IDLE_TIMEOUT, POLICY)),
+    ],
+)
+@pytest.mark.parametrize("whose", ["hers", "everybody's"])
+async def test_of_a_sweep_and_idleness_the_earlier_is_recorded_a_sweep_first_among_equals(
+    engine: Engine, whose: str, swept_minutes: int, expected: Ending
+) -> None:
+    session = a_session(lifetime=20 * MINUTE, idle_timeout=10 * MINUTE)
+    await engine.add(session)
+    if whose == "hers":
+        await engine.sweep("ann", START + swept_minutes * MINUTE, ADMIN)
+    else:
+        await engine.sweep_everybody(START + swept_minutes * MINUTE, ADMIN)
+    await engine.upkeep.end_overdue(NOW, 10)
+    assert await ending(engine, session) == expected
+
+
+async def test_of_two_sweeps_that_cover_a_session_the_first_is_recorded(engine: Engine) -> None:
+    first, second = a_session("ann"), a_session("bob")
+    await engine.add(first, second)
+    await engine.sweep("ann", START + 1 * MINUTE, USER)
+    await engine.sweep_everybody(START + 2 * MINUTE, ADMIN)
+    await engine.sweep("bob", START + 3 * MINUTE, USER)
+    for sweep in await engine.upkeep.pending_sweeps(10):
+        await settle(engine, sweep, NOW, 10)
+    assert await ending(engine, first) == Ending(START + MINUTE, EndReason.REVOKED, USER)
+    assert await ending(engine, second) == Ending(START + 2 * MINUTE, EndReason.REVOKED, ADMIN)
+
+
+async def test_a_worker_that_lags_behind_records_what_everybody_else_will_say(
+    engine: Engine,
+) -> None:
+    """Idle at 10, swept at 11; the worker stays behind the present and thinks that it is 9."""
+    session = a_session(idle_timeout=10 * MINUTE)
+    await engine.add(session)
+    await engine.sweep("ann", START + 11 * MINUTE)
+    await settle(engine, PendingSweep("ann", 1), START + 9 * MINUTE, 10)
+    idle = Ending(START + 10 * MINUTE, EndReason.IDLE_TIMEOUT, POLICY)
+    assert await ending(engine, session) == idle
+
+
+async def test_a_recorded_ending_stands(engine: Engine) -> None:
+    session = a_session(lifetime=MINUTE)
+    await engine.add(session)
+    await end(engine, session, START + SECOND)
+    await engine.sweep("ann", START)
+    assert await engine.upkeep.end_overdue(NOW, 10) == NOTHING
+    assert await settle(engine, PendingSweep("ann", 1), NOW, 10) == [NOTHING]
+    assert await ending(engine, session) == Ending(START + SECOND, EndReason.SIGNED_OUT, USER)
+
+
+async def test_a_session_in_use_is_put_off_until_it_could_be_due(engine: Engine) -> None:
+    session = a_session(idle_timeout=10 * MINUTE)
+    await engine.add(session)
+    used = START + 8 * MINUTE
+    await engine.sessions.touch([Touch(session.session_id, used, None)], used)
+    now = START + 10 * MINUTE
+    assert await engine.upkeep.count_overdue(now, 10) == 1
+    assert await engine.upkeep.end_overdue(now, 10) == ExpiryBatch([], 1)
+    assert await ending(engine, session) is None
+    assert await engine.upkeep.end_overdue(now, 10) == NOTHING
+    due = used + 10 * MINUTE
+    assert await engine.upkeep.count_overdue(due - INSTANT, 10) == 0
+    assert (await engine.upkeep.end_overdue(due, 10)).examined == 1
+    assert await ending(engine, session) == Ending(due, EndReason.IDLE_TIMEOUT, POLICY)
+
+
+async def test_a_session_in_use_is_put_off_until_its_lifetime_at_the_latest(engine: Engine) -> None:
+    session = a_session(lifetime=15 * MINUTE, idle_timeout=10 * MINUTE)
+    await engine.add(session)
+    used = START + 8 * MINUTE
+    await engine.sessions.touch([Touch(session.session_id, used, None)], used)
+    await engine.upkeep.end_overdue(START + 10 * MINUTE, 10)
+    await engine.upkeep.end_overdue(START + 15 * MINUTE, 10)
+    end_time = START + 15 * MINUTE
+    assert await ending(engine, session) == Ending(end_time, EndReason.EXPIRED, POLICY)
+
+
+async def test_steps_of_any_size_reach_everything_the_longest_overdue_first(engine: Engine) -> None:
+    sessions = [a_session(f"user-{n % 3}", lifetime=(n + 1) * SECOND) for n in range(10)]
+    await engine.add(*reversed(sessions))
+    seen: list[list[UUID]] = []
+    while (batch := await engine.upkeep.end_overdue(NOW, 3)).examined:
+        assert batch.examined <= 3
+        seen.append([ended.session_id for ended in batch.ended])
+    assert [set(step) for step in seen] == [set(ids(sessions[n : n + 3])) for n in (0, 3, 6, 9)]
+
+
+async def test_two_at_once_never_end_the_same_session(engine: Engine) -> None:
+    sessions = [a_session(lifetime=SECOND) for _ in range(100)]
+    await engine.add(*sessions)
+    batches = await asyncio.gather(*(engine.upkeep.end_overdue(NOW, 30) for _ in range(8)))
+    ended = [each.session_id for batch in batches for each in batch.ended]
+    assert len(ended) == len(set(ended))
+    while (batch := await engine.upkeep.end_overdue(NOW, 30)).examined:
+        ended += [each.session_id for each in batch.ended]
+    assert sorted(ended) == sorted(ids(sessions))
+
+
+async def test_what_is_overdue_is_counted_to_a_limit_and_dated(engine: Engine) -> None:
+    assert await engine.upkeep.count_overdue(NOW, 10) == 0
+    assert await engine.upkeep.oldest_overdue(NOW) is None
+    await engine.add(*(a_session(lifetime=(n + 1) * MINUTE) for n in range(5)), a_session())
+    assert await engine.upkeep.count_overdue(NOW, 10) == 5
+    assert await engine.upkeep.count_overdue(NOW, 3) == 3
+    assert await engine.upkeep.count_overdue(START + 2 * MINUTE, 10) == 2
+    assert await engine.upkeep.oldest_overdue(NOW) == START + MINUTE
+    await engine.upkeep.end_overdue(NOW, 2)
+    assert await engine.upkeep.oldest_overdue(NOW) == START + 3 * MINUTE
+
+
+# Sweeps
+
+
+async def test_a_users_sweep_is_pending_until_it_is_settled(engine: Engine) -> None:
+    await engine.add(a_session())
+    await engine.sweep("ann", START)
+    pending = PendingSweep("ann", 1)
+    assert await engine.upkeep.pending_sweeps(10) == [pending]
+    await settle(engine, pending, NOW, 10)
+    assert await engine.upkeep.pending_sweeps(10) == [pending]
+    await engine.upkeep.settle_sweep(pending)
+    await engine.upkeep.settle_sweep(pending)
+    assert await engine.upkeep.pending_sweeps(10) == []
+
+
+async def test_pending_sweeps_come_the_oldest_first_to_a_limit(engine: Engine) -> None:
+    await engine.sweep("cid", START + 3 * SECOND)
+    await engine.sweep("ann", START + 1 * SECOND)
+    await engine.sweep_everybody(START + 2 * SECOND)
+    await engine.sweep("ann", START + 4 * SECOND)
+    expected = [
+        PendingSweep("ann", 1),
+        PendingSweep(EVERYBODY, 1),
+        PendingSweep("cid", 1),
+        PendingSweep("ann", 2),
+    ]
+    assert await engine.upkeep.pending_sweeps(10) == expected
+    assert await engine.upkeep.pending_sweeps(2) == expected[:2]
+
+
+async def test_settling_one_sweep_leaves_the_others_pending(engine: Engine) -> None:
+    await engine.execute(
+        insert(sweeps).values(
+            [sweep_row(user, epoch, START, USER) for user in ("ann", "bob") for epoch in (1, 2)]
+        )
+    )
+    await engine.upkeep.settle_sweep(PendingSweep("ann", 2))
+    assert set(await engine.upkeep.pending_sweeps(10)) == {
+        PendingSweep("ann", 1),
+        PendingSweep("bob", 1),
+        PendingSweep("bob", 2),
+    }
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 10, 11])
+async def test_a_users_sweep_ends_their_sessions_in_the_order_of_ids_and_no_others(
+    engine: Engine, limit: int
+) -> None:
+    hers = [a_session() for _ in range(10)]
+    his = a_session("bob")
+    current = a_session()
+    await engine.add(*hers, his, current)
+    await engine.sweep("ann", START + MINUTE, exempt=current.session_id)
+    newer = a_session()
+    await engine.add(newer)
+    batches = await settle(engine, PendingSweep("ann", 1), NOW, limit)
+    ended = [each.session_id for batch in batches for each in batch.ended]
+    assert all(batch.examined <= limit for batch in batches)
+    assert sorted(ended) == sorted(ids(hers))
+    for one, following in itertools.pairwise(batches):
+        if following.ended:
+            assert max(each.session_id for each in one.ended) < min(
+                each.session_id for each in following.ended
+            )
+    swept = Ending(START + MINUTE, EndReason.REVOKED, USER)
+    assert [await ending(engine, session) for session in hers] == [swept] * 10
+    assert [await ending(engine, each) for each in (his, current, newer)] == [None] * 3
+
+
+@pytest.mark.parametrize("limit", [2, 10])
+async def test_everybodys_sweep_ends_all_made_before_it_and_none_made_after(
+    engine: Engine, limit: int
+) -> None:
+    old = [a_session(f"user-{n % 3}") for n in range(6)]
+    await engine.add(*old)
+    await engine.sweep_everybody(START + MINUTE)
+    new = [a_session(f"user-{n % 3}") for n in range(3)]
+    await engine.add(*new)
+    batches = await settle(engine, PendingSweep(EVERYBODY, 1), NOW, limit)
+    assert sorted(each.session_id for batch in batches for each in batch.ended) == sorted(ids(old))
+    assert [await ending(engine, each) for each in new] == [None] * 3
+
+
+async def test_a_sweep_that_is_worked_on_twice_is_worked_on_once(engine: Engine) -> None:
+    sessions = [a_session() for _ in range(20)]
+    await engine.add(*sessions)
+    await engine.sweep("ann", START)
+    sweep = PendingSweep("ann", 1)
+    both = await asyncio.gather(settle(engine, sweep, NOW, 3), settle(engine, sweep, NOW, 4))
+    ended = [each.session_id for batches in both for batch in batches for each in batch.ended]
+    assert sorted(ended) == sorted(ids(sessions))
+
+
+async def test_a_sweep_goes_on_after_an_id(engine: Engine) -> None:
+    sessions = sorted((a_session() for _ in range(5)), key=lambda each: each.session_id)
+    await engine.add(*sessions)
+    await engine.sweep("ann", START)
+    after = sessions[2].session_id
+    batch, rest = await engine.upkeep.end_swept(PendingSweep("ann", 1), NOW, after, 10)
+    assert {each.session_id for each in batch.ended} == set(ids(sessions[3:]))
+    assert rest is None
+
+
+# History
+
+
+async def test_purging_deletes_only_what_ended_before_the_oldest_first(engine: Engine) -> None:
+    live = a_session()
+    overdue = a_session(lifetime=SECOND)
+    ended = [a_session() for _ in range(5)]
+    await engine.add(live, overdue, *ended)
+    for number, session in enumerate(ended):
+        await end(engine, session, START + number * SECOND)
+    before = START + 3 * SECOND
+    assert await engine.upkeep.count_purgeable(before, 10) == 3
+    assert await engine.upkeep.count_purgeable(before, 2) == 2
+    assert await engine.upkeep.purge_ended(before, 2) == 2
+    left = await engine.sessions.read_sessions(ids([live, overdue, *ended]))
+    assert set(left) == set(ids([live, overdue, *ended[2:]]))
+    assert await engine.upkeep.purge_ended(before, 2) == 1
+    assert await engine.upkeep.purge_ended(before, 2) == 0
+    assert await engine.upkeep.count_purgeable(before, 2) == 0
+    assert set(await engine.sessions.read_sessions(ids(ended))) == set(ids(ended[3:]))
+
+
+async def test_two_purges_at_once_delete_each_row_once(engine: Engine) -> None:
+    sessions = [a_session() for _ in range(40)]
+    await engine.add(*sessions)
+    for session in sessions:
+        await end(engine, session, START)
+    counts = await asyncio.gather(*(engine.upkeep.purge_ended(NOW, 15) for _ in range(4)))
+    assert sum(counts) == 40
+
+
+async def test_repeatable_calls_are_forgotten_when_their_window_has_closed(engine: Engine) -> None:
+    attempts = [
+        AnsweredAttempt(bytes([n]) * 32, b"p" * 32, uuid4(), b"s" * 32, START + n * SECOND)
+        for n in range(5)
+    ]
+
+    async def work(transaction: Transaction) -> None:
+        for attempt in attempts:
+            await transaction.write_attempt(attempt)
+
+    await engine.sessions.transact(work)
+    now = START + 2 * SECOND  # the third's window closes in this very instant
+    assert await engine.upkeep.forget_attempts(now, 2) == 2
+    assert await engine.upkeep.forget_attempts(now, 2) == 1
+    assert await engine.upkeep.forget_attempts(now, 2) == 0
+
+    async def read(transaction: Transaction) -> list[bool]:
+        found = [await transaction.read_attempt(attempt.retry_hash) for attempt in attempts]
+        return [attempt is not None for attempt in found]
+
+    assert await engine.sessions.transact(read) == [False, False, False, True, True]

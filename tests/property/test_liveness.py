@@ -1,0 +1,213 @@
+"""The database and the domain agree on which sessions live, and on how the others ended."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, insert, select, update
+
+from session_authority_server.domain.liveness import ending_of, is_live
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.store import liveness as in_sql
+from session_authority_server.store.tables import (
+    EVERYBODY,
+    attempts,
+    authority,
+    sessions,
+    sweeps,
+    users,
+)
+from tests.contract.engines import SECOND, START, Engine, a_session, numbered, sweep_row, told
+from tests.property.conftest import Bench
+
+USERS = ("ann", "bob")
+# Few distinct seconds, so that what is compared is often equal.
+ticks = st.integers(0, 14)
+entities = st.sampled_from(InitiatingEntity)
+endings = st.builds(
+    Ending, ticks.map(lambda tick: START + tick * SECOND), st.sampled_from(EndReason), entities
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """What the tables hold; each sweep is its time and who made it, the first one's epoch being 1."""
+
+    sessions: list[Session]
+    sweeps: dict[str, list[tuple[datetime, InitiatingEntity]]]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    sweep = st.tuples(ticks.map(lambda tick: START + tick * SECOND), entities)
+    made = {name: draw(st.lists(sweep, max_size=3)) for name in (*USERS, EVERYBODY)}
+
+    @st.composite
+    def session(draw: st.DrawFn) -> Session:
+        user_id = draw(st.sampled_from(USERS))
+        made_at = draw(ticks)
+        idle = draw(st.none() | st.integers(1, 8))
+        session = a_session(
+            user_id,
+            at=START + made_at * SECOND,
+            last_active=START + (made_at + draw(ticks)) * SECOND,
+            lifetime=draw(st.integers(1, 14)) * SECOND,
+            idle_timeout=None if idle is None else idle * SECOND,
+        )
+        return replace(
+            session,
+            user_epoch=len(made[user_id]) - draw(st.integers(0, len(made[user_id]))),
+            global_epoch=len(made[EVERYBODY]) - draw(st.integers(0, len(made[EVERYBODY]))),
+            ending=draw(st.none() | st.none() | endings),
+        )
+
+    drawn = draw(st.lists(session(), max_size=50))
+    numbers = draw(st.permutations(range(1, len(drawn) + 1)))
+    return World(
+        [replace(each, session_id=numbered(n)) for each, n in zip(drawn, numbers, strict=True)],
+        made,
+    )
+
+
+async def put(engine: Engine, world: World) -> None:
+    """Make the tables hold a world and nothing else."""
+    await engine.execute(*(delete(table) for table in (sessions, users, sweeps, attempts)))
+    # Where the worker looks first: as the session was made, before it was used.
+    looked_at = [
+        min(
+            replace(each, last_active_time=each.create_time).idle_expire_time or each.expire_time,
+            each.expire_time,
+        )
+        for each in world.sessions
+    ]
+    earliest = min(looked_at, default=None)
+    await engine.fill(world.sessions, earliest)
+    rows = [
+        sweep_row(user_id, epoch, time, by)
+        for user_id, made in world.sweeps.items()
+        for epoch, (time, by) in enumerate(made, start=1)
+    ]
+    await engine.execute(
+        update(authority).values(epoch=len(world.sweeps[EVERYBODY])),
+        *(
+            update(users).where(users.c.user_id == name).values(epoch=len(world.sweeps[name]))
+            for name in USERS
+        ),
+        *([insert(sweeps).values(rows)] if rows else []),
+    )
+
+
+async def read_all(engine: Engine, world: World) -> dict[UUID, Session]:
+    return await engine.sessions.read_sessions([each.session_id for each in world.sessions])
+
+
+async def assert_agreement(
+    engine: Engine, held: dict[UUID, Session], now: datetime, page: int
+) -> None:
+    """Compare every question that can be asked of the store with the domain's answer."""
+    live = {session_id for session_id, session in held.items() if is_live(session, now)}
+
+    async def selected(connection: object) -> set[UUID]:
+        statement = select(sessions.c.session_id).where(in_sql.is_live(now))
+        return set((await connection.execute(statement)).scalars())  # type: ignore[attr-defined]
+
+    assert await engine.database.read(selected) == live
+    for name in USERS:
+        his = [session for session in held.values() if session.user_id == name]
+        by_activity = sorted(
+            (each for each in his if each.session_id in live),
+            key=lambda each: (each.last_active_time, each.session_id),
+            reverse=True,
+        )
+        listed = await engine.sessions.list_live(name, now, None, page)
+        assert [told(each) for each in listed] == [told(each) for each in by_activity[:page]]
+        ended = [
+            (ending.time, each.session_id, ending)
+            for each in his
+            if (ending := ending_of(each, now)) is not None
+        ]
+        ended.sort(key=lambda each: each[:2], reverse=True)
+        listed = await engine.sessions.list_ended(name, now, None, page)
+        assert [(each.session_id, ending_of(each, now)) for each in listed] == [
+            (session_id, ending) for _, session_id, ending in ended[:page]
+        ]
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(
+    worlds(),
+    st.lists(st.integers(0, 30), min_size=1, max_size=3, unique=True).map(sorted),
+    st.integers(1, 60),
+)
+def test_the_database_and_the_domain_agree_before_and_after_the_worker(
+    bench: Bench, world: World, instants: list[int], page: int
+) -> None:
+    async def check(engine: Engine) -> None:
+        await put(engine, world)
+        held = await read_all(engine, world)
+        assert len(held) == len(world.sessions)
+        for instant in instants:
+            now = START + instant * SECOND
+            await assert_agreement(engine, held, now, page)
+            await run_worker(engine, held, now, page)
+            # What the worker records is what was true all along, then and ever after.
+            after = await read_all(engine, world)
+            for later in (now, now + SECOND, START + 100 * SECOND):
+                assert {each: ending_of(session, later) for each, session in after.items()} == {
+                    each: ending_of(session, later) for each, session in held.items()
+                }
+            await assert_agreement(engine, after, now, page)
+
+    bench.run(check)
+
+
+async def run_worker(engine: Engine, held: dict[UUID, Session], now: datetime, limit: int) -> None:
+    """Let the worker do all that is due, and compare what it says it did with the domain."""
+    ended: dict[UUID, EndReason] = {}
+
+    def note(some: object) -> None:
+        for each in some:  # type: ignore[attr-defined]
+            assert each.session_id not in ended
+            assert each.user_id == held[each.session_id].user_id
+            ended[each.session_id] = each.reason
+
+    while (batch := await engine.upkeep.end_overdue(now, limit)).examined:
+        note(batch.ended)
+    assert await engine.upkeep.count_overdue(now, 1) == 0
+    for sweep in await engine.upkeep.pending_sweeps(100):
+        after: UUID | None = None
+        while True:
+            batch, after = await engine.upkeep.end_swept(sweep, now, after, limit)
+            note(batch.ended)
+            if after is None:
+                break
+    # Nothing that lives, nothing twice, and nothing forgotten.
+    for session_id, reason in ended.items():
+        ending = ending_of(held[session_id], now)
+        assert ending is not None
+        assert ending.reason is reason
+    recorded = await engine.sessions.read_sessions(list(held))
+    dead = {session_id for session_id in held if not is_live(held[session_id], now)}
+    assert {session_id for session_id in held if recorded[session_id].ending is not None} == dead
+
+
+def test_a_sweep_of_which_nothing_was_recorded_ends_sessions_now(bench: Bench) -> None:
+    """It can't happen; if it does, both say the same, and nothing lives that should not."""
+    session = a_session("ann", session_id=numbered(1))
+    now = START + SECOND
+
+    async def check(engine: Engine) -> None:
+        await put(engine, World([session], {name: [] for name in (*USERS, EVERYBODY)}))
+        await engine.execute(update(users).values(epoch=7))
+        held = await read_all(engine, World([session], {}))
+        undated = Ending(now, EndReason.REVOKED, InitiatingEntity.SYSTEM)
+        assert ending_of(held[numbered(1)], now) == undated
+        await assert_agreement(engine, held, now, 10)
+
+    bench.run(check)

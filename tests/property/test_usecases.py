@@ -1,0 +1,431 @@
+"""The use-cases over a real store do what a model of a page says, at every instant, in any order."""
+
+import contextlib
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.errors import (
+    AuthenticationTooOld,
+    RetryStale,
+    SessionLimitReached,
+    SessionNotFound,
+    SessionNotLive,
+)
+from session_authority_server.domain.liveness import ending_of
+from session_authority_server.domain.policy import AtLimit, Policy
+from session_authority_server.domain.session import Ending, EndReason, Session
+from session_authority_server.domain.verdict import Rejection, RejectionReason
+from session_authority_server.store.coalescer import CoalescedReads
+from session_authority_server.usecases.activity import DECISIVE, Activity
+from session_authority_server.usecases.create_session import CreateSession, SignIn
+from session_authority_server.usecases.list_sessions import Listing, ListSessions
+from session_authority_server.usecases.reauthenticate_session import (
+    ReauthenticateSession,
+    Reauthentication,
+)
+from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
+from session_authority_server.usecases.revoke_session import Revocation, RevokeSession
+from session_authority_server.usecases.sign_out import SignOut
+from session_authority_server.usecases.validate_sessions import (
+    BatchValidateSessions,
+    ValidateSession,
+    Validation,
+)
+from session_authority_workers.expire import Expire
+from session_authority_workers.pace import Pace
+from session_authority_workers.purge import Purge
+from tests.contract.engines import MINUTE, SECOND, START
+from tests.property.conftest import bench_in
+from tests.property.reference_model import POLICY, USER, Known, by_activity, by_ending
+
+T = TypeVar("T")
+LIMIT = 3
+USERS = ("ann", "bob")
+choices = st.integers(0, 999)
+
+
+@dataclass
+class Attempted:
+    """A repeatable call that was answered."""
+
+    request: SignIn | Reauthentication
+    known: Known
+    token: str
+    expire_time: datetime
+
+
+class Sessions(RuleBasedStateMachine):
+    """Two users, a clock that is moved by hand, and a worker that comes when it likes."""
+
+    at_limit = AtLimit.END_LEAST_RECENTLY_ACTIVE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = contextlib.ExitStack()
+        folder = self.stack.enter_context(tempfile.TemporaryDirectory())
+        self.bench = self.stack.enter_context(bench_in(Path(folder)))
+        engine = self.bench.engine
+        self.clock = clock = ManualClock(START)
+        self.policy = policy = Policy(
+            absolute_lifetime=60 * MINUTE,
+            session_limit=LIMIT,
+            at_limit=self.at_limit,
+            history_retention=30 * MINUTE,
+        )
+        store = engine.sessions
+        self.activity = Activity(store, clock, policy)
+        self.create = CreateSession(store, clock, policy)
+        self.validate = ValidateSession(
+            CoalescedReads(store.read_sessions).read, clock, self.activity
+        )
+        self.validate_all = BatchValidateSessions(store, clock, self.activity)
+        self.list = ListSessions(store, clock)
+        self.revoke = RevokeSession(store, clock, policy)
+        self.revoke_others = RevokeOtherSessions(store, clock, policy)
+        self.sign_out = SignOut(store, clock, policy)
+        self.reauthenticate = ReauthenticateSession(store, clock, policy)
+        self.pace = Pace(batch=2, pause_seconds=0)
+        self.expire = Expire(engine.upkeep, clock, self.pace)
+        self.purge = Purge(engine.upkeep, clock, policy, self.pace)
+        self.known: list[Known] = []
+        self.purged: list[Known] = []
+        self.swept: dict[str, datetime] = {}
+        self.attempted: dict[bytes, Attempted] = {}
+        self.secrets = 0
+
+    def teardown(self) -> None:
+        self.stack.close()
+
+    # What the rules say
+
+    @property
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    @property
+    def effective_time(self) -> datetime:
+        return self.now + timedelta(seconds=2.1)
+
+    def run(self, awaitable: Awaitable[T]) -> T:
+        return self.bench.run(lambda _engine: awaitable)
+
+    def pick(self, choice: int) -> Known:
+        return self.known[choice % len(self.known)]
+
+    def live(self, user_id: str) -> list[Known]:
+        return by_activity(
+            each for each in self.known if each.user_id == user_id and each.is_live(self.now)
+        )
+
+    def fresh_secret(self) -> bytes:
+        self.secrets += 1
+        return self.secrets.to_bytes(32, "big")
+
+    def fails(self, error: type[Exception], call: Callable[[], Awaitable[Any]]) -> None:
+        with pytest.raises(error):
+            self.run(call())
+
+    # Signing in
+
+    @rule(
+        user_id=st.sampled_from(USERS),
+        lifetime=st.sampled_from([None, SECOND, 10 * MINUTE]),
+        idle_timeout=st.sampled_from([None, None, MINUTE, 5 * MINUTE]),
+        checked_seconds_ago=st.sampled_from([None, 0, 1, 30]),
+        repeatable=st.booleans(),
+    )
+    def sign_in(
+        self,
+        user_id: str,
+        lifetime: timedelta | None,
+        idle_timeout: timedelta | None,
+        checked_seconds_ago: int | None,
+        repeatable: bool,
+    ) -> None:
+        ago = checked_seconds_ago
+        request = SignIn(
+            user_id=user_id,
+            lifetime=lifetime,
+            idle_timeout=idle_timeout,
+            authenticate_time=None if ago is None else self.now - ago * SECOND,
+            retry_secret=self.fresh_secret() if repeatable else b"",
+        )
+        self.sign_in_with(request)
+
+    def sign_in_with(self, request: SignIn) -> None:
+        user_id, now = request.user_id, self.now
+        began = request.authenticate_time or now
+        if user_id in self.swept and began < self.swept[user_id]:
+            self.fails(AuthenticationTooOld, lambda: self.create(request))
+            return
+        surplus = self.live(user_id)[LIMIT - 1 :]
+        if surplus and self.at_limit is AtLimit.REFUSE:
+            self.fails(SessionLimitReached, lambda: self.create(request))
+            return
+        for each in surplus:
+            each.recorded = Ending(now, EndReason.LIMIT, POLICY)
+        session, token = self.run(self.create(request))
+        lifetime = request.lifetime or self.policy.absolute_lifetime
+        known = Known(
+            session_id=session.session_id,
+            user_id=user_id,
+            token=token.encode(),
+            lifetime=lifetime,
+            idle_timeout=request.idle_timeout,
+            last_active_time=now,
+            expire_time=now + lifetime,
+        )
+        self.known.append(known)
+        self.note_attempt(request, known)
+
+    def note_attempt(self, request: SignIn | Reauthentication, known: Known) -> None:
+        if request.retry_secret:
+            expire_time = self.now + self.policy.retry_window
+            attempted = Attempted(request, known, known.token, expire_time)
+            self.attempted[request.retry_secret] = attempted
+
+    @precondition(lambda self: self.attempted)
+    @rule(choice=choices)
+    def repeat_a_call(self, choice: int) -> None:
+        before = list(self.attempted.values())[choice % len(self.attempted)]
+        request, known = before.request, before.known
+        call: Callable[[], Awaitable[tuple[Session, Any]]]
+        if isinstance(request, SignIn):
+            call = lambda: self.create(request)  # noqa: E731
+        else:
+            call = lambda: self.reauthenticate(request)  # noqa: E731
+        if self.now >= before.expire_time:
+            if isinstance(request, SignIn):
+                self.sign_in_with(request)
+            else:
+                self.fails(SessionNotLive, call)
+        elif known.token == before.token and known in self.known and known.is_live(self.now):
+            session, token = self.run(call())
+            assert (session.session_id, token.encode()) == (known.session_id, known.token)
+        else:
+            self.fails(RetryStale, call)
+
+    @precondition(lambda self: self.known)
+    @rule(choice=choices, checked_seconds_ago=st.sampled_from([0, 1, 30]), repeatable=st.booleans())
+    def prove_again(self, choice: int, checked_seconds_ago: int, repeatable: bool) -> None:
+        known, now = self.pick(choice), self.now
+        began = now - checked_seconds_ago * SECOND
+        request = Reauthentication(
+            session_token=known.token,
+            authenticate_time=began,
+            authentication_methods=("otp",),
+            retry_secret=self.fresh_secret() if repeatable else b"",
+        )
+        if not known.is_live(now):
+            self.fails(SessionNotLive, lambda: self.reauthenticate(request))
+        elif known.user_id in self.swept and began < self.swept[known.user_id]:
+            self.fails(AuthenticationTooOld, lambda: self.reauthenticate(request))
+        else:
+            session, token = self.run(self.reauthenticate(request))
+            known.old_tokens.append(known.token)
+            known.token = token.encode()
+            known.last_active_time = now
+            known.expire_time = now + known.lifetime
+            assert session.session_id == known.session_id
+            assert session.expire_time == known.expire_time
+            self.note_attempt(request, known)
+
+    # Ending
+
+    @precondition(lambda self: self.known)
+    @rule(choice=choices, old=st.booleans())
+    def sign_out_of_one(self, choice: int, old: bool) -> None:
+        known = self.pick(choice)
+        token = known.old_tokens[-1] if old and known.old_tokens else known.token
+        assert self.run(self.sign_out(token)) == self.effective_time
+        if token == known.token and known.is_live(self.now):
+            known.recorded = Ending(self.now, EndReason.SIGNED_OUT, USER)
+
+    @precondition(lambda self: self.known)
+    @rule(choice=choices, target_choice=choices)
+    def revoke_one(self, choice: int, target_choice: int) -> None:
+        proof, target = self.pick(choice), self.pick(target_choice)
+
+        def call() -> Awaitable[Revocation]:
+            return self.revoke(proof.token, str(target.session_id))
+
+        if not proof.is_live(self.now):
+            self.fails(SessionNotLive, call)
+            return
+        if proof.user_id != target.user_id:
+            self.fails(SessionNotFound, call)
+            return
+        revocation = self.run(call())
+        assert revocation.current == (proof is target)
+        assert revocation.already_ended == (not target.is_live(self.now))
+        assert revocation.effective_time == self.effective_time
+        if target.is_live(self.now):
+            reason = EndReason.SIGNED_OUT if proof is target else EndReason.REVOKED
+            target.recorded = Ending(self.now, reason, USER)
+        assert ending_of(revocation.session, self.now) == target.ending(self.now)
+
+    @precondition(lambda self: self.known)
+    @rule(choice=choices)
+    def revoke_all_others(self, choice: int) -> None:
+        proof = self.pick(choice)
+        if not proof.is_live(self.now):
+            self.fails(SessionNotLive, lambda: self.revoke_others(proof.token))
+            return
+        assert self.run(self.revoke_others(proof.token)) == self.effective_time
+        self.swept[proof.user_id] = self.now
+        for each in self.known:
+            if each.user_id == proof.user_id and each is not proof and each.swept is None:
+                each.swept = self.now
+
+    # Asking
+
+    def verdict(self, known: Known) -> EndReason | None:
+        ending = known.ending(self.now)
+        return None if ending is None else ending.reason
+
+    @staticmethod
+    def reason(answer: Session | Rejection) -> EndReason | RejectionReason | None:
+        if isinstance(answer, Session):
+            return None
+        names = EndReason.__members__
+        return names.get(answer.reason.name, answer.reason)
+
+    @precondition(lambda self: self.known)
+    @rule(choice=choices)
+    def use_one(self, choice: int) -> None:
+        known = self.pick(choice)
+        answer = self.run(self.validate(Validation(known.token)))
+        assert self.reason(answer) == self.verdict(known)
+        if known.is_live(self.now):
+            known.use(self.now, self.policy.last_active_resolution, DECISIVE)
+
+    @precondition(lambda self: self.known)
+    @rule()
+    def use_all(self) -> None:
+        answers = self.run(self.validate_all([Validation(each.token) for each in self.known]))
+        assert [self.reason(each) for each in answers] == [
+            self.verdict(each) for each in self.known
+        ]
+        for each in self.known:
+            if each.is_live(self.now):
+                each.use(self.now, self.policy.last_active_resolution, DECISIVE)
+
+    @precondition(lambda self: self.known)
+    @rule(choice=choices, page_size=st.sampled_from([0, 0, 1, 2]), show_ended=st.booleans())
+    def list_all(self, choice: int, page_size: int, show_ended: bool) -> None:
+        proof, now = self.pick(choice), self.now
+
+        def listing(page_token: str = "") -> Listing:
+            return Listing(
+                session_token=proof.token,
+                page_size=page_size,
+                page_token=page_token,
+                show_ended=show_ended,
+            )
+
+        if not proof.is_live(now):
+            self.fails(SessionNotLive, lambda: self.list(listing()))
+            return
+        expected = self.live(proof.user_id)
+        if show_ended:
+            expected += by_ending(
+                [
+                    each
+                    for each in self.known
+                    if each.user_id == proof.user_id and not each.is_live(now)
+                ],
+                now,
+            )
+        page = self.run(self.list(listing()))
+        found = list(page.sessions)
+        while page.next_page_token:
+            page = self.run(self.list(listing(page.next_page_token)))
+            # What was used as the first page was read may come again at the end of the live ones.
+            seen = {each.session_id for each in found}
+            found += [each for each in page.sessions if each.session_id not in seen]
+        assert page.current == proof.session_id
+        assert [each.session_id for each in found] == [each.session_id for each in expected]
+        assert [each.last_active_time for each in found] == [
+            each.last_active_time for each in expected
+        ]
+        assert [ending_of(each, now) for each in found] == [each.ending(now) for each in expected]
+
+    # Time and upkeep
+
+    @rule(seconds=st.sampled_from([0.000_001, 1, 1, 4, 6, 10, 30, 59, 60, 300, 600, 1800, 3600]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.clock.advance(timedelta(seconds=seconds))
+
+    @rule()
+    def write_activity(self) -> None:
+        self.run(self.activity.flush())
+        for each in self.known:
+            each.flush(self.now)
+
+    @rule()
+    def run_expire(self) -> None:
+        cutoff = self.now - self.pace.hold_back
+        due = [each for each in self.known if each.recorded is None and not each.is_live(cutoff)]
+        assert self.run(self.expire()) == len(due)
+        for each in due:
+            each.recorded = each.ending(self.now)
+
+    @rule()
+    def run_purge(self) -> None:
+        before = self.now - self.policy.history_retention
+        old = [each for each in self.known if each.recorded and each.recorded.time < before]
+        closed = [secret for secret, each in self.attempted.items() if each.expire_time <= self.now]
+        assert self.run(self.purge()) >= len(old)
+        self.known = [each for each in self.known if each not in old]
+        self.purged += old
+        for secret in closed:
+            if isinstance(self.attempted[secret].request, Reauthentication):
+                del self.attempted[secret]
+
+    # Always
+
+    @invariant()
+    def every_token_is_answered_as_the_model_says(self) -> None:
+        questions: list[tuple[str, EndReason | RejectionReason | None]] = []
+        for each in self.known:
+            questions.append((each.token, self.verdict(each)))
+            questions += [(token, RejectionReason.SUPERSEDED) for token in each.old_tokens[-16:]]
+        for each in self.purged:
+            questions.append((each.token, RejectionReason.NOT_FOUND))
+        if not questions:
+            return
+        asked = [Validation(token, passive=True) for token, _ in questions]
+        answers = self.run(self.validate_all(asked))
+        assert [self.reason(answer) for answer in answers] == [reason for _, reason in questions]
+
+    @invariant()
+    def nobody_has_more_sessions_than_allowed(self) -> None:
+        assert all(len(self.live(user_id)) <= LIMIT for user_id in USERS)
+
+
+class RefusingSessions(Sessions):
+    """The same where a sign-in beyond the limit is refused."""
+
+    at_limit = AtLimit.REFUSE
+
+
+_settings = settings(
+    max_examples=15,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestSessions = Sessions.TestCase
+TestSessions.settings = _settings
+TestRefusingSessions = RefusingSessions.TestCase
+TestRefusingSessions.settings = _settings

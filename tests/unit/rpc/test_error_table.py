@@ -1,0 +1,90 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from session_authority.v1.error_reason_pb2 import ErrorReason
+from session_authority_server.domain import errors
+from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
+from session_authority_server.rpc import error_table
+from session_authority_server.rpc.error_table import TABLE, CallError, answer
+
+EXAMPLES: list[AuthorityError] = [
+    InvalidRequest([Violation("user_id", "is empty; give one"), Violation("lifetime", "is odd")]),
+    errors.RetryMismatch(),
+    errors.SessionNotLive(),
+    errors.SessionNotFound(),
+    errors.AuthenticationTooOld(datetime(2026, 1, 1, tzinfo=UTC)),
+    errors.SessionLimitReached(100),
+    errors.RetryStale(),
+    errors.StoreUnavailable("reading"),
+    error_table.MalformedRequest("CreateSessionRequest"),
+    error_table.RequestTooLarge(65_536),
+    error_table.DeadlineExceeded(),
+    error_table.Unforeseen(),
+]
+
+
+def _kinds(root: type[AuthorityError]) -> Iterator[type[AuthorityError]]:
+    for kind in root.__subclasses__():
+        if kind.__module__.startswith("session_authority_server."):
+            yield kind
+            yield from _kinds(kind)
+
+
+def _details(error: AuthorityError) -> tuple[ErrorInfo, BadRequest, RetryInfo]:
+    info, bad_request, retry = ErrorInfo(), BadRequest(), RetryInfo()
+    [(key, value)] = answer(error).trailing_metadata
+    assert key == "grpc-status-details-bin"
+    for detail in Status.FromString(value).details:
+        assert detail.Unpack(info) or detail.Unpack(bad_request) or detail.Unpack(retry)
+    return info, bad_request, retry
+
+
+def test_every_error_that_can_be_raised_has_a_row() -> None:
+    # A mere heading of the tree, never raised itself.
+    assert set(_kinds(AuthorityError)) - {CallError} == set(TABLE)
+
+
+def test_every_documented_reason_is_used_by_exactly_one_row() -> None:
+    used = [row.reason for row in TABLE.values()]
+    assert sorted(used) == sorted(set(ErrorReason.values()) - {0})
+
+
+def test_every_row_has_an_example_here() -> None:
+    assert {type(example) for example in EXAMPLES} == set(TABLE)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_answer_says_the_same_in_status_and_details(error: AuthorityError) -> None:
+    told = answer(error)
+    [(_, value)] = told.trailing_metadata
+    status = Status.FromString(value)
+    info, _, _ = _details(error)
+
+    assert told.code is not grpc.StatusCode.OK
+    assert (status.code, status.message) == (told.code.value[0], told.message)
+    assert (info.reason, info.domain) == (told.reason, "session-authority")
+    assert f"ERROR_REASON_{told.reason}" in ErrorReason.keys()  # noqa: SIM118 - no mapping
+    assert told.message
+
+
+def test_only_what_a_repetition_can_mend_advises_one() -> None:
+    advised = {type(error) for error in EXAMPLES if _details(error)[2].HasField("retry_delay")}
+    assert advised == {errors.StoreUnavailable, error_table.DeadlineExceeded}
+
+
+def test_a_field_that_is_wrong_is_named_with_its_remedy() -> None:
+    _, bad_request, _ = _details(EXAMPLES[0])
+    assert [(each.field, each.description) for each in bad_request.field_violations] == [
+        ("user_id", "is empty; give one"),
+        ("lifetime", "is odd"),
+    ]
+
+
+def test_limits_are_told_as_numbers() -> None:
+    assert _details(errors.SessionLimitReached(7))[0].metadata == {"limit": "7"}
+    assert _details(error_table.RequestTooLarge(9))[0].metadata == {"limit_bytes": "9"}

@@ -1,0 +1,243 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1.session_service_pb2_grpc import (
+    SessionServiceServicer,
+    SessionServiceStub,
+    add_SessionServiceServicer_to_server,
+)
+from session_authority_server.domain.errors import SessionNotFound
+from session_authority_server.rpc import interceptor
+from session_authority_server.rpc.interceptor import CallInterceptor
+
+if TYPE_CHECKING:
+    from session_authority.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+
+SECRET = "ses_" + "7" * 70
+REQUEST = pb.ValidateSessionRequest(session_token=SECRET)
+
+
+class Service(SessionServiceServicer):
+    """Does what a test says."""
+
+    def __init__(self) -> None:
+        self.does: Callable[[Any], Awaitable[Any]]
+        self.begun = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def ValidateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.begun.set()
+        try:
+            await self.does(context)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return pb.ValidateSessionResponse()
+
+    async def BatchValidateSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.BatchValidateSessionsResponse()
+
+
+async def _forever(_context: object) -> None:
+    await asyncio.Event().wait()
+
+
+async def _nothing(_context: object) -> None:
+    pass
+
+
+@pytest.fixture
+async def address_and_service() -> AsyncIterator[tuple[str, Service]]:
+    server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1")])
+    service = Service()  # type: ignore[abstract]  # the other methods are not called
+    add_SessionServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}", service
+    await server.stop(None)
+
+
+@pytest.fixture
+def service(address_and_service: tuple[str, Service]) -> Service:
+    return address_and_service[1]
+
+
+@pytest.fixture
+async def stub(
+    address_and_service: tuple[str, Service],
+) -> AsyncIterator["SessionServiceAsyncStub"]:
+    async with grpc.aio.insecure_channel(address_and_service[0]) as channel:
+        yield SessionServiceStub(channel)
+
+
+async def _error(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def _info(error: grpc.aio.AioRpcError) -> ErrorInfo:
+    info = ErrorInfo()
+    [value] = [
+        value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"
+    ]
+    assert isinstance(value, bytes)
+    assert Status.FromString(value).details[0].Unpack(info)
+    return info
+
+
+async def test_a_call_without_a_deadline_gets_one(
+    service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "DEADLINE_SECONDS", 0.05)
+    service.does = _forever
+
+    error = await _error(stub.ValidateSession(REQUEST))
+
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert _info(error).reason == "DEADLINE_EXCEEDED"
+    assert service.cancelled.is_set()
+
+
+async def test_a_callers_own_deadline_stands(
+    service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "DEADLINE_SECONDS", 0.01)
+
+    async def slowly(context: Any) -> None:
+        assert context.time_remaining() > 5
+        await asyncio.sleep(0.1)
+
+    service.does = slowly
+    assert await stub.ValidateSession(REQUEST, timeout=10) == pb.ValidateSessionResponse()
+
+
+async def test_a_callers_shorter_deadline_ends_the_work(
+    service: Service, stub: "SessionServiceAsyncStub"
+) -> None:
+    service.does = _forever
+
+    error = await _error(stub.ValidateSession(REQUEST, timeout=0.1))
+
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.wait_for(service.cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize("timeout", [None, 10], ids=["imposed-deadline", "own-deadline"])
+async def test_the_unforeseen_is_internal_and_told_to_the_log_alone(
+    service: Service, stub: "SessionServiceAsyncStub", timeout: float | None
+) -> None:
+    async def fail(_context: object) -> None:
+        raise RuntimeError(f"no room for {SECRET} on /dev/sda1")
+
+    service.does = fail
+    with capture_logs() as logs:
+        error = await _error(stub.ValidateSession(REQUEST, timeout=timeout))
+
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert _info(error).reason == "INTERNAL"
+    told = f"{error.details()} {error.trailing_metadata()!r} {error.debug_error_string()}"
+    assert SECRET not in told
+    assert "sda1" not in told
+    assert "RuntimeError" not in told
+    [line] = [line for line in logs if line["log_level"] == "error"]
+    assert line["event"] == "unforeseen failure"
+    assert line["method"] == "ValidateSession"
+    assert line["exc_info"] is True
+
+
+async def test_a_domain_error_is_answered_by_the_table_and_counted(
+    service: Service, stub: "SessionServiceAsyncStub"
+) -> None:
+    async def refuse(_context: object) -> None:
+        raise SessionNotFound
+
+    def count() -> float:
+        labels = {"method": "ValidateSession", "reason": "SESSION_NOT_FOUND"}
+        return REGISTRY.get_sample_value("session_authority_rpc_errors_total", labels) or 0
+
+    service.does = refuse
+    before = count()
+    with capture_logs() as logs:
+        error = await _error(stub.ValidateSession(REQUEST))
+
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert count() == before + 1
+    assert {line["log_level"] for line in logs} <= {"info", "warning"}
+    assert SECRET not in repr(logs)
+
+
+async def test_a_cancelled_call_is_neither_an_error_nor_the_end(
+    service: Service, stub: "SessionServiceAsyncStub"
+) -> None:
+    service.does = _forever
+    with capture_logs() as logs:
+        call = stub.ValidateSession(REQUEST)
+        answer = asyncio.ensure_future(call)
+        await asyncio.wait_for(service.begun.wait(), 5)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answer
+        await asyncio.wait_for(service.cancelled.wait(), 5)
+
+    assert [line for line in logs if line["log_level"] in {"error", "critical"}] == []
+    service.does = _nothing
+    assert await stub.ValidateSession(REQUEST) == pb.ValidateSessionResponse()
+
+
+async def test_a_slow_call_leaves_a_line_in_the_log(
+    service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "SLOW_SECONDS", 0.0)
+    service.does = _nothing
+    with capture_logs() as logs:
+        await stub.ValidateSession(REQUEST)
+    assert [line["event"] for line in logs] == ["slow call"]
+
+
+async def test_bytes_that_are_no_message_are_told_apart_from_a_fault(
+    address_and_service: tuple[str, Service],
+) -> None:
+    async with grpc.aio.insecure_channel(address_and_service[0]) as channel:
+        call: Any = channel.unary_unary("/session_authority.v1.SessionService/ValidateSession")
+        error = await _error(call(b"\xff"))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert _info(error).reason == "MALFORMED_REQUEST"
+
+
+@pytest.mark.parametrize(
+    ("method", "limit_bytes"),
+    [
+        ("ValidateSession", interceptor.REQUEST_LIMIT_BYTES),
+        ("BatchValidateSessions", interceptor.BATCH_REQUEST_LIMIT_BYTES),
+    ],
+)
+async def test_a_request_may_be_as_large_as_its_limit_and_no_larger(
+    address_and_service: tuple[str, Service], method: str, limit_bytes: int
+) -> None:
+    address, service = address_and_service
+    service.does = _nothing
+    options = [("grpc.max_send_message_length", -1)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        call: Any = channel.unary_unary(f"/session_authority.v1.SessionService/{method}")
+        assert await call(_of_size(limit_bytes)) == b""
+        error = await _error(call(_of_size(limit_bytes + 1)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert _info(error).reason == "REQUEST_TOO_LARGE"
+    assert _info(error).metadata == {"limit_bytes": str(limit_bytes)}
+
+
+def _of_size(size: int) -> bytes:
+    """Return a message of a size, made of a field that no version has."""
+    filler = size - 6
+    length = bytes([filler & 0x7F | 0x80, filler >> 7 & 0x7F | 0x80, filler >> 14 & 0x7F | 0x80, 0])
+    return b"\xfa\x06" + length + b"x" * filler

@@ -1,0 +1,282 @@
+"""What SQLite does when it is missing, broken, busy or overrun."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.store import dialect, hot_read, rows
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import Touch, Transaction
+from session_authority_server.store.schema import migrate, read_version
+from tests.contract.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
+
+SOON_SECONDS = 2
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    async with opened("sqlite", tmp_path) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let databases opened from here on wait for a moment only."""
+    monkeypatch.setattr(dialect, "WRITER_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(dialect, "_BUSY_TIMEOUT_MILLISECONDS", 50)
+
+
+async def assert_unavailable(database: Database) -> None:
+    engine = over(database)
+    try:
+        for call in (
+            lambda: engine.sessions.read_sessions([uuid4()]),
+            lambda: engine.add(a_session()),
+            lambda: engine.sessions.touch([Touch(uuid4(), START, None)], START),
+            lambda: engine.upkeep.end_overdue(START, 10),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await asyncio.wait_for(call(), SOON_SECONDS)
+    finally:
+        await asyncio.wait_for(database.close(), SOON_SECONDS)
+        await threads_ended()
+
+
+async def threads_ended() -> None:
+    """Wait for the driver's threads, one a connection, so that none outlives the test's loop."""
+    async with asyncio.timeout(SOON_SECONDS):
+        while any("_connection_worker_thread" in each.name for each in threading.enumerate()):
+            await asyncio.sleep(0.001)
+
+
+# Missing and broken
+
+
+async def test_a_file_full_of_garbage_is_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "authority.db"
+    path.write_bytes(b"garbage " * 10_000)
+    await assert_unavailable(Database.sqlite(path))
+
+
+async def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    await assert_unavailable(Database.sqlite(tmp_path))
+
+
+async def test_a_file_in_a_folder_that_is_missing_is_no_store(tmp_path: Path) -> None:
+    await assert_unavailable(Database.sqlite(tmp_path / "missing" / "authority.db"))
+
+
+async def test_an_empty_file_is_no_store(tmp_path: Path) -> None:
+    await assert_unavailable(Database.sqlite(tmp_path / "authority.db"))
+
+
+async def test_a_store_whose_file_is_overwritten_in_service_never_makes_sessions_up(
+    tmp_path: Path,
+) -> None:
+    async with opened("sqlite", tmp_path) as engine:
+        session = a_session()
+        await engine.add(session)
+        await engine.execute(text("PRAGMA user_version = 1"))
+        for file in tmp_path.iterdir():
+            file.write_bytes(b"\xa5" * 65_536)
+        for _ in range(5):
+            try:
+                found = await asyncio.wait_for(engine.get(session.session_id), SOON_SECONDS)
+            except StoreUnavailable:
+                continue
+            assert told(found) == told(session)
+
+
+async def test_a_schema_can_be_made_once_and_read(tmp_path: Path) -> None:
+    database = Database.sqlite(tmp_path / "authority.db")
+    try:
+        before = await read_version(database)
+        assert before.current is None
+        assert not before.is_current
+        await migrate(database)
+        await migrate(database)
+        after = await read_version(database)
+        assert after.is_current
+        assert after.current == before.wanted
+    finally:
+        await database.close()
+
+
+async def test_a_schema_of_a_newer_release_is_known_as_such(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as engine:
+        await engine.execute(text("UPDATE alembic_version SET version_num = 'zz'"))
+        version = await read_version(engine.database)
+        assert not version.is_current
+        assert "newer release" in version.remedy
+        await engine.execute(text("DELETE FROM alembic_version"))
+        assert "session-authority migrate" in (await read_version(engine.database)).remedy
+
+
+# Busy
+
+
+@pytest.fixture
+def locked_elsewhere(tmp_path: Path, engine: Engine) -> Iterator[Path]:
+    """Hold the write lock of the file, as another process would."""
+    path = tmp_path / "authority.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield path
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_file_that_another_process_keeps_locked_is_waited_for_so_long_only(
+    locked_elsewhere: Path,
+) -> None:
+    engine = over(Database.sqlite(locked_elsewhere))
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(engine.add(a_session()), SOON_SECONDS)
+    assert await engine.sessions.read_sessions([uuid4()]) == {}  # readers don't mind
+    await engine.database.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_writer_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as engine:
+        go_on = asyncio.Event()
+
+        async def slow(_transaction: Transaction) -> None:
+            await go_on.wait()
+
+        holder = asyncio.create_task(engine.sessions.transact(slow))
+        await asyncio.sleep(0.01)
+        waiting = await asyncio.gather(
+            *(engine.add(a_session()) for _ in range(20)), return_exceptions=True
+        )
+        assert {type(outcome) for outcome in waiting} == {StoreUnavailable}
+        go_on.set()
+        await holder
+        await engine.add(a_session())
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_reader_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as engine:
+        go_on = asyncio.Event()
+
+        async def slow(_connection: object) -> None:
+            await go_on.wait()
+
+        holders = [
+            asyncio.create_task(engine.database.read(slow)) for _ in range(dialect.SQLITE_READERS)
+        ]
+        await asyncio.sleep(0.02)
+        with pytest.raises(StoreUnavailable):
+            await engine.sessions.list_live("ann", START, None, 10)
+        go_on.set()
+        await asyncio.gather(*holders)
+        assert await engine.sessions.list_live("ann", START, None, 10) == []
+
+
+async def test_a_validation_waits_for_its_turn_so_long_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = asyncio.Event()
+    fetch_all = dialect.fetch_all
+
+    async def slow(*args: Any) -> list[Any]:
+        await go_on.wait()
+        return await fetch_all(*args)
+
+    monkeypatch.setattr(hot_read, "fetch_all", slow)
+    monkeypatch.setattr(hot_read, "WRITER_WAIT_SECONDS", 0.05)
+    holders = [
+        asyncio.create_task(engine.sessions.read_sessions([uuid4()]))
+        for _ in range(dialect.SQLITE_READERS)
+    ]
+    await asyncio.sleep(0.02)
+    with pytest.raises(StoreUnavailable):
+        await engine.sessions.read_sessions([uuid4()])
+    go_on.set()
+    assert await asyncio.gather(*holders) == [{}] * dialect.SQLITE_READERS
+    assert await engine.sessions.read_sessions([uuid4()]) == {}
+
+
+async def test_who_is_cancelled_while_waiting_for_a_turn_leaves_no_trace(engine: Engine) -> None:
+    go_on = asyncio.Event()
+    session = a_session()
+    ran = False
+
+    async def slow(_transaction: Transaction) -> None:
+        await go_on.wait()
+
+    async def never(_transaction: Transaction) -> None:
+        nonlocal ran
+        ran = True
+
+    holder = asyncio.create_task(engine.sessions.transact(slow))
+    await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(engine.sessions.transact(never))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    go_on.set()
+    await holder
+    await engine.add(session)
+    assert not ran
+
+
+async def test_readers_do_not_wait_for_a_writer(engine: Engine) -> None:
+    session = a_session()
+    await engine.add(session)
+    go_on = asyncio.Event()
+
+    async def slow(transaction: Transaction) -> None:
+        await transaction.lock_user("ann")
+        await go_on.wait()
+
+    holder = asyncio.create_task(engine.sessions.transact(slow))
+    await asyncio.sleep(0.01)
+    assert told(await engine.get(session.session_id)) == told(session)
+    go_on.set()
+    await holder
+
+
+async def test_commits_are_durable_by_the_settings_of_every_connection(engine: Engine) -> None:
+    async def settings(connection: object) -> list[object]:
+        return [
+            (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()  # type: ignore[attr-defined]
+            for name in ("journal_mode", "synchronous")
+        ]
+
+    assert await engine.database.write(settings) == ["wal", 2]
+    assert await engine.database.read(settings) == ["wal", 2]
+
+
+async def test_an_ending_that_is_recorded_while_the_list_is_read_is_not_lost(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of the ended is two reads; the worker runs between them."""
+    session = a_session(lifetime=SECOND)
+    await engine.add(session)
+    now = START + DAY
+    read, worked = rows.read, False
+
+    async def read_and_work(*args: object) -> object:
+        nonlocal worked
+        found = await read(*args)  # type: ignore[arg-type]
+        if not worked:
+            worked = True
+            await engine.upkeep.end_overdue(now, 10)
+        return found
+
+    monkeypatch.setattr(rows, "read", read_and_work)
+    listed = await engine.sessions.list_ended("ann", now, None, 10)
+    assert [each.session_id for each in listed] == [session.session_id]
+    assert listed[0].expire_time == START + timedelta(seconds=1)

@@ -1,0 +1,212 @@
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from session_authority_server.config import (
+    ConfigurationError,
+    Settings,
+    is_loopback,
+    load_settings,
+    split_address,
+)
+from session_authority_server.domain.policy import AtLimit, Policy
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith("SESSION_AUTHORITY_"):
+            monkeypatch.delenv(name)
+
+
+def test_without_settings_the_defaults_hold() -> None:
+    settings = load_settings()
+    assert settings.listen == "127.0.0.1:50551"
+    assert settings.sqlite_path == Path("session-authority.sqlite")
+    assert settings.policy == Policy()
+
+
+def test_what_is_given_outranks_the_environment_and_that_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "session-authority.toml").write_text(
+        'listen = "127.0.0.1:1"\nlog_level = "error"\nsession_limit = 1\nlog_format = "json"\n'
+    )
+    monkeypatch.setenv("SESSION_AUTHORITY_LISTEN", "127.0.0.1:2")
+    monkeypatch.setenv("SESSION_AUTHORITY_LOG_LEVEL", "warning")
+    monkeypatch.setenv("SESSION_AUTHORITY_SESSION_LIMIT", "2")
+
+    settings = load_settings(listen="127.0.0.1:3", log_level=None)
+
+    assert settings.listen == "127.0.0.1:3"
+    assert settings.log_level == "warning"
+    assert settings.session_limit == 2
+    assert settings.log_format == "json"
+    assert settings.drain_seconds == 10
+
+
+def test_a_named_file_is_read_in_place_of_the_one_in_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "session-authority.toml").write_text("session_limit = 1\ndrain_seconds = 1\n")
+    (tmp_path / "other.toml").write_text("session_limit = 2\n")
+
+    settings = load_settings(tmp_path / "other.toml")
+
+    assert (settings.session_limit, settings.drain_seconds) == (2, 10)
+
+
+def test_a_named_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"there is no configuration file .*absent\.toml"):
+        load_settings(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("text", ["listen = \n", "[", "listen = 'x", "\x00"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "session-authority.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"session-authority\.toml can't be read"):
+        load_settings()
+
+
+def test_a_setting_that_is_none_is_named_and_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "session-authority.toml").write_text("session_limits = 5\n")
+    with pytest.raises(ConfigurationError, match="session_limits"):
+        load_settings()
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("listen", "nowhere", "give host:port"),
+    ("listen", "127.0.0.1", "give host:port"),
+    ("listen", "127.0.0.1:65536", "give host:port"),
+    ("listen", "127.0.0.1:-1", "give host:port"),
+    ("listen", "::1:50551", "give host:port"),
+    ("listen", "", "give host:port"),
+    ("metrics_listen", "9090", "give host:port"),
+    ("database_url", "sessions.sqlite", "give sqlite:/// and a path"),
+    ("database_url", "sqlite:///", "give sqlite:/// and a path"),
+    ("database_url", "postgres://x", "give sqlite:/// and a path"),
+    ("log_level", "loud", "debug, info, warning, error"),
+    ("log_format", "xml", "auto, json, console"),
+    ("drain_seconds", "-1", "greater than or equal to 0"),
+    ("drain_seconds", "601", "less than or equal to 600"),
+    ("drain_seconds", "soon", "valid number"),
+    ("absolute_lifetime_seconds", "0", "greater than or equal to 1"),
+    ("absolute_lifetime_seconds", "1.5", "valid integer"),
+    ("idle_timeout_seconds", "59", "at least 60, or 0"),
+    ("idle_timeout_seconds", "-1", "greater than or equal to 0"),
+    ("last_active_resolution_seconds", "0", "greater than or equal to 1"),
+    ("last_active_resolution_seconds", "86401", "less than or equal to 86400"),
+    ("session_limit", "-1", "greater than or equal to 0"),
+    ("at_limit", "panic", "end-least-recently-active"),
+    ("history_retention_days", "-1", "greater than or equal to 0"),
+    ("worker_interval_seconds", "0", "greater than or equal to 0.1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), BAD)
+def test_a_bad_value_is_refused_by_the_name_of_its_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
+) -> None:
+    monkeypatch.setenv(f"SESSION_AUTHORITY_{name.upper()}", value)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+
+    told = str(caught.value)
+    assert told.startswith(
+        f"SESSION_AUTHORITY_{name.upper()} (or {name} in the configuration file)"
+    )
+    assert remedy in told
+
+
+def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_AUTHORITY_LISTEN", "x")
+    monkeypatch.setenv("SESSION_AUTHORITY_SESSION_LIMIT", "x")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_words_may_be_written_in_either_case() -> None:
+    assert load_settings(log_level="DEBUG", log_format="JSON").log_level == "debug"
+
+
+def test_the_policy_is_made_of_the_settings() -> None:
+    settings = load_settings(
+        absolute_lifetime_seconds=3_600,
+        idle_timeout_seconds=600,
+        last_active_resolution_seconds=30,
+        session_limit=5,
+        at_limit="refuse",
+        history_retention_days=7,
+    )
+    assert settings.policy == Policy(
+        absolute_lifetime=timedelta(hours=1),
+        idle_timeout=timedelta(minutes=10),
+        last_active_resolution=timedelta(seconds=30),
+        session_limit=5,
+        at_limit=AtLimit.REFUSE,
+        history_retention=timedelta(days=7),
+    )
+
+
+def test_zero_means_no_idle_timeout_and_no_limit() -> None:
+    policy = load_settings(idle_timeout_seconds=0, session_limit=0).policy
+    assert policy.idle_timeout is None
+    assert policy.session_limit is None
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///a.sqlite", Path("a.sqlite")),
+        ("sqlite:////var/a b.sqlite", Path("/var/a b.sqlite")),
+        ("sqlite:///../a.sqlite", Path("../a.sqlite")),
+    ],
+)
+def test_a_database_url_names_a_relative_or_absolute_path(url: str, path: Path) -> None:
+    assert load_settings(database_url=url).sqlite_path == path
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("127.0.0.1:50551", "127.0.0.1", 50_551),
+        ("[::1]:0", "::1", 0),
+        ("localhost:1", "localhost", 1),
+        ("example.org:65535", "example.org", 65_535),
+    ],
+)
+def test_an_address_has_a_host_and_a_port(address: str, host: str, port: int) -> None:
+    assert split_address(address) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.8.8.8:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("192.168.1.1:1", False),
+        ("localhost.example.org:1", False),
+        ("127.0.0.1.example.org:1", False),
+    ],
+)
+def test_loopback_is_what_only_this_machine_can_reach(address: str, local: bool) -> None:
+    assert is_loopback(address) is local
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().listen = "127.0.0.1:1"

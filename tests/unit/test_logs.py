@@ -1,0 +1,69 @@
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from session_authority_server import logs
+
+TOKEN = "ses_" + "7" * 70
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def _log_in_every_way() -> None:
+    try:
+        int(TOKEN)
+    except ValueError:
+        logging.getLogger("ours").exception("failed on %s", TOKEN)
+        structlog.get_logger("ours").exception("failed", token=TOKEN)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console", "auto"])
+def test_a_token_is_masked_wherever_it_got_into_a_line(
+    capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    logs.configure("info", log_format)
+    _log_in_every_way()
+
+    written = capsys.readouterr().err
+    assert written.count("ses_") >= 2
+    assert TOKEN not in written
+
+
+def test_lines_are_json_of_one_form_wherever_they_come_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", "auto")
+    _log_in_every_way()
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert len(lines) == 2
+    for line in lines:
+        assert {"event", "level", "logger", "timestamp", "exception"} <= set(line)
+        assert (line["level"], line["logger"]) == ("error", "ours")
+
+
+def test_what_is_below_the_level_is_left_out_and_chatty_libraries_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("warning", "json")
+    logging.getLogger("ours").info("left out")
+    structlog.get_logger("ours").info("left out")
+    logging.getLogger("ours").warning("kept")
+    logs.configure("debug", "json")
+    logging.getLogger("sqlalchemy.engine").info("SELECT secret_hash")
+    logging.getLogger("ours").debug("kept too")
+
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == [
+        "kept",
+        "kept too",
+    ]

@@ -1,0 +1,320 @@
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from session_authority_server.domain.errors import (
+    AuthenticationTooOld,
+    InvalidRequest,
+    RetryMismatch,
+    RetryStale,
+    SessionLimitReached,
+)
+from session_authority_server.domain.policy import AtLimit, Policy
+from session_authority_server.domain.session import EndReason, InitiatingEntity
+from session_authority_server.domain.token import hash_secret, parse
+from session_authority_server.domain.verdict import Rejection, RejectionReason
+from session_authority_server.usecases.create_session import SignIn
+from session_authority_server.usecases.reauthenticate_session import Reauthentication
+from tests.contract.engines import DAY, MINUTE, SECOND, START, told
+from tests.unit.usecases.conftest import Authority
+
+CHROME = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/140.0.0.0 Safari/537.36"
+)
+RETRY = b"r" * 32
+
+
+async def test_a_sign_in_makes_a_session_with_all_that_was_said(authority: Authority) -> None:
+    session, token = await authority.sign_in(
+        ip_address="::ffff:192.0.2.7",
+        user_agent=CHROME,
+        authenticate_time=START - MINUTE,
+        authentication_methods=("pwd", "otp"),
+        lifetime=DAY,
+        idle_timeout=10 * MINUTE,
+        attributes={"tenant": "acme"},
+        caller="key-1",
+    )
+    assert session.user_id == "ann"
+    assert session.device.display_name == "Chrome on Windows"
+    assert session.ip_address == session.last_ip_address == "192.0.2.7"
+    assert session.create_time == session.last_active_time == START
+    assert session.authenticate_time == START - MINUTE
+    assert session.authentication_methods == ("pwd", "otp")
+    assert session.expire_time == START + DAY
+    assert session.idle_expire_time == START + 10 * MINUTE
+    assert dict(session.attributes) == {"tenant": "acme"}
+    assert session.created_by == "key-1"
+    assert await authority.is_good(token)
+
+
+async def test_a_sign_in_of_which_nothing_is_said_gets_the_policys_rules(
+    authority: Authority,
+) -> None:
+    strict = authority.under(Policy(absolute_lifetime=7 * DAY, idle_timeout=DAY))
+    session, _ = await strict.sign_in()
+    assert session.expire_time == START + 7 * DAY
+    assert session.idle_timeout == DAY
+    assert session.authenticate_time == START
+    assert session.ip_address is None
+
+
+async def test_the_store_holds_a_hash_of_the_token_only(authority: Authority) -> None:
+    session, token = await authority.sign_in()
+    parsed = parse(token)
+    assert parsed is not None
+    assert parsed.id == session.session_id
+    assert (await authority.engine.get(parsed.id)).secret_hash == hash_secret(parsed.secret)
+
+
+async def test_the_same_browser_twice_is_two_sessions(authority: Authority) -> None:
+    one = await authority.sign_in(user_agent=CHROME, ip_address="192.0.2.1")
+    other = await authority.sign_in(user_agent=CHROME, ip_address="192.0.2.1")
+    assert one[0].session_id != other[0].session_id
+    assert one[1] != other[1]
+    assert await authority.is_good(one[1])
+    assert await authority.is_good(other[1])
+
+
+async def test_everything_wrong_is_told_at_once_and_the_store_left_alone(
+    authority: Authority,
+) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        await authority.sign_in(
+            "",
+            ip_address="nowhere",
+            authenticate_time=START + DAY,
+            authentication_methods=("",),
+            lifetime=timedelta(0),
+            idle_timeout=timedelta(0),
+            attributes={"": ""},
+            retry_secret=b"short",
+        )
+    assert [violation.field for violation in refusal.value.violations] == [
+        "user_id",
+        "ip_address",
+        "authenticate_time",
+        "authentication_methods[0]",
+        "lifetime",
+        "idle_timeout",
+        "attributes[]",
+        "retry_secret",
+    ]
+    assert authority.store.asked == []
+
+
+@pytest.mark.parametrize("user_agent", ["", "\0\n", "x" * 5_000, "é" * 1_025, "🤖", "Mozilla/5.0"])
+async def test_no_user_agent_fails_a_sign_in(authority: Authority, user_agent: str) -> None:
+    session, token = await authority.sign_in(user_agent=user_agent)
+    assert await authority.is_good(token)
+    assert session.device.display_name
+
+
+# Limits
+
+
+async def test_at_the_limit_the_least_recently_active_session_ends(authority: Authority) -> None:
+    limited = authority.under(Policy(session_limit=2))
+    tokens = []
+    for _ in range(3):
+        tokens.append((await limited.sign_in())[1])
+        authority.clock.advance(MINUTE)
+    assert await limited.answer(tokens[0]) == Rejection(RejectionReason.LIMIT)
+    assert await limited.is_good(tokens[1])
+    assert await limited.is_good(tokens[2])
+    first = parse(tokens[0])
+    assert first is not None
+    ending = (await authority.engine.get(first.id)).ending
+    assert ending is not None
+    assert ending.time == START + 2 * MINUTE
+    assert (ending.reason, ending.initiated_by) == (EndReason.LIMIT, InitiatingEntity.POLICY)
+
+
+async def test_a_lower_limit_than_before_ends_all_beyond_it(authority: Authority) -> None:
+    tokens = [(await authority.sign_in())[1] for _ in range(5)]
+    _, newest = await authority.under(Policy(session_limit=2)).sign_in()
+    alive = [token for token in tokens if await authority.is_good(token)]
+    assert len(alive) == 1
+    assert await authority.is_good(newest)
+
+
+async def test_where_the_policy_refuses_nothing_ends(authority: Authority) -> None:
+    refusing = authority.under(Policy(session_limit=2, at_limit=AtLimit.REFUSE))
+    tokens = [(await refusing.sign_in())[1] for _ in range(2)]
+    with pytest.raises(SessionLimitReached) as refusal:
+        await refusing.sign_in()
+    assert refusal.value.limit == 2
+    assert [await refusing.is_good(token) for token in tokens] == [True, True]
+    await refusing.sign_out(tokens[0])
+    await refusing.sign_in()
+
+
+async def test_sessions_that_are_dead_but_not_recorded_so_take_no_place(
+    authority: Authority,
+) -> None:
+    refusing = authority.under(Policy(session_limit=1, at_limit=AtLimit.REFUSE))
+    await refusing.sign_in(lifetime=SECOND)
+    with pytest.raises(SessionLimitReached):
+        await refusing.sign_in()
+    authority.clock.advance(SECOND)
+    await refusing.sign_in()
+
+
+async def test_a_limit_is_each_users_own(authority: Authority) -> None:
+    refusing = authority.under(Policy(session_limit=1, at_limit=AtLimit.REFUSE))
+    await refusing.sign_in("ann")
+    await refusing.sign_in("bob")
+
+
+async def test_without_a_limit_there_is_none(authority: Authority) -> None:
+    unlimited = authority.under(Policy(session_limit=None))
+    tokens = [(await unlimited.sign_in())[1] for _ in range(110)]
+    assert await unlimited.is_good(tokens[0])
+
+
+@pytest.mark.parametrize("at_limit", AtLimit)
+async def test_sign_ins_at_once_keep_the_limit(authority: Authority, at_limit: AtLimit) -> None:
+    limited = authority.under(Policy(session_limit=3, at_limit=at_limit))
+    outcomes = await asyncio.gather(*(limited.sign_in() for _ in range(20)), return_exceptions=True)
+    made = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert sum([await limited.is_good(token) for _, token in made]) == 3
+    assert len(made) == (3 if at_limit is AtLimit.REFUSE else 20)
+
+
+# Sweeps
+
+
+async def test_credentials_checked_before_a_sweep_are_too_old(authority: Authority) -> None:
+    _, token = await authority.sign_in()
+    authority.clock.advance(MINUTE)
+    swept = authority.clock.now()
+    await authority.revoke_others(token)
+    with pytest.raises(AuthenticationTooOld) as refusal:
+        await authority.sign_in(authenticate_time=swept - timedelta(microseconds=1))
+    assert refusal.value.swept_time == swept
+    _, fresh = await authority.sign_in(authenticate_time=swept)
+    assert await authority.is_good(fresh)
+    await authority.sign_in("bob", authenticate_time=START)
+
+
+async def test_a_sign_in_under_way_when_everything_ends_does_not_survive_it(
+    authority: Authority,
+) -> None:
+    """It has begun, with the present as its time, and a sweep commits before its transaction."""
+
+    async def everything_ends() -> None:
+        authority.clock.advance(SECOND)
+        await authority.engine.sweep("ann", authority.clock.now())
+
+    authority.store.before["transact"] = everything_ends
+    with pytest.raises(AuthenticationTooOld):
+        await authority.sign_in()
+    assert await authority.engine.sessions.list_live("ann", START, None, 10) == []
+
+
+async def test_a_refused_sign_in_ends_nobodys_session(authority: Authority) -> None:
+    limited = authority.under(Policy(session_limit=1))
+    _, token = await limited.sign_in()
+    authority.clock.advance(SECOND)
+    await limited.revoke_others(token)
+    with pytest.raises(AuthenticationTooOld):
+        await limited.sign_in(authenticate_time=START)
+    assert await limited.is_good(token)
+
+
+# Repetitions
+
+
+async def test_a_repetition_gets_the_same_session_and_token(authority: Authority) -> None:
+    first, token = await authority.sign_in(retry_secret=RETRY)
+    authority.clock.advance(10 * MINUTE - SECOND)
+    again, same = await authority.sign_in(retry_secret=RETRY)
+    assert (told(again), same) == (told(first), token)
+    live = await authority.engine.sessions.list_live("ann", START, None, 10)
+    assert len(live) == 1
+
+
+async def test_repetitions_at_once_make_one_session(authority: Authority) -> None:
+    made = await asyncio.gather(*(authority.sign_in(retry_secret=RETRY) for _ in range(20)))
+    assert len({token for _, token in made}) == 1
+    assert len(await authority.engine.sessions.list_live("ann", START, None, 100)) == 1
+
+
+async def test_a_repetition_at_the_limit_ends_nothing(authority: Authority) -> None:
+    refusing = authority.under(Policy(session_limit=1, at_limit=AtLimit.REFUSE))
+    _, token = await refusing.sign_in(retry_secret=RETRY)
+    assert (await refusing.sign_in(retry_secret=RETRY))[1] == token
+
+
+async def test_when_the_window_has_closed_a_repetition_is_a_new_sign_in(
+    authority: Authority,
+) -> None:
+    first, token = await authority.sign_in(retry_secret=RETRY)
+    authority.clock.advance(10 * MINUTE)
+    other, new = await authority.sign_in(retry_secret=RETRY)
+    assert other.session_id != first.session_id
+    assert new != token
+    assert await authority.is_good(token)
+    assert (await authority.sign_in(retry_secret=RETRY))[1] == new
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"user_id": "bob"},
+        {"ip_address": "192.0.2.9"},
+        {"user_agent": CHROME},
+        {"authenticate_time": START - SECOND},
+        {"authentication_methods": ("otp",)},
+        {"lifetime": DAY},
+        {"idle_timeout": DAY},
+        {"attributes": {"a": "b"}},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+async def test_a_repetition_that_asks_for_something_else_is_refused(
+    authority: Authority, other: dict[str, object]
+) -> None:
+    await authority.sign_in(retry_secret=RETRY)
+    with pytest.raises(RetryMismatch) as refusal:
+        await authority.create(
+            SignIn(**({"user_id": "ann", "retry_secret": RETRY} | other))  # type: ignore[arg-type]
+        )
+    assert refusal.value.violations[0].field == "retry_secret"
+
+
+async def test_another_callers_repetition_is_a_sign_in_of_its_own(authority: Authority) -> None:
+    first, _ = await authority.sign_in(retry_secret=RETRY, caller="key-1")
+    other, _ = await authority.sign_in(retry_secret=RETRY, caller="key-2")
+    assert other.session_id != first.session_id
+
+
+async def test_a_repetition_never_brings_an_ended_session_back(authority: Authority) -> None:
+    _, token = await authority.sign_in(retry_secret=RETRY)
+    await authority.sign_out(token)
+    with pytest.raises(RetryStale):
+        await authority.sign_in(retry_secret=RETRY)
+    assert await authority.engine.sessions.list_live("ann", START, None, 10) == []
+
+
+async def test_a_repetition_never_brings_a_superseded_token_back(authority: Authority) -> None:
+    _, token = await authority.sign_in(retry_secret=RETRY)
+    await authority.reauthenticate(Reauthentication(session_token=token))
+    with pytest.raises(RetryStale):
+        await authority.sign_in(retry_secret=RETRY)
+
+
+async def test_a_sign_in_that_failed_can_be_repeated(authority: Authority) -> None:
+    refusing = authority.under(Policy(session_limit=1, at_limit=AtLimit.REFUSE))
+    _, blocking = await refusing.sign_in()
+    with pytest.raises(SessionLimitReached):
+        await refusing.sign_in(retry_secret=RETRY)
+    await refusing.sign_out(blocking)
+    _, token = await refusing.sign_in(retry_secret=RETRY)
+    assert await refusing.is_good(token)
+
+
+def test_nobody_sees_a_retry_secret_by_printing_a_sign_in() -> None:
+    assert "rrr" not in repr(SignIn(user_id="ann", retry_secret=RETRY))

@@ -1,0 +1,71 @@
+"""Whose request it is, proven inside a transaction."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from session_authority_server.domain.errors import SessionNotLive
+from session_authority_server.domain.session import (
+    Ending,
+    EndReason,
+    InitiatingEntity,
+    Session,
+)
+from session_authority_server.domain.token import Token
+from session_authority_server.store.protocol import UserStanding
+from session_authority_server.usecases.proof import parse_proof, prove_in
+from tests.contract.engines import SECRET, START, a_session
+
+SESSION = a_session()
+ENDED = replace(SESSION, ending=Ending(START, EndReason.REVOKED, InitiatingEntity.USER))
+GOOD = Token(SESSION.session_id, SECRET)
+
+
+class Transaction:
+    """A transaction of an engine in which others commit until the user is locked."""
+
+    def __init__(self, before: Session | None, after: Session | None) -> None:
+        self._before = before
+        self._after = after
+        self.locked: list[str] = []
+
+    async def read_session(self, _session_id: UUID) -> Session | None:
+        return self._after if self.locked else self._before
+
+    async def lock_user(self, user_id: str) -> UserStanding:
+        self.locked.append(user_id)
+        return UserStanding(None)
+
+
+async def prove(transaction: Transaction) -> Session:
+    return await prove_in(transaction, GOOD, START)  # type: ignore[arg-type]
+
+
+async def test_the_proven_session_is_the_one_read_under_its_users_lock() -> None:
+    locked = replace(SESSION, user_agent="as it is under the lock")
+    transaction = Transaction(SESSION, locked)
+    assert await prove(transaction) is locked
+    assert transaction.locked == ["ann"]
+
+
+@pytest.mark.parametrize("after", [ENDED, None])
+async def test_a_session_that_ended_before_the_lock_was_had_proves_nothing(
+    after: Session | None,
+) -> None:
+    with pytest.raises(SessionNotLive):
+        await prove(Transaction(SESSION, after))
+
+
+async def test_nobody_is_locked_for_a_token_that_is_not_good() -> None:
+    for found in (ENDED, None):
+        transaction = Transaction(found, found)
+        with pytest.raises(SessionNotLive):
+            await prove(transaction)
+        assert transaction.locked == []
+
+
+def test_what_is_no_token_proves_nothing() -> None:
+    assert parse_proof(GOOD.encode()) == GOOD
+    with pytest.raises(SessionNotLive):
+        parse_proof("garbage")

@@ -1,0 +1,203 @@
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from session_authority_server.domain.errors import (
+    AuthenticationTooOld,
+    InvalidRequest,
+    RetryMismatch,
+    RetryStale,
+    SessionNotLive,
+)
+from session_authority_server.domain.session import Session
+from session_authority_server.domain.verdict import SUPERSEDED
+from session_authority_server.store.protocol import Transaction
+from session_authority_server.usecases.reauthenticate_session import Reauthentication
+from tests.contract.engines import DAY, MINUTE, SECOND, START, told
+from tests.unit.usecases.conftest import Authority
+
+RETRY = b"r" * 32
+
+
+async def renew(
+    authority: Authority, token: str, retry_secret: bytes = b"", **said: object
+) -> tuple[Session, str]:
+    request = Reauthentication(session_token=token, retry_secret=retry_secret, **said)  # type: ignore[arg-type]
+    session, new = await authority.reauthenticate(request)
+    return session, new.encode()
+
+
+async def test_a_session_gets_a_new_token_and_the_old_one_dies(authority: Authority) -> None:
+    session, old = await authority.sign_in()
+    renewed, new = await renew(authority, old, authentication_methods=("hwk",))
+    assert renewed.session_id == session.session_id
+    assert renewed.authentication_methods == ("hwk",)
+    assert await authority.answer(old) == SUPERSEDED
+    assert await authority.is_good(new)
+    with pytest.raises(SessionNotLive):
+        await renew(authority, old)
+
+
+async def test_both_clocks_begin_anew(authority: Authority) -> None:
+    _, token = await authority.sign_in(lifetime=DAY, idle_timeout=60 * MINUTE)
+    authority.clock.advance(59 * MINUTE)
+    renewed, new = await renew(authority, token, authenticate_time=START + 58 * MINUTE)
+    now = START + 59 * MINUTE
+    assert renewed.expire_time == now + DAY
+    assert renewed.idle_expire_time == now + 60 * MINUTE
+    assert renewed.authenticate_time == START + 58 * MINUTE
+    assert renewed.create_time == START
+    assert told(await authority.engine.get(renewed.session_id)) == told(renewed)
+    authority.clock.advance(59 * MINUTE)
+    assert await authority.is_good(new)
+
+
+async def test_the_list_shows_it_at_its_new_place_under_its_old_id(authority: Authority) -> None:
+    session, token = await authority.sign_in(user_agent="curl/8.0")
+    authority.clock.advance(MINUTE)
+    await authority.sign_in()
+    authority.clock.advance(MINUTE)
+    await renew(authority, token)
+    now = authority.clock.now()
+    first = (await authority.engine.sessions.list_live("ann", now, None, 10))[0]
+    assert first.session_id == session.session_id
+    assert first.device == session.device
+    assert await authority.engine.user_agent(session.session_id) == "curl/8.0"
+
+
+async def test_of_two_at_once_one_wins(authority: Authority) -> None:
+    _, token = await authority.sign_in()
+    outcomes = await asyncio.gather(
+        *(renew(authority, token) for _ in range(5)), return_exceptions=True
+    )
+    won = [each for each in outcomes if not isinstance(each, BaseException)]
+    assert len(won) == 1
+    assert await authority.is_good(won[0][1])
+
+
+async def test_an_ended_session_is_not_renewed(authority: Authority) -> None:
+    _, token = await authority.sign_in()
+    await authority.sign_out(token)
+    for proof in (token, "", "garbage"):
+        with pytest.raises(SessionNotLive):
+            await renew(authority, proof)
+
+
+async def test_a_session_that_ends_while_it_is_renewed_stays_ended(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a store lets a sign-out commit between the proof and the renewal."""
+    _, token = await authority.sign_in()
+
+    async def transact(work: object) -> object:
+        class Late:
+            def __init__(self, transaction: Transaction) -> None:
+                self._transaction = transaction
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self._transaction, name)
+
+            async def renew_session(self, _session: Session, *, replaces: bytes) -> bool:
+                return not replaces
+
+        return await authority.engine.sessions.transact(lambda it: work(Late(it)))  # type: ignore[operator]
+
+    monkeypatch.setattr(authority.store, "transact", transact, raising=False)
+    with pytest.raises(SessionNotLive):
+        await renew(authority, token)
+
+
+async def test_credentials_checked_before_a_sweep_are_too_old(authority: Authority) -> None:
+    _, token = await authority.sign_in()
+    authority.clock.advance(MINUTE)
+    await authority.revoke_others(token)
+    with pytest.raises(AuthenticationTooOld):
+        await renew(authority, token, authenticate_time=START + MINUTE - SECOND)
+    assert await authority.is_good(token)
+    _, new = await renew(authority, token, authenticate_time=START + MINUTE)
+    assert await authority.is_good(new)
+
+
+async def test_everything_wrong_is_told_at_once(authority: Authority) -> None:
+    _, token = await authority.sign_in()
+    authority.store.asked.clear()
+    with pytest.raises(InvalidRequest) as refusal:
+        await renew(
+            authority,
+            token,
+            b"short",
+            authenticate_time=START + DAY,
+            authentication_methods=("a b",),
+        )
+    assert [each.field for each in refusal.value.violations] == [
+        "authenticate_time",
+        "authentication_methods[0]",
+        "retry_secret",
+    ]
+    assert authority.store.asked == []
+
+
+async def test_a_renewed_session_is_swept_like_any_other(authority: Authority) -> None:
+    _, token = await authority.sign_in()
+    _, other = await authority.sign_in()
+    _, new = await renew(authority, token)
+    await authority.revoke_others(other)
+    assert not await authority.is_good(new)
+
+
+# Repetitions
+
+
+async def test_a_repetition_gets_the_same_token(authority: Authority) -> None:
+    _, old = await authority.sign_in()
+    first, token = await renew(authority, old, RETRY)
+    authority.clock.advance(10 * MINUTE - SECOND)
+    again, same = await renew(authority, old, RETRY)
+    assert (told(again), same) == (told(first), token)
+
+
+async def test_repetitions_at_once_renew_once(authority: Authority) -> None:
+    _, old = await authority.sign_in()
+    made = await asyncio.gather(*(renew(authority, old, RETRY) for _ in range(10)))
+    assert len({token for _, token in made}) == 1
+    assert await authority.is_good(made[0][1])
+
+
+async def test_when_the_window_has_closed_the_old_token_is_dead(authority: Authority) -> None:
+    _, old = await authority.sign_in()
+    _, new = await renew(authority, old, RETRY)
+    authority.clock.advance(10 * MINUTE)
+    with pytest.raises(SessionNotLive):
+        await renew(authority, old, RETRY)
+    assert await authority.is_good(new)
+
+
+async def test_a_repetition_that_says_something_else_is_refused(authority: Authority) -> None:
+    _, old = await authority.sign_in()
+    await renew(authority, old, RETRY)
+    for other in (
+        {"authentication_methods": ("otp",)},
+        {"authenticate_time": START - timedelta(seconds=1)},
+    ):
+        with pytest.raises(RetryMismatch):
+            await renew(authority, old, RETRY, **other)
+
+
+async def test_a_repetition_never_brings_back_what_ended_or_was_renewed(
+    authority: Authority,
+) -> None:
+    _, old = await authority.sign_in()
+    _, new = await renew(authority, old, RETRY)
+    _, newer = await renew(authority, new)
+    with pytest.raises(RetryStale):
+        await renew(authority, old, RETRY)
+    await authority.sign_out(newer)
+    with pytest.raises(RetryStale):
+        await renew(authority, old, RETRY)
+
+
+def test_nobody_sees_a_secret_by_printing_a_request() -> None:
+    shown = repr(Reauthentication(session_token="ses_secret", retry_secret=RETRY))
+    assert "ses_" not in shown
+    assert "rrr" not in shown

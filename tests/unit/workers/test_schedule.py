@@ -1,0 +1,153 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.metrics import OLDEST_OVERDUE_SECONDS, WORKER_ROWS, WORKER_RUNS
+from session_authority_workers.schedule import Schedule
+
+OFTEN = timedelta(milliseconds=20)
+
+
+class Job:
+    """A job that does what the test says."""
+
+    def __init__(self, name: str, work: Callable[[], Awaitable[int]] | None = None) -> None:
+        self.name = name
+        self.runs = 0
+        self._work = work
+        self.overdue: datetime | None = None
+
+    async def __call__(self) -> int:
+        self.runs += 1
+        return await self._work() if self._work else 0
+
+    async def oldest_overdue(self) -> datetime | None:
+        return self.overdue
+
+
+def scheduled(expire: Job, purge: Job | None = None, interval: timedelta = OFTEN) -> Schedule:
+    return Schedule(expire, purge or Job("purge"), SystemClock(), interval)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(2):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def runs(job: str, outcome: str) -> float:
+    return float(WORKER_RUNS.labels(job=job, outcome=outcome)._value.get())
+
+
+async def test_every_job_runs_at_once_and_expire_again_at_each_tick() -> None:
+    expire, purge = Job("expire"), Job("purge")
+    schedule = scheduled(expire, purge)
+    schedule.start()
+    await until(lambda: expire.runs >= 3)
+    await schedule.stop()
+    assert purge.runs == 1
+
+
+async def test_a_run_that_fails_is_logged_counted_and_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed, done = runs("expire", "failed"), runs("expire", "done")
+
+    async def work() -> int:
+        if expire.runs == 1:
+            raise StoreUnavailable("writing")
+        return 0
+
+    expire = Job("expire", work)
+    schedule = scheduled(expire)
+    schedule.start()
+    await until(lambda: runs("expire", "done") > done)
+    await schedule.stop()
+    assert runs("expire", "failed") == failed + 1
+    assert "expire failed; it will be tried again at the next tick" in caplog.text
+    assert "the store is not available for writing" in caplog.text
+
+
+async def test_nothing_that_a_job_raises_stops_the_schedule() -> None:
+    async def work() -> int:
+        raise RuntimeError(expire.runs)
+
+    expire = Job("expire", work)
+    schedule = scheduled(expire)
+    schedule.start()
+    await until(lambda: expire.runs >= 3)
+    await schedule.stop()
+
+
+async def test_what_a_run_did_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    before = float(WORKER_ROWS.labels(job="expire")._value.get())
+
+    async def work() -> int:
+        return 7
+
+    expire = Job("expire", work)
+    expire.overdue = datetime.now(UTC) - timedelta(seconds=50)
+    await scheduled(expire).run_once(expire)  # type: ignore[arg-type]
+    assert float(WORKER_ROWS.labels(job="expire")._value.get()) == before + 7
+    assert "expire: 7 rows" in caplog.text
+    assert 50 <= OLDEST_OVERDUE_SECONDS._value.get() < 60
+    expire.overdue = None
+    await scheduled(expire).run_once(expire)  # type: ignore[arg-type]
+    assert OLDEST_OVERDUE_SECONDS._value.get() == 0
+
+
+async def test_a_run_that_takes_longer_than_a_tick_is_not_joined_by_another() -> None:
+    running = most = 0
+
+    async def work() -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.06)
+        running -= 1
+        return 0
+
+    expire = Job("expire", work)
+    schedule = scheduled(expire)
+    schedule.start()
+    await until(lambda: expire.runs >= 2)
+    await schedule.stop()
+    assert most == 1
+
+
+async def test_stopping_ends_a_run_between_two_batches_and_waits_for_it() -> None:
+    ended = False
+
+    async def work() -> int:
+        nonlocal ended
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended = True
+        return 0
+
+    expire = Job("expire", work)
+    schedule = scheduled(expire)
+    schedule.start()
+    await until(lambda: expire.runs == 1)
+    await schedule.stop()
+    assert ended
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_nothing_begins_after_stopping_whenever_that_is(turns: int) -> None:
+    expire, purge = Job("expire"), Job("purge")
+    schedule = scheduled(expire, purge)
+    schedule.start()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await schedule.stop()
+    before = expire.runs, purge.runs
+    await asyncio.sleep(0.05)
+    assert (expire.runs, purge.runs) == before

@@ -1,0 +1,192 @@
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.policy import CLOCK_SKEW_ALLOWANCE, Policy
+from session_authority_server.domain.retry import AnsweredAttempt
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.store.protocol import Transaction, UpkeepStore
+from session_authority_workers.expire import Expire
+from session_authority_workers.pace import Pace
+from session_authority_workers.purge import Purge
+from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
+
+QUICK = Pace(batch=3, pause_seconds=0)
+RETENTION = Policy().history_retention
+
+
+class FailingAfter:
+    """An upkeep store that fails after so many steps."""
+
+    def __init__(self, store: UpkeepStore, steps: int) -> None:
+        self._store = store
+        self.steps = steps
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def step(*args: Any) -> Any:
+            if not self.steps:
+                raise StoreUnavailable("writing")
+            self.steps -= 1
+            return await getattr(self._store, name)(*args)
+
+        return step
+
+
+async def recorded(engine: Engine, session_ids: list[Any]) -> int:
+    found = await engine.sessions.read_sessions(session_ids)
+    return sum(session.ending is not None for session in found.values())
+
+
+# Expiring
+
+
+async def test_everything_due_is_ended_in_batches(engine: Engine, clock: ManualClock) -> None:
+    sessions = [a_session(lifetime=MINUTE) for _ in range(10)]
+    alive = a_session()
+    await engine.add(*sessions, alive)
+    clock.advance(60 * MINUTE)
+    told: list[int] = []
+    expire = Expire(engine.upkeep, clock, QUICK)
+    assert await expire.count(100) == 10
+    assert await expire.oldest_overdue() == START + MINUTE
+    assert await expire(told.append) == 10
+    assert max(told) <= QUICK.batch
+    assert sum(told) == 10
+    assert await recorded(engine, ids([*sessions, alive])) == 10
+    assert await expire() == 0
+    assert await expire.count(100) == 0
+
+
+async def test_the_worker_stays_behind_the_slowest_validators_clock(
+    engine: Engine, clock: ManualClock
+) -> None:
+    session = a_session(lifetime=MINUTE)
+    await engine.add(session)
+    expire = Expire(engine.upkeep, clock, Pace(pause_seconds=0))
+    clock.advance(MINUTE + CLOCK_SKEW_ALLOWANCE - timedelta(microseconds=1))
+    assert await expire() == 0
+    clock.advance(timedelta(microseconds=1))
+    assert await expire() == 1
+    end = Ending(START + MINUTE, EndReason.EXPIRED, InitiatingEntity.POLICY)
+    assert (await engine.get(session.session_id)).ending == end
+
+
+async def test_sweeps_are_settled(engine: Engine, clock: ManualClock) -> None:
+    hers = [a_session() for _ in range(7)]
+    his = [a_session("bob") for _ in range(4)]
+    await engine.add(*hers, *his)
+    await engine.sweep("ann", START + SECOND)
+    expire = Expire(engine.upkeep, clock, QUICK)
+    assert await expire() == 7
+    await engine.sweep_everybody(START + 2 * SECOND)
+    assert await expire() == 4
+    assert await engine.upkeep.pending_sweeps(10) == []
+    assert await recorded(engine, ids([*hers, *his])) == 11
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_killed_anywhere_and_started_again_nothing_is_lost(
+    engine: Engine, clock: ManualClock, steps: int
+) -> None:
+    sessions = [a_session(lifetime=MINUTE) for _ in range(7)]
+    swept = [a_session("bob") for _ in range(5)]
+    await engine.add(*sessions, *swept)
+    await engine.sweep("bob", START)
+    clock.advance(60 * MINUTE)
+    broken = cast("UpkeepStore", FailingAfter(engine.upkeep, steps))
+    told: list[int] = []
+    with pytest.raises(StoreUnavailable):
+        await Expire(broken, clock, QUICK)(told.append)
+    assert await recorded(engine, ids(sessions + swept)) == sum(told)
+    assert await Expire(engine.upkeep, clock, QUICK)() == 12 - sum(told)
+    assert await engine.upkeep.pending_sweeps(10) == []
+
+
+async def test_several_workers_at_once_do_the_work_once(engine: Engine, clock: ManualClock) -> None:
+    await engine.add(*(a_session(lifetime=MINUTE) for _ in range(30)))
+    await engine.add(*(a_session("bob") for _ in range(10)))
+    await engine.sweep("bob", START)
+    clock.advance(60 * MINUTE)
+    counts = await asyncio.gather(*(Expire(engine.upkeep, clock, QUICK)() for _ in range(4)))
+    assert sum(counts) == 40
+
+
+async def test_others_get_a_turn_between_two_batches(engine: Engine, clock: ManualClock) -> None:
+    await engine.add(*(a_session(lifetime=MINUTE) for _ in range(30)))
+    clock.advance(60 * MINUTE)
+    told: list[int] = []
+    expiring = asyncio.create_task(Expire(engine.upkeep, clock, QUICK)(told.append))
+    while not told:
+        await asyncio.sleep(0)
+    await engine.add(a_session())
+    assert len(told) < 10
+    await expiring
+
+
+async def test_a_worker_that_is_cancelled_stops_between_two_batches(
+    engine: Engine, clock: ManualClock
+) -> None:
+    sessions = [a_session(lifetime=MINUTE) for _ in range(30)]
+    await engine.add(*sessions)
+    clock.advance(60 * MINUTE)
+    told: list[int] = []
+    expiring = asyncio.create_task(Expire(engine.upkeep, clock, QUICK)(told.append))
+    while len(told) < 2:
+        await asyncio.sleep(0)
+    expiring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await expiring
+    rest = await Expire(engine.upkeep, clock, QUICK)()
+    assert 0 < rest < 30
+    assert await recorded(engine, ids(sessions)) == 30
+
+
+# Purging
+
+
+async def test_history_older_than_the_retention_goes_and_no_younger(
+    engine: Engine, clock: ManualClock
+) -> None:
+    sessions = [a_session(lifetime=(n + 1) * DAY) for n in range(8)]
+    await engine.add(*sessions, a_session(lifetime=90 * DAY))
+    clock.advance(RETENTION + 5 * DAY)
+    await Expire(engine.upkeep, clock, QUICK)()
+    purge = Purge(engine.upkeep, clock, Policy(), QUICK)
+    assert await purge.count(100) == 4
+    told: list[int] = []
+    assert await purge(told.append) == 4
+    assert told == [3, 1]
+    left = await engine.sessions.read_sessions(ids(sessions))
+    assert set(left) == set(ids(sessions[4:]))  # the fifth ended exactly then
+    assert await purge() == 0
+
+
+async def test_repeatable_calls_whose_window_closed_go_too(
+    engine: Engine, clock: ManualClock
+) -> None:
+    async def work(transaction: Transaction) -> None:
+        for n in range(5):
+            await transaction.write_attempt(
+                AnsweredAttempt(bytes([n]) * 32, b"", uuid4(), b"", START + n * MINUTE)
+            )
+
+    await engine.sessions.transact(work)
+    clock.advance(3 * MINUTE)
+    assert await Purge(engine.upkeep, clock, Policy(), QUICK)() == 4
+
+
+async def test_a_purge_that_fails_keeps_what_it_did(engine: Engine, clock: ManualClock) -> None:
+    await engine.add(*(a_session(lifetime=DAY) for _ in range(7)))
+    clock.advance(DAY + MINUTE)
+    await Expire(engine.upkeep, clock, QUICK)()
+    clock.advance(RETENTION)
+    broken = cast("UpkeepStore", FailingAfter(engine.upkeep, 1))
+    with pytest.raises(StoreUnavailable):
+        await Purge(broken, clock, Policy(), QUICK)()
+    assert await Purge(engine.upkeep, clock, Policy(), QUICK)() == 4
