@@ -1,0 +1,169 @@
+"""A whole authority in this process: production parts, a real socket, a real file, and a clock to move."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import grpc
+from sqlalchemy import insert
+
+from session_authority import AsyncSessionClient
+from session_authority.v1 import session_service_pb2_grpc
+from session_authority_server import app
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.device import Device
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.session import Session
+from session_authority_server.domain.token import Token
+from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.rpc.session_service import SessionService
+from session_authority_server.store import rows, schema
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import Touch, Transaction
+from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.tables import sessions
+from session_authority_server.store.upkeep import SqlUpkeepStore
+from session_authority_server.usecases.activity import Activity
+from session_authority_workers.expire import Expire
+from session_authority_workers.pace import Pace
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+NO_HOLD_BACK = Pace(pause_seconds=0, hold_back=timedelta(0))
+
+T = TypeVar("T")
+
+
+class WatchedStore(SqlSessionStore):
+    """The production store, noting what it is asked, and failing to read where a test says how."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.asked: list[str] = []
+        self.touches: list[Touch] = []
+        self.failure: Exception | None = None
+
+    async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
+        self.asked.append("read_sessions")
+        if self.failure is not None:
+            raise self.failure
+        return await super().read_sessions(session_ids)
+
+    async def transact(self, work: Callable[[Transaction], Any]) -> Any:
+        self.asked.append("transact")
+        return await super().transact(work)
+
+    async def touch(self, touches: Sequence[Touch], now: datetime) -> int:
+        self.asked.append("touch")
+        self.touches += touches
+        return await super().touch(touches, now)
+
+
+@dataclass
+class Authority:
+    path: Path
+    address: str
+    clock: ManualClock
+    database: Database
+    store: WatchedStore
+    activity: Activity
+    client: AsyncSessionClient
+    stub: "session_service_pb2_grpc.SessionServiceAsyncStub" = field(repr=False)
+
+    def expire(self, pace: Pace = NO_HOLD_BACK) -> Expire:
+        """Return an expiry worker over the same store and clock."""
+        return Expire(SqlUpkeepStore(self.database), self.clock, pace)
+
+    def pass_time(self, **span: float) -> None:
+        self.clock.advance(timedelta(**span))
+
+    def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Look at the file from outside, or change it."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def contents(self) -> list[tuple[Any, ...]]:
+        """Return every row that says something about a session."""
+        return [
+            row
+            for table in ("sessions", "users", "sweeps", "authority")
+            for row in self.query(f"SELECT * FROM {table} ORDER BY 1, 2")
+        ]
+
+
+@asynccontextmanager
+async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Authority]:
+    path, clock = folder / "sessions.sqlite", ManualClock(NOON)
+    database = Database.sqlite(path)
+    server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1")])
+    try:
+        await schema.migrate(database)
+        store = WatchedStore(database)
+        activity = Activity(store, clock, policy)
+        service = SessionService(app.usecases(store, clock, policy, activity), clock)
+        session_service_pb2_grpc.add_SessionServiceServicer_to_server(service, server)
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        async with AsyncSessionClient(address) as client, grpc.aio.insecure_channel(address) as raw:
+            yield Authority(
+                path,
+                address,
+                clock,
+                database,
+                store,
+                activity,
+                client,
+                session_service_pb2_grpc.SessionServiceStub(raw),
+            )
+    finally:
+        await server.stop(None)
+        await database.close()
+
+
+def a_session(user_id: str, created: datetime, **changes: Any) -> tuple[Session, str]:
+    """Return a session as the store holds it, and its token, without asking an authority."""
+    token = tokens.mint(created)
+    lifetime = changes.get("lifetime", timedelta(days=90))
+    session = Session(
+        session_id=token.id,
+        user_id=user_id,
+        secret_hash=tokens.hash_secret(token.secret),
+        device=Device("Firefox", "143", "Linux", ""),
+        user_agent="",
+        ip_address="203.0.113.7",
+        last_ip_address="203.0.113.7",
+        create_time=created,
+        authenticate_time=created,
+        authentication_methods=("pwd",),
+        last_active_time=created,
+        lifetime=lifetime,
+        expire_time=created + lifetime,
+        idle_timeout=None,
+        attributes={},
+    )
+    return replace(session, **changes), Token(token.id, token.secret).encode()
+
+
+async def insert_sessions(database: Database, some: Iterable[Session]) -> None:
+    """Write sessions of users without sweeps straight into the tables: much faster than signing in."""
+    found = list(some)
+    written = [
+        rows.as_row(each, check_time=min(filter(None, (each.expire_time, each.idle_expire_time))))
+        | {"user_epoch": 0, "global_epoch": 0}
+        for each in found
+    ]
+    user_ids = {each.user_id for each in found}
+
+    async def work(connection: Any) -> None:
+        for user_id in user_ids:
+            await connection.exec_driver_sql(
+                "INSERT OR IGNORE INTO users (user_id, epoch) VALUES (?, 0)", (user_id,)
+            )
+        await connection.execute(insert(sessions), written)
+
+    await database.write(work)

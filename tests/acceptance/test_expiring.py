@@ -1,0 +1,251 @@
+"""Scenarios 26 to 30."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from session_authority import AsyncSessionClient, Rejection, RejectionReason
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.session import Session
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import ExpiryBatch
+from session_authority_server.store.upkeep import SqlUpkeepStore
+from session_authority_workers.expire import Expire
+from session_authority_workers.pace import Pace
+from session_authority_workers.purge import Purge
+from session_authority_workers.schedule import Schedule
+from tests.acceptance.authority import NO_HOLD_BACK, NOON, Authority, a_session, insert_sessions
+
+SMALL = Pace(batch=50, pause_seconds=0.001, hold_back=timedelta(0))
+LONG_AGO = NOON - timedelta(days=90, hours=1)
+
+
+async def _overdue(authority: Authority, count: int) -> Sequence[Session]:
+    made = [a_session(f"user-{number % 20}", LONG_AGO)[0] for number in range(count)]
+    await insert_sessions(authority.database, made)
+    return made
+
+
+def _unended(authority: Authority) -> int:
+    [(count,)] = authority.query("SELECT count(*) FROM sessions WHERE end_time IS NULL")
+    return int(count)
+
+
+async def test_26_the_worker_ends_sessions_past_90_days_in_bounded_batches(
+    authority: Authority,
+) -> None:
+    made = await _overdue(authority, 330)
+    batches: list[int] = []
+
+    assert await authority.expire(SMALL)(batches.append) == 330
+
+    assert sum(batches) == 330
+    assert max(batches) <= SMALL.batch
+    endings = authority.query("SELECT DISTINCT end_time - expire_time, end_reason FROM sessions")
+    assert endings == [(0, 3)], "each ended when its lifetime did, and for that reason"
+    assert len(made) == 330
+
+
+async def test_26_validation_goes_on_while_the_worker_works(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    await _overdue(authority, 1_500)
+    new = await client.create("ada")
+    working = asyncio.create_task(authority.expire(SMALL)())
+    waits: list[float] = []
+    while not working.done():
+        started = time.perf_counter()
+        assert await client.validate(new.token)
+        waits.append(time.perf_counter() - started)
+
+    assert await working == 1_500
+    assert len(waits) > 10
+    assert sorted(waits)[len(waits) * 9 // 10] < 0.25
+
+
+async def test_26_a_worker_stopped_at_any_moment_loses_nothing(authority: Authority) -> None:
+    await _overdue(authority, 400)
+    reported = 0
+    runs = 0
+    while _unended(authority):
+        batches: list[int] = []
+        working = asyncio.create_task(authority.expire(SMALL)(batches.append))
+        while not working.done() and len(batches) < 2:
+            await asyncio.sleep(0)
+        working.cancel()
+        await asyncio.wait([working])
+        reported += sum(batches)
+        runs += 1
+
+    assert runs > 1, "the worker was really interrupted"
+    assert reported <= 400
+    assert await authority.expire(SMALL)() == 0
+
+
+async def test_27_a_second_before_the_lifetime_is_over_it_lives_and_a_second_after_it_does_not(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    new = await client.create("ada")
+    authority.pass_time(days=90, seconds=-1)
+    assert await authority.expire()() == 0
+    assert await client.validate(new.token)
+
+    authority.pass_time(seconds=2)
+
+    assert await client.validate(new.token) == Rejection(RejectionReason.EXPIRED)
+    assert await authority.expire()() == 1
+    assert await client.validate(new.token) == Rejection(RejectionReason.EXPIRED)
+
+
+async def test_28_the_worker_ends_nothing_that_validation_would_still_accept(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    made = [
+        await client.create(
+            "ada",
+            lifetime=timedelta(minutes=minutes),
+            idle_timeout=timedelta(minutes=2) if minutes % 2 else None,
+        )
+        for minutes in range(1, 9)
+    ]
+    for _ in range(9 * 12):
+        authority.pass_time(seconds=5)
+        await authority.expire()()
+        ended = {
+            row[0]
+            for row in authority.query(
+                "SELECT lower(hex(session_id)) FROM sessions WHERE end_time IS NOT NULL"
+            )
+        }
+        for new in made:
+            if await client.validate(new.token, passive=True):
+                assert new.session.session_id.replace("-", "") not in ended
+    assert _unended(authority) == 0
+
+
+async def test_28_a_session_in_use_outlives_its_idle_timeout_under_a_busy_worker(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    used = await client.create("ada", idle_timeout=timedelta(minutes=1))
+    left = await client.create("ada", idle_timeout=timedelta(minutes=1))
+    for second in range(1, 241):
+        authority.pass_time(seconds=1)
+        if second % 2 == 0:  # as the server does
+            await authority.activity.flush()
+        await authority.expire()()
+        if second % 50 == 0:
+            assert await client.validate(used.token), f"in use, after {second} s"
+
+    assert await client.validate(left.token) == Rejection(RejectionReason.IDLE_TIMEOUT)
+
+
+async def test_28_by_default_the_worker_stays_behind_the_slowest_clock(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    await client.create("ada", lifetime=timedelta(minutes=1))
+    authority.pass_time(minutes=1, seconds=4)
+    assert await authority.expire(Pace())() == 0
+    authority.pass_time(seconds=1)
+    assert await authority.expire(Pace())() == 1
+
+
+async def test_29_several_workers_at_once_do_the_work_once(authority: Authority) -> None:
+    await _overdue(authority, 600)
+    databases = [Database.sqlite(authority.path) for _ in range(3)]
+    try:
+        ended = await asyncio.gather(
+            *(Expire(SqlUpkeepStore(database), authority.clock, SMALL)() for database in databases)
+        )
+    finally:
+        for database in databases:
+            await database.close()
+
+    assert sum(ended) == 600
+    assert _unended(authority) == 0
+
+
+class FaultyUpkeep(SqlUpkeepStore):
+    """A store whose first two steps of expiry fail."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.failures_left = 2
+        self.mended = asyncio.Event()
+
+    async def end_overdue(self, *arguments: object, **named: object) -> ExpiryBatch:
+        if self.failures_left:
+            self.failures_left -= 1
+            raise ZeroDivisionError("the disk is full of zeros")
+        batch = await super().end_overdue(*arguments, **named)  # type: ignore[arg-type]
+        if not batch.examined:
+            self.mended.set()
+        return batch
+
+
+def _runs(outcome: str) -> float:
+    labels = {"job": "expire", "outcome": outcome}
+    return REGISTRY.get_sample_value("session_authority_worker_runs_total", labels) or 0
+
+
+async def test_30_a_failing_run_is_seen_and_tried_again_at_the_next_tick(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The schedule waits in real time, so it takes the real clock.
+    clock, store = SystemClock(), FaultyUpkeep(authority.database)
+    long_ago = clock.now() - timedelta(days=91)
+    await insert_sessions(authority.database, [a_session("ada", long_ago)[0] for _ in range(10)])
+    failed, done = _runs("failed"), _runs("done")
+    schedule = Schedule(
+        Expire(store, clock, NO_HOLD_BACK),
+        Purge(store, clock, Policy(history_retention=timedelta(days=10_000))),
+        clock,
+        timedelta(milliseconds=50),
+    )
+    schedule.start()
+    try:
+        async with asyncio.timeout(10):
+            await store.mended.wait()
+            while _runs("done") == done:
+                await asyncio.sleep(0.01)
+    finally:
+        await schedule.stop()
+
+    assert _runs("failed") == failed + 2
+    assert _unended(authority) == 0
+    complaints = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(complaints) == 2
+    assert all("tried again at the next tick" in record.getMessage() for record in complaints)
+
+
+class StuckUpkeep(SqlUpkeepStore):
+    """A store that never answers."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.asked = asyncio.Event()
+
+    async def end_overdue(self, *_: object, **__: object) -> ExpiryBatch:
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+async def test_26_stopping_in_mid_run_is_no_failure(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, store = SystemClock(), StuckUpkeep(authority.database)
+    purge = Purge(store, clock, Policy())
+    schedule = Schedule(Expire(store, clock), purge, clock, timedelta(minutes=1))
+    schedule.start()
+    async with asyncio.timeout(10):
+        await store.asked.wait()
+        await schedule.stop()
+    await asyncio.sleep(0.01)
+
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -1,0 +1,330 @@
+"""Scenarios 11 to 15; of 15 what the row is made of."""
+
+import asyncio
+from datetime import timedelta
+
+import grpc
+import pytest
+
+from session_authority import (
+    AsyncSessionClient,
+    InvalidArgument,
+    Session,
+    SessionLimitReached,
+    SessionState,
+)
+from session_authority._error_details import error_of
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority_server.domain.policy import AtLimit, Policy
+from tests.acceptance.authority import NOON, Authority, a_session, insert_sessions
+
+CHROME_ON_WINDOWS = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/141.0.0.0 Safari/537.36"
+)
+
+
+def _ids(sessions: list[Session]) -> list[str]:
+    return [session.session_id for session in sessions]
+
+
+async def test_11_a_user_sees_all_of_their_sessions_nobody_elses_and_one_as_current(
+    client: AsyncSessionClient,
+) -> None:
+    adas = [await client.create("ada") for _ in range(5)]
+    bobs = [await client.create("bob") for _ in range(3)]
+
+    for mine in adas:
+        listed = await client.list(mine.token)
+        assert sorted(_ids(listed)) == sorted(new.session.session_id for new in adas)
+        assert [each.session_id for each in listed if each.current] == [mine.session.session_id]
+    listed = await client.list(bobs[0].token)
+    assert {each.user_id for each in listed} == {"bob"}
+    assert len(listed) == 3
+
+
+@pytest.mark.parametrize("user_id", ["ad", "ada%", "a_a", "ADA", "ada\u0301", "' OR '1'='1", "ада"])
+async def test_11_a_user_id_that_merely_looks_like_another_is_another(
+    client: AsyncSessionClient, user_id: str
+) -> None:
+    await client.create("ada")
+    other = await client.create(user_id)
+
+    assert _ids(await client.list(other.token)) == [other.session.session_id]
+
+
+class TestAtEveryInstant:
+    LIMIT = 6
+
+    @pytest.fixture
+    def policy(self) -> Policy:
+        return Policy(session_limit=self.LIMIT, at_limit=AtLimit.REFUSE)
+
+    async def test_12_validation_list_limit_and_worker_agree(
+        self, authority: Authority, client: AsyncSessionClient
+    ) -> None:
+        mine = await client.create("ada")
+        made = [
+            mine,
+            await client.create("ada", lifetime=timedelta(minutes=5)),
+            await client.create("ada", idle_timeout=timedelta(minutes=3)),
+            await client.create(
+                "ada", lifetime=timedelta(minutes=4), idle_timeout=timedelta(minutes=2)
+            ),
+            await client.create("ada"),
+            await client.create("ada"),
+        ]
+        boundaries = [timedelta(minutes=minutes) for minutes in (2, 3, 4, 5)]
+        instants = [
+            boundary + timedelta(microseconds=step)
+            for boundary in boundaries
+            for step in (-1, 0, 1)
+        ]
+        live_counts = []
+        for number, instant in enumerate(instants):
+            authority.clock.advance(NOON + instant - authority.clock.now())
+            if number == 4:
+                await client.revoke(mine.token, made[4].session.session_id)
+
+            live = {
+                new.session.session_id
+                for new in made
+                if await client.validate(new.token, passive=True)
+            }
+            listed = set(_ids(await client.list(mine.token)))
+            assert listed == live
+            shown = await client.list(mine.token, show_ended=True)
+            assert {each.session_id for each in shown if each.end_time is None} == live
+            assert (len(live) == self.LIMIT) is await self._is_at_limit(client)
+            await authority.expire()()
+            unended = authority.query(
+                "SELECT count(*) FROM sessions WHERE end_time IS NULL AND user_id = 'ada'"
+            )
+            assert unended == [(len(live),)]
+            live_counts.append(len(live))
+        assert live_counts == [6, 5, 5, 5, 3, 3, 3, 3, 3, 3, 2, 2]
+
+    async def _is_at_limit(self, client: AsyncSessionClient) -> bool:
+        try:
+            another = await client.create("ada")
+        except SessionLimitReached:
+            return True
+        await client.sign_out(another.token)
+        return False
+
+
+async def test_12_sessions_that_ended_are_history_with_the_reason_they_ended_for(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    mine, revoked, gone = [await client.create("ada") for _ in range(3)]
+    expired = await client.create("ada", lifetime=timedelta(minutes=5))
+    idle = await client.create("ada", idle_timeout=timedelta(minutes=2))
+    await client.revoke(mine.token, revoked.session.session_id)
+    await client.sign_out(gone.token)
+    authority.pass_time(minutes=10)
+
+    listed = await client.list(mine.token)
+    with_history = await client.list(mine.token, show_ended=True)
+
+    assert _ids(listed) == [mine.session.session_id]
+    assert _ids(with_history)[:3] == [new.session.session_id for new in (mine, expired, idle)], (
+        "the live ones first, then the latest that ended"
+    )
+    assert {each.session_id: each.end_reason and each.end_reason.name for each in with_history} == {
+        mine.session.session_id: None,
+        revoked.session.session_id: "REVOKED",
+        gone.session.session_id: "SIGNED_OUT",
+        expired.session.session_id: "EXPIRED",
+        idle.session.session_id: "IDLE_TIMEOUT",
+    }
+    assert with_history[1].end_time == NOON + timedelta(minutes=5)
+    assert with_history[2].end_time == NOON + timedelta(minutes=2)
+
+
+async def test_13_no_request_of_the_api_names_whose_sessions_to_show() -> None:
+    [service] = pb.DESCRIPTOR.services_by_name.values()
+    shows_sessions = {
+        method.name
+        for method in service.methods
+        if any(
+            field.message_type is not None and field.message_type.name == "Session"
+            for field in method.output_type.fields
+        )
+    }
+    assert shows_sessions == {
+        "CreateSession",
+        "ListSessions",
+        "ReauthenticateSession",
+        "RevokeSession",
+        "ValidateSession",
+    }
+    for name in shows_sessions - {"CreateSession"}:
+        fields = service.methods_by_name[name].input_type.fields_by_name
+        assert "session_token" in fields, f"{name} asks for proof"
+        assert "user_id" not in fields or name == "ValidateSession"
+
+
+async def test_13_another_users_page_token_shows_nothing(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    adas = [await client.create("ada") for _ in range(3)]
+    bobs = await client.create("bob")
+    page = await authority.stub.ListSessions(
+        pb.ListSessionsRequest(session_token=adas[0].token.reveal(), page_size=1)
+    )
+    assert page.next_page_token
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await authority.stub.ListSessions(
+            pb.ListSessionsRequest(
+                session_token=bobs.token.reveal(), page_token=page.next_page_token
+            )
+        )
+    error = error_of(caught.value)
+    assert isinstance(error, InvalidArgument)
+    assert [violation.field for violation in error.violations] == ["page_token"]
+
+
+async def test_14_the_most_recently_active_comes_first(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    made = []
+    for _ in range(5):
+        made.append(await client.create("ada"))
+        authority.pass_time(minutes=2)
+    first, second, third, fourth, fifth = made
+    await client.validate(second.token)
+    await authority.activity.flush()
+
+    assert _ids(await client.list(first.token)) == [
+        new.session.session_id for new in (second, fifth, fourth, third, first)
+    ]
+
+
+async def test_14_pages_are_stable_while_sessions_come_and_go(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    made = []
+    for _ in range(35):
+        made.append(await client.create("ada"))
+        authority.pass_time(minutes=2)
+    mine = made[-1]
+    revoked_unseen, used_unseen, revoked_seen = made[3], made[5], made[-2]
+    pages: list[list[str]] = []
+    page_token = ""
+    while True:
+        page = await authority.stub.ListSessions(
+            pb.ListSessionsRequest(
+                session_token=mine.token.reveal(), page_size=10, page_token=page_token
+            )
+        )
+        pages.append([session.session_id for session in page.sessions])
+        page_token = page.next_page_token
+        if not page_token:
+            break
+        if len(pages) == 1:
+            newcomer = await client.create("ada")
+            authority.pass_time(minutes=2)
+            await client.revoke(mine.token, revoked_unseen.session.session_id)
+            await client.revoke(mine.token, revoked_seen.session.session_id)
+            await client.validate(used_unseen.token)  # moves to the front, behind our back
+            await authority.activity.flush()
+
+    seen = [session_id for page in pages for session_id in page]
+    gone = {each.session.session_id for each in (revoked_unseen, revoked_seen)}
+    live_throughout = {new.session.session_id for new in made} - gone
+    assert live_throughout <= set(seen)
+    assert revoked_unseen.session.session_id not in seen
+    assert set(seen) <= {new.session.session_id for new in (*made, newcomer)}
+    assert len(seen) == len(set(seen)), "nothing moved among the pages was shown twice"
+    assert max(len(page) for page in pages) <= 10
+    undisturbed = [each for each in seen if each != used_unseen.session.session_id]
+    in_order = [new.session.session_id for new in reversed(made)]
+    assert undisturbed == [each for each in in_order if each in undisturbed]
+
+
+class TestManySessions:
+    @pytest.fixture
+    def policy(self) -> Policy:
+        return Policy(session_limit=None)
+
+    async def test_14_a_user_with_10_000_sessions_can_be_listed(
+        self, authority: Authority, client: AsyncSessionClient
+    ) -> None:
+        # In groups of equal activity, so that pages end amid equals.
+        made = [
+            a_session("ada", NOON - timedelta(minutes=number // 700)) for number in range(10_000)
+        ]
+        await insert_sessions(authority.database, [session for session, _ in made])
+
+        listed = await client.list(made[0][1])
+
+        assert len(listed) == 10_000
+        assert set(_ids(listed)) == {str(session.session_id) for session, _ in made}
+        keys = [(each.last_active_time, each.session_id) for each in listed]
+        assert keys == sorted(keys, reverse=True)
+        assert sum(each.current for each in listed) == 1
+
+
+async def test_15_a_row_has_a_readable_name_its_address_and_both_times(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    mine = await client.create("ada", ip_address="203.0.113.7", user_agent=CHROME_ON_WINDOWS)
+    authority.pass_time(hours=1)
+    await client.validate(mine.token, ip_address="203.0.113.8")
+    await authority.activity.flush()
+    authority.pass_time(hours=2)
+
+    [row] = await client.list(mine.token)
+
+    assert row.device.display_name == "Chrome on Windows"
+    assert row.last_ip_address == "203.0.113.8"
+    assert authority.clock.now() - row.last_active_time == timedelta(hours=2)
+    assert authority.clock.now() - row.authenticate_time == timedelta(hours=3)
+    assert row.last_active_time.tzinfo is not None
+    assert row.state is SessionState.ACTIVE
+
+
+async def test_15_a_renewed_proof_of_identity_moves_the_time_that_the_current_row_shows(
+    authority: Authority, client: AsyncSessionClient
+) -> None:
+    mine = await client.create("ada")
+    authority.pass_time(hours=5)
+
+    anew = await client.reauthenticate(mine.token, authentication_methods=["otp"])
+
+    [row] = await client.list(anew.token)
+    assert row.authenticate_time == NOON + timedelta(hours=5)
+    assert row.create_time == NOON
+    assert row.session_id == mine.session.session_id
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "name"),
+    [
+        ("", "Unknown device"),
+        ("   ", "Unknown device"),
+        ("\x00\r\n\t", "Unknown device"),
+        ("????", "Unknown device"),
+        ("curl/8.5.0", "curl"),
+        ("AcmeSync/3.2", "AcmeSync"),
+    ],
+)
+async def test_15_unknown_and_empty_user_agents_read_sensibly(
+    client: AsyncSessionClient, user_agent: str, name: str
+) -> None:
+    new = await client.create("ada", user_agent=user_agent)
+
+    assert new.session.device.display_name == name
+
+
+async def test_15_every_listed_row_has_a_name_whatever_signed_in(
+    client: AsyncSessionClient,
+) -> None:
+    agents = ["<script>", "Mozilla/5.0", "\ufeff\u202e", "a" * 5000, "'; DROP TABLE sessions; --"]
+    made = await asyncio.gather(*(client.create("ada", user_agent=agent) for agent in agents))
+
+    listed = await client.list(made[0].token)
+
+    assert len(listed) == len(agents)
+    assert all(row.device.display_name.strip() for row in listed)

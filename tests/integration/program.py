@@ -1,0 +1,127 @@
+"""The command as an operator runs it: a process of its own, ended by its own id whatever happens."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+COMMAND = BIN / "session-authority"
+START_SECONDS = 30
+EXIT_SECONDS = 30
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment with none but the given settings."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SESSION_AUTHORITY_")
+    }
+    return inherited | {"COLUMNS": "120"} | variables
+
+
+def run(
+    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None, seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself."""
+    return subprocess.run(
+        [COMMAND, *arguments],
+        cwd=cwd,
+        env=environment(**(settings or {})),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+class Program:
+    """A command that runs until it is told to end."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", out: Path, err: Path) -> None:
+        self.process = process
+        self._out = out
+        self._err = err
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    def wait_for(self, pattern: str) -> str:
+        """Wait for something on standard output, and return its first group."""
+        give_up = time.monotonic() + START_SECONDS
+        while time.monotonic() < give_up:
+            found = re.search(pattern, self.stdout)
+            if found:
+                return found[1]
+            assert self.process.poll() is None, f"it ended: {self.stdout}\n{self.stderr}"
+            time.sleep(0.02)
+        raise AssertionError(f"no {pattern!r} in: {self.stdout}\n{self.stderr}")
+
+    @property
+    def address(self) -> str:
+        return self.wait_for(r"(?:serving|serves) on (\S+:\d+)(?=[,\s])")
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Give it no chance to put anything in order."""
+        self.process.kill()
+        self.process.wait()
+
+    def exit_code(self) -> int:
+        """Wait for the end."""
+        return self.process.wait(EXIT_SECONDS)
+
+    def stop(self) -> int:
+        self.terminate()
+        return self.exit_code()
+
+
+@contextmanager
+def running(
+    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Program]:
+    """Run a command for as long as the context lasts."""
+    number = sum(1 for _ in cwd.glob("*.out"))
+    out, err = cwd / f"{number}.out", cwd / f"{number}.err"
+    with out.open("wb") as out_file, err.open("wb") as err_file:
+        process = subprocess.Popen(
+            [COMMAND, *arguments],
+            cwd=cwd,
+            env=environment(**(settings or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=out_file,
+            stderr=err_file,
+        )
+    program = Program(process, out, err)
+    try:
+        yield program
+    finally:
+        if process.poll() is None:
+            program.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                program.kill()
+
+
+@contextmanager
+def serving(
+    cwd: Path, *arguments: str, settings: Mapping[str, str] | None = None
+) -> Iterator[Program]:
+    """Serve on a free port, from `cwd/session-authority.sqlite`."""
+    with running("serve", "--listen", "127.0.0.1:0", *arguments, cwd=cwd, settings=settings) as it:
+        assert it.address
+        yield it

@@ -1,0 +1,275 @@
+"""Every documented limit is told as such, by the name of the field; what is no error succeeds."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
+
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
+from tests.integration.program import Program
+
+Violations: TypeAlias = dict[str, str]
+DAY = 86_400
+
+
+@pytest.fixture
+def stub(server: Program) -> Iterator[SessionServiceStub]:
+    with grpc.insecure_channel(server.address) as channel:
+        yield SessionServiceStub(channel)
+
+
+@pytest.fixture
+def token(stub: SessionServiceStub) -> str:
+    return stub.CreateSession(pb.CreateSessionRequest(user_id="ada")).session_token
+
+
+def _violations(call: Callable[[Any], Any], request: Any) -> Violations:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    [value] = [
+        value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"
+    ]
+    status = status_pb2.Status.FromString(value)
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    info, bad_request = status.details
+    reason, found = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert info.Unpack(reason)
+    assert bad_request.Unpack(found)
+    assert (reason.reason, reason.domain) == ("INVALID_FIELD", "session-authority")
+    return {violation.field: violation.description for violation in found.field_violations}
+
+
+def _in(seconds: float) -> Timestamp:
+    time = Timestamp()
+    time.FromDatetime(datetime.now(UTC) + timedelta(seconds=seconds))
+    return time
+
+
+# What is sent, the field that is named, and a word of how to mend it.
+BAD_SIGN_INS: list[tuple[dict[str, Any], str, str]] = [
+    ({"user_id": ""}, "user_id", "1 to 255"),
+    ({"user_id": "x" * 256}, "user_id", "1 to 255"),
+    ({"user_id": "é" * 128}, "user_id", "1 to 255"),
+    ({"user_id": "a\nb"}, "user_id", "must have none"),
+    ({"user_id": "a\0"}, "user_id", "must have none"),
+    ({"user_id": "a\x85"}, "user_id", "must have none"),
+    ({"ip_address": "203.0.113"}, "ip_address", "IPv4 or IPv6"),
+    ({"ip_address": "203.0.113.7:80"}, "ip_address", "without port"),
+    ({"ip_address": "203.0.113.7, 198.51.100.1"}, "ip_address", "one"),
+    ({"ip_address": "fe80::1%eth0"}, "ip_address", "zone"),
+    ({"ip_address": "x" * 60_000}, "ip_address", "IPv4 or IPv6"),
+    ({"ip_address": " "}, "ip_address", "leave it empty"),
+    ({"authenticate_time": _in(3_600)}, "authenticate_time", "began"),
+    ({"authenticate_time": Timestamp(seconds=2**62)}, "authenticate_time", "1 and 9999"),
+    ({"authenticate_time": Timestamp(seconds=-(2**62))}, "authenticate_time", "1 and 9999"),
+    ({"authenticate_time": Timestamp(nanos=-1)}, "authenticate_time", "1 and 9999"),
+    ({"authentication_methods": ["pwd"] * 17}, "authentication_methods", "at most 16"),
+    ({"authentication_methods": ["pwd", ""]}, "authentication_methods[1]", "1 to 32"),
+    ({"authentication_methods": ["x" * 33]}, "authentication_methods[0]", "1 to 32"),
+    ({"authentication_methods": ["one two"]}, "authentication_methods[0]", "without spaces"),
+    ({"authentication_methods": ["é"]}, "authentication_methods[0]", "ASCII"),
+    ({"lifetime": Duration(seconds=90 * DAY + 1)}, "lifetime", "at most the policy's 7776000 s"),
+    ({"lifetime": Duration()}, "lifetime", "at least 1 s"),
+    ({"lifetime": Duration(nanos=999_000_000)}, "lifetime", "at least 1 s"),
+    ({"lifetime": Duration(seconds=-5)}, "lifetime", "at least 1 s"),
+    ({"lifetime": Duration(seconds=2**62)}, "lifetime", "at most"),
+    ({"lifetime": Duration(seconds=1, nanos=-1)}, "lifetime", "not a duration"),
+    ({"idle_timeout": Duration(seconds=59)}, "idle_timeout", "at least 60 s"),
+    ({"idle_timeout": Duration(seconds=91 * DAY)}, "idle_timeout", "at most"),
+    ({"idle_timeout": Duration(seconds=2**62)}, "idle_timeout", "at most"),
+    ({"attributes": {str(n): "" for n in range(17)}}, "attributes", "at most 16"),
+    ({"attributes": {"": "x"}}, "attributes[]", "1 to 64"),
+    ({"attributes": {"k" * 65: "x"}}, "attributes[…]", "1 to 64"),
+    ({"attributes": {"k": "v" * 257}}, "attributes[k]", "at most 256"),
+    ({"attributes": {"k": "é" * 129}}, "attributes[k]", "at most 256"),
+    ({"attributes": {"k\n": "v"}}, "attributes[…]", "control character"),
+    ({"attributes": {"k": "v\0"}}, "attributes[k]", "null character"),
+    ({"retry_secret": b"x"}, "retry_secret", "32 random bytes"),
+    ({"retry_secret": b"x" * 33}, "retry_secret", "32 random bytes"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "remedy"),
+    BAD_SIGN_INS,
+    ids=[f"{number}-{field}" for number, (_, field, _) in enumerate(BAD_SIGN_INS)],
+)
+def test_a_sign_in_that_breaks_a_limit_is_told_which_field_and_how_to_mend_it(
+    stub: SessionServiceStub, fields: dict[str, Any], field: str, remedy: str
+) -> None:
+    request = pb.CreateSessionRequest(**{"user_id": "ada", **fields})
+
+    violations = _violations(stub.CreateSession, request)
+
+    assert list(violations) == [field]
+    assert remedy in violations[field]
+
+
+def test_all_that_is_wrong_is_told_at_once(stub: SessionServiceStub) -> None:
+    request = pb.CreateSessionRequest(
+        ip_address="x", lifetime=Duration(), attributes={"k": "v" * 257}, retry_secret=b"x"
+    )
+
+    violations = _violations(stub.CreateSession, request)
+
+    assert set(violations) == {
+        "user_id",
+        "ip_address",
+        "lifetime",
+        "attributes[k]",
+        "retry_secret",
+    }
+
+
+def test_a_validation_with_a_bad_address_is_told_so(stub: SessionServiceStub, token: str) -> None:
+    request = pb.ValidateSessionRequest(session_token=token, ip_address="somewhere")
+
+    assert list(_violations(stub.ValidateSession, request)) == ["ip_address"]
+
+
+def test_a_batch_is_told_which_entry_is_bad(stub: SessionServiceStub, token: str) -> None:
+    good = pb.ValidateSessionRequest(session_token=token)
+    bad = pb.ValidateSessionRequest(session_token=token, ip_address="somewhere")
+    request = pb.BatchValidateSessionsRequest(requests=[good, good, bad])
+
+    assert list(_violations(stub.BatchValidateSessions, request)) == ["requests[2].ip_address"]
+
+
+@pytest.mark.parametrize("count", [0, 1_001])
+def test_a_batch_has_1_to_1000_entries(stub: SessionServiceStub, count: int) -> None:
+    request = pb.BatchValidateSessionsRequest(requests=[pb.ValidateSessionRequest()] * count)
+
+    violations = _violations(stub.BatchValidateSessions, request)
+
+    assert "1 to 1000" in violations["requests"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "remedy"),
+    [
+        ({"page_size": -1}, "page_size", "1 to 200"),
+        ({"page_size": -(2**31)}, "page_size", "1 to 200"),
+        ({"page_token": "x"}, "page_token", "leave it empty"),
+        ({"page_token": "é"}, "page_token", "leave it empty"),
+        ({"page_token": "A" * 60_000}, "page_token", "leave it empty"),
+        ({"page_token": "_" * 59}, "page_token", "leave it empty"),
+    ],
+)
+def test_a_list_that_breaks_a_limit_is_told_so(
+    stub: SessionServiceStub, token: str, fields: dict[str, Any], field: str, remedy: str
+) -> None:
+    violations = _violations(
+        stub.ListSessions, pb.ListSessionsRequest(session_token=token, **fields)
+    )
+
+    assert list(violations) == [field]
+    assert remedy in violations[field]
+
+
+def test_every_forged_page_token_is_refused_or_harmless(
+    stub: SessionServiceStub, token: str
+) -> None:
+    for _ in range(3):
+        stub.CreateSession(pb.CreateSessionRequest(user_id="ada"))
+    real = stub.ListSessions(
+        pb.ListSessionsRequest(session_token=token, page_size=1)
+    ).next_page_token
+    for at in range(len(real)):
+        forged = real[:at] + ("A" if real[at] != "A" else "B") + real[at + 1 :]
+        try:
+            page = stub.ListSessions(pb.ListSessionsRequest(session_token=token, page_token=forged))
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # noqa: PT017
+        else:
+            assert {session.user_id for session in page.sessions} <= {"ada"}
+
+
+def test_a_revocation_with_a_bad_id_is_told_so(stub: SessionServiceStub, token: str) -> None:
+    for session_id in ("", "x", uuid4().hex, f"{{{uuid4()}}}"):
+        violations = _violations(
+            stub.RevokeSession, pb.RevokeSessionRequest(session_token=token, session_id=session_id)
+        )
+        assert "give the session_id of one of the listed sessions" in violations["session_id"]
+
+
+def test_a_reauthentication_that_breaks_limits_is_told_all_of_them(
+    stub: SessionServiceStub, token: str
+) -> None:
+    request = pb.ReauthenticateSessionRequest(
+        session_token=token,
+        authenticate_time=_in(3_600),
+        authentication_methods=["one two"],
+        retry_secret=b"x",
+    )
+
+    assert set(_violations(stub.ReauthenticateSession, request)) == {
+        "authenticate_time",
+        "authentication_methods[0]",
+        "retry_secret",
+    }
+    assert stub.ValidateSession(pb.ValidateSessionRequest(session_token=token)).HasField("session")
+
+
+def test_a_retry_secret_is_not_for_another_sign_in(stub: SessionServiceStub) -> None:
+    secret = uuid4().bytes * 2
+    stub.CreateSession(pb.CreateSessionRequest(user_id="ada", retry_secret=secret))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CreateSession(pb.CreateSessionRequest(user_id="bob", retry_secret=secret))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "retry_secret" in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user_id": "x" * 255},
+        {"user_id": "é" * 127},
+        {"user_id": "Ада 王 \u200d🙂"},
+        {"user_agent": "x" * 5_000},
+        {"user_agent": "🙂" * 5_000},
+        {"user_agent": "Fire\x00fox\r\nX-Injected: 1\x1b[31m\x7f"},
+        {"ip_address": "::ffff:203.0.113.7"},
+        {"ip_address": "2001:0DB8:0:0:0:0:0:1"},
+        {"authenticate_time": _in(3)},
+        {"authenticate_time": Timestamp(seconds=-62_135_596_800)},
+        {"authentication_methods": ["~" * 32] * 16},
+        {"lifetime": Duration(seconds=1)},
+        {"lifetime": Duration(seconds=90 * DAY)},
+        {"idle_timeout": Duration(seconds=60)},
+        {"idle_timeout": Duration(seconds=90 * DAY)},
+        {"attributes": {f"{n:064}": "v" * 256 for n in range(16)}},
+        {"attributes": {"k": "line\nbreak"}},
+        {"retry_secret": uuid4().bytes * 2},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_what_is_within_the_limits_succeeds_to_the_last_byte(
+    stub: SessionServiceStub, fields: dict[str, Any]
+) -> None:
+    new = stub.CreateSession(pb.CreateSessionRequest(**{"user_id": "ada", **fields}))
+
+    found = stub.ValidateSession(pb.ValidateSessionRequest(session_token=new.session_token))
+
+    assert found.session == new.session
+    assert found.session.user_id == fields.get("user_id", "ada")
+    assert found.session.attributes == fields.get("attributes", {})
+    assert found.session.device.display_name
+    assert found.session.device.display_name.isprintable()
+
+
+def test_addresses_are_kept_in_their_canonical_form(stub: SessionServiceStub) -> None:
+    for given, kept in (
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("2001:0DB8:0:0:0:0:0:1", "2001:db8::1"),
+    ):
+        new = stub.CreateSession(pb.CreateSessionRequest(user_id="ada", ip_address=given))
+        assert new.session.ip_address == kept

@@ -1,0 +1,142 @@
+"""What somebody at a shell sees."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from session_authority_server.cli import commands
+from tests.integration.program import BIN, Program, environment, run, running
+
+SERVICE = "session_authority.v1.SessionService"
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "demo"])
+def test_each_command_explains_itself_and_its_options(command: str) -> None:
+    done = CliRunner().invoke(commands, [command, "--help"], prog_name="session-authority")
+    assert done.exit_code == 0
+    assert f"Usage: session-authority {command} [OPTIONS]" in done.stdout
+    options = re.findall(r"^  (--\S+)", done.stdout, re.MULTILINE)
+    assert options
+    for option in options:
+        assert re.search(rf"{option}( TEXT)?\s+[A-Z]\S+ \S+", done.stdout), option
+
+
+def test_the_whole_command_lists_its_parts(tmp_path: Path) -> None:
+    done = run("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for command in ("serve", "worker", "migrate", "demo"):
+        assert re.search(rf"^  {command} +[A-Z]", done.stdout, re.MULTILINE)
+    version = CliRunner().invoke(commands, ["--version"])
+    assert re.search(r"\d+\.\d+", version.stdout)
+
+
+def test_migrate_makes_the_schema_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+    first, second = [run("migrate", cwd=tmp_path) for _ in range(2)]
+
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert re.search(r"session-authority.sqlite: the schema went from none to \d+", first.stdout)
+    assert re.search(r"session-authority.sqlite: the schema is \d+ already", second.stdout)
+
+
+def test_demo_shows_three_devices_and_that_a_revoked_one_is_refused(tmp_path: Path) -> None:
+    # The second time there are sessions of the first one in the file.
+    for _ in range(2):
+        done = run("demo", "--leave", "--listen", "127.0.0.1:0", cwd=tmp_path)
+
+        assert done.returncode == 0
+        assert done.stderr == ""
+        table, _, refusal = done.stdout.partition("She presses Log Out")
+        for words in ("Chrome on Windows", "Safari on iOS", "Firefox on Linux"):
+            assert table.count(words) == 1
+        for words in ("203.0.113.7", "198.51.100.23", "2001:db8::5", "this one"):
+            assert words in table
+        assert 'on "Firefox on Linux"' in refusal
+        assert "first device's token: live, Chrome on Windows" in refusal
+        assert "second device's token: live, Safari on iOS" in refusal
+        assert "third device's token: refused, REVOKED" in refusal
+        assert re.search(r"accepts it after \d\d:\d\d:\d\d\.\d+ UTC", refusal)
+        assert "ses_" not in done.stdout
+
+
+def test_what_demo_invites_to_try_runs_as_printed(tmp_path: Path) -> None:
+    with running("demo", "--listen", "127.0.0.1:0", cwd=tmp_path) as demo:
+        demo.wait_for("(Ctrl-C stops it)")
+        printed = demo.stdout
+        start, end = (
+            printed.index("from session_authority import"),
+            printed.index("or from a shell"),
+        )
+        snippet = printed[start:end]
+        done = subprocess.run(
+            [sys.executable, "-c", snippet],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        live, refused = done.stdout.splitlines()
+        assert live.startswith("Session(")
+        assert "user_id='grace'" in live
+        assert "SIGNED_OUT" in refused
+
+        start, end = printed.index(".venv/bin/buf curl"), printed.index("Ctrl-C stops it")
+        # It is meant to be run at the project's root; any folder with that environment will do.
+        (tmp_path / ".venv").mkdir()
+        (tmp_path / ".venv" / "bin").symlink_to(BIN)
+        done = subprocess.run(
+            ["bash", "-ec", printed[start:end]],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["session"]["userId"] == "grace"
+        assert "Traceback" not in demo.stderr
+
+
+def _buf_curl(server: Program, method: str, request: dict[str, Any], cwd: Path) -> Any:
+    done = subprocess.run(
+        [
+            BIN / "buf",
+            *("curl", "--protocol", "grpc", "--http2-prior-knowledge"),
+            *("--data", json.dumps(request)),
+            f"http://{server.address}/{SERVICE}/{method}",
+        ],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return json.loads(done.stdout or done.stderr)
+
+
+def test_buf_curl_lives_a_sessions_life_through_reflection(server: Program, tmp_path: Path) -> None:
+    def ask(method: str, **request: Any) -> Any:
+        return _buf_curl(server, method, request, tmp_path)
+
+    mine, lost = [ask("CreateSession", userId="eve", userAgent="curl/8.5.0") for _ in range(2)]
+    assert mine["session"]["device"]["displayName"] == "curl"
+    token = mine["sessionToken"]
+    assert ask("ValidateSession", sessionToken=token)["session"]["userId"] == "eve"
+    assert len(ask("ListSessions", sessionToken=token)["sessions"]) == 2
+    revoked = ask("RevokeSession", sessionToken=token, sessionId=lost["session"]["sessionId"])
+    assert revoked["session"]["endReason"] == "END_REASON_REVOKED"
+    refused = ask("ValidateSession", sessionToken=lost["sessionToken"])
+    assert refused == {"rejection": {"reason": "REJECTION_REASON_REVOKED"}}
+    error = ask("RevokeSession", sessionToken=token, sessionId="x")
+    assert error["code"] == "invalid_argument"
+    assert "session_id: is not a session id" in error["message"]

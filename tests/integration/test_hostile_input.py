@@ -1,0 +1,196 @@
+"""Whatever arrives on the port, the authority goes on answering."""
+
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from session_authority import SessionClient
+from session_authority.v1 import session_service_pb2 as pb
+from tests.integration.program import Program, serving
+
+[_SERVICE] = pb.DESCRIPTOR.services_by_name.values()
+METHODS = sorted(_SERVICE.methods_by_name)
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A server of this module's own: what is done to it here should not upset other tests."""
+    with serving(tmp_path_factory.mktemp("hostile")) as program:
+        yield program
+        assert "Traceback" not in program.stderr
+        assert program.stop() == 0
+
+
+@pytest.fixture(autouse=True)
+def goes_on_answering(server: Program) -> Iterator[None]:
+    yield
+    with SessionClient(server.address) as client:
+        new = client.create("ada")
+        assert client.validate(new.token)
+    assert server.process.poll() is None
+    assert "Traceback" not in server.stderr
+
+
+def _socket(server: Program) -> socket.socket:
+    host, port = server.address.split(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+def _drain(connection: socket.socket) -> bytes:
+    """Read until the server has nothing more to say, or hangs up."""
+    connection.settimeout(0.5)
+    said = b""
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while data := connection.recv(65_536):
+            said += data
+    return said
+
+
+def _call(server: Program, path: str, body: bytes) -> Any:
+    """Send bytes as they are, and return the error."""
+    with grpc.insecure_channel(server.address) as channel:
+        call: Any = channel.unary_unary(path)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(body, timeout=10)
+        return caught.value
+
+
+def _reason(error: Any) -> str:
+    info = error_details_pb2.ErrorInfo()
+    for key, value in error.trailing_metadata():
+        if key == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                if detail.Unpack(info):
+                    assert info.domain == "session-authority"
+                    return str(info.reason)
+    return ""
+
+
+def _no_message(method: str, seed: int) -> bytes:
+    """Return random bytes that are no request of a method."""
+    kind: type[Message] = getattr(pb, f"{method}Request")
+    chance = random.Random(seed)
+    while True:
+        body = chance.randbytes(chance.randint(1, 500))
+        try:
+            kind.FromString(body)
+        except DecodeError:
+            return body
+
+
+def test_random_bytes_on_the_socket(server: Program) -> None:
+    chance = random.Random(1)
+    for prefix in [b""] * 20 + [_PREFACE] * 20:
+        with _socket(server) as connection, contextlib.suppress(OSError):
+            connection.sendall(prefix + chance.randbytes(chance.randint(1, 20_000)))
+            connection.shutdown(socket.SHUT_WR)
+
+
+def test_http_1(server: Program) -> None:
+    for request in (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /session_authority.v1.SessionService/ListSessions HTTP/1.1\r\n"
+        b"Host: localhost\r\nContent-Length: 99999999\r\n\r\n{}",
+    ):
+        with _socket(server) as connection:
+            connection.sendall(request)
+            said = _drain(connection)
+        assert b"200 OK" not in said
+
+
+def test_half_open_connections(server: Program) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(_socket(server)).sendall(_PREFACE[:12])
+        with SessionClient(server.address) as client:
+            new = client.create("ada")
+            for _ in range(50):
+                assert client.validate(new.token)
+
+
+def test_connections_that_vanish_in_mid_request(server: Program) -> None:
+    for cut in range(1, len(_PREFACE) + 20, 3):
+        with _socket(server) as connection:
+            connection.sendall((_PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" * 3)[:cut])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_random_bytes_as_a_message_are_called_malformed(server: Program, method: str) -> None:
+    for seed in range(20):
+        error = _call(
+            server, f"/session_authority.v1.SessionService/{method}", _no_message(method, seed)
+        )
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert _reason(error) == "MALFORMED_REQUEST"
+        assert f"{method}Request" in error.details()
+
+
+def test_a_text_that_is_not_utf_8_is_called_malformed(server: Program) -> None:
+    error = _call(server, "/session_authority.v1.SessionService/CreateSession", b"\n\x02\xff\xfe")
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert _reason(error) == "MALFORMED_REQUEST"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_message_of_65_kib_is_too_large_unless_it_is_a_batch(
+    server: Program, method: str
+) -> None:
+    path = f"/session_authority.v1.SessionService/{method}"
+    if method == "BatchValidateSessions":
+        request = pb.ValidateSessionRequest(session_token="x" * 65)
+        body = pb.BatchValidateSessionsRequest(requests=[request] * 1_000).SerializeToString()
+        assert len(body) > 65 * 1024
+        with grpc.insecure_channel(server.address) as channel:
+            call: Any = channel.unary_unary(path)
+            answer = call(body, timeout=10)
+        assert len(pb.BatchValidateSessionsResponse.FromString(answer).responses) == 1_000
+        return
+    error = _call(server, path, b"\n" + b"\x80\x88\x04" + b"x" * 65 * 1024)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert _reason(error) == "REQUEST_TOO_LARGE"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_message_of_2_mib_is_too_large(server: Program, method: str) -> None:
+    error = _call(server, f"/session_authority.v1.SessionService/{method}", b"x" * 2 * 1024 * 1024)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/session_authority.v1.SessionService/Nope",
+        "/session_authority.v1.SessionService/validatesession",
+        "/session_authority.v1.NoService/ValidateSession",
+        "/nope",
+        "/",
+        "//",
+    ],
+)
+def test_an_unknown_method_is_not_implemented(server: Program, path: str) -> None:
+    assert _call(server, path, b"").code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_metadata_beyond_measure(server: Program) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        call: Any = channel.unary_unary("/session_authority.v1.SessionService/ValidateSession")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=10, metadata=(("x-filler", "x" * 100_000),))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_hundreds_of_calls_abandoned_at_once(server: Program) -> None:
+    with SessionClient(server.address) as client, grpc.insecure_channel(server.address) as channel:
+        token = client.create("ada").token.reveal()
+        call: Any = channel.unary_unary("/session_authority.v1.SessionService/ListSessions")
+        body = pb.ListSessionsRequest(session_token=token).SerializeToString()
+        for under_way in [call.future(body, timeout=10) for _ in range(300)]:
+            under_way.cancel()

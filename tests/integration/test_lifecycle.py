@@ -1,0 +1,177 @@
+"""Starting, draining and stopping."""
+
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from session_authority import SessionClient, Unavailable
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
+from tests.integration.program import Program, running, serving
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE = "session_authority.v1.SessionService"
+
+
+def _accepts_connections(server: Program) -> bool:
+    host, port = server.address.split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@contextmanager
+def _writers_held_up(folder: Path) -> Iterator[None]:
+    """Keep every writer waiting, as another program that writes to the file would."""
+    path = folder / "session-authority.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def test_health_is_serving_for_the_server_and_for_the_service(server: Program) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        for name in ("", SERVICE):
+            assert health.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_sigterm_lets_calls_under_way_finish_and_then_closes_the_port(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        health = stub.Watch(health_pb2.HealthCheckRequest())
+        assert next(health).status == SERVING
+        with _writers_held_up(tmp_path):
+            under_way = SessionServiceStub(channel).CreateSession.future(
+                pb.CreateSessionRequest(user_id="ada"), timeout=10
+            )
+            time.sleep(0.3)  # for the call to reach the store
+            server.terminate()
+            assert next(health).status == NOT_SERVING
+            server.wait_for("(draining)")
+            assert not under_way.done()
+            assert server.process.poll() is None
+        answer = under_way.result()
+        health.cancel()
+        assert server.exit_code() == 0
+        assert not _accepts_connections(server)
+        assert "stopped" in server.stdout
+        assert "Traceback" not in server.stderr
+
+    with serving(tmp_path) as server, SessionClient(server.address) as client:
+        assert client.validate(answer.session_token)
+
+
+def test_sigterm_twice_drains_all_the_same(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        with _writers_held_up(tmp_path):
+            under_way = SessionServiceStub(channel).CreateSession.future(
+                pb.CreateSessionRequest(user_id="ada"), timeout=10
+            )
+            time.sleep(0.3)
+            server.terminate()
+            server.wait_for("(draining)")
+            server.terminate()
+            time.sleep(0.2)
+            assert server.process.poll() is None
+        assert under_way.result().session_token
+        assert server.exit_code() == 0
+        assert "Traceback" not in server.stderr
+
+
+def test_calls_that_do_not_finish_are_cut_off_when_the_grace_is_over(tmp_path: Path) -> None:
+    settings = {"SESSION_AUTHORITY_DRAIN_SECONDS": "0.2"}
+    with serving(tmp_path, settings=settings) as server:
+        with _writers_held_up(tmp_path), grpc.insecure_channel(server.address) as channel:
+            under_way = SessionServiceStub(channel).CreateSession.future(
+                pb.CreateSessionRequest(user_id="ada"), timeout=10
+            )
+            time.sleep(0.3)
+            server.terminate()
+            with pytest.raises(grpc.RpcError) as caught:
+                under_way.result()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert server.exit_code() == 0
+
+
+def test_a_loop_of_calls_over_a_restart_sees_answers_or_unavailable_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    seen: list[object] = []
+    stop = threading.Event()
+    with serving(tmp_path) as server, SessionClient(server.address) as client:
+        new = client.create("ada")
+
+        def ask() -> None:
+            while not stop.is_set():
+                try:
+                    seen.append(bool(client.validate(new.token)))
+                except Unavailable as error:
+                    seen.append(type(error))
+                    return
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            time.sleep(0.2)
+            assert server.stop() == 0
+        finally:
+            stop.set()
+            asking.join(20)
+    assert seen.count(True) > 10
+    assert False not in seen
+
+
+def test_activity_that_waits_to_be_written_survives_a_drain(tmp_path: Path) -> None:
+    settings = {"SESSION_AUTHORITY_LAST_ACTIVE_RESOLUTION_SECONDS": "1"}
+    with serving(tmp_path, settings=settings) as server, SessionClient(server.address) as client:
+        new = client.create("ada")
+        time.sleep(1.1)
+        assert client.validate(new.token, ip_address="198.51.100.9")
+        assert server.stop() == 0
+
+    with serving(tmp_path) as server, SessionClient(server.address) as client:
+        session = client.require(new.token, passive=True)
+    assert session.last_active_time > new.session.last_active_time
+    assert session.last_ip_address == "198.51.100.9"
+
+
+def test_sessions_survive_a_restart(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, SessionClient(server.address) as client:
+        kept, ended = client.create("ada", attributes={"k": "v"}), client.create("ada")
+        client.revoke_others(kept.token)
+        bobs = client.create("bob")
+        client.sign_out(bobs.token)
+        assert server.stop() == 0
+
+    with serving(tmp_path) as server, SessionClient(server.address) as client:
+        assert client.validate(kept.token) == kept.session
+        assert not client.validate(ended.token)
+        assert not client.validate(bobs.token)
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_ctrl_c_stops_it_in_order(tmp_path: Path, command: str) -> None:
+    with running(command, "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+        assert program.address
+        time.sleep(0.2)
+        program.process.send_signal(2)
+        assert program.exit_code() == 0
+        assert "topped" in program.stdout
+        assert "Traceback" not in program.stderr

@@ -1,0 +1,152 @@
+"""What can't work is refused at the start, in words that say what to do."""
+
+import logging
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import structlog
+from click.testing import CliRunner
+
+from session_authority import SessionClient
+from session_authority_server.cli import commands
+from tests.integration.program import environment, run, serving
+
+FREE = ("serve", "--listen", "127.0.0.1:0")
+
+
+class Refusal(Protocol):
+    def __call__(self, *arguments: str, **settings: str) -> str: ...
+
+
+@pytest.fixture
+def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusal]:
+    """Run the command in this process, for most refusals need no process of their own."""
+    monkeypatch.chdir(tmp_path)
+    for name in environment().keys() ^ os.environ.keys():
+        monkeypatch.delenv(name, raising=False)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+
+    def refuse(*arguments: str, **settings: str) -> str:
+        done = CliRunner().invoke(commands, arguments, env=settings)
+        assert isinstance(done.exception, SystemExit), done.exception
+        assert done.exit_code > 0
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    try:
+        yield refuse
+    finally:
+        root.handlers[:], root.level = handlers, level
+        structlog.reset_defaults()
+
+
+def test_a_second_server_on_the_same_file(tmp_path: Path, refusal: Refusal) -> None:
+    with serving(tmp_path) as server:
+        done = run(*FREE, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("Error: another process serves session-authority.sqlite")
+        assert "SESSION_AUTHORITY_DATABASE_URL" in done.stderr
+        # By another spelling of the same path too, and the first goes on.
+        url = f"sqlite:///{tmp_path}/./session-authority.sqlite"
+        assert "another process serves" in refusal(*FREE, "--database-url", url)
+        with SessionClient(server.address) as client:
+            assert client.validate(client.create("ada").token)
+        server.kill()
+    with serving(tmp_path):
+        pass
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as occupant:
+        address = f"127.0.0.1:{occupant.getsockname()[1]}"
+        done = run("serve", "--listen", address, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"Error: {address} can't be listened on" in done.stderr
+    assert "SESSION_AUTHORITY_LISTEN" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_metrics_port_in_use(refusal: Refusal) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as occupant:
+        address = f"127.0.0.1:{occupant.getsockname()[1]}"
+        told = refusal(*FREE, SESSION_AUTHORITY_METRICS_LISTEN=address)
+    assert f"metrics can't be served on {address}" in told
+
+
+@pytest.mark.parametrize(
+    "arguments", [FREE, ("worker", "--once"), ("migrate",), ("demo", "--listen", "127.0.0.1:0")]
+)
+def test_a_folder_that_is_missing(
+    tmp_path: Path, refusal: Refusal, arguments: tuple[str, ...]
+) -> None:
+    told = refusal(*arguments, "--database-url", f"sqlite:///{tmp_path}/missing/sessions.sqlite")
+    assert f"there is no folder {tmp_path}/missing" in told
+
+
+def test_a_folder_that_cannot_be_written_to(refusal: Refusal) -> None:
+    told = refusal(*FREE, "--database-url", "sqlite:////proc/sessions.sqlite")
+    assert "/proc can't be written to" in told
+
+
+def test_a_database_from_the_future(tmp_path: Path, refusal: Refusal) -> None:
+    assert run("migrate", cwd=tmp_path).returncode == 0
+    path = tmp_path / "session-authority.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+
+    for arguments in (FREE, ("worker", "--once"), ("migrate",)):
+        told = refusal(*arguments)
+        assert "9999" in told
+        assert "newer release" in told
+
+
+def test_a_worker_without_a_schema_says_what_to_run(refusal: Refusal) -> None:
+    assert "run: session-authority migrate" in refusal("worker", "--once")
+
+
+def test_a_file_that_is_no_database(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "session-authority.sqlite").write_bytes(b"something else " * 100)
+    told = refusal(*FREE)
+    assert "session-authority.sqlite can't be used: file is not a database" in told
+    assert "sqlalche.me" not in told
+
+
+@pytest.mark.parametrize("address", ["203.0.113.1:50551", "0.0.0.0:0", "[::]:0", "example.org:1"])
+def test_an_address_off_loopback_without_insecure(
+    tmp_path: Path, refusal: Refusal, address: str
+) -> None:
+    told = refusal("serve", "--listen", address)
+    assert f"{address} can be reached from other machines" in told
+    assert "--insecure" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_settings_in_the_environment_are_named_all_at_once(refusal: Refusal) -> None:
+    told = refusal(
+        *FREE, SESSION_AUTHORITY_DRAIN_SECONDS="soon", SESSION_AUTHORITY_LOG_LEVEL="loud"
+    )
+    assert "SESSION_AUTHORITY_DRAIN_SECONDS" in told
+    assert "SESSION_AUTHORITY_LOG_LEVEL" in told
+    assert "debug, info, warning, error" in told
+
+
+def test_bad_settings_in_the_configuration_file_are_named(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "session-authority.toml").write_text('listen = "nowhere"\nlisten_on = 1\n')
+    told = refusal("serve")
+    assert "(or listen in the configuration file): give host:port" in told
+    assert "listen_on" in told
+
+
+def test_a_configuration_file_that_is_missing_or_broken(tmp_path: Path, refusal: Refusal) -> None:
+    assert "no configuration file absent.toml" in refusal("--config", "absent.toml", "serve")
+    (tmp_path / "broken.toml").write_text("listen = \n")
+    assert "broken.toml can't be read" in refusal("serve", SESSION_AUTHORITY_CONFIG="broken.toml")

@@ -1,0 +1,171 @@
+"""No token and no retry secret is anywhere but in the hands of those it was given to."""
+
+import base64
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from session_authority import SessionClient
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.retry import Attempt
+from session_authority_server.usecases.create_session import SignIn
+from session_authority_server.usecases.list_sessions import Listing
+from session_authority_server.usecases.reauthenticate_session import Reauthentication
+from session_authority_server.usecases.validate_sessions import Validation
+from tests.acceptance.authority import NOON, a_session
+from tests.integration.program import serving
+
+
+def _spellings(secret: bytes) -> Iterator[bytes]:
+    """Give every form in which a secret could have been written down, case aside."""
+    yield secret
+    yield secret.hex().encode()
+    yield base64.b64encode(secret).rstrip(b"=")
+    yield base64.urlsafe_b64encode(secret).rstrip(b"=")
+    yield repr(secret)[2:-1].encode()
+
+
+def _lowered(*texts: bytes) -> bytes:
+    return b"\n".join(text.lower() for text in texts)
+
+
+class _Life:
+    """A session life with every kind of mishap, and all that was told to the caller."""
+
+    def __init__(self, address: str) -> None:
+        self.tokens: list[str] = []
+        self.retry_secrets: list[bytes] = []
+        self.errors: list[str] = []
+        with grpc.insecure_channel(address) as channel:
+            self._live(SessionServiceStub(channel))
+
+    def _live(self, stub: SessionServiceStub) -> None:
+        mine, lost, other = [self._sign_in(stub, "ada") for _ in range(3)]
+        bobs = self._sign_in(stub, "bob")
+        for token in (mine.session_token, lost.session_token):
+            stub.ValidateSession(pb.ValidateSessionRequest(session_token=token, user_id="bob"))
+            stub.ValidateSession(pb.ValidateSessionRequest(session_token=token))
+        stub.ListSessions(pb.ListSessionsRequest(session_token=mine.session_token, page_size=1))
+        stub.RevokeSession(
+            pb.RevokeSessionRequest(
+                session_token=mine.session_token, session_id=lost.session.session_id
+            )
+        )
+        renewal = pb.ReauthenticateSessionRequest(
+            session_token=mine.session_token, retry_secret=self._retry_secret()
+        )
+        renewed = stub.ReauthenticateSession(renewal)
+        self.tokens.append(renewed.session_token)
+        assert stub.ReauthenticateSession(renewal) == renewed
+        stub.RevokeOtherSessions(pb.RevokeOtherSessionsRequest(session_token=renewed.session_token))
+        stub.SignOut(pb.SignOutRequest(session_token=other.session_token))
+        self._stumble(stub, renewed.session_token, bobs.session_token)
+
+    def _sign_in(self, stub: SessionServiceStub, user_id: str) -> pb.CreateSessionResponse:
+        request = pb.CreateSessionRequest(user_id=user_id, retry_secret=self._retry_secret())
+        answer = stub.CreateSession(request)
+        assert stub.CreateSession(request) == answer
+        self.tokens.append(answer.session_token)
+        return answer
+
+    def _retry_secret(self) -> bytes:
+        self.retry_secrets.append(secrets.token_bytes(32))
+        return self.retry_secrets[-1]
+
+    def _stumble(self, stub: SessionServiceStub, token: str, bobs: str) -> None:
+        """Put secrets where they don't belong."""
+        bad: list[tuple[Any, Any]] = [
+            (stub.RevokeSession, pb.RevokeSessionRequest(session_token=token, session_id=bobs)),
+            (stub.RevokeSession, pb.RevokeSessionRequest(session_token=self.tokens[0])),
+            (stub.ListSessions, pb.ListSessionsRequest(session_token=token, page_token=bobs)),
+            (stub.ListSessions, pb.ListSessionsRequest(session_token=bobs[:-1] + "!")),
+            (stub.ValidateSession, pb.ValidateSessionRequest(session_token=bobs, ip_address=token)),
+            (stub.CreateSession, pb.CreateSessionRequest(user_id="x", ip_address=token)),
+            (stub.CreateSession, pb.CreateSessionRequest(user_id=token * 4)),
+            (
+                stub.CreateSession,
+                pb.CreateSessionRequest(user_id="x", authentication_methods=[token]),
+            ),
+            (
+                stub.CreateSession,
+                pb.CreateSessionRequest(user_id="x", attributes={token: "", "k": "\0" + token}),
+            ),
+            (
+                stub.CreateSession,
+                pb.CreateSessionRequest(user_id="x", retry_secret=self.retry_secrets[0]),
+            ),
+            (
+                stub.CreateSession,
+                pb.CreateSessionRequest(user_id="x", retry_secret=self.retry_secrets[0][:31]),
+            ),
+            (stub.SignOut, pb.SignOutRequest(session_token=token * 1_000)),
+        ]
+        for call, request in bad:
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request)
+            error: Any = caught.value
+            self.errors += [error.details(), repr(error.trailing_metadata())]
+
+
+def test_no_secret_reaches_the_output_the_file_or_an_error(tmp_path: Path) -> None:
+    settings = {"SESSION_AUTHORITY_LOG_LEVEL": "debug"}
+    with serving(tmp_path, settings=settings) as server:
+        life = _Life(server.address)
+        files = {path.name: path.read_bytes() for path in tmp_path.glob("*.sqlite*")}
+        assert server.stop() == 0
+        files |= {f"{path.name} later": path.read_bytes() for path in tmp_path.glob("*.sqlite*")}
+        out, err = server.stdout, server.stderr
+
+    assert {"session-authority.sqlite", "session-authority.sqlite-wal"} <= set(files)
+    assert "call refused" in err
+    haystacks = {"stdout": out.encode(), "stderr": err.encode()} | files
+    haystacks["errors"] = "\n".join(life.errors).encode()
+    assert any(b"ada" in content for content in files.values()), "the files were really read"
+    parsed = [tokens.parse(token) for token in life.tokens]
+    hidden = {secret for token in parsed if token for secret in _spellings(token.secret)}
+    hidden |= {token[4:].encode() for token in life.tokens}
+    hidden |= {form for secret in life.retry_secrets for form in _spellings(secret)}
+    for name, content in haystacks.items():
+        lowered = _lowered(content)
+        for secret in hidden:
+            assert secret not in content, name
+            assert secret.lower() not in lowered or len(secret) < 40, name
+
+
+def test_no_secret_is_in_the_repr_of_anything_that_holds_one() -> None:
+    session, token = a_session("ada", NOON)
+    parsed = tokens.parse(token)
+    assert parsed is not None
+    retry_secret = secrets.token_bytes(32)
+    attempt = Attempt("create", "", "ada", retry_secret, [token])
+    holders: list[object] = [
+        session,
+        parsed,
+        attempt,
+        attempt.answered(session.session_id, retry_secret, NOON),
+        SignIn(user_id="ada", retry_secret=retry_secret),
+        Listing(session_token=token),
+        Validation(token),
+        Reauthentication(session_token=token, retry_secret=retry_secret),
+    ]
+    for holder in holders:
+        for shown in (repr(holder), str(holder)):
+            assert token not in shown
+            for secret in (parsed.secret, retry_secret, session.secret_hash):
+                for form in _spellings(secret):
+                    assert form.decode("latin-1") not in shown
+
+
+def test_the_client_shows_no_secret_either(server: Any) -> None:
+    with SessionClient(server.address, api_key="sak_very-secret") as client:
+        new = client.create("ada")
+        shown = f"{client!r} {client} {new!r} {new} {new.token} {new.session!r}"
+        outcome = client.validate(new.token.reveal() + "x")
+    assert new.token.reveal() not in shown + repr(outcome)
+    assert "very-secret" not in shown

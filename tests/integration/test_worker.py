@@ -1,0 +1,146 @@
+"""The worker as a process: alone, killed, and several at once."""
+
+import asyncio
+import re
+import sqlite3
+import time
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from session_authority import SessionClient
+from session_authority_server.cli import commands
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store import schema
+from session_authority_server.store.database import Database
+from tests.acceptance.authority import a_session, insert_sessions
+from tests.integration.program import run, running, serving
+
+
+def _make_overdue(folder: Path, count: int) -> None:
+    """Leave a file behind whose sessions ran out an hour ago."""
+
+    async def write() -> None:
+        database = Database.sqlite(folder / "session-authority.sqlite")
+        try:
+            if not (await schema.read_version(database)).is_current:
+                await schema.migrate(database)
+            created = SystemClock().now() - timedelta(days=90, hours=1)
+            await insert_sessions(
+                database, (a_session(f"user-{n % 100}", created)[0] for n in range(count))
+            )
+        finally:
+            await database.close()
+
+    asyncio.run(write())
+
+
+def _count(folder: Path, condition: str) -> int:
+    path = folder / "session-authority.sqlite"
+    with closing(sqlite3.connect(path, timeout=10)) as connection:
+        [(count,)] = connection.execute(f"SELECT count(*) FROM sessions WHERE {condition}")
+        return int(count)
+
+
+def _wait_until_ended(folder: Path, at_least: int, seconds: float = 20) -> None:
+    give_up = time.monotonic() + seconds
+    while _count(folder, "end_time IS NOT NULL") < at_least:
+        assert time.monotonic() < give_up, "the worker did not get that far"
+        time.sleep(0.005)
+
+
+def _expired_rows(said: str) -> int:
+    found = re.search(r"expire: (\d+) rows", said)
+    assert found, said
+    return int(found[1])
+
+
+def test_once_does_what_is_due_and_exits(tmp_path: Path) -> None:
+    _make_overdue(tmp_path, 1_200)
+
+    first, second = [run("worker", "--once", cwd=tmp_path) for _ in range(2)]
+
+    assert first.returncode == second.returncode == 0
+    assert _expired_rows(first.stdout) == 1_200
+    assert _expired_rows(second.stdout) == 0
+    assert "purge: 0 rows" in first.stdout
+    assert _count(tmp_path, "end_time = expire_time AND end_reason = 3") == 1_200
+
+
+def test_a_dry_run_says_what_is_due_and_changes_nothing(tmp_path: Path) -> None:
+    _make_overdue(tmp_path, 70)
+
+    done = run("worker", "--once", "--dry-run", cwd=tmp_path)
+
+    assert done.returncode == 0
+    assert "expire: 70 sessions due; nothing was changed" in done.stdout
+    assert "purge: 0 sessions due; nothing was changed" in done.stdout
+    assert _count(tmp_path, "end_time IS NULL") == 70
+
+
+def test_a_dry_run_goes_with_once_alone() -> None:
+    done = CliRunner().invoke(commands, ["worker", "--dry-run"])
+    assert done.exit_code == 2
+    assert "--dry-run goes with --once" in done.stderr
+
+
+def test_old_history_is_purged(tmp_path: Path) -> None:
+    _make_overdue(tmp_path, 30)
+    done = run(
+        "worker", "--once", cwd=tmp_path, settings={"SESSION_AUTHORITY_HISTORY_RETENTION_DAYS": "0"}
+    )
+    assert "expire: 30 rows" in done.stdout
+    assert "purge: 30 rows" in done.stdout
+    assert _count(tmp_path, "1") == 0
+
+
+def test_a_worker_beside_a_server_that_has_none(tmp_path: Path) -> None:
+    often = {"SESSION_AUTHORITY_WORKER_INTERVAL_SECONDS": "0.2"}
+    with (
+        serving(tmp_path, "--no-worker", settings=often) as server,
+        SessionClient(server.address) as client,
+    ):
+        new = client.create("ada")
+        _make_overdue(tmp_path, 600)
+        time.sleep(0.5)
+        assert _count(tmp_path, "end_time IS NOT NULL") == 0, "the server has no worker"
+        with running("worker", cwd=tmp_path, settings=often) as worker:
+            worker.wait_for("(worker on session-authority.sqlite, every 0.2 s)")
+            while _count(tmp_path, "end_time IS NULL") > 1:
+                assert client.validate(new.token)
+            _make_overdue(tmp_path, 100)
+            _wait_until_ended(tmp_path, 700)
+            assert worker.stop() == 0
+            assert "Traceback" not in worker.stderr
+        assert client.validate(new.token)
+        assert "Traceback" not in server.stderr
+
+
+def test_a_worker_killed_in_mid_run_loses_nothing(tmp_path: Path) -> None:
+    _make_overdue(tmp_path, 20_000)
+    with running("worker", cwd=tmp_path) as worker:
+        _wait_until_ended(tmp_path, 1)
+        worker.kill()
+    left = _count(tmp_path, "end_time IS NULL")
+    assert 0 < left < 20_000, "it was killed in mid-run"
+
+    done = run("worker", "--once", cwd=tmp_path)
+
+    assert _expired_rows(done.stdout) == left
+    assert _count(tmp_path, "end_time = expire_time AND end_reason = 3") == 20_000
+
+
+def test_two_workers_at_once_do_the_work_once(tmp_path: Path) -> None:
+    _make_overdue(tmp_path, 10_000)
+    with (
+        running("worker", "--once", cwd=tmp_path) as one,
+        running("worker", "--once", cwd=tmp_path) as two,
+    ):
+        assert (one.exit_code(), two.exit_code()) == (0, 0)
+        ended = [_expired_rows(worker.stdout) for worker in (one, two)]
+
+    assert sum(ended) == 10_000
+    assert all(ended), "both had a part in it"
+    assert _count(tmp_path, "end_time IS NULL") == 0
