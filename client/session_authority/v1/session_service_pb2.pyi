@@ -399,8 +399,8 @@ class ListSessionsResponse(_message.Message):
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
         """The sessions of this page. Over all pages, every session that is live throughout appears at least
-        once; one that is used while the pages are read may appear a second time, on a later page, rather
-        than be missed.
+        once. One that was used shortly before the first page was read, or while the others were, may appear
+        a second time, on a later page, rather than be missed. A list that fits one page repeats nothing.
         """
 
     def __init__(

@@ -29,7 +29,7 @@ _DIGIT_VALUES = bytes(
 _VALUE_LIMIT = 1 << (8 * _VALUE_BYTES)
 
 TOKEN_LENGTH = len(SESSION_PREFIX) + _VALUE_DIGITS
-TOKEN_PATTERN = re.compile(rf"\b(?:ses|sak)_[0-9A-Za-z]{{{_VALUE_DIGITS}}}\b")
+TOKEN_PATTERN = re.compile(rf"(?:ses|sak)_[0-9A-Za-z]{{{_VALUE_DIGITS}}}")
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from uuid import UUID
@@ -43,18 +43,33 @@ class Activity:
         Raises:
             StoreUnavailable: If a decisive activity can't be written.
         """
+        decisive = self.gather(session, now, ip_address)
+        if decisive is not None:
+            await self.write([decisive], now)
+
+    def gather(self, session: Session, now: datetime, ip_address: str | None) -> Touch | None:
+        """Note that a live session was used, and return what must be written before it is answered."""
         if self.is_fresh(session, now):
-            return
+            return None
         earlier = self._pending.get(session.session_id)
         if ip_address is None and earlier is not None:
             ip_address = earlier.ip_address
         touch = Touch(session.session_id, now, ip_address)
         if self._is_decisive(session, now):
-            await self._store.touch([touch], now)
-        elif earlier is not None or len(self._pending) < PENDING_LIMIT:
+            return touch
+        if earlier is not None or len(self._pending) < PENDING_LIMIT:
             self._pending[session.session_id] = touch
         else:
             self.dropped += 1
+        return None
+
+    async def write(self, decisive: Sequence[Touch], now: datetime) -> None:
+        """Write decisive activities at once, all in one go.
+
+        Raises:
+            StoreUnavailable: If they can't be written.
+        """
+        await self._store.touch(decisive, now)
 
     def is_fresh(self, session: Session, now: datetime) -> bool:
         """Say whether a session's recorded activity is recent enough to leave."""

@@ -72,6 +72,8 @@ class CreateSession:
         session = self._session(sign_in, token, now)
 
         async def work(transaction: Transaction) -> tuple[Session, Token]:
+            # Locked first, so that of two repetitions at once the second finds what the first did.
+            await transaction.lock_user(sign_in.user_id)
             answered = await transaction.read_attempt(attempt.retry_hash)
             if answered is not None and now < answered.expire_time:
                 return await repeat(transaction, attempt, answered, now)

@@ -62,6 +62,7 @@ class ReauthenticateSession:
 
         async def work(transaction: Transaction) -> tuple[Session, Token]:
             if repeatable:
+                await _lock_user_of(transaction, old)
                 answered = await transaction.read_attempt(attempt.retry_hash)
                 if answered is not None and now < answered.expire_time:
                     return await repeat(transaction, attempt, answered, now)
@@ -78,6 +79,13 @@ class ReauthenticateSession:
             return renewed, new
 
         return await self._store.transact(work)
+
+
+async def _lock_user_of(transaction: Transaction, token: Token) -> None:
+    # So that of two repetitions at once the second finds what the first did.
+    session = await transaction.read_session(token.id)
+    if session is not None:
+        await transaction.lock_user(session.user_id)
 
 
 def _renewed(

@@ -60,8 +60,11 @@ class RevokeSession:
             if ending is None:
                 reason = EndReason.SIGNED_OUT if current else EndReason.REVOKED
                 ending = Ending(now, reason, InitiatingEntity.USER)
-                await transaction.end_session(target_id, ending)
-                target = replace(target, ending=ending)
+                if await transaction.end_session(target_id, ending):
+                    target = replace(target, ending=ending)
+                else:  # signed out, or found overdue, while this was asked
+                    target = await transaction.read_session(target_id) or target
+                    already_ended = True
             return target, current, already_ended
 
         session, current, already_ended = await self._store.transact(work)

@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -9,7 +8,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import NOT_FOUND, Rejection, judge
-from session_authority_server.store.protocol import BATCH_LIMIT, SessionStore
+from session_authority_server.store.protocol import BATCH_LIMIT, SessionStore, Touch
 from session_authority_server.usecases.activity import Activity
 
 VALIDATIONS_LIMIT = BATCH_LIMIT
@@ -86,7 +85,7 @@ class BatchValidateSessions:
         found = await self._store.read_sessions(tuple(wanted)) if wanted else {}
         now = self._clock.now()
         verdicts: list[Session | Rejection] = []
-        used: list[Awaitable[None]] = []
+        decisive: list[Touch] = []
         for validation, token, ip_address in zip(validations, parsed, ip_addresses, strict=True):
             if token is None:
                 verdicts.append(NOT_FOUND)
@@ -94,8 +93,11 @@ class BatchValidateSessions:
             verdict = judge(found.get(token.id), token, now, validation.user_id)
             verdicts.append(verdict)
             if isinstance(verdict, Session) and not validation.passive:
-                used.append(self._activity.record(verdict, now, ip_address))
-        await asyncio.gather(*used)
+                touch = self._activity.gather(verdict, now, ip_address)
+                if touch is not None:
+                    decisive.append(touch)
+        if decisive:
+            await self._activity.write(decisive, now)
         return verdicts
 
 
