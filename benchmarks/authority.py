@@ -35,11 +35,7 @@ CREATE = "/session_authority.v1.SessionService/CreateSession"
 @contextlib.contextmanager
 def process(database: Path, core: int | None = 0) -> Iterator[tuple[str, int]]:
     """Run an authority on one core; gives its address and process id."""
-    command = [
-        sys.executable,
-        *os.environ.get("BENCH_MODULE", "-m benchmarks.authority").split(),
-        str(database),
-    ]
+    command = [sys.executable, "-m", "benchmarks.authority", str(database)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         if core is not None and (os.cpu_count() or 1) > 1:
