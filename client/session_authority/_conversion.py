@@ -53,10 +53,12 @@ def timestamp(field: str, time: datetime | None) -> Timestamp | None:
     return message
 
 
-def duration(span: timedelta | None) -> Duration | None:
+def duration(field: str, span: timedelta | None) -> Duration | None:
     """Convert a length of time."""
     if span is None:
         return None
+    if not isinstance(span, timedelta):
+        raise invalid(field, f"is a timedelta, not {type(span).__name__}")
     message = Duration()
     message.FromTimedelta(span)
     return message

@@ -60,21 +60,22 @@ def create(
     lifetime: timedelta | None,
     idle_timeout: timedelta | None,
     attributes: Mapping[str, str] | None,
+    retry_secret: bytes | None,
 ) -> Operation[NewSession]:
-    """Record a sign-in. The retry secret is made here, once, so that every repetition shares it."""
+    """Record a sign-in. The retry secret, unless given, is made here, for every repetition to share."""
     request = v1.CreateSessionRequest(
         user_id=convert.text("user_id", user_id),
         ip_address=convert.ip_address(ip_address),
         user_agent=convert.user_agent(user_agent),
         authenticate_time=convert.timestamp("authenticate_time", authenticate_time),
         authentication_methods=_methods(authentication_methods),
-        lifetime=convert.duration(lifetime),
-        idle_timeout=convert.duration(idle_timeout),
+        lifetime=convert.duration("lifetime", lifetime),
+        idle_timeout=convert.duration("idle_timeout", idle_timeout),
         attributes={
-            convert.text("attributes", key): convert.text("attributes", value)
+            convert.text("attributes", key): convert.text(f"attributes[{key!r}]", value)
             for key, value in (attributes or {}).items()
         },
-        retry_secret=secrets.token_bytes(_RETRY_SECRET_BYTES),
+        retry_secret=retry_secret or secrets.token_bytes(_RETRY_SECRET_BYTES),
     )
     answer = yield from _ask("CreateSession", request, v1.CreateSessionResponse)
     return _new_session(answer)
@@ -168,14 +169,18 @@ def sign_out(token: Token) -> Operation[datetime]:
 
 
 def reauthenticate(
-    token: Token, *, authentication_methods: Iterable[str], authenticate_time: datetime | None
+    token: Token,
+    *,
+    authentication_methods: Iterable[str],
+    authenticate_time: datetime | None,
+    retry_secret: bytes | None,
 ) -> Operation[NewSession]:
     """Renew a session, with a retry secret as in `create`."""
     request = v1.ReauthenticateSessionRequest(
         session_token=_proof(token),
         authenticate_time=convert.timestamp("authenticate_time", authenticate_time),
         authentication_methods=_methods(authentication_methods),
-        retry_secret=secrets.token_bytes(_RETRY_SECRET_BYTES),
+        retry_secret=retry_secret or secrets.token_bytes(_RETRY_SECRET_BYTES),
     )
     answer = yield from _ask("ReauthenticateSession", request, v1.ReauthenticateSessionResponse)
     return _new_session(answer)

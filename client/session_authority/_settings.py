@@ -27,6 +27,10 @@ _VARIABLES = {
 }
 
 
+# The name resolvers that gRPC has (its "naming" document).
+_TARGET_SCHEMES = frozenset(("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a client needs to know, checked when it is made."""
@@ -39,8 +43,11 @@ class Settings:
     channel_credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.address or not self.address.isprintable() or " " in self.address:
-            raise ConfigurationError("address", "is not of the form host:port")
+        if not _is_address(self.address):
+            raise ConfigurationError(
+                "address",
+                "is not of the form host:port",
+            )
         # Also keeps line breaks out of the header, and gRPC from quoting the key in its complaint.
         if self.api_key is not None and not _is_header_safe(self.api_key):
             raise ConfigurationError("api_key", "is not printable ASCII without spaces")
@@ -160,3 +167,14 @@ def _certificates(path: str | None) -> bytes | None:
         raise ConfigurationError(
             "root_certificates", f"names a file that cannot be read: {path!r} ({error.strerror})"
         ) from None
+
+
+def _is_address(address: str) -> bool:
+    """Say whether an address can be one: a URL of the web, say, would look like an outage for ever."""
+    if not address.isprintable() or " " in address:
+        return False
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme in _TARGET_SCHEMES:
+        return bool(rest)
+    host, colon, port = address.rpartition(":")
+    return bool(host and colon and port.isdecimal() and int(port) <= 65_535) and "/" not in host

@@ -79,12 +79,13 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         lifetime: timedelta | None = None,
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
+        retry_secret: bytes | None = None,
     ) -> NewSession:
         """Record a sign-in that the app has just verified, and get the session's token.
 
         Args:
             user_id: The app's own stable name for the user, 1 to 255 bytes.
-            ip_address: The user's IP address.
+            ip_address: The user's IP address: one, without port, zone or list of proxies.
             user_agent: The User-Agent header as received; nothing in it fails a sign-in.
             authenticate_time: When the credential check *began*, aware; now unless given. It lets
                 the authority refuse a sign-in that "end everything" was to shut out.
@@ -92,6 +93,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             lifetime: The absolute lifetime, at most the policy's, which it is unless given.
             idle_timeout: The idle timeout, at least a minute; the policy's unless given.
             attributes: At most 16 texts to find again at each validation; they never change.
+            retry_secret: 32 random bytes, to repeat this very call later, after `Unavailable`, and get
+                the same session. The client's own repetitions need none.
 
         Returns:
             The session and its token, which is shown this once.
@@ -111,6 +114,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
                 lifetime=lifetime,
                 idle_timeout=idle_timeout,
                 attributes=attributes,
+                retry_secret=retry_secret,
             )
         )
 
@@ -224,6 +228,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         *,
         authentication_methods: Iterable[str] = (),
         authenticate_time: datetime | None = None,
+        retry_secret: bytes | None = None,
     ) -> NewSession:
         """Record that the user has just proved again who they are, and get another token.
 
@@ -233,6 +238,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             token: The session's present token.
             authentication_methods: How the user proved who they are, in the names of RFC 8176.
             authenticate_time: When the credential check began, aware; now unless given.
+            retry_secret: 32 random bytes, to repeat this very call later, with the same token, after
+                `Unavailable`, and get the same new token. The client's own repetitions need none.
 
         Raises:
             SessionNotLive: The token proves nothing: the user must sign in.
@@ -244,6 +251,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
                 token,
                 authentication_methods=authentication_methods,
                 authenticate_time=authenticate_time,
+                retry_secret=retry_secret,
             )
         )
 

@@ -71,9 +71,14 @@ def usecases(store: SessionStore, clock: Clock, policy: Policy, activity: Activi
 
 def schedule(database: Database, settings: Settings, clock: Clock) -> Schedule:
     """Return the upkeep's schedule over a database."""
-    store = SqlUpkeepStore(database)
     interval = timedelta(seconds=settings.worker_interval_seconds)
-    return Schedule(Expire(store, clock), Purge(store, clock, settings.policy), clock, interval)
+    return Schedule(*jobs(database, settings, clock), clock, interval)
+
+
+def jobs(database: Database, settings: Settings, clock: Clock) -> tuple[Expire, Purge]:
+    """Return the upkeep's jobs over a database."""
+    store = SqlUpkeepStore(database)
+    return Expire(store, clock), Purge(store, clock, settings.policy)
 
 
 @contextlib.asynccontextmanager
@@ -90,7 +95,12 @@ async def opened(path: Path, *, make_schema: bool = False) -> AsyncIterator[Data
     if not path.parent.is_dir():
         raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
     if not make_schema and not path.exists():  # noqa: ASYNC240 - once, before anything is served
-        raise CannotStart(f"there is no database {path}; run: session-authority migrate")
+        raise CannotStart(
+            f"there is no database {path}; name it in SESSION_AUTHORITY_DATABASE_URL, or make "
+            "it with: session-authority migrate"
+        )
+    if not path.exists():  # noqa: ASYNC240
+        path.touch(mode=0o600)  # noqa: ASYNC240 - addresses and names are nobody else's to read
     database = Database.sqlite(path)
     try:
         try:
@@ -192,7 +202,8 @@ def _server(service: SessionService) -> tuple[grpc.aio.Server, Health]:
         interceptors=[CallInterceptor("session_authority.v1")],
         options=[
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", BATCH_REQUEST_LIMIT_BYTES),
+            # Twice what is allowed, so that what is too large is refused with a reason.
+            ("grpc.max_receive_message_length", 2 * BATCH_REQUEST_LIMIT_BYTES),
             ("grpc.max_metadata_size", 16 * 1024),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_time_ms", 60_000),

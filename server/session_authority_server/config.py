@@ -1,7 +1,9 @@
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +19,21 @@ from pydantic_settings import (
 from session_authority_server.domain.policy import AtLimit, Policy
 
 ENV_PREFIX = "SESSION_AUTHORITY_"
+# Of the same prefix, and for others: the command line and the client.
+_OTHERS = frozenset(
+    f"{ENV_PREFIX}{name}"
+    for name in (
+        "CONFIG",
+        "ADDRESS",
+        "API_KEY",
+        "DEADLINE_SECONDS",
+        "TLS",
+        "TLS_ROOT_CERTIFICATES",
+    )
+)
 CONFIG_FILE = Path("session-authority.toml")
 _SQLITE_PREFIX = "sqlite:///"
+_TEN_YEARS_SECONDS = 3_650 * 86_400
 
 
 class ConfigurationError(Exception):
@@ -56,28 +71,28 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
         10, description="How long calls may go on after SIGTERM."
     )
-    absolute_lifetime_seconds: Annotated[int, Field(ge=1)] = Field(
+    absolute_lifetime_seconds: Annotated[int, Field(ge=1, le=_TEN_YEARS_SECONDS)] = Field(
         90 * 86_400, description="How long a session lives at most, in seconds (90 days)."
     )
-    idle_timeout_seconds: Annotated[int, Field(ge=0)] = Field(
+    idle_timeout_seconds: Annotated[int, Field(ge=0, le=_TEN_YEARS_SECONDS)] = Field(
         0,
         description="How long a session lives unused, in seconds, at least 60; 0 for no such rule.",
     )
     last_active_resolution_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         60, description="How far a recorded last activity may lag behind, in seconds."
     )
-    session_limit: Annotated[int, Field(ge=0)] = Field(
+    session_limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         100, description="How many live sessions a user may have; 0 for no limit."
     )
     at_limit: AtLimit = Field(
         AtLimit.END_LEAST_RECENTLY_ACTIVE,
         description="What a sign-in at the limit does: end-least-recently-active or refuse.",
     )
-    history_retention_days: Annotated[int, Field(ge=0)] = Field(
+    history_retention_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
         30, description="How long ended sessions stay in the history, in days."
     )
-    worker_interval_seconds: Annotated[float, Field(ge=0.1)] = Field(
-        30, description="How often the worker looks for overdue sessions, in seconds."
+    worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
+        Field(30, description="How often the worker looks for overdue sessions, in seconds.")
     )
 
     @field_validator("listen", "metrics_listen")
@@ -90,7 +105,8 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
-        if not value.startswith(_SQLITE_PREFIX) or len(value) == len(_SQLITE_PREFIX):
+        path = value.removeprefix(_SQLITE_PREFIX)
+        if path in {value, "", ":memory:"} or path.startswith("file:"):
             raise ValueError("give sqlite:/// and a path, for example sqlite:///sessions.sqlite")
         return value
 
@@ -152,6 +168,8 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
     if config_file is not None and not config_file.is_file():
         raise ConfigurationError(f"there is no configuration file {config_file}")
 
+    _refuse_misspelt(os.environ)
+
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=file)
 
@@ -161,6 +179,21 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
         raise ConfigurationError(_explain(error)) from None
     except ValueError as error:
         raise ConfigurationError(f"{file} can't be read: {error}") from None
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that looks like a setting and is none: ignored, it would leave a rule unset.
+
+    Others of the prefix are let be: the client's, and those that an orchestrator sets for a service.
+    """
+    known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
+    for name in environment:
+        if name.startswith(ENV_PREFIX) and name not in known and name not in _OTHERS:
+            meant = get_close_matches(name, known, 1, cutoff=0.85) or [
+                each for each in known if each.startswith(name + "_")
+            ]
+            if meant:
+                raise ConfigurationError(f"{name} is no setting; did you mean {meant[0]}?")
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -202,7 +235,7 @@ def _explain(error: ValidationError) -> str:
 def as_markdown() -> str:
     """Return the reference of all settings, as docs/configuration.md holds it."""
     lines = [
-        "# Settings",
+        "# Settings of the server",
         "",
         "Each comes from the environment, then from `session-authority.toml` in the working directory (or the",
         "file that `--config` or `SESSION_AUTHORITY_CONFIG` names), then from its default. In the file, names",

@@ -58,7 +58,7 @@ class WatchedStore(SqlSessionStore):
         self.asked.append("transact")
         return await super().transact(work)
 
-    async def touch(self, touches: Sequence[Touch], now: datetime) -> int:
+    async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         self.asked.append("touch")
         self.touches += touches
         return await super().touch(touches, now)

@@ -15,10 +15,10 @@ from tests.contract.engines import START, Engine, a_session, told
 CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "read_sessions": lambda engine: engine.sessions.read_sessions([uuid4()]),
     "transact": lambda engine: engine.add(a_session()),
-    "touch": lambda engine: engine.sessions.touch([Touch(uuid4(), START, None)], START),
+    "touch": lambda engine: engine.sessions.touch([Touch(uuid4(), START, None)], lambda: START),
     "list_live": lambda engine: engine.sessions.list_live("ann", START, None, 10),
     "list_used_since": lambda engine: engine.sessions.list_used_since(
-        "ann", START, START, None, 10
+        "ann", START, START, START, None, 10
     ),
     "list_ended": lambda engine: engine.sessions.list_ended("ann", START, None, 10),
     "end_overdue": lambda engine: engine.upkeep.end_overdue(START, 10),

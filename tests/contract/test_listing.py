@@ -86,7 +86,9 @@ async def test_a_page_holds_its_place_while_sessions_come_go_and_are_used(engine
     await engine.add(*sessions)
     first = await engine.sessions.list_live("ann", NOW, None, 4)
     await engine.add(a_session(last_active=START + MINUTE))  # new: before the place
-    await engine.sessions.touch([Touch(sessions[2].session_id, NOW, None)], NOW)  # moves before it
+    await engine.sessions.touch(
+        [Touch(sessions[2].session_id, NOW, None)], lambda: NOW
+    )  # moves before it
     await end(engine, first[-1], 0)  # the very session that the key names
     await end(engine, sessions[4], 0)
     second = await engine.sessions.list_live("ann", NOW, live_key(first[-1]), 10)
@@ -103,7 +105,7 @@ async def test_no_list_shows_another_users_session(engine: Engine) -> None:
     assert ids(await all_live(engine)) == [hers.session_id]
     assert ids(await all_ended(engine)) == [ended.session_id]
     since = START - DAY
-    used = await engine.sessions.list_used_since("ann", NOW, since, None, 10)
+    used = await engine.sessions.list_used_since("ann", NOW, since, since, None, 10)
     assert used == []
 
 
@@ -136,7 +138,7 @@ async def test_a_sweep_moves_all_into_the_other_list(engine: Engine) -> None:
 async def test_a_user_without_sessions_has_empty_lists(engine: Engine) -> None:
     assert await all_live(engine) == []
     assert await all_ended(engine) == []
-    assert await engine.sessions.list_used_since("ann", NOW, START, None, 10) == []
+    assert await engine.sessions.list_used_since("ann", NOW, START, START, None, 10) == []
 
 
 # Used since
@@ -150,9 +152,9 @@ async def test_used_since_are_those_made_until_a_moment_and_used_after_it(engine
     newer = a_session(at=since + SECOND, last_active=since + 3 * SECOND)
     dead = a_session(at=START, last_active=since + SECOND, lifetime=MINUTE)
     await engine.add(at_once, before, used, newer, dead)
-    found = await engine.sessions.list_used_since("ann", NOW, since, None, 10)
+    found = await engine.sessions.list_used_since("ann", NOW, since, since, None, 10)
     assert ids(found) == ids([used, at_once])
-    rest = await engine.sessions.list_used_since("ann", NOW, since, live_key(used), 10)
+    rest = await engine.sessions.list_used_since("ann", NOW, since, since, live_key(used), 10)
     assert ids(rest) == ids([at_once])
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import hash_secret, supersede
-from session_authority_server.store import rows
+from session_authority_server.store import hot_read, rows
 from session_authority_server.store.protocol import Touch
 from session_authority_server.store.tables import sessions as sessions_table
 from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, told
@@ -17,12 +18,14 @@ Change = Callable[[Engine, Session], Awaitable[object]]
 
 
 async def be_used(engine: Engine, session: Session) -> None:
-    await engine.sessions.touch([Touch(session.session_id, START + SECOND, None)], START + SECOND)
+    await engine.sessions.touch(
+        [Touch(session.session_id, START + SECOND, None)], lambda: START + SECOND
+    )
 
 
 async def be_used_elsewhere(engine: Engine, session: Session) -> None:
     touch = Touch(session.session_id, START + SECOND, "203.0.113.99")
-    await engine.sessions.touch([touch], START + SECOND)
+    await engine.sessions.touch([touch], lambda: START + SECOND)
 
 
 async def be_ended(engine: Engine, session: Session) -> None:
@@ -111,3 +114,70 @@ async def test_many_sessions_read_again_and_again_stay_apart(
             each.session_id: each.user_id for each in many
         }
         assert (await engine.get(many[0].session_id)).user_id == "user-0"
+
+
+# What only changes together with the secret, or never: all else must be read every time.
+FIXED = frozenset(
+    (
+        "session_id",
+        "user_id",
+        "superseded_hashes",
+        "browser",
+        "browser_version",
+        "os",
+        "os_version",
+        "device_type",
+        "ip_address",
+        "create_time",
+        "authenticate_time",
+        "authentication_methods",
+        "lifetime",
+        "attributes",
+        "created_by",
+        # Written together with end_time, once.
+        "end_reason",
+        "initiating_entity",
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("secret_hash", b"x" * 32),
+        ("last_active_time", START + 5 * SECOND),
+        ("last_ip_address", "203.0.113.5"),
+        ("expire_time", START + 7 * SECOND),
+        ("idle_timeout", 90 * SECOND),
+        ("user_epoch", 7),
+        ("global_epoch", 7),
+        ("end_time", START + 9 * SECOND),
+    ],
+)
+async def test_a_column_that_may_change_is_read_every_time(
+    engine: Engine, column: str, value: object
+) -> None:
+    session = a_session(idle_timeout=MINUTE)
+    await engine.add(session)
+    before = told(await engine.get(session.session_id))
+    await engine.execute(
+        update(sessions_table)
+        .where(sessions_table.c.session_id == session.session_id)
+        .values(
+            {
+                column: value,
+                "end_reason": EndReason.REVOKED,
+                "initiating_entity": InitiatingEntity.USER,
+            }
+        )
+    )
+    after = told(await engine.get(session.session_id))
+    assert after != before
+    assert after == told(await read_first(engine, session.session_id))
+
+
+def test_every_column_is_known_to_change_or_not() -> None:
+    read = {column.name for column in rows.select_sessions().selected_columns}
+    changing = set(hot_read._CHANGING)
+    assert read == changing | FIXED
+    assert changing & FIXED == {"session_id"}

@@ -12,7 +12,7 @@ async def test_an_activity_moves_time_and_address_forward(engine: Engine) -> Non
     await engine.add(session)
     moment = START + MINUTE
     touch = Touch(session.session_id, moment, "203.0.113.9")
-    assert await engine.sessions.touch([touch], moment) == 1
+    assert await engine.sessions.touch([touch], lambda: moment) == 1
     found = await engine.get(session.session_id)
     assert (found.last_active_time, found.last_ip_address) == (moment, "203.0.113.9")
     assert found.ip_address == session.ip_address
@@ -21,7 +21,9 @@ async def test_an_activity_moves_time_and_address_forward(engine: Engine) -> Non
 async def test_an_activity_without_an_address_leaves_the_last_one(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
-    await engine.sessions.touch([Touch(session.session_id, START + SECOND, None)], START + SECOND)
+    await engine.sessions.touch(
+        [Touch(session.session_id, START + SECOND, None)], lambda: START + SECOND
+    )
     assert (await engine.get(session.session_id)).last_ip_address == session.last_ip_address
 
 
@@ -30,7 +32,7 @@ async def test_an_activity_never_moves_back(engine: Engine, back_seconds: int) -
     session = a_session(last_active=START + MINUTE)
     await engine.add(session)
     touch = Touch(session.session_id, START + MINUTE - back_seconds * SECOND, "203.0.113.9")
-    assert await engine.sessions.touch([touch], START + MINUTE) == 0
+    assert await engine.sessions.touch([touch], lambda: START + MINUTE) == 0
     assert told(await engine.get(session.session_id)) == told(session)
 
 
@@ -40,7 +42,9 @@ async def test_activities_in_any_order_leave_the_latest(engine: Engine) -> None:
     now = START + MINUTE
     await asyncio.gather(
         *(
-            engine.sessions.touch([Touch(session.session_id, START + n * SECOND, None)], now)
+            engine.sessions.touch(
+                [Touch(session.session_id, START + n * SECOND, None)], lambda: now
+            )
             for n in (5, 9, 2, 8, 1)
         )
     )
@@ -67,7 +71,7 @@ async def test_an_activity_never_touches_a_dead_session(engine: Engine, death: s
             assert await engine.upkeep.purge_ended(START + SECOND, 10) == 1
     # used while it lived, but written too late
     touch = Touch(session.session_id, START + 30 * SECOND, "203.0.113.9")
-    assert await engine.sessions.touch([touch], now) == 0
+    assert await engine.sessions.touch([touch], lambda: now) == 0
     found = await engine.sessions.read_sessions([session.session_id])
     assert all(each.last_active_time == START for each in found.values())
 
@@ -76,7 +80,9 @@ async def test_a_session_at_its_last_instant_is_touched(engine: Engine) -> None:
     session = a_session(idle_timeout=MINUTE)
     await engine.add(session)
     moment = START + MINUTE - SECOND / 1_000_000
-    assert await engine.sessions.touch([Touch(session.session_id, moment, None)], moment) == 1
+    assert (
+        await engine.sessions.touch([Touch(session.session_id, moment, None)], lambda: moment) == 1
+    )
 
 
 async def test_a_whole_batch_is_touched_at_once_and_counted(engine: Engine) -> None:
@@ -86,21 +92,21 @@ async def test_a_whole_batch_is_touched_at_once_and_counted(engine: Engine) -> N
     moment = START + MINUTE
     touches = [Touch(session_id, moment, "203.0.113.9") for session_id in ids(sessions)]
     alive = sum(session.user_id != "user-3" for session in sessions)
-    assert await engine.sessions.touch(touches, moment) == alive
+    assert await engine.sessions.touch(touches, lambda: moment) == alive
     found = await engine.sessions.read_sessions(ids(sessions))
     moved = {each.user_id for each in found.values() if each.last_active_time == moment}
     assert moved == {f"user-{number}" for number in range(7)} - {"user-3"}
 
 
 async def test_touching_nothing_moves_nothing(engine: Engine) -> None:
-    assert await engine.sessions.touch([], START) == 0
+    assert await engine.sessions.touch([], lambda: START) == 0
 
 
 async def test_a_moment_keeps_its_microseconds(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     moment = (START + MINUTE).replace(microsecond=999_999)
-    await engine.sessions.touch([Touch(session.session_id, moment, None)], moment)
+    await engine.sessions.touch([Touch(session.session_id, moment, None)], lambda: moment)
     assert (await engine.get(session.session_id)).last_active_time == moment
 
 

@@ -147,9 +147,9 @@ async def test_a_session_in_use_is_put_off_until_it_could_be_due(engine: Engine)
     session = a_session(idle_timeout=10 * MINUTE)
     await engine.add(session)
     used = START + 8 * MINUTE
-    await engine.sessions.touch([Touch(session.session_id, used, None)], used)
+    await engine.sessions.touch([Touch(session.session_id, used, None)], lambda: used)
     now = START + 10 * MINUTE
-    assert await engine.upkeep.count_overdue(now, 10) == 1
+    assert await engine.upkeep.count_overdue(now, 10) == 0  # looked at, but not to be ended
     assert await engine.upkeep.end_overdue(now, 10) == ExpiryBatch([], 1)
     assert await ending(engine, session) is None
     assert await engine.upkeep.end_overdue(now, 10) == NOTHING
@@ -163,7 +163,7 @@ async def test_a_session_in_use_is_put_off_until_its_lifetime_at_the_latest(engi
     session = a_session(lifetime=15 * MINUTE, idle_timeout=10 * MINUTE)
     await engine.add(session)
     used = START + 8 * MINUTE
-    await engine.sessions.touch([Touch(session.session_id, used, None)], used)
+    await engine.sessions.touch([Touch(session.session_id, used, None)], lambda: used)
     await engine.upkeep.end_overdue(START + 10 * MINUTE, 10)
     await engine.upkeep.end_overdue(START + 15 * MINUTE, 10)
     end_time = START + 15 * MINUTE
@@ -224,27 +224,37 @@ async def test_pending_sweeps_come_the_oldest_first_to_a_limit(engine: Engine) -
     await engine.sweep_everybody(START + 2 * SECOND)
     await engine.sweep("ann", START + 4 * SECOND)
     expected = [
-        PendingSweep("ann", 1),
+        PendingSweep("ann", 2),  # in the place of her first, which it covers
         PendingSweep(EVERYBODY, 1),
         PendingSweep("cid", 1),
-        PendingSweep("ann", 2),
     ]
     assert await engine.upkeep.pending_sweeps(10) == expected
     assert await engine.upkeep.pending_sweeps(2) == expected[:2]
 
 
-async def test_settling_one_sweep_leaves_the_others_pending(engine: Engine) -> None:
+async def test_settling_a_sweep_settles_the_same_users_before_it_and_no_other(
+    engine: Engine,
+) -> None:
     await engine.execute(
         insert(sweeps).values(
-            [sweep_row(user, epoch, START, USER) for user in ("ann", "bob") for epoch in (1, 2)]
+            [sweep_row(user, epoch, START, USER) for user in ("ann", "bob") for epoch in (1, 2, 3)]
         )
     )
-    await engine.upkeep.settle_sweep(PendingSweep("ann", 2))
-    assert set(await engine.upkeep.pending_sweeps(10)) == {
-        PendingSweep("ann", 1),
-        PendingSweep("bob", 1),
-        PendingSweep("bob", 2),
-    }
+    await engine.upkeep.settle_sweep(PendingSweep("ann", 3))
+    await engine.upkeep.settle_sweep(PendingSweep("bob", 2))
+    assert await engine.upkeep.pending_sweeps(10) == [PendingSweep("bob", 3)]
+    assert await engine.upkeep.purge_sweeps(START, 10) == 0
+    assert await engine.upkeep.purge_sweeps(START + INSTANT, 3) == 3
+    assert await engine.upkeep.purge_sweeps(START + INSTANT, 10) == 2
+    assert await engine.upkeep.pending_sweeps(10) == [PendingSweep("bob", 3)]
+
+
+async def test_what_a_sweep_would_end_can_be_counted(engine: Engine) -> None:
+    await engine.add(*(a_session() for _ in range(5)), a_session("bob"))
+    await engine.sweep("ann", START + SECOND)
+    assert await engine.upkeep.count_swept(PendingSweep("ann", 1), 3) == 3
+    assert await engine.upkeep.count_swept(PendingSweep("ann", 1), 10) == 5
+    assert await engine.upkeep.count_swept(PendingSweep(EVERYBODY, 1), 10) == 6
 
 
 @pytest.mark.parametrize("limit", [1, 3, 5, 10, 11])

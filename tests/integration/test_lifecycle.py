@@ -175,3 +175,19 @@ def test_ctrl_c_stops_it_in_order(tmp_path: Path, command: str) -> None:
         assert program.exit_code() == 0
         assert "topped" in program.stdout
         assert "Traceback" not in program.stderr
+
+
+def test_whoever_watches_the_health_is_told_and_let_go(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, settings={"SESSION_AUTHORITY_DRAIN_SECONDS": "30"}) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watching = stub.Watch(health_pb2.HealthCheckRequest())
+        assert next(watching).status == SERVING
+        started = time.monotonic()
+        server.terminate()
+        told = [answer.status for answer in watching]
+        assert server.exit_code() == 0
+        assert time.monotonic() - started < 10  # far less than the grace
+    assert told == [NOT_SERVING]

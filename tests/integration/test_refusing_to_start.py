@@ -110,7 +110,7 @@ def test_a_database_from_the_future(tmp_path: Path, refusal: Refusal) -> None:
 
 
 def test_a_worker_without_a_schema_says_what_to_run(refusal: Refusal) -> None:
-    assert "run: session-authority migrate" in refusal("worker", "--once")
+    assert "make it with: session-authority migrate" in refusal("worker", "--once")
 
 
 def test_a_file_that_is_no_database(tmp_path: Path, refusal: Refusal) -> None:
@@ -150,3 +150,20 @@ def test_a_configuration_file_that_is_missing_or_broken(tmp_path: Path, refusal:
     assert "no configuration file absent.toml" in refusal("--config", "absent.toml", "serve")
     (tmp_path / "broken.toml").write_text("listen = \n")
     assert "broken.toml can't be read" in refusal("serve", SESSION_AUTHORITY_CONFIG="broken.toml")
+
+
+def test_a_link_to_a_served_database_is_the_same_database(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        (tmp_path / "link.sqlite").symlink_to(tmp_path / "session-authority.sqlite")
+        link = f"sqlite:///{tmp_path}/link.sqlite"
+        done = run(*FREE, cwd=tmp_path, settings={"SESSION_AUTHORITY_DATABASE_URL": link})
+        assert done.returncode != 0
+        assert "another process serves" in done.stderr
+
+
+def test_nobody_else_can_read_the_database(tmp_path: Path) -> None:
+    with serving(tmp_path) as program, SessionClient(program.address) as client:
+        client.create("ada")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*.sqlite*")}
+    assert len(modes) >= 3
+    assert set(modes.values()) == {0o600}

@@ -75,8 +75,8 @@ def test_a_dry_run_says_what_is_due_and_changes_nothing(tmp_path: Path) -> None:
     done = run("worker", "--once", "--dry-run", cwd=tmp_path)
 
     assert done.returncode == 0
-    assert "expire: 70 sessions due; nothing was changed" in done.stdout
-    assert "purge: 0 sessions due; nothing was changed" in done.stdout
+    assert "expire: 70 rows due; nothing was changed" in done.stdout
+    assert "purge: 0 rows due; nothing was changed" in done.stdout
     assert _count(tmp_path, "end_time IS NULL") == 70
 
 

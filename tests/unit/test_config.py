@@ -210,3 +210,46 @@ def test_every_setting_says_what_it_is_for() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().listen = "127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("SESSION_AUTHORITY_IDLE_TIMEOUT", "SESSION_AUTHORITY_IDLE_TIMEOUT_SECONDS"),
+        ("SESSION_AUTHORITY_SESION_LIMIT", "SESSION_AUTHORITY_SESSION_LIMIT"),
+        ("SESSION_AUTHORITY_DATABASE", "SESSION_AUTHORITY_DATABASE_URL"),
+    ],
+)
+def test_a_misspelt_variable_is_refused(
+    misspelt: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(misspelt, "300")
+    with pytest.raises(ConfigurationError, match=f"{misspelt} is no setting; did you mean {meant}"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "name", ["ADDRESS", "API_KEY", "TLS", "CONFIG", "SERVICE_HOST", "PORT", "PORT_50551_TCP_ADDR"]
+)
+def test_a_variable_for_somebody_else_is_let_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"SESSION_AUTHORITY_{name}", "x")
+    assert load_settings().policy == Policy()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("absolute_lifetime_seconds", "999999999999"),
+        ("idle_timeout_seconds", "300000000000"),
+        ("session_limit", "100000000000000000000"),
+        ("history_retention_days", "999999"),
+        ("worker_interval_seconds", "inf"),
+        ("worker_interval_seconds", "1e300"),
+        ("database_url", "sqlite:///:memory:"),
+        ("database_url", "sqlite:///file:a?mode=memory"),
+    ],
+)
+def test_what_no_server_could_work_with_is_refused(name: str, value: str) -> None:
+    given: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigurationError, match=name.upper()):
+        load_settings(**given)

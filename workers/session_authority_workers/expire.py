@@ -7,7 +7,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.store.protocol import PendingSweep, UpkeepStore
 from session_authority_workers.pace import Pace
 
-SWEEPS_A_RUN = 1_000
+SWEEPS_AT_ONCE = 1_000
 
 Progress = Callable[[int], None]
 
@@ -35,25 +35,34 @@ class Expire:
         Raises:
             StoreUnavailable: If the store failed; what was done stays done.
         """
+        ended = await self._end_overdue(progress)
+        while sweeps := await self._store.pending_sweeps(SWEEPS_AT_ONCE):
+            for sweep in sweeps:
+                ended += await self._settle(sweep, progress)
+        return ended
+
+    async def count(self, limit: int) -> int:
+        """Return how many sessions would be ended, counting to about a limit."""
+        due = await self._store.count_overdue(self._cutoff(), limit)
+        for sweep in await self._store.pending_sweeps(SWEEPS_AT_ONCE):
+            if due >= limit:
+                break
+            due += await self._store.count_swept(sweep, limit - due)
+        return due
+
+    async def oldest_overdue(self) -> datetime | None:
+        """Return since when the session longest overdue has been so."""
+        return await self._store.oldest_overdue(self._cutoff())
+
+    async def _end_overdue(self, progress: Progress) -> int:
         ended = 0
         while True:
             batch = await self._store.end_overdue(self._cutoff(), self._pace.batch)
             ended += len(batch.ended)
             progress(len(batch.ended))
             if not batch.examined:
-                break
+                return ended
             await asyncio.sleep(self._pace.pause_seconds)
-        for sweep in await self._store.pending_sweeps(SWEEPS_A_RUN):
-            ended += await self._settle(sweep, progress)
-        return ended
-
-    async def count(self, limit: int) -> int:
-        """Return how many sessions would be examined for want of time, counting to a limit at most."""
-        return await self._store.count_overdue(self._cutoff(), limit)
-
-    async def oldest_overdue(self) -> datetime | None:
-        """Return since when the session longest overdue has been so."""
-        return await self._store.oldest_overdue(self._cutoff())
 
     async def _settle(self, sweep: PendingSweep, progress: Progress) -> int:
         ended = 0
@@ -66,7 +75,8 @@ class Expire:
             progress(len(batch.ended))
             if after is None:
                 break
-            await asyncio.sleep(self._pace.pause_seconds)
+            # However much was swept, what comes due meanwhile does not wait for it.
+            ended += await self._end_overdue(progress)
         await self._store.settle_sweep(sweep)
         return ended
 

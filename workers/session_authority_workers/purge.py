@@ -10,7 +10,7 @@ from session_authority_workers.pace import Pace
 
 
 class Purge:
-    """Deletes sessions that ended longer ago than the history goes, and what repeats calls."""
+    """Deletes sessions and sweeps older than the history goes, and what repeats calls."""
 
     name = "purge"
 
@@ -32,14 +32,18 @@ class Purge:
             StoreUnavailable: If the store failed; what was done stays done.
         """
         store, batch = self._store, self._pace.batch
-        purged = await self._repeat(lambda: store.purge_ended(self._cutoff(), batch), progress)
-        return purged + await self._repeat(
+        # First, because a salt is to be erased when its window closes, however long the rest takes.
+        forgotten = await self._repeat(
             lambda: store.forget_attempts(self._clock.now(), batch), progress
         )
+        ended = await self._repeat(lambda: store.purge_ended(self._cutoff(), batch), progress)
+        swept = await self._repeat(lambda: store.purge_sweeps(self._cutoff(), batch), progress)
+        return forgotten + ended + swept
 
     async def count(self, limit: int) -> int:
-        """Return how many sessions would be deleted, counting to a limit at most."""
-        return await self._store.count_purgeable(self._cutoff(), limit)
+        """Return how many sessions and repeatable calls would be deleted, counting to about a limit."""
+        ended = await self._store.count_purgeable(self._cutoff(), limit)
+        return ended + await self._store.count_attempts(self._clock.now(), limit)
 
     async def _repeat(self, step: Callable[[], Awaitable[int]], progress: Progress) -> int:
         total = 0

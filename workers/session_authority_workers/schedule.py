@@ -11,7 +11,7 @@ from session_authority_server.metrics import OLDEST_OVERDUE_SECONDS, WORKER_ROWS
 from session_authority_workers.expire import Expire
 from session_authority_workers.purge import Purge
 
-_PURGE_INTERVAL = timedelta(minutes=10)
+_PURGE_INTERVAL = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
 
 Job = Expire | Purge

@@ -286,7 +286,7 @@ class Rejection(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     reason: Global___RejectionReason.ValueType
-    """Why it is not. What does not follow from a right secret is NOT_FOUND."""
+    """Why it is not. Without a secret that is or was right, it is NOT_FOUND."""
     def __init__(
         self,
         *,
@@ -361,9 +361,11 @@ class ListSessionsRequest(_message.Message):
     session_token: _builtins.str
     """The token that proves whose sessions to show."""
     page_size: _builtins.int
-    """How many sessions a page holds at most; 50 where it is 0, and 200 where it is more."""
+    """How many sessions a page holds at most; 50 where it is 0, and 200 where it is more. Not
+    negative.
+    """
     page_token: _builtins.str
-    """Where to go on: the `next_page_token` of the page before, from the same session and with the same
+    """Where to go on: the `next_page_token` of the page before, for the same user and with the same
     `show_ended`. Empty for the first page.
     """
     show_ended: _builtins.bool

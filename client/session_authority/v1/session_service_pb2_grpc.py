@@ -151,8 +151,9 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SignOut(self, request, context):
-        """SignOut ends the session of the token itself. A token that is dead or unknown is a success: the user is
-        signed out (RFC 7009, section 2.2).
+        """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
+        user is signed out (RFC 7009, section 2.2). A superseded token is dead; its session lives on under the
+        newer one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

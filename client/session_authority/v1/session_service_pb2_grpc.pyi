@@ -72,8 +72,9 @@ class SessionServiceStub:
     there are. A sign-in that is under way does not survive it.
     """
     SignOut: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]
-    """SignOut ends the session of the token itself. A token that is dead or unknown is a success: the user is
-    signed out (RFC 7009, section 2.2).
+    """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
+    user is signed out (RFC 7009, section 2.2). A superseded token is dead; its session lives on under the
+    newer one.
     """
     ReauthenticateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ReauthenticateSessionRequest, _session_service_pb2.ReauthenticateSessionResponse]
     """ReauthenticateSession records that the user behind the token has just proved again who they are. The
@@ -125,8 +126,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     there are. A sign-in that is under way does not survive it.
     """
     SignOut: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]  # type: ignore[assignment]
-    """SignOut ends the session of the token itself. A token that is dead or unknown is a success: the user is
-    signed out (RFC 7009, section 2.2).
+    """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
+    user is signed out (RFC 7009, section 2.2). A superseded token is dead; its session lives on under the
+    newer one.
     """
     ReauthenticateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ReauthenticateSessionRequest, _session_service_pb2.ReauthenticateSessionResponse]  # type: ignore[assignment]
     """ReauthenticateSession records that the user behind the token has just proved again who they are. The
@@ -217,8 +219,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.SignOutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.SignOutResponse, _abc.Awaitable[_session_service_pb2.SignOutResponse]]:
-        """SignOut ends the session of the token itself. A token that is dead or unknown is a success: the user is
-        signed out (RFC 7009, section 2.2).
+        """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
+        user is signed out (RFC 7009, section 2.2). A superseded token is dead; its session lives on under the
+        newer one.
         """
 
     @_abc_1.abstractmethod

@@ -9,6 +9,7 @@ from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 
 _USER = "ada"
+_DATABASE_URL = "sqlite:///session-authority-demo.sqlite"
 _DEVICES = (
     (
         "203.0.113.7",
@@ -34,7 +35,10 @@ _DEVICES = (
 @click.pass_context
 def demo(context: click.Context, listen: str | None, database_url: str | None, leave: bool) -> None:
     """Start an authority, show what it does with three devices, and keep serving."""
-    settings = settings_of(context, listen=listen, database_url=database_url, log_level="warning")
+    # A file of its own, so that trying it out changes nothing that is in use.
+    settings = settings_of(
+        context, listen=listen, database_url=database_url or _DATABASE_URL, log_level="warning"
+    )
     run(_demo(settings, leave=leave))
 
 
@@ -42,7 +46,8 @@ async def _demo(settings: Settings, *, leave: bool) -> None:
     console = Console(highlight=False)
     async with serving(settings, worker=True, insecure=False) as address:
         console.print(
-            f"[bold]Session Authority[/] serves on {address}, sessions in {settings.sqlite_path}\n"
+            f"[bold]Session Authority[/] serves on {address}, sessions in {settings.sqlite_path}\n",
+            soft_wrap=True,
         )
         async with AsyncSessionClient(address) as client:
             await _show(console, client)

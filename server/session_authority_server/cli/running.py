@@ -1,6 +1,7 @@
 """What every command shares: settings, logs, the event loop, and errors told in one line."""
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.store.server_lock import AlreadyServed
 
 T = TypeVar("T")
+
+# What keeps a port from being listened on is told once, in words of ours.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def settings_of(context: click.Context, **given: Any) -> Settings:

@@ -9,7 +9,11 @@ from session_authority_server.config import Settings
 @click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
 @click.option("--database-url", help="Where sessions are kept, as sqlite:///path.")
 @click.option("--no-worker", is_flag=True, help="Leave the upkeep to `session-authority worker`.")
-@click.option("--insecure", is_flag=True, help="Serve without encryption beyond this machine.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Serve beyond this machine although calls are neither encrypted nor authenticated.",
+)
 @click.pass_context
 def serve(
     context: click.Context,
@@ -26,7 +30,9 @@ def serve(
 async def _serve(settings: Settings, *, worker: bool, insecure: bool) -> None:
     async with serving(settings, worker=worker, insecure=insecure) as address:
         calm_garbage_collector()
-        click.echo(f"session-authority: serving on {address}")
+        click.echo(
+            f"session-authority: serving on {address}, sessions in {settings.sqlite_path.resolve()}"
+        )
         await until_told_to_stop()
         click.echo("session-authority: draining")
     click.echo("session-authority: stopped")

@@ -6,14 +6,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from session_authority_server.app import opened, schedule, until_told_to_stop
+from session_authority_server.app import jobs, opened, schedule, until_told_to_stop
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock
-from session_authority_server.store.upkeep import SqlUpkeepStore
-from session_authority_workers.expire import Expire
 from session_authority_workers.expire import Progress as Report
-from session_authority_workers.purge import Purge
 
 _COUNT_LIMIT = 1_000_000
 _PLAIN_EVERY_ROWS = 50_000
@@ -51,10 +48,8 @@ async def _forever(settings: Settings) -> None:
 
 
 async def _once(settings: Settings) -> None:
-    clock = SystemClock()
     async with opened(settings.sqlite_path) as database:
-        store = SqlUpkeepStore(database)
-        for job in (Expire(store, clock), Purge(store, clock, settings.policy)):
+        for job in jobs(database, settings, SystemClock()):
             due = await job.count(_COUNT_LIMIT)
             with _reporting(job.name, due) as report:
                 rows = await job(report)
@@ -62,13 +57,11 @@ async def _once(settings: Settings) -> None:
 
 
 async def _count(settings: Settings) -> None:
-    clock = SystemClock()
     async with opened(settings.sqlite_path) as database:
-        store = SqlUpkeepStore(database)
-        for job in (Expire(store, clock), Purge(store, clock, settings.policy)):
+        for job in jobs(database, settings, SystemClock()):
             due = await job.count(_COUNT_LIMIT)
             more = " or more" if due == _COUNT_LIMIT else ""
-            click.echo(f"{job.name}: {due}{more} sessions due; nothing was changed")
+            click.echo(f"{job.name}: {due}{more} rows due; nothing was changed")
 
 
 @contextmanager

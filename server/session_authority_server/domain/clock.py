@@ -1,3 +1,4 @@
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -11,16 +12,18 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock, held still while the machine sets it back."""
+    """The machine's clock. Set back, it goes on at the speed of time until the machine has caught up."""
 
     def __init__(self) -> None:
         self._latest = datetime.min.replace(tzinfo=UTC)
+        self._measured = 0.0
 
     def now(self) -> datetime:
-        now = datetime.now(UTC)
-        if now > self._latest:
-            self._latest = now
-        return self._latest
+        now, measured = datetime.now(UTC), time.monotonic()
+        if now < self._latest:
+            now = self._latest + timedelta(seconds=measured - self._measured)
+        self._latest, self._measured = now, measured
+        return now
 
 
 class ManualClock:

@@ -14,8 +14,15 @@ def is_live(session: Session, now: datetime) -> bool:
         session.ending is None
         and now < session.expire_time
         and (session.idle_timeout is None or now < session.last_active_time + session.idle_timeout)
-        and session.user_epoch == session.current_user_epoch
-        and session.global_epoch == session.current_global_epoch
+        and not is_swept(session)
+    )
+
+
+def is_swept(session: Session) -> bool:
+    """Say whether an "end everything" covers a session: by its epochs alone, never by times."""
+    return (
+        session.user_epoch != session.current_user_epoch
+        or session.global_epoch != session.current_global_epoch
     )
 
 
@@ -30,11 +37,7 @@ def ending_of(session: Session, now: datetime) -> Ending | None:
     if is_live(session, now):
         return None
     implied: list[Ending] = []
-    swept = (
-        session.user_epoch != session.current_user_epoch
-        or session.global_epoch != session.current_global_epoch
-    )
-    if swept:
+    if is_swept(session):
         if session.sweep is None:
             implied.append(Ending(now, EndReason.REVOKED, InitiatingEntity.SYSTEM))
         else:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Session
 from session_authority_server.store import dialect
+from session_authority_server.store.connecting import connected
 from session_authority_server.store.hot_read import HotRead
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class Database:
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run reads that need no transaction."""
         try:
-            async with self._reader.connect() as connection:
+            async with contextlib.aclosing(await connected(self._reader)) as connection:
                 return await work(connection)
         except SQLAlchemyError as error:
             raise _unavailable("reading", error) from error
@@ -58,7 +59,7 @@ class Database:
         its end whatever becomes of its caller.
         """
         try:
-            connection = await self._writer.connect()
+            connection = await connected(self._writer)
         except SQLAlchemyError as error:
             raise _unavailable("writing", error) from error
         task = asyncio.create_task(self._commit(connection, work))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Insert, Table, event
+from sqlalchemy import URL, Insert, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -20,7 +20,7 @@ DriverError = sqlite3.Error
 def sqlite_reader(path: Path) -> AsyncEngine:
     """Return an engine for single reads outside transactions, several at once."""
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}",
+        _sqlite_url(path),
         isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
         pool_reset_on_return=None,
@@ -39,7 +39,7 @@ def sqlite_writer(path: Path) -> AsyncEngine:
     another changes meanwhile.
     """
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}",
+        _sqlite_url(path),
         pool_size=1,
         max_overflow=0,
         pool_timeout=WRITER_WAIT_SECONDS,
@@ -67,6 +67,10 @@ def insert_if_absent(connection: AsyncConnection, table: Table) -> Insert:
     if connection.dialect.name == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def _sqlite_url(path: Path) -> URL:
+    return URL.create("sqlite+aiosqlite", database=str(path))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

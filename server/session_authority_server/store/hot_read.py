@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
+from session_authority_server.store.connecting import connected
 from session_authority_server.store.dialect import (
     SQLITE_READERS,
     WRITER_WAIT_SECONDS,
@@ -31,6 +32,9 @@ _CHANGING = (
     "current_user_epoch",
     "current_global_epoch",
     "end_time",
+    # These change with the secret only, but whether a session lives must never be remembered.
+    "expire_time",
+    "idle_timeout",
 )
 
 
@@ -103,7 +107,7 @@ class HotRead:
             raise NoConnection("no connection came free in time") from None
 
     async def _connect(self) -> tuple[AsyncConnection, Any]:
-        connection = await self._engine.connect()
+        connection = await connected(self._engine)
         raw = await connection.get_raw_connection()
         return connection, raw.driver_connection
 

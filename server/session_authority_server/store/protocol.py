@@ -101,8 +101,8 @@ class Transaction(Protocol):
         """
         ...
 
-    async def read_session(self, session_id: UUID) -> Session | None:
-        """Return a session, or None."""
+    async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
+        """Return a session, where given only one of that user, or None."""
         ...
 
     async def live_sessions_beyond(self, user_id: str, now: datetime, keep: int) -> Sequence[UUID]:
@@ -117,12 +117,18 @@ class Transaction(Protocol):
         """
         ...
 
+    async def end_live_beyond(
+        self, user_id: str, now: datetime, keep: int, ending: Ending
+    ) -> Sequence[UUID]:
+        """End the user's live sessions but for the `keep` most recently active ones, however many."""
+        ...
+
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
         """Record how a session ended, unless an ending is recorded already. Return whether it was."""
         ...
 
     async def renew_session(self, session: Session, *, replaces: bytes) -> bool:
-        """Write a re-authenticated session's new secret, methods and clocks.
+        """Write a re-authenticated session's new secret, methods, clocks and what they run to.
 
         Only where its secret hash still is `replaces` and no ending is recorded. Return whether it was.
         """
@@ -160,10 +166,11 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def touch(self, touches: Sequence[Touch], now: datetime) -> int:
+    async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         """Move last-active times and latest IP addresses forward, and return how many sessions moved.
 
-        Never moves a time back, and never touches a session that is not live at `now`. A session that is
+        Never moves a time back, and never touches a session that is not live at `now`, which is asked when
+        the write's turn has come: what was live before the wait may not be after it. A session that is
         locked by somebody else may be left out.
         """
         ...
@@ -175,9 +182,15 @@ class SessionStore(Protocol):
         ...
 
     async def list_used_since(
-        self, user_id: str, now: datetime, since: datetime, after: PageKey | None, limit: int
+        self,
+        user_id: str,
+        now: datetime,
+        made_until: datetime,
+        used_since: datetime,
+        after: PageKey | None,
+        limit: int,
     ) -> Sequence[Session]:
-        """Return a user's live sessions made until `since` and used after it, in the order of list_live."""
+        """Return a user's live sessions made until a moment and used after one, ordered as by list_live."""
         ...
 
     async def list_ended(
@@ -202,7 +215,7 @@ class UpkeepStore(Protocol):
         ...
 
     async def pending_sweeps(self, limit: int) -> Sequence[PendingSweep]:
-        """Return sweeps that are not settled, the oldest first."""
+        """Return sweeps that are not settled, the oldest first, of each user only the latest."""
         ...
 
     async def end_swept(
@@ -215,11 +228,23 @@ class UpkeepStore(Protocol):
         ...
 
     async def settle_sweep(self, sweep: PendingSweep) -> None:
-        """Note that a sweep's endings have been recorded."""
+        """Note that the endings of a sweep, and of the same user's before it, have been recorded."""
         ...
 
     async def count_overdue(self, now: datetime, limit: int) -> int:
-        """Return how many sessions end_overdue would look at, counting to `limit` at most."""
+        """Return how many sessions end_overdue would end, counting to `limit` at most."""
+        ...
+
+    async def count_swept(self, sweep: PendingSweep, limit: int) -> int:
+        """Return how many sessions end_swept would end, counting to `limit` at most."""
+        ...
+
+    async def purge_sweeps(self, swept_before: datetime, limit: int) -> int:
+        """Delete at most `limit` settled sweeps that are older, and return how many."""
+        ...
+
+    async def count_attempts(self, now: datetime, limit: int) -> int:
+        """Return how many repeatable calls forget_attempts would delete, counting to `limit` at most."""
         ...
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:

@@ -9,6 +9,7 @@ from sqlalchemy import Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.device import Device
+from session_authority_server.domain.liveness import is_swept
 from session_authority_server.domain.session import Ending, Session, Sweep
 from session_authority_server.store.liveness import current_global_epoch, current_user_epoch
 from session_authority_server.store.tables import EVERYBODY, sessions, sweeps
@@ -57,12 +58,9 @@ async def read(
     return await dated(connection, [session(row) for row in rows])
 
 
-def is_swept(session: Session) -> bool:
+def needs_date(session: Session) -> bool:
     """Say whether a session's ending by a sweep is implied but not recorded."""
-    return session.ending is None and (
-        session.user_epoch != session.current_user_epoch
-        or session.global_epoch != session.current_global_epoch
-    )
+    return session.ending is None and is_swept(session)
 
 
 def as_row(session: Session, check_time: datetime) -> dict[str, Any]:
@@ -160,7 +158,7 @@ def session(row: Sequence[Any]) -> Session:
 
 async def dated(connection: AsyncConnection, found: Sequence[Session]) -> list[Session]:
     """Return sessions, each swept one with the earliest sweep that covers it."""
-    swept = [session for session in found if is_swept(session)]
+    swept = [session for session in found if needs_date(session)]
     if not swept:
         return list(found)
     keys = {(session.user_id, session.user_epoch + 1) for session in swept}
@@ -182,6 +180,6 @@ async def dated(connection: AsyncConnection, found: Sequence[Session]) -> list[S
         return min(known, key=lambda sweep: sweep.time, default=None)
 
     return [
-        replace(session, sweep=earliest(session)) if is_swept(session) else session
+        replace(session, sweep=earliest(session)) if needs_date(session) else session
         for session in found
     ]

@@ -19,7 +19,9 @@ class ServerLock:
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._file = database.with_name(database.name + ".lock")
+        # Of the file itself, not of a link to it.
+        file = database.resolve()
+        self._file = file.with_name(file.name + ".lock")
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:

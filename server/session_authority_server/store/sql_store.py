@@ -56,7 +56,7 @@ class SqlSessionStore:
 
     async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
         found = await self._database.read_hot(session_ids)
-        if any(map(rows.is_swept, found)):
+        if any(map(rows.needs_date, found)):
             swept = found
             found = await self._database.read(lambda connection: rows.dated(connection, swept))
         return {session.session_id: session for session in found}
@@ -67,11 +67,12 @@ class SqlSessionStore:
 
         return await self._database.write(in_transaction)
 
-    async def touch(self, touches: Sequence[Touch], now: datetime) -> int:
+    async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         if not touches:
             return 0
 
         async def work(connection: AsyncConnection) -> int:
+            moment = now()
             result = await connection.execute(
                 _TOUCH,
                 [
@@ -79,7 +80,7 @@ class SqlSessionStore:
                         "touched_id": touch.session_id,
                         "touch_time": touch.time,
                         "touch_address": touch.ip_address,
-                        "touch_now": now,
+                        "touch_now": moment,
                     }
                     for touch in sorted(touches, key=lambda touch: touch.session_id)
                 ],
@@ -94,10 +95,18 @@ class SqlSessionStore:
         return await self._list_active(user_id, is_live(now), after, limit)
 
     async def list_used_since(
-        self, user_id: str, now: datetime, since: datetime, after: PageKey | None, limit: int
+        self,
+        user_id: str,
+        now: datetime,
+        made_until: datetime,
+        used_since: datetime,
+        after: PageKey | None,
+        limit: int,
     ) -> Sequence[Session]:
         condition = and_(
-            is_live(now), sessions.c.create_time <= since, sessions.c.last_active_time > since
+            is_live(now),
+            sessions.c.create_time <= made_until,
+            sessions.c.last_active_time > used_since,
         )
         return await self._list_active(user_id, condition, after, limit)
 

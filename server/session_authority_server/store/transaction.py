@@ -3,7 +3,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Select, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.retry import AnsweredAttempt
@@ -45,20 +45,15 @@ class SqlTransaction:
             row = (await self._connection.execute(standing.with_for_update(key_share=True))).one()
         return UserStanding(max((time for time in row if time is not None), default=None))
 
-    async def read_session(self, session_id: UUID) -> Session | None:
-        found = await rows.read(
-            self._connection,
-            rows.select_sessions().where(sessions.c.session_id == session_id),
-        )
+    async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
+        statement = rows.select_sessions().where(sessions.c.session_id == session_id)
+        if of_user is not None:
+            statement = statement.where(sessions.c.user_id == of_user)
+        found = await rows.read(self._connection, statement)
         return found[0] if found else None
 
     async def live_sessions_beyond(self, user_id: str, now: datetime, keep: int) -> Sequence[UUID]:
-        statement = (
-            select(sessions.c.session_id)
-            .where(sessions.c.user_id == user_id, is_live(now))
-            .order_by(sessions.c.last_active_time.desc(), sessions.c.session_id.desc())
-            .offset(keep)
-        )
+        statement = _live_beyond(user_id, now, keep)
         return (await self._connection.execute(statement)).scalars().all()
 
     async def insert_session(self, session: Session) -> Session:
@@ -78,6 +73,18 @@ class SqlTransaction:
             global_epoch=row.global_epoch,
             current_global_epoch=row.global_epoch,
         )
+
+    async def end_live_beyond(
+        self, user_id: str, now: datetime, keep: int, ending: Ending
+    ) -> Sequence[UUID]:
+        statement = (
+            update(sessions)
+            .where(sessions.c.session_id.in_(_live_beyond(user_id, now, keep)))
+            .values(rows.ending_columns(ending))
+            .returning(sessions.c.session_id)
+        )
+        ended: Sequence[UUID] = (await self._connection.execute(statement)).scalars().all()
+        return ended
 
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
         statement = (
@@ -101,7 +108,9 @@ class SqlTransaction:
                 authenticate_time=session.authenticate_time,
                 authentication_methods=session.authentication_methods,
                 last_active_time=session.last_active_time,
+                lifetime=session.lifetime,
                 expire_time=session.expire_time,
+                idle_timeout=session.idle_timeout,
                 check_time=_check_time(session),
             )
         )
@@ -156,3 +165,12 @@ class SqlTransaction:
 def _check_time(session: Session) -> datetime:
     idle = session.idle_expire_time
     return session.expire_time if idle is None else min(idle, session.expire_time)
+
+
+def _live_beyond(user_id: str, now: datetime, keep: int) -> Select[UUID]:
+    return (
+        select(sessions.c.session_id)
+        .where(sessions.c.user_id == user_id, is_live(now))
+        .order_by(sessions.c.last_active_time.desc(), sessions.c.session_id.desc())
+        .offset(keep)
+    )

@@ -3,7 +3,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, null, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, null, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.store.database import Database
@@ -13,6 +13,7 @@ from session_authority_server.store.liveness import (
     implied_end_reason,
     implied_end_time,
     implied_initiating_entity,
+    is_live,
 )
 from session_authority_server.store.protocol import EndedSession, ExpiryBatch, PendingSweep
 from session_authority_server.store.tables import EVERYBODY, attempts, sessions, sweeps
@@ -34,10 +35,12 @@ class SqlUpkeepStore:
         return await self._database.write(lambda connection: _end(connection, due, now))
 
     async def pending_sweeps(self, limit: int) -> Sequence[PendingSweep]:
+        # Whatever an earlier sweep of the same user covers, the latest does too.
         statement = (
-            select(sweeps.c.user_id, sweeps.c.epoch)
+            select(sweeps.c.user_id, func.max(sweeps.c.epoch))
             .where(~sweeps.c.settled)
-            .order_by(sweeps.c.sweep_time)
+            .group_by(sweeps.c.user_id)
+            .order_by(func.min(sweeps.c.sweep_time))
             .limit(limit)
         )
 
@@ -49,11 +52,7 @@ class SqlUpkeepStore:
     async def end_swept(
         self, sweep: PendingSweep, now: datetime, after: UUID | None, limit: int
     ) -> tuple[ExpiryBatch, UUID | None]:
-        if sweep.user_id == EVERYBODY:
-            covered = sessions.c.global_epoch < sweep.epoch
-        else:
-            covered = and_(sessions.c.user_id == sweep.user_id, sessions.c.user_epoch < sweep.epoch)
-        due = select(sessions.c.session_id).where(covered, sessions.c.end_time.is_(None))
+        due = select(sessions.c.session_id).where(_is_swept(sweep))
         if after is not None:
             due = due.where(sessions.c.session_id > after)
         due = due.order_by(sessions.c.session_id).limit(limit)
@@ -68,13 +67,29 @@ class SqlUpkeepStore:
     async def settle_sweep(self, sweep: PendingSweep) -> None:
         statement = (
             update(sweeps)
-            .where(sweeps.c.user_id == sweep.user_id, sweeps.c.epoch == sweep.epoch)
+            .where(sweeps.c.user_id == sweep.user_id, sweeps.c.epoch <= sweep.epoch)
             .values(settled=True)
         )
         await self._database.write(lambda connection: connection.execute(statement))
 
     async def count_overdue(self, now: datetime, limit: int) -> int:
-        return await self._count(select(sessions.c.session_id).where(_is_overdue(now)), limit)
+        ended = select(sessions.c.session_id).where(_is_overdue(now), ~is_live(now))
+        return await self._count(ended, limit)
+
+    async def count_swept(self, sweep: PendingSweep, limit: int) -> int:
+        return await self._count(select(sessions.c.session_id).where(_is_swept(sweep)), limit)
+
+    async def purge_sweeps(self, swept_before: datetime, limit: int) -> int:
+        old = (
+            select(sweeps.c.user_id, sweeps.c.epoch)
+            .where(sweeps.c.settled, sweeps.c.sweep_time < swept_before)
+            .limit(limit)
+        )
+        return await self._delete(sweeps, tuple_(sweeps.c.user_id, sweeps.c.epoch).in_(old))
+
+    async def count_attempts(self, now: datetime, limit: int) -> int:
+        closed = select(attempts.c.retry_hash).where(attempts.c.expire_time <= now)
+        return await self._count(closed, limit)
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
         statement = select(func.min(sessions.c.check_time)).where(_is_overdue(now))
@@ -119,6 +134,14 @@ class SqlUpkeepStore:
 
 def _is_overdue(now: datetime) -> ColumnElement[bool]:
     return and_(sessions.c.end_time.is_(None), sessions.c.check_time <= now)
+
+
+def _is_swept(sweep: PendingSweep) -> ColumnElement[bool]:
+    if sweep.user_id == EVERYBODY:
+        covered: ColumnElement[bool] = sessions.c.global_epoch < sweep.epoch
+    else:
+        covered = and_(sessions.c.user_id == sweep.user_id, sessions.c.user_epoch < sweep.epoch)
+    return and_(covered, sessions.c.end_time.is_(None))
 
 
 async def _end(connection: AsyncConnection, due: Select[Any], now: datetime) -> ExpiryBatch:

@@ -14,8 +14,9 @@ from session_authority_server.store.protocol import SessionStore, Touch
 FLUSH_INTERVAL = timedelta(seconds=2)
 FLUSH_BATCH = 500
 PENDING_LIMIT = 100_000
-# An activity this close to the idle deadline could come too late if it waited for a flush.
-DECISIVE = 3 * FLUSH_INTERVAL
+# An activity this close to the idle deadline could come too late if it waited for a flush, even one that the
+# store lets wait as long as it ever does (4 s for a turn, 4 s for a lock) and that then fails once.
+DECISIVE = timedelta(seconds=15)
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ class Activity:
         self._clock = clock
         self._policy = policy
         self._pending: dict[UUID, Touch] = {}
+        self._decisive: dict[UUID, Touch] = {}
+        self._this_write: asyncio.Future[None] | None = None
+        self._next_write: asyncio.Future[None] | None = None
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -45,7 +49,7 @@ class Activity:
         """
         decisive = self.gather(session, now, ip_address)
         if decisive is not None:
-            await self.write([decisive], now)
+            await self.write([decisive])
 
     def gather(self, session: Session, now: datetime, ip_address: str | None) -> Touch | None:
         """Note that a live session was used, and return what must be written before it is answered."""
@@ -63,13 +67,27 @@ class Activity:
             self.dropped += 1
         return None
 
-    async def write(self, decisive: Sequence[Touch], now: datetime) -> None:
-        """Write decisive activities at once, all in one go.
+    async def write(self, decisive: Sequence[Touch]) -> None:
+        """Write decisive activities before they are answered, together with those of others who wait.
 
         Raises:
             StoreUnavailable: If they can't be written.
         """
-        await self._store.touch(decisive, now)
+        for touch in decisive:
+            self._decisive[touch.session_id] = touch
+        if self._next_write is None:
+            self._next_write = asyncio.ensure_future(self._write_next(self._this_write))
+            # Whoever waits for it hears of a failure, but perhaps everybody has gone.
+            self._next_write.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._next_write)
+
+    async def _write_next(self, before: "asyncio.Future[None] | None") -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        self._this_write, self._next_write = self._next_write, None
+        batch, self._decisive = list(self._decisive.values()), {}
+        for start in range(0, len(batch), FLUSH_BATCH):
+            await self._store.touch(batch[start : start + FLUSH_BATCH], self._clock.now)
 
     def is_fresh(self, session: Session, now: datetime) -> bool:
         """Say whether a session's recorded activity is recent enough to leave."""
@@ -84,7 +102,7 @@ class Activity:
         """
         while self._pending:
             batch = list(islice(self._pending.values(), FLUSH_BATCH))
-            await self._store.touch(batch, self._clock.now())
+            await self._store.touch(batch, self._clock.now)
             self._forget(batch)
 
     async def run(self) -> None:
@@ -95,6 +113,8 @@ class Activity:
                 await self.flush()
             except StoreUnavailable:
                 _log.warning("activity of %d sessions waits to be written", len(self))
+            except Exception:  # noqa: BLE001 - nothing stops the recording
+                _log.exception("activity of %d sessions could not be written", len(self))
 
     def _is_decisive(self, session: Session, now: datetime) -> bool:
         idle_expire_time = session.idle_expire_time

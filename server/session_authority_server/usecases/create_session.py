@@ -60,7 +60,7 @@ class CreateSession:
         if not sign_in.retry_secret:
             token = tokens.mint(now)
             session = self._session(sign_in, token, now)
-            return await self._store.transact(lambda work: self._add(work, session, now)), token
+            return await self._store.transact(lambda work: self._add(work, session)), token
         return await self._create_once(sign_in, now)
 
     async def _create_once(self, sign_in: SignIn, now: datetime) -> tuple[Session, Token]:
@@ -75,32 +75,33 @@ class CreateSession:
             # Locked first, so that of two repetitions at once the second finds what the first did.
             await transaction.lock_user(sign_in.user_id)
             answered = await transaction.read_attempt(attempt.retry_hash)
-            if answered is not None and now < answered.expire_time:
-                return await repeat(transaction, attempt, answered, now)
-            added = await self._add(transaction, session, now)
-            expire_time = now + self._policy.retry_window
+            turn = self._clock.now()
+            if answered is not None and turn < answered.expire_time:
+                return await repeat(transaction, attempt, answered, turn)
+            added = await self._add(transaction, session)
+            expire_time = turn + self._policy.retry_window
             await transaction.write_attempt(attempt.answered(token.id, salt, expire_time))
             return added, token
 
         return await self._store.transact(work)
 
-    async def _add(self, transaction: Transaction, session: Session, now: datetime) -> Session:
+    async def _add(self, transaction: Transaction, session: Session) -> Session:
         standing = await transaction.lock_user(session.user_id)
         if standing.swept_time is not None and session.authenticate_time < standing.swept_time:
             raise AuthenticationTooOld(standing.swept_time)
-        await self._make_room(transaction, session.user_id, now)
+        await self._make_room(transaction, session.user_id, self._clock.now())
         return await transaction.insert_session(session)
 
     async def _make_room(self, transaction: Transaction, user_id: str, now: datetime) -> None:
         limit = self._policy.session_limit
         if limit is None:
             return
-        surplus = await transaction.live_sessions_beyond(user_id, now, keep=limit - 1)
-        if surplus and self._policy.at_limit is AtLimit.REFUSE:
-            raise SessionLimitReached(limit)
-        for session_id in surplus:
+        if self._policy.at_limit is AtLimit.REFUSE:
+            if await transaction.live_sessions_beyond(user_id, now, keep=limit - 1):
+                raise SessionLimitReached(limit)
+        else:
             ending = Ending(now, EndReason.LIMIT, InitiatingEntity.POLICY)
-            await transaction.end_session(session_id, ending)
+            await transaction.end_live_beyond(user_id, now, limit - 1, ending)
 
     def _session(self, sign_in: SignIn, token: Token, now: datetime) -> Session:
         violations = checks.Violations()

@@ -95,8 +95,10 @@ class ListSessions:
             case Section.LIVE:
                 return await self._store.list_live(user_id, now, after, limit)
             case Section.USED_SINCE:
-                since = place.as_of - _RECORDING_LAG
-                return await self._store.list_used_since(user_id, now, since, after, limit)
+                used_since = place.as_of - _RECORDING_LAG
+                return await self._store.list_used_since(
+                    user_id, now, place.as_of, used_since, after, limit
+                )
             case Section.ENDED:
                 return await self._store.list_ended(user_id, now, after, limit)
 

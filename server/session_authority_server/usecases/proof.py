@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from datetime import datetime
 
 from session_authority_server.domain import token as tokens
@@ -31,17 +32,17 @@ async def prove(store: SessionStore, token: Token, now: datetime) -> Session:
     return _accept(found.get(token.id), token, now)
 
 
-async def prove_in(transaction: Transaction, token: Token, now: datetime) -> Session:
+async def prove_in(transaction: Transaction, token: Token, now: Callable[[], datetime]) -> Session:
     """Return the live session of a token, with its user locked until the transaction ends.
 
     Raises:
         SessionNotLive: If the token is not good.
         StoreUnavailable: If the store can't be read.
     """
-    session = _accept(await transaction.read_session(token.id), token, now)
+    session = _accept(await transaction.read_session(token.id), token, now())
     await transaction.lock_user(session.user_id)
-    # Read again, for it may have ended while the lock was waited for.
-    return _accept(await transaction.read_session(token.id), token, now)
+    # Read and judged again, for it may have ended while the lock was waited for.
+    return _accept(await transaction.read_session(token.id), token, now())
 
 
 def _accept(session: Session | None, token: Token, now: datetime) -> Session:

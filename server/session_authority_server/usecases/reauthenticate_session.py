@@ -1,5 +1,5 @@
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from session_authority_server.domain import retry
 from session_authority_server.domain import sign_in as checks
@@ -64,21 +64,48 @@ class ReauthenticateSession:
             if repeatable:
                 await _lock_user_of(transaction, old)
                 answered = await transaction.read_attempt(attempt.retry_hash)
-                if answered is not None and now < answered.expire_time:
-                    return await repeat(transaction, attempt, answered, now)
-            session = await prove_in(transaction, old, now)
+                turn = self._clock.now()
+                if answered is not None and turn < answered.expire_time:
+                    return await repeat(transaction, attempt, answered, turn)
+            session = await prove_in(transaction, old, self._clock.now)
+            turn = self._clock.now()
             standing = await transaction.lock_user(session.user_id)
             if standing.swept_time is not None and authenticate_time < standing.swept_time:
                 raise AuthenticationTooOld(standing.swept_time)
-            renewed = _renewed(session, new, authenticate_time, request, now)
+            renewed = self._renewed(session, new, authenticate_time, request, turn)
             if not await transaction.renew_session(renewed, replaces=session.secret_hash):
                 raise SessionNotLive
             if repeatable:
-                expire_time = now + self._policy.retry_window
+                expire_time = turn + self._policy.retry_window
                 await transaction.write_attempt(attempt.answered(new.id, salt, expire_time))
             return renewed, new
 
         return await self._store.transact(work)
+
+    def _renewed(
+        self,
+        session: Session,
+        token: Token,
+        authenticate_time: datetime,
+        request: Reauthentication,
+        now: datetime,
+    ) -> Session:
+        lifetime = min(session.lifetime, self._policy.absolute_lifetime)
+        return replace(
+            session,
+            secret_hash=tokens.hash_secret(token.secret),
+            superseded_hashes=tokens.supersede(session.secret_hash, session.superseded_hashes),
+            authenticate_time=authenticate_time,
+            authentication_methods=request.authentication_methods,
+            last_active_time=max(now, session.last_active_time),
+            lifetime=lifetime,
+            expire_time=now + lifetime,
+            idle_timeout=_shorter(session.idle_timeout, self._policy.idle_timeout),
+        )
+
+
+def _shorter(one: timedelta | None, other: timedelta | None) -> timedelta | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 async def _lock_user_of(transaction: Transaction, token: Token) -> None:
@@ -86,24 +113,6 @@ async def _lock_user_of(transaction: Transaction, token: Token) -> None:
     session = await transaction.read_session(token.id)
     if session is not None:
         await transaction.lock_user(session.user_id)
-
-
-def _renewed(
-    session: Session,
-    token: Token,
-    authenticate_time: datetime,
-    request: Reauthentication,
-    now: datetime,
-) -> Session:
-    return replace(
-        session,
-        secret_hash=tokens.hash_secret(token.secret),
-        superseded_hashes=tokens.supersede(session.secret_hash, session.superseded_hashes),
-        authenticate_time=authenticate_time,
-        authentication_methods=request.authentication_methods,
-        last_active_time=max(now, session.last_active_time),
-        expire_time=now + session.lifetime,
-    )
 
 
 def _checked_authenticate_time(request: Reauthentication, now: datetime) -> datetime:

@@ -25,9 +25,9 @@ class RevokeOtherSessions:
         token = parse_proof(session_token)
 
         async def work(transaction: Transaction) -> None:
-            now = self._clock.now()
-            proven = await prove_in(transaction, token, now)
-            await transaction.sweep_user(proven.user_id, Sweep(now, InitiatingEntity.USER))
+            proven = await prove_in(transaction, token, self._clock.now)
+            sweep = Sweep(self._clock.now(), InitiatingEntity.USER)
+            await transaction.sweep_user(proven.user_id, sweep)
             await transaction.exempt_from_sweep(proven.session_id)
 
         await self._store.transact(work)

@@ -49,11 +49,12 @@ class RevokeSession:
         target_id = _parse_id(session_id)
 
         async def work(transaction: Transaction) -> tuple[Session, bool, bool]:
-            now = self._clock.now()
-            proven = await prove_in(transaction, token, now)
-            target = await transaction.read_session(target_id)
-            if target is None or target.user_id != proven.user_id:
+            proven = await prove_in(transaction, token, self._clock.now)
+            # Asked for with the user, so that a foreign session costs what an unknown one does.
+            target = await transaction.read_session(target_id, of_user=proven.user_id)
+            if target is None:
                 raise SessionNotFound
+            now = self._clock.now()
             current = target.session_id == proven.session_id
             ending = ending_of(target, now)
             already_ended = ending is not None

@@ -97,7 +97,7 @@ class BatchValidateSessions:
                 if touch is not None:
                     decisive.append(touch)
         if decisive:
-            await self._activity.write(decisive, now)
+            await self._activity.write(decisive)
         return verdicts
 
 

@@ -139,7 +139,7 @@ def test_a_refused_api_key_is_not_quoted() -> None:
         "127.0.0.1:1",
         "127.8.9.10:1",
         "localhost:1",
-        "LOCALHOST",
+        "LOCALHOST:1",
         "[::1]:1",
         "::1",
         "unix:/run/authority.sock",

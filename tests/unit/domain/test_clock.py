@@ -18,11 +18,27 @@ def test_the_system_clock_tells_the_time_in_utc() -> None:
 
 def test_a_process_never_sees_the_clock_go_back() -> None:
     readings = [NOON, NOON - timedelta(hours=1), NOON + timedelta(seconds=1), NOON]
-    clock = SystemClock()
-    with patch.object(clocks, "datetime") as machine:
+    with patch.object(clocks, "datetime", wraps=datetime) as machine:
+        machine.min = NOON - timedelta(days=400)
+        clock = SystemClock()
         machine.now.side_effect = readings
         seen = [clock.now() for _ in readings]
-    assert seen == [NOON, NOON, NOON + timedelta(seconds=1), NOON + timedelta(seconds=1)]
+    assert seen == sorted(seen)
+    assert seen[0] == NOON
+    assert seen[2] == NOON + timedelta(seconds=1)
+
+
+def test_a_clock_that_was_set_back_goes_on_at_the_speed_of_time() -> None:
+    with (
+        patch.object(clocks, "datetime", wraps=datetime) as machine,
+        patch.object(clocks, "time") as stopwatch,
+    ):
+        machine.min = NOON - timedelta(days=400)
+        clock = SystemClock()
+        machine.now.side_effect = [NOON, *[NOON - timedelta(days=1)] * 3]
+        stopwatch.monotonic.side_effect = [100.0, 101.0, 161.0, 161.0]
+        seen = [clock.now() - NOON for _ in range(4)]
+    assert seen == [timedelta(seconds=seconds) for seconds in (0, 1, 61, 61)]
 
 
 def test_a_manual_clock_stands_still_until_it_is_moved() -> None:

@@ -42,7 +42,7 @@ async def assert_unavailable(database: Database) -> None:
         for call in (
             lambda: engine.sessions.read_sessions([uuid4()]),
             lambda: engine.add(a_session()),
-            lambda: engine.sessions.touch([Touch(uuid4(), START, None)], START),
+            lambda: engine.sessions.touch([Touch(uuid4(), START, None)], lambda: START),
             lambda: engine.upkeep.end_overdue(START, 10),
         ):
             with pytest.raises(StoreUnavailable):

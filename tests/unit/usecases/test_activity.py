@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -25,11 +25,11 @@ class Store:
         self.moments: list[datetime] = []
         self.fails = False
 
-    async def touch(self, touches: Sequence[Touch], now: datetime) -> int:
+    async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         if self.fails:
             raise StoreUnavailable("writing")
         self.written.append(list(touches))
-        self.moments.append(now)
+        self.moments.append(now())
         return len(touches)
 
 
@@ -141,7 +141,7 @@ async def test_an_activity_during_a_flush_is_not_forgotten(
     session = a_session()
     touch = store.touch
 
-    async def touch_slowly(some: Sequence[Touch], now: datetime) -> int:
+    async def touch_slowly(some: Sequence[Touch], now: Callable[[], datetime]) -> int:
         if not store.written:
             await activity.record(session, START + 2 * MINUTE, None)
         return await touch(some, now)

@@ -122,7 +122,7 @@ async def test_a_session_used_while_pages_are_read_is_on_a_later_page(authority:
         for each in await authority.engine.sessions.list_live("ann", now, None, 10)
         if each.create_time == START
     ]
-    await authority.engine.sessions.touch([Touch(oldest.session_id, now, None)], now)
+    await authority.engine.sessions.touch([Touch(oldest.session_id, now, None)], lambda: now)
     while page.next_page_token:
         page = await authority.list(
             Listing(session_token=tokens[-1], page_size=2, page_token=page.next_page_token)

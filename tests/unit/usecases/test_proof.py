@@ -39,7 +39,7 @@ class Transaction:
 
 
 async def prove(transaction: Transaction) -> Session:
-    return await prove_in(transaction, GOOD, START)  # type: ignore[arg-type]
+    return await prove_in(transaction, GOOD, lambda: START)  # type: ignore[arg-type]
 
 
 async def test_the_proven_session_is_the_one_read_under_its_users_lock() -> None:

@@ -186,7 +186,7 @@ async def test_a_purge_that_fails_keeps_what_it_did(engine: Engine, clock: Manua
     clock.advance(DAY + MINUTE)
     await Expire(engine.upkeep, clock, QUICK)()
     clock.advance(RETENTION)
-    broken = cast("UpkeepStore", FailingAfter(engine.upkeep, 1))
+    broken = cast("UpkeepStore", FailingAfter(engine.upkeep, 2))
     with pytest.raises(StoreUnavailable):
         await Purge(broken, clock, Policy(), QUICK)()
     assert await Purge(engine.upkeep, clock, Policy(), QUICK)() == 4

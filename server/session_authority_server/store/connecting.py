@@ -1,0 +1,27 @@
+import asyncio
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+
+async def connected(engine: AsyncEngine) -> AsyncConnection:
+    """Return a connection from an engine's pool, opened if need be.
+
+    Opening is not cancelled with whoever waits for it: drivers lose sight of a connection that is given up
+    halfway. What nobody waits for any more goes back to the pool.
+    """
+    opening = asyncio.ensure_future(engine.connect().start())
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_give_back)
+        raise
+
+
+def _give_back(opening: "asyncio.Future[AsyncConnection]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        closing = asyncio.ensure_future(opening.result().close())
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+
+
+_CLOSING: set["asyncio.Future[None]"] = set()

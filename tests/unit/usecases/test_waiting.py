@@ -1,0 +1,143 @@
+"""What was true before a wait for the store need not be true after it."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from session_authority_server.domain.errors import SessionNotLive, StoreUnavailable
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.session import Session
+from session_authority_server.domain.verdict import Rejection
+from session_authority_server.store.protocol import Transaction
+from session_authority_server.usecases.list_sessions import Listing
+from session_authority_server.usecases.reauthenticate_session import Reauthentication
+from session_authority_server.usecases.validate_sessions import Validation
+from tests.contract.engines import DAY, MINUTE, SECOND
+from tests.unit.usecases.conftest import Authority
+
+
+async def held_up(authority: Authority, work: object, seconds: int) -> object:
+    """Let some work wait for the writer, and time pass meanwhile."""
+    go_on = asyncio.Event()
+
+    async def hold(_transaction: Transaction) -> None:
+        await go_on.wait()
+
+    holder = asyncio.create_task(authority.engine.sessions.transact(hold))
+    await asyncio.sleep(0.02)
+    waiting = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    await asyncio.sleep(0.02)
+    authority.clock.advance(seconds * SECOND)
+    go_on.set()
+    await holder
+    return await waiting
+
+
+async def test_a_session_that_expires_while_its_reauthentication_waits_stays_ended(
+    authority: Authority,
+) -> None:
+    _, token = await authority.sign_in(lifetime=3 * SECOND)
+    authority.clock.advance(2 * SECOND)
+    with pytest.raises(SessionNotLive):
+        await held_up(authority, authority.reauthenticate(Reauthentication(session_token=token)), 2)
+    assert not await authority.is_good(token)
+
+
+async def test_an_activity_that_is_written_too_late_wakes_nobody(authority: Authority) -> None:
+    _, token = await authority.sign_in(idle_timeout=MINUTE)
+    authority.clock.advance(58 * SECOND)
+    await held_up(authority, authority.answer(token, passive=False), 3)
+    assert isinstance(await authority.answer(token), Rejection)
+    await authority.activity.flush()
+    assert isinstance(await authority.answer(token), Rejection)
+
+
+async def test_a_session_in_use_outlives_a_store_that_is_slow_to_write(
+    authority: Authority,
+) -> None:
+    _, token = await authority.sign_in(idle_timeout=MINUTE)
+    authority.clock.advance(50 * SECOND)
+    assert isinstance(await authority.answer(token, passive=False), Session)
+    authority.clock.advance(20 * SECOND)  # nothing was flushed
+    assert await authority.is_good(token)
+
+
+async def test_decisive_activities_at_once_are_written_together(authority: Authority) -> None:
+    tokens = [(await authority.sign_in(f"user-{n}", idle_timeout=MINUTE))[1] for n in range(40)]
+    authority.clock.advance(55 * SECOND)
+    authority.store.asked.clear()
+    asked = [authority.answer(token, passive=False) for token in tokens * 3]
+    assert all(isinstance(answer, Session) for answer in await asyncio.gather(*asked))
+    assert 1 <= authority.store.asked.count("touch") <= 4
+    authority.clock.advance(30 * SECOND)
+    assert all([await authority.is_good(token) for token in tokens])
+
+
+async def test_a_batch_close_to_idling_takes_one_write(authority: Authority) -> None:
+    tokens = [(await authority.sign_in(f"user-{n}", idle_timeout=MINUTE))[1] for n in range(40)]
+    authority.clock.advance(55 * SECOND)
+    authority.store.asked.clear()
+    answers = await authority.validate_all([Validation(token) for token in tokens * 2])
+    assert all(isinstance(answer, Session) for answer in answers)
+    assert authority.store.asked.count("touch") == 1
+
+
+async def test_a_decisive_activity_that_cannot_be_written_is_no_acceptance_and_the_next_one_can(
+    authority: Authority,
+) -> None:
+    _, token = await authority.sign_in(idle_timeout=MINUTE)
+    authority.clock.advance(55 * SECOND)
+
+    async def fail() -> None:
+        raise StoreUnavailable("writing")
+
+    authority.store.before["touch"] = fail
+    with pytest.raises(StoreUnavailable):
+        await authority.answer(token, passive=False)
+    assert isinstance(await authority.answer(token, passive=False), Session)
+
+
+async def test_reauthentication_is_held_to_the_policy_of_today(authority: Authority) -> None:
+    _, token = await authority.sign_in(idle_timeout=60 * MINUTE)
+    stricter = replace(Policy(), absolute_lifetime=DAY, idle_timeout=5 * MINUTE)
+    session, new = await authority.under(stricter).reauthenticate(
+        Reauthentication(session_token=token)
+    )
+    assert session.lifetime == DAY
+    assert session.idle_timeout == 5 * MINUTE
+    authority.clock.advance(timedelta(minutes=5))
+    assert not await authority.is_good(new.encode())
+
+
+async def test_a_session_reauthenticated_while_pages_are_read_is_not_missed(
+    authority: Authority,
+) -> None:
+    old, old_token = await authority.sign_in()
+    for _ in range(2):
+        authority.clock.advance(SECOND)
+        _, token = await authority.sign_in()
+    page = await authority.list(Listing(session_token=token, page_size=1))
+    seen = {session.session_id for session in page.sessions}
+    authority.clock.advance(SECOND)
+    await authority.reauthenticate(Reauthentication(session_token=old_token))
+    while page.next_page_token:
+        page = await authority.list(
+            Listing(session_token=token, page_size=1, page_token=page.next_page_token)
+        )
+        seen |= {session.session_id for session in page.sessions}
+    assert old.session_id in seen
+
+
+async def test_a_sign_in_far_beyond_the_limit_ends_all_of_the_surplus(authority: Authority) -> None:
+    without = authority.under(replace(Policy(), session_limit=None))
+    tokens = []
+    for _ in range(30):
+        tokens.append((await without.sign_in())[1])
+        authority.clock.advance(SECOND)
+    under_limit = authority.under(replace(Policy(), session_limit=5))
+    _, newest = await under_limit.sign_in()
+    good = [await authority.is_good(token) for token in tokens]
+    assert good == [False] * 26 + [True] * 4
+    assert await authority.is_good(newest)
