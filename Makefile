@@ -15,8 +15,8 @@ run: .venv/ready ## Start the whole thing on embedded defaults, with a short dem
 
 test: .venv/ready ## Run every test, in random order, with coverage
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest $(ARGS)
-	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+	@set -o pipefail; $(BIN)/python -m coverage run -m pytest $(ARGS) 2>&1 | tee .test-output
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report && tail -n 1 .test-output
 
 check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports and generated code
 	$(BIN)/ruff format --check $(SOURCES)
