@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import uvloop
+from google.protobuf.empty_pb2 import Empty
 
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from session_authority_server.app import (
@@ -57,8 +58,8 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _empty(request: bytes, context: Any) -> bytes:
-    return b""
+async def _empty(request: Empty, context: Any) -> Empty:
+    return Empty()
 
 
 async def _serve(database: Path) -> None:
@@ -69,7 +70,9 @@ async def _serve(database: Path) -> None:
         server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1")])
         service = SessionService(usecases(store, clock, policy, activity), clock)
         add_SessionServiceServicer_to_server(service, server)
-        empty: Any = grpc.unary_unary_rpc_method_handler(_empty)
+        empty: Any = grpc.unary_unary_rpc_method_handler(
+            _empty, Empty.FromString, Empty.SerializeToString
+        )
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("benchmark.Empty", {"Empty": empty}),)
         )

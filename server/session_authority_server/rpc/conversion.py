@@ -14,7 +14,7 @@ from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.verdict import Rejection, RejectionReason
 
-# How many answers to validations are remembered; each takes about 1.5 KiB.
+# How many answers to validations are remembered; each takes about 2 KiB.
 ANSWERS_LIMIT = 20_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -98,8 +98,14 @@ def to_outcome(verdict: Session | Rejection) -> session_service_pb2.ValidateSess
 
 
 @lru_cache(ANSWERS_LIMIT)
+def to_answer(verdict: Session | Rejection) -> bytes:
+    """Return the answer to a validation as it goes over the wire, which follows from the verdict alone."""
+    return to_outcome(verdict).SerializeToString()
+
+
+@lru_cache(ANSWERS_LIMIT)
 def _accepted(session: Session) -> session_service_pb2.ValidateSessionResponse:
-    """Return the answer that accepts a live session, which follows from the session alone."""
+    """Return the answer that accepts a live session."""
     message = _session(session, None, session.session_id)
     return session_service_pb2.ValidateSessionResponse(session=message)
 

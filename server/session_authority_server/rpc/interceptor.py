@@ -69,7 +69,7 @@ def _wrap(method: str, handler: Handler) -> Handler:
     return grpc.unary_unary_rpc_method_handler(
         _answering(method, behavior),
         _parsing(f"{method}Request", parse, limit_bytes),
-        handler.response_serializer,
+        _serializing(handler.response_serializer),
     )
 
 
@@ -87,6 +87,15 @@ def _parsing(
             return MalformedRequest(expected)
 
     return deserialize
+
+
+def _serializing(serialize: Any) -> Callable[[Message | bytes], bytes]:
+    """Return a serializer that lets through what a handler remembered in serialized form."""
+
+    def serialized(answer: Message | bytes) -> bytes:
+        return answer if type(answer) is bytes else serialize(answer)
+
+    return serialized
 
 
 def _answering(method: str, behavior: Behavior) -> Behavior:

@@ -1,5 +1,5 @@
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -9,6 +9,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.rpc.conversion import (
     from_duration,
     from_timestamp,
+    to_answer,
     to_outcome,
     to_session,
     to_timestamp,
@@ -83,7 +84,7 @@ class SessionService(SessionServiceServicer):
         self, request: pb.ValidateSessionRequest, context: Context
     ) -> pb.ValidateSessionResponse:
         verdict = await self._usecases.validate(_validation(request))
-        return to_outcome(verdict)
+        return cast("pb.ValidateSessionResponse", to_answer(verdict))
 
     async def BatchValidateSessions(
         self, request: pb.BatchValidateSessionsRequest, context: Context

@@ -1,10 +1,10 @@
 import asyncio
 from collections.abc import Callable, Sequence
-from operator import itemgetter
+from functools import reduce
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam
+from sqlalchemy import ColumnElement, Select, Text, bindparam, func, literal_column, select
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -42,9 +42,19 @@ def _by_id(statement: Select[Any]) -> Select[Any]:
     return statement.where(sessions.c.session_id.in_(bindparam("ids", expanding=True)))
 
 
-_WHOLE = _by_id(rows.select_sessions())
-_SHORT = _WHOLE.with_only_columns(*(_WHOLE.selected_columns[name] for name in _CHANGING))
-_CHANGING_AT = itemgetter(*(_WHOLE.selected_columns.keys().index(name) for name in _CHANGING))
+def _fingerprint() -> ColumnElement[str]:
+    """Return all that may change of a session as one text, and as SQL literals, so that none runs into another."""
+    columns = rows.select_sessions().selected_columns
+    literals = [func.quote(columns[name], type_=Text) for name in _CHANGING]
+    comma = literal_column("','", Text)
+    return reduce(lambda text, more: text + comma + more, literals)
+
+
+# One row for all sessions: sqlite3 lets go of the interpreter's lock for every row, and each time it takes the
+# lock again costs two changes of threads.
+_SHORT = _by_id(select(func.group_concat(_fingerprint(), literal_column("char(10)"))))
+_WHOLE = _by_id(rows.select_sessions().add_columns(_fingerprint()))
+_ID_DIGITS = slice(2, 34)  # of X'...', the id as the fingerprint begins with it
 
 
 class HotRead:
@@ -117,16 +127,17 @@ class HotRead:
 
     async def _read(self, driver: Any, ids: Sequence[Any]) -> list[Session]:
         found, unknown = [], []
-        for row in await self._short.fetch(driver, ids):
-            session = self._remembered.get(row)
+        ((fingerprints,),) = await self._short.fetch(driver, ids)
+        for fingerprint in fingerprints.split("\n") if fingerprints else ():
+            session = self._remembered.get(fingerprint)
             if session is None:
-                unknown.append(row[0])
+                unknown.append(bytes.fromhex(fingerprint[_ID_DIGITS]))
             else:
                 found.append(session)
         if unknown:
             for row in await self._whole.fetch(driver, unknown):
-                session = rows.session(self._whole.decode(row))
-                self._remembered.put(_CHANGING_AT(row), session)
+                session = rows.session(self._whole.decode(row)[:-1])
+                self._remembered.put(row[-1], session)
                 found.append(session)
         return found
 
@@ -166,18 +177,18 @@ class _Remembered:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._young: dict[tuple[Any, ...], Session] = {}
-        self._old: dict[tuple[Any, ...], Session] = {}
+        self._young: dict[str, Session] = {}
+        self._old: dict[str, Session] = {}
 
-    def get(self, row: tuple[Any, ...]) -> Session | None:
-        session = self._young.get(row)
+    def get(self, fingerprint: str) -> Session | None:
+        session = self._young.get(fingerprint)
         if session is None:
-            session = self._old.pop(row, None)
+            session = self._old.pop(fingerprint, None)
             if session is not None:
-                self.put(row, session)
+                self.put(fingerprint, session)
         return session
 
-    def put(self, row: tuple[Any, ...], session: Session) -> None:
+    def put(self, fingerprint: str, session: Session) -> None:
         if len(self._young) >= self._limit:
             self._young, self._old = {}, self._young
-        self._young[row] = session
+        self._young[fingerprint] = session
