@@ -92,4 +92,6 @@ class CoalescedReads:
                 if not future.done():
                     future.set_result(found.get(session_id))
         if len(batch) > 1:
+            # The callers go first: a breath that began before them would be over once they are answered.
+            await asyncio.sleep(0)
             self._breath_ends = asyncio.get_running_loop().time() + BREATH_SECONDS
