@@ -20,6 +20,7 @@ from session_authority_server.app import (
     until_told_to_stop,
     usecases,
 )
+from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.rpc.interceptor import CallInterceptor
@@ -34,9 +35,9 @@ CREATE = "/session_authority.v1.SessionService/CreateSession"
 
 
 @contextlib.contextmanager
-def process(database: Path, core: int | None = 0) -> Iterator[tuple[str, int]]:
+def process(database: str, core: int | None = 0) -> Iterator[tuple[str, int]]:
     """Run an authority on one core; gives its address and process id."""
-    command = [sys.executable, "-m", "benchmarks.authority", str(database)]
+    command = [sys.executable, "-m", "benchmarks.authority", database]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         if core is not None and (os.cpu_count() or 1) > 1:
@@ -62,9 +63,9 @@ async def _empty(request: Empty, context: Any) -> Empty:
     return Empty()
 
 
-async def _serve(database: Path) -> None:
+async def _serve(database: str) -> None:
     clock, policy = SystemClock(), Policy()
-    async with opened(database, make_schema=True) as opened_database:
+    async with opened(load_settings(database_url=database), make_schema=True) as opened_database:
         store = SqlSessionStore(opened_database)
         activity = Activity(store, clock, policy)
         server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1")])
@@ -88,4 +89,4 @@ async def _serve(database: Path) -> None:
 if __name__ == "__main__":
     calm_garbage_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(Path(sys.argv[1])))
+        runner.run(_serve(sys.argv[1]))

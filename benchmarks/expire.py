@@ -7,13 +7,13 @@ import argparse
 import asyncio
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from benchmarks import rows
 from session_authority_server.app import opened, usecases
+from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.store.sql_store import SqlSessionStore
@@ -29,9 +29,9 @@ def _percentile(values: list[float], percent: float) -> str:
     return f"{ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1e3:.2f} ms"
 
 
-async def _measure(database: Path, sample: list[tuple[str, str]]) -> None:
+async def _measure(database: str, sample: list[tuple[str, str]]) -> None:
     clock, policy = SystemClock(), Policy()
-    async with opened(database) as opened_database:
+    async with opened(load_settings(database_url=database)) as opened_database:
         store = SqlSessionStore(opened_database)
         cases = usecases(store, clock, policy, Activity(store, clock, policy))
         done = asyncio.Event()
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--overdue", type=int, default=1_000_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        database = Path(folder, "sessions.sqlite")
+        database = f"sqlite:///{folder}/sessions.sqlite"
         sample = rows.fill(database, arguments.sessions, overdue=arguments.overdue, sample=1_000)
         uvloop.run(_measure(database, sample))
 

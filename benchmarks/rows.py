@@ -1,96 +1,178 @@
-"""Fills a store with many sessions quickly, past the API."""
+"""Fills a store with many sessions quickly, past the API and past SQLAlchemy."""
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
+import psycopg
+from sqlalchemy import TypeDecorator
 
 from session_authority_server.app import opened
+from session_authority_server.config import load_settings
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.device import Device, DeviceType
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.store import rows
-from session_authority_server.store.tables import sessions, users
+from session_authority_server.store.dialect import Dialect
+from session_authority_server.store.tables import sessions
 
 SESSIONS_A_USER = 5
-_CHUNK = 10_000
 _AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
     "Chrome/141.0.0.0 Safari/537.36"
 )
+_LIFETIME = timedelta(days=90)
+# Users come back in no order: that of their ids has nothing to do with that of their sign-ins.
+_SHUFFLE = 2_654_435_761
 
 
 def fill(
-    database: Path, count: int, *, overdue: int = 0, sample: int = 20_000
+    database: str, count: int, *, overdue: int = 0, sample: int = 20_000
 ) -> list[tuple[str, str]]:
-    """Add sessions, the first of them overdue, and return a sample of tokens and ids of live ones."""
-    return asyncio.run(_fill(database, count, overdue, sample))
+    """Fill an empty database with sessions, the first of them overdue.
+
+    Returns a sample of tokens and ids of live ones.
+    """
+    dialect = asyncio.run(_made(database))
+    made = _Made(count, overdue, sample)
+    if database.startswith("sqlite"):
+        _fill_sqlite(database.removeprefix("sqlite:///"), dialect, made)
+    else:
+        _fill_postgresql(database, dialect, made)
+    made.random.shuffle(made.kept)
+    return made.kept
 
 
-async def _fill(database: Path, count: int, overdue: int, sample: int) -> list[tuple[str, str]]:
-    random = Random(count)
-    now = datetime.now(UTC)
-    live = range(overdue, count)
-    wanted = set(random.sample(live, min(sample, len(live))))
-    kept: list[tuple[str, str]] = []
-    async with opened(database, make_schema=True) as store:
-        for start in range(0, count, _CHUNK):
-            numbers = range(start, min(start + _CHUNK, count))
-            chunk = list(_sessions(numbers, count, overdue, now, random))
-            kept += [
-                (token.encode(), str(token.id))
-                for number, (token, _) in zip(numbers, chunk, strict=True)
-                if number in wanted
-            ]
-            values = [row for _, row in chunk]
-            names = [{"user_id": name, "epoch": 0} for name in {row["user_id"] for row in values}]
-
-            async def work(
-                connection: AsyncConnection,
-                names: list[dict[str, Any]] = names,
-                values: list[dict[str, Any]] = values,
-            ) -> None:
-                await connection.execute(insert(users).prefix_with("OR IGNORE"), names)
-                await connection.execute(insert(sessions), values)
-
-            await store.write(work)
-    random.shuffle(kept)
-    return kept
+async def _made(database: str) -> Dialect:
+    async with opened(load_settings(database_url=database), make_schema=True) as store:
+        return store.dialect
 
 
-def _sessions(
-    numbers: range, count: int, overdue: int, now: datetime, random: Random
-) -> Iterator[tuple[Token, dict[str, Any]]]:
-    for number in numbers:
-        # Signed in evenly over the last 89 days; the overdue ones before that.
-        age = timedelta(days=91 if number < overdue else 89 * (1 - number / count))
-        made = now - age
-        secret = random.randbytes(tokens.SECRET_BYTES)
-        token = Token(UUID(int=tokens.new_id(made).int), secret)
+class _Made:
+    """Makes sessions as rows, and keeps the tokens of some."""
+
+    def __init__(self, count: int, overdue: int, sample: int) -> None:
+        self.random = Random(count)
+        self.count = count
+        self.users = max(1, count // SESSIONS_A_USER)
+        self.kept: list[tuple[str, str]] = []
+        self._overdue = overdue
+        self._every = max(1, (count - overdue) // sample)
+        self._now = datetime.now(UTC)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Give the rows, in the order in which the sessions were made."""
+        template = self._template()
+        for number in range(self.count):
+            # Signed in evenly over the last 89 days; the overdue ones before that.
+            late = number < self._overdue
+            age = timedelta(days=91 if late else 89 * (1 - number / self.count))
+            made = self._now - age
+            secret = self.random.randbytes(tokens.SECRET_BYTES)
+            token = Token(tokens.new_id(made), secret)
+            if not late and number % self._every == 0:
+                self.kept.append((token.encode(), str(token.id)))
+            template |= {
+                "session_id": token.id,
+                "user_id": f"user-{number * _SHUFFLE % self.users}",
+                "secret_hash": tokens.hash_secret(secret),
+                "create_time": made,
+                "authenticate_time": made,
+                # In steady use: each is due to be touched at some moment of the next minute.
+                "last_active_time": self._now - timedelta(seconds=60 * self.random.random()),
+                "expire_time": made + _LIFETIME,
+                "check_time": made + _LIFETIME,
+            }
+            yield template
+
+    def _template(self) -> dict[str, Any]:
         session = Session(
-            session_id=token.id,
-            user_id=f"user-{number % max(1, count // SESSIONS_A_USER)}",
-            secret_hash=tokens.hash_secret(secret),
+            session_id=tokens.new_id(self._now),
+            user_id="",
+            secret_hash=b"",
             device=Device("Chrome", "141", "Windows", "", DeviceType.DESKTOP),
             user_agent=_AGENT,
             ip_address="203.0.113.7",
             last_ip_address="203.0.113.7",
-            create_time=made,
-            authenticate_time=made,
+            create_time=self._now,
+            authenticate_time=self._now,
             authentication_methods=("pwd",),
-            # In steady use: each is due to be touched at some moment of the next minute.
-            last_active_time=now - timedelta(seconds=60 * random.random()),
-            lifetime=timedelta(days=90),
-            expire_time=made + timedelta(days=90),
+            last_active_time=self._now,
+            lifetime=_LIFETIME,
+            expire_time=self._now,
             idle_timeout=None,
             attributes={},
         )
         row = rows.as_row(session, check_time=session.expire_time)
-        yield token, row | {"user_epoch": 0, "global_epoch": 0}
+        return row | {"user_epoch": 0, "global_epoch": 0}
+
+
+def _encoded(dialect: Dialect, made: _Made) -> Iterator[Sequence[Any]]:
+    """Give the rows as the driver takes them."""
+    engine = dialect.reader().dialect
+    columns = [sessions.c[name] for name in _names()]
+    for row in made.rows():
+        yield [
+            column.type.process_bind_param(row[column.name], engine)
+            if isinstance(column.type, TypeDecorator)
+            else row[column.name]
+            for column in columns
+        ]
+
+
+def _names() -> list[str]:
+    return list(next(_Made(1, 0, 1).rows()))
+
+
+def _fill_sqlite(path: str, dialect: Dialect, made: _Made) -> None:
+    names = _names()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        indexes = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE tbl_name = 'sessions' AND type = 'index' AND sql != ''"
+        ).fetchall()
+        for name, _ in indexes:
+            connection.execute(f"DROP INDEX {name}")
+        places = ", ".join("?" * len(names))
+        connection.executemany(
+            f"INSERT INTO sessions ({', '.join(names)}) VALUES ({places})", _encoded(dialect, made)
+        )
+        connection.executemany(
+            "INSERT INTO users (user_id, epoch) VALUES (?, 0)",
+            ((f"user-{number}",) for number in range(made.users)),
+        )
+        connection.commit()
+        for _, statement in indexes:
+            connection.execute(statement)
+        connection.execute("ANALYZE")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _fill_postgresql(url: str, dialect: Dialect, made: _Made) -> None:
+    names = _names()
+    with psycopg.connect(url, autocommit=True) as connection:
+        indexes = connection.execute(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'sessions' "
+            "AND indexname != 'sessions_pkey'"
+        ).fetchall()
+        for name, _ in indexes:
+            connection.execute(f"DROP INDEX {name}".encode())
+        statement = f"COPY sessions ({', '.join(names)}) FROM STDIN".encode()
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in _encoded(dialect, made):
+                copy.write_row(row)
+        connection.execute(
+            "INSERT INTO users (user_id, epoch) SELECT 'user-' || number, 0 "
+            "FROM generate_series(0, %s) AS number",
+            (made.users - 1,),
+        )
+        connection.execute("SET maintenance_work_mem = '1GB'")
+        for _, statement in indexes:
+            connection.execute(statement.encode())
+        connection.execute("VACUUM (FREEZE, ANALYZE)")
+        connection.execute("CHECKPOINT")

@@ -62,15 +62,15 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         databases = {
-            "few": (Path(folder, "few.sqlite"), arguments.few),
-            "many": (Path(folder, "many.sqlite"), arguments.many),
+            "few": (f"sqlite:///{folder}/few.sqlite", arguments.few),
+            "many": (f"sqlite:///{folder}/many.sqlite", arguments.many),
         }
         samples = {
             size: rows.fill(database, count, sample=_TOKENS)
             for size, (database, count) in databases.items()
         }
-        for size, (database, _) in databases.items():
-            print(f"{size}: {database.stat().st_size / 2**20:.0f} MiB")
+        for size in databases:
+            print(f"{size}: {Path(folder, f'{size}.sqlite').stat().st_size / 2**20:.0f} MiB")
         with (
             authority.process(databases["few"][0]) as (few, _),
             authority.process(databases["many"][0]) as (many, _),

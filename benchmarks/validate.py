@@ -1,18 +1,17 @@
 """ValidateSession against an empty RPC of the same process, in alternation.
 
-    .venv/bin/python -m benchmarks.validate [--sessions N] [--rounds N]
+    .venv/bin/python -m benchmarks.validate [--engine sqlite|postgresql] [--sessions N] [--rounds N]
 
 Prints the ratio of their rates at concurrency 64, and what a lone call adds at concurrency 1.
 """
 
 import argparse
-import tempfile
-from pathlib import Path
 from statistics import median
 
 import uvloop
 
 from benchmarks import authority, rows
+from benchmarks.engines import add_engine, fresh
 from benchmarks.load import Result, drive
 from session_authority.v1 import session_service_pb2 as pb
 
@@ -65,9 +64,9 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=100_000)
     parser.add_argument("--tokens", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
+    add_engine(parser)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        database = Path(folder, "sessions.sqlite")
+    with fresh(arguments.engine, "sessions") as (database,):
         sample = rows.fill(database, arguments.sessions, sample=arguments.tokens)
         with authority.process(database) as (address, pid):
             uvloop.run(_measure(address, pid, sample, arguments.rounds))

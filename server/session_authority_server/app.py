@@ -13,6 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+from sqlalchemy.exc import ArgumentError
 
 from session_authority.v1 import session_service_pb2
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
@@ -43,6 +44,7 @@ from session_authority_server.usecases.validate_sessions import (
     ValidateSession,
 )
 from session_authority_workers.expire import Expire
+from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
 from session_authority_workers.schedule import Schedule
 
@@ -72,52 +74,84 @@ def usecases(store: SessionStore, clock: Clock, policy: Policy, activity: Activi
 def schedule(database: Database, settings: Settings, clock: Clock) -> Schedule:
     """Return the upkeep's schedule over a database."""
     interval = timedelta(seconds=settings.worker_interval_seconds)
-    return Schedule(*jobs(database, settings, clock), clock, interval)
+    expire, partition, purge = jobs(database, settings, clock)
+    return Schedule(expire, [partition, purge], clock, interval)
 
 
-def jobs(database: Database, settings: Settings, clock: Clock) -> tuple[Expire, Purge]:
-    """Return the upkeep's jobs over a database."""
-    store = SqlUpkeepStore(database)
-    return Expire(store, clock), Purge(store, clock, settings.policy)
+def jobs(database: Database, settings: Settings, clock: Clock) -> tuple[Expire, Partition, Purge]:
+    """Return the upkeep's jobs over a database, in the order in which each finds the most done."""
+    store, policy = SqlUpkeepStore(database), settings.policy
+    return Expire(store, clock), Partition(store, clock, policy), Purge(store, clock, policy)
 
 
 @contextlib.asynccontextmanager
-async def opened(path: Path, *, make_schema: bool = False) -> AsyncIterator[Database]:
-    """Open a database whose schema is the one that this code works with.
+async def opened(settings: Settings, *, make_schema: bool = False) -> AsyncIterator[Database]:
+    """Open a database whose schema is one that this program works with.
 
     Args:
-        path: The SQLite file.
+        settings: Which database.
         make_schema: Whether to make the schema where there is none at all.
 
     Raises:
         CannotStart: If the database can't be opened, or its schema is another.
     """
-    if not path.parent.is_dir():
-        raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
-    if not make_schema and not path.exists():  # noqa: ASYNC240 - once, before anything is served
-        raise CannotStart(
-            f"there is no database {path}; name it in SESSION_AUTHORITY_DATABASE_URL, or make "
-            "it with: session-authority migrate"
-        )
-    if not path.exists():  # noqa: ASYNC240
-        path.touch(mode=0o600)  # noqa: ASYNC240 - addresses and names are nobody else's to read
-    database = Database.sqlite(path)
+    database = database_of(settings, must_exist=not make_schema)
     try:
         try:
             version = await schema.read_version(database)
             if version.current is None and make_schema:
                 await schema.migrate(database)
-            elif not version.is_current:
+            elif not version.serves:
                 raise CannotStart(
-                    f"the schema of {path} is {version.current or 'missing'}, and this program works "
+                    f"the schema of {settings.database} is {version.current or 'missing'}, and this program works "
                     f"with {version.wanted}; {version.remedy}"
                 )
+            elif not version.is_current:
+                _log.info("the schema is of a newer release", schema=version.current)
         except StoreUnavailable as error:
-            reason = getattr(error.__cause__, "orig", error.__cause__)
-            raise CannotStart(f"the database {path} can't be used: {reason}") from None
+            raise cannot_use(settings, error) from None
         yield database
     finally:
         await database.close()
+
+
+def database_of(settings: Settings, *, must_exist: bool) -> Database:
+    """Return the database that the settings name, not yet connected to.
+
+    Raises:
+        CannotStart: If it is plain already that it can't be used.
+    """
+    path = settings.sqlite_path
+    if path is None:
+        try:
+            return Database.postgresql(settings.database_url)
+        except ImportError:
+            raise CannotStart(
+                "PostgreSQL needs its driver; run: pip install 'session-authority[server,postgres]'"
+            ) from None
+        except (ArgumentError, ValueError):
+            raise CannotStart(
+                f"{settings.database} is no address of a database; give "
+                "postgresql://user:password@host:port/database, with what is not a letter, digit or "
+                "one of -._~ in a password as %XX"
+            ) from None
+    if not path.parent.is_dir():
+        raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
+    if must_exist and not path.exists():
+        raise CannotStart(
+            f"there is no database {path}; name it in SESSION_AUTHORITY_DATABASE_URL, or make it "
+            "with: session-authority migrate"
+        )
+    if not path.exists():
+        path.touch(mode=0o600)  # addresses and names are nobody else's to read
+    return Database.sqlite(path)
+
+
+def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:
+    """Return what to tell an operator whose database doesn't answer."""
+    reason = getattr(error.__cause__, "orig", error.__cause__)
+    told = " ".join(str(reason).split())  # drivers spread it over lines
+    return CannotStart(f"the database {settings.database} can't be used: {told}")
 
 
 @contextlib.asynccontextmanager
@@ -142,13 +176,10 @@ async def serving(settings: Settings, *, worker: bool, insecure: bool) -> AsyncI
     path = settings.sqlite_path
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
-        if not path.parent.is_dir():
-            raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
-        try:
-            stack.enter_context(ServerLock(path))
-        except OSError as error:
-            raise CannotStart(f"the folder {path.parent} can't be written to: {error}") from None
-        database = await stack.enter_async_context(opened(path, make_schema=True))
+        if path is not None:
+            _be_only_server_of(path, stack)
+        # An empty file is made ready; a server that others share is migrated when its operator says so.
+        database = await stack.enter_async_context(opened(settings, make_schema=path is not None))
         warm_up()
         store = SqlSessionStore(database)
         activity = Activity(store, clock, settings.policy)
@@ -195,6 +226,15 @@ async def until_told_to_stop() -> None:
         await told.wait()
     finally:
         loop.remove_signal_handler(signal.SIGINT)
+
+
+def _be_only_server_of(path: Path, stack: contextlib.AsyncExitStack) -> None:
+    if not path.parent.is_dir():
+        raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
+    try:
+        stack.enter_context(ServerLock(path))
+    except OSError as error:
+        raise CannotStart(f"the folder {path.parent} can't be written to: {error}") from None
 
 
 def _server(service: SessionService) -> tuple[grpc.aio.Server, Health]:

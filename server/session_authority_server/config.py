@@ -34,6 +34,7 @@ _OTHERS = frozenset(
 CONFIG_FILE = Path("session-authority.toml")
 _SQLITE_PREFIX = "sqlite:///"
 _TEN_YEARS_SECONDS = 3_650 * 86_400
+_POSTGRESQL_PREFIX = "postgresql://"
 
 
 class ConfigurationError(Exception):
@@ -56,7 +57,8 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "sqlite:///session-authority.sqlite",
-        description="Where sessions are kept: sqlite:///relative/path or sqlite:////absolute/path.",
+        description="Where sessions are kept: sqlite:///relative/path, sqlite:////absolute/path or "
+        "postgresql://user:password@host/database.",
     )
     metrics_listen: str = Field(
         "",
@@ -106,9 +108,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_database_url(cls, value: str) -> str:
         path = value.removeprefix(_SQLITE_PREFIX)
-        if path in {value, "", ":memory:"} or path.startswith("file:"):
-            raise ValueError("give sqlite:/// and a path, for example sqlite:///sessions.sqlite")
-        return value
+        is_file = path not in {value, "", ":memory:"} and not path.startswith("file:")
+        if is_file or re.match(f"{_POSTGRESQL_PREFIX}[^/]", value):
+            return value
+        raise ValueError(
+            "give sqlite:/// and a path, for example sqlite:///sessions.sqlite, or "
+            "postgresql://user:password@host/database"
+        )
 
     @field_validator("log_level")
     @classmethod
@@ -139,9 +145,20 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
-    def sqlite_path(self) -> Path:
-        """The file that holds the sessions."""
+    def sqlite_path(self) -> Path | None:
+        """The file that holds the sessions, where one does."""
+        if not self.database_url.startswith(_SQLITE_PREFIX):
+            return None
         return Path(self.database_url.removeprefix(_SQLITE_PREFIX))
+
+    @property
+    def database(self) -> str:
+        """What to call the database before people: its path or address, without the password."""
+        if self.sqlite_path is not None:
+            return str(self.sqlite_path.resolve())
+        # A password may hold any character, and may stand among the parameters too.
+        address = self.database_url.removeprefix(_POSTGRESQL_PREFIX).rpartition("@")[2]
+        return _POSTGRESQL_PREFIX + address.partition("?")[0]
 
     @property
     def policy(self) -> Policy:

@@ -34,7 +34,7 @@ from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
-NO_HOLD_BACK = Pace(pause_seconds=0, hold_back=timedelta(0))
+NO_HOLD_BACK = Pace(pause_share=0, hold_back=timedelta(0))
 
 T = TypeVar("T")
 

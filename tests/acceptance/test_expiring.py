@@ -22,7 +22,7 @@ from session_authority_workers.purge import Purge
 from session_authority_workers.schedule import Schedule
 from tests.acceptance.authority import NO_HOLD_BACK, NOON, Authority, a_session, insert_sessions
 
-SMALL = Pace(batch=50, pause_seconds=0.001, hold_back=timedelta(0))
+SMALL = Pace(batch=50, largest_batch=50, hold_back=timedelta(0))
 LONG_AGO = NOON - timedelta(days=90, hours=1)
 
 
@@ -203,7 +203,7 @@ async def test_30_a_failing_run_is_seen_and_tried_again_at_the_next_tick(
     failed, done = _runs("failed"), _runs("done")
     schedule = Schedule(
         Expire(store, clock, NO_HOLD_BACK),
-        Purge(store, clock, Policy(history_retention=timedelta(days=10_000))),
+        [Purge(store, clock, Policy(history_retention=timedelta(days=10_000)))],
         clock,
         timedelta(milliseconds=50),
     )
@@ -241,7 +241,7 @@ async def test_26_stopping_in_mid_run_is_no_failure(
 ) -> None:
     clock, store = SystemClock(), StuckUpkeep(authority.database)
     purge = Purge(store, clock, Policy())
-    schedule = Schedule(Expire(store, clock), purge, clock, timedelta(minutes=1))
+    schedule = Schedule(Expire(store, clock), [purge], clock, timedelta(minutes=1))
     schedule.start()
     async with asyncio.timeout(10):
         await store.asked.wait()

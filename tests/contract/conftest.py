@@ -6,7 +6,7 @@ import pytest
 from tests.contract.engines import Engine, opened
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql", "partitioned"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
     """Each engine in turn. Another one joins the suite by a name here and its opening in `engines`."""
     async with opened(request.param, tmp_path) as fresh:

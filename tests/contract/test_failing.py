@@ -29,6 +29,9 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "oldest_overdue": lambda engine: engine.upkeep.oldest_overdue(START),
     "purge_ended": lambda engine: engine.upkeep.purge_ended(START, 10),
     "count_purgeable": lambda engine: engine.upkeep.count_purgeable(START, 10),
+    "plan_partitions": lambda engine: engine.upkeep.plan_partitions(START, START, START),
+    "make_partition": lambda engine: engine.upkeep.make_partition(START),
+    "drop_partition": lambda engine: engine.upkeep.drop_partition("sessions_until_20260308"),
     "forget_attempts": lambda engine: engine.upkeep.forget_attempts(START, 10),
 }
 TABLES = ("sessions", "users", "authority", "sweeps", "attempts")

@@ -1,7 +1,6 @@
 import asyncio
 from dataclasses import replace
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import timedelta
 from uuid import uuid4
 
 from session_authority_server.domain.device import Device, DeviceType
@@ -13,7 +12,7 @@ from session_authority_server.domain.session import (
     Sweep,
 )
 from session_authority_server.store.protocol import BATCH_LIMIT, Touch, Transaction
-from tests.contract.engines import DAY, SECOND, START, Engine, a_session, ids, told
+from tests.contract.engines import DAY, SECOND, START, Engine, a_session, at, ids, told
 
 
 async def test_every_field_of_a_session_comes_back_as_it_was_written(engine: Engine) -> None:
@@ -80,9 +79,7 @@ async def test_a_read_sees_every_commit_answered_before_it_began(engine: Engine)
     await engine.add(session)
     for number in range(1, 60):
         moment = START + number * SECOND
-        await engine.sessions.touch(
-            [Touch(session.session_id, moment, None)], partial(_same, moment)
-        )
+        await engine.sessions.touch([Touch(session.session_id, moment, None)], at(moment))
         # Several at once, so that whichever connection serves them is up to date.
         found = await asyncio.gather(*(engine.get(session.session_id) for _ in range(6)))
         assert {each.last_active_time for each in found} == {moment}
@@ -180,7 +177,3 @@ async def test_readers_that_are_cancelled_leave_the_store_as_good_as_it_was(engi
         await asyncio.gather(*readers, return_exceptions=True)
     found = await asyncio.gather(*(engine.get(session.session_id) for _ in range(20)))
     assert all(each.session_id == session.session_id for each in found)
-
-
-def _same(moment: datetime) -> datetime:
-    return moment

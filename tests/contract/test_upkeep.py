@@ -8,15 +8,19 @@ from sqlalchemy import insert
 
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.domain.token import new_id
 from session_authority_server.store.protocol import (
     EndedSession,
     ExpiryBatch,
+    PartitionPlan,
     PendingSweep,
+    SweepBatch,
     Touch,
     Transaction,
 )
 from session_authority_server.store.tables import EVERYBODY, sweeps
 from tests.contract.engines import (
+    DAY,
     MINUTE,
     SECOND,
     START,
@@ -47,12 +51,13 @@ async def end(engine: Engine, session: Session, time: datetime) -> None:
 
 async def settle(
     engine: Engine, sweep: PendingSweep, now: datetime, limit: int
-) -> list[ExpiryBatch]:
-    batches: list[ExpiryBatch] = []
+) -> list[SweepBatch]:
+    batches: list[SweepBatch] = []
     after: UUID | None = None
     while True:
-        batch, after = await engine.upkeep.end_swept(sweep, now, after, limit)
+        batch = await engine.upkeep.end_swept(sweep, now, after, limit)
         batches.append(batch)
+        after = batch.last
         if after is None:
             return batches
 
@@ -139,7 +144,7 @@ async def test_a_recorded_ending_stands(engine: Engine) -> None:
     await end(engine, session, START + SECOND)
     await engine.sweep("ann", START)
     assert await engine.upkeep.end_overdue(NOW, 10) == NOTHING
-    assert await settle(engine, PendingSweep("ann", 1), NOW, 10) == [NOTHING]
+    assert await settle(engine, PendingSweep("ann", 1), NOW, 10) == [SweepBatch((), 0, None)]
     assert await ending(engine, session) == Ending(START + SECOND, EndReason.SIGNED_OUT, USER)
 
 
@@ -270,10 +275,10 @@ async def test_a_users_sweep_ends_their_sessions_in_the_order_of_ids_and_no_othe
     await engine.add(newer)
     batches = await settle(engine, PendingSweep("ann", 1), NOW, limit)
     ended = [each.session_id for batch in batches for each in batch.ended]
-    assert all(batch.examined <= limit for batch in batches)
+    assert all(len(batch.ended) <= limit for batch in batches)
     assert sorted(ended) == sorted(ids(hers))
     for one, following in itertools.pairwise(batches):
-        if following.ended:
+        if one.ended and following.ended:
             assert max(each.session_id for each in one.ended) < min(
                 each.session_id for each in following.ended
             )
@@ -311,9 +316,22 @@ async def test_a_sweep_goes_on_after_an_id(engine: Engine) -> None:
     await engine.add(*sessions)
     await engine.sweep("ann", START)
     after = sessions[2].session_id
-    batch, rest = await engine.upkeep.end_swept(PendingSweep("ann", 1), NOW, after, 10)
+    batch = await engine.upkeep.end_swept(PendingSweep("ann", 1), NOW, after, 10)
     assert {each.session_id for each in batch.ended} == set(ids(sessions[3:]))
-    assert rest is None
+    assert batch.last is None
+    assert batch.left == 0
+
+
+async def test_a_sweep_of_everybody_looks_at_so_many_sessions_at_a_time_only(
+    engine: Engine,
+) -> None:
+    sessions = sorted((a_session() for _ in range(9)), key=lambda each: each.session_id)
+    await engine.add(*sessions)
+    for session in sessions[:6]:
+        await end(engine, session, START + SECOND)
+    await engine.sweep_everybody(START + 2 * SECOND)
+    batches = await settle(engine, PendingSweep(EVERYBODY, 1), NOW, 4)
+    assert [len(batch.ended) for batch in batches] == [0, 2, 1]
 
 
 # History
@@ -368,3 +386,25 @@ async def test_repeatable_calls_are_forgotten_when_their_window_has_closed(engin
         return [attempt is not None for attempt in found]
 
     assert await engine.sessions.transact(read) == [False, False, False, True, True]
+
+
+# Partitions
+
+
+async def test_a_store_without_partitions_has_nothing_to_do_about_them(engine: Engine) -> None:
+    plan = await engine.upkeep.plan_partitions(START, START, START)
+    if plan == PartitionPlan((), ()):
+        assert not await engine.upkeep.make_partition(START)
+        assert not await engine.upkeep.drop_partition("sessions")
+
+
+async def test_purging_leaves_what_goes_with_its_partition_only_where_there_are_any(
+    engine: Engine,
+) -> None:
+    session = a_session(session_id=new_id(START))
+    await engine.add(session)
+    await end(engine, session, START + SECOND)
+    in_partitions = bool((await engine.upkeep.plan_partitions(NOW + 90 * DAY, START, START)).make)
+    purged = await engine.upkeep.purge_ended(NOW, 10, START + DAY)
+    assert purged == (0 if in_partitions else 1)
+    assert await engine.upkeep.purge_ended(NOW, 10, START - DAY) == 1 - purged

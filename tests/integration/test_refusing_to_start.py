@@ -102,6 +102,7 @@ def test_a_database_from_the_future(tmp_path: Path, refusal: Refusal) -> None:
     path = tmp_path / "session-authority.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE authority SET oldest_program = '9999'")
 
     for arguments in (FREE, ("worker", "--once"), ("migrate",)):
         told = refusal(*arguments)

@@ -107,7 +107,7 @@ def test_a_worker_beside_a_server_that_has_none(tmp_path: Path) -> None:
         time.sleep(0.5)
         assert _count(tmp_path, "end_time IS NOT NULL") == 0, "the server has no worker"
         with running("worker", cwd=tmp_path, settings=often) as worker:
-            worker.wait_for("(worker on session-authority.sqlite, every 0.2 s)")
+            worker.wait_for(r"(worker on \S*session-authority.sqlite, every 0.2 s)")
             while _count(tmp_path, "end_time IS NULL") > 1:
                 assert client.validate(new.token)
             _make_overdue(tmp_path, 100)

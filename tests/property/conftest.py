@@ -27,7 +27,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench_in(folder: Path, kind: str = "sqlite") -> Iterator[Bench]:
+def bench_in(folder: Path, kind: str) -> Iterator[Bench]:
     """Open an engine for synchronous tests, on a loop that is nobody else's."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         opening = opened(kind, folder)
@@ -38,9 +38,13 @@ def bench_in(folder: Path, kind: str = "sqlite") -> Iterator[Bench]:
             runner.run(opening.__aexit__(None, None, None))
 
 
-@pytest.fixture(scope="module", params=["sqlite"])
-def bench(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bench]:
-    with bench_in(tmp_path_factory.mktemp("bench"), request.param) as opened_bench:
-        yield opened_bench
+@pytest.fixture(scope="module")
+def sqlite_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with bench_in(tmp_path_factory.mktemp("bench"), "sqlite") as bench:
+        yield bench
+
+
+@pytest.fixture(scope="module")
+def postgresql_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with bench_in(tmp_path_factory.mktemp("bench"), "postgresql") as bench:
+        yield bench

@@ -5,6 +5,7 @@ from datetime import datetime
 from itertools import count
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, update
@@ -149,37 +150,51 @@ async def assert_agreement(
         ]
 
 
-@settings(
+_settings = settings(
     max_examples=60,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(
+_given = given(
     worlds(),
     st.lists(st.integers(0, 30), min_size=1, max_size=3, unique=True).map(sorted),
     st.integers(1, 60),
 )
-def test_the_database_and_the_domain_agree_before_and_after_the_worker(
-    bench: Bench, world: World, instants: list[int], page: int
-) -> None:
-    async def check(engine: Engine) -> None:
-        await put(engine, world)
-        held = await read_all(engine, world)
-        assert len(held) == len(world.sessions)
-        for instant in instants:
-            now = START + instant * SECOND
-            await assert_agreement(engine, held, now, page)
-            await run_worker(engine, held, now, page)
-            # What the worker records is what was true all along, then and ever after.
-            after = await read_all(engine, world)
-            for later in (now, now + SECOND, START + 100 * SECOND):
-                assert {each: ending_of(session, later) for each, session in after.items()} == {
-                    each: ending_of(session, later) for each, session in held.items()
-                }
-            await assert_agreement(engine, after, now, page)
 
-    bench.run(check)
+
+@_settings
+@_given
+def test_sqlite_and_the_domain_agree_before_and_after_the_worker(
+    sqlite_bench: Bench, world: World, instants: list[int], page: int
+) -> None:
+    sqlite_bench.run(lambda engine: check_agreement(engine, world, instants, page))
+
+
+@settings(_settings, max_examples=25)
+@_given
+def test_postgresql_and_the_domain_agree_before_and_after_the_worker(
+    postgresql_bench: Bench, world: World, instants: list[int], page: int
+) -> None:
+    postgresql_bench.run(lambda engine: check_agreement(engine, world, instants, page))
+
+
+async def check_agreement(engine: Engine, world: World, instants: list[int], page: int) -> None:
+    """Fill a store with a world, and compare it with the domain at some instants."""
+    await put(engine, world)
+    held = await read_all(engine, world)
+    assert len(held) == len(world.sessions)
+    for instant in instants:
+        now = START + instant * SECOND
+        await assert_agreement(engine, held, now, page)
+        await run_worker(engine, held, now, page)
+        # What the worker records is what was true all along, then and ever after.
+        after = await read_all(engine, world)
+        for later in (now, now + SECOND, START + 100 * SECOND):
+            assert {each: ending_of(session, later) for each, session in after.items()} == {
+                each: ending_of(session, later) for each, session in held.items()
+            }
+        await assert_agreement(engine, after, now, page)
 
 
 async def run_worker(engine: Engine, held: dict[UUID, Session], now: datetime, limit: int) -> None:
@@ -198,8 +213,9 @@ async def run_worker(engine: Engine, held: dict[UUID, Session], now: datetime, l
     for sweep in await engine.upkeep.pending_sweeps(100):
         after: UUID | None = None
         while True:
-            batch, after = await engine.upkeep.end_swept(sweep, now, after, limit)
-            note(batch.ended)
+            batch_swept = await engine.upkeep.end_swept(sweep, now, after, limit)
+            note(batch_swept.ended)
+            after = batch_swept.last
             if after is None:
                 break
     # Nothing that lives, nothing twice, and nothing forgotten.
@@ -212,8 +228,12 @@ async def run_worker(engine: Engine, held: dict[UUID, Session], now: datetime, l
     assert {session_id for session_id in held if recorded[session_id].ending is not None} == dead
 
 
-def test_a_sweep_of_which_nothing_was_recorded_ends_sessions_now(bench: Bench) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_sweep_of_which_nothing_was_recorded_ends_sessions_now(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     """It can't happen; if it does, both say the same, and nothing lives that should not."""
+    bench: Bench = request.getfixturevalue(f"{kind}_bench")
     session = a_session("ann", session_id=numbered(1))
     now = START + SECOND
 

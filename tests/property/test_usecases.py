@@ -67,13 +67,14 @@ class Attempted:
 class Sessions(RuleBasedStateMachine):
     """Two users, a clock that is moved by hand, and a worker that comes when it likes."""
 
+    engine_kind = "sqlite"
     at_limit = AtLimit.END_LEAST_RECENTLY_ACTIVE
 
     def __init__(self) -> None:
         super().__init__()
         self.stack = contextlib.ExitStack()
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())
-        self.bench = self.stack.enter_context(bench_in(Path(folder)))
+        self.bench = self.stack.enter_context(bench_in(Path(folder), self.engine_kind))
         engine = self.bench.engine
         self.clock = clock = ManualClock(START)
         self.policy = policy = Policy(
@@ -94,7 +95,7 @@ class Sessions(RuleBasedStateMachine):
         self.revoke_others = RevokeOtherSessions(store, clock, policy)
         self.sign_out = SignOut(store, clock, policy)
         self.reauthenticate = ReauthenticateSession(store, clock, policy)
-        self.pace = Pace(batch=2, pause_seconds=0)
+        self.pace = Pace(batch=2, largest_batch=2, pause_share=0)
         self.expire = Expire(engine.upkeep, clock, self.pace)
         self.purge = Purge(engine.upkeep, clock, policy, self.pace)
         self.known: list[Known] = []
@@ -419,6 +420,12 @@ class RefusingSessions(Sessions):
     at_limit = AtLimit.REFUSE
 
 
+class PostgreSQLSessions(Sessions):
+    """The same on PostgreSQL: fewer, for the rules are the same code, and only their statements differ."""
+
+    engine_kind = "postgresql"
+
+
 _settings = settings(
     max_examples=15,
     stateful_step_count=40,
@@ -429,3 +436,5 @@ TestSessions = Sessions.TestCase
 TestSessions.settings = _settings
 TestRefusingSessions = RefusingSessions.TestCase
 TestRefusingSessions.settings = _settings
+TestPostgreSQLSessions = PostgreSQLSessions.TestCase
+TestPostgreSQLSessions.settings = settings(_settings, max_examples=8)

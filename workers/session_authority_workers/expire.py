@@ -1,11 +1,10 @@
-import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.store.protocol import PendingSweep, UpkeepStore
-from session_authority_workers.pace import Pace
+from session_authority_workers.pace import Pace, Stride
 
 SWEEPS_AT_ONCE = 1_000
 
@@ -25,6 +24,7 @@ class Expire:
         self._store = store
         self._clock = clock
         self._pace = pace or Pace()
+        self._stride = Stride(self._pace)
 
     async def __call__(self, progress: Progress = lambda _ended: None) -> int:
         """Work until nothing is due, and return how many sessions were ended.
@@ -36,9 +36,13 @@ class Expire:
             StoreUnavailable: If the store failed; what was done stays done.
         """
         ended = await self._end_overdue(progress)
-        while sweeps := await self._store.pending_sweeps(SWEEPS_AT_ONCE):
-            for sweep in sweeps:
-                ended += await self._settle(sweep, progress)
+        settled = True
+        while settled:
+            settled = False
+            for sweep in await self._store.pending_sweeps(SWEEPS_AT_ONCE):
+                ended_now, settled_now = await self._settle(sweep, progress)
+                ended += ended_now
+                settled |= settled_now
         return ended
 
     async def count(self, limit: int) -> int:
@@ -57,28 +61,35 @@ class Expire:
     async def _end_overdue(self, progress: Progress) -> int:
         ended = 0
         while True:
-            batch = await self._store.end_overdue(self._cutoff(), self._pace.batch)
+            batch = await self._stride.take(
+                lambda limit: self._store.end_overdue(self._cutoff(), limit)
+            )
             ended += len(batch.ended)
             progress(len(batch.ended))
             if not batch.examined:
                 return ended
-            await asyncio.sleep(self._pace.pause_seconds)
 
-    async def _settle(self, sweep: PendingSweep, progress: Progress) -> int:
-        ended = 0
+    async def _settle(self, sweep: PendingSweep, progress: Progress) -> tuple[int, bool]:
+        """Record what a sweep ended, and return how many sessions that was and whether it was all."""
+        ended, all_ended = 0, True
         after: UUID | None = None
         while True:
-            batch, after = await self._store.end_swept(
-                sweep, self._cutoff(), after, self._pace.batch
+            batch = await self._stride.take(
+                lambda limit, after=after: self._store.end_swept(  # type: ignore[misc]
+                    sweep, self._cutoff(), after, limit
+                )
             )
             ended += len(batch.ended)
+            all_ended &= not batch.left
             progress(len(batch.ended))
+            after = batch.last
             if after is None:
                 break
             # However much was swept, what comes due meanwhile does not wait for it.
             ended += await self._end_overdue(progress)
-        await self._store.settle_sweep(sweep)
-        return ended
+        if all_ended:
+            await self._store.settle_sweep(sweep)
+        return ended, all_ended
 
     def _cutoff(self) -> datetime:
         return self._clock.now() - self._pace.hold_back

@@ -1,7 +1,15 @@
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar
 
 from session_authority_server.domain.policy import CLOCK_SKEW_ALLOWANCE
+
+T = TypeVar("T")
+
+_GROWTH = 1.5
+_SHRINKAGE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,12 +17,43 @@ class Pace:
     """How hard the upkeep may work.
 
     Attributes:
-        batch: How many rows one transaction touches at most. Small, because other writers wait for it.
-        pause_seconds: How long to leave the store to others between two batches.
+        batch: How many rows the first transaction touches at most.
+        largest_batch: How many any transaction touches at most.
+        batch_seconds: How long a transaction should take at most, because other writers wait for it. Batches
+            grow while the store is quicker than half of that, and shrink while it is slower.
+        pause_share: How long to leave the store to others after a batch, as a share of what it took.
         hold_back: How far behind the present the worker stays, so that it never ends what the slowest
             validator's clock still finds live.
     """
 
     batch: int = 500
-    pause_seconds: float = 0.005
+    largest_batch: int = 5_000
+    batch_seconds: float = 0.04
+    pause_share: float = 0.1
     hold_back: timedelta = field(default=CLOCK_SKEW_ALLOWANCE)
+
+
+class Stride:
+    """Takes batches at the pace that the store's own latency allows."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._batch = pace.batch
+
+    async def take(self, batch: Callable[[int], Awaitable[T]]) -> T:
+        """Run a batch of at most as many rows as it is given, and rest."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            result = await batch(self._batch)
+        finally:  # one that failed may have been too large
+            took = loop.time() - started
+            self._adjust(took)
+        await asyncio.sleep(took * self._pace.pause_share)
+        return result
+
+    def _adjust(self, took_seconds: float) -> None:
+        if took_seconds > self._pace.batch_seconds:
+            self._batch = max(1, int(self._batch * _SHRINKAGE))
+        elif took_seconds < self._pace.batch_seconds / 2:
+            self._batch = min(self._pace.largest_batch, int(self._batch * _GROWTH) + 1)

@@ -1,18 +1,18 @@
-import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.store.protocol import UpkeepStore
 from session_authority_workers.expire import Progress
-from session_authority_workers.pace import Pace
+from session_authority_workers.pace import Pace, Stride
 
 
 class Purge:
     """Deletes sessions and sweeps older than the history goes, and what repeats calls."""
 
     name = "purge"
+    least_interval = timedelta(minutes=1)
 
     def __init__(
         self, store: UpkeepStore, clock: Clock, policy: Policy, pace: Pace | None = None
@@ -20,7 +20,7 @@ class Purge:
         self._store = store
         self._clock = clock
         self._policy = policy
-        self._pace = pace or Pace()
+        self._stride = Stride(pace or Pace())
 
     async def __call__(self, progress: Progress = lambda _purged: None) -> int:
         """Work until nothing is due, and return how many rows were deleted.
@@ -31,13 +31,17 @@ class Purge:
         Raises:
             StoreUnavailable: If the store failed; what was done stays done.
         """
-        store, batch = self._store, self._pace.batch
+        store = self._store
         # First, because a salt is to be erased when its window closes, however long the rest takes.
         forgotten = await self._repeat(
-            lambda: store.forget_attempts(self._clock.now(), batch), progress
+            lambda limit: store.forget_attempts(self._clock.now(), limit), progress
         )
-        ended = await self._repeat(lambda: store.purge_ended(self._cutoff(), batch), progress)
-        swept = await self._repeat(lambda: store.purge_sweeps(self._cutoff(), batch), progress)
+        ended = await self._repeat(
+            lambda limit: store.purge_ended(self._cutoff(), limit, self._made_before()), progress
+        )
+        swept = await self._repeat(
+            lambda limit: store.purge_sweeps(self._cutoff(), limit), progress
+        )
         return forgotten + ended + swept
 
     async def count(self, limit: int) -> int:
@@ -45,13 +49,16 @@ class Purge:
         ended = await self._store.count_purgeable(self._cutoff(), limit)
         return ended + await self._store.count_attempts(self._clock.now(), limit)
 
-    async def _repeat(self, step: Callable[[], Awaitable[int]], progress: Progress) -> int:
+    async def _repeat(self, step: Callable[[int], Awaitable[int]], progress: Progress) -> int:
         total = 0
-        while deleted := await step():
+        while deleted := await self._stride.take(step):
             total += deleted
             progress(deleted)
-            await asyncio.sleep(self._pace.pause_seconds)
         return total
 
     def _cutoff(self) -> datetime:
         return self._clock.now() - self._policy.history_retention
+
+    def _made_before(self) -> datetime:
+        """Return before when those were made that expired so long ago, and did not end any earlier."""
+        return self._cutoff() - self._policy.absolute_lifetime

@@ -7,25 +7,29 @@ from datetime import timedelta
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.metrics import OLDEST_OVERDUE_SECONDS, WORKER_ROWS, WORKER_RUNS
 from session_authority_workers.expire import Expire
+from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
 
-_PURGE_INTERVAL = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
 
-Job = Expire | Purge
+Other = Partition | Purge
+Job = Expire | Other
 
 
 class Schedule:
     """Runs the upkeep at its times. A run that fails is logged, counted and tried again at the next tick."""
 
-    def __init__(self, expire: Expire, purge: Purge, clock: Clock, interval: timedelta) -> None:
+    def __init__(
+        self, expire: Expire, others: Sequence[Other], clock: Clock, interval: timedelta
+    ) -> None:
         self._clock = clock
         self._expire = expire
         self._jobs: Sequence[tuple[Job, timedelta]] = (
             (expire, interval),
-            (purge, max(interval, _PURGE_INTERVAL)),
+            *((job, max(interval, job.least_interval)) for job in others),
         )
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._running: set[asyncio.Task[None]] = set()
@@ -71,6 +75,9 @@ class Schedule:
         try:
             rows = await job()
             await self._measure()
+        except StoreUnavailable as error:  # which has told the log why already
+            WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
+            _log.error("%s failed; it will be tried again at the next tick: %s", job.name, error)
         except Exception:  # noqa: BLE001 - nothing stops the schedule
             WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
             _log.exception("%s failed; it will be tried again at the next tick", job.name)

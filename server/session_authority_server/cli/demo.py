@@ -30,7 +30,7 @@ _DEVICES = (
 
 @click.command()
 @click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
-@click.option("--database-url", help="Where sessions are kept, as sqlite:///path.")
+@click.option("--database-url", help="Where sessions are kept.")
 @click.option("--leave", is_flag=True, help="Stop after the demonstration instead of serving on.")
 @click.pass_context
 def demo(context: click.Context, listen: str | None, database_url: str | None, leave: bool) -> None:
@@ -46,7 +46,7 @@ async def _demo(settings: Settings, *, leave: bool) -> None:
     console = Console(highlight=False)
     async with serving(settings, worker=True, insecure=False) as address:
         console.print(
-            f"[bold]Session Authority[/] serves on {address}, sessions in {settings.sqlite_path}\n",
+            f"[bold]Session Authority[/] serves on {address}, sessions in {settings.database}\n",
             soft_wrap=True,
         )
         async with AsyncSessionClient(address) as client:

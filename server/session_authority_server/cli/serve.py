@@ -7,7 +7,7 @@ from session_authority_server.config import Settings
 
 @click.command()
 @click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
-@click.option("--database-url", help="Where sessions are kept, as sqlite:///path.")
+@click.option("--database-url", help="Where sessions are kept.")
 @click.option("--no-worker", is_flag=True, help="Leave the upkeep to `session-authority worker`.")
 @click.option(
     "--insecure",
@@ -30,9 +30,7 @@ def serve(
 async def _serve(settings: Settings, *, worker: bool, insecure: bool) -> None:
     async with serving(settings, worker=worker, insecure=insecure) as address:
         calm_garbage_collector()
-        click.echo(
-            f"session-authority: serving on {address}, sessions in {settings.sqlite_path.resolve()}"
-        )
+        click.echo(f"session-authority: serving on {address}, sessions in {settings.database}")
         await until_told_to_stop()
         click.echo("session-authority: draining")
     click.echo("session-authority: stopped")

@@ -17,7 +17,7 @@ _PLAIN_EVERY_ROWS = 50_000
 
 
 @click.command()
-@click.option("--database-url", help="Where sessions are kept, as sqlite:///path.")
+@click.option("--database-url", help="Where sessions are kept.")
 @click.option("--once", is_flag=True, help="Do what is due and exit.")
 @click.option("--dry-run", is_flag=True, help="With --once: only say what is due.")
 @click.pass_context
@@ -35,11 +35,11 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
 
 
 async def _forever(settings: Settings) -> None:
-    async with opened(settings.sqlite_path) as database:
+    async with opened(settings) as database:
         upkeep = schedule(database, settings, SystemClock())
         upkeep.start()
         click.echo(
-            f"session-authority: worker on {settings.sqlite_path}, "
+            f"session-authority: worker on {settings.database}, "
             f"every {settings.worker_interval_seconds:g} s"
         )
         await until_told_to_stop()
@@ -48,7 +48,7 @@ async def _forever(settings: Settings) -> None:
 
 
 async def _once(settings: Settings) -> None:
-    async with opened(settings.sqlite_path) as database:
+    async with opened(settings) as database:
         for job in jobs(database, settings, SystemClock()):
             due = await job.count(_COUNT_LIMIT)
             with _reporting(job.name, due) as report:
@@ -57,7 +57,7 @@ async def _once(settings: Settings) -> None:
 
 
 async def _count(settings: Settings) -> None:
-    async with opened(settings.sqlite_path) as database:
+    async with opened(settings) as database:
         for job in jobs(database, settings, SystemClock()):
             due = await job.count(_COUNT_LIMIT)
             more = " or more" if due == _COUNT_LIMIT else ""

@@ -1,98 +1,170 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Session
-from session_authority_server.store import dialect
 from session_authority_server.store.connecting import connected
+from session_authority_server.store.dialect import COMMIT_IN_DOUBT, Dialect, PostgreSQL, Sqlite
 from session_authority_server.store.hot_read import HotRead
+from session_authority_server.store.time_limit import within_time_limit
 
 T = TypeVar("T")
+# How often a transaction is run that fails only because of others.
+TRIES = 3
+# How long transactions under way are waited for at the end.
+CLOSE_SECONDS = 10.0
+
 _log = logging.getLogger(__name__)
+
+
+class RunAgain(Exception):
+    """What a transaction read has changed meanwhile; its work is to be run anew, from the beginning."""
 
 
 class Database:
     """The engines behind the store: one to read and one to write."""
 
-    def __init__(self, reader: AsyncEngine, validator: AsyncEngine, writer: AsyncEngine) -> None:
-        self._reader = reader
-        self._validator = validator
-        self._writer = writer
-        self._hot_read = HotRead(validator)
-        self._writing: set[asyncio.Task[object]] = set()
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self._reader = dialect.reader()
+        self._writer = dialect.writer()
+        self._hot_read = HotRead(dialect)
+        self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, *dialect.driver_errors)
+        self._running: set[asyncio.Task[Any]] = set()
 
     @classmethod
     def sqlite(cls, path: Path) -> "Database":
         """Open a SQLite file."""
-        return cls(
-            dialect.sqlite_reader(path), dialect.sqlite_reader(path), dialect.sqlite_writer(path)
-        )
+        return cls(Sqlite(path))
+
+    @classmethod
+    def postgresql(cls, url: str) -> "Database":
+        """Open a PostgreSQL database."""
+        return cls(PostgreSQL(url))
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run reads that need no transaction."""
         try:
-            async with contextlib.aclosing(await connected(self._reader)) as connection:
-                return await work(connection)
+            return await self._to_its_end(self._read(work))
         except SQLAlchemyError as error:
             raise _unavailable("reading", error) from error
 
     async def read_hot(self, session_ids: Sequence[UUID]) -> list[Session]:
         """Read sessions by id for validation; swept ones come without their sweep."""
         try:
-            return await self._hot_read(session_ids)
-        except (SQLAlchemyError, dialect.DriverError) as error:
+            return await self._to_its_end(self._hot_read(session_ids))
+        except self._errors as error:
             raise _unavailable("reading", error) from error
 
-    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def write(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], *, limited: bool = True
+    ) -> T:
         """Run work in a transaction and commit it.
 
         Whoever is cancelled while waiting for a turn leaves no trace; once begun, the transaction runs to
-        its end whatever becomes of its caller.
+        its end whatever becomes of its caller. Work that fails only because of what others do is run again.
+
+        Args:
+            work: What to do; it may raise `RunAgain`.
+            limited: Whether a caller waits for it, so that it must not take long.
         """
-        try:
-            connection = await connected(self._writer)
-        except SQLAlchemyError as error:
-            raise _unavailable("writing", error) from error
-        task = asyncio.create_task(self._commit(connection, work))
-        self._writing.add(task)
-        task.add_done_callback(self._written)
-        return await asyncio.shield(task)
+        for tries_left in reversed(range(TRIES)):
+            try:
+                connection = await connected(self._writer)
+                return await self._to_its_end(self._commit(connection, work, limited=limited))
+            except (SQLAlchemyError, RunAgain) as error:
+                again = isinstance(error, RunAgain) or self.dialect.may_run_again(error)
+                if not tries_left or not again:
+                    raise _unavailable("writing", error) from error
+        raise AssertionError("unreachable")
 
     async def run_sync(self, work: Callable[[Connection], T]) -> T:
         """Run synchronous work in a transaction and commit it: for what has no asynchronous form."""
-        return await self.write(lambda connection: connection.run_sync(work))
+        return await self.write(lambda connection: connection.run_sync(work), limited=False)
 
-    async def close(self) -> None:
-        """Wait for transactions under way, then let go of every connection."""
-        while self._writing:
-            await asyncio.wait(self._writing)
-        await self._hot_read.close()
-        await self._validator.dispose()
-        await self._reader.dispose()
-        await self._writer.dispose()
+    async def run_alone(self, statement: str, seconds: float) -> None:
+        """Run a statement that no transaction can hold, within a time."""
 
-    async def _commit(
-        self, connection: AsyncConnection, work: Callable[[AsyncConnection], Awaitable[T]]
-    ) -> T:
+        async def work() -> None:
+            async with contextlib.aclosing(await connected(self._reader)) as connection:
+                running = connection.exec_driver_sql(statement)
+                await self._limited(connection, running, seconds)
+
         try:
-            async with contextlib.aclosing(connection), connection.begin():
-                return await work(connection)
+            await self._to_its_end(work())
         except SQLAlchemyError as error:
             raise _unavailable("writing", error) from error
 
-    def _written(self, task: "asyncio.Task[object]") -> None:
-        self._writing.discard(task)
+    async def close(self) -> None:
+        """Wait for what is under way, but not for ever, then let go of every connection."""
+        if self._running:
+            _, hanging = await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
+            for task in hanging:
+                task.cancel()
+            await asyncio.gather(*hanging, return_exceptions=True)
+            if hanging:
+                _log.error("%d calls to the store were given up at the end", len(hanging))
+        await self._hot_read.close()
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run work that goes on whatever becomes of whoever waits for it."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ran)
+        return await asyncio.shield(task)
+
+    def _ran(self, task: "asyncio.Task[Any]") -> None:
+        self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # its caller may have gone; a failure was logged where it happened
+            task.exception()  # its caller may have gone; whether or not, it isn't lost on the loop
+
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with contextlib.aclosing(await connected(self._reader)) as connection:
+            return await self._limited(connection, work(connection))
+
+    async def _commit(
+        self,
+        connection: AsyncConnection,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        limited: bool,
+    ) -> T:
+        async with contextlib.aclosing(connection):
+            # Kept with the connection, which the next transaction shares.
+            info = connection.sync_connection.info if connection.sync_connection else {}
+            transaction = _transaction(connection, work)
+            if limited:
+                result = await self._limited(connection, transaction)
+            else:
+                result = await transaction
+            if info.pop(COMMIT_IN_DOUBT, False):
+                _log.error("a commit was not confirmed by the synchronous standby")
+                raise StoreUnavailable("writing")
+            return result
+
+    async def _limited(
+        self, connection: AsyncConnection, work: Awaitable[T], seconds: float | None = None
+    ) -> T:
+        driver = (await connection.get_raw_connection()).driver_connection
+        return await within_time_limit(self.dialect, driver, work, seconds)
+
+
+async def _transaction(
+    connection: AsyncConnection, work: Callable[[AsyncConnection], Awaitable[T]]
+) -> T:
+    async with connection.begin():
+        return await work(connection)
 
 
 def _unavailable(doing: str, error: Exception) -> StoreUnavailable:

@@ -1,76 +1,356 @@
 """What the engines do differently."""
 
+import contextlib
+import os
+import socket
 import sqlite3
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
-from sqlalchemy import URL, Insert, Table, event
+from sqlalchemy import (
+    ARRAY,
+    URL,
+    ColumnElement,
+    Connection,
+    Insert,
+    LargeBinary,
+    Select,
+    Table,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    event,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-SQLITE_READERS = 4
-WRITER_WAIT_SECONDS = 4.0
-_BUSY_TIMEOUT_MILLISECONDS = 4_000
+# How long a caller waits for a connection to come free. With the time that the work itself may take
+# (`database.WORK_SECONDS`), it is less than the deadline that callers have by default.
+WAIT_SECONDS = 2.0
+_BUSY_TIMEOUT_MILLISECONDS = 1_500
+# Whoever waits longer is behind somebody who went away with a lock, and keeps a connection from others.
+_LOCK_TIMEOUT_MILLISECONDS = 1_000
+_STATEMENT_TIMEOUT_MILLISECONDS = 1_900
+_CONNECT_TIMEOUT_SECONDS = 2
+_CANCEL_TIMEOUT_SECONDS = 0.5
 _CACHE_KIBIBYTES = 16_384
-
-DriverError = sqlite3.Error
-
-
-def sqlite_reader(path: Path) -> AsyncEngine:
-    """Return an engine for single reads outside transactions, several at once."""
-    engine = create_async_engine(
-        _sqlite_url(path),
-        isolation_level="AUTOCOMMIT",
-        skip_autocommit_rollback=True,
-        pool_reset_on_return=None,
-        pool_size=SQLITE_READERS,
-        max_overflow=0,
-        pool_timeout=WRITER_WAIT_SECONDS,
-    )
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    return engine
+_MIGRATION_LOCK = 0x5E551013_A07408  # any number that other programs are not likely to use
+# A serialization failure, a deadlock, and a key that somebody else has inserted meanwhile.
+_LOST_RACES = frozenset(("40001", "40P01", "23505"))
+_QUOTED_ID_DIGITS = slice(2, 34)  # of X'...'
+_SENT_FALSE = b"\0"
+_SENT_ID = slice(12, 28)  # after the number of columns, and the first one's type and length
+COMMIT_IN_DOUBT = "commit in doubt"
+# Several values of a row as one, from which none of them can be missed or mistaken for another.
+Fingerprint = str | bytes
 
 
-def sqlite_writer(path: Path) -> AsyncEngine:
-    """Return an engine for transactions, one at a time.
+class Dialect(Protocol):
+    """One engine's ways.
 
-    Each begins with BEGIN IMMEDIATE: it waits for its turn before it reads, and so never works on what
-    another changes meanwhile.
+    Attributes:
+        readers: How many connections read, of each of the two kinds (validation and all else).
+        takes_arrays: Whether a parameter can be an array.
+        driver_errors: What the driver raises where SQLAlchemy is not in between.
     """
-    engine = create_async_engine(
-        _sqlite_url(path),
-        pool_size=1,
-        max_overflow=0,
-        pool_timeout=WRITER_WAIT_SECONDS,
-    )
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
 
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin_immediate(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    readers: int
+    takes_arrays: bool
+    driver_errors: tuple[type[Exception], ...]
 
-    return engine
+    def reader(self) -> AsyncEngine:
+        """Return an engine for single reads outside transactions, several at once."""
+        ...
+
+    def writer(self) -> AsyncEngine:
+        """Return an engine for transactions."""
+        ...
+
+    def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
+        """Return the condition that a column is one of the parameter `ids`."""
+        ...
+
+    def raw_id(self, session_id: UUID) -> Any:
+        """Return an id as the driver gives and takes it."""
+        ...
+
+    def padded(self, raw_ids: Sequence[Any]) -> Sequence[Any]:
+        """Return ids, repeated where that lets fewer statements serve all their numbers."""
+        ...
+
+    async def fetch_by_ids(self, driver: Any, statement: str, raw_ids: Sequence[Any]) -> list[Any]:
+        """Run a SELECT by ids on a driver's own connection."""
+        ...
+
+    def fingerprint(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[Any]:
+        """Return columns, the first of which is an id, as one value."""
+        ...
+
+    def gathered(self, fingerprint: ColumnElement[Any]) -> Select[Any]:
+        """Return a SELECT of fingerprints in the form in which many are the cheapest to fetch: as one row."""
+        ...
+
+    async def fetch_gathered(
+        self, driver: Any, statement: str, raw_ids: Sequence[Any]
+    ) -> Sequence[Fingerprint]:
+        """Run a SELECT of gathered fingerprints by ids on a driver's own connection."""
+        ...
+
+    def fingerprinted_id(self, fingerprint: Any) -> Any:
+        """Return the id in a fingerprint, as the driver takes it."""
+        ...
+
+    def insert_if_absent(self, table: Table) -> Insert:
+        """Return an INSERT that does nothing where a row of the same key exists."""
+        ...
+
+    def be_only_migrator(self, connection: Connection) -> None:
+        """Wait until no other transaction migrates the schema, and keep others waiting till this one ends."""
+        ...
+
+    def may_run_again(self, error: Exception) -> bool:
+        """Say whether a transaction failed only because of others, with nothing done."""
+        ...
+
+    async def interrupt(self, driver: Any) -> None:
+        """Ask the engine to give up what it is doing for a driver's connection."""
+        ...
+
+    def cut_off(self, driver: Any) -> None:
+        """Have whoever waits for the engine on a driver's connection wait no more."""
+        ...
 
 
-async def fetch_all(driver: Any, statement: str, parameters: Sequence[Any]) -> list[Any]:
-    """Run one SELECT on a driver's own connection and return all its rows.
+class Sqlite:
+    """A file; one writer at a time."""
 
-    Raises:
-        DriverError: If it failed.
-    """
-    return list(await driver.execute_fetchall(statement, parameters))
+    readers = 4
+    takes_arrays = False
+    driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+
+    def __init__(self, path: Path) -> None:
+        self.url = URL.create("sqlite+aiosqlite", database=str(path))
+
+    def reader(self) -> AsyncEngine:
+        engine = create_async_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_reset_on_return=None,
+            pool_size=self.readers,
+            max_overflow=0,
+            pool_timeout=WAIT_SECONDS,
+        )
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        return engine
+
+    def writer(self) -> AsyncEngine:
+        engine = create_async_engine(
+            self.url, pool_size=1, max_overflow=0, pool_timeout=WAIT_SECONDS
+        )
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def wait_before_reading(connection: Any) -> None:
+            # So that no transaction works on what another changes meanwhile.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+    def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
+        return column.in_(bindparam("ids", expanding=True))
+
+    def raw_id(self, session_id: UUID) -> bytes:
+        return session_id.bytes
+
+    def padded(self, raw_ids: Sequence[Any]) -> Sequence[Any]:
+        size = 1 << (len(raw_ids) - 1).bit_length()
+        return [*raw_ids, *[raw_ids[-1]] * (size - len(raw_ids))]
+
+    async def fetch_by_ids(self, driver: Any, statement: str, raw_ids: Sequence[Any]) -> list[Any]:
+        return list(await driver.execute_fetchall(statement, raw_ids))
+
+    def fingerprint(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[Any]:
+        # As SQL literals, so that none runs into another.
+        literals = [func.quote(column, type_=Text) for column in columns]
+        comma = literal_column("','", Text)
+        return reduce(lambda text, more: text + comma + more, literals)
+
+    def gathered(self, fingerprint: ColumnElement[Any]) -> Select[Any]:
+        # sqlite3 lets go of the interpreter's lock for every row, and each time it takes the lock again
+        # costs two changes of threads.
+        return select(func.group_concat(fingerprint, literal_column("char(10)")))
+
+    async def fetch_gathered(
+        self, driver: Any, statement: str, raw_ids: Sequence[Any]
+    ) -> Sequence[Fingerprint]:
+        ((text,),) = await driver.execute_fetchall(statement, raw_ids)
+        return text.split("\n") if text else ()
+
+    def fingerprinted_id(self, fingerprint: Any) -> Any:
+        return bytes.fromhex(fingerprint[_QUOTED_ID_DIGITS])
+
+    def insert_if_absent(self, table: Table) -> Insert:
+        return sqlite.insert(table).on_conflict_do_nothing()
+
+    def be_only_migrator(self, connection: Connection) -> None:
+        pass  # there is one writer
+
+    def may_run_again(self, error: Exception) -> bool:
+        return False  # there is one writer
+
+    async def interrupt(self, driver: Any) -> None:
+        await driver.interrupt()
+
+    def cut_off(self, driver: Any) -> None:
+        pass  # it is in this process: the interrupt is always heard
 
 
-def insert_if_absent(connection: AsyncConnection, table: Table) -> Insert:
-    """Return an INSERT that does nothing where a row of the same key exists."""
-    if connection.dialect.name == "postgresql":
+class PostgreSQL:
+    """A server, always asked on its primary; as many writers as there are processes."""
+
+    readers = 4
+    writers = 8
+    takes_arrays = True
+
+    def __init__(self, url: str) -> None:
+        import psycopg
+
+        from session_authority_server.store import libpq
+
+        self._libpq = libpq
+        self._standby_answered = psycopg.errors.ReadOnlySqlTransaction
+        self.driver_errors: tuple[type[Exception], ...] = (psycopg.Error,)
+        self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        self._connect_args = {
+            # Works behind a transaction pooler too, which may run each transaction elsewhere.
+            "prepare_threshold": None,
+            "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+            # A standby, or a primary that became one, must not answer.
+            "target_session_attrs": "read-write",
+            "application_name": "session-authority",
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 5_000,
+        }
+
+    def reader(self) -> AsyncEngine:
+        return create_async_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_reset_on_return=None,
+            pool_size=self.readers,
+            max_overflow=0,
+            pool_timeout=WAIT_SECONDS,
+            connect_args=self._connect_args,
+        )
+
+    def writer(self) -> AsyncEngine:
+        engine = create_async_engine(
+            self.url,
+            pool_size=self.writers,
+            max_overflow=0,
+            pool_timeout=WAIT_SECONDS,
+            connect_args=self._connect_args,
+        )
+        event.listen(engine.sync_engine, "connect", _watch_for_doubtful_commits)
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def bound(connection: Any) -> None:
+            # For this transaction alone: a pooler may give the connection to somebody else after it.
+            connection.exec_driver_sql(
+                f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT_MILLISECONDS}', true), "
+                f"set_config('statement_timeout', '{_STATEMENT_TIMEOUT_MILLISECONDS}', true)"
+            )
+
+        return engine
+
+    def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
+        return column == any_(bindparam("ids", type_=ARRAY(Uuid())))
+
+    def raw_id(self, session_id: UUID) -> UUID:
+        return session_id
+
+    def padded(self, raw_ids: Sequence[Any]) -> Sequence[Any]:
+        return raw_ids
+
+    async def fetch_by_ids(self, driver: Any, statement: str, raw_ids: Sequence[Any]) -> list[Any]:
+        cursor = driver.cursor(binary=True)
+        await cursor.execute(statement, {"ids": raw_ids})
+        return list(await cursor.fetchall())
+
+    def fingerprint(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[Any]:
+        # The wire's own form: faster to make, to fetch and to compare than any that must be decoded.
+        return func.record_send(func.row(*columns), type_=LargeBinary)
+
+    def gathered(self, fingerprint: ColumnElement[Any]) -> Select[Any]:
+        # A pooler in between may have moved on to a standby, whose rows are of the past.
+        return select(func.pg_is_in_recovery(), func.array_agg(fingerprint))
+
+    async def fetch_gathered(
+        self, driver: Any, statement: str, raw_ids: Sequence[Any]
+    ) -> Sequence[Fingerprint]:
+        in_recovery, array = await self._libpq.fetch_row(
+            driver.pgconn, statement.replace("%(ids)s", "$1").encode(), raw_ids
+        )
+        if in_recovery != _SENT_FALSE:
+            raise self._standby_answered("a standby answered instead of the primary")
+        return () if array is None else self._libpq.array_items(array)
+
+    def fingerprinted_id(self, fingerprint: Any) -> Any:
+        return UUID(bytes=fingerprint[_SENT_ID])
+
+    def insert_if_absent(self, table: Table) -> Insert:
         return postgresql.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()
+
+    def be_only_migrator(self, connection: Connection) -> None:
+        # Another migration may take its time, and so may this one; but a table that this one waits to lock
+        # is one that everybody else waits for behind it, and so it must not wait for long.
+        for statement in (
+            "SET LOCAL statement_timeout = 0",
+            "SET LOCAL lock_timeout = 0",
+            f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})",
+            f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MILLISECONDS}",
+        ):
+            connection.exec_driver_sql(statement)
+
+    def may_run_again(self, error: Exception) -> bool:
+        return getattr(getattr(error, "orig", error), "sqlstate", None) in _LOST_RACES
+
+    async def interrupt(self, driver: Any) -> None:
+        with contextlib.suppress(*self.driver_errors):
+            await driver.cancel_safe(timeout=_CANCEL_TIMEOUT_SECONDS)
+
+    def cut_off(self, driver: Any) -> None:
+        with (
+            contextlib.suppress(*self.driver_errors, OSError),
+            socket.socket(fileno=os.dup(driver.fileno())) as same,
+        ):
+            same.shutdown(socket.SHUT_RDWR)
 
 
-def _sqlite_url(path: Path) -> URL:
-    return URL.create("sqlite+aiosqlite", database=str(path))
+def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:
+    """Note where a commit was answered without the synchronous standby's word.
+
+    PostgreSQL then commits on the primary alone and says so in a warning, not in an error.
+    """
+
+    def note(diagnostic: Any) -> None:
+        if diagnostic.sqlstate == "01000" and "synchronous replication" in (
+            diagnostic.message_primary or ""
+        ):
+            record.info[COMMIT_IN_DOUBT] = True
+
+    connection.driver_connection.add_notice_handler(note)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -1,29 +1,26 @@
 import asyncio
-from collections.abc import Callable, Sequence
-from functools import reduce
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, bindparam, func, literal_column, select
+from sqlalchemy import Select
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
 from session_authority_server.store.connecting import connected
-from session_authority_server.store.dialect import (
-    SQLITE_READERS,
-    WRITER_WAIT_SECONDS,
-    fetch_all,
-)
+from session_authority_server.store.dialect import WAIT_SECONDS, Dialect, Fingerprint
 from session_authority_server.store.tables import sessions
+from session_authority_server.store.time_limit import within_time_limit
 
+T = TypeVar("T")
 # How many sessions are remembered at least, and at most twice as many; each takes about 2 KiB.
 REMEMBERED_LIMIT = 10_000
 
 # All of a session that can change without its secret changing, and the secret's hash in place of the rest.
 _CHANGING = (
-    "session_id",
+    "session_id",  # first: a fingerprint tells whose it is
     "secret_hash",
     "last_active_time",
     "last_ip_address",
@@ -38,25 +35,6 @@ _CHANGING = (
 )
 
 
-def _by_id(statement: Select[Any]) -> Select[Any]:
-    return statement.where(sessions.c.session_id.in_(bindparam("ids", expanding=True)))
-
-
-def _fingerprint() -> ColumnElement[str]:
-    """Return all that may change of a session as one text, and as SQL literals, so that none runs into another."""
-    columns = rows.select_sessions().selected_columns
-    literals = [func.quote(columns[name], type_=Text) for name in _CHANGING]
-    comma = literal_column("','", Text)
-    return reduce(lambda text, more: text + comma + more, literals)
-
-
-# One row for all sessions: sqlite3 lets go of the interpreter's lock for every row, and each time it takes the
-# lock again costs two changes of threads.
-_SHORT = _by_id(select(func.group_concat(_fingerprint(), literal_column("char(10)"))))
-_WHOLE = _by_id(rows.select_sessions().add_columns(_fingerprint()))
-_ID_DIGITS = slice(2, 34)  # of X'...', the id as the fingerprint begins with it
-
-
 class HotRead:
     """Reads sessions by id for validation: the one statement that runs thousands of times a second.
 
@@ -69,15 +47,16 @@ class HotRead:
     remembered under the very values just read is read whole. (docs/performance.md)
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._engine = dialect.reader()
         self._idle: list[tuple[AsyncConnection, Any]] = []
-        self._places = asyncio.Semaphore(SQLITE_READERS)
-        self._short = _Prepared(_SHORT, engine)
-        self._whole = _Prepared(_WHOLE, engine)
+        self._places = asyncio.Semaphore(dialect.readers)
+        whole = rows.select_sessions()
+        fingerprint = dialect.fingerprint([whole.selected_columns[name] for name in _CHANGING])
+        self._short = _Prepared(dialect.gathered(fingerprint), self._engine, dialect)
+        self._whole = _Prepared(whole.add_columns(fingerprint), self._engine, dialect)
         self._remembered = _Remembered(REMEMBERED_LIMIT)
-        encode = sessions.c.session_id.type.bind_processor(engine.dialect)
-        self._encode: Callable[[UUID], Any] = encode or (lambda session_id: session_id)
 
     async def __call__(self, session_ids: Sequence[UUID]) -> list[Session]:
         """Return those of the sessions that exist, swept ones without their sweep.
@@ -88,15 +67,16 @@ class HotRead:
         """
         if not session_ids:
             return []
-        ids = [self._encode(session_id) for session_id in session_ids]
+        raw_ids = [self._dialect.raw_id(session_id) for session_id in session_ids]
         await self._take_place()
         try:
             held = self._idle.pop() if self._idle else await self._connect()
             try:
-                found = await self._read(held[1], ids)
+                reading = self._read(held[1], raw_ids)
+                found = await within_time_limit(self._dialect, held[1], reading)
             except BaseException:
-                # Whatever state it is in, nobody else must get it.
-                await asyncio.shield(self._discard(held[0]))
+                # Whatever state it is in, nobody else must get it; and what broke one broke all.
+                await asyncio.shield(self._discard(held[0], *(idle for idle, _ in self._idle)))
                 raise
             self._idle.append(held)
         finally:
@@ -107,11 +87,12 @@ class HotRead:
         """Let go of the kept connections."""
         while self._idle:
             await self._idle.pop()[0].close()
+        await self._engine.dispose()
 
     async def _take_place(self) -> None:
         # The pool can't make anybody wait for a connection that is kept here.
         try:
-            async with asyncio.timeout(WRITER_WAIT_SECONDS if self._places.locked() else None):
+            async with asyncio.timeout(WAIT_SECONDS if self._places.locked() else None):
                 await self._places.acquire()
         except TimeoutError:
             raise NoConnection("no connection came free in time") from None
@@ -121,21 +102,22 @@ class HotRead:
         raw = await connection.get_raw_connection()
         return connection, raw.driver_connection
 
-    async def _discard(self, connection: AsyncConnection) -> None:
-        await connection.invalidate()
-        await connection.close()
+    async def _discard(self, *connections: AsyncConnection) -> None:
+        self._idle.clear()
+        for connection in connections:
+            await connection.invalidate()
+            await connection.close()
 
-    async def _read(self, driver: Any, ids: Sequence[Any]) -> list[Session]:
+    async def _read(self, driver: Any, raw_ids: Sequence[Any]) -> list[Session]:
         found, unknown = [], []
-        ((fingerprints,),) = await self._short.fetch(driver, ids)
-        for fingerprint in fingerprints.split("\n") if fingerprints else ():
+        for fingerprint in await self._short.fetch(self._dialect.fetch_gathered, driver, raw_ids):
             session = self._remembered.get(fingerprint)
             if session is None:
-                unknown.append(bytes.fromhex(fingerprint[_ID_DIGITS]))
+                unknown.append(self._dialect.fingerprinted_id(fingerprint))
             else:
                 found.append(session)
         if unknown:
-            for row in await self._whole.fetch(driver, unknown):
+            for row in await self._whole.fetch(self._dialect.fetch_by_ids, driver, unknown):
                 session = rows.session(self._whole.decode(row)[:-1])
                 self._remembered.put(row[-1], session)
                 found.append(session)
@@ -145,25 +127,33 @@ class HotRead:
 class _Prepared:
     """A statement by ids, written once for each of a few sizes."""
 
-    def __init__(self, statement: Select[Any], engine: AsyncEngine) -> None:
+    def __init__(self, columns: Select[Any], engine: AsyncEngine, dialect: Dialect) -> None:
+        statement = columns.where(dialect.by_ids(sessions.c.session_id))
         self._statement = statement
-        self._dialect = engine.dialect
+        self._engine = engine
+        self._dialect = dialect
         self._texts: dict[int, str] = {}
         self._decoders: list[Callable[[Any], Any] | None] = [
             column.type.result_processor(engine.dialect, None)
             for column in statement.selected_columns
         ]
 
-    async def fetch(self, driver: Any, ids: Sequence[Any]) -> list[tuple[Any, ...]]:
-        size = 1 << (len(ids) - 1).bit_length()
-        text = self._texts.get(size)
-        if text is None:
-            compiled = self._statement.params(ids=[None] * size).compile(
-                dialect=self._dialect, compile_kwargs={"render_postcompile": True}
-            )
-            text = self._texts[size] = str(compiled)
-        padding = [ids[-1]] * (size - len(ids))
-        return await fetch_all(driver, text, [*ids, *padding])
+    async def fetch(
+        self,
+        fetch: Callable[[Any, str, Sequence[Any]], Awaitable[T]],
+        driver: Any,
+        raw_ids: Sequence[Any],
+    ) -> T:
+        raw_ids = self._dialect.padded(raw_ids)
+        text = self._texts.get(len(raw_ids)) or self._write(len(raw_ids))
+        return await fetch(driver, text, raw_ids)
+
+    def _write(self, size: int) -> str:
+        compiled = self._statement.params(ids=[None] * size).compile(
+            dialect=self._engine.dialect, compile_kwargs={"render_postcompile": True}
+        )
+        text = self._texts[size] = str(compiled)
+        return text
 
     def decode(self, row: tuple[Any, ...]) -> list[Any]:
         return [
@@ -177,10 +167,10 @@ class _Remembered:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._young: dict[str, Session] = {}
-        self._old: dict[str, Session] = {}
+        self._young: dict[Fingerprint, Session] = {}
+        self._old: dict[Fingerprint, Session] = {}
 
-    def get(self, fingerprint: str) -> Session | None:
+    def get(self, fingerprint: Fingerprint) -> Session | None:
         session = self._young.get(fingerprint)
         if session is None:
             session = self._old.pop(fingerprint, None)
@@ -188,7 +178,7 @@ class _Remembered:
                 self.put(fingerprint, session)
         return session
 
-    def put(self, fingerprint: str, session: Session) -> None:
+    def put(self, fingerprint: Fingerprint, session: Session) -> None:
         if len(self._young) >= self._limit:
             self._young, self._old = {}, self._young
         self._young[fingerprint] = session

@@ -41,8 +41,10 @@ def is_live(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
         sessions.c.end_time.is_(None),
         sessions.c.expire_time > now,
         or_(sessions.c.idle_timeout.is_(None), idle_expire_time > now),
-        sessions.c.user_epoch == current_user_epoch,
-        sessions.c.global_epoch == current_global_epoch,
+        # Never more, but for a row that PostgreSQL locked in a version newer than the statement's view of
+        # its user: one that a sweep has just moved along, and which is as live as it was.
+        sessions.c.user_epoch >= current_user_epoch,
+        sessions.c.global_epoch >= current_global_epoch,
     )
 
 
@@ -62,8 +64,8 @@ def facts(now: datetime) -> list[Label[Any]]:
 
     For a subquery or CTE, over whose columns the functions below then reason.
     """
-    by_user = sessions.c.user_epoch != current_user_epoch
-    by_everybody = sessions.c.global_epoch != current_global_epoch
+    by_user = sessions.c.user_epoch < current_user_epoch
+    by_everybody = sessions.c.global_epoch < current_global_epoch
     return [
         is_live(now).label("live"),
         _swept(by_user, sweeps.c.sweep_time, sessions.c.user_id, sessions.c.user_epoch, now).label(

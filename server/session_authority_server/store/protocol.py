@@ -79,6 +79,21 @@ class ExpiryBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepBatch:
+    """What one step through a sweep did.
+
+    Attributes:
+        ended: The sessions whose endings were recorded.
+        left: How many were left out because somebody else was changing them.
+        last: The id to go on after, or None where there are no more.
+    """
+
+    ended: Sequence[EndedSession]
+    left: int
+    last: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
 class PendingSweep:
     """A sweep whose sessions have not all had their endings recorded.
 
@@ -89,6 +104,19 @@ class PendingSweep:
 
     user_id: str
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionPlan:
+    """What there is to do about the partitions in which a store keeps sessions.
+
+    Attributes:
+        make: The moments up to which new partitions are to be, the earliest first.
+        drop: The names of those that are over.
+    """
+
+    make: Sequence[datetime]
+    drop: Sequence[str]
 
 
 class Transaction(Protocol):
@@ -170,8 +198,8 @@ class SessionStore(Protocol):
         """Move last-active times and latest IP addresses forward, and return how many sessions moved.
 
         Never moves a time back, and never touches a session that is not live at `now`, which is asked when
-        the write's turn has come: what was live before the wait may not be after it. A session that is
-        locked by somebody else may be left out.
+        the write's turn has come: what was live before the wait may not be after it. A session that
+        somebody else keeps locked for a third of a second may be left out.
         """
         ...
 
@@ -220,11 +248,8 @@ class UpkeepStore(Protocol):
 
     async def end_swept(
         self, sweep: PendingSweep, now: datetime, after: UUID | None, limit: int
-    ) -> tuple[ExpiryBatch, UUID | None]:
-        """Record the endings that a sweep implies, of at most `limit` sessions, in the order of ids.
-
-        Returns what was done and the id to go on after, or None where there are no more.
-        """
+    ) -> SweepBatch:
+        """Record the endings that a sweep implies, in the order of ids, looking at `limit` sessions at most."""
         ...
 
     async def settle_sweep(self, sweep: PendingSweep) -> None:
@@ -251,8 +276,32 @@ class UpkeepStore(Protocol):
         """Return since when the session longest overdue has been so, or None where none is."""
         ...
 
-    async def purge_ended(self, ended_before: datetime, limit: int) -> int:
-        """Delete at most `limit` sessions whose recorded ending is older, and return how many."""
+    async def purge_ended(
+        self, ended_before: datetime, limit: int, made_before: datetime | None = None
+    ) -> int:
+        """Delete at most `limit` sessions whose recorded ending is older, and return how many.
+
+        Where sessions are kept in partitions, those made during the span of one before `made_before` are
+        left out: their partition is about to be dropped.
+        """
+        ...
+
+    async def plan_partitions(
+        self, now: datetime, made_before: datetime, ended_before: datetime
+    ) -> PartitionPlan:
+        """Return which partitions there should be and aren't, and which are over.
+
+        Over are those whose sessions were all made before `made_before` and have all had their endings
+        recorded, as of before `ended_before`.
+        """
+        ...
+
+    async def make_partition(self, end: datetime) -> bool:
+        """Make a planned partition, unless it was made meanwhile. Return whether it was now."""
+        ...
+
+    async def drop_partition(self, name: str) -> bool:
+        """Drop a partition that is over, unless it is being dropped or was. Return whether it was now."""
         ...
 
     async def count_purgeable(self, ended_before: datetime, limit: int) -> int:

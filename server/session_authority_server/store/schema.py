@@ -2,38 +2,50 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect, select
 
 from session_authority_server.store.database import Database
+from session_authority_server.store.dialect import Dialect
+from session_authority_server.store.partitions import Partitioning, first_partitions, noting
+from session_authority_server.store.tables import authority
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
-    """Where a database's schema stands.
+    """Where a database's schema stands. Versions sort as text.
 
     Attributes:
         current: The version it has; None where it has none at all.
-        wanted: The version that this code works with.
-        known: Whether this code knows the current one, and so the way from there.
+        wanted: The version that this program was made for.
+        known: Whether this program knows the current one, and so the way from there.
+        oldest_program: Which version the oldest program wants that the current one still serves.
     """
 
     current: str | None
     wanted: str
     known: bool
+    oldest_program: str | None
 
     @property
     def is_current(self) -> bool:
-        """Whether there is nothing to migrate."""
+        """Whether it is just what this program was made for."""
         return self.current == self.wanted
 
     @property
+    def serves(self) -> bool:
+        """Whether this program can work with it: it is current, or newer and says that it still does."""
+        newer = not self.known and self.oldest_program is not None
+        return self.is_current or (newer and self.oldest_program <= self.wanted)  # type: ignore[operator]
+
+    @property
     def remedy(self) -> str:
-        """What an operator can do about a schema that is not the wanted one."""
+        """What an operator can do about a schema that this program can't work with."""
         if self.known:
             return "run: session-authority migrate"
         return "another program or a newer release made it: run that one, or name another database"
@@ -41,31 +53,77 @@ class SchemaVersion:
 
 async def read_version(database: Database) -> SchemaVersion:
     """Return where a database's schema stands."""
-    current = await database.run_sync(_current_revision)
-    scripts = ScriptDirectory.from_config(_configuration())
+    scripts = ScriptDirectory.from_config(configuration())
     wanted = scripts.get_current_head()
     assert wanted is not None
     known = {None, *(script.revision for script in scripts.walk_revisions())}
-    return SchemaVersion(current, wanted, current in known)
+
+    def read(connection: Connection) -> SchemaVersion:
+        current = _current_revision(connection)
+        oldest = _oldest_program(connection) if current not in known else None
+        return SchemaVersion(current, wanted, current in known, oldest)
+
+    return await database.run_sync(read)
 
 
-async def migrate(database: Database) -> None:
-    """Bring a database's schema to the version that this code works with."""
-    await database.run_sync(_upgrade)
+async def migrate(database: Database, partitioning: Partitioning | None = None) -> str | None:
+    """Bring a database's schema to the version that this code works with, and return what it was before.
+
+    Of several at once, one does it and the others find it done.
+
+    Args:
+        database: Which.
+        partitioning: How to partition its sessions; only for one that has no schema yet.
+    """
+    return await database.run_sync(
+        lambda connection: _upgrade(connection, database.dialect, partitioning)
+    )
 
 
-def _upgrade(connection: Connection) -> None:
-    configuration = _configuration()
-    configuration.attributes["connection"] = connection
-    command.upgrade(configuration, "head")
+def write_sql(dialect_name: str, output: TextIO, partitioning: Partitioning | None = None) -> None:
+    """Write the statements that make the schema from nothing; connects to no database."""
+    settings = configuration()
+    settings.attributes["partitioning"] = partitioning
+    settings.attributes["dialect_name"] = dialect_name
+    settings.output_buffer = output
+    command.upgrade(settings, "head", sql=True)
+    if partitioning is not None:
+        statements = [*first_partitions(partitioning), noting(partitioning)]
+        output.writelines(f"{statement};\n\n" for statement in statements)
+
+
+def _upgrade(
+    connection: Connection, dialect: Dialect, partitioning: Partitioning | None
+) -> str | None:
+    dialect.be_only_migrator(connection)
+    before = _current_revision(connection)
+    settings = configuration()
+    settings.attributes["connection"] = connection
+    settings.attributes["partitioning"] = partitioning
+    command.upgrade(settings, "head")
+    if partitioning is not None and before is None:
+        for statement in (*first_partitions(partitioning), noting(partitioning)):
+            connection.exec_driver_sql(statement)
+    return before
 
 
 def _current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _configuration() -> Config:
-    configuration = Config()
-    configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    configuration.set_main_option("path_separator", "os")
-    return configuration
+def _oldest_program(connection: Connection) -> str | None:
+    column = authority.c.oldest_program
+    inspector = inspect(connection)
+    if not inspector.has_table(authority.name):
+        return None  # it is somebody else's, whoever that is
+    if column.name not in {each["name"] for each in inspector.get_columns(authority.name)}:
+        return None
+    return connection.execute(select(column)).scalar_one_or_none()
+
+
+def configuration() -> Config:
+    """Return where the migrations are."""
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    settings.set_main_option("path_separator", "os")
+    return settings

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -6,46 +7,24 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     and_,
-    bindparam,
-    case,
     or_,
     select,
-    update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
-from session_authority_server.store.column_types import Address, Id, Moment
 from session_authority_server.store.database import Database
 from session_authority_server.store.liveness import facts, implied_end_time, is_live
 from session_authority_server.store.protocol import PageKey, Touch, Transaction
 from session_authority_server.store.tables import sessions
+from session_authority_server.store.touching import still_due, touch_all, touch_each
 from session_authority_server.store.transaction import SqlTransaction
 
 T = TypeVar("T")
-
-
-def _touch_statement() -> Any:
-    time = bindparam("touch_time", type_=Moment)
-    address = bindparam("touch_address", type_=Address)
-    newer = sessions.c.last_active_time < time
-    return (
-        update(sessions)
-        .where(
-            sessions.c.session_id == bindparam("touched_id", type_=Id),
-            newer,
-            is_live(bindparam("touch_now", type_=Moment)),
-        )
-        .values(
-            last_active_time=time,
-            last_ip_address=case((address.is_not(None), address), else_=sessions.c.last_ip_address),
-        )
-    )
-
-
-_TOUCH = _touch_statement()
+# What somebody else has locked is left out, and tried again as often and as late as this.
+_PAUSES_FOR_LOCKED_SECONDS = (0, 0.005, 0.02, 0.08, 0.2)
 
 
 class SqlSessionStore:
@@ -63,7 +42,7 @@ class SqlSessionStore:
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         async def in_transaction(connection: AsyncConnection) -> T:
-            return await work(SqlTransaction(connection))
+            return await work(SqlTransaction(connection, self._database.dialect))
 
         return await self._database.write(in_transaction)
 
@@ -71,23 +50,31 @@ class SqlSessionStore:
         if not touches:
             return 0
 
-        async def work(connection: AsyncConnection) -> int:
-            moment = now()
-            result = await connection.execute(
-                _TOUCH,
-                [
-                    {
-                        "touched_id": touch.session_id,
-                        "touch_time": touch.time,
-                        "touch_address": touch.ip_address,
-                        "touch_now": moment,
-                    }
-                    for touch in sorted(touches, key=lambda touch: touch.session_id)
-                ],
+        in_order: Sequence[Touch] = sorted(touches, key=lambda touch: touch.session_id)
+        if not self._database.dialect.takes_arrays:
+            return await self._database.write(
+                lambda connection: touch_each(connection, in_order, now)
             )
-            return result.rowcount
+        moved = 0
+        for pause in _PAUSES_FOR_LOCKED_SECONDS:
+            await asyncio.sleep(pause)
+            moved_now, in_order = await self._touch_all(in_order, now)
+            moved += moved_now
+            if not in_order:
+                break
+        return moved
 
-        return await self._database.write(work)
+    async def _touch_all(
+        self, due: Sequence[Touch], now: Callable[[], datetime]
+    ) -> tuple[int, Sequence[Touch]]:
+        """Touch what nobody else has locked, and return how many that were and what is left."""
+        moved = await self._database.write(lambda connection: touch_all(connection, due, now))
+        if moved == len(due):
+            return moved, ()
+        # The others were moved on by somebody else, or died, or were locked for a moment.
+        return moved, await self._database.read(
+            lambda connection: still_due(connection, due, now())
+        )
 
     async def list_live(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int

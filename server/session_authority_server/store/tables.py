@@ -8,6 +8,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     text,
@@ -130,6 +131,10 @@ authority = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("epoch", BigInteger, nullable=False),
     Column("swept_time", Moment),
+    # For how many days of sign-ins a partition of `sessions` is; null where it has none.
+    Column("partition_days", SmallInteger),
+    # The version of the schema that the oldest program wants which this schema still serves.
+    Column("oldest_program", Text, nullable=False, server_default="0001"),
 )
 
 # One row an "end everything": it ended the sessions whose epoch was one less, or lower.

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, Session, Sweep
 from session_authority_server.store import rows
-from session_authority_server.store.dialect import insert_if_absent
+from session_authority_server.store.database import RunAgain
+from session_authority_server.store.dialect import Dialect
 from session_authority_server.store.liveness import (
     current_global_epoch,
     current_user_epoch,
@@ -28,22 +29,28 @@ from session_authority_server.store.tables import (
 class SqlTransaction:
     """`protocol.Transaction` over one connection."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, dialect: Dialect) -> None:
         self._connection = connection
+        self._dialect = dialect
+        self._global_epoch: int | None = None
 
     async def lock_user(self, user_id: str) -> UserStanding:
-        standing = select(
-            users.c.swept_time, select(authority.c.swept_time).scalar_subquery()
-        ).where(users.c.user_id == user_id)
-        row = (
-            await self._connection.execute(standing.with_for_update(key_share=True))
-        ).one_or_none()
-        if row is None:
-            await self._connection.execute(
-                insert_if_absent(self._connection, users).values(user_id=user_id, epoch=0)
+        standing = (
+            select(
+                select(authority.c.epoch).scalar_subquery(),
+                users.c.swept_time,
+                select(authority.c.swept_time).scalar_subquery(),
             )
-            row = (await self._connection.execute(standing.with_for_update(key_share=True))).one()
-        return UserStanding(max((time for time in row if time is not None), default=None))
+            .where(users.c.user_id == user_id)
+            .with_for_update(key_share=True, of=users)
+        )
+        row = (await self._connection.execute(standing)).one_or_none()
+        if row is None:
+            absent = self._dialect.insert_if_absent(users).values(user_id=user_id, epoch=0)
+            await self._connection.execute(absent)
+            row = (await self._connection.execute(standing)).one()
+        self._global_epoch, *swept_times = row
+        return UserStanding(max((time for time in swept_times if time is not None), default=None))
 
     async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
         statement = rows.select_sessions().where(sessions.c.session_id == session_id)
@@ -66,6 +73,9 @@ class SqlTransaction:
         statement = insert(sessions).values(columns)
         epochs = statement.returning(sessions.c.user_epoch, sessions.c.global_epoch)
         row = (await self._connection.execute(epochs)).one()
+        if self._global_epoch not in (None, row.global_epoch):
+            # The user's standing is no longer what the sign-in was judged by.
+            raise RunAgain
         return replace(
             session,
             user_epoch=row.user_epoch,

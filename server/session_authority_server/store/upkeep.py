@@ -15,7 +15,14 @@ from session_authority_server.store.liveness import (
     implied_initiating_entity,
     is_live,
 )
-from session_authority_server.store.protocol import EndedSession, ExpiryBatch, PendingSweep
+from session_authority_server.store.partitions import Partitions, first_id
+from session_authority_server.store.protocol import (
+    EndedSession,
+    ExpiryBatch,
+    PartitionPlan,
+    PendingSweep,
+    SweepBatch,
+)
 from session_authority_server.store.tables import EVERYBODY, attempts, sessions, sweeps
 
 
@@ -24,15 +31,12 @@ class SqlUpkeepStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._partitions = Partitions(database)
 
     async def end_overdue(self, now: datetime, limit: int) -> ExpiryBatch:
-        due = (
-            select(sessions.c.session_id)
-            .where(_is_overdue(now))
-            .order_by(sessions.c.check_time)
-            .limit(limit)
+        return await self._database.write(
+            lambda connection: _end(connection, _is_overdue(now), sessions.c.check_time, limit, now)
         )
-        return await self._database.write(lambda connection: _end(connection, due, now))
 
     async def pending_sweeps(self, limit: int) -> Sequence[PendingSweep]:
         # Whatever an earlier sweep of the same user covers, the latest does too.
@@ -51,16 +55,24 @@ class SqlUpkeepStore:
 
     async def end_swept(
         self, sweep: PendingSweep, now: datetime, after: UUID | None, limit: int
-    ) -> tuple[ExpiryBatch, UUID | None]:
-        due = select(sessions.c.session_id).where(_is_swept(sweep))
+    ) -> SweepBatch:
+        # Of everybody's sessions, most may have ended already: what bounds a step is what it looks at.
+        seen = select(sessions.c.session_id, _is_swept(sweep).label("swept"))
+        if sweep.user_id != EVERYBODY:
+            seen = seen.where(sessions.c.user_id == sweep.user_id, sessions.c.end_time.is_(None))
         if after is not None:
-            due = due.where(sessions.c.session_id > after)
-        due = due.order_by(sessions.c.session_id).limit(limit)
+            seen = seen.where(sessions.c.session_id > after)
+        seen = seen.order_by(sessions.c.session_id).limit(limit)
 
-        async def work(connection: AsyncConnection) -> tuple[ExpiryBatch, UUID | None]:
-            batch = await _end(connection, due, now)
-            last = max((ended.session_id for ended in batch.ended), default=None)
-            return batch, last if batch.examined == limit else None
+        async def work(connection: AsyncConnection) -> SweepBatch:
+            rows = (await connection.execute(seen)).all()
+            last = rows[-1].session_id if len(rows) == limit else None
+            swept = [row.session_id for row in rows if row.swept]
+            if not swept:
+                return SweepBatch((), 0, last)
+            due = and_(_is_swept(sweep), sessions.c.session_id.between(swept[0], swept[-1]))
+            batch = await _end(connection, due, sessions.c.session_id, limit, now)
+            return SweepBatch(batch.ended, max(0, len(swept) - batch.examined), last)
 
         return await self._database.write(work)
 
@@ -100,12 +112,31 @@ class SqlUpkeepStore:
 
         return await self._database.read(work)
 
-    async def purge_ended(self, ended_before: datetime, limit: int) -> int:
+    async def plan_partitions(
+        self, now: datetime, made_before: datetime, ended_before: datetime
+    ) -> PartitionPlan:
+        return await self._partitions.plan(now, made_before, ended_before)
+
+    async def make_partition(self, end: datetime) -> bool:
+        return await self._partitions.make(end)
+
+    async def drop_partition(self, name: str) -> bool:
+        return await self._partitions.drop(name)
+
+    async def purge_ended(
+        self, ended_before: datetime, limit: int, made_before: datetime | None = None
+    ) -> int:
+        due = sessions.c.end_time < ended_before
+        span = None if made_before is None else await self._partitions.span()
+        if made_before is not None and span is not None:
+            first, last = first_id(made_before - span), first_id(made_before)
+            due = and_(due, ~sessions.c.session_id.between(first, last))
         old = (
             select(sessions.c.session_id)
-            .where(sessions.c.end_time < ended_before)
+            .where(due)
             .order_by(sessions.c.end_time)
             .limit(limit)
+            .with_for_update(skip_locked=True)
         )
         return await self._delete(sessions, sessions.c.session_id.in_(old))
 
@@ -114,7 +145,12 @@ class SqlUpkeepStore:
         return await self._count(old, limit)
 
     async def forget_attempts(self, now: datetime, limit: int) -> int:
-        closed = select(attempts.c.retry_hash).where(attempts.c.expire_time <= now).limit(limit)
+        closed = (
+            select(attempts.c.retry_hash)
+            .where(attempts.c.expire_time <= now)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
         return await self._delete(attempts, attempts.c.retry_hash.in_(closed))
 
     async def _count(self, statement: Select[Any], limit: int) -> int:
@@ -144,16 +180,26 @@ def _is_swept(sweep: PendingSweep) -> ColumnElement[bool]:
     return and_(covered, sessions.c.end_time.is_(None))
 
 
-async def _end(connection: AsyncConnection, due: Select[Any], now: datetime) -> ExpiryBatch:
+async def _end(
+    connection: AsyncConnection,
+    condition: ColumnElement[bool],
+    order: ColumnElement[Any],
+    limit: int,
+    now: datetime,
+) -> ExpiryBatch:
     """Record the endings of those due that are not live, and put off the next look at the others."""
+    # What follows from a row is worked out on the row as locked: what others changed meanwhile counts, and
+    # what others have locked is theirs.
     fact = (
         select(
             sessions.c.session_id,
-            sessions.c.user_id,
             first_check_time().label("next_check_time"),
             *facts(now),
         )
-        .where(sessions.c.session_id.in_(due))
+        .where(condition)
+        .order_by(order)
+        .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True, of=sessions)
         .cte("fact")
         .prefix_with("MATERIALIZED")
     )

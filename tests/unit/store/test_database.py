@@ -16,6 +16,7 @@ from sqlalchemy import text
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.store import dialect, hot_read, rows
 from session_authority_server.store.database import Database
+from session_authority_server.store.dialect import Sqlite
 from session_authority_server.store.protocol import Touch, Transaction
 from session_authority_server.store.schema import migrate, read_version
 from tests.contract.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
@@ -32,7 +33,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let databases opened from here on wait for a moment only."""
-    monkeypatch.setattr(dialect, "WRITER_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(dialect, "WAIT_SECONDS", 0.05)
     monkeypatch.setattr(dialect, "_BUSY_TIMEOUT_MILLISECONDS", 50)
 
 
@@ -172,9 +173,7 @@ async def test_a_reader_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
         async def slow(_connection: object) -> None:
             await go_on.wait()
 
-        holders = [
-            asyncio.create_task(engine.database.read(slow)) for _ in range(dialect.SQLITE_READERS)
-        ]
+        holders = [asyncio.create_task(engine.database.read(slow)) for _ in range(Sqlite.readers)]
         await asyncio.sleep(0.02)
         with pytest.raises(StoreUnavailable):
             await engine.sessions.list_live("ann", START, None, 10)
@@ -187,23 +186,22 @@ async def test_a_validation_waits_for_its_turn_so_long_only(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = asyncio.Event()
-    fetch_all = dialect.fetch_all
+    fetch_gathered = Sqlite.fetch_gathered
 
-    async def slow(*args: Any) -> list[Any]:
+    async def slow(*args: Any) -> Any:
         await go_on.wait()
-        return await fetch_all(*args)
+        return await fetch_gathered(*args)
 
-    monkeypatch.setattr(hot_read, "fetch_all", slow)
-    monkeypatch.setattr(hot_read, "WRITER_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(Sqlite, "fetch_gathered", slow)
+    monkeypatch.setattr(hot_read, "WAIT_SECONDS", 0.05)
     holders = [
-        asyncio.create_task(engine.sessions.read_sessions([uuid4()]))
-        for _ in range(dialect.SQLITE_READERS)
+        asyncio.create_task(engine.sessions.read_sessions([uuid4()])) for _ in range(Sqlite.readers)
     ]
     await asyncio.sleep(0.02)
     with pytest.raises(StoreUnavailable):
         await engine.sessions.read_sessions([uuid4()])
     go_on.set()
-    assert await asyncio.gather(*holders) == [{}] * dialect.SQLITE_READERS
+    assert await asyncio.gather(*holders) == [{}] * Sqlite.readers
     assert await engine.sessions.read_sessions([uuid4()]) == {}
 
 

@@ -15,6 +15,8 @@ OFTEN = timedelta(milliseconds=20)
 class Job:
     """A job that does what the test says."""
 
+    least_interval = timedelta(minutes=1)
+
     def __init__(self, name: str, work: Callable[[], Awaitable[int]] | None = None) -> None:
         self.name = name
         self.runs = 0
@@ -30,7 +32,7 @@ class Job:
 
 
 def scheduled(expire: Job, purge: Job | None = None, interval: timedelta = OFTEN) -> Schedule:
-    return Schedule(expire, purge or Job("purge"), SystemClock(), interval)  # type: ignore[arg-type]
+    return Schedule(expire, [purge or Job("purge")], SystemClock(), interval)  # type: ignore[arg-type, list-item]
 
 
 async def until(condition: Callable[[], bool]) -> None:

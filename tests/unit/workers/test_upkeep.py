@@ -17,7 +17,7 @@ from session_authority_workers.pace import Pace
 from session_authority_workers.purge import Purge
 from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
 
-QUICK = Pace(batch=3, pause_seconds=0)
+QUICK = Pace(batch=3, largest_batch=3, pause_share=0)
 RETENTION = Policy().history_retention
 
 
@@ -68,7 +68,7 @@ async def test_the_worker_stays_behind_the_slowest_validators_clock(
 ) -> None:
     session = a_session(lifetime=MINUTE)
     await engine.add(session)
-    expire = Expire(engine.upkeep, clock, Pace(pause_seconds=0))
+    expire = Expire(engine.upkeep, clock, Pace(pause_share=0))
     clock.advance(MINUTE + CLOCK_SKEW_ALLOWANCE - timedelta(microseconds=1))
     assert await expire() == 0
     clock.advance(timedelta(microseconds=1))

@@ -1,14 +1,23 @@
-"""Runs migrations on the connection that `store.schema` hands over."""
+"""Runs migrations on the connection that `store.schema` hands over, or writes them as SQL without one."""
 
 from alembic import context
 
 from session_authority_server.store.tables import metadata
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=metadata,
-    transaction_per_migration=True,
-    render_as_batch=True,
-)
+connection = context.config.attributes.get("connection")
+if connection is None:
+    context.configure(
+        dialect_name=context.config.attributes["dialect_name"],
+        target_metadata=metadata,
+        literal_binds=True,
+        transaction_per_migration=True,
+    )
+else:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        transaction_per_migration=True,
+        render_as_batch=True,
+    )
 with context.begin_transaction():
     context.run_migrations()

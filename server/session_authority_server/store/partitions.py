@@ -1,0 +1,185 @@
+"""Partitions of `sessions` by the time that ids carry: PostgreSQL's, for very large installations.
+
+Where rows would be deleted and vacuumed one by one, a whole partition is dropped. What that costs each read,
+and when it is worth it: docs/scaling.md.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from uuid import UUID
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import PartitionPlan
+from session_authority_server.store.tables import authority
+
+# How far ahead there are partitions: how long sign-ins go on without a worker.
+AHEAD = timedelta(days=30)
+_PREFIX = "sessions_until_"
+_STORAGE = (
+    "fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, "
+    "autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02"
+)
+_LOCK = 0x5E551014_A07408  # any number that other programs are not likely to use
+# Detached but not dropped is what a worker that was killed leaves behind.
+_EXISTING = text(
+    "SELECT c.relname, i.inhparent IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS pending "
+    "FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid "
+    f"WHERE c.relkind = 'r' AND c.relname ~ '^{_PREFIX}[0-9]{{8}}$' "
+    "AND c.relnamespace = current_schema()::regnamespace ORDER BY c.relname"
+)
+_DETACH_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Partitioning:
+    """That sessions are to be kept in partitions.
+
+    Attributes:
+        days: For how many days of sign-ins a partition is.
+        now: The present, from which on there are partitions.
+    """
+
+    days: int
+    now: datetime
+
+
+def first_partitions(partitioning: Partitioning) -> Iterator[str]:
+    """Give the statements that make a new table's partitions."""
+    span = timedelta(days=partitioning.days)
+    for end in _missing([], span, partitioning.now):
+        yield from _making(end, span, first=end <= partitioning.now + span)
+
+
+def noting(partitioning: Partitioning) -> str:
+    """Return the statement that notes how a database's sessions are kept."""
+    return f"UPDATE authority SET partition_days = {partitioning.days:d}"
+
+
+class Partitions:
+    """The partitions of one database; none, where it has none."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def span(self) -> timedelta | None:
+        """Return how long the time is whose sign-ins a partition holds; None where there are no partitions."""
+
+        async def work(connection: AsyncConnection) -> timedelta | None:
+            days = (await connection.execute(select(authority.c.partition_days))).scalar_one()
+            return None if days is None else timedelta(days=days)
+
+        return await self._database.read(work)
+
+    async def plan(
+        self, now: datetime, made_before: datetime, ended_before: datetime
+    ) -> PartitionPlan:
+        """Return which partitions are to be made and dropped."""
+        span = await self.span()
+        if span is None:
+            return PartitionPlan((), ())
+
+        async def work(connection: AsyncConnection) -> PartitionPlan:
+            existing = (await connection.execute(_EXISTING)).all()
+            attached = [_end(row.relname) for row in existing if row.attached]
+            drop = [
+                row.relname
+                for row in existing
+                if not row.attached
+                or row.pending
+                or (
+                    _end(row.relname) <= made_before
+                    and await _is_over(connection, row.relname, ended_before)
+                )
+            ]
+            return PartitionPlan(list(_missing(attached, span, now)), drop)
+
+        return await self._database.read(work)
+
+    async def make(self, end: datetime) -> bool:
+        """Make a partition for the time up to a moment, unless there is one. Return whether it was made."""
+        span = await self.span()
+        if span is None:
+            return False
+
+        async def work(connection: AsyncConnection) -> bool:
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            if end in [_end(row.relname) for row in await connection.execute(_EXISTING)]:
+                return False
+            for statement in _making(end, span):
+                await connection.exec_driver_sql(statement)
+            return True
+
+        return await self._database.write(work)
+
+    async def drop(self, name: str) -> bool:
+        """Drop a partition, unless somebody else does. Return whether it was.
+
+        Reads and writes of other partitions go on meanwhile.
+        """
+        if await self.span() is None:
+            return False
+
+        async def work(connection: AsyncConnection) -> bool:
+            if not await _is_alone(connection):
+                return False
+            states = {row.relname: row for row in await connection.execute(_EXISTING)}
+            if name not in states:
+                return False
+            if states[name].attached:
+                # Not in this transaction: without CONCURRENTLY, nobody could use the table meanwhile.
+                how = "FINALIZE" if states[name].pending else "CONCURRENTLY"
+                await self._database.run_alone(
+                    f"ALTER TABLE sessions DETACH PARTITION {name} {how}", _DETACH_SECONDS
+                )
+            await connection.exec_driver_sql(f"DROP TABLE {name}")
+            return True
+
+        return await self._database.write(work, limited=False)
+
+
+def _missing(ends: Sequence[datetime], span: timedelta, now: datetime) -> Iterator[datetime]:
+    """Give the ends of the partitions that there should be and aren't."""
+    end = max(ends) if ends else datetime.combine(now, time(), UTC)
+    while end < now + max(AHEAD, 2 * span):
+        end += span
+        yield end
+
+
+def _making(end: datetime, span: timedelta, *, first: bool = False) -> Iterator[str]:
+    name = f"{_PREFIX}{end:%Y%m%d}"
+    start = "MINVALUE" if first else f"'{first_id(end - span)}'"
+    # Attaching a table lets others go on with `sessions`, which making a partition outright does not.
+    yield f"CREATE TABLE {name} (LIKE sessions INCLUDING ALL) WITH ({_STORAGE})"
+    yield (
+        f"ALTER TABLE sessions ATTACH PARTITION {name} FOR VALUES FROM ({start}) "
+        f"TO ('{first_id(end)}')"
+    )
+
+
+def _end(name: str) -> datetime:
+    return datetime.strptime(name.removeprefix(_PREFIX), "%Y%m%d").replace(tzinfo=UTC)
+
+
+def first_id(moment: datetime) -> UUID:
+    """Return an id that no session made before a moment has or exceeds, and every later one exceeds."""
+    milliseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return UUID(int=milliseconds << 80)
+
+
+async def _is_over(connection: AsyncConnection, name: str, ended_before: datetime) -> bool:
+    """Say whether all sessions of a partition have recorded endings, before a moment."""
+    rest = text(
+        f"SELECT EXISTS (SELECT FROM {name} WHERE end_time IS NULL) "
+        f"OR EXISTS (SELECT FROM {name} WHERE end_time >= :ended_before)"
+    )
+    return not (await connection.execute(rest, {"ended_before": ended_before})).scalar_one()
+
+
+async def _is_alone(connection: AsyncConnection) -> bool:
+    """Be the only one who changes partitions until the transaction ends, unless somebody else is."""
+    lock = text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")
+    return bool((await connection.execute(lock)).scalar_one())

@@ -1,0 +1,221 @@
+"""What was asked of several servers at once and what they answered, and whether one truth explains it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+OK = "OK"
+NOT_LIVE = "NOT_LIVE"
+# What a call may answer beside OK. Anything else is a fault: an internal error, an outage that was none.
+ANSWERS = {
+    "create": {"AUTHENTICATION_TOO_OLD"},
+    "validate": {"REVOKED", "SIGNED_OUT", "LIMIT", "EXPIRED", "SUPERSEDED"},
+    "revoke": {NOT_LIVE},
+    "revoke_others": {NOT_LIVE},
+    "sign_out": set[str](),
+    "reauthenticate": {NOT_LIVE, "AUTHENTICATION_TOO_OLD"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call.
+
+    Attributes:
+        kind: Which.
+        begin: When it was sent, on a clock that all calls share.
+        end: When its answer was there.
+        user_id: Whose session it was about.
+        session_id: Of the token that it carried, or of the session that it made.
+        version: Which of the session's tokens it carried, the first being 0.
+        answer: OK, the reason of a rejection, or the name of an error.
+        target: The session that it was to end, where it is not all or its own.
+    """
+
+    kind: str
+    begin: float
+    end: float
+    user_id: str
+    session_id: str
+    version: int = 0
+    answer: str = OK
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many live sessions a user had while nothing was asked."""
+
+    user_id: str
+    live: int
+
+
+@dataclass
+class History:
+    """A whole run.
+
+    Attributes:
+        limit: How many live sessions a user may have.
+        lifetimes: How long sessions live, in seconds, those that expire within the run.
+        calls: What was asked and answered.
+        counts: What was counted at quiet moments and at the end.
+        kept: The sessions that the database held at the end.
+        worker_said: How many endings the workers said they recorded.
+        worker_did: How many endings the database holds that only workers record.
+    """
+
+    limit: int
+    lifetimes: dict[str, float] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    counts: list[Count] = field(default_factory=list)
+    kept: set[str] = field(default_factory=set)
+    worker_said: int = 0
+    worker_did: int = 0
+
+
+def violations(history: History) -> Iterator[str]:
+    """Give what no order of the calls, one after the other, could explain."""
+    yield from _wrong_answers(history)
+    yield from _accepted_after_ending(history)
+    yield from _resurrected(history)
+    yield from _ended_without_cause(history)
+    yield from _above_limit(history)
+    yield from _done_twice_or_lost(history)
+
+
+def _wrong_answers(history: History) -> Iterator[str]:
+    for call in history.calls:
+        if call.answer != OK and call.answer not in ANSWERS[call.kind]:
+            yield f"answered wrongly: {call}"
+
+
+def _accepted_after_ending(history: History) -> Iterator[str]:
+    ended: dict[str, Call] = {}  # by the earliest answer
+    for session_id, ending in _answered_endings(history):
+        if session_id not in ended or ending.end < ended[session_id].end:
+            ended[session_id] = ending
+    replaced = {
+        (call.session_id, call.version): call
+        for call in history.calls
+        if call.kind == "reauthenticate" and call.answer == OK
+    }
+    for call in filter(_proved_live, history.calls):
+        for before in (
+            ended.get(call.session_id),
+            replaced.get((call.session_id, call.version)),
+        ):
+            if before is not None and call.begin > before.end:
+                yield f"accepted after its ending was answered: {call} after {before}"
+
+
+def _answered_endings(history: History) -> Iterator[tuple[str, Call]]:
+    """Give the sessions that were certainly live no more when a call was answered, and that call."""
+    renewals = [call for call in history.calls if call.kind == "reauthenticate"]
+    for call in history.calls:
+        if call.answer != OK:
+            continue
+        if call.kind == "revoke":
+            yield call.target, call
+        elif call.kind == "sign_out" and not any(
+            # A token that may have been replaced by then ends nothing.
+            renewal.session_id == call.session_id
+            and renewal.version <= call.version
+            and renewal.begin < call.end
+            for renewal in renewals
+        ):
+            yield call.session_id, call
+        elif call.kind == "revoke_others":
+            for creation in filter(_made, history.calls):
+                other = creation.session_id != call.session_id
+                if other and creation.user_id == call.user_id and creation.end < call.begin:
+                    yield creation.session_id, call
+
+
+def _resurrected(history: History) -> Iterator[str]:
+    dead: dict[tuple[str, int], Call] = {}
+    for call in sorted(history.calls, key=lambda call: call.end):
+        key = call.session_id, call.version
+        rejected = call.kind == "validate" and call.answer != OK
+        if (rejected or call.answer == NOT_LIVE) and key not in dead:
+            dead[key] = call
+    for call in history.calls:
+        before = dead.get((call.session_id, call.version))
+        if before is not None and _proved_live(call) and call.begin > before.end:
+            yield f"accepted after it was rejected: {call} after {before}"
+
+
+def _ended_without_cause(history: History) -> Iterator[str]:
+    first: dict[tuple[str, str], Call] = {}  # what explains the first explains the others
+    for call in sorted(history.calls, key=lambda call: call.end):
+        if call.kind == "validate" and call.answer in ANSWERS["validate"]:
+            first.setdefault((call.session_id, call.answer), call)
+    causes = [call for call in history.calls if call.kind != "validate"]
+    for call in first.values():
+        before = [
+            cause for cause in causes if cause.begin < call.end and cause.user_id == call.user_id
+        ]
+        if not _has_cause(call, before, history):
+            yield f"rejected without a cause: {call}"
+
+
+def _has_cause(rejected: Call, before: list[Call], history: History) -> bool:
+    own = [call for call in before if call.session_id == rejected.session_id]
+    born = min((call.begin for call in own if call.kind == "create"), default=0.0)
+    match rejected.answer:
+        case "REVOKED":
+            return any(
+                (call.kind == "revoke" and call.target == rejected.session_id)
+                or (
+                    call.kind == "revoke_others"
+                    and call.session_id != rejected.session_id
+                    and call.end > born
+                )
+                for call in before
+            )
+        case "SIGNED_OUT":
+            return any(
+                call.kind == "sign_out"
+                or (call.kind == "revoke" and call.target == call.session_id)
+                for call in own
+            )
+        case "LIMIT":
+            return sum(call.kind == "create" for call in before) > history.limit
+        case "SUPERSEDED":
+            return any(call.kind == "reauthenticate" for call in own)
+        case _:
+            lifetime = history.lifetimes.get(rejected.session_id)
+            # From its creation, which every renewal comes after.
+            return lifetime is not None and rejected.end >= born + lifetime
+
+
+def _above_limit(history: History) -> Iterator[str]:
+    for count in history.counts:
+        if count.live > history.limit:
+            yield f"above the limit of {history.limit}: {count}"
+
+
+def _done_twice_or_lost(history: History) -> Iterator[str]:
+    made = Counter(call.session_id for call in history.calls if _made(call))
+    for session_id, times in made.items():
+        if times > 1:
+            yield f"one session made by {times} calls: {session_id}"
+    for session_id in made.keys() - history.kept:
+        yield f"answered and lost: {session_id}"
+    for session_id in history.kept - made.keys():
+        yield f"made and not answered: {session_id}"
+    if history.worker_said != history.worker_did:
+        yield f"workers recorded {history.worker_said} endings of {history.worker_did}"
+
+
+def _made(call: Call) -> bool:
+    return call.kind == "create" and call.answer == OK
+
+
+def _proved_live(call: Call) -> bool:
+    """Say whether a call's answer says that its token was good."""
+    return call.answer == OK and call.kind in {
+        "validate",
+        "revoke",
+        "revoke_others",
+        "reauthenticate",
+    }

@@ -1,0 +1,425 @@
+"""Whatever befalls PostgreSQL, callers get a clear error in time, nothing answered is lost, and it passes."""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1 import session_service_pb2_grpc
+from tests import postgresql
+from tests.contract.engines import migrated_postgresql
+from tests.integration.program import Program, run, serving
+from tests.postgresql import Cluster
+
+DEADLINE_SECONDS = 5.0
+PROMPT_SECONDS = 1.5
+RECOVERY_SECONDS = 2.0
+CRASHES = 1
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Calls:
+    """Calls without retries, each with how long it took and what came of it."""
+
+    def __init__(self, stub: "session_service_pb2_grpc.SessionServiceAsyncStub") -> None:
+        self._stub = stub
+
+    async def create(self, user_id: str) -> pb.CreateSessionResponse:
+        request = pb.CreateSessionRequest(user_id=user_id, retry_secret=secrets.token_bytes(32))
+        return await self._stub.CreateSession(request, timeout=DEADLINE_SECONDS)
+
+    async def validate(self, token: str) -> pb.ValidateSessionResponse:
+        request = pb.ValidateSessionRequest(session_token=token)
+        return await self._stub.ValidateSession(request, timeout=DEADLINE_SECONDS)
+
+    async def revoke(self, token: str, session_id: str) -> None:
+        request = pb.RevokeSessionRequest(session_token=token, session_id=session_id)
+        await self._stub.RevokeSession(request, timeout=DEADLINE_SECONDS)
+
+
+@asynccontextmanager
+async def calling(server: Program) -> AsyncIterator[Calls]:
+    options = [("grpc.enable_retries", 0)]
+    async with grpc.aio.insecure_channel(server.address, options) as channel:
+        yield Calls(session_service_pb2_grpc.SessionServiceStub(channel))
+
+
+async def failure_of(call: Awaitable[object]) -> grpc.StatusCode:
+    """Return how a call failed, which it must before its deadline, or soon after it."""
+    started = time.monotonic()
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    assert time.monotonic() - started < DEADLINE_SECONDS + 0.5
+    if failed.value.code() is UNAVAILABLE:
+        assert (failed.value.details() or "").startswith("the store is not available")
+    return failed.value.code()
+
+
+async def prompt(call: Awaitable[pb.CreateSessionResponse]) -> pb.CreateSessionResponse:
+    return await asyncio.wait_for(call, PROMPT_SECONDS)
+
+
+def settings(url: str) -> dict[str, str]:
+    return {"SESSION_AUTHORITY_DATABASE_URL": url, "SESSION_AUTHORITY_SESSION_LIMIT": "0"}
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with migrated_postgresql() as address:
+        yield address
+
+
+@pytest.fixture
+def server(url: str, tmp_path: Path) -> Iterator[Program]:
+    """A server on a database of its own, which nothing may end or upset."""
+    with serving(tmp_path, settings=settings(url)) as program:
+        yield program
+        assert program.process.poll() is None
+        assert program.stop() == 0
+        assert [line for line in program.stderr.splitlines() if "Traceback" in line] == []
+
+
+@pytest.fixture
+async def calls(server: Program) -> AsyncIterator[Calls]:
+    async with calling(server) as made:
+        yield made
+
+
+@pytest.fixture
+def admin(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+    """Somebody's psql."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+Admin = psycopg.Connection[tuple[object, ...]]
+
+
+# Something in the way
+
+
+async def test_a_user_locked_by_somebody_else_keeps_only_that_user_waiting(
+    calls: Calls, admin: Admin
+) -> None:
+    mine = await calls.create("ada")
+    with admin.transaction():
+        admin.execute("SELECT FROM users WHERE user_id = 'ada' FOR UPDATE")
+        waiting = asyncio.create_task(failure_of(calls.create("ada")))
+        await prompt(calls.create("bob"))
+        assert (await calls.validate(mine.session_token)).HasField("session")
+        assert await waiting is UNAVAILABLE
+    await prompt(calls.create("ada"))
+
+
+async def test_more_writes_than_connections_fail_in_time_while_reads_go_on(
+    calls: Calls, admin: Admin
+) -> None:
+    mine = await calls.create("ada")
+    with admin.transaction():
+        admin.execute("SELECT FROM users WHERE user_id = 'ada' FOR UPDATE")
+        waiting = [asyncio.create_task(failure_of(calls.create("ada"))) for _ in range(40)]
+        while not all(task.done() for task in waiting):
+            started = time.monotonic()
+            assert (await calls.validate(mine.session_token)).HasField("session")
+            assert time.monotonic() - started < PROMPT_SECONDS
+            await asyncio.sleep(0.05)
+        outcomes = [task.result() for task in waiting]
+    assert set(outcomes) <= {UNAVAILABLE, LATE}
+    assert outcomes.count(UNAVAILABLE) >= 20
+    await recovered(lambda: calls.create("ada"))
+
+
+async def test_a_table_locked_by_somebody_else_keeps_nobody_beyond_the_deadline(
+    calls: Calls, admin: Admin
+) -> None:
+    mine = await calls.create("ada")
+    with admin.transaction():
+        admin.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
+        outcomes = await asyncio.gather(
+            *(failure_of(calls.validate(mine.session_token)) for _ in range(20)),
+            *(failure_of(calls.create("ada")) for _ in range(20)),
+        )
+    assert set(outcomes) <= {UNAVAILABLE, LATE}
+    await recovered(lambda: calls.validate(mine.session_token))
+    await recovered(lambda: calls.create("ada"))
+
+
+async def recovered(call: Callable[[], Awaitable[object]]) -> None:
+    """Wait until calls succeed again, which must be soon."""
+    give_up = time.monotonic() + RECOVERY_SECONDS
+    while True:
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not UNAVAILABLE or time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+async def test_a_disk_that_is_full_fails_writes_and_not_reads(calls: Calls, admin: Admin) -> None:
+    mine = await calls.create("ada")
+    admin.execute(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; "
+        "END $$; CREATE TRIGGER full_disk BEFORE INSERT ON sessions "
+        "FOR EACH ROW EXECUTE FUNCTION full_disk()"
+    )
+    assert await failure_of(calls.create("ada")) is UNAVAILABLE
+    assert (await calls.validate(mine.session_token)).HasField("session")
+    admin.execute("DROP TRIGGER full_disk ON sessions")
+    await prompt(calls.create("ada"))
+
+
+async def test_a_database_that_became_read_only_is_not_used(
+    calls: Calls, admin: Admin, server: Program
+) -> None:
+    mine = await calls.create("ada")
+    database = admin.info.dbname
+    admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on".encode())
+    admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid != pg_backend_pid()"
+    )
+    for _ in range(3):  # those found dead, and then new ones
+        assert await failure_of(calls.create("ada")) is UNAVAILABLE
+        assert await failure_of(calls.validate(mine.session_token)) is UNAVAILABLE
+    assert "read-only" in server.stderr
+    admin.execute("SET transaction_read_only = off")
+    admin.execute("SET default_transaction_read_only = off")
+    admin.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only".encode())
+    await recovered(lambda: calls.validate(mine.session_token))
+    await recovered(lambda: calls.create("ada"))
+
+
+async def test_a_missing_table_is_unavailable_until_it_is_back(calls: Calls, admin: Admin) -> None:
+    mine = await calls.create("ada")
+    admin.execute("ALTER TABLE sessions RENAME TO lost")
+    assert await failure_of(calls.create("ada")) is UNAVAILABLE
+    assert await failure_of(calls.validate(mine.session_token)) is UNAVAILABLE
+    admin.execute("ALTER TABLE lost RENAME TO sessions")
+    assert (await calls.validate(mine.session_token)).HasField("session")
+    await prompt(calls.create("ada"))
+
+
+# Refusing to start
+
+
+SECRET = "tr0ub4dor-p"
+
+
+def refusal(url: str, folder: Path, *command: str) -> str:
+    """Return the one line in which a command refuses, which has no password in it."""
+    started = time.monotonic()
+    done = run(*command, cwd=folder, settings=settings(url))
+    assert time.monotonic() - started < 10
+    assert done.returncode == 1
+    assert done.stdout == ""
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    for said in (done.stdout, done.stderr):
+        assert SECRET not in said
+        assert "Traceback" not in said
+    return line
+
+
+SERVE = ("serve", "--listen", "127.0.0.1:0")
+
+
+@pytest.mark.parametrize("command", [SERVE, ("worker", "--once"), ("migrate",)])
+def test_a_wrong_password_is_refused_in_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
+    with _password_needed() as server:
+        url = f"postgresql://app:{SECRET}@127.0.0.1:{server.port}/postgres"
+        line = refusal(url, tmp_path, *command)
+    assert f"postgresql://127.0.0.1:{server.port}/postgres can't be used" in line
+    assert 'password authentication failed for user "app"' in line
+
+
+@contextlib.contextmanager
+def _password_needed() -> Iterator[Cluster]:
+    with postgresql.cluster() as server:
+        server.psql("CREATE ROLE app LOGIN PASSWORD 'another'")
+        rules = server.folder / "data" / "pg_hba.conf"
+        rules.write_text("host all app 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        server.psql("SELECT pg_reload_conf()")
+        yield server
+
+
+def test_a_server_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
+    url = f"postgresql://app:{SECRET}@127.0.0.1:{postgresql.free_port()}/postgres"
+    assert "Connection refused" in refusal(url, tmp_path, *SERVE)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        f"app:{SECRET}@127.0.0.1:port/postgres",
+        f"app:{SECRET}@@127.0.0.1:1/postgres",
+        f"app:{SECRET}/@127.0.0.1:1/postgres",
+        f"127.0.0.1:1/postgres?user=app&password={SECRET}",
+        f"127.0.0.1:1/postgres?passwort={SECRET}",
+    ],
+)
+def test_no_part_of_a_password_is_shown_however_it_is_given(tmp_path: Path, rest: str) -> None:
+    refusal(f"postgresql://{rest}", tmp_path, *SERVE)
+
+
+# A standby that does not answer
+
+
+@pytest.fixture
+def lonely(tmp_path: Path) -> Iterator[tuple[Cluster, Program]]:
+    """A server whose database can be told to wait for a standby that is not there."""
+    with postgresql.cluster() as cluster:
+        assert run("migrate", cwd=tmp_path, settings=settings(cluster.url())).returncode == 0
+        with serving(tmp_path, "--no-worker", settings=settings(cluster.url())) as program:
+            yield cluster, program
+
+
+def _wait_for_standby(cluster: Cluster, names: str) -> None:
+    cluster.psql(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+    cluster.psql("SELECT pg_reload_conf()")
+    give_up = time.monotonic() + 5
+    while cluster.psql("SHOW synchronous_standby_names") != names:
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    time.sleep(0.3)  # for every connection to hear of it
+
+
+CANCEL_WAITS = (
+    "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+)
+
+
+async def test_a_commit_without_the_standbys_word_is_no_success(
+    lonely: tuple[Cluster, Program],
+) -> None:
+    cluster, program = lonely
+    async with calling(program) as calls:
+        mine = await calls.create("ada")
+        other = await calls.create("ada")
+        _wait_for_standby(cluster, "absent")
+        for call in (
+            calls.create("bob"),
+            calls.revoke(mine.session_token, other.session.session_id),
+        ):
+            waiting = asyncio.create_task(failure_of(call))
+            while await asyncio.to_thread(cluster.psql, CANCEL_WAITS) == "0":
+                assert not waiting.done()
+            assert await waiting is UNAVAILABLE
+        assert "not confirmed by the synchronous standby" in program.stderr
+        _wait_for_standby(cluster, "")
+        await prompt(calls.create("bob"))
+        assert (await calls.validate(mine.session_token)).HasField("session")
+    assert program.stop() == 0
+
+
+async def test_a_standby_that_stays_away_keeps_nobody_beyond_the_deadline(
+    lonely: tuple[Cluster, Program],
+) -> None:
+    cluster, program = lonely
+    async with calling(program) as calls:
+        mine = await calls.create("ada")
+        _wait_for_standby(cluster, "absent")
+        outcomes = await asyncio.gather(*(failure_of(calls.create("bob")) for _ in range(30)))
+        assert set(outcomes) <= {UNAVAILABLE, LATE}
+        assert (await calls.validate(mine.session_token)).HasField("session")
+        started = time.monotonic()
+        assert await asyncio.to_thread(program.stop) == 0
+        assert time.monotonic() - started < DEADLINE_SECONDS
+
+
+# A crash
+
+
+@dataclass
+class Ledger:
+    """What was answered, and what was asked and not answered."""
+
+    created: list[pb.CreateSessionResponse] = field(default_factory=list)
+    revoke_asked: set[str] = field(default_factory=set)
+    revoke_answered: set[str] = field(default_factory=set)
+    failures: list[tuple[float, grpc.aio.AioRpcError]] = field(default_factory=list)
+    successes: dict[str, float] = field(default_factory=dict)
+
+
+async def _load(calls: Calls, user_id: str, ledger: Ledger, until: asyncio.Event) -> None:
+    mine: pb.CreateSessionResponse | None = None
+    while not until.is_set():
+        doing = "create"
+        try:
+            if mine is None:
+                mine = await calls.create(user_id)
+                ledger.created.append(mine)
+            other = await calls.create(user_id)
+            ledger.created.append(other)
+            ledger.successes[doing] = time.monotonic()
+            doing = "validate"
+            answer = await calls.validate(mine.session_token)
+            assert answer.HasField("session"), "an answered sign-in was lost"
+            ledger.successes[doing] = time.monotonic()
+            doing = "revoke"
+            ledger.revoke_asked.add(other.session.session_id)
+            await calls.revoke(mine.session_token, other.session.session_id)
+            ledger.revoke_answered.add(other.session.session_id)
+            ledger.successes[doing] = time.monotonic()
+        except grpc.aio.AioRpcError as error:
+            ledger.failures.append((time.monotonic(), error))
+            await asyncio.sleep(0.02)
+
+
+async def test_a_crash_under_load_loses_nothing_answered_and_passes_within_two_seconds(
+    tmp_path: Path,
+) -> None:
+    ledger, until = Ledger(), asyncio.Event()
+    with postgresql.cluster() as cluster:
+        url = cluster.url()
+        assert run("migrate", cwd=tmp_path, settings=settings(url)).returncode == 0
+        with serving(tmp_path, settings=settings(url)) as program:
+            async with calling(program) as calls:
+                tasks = [
+                    asyncio.create_task(_load(calls, f"user-{number}", ledger, until))
+                    for number in range(24)
+                ]
+                for _ in range(CRASHES):
+                    await asyncio.sleep(0.7)
+                    failed_before = len(ledger.failures)
+                    await asyncio.to_thread(cluster.stop, at_once=True)
+                    await asyncio.sleep(0.5)
+                    assert len(ledger.failures) > failed_before
+                    await asyncio.to_thread(cluster.start)
+                    back = time.monotonic()
+                    await asyncio.sleep(RECOVERY_SECONDS + 0.5)
+                    last_failure = max(moment for moment, _ in ledger.failures)
+                    assert last_failure < back + RECOVERY_SECONDS
+                    assert min(ledger.successes.values()) > back + RECOVERY_SECONDS
+                until.set()
+                await asyncio.gather(*tasks)
+                for _, error in ledger.failures:
+                    assert error.code() is UNAVAILABLE, error
+                    assert (error.details() or "").startswith("the store is not available")
+                await _check(calls, ledger)
+            assert program.stop() == 0
+            assert "Traceback" not in program.stderr
+    assert ledger.revoke_answered
+
+
+async def _check(calls: Calls, ledger: Ledger) -> None:
+    for new in ledger.created:
+        session_id = new.session.session_id
+        answer = await calls.validate(new.session_token)
+        if session_id in ledger.revoke_answered:
+            assert answer.HasField("rejection"), "an answered ending was lost"
+        elif session_id not in ledger.revoke_asked:
+            assert answer.HasField("session"), "an answered sign-in was lost"

@@ -1,0 +1,360 @@
+"""Two servers and two workers on one PostgreSQL, everything at once: one truth explains every answer.
+
+SESSION_AUTHORITY_RACE_SECONDS makes it last longer, SESSION_AUTHORITY_RACE_SEED makes another one of it.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+
+from session_authority import (
+    AsyncSessionClient,
+    AuthenticationTooOld,
+    Rejection,
+    Session,
+    SessionAuthorityError,
+    SessionNotLive,
+    SessionToken,
+    ValidationRequest,
+)
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store.database import Database
+from session_authority_server.store.sql_store import SqlSessionStore
+from tests import postgresql
+from tests.integration.program import Program, run, running, serving
+from tests.integration.race_history import NOT_LIVE, OK, Call, Count, History, violations
+from tests.postgresql import Cluster
+
+SECONDS = float(os.environ.get("SESSION_AUTHORITY_RACE_SECONDS", "8"))
+SEED = int(os.environ.get("SESSION_AUTHORITY_RACE_SEED", "1"))
+ROUND_SECONDS = 2.0
+USERS = ("ann", "bob", "cyd", "dan")
+RACERS_A_USER = 5
+LIMIT = 4
+SHORT_SECONDS = 1.0
+RECENT = 6
+WATCHERS = 4
+CROWD_SIZE = 3_000
+KINDS = {
+    "create": 18,
+    "validate": 34,
+    "batch": 8,
+    "revoke": 10,
+    "revoke_others": 4,
+    "sign_out": 6,
+    "reauthenticate": 8,
+}
+# The worker is to meet live sessions too, of which it has to find that they live.
+NUDGE = (
+    "UPDATE sessions SET check_time = now() - interval '1 minute' WHERE session_id IN (SELECT "
+    "session_id FROM sessions WHERE end_time IS NULL ORDER BY session_id FOR NO KEY UPDATE SKIP LOCKED)"
+)
+# And so much work at once that both are at it.
+CROWD = (
+    "INSERT INTO users (user_id, epoch) VALUES ('crowd', 0) ON CONFLICT DO NOTHING; "
+    "INSERT INTO sessions SELECT (jsonb_populate_record(s, jsonb_build_object("
+    "'session_id', gen_random_uuid(), 'user_id', 'crowd', 'user_epoch', 0, 'idle_timeout', null, "
+    "'expire_time', now() - interval '1 minute', 'check_time', now() - interval '1 minute', "
+    "'end_time', null, 'end_reason', null, 'initiating_entity', null))).* "
+    f"FROM sessions AS s, generate_series(1, {CROWD_SIZE}) LIMIT {CROWD_SIZE}"
+)
+ENDED_BY_WORKERS = (
+    "SELECT count(*) FROM sessions s LEFT JOIN sweeps w ON w.user_id = s.user_id "
+    "AND w.epoch = s.user_epoch + 1 WHERE s.end_reason = 3 OR s.end_time = w.sweep_time"
+)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A token that somebody holds, good or not."""
+
+    session_id: str
+    user_id: str
+    token: SessionToken
+    version: int = 0
+
+
+class Race:
+    """The callers, what they hold, and what they saw."""
+
+    def __init__(self, clients: list[AsyncSessionClient], seed: int) -> None:
+        self.history = History(LIMIT)
+        self._clients = clients
+        self._seed = seed
+        self._held: dict[str, list[Held]] = defaultdict(list)
+
+    async def run(self, round_number: int, seconds: float) -> None:
+        """Let every racer race for a while, and end with nobody asking anything."""
+        stop_at = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as racers:
+            for user_id in USERS:
+                for number in range(RACERS_A_USER):
+                    chance = random.Random(f"{self._seed} {round_number} {user_id} {number}")
+                    racers.create_task(self._race(user_id, chance, stop_at))
+
+    async def crowd_in(self) -> None:
+        """Let everybody sign in more often than allowed, all at once."""
+        chance = random.Random(self._seed)
+        await asyncio.gather(
+            *(self._create(user_id, chance) for user_id in USERS for _ in range(2 * LIMIT))
+        )
+
+    async def look_at_all(self) -> None:
+        """Ask every server about every token."""
+        for client in self._clients:
+            for held in self._held.values():
+                await self._validate_many(client, held)
+
+    async def _race(self, user_id: str, chance: random.Random, stop_at: float) -> None:
+        while time.monotonic() < stop_at:
+            [kind] = chance.choices(list(KINDS), list(KINDS.values()))
+            held = self._held[user_id]
+            if not held or kind == "create":
+                await self._create(user_id, chance)
+                continue
+            mine = chance.choice(held[-RECENT:] if chance.random() < 0.8 else held)
+            other = chance.choice(held[-RECENT:])
+            match kind:
+                case "validate":
+                    await self._validate(mine, chance)
+                case "batch":
+                    await self._validate_many(chance.choice(self._clients), held[-2 * RECENT :])
+                case "revoke":
+                    await self._revoke(mine, other, chance)
+                case "revoke_others":
+                    await self._revoke_others(mine, chance)
+                case "sign_out":
+                    await self._sign_out(mine, chance)
+                case _:
+                    await self._reauthenticate(mine, chance)
+
+    async def _create(self, user_id: str, chance: random.Random) -> None:
+        short = chance.random() < 0.3
+        begin = time.monotonic()
+        creating = chance.choice(self._clients).create(
+            user_id,
+            lifetime=timedelta(seconds=SHORT_SECONDS) if short else None,
+            idle_timeout=timedelta(minutes=1) if chance.random() < 0.5 else None,
+        )
+        try:
+            new = await creating
+        except SessionAuthorityError as error:
+            self._note("create", begin, Held("", user_id, SessionToken("none")), _answer(error))
+            return
+        held = Held(new.session.session_id, user_id, new.token)
+        if short:
+            self.history.lifetimes[held.session_id] = SHORT_SECONDS
+        self._note("create", begin, held)
+        self._held[user_id].append(held)
+
+    async def _validate(self, held: Held, chance: random.Random) -> None:
+        client, address = chance.choice(self._clients), f"203.0.113.{chance.randrange(250)}"
+        begin = time.monotonic()
+        try:
+            answer = _verdict(await client.validate(held.token, ip_address=address))
+        except SessionAuthorityError as error:
+            answer = _answer(error)
+        self._note("validate", begin, held, answer)
+
+    async def _validate_many(self, client: AsyncSessionClient, asked: list[Held]) -> None:
+        asked = list(asked)
+        begin = time.monotonic()
+        answers = await client.validate_many([ValidationRequest(held.token) for held in asked])
+        for held, answer in zip(asked, answers, strict=True):
+            self._note("validate", begin, held, _verdict(answer))
+
+    async def _revoke(self, mine: Held, other: Held, chance: random.Random) -> None:
+        revoking = chance.choice(self._clients).revoke(mine.token, other.session_id)
+        await self._watching(other, chance, self._do("revoke", mine, revoking, other.session_id))
+
+    async def _revoke_others(self, mine: Held, chance: random.Random) -> None:
+        ending = chance.choice(self._clients).revoke_others(mine.token)
+        other = chance.choice(self._held[mine.user_id][-RECENT:])
+        await self._watching(other, chance, self._do("revoke_others", mine, ending))
+
+    async def _sign_out(self, mine: Held, chance: random.Random) -> None:
+        ending = chance.choice(self._clients).sign_out(mine.token)
+        await self._watching(mine, chance, self._do("sign_out", mine, ending))
+
+    async def _watching(
+        self, held: Held, chance: random.Random, ending: Coroutine[object, object, None]
+    ) -> None:
+        """Ask about a session all the time while it is ended, and once more right after."""
+        ended = asyncio.create_task(ending)
+
+        async def watch() -> None:
+            while not ended.done():
+                await self._validate(held, chance)
+
+        watching = [asyncio.create_task(watch()) for _ in range(WATCHERS)]
+        await ended
+        await asyncio.gather(
+            *watching, *(self._validate(held, chance) for _ in range(len(self._clients) * 2))
+        )
+
+    async def _reauthenticate(self, mine: Held, chance: random.Random) -> None:
+        begin = time.monotonic()
+        try:
+            new = await chance.choice(self._clients).reauthenticate(mine.token)
+        except SessionAuthorityError as error:
+            self._note("reauthenticate", begin, mine, _answer(error))
+            return
+        self._note("reauthenticate", begin, mine)
+        renewed = Held(mine.session_id, mine.user_id, new.token, mine.version + 1)
+        self._held[mine.user_id].append(renewed)
+        await self._validate(mine, chance)
+
+    async def _do(self, kind: str, mine: Held, call: Awaitable[object], target: str = "") -> None:
+        begin = time.monotonic()
+        try:
+            await call
+        except SessionAuthorityError as error:
+            self._note(kind, begin, mine, _answer(error), target)
+        else:
+            self._note(kind, begin, mine, OK, target)
+
+    def _note(
+        self, kind: str, begin: float, held: Held, answer: str = OK, target: str = ""
+    ) -> None:
+        self.history.calls.append(
+            Call(
+                kind,
+                begin,
+                time.monotonic(),
+                held.user_id,
+                held.session_id,
+                held.version,
+                answer,
+                target,
+            )
+        )
+
+
+def _verdict(answer: Session | Rejection) -> str:
+    return answer.reason.name if isinstance(answer, Rejection) else OK
+
+
+def _answer(error: SessionAuthorityError) -> str:
+    if isinstance(error, SessionNotLive):
+        return NOT_LIVE
+    if isinstance(error, AuthenticationTooOld):
+        return "AUTHENTICATION_TOO_OLD"
+    return f"{type(error).__name__}: {error}"
+
+
+async def _nudge(url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        while True:
+            await connection.execute(NUDGE)
+            await asyncio.sleep(0.05)
+
+
+async def _crowd(url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(CROWD.encode())
+
+
+async def _count(url: str, history: History) -> None:
+    database = Database.postgresql(url)
+    try:
+        store, now = SqlSessionStore(database), SystemClock().now()
+        for user_id in USERS:
+            live = await store.list_live(user_id, now, None, 100)
+            history.counts.append(Count(user_id, len(live)))
+    finally:
+        await database.close()
+
+
+async def _race(url: str, addresses: list[str]) -> Race:
+    async with contextlib.AsyncExitStack() as stack:
+        race = Race(
+            [await stack.enter_async_context(AsyncSessionClient(each)) for each in addresses], SEED
+        )
+        nudging = asyncio.create_task(_nudge(url))
+        stop_at, round_number = time.monotonic() + SECONDS, 0
+        while (left := stop_at - time.monotonic()) > 0:
+            await race.run(round_number, min(left, ROUND_SECONDS))
+            await race.crowd_in()
+            await _count(url, race.history)
+            await race.look_at_all()
+            await _crowd(url)
+            round_number += 1
+        nudging.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await nudging
+    return race
+
+
+@contextlib.contextmanager
+def _all_running(cluster: Cluster, folder: Path) -> Iterator[tuple[list[Program], list[Program]]]:
+    settings = {
+        "SESSION_AUTHORITY_DATABASE_URL": cluster.url(),
+        "SESSION_AUTHORITY_SESSION_LIMIT": str(LIMIT),
+        "SESSION_AUTHORITY_LAST_ACTIVE_RESOLUTION_SECONDS": "1",
+        "SESSION_AUTHORITY_WORKER_INTERVAL_SECONDS": "0.1",
+    }
+    assert run("migrate", cwd=folder, settings=settings).returncode == 0
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(serving(folder, "--no-worker", settings=settings)) for _ in range(2)
+        ]
+        workers = [
+            stack.enter_context(running("worker", cwd=folder, settings=settings)) for _ in range(2)
+        ]
+        for worker in workers:
+            worker.wait_for("(worker on)")
+        yield servers, workers
+
+
+def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path: Path) -> None:
+    with postgresql.cluster(log_min_messages="error") as cluster:
+        with _all_running(cluster, tmp_path) as (servers, workers):
+            race = asyncio.run(_race(cluster.url(), [server.address for server in servers]))
+            for program in (*servers, *workers):
+                assert program.stop() == 0
+        history = race.history
+        done = run(
+            "worker",
+            "--once",
+            cwd=tmp_path,
+            settings={"SESSION_AUTHORITY_DATABASE_URL": cluster.url()},
+        )
+        said = [worker.stderr for worker in workers] + [done.stdout]
+        history.worker_said = sum(
+            int(rows) for text in said for rows in re.findall(r"expire: (\d+) rows", text)
+        )
+        history.worker_did = int(cluster.psql(ENDED_BY_WORKERS))
+        history.kept = set(
+            cluster.psql("SELECT session_id FROM sessions WHERE user_id != 'crowd'").split()
+        )
+        asyncio.run(_count(cluster.url(), history))
+        log = (cluster.folder / "log").read_text()
+
+    found = list(violations(history))
+    assert found == [], f"seed {SEED}: {len(found)} violations"
+    for text in (*(program.stderr for program in (*servers, *workers)), log):
+        assert [line for line in text.splitlines() if _is_trouble(line)] == []
+    # It was a race: everything happened, often, and met the others.
+    happened = {(call.kind, call.answer == OK) for call in history.calls}
+    assert happened >= {(kind, True) for kind in KINDS if kind != "batch"}
+    rejections = {call.answer for call in history.calls if call.kind == "validate"}
+    assert rejections >= {"REVOKED", "SIGNED_OUT", "LIMIT", "EXPIRED", "SUPERSEDED"}
+    assert len(history.calls) > 100 * SECONDS
+    assert history.worker_did > 0
+
+
+def _is_trouble(line: str) -> bool:
+    return any(
+        sign in line
+        for sign in ("deadlock", "could not serialize", "Traceback", "the store failed", "ERROR:")
+    )

@@ -1,0 +1,305 @@
+"""PostgreSQL's tables are what the statements need, and migrations bring them about once and plainly."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
+
+from session_authority_server.domain.token import new_id
+from session_authority_server.store import schema
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import PendingSweep, Touch, Transaction
+from session_authority_server.store.tables import metadata
+from tests import postgresql
+from tests.contract.engines import (
+    DAY,
+    MINUTE,
+    SECOND,
+    START,
+    Engine,
+    a_session,
+    at,
+    ids,
+    migrated_postgresql,
+    opened,
+    over,
+)
+from tests.integration.program import run, running
+from tests.postgresql import Cluster
+
+USERS = 2_000
+SESSIONS_A_USER = 5
+ENDED_SECONDS = 2
+
+Call = Callable[[Engine], Awaitable[object]]
+
+
+def settings(url: str) -> dict[str, str]:
+    return {"SESSION_AUTHORITY_DATABASE_URL": url}
+
+
+# Which indexes are read
+
+
+@pytest.fixture(scope="module")
+def explained() -> Iterator[Cluster]:
+    """A server that writes the plan of each statement that is really run into its log."""
+    with postgresql.cluster(
+        session_preload_libraries="auto_explain",
+        log_min_messages="log",
+        **{"auto_explain.log_min_duration": "0"},
+    ) as server:
+        asyncio.run(_fill(server.url()))
+        server.psql("ANALYZE")
+        yield server
+
+
+async def _fill(url: str) -> None:
+    database = Database.postgresql(url)
+    try:
+        await schema.migrate(database)
+        engine = over(database)
+        users = [f"user-{number}" for number in range(USERS)]
+        sessions = [
+            a_session(
+                user_id, at=START + number * SECOND, session_id=new_id(START + number * SECOND)
+            )
+            for number in range(SESSIONS_A_USER)
+            for user_id in users
+        ]
+        await engine.fill(sessions)
+        ended = (
+            "UPDATE sessions SET end_time = create_time, end_reason = 2, initiating_entity = 2 "
+            f"WHERE extract(second FROM create_time) < {ENDED_SECONDS}"
+        )
+        await database.write(lambda connection: connection.exec_driver_sql(ended))
+    finally:
+        await database.close()
+
+
+async def plans_of(server: Cluster, call: Call) -> str:
+    """Return the plans of the statements that a call runs."""
+    database = Database.postgresql(server.url())
+    log = server.folder / "log"
+    try:
+        before = log.stat().st_size
+        await call(over(database))
+        return log.read_bytes()[before:].decode()
+    finally:
+        await database.close()
+
+
+async def _lock(engine: Engine) -> None:
+    async def work(transaction: Transaction) -> None:
+        await transaction.lock_user("user-7")
+        await transaction.live_sessions_beyond("user-7", START, keep=99)
+
+    await engine.sessions.transact(work)
+
+
+SEVENTH = new_id(START)
+BY_KEY = "Index Scan using sessions_pkey on sessions"
+BY_USER = "sessions_user_id_end_time_idx"
+LATER = START + 31 * DAY
+STATEMENTS: dict[str, tuple[Call, str]] = {
+    "validate one": (lambda engine: engine.sessions.read_sessions([SEVENTH]), BY_KEY),
+    "validate many": (
+        lambda engine: engine.sessions.read_sessions([new_id(START) for _ in range(64)]),
+        "sessions_pkey",
+    ),
+    "list live": (lambda engine: engine.sessions.list_live("user-7", START, None, 50), BY_USER),
+    "list ended": (lambda engine: engine.sessions.list_ended("user-7", START, None, 50), BY_USER),
+    "count towards the limit": (_lock, BY_USER),
+    "touch": (
+        lambda engine: engine.sessions.touch(
+            [Touch(new_id(START), START + MINUTE, None) for _ in range(64)], lambda: START + MINUTE
+        ),
+        "sessions_pkey",
+    ),
+    "next overdue": (
+        lambda engine: engine.upkeep.end_overdue(START + DAY, 500),
+        "sessions_check_time_idx",
+    ),
+    "oldest overdue": (
+        lambda engine: engine.upkeep.oldest_overdue(LATER),
+        "sessions_check_time_idx",
+    ),
+    "end swept": (
+        lambda engine: engine.upkeep.end_swept(PendingSweep("user-7", 0), START, None, 100),
+        BY_USER,
+    ),
+    "next to purge": (
+        lambda engine: engine.upkeep.purge_ended(START, 100),
+        "sessions_end_time_idx",
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+async def test_each_statement_reads_an_index(explained: Cluster, statement: str) -> None:
+    call, index = STATEMENTS[statement]
+    plans = await plans_of(explained, call)
+    assert index in plans
+    assert "Seq Scan on sessions" not in plans
+    assert "Seq Scan on users" not in plans
+
+
+# What a touch costs
+
+
+async def test_touches_change_no_index(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    async with opened("postgresql", tmp_path) as engine:
+        sessions = [a_session(f"user-{number % 50}") for number in range(2_000)]
+        await engine.fill(sessions)
+        touched = 0
+        for second in range(1, 41):
+            now = START + second * SECOND
+            due = chance.sample(ids(sessions), 60)
+            touched += await engine.sessions.touch(
+                [Touch(session_id, now, f"203.0.113.{second}") for session_id in due], at(now)
+            )
+        url = engine.database.dialect.url  # type: ignore[attr-defined]
+    assert touched == 40 * 60
+    assert _updates(url, "sessions", at_least=touched) == (touched, touched)
+
+
+def _updates(url: str, table: str, *, at_least: int) -> tuple[int, int]:
+    """Return how many updates the statistics know, and how many of them touched no index."""
+    give_up = time.monotonic() + 10
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        while True:
+            [row] = connection.execute(
+                "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = %s",
+                [table],
+            ).fetchall()
+            if row[0] >= at_least or time.monotonic() > give_up:
+                return row[0], row[1]
+            time.sleep(0.05)
+
+
+def test_hot_tables_leave_room_and_are_vacuumed_early() -> None:
+    with migrated_postgresql() as url, psycopg.connect(url) as connection:
+        found: dict[str, list[str]] = dict(
+            connection.execute(
+                "SELECT relname, reloptions FROM pg_class WHERE relname IN ('sessions', 'users')"
+            ).fetchall()
+        )
+    for table in ("sessions", "users"):
+        names = {option.partition("=")[0] for option in found[table]}
+        assert {
+            "fillfactor",
+            "autovacuum_vacuum_scale_factor",
+            "autovacuum_analyze_scale_factor",
+        } <= names
+
+
+# Which types
+
+
+def test_columns_have_postgresqls_own_types() -> None:
+    with migrated_postgresql() as url, psycopg.connect(url) as connection:
+        types: dict[str, str] = dict(
+            connection.execute(
+                "SELECT column_name, data_type FROM information_schema.columns "
+                "WHERE table_schema = 'public' AND table_name = 'sessions'"
+            ).fetchall()
+        )
+    assert types["session_id"] == "uuid"
+    assert types["ip_address"] == types["last_ip_address"] == "inet"
+    assert types["lifetime"] == types["idle_timeout"] == "interval"
+    assert {types[name] for name in types if name.endswith("_time")} == {"timestamp with time zone"}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_migrations_make_the_tables_that_the_statements_name(
+    kind: str, tmp_path: Path
+) -> None:
+    def differences(connection: Connection) -> object:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        return compare_metadata(context, metadata)
+
+    async with opened(kind, tmp_path) as engine:
+        assert await engine.database.run_sync(differences) == []
+
+
+# Migrating
+
+
+@pytest.fixture
+def empty() -> Iterator[str]:
+    with postgresql.fresh_database() as url:
+        yield url
+
+
+def test_check_says_what_is_missing_and_when_nothing_is(empty: str, tmp_path: Path) -> None:
+    missing = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
+    assert missing.returncode == 1
+    assert missing.stdout == ""
+    assert "is missing, and this program works with 0002" in missing.stderr
+    assert "run: session-authority migrate" in missing.stderr
+
+    assert run("migrate", cwd=tmp_path, settings=settings(empty)).returncode == 0
+    current = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
+    assert current.returncode == 0
+    assert "the schema is 0002 already" in current.stdout
+
+
+def test_sql_is_printed_without_a_connection_and_makes_the_same(empty: str, tmp_path: Path) -> None:
+    nowhere = settings("postgresql://nobody@127.0.0.1:1/nothing")
+    printed = run("migrate", "--sql", cwd=tmp_path, settings=nowhere)
+    assert printed.returncode == 0
+    assert "fillfactor = 80" in printed.stdout
+    with psycopg.connect(empty, autocommit=True) as connection:
+        connection.execute(printed.stdout.encode())
+    check = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
+    assert check.returncode == 0
+
+
+def test_the_sql_for_sqlite_is_printed_too(tmp_path: Path) -> None:
+    printed = run("migrate", "--sql", cwd=tmp_path)
+    assert printed.returncode == 0
+    assert "CREATE TABLE sessions" in printed.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_migrations_at_once_do_it_once(empty: str, tmp_path: Path) -> None:
+    with (
+        running("migrate", cwd=tmp_path, settings=settings(empty)) as one,
+        running("migrate", cwd=tmp_path, settings=settings(empty)) as two,
+    ):
+        assert (one.exit_code(), two.exit_code()) == (0, 0), one.stderr + two.stderr
+        said = one.stdout + two.stdout
+    assert said.count("went from none to 0002") == 1
+    assert said.count("is 0002 already") == 1
+
+
+async def test_a_migration_waits_for_another_and_finds_it_done(empty: str) -> None:
+    """Where the two commands above might have met only by chance."""
+    databases = [Database.postgresql(empty) for _ in range(4)]
+    try:
+        before = await asyncio.gather(*map(schema.migrate, databases))
+    finally:
+        for database in databases:
+            await database.close()
+    assert sorted(before, key=str) == ["0002", "0002", "0002", None]
+
+
+@pytest.mark.parametrize("command", [("serve", "--listen", "127.0.0.1:0"), ("worker", "--once")])
+def test_a_schema_that_is_missing_is_refused_with_the_command_to_run(
+    empty: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    done = run(*command, cwd=tmp_path, settings=settings(empty))
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "is missing" in line
+    assert line.endswith("run: session-authority migrate")

@@ -1,0 +1,92 @@
+"""A statement that locks a row in a version newer than its snapshot judges it rightly."""
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.session import InitiatingEntity, Session
+from session_authority_server.store.protocol import Transaction
+from session_authority_workers.expire import Expire
+from tests.contract.engines import DAY, SECOND, START, a_session, opened, told
+
+NOW = START + 2 * DAY
+# The worker's statement stops at the first of its sessions, with its snapshot taken and the others unlocked.
+PAUSE = """
+CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF OLD.user_id = 'first' THEN PERFORM pg_advisory_xact_lock(1); END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER pause BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION pause();
+"""
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+async def test_a_worker_does_not_end_the_session_that_ends_all_others_meanwhile(
+    tmp_path: Path,
+) -> None:
+    now = START + 2 * DAY
+    first = a_session("first", last_active=now, idle_timeout=DAY)
+    current, other = (a_session("ann", last_active=now, idle_timeout=DAY) for _ in range(2))
+    async with opened("postgresql", tmp_path) as engine:
+        await engine.fill([first], START)
+        await engine.fill([current, other], START + SECOND)
+        url = engine.database.dialect.url.replace("+psycopg", "")  # type: ignore[attr-defined]
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
+            await admin.execute(PAUSE.encode())
+            # Row by row, as the planner does it for batches much smaller than the table.
+            for method in ("hashjoin", "mergejoin", "seqscan", "sort", "bitmapscan"):
+                name = admin.info.dbname
+                await admin.execute(f"ALTER DATABASE {name} SET enable_{method} = off".encode())
+            await engine.database.close()
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
+            await admin.execute("SELECT pg_advisory_lock(1)")
+            working = asyncio.create_task(engine.upkeep.end_overdue(now, 10))
+            while (await (await admin.execute(WAITING)).fetchall())[0][0] == 0:
+                assert not working.done(), working
+                await asyncio.sleep(0.005)
+            await engine.sweep("ann", now, InitiatingEntity.USER, exempt=current.session_id)
+            await admin.execute("SELECT pg_advisory_unlock(1)")
+            batch = await working
+        assert current.session_id not in {each.session_id for each in batch.ended}
+        found = told(await engine.get(current.session_id))
+        assert found is not None
+        assert found["ending"] is None
+
+
+async def test_a_sign_in_that_a_sweep_of_everybody_overtakes_is_judged_anew(tmp_path: Path) -> None:
+    async with opened("postgresql", tmp_path) as engine:
+        seen = []
+
+        async def sign_in(transaction: Transaction) -> Session:
+            standing = await transaction.lock_user("ann")
+            seen.append(standing.swept_time)
+            if standing.swept_time is None:
+                await engine.sweep_everybody(START)
+            return await transaction.insert_session(a_session("ann"))
+
+        session = await engine.sessions.transact(sign_in)
+        assert seen == [None, START]
+        assert told(await engine.get(session.session_id)) == told(session)
+
+
+async def test_a_swept_session_that_somebody_else_has_locked_is_left_and_told_of(
+    tmp_path: Path,
+) -> None:
+    async with opened("postgresql", tmp_path) as engine:
+        locked, free = await engine.add(a_session("ann"), a_session("ann"))
+        await engine.sweep("ann", START)
+        [sweep] = await engine.upkeep.pending_sweeps(10)
+        url = engine.database.dialect.url.replace("+psycopg", "")  # type: ignore[attr-defined]
+        async with await psycopg.AsyncConnection.connect(url) as other:
+            await other.execute(
+                "SELECT FROM sessions WHERE session_id = %s FOR UPDATE", (locked.session_id,)
+            )
+            batch = await engine.upkeep.end_swept(sweep, NOW, None, 10)
+            assert [each.session_id for each in batch.ended] == [free.session_id]
+            assert batch.left == 1
+            assert await Expire(engine.upkeep, ManualClock(NOW))() == 0
+            assert await engine.upkeep.pending_sweeps(10) == [sweep]
+        assert await Expire(engine.upkeep, ManualClock(NOW))() == 1
+        assert await engine.upkeep.pending_sweeps(10) == []

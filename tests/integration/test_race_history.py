@@ -1,0 +1,161 @@
+"""The checker of histories finds each rule's violation, and none in what may happen."""
+
+from tests.integration.race_history import NOT_LIVE, OK, Call, Count, History, violations
+
+
+def create(session_id: str, at: float, *, user_id: str = "ann") -> Call:
+    return Call("create", at, at + 1, user_id, session_id)
+
+
+def a(
+    kind: str,
+    session_id: str,
+    at: float,
+    answer: str = OK,
+    *,
+    user_id: str = "ann",
+    version: int = 0,
+    target: str = "",
+) -> Call:
+    return Call(kind, at, at + 1, user_id, session_id, version, answer, target)
+
+
+def found(*calls: Call, **more: object) -> list[str]:
+    history = History(limit=3, calls=list(calls))
+    history.kept = {call.session_id for call in calls if call.kind == "create"}
+    for name, value in more.items():
+        setattr(history, name, value)
+    return list(violations(history))
+
+
+def only(problems: list[str], start: str) -> bool:
+    return len(problems) == 1 and problems[0].startswith(start)
+
+
+TWO = (create("s", 0), create("t", 2))
+LATE = "accepted after its ending was answered"
+
+
+def test_an_ordinary_history_is_explained() -> None:
+    assert not found(
+        *TWO,
+        a("validate", "s", 4),
+        a("reauthenticate", "s", 6),
+        a("validate", "s", 8, "SUPERSEDED"),
+        a("validate", "s", 8, version=1),
+        a("revoke", "s", 10, version=1, target="t"),
+        a("validate", "t", 12, "REVOKED"),
+        a("revoke", "t", 14, NOT_LIVE, target="s"),
+        a("sign_out", "s", 16, version=1),
+        a("validate", "s", 18, "SIGNED_OUT", version=1),
+        counts=[Count("ann", 3)],
+        worker_said=2,
+        worker_did=2,
+    )
+
+
+def test_what_overlaps_an_ending_may_go_either_way() -> None:
+    ending = a("revoke", "s", 4, target="t")
+    for answer in (OK, "REVOKED"):
+        assert not found(*TWO, ending, a("validate", "t", 4.5, answer))
+
+
+def test_an_acceptance_begun_after_a_revocation_was_answered() -> None:
+    assert only(found(*TWO, a("revoke", "s", 4, target="t"), a("validate", "t", 5.1)), LATE)
+
+
+def test_an_acceptance_begun_after_a_sign_out_was_answered() -> None:
+    assert only(found(*TWO, a("sign_out", "s", 4), a("validate", "s", 5.1)), LATE)
+
+
+def test_an_acceptance_begun_after_all_others_were_ended() -> None:
+    assert only(found(*TWO, a("revoke_others", "s", 4), a("validate", "t", 5.1)), LATE)
+
+
+def test_an_acceptance_of_a_token_that_was_replaced() -> None:
+    assert only(found(*TWO, a("reauthenticate", "s", 4), a("validate", "s", 5.1)), LATE)
+
+
+def test_a_dead_token_that_still_proves_something() -> None:
+    ended = (*TWO, a("sign_out", "s", 4))
+    for kind in ("revoke", "revoke_others", "reauthenticate"):
+        assert any(LATE in each for each in found(*ended, a(kind, "s", 5.1, target="t")))
+
+
+def test_ending_all_others_spares_itself_other_users_and_later_sign_ins() -> None:
+    assert not found(
+        *TWO,
+        create("u", 0, user_id="bob"),
+        create("v", 3.5),
+        a("revoke_others", "s", 4),
+        a("validate", "s", 6),
+        a("validate", "u", 6, user_id="bob"),
+        a("validate", "v", 6),
+    )
+
+
+def test_signing_out_with_a_token_that_may_have_been_replaced_ends_nothing() -> None:
+    assert not found(
+        *TWO, a("reauthenticate", "s", 4), a("sign_out", "s", 6), a("validate", "s", 8, version=1)
+    )
+
+
+def test_a_session_that_comes_back() -> None:
+    back = found(
+        *TWO,
+        a("revoke", "s", 4, "NOT_LIVE", target="t"),
+        a("validate", "s", 5.1),
+    )
+    assert only(back, "accepted after it was rejected")
+    by_limit = [create(f"n{number}", 3) for number in range(4)]
+    back = found(*TWO, *by_limit, a("validate", "s", 5, "LIMIT"), a("validate", "s", 6.1))
+    assert only(back, "accepted after it was rejected")
+
+
+def test_a_rejection_that_nothing_explains() -> None:
+    for reason in ("REVOKED", "SIGNED_OUT", "LIMIT", "EXPIRED", "SUPERSEDED"):
+        assert only(found(*TWO, a("validate", "s", 4, reason)), "rejected without a cause")
+
+
+def test_ending_all_others_does_not_explain_its_own_end() -> None:
+    calls = (*TWO, a("revoke_others", "s", 4), a("validate", "s", 6, "REVOKED"))
+    assert only(found(*calls), "rejected without a cause")
+
+
+def test_ending_all_others_does_not_explain_the_end_of_a_later_sign_in() -> None:
+    calls = (*TWO, a("revoke_others", "s", 4), create("u", 6), a("validate", "u", 8, "REVOKED"))
+    assert only(found(*calls), "rejected without a cause")
+
+
+def test_a_session_that_expires_before_its_time() -> None:
+    lifetimes = {"s": 5.0}
+    assert not found(*TWO, a("validate", "s", 5, "EXPIRED"), lifetimes=lifetimes)
+    early = found(*TWO, a("validate", "s", 3, "EXPIRED"), lifetimes=lifetimes)
+    assert only(early, "rejected without a cause")
+
+
+def test_a_user_above_the_limit() -> None:
+    assert only(found(*TWO, counts=[Count("ann", 4)]), "above the limit")
+
+
+def test_answers_that_are_faults() -> None:
+    for kind in ("create", "validate", "revoke", "revoke_others", "sign_out", "reauthenticate"):
+        problems = found(a(kind, "s", 4, "InternalError"), kept=set())
+        assert only(problems, "answered wrongly")
+    assert only(found(*TWO, a("validate", "s", 4, "NOT_FOUND")), "answered wrongly")
+
+
+def test_a_session_that_two_calls_made() -> None:
+    assert only(found(create("s", 0), create("s", 2)), "one session made by 2 calls")
+
+
+def test_a_session_that_was_answered_and_lost() -> None:
+    assert only(found(*TWO, kept={"s"}), "answered and lost: t")
+
+
+def test_a_session_that_nobody_was_given() -> None:
+    assert only(found(*TWO, kept={"s", "t", "u"}), "made and not answered: u")
+
+
+def test_work_that_was_done_twice() -> None:
+    assert only(found(*TWO, worker_said=3, worker_did=2), "workers recorded 3 endings of 2")

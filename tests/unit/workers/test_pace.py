@@ -1,0 +1,54 @@
+import asyncio
+
+import pytest
+
+from session_authority_workers.pace import Pace, Stride
+
+PACE = Pace(batch=100, largest_batch=400, batch_seconds=0.02, pause_share=0)
+
+
+async def sizes(stride: Stride, seconds: float, count: int) -> list[int]:
+    """Return how large batches were that took so long."""
+    seen: list[int] = []
+
+    async def batch(limit: int) -> None:
+        seen.append(limit)
+        await asyncio.sleep(seconds)
+
+    for _ in range(count):
+        await stride.take(batch)
+    return seen
+
+
+async def test_batches_grow_while_the_store_is_quick_but_not_beyond_the_largest() -> None:
+    seen = await sizes(Stride(PACE), 0, 8)
+    assert seen[0] == PACE.batch
+    assert seen == sorted(seen)
+    assert seen[-1] == PACE.largest_batch
+
+
+async def test_batches_shrink_while_the_store_is_slow_down_to_one_row() -> None:
+    stride = Stride(PACE)
+    seen = await sizes(stride, 2 * PACE.batch_seconds, 9)
+    assert seen == [100, 50, 25, 12, 6, 3, 1, 1, 1]
+    assert (await sizes(stride, 0, 3)) == [1, 2, 4]
+
+
+async def test_a_batch_that_fails_for_its_length_is_tried_smaller() -> None:
+    stride = Stride(PACE)
+
+    async def fail(_limit: int) -> None:
+        await asyncio.sleep(2 * PACE.batch_seconds)
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await stride.take(fail)
+    assert await sizes(stride, 0, 1) == [50]
+
+
+async def test_the_store_is_left_alone_in_proportion_to_what_a_batch_took() -> None:
+    stride = Stride(Pace(pause_share=3))
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await sizes(stride, 0.02, 1)
+    assert loop.time() - started >= 4 * 0.02

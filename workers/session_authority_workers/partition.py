@@ -1,0 +1,51 @@
+from datetime import timedelta
+
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.policy import Policy
+from session_authority_server.store.protocol import PartitionPlan, UpkeepStore
+from session_authority_workers.expire import Progress
+
+
+class Partition:
+    """Makes partitions ahead of time, and drops those whose sessions are all beyond the history.
+
+    Where sessions are not kept in partitions, there is nothing to do.
+    """
+
+    name = "partition"
+    least_interval = timedelta(minutes=10)
+
+    def __init__(self, store: UpkeepStore, clock: Clock, policy: Policy) -> None:
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+
+    async def __call__(self, progress: Progress = lambda _partitions: None) -> int:
+        """Work until nothing is due, and return how many partitions were made and dropped.
+
+        Args:
+            progress: Told after each partition.
+
+        Raises:
+            StoreUnavailable: If the store failed; what was done stays done.
+        """
+        plan = await self._plan()
+        done = 0
+        for end in plan.make:
+            done += await self._store.make_partition(end)
+            progress(1)
+        for name in plan.drop:
+            done += await self._store.drop_partition(name)
+            progress(1)
+        return done
+
+    async def count(self, limit: int) -> int:
+        """Return how many partitions would be made and dropped, counting to a limit."""
+        plan = await self._plan()
+        return min(limit, len(plan.make) + len(plan.drop))
+
+    async def _plan(self) -> PartitionPlan:
+        now = self._clock.now()
+        kept = self._policy.history_retention
+        made_before = now - self._policy.absolute_lifetime - kept
+        return await self._store.plan_partitions(now, made_before, now - kept)
