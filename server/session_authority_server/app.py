@@ -154,18 +154,11 @@ def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:
     return CannotStart(f"the database {settings.database} can't be used: {told}")
 
 
-@contextlib.asynccontextmanager
-async def serving(settings: Settings, *, worker: bool, insecure: bool) -> AsyncIterator[str]:
-    """Serve until the context is left, and then drain. Gives the address.
-
-    Args:
-        settings: What the operator set.
-        worker: Whether to run the upkeep in this process too.
-        insecure: Whether to serve without encryption beyond this machine.
+def refuse_exposure(settings: Settings, *, insecure: bool) -> None:
+    """Refuse to serve beyond this machine, unless that is what was asked for.
 
     Raises:
-        CannotStart: If the address or the database can't be used.
-        AlreadyServed: If another process serves the same SQLite file.
+        CannotStart: If other machines could reach the address.
     """
     if not insecure and not is_loopback(settings.listen):
         raise CannotStart(
@@ -173,6 +166,33 @@ async def serving(settings: Settings, *, worker: bool, insecure: bool) -> AsyncI
             "encrypted nor authenticated; listen on 127.0.0.1, or give --insecure where something in "
             "front does both"
         )
+
+
+def cannot_listen(address: str) -> CannotStart:
+    """Return what to tell an operator whose address is taken or not this machine's."""
+    return CannotStart(
+        f"{address} can't be listened on; is another program using it? Set "
+        "SESSION_AUTHORITY_LISTEN to another address, or to port 0 for a free one"
+    )
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    settings: Settings, *, worker: bool, insecure: bool, share_port: bool = False
+) -> AsyncIterator[str]:
+    """Serve until the context is left, and then drain. Gives the address.
+
+    Args:
+        settings: What the operator set.
+        worker: Whether to run the upkeep in this process too.
+        insecure: Whether to serve without encryption beyond this machine.
+        share_port: Whether other processes of the same user may listen on the same port.
+
+    Raises:
+        CannotStart: If the address or the database can't be used.
+        AlreadyServed: If another process serves the same SQLite file.
+    """
+    refuse_exposure(settings, insecure=insecure)
     path = settings.sqlite_path
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
@@ -184,7 +204,7 @@ async def serving(settings: Settings, *, worker: bool, insecure: bool) -> AsyncI
         store = SqlSessionStore(database)
         activity = Activity(store, clock, settings.policy)
         service = SessionService(usecases(store, clock, settings.policy, activity), clock)
-        server, healthy = _server(service)
+        server, healthy = _server(service, share_port=share_port)
         address = _bind(server, settings.listen)
         if settings.metrics_listen:
             stack.enter_context(_metrics(settings.metrics_listen))
@@ -237,11 +257,11 @@ def _be_only_server_of(path: Path, stack: contextlib.AsyncExitStack) -> None:
         raise CannotStart(f"the folder {path.parent} can't be written to: {error}") from None
 
 
-def _server(service: SessionService) -> tuple[grpc.aio.Server, Health]:
+def _server(service: SessionService, *, share_port: bool) -> tuple[grpc.aio.Server, Health]:
     server = grpc.aio.server(
         interceptors=[CallInterceptor("session_authority.v1")],
         options=[
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(share_port)),
             # Twice what is allowed, so that what is too large is refused with a reason.
             ("grpc.max_receive_message_length", 2 * BATCH_REQUEST_LIMIT_BYTES),
             ("grpc.max_metadata_size", 16 * 1024),
@@ -262,10 +282,7 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:
-        raise CannotStart(
-            f"{address} can't be listened on; is another program using it? Set "
-            "SESSION_AUTHORITY_LISTEN to another address, or to port 0 for a free one"
-        ) from None
+        raise cannot_listen(address) from None
     return f"{address.rpartition(':')[0]}:{port}"
 
 

@@ -60,9 +60,14 @@ class Settings(BaseSettings):
         description="Where sessions are kept: sqlite:///relative/path, sqlite:////absolute/path or "
         "postgresql://user:password@host/database.",
     )
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="How many processes serve on the one port; more than one needs PostgreSQL.",
+    )
     metrics_listen: str = Field(
         "",
-        description="Where to serve Prometheus metrics over HTTP, as host:port; empty for nowhere.",
+        description="Where to serve Prometheus metrics over HTTP, as host:port; empty for nowhere. "
+        "Of several processes, each serves its own on the port after the one before.",
     )
     log_level: str = Field(
         "info", description="The least level to log: debug, info, warning or error."

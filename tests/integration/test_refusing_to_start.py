@@ -75,6 +75,41 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_several_processes_on_sqlite(tmp_path: Path, refusal: Refusal) -> None:
+    for told in (
+        refusal(*FREE, "--processes", "2"),
+        refusal(*FREE, SESSION_AUTHORITY_PROCESSES="2"),
+    ):
+        assert told.count("\n") == 1
+        assert (
+            f"2 processes can't serve {tmp_path}/session-authority.sqlite: SQLite takes one" in told
+        )
+        assert "SESSION_AUTHORITY_DATABASE_URL" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_port_in_use_by_whoever_would_share_it_or_not(refusal: Refusal, shares: bool) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0), reuse_port=shares)) as occupant:
+        address = f"127.0.0.1:{occupant.getsockname()[1]}"
+        url = "postgresql://127.0.0.1:1/never-asked"
+        arguments = ("--listen", address, "--database-url", url, "--processes", "2")
+        told = refusal("serve", *arguments)
+    assert told.startswith(f"Error: {address} can't be listened on")
+    assert told.count("\n") == 1
+
+
+def test_several_processes_beyond_this_machine_without_insecure(refusal: Refusal) -> None:
+    told = refusal("serve", "--listen", "0.0.0.0:0", "--processes", "2")
+    assert "0.0.0.0:0 can be reached from other machines" in told
+
+
+def test_several_processes_on_a_database_that_is_not_there(refusal: Refusal) -> None:
+    url = "postgresql://127.0.0.1:1/absent"
+    told = refusal(*FREE, "--database-url", url, "--processes", "2")
+    assert f"Error: the database {url} can't be used" in told
+
+
 def test_a_metrics_port_in_use(refusal: Refusal) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as occupant:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"

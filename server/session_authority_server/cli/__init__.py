@@ -7,6 +7,7 @@ import click
 from session_authority_server.cli.demo import demo
 from session_authority_server.cli.migrate import migrate
 from session_authority_server.cli.serve import serve
+from session_authority_server.cli.server_process import server_process
 from session_authority_server.cli.worker import worker
 
 
@@ -25,7 +26,7 @@ def commands(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (serve, worker, migrate, demo):
+for command in (serve, worker, migrate, demo, server_process):
     commands.add_command(command)
 
 

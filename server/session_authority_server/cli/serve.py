@@ -1,6 +1,7 @@
 import click
 
 from session_authority_server.app import calm_garbage_collector, serving, until_told_to_stop
+from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 
@@ -8,6 +9,9 @@ from session_authority_server.config import Settings
 @click.command()
 @click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
 @click.option("--database-url", help="Where sessions are kept.")
+@click.option(
+    "--processes", type=int, help="How many processes serve on the port; PostgreSQL only."
+)
 @click.option("--no-worker", is_flag=True, help="Leave the upkeep to `session-authority worker`.")
 @click.option(
     "--insecure",
@@ -19,12 +23,14 @@ def serve(
     context: click.Context,
     listen: str | None,
     database_url: str | None,
+    processes: int | None,
     no_worker: bool,
     insecure: bool,
 ) -> None:
     """Serve the API until SIGTERM, then drain."""
-    settings = settings_of(context, listen=listen, database_url=database_url)
-    run(_serve(settings, worker=not no_worker, insecure=insecure))
+    settings = settings_of(context, listen=listen, database_url=database_url, processes=processes)
+    several = settings.processes > 1
+    run((serve_processes if several else _serve)(settings, worker=not no_worker, insecure=insecure))
 
 
 async def _serve(settings: Settings, *, worker: bool, insecure: bool) -> None:

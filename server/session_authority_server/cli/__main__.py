@@ -1,0 +1,3 @@
+from session_authority_server.cli import main
+
+main()

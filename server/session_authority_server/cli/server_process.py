@@ -1,0 +1,97 @@
+"""One of the processes of `serve --processes`, and what it and its parent say to each other."""
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass, field
+
+import click
+import structlog
+
+from session_authority_server import logs
+from session_authority_server.app import calm_garbage_collector, serving, until_told_to_stop
+from session_authority_server.cli.running import run
+from session_authority_server.config import Settings
+
+# What a process says to its parent when it serves; if it can't, it says why in its place.
+READY = "ready"
+
+_log = structlog.get_logger("session_authority")
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a parent tells a process to do.
+
+    It goes through a pipe: command lines and environments can be read by others, and the address of the
+    database may hold a password.
+
+    Attributes:
+        number: Which of the processes it is, from 0.
+        settings: What the operator set, with the address and metrics of this process.
+        worker: Whether it runs the upkeep too.
+        insecure: Whether to serve without encryption beyond this machine.
+    """
+
+    number: int
+    settings: Settings = field(repr=False)
+    worker: bool
+    insecure: bool
+
+    def as_line(self) -> str:
+        """Return it as one line of text, as `from_line` reads it."""
+        settings = self.settings.model_dump(mode="json")
+        told = {"settings": settings, "worker": self.worker, "insecure": self.insecure}
+        return json.dumps(told) + "\n"
+
+    @classmethod
+    def from_line(cls, number: int, line: str) -> "Assignment":
+        """Return what a line of text says. The environment and files count for nothing here."""
+        told = json.loads(line)
+        return cls(number, Settings(**told["settings"]), told["worker"], told["insecure"])
+
+
+@click.command("server-process", hidden=True)
+@click.argument("number", type=int)
+@click.pass_context
+def server_process(context: click.Context, number: int) -> None:
+    """Be one of the processes of `serve --processes`, which tells this one its task on standard input."""
+    line = sys.stdin.readline()
+    if not line:
+        raise click.UsageError(
+            "`session-authority serve --processes` runs this; it does nothing else"
+        )
+    assignment = Assignment.from_line(number, line)
+    logs.configure(assignment.settings.log_level, assignment.settings.log_format)
+    structlog.contextvars.bind_contextvars(process=number)
+    try:
+        run(_serve(assignment))
+    except click.ClickException as error:
+        click.echo(" ".join(error.message.split()))
+        context.exit(1)
+
+
+async def _serve(assignment: Assignment) -> None:
+    async with serving(
+        assignment.settings,
+        worker=assignment.worker,
+        insecure=assignment.insecure,
+        share_port=True,
+    ):
+        calm_garbage_collector()
+        click.echo(READY)
+        await _until_told_or_alone()
+
+
+async def _until_told_or_alone() -> None:
+    """Wait for the word to stop, or for the end of the parent, which holds standard input open."""
+    loop = asyncio.get_running_loop()
+    alone = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), alone.set)
+    waiting = [asyncio.create_task(until_told_to_stop()), asyncio.create_task(alone.wait())]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+    if alone.is_set():
+        _log.warning("the parent process is gone; draining")

@@ -1,0 +1,384 @@
+"""Several server processes on one port, as an operator runs them."""
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+
+from session_authority import SessionClient
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
+from tests.contract.engines import migrated_postgresql
+from tests.integration.program import Program, run, running
+
+PASSWORD = "corr3ct-horse"
+LIFETIME_SECONDS = 4_321
+PATIENCE_SECONDS = 30
+PROC = Path("/proc")
+WORKED = 'session_authority_worker_runs_total{job="expire",outcome="done"}'
+VALIDATED = 'session_authority_rpc_seconds_count{method="ValidateSession"}'
+
+
+class Several:
+    """Two server processes and their parent, on a database of their own."""
+
+    def __init__(self, program: Program, folder: Path, database: str, metrics_port: int) -> None:
+        self.program = program
+        self.address = program.address
+        self.port = int(self.address.rpartition(":")[2])
+        self.database = database
+        self._folder = folder
+        self._metrics_port = metrics_port
+
+    @property
+    def children(self) -> dict[int, int]:
+        """The number of each server process by its id."""
+        return {pid: number for pid, number in processes_in(self._folder).items() if number >= 0}
+
+    def metric(self, number: int, sample: str) -> float:
+        """What a process counted; 0 where there is no process."""
+        url = f"http://127.0.0.1:{self._metrics_port + number}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                page = answer.read().decode()
+        except OSError:
+            return 0.0
+        found = re.search(rf"^{re.escape(sample)} (\S+)$", page, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def connections(self) -> dict[int, int]:
+        """The id of the process that serves each connection, by the port of its other end."""
+        owners = {}
+        for pid in self.children:
+            for descriptor in (PROC / str(pid) / "fd").iterdir():
+                owners[_link(descriptor)] = pid
+        rows = [
+            row.split()
+            for table in ("tcp", "tcp6")
+            for row in (PROC / "net" / table).read_text().splitlines()[1:]
+        ]
+        return {
+            _port(remote): owners[f"socket:[{inode}]"]
+            for _, local, remote, state, _, _, _, _, _, inode, *_ in rows
+            if state == "01" and _port(local) == self.port and f"socket:[{inode}]" in owners
+        }
+
+    def one_caller_each(self, stack: ExitStack) -> dict[int, SessionServiceStub]:
+        """Connect until every process has answered somebody, and return one caller of each."""
+        callers: dict[int, SessionServiceStub] = {}
+        for _ in range(64):
+            before = self.connections()
+            # A connection of its own, and no repetition behind the test's back.
+            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+            channel = stack.enter_context(grpc.insecure_channel(self.address, options))
+            stub = SessionServiceStub(channel)
+            validate(stub, "ses_nobody's", timeout=10)
+            [pid] = {pid for port, pid in self.connections().items() if port not in before}
+            callers.setdefault(pid, stub)
+            if callers.keys() == self.children.keys():
+                return callers
+        raise AssertionError(f"only {callers.keys()} of {self.children.keys()} answered")
+
+
+def validate(stub: SessionServiceStub, token: str, **options: Any) -> pb.ValidateSessionResponse:
+    return stub.ValidateSession(pb.ValidateSessionRequest(session_token=token), **options)
+
+
+def create(stub: SessionServiceStub, user_id: str) -> pb.CreateSessionResponse:
+    return stub.CreateSession(pb.CreateSessionRequest(user_id=user_id), timeout=10)
+
+
+def processes_in(folder: Path) -> dict[int, int]:
+    """Return the processes that run in a folder: by id, the number of a server process, -1 for others."""
+    found = {}
+    for place in PROC.glob("[0-9]*"):
+        if _link(place / "cwd") == str(folder):
+            words = _words(place)
+            ours = len(words) > 1 and words[-2] == "server-process"
+            found[int(place.name)] = int(words[-1]) if ours else -1
+    return found
+
+
+def press_ctrl_c(folder: Path) -> None:
+    """Do as a terminal does: tell all of them. The parent is last, for it would end the others."""
+    running_there = processes_in(folder)
+    for pid in sorted(running_there, key=running_there.__getitem__, reverse=True):
+        os.kill(pid, signal.SIGINT)
+
+
+def until(true: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def _words(place: Path) -> list[str]:
+    try:
+        return (place / "cmdline").read_text().rstrip("\0").split("\0")
+    except (FileNotFoundError, ProcessLookupError):  # it is gone
+        return []
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:  # it is gone, or a kernel's
+        return ""
+
+
+def _port(place: str) -> int:
+    return int(place.rpartition(":")[2], 16)
+
+
+def _free_neighbours() -> int:
+    """Return a port that is free, as the next one is."""
+    while True:
+        with closing(socket.create_server(("127.0.0.1", 0))) as first:
+            port: int = first.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A database, at an address with a password, which its server doesn't ask for."""
+    with migrated_postgresql() as address:
+        yield address.replace("@", f":{PASSWORD}@")
+
+
+@contextmanager
+def several(folder: Path, url: str) -> Iterator[Several]:
+    """Serve with two processes; settings come from a file, the environment and the command line."""
+    (folder / "session-authority.toml").write_text(
+        f'database_url = "{url}"\nabsolute_lifetime_seconds = {LIFETIME_SECONDS}\n'
+        "worker_interval_seconds = 0.5\n"
+    )
+    port = _free_neighbours()
+    settings = {"SESSION_AUTHORITY_METRICS_LISTEN": f"127.0.0.1:{port}"}
+    arguments = ("serve", "--listen", "127.0.0.1:0", "--processes", "2")
+    try:
+        with running(*arguments, cwd=folder, settings=settings) as program:
+            yield Several(program, folder, url, port)
+    finally:
+        for pid in processes_in(folder):  # none, unless a test failed
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def sign_ins_held_up(url: str) -> Iterator[None]:
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE sessions IN SHARE MODE")
+        yield
+        other.rollback()
+
+
+def _sign_ins_waiting(url: str) -> int:
+    with psycopg.connect(url) as other:
+        asked = (
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass"
+        )
+        row = other.execute(asked).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+@contextmanager
+def calls_under_way(servers: Several) -> Iterator[list[Any]]:
+    """Have a sign-in wait in each of the processes until the context is left."""
+    with ExitStack() as stack:
+        callers = servers.one_caller_each(stack)
+        with sign_ins_held_up(servers.database):
+            request = pb.CreateSessionRequest(user_id="ada")
+            waiting = [stub.CreateSession.future(request, timeout=20) for stub in callers.values()]
+            until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
+            yield waiting
+        for call in waiting:
+            assert call.result().session_token
+
+
+def _assert_stopped_in_order(servers: Several, folder: Path) -> None:
+    assert servers.program.exit_code() == 0
+    assert processes_in(folder) == {}
+    lines = servers.program.stdout.splitlines()
+    assert lines[1:] == ["session-authority: draining", "session-authority: stopped"]
+    for wrong in ("Traceback", "starting it anew", "killing"):
+        assert wrong not in servers.program.stderr
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", servers.port), timeout=5)
+
+
+def test_all_processes_answer_and_one_that_is_killed_is_replaced_while_the_others_go_on(
+    tmp_path: Path, url: str
+) -> None:
+    with several(tmp_path, url) as servers, ExitStack() as stack:
+        assert sorted(servers.children.values()) == [0, 1]
+        callers = servers.one_caller_each(stack)
+        _assert_settings_hold_in_each(callers)
+        for number in (0, 1):
+            assert servers.metric(number, VALIDATED) > 0
+        until(lambda: servers.metric(0, WORKED) > 0)
+        assert servers.metric(1, WORKED) == 0
+
+        first, second = sorted(servers.children, key=lambda pid: servers.children[pid])
+        with _asking_all_the_time(callers[second]):
+            os.kill(first, signal.SIGKILL)
+            until(lambda: first not in servers.children)
+            with SessionClient(servers.address) as newcomer:
+                assert newcomer.validate(newcomer.create("bob").token)
+            until(lambda: 0 in servers.children.values() and servers.metric(0, WORKED) > 0)
+            callers_now = servers.one_caller_each(stack)
+        # Whoever was connected to the killed one finds another.
+        answer = validate(callers[first], "ses_nobody's", timeout=10, wait_for_ready=True)
+        assert answer.HasField("rejection")
+        assert callers_now.keys() == servers.children.keys()
+        assert first not in callers_now
+        assert second in callers_now
+        assert servers.program.stop() == 0
+        assert servers.program.stderr.count("starting it anew") == 1
+        assert '"process": 0, "why": "SIGKILL"' in servers.program.stderr
+
+
+def _assert_settings_hold_in_each(callers: dict[int, SessionServiceStub]) -> None:
+    tokens = []
+    for stub in callers.values():
+        made = create(stub, "ada")
+        lifetime = made.session.expire_time.ToDatetime() - made.session.create_time.ToDatetime()
+        assert lifetime.total_seconds() == LIFETIME_SECONDS
+        tokens.append(made.session_token)
+    for stub in callers.values():
+        for token in tokens:
+            assert validate(stub, token).session.user_id == "ada"
+
+
+@contextmanager
+def _asking_all_the_time(stub: SessionServiceStub) -> Iterator[None]:
+    token = create(stub, "cy").session_token
+    stop = threading.Event()
+    answers: list[bool] = []
+    failures: list[grpc.RpcError] = []
+
+    def ask() -> None:
+        while not stop.wait(0.002):
+            try:
+                answers.append(validate(stub, token, timeout=10).HasField("session"))
+            except grpc.RpcError as error:
+                failures.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        asking.join(20)
+    assert failures == []
+    assert all(answers)
+    assert len(answers) > 10
+
+
+def test_another_one_on_the_same_port_is_refused_and_no_command_line_tells_the_password(
+    tmp_path: Path, url: str
+) -> None:
+    with several(tmp_path, url) as servers:
+        line = servers.program.stdout
+        assert re.fullmatch(r"session-authority: serving on 127.\S+, .* 2 processes\n", line)
+        told = "\n".join(" ".join(_words(place)) for place in PROC.glob("[0-9]*"))
+        assert told.count("server-process") >= 2
+        assert PASSWORD not in told + line
+
+        arguments = ("serve", "--listen", servers.address, "--processes", "2")
+        done = run(*arguments, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"Error: {servers.address} can't be listened on")
+        with SessionClient(servers.address) as client:
+            assert client.validate(client.create("ada").token)
+        assert PASSWORD not in servers.program.stdout + servers.program.stderr
+
+
+@pytest.mark.parametrize("how", ["sigterm", "ctrl-c"])
+def test_calls_under_way_in_all_processes_are_answered_before_they_stop(
+    tmp_path: Path, url: str, how: str
+) -> None:
+    with several(tmp_path, url) as servers:
+        with calls_under_way(servers) as waiting:
+            if how == "ctrl-c":
+                press_ctrl_c(tmp_path)
+            else:
+                servers.program.terminate()
+            servers.program.wait_for("(draining)")
+            time.sleep(0.3)
+            assert not any(call.done() for call in waiting)
+            assert len(servers.children) == 2
+        _assert_stopped_in_order(servers, tmp_path)
+
+
+def test_ctrl_c_during_the_start_ends_it_in_silence(tmp_path: Path, url: str) -> None:
+    settings = {"SESSION_AUTHORITY_DATABASE_URL": url}
+    arguments = ("serve", "--listen", "127.0.0.1:0", "--processes", "2")
+    with running(*arguments, cwd=tmp_path, settings=settings) as program:
+        until(lambda: sorted(processes_in(tmp_path).values()) == [-1, 0, 1])
+        time.sleep(0.3)  # for them to be in the middle of it
+        press_ctrl_c(tmp_path)
+        assert program.exit_code() == 0
+        assert "serving on" not in program.stdout
+        assert "Traceback" not in program.stderr
+        assert processes_in(tmp_path) == {}
+
+
+def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path, url: str) -> None:
+    with several(tmp_path, url) as servers, ExitStack() as stack:
+        callers = servers.one_caller_each(stack)
+        with sign_ins_held_up(servers.database):
+            request = pb.CreateSessionRequest(user_id="ada")
+            waiting = [stub.CreateSession.future(request, timeout=20) for stub in callers.values()]
+            until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
+            press_ctrl_c(tmp_path)
+            servers.program.wait_for("(draining)")
+            time.sleep(0.3)
+            press_ctrl_c(tmp_path)
+            assert servers.program.exit_code() != 0
+            assert processes_in(tmp_path) == {}
+        assert "Traceback" not in servers.program.stderr
+
+
+def test_processes_whose_parent_was_killed_answer_what_is_under_way_and_end(
+    tmp_path: Path, url: str
+) -> None:
+    with several(tmp_path, url) as servers:
+        with calls_under_way(servers):
+            servers.program.kill()
+            until(lambda: servers.program.stderr.count("the parent process is gone; draining") == 2)
+            assert len(servers.children) == 2
+        until(lambda: processes_in(tmp_path) == {})
+        assert "Traceback" not in servers.program.stderr
+
+
+def test_one_that_cannot_start_ends_all_with_what_it_says(tmp_path: Path, url: str) -> None:
+    port = _free_neighbours()
+    with closing(socket.create_server(("127.0.0.1", port + 1))):
+        settings = {
+            "SESSION_AUTHORITY_DATABASE_URL": url,
+            "SESSION_AUTHORITY_METRICS_LISTEN": f"127.0.0.1:{port}",
+            "SESSION_AUTHORITY_PROCESSES": "2",
+        }
+        done = run("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=settings)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        rf"Error: metrics can't be served on 127.0.0.1:{port + 1}: .*\n", done.stderr
+    )
+    assert processes_in(tmp_path) == {}

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from session_authority_server.cli import commands
+from session_authority_server.cli.server_process import Assignment
+from session_authority_server.config import load_settings
+
+URL = "postgresql://ada:s3cr%C3%A9t@127.0.0.1/sessions"
+
+
+def test_an_assignment_arrives_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('at_limit = "refuse"\nsession_limit = 7\n')
+    given = Assignment(
+        3, load_settings(file, database_url=URL, log_level="error"), worker=True, insecure=False
+    )
+    line = given.as_line()
+    monkeypatch.setenv("SESSION_AUTHORITY_SESSION_LIMIT", "8")  # counts for nothing any more
+
+    arrived = Assignment.from_line(3, line)
+
+    assert line.count("\n") == 1
+    assert arrived.settings.model_dump() == given.settings.model_dump()
+    assert arrived.settings.policy == given.settings.policy
+    assert (arrived.number, arrived.worker, arrived.insecure) == (3, True, False)
+
+
+def test_an_assignment_does_not_show_the_password() -> None:
+    assignment = Assignment(0, load_settings(database_url=URL), worker=False, insecure=False)
+    assert "s3cr" not in repr(assignment)
+
+
+def test_somebody_who_runs_it_by_hand_is_told_what_it_is_for() -> None:
+    done = CliRunner().invoke(commands, ["server-process", "0"], input="")
+    assert done.exit_code == 2
+    assert "serve --processes" in done.stderr
