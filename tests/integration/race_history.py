@@ -2,10 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 OK = "OK"
 NOT_LIVE = "NOT_LIVE"
+EXPIRED_CODE = 3  # as the database writes the reason
+# How long a commit may take from its time to its being seen, and an ending from its time to its commit.
+COMMIT_SECONDS = 0.25
+ENDING_SECONDS = 1.0
+# How far two clocks of one machine may have drifted apart.
+CLOCKS_SECONDS = 0.05
 # What a call may answer beside OK. Anything else is a fault: an internal error, an outage that was none.
 ANSWERS = {
     "create": {"AUTHENTICATION_TOO_OLD"},
@@ -50,6 +56,48 @@ class Count:
     live: int
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the database holds of a session; times are seconds of the wall clock.
+
+    Attributes:
+        secret: The hash of its secret, in any form.
+        user_epoch: The epoch of its user that it belongs to.
+        last_active: When it was last used.
+        expire: When its lifetime ends.
+        ended: The time of its recorded ending, or None.
+        reason: The code of that ending's reason, or None.
+    """
+
+    secret: str
+    user_epoch: int
+    last_active: float
+    expire: float
+    ended: float | None = None
+    reason: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one row, as a trigger saw it.
+
+    Attributes:
+        session_id: Whose row.
+        begun: When the transaction that made it had begun, by the clock that the servers read too.
+        before: The row before it.
+        after: The row after it.
+        epoch: The user's epoch at that moment.
+        epoch_since: When that epoch was committed; None if by this very transaction.
+    """
+
+    session_id: str
+    begun: float
+    before: Row
+    after: Row
+    epoch: int = 0
+    epoch_since: float | None = None
+
+
 @dataclass
 class History:
     """A whole run.
@@ -60,6 +108,10 @@ class History:
         calls: What was asked and answered.
         counts: What was counted at quiet moments and at the end.
         kept: The sessions that the database held at the end.
+        rows: How the database held them, where that was looked at.
+        changes: What was done to them, but for putting off when to look at them again.
+        monotonic_zero: What the wall clock showed when the clock of the calls showed 0.
+        resolution: How far behind a use the recorded last activity of a live session may be, in seconds.
         worker_said: How many endings the workers said they recorded.
         worker_did: How many endings the database holds that only workers record.
     """
@@ -69,6 +121,10 @@ class History:
     calls: list[Call] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
+    rows: dict[str, Row] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    monotonic_zero: float = 0.0
+    resolution: float = 1.0
     worker_said: int = 0
     worker_did: int = 0
 
@@ -81,6 +137,9 @@ def violations(history: History) -> Iterator[str]:
     yield from _ended_without_cause(history)
     yield from _above_limit(history)
     yield from _done_twice_or_lost(history)
+    yield from _changed_wrongly(history)
+    yield from _kept_wrongly(history)
+    yield from _use_not_recorded(history)
 
 
 def _wrong_answers(history: History) -> Iterator[str]:
@@ -205,6 +264,62 @@ def _done_twice_or_lost(history: History) -> Iterator[str]:
         yield f"made and not answered: {session_id}"
     if history.worker_said != history.worker_did:
         yield f"workers recorded {history.worker_said} endings of {history.worker_did}"
+
+
+def _changed_wrongly(history: History) -> Iterator[str]:
+    for change in history.changes:
+        before, after = change.before, change.after
+        if before.ended is not None:
+            # Which sweeps pass it by is of no account to one that ended otherwise.
+            if replace(after, user_epoch=before.user_epoch) != before:
+                yield f"changed after its end: {change}"
+        elif after.last_active < before.last_active:
+            yield f"last activity moved back: {change}"
+        elif after.last_active > before.last_active and after.secret == before.secret:
+            # The transaction took the time, by which it judged, after it had begun.
+            since = change.epoch_since
+            if before.expire <= change.begun:
+                yield f"touched after it had expired: {change}"
+            elif (
+                before.user_epoch < change.epoch
+                and since is not None
+                and since + COMMIT_SECONDS < change.begun
+            ):
+                yield f"touched after it was swept: {change}"
+
+
+def _kept_wrongly(history: History) -> Iterator[str]:
+    for session_id, row in history.rows.items():
+        if row.ended is None:
+            continue
+        if row.last_active > row.ended + ENDING_SECONDS:
+            yield f"active after its end: {session_id} {row}"
+        if row.ended > row.expire:
+            yield f"ended after it had expired: {session_id} {row}"
+        if row.reason == EXPIRED_CODE and row.ended != row.expire:
+            yield f"expired at another time than its own: {session_id} {row}"
+
+
+def _use_not_recorded(history: History) -> Iterator[str]:
+    last_use: dict[str, Call] = {}
+    for call in history.calls:
+        if call.kind == "validate" and call.answer == OK:
+            last = last_use.setdefault(call.session_id, call)
+            if call.begin > last.begin:
+                last_use[call.session_id] = call
+    ended = {session_id for session_id, row in history.rows.items() if row.ended is not None}
+    rejected = {
+        call.session_id
+        for call in history.calls
+        if call.kind == "validate" and call.answer not in {OK, "SUPERSEDED"}
+    }
+    for session_id, call in last_use.items():
+        row = history.rows.get(session_id)
+        if row is None or session_id in ended or session_id in rejected:
+            continue  # what a session was used for last may be lost with it
+        used = history.monotonic_zero + call.begin
+        if row.last_active < used - history.resolution - CLOCKS_SECONDS:
+            yield f"used and not recorded: {call} {row}"
 
 
 def _made(call: Call) -> bool:

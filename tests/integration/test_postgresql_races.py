@@ -1,5 +1,8 @@
 """Two servers and two workers on one PostgreSQL, everything at once: one truth explains every answer.
 
+One of the servers reaches the database on a way that is slow now and then, so that a statement of its own
+can be old news by the time that it is answered, and others come between the statements of a transaction.
+
 SESSION_AUTHORITY_RACE_SECONDS makes it last longer, SESSION_AUTHORITY_RACE_SEED makes another one of it.
 """
 
@@ -31,17 +34,31 @@ from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
 from session_authority_server.store.sql_store import SqlSessionStore
 from tests import postgresql
-from tests.integration.program import Program, run, running, serving
-from tests.integration.race_history import NOT_LIVE, OK, Call, Count, History, violations
+from tests.integration.program import Program, run, running
+from tests.integration.race_history import (
+    NOT_LIVE,
+    OK,
+    Call,
+    Change,
+    Count,
+    History,
+    Row,
+    violations,
+)
+from tests.integration.slow_link import slow_link
 from tests.postgresql import Cluster
 
-SECONDS = float(os.environ.get("SESSION_AUTHORITY_RACE_SECONDS", "8"))
+SECONDS = float(os.environ.get("SESSION_AUTHORITY_RACE_SECONDS", "6"))
 SEED = int(os.environ.get("SESSION_AUTHORITY_RACE_SEED", "1"))
 ROUND_SECONDS = 2.0
-USERS = ("ann", "bob", "cyd", "dan")
-RACERS_A_USER = 5
+HASTY = ("ann", "bob", "cyd", "dan")
+STEADY = ("eve", "fay", "gil", "hal")  # whose sessions live long enough to be used twice
+USERS = (*HASTY, *STEADY)
+RACERS_A_USER = 3
 LIMIT = 4
+REPORT_SECONDS = 5
 SHORT_SECONDS = 1.0
+RESOLUTION_SECONDS = 1
 RECENT = 6
 WATCHERS = 4
 CROWD_SIZE = 3_000
@@ -53,6 +70,16 @@ KINDS = {
     "revoke_others": 4,
     "sign_out": 6,
     "reauthenticate": 8,
+    "contest": 4,
+}
+STEADY_KINDS = KINDS | {
+    "create": 3,
+    "validate": 80,
+    "revoke": 3,
+    "revoke_others": 1,
+    "sign_out": 2,
+    "reauthenticate": 3,
+    "contest": 1,
 }
 # The worker is to meet live sessions too, of which it has to find that they live.
 NUDGE = (
@@ -68,10 +95,33 @@ CROWD = (
     "'end_time', null, 'end_reason', null, 'initiating_entity', null))).* "
     f"FROM sessions AS s, generate_series(1, {CROWD_SIZE}) LIMIT {CROWD_SIZE}"
 )
+# What becomes of every row, but for when to look at it next.
+AUDIT = (
+    "CREATE TABLE changes (begun timestamptz, was sessions, became sessions, epoch bigint, "
+    "epoch_since timestamptz); "
+    "CREATE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+    "INSERT INTO changes SELECT now(), OLD, NEW, epoch, pg_xact_commit_timestamp(xmin) "
+    "FROM users WHERE user_id = OLD.user_id; RETURN NULL; END $$; "
+    "CREATE TRIGGER note_change AFTER UPDATE ON sessions FOR EACH ROW "
+    "WHEN (OLD.user_id != 'crowd' AND to_jsonb(OLD) - 'check_time' != to_jsonb(NEW) - 'check_time') "
+    "EXECUTE FUNCTION note_change()"
+)
+ROW = (
+    "encode({0}.secret_hash, 'hex'), {0}.user_epoch, extract(epoch FROM {0}.last_active_time)::float8, "
+    "extract(epoch FROM {0}.expire_time)::float8, extract(epoch FROM {0}.end_time)::float8, "
+    "{0}.end_reason"
+)
+CHANGES = (
+    "SELECT (was).session_id::text, extract(epoch FROM begun)::float8, epoch, "
+    "extract(epoch FROM epoch_since)::float8, "
+    f"{ROW.format('(was)')}, {ROW.format('(became)')} FROM changes ORDER BY begun"
+)
+ROWS = f"SELECT session_id::text, {ROW.format('s')} FROM sessions AS s WHERE user_id != 'crowd'"
 ENDED_BY_WORKERS = (
     "SELECT count(*) FROM sessions s LEFT JOIN sweeps w ON w.user_id = s.user_id "
     "AND w.epoch = s.user_epoch + 1 WHERE s.end_reason = 3 OR s.end_time = w.sweep_time"
 )
+LEFT_TO_WORKERS = "SELECT count(*) FROM sessions WHERE user_id = 'crowd' AND end_time IS NULL"
 
 
 @dataclass(frozen=True)
@@ -92,6 +142,7 @@ class Race:
         self._clients = clients
         self._seed = seed
         self._held: dict[str, list[Held]] = defaultdict(list)
+        self._dead: set[tuple[str, int]] = set()
 
     async def run(self, round_number: int, seconds: float) -> None:
         """Let every racer race for a while, and end with nobody asking anything."""
@@ -116,14 +167,14 @@ class Race:
                 await self._validate_many(client, held)
 
     async def _race(self, user_id: str, chance: random.Random, stop_at: float) -> None:
+        kinds = STEADY_KINDS if user_id in STEADY else KINDS
         while time.monotonic() < stop_at:
-            [kind] = chance.choices(list(KINDS), list(KINDS.values()))
+            [kind] = chance.choices(list(kinds), list(kinds.values()))
             held = self._held[user_id]
             if not held or kind == "create":
                 await self._create(user_id, chance)
                 continue
-            mine = chance.choice(held[-RECENT:] if chance.random() < 0.8 else held)
-            other = chance.choice(held[-RECENT:])
+            mine, other = self._choose(held, chance), self._choose(held, chance)
             match kind:
                 case "validate":
                     await self._validate(mine, chance)
@@ -135,8 +186,16 @@ class Race:
                     await self._revoke_others(mine, chance)
                 case "sign_out":
                     await self._sign_out(mine, chance)
+                case "contest":
+                    await self._contest(mine, chance)
                 case _:
                     await self._reauthenticate(mine, chance)
+
+    def _choose(self, held: list[Held], chance: random.Random) -> Held:
+        """Choose one, rather a late one, and rather one of which nobody has heard that it is dead."""
+        late = held[-RECENT:] if chance.random() < 0.9 else held
+        hopeful = [each for each in late if (each.session_id, each.version) not in self._dead]
+        return chance.choice(hopeful if hopeful and chance.random() < 0.9 else late)
 
     async def _create(self, user_id: str, chance: random.Random) -> None:
         short = chance.random() < 0.3
@@ -186,6 +245,14 @@ class Race:
         ending = chance.choice(self._clients).sign_out(mine.token)
         await self._watching(mine, chance, self._do("sign_out", mine, ending))
 
+    async def _contest(self, mine: Held, chance: random.Random) -> None:
+        """Let one session be ended, ended otherwise and renewed, all at once."""
+        await asyncio.gather(
+            self._sign_out(mine, chance),
+            self._revoke(mine, mine, chance),
+            self._reauthenticate(mine, chance),
+        )
+
     async def _watching(
         self, held: Held, chance: random.Random, ending: Coroutine[object, object, None]
     ) -> None:
@@ -226,6 +293,8 @@ class Race:
     def _note(
         self, kind: str, begin: float, held: Held, answer: str = OK, target: str = ""
     ) -> None:
+        if answer != OK:
+            self._dead.add((held.session_id, held.version))
         self.history.calls.append(
             Call(
                 kind,
@@ -257,6 +326,11 @@ async def _nudge(url: str) -> None:
         while True:
             await connection.execute(NUDGE)
             await asyncio.sleep(0.05)
+
+
+async def _audit(url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(AUDIT.encode())
 
 
 async def _crowd(url: str) -> None:
@@ -295,49 +369,69 @@ async def _race(url: str, addresses: list[str]) -> Race:
     return race
 
 
+def _look_back(url: str, history: History) -> None:
+    """Note what the database holds, and what was done to it."""
+    with psycopg.connect(url) as connection:
+        for session_id, *row in connection.execute(ROWS.encode()):
+            history.rows[session_id] = Row(*row)
+        history.kept = set(history.rows)
+        for session_id, begun, epoch, since, *both in connection.execute(CHANGES.encode()):
+            before, after = Row(*both[:6]), Row(*both[6:])
+            history.changes.append(Change(session_id, begun, before, after, epoch, since))
+        [history.worker_did] = connection.execute(ENDED_BY_WORKERS.encode()).fetchone() or [0]
+
+
 @contextlib.contextmanager
 def _all_running(cluster: Cluster, folder: Path) -> Iterator[tuple[list[Program], list[Program]]]:
     settings = {
-        "SESSION_AUTHORITY_DATABASE_URL": cluster.url(),
         "SESSION_AUTHORITY_SESSION_LIMIT": str(LIMIT),
-        "SESSION_AUTHORITY_LAST_ACTIVE_RESOLUTION_SECONDS": "1",
+        "SESSION_AUTHORITY_LAST_ACTIVE_RESOLUTION_SECONDS": str(RESOLUTION_SECONDS),
         "SESSION_AUTHORITY_WORKER_INTERVAL_SECONDS": "0.1",
     }
-    assert run("migrate", cwd=folder, settings=settings).returncode == 0
+
+    def on(port: int) -> dict[str, str]:
+        address = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        return settings | {"SESSION_AUTHORITY_DATABASE_URL": address}
+
+    assert run("migrate", cwd=folder, settings=on(cluster.port)).returncode == 0
     with contextlib.ExitStack() as stack:
-        servers = [
-            stack.enter_context(serving(folder, "--no-worker", settings=settings)) for _ in range(2)
+        slow = stack.enter_context(slow_link(cluster.port, SEED))
+        serve = ("serve", "--listen", "127.0.0.1:0", "--no-worker")
+        started = [
+            stack.enter_context(running(*command, cwd=folder, settings=on(port)))
+            for command, port in (
+                (serve, cluster.port),
+                (serve, slow),
+                (("worker",), cluster.port),
+                (("worker",), slow),
+            )
         ]
-        workers = [
-            stack.enter_context(running("worker", cwd=folder, settings=settings)) for _ in range(2)
-        ]
+        servers, workers = started[:2], started[2:]
+        for server in servers:
+            assert server.address
         for worker in workers:
             worker.wait_for("(worker on)")
         yield servers, workers
 
 
 def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path: Path) -> None:
-    with postgresql.cluster(log_min_messages="error") as cluster:
+    with postgresql.cluster(log_min_messages="error", track_commit_timestamp="on") as cluster:
+        url = cluster.url()
         with _all_running(cluster, tmp_path) as (servers, workers):
-            race = asyncio.run(_race(cluster.url(), [server.address for server in servers]))
+            asyncio.run(_audit(url))
+            race = asyncio.run(_race(url, [server.address for server in servers]))
+            history = race.history
+            history.monotonic_zero = time.time() - time.monotonic()
+            _wait_for_reports(cluster, workers)
             for program in (*servers, *workers):
-                assert program.stop() == 0
-        history = race.history
-        done = run(
-            "worker",
-            "--once",
-            cwd=tmp_path,
-            settings={"SESSION_AUTHORITY_DATABASE_URL": cluster.url()},
-        )
+                program.terminate()
+            assert [program.exit_code() for program in (*servers, *workers)] == [0] * 4
+        once = {"SESSION_AUTHORITY_DATABASE_URL": url}
+        done = run("worker", "--once", cwd=tmp_path, settings=once)
         said = [worker.stderr for worker in workers] + [done.stdout]
-        history.worker_said = sum(
-            int(rows) for text in said for rows in re.findall(r"expire: (\d+) rows", text)
-        )
-        history.worker_did = int(cluster.psql(ENDED_BY_WORKERS))
-        history.kept = set(
-            cluster.psql("SELECT session_id FROM sessions WHERE user_id != 'crowd'").split()
-        )
-        asyncio.run(_count(cluster.url(), history))
+        history.worker_said = sum(map(_reported, said))
+        _look_back(url, history)
+        asyncio.run(_count(url, history))
         log = (cluster.folder / "log").read_text()
 
     found = list(violations(history))
@@ -346,11 +440,33 @@ def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path
         assert [line for line in text.splitlines() if _is_trouble(line)] == []
     # It was a race: everything happened, often, and met the others.
     happened = {(call.kind, call.answer == OK) for call in history.calls}
-    assert happened >= {(kind, True) for kind in KINDS if kind != "batch"}
+    assert happened >= {(kind, True) for kind in set(KINDS) - {"batch", "contest"}}
     rejections = {call.answer for call in history.calls if call.kind == "validate"}
     assert rejections >= {"REVOKED", "SIGNED_OUT", "LIMIT", "EXPIRED", "SUPERSEDED"}
     assert len(history.calls) > 100 * SECONDS
+    assert sum(map(_is_touch, history.changes)) > SECONDS
     assert history.worker_did > 0
+
+
+def _wait_for_reports(cluster: Cluster, workers: list[Program]) -> None:
+    """Let the workers finish what they are at, of which they tell at its end only."""
+    give_up = time.monotonic() + REPORT_SECONDS
+    while time.monotonic() < give_up:  # if they never tell, it is found out later
+        left, did = map(
+            int, cluster.psql(f"SELECT ({LEFT_TO_WORKERS}), ({ENDED_BY_WORKERS})").split("|")
+        )
+        if not left and did == sum(_reported(worker.stderr) for worker in workers):
+            break
+        time.sleep(0.05)
+
+
+def _reported(text: str) -> int:
+    return sum(int(rows) for rows in re.findall(r"expire: (\d+) rows", text))
+
+
+def _is_touch(change: Change) -> bool:
+    before, after = change.before, change.after
+    return after.secret == before.secret and after.last_active > before.last_active
 
 
 def _is_trouble(line: str) -> bool:

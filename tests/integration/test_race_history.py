@@ -1,6 +1,18 @@
 """The checker of histories finds each rule's violation, and none in what may happen."""
 
-from tests.integration.race_history import NOT_LIVE, OK, Call, Count, History, violations
+from dataclasses import replace
+
+from tests.integration.race_history import (
+    EXPIRED_CODE,
+    NOT_LIVE,
+    OK,
+    Call,
+    Change,
+    Count,
+    History,
+    Row,
+    violations,
+)
 
 
 def create(session_id: str, at: float, *, user_id: str = "ann") -> Call:
@@ -159,3 +171,84 @@ def test_a_session_that_nobody_was_given() -> None:
 
 def test_work_that_was_done_twice() -> None:
     assert only(found(*TWO, worker_said=3, worker_did=2), "workers recorded 3 endings of 2")
+
+
+# What the database shows
+
+
+ROW = Row("old", user_epoch=0, last_active=10.0, expire=100.0)
+ENDED = replace(ROW, ended=50.0, reason=2)
+
+
+def changed(before: Row, after: Row, at: float = 60.0, **more: object) -> list[str]:
+    change = Change("s", at, before, after)
+    for name, value in more.items():
+        change = replace(change, **{name: value})
+    return found(changes=[change])
+
+
+def test_what_may_become_of_a_row() -> None:
+    touched = replace(ROW, last_active=59.0)
+    assert not changed(ROW, touched)
+    assert not changed(ROW, ENDED)
+    assert not changed(ROW, replace(ROW, secret="new", last_active=60.0, expire=160.0))
+    assert not changed(ROW, replace(ROW, user_epoch=1), epoch=1)
+
+
+def test_a_row_that_changes_after_its_end() -> None:
+    for after in (
+        ROW,
+        replace(ENDED, last_active=11.0),
+        replace(ENDED, ended=55.0),
+        replace(ENDED, secret="new"),
+    ):
+        assert only(changed(ENDED, after), "changed after its end")
+    assert not changed(
+        ENDED, replace(ENDED, user_epoch=1)
+    )  # passed by a sweep, and as dead as before
+
+
+def test_a_last_activity_that_moves_back() -> None:
+    assert only(changed(ROW, replace(ROW, last_active=9.0)), "last activity moved back")
+    renewed = replace(ROW, secret="new", last_active=9.0)
+    assert only(changed(ROW, renewed), "last activity moved back")
+
+
+def test_a_touch_after_the_lifetime() -> None:
+    touched = replace(ROW, last_active=99.0)
+    assert not changed(ROW, touched, at=99.9)
+    assert only(changed(ROW, touched, at=100.0), "touched after it had expired")
+
+
+def test_a_touch_after_a_sweep() -> None:
+    touched = replace(ROW, last_active=40.0)
+    assert only(changed(ROW, touched, epoch=1, epoch_since=59.0), "touched after it was swept")
+    for since in (59.9, 61.0, None):  # it may not have been seen yet
+        assert not changed(ROW, touched, epoch=1, epoch_since=since)
+    spared = replace(ROW, user_epoch=1)
+    assert not changed(spared, replace(spared, last_active=40.0), epoch=1, epoch_since=59.0)
+
+
+def test_a_row_that_holds_what_can_not_be() -> None:
+    assert not found(rows={"s": ENDED, "t": ROW})
+    for row, problem in (
+        (replace(ENDED, last_active=52.0), "active after its end"),
+        (replace(ENDED, ended=101.0), "ended after it had expired"),
+        (replace(ENDED, reason=EXPIRED_CODE), "expired at another time than its own"),
+    ):
+        assert only(found(rows={"s": row}), problem)
+    assert not found(rows={"s": replace(ENDED, ended=100.0, reason=EXPIRED_CODE)})
+
+
+def test_a_use_that_was_not_recorded() -> None:
+    used = (*TWO, a("validate", "s", 40))
+    assert not found(*used, rows={"s": replace(ROW, last_active=39.5)})
+    assert only(found(*used, rows={"s": ROW}), "used and not recorded")
+    assert not found(*used, rows={"s": ENDED})  # what it was used for last went with it
+    assert not found(
+        *used, a("revoke", "t", 42, target="s"), a("validate", "s", 44, "REVOKED"), rows={"s": ROW}
+    )
+    assert only(
+        found(*used, rows={"s": replace(ROW, last_active=39.5)}, monotonic_zero=1_000.0),
+        "used and not recorded",
+    )
