@@ -1,0 +1,121 @@
+"""Callers that write down what they were answered, to be held against the database afterwards."""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import grpc
+
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1 import session_service_pb2_grpc
+from tests.integration.program import Program
+
+T = TypeVar("T")
+DEADLINE_SECONDS = 5.0
+RECOVERY_SECONDS = 2.0
+CALLERS = 24
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Calls:
+    """Calls without retries, each with how long it took and what came of it."""
+
+    def __init__(self, stub: "session_service_pb2_grpc.SessionServiceAsyncStub") -> None:
+        self._stub = stub
+
+    async def create(self, user_id: str) -> pb.CreateSessionResponse:
+        request = pb.CreateSessionRequest(user_id=user_id, retry_secret=secrets.token_bytes(32))
+        return await self._stub.CreateSession(request, timeout=DEADLINE_SECONDS)
+
+    async def validate(self, token: str) -> pb.ValidateSessionResponse:
+        request = pb.ValidateSessionRequest(session_token=token)
+        return await self._stub.ValidateSession(request, timeout=DEADLINE_SECONDS)
+
+    async def revoke(self, token: str, session_id: str) -> None:
+        request = pb.RevokeSessionRequest(session_token=token, session_id=session_id)
+        await self._stub.RevokeSession(request, timeout=DEADLINE_SECONDS)
+
+
+@asynccontextmanager
+async def calling(server: Program) -> AsyncIterator[Calls]:
+    options = [("grpc.enable_retries", 0)]
+    async with grpc.aio.insecure_channel(server.address, options) as channel:
+        yield Calls(session_service_pb2_grpc.SessionServiceStub(channel))
+
+
+def settings(url: str) -> dict[str, str]:
+    return {"SESSION_AUTHORITY_DATABASE_URL": url, "SESSION_AUTHORITY_SESSION_LIMIT": "0"}
+
+
+@dataclass
+class Ledger:
+    """What was answered, and what was asked and not answered.
+
+    Attributes:
+        created: The sessions that were given out.
+        revoke_asked: Those of them that were to be ended.
+        revoke_answered: Those of them that were said to be.
+        failures: When calls failed, and how.
+        successes: When each kind of call last succeeded.
+        slowest: How long the longest call took, in seconds, whatever came of it.
+    """
+
+    created: list[pb.CreateSessionResponse] = field(default_factory=list)
+    revoke_asked: set[str] = field(default_factory=set)
+    revoke_answered: set[str] = field(default_factory=set)
+    failures: list[tuple[float, grpc.aio.AioRpcError]] = field(default_factory=list)
+    successes: dict[str, float] = field(default_factory=dict)
+    slowest: float = 0.0
+
+    @property
+    def codes(self) -> set[grpc.StatusCode]:
+        return {error.code() for _, error in self.failures}
+
+    async def passes(self, back: float) -> None:
+        """Wait until calls must succeed again, and make sure that all of them do."""
+        await asyncio.sleep(max(0.0, back + RECOVERY_SECONDS + 0.5 - time.monotonic()))
+        assert max(moment for moment, _ in self.failures) < back + RECOVERY_SECONDS
+        assert set(self.successes) == {"create", "validate", "revoke"}
+        assert min(self.successes.values()) > back + RECOVERY_SECONDS
+
+
+@asynccontextmanager
+async def under_load(calls: Calls, callers: int = CALLERS) -> AsyncIterator[Ledger]:
+    """Have callers create, validate and revoke, and hold the outcome against the database at the end."""
+    ledger, until = Ledger(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(callers):
+            tasks.create_task(_load(calls, f"user-{number}", ledger, until))
+        try:
+            yield ledger
+        finally:
+            until.set()
+    for _, error in ledger.failures:
+        assert error.code() in {UNAVAILABLE, LATE}, error
+        if error.code() is UNAVAILABLE:
+            assert (error.details() or "").startswith("the store is not available"), error
+    assert ledger.revoke_answered
+    await _check(calls, ledger)
+
+
+async def _load(calls: Calls, user_id: str, ledger: Ledger, until: asyncio.Event) -> None:
+    mine: pb.CreateSessionResponse | None = None
+
+    async def ask(kind: str, call: Callable[[], Awaitable[T]]) -> T:
+        started = time.monotonic()
+        try:
+            answer = await call()
+        finally:
+            ledger.slowest = max(ledger.slowest, time.monotonic() - started)
+        ledger.successes[kind] = time.monotonic()
+        return answer
+
+    while not until.is_set():
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            ...
