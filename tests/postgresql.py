@@ -86,6 +86,40 @@ class Cluster:
         self._process.wait(_START_SECONDS)
         self._process = None
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have the server do nothing at all for a while, as on a machine that hangs."""
+        stopped = []
+        try:
+            # The first of them first, so that it starts no more.
+            for pid in self._processes():
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+            yield
+        finally:
+            for pid in stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> Iterator[int]:
+        yield self.pid
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        yield from map(int, children.split())
+
+    def promote(self) -> None:
+        """Make a standby the primary, and return when it is."""
+        assert self.psql(f"SELECT pg_promote(wait_seconds => {_START_SECONDS})") == "t"
+
+    def replicate_to(self, name: str) -> None:
+        """Answer no commit from now on that a standby, which has come, has not confirmed."""
+        self.psql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        self.psql("SELECT pg_reload_conf()")
+        in_sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        deadline = time.monotonic() + _START_SECONDS
+        while self.psql(in_sync) != "1":
+            assert time.monotonic() < deadline, "no standby came"
+            time.sleep(0.02)
+
     def psql(self, statement: str, database: str = "postgres") -> str:
         """Run a statement and return what it says, without headings."""
         done = subprocess.run(
@@ -110,6 +144,26 @@ def cluster(**options: str) -> Iterator[Cluster]:
         )
         made.start()
         try:
+            yield made
+        finally:
+            made.stop(at_once=True)
+
+
+@contextlib.contextmanager
+def standby(primary: Cluster, name: str) -> Iterator[Cluster]:
+    """Give a standby that follows a cluster, and confirms its commits; it is gone afterwards."""
+    with folder() as place:
+        made = Cluster(place, free_port(), binaries(), {"fsync": "off"})
+        source = f"host=127.0.0.1 port={primary.port} user=postgres application_name={name}"
+        run_as_owner(
+            [
+                *(made.binaries / "pg_basebackup", "-D", place / "data", "-d", source),
+                *("--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
+            ]
+        )
+        made.start()
+        try:
+            primary.replicate_to(name)
             yield made
         finally:
             made.stop(at_once=True)

@@ -1,10 +1,9 @@
 """Callers that write down what they were answered, to be held against the database afterwards."""
 
 import asyncio
-import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -24,7 +23,7 @@ LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Calls:
-    """Calls without retries, each with how long it took and what came of it."""
+    """Calls without retries."""
 
     def __init__(self, stub: "session_service_pb2_grpc.SessionServiceAsyncStub") -> None:
         self._stub = stub
@@ -77,6 +76,16 @@ class Ledger:
     def codes(self) -> set[grpc.StatusCode]:
         return {error.code() for _, error in self.failures}
 
+    async def noting(self, kind: str, call: Awaitable[T]) -> T:
+        """Make a call, and note when it succeeded and how long it took."""
+        started = time.monotonic()
+        try:
+            answer = await call
+        finally:
+            self.slowest = max(self.slowest, time.monotonic() - started)
+        self.successes[kind] = time.monotonic()
+        return answer
+
     async def passes(self, back: float) -> None:
         """Wait until calls must succeed again, and make sure that all of them do."""
         await asyncio.sleep(max(0.0, back + RECOVERY_SECONDS + 0.5 - time.monotonic()))
@@ -106,16 +115,29 @@ async def under_load(calls: Calls, callers: int = CALLERS) -> AsyncIterator[Ledg
 
 async def _load(calls: Calls, user_id: str, ledger: Ledger, until: asyncio.Event) -> None:
     mine: pb.CreateSessionResponse | None = None
-
-    async def ask(kind: str, call: Callable[[], Awaitable[T]]) -> T:
-        started = time.monotonic()
-        try:
-            answer = await call()
-        finally:
-            ledger.slowest = max(ledger.slowest, time.monotonic() - started)
-        ledger.successes[kind] = time.monotonic()
-        return answer
-
     while not until.is_set():
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            ...
+        try:
+            if mine is None:
+                mine = await ledger.noting("create", calls.create(user_id))
+                ledger.created.append(mine)
+            other = await ledger.noting("create", calls.create(user_id))
+            ledger.created.append(other)
+            answer = await ledger.noting("validate", calls.validate(mine.session_token))
+            assert answer.HasField("session"), "an answered sign-in was lost"
+            session_id = other.session.session_id
+            ledger.revoke_asked.add(session_id)
+            await ledger.noting("revoke", calls.revoke(mine.session_token, session_id))
+            ledger.revoke_answered.add(session_id)
+        except grpc.aio.AioRpcError as error:
+            ledger.failures.append((time.monotonic(), error))
+            await asyncio.sleep(0.02)
+
+
+async def _check(calls: Calls, ledger: Ledger) -> None:
+    for new in ledger.created:
+        session_id = new.session.session_id
+        answer = await calls.validate(new.session_token)
+        if session_id in ledger.revoke_answered:
+            assert answer.HasField("rejection"), "an answered ending was lost"
+        elif session_id not in ledger.revoke_asked:
+            assert answer.HasField("session"), "an answered sign-in was lost"

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-# What is on its way is delayed by one of these; most of it isn't.
-DELAYS_SECONDS = (*(0.0,) * 20, 0.004, 0.01, 0.02)
+# What is on its way is delayed by one of these. Most of it isn't, and answers are more than questions.
+THERE_SECONDS = (*(0.0,) * 20, 0.004, 0.015)
+BACK_SECONDS = (*(0.0,) * 5, 0.005, 0.01, 0.02)
 _CHUNK_BYTES = 1 << 16
 
 
@@ -49,15 +50,23 @@ class _Link:
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        for source, target in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(self._pass_on(source, target))
+        for source, target, delays in (
+            (reader, far_writer, THERE_SECONDS),
+            (far_reader, writer, BACK_SECONDS),
+        ):
+            task = asyncio.create_task(self._pass_on(source, target, delays))
             self.carrying.add(task)
             task.add_done_callback(self.carrying.discard)
 
-    async def _pass_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        delays: Sequence[float],
+    ) -> None:
         with contextlib.suppress(ConnectionError):
             while chunk := await source.read(_CHUNK_BYTES):
-                await asyncio.sleep(self._chance.choice(DELAYS_SECONDS))
+                await asyncio.sleep(self._chance.choice(delays))
                 target.write(chunk)
                 await target.drain()
         target.close()

@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -14,44 +11,23 @@ import psycopg
 import pytest
 
 from session_authority.v1 import session_service_pb2 as pb
-from session_authority.v1 import session_service_pb2_grpc
 from tests import postgresql
 from tests.contract.engines import migrated_postgresql
+from tests.integration.ledger import (
+    DEADLINE_SECONDS,
+    LATE,
+    RECOVERY_SECONDS,
+    UNAVAILABLE,
+    Calls,
+    calling,
+    settings,
+    under_load,
+)
 from tests.integration.program import Program, run, serving
 from tests.postgresql import Cluster
 
-DEADLINE_SECONDS = 5.0
 PROMPT_SECONDS = 1.5
-RECOVERY_SECONDS = 2.0
-CRASHES = 1
-UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
-LATE = grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-class Calls:
-    """Calls without retries, each with how long it took and what came of it."""
-
-    def __init__(self, stub: "session_service_pb2_grpc.SessionServiceAsyncStub") -> None:
-        self._stub = stub
-
-    async def create(self, user_id: str) -> pb.CreateSessionResponse:
-        request = pb.CreateSessionRequest(user_id=user_id, retry_secret=secrets.token_bytes(32))
-        return await self._stub.CreateSession(request, timeout=DEADLINE_SECONDS)
-
-    async def validate(self, token: str) -> pb.ValidateSessionResponse:
-        request = pb.ValidateSessionRequest(session_token=token)
-        return await self._stub.ValidateSession(request, timeout=DEADLINE_SECONDS)
-
-    async def revoke(self, token: str, session_id: str) -> None:
-        request = pb.RevokeSessionRequest(session_token=token, session_id=session_id)
-        await self._stub.RevokeSession(request, timeout=DEADLINE_SECONDS)
-
-
-@asynccontextmanager
-async def calling(server: Program) -> AsyncIterator[Calls]:
-    options = [("grpc.enable_retries", 0)]
-    async with grpc.aio.insecure_channel(server.address, options) as channel:
-        yield Calls(session_service_pb2_grpc.SessionServiceStub(channel))
+SILENCE_SECONDS = 6.0
 
 
 async def failure_of(call: Awaitable[object]) -> grpc.StatusCode:
@@ -67,10 +43,6 @@ async def failure_of(call: Awaitable[object]) -> grpc.StatusCode:
 
 async def prompt(call: Awaitable[pb.CreateSessionResponse]) -> pb.CreateSessionResponse:
     return await asyncio.wait_for(call, PROMPT_SECONDS)
-
-
-def settings(url: str) -> dict[str, str]:
-    return {"SESSION_AUTHORITY_DATABASE_URL": url, "SESSION_AUTHORITY_SESSION_LIMIT": "0"}
 
 
 @pytest.fixture
@@ -343,83 +315,42 @@ async def test_a_standby_that_stays_away_keeps_nobody_beyond_the_deadline(
 # A crash
 
 
-@dataclass
-class Ledger:
-    """What was answered, and what was asked and not answered."""
-
-    created: list[pb.CreateSessionResponse] = field(default_factory=list)
-    revoke_asked: set[str] = field(default_factory=set)
-    revoke_answered: set[str] = field(default_factory=set)
-    failures: list[tuple[float, grpc.aio.AioRpcError]] = field(default_factory=list)
-    successes: dict[str, float] = field(default_factory=dict)
-
-
-async def _load(calls: Calls, user_id: str, ledger: Ledger, until: asyncio.Event) -> None:
-    mine: pb.CreateSessionResponse | None = None
-    while not until.is_set():
-        doing = "create"
-        try:
-            if mine is None:
-                mine = await calls.create(user_id)
-                ledger.created.append(mine)
-            other = await calls.create(user_id)
-            ledger.created.append(other)
-            ledger.successes[doing] = time.monotonic()
-            doing = "validate"
-            answer = await calls.validate(mine.session_token)
-            assert answer.HasField("session"), "an answered sign-in was lost"
-            ledger.successes[doing] = time.monotonic()
-            doing = "revoke"
-            ledger.revoke_asked.add(other.session.session_id)
-            await calls.revoke(mine.session_token, other.session.session_id)
-            ledger.revoke_answered.add(other.session.session_id)
-            ledger.successes[doing] = time.monotonic()
-        except grpc.aio.AioRpcError as error:
-            ledger.failures.append((time.monotonic(), error))
-            await asyncio.sleep(0.02)
-
-
 async def test_a_crash_under_load_loses_nothing_answered_and_passes_within_two_seconds(
     tmp_path: Path,
 ) -> None:
-    ledger, until = Ledger(), asyncio.Event()
-    with postgresql.cluster() as cluster:
-        url = cluster.url()
-        assert run("migrate", cwd=tmp_path, settings=settings(url)).returncode == 0
-        with serving(tmp_path, settings=settings(url)) as program:
-            async with calling(program) as calls:
-                tasks = [
-                    asyncio.create_task(_load(calls, f"user-{number}", ledger, until))
-                    for number in range(24)
-                ]
-                for _ in range(CRASHES):
-                    await asyncio.sleep(0.7)
-                    failed_before = len(ledger.failures)
-                    await asyncio.to_thread(cluster.stop, at_once=True)
-                    await asyncio.sleep(0.5)
-                    assert len(ledger.failures) > failed_before
-                    await asyncio.to_thread(cluster.start)
-                    back = time.monotonic()
-                    await asyncio.sleep(RECOVERY_SECONDS + 0.5)
-                    last_failure = max(moment for moment, _ in ledger.failures)
-                    assert last_failure < back + RECOVERY_SECONDS
-                    assert min(ledger.successes.values()) > back + RECOVERY_SECONDS
-                until.set()
-                await asyncio.gather(*tasks)
-                for _, error in ledger.failures:
-                    assert error.code() is UNAVAILABLE, error
-                    assert (error.details() or "").startswith("the store is not available")
-                await _check(calls, ledger)
-            assert program.stop() == 0
-            assert "Traceback" not in program.stderr
-    assert ledger.revoke_answered
+    with postgresql.cluster() as cluster, _served(cluster, tmp_path) as program:
+        async with calling(program) as calls, under_load(calls) as ledger:
+            await asyncio.sleep(0.7)
+            failed_before = len(ledger.failures)
+            await asyncio.to_thread(cluster.stop, at_once=True)
+            await asyncio.sleep(0.5)
+            assert len(ledger.failures) > failed_before
+            await asyncio.to_thread(cluster.start)
+            await ledger.passes(back=time.monotonic())
+            assert ledger.codes == {UNAVAILABLE}
 
 
-async def _check(calls: Calls, ledger: Ledger) -> None:
-    for new in ledger.created:
-        session_id = new.session.session_id
-        answer = await calls.validate(new.session_token)
-        if session_id in ledger.revoke_answered:
-            assert answer.HasField("rejection"), "an answered ending was lost"
-        elif session_id not in ledger.revoke_asked:
-            assert answer.HasField("session"), "an answered sign-in was lost"
+@contextlib.contextmanager
+def _served(cluster: Cluster, folder: Path) -> Iterator[Program]:
+    """Give a server on a database, which nothing may end or upset."""
+    assert run("migrate", cwd=folder, settings=settings(cluster.url())).returncode == 0
+    with serving(folder, settings=settings(cluster.url())) as program:
+        yield program
+        assert program.stop() == 0
+        assert "Traceback" not in program.stderr
+
+
+# Silence
+
+
+async def test_a_server_that_falls_silent_keeps_nobody_beyond_the_deadline_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    with postgresql.cluster() as cluster, _served(cluster, tmp_path) as program:
+        async with calling(program) as calls, under_load(calls) as ledger:
+            await asyncio.sleep(0.7)
+            with cluster.frozen():
+                await asyncio.sleep(SILENCE_SECONDS)
+                assert ledger.failures
+            await ledger.passes(back=time.monotonic())
+            assert ledger.slowest < DEADLINE_SECONDS + 0.5

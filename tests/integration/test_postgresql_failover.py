@@ -1,0 +1,37 @@
+"""When the primary dies its standby takes over: nothing answered is lost, and callers hardly notice."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from tests import postgresql
+from tests.integration.ledger import UNAVAILABLE, calling, settings, under_load
+from tests.integration.program import run, serving
+from tests.postgresql import Cluster
+
+
+def url_of(*clusters: Cluster) -> str:
+    hosts = "&".join(f"host=127.0.0.1:{cluster.port}" for cluster in clusters)
+    return f"postgresql://postgres@/postgres?{hosts}"
+
+
+async def test_a_standby_that_takes_over_has_all_that_was_answered_and_serves_within_two_seconds(
+    tmp_path: Path,
+) -> None:
+    with (
+        postgresql.cluster() as primary,
+        postgresql.standby(primary, "deputy") as deputy,
+    ):
+        both = settings(url_of(primary, deputy))
+        migrated = run("migrate", cwd=tmp_path, settings=both)
+        assert migrated.returncode == 0, migrated.stderr
+        with serving(tmp_path, settings=both) as program:
+            async with calling(program) as calls, under_load(calls) as ledger:
+                await asyncio.sleep(1)
+                assert not ledger.failures
+                await asyncio.to_thread(primary.stop, at_once=True)
+                await asyncio.to_thread(deputy.promote)
+                await ledger.passes(back=time.monotonic())
+                assert ledger.codes == {UNAVAILABLE}
+            assert program.stop() == 0
+            assert "Traceback" not in program.stderr
