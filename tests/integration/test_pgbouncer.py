@@ -1,0 +1,151 @@
+"""Everything works behind a pooler that gives each transaction another connection."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from session_authority import AsyncSessionClient, Rejection, Session, SessionNotLive
+from tests import pgbouncer, postgresql
+from tests.integration.ledger import calling, settings, under_load
+from tests.integration.program import Program, run, serving
+from tests.pgbouncer import Pooler
+from tests.postgresql import Cluster
+
+POOL_SIZE = 4
+CALLERS = 60
+LOAD_CREATED = 200
+OVERDUE = 700
+SETTINGS = (
+    "lock_timeout",
+    "statement_timeout",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "search_path",
+    "row_security",
+)
+LEFT_BEHIND = (
+    "SELECT (SELECT count(*) FROM pg_prepared_statements) "
+    "+ (SELECT count(*) FROM pg_listening_channels()) "
+    "+ (SELECT count(*) FROM pg_cursors WHERE is_holdable) "
+    "+ (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') "
+    "+ (SELECT count(*) FROM pg_class WHERE relpersistence = 't')"
+)
+
+pytestmark = pytest.mark.skipif(
+    pgbouncer.PROGRAM is None,
+    reason="NOTHING BEHIND A POOLER IS TESTED: there is no pgbouncer here; install it",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with postgresql.cluster() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pooler(cluster: Cluster) -> Iterator[Pooler]:
+    with pgbouncer.pooler(cluster, POOL_SIZE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def migrated(pooler: Pooler, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The pooler's address, by which the schema has been made too."""
+    for said in ("went from none", "already"):
+        done = run("migrate", cwd=tmp_path_factory.mktemp("made"), settings=settings(pooler.url()))
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    return pooler.url()
+
+
+@pytest.fixture
+def server(migrated: str, tmp_path: Path) -> Iterator[Program]:
+    """A server that reaches its database by the pooler alone, which nothing may end or upset."""
+    with serving(tmp_path, settings=settings(migrated)) as program:
+        yield program
+        assert program.stop() == 0
+        assert [line for line in program.stderr.splitlines() if _is_trouble(line)] == []
+
+
+def _is_trouble(line: str) -> bool:
+    return "Traceback" in line or "the store failed" in line
+
+
+async def test_every_call_is_served(server: Program) -> None:
+    async with AsyncSessionClient(server.address) as client:
+        first, second, third, fourth = [await client.create("ann") for _ in range(4)]
+        assert isinstance(await client.validate(first.token), Session)
+        assert len(await client.list(first.token)) == 4
+
+        await client.revoke(first.token, second.session.session_id)
+        assert _reason(await client.validate(second.token)) == "REVOKED"
+
+        await client.sign_out(third.token)
+        assert _reason(await client.validate(third.token)) == "SIGNED_OUT"
+        with pytest.raises(SessionNotLive):
+            await client.list(third.token)
+
+        renewed = await client.reauthenticate(first.token)
+        assert _reason(await client.validate(first.token)) == "SUPERSEDED"
+        assert isinstance(await client.validate(renewed.token), Session)
+
+        await client.revoke_others(renewed.token)
+        assert _reason(await client.validate(fourth.token)) == "REVOKED"
+        assert len(await client.list(renewed.token)) == 1
+
+
+def _reason(answer: Session | Rejection) -> str:
+    assert isinstance(answer, Rejection)
+    return answer.reason.name
+
+
+async def test_many_callers_share_few_connections_and_nothing_leaks_between_them(
+    server: Program, cluster: Cluster, pooler: Pooler
+) -> None:
+    async with calling(server) as calls, under_load(calls, CALLERS) as ledger:
+        while len(ledger.created) < LOAD_CREATED:
+            assert not ledger.failures
+            await calls.validate("")
+        assert not ledger.failures
+    expected = [cluster.psql(f"SHOW {name}") for name in SETTINGS]
+    with contextlib.ExitStack() as stack:
+        held = [
+            stack.enter_context(psycopg.connect(pooler.url(), prepare_threshold=None))
+            for _ in range(pooler.size)
+        ]
+        backends = {_one(connection, "SELECT pg_backend_pid()") for connection in held}
+        assert len(backends) == pooler.size  # each in a transaction, and so these are all there are
+        for connection in held:
+            assert [_one(connection, f"SHOW {name}") for name in SETTINGS] == expected
+            assert _one(connection, LEFT_BEHIND) == 0
+
+
+def _one(connection: "psycopg.Connection[tuple[object, ...]]", statement: str) -> object:
+    row = connection.execute(statement.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_the_worker_does_its_work_once(
+    server: Program, migrated: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    async with AsyncSessionClient(server.address) as client:
+        new = await client.create("bob")
+    assert server.stop() == 0
+    cluster.psql(
+        "INSERT INTO sessions SELECT (jsonb_populate_record(s, jsonb_build_object('session_id', "
+        "gen_random_uuid(), 'expire_time', now() - interval '1 minute', 'check_time', "
+        "now() - interval '1 minute'))).* "
+        f"FROM sessions AS s, generate_series(1, {OVERDUE}) "
+        f"WHERE s.session_id = '{new.session.session_id}'"
+    )
+    for rows in (OVERDUE, 0):
+        done = run("worker", "--once", cwd=tmp_path, settings=settings(migrated))
+        assert done.returncode == 0, done.stderr
+        assert f"expire: {rows} rows" in done.stdout
+    ended = "SELECT count(*) FROM sessions WHERE user_id = 'bob' AND end_reason = 3"
+    assert cluster.psql(ended) == str(OVERDUE)
