@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import InitiatingEntity
-from session_authority_server.store.protocol import PendingSweep, Touch
+from session_authority_server.store.protocol import PendingSweep, SessionStore, Touch, UpkeepStore
 from tests.contract.engines import START, Engine, a_session, told
 
 CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
@@ -27,6 +27,9 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "settle_sweep": lambda engine: engine.upkeep.settle_sweep(PendingSweep("ann", 1)),
     "count_overdue": lambda engine: engine.upkeep.count_overdue(START, 10),
     "oldest_overdue": lambda engine: engine.upkeep.oldest_overdue(START),
+    "count_swept": lambda engine: engine.upkeep.count_swept(PendingSweep("ann", 1), 10),
+    "count_attempts": lambda engine: engine.upkeep.count_attempts(START, 10),
+    "purge_sweeps": lambda engine: engine.upkeep.purge_sweeps(START, 10),
     "purge_ended": lambda engine: engine.upkeep.purge_ended(START, 10),
     "count_purgeable": lambda engine: engine.upkeep.count_purgeable(START, 10),
     "plan_partitions": lambda engine: engine.upkeep.plan_partitions(START, START, START),
@@ -42,6 +45,16 @@ async def assert_unavailable(call: Callable[[Engine], Awaitable[object]], engine
     with pytest.raises(StoreUnavailable) as failure:
         await asyncio.wait_for(call(engine), LONG_ENOUGH_SECONDS)
     assert "INSERT" not in str(failure.value)
+
+
+def test_every_method_is_tried() -> None:
+    methods = {
+        name
+        for protocol in (SessionStore, UpkeepStore)
+        for name in vars(protocol)
+        if not name.startswith("_")
+    }
+    assert set(CALLS) == methods
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -76,6 +76,31 @@ async def test_an_activity_never_touches_a_dead_session(engine: Engine, death: s
     assert all(each.last_active_time == START for each in found.values())
 
 
+async def test_a_session_that_is_touched_and_ended_at_once_is_not_touched_after_its_end(
+    engine: Engine,
+) -> None:
+    sessions = [a_session() for _ in range(30)]
+    await engine.add(*sessions)
+    moment = START + SECOND
+
+    async def touch_all(seconds: int) -> None:
+        touches = [Touch(each, START + seconds * SECOND, None) for each in ids(sessions)]
+        await engine.sessions.touch(touches, lambda: moment)
+
+    async def end_and_look(session: Session) -> None:
+        await _end(engine, session)
+        at_the_end = told(await engine.get(session.session_id))
+        await asyncio.sleep(0.01)
+        assert told(await engine.get(session.session_id)) == at_the_end
+
+    await asyncio.gather(*map(end_and_look, sessions), *map(touch_all, range(1, 9)))
+    found = (await engine.sessions.read_sessions(ids(sessions))).values()
+    before = {each.session_id: each.last_active_time for each in found}
+    await touch_all(59)
+    found = (await engine.sessions.read_sessions(ids(sessions))).values()
+    assert {each.session_id: each.last_active_time for each in found} == before
+
+
 async def test_a_session_at_its_last_instant_is_touched(engine: Engine) -> None:
     session = a_session(idle_timeout=MINUTE)
     await engine.add(session)

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -29,6 +30,7 @@ from tests.contract.engines import (
 )
 
 REVOKED = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.USER)
+LIMIT = Ending(START + 5 * SECOND, EndReason.LIMIT, InitiatingEntity.POLICY)
 EXPIRED = Ending(START + MINUTE, EndReason.EXPIRED, InitiatingEntity.POLICY)
 
 
@@ -257,6 +259,52 @@ async def test_of_equally_active_sessions_those_with_the_lower_ids_are_beyond(
     assert set(await engine.sessions.transact(work)) == {numbered(1), numbered(2)}
 
 
+async def test_ending_all_beyond_a_number_ends_them_and_nothing_else(engine: Engine) -> None:
+    sessions = [a_session(last_active=START + n * SECOND) for n in (3, 1, 4, 2)]
+    ended = a_session(last_active=START + 9 * SECOND)
+    expired = a_session(lifetime=SECOND)
+    strange = a_session("bob")
+    await engine.add(*sessions, ended, expired, strange)
+    await end(engine, ended)
+    untouched = [told(await engine.get(each)) for each in ids([ended, expired, strange])]
+    assert set(await end_beyond(engine, 2)) == {sessions[1].session_id, sessions[3].session_id}
+    assert [(await engine.get(each)).ending for each in ids(sessions)] == [None, LIMIT, None, LIMIT]
+    assert [told(await engine.get(each)) for each in ids([ended, expired, strange])] == untouched
+    assert await end_beyond(engine, 2) == []
+    assert set(await end_beyond(engine, 0)) == {sessions[0].session_id, sessions[2].session_id}
+
+
+async def test_fifty_sign_ins_at_once_that_each_end_the_oldest_leave_as_many_as_allowed(
+    engine: Engine,
+) -> None:
+    limit = 3
+
+    async def sign_in(number: int) -> UUID:
+        session = a_session(last_active=START + number * SECOND / 100)
+
+        async def work(transaction: Transaction) -> UUID:
+            await transaction.lock_user("ann")
+            await transaction.end_live_beyond("ann", START + SECOND, limit - 1, LIMIT)
+            return (await transaction.insert_session(session)).session_id
+
+        return await engine.sessions.transact(work)
+
+    made = await asyncio.gather(*(sign_in(number) for number in range(50)))
+    live = await engine.sessions.list_live("ann", START + SECOND, None, 100)
+    assert len(live) == limit
+    endings = [(await engine.get(each)).ending for each in made]
+    assert endings.count(LIMIT) == 50 - limit
+    assert endings.count(None) == limit
+
+
+async def end_beyond(engine: Engine, keep: int) -> list[UUID]:
+    async def work(transaction: Transaction) -> list[UUID]:
+        await transaction.lock_user("ann")
+        return list(await transaction.end_live_beyond("ann", START + 5 * SECOND, keep, LIMIT))
+
+    return await engine.sessions.transact(work)
+
+
 # Sessions
 
 
@@ -275,6 +323,44 @@ async def test_a_new_session_gets_the_epochs_of_its_own_statement(engine: Engine
     assert (inserted.global_epoch, inserted.current_global_epoch) == (1, 1)
     assert told(await engine.get(stale.session_id)) == told(inserted)
     assert is_live(inserted, START)
+
+
+async def test_a_sign_in_that_meets_a_sweep_of_everybody_is_covered_or_came_after_it(
+    engine: Engine,
+) -> None:
+    session = a_session()
+
+    async def work(transaction: Transaction) -> bool:
+        await transaction.lock_user("ann")
+        # Where there is one writer, the sweep waits for this transaction; elsewhere it passes it by.
+        done, _ = await asyncio.wait([sweeping], timeout=0.3)
+        await transaction.insert_session(session)
+        return bool(done)
+
+    sweeping = asyncio.ensure_future(_after_a_moment(engine.sweep_everybody(START)))
+    swept_before = await engine.sessions.transact(work)
+    await sweeping
+    found = await engine.get(session.session_id)
+    assert found.current_global_epoch == 1
+    assert found.global_epoch == (1 if swept_before else 0)
+    assert is_live(found, START) == swept_before
+
+
+async def _after_a_moment(call: Awaitable[None]) -> None:
+    await asyncio.sleep(0.05)
+    await call
+
+
+async def test_a_session_that_is_renewed_and_ended_at_once_stays_ended(engine: Engine) -> None:
+    for _ in range(10):
+        session = a_session()
+        await engine.add(session)
+        _, ended = await asyncio.gather(
+            renew(engine, renewed(session, START + SECOND), session.secret_hash),
+            end(engine, session),
+        )
+        assert ended
+        assert (await engine.get(session.session_id)).ending == REVOKED
 
 
 async def test_a_session_inserted_before_a_sweep_in_the_same_transaction_is_covered(
