@@ -6,9 +6,10 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 
-# What is on its way is delayed by one of these. Most of it isn't, and answers are more than questions.
+# What is on its way is delayed by one of these. Most of it isn't, and answers are more than questions; some
+# for so long that whoever was told of a later change has the time to ask about it.
 THERE_SECONDS = (*(0.0,) * 20, 0.004, 0.015)
-BACK_SECONDS = (*(0.0,) * 5, 0.005, 0.01, 0.02)
+BACK_SECONDS = (*(0.0,) * 20, 0.005, 0.01, 0.02, 0.1, 0.2)
 _CHUNK_BYTES = 1 << 16
 
 

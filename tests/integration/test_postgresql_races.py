@@ -34,6 +34,7 @@ from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
 from session_authority_server.store.sql_store import SqlSessionStore
 from tests import postgresql
+from tests.integration import audit
 from tests.integration.program import Program, run, running
 from tests.integration.race_history import (
     NOT_LIVE,
@@ -42,7 +43,6 @@ from tests.integration.race_history import (
     Change,
     Count,
     History,
-    Row,
     violations,
 )
 from tests.integration.slow_link import slow_link
@@ -96,33 +96,6 @@ CROWD = (
     "'end_time', null, 'end_reason', null, 'initiating_entity', null))).* "
     f"FROM sessions AS s, generate_series(1, {CROWD_SIZE}) LIMIT {CROWD_SIZE}"
 )
-# What becomes of every row, but for when to look at it next.
-AUDIT = (
-    "CREATE TABLE changes (begun timestamptz, was sessions, became sessions, epoch bigint, "
-    "epoch_since timestamptz); "
-    "CREATE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-    "INSERT INTO changes SELECT now(), OLD, NEW, epoch, pg_xact_commit_timestamp(xmin) "
-    "FROM users WHERE user_id = OLD.user_id; RETURN NULL; END $$; "
-    "CREATE TRIGGER note_change AFTER UPDATE ON sessions FOR EACH ROW "
-    "WHEN (OLD.user_id != 'crowd' AND to_jsonb(OLD) - 'check_time' != to_jsonb(NEW) - 'check_time') "
-    "EXECUTE FUNCTION note_change()"
-)
-ROW = (
-    "encode({0}.secret_hash, 'hex'), {0}.user_epoch, extract(epoch FROM {0}.last_active_time)::float8, "
-    "extract(epoch FROM {0}.expire_time)::float8, extract(epoch FROM {0}.end_time)::float8, "
-    "{0}.end_reason"
-)
-CHANGES = (
-    "SELECT (was).session_id::text, extract(epoch FROM begun)::float8, epoch, "
-    "extract(epoch FROM epoch_since)::float8, "
-    f"{ROW.format('(was)')}, {ROW.format('(became)')} FROM changes ORDER BY begun"
-)
-ROWS = f"SELECT session_id::text, {ROW.format('s')} FROM sessions AS s WHERE user_id != 'crowd'"
-ENDED_BY_WORKERS = (
-    "SELECT count(*) FROM sessions s LEFT JOIN sweeps w ON w.user_id = s.user_id "
-    "AND w.epoch = s.user_epoch + 1 WHERE s.end_reason = 3 OR s.end_time = w.sweep_time"
-)
-LEFT_TO_WORKERS = "SELECT count(*) FROM sessions WHERE user_id = 'crowd' AND end_time IS NULL"
 
 
 @dataclass(frozen=True)
@@ -336,11 +309,6 @@ async def _nudge(url: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _audit(url: str) -> None:
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        await connection.execute(AUDIT.encode())
-
-
 async def _crowd(url: str) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(CROWD.encode())
@@ -376,18 +344,6 @@ async def _race(url: str, addresses: list[str]) -> Race:
         with contextlib.suppress(asyncio.CancelledError):
             await nudging
     return race
-
-
-def _look_back(url: str, history: History) -> None:
-    """Note what the database holds, and what was done to it."""
-    with psycopg.connect(url) as connection:
-        for session_id, *row in connection.execute(ROWS.encode()):
-            history.rows[session_id] = Row(*row)
-        history.kept = set(history.rows)
-        for session_id, begun, epoch, since, *both in connection.execute(CHANGES.encode()):
-            before, after = Row(*both[:6]), Row(*both[6:])
-            history.changes.append(Change(session_id, begun, before, after, epoch, since))
-        [history.worker_did] = connection.execute(ENDED_BY_WORKERS.encode()).fetchone() or [0]
 
 
 @contextlib.contextmanager
@@ -427,11 +383,11 @@ def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path
     with postgresql.cluster(log_min_messages="error", track_commit_timestamp="on") as cluster:
         url = cluster.url()
         with _all_running(cluster, tmp_path) as (servers, workers):
-            asyncio.run(_audit(url))
+            audit.begin(url)
             race = asyncio.run(_race(url, [server.address for server in servers]))
             history = race.history
             history.monotonic_zero = time.time() - time.monotonic()
-            _wait_for_reports(cluster, workers)
+            _wait_for_reports(url, workers)
             for program in (*servers, *workers):
                 program.terminate()
             assert [program.exit_code() for program in (*servers, *workers)] == [0] * 4
@@ -439,7 +395,7 @@ def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path
         done = run("worker", "--once", cwd=tmp_path, settings=once)
         said = [worker.stderr for worker in workers] + [done.stdout]
         history.worker_said = sum(map(_reported, said))
-        _look_back(url, history)
+        audit.end(url, history)
         asyncio.run(_count(url, history))
         log = (cluster.folder / "log").read_text()
 
@@ -457,13 +413,11 @@ def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path
     assert history.worker_did > 0
 
 
-def _wait_for_reports(cluster: Cluster, workers: list[Program]) -> None:
+def _wait_for_reports(url: str, workers: list[Program]) -> None:
     """Let the workers finish what they are at, of which they tell at its end only."""
     give_up = time.monotonic() + REPORT_SECONDS
     while time.monotonic() < give_up:  # if they never tell, it is found out later
-        left, did = map(
-            int, cluster.psql(f"SELECT ({LEFT_TO_WORKERS}), ({ENDED_BY_WORKERS})").split("|")
-        )
+        left, did = audit.workers_left_and_did(url)
         if not left and did <= sum(_reported(worker.stderr) for worker in workers):
             break
         time.sleep(0.05)

@@ -180,11 +180,10 @@ ROW = Row("old", user_epoch=0, last_active=10.0, expire=100.0)
 ENDED = replace(ROW, ended=50.0, reason=2)
 
 
-def changed(before: Row, after: Row, at: float = 60.0, **more: object) -> list[str]:
-    change = Change("s", at, before, after)
-    for name, value in more.items():
-        change = replace(change, **{name: value})
-    return found(changes=[change])
+def changed(
+    before: Row, after: Row, at: float = 60.0, *, epoch: int = 0, epoch_since: float | None = None
+) -> list[str]:
+    return found(changes=[Change("s", at, before, after, epoch, epoch_since)])
 
 
 def test_what_may_become_of_a_row() -> None:

@@ -1,0 +1,60 @@
+"""What is done to every row of `sessions` during a race, as the database itself sees it."""
+
+import psycopg
+
+from tests.integration.race_history import Change, History, Row
+
+# The rows of the crowd, which only workers touch, would be too many.
+_BEGIN = (
+    "CREATE TABLE changes (begun timestamptz, was sessions, became sessions, epoch bigint, "
+    "epoch_since timestamptz); "
+    "CREATE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+    "INSERT INTO changes SELECT now(), OLD, NEW, epoch, pg_xact_commit_timestamp(xmin) "
+    "FROM users WHERE user_id = OLD.user_id; RETURN NULL; END $$; "
+    "CREATE TRIGGER note_change AFTER UPDATE ON sessions FOR EACH ROW "
+    "WHEN (OLD.user_id != 'crowd' AND to_jsonb(OLD) - 'check_time' != to_jsonb(NEW) - 'check_time') "
+    "EXECUTE FUNCTION note_change()"
+)
+_ROW = (
+    "encode({0}.secret_hash, 'hex'), {0}.user_epoch, extract(epoch FROM {0}.last_active_time)::float8, "
+    "extract(epoch FROM {0}.expire_time)::float8, extract(epoch FROM {0}.end_time)::float8, "
+    "{0}.end_reason"
+)
+_CHANGES = (
+    "SELECT (was).session_id::text, extract(epoch FROM begun)::float8, epoch, "
+    "extract(epoch FROM epoch_since)::float8, "
+    f"{_ROW.format('(was)')}, {_ROW.format('(became)')} FROM changes ORDER BY begun"
+)
+_ROWS = f"SELECT session_id::text, {_ROW.format('s')} FROM sessions AS s WHERE user_id != 'crowd'"
+_DONE_BY_WORKERS = (
+    "SELECT count(*) FROM sessions s LEFT JOIN sweeps w ON w.user_id = s.user_id "
+    "AND w.epoch = s.user_epoch + 1 WHERE s.end_reason = 3 OR s.end_time = w.sweep_time"
+)
+_LEFT_TO_WORKERS = "SELECT count(*) FROM sessions WHERE user_id = 'crowd' AND end_time IS NULL"
+
+
+def begin(url: str) -> None:
+    """Note every change from now on, but for those of when to look at a row next."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(_BEGIN.encode())
+
+
+def end(url: str, history: History) -> None:
+    """Put into a history what the database holds, and what was done to it."""
+    with psycopg.connect(url) as connection:
+        for session_id, *row in connection.execute(_ROWS.encode()):
+            history.rows[session_id] = Row(*row)
+        history.kept = set(history.rows)
+        for session_id, begun, epoch, since, *both in connection.execute(_CHANGES.encode()):
+            before, after = Row(*both[:6]), Row(*both[6:])
+            history.changes.append(Change(session_id, begun, before, after, epoch, since))
+    _, history.worker_did = workers_left_and_did(url)
+
+
+def workers_left_and_did(url: str) -> tuple[int, int]:
+    """Return how many of the crowd's endings are yet to be recorded, and how many of anybody's are."""
+    with psycopg.connect(url) as connection:
+        counts = connection.execute(f"SELECT ({_LEFT_TO_WORKERS}), ({_DONE_BY_WORKERS})".encode())
+        row = counts.fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
