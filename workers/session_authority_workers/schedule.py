@@ -53,7 +53,11 @@ class Schedule:
 
     async def stop(self) -> None:
         """Start nothing more, and end what runs between two batches."""
-        self._stopping = True  # the scheduler stops at the loop's next turn only
+        self._stopping = True
+        self._scheduler.pause()  # for it stops at the loop's next turn only
+        await asyncio.sleep(
+            0
+        )  # what it started a moment ago begins, finds this, and is not an error
         self._scheduler.shutdown(wait=False)
         running = list(self._running)
         for task in running:

@@ -143,7 +143,9 @@ async def test_stopping_ends_a_run_between_two_batches_and_waits_for_it() -> Non
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_nothing_begins_after_stopping_whenever_that_is(turns: int) -> None:
+async def test_nothing_begins_after_stopping_whenever_that_is(
+    turns: int, caplog: pytest.LogCaptureFixture
+) -> None:
     expire, purge = Job("expire"), Job("purge")
     schedule = scheduled(expire, purge)
     schedule.start()
@@ -153,3 +155,4 @@ async def test_nothing_begins_after_stopping_whenever_that_is(turns: int) -> Non
     before = expire.runs, purge.runs
     await asyncio.sleep(0.05)
     assert (expire.runs, purge.runs) == before
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
