@@ -1,5 +1,7 @@
 """What is done to every row of `sessions` during a race, as the database itself sees it."""
 
+from datetime import datetime
+
 import psycopg
 
 from tests.integration.race_history import Change, History, Row
@@ -30,6 +32,10 @@ _DONE_BY_WORKERS = (
     "SELECT count(*) FROM sessions s LEFT JOIN sweeps w ON w.user_id = s.user_id "
     "AND w.epoch = s.user_epoch + 1 WHERE s.end_reason = 3 OR s.end_time = w.sweep_time"
 )
+_OVERDUE = (
+    "SELECT session_id::text FROM sessions JOIN users USING (user_id) "
+    "WHERE end_time IS NULL AND (user_epoch < epoch OR expire_time <= %s)"
+)
 _LEFT_TO_WORKERS = "SELECT count(*) FROM sessions WHERE user_id = 'crowd' AND end_time IS NULL"
 
 
@@ -39,8 +45,14 @@ def begin(url: str) -> None:
         connection.execute(_BEGIN.encode())
 
 
-def end(url: str, history: History) -> None:
-    """Put into a history what the database holds, and what was done to it."""
+def end(url: str, history: History, due: datetime) -> None:
+    """Put into a history what the database holds, and what was done to it.
+
+    Args:
+        url: Which database.
+        history: Which history.
+        due: What had expired by then is work that the workers should have done.
+    """
     with psycopg.connect(url) as connection:
         for session_id, *row in connection.execute(_ROWS.encode()):
             history.rows[session_id] = Row(*row)
@@ -48,6 +60,8 @@ def end(url: str, history: History) -> None:
         for session_id, begun, epoch, since, *both in connection.execute(_CHANGES.encode()):
             before, after = Row(*both[:6]), Row(*both[6:])
             history.changes.append(Change(session_id, begun, before, after, epoch, since))
+        overdue = connection.execute(_OVERDUE, (due,)).fetchall()
+        history.overdue = {session_id for (session_id,) in overdue}
     _, history.worker_did = workers_left_and_did(url)
 
 

@@ -109,6 +109,7 @@ class History:
         counts: What was counted at quiet moments and at the end.
         kept: The sessions that the database held at the end.
         rows: How the database held them, where that was looked at.
+        overdue: The sessions whose implied endings the workers, done for the day, had not recorded.
         changes: What was done to them, but for putting off when to look at them again.
         monotonic_zero: What the wall clock showed when the clock of the calls showed 0.
         resolution: How far behind a use the recorded last activity of a live session may be, in seconds.
@@ -122,6 +123,7 @@ class History:
     counts: list[Count] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
     rows: dict[str, Row] = field(default_factory=dict)
+    overdue: set[str] = field(default_factory=set)
     changes: list[Change] = field(default_factory=list)
     monotonic_zero: float = 0.0
     resolution: float = 1.0
@@ -133,6 +135,7 @@ def violations(history: History) -> Iterator[str]:
     """Give what no order of the calls, one after the other, could explain."""
     yield from _wrong_answers(history)
     yield from _accepted_after_ending(history)
+    yield from _ended_each_other(history)
     yield from _resurrected(history)
     yield from _ended_without_cause(history)
     yield from _above_limit(history)
@@ -188,6 +191,18 @@ def _answered_endings(history: History) -> Iterator[tuple[str, Call]]:
                 other = creation.session_id != call.session_id
                 if other and creation.user_id == call.user_id and creation.end < call.begin:
                     yield creation.session_id, call
+
+
+def _ended_each_other(history: History) -> Iterator[str]:
+    """Give those of two sessions that both ended the other: the later had nothing to prove it by."""
+    ends = {
+        (call.session_id, ended): call
+        for ended, call in _answered_endings(history)
+        if call.kind in {"revoke", "revoke_others"}
+    }
+    for (by, ended), call in ends.items():
+        if by < ended and (ended, by) in ends:
+            yield f"each ended the other: {call} and {ends[ended, by]}"
 
 
 def _resurrected(history: History) -> Iterator[str]:
@@ -262,6 +277,8 @@ def _done_twice_or_lost(history: History) -> Iterator[str]:
         yield f"answered and lost: {session_id}"
     for session_id in history.kept - made.keys():
         yield f"made and not answered: {session_id}"
+    for session_id in history.overdue:
+        yield f"left out by the workers: {session_id}"
     # What a worker was at when it was stopped it did, and did not tell.
     if history.worker_said > history.worker_did:
         yield f"workers recorded {history.worker_said} endings of {history.worker_did}"

@@ -94,6 +94,16 @@ def test_a_dead_token_that_still_proves_something() -> None:
         assert any(LATE in each for each in found(*ended, a(kind, "s", 5.1, target="t")))
 
 
+def test_two_sessions_that_each_end_the_other() -> None:
+    for one, other in (
+        (a("revoke", "s", 4, target="t"), a("revoke", "t", 4, target="s")),
+        (a("revoke", "s", 4, target="t"), a("revoke_others", "t", 4)),
+        (a("revoke_others", "s", 4), a("revoke_others", "t", 4)),
+    ):
+        assert only(found(*TWO, one, other), "each ended the other")
+        assert not found(*TWO, one, replace(other, answer=NOT_LIVE))
+
+
 def test_ending_all_others_spares_itself_other_users_and_later_sign_ins() -> None:
     assert not found(
         *TWO,
@@ -171,6 +181,10 @@ def test_a_session_that_nobody_was_given() -> None:
 
 def test_work_that_was_done_twice() -> None:
     assert only(found(*TWO, worker_said=3, worker_did=2), "workers recorded 3 endings of 2")
+
+
+def test_work_that_was_left_undone() -> None:
+    assert only(found(*TWO, overdue={"s"}), "left out by the workers: s")
 
 
 # What the database shows
