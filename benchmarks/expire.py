@@ -1,17 +1,17 @@
 """Expire many sessions while others are validated and created.
 
-.venv/bin/python -m benchmarks.expire [--sessions N] [--overdue N]
+.venv/bin/python -m benchmarks.expire [--engine sqlite|postgresql] [--sessions N] [--overdue N]
 """
 
 import argparse
 import asyncio
-import tempfile
 import time
 from typing import Any
 
 import uvloop
 
 from benchmarks import rows
+from benchmarks.engines import add_engine, fresh
 from session_authority_server.app import opened, usecases
 from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
@@ -86,9 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=2_000_000)
     parser.add_argument("--overdue", type=int, default=1_000_000)
+    add_engine(parser)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        database = f"sqlite:///{folder}/sessions.sqlite"
+    with fresh(arguments.engine, "sessions") as (database,):
         sample = rows.fill(database, arguments.sessions, overdue=arguments.overdue, sample=1_000)
         uvloop.run(_measure(database, sample))
 

@@ -1,16 +1,16 @@
 """Validate and list with few sessions and with many, in alternation.
 
-.venv/bin/python -m benchmarks.scale [--few 1000] [--many 1000000] [--rounds N]
+.venv/bin/python -m benchmarks.scale [--engine sqlite|postgresql] [--few N] [--many N] [--rounds N]
 """
 
 import argparse
-import tempfile
-from pathlib import Path
+import time
 from statistics import median
 
 import uvloop
 
 from benchmarks import authority, rows
+from benchmarks.engines import add_engine, fresh, size_mib
 from benchmarks.load import drive
 from session_authority.v1 import session_service_pb2 as pb
 
@@ -56,24 +56,24 @@ async def _measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--few", type=int, default=1_000)
-    parser.add_argument("--many", type=int, default=1_000_000)
+    parser.add_argument("--few", type=int, default=10_000)
+    parser.add_argument("--many", type=int, default=10_000_000)
+    add_engine(parser)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        databases = {
-            "few": (f"sqlite:///{folder}/few.sqlite", arguments.few),
-            "many": (f"sqlite:///{folder}/many.sqlite", arguments.many),
-        }
-        samples = {
-            size: rows.fill(database, count, sample=_TOKENS)
-            for size, (database, count) in databases.items()
-        }
-        for size in databases:
-            print(f"{size}: {Path(folder, f'{size}.sqlite').stat().st_size / 2**20:.0f} MiB")
+    with fresh(arguments.engine, "few", "many") as (few_sessions, many_sessions):
+        samples = {}
+        for size, url, count in (
+            ("few", few_sessions, arguments.few),
+            ("many", many_sessions, arguments.many),
+        ):
+            started = time.perf_counter()
+            samples[size] = rows.fill(url, count, sample=_TOKENS)
+            took = time.perf_counter() - started
+            print(f"{size}: {count} sessions, {size_mib(url):.0f} MiB, filled in {took:.0f} s")
         with (
-            authority.process(databases["few"][0]) as (few, _),
-            authority.process(databases["many"][0]) as (many, _),
+            authority.process(few_sessions) as (few, _),
+            authority.process(many_sessions) as (many, _),
         ):
             uvloop.run(_measure({"few": few, "many": many}, samples, arguments.rounds))
 

@@ -1,6 +1,9 @@
 import asyncio
 
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from session_authority_server.store import dialect
 
 
 async def connected(engine: AsyncEngine) -> AsyncConnection:
@@ -8,10 +11,17 @@ async def connected(engine: AsyncEngine) -> AsyncConnection:
 
     Opening is not cancelled with whoever waits for it: drivers lose sight of a connection that is given up
     halfway. What nobody waits for any more goes back to the pool.
+
+    Raises:
+        SQLAlchemyError: If there is none in time.
     """
     opening = asyncio.ensure_future(engine.connect().start())
     try:
-        return await asyncio.shield(opening)
+        async with asyncio.timeout(dialect.WAIT_SECONDS):  # in the pool's queue and for the engine
+            return await asyncio.shield(opening)
+    except TimeoutError:
+        opening.add_done_callback(_give_back)
+        raise NoConnection("no connection was to be had in time") from None
     except asyncio.CancelledError:
         opening.add_done_callback(_give_back)
         raise
