@@ -1,15 +1,31 @@
-"""A statement that locks a row in a version newer than its snapshot judges it rightly."""
+"""A statement that meets rows which others change or hold judges them rightly, and waits for none."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.session import InitiatingEntity, Session
-from session_authority_server.store.protocol import Transaction
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import Touch, Transaction
 from session_authority_workers.expire import Expire
-from tests.contract.engines import DAY, SECOND, START, a_session, opened, told
+from tests.contract.engines import (
+    DAY,
+    MINUTE,
+    SECOND,
+    START,
+    Engine,
+    a_session,
+    ids,
+    migrated_postgresql,
+    opened,
+    over,
+    told,
+)
 
 NOW = START + 2 * DAY
 # The worker's statement stops at the first of its sessions, with its snapshot taken and the others unlocked.
@@ -90,3 +106,50 @@ async def test_a_swept_session_that_somebody_else_has_locked_is_left_and_told_of
             assert await engine.upkeep.pending_sweeps(10) == [sweep]
         assert await Expire(engine.upkeep, ManualClock(NOW))() == 1
         assert await engine.upkeep.pending_sweeps(10) == []
+
+
+LOCK = "SELECT FROM sessions WHERE session_id = %s FOR UPDATE"
+SOON_SECONDS = 2
+
+
+async def test_a_worker_leaves_what_somebody_else_has_locked_to_the_next_time() -> None:
+    sessions = [a_session(lifetime=SECOND) for _ in range(5)]
+    now = START + MINUTE
+    async with _locking(sessions) as (engine, locked, let_go):
+        async with asyncio.timeout(SOON_SECONDS):
+            batch = await engine.upkeep.end_overdue(now, 10)
+        assert {each.session_id for each in batch.ended} == set(ids(sessions)) - {locked}
+        await let_go()
+        batch = await engine.upkeep.end_overdue(now, 10)
+        assert {each.session_id for each in batch.ended} == {locked}
+
+
+async def test_an_activity_of_a_session_that_somebody_else_has_locked_keeps_no_other_waiting() -> (
+    None
+):
+    sessions = [a_session() for _ in range(5)]
+    moment = START + SECOND
+    touches = [Touch(each, moment, None) for each in ids(sessions)]
+    async with _locking(sessions) as (engine, locked, let_go):
+        async with asyncio.timeout(SOON_SECONDS):
+            assert await engine.sessions.touch(touches, lambda: moment) == 4
+        assert (await engine.get(locked)).last_active_time == START
+        await let_go()
+        assert await engine.sessions.touch(touches, lambda: moment) == 1
+
+
+@asynccontextmanager
+async def _locking(
+    sessions: Sequence[Session],
+) -> AsyncIterator[tuple[Engine, UUID, Callable[[], Awaitable[None]]]]:
+    """Give a store with sessions of which somebody has locked one, which one, and how they let go."""
+    with migrated_postgresql() as url:
+        database = Database.postgresql(url)
+        try:
+            engine = over(database)
+            await engine.add(*sessions)
+            async with await psycopg.AsyncConnection.connect(url) as somebody:
+                await somebody.execute(LOCK, (sessions[2].session_id,))
+                yield engine, sessions[2].session_id, somebody.commit
+        finally:
+            await database.close()
