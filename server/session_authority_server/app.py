@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from session_authority.v1 import session_service_pb2
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from session_authority_server.clock_skew import ClockSkew
 from session_authority_server.config import Settings, is_loopback, split_address
 from session_authority_server.domain.clock import Clock, SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
@@ -209,8 +210,8 @@ async def serving(
         if settings.metrics_listen:
             stack.enter_context(_metrics(settings.metrics_listen))
         stack.push_async_callback(_flush, activity)
-        flushing = asyncio.create_task(activity.run())
-        stack.callback(flushing.cancel)
+        for ever in (activity.run(), ClockSkew(database, clock).watch()):
+            stack.callback(asyncio.create_task(ever).cancel)
         if worker:
             upkeep = schedule(database, settings, clock)
             upkeep.start()

@@ -64,6 +64,10 @@ WORKER_ROWS = Counter(
     "Rows that the upkeep ended or deleted, by job.",
     ["job"],
 )
+CLOCK_SKEW_SECONDS = Gauge(
+    "session_authority_clock_skew_seconds",
+    "How far this process's clock is ahead of the database's.",
+)
 OLDEST_OVERDUE_SECONDS = Gauge(
     "session_authority_oldest_overdue_seconds",
     "For how long the session longest overdue has waited for its ending to be recorded.",

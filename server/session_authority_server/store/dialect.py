@@ -58,11 +58,13 @@ class Dialect(Protocol):
     Attributes:
         readers: How many connections read, of each of the two kinds (validation and all else).
         takes_arrays: Whether a parameter can be an array.
+        tell_time: The statement that asks for the engine's time; None where its clock is this machine's.
         driver_errors: What the driver raises where SQLAlchemy is not in between.
     """
 
     readers: int
     takes_arrays: bool
+    tell_time: str | None
     driver_errors: tuple[type[Exception], ...]
 
     def reader(self) -> AsyncEngine:
@@ -133,6 +135,7 @@ class Sqlite:
 
     readers = 4
     takes_arrays = False
+    tell_time: str | None = None
     driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
     def __init__(self, path: Path) -> None:
@@ -219,6 +222,7 @@ class PostgreSQL:
     readers = 4
     writers = 8
     takes_arrays = True
+    tell_time: str | None = "SELECT clock_timestamp()"
 
     def __init__(self, url: str) -> None:
         import psycopg
