@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import OperationalError, errors
-from psycopg.pq import ConnStatus, ExecStatus, Format
+from psycopg.pq import ExecStatus, Format
 
 _UUID_ARRAY_OID = 2951
 # How PostgreSQL sends arrays: dimensions, a flag for nulls, the type, then for each dimension length and
@@ -70,18 +70,23 @@ async def _answer(connection: Any) -> Any:
     answered: asyncio.Future[Any] = loop.create_future()
     result: Any = None
 
-    def write() -> None:
+    def let_go() -> None:
+        # Before libpq runs, which may close the socket: its number can be somebody else's by the next line.
+        loop.remove_reader(socket)
         loop.remove_writer(socket)
+
+    def write() -> None:
+        let_go()
         try:
             if connection.flush():
                 loop.add_writer(socket, write)
+            loop.add_reader(socket, read)
         except OperationalError as error:
             _fail(answered, error)
 
     def read() -> None:
         nonlocal result
-        # Before libpq may close the socket: its number can be somebody else's by the next line.
-        loop.remove_reader(socket)
+        let_go()
         try:
             connection.consume_input()
             # Asked for a result that is still on its way, libpq would block; None comes after the last one.
@@ -91,18 +96,18 @@ async def _answer(connection: Any) -> Any:
                     _succeed(answered, result)
                     return
                 result = part
+            if connection.flush():
+                loop.add_writer(socket, write)
             loop.add_reader(socket, read)
         except OperationalError as error:
             _fail(answered, error)
 
-    loop.add_reader(socket, read)
     write()
     try:
         return await answered
-    finally:
-        if connection.status == ConnStatus.OK:
-            loop.remove_reader(socket)
-            loop.remove_writer(socket)
+    except asyncio.CancelledError:
+        let_go()
+        raise
 
 
 def _succeed(future: "asyncio.Future[Any]", result: Any) -> None:
