@@ -13,7 +13,6 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
-from sqlalchemy.exc import ArgumentError
 
 from session_authority.v1 import session_service_pb2
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
@@ -130,7 +129,7 @@ def database_of(settings: Settings, *, must_exist: bool) -> Database:
             raise CannotStart(
                 "PostgreSQL needs its driver; run: pip install 'session-authority[server,postgres]'"
             ) from None
-        except (ArgumentError, ValueError):
+        except ValueError:
             raise CannotStart(
                 f"{settings.database} is no address of a database; give "
                 "postgresql://user:password@host:port/database, with what is not a letter, digit or "

@@ -11,8 +11,8 @@ from tests.postgresql import Cluster
 
 
 def url_of(*clusters: Cluster) -> str:
-    hosts = "&".join(f"host=127.0.0.1:{cluster.port}" for cluster in clusters)
-    return f"postgresql://postgres@/postgres?{hosts}"
+    hosts = ",".join(f"127.0.0.1:{cluster.port}" for cluster in clusters)
+    return f"postgresql://postgres@{hosts}/postgres"
 
 
 async def test_a_standby_that_takes_over_has_all_that_was_answered_and_serves_within_two_seconds(

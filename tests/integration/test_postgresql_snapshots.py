@@ -48,7 +48,7 @@ async def test_a_worker_does_not_end_the_session_that_ends_all_others_meanwhile(
     async with opened("postgresql", tmp_path) as engine:
         await engine.fill([first], START)
         await engine.fill([current, other], START + SECOND)
-        url = engine.database.dialect.url.replace("+psycopg", "")  # type: ignore[attr-defined]
+        url = engine.database.dialect.url  # type: ignore[attr-defined]
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
             await admin.execute(PAUSE.encode())
             # Row by row, as the planner does it for batches much smaller than the table.
@@ -94,7 +94,7 @@ async def test_a_swept_session_that_somebody_else_has_locked_is_left_and_told_of
         locked, free = await engine.add(a_session("ann"), a_session("ann"))
         await engine.sweep("ann", START)
         [sweep] = await engine.upkeep.pending_sweeps(10)
-        url = engine.database.dialect.url.replace("+psycopg", "")  # type: ignore[attr-defined]
+        url = engine.database.dialect.url  # type: ignore[attr-defined]
         async with await psycopg.AsyncConnection.connect(url) as other:
             await other.execute(
                 "SELECT FROM sessions WHERE session_id = %s FOR UPDATE", (locked.session_id,)

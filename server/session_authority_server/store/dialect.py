@@ -31,6 +31,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from session_authority_server.store.wire import values_of
+
 # How long a caller waits for a connection to come free. With the time that the work itself may take
 # (`database.WORK_SECONDS`), it is less than the deadline that callers have by default.
 WAIT_SECONDS = 2.0
@@ -46,7 +48,7 @@ _MIGRATION_LOCK = 0x5E551013_A07408  # any number that other programs are not li
 _LOST_RACES = frozenset(("40001", "40P01", "23505"))
 _QUOTED_ID_DIGITS = slice(2, 34)  # of X'...'
 _SENT_FALSE = b"\0"
-_SENT_ID = slice(12, 28)  # after the number of columns, and the first one's type and length
+_ANY_POSTGRESQL = "postgresql+psycopg://"
 COMMIT_IN_DOUBT = "commit in doubt"
 # Several values of a row as one, from which none of them can be missed or mistaken for another.
 Fingerprint = str | bytes
@@ -57,6 +59,7 @@ class Dialect(Protocol):
 
     Attributes:
         readers: How many connections read, of each of the two kinds (validation and all else).
+        fingerprints_are_whole: Whether a fingerprint is better made of all columns, and decoded when it is new.
         takes_arrays: Whether a parameter can be an array.
         tell_time: The statement that asks for the engine's time; None where its clock is this machine's.
         driver_errors: What the driver raises where SQLAlchemy is not in between.
@@ -64,6 +67,7 @@ class Dialect(Protocol):
 
     readers: int
     takes_arrays: bool
+    fingerprints_are_whole: bool
     tell_time: str | None
     driver_errors: tuple[type[Exception], ...]
 
@@ -105,8 +109,8 @@ class Dialect(Protocol):
         """Run a SELECT of gathered fingerprints by ids on a driver's own connection."""
         ...
 
-    def fingerprinted_id(self, fingerprint: Any) -> Any:
-        """Return the id in a fingerprint, as the driver takes it."""
+    def fingerprinted(self, fingerprint: Any) -> Sequence[Any]:
+        """Return the columns in a fingerprint, or the first alone where it is not made to be decoded."""
         ...
 
     def insert_if_absent(self, table: Table) -> Insert:
@@ -135,6 +139,7 @@ class Sqlite:
 
     readers = 4
     takes_arrays = False
+    fingerprints_are_whole = False
     tell_time: str | None = None
     driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
@@ -197,8 +202,8 @@ class Sqlite:
         ((text,),) = await driver.execute_fetchall(statement, raw_ids)
         return text.split("\n") if text else ()
 
-    def fingerprinted_id(self, fingerprint: Any) -> Any:
-        return bytes.fromhex(fingerprint[_QUOTED_ID_DIGITS])
+    def fingerprinted(self, fingerprint: Any) -> Sequence[Any]:
+        return (bytes.fromhex(fingerprint[_QUOTED_ID_DIGITS]),)
 
     def insert_if_absent(self, table: Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing()
@@ -217,11 +222,16 @@ class Sqlite:
 
 
 class PostgreSQL:
-    """A server, always asked on its primary; as many writers as there are processes."""
+    """A server, always asked on its primary; as many writers as there are processes.
+
+    Raises:
+        ValueError: If the address can't be read.
+    """
 
     readers = 4
     writers = 8
     takes_arrays = True
+    fingerprints_are_whole = True
     tell_time: str | None = "SELECT clock_timestamp()"
 
     def __init__(self, url: str) -> None:
@@ -232,7 +242,7 @@ class PostgreSQL:
         self._libpq = libpq
         self._standby_answered = psycopg.errors.ReadOnlySqlTransaction
         self.driver_errors: tuple[type[Exception], ...] = (psycopg.Error,)
-        self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        self.url = url
         self._connect_args = {
             # Works behind a transaction pooler too, which may run each transaction elsewhere.
             "prepare_threshold": None,
@@ -244,11 +254,13 @@ class PostgreSQL:
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 5_000,
+            # Read as libpq reads it, with several hosts too, and not as SQLAlchemy would.
+            **_parameters_of(url),
         }
 
     def reader(self) -> AsyncEngine:
         return create_async_engine(
-            self.url,
+            _ANY_POSTGRESQL,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_reset_on_return=None,
@@ -260,7 +272,7 @@ class PostgreSQL:
 
     def writer(self) -> AsyncEngine:
         engine = create_async_engine(
-            self.url,
+            _ANY_POSTGRESQL,
             pool_size=self.writers,
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
@@ -310,8 +322,8 @@ class PostgreSQL:
             raise self._standby_answered("a standby answered instead of the primary")
         return () if array is None else self._libpq.array_items(array)
 
-    def fingerprinted_id(self, fingerprint: Any) -> Any:
-        return UUID(bytes=fingerprint[_SENT_ID])
+    def fingerprinted(self, fingerprint: Any) -> Sequence[Any]:
+        return values_of(fingerprint)
 
     def insert_if_absent(self, table: Table) -> Insert:
         return postgresql.insert(table).on_conflict_do_nothing()
@@ -340,6 +352,20 @@ class PostgreSQL:
             socket.socket(fileno=os.dup(driver.fileno())) as same,
         ):
             same.shutdown(socket.SHUT_RDWR)
+
+
+def _parameters_of(url: str) -> dict[str, Any]:
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parameters = conninfo_to_dict(url)
+    except ProgrammingError:
+        raise ValueError("that is no address") from None
+    # What stands where a port should may be part of a password; libpq would quote it.
+    if not all(port.isdecimal() or not port for port in str(parameters.get("port", "")).split(",")):
+        raise ValueError("that is no port")
+    return dict(parameters)
 
 
 def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:

@@ -42,9 +42,9 @@ class HotRead:
     runs it without SQLAlchemy in between, on connections that are kept, with one change of threads where
     SQLAlchemy's cursor needs four.
 
-    Of each session, only what can change is read every time. The decoded session is remembered under all of
-    that, as read: a pure function of the row, which a change of the row can't make stale. Whatever is not
-    remembered under the very values just read is read whole. (docs/performance.md)
+    Of each session, what can change is read every time, and on PostgreSQL all of it, but not decoded. The decoded
+    session is remembered under that, as read: a pure function of the row, which a change of the row can't
+    make stale. Whatever is not remembered under the very values just read is decoded. (docs/performance.md)
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -53,7 +53,9 @@ class HotRead:
         self._idle: list[tuple[AsyncConnection, Any]] = []
         self._places = asyncio.Semaphore(dialect.readers)
         whole = rows.select_sessions()
-        fingerprint = dialect.fingerprint([whole.selected_columns[name] for name in _CHANGING])
+        columns = whole.selected_columns
+        told = columns if dialect.fingerprints_are_whole else [columns[name] for name in _CHANGING]
+        fingerprint = dialect.fingerprint(list(told))
         self._short = _Prepared(dialect.gathered(fingerprint), self._engine, dialect)
         self._whole = _Prepared(whole.add_columns(fingerprint), self._engine, dialect)
         self._remembered = _Remembered(REMEMBERED_LIMIT)
@@ -113,15 +115,22 @@ class HotRead:
         for fingerprint in await self._short.fetch(self._dialect.fetch_gathered, driver, raw_ids):
             session = self._remembered.get(fingerprint)
             if session is None:
-                unknown.append(self._dialect.fingerprinted_id(fingerprint))
+                unknown.append(fingerprint)
             else:
                 found.append(session)
         if unknown:
-            for row in await self._whole.fetch(self._dialect.fetch_by_ids, driver, unknown):
+            for row in await self._read_whole(driver, unknown):
                 session = rows.session(self._whole.decode(row)[:-1])
                 self._remembered.put(row[-1], session)
                 found.append(session)
         return found
+
+    async def _read_whole(self, driver: Any, unknown: Sequence[Fingerprint]) -> Sequence[Any]:
+        """Return the rows, each with its fingerprint, of fingerprints that nothing is remembered of."""
+        if self._dialect.fingerprints_are_whole:
+            return [(*self._dialect.fingerprinted(each), each) for each in unknown]
+        ids = [self._dialect.fingerprinted(each)[0] for each in unknown]
+        return await self._whole.fetch(self._dialect.fetch_by_ids, driver, ids)
 
 
 class _Prepared:

@@ -4,7 +4,7 @@ psycopg's cursor costs a validation 200 us of CPU where libpq needs 50 (docs/per
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +39,7 @@ async def fetch_row(connection: Any, statement: bytes, ids: Sequence[UUID]) -> l
         param_formats=[Format.BINARY],
         result_format=Format.BINARY,
     )
-    result = await _answer(connection)
+    result = await _Answer(connection)()
     if result.status != ExecStatus.TUPLES_OK:
         raise errors.error_from_result(result)
     return [result.get_value(0, column) for column in range(result.nfields)]
@@ -63,58 +63,50 @@ def _uuid_array(ids: Sequence[UUID]) -> bytes:
     return b"".join(parts)
 
 
-async def _answer(connection: Any) -> Any:
-    """Wait, without a thread or a task of its own, until the answer to what was sent is complete."""
-    loop = asyncio.get_running_loop()
-    socket = connection.socket
-    answered: asyncio.Future[Any] = loop.create_future()
-    result: Any = None
+class _Answer:
+    """The answer to what was sent, waited for without a thread or a task of its own."""
 
-    def let_go() -> None:
-        # Before libpq runs, which may close the socket: its number can be somebody else's by the next line.
-        loop.remove_reader(socket)
-        loop.remove_writer(socket)
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._socket = connection.socket
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[Any] = self._loop.create_future()
+        self._result: Any = None
 
-    def write() -> None:
-        let_go()
+    async def __call__(self) -> Any:
+        self._run(self._flush)
         try:
-            if connection.flush():
-                loop.add_writer(socket, write)
-            loop.add_reader(socket, read)
-        except OperationalError as error:
-            _fail(answered, error)
+            return await self._future
+        finally:
+            if self._future.cancelled():
+                self._let_go()
 
-    def read() -> None:
-        nonlocal result
-        let_go()
+    def _let_go(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+
+    def _run(self, step: Callable[[], None]) -> None:
+        # libpq may close the socket, whose number can be somebody else's by the next line.
+        self._let_go()
         try:
-            connection.consume_input()
-            # Asked for a result that is still on its way, libpq would block; None comes after the last one.
-            while not connection.is_busy():
-                part = connection.get_result()
-                if part is None:
-                    _succeed(answered, result)
-                    return
-                result = part
-            if connection.flush():
-                loop.add_writer(socket, write)
-            loop.add_reader(socket, read)
+            step()
         except OperationalError as error:
-            _fail(answered, error)
+            if not self._future.done():
+                self._future.set_exception(error)
 
-    write()
-    try:
-        return await answered
-    except asyncio.CancelledError:
-        let_go()
-        raise
+    def _flush(self) -> None:
+        if self._connection.flush():
+            self._loop.add_writer(self._socket, self._run, self._flush)
+        self._loop.add_reader(self._socket, self._run, self._read)
 
-
-def _succeed(future: "asyncio.Future[Any]", result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+    def _read(self) -> None:
+        self._connection.consume_input()
+        # Asked for a result that is still on its way, libpq would block; None comes after the last one.
+        while not self._connection.is_busy():
+            part = self._connection.get_result()
+            if part is None:
+                if not self._future.done():
+                    self._future.set_result(self._result)
+                return
+            self._result = part
+        self._flush()
