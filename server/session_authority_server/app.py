@@ -27,7 +27,7 @@ from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, 
 from session_authority_server.rpc.session_service import SessionService, UseCases
 from session_authority_server.store import schema
 from session_authority_server.store.coalescer import CoalescedReads
-from session_authority_server.store.database import Database
+from session_authority_server.store.database import Database, reason_of
 from session_authority_server.store.protocol import SessionStore
 from session_authority_server.store.server_lock import ServerLock
 from session_authority_server.store.sql_store import SqlSessionStore
@@ -46,7 +46,7 @@ from session_authority_server.usecases.validate_sessions import (
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
-from session_authority_workers.schedule import Schedule
+from session_authority_workers.schedule import Schedule, watch_backlog
 
 _SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 _log = structlog.get_logger("session_authority")
@@ -149,9 +149,9 @@ def database_of(settings: Settings, *, must_exist: bool) -> Database:
 
 def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:
     """Return what to tell an operator whose database doesn't answer."""
-    reason = getattr(error.__cause__, "orig", error.__cause__)
-    told = " ".join(str(reason).split())  # drivers spread it over lines
-    return CannotStart(f"the database {settings.database} can't be used: {told}")
+    return CannotStart(
+        f"the database {settings.database} can't be used: {reason_of(error.__cause__)}"
+    )
 
 
 def refuse_exposure(settings: Settings, *, insecure: bool) -> None:
@@ -206,10 +206,14 @@ async def serving(
         service = SessionService(usecases(store, clock, settings.policy, activity), clock)
         server, healthy = _server(service, share_port=share_port)
         address = _bind(server, settings.listen)
-        if settings.metrics_listen:
-            stack.enter_context(_metrics(settings.metrics_listen))
+        stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
-        for ever in (activity.run(), ClockSkew(database, clock).watch()):
+        expire, *_ = jobs(database, settings, clock)
+        for ever in (
+            activity.run(),
+            ClockSkew(database, clock).watch(),
+            watch_backlog(expire, clock),
+        ):
             stack.callback(asyncio.create_task(ever).cancel)
         if worker:
             upkeep = schedule(database, settings, clock)
@@ -287,12 +291,24 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
 
 
 @contextlib.contextmanager
-def _metrics(address: str) -> Iterator[None]:
+def metrics(settings: Settings) -> Iterator[None]:
+    """Serve metrics for the while, if the operator said where.
+
+    Raises:
+        CannotStart: If the address can't be used.
+    """
+    address = settings.metrics_listen
+    if not address:
+        yield
+        return
     host, port = split_address(address)
     try:
         server, thread = start_http_server(port, addr=host)
     except OSError as error:
-        raise CannotStart(f"metrics can't be served on {address}: {error.strerror}") from None
+        raise CannotStart(
+            f"metrics can't be served on {address}: {error.strerror}; set "
+            "SESSION_AUTHORITY_METRICS_LISTEN to another address"
+        ) from None
     try:
         yield
     finally:

@@ -1,7 +1,10 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from session_authority_server.domain.liveness import ending_of
+from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.domain.token import new_id
 from session_authority_server.store.protocol import PageKey, Touch, Transaction
 from tests.contract.engines import (
     DAY,
@@ -227,3 +230,30 @@ async def test_a_user_with_ten_thousand_sessions_can_be_listed(engine: Engine) -
     dead = {session.session_id for session in sessions} - set(ids(live))
     assert set(ids([*page, *rest])) == dead
     assert len(page) + len(rest) == 5_000
+
+
+# Days that have 23 or 25 hours where the database is
+
+
+@pytest.mark.parametrize(
+    "changed", [datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2026, 10, 25, 1, tzinfo=UTC)]
+)
+async def test_a_day_of_idleness_has_24_hours_wherever_the_database_is(
+    engine: Engine, changed: datetime
+) -> None:
+    used = changed - timedelta(hours=12)
+    session = a_session(at=used - DAY, last_active=used, idle_timeout=DAY, session_id=new_id(START))
+    await engine.add(session)
+
+    async def judged(now: datetime) -> tuple[bool, bool, bool]:
+        async def work(transaction: Transaction) -> Session | None:
+            return await transaction.read_session(session.session_id)
+
+        proof = await engine.sessions.transact(work)
+        assert proof is not None
+        validated = await engine.get(session.session_id)
+        listed = await engine.sessions.list_live("ann", now, None, 10)
+        return is_live(proof, now), is_live(validated, now), bool(listed)
+
+    assert await judged(used + DAY - SECOND) == (True, True, True)
+    assert await judged(used + DAY) == (False, False, False)

@@ -36,6 +36,10 @@ class Calls:
         request = pb.ValidateSessionRequest(session_token=token)
         return await self._stub.ValidateSession(request, timeout=DEADLINE_SECONDS)
 
+    async def sign_out(self, token: str) -> None:
+        request = pb.SignOutRequest(session_token=token)
+        await self._stub.SignOut(request, timeout=DEADLINE_SECONDS)
+
     async def revoke(self, token: str, session_id: str) -> None:
         request = pb.RevokeSessionRequest(session_token=token, session_id=session_id)
         await self._stub.RevokeSession(request, timeout=DEADLINE_SECONDS)

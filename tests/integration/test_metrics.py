@@ -1,11 +1,17 @@
+import asyncio
 import re
 import socket
+import time
 import urllib.request
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 from session_authority import InvalidArgument, SessionClient
-from tests.integration.program import serving
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store.database import Database
+from tests.contract.engines import a_session, over
+from tests.integration.program import run, running, serving
 
 
 def _free_address() -> str:
@@ -46,3 +52,54 @@ def test_the_metrics_page_counts_calls_and_errors_and_shows_nothing_of_a_user(
     assert value('session_authority_worker_runs_total{job="expire",outcome="done"}') >= 1
     for secret in ("ses_", "ada-lovelace", "203.0.113.7", new.session.session_id):
         assert secret not in page
+
+
+def test_a_server_without_a_worker_tells_how_long_the_longest_overdue_has_waited(
+    tmp_path: Path,
+) -> None:
+    address = _free_address()
+    settings = {"SESSION_AUTHORITY_METRICS_LISTEN": address}
+    assert run("migrate", cwd=tmp_path).returncode == 0
+    _make_overdue(tmp_path, timedelta(days=5))
+    with serving(tmp_path, "--no-worker", settings=settings) as server:
+        assert server.address
+        assert _oldest_overdue(address) > timedelta(days=4).total_seconds()
+
+
+def test_a_worker_serves_metrics_too(tmp_path: Path) -> None:
+    address = _free_address()
+    settings = {"SESSION_AUTHORITY_METRICS_LISTEN": address}
+    assert run("migrate", cwd=tmp_path).returncode == 0
+    with running("worker", cwd=tmp_path, settings=settings) as worker:
+        worker.wait_for(r"(worker on)")
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            assert "session_authority_worker_runs_total" in answer.read().decode()
+        assert worker.stop() == 0
+
+
+def _oldest_overdue(address: str) -> float:
+    """Return what is exported, once it was measured."""
+    give_up = time.monotonic() + 5
+    while True:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            found = re.search(
+                r"^session_authority_oldest_overdue_seconds (\S+)",
+                answer.read().decode(),
+                re.MULTILINE,
+            )
+        assert found is not None
+        if float(found[1]) > 0 or time.monotonic() > give_up:
+            return float(found[1])
+        time.sleep(0.1)
+
+
+def _make_overdue(folder: Path, by: timedelta) -> None:
+    async def write() -> None:
+        database = Database.sqlite(folder / "session-authority.sqlite")
+        try:
+            made = SystemClock().now() - timedelta(days=90) - by
+            await over(database).fill([a_session(at=made, lifetime=timedelta(days=90))])
+        finally:
+            await database.close()
+
+    asyncio.run(write())

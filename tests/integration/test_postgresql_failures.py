@@ -239,6 +239,7 @@ def test_a_server_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> No
         f"app:{SECRET}@127.0.0.1:port/postgres",
         f"app:{SECRET}@@127.0.0.1:1/postgres",
         f"app:{SECRET}/@127.0.0.1:1/postgres",
+        f"app:s@{SECRET}@127.0.0.1:1/postgres",
         f"127.0.0.1:1/postgres?user=app&password={SECRET}",
         f"127.0.0.1:1/postgres?passwort={SECRET}",
     ],
@@ -255,6 +256,8 @@ def lonely(tmp_path: Path) -> Iterator[tuple[Cluster, Program]]:
     """A server whose database can be told to wait for a standby that is not there."""
     with postgresql.cluster() as cluster:
         assert run("migrate", cwd=tmp_path, settings=settings(cluster.url())).returncode == 0
+        # Which would keep the warning of an unconfirmed commit from whoever doesn't ask for it.
+        cluster.psql("ALTER DATABASE postgres SET client_min_messages = error")
         with serving(tmp_path, "--no-worker", settings=settings(cluster.url())) as program:
             yield cluster, program
 
@@ -295,6 +298,20 @@ async def test_a_commit_without_the_standbys_word_is_no_success(
         await prompt(calls.create("bob"))
         assert (await calls.validate(mine.session_token)).HasField("session")
     assert program.stop() == 0
+
+
+async def test_a_repeated_sign_out_is_no_success_either_before_a_standby_has_the_first(
+    lonely: tuple[Cluster, Program],
+) -> None:
+    cluster, program = lonely
+    async with calling(program) as calls:
+        mine = await calls.create("ada")
+        _wait_for_standby(cluster, "absent")
+        for _ in range(3):
+            assert await failure_of(calls.sign_out(mine.session_token)) in {UNAVAILABLE, LATE}
+        _wait_for_standby(cluster, "")
+        await calls.sign_out(mine.session_token)
+        assert (await calls.validate(mine.session_token)).HasField("rejection")
 
 
 async def test_a_standby_that_stays_away_keeps_nobody_beyond_the_deadline(

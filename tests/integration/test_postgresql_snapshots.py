@@ -7,11 +7,14 @@ from pathlib import Path
 from uuid import UUID
 
 import psycopg
+import pytest
+from sqlalchemy import text
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.domain.session import InitiatingEntity, Session
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import Touch, Transaction
+from session_authority_server.store.protocol import LeftOut, Touch, Transaction
 from session_authority_workers.expire import Expire
 from tests.contract.engines import (
     DAY,
@@ -132,7 +135,9 @@ async def test_an_activity_of_a_session_that_somebody_else_has_locked_keeps_no_o
     touches = [Touch(each, moment, None) for each in ids(sessions)]
     async with _locking(sessions) as (engine, locked, let_go):
         async with asyncio.timeout(SOON_SECONDS):
-            assert await engine.sessions.touch(touches, lambda: moment) == 4
+            with pytest.raises(LeftOut) as failure:
+                await engine.sessions.touch(touches, lambda: moment)
+        assert [touch.session_id for touch in failure.value.left] == [locked]
         assert (await engine.get(locked)).last_active_time == START
         await let_go()
         assert await engine.sessions.touch(touches, lambda: moment) == 1
@@ -153,3 +158,80 @@ async def _locking(
                 yield engine, sessions[2].session_id, somebody.commit
         finally:
             await database.close()
+
+
+async def test_a_sign_in_beyond_the_limit_leaves_an_ending_that_it_waited_for(
+    tmp_path: Path,
+) -> None:
+    async with opened("postgresql", tmp_path) as engine:
+        [old] = await engine.add(a_session("ann"))
+        signed_out = Ending(START + SECOND, EndReason.SIGNED_OUT, InitiatingEntity.USER)
+        beyond = Ending(START + MINUTE, EndReason.LIMIT, InitiatingEntity.POLICY)
+        url = engine.database.dialect.url  # type: ignore[attr-defined]
+        async with await psycopg.AsyncConnection.connect(url) as other:
+            await other.execute(
+                "UPDATE sessions SET end_time = %s, end_reason = 1, initiating_entity = 2",
+                (signed_out.time,),
+            )
+
+            async def make_room(transaction: Transaction) -> Sequence[UUID]:
+                return await transaction.end_live_beyond("ann", START + MINUTE, 0, beyond)
+
+            making_room = asyncio.create_task(engine.sessions.transact(make_room))
+            await asyncio.sleep(0.2)
+            assert not making_room.done()
+            await other.commit()
+            assert await making_room == []
+        assert (await engine.get(old.session_id)).ending == signed_out
+
+
+async def test_a_failure_quotes_nothing_of_what_was_stored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened("postgresql", tmp_path) as engine:
+        await engine.execute(
+            text("ALTER TABLE sessions ADD CHECK (user_id != 'some-private-user')")
+        )
+        with pytest.raises(StoreUnavailable):
+            await engine.add(a_session("some-private-user"))
+        assert "violates check constraint" in caplog.text
+        assert "some-private-user" not in caplog.text
+
+
+async def test_connections_that_broke_while_they_were_idle_fail_nobody(tmp_path: Path) -> None:
+    async with opened("postgresql", tmp_path) as engine:
+        [session] = await engine.add(a_session("ann"))
+        for _ in range(2):
+            await engine.get(session.session_id)
+            assert len(await engine.sessions.list_live("ann", START, None, 10)) == 1
+            async with await psycopg.AsyncConnection.connect(
+                engine.database.dialect.url,  # type: ignore[attr-defined]
+                autocommit=True,
+            ) as admin:
+                await admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid != pg_backend_pid()"
+                )
+        await engine.get(session.session_id)
+        assert len(await engine.sessions.list_live("ann", START, None, 10)) == 1
+        await engine.add(a_session("bob"))
+
+
+async def test_of_many_reads_at_once_on_connections_that_break_none_hangs(tmp_path: Path) -> None:
+    async with opened("postgresql", tmp_path) as engine:
+        [session] = await engine.add(a_session("ann"))
+        url = engine.database.dialect.url  # type: ignore[attr-defined]
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
+            for _ in range(10):
+                reads = [asyncio.create_task(engine.get(session.session_id)) for _ in range(8)]
+                await asyncio.sleep(0.001)
+                await admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid != pg_backend_pid()"
+                )
+                reads += [asyncio.create_task(engine.get(session.session_id)) for _ in range(8)]
+                async with asyncio.timeout(SOON_SECONDS):
+                    await asyncio.gather(*reads, return_exceptions=True)
+        async with asyncio.timeout(SOON_SECONDS):
+            four = [engine.get(session.session_id) for _ in range(16)]
+            assert len(await asyncio.gather(*four)) == 16

@@ -13,6 +13,7 @@ from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
 
+BACKLOG_INTERVAL = timedelta(seconds=30)
 _log = logging.getLogger(__name__)
 
 Other = Partition | Purge
@@ -78,7 +79,7 @@ class Schedule:
         """Run a job, and log and count how it went."""
         try:
             rows = await job()
-            await self._measure()
+            await measure_backlog(self._expire, self._clock)
         except StoreUnavailable as error:  # which has told the log why already
             WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
             _log.error("%s failed; it will be tried again at the next tick: %s", job.name, error)
@@ -91,7 +92,21 @@ class Schedule:
             if rows:
                 _log.info("%s: %d rows", job.name, rows)
 
-    async def _measure(self) -> None:
-        oldest = await self._expire.oldest_overdue()
-        waited = timedelta(0) if oldest is None else self._clock.now() - oldest
-        OLDEST_OVERDUE_SECONDS.set(waited.total_seconds())
+
+async def measure_backlog(expire: Expire, clock: Clock) -> None:
+    """Export for how long the session longest overdue has been so.
+
+    Raises:
+        StoreUnavailable: If the store failed.
+    """
+    oldest = await expire.oldest_overdue()
+    waited = timedelta(0) if oldest is None else clock.now() - oldest
+    OLDEST_OVERDUE_SECONDS.set(waited.total_seconds())
+
+
+async def watch_backlog(expire: Expire, clock: Clock) -> None:
+    """Export it again and again, where no schedule runs that would: perhaps none runs anywhere."""
+    while True:
+        with contextlib.suppress(StoreUnavailable):  # which has told the log already
+            await measure_backlog(expire, clock)
+        await asyncio.sleep(BACKLOG_INTERVAL.total_seconds())

@@ -6,10 +6,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from session_authority_server.app import jobs, opened, schedule, until_told_to_stop
+from session_authority_server.app import jobs, metrics, opened, schedule, until_told_to_stop
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store.database import Database
 from session_authority_workers.expire import Progress as Report
 
 _COUNT_LIMIT = 1_000_000
@@ -36,15 +37,20 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
 
 async def _forever(settings: Settings) -> None:
     async with opened(settings) as database:
-        upkeep = schedule(database, settings, SystemClock())
-        upkeep.start()
-        click.echo(
-            f"session-authority: worker on {settings.database}, "
-            f"every {settings.worker_interval_seconds:g} s"
-        )
-        await until_told_to_stop()
-        await upkeep.stop()
+        with metrics(settings):
+            await _work(settings, database)
     click.echo("session-authority: stopped")
+
+
+async def _work(settings: Settings, database: Database) -> None:
+    upkeep = schedule(database, settings, SystemClock())
+    upkeep.start()
+    click.echo(
+        f"session-authority: worker on {settings.database}, "
+        f"every {settings.worker_interval_seconds:g} s"
+    )
+    await until_told_to_stop()
+    await upkeep.stop()
 
 
 async def _once(settings: Settings) -> None:

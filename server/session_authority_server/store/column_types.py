@@ -68,11 +68,19 @@ class Moment(_Stored[datetime]):
     cache_ok = True
     native = TIMESTAMP(timezone=True)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Decode | None:
+        # PostgreSQL's come in its own time zone, in which Python would add days that it may not have.
+        return _in_utc if dialect.name == "postgresql" else self.decode
+
     def encode(self, value: datetime) -> int:
         return (value - _EPOCH) // _MICROSECOND
 
     def decode(self, value: int | None) -> datetime | None:
         return None if value is None else _EPOCH + timedelta(0, 0, value)
+
+
+def _in_utc(value: datetime | None) -> datetime | None:
+    return None if value is None else value.astimezone(UTC)
 
 
 class Span(_Stored[timedelta]):

@@ -7,13 +7,19 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Session
 from session_authority_server.store.connecting import connected
-from session_authority_server.store.dialect import COMMIT_IN_DOUBT, Dialect, PostgreSQL, Sqlite
+from session_authority_server.store.dialect import (
+    COMMIT_IN_DOUBT,
+    Dialect,
+    PostgreSQL,
+    Sqlite,
+)
 from session_authority_server.store.hot_read import HotRead
 from session_authority_server.store.time_limit import within_time_limit
 
@@ -22,6 +28,8 @@ T = TypeVar("T")
 TRIES = 3
 # How long transactions under way are waited for at the end.
 CLOSE_SECONDS = 10.0
+# How long a connection is waited for where no caller waits: several hosts may have to be tried.
+START_SECONDS = 15.0
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +62,14 @@ class Database:
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run reads that need no transaction."""
         try:
-            return await self._to_its_end(self._read(work))
+            try:
+                return await self._to_its_end(self._read(work))
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                return await self._to_its_end(
+                    self._read(work)
+                )  # it may have broken while it was idle
         except SQLAlchemyError as error:
             raise _unavailable("reading", error) from error
 
@@ -79,7 +94,7 @@ class Database:
         """
         for tries_left in reversed(range(TRIES)):
             try:
-                connection = await connected(self._writer)
+                connection = await connected(self._writer, None if limited else START_SECONDS)
                 return await self._to_its_end(self._commit(connection, work, limited=limited))
             except (SQLAlchemyError, RunAgain) as error:
                 again = isinstance(error, RunAgain) or self.dialect.may_run_again(error)
@@ -163,14 +178,41 @@ class Database:
 async def _transaction(
     connection: AsyncConnection, work: Callable[[AsyncConnection], Awaitable[T]]
 ) -> T:
-    async with connection.begin():
-        return await work(connection)
+    try:
+        begun = await connection.begin()
+    except DBAPIError as error:
+        if (
+            error.connection_invalidated
+        ):  # it had broken while it was idle, and nothing has been done
+            raise RunAgain from error
+        raise
+    try:
+        result = await work(connection)
+    except BaseException:
+        await begun.rollback()
+        raise
+    await begun.commit()
+    return result
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Return why the store failed, in one line that quotes nothing of what was stored.
+
+    SQLAlchemy's words would quote the statement's parameters, and PostgreSQL's details a whole row.
+    """
+    if isinstance(error, RunAgain):
+        error = error.__cause__ or error
+    cause = getattr(error, "orig", None) or error
+    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
+    if primary:
+        return f"{primary} ({getattr(cause, 'sqlstate', None)})"
+    if isinstance(cause, NoConnection):
+        return "no connection, or no answer on it, was to be had in time"
+    if isinstance(cause, SQLAlchemyError | RunAgain):
+        return type(cause).__name__
+    return " ".join(str(cause).split())  # drivers spread it over lines
 
 
 def _unavailable(doing: str, error: Exception) -> StoreUnavailable:
-    # Only the driver's own words: SQLAlchemy's would quote the statement's parameters.
-    orig = getattr(error, "orig", None)
-    known = not isinstance(error, SQLAlchemyError)
-    reason = orig or (error if known else type(error).__name__)
-    _log.error("the store failed while %s: %s", doing, reason)
+    _log.error("the store failed while %s: %s", doing, reason_of(error))
     return StoreUnavailable(doing)

@@ -247,8 +247,6 @@ class PostgreSQL:
             # Works behind a transaction pooler too, which may run each transaction elsewhere.
             "prepare_threshold": None,
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-            # A standby, or a primary that became one, must not answer.
-            "target_session_attrs": "read-write",
             "application_name": "session-authority",
             "keepalives_idle": 5,
             "keepalives_interval": 2,
@@ -256,11 +254,14 @@ class PostgreSQL:
             "tcp_user_timeout": 5_000,
             # Read as libpq reads it, with several hosts too, and not as SQLAlchemy would.
             **_parameters_of(url),
+            # A standby, or a primary that became one, must not answer.
+            "target_session_attrs": "read-write",
         }
 
     def reader(self) -> AsyncEngine:
         return create_async_engine(
             _ANY_POSTGRESQL,
+            hide_parameters=True,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_reset_on_return=None,
@@ -273,6 +274,7 @@ class PostgreSQL:
     def writer(self) -> AsyncEngine:
         engine = create_async_engine(
             _ANY_POSTGRESQL,
+            hide_parameters=True,
             pool_size=self.writers,
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
@@ -285,7 +287,9 @@ class PostgreSQL:
             # For this transaction alone: a pooler may give the connection to somebody else after it.
             connection.exec_driver_sql(
                 f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT_MILLISECONDS}', true), "
-                f"set_config('statement_timeout', '{_STATEMENT_TIMEOUT_MILLISECONDS}', true)"
+                f"set_config('statement_timeout', '{_STATEMENT_TIMEOUT_MILLISECONDS}', true), "
+                # Or a commit that is in doubt would go unsaid.
+                "set_config('client_min_messages', 'warning', true)"
             )
 
         return engine
@@ -362,9 +366,12 @@ def _parameters_of(url: str) -> dict[str, Any]:
         parameters = conninfo_to_dict(url)
     except ProgrammingError:
         raise ValueError("that is no address") from None
-    # What stands where a port should may be part of a password; libpq would quote it.
-    if not all(port.isdecimal() or not port for port in str(parameters.get("port", "")).split(",")):
-        raise ValueError("that is no port")
+    # What stands where a host or a port should may be part of a password; libpq would quote it.
+    ports = str(parameters.get("port", "")).split(",")
+    if "@" in str(parameters.get("host", "")) or not all(
+        port.isdecimal() or not port for port in ports
+    ):
+        raise ValueError("that is no host or port")
     return dict(parameters)
 
 
@@ -375,9 +382,9 @@ def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:
     """
 
     def note(diagnostic: Any) -> None:
-        if diagnostic.sqlstate == "01000" and "synchronous replication" in (
-            diagnostic.message_primary or ""
-        ):
+        if (
+            diagnostic.source_function == "SyncRepWaitForLSN"
+        ):  # whatever the language of the message
             record.info[COMMIT_IN_DOUBT] = True
 
     connection.driver_connection.add_notice_handler(note)

@@ -18,6 +18,9 @@ T = TypeVar("T")
 # How many sessions are remembered at least, and at most twice as many; each takes about 2 KiB.
 REMEMBERED_LIMIT = 10_000
 
+# A read that fails sooner than this is tried once more.
+BROKEN_SECONDS = 0.25
+
 # All of a session that can change without its secret changing, and the secret's hash in place of the rest.
 _CHANGING = (
     "session_id",  # first: a fingerprint tells whose it is
@@ -70,6 +73,17 @@ class HotRead:
         if not session_ids:
             return []
         raw_ids = [self._dialect.raw_id(session_id) for session_id in session_ids]
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            return await self._read_once(raw_ids)
+        except self._dialect.driver_errors:
+            if loop.time() - started > BROKEN_SECONDS:
+                raise
+        # So soon, the connection had broken while it was idle; a new one tells what is the matter.
+        return await self._read_once(raw_ids)
+
+    async def _read_once(self, raw_ids: Sequence[Any]) -> list[Session]:
         await self._take_place()
         try:
             held = self._idle.pop() if self._idle else await self._connect()
@@ -78,7 +92,8 @@ class HotRead:
                 found = await within_time_limit(self._dialect, held[1], reading)
             except BaseException:
                 # Whatever state it is in, nobody else must get it; and what broke one broke all.
-                await asyncio.shield(self._discard(held[0], *(idle for idle, _ in self._idle)))
+                broken, self._idle = [held, *self._idle], []
+                await asyncio.shield(_discard(broken))
                 raise
             self._idle.append(held)
         finally:
@@ -104,12 +119,6 @@ class HotRead:
         raw = await connection.get_raw_connection()
         return connection, raw.driver_connection
 
-    async def _discard(self, *connections: AsyncConnection) -> None:
-        self._idle.clear()
-        for connection in connections:
-            await connection.invalidate()
-            await connection.close()
-
     async def _read(self, driver: Any, raw_ids: Sequence[Any]) -> list[Session]:
         found, unknown = [], []
         for fingerprint in await self._short.fetch(self._dialect.fetch_gathered, driver, raw_ids):
@@ -131,6 +140,12 @@ class HotRead:
             return [(*self._dialect.fingerprinted(each), each) for each in unknown]
         ids = [self._dialect.fingerprinted(each)[0] for each in unknown]
         return await self._whole.fetch(self._dialect.fetch_by_ids, driver, ids)
+
+
+async def _discard(connections: Sequence[tuple[AsyncConnection, Any]]) -> None:
+    for connection, _ in connections:
+        await connection.invalidate()
+        await connection.close()
 
 
 class _Prepared:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
-from psycopg import OperationalError, errors
+from psycopg import errors
 from psycopg.pq import ExecStatus, Format
 
 _UUID_ARRAY_OID = 2951
@@ -90,7 +90,7 @@ class _Answer:
         self._let_go()
         try:
             step()
-        except OperationalError as error:
+        except Exception as error:  # noqa: BLE001 - nobody but the future's owner would hear of it
             if not self._future.done():
                 self._future.set_exception(error)
 

@@ -17,9 +17,11 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    type_coerce,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.visitors import InternalTraversal
 
 from session_authority_server.domain.session import EndReason, InitiatingEntity
 from session_authority_server.store.column_types import Moment
@@ -29,7 +31,39 @@ current_user_epoch = (
     select(users.c.epoch).where(users.c.user_id == sessions.c.user_id).scalar_subquery()
 )
 current_global_epoch = select(authority.c.epoch).scalar_subquery()
-idle_expire_time = type_coerce(sessions.c.last_active_time + sessions.c.idle_timeout, Moment)
+
+
+class _After(ColumnElement[datetime]):
+    """The moment a duration after another."""
+
+    inherit_cache = True
+    type = Moment()
+
+    def __init__(self, moment: ColumnElement[datetime], span: ColumnElement[Any]) -> None:
+        self.moment = moment
+        self.span = span
+
+    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy's own declaration
+        ("moment", InternalTraversal.dp_clauseelement),
+        ("span", InternalTraversal.dp_clauseelement),
+    ]
+
+
+@compiles(_After)
+def _add(element: _After, compiler: SQLCompiler, **rest: Any) -> str:
+    return (
+        f"({compiler.process(element.moment, **rest)} + {compiler.process(element.span, **rest)})"
+    )
+
+
+@compiles(_After, "postgresql")
+def _add_in_utc(element: _After, compiler: SQLCompiler, **rest: Any) -> str:
+    # A day added to a timestamptz is one of the server's time zone, and can have 23 or 25 hours.
+    moment, span = (compiler.process(each, **rest) for each in (element.moment, element.span))
+    return f"(({moment} AT TIME ZONE 'UTC' + {span}) AT TIME ZONE 'UTC')"
+
+
+idle_expire_time = _After(sessions.c.last_active_time, sessions.c.idle_timeout)
 
 # Stands for "not yet" where times are compared, because engines differ on the least of a null.
 _NEVER = literal(datetime(9999, 1, 1, tzinfo=UTC), Moment)

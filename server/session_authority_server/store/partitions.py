@@ -23,13 +23,15 @@ _STORAGE = (
     "fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, "
     "autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02"
 )
-_LOCK = 0x5E551014_A07408  # any number that other programs are not likely to use
+# Any numbers that other programs are not likely to use. Dropping can take long, and making must not wait for it.
+_DROPPING_LOCK = 0x5E551014_A07408
+_MAKING_LOCK = 0x5E551015_A07408
 # Detached but not dropped is what a worker that was killed leaves behind.
 _EXISTING = text(
     "SELECT c.relname, i.inhparent IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS pending "
     "FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid "
     f"WHERE c.relkind = 'r' AND c.relname ~ '^{_PREFIX}[0-9]{{8}}$' "
-    "AND c.relnamespace = current_schema()::regnamespace ORDER BY c.relname"
+    "AND c.relnamespace = quote_ident(current_schema())::regnamespace ORDER BY c.relname"
 )
 _DETACH_SECONDS = 60.0
 
@@ -106,7 +108,7 @@ class Partitions:
             return False
 
         async def work(connection: AsyncConnection) -> bool:
-            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MAKING_LOCK})")
             if end in [_end(row.relname) for row in await connection.execute(_EXISTING)]:
                 return False
             for statement in _making(end, span):
@@ -180,6 +182,6 @@ async def _is_over(connection: AsyncConnection, name: str, ended_before: datetim
 
 
 async def _is_alone(connection: AsyncConnection) -> bool:
-    """Be the only one who changes partitions until the transaction ends, unless somebody else is."""
-    lock = text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")
+    """Be the only one who drops partitions until the transaction ends, unless somebody else is."""
+    lock = text(f"SELECT pg_try_advisory_xact_lock({_DROPPING_LOCK})")
     return bool((await connection.execute(lock)).scalar_one())

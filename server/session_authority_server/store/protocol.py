@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 from uuid import UUID
 
+from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Ending,
@@ -39,6 +40,18 @@ class Touch:
     session_id: UUID
     time: datetime
     ip_address: str | None
+
+
+class LeftOut(StoreUnavailable):
+    """Some activities could not be recorded, because somebody else kept their sessions locked.
+
+    Attributes:
+        left: Those; all others of the same call were recorded.
+    """
+
+    def __init__(self, left: Sequence[Touch]) -> None:
+        super().__init__("writing")
+        self.left = left
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +211,10 @@ class SessionStore(Protocol):
         """Move last-active times and latest IP addresses forward, and return how many sessions moved.
 
         Never moves a time back, and never touches a session that is not live at `now`, which is asked when
-        the write's turn has come: what was live before the wait may not be after it. A session that
-        somebody else keeps locked for a third of a second may be left out.
+        the write's turn has come: what was live before the wait may not be after it.
+
+        Raises:
+            LeftOut: If somebody else kept sessions locked for a third of a second. The others were touched.
         """
         ...
 

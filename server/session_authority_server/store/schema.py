@@ -89,7 +89,7 @@ def write_sql(dialect_name: str, output: TextIO, partitioning: Partitioning | No
     command.upgrade(settings, "head", sql=True)
     if partitioning is not None:
         statements = [*first_partitions(partitioning), noting(partitioning)]
-        output.writelines(f"{statement};\n\n" for statement in statements)
+        output.writelines(f"{statement};\n\n" for statement in ("BEGIN", *statements, "COMMIT"))
 
 
 def _upgrade(

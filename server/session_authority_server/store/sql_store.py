@@ -17,7 +17,7 @@ from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.liveness import facts, implied_end_time, is_live
-from session_authority_server.store.protocol import PageKey, Touch, Transaction
+from session_authority_server.store.protocol import LeftOut, PageKey, Touch, Transaction
 from session_authority_server.store.tables import sessions
 from session_authority_server.store.touching import still_due, touch_all, touch_each
 from session_authority_server.store.transaction import SqlTransaction
@@ -61,8 +61,8 @@ class SqlSessionStore:
             moved_now, in_order = await self._touch_all(in_order, now)
             moved += moved_now
             if not in_order:
-                break
-        return moved
+                return moved
+        raise LeftOut(in_order)
 
     async def _touch_all(
         self, due: Sequence[Touch], now: Callable[[], datetime]

@@ -2,6 +2,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import TimeoutError as NoAnswer
+
 from session_authority_server.store.dialect import Dialect
 
 T = TypeVar("T")
@@ -9,6 +11,7 @@ T = TypeVar("T")
 # for a connection before it, it is less than the deadline that callers have by default.
 WORK_SECONDS = 2.0
 GIVE_UP_SECONDS = 0.25
+LAST_RESORT_SECONDS = 2.0
 
 
 async def within_time_limit(
@@ -33,9 +36,13 @@ async def within_time_limit(
         nonlocal stopping
         stopping = loop.create_task(_stop(dialect, driver, ended))
 
-    timer = loop.call_later(WORK_SECONDS if seconds is None else seconds, stop)
+    limit = WORK_SECONDS if seconds is None else seconds
+    timer = loop.call_later(limit, stop)
     try:
-        return await work
+        async with asyncio.timeout(limit + LAST_RESORT_SECONDS):  # should nobody have heard
+            return await work
+    except TimeoutError:
+        raise NoAnswer("the engine did not answer in time") from None
     finally:
         timer.cancel()
         if stopping is not None:

@@ -89,7 +89,10 @@ class SqlTransaction:
     ) -> Sequence[UUID]:
         statement = (
             update(sessions)
-            .where(sessions.c.session_id.in_(_live_beyond(user_id, now, keep)))
+            .where(
+                sessions.c.session_id.in_(_live_beyond(user_id, now, keep)),
+                is_live(now),  # still, if another's ending of it had to be waited for
+            )
             .values(rows.ending_columns(ending))
             .returning(sessions.c.session_id)
         )

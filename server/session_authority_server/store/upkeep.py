@@ -70,7 +70,7 @@ class SqlUpkeepStore:
             swept = [row.session_id for row in rows if row.swept]
             if not swept:
                 return SweepBatch((), 0, last)
-            due = and_(_is_swept(sweep), sessions.c.session_id.between(swept[0], swept[-1]))
+            due = and_(_is_swept(sweep), sessions.c.session_id.in_(swept))
             batch = await _end(connection, due, sessions.c.session_id, limit, now)
             return SweepBatch(batch.ended, max(0, len(swept) - batch.examined), last)
 

@@ -9,13 +9,13 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
-from session_authority_server.store.protocol import SessionStore, Touch
+from session_authority_server.store.protocol import LeftOut, SessionStore, Touch
 
 FLUSH_INTERVAL = timedelta(seconds=2)
 FLUSH_BATCH = 500
 PENDING_LIMIT = 100_000
 # An activity this close to the idle deadline could come too late if it waited for a flush, even one that the
-# store lets wait as long as it ever does (4 s for a turn, 4 s for a lock) and that then fails once.
+# store lets wait as long as it ever does (2 s for a turn, 2 s for the work) and that then fails once.
 DECISIVE = timedelta(seconds=15)
 
 _log = logging.getLogger(__name__)
@@ -79,15 +79,26 @@ class Activity:
             self._next_write = asyncio.ensure_future(self._write_next(self._this_write))
             # Whoever waits for it hears of a failure, but perhaps everybody has gone.
             self._next_write.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(self._next_write)
+        try:
+            await asyncio.shield(self._next_write)
+        except LeftOut as error:
+            left = {touch.session_id for touch in error.left}
+            if any(touch.session_id in left for touch in decisive):
+                raise
 
     async def _write_next(self, before: "asyncio.Future[None] | None") -> None:
         if before is not None:
             await asyncio.wait([before])
         self._this_write, self._next_write = self._next_write, None
         batch, self._decisive = list(self._decisive.values()), {}
+        left: list[Touch] = []
         for start in range(0, len(batch), FLUSH_BATCH):
-            await self._store.touch(batch[start : start + FLUSH_BATCH], self._clock.now)
+            try:
+                await self._store.touch(batch[start : start + FLUSH_BATCH], self._clock.now)
+            except LeftOut as error:
+                left += error.left
+        if left:
+            raise LeftOut(left)
 
     def is_fresh(self, session: Session, now: datetime) -> bool:
         """Say whether a session's recorded activity is recent enough to leave."""
@@ -102,7 +113,11 @@ class Activity:
         """
         while self._pending:
             batch = list(islice(self._pending.values(), FLUSH_BATCH))
-            await self._store.touch(batch, self._clock.now)
+            try:
+                await self._store.touch(batch, self._clock.now)
+            except LeftOut as error:
+                self._forget(touch for touch in batch if touch not in error.left)
+                raise
             self._forget(batch)
 
     async def run(self) -> None:

@@ -28,8 +28,13 @@ class SignOut:
         if token is not None:
 
             async def work(transaction: Transaction) -> None:
-                now = self._clock.now()
                 session = await transaction.read_session(token.id)
+                if session is not None:
+                    # Also where there is nothing to end: a repetition must wait, as the first try did, until
+                    # a standby has the ending, and only what is written waits.
+                    await transaction.lock_user(session.user_id)
+                    session = await transaction.read_session(token.id)
+                now = self._clock.now()
                 if isinstance(judge(session, token, now), Session):
                     ending = Ending(now, EndReason.SIGNED_OUT, InitiatingEntity.USER)
                     await transaction.end_session(token.id, ending)
