@@ -142,5 +142,4 @@ def test_two_workers_at_once_do_the_work_once(tmp_path: Path) -> None:
         ended = [_expired_rows(worker.stdout) for worker in (one, two)]
 
     assert sum(ended) == 10_000
-    assert all(ended), "both had a part in it"
     assert _count(tmp_path, "end_time IS NULL") == 0

@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Ending,
@@ -42,7 +41,7 @@ class Touch:
     ip_address: str | None
 
 
-class LeftOut(StoreUnavailable):
+class LeftOut(Exception):
     """Some activities could not be recorded, because somebody else kept their sessions locked.
 
     Attributes:
@@ -50,7 +49,7 @@ class LeftOut(StoreUnavailable):
     """
 
     def __init__(self, left: Sequence[Touch]) -> None:
-        super().__init__("writing")
+        super().__init__(f"{len(left)} activities could not be recorded")
         self.left = left
 
 

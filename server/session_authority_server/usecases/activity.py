@@ -84,7 +84,7 @@ class Activity:
         except LeftOut as error:
             left = {touch.session_id for touch in error.left}
             if any(touch.session_id in left for touch in decisive):
-                raise
+                raise StoreUnavailable("writing") from error
 
     async def _write_next(self, before: "asyncio.Future[None] | None") -> None:
         if before is not None:
@@ -117,7 +117,7 @@ class Activity:
                 await self._store.touch(batch, self._clock.now)
             except LeftOut as error:
                 self._forget(touch for touch in batch if touch not in error.left)
-                raise
+                raise StoreUnavailable("writing") from error
             self._forget(batch)
 
     async def run(self) -> None:

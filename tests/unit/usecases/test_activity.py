@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import cast
+from uuid import UUID
 
 import pytest
 
@@ -9,7 +10,7 @@ from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
-from session_authority_server.store.protocol import SessionStore, Touch
+from session_authority_server.store.protocol import LeftOut, SessionStore, Touch
 from session_authority_server.usecases import activity as module
 from session_authority_server.usecases.activity import DECISIVE, FLUSH_BATCH, Activity
 from tests.contract.engines import MINUTE, SECOND, START, a_session
@@ -24,12 +25,16 @@ class Store:
         self.written: list[list[Touch]] = []
         self.moments: list[datetime] = []
         self.fails = False
+        self.locked: set[UUID] = set()
 
     async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         if self.fails:
             raise StoreUnavailable("writing")
-        self.written.append(list(touches))
+        left = [touch for touch in touches if touch.session_id in self.locked]
+        self.written.append([touch for touch in touches if touch not in left])
         self.moments.append(now())
+        if left:
+            raise LeftOut(left)
         return len(touches)
 
 
@@ -190,3 +195,35 @@ async def test_it_flushes_every_few_seconds_and_outlives_failures(
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+# What somebody else has locked
+
+
+async def test_a_decisive_activity_that_was_left_out_is_not_answered_and_the_others_are(
+    activity: Activity, store: Store
+) -> None:
+    locked, free = (a_session(idle_timeout=MINUTE) for _ in range(2))
+    store.locked = {locked.session_id}
+    late = START + MINUTE - SECOND
+    stuck, done = await asyncio.gather(
+        *(activity.record(each, late, None) for each in (locked, free)), return_exceptions=True
+    )
+    assert isinstance(stuck, StoreUnavailable)
+    assert done is None
+
+
+async def test_a_flush_keeps_what_was_left_out_for_the_next_time(
+    activity: Activity, store: Store
+) -> None:
+    locked, free = a_session(), a_session()
+    store.locked = {locked.session_id}
+    for session in (locked, free):
+        await activity.record(session, START + MINUTE, None)
+    with pytest.raises(StoreUnavailable):
+        await activity.flush()
+    assert [touch.session_id for touch in touches(store)] == [free.session_id]
+    assert len(activity) == 1
+    store.locked = set()
+    await activity.flush()
+    assert len(activity) == 0
