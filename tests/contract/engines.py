@@ -40,7 +40,7 @@ MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 SECRET = b"s" * 32
 
-_CHUNK = 500
+_CHUNK = 100  # so that one transaction stays far below the store's own limit of time
 _INSERT = insert(sessions_table)
 _sqlite_template: list[bytes] = []
 _databases = contextlib.ExitStack()
