@@ -67,9 +67,8 @@ class Database:
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
-                return await self._to_its_end(
-                    self._read(work)
-                )  # it may have broken while it was idle
+                # It may have broken while it was idle.
+                return await self._to_its_end(self._read(work))
         except SQLAlchemyError as error:
             raise _unavailable("reading", error) from error
 
@@ -156,8 +155,9 @@ class Database:
         limited: bool,
     ) -> T:
         async with contextlib.aclosing(connection):
-            # Kept with the connection, which the next transaction shares.
+            # Kept with the connection, which a failed transaction before this one may have shared.
             info = connection.sync_connection.info if connection.sync_connection else {}
+            info.pop(COMMIT_IN_DOUBT, None)
             transaction = _transaction(connection, work)
             if limited:
                 result = await self._limited(connection, transaction)
@@ -181,9 +181,8 @@ async def _transaction(
     try:
         begun = await connection.begin()
     except DBAPIError as error:
-        if (
-            error.connection_invalidated
-        ):  # it had broken while it was idle, and nothing has been done
+        # It had broken while it was idle, and nothing has been done.
+        if error.connection_invalidated:
             raise RunAgain from error
         raise
     try:

@@ -34,7 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from session_authority_server.store.wire import values_of
 
 # How long a caller waits for a connection to come free. With the time that the work itself may take
-# (`database.WORK_SECONDS`), it is less than the deadline that callers have by default.
+# (`time_limit.WORK_SECONDS`), it is less than the deadline that callers have by default.
 WAIT_SECONDS = 2.0
 _BUSY_TIMEOUT_MILLISECONDS = 1_500
 # Whoever waits longer is behind somebody who went away with a lock, and keeps a connection from others.
@@ -382,9 +382,8 @@ def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:
     """
 
     def note(diagnostic: Any) -> None:
-        if (
-            diagnostic.source_function == "SyncRepWaitForLSN"
-        ):  # whatever the language of the message
+        # The message may be in any language.
+        if diagnostic.source_function == "SyncRepWaitForLSN":
             record.info[COMMIT_IN_DOUBT] = True
 
     connection.driver_connection.add_notice_handler(note)

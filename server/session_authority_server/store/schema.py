@@ -40,8 +40,9 @@ class SchemaVersion:
     @property
     def serves(self) -> bool:
         """Whether this program can work with it: it is current, or newer and says that it still does."""
-        newer = not self.known and self.oldest_program is not None
-        return self.is_current or (newer and self.oldest_program <= self.wanted)  # type: ignore[operator]
+        if self.known or self.oldest_program is None:
+            return self.is_current
+        return self.oldest_program <= self.wanted
 
     @property
     def remedy(self) -> str:
