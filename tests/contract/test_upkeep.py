@@ -1,11 +1,12 @@
 import asyncio
 import itertools
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import insert
 
+from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import new_id
@@ -28,17 +29,24 @@ from tests.contract.engines import (
     a_session,
     ids,
     sweep_row,
+    told,
 )
 
 NOW = START + 60 * MINUTE
 INSTANT = SECOND / 1_000_000
-NOTHING = ExpiryBatch([], 0)
+NOTHING = ExpiryBatch(0, [], 0)
+EXPIRED, IDLE = EndReason.EXPIRED, EndReason.IDLE_TIMEOUT
 ADMIN, USER, POLICY = InitiatingEntity.ADMIN, InitiatingEntity.USER, InitiatingEntity.POLICY
 
 
-async def ending(engine: Engine, session: Session) -> Ending | None:
+async def recorded(engine: Engine, session: Session) -> Ending | None:
     """Return the ending that has been recorded."""
     return (await engine.get(session.session_id)).ending
+
+
+async def ending(engine: Engine, session: Session, now: datetime = NOW) -> Ending | None:
+    """Return the ending that every reader tells."""
+    return ending_of(await engine.get(session.session_id), now)
 
 
 async def end(engine: Engine, session: Session, time: datetime) -> None:
@@ -78,18 +86,20 @@ async def settle(
         (10 * MINUTE, 10 * MINUTE, Ending(START + 10 * MINUTE, EndReason.IDLE_TIMEOUT, POLICY)),
     ],
 )
-async def test_of_lifetime_and_idleness_the_earlier_is_recorded_once_it_has_come(
+async def test_of_lifetime_and_idleness_the_earlier_is_found_and_idleness_recorded(
     engine: Engine, lifetime: object, idle_timeout: object, expected: Ending | None
 ) -> None:
     session = a_session(lifetime=lifetime, idle_timeout=idle_timeout)  # type: ignore[arg-type]
     await engine.add(session)
-    batch = await engine.upkeep.end_overdue(NOW, 10)
+    batch = await engine.upkeep.end_overdue(NOW, 10, named=True)
     assert await ending(engine, session) == expected
     if expected is None:
         assert batch == NOTHING
     else:
+        idle = expected.reason is EndReason.IDLE_TIMEOUT
+        assert await recorded(engine, session) == (expected if idle else None)
         ended = EndedSession(session.session_id, "ann", expected.reason)
-        assert batch == ExpiryBatch([ended], 1)
+        assert batch == ExpiryBatch(1, [ended], 1)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +120,8 @@ async def test_of_a_sweep_and_idleness_the_earlier_is_recorded_a_sweep_first_amo
         await engine.sweep("ann", START + swept_minutes * MINUTE, ADMIN)
     else:
         await engine.sweep_everybody(START + swept_minutes * MINUTE, ADMIN)
-    await engine.upkeep.end_overdue(NOW, 10)
-    assert await ending(engine, session) == expected
+    await engine.upkeep.end_overdue(NOW, 10, named=True)
+    assert await recorded(engine, session) == expected
 
 
 async def test_of_two_sweeps_that_cover_a_session_the_first_is_recorded(engine: Engine) -> None:
@@ -122,8 +132,8 @@ async def test_of_two_sweeps_that_cover_a_session_the_first_is_recorded(engine: 
     await engine.sweep("bob", START + 3 * MINUTE, USER)
     for sweep in await engine.upkeep.pending_sweeps(10):
         await settle(engine, sweep, NOW, 10)
-    assert await ending(engine, first) == Ending(START + MINUTE, EndReason.REVOKED, USER)
-    assert await ending(engine, second) == Ending(START + 2 * MINUTE, EndReason.REVOKED, ADMIN)
+    assert await recorded(engine, first) == Ending(START + MINUTE, EndReason.REVOKED, USER)
+    assert await recorded(engine, second) == Ending(START + 2 * MINUTE, EndReason.REVOKED, ADMIN)
 
 
 async def test_a_worker_that_lags_behind_records_what_everybody_else_will_say(
@@ -135,7 +145,7 @@ async def test_a_worker_that_lags_behind_records_what_everybody_else_will_say(
     await engine.sweep("ann", START + 11 * MINUTE)
     await settle(engine, PendingSweep("ann", 1), START + 9 * MINUTE, 10)
     idle = Ending(START + 10 * MINUTE, EndReason.IDLE_TIMEOUT, POLICY)
-    assert await ending(engine, session) == idle
+    assert await recorded(engine, session) == idle
 
 
 async def test_a_recorded_ending_stands(engine: Engine) -> None:
@@ -143,9 +153,9 @@ async def test_a_recorded_ending_stands(engine: Engine) -> None:
     await engine.add(session)
     await end(engine, session, START + SECOND)
     await engine.sweep("ann", START)
-    assert await engine.upkeep.end_overdue(NOW, 10) == NOTHING
+    assert await engine.upkeep.end_overdue(NOW, 10, named=True) == NOTHING
     assert await settle(engine, PendingSweep("ann", 1), NOW, 10) == [SweepBatch((), 0, None)]
-    assert await ending(engine, session) == Ending(START + SECOND, EndReason.SIGNED_OUT, USER)
+    assert await recorded(engine, session) == Ending(START + SECOND, EndReason.SIGNED_OUT, USER)
 
 
 async def test_a_session_in_use_is_put_off_until_it_could_be_due(engine: Engine) -> None:
@@ -155,13 +165,13 @@ async def test_a_session_in_use_is_put_off_until_it_could_be_due(engine: Engine)
     await engine.sessions.touch([Touch(session.session_id, used, None)], lambda: used)
     now = START + 10 * MINUTE
     assert await engine.upkeep.count_overdue(now, 10) == 0  # looked at, but not to be ended
-    assert await engine.upkeep.end_overdue(now, 10) == ExpiryBatch([], 1)
-    assert await ending(engine, session) is None
-    assert await engine.upkeep.end_overdue(now, 10) == NOTHING
+    assert await engine.upkeep.end_overdue(now, 10, named=True) == ExpiryBatch(0, [], 1)
+    assert await recorded(engine, session) is None
+    assert await engine.upkeep.end_overdue(now, 10, named=True) == NOTHING
     due = used + 10 * MINUTE
     assert await engine.upkeep.count_overdue(due - INSTANT, 10) == 0
-    assert (await engine.upkeep.end_overdue(due, 10)).examined == 1
-    assert await ending(engine, session) == Ending(due, EndReason.IDLE_TIMEOUT, POLICY)
+    assert (await engine.upkeep.end_overdue(due, 10, named=True)).examined == 1
+    assert await recorded(engine, session) == Ending(due, EndReason.IDLE_TIMEOUT, POLICY)
 
 
 async def test_a_session_in_use_is_put_off_until_its_lifetime_at_the_latest(engine: Engine) -> None:
@@ -169,31 +179,120 @@ async def test_a_session_in_use_is_put_off_until_its_lifetime_at_the_latest(engi
     await engine.add(session)
     used = START + 8 * MINUTE
     await engine.sessions.touch([Touch(session.session_id, used, None)], lambda: used)
-    await engine.upkeep.end_overdue(START + 10 * MINUTE, 10)
-    await engine.upkeep.end_overdue(START + 15 * MINUTE, 10)
+    await engine.upkeep.end_overdue(START + 10 * MINUTE, 10, named=True)
+    await engine.upkeep.end_overdue(START + 15 * MINUTE, 10, named=True)
     end_time = START + 15 * MINUTE
     assert await ending(engine, session) == Ending(end_time, EndReason.EXPIRED, POLICY)
+    assert await engine.upkeep.end_overdue(NOW, 10, named=True) == NOTHING
 
 
 async def test_steps_of_any_size_reach_everything_the_longest_overdue_first(engine: Engine) -> None:
     sessions = [a_session(f"user-{n % 3}", lifetime=(n + 1) * SECOND) for n in range(10)]
     await engine.add(*reversed(sessions))
     seen: list[list[UUID]] = []
-    while (batch := await engine.upkeep.end_overdue(NOW, 3)).examined:
+    while (batch := await engine.upkeep.end_overdue(NOW, 3, named=True)).examined:
         assert batch.examined <= 3
         seen.append([ended.session_id for ended in batch.ended])
     assert [set(step) for step in seen] == [set(ids(sessions[n : n + 3])) for n in (0, 3, 6, 9)]
 
 
-async def test_two_at_once_never_end_the_same_session(engine: Engine) -> None:
-    sessions = [a_session(lifetime=SECOND) for _ in range(100)]
+@pytest.mark.parametrize("idle_timeout", [None, SECOND / 2], ids=["expired", "idle"])
+async def test_two_at_once_never_end_the_same_session(
+    engine: Engine, idle_timeout: timedelta | None
+) -> None:
+    sessions = [a_session(lifetime=SECOND, idle_timeout=idle_timeout) for _ in range(100)]
     await engine.add(*sessions)
-    batches = await asyncio.gather(*(engine.upkeep.end_overdue(NOW, 30) for _ in range(8)))
+    batches = await asyncio.gather(
+        *(engine.upkeep.end_overdue(NOW, 30, named=True) for _ in range(8))
+    )
+    assert not any(batch.examined or batch.ended for batch in batches if batch.busy)
     ended = [each.session_id for batch in batches for each in batch.ended]
     assert len(ended) == len(set(ended))
-    while (batch := await engine.upkeep.end_overdue(NOW, 30)).examined:
+    while (batch := await engine.upkeep.end_overdue(NOW, 30, named=True)).examined:
         ended += [each.session_id for each in batch.ended]
     assert sorted(ended) == sorted(ids(sessions))
+
+
+# How far it was looked
+
+
+async def test_what_was_gone_through_is_left_as_it_is_and_not_gone_through_again(
+    engine: Engine,
+) -> None:
+    sessions = [a_session(lifetime=SECOND) for _ in range(5)]
+    await engine.add(*sessions)
+    before = [told(await engine.get(each.session_id)) for each in sessions]
+    assert len((await engine.upkeep.end_overdue(NOW, 3, named=True)).ended) == 3
+    assert await engine.upkeep.count_overdue(NOW, 10) == 2
+    assert len((await engine.upkeep.end_overdue(NOW, 3, named=True)).ended) == 2
+    assert await engine.upkeep.end_overdue(NOW + 365 * DAY, 3, named=True) == NOTHING
+    assert await engine.upkeep.count_overdue(NOW + 365 * DAY, 10) == 0
+    assert [told(await engine.get(each.session_id)) for each in sessions] == before
+
+
+async def test_sessions_that_are_due_at_one_instant_are_gone_through_by_their_ids(
+    engine: Engine,
+) -> None:
+    sessions = sorted((a_session(lifetime=SECOND) for _ in range(7)), key=lambda s: s.session_id)
+    await engine.add(*reversed(sessions))
+    found: list[UUID] = []
+    while (batch := await engine.upkeep.end_overdue(NOW, 2, named=True)).examined:
+        found += sorted(each.session_id for each in batch.ended)
+    assert found == ids(sessions)
+
+
+async def test_what_appears_behind_is_not_found_but_has_ended_all_the_same_and_is_purged(
+    engine: Engine,
+) -> None:
+    first = a_session(lifetime=10 * SECOND)
+    await engine.add(first)
+    await engine.upkeep.end_overdue(NOW, 10, named=True)
+    late = [a_session(lifetime=5 * SECOND), a_session(lifetime=DAY, idle_timeout=5 * SECOND)]
+    await engine.add(*late)
+    assert await engine.upkeep.end_overdue(NOW, 10, named=True) == NOTHING
+    assert await engine.upkeep.oldest_overdue(NOW) is None
+    expired, idle = (Ending(START + 5 * SECOND, reason, POLICY) for reason in (EXPIRED, IDLE))
+    assert [await ending(engine, each) for each in late] == [expired, idle]
+    listed = await engine.sessions.list_ended("ann", NOW, None, 10)
+    assert set(ids(listed)) == set(ids([first, *late]))
+    assert await engine.sessions.list_live("ann", NOW, None, 10) == []
+    assert await engine.upkeep.purge_ended(START + 2 * DAY, 10) == 3
+
+
+async def test_a_session_in_use_comes_back_when_it_could_be_due(engine: Engine) -> None:
+    expired = a_session(lifetime=20 * MINUTE)
+    used = a_session(idle_timeout=10 * MINUTE)
+    await engine.add(expired, used)
+    await engine.sessions.touch([Touch(used.session_id, NOW, None)], lambda: START + 9 * MINUTE)
+    batch = await engine.upkeep.end_overdue(NOW, 10, named=True)
+    assert ([each.session_id for each in batch.ended], batch.examined) == ([expired.session_id], 2)
+    batch = await engine.upkeep.end_overdue(NOW + 10 * MINUTE, 10, named=True)
+    assert batch.ended == [EndedSession(used.session_id, "ann", IDLE)]
+
+
+@pytest.mark.parametrize("whose", ["hers", "everybody's"])
+@pytest.mark.parametrize("worker_first", [True, False])
+async def test_a_session_that_expired_before_a_sweep_is_found_once_and_never_written(
+    engine: Engine, whose: str, worker_first: bool
+) -> None:
+    session = a_session(lifetime=10 * MINUTE)
+    await engine.add(session)
+    found: list[EndedSession] = []
+    if worker_first:
+        found += (await engine.upkeep.end_overdue(NOW, 10, named=True)).ended
+    if whose == "hers":
+        await engine.sweep("ann", START + 11 * MINUTE)
+    else:
+        await engine.sweep_everybody(START + 11 * MINUTE)
+    [sweep] = await engine.upkeep.pending_sweeps(10)
+    assert await engine.upkeep.count_swept(sweep, 10) == 0
+    for batch in await settle(engine, sweep, NOW, 10):
+        assert not batch.left
+        found += batch.ended
+    found += (await engine.upkeep.end_overdue(NOW, 10, named=True)).ended
+    assert found == [EndedSession(session.session_id, "ann", EXPIRED)]
+    assert await recorded(engine, session) is None
+    assert await ending(engine, session) == Ending(START + 10 * MINUTE, EXPIRED, POLICY)
 
 
 async def test_what_is_overdue_is_counted_to_a_limit_and_dated(engine: Engine) -> None:
@@ -204,7 +303,7 @@ async def test_what_is_overdue_is_counted_to_a_limit_and_dated(engine: Engine) -
     assert await engine.upkeep.count_overdue(NOW, 3) == 3
     assert await engine.upkeep.count_overdue(START + 2 * MINUTE, 10) == 2
     assert await engine.upkeep.oldest_overdue(NOW) == START + MINUTE
-    await engine.upkeep.end_overdue(NOW, 2)
+    await engine.upkeep.end_overdue(NOW, 2, named=True)
     assert await engine.upkeep.oldest_overdue(NOW) == START + 3 * MINUTE
 
 
@@ -283,8 +382,8 @@ async def test_a_users_sweep_ends_their_sessions_in_the_order_of_ids_and_no_othe
                 each.session_id for each in following.ended
             )
     swept = Ending(START + MINUTE, EndReason.REVOKED, USER)
-    assert [await ending(engine, session) for session in hers] == [swept] * 10
-    assert [await ending(engine, each) for each in (his, current, newer)] == [None] * 3
+    assert [await recorded(engine, session) for session in hers] == [swept] * 10
+    assert [await recorded(engine, each) for each in (his, current, newer)] == [None] * 3
 
 
 @pytest.mark.parametrize("limit", [2, 10])
@@ -298,7 +397,7 @@ async def test_everybodys_sweep_ends_all_made_before_it_and_none_made_after(
     await engine.add(*new)
     batches = await settle(engine, PendingSweep(EVERYBODY, 1), NOW, limit)
     assert sorted(each.session_id for batch in batches for each in batch.ended) == sorted(ids(old))
-    assert [await ending(engine, each) for each in new] == [None] * 3
+    assert [await recorded(engine, each) for each in new] == [None] * 3
 
 
 async def test_a_sweep_that_is_worked_on_twice_is_worked_on_once(engine: Engine) -> None:
@@ -339,21 +438,43 @@ async def test_a_sweep_of_everybody_looks_at_so_many_sessions_at_a_time_only(
 
 async def test_purging_deletes_only_what_ended_before_the_oldest_first(engine: Engine) -> None:
     live = a_session()
-    overdue = a_session(lifetime=SECOND)
     ended = [a_session() for _ in range(5)]
-    await engine.add(live, overdue, *ended)
+    await engine.add(live, *ended)
     for number, session in enumerate(ended):
         await end(engine, session, START + number * SECOND)
     before = START + 3 * SECOND
     assert await engine.upkeep.count_purgeable(before, 10) == 3
     assert await engine.upkeep.count_purgeable(before, 2) == 2
     assert await engine.upkeep.purge_ended(before, 2) == 2
-    left = await engine.sessions.read_sessions(ids([live, overdue, *ended]))
-    assert set(left) == set(ids([live, overdue, *ended[2:]]))
+    left = await engine.sessions.read_sessions(ids([live, *ended]))
+    assert set(left) == set(ids([live, *ended[2:]]))
     assert await engine.upkeep.purge_ended(before, 2) == 1
     assert await engine.upkeep.purge_ended(before, 2) == 0
     assert await engine.upkeep.count_purgeable(before, 2) == 0
     assert set(await engine.sessions.read_sessions(ids(ended))) == set(ids(ended[3:]))
+
+
+@pytest.mark.parametrize("worker_ran", [True, False])
+async def test_purging_deletes_what_expired_before_whether_or_not_it_was_found(
+    engine: Engine, worker_ran: bool
+) -> None:
+    expired = [a_session(lifetime=(n + 1) * SECOND) for n in range(5)]
+    in_use = a_session(lifetime=DAY, idle_timeout=SECOND)
+    signed_out = a_session(lifetime=SECOND)
+    await engine.add(*expired, in_use, signed_out)
+    await end(engine, signed_out, START)
+    await engine.sessions.touch([Touch(in_use.session_id, NOW, None)], lambda: START)
+    if worker_ran:
+        assert len((await engine.upkeep.end_overdue(NOW, 10, named=True)).ended) == 5
+    before = START + 4 * SECOND  # the fourth ended exactly then
+    assert await engine.upkeep.count_purgeable(before, 2) == 2
+    assert await engine.upkeep.count_purgeable(before, 10) == 4
+    assert await engine.upkeep.purge_ended(before, 3) == 3
+    assert set(await engine.sessions.read_sessions(ids(expired))) == set(ids(expired[2:]))
+    assert await engine.upkeep.purge_ended(before, 3) == 1
+    assert await engine.upkeep.purge_ended(before, 3) == 0
+    left = await engine.sessions.read_sessions(ids([*expired, in_use, signed_out]))
+    assert set(left) == set(ids([*expired[3:], in_use]))
 
 
 async def test_two_purges_at_once_delete_each_row_once(engine: Engine) -> None:

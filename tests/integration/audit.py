@@ -28,15 +28,23 @@ _CHANGES = (
     f"{_ROW.format('(was)')}, {_ROW.format('(became)')} FROM changes ORDER BY begun"
 )
 _ROWS = f"SELECT session_id::text, {_ROW.format('s')} FROM sessions AS s WHERE user_id != 'crowd'"
+# What a worker has gone through and left as it was, for it had expired.
+_PASSED = (
+    "s.end_time IS NULL AND "
+    "(s.check_time, s.session_id) <= (SELECT expired_until, expired_id FROM upkeep)"
+)
 _DONE_BY_WORKERS = (
     "SELECT count(*) FROM sessions s LEFT JOIN sweeps w ON w.user_id = s.user_id "
-    "AND w.epoch = s.user_epoch + 1 WHERE s.end_reason = 3 OR s.end_time = w.sweep_time"
+    "AND w.epoch = s.user_epoch + 1 WHERE s.end_reason IN (3, 4) OR s.end_time = w.sweep_time "
+    f"OR {_PASSED}"
 )
 _OVERDUE = (
-    "SELECT session_id::text FROM sessions JOIN users USING (user_id) "
-    "WHERE end_time IS NULL AND (user_epoch < epoch OR expire_time <= %s)"
+    "SELECT session_id::text FROM sessions s JOIN users USING (user_id) LEFT JOIN sweeps w "
+    "ON w.user_id = s.user_id AND w.epoch = s.user_epoch + 1 WHERE end_time IS NULL "
+    "AND (user_epoch < users.epoch AND w.sweep_time <= expire_time "
+    f"OR expire_time <= %s AND NOT ({_PASSED}))"
 )
-_LEFT_TO_WORKERS = "SELECT count(*) FROM sessions WHERE user_id = 'crowd' AND end_time IS NULL"
+_LEFT_TO_WORKERS = f"SELECT count(*) FROM sessions s WHERE user_id = 'crowd' AND end_time IS NULL AND NOT ({_PASSED})"
 
 
 def begin(url: str) -> None:

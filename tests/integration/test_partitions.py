@@ -16,6 +16,7 @@ from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import new_id
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import AHEAD
+from session_authority_server.store.protocol import Touch
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
@@ -139,25 +140,36 @@ async def test_a_partition_is_dropped_whole_once_all_in_it_is_beyond_the_history
     assert set(found) == {young.session_id}
 
 
-@pytest.mark.parametrize("why", ["live", "not yet recorded", "in the history"])
+@pytest.mark.parametrize("why", ["live", "live but idle once", "in the history"])
 async def test_a_partition_stays_while_anything_in_it_is(
     why: str, engine: Engine, admin: Admin, clock: ManualClock, partition: Partition
 ) -> None:
-    lifetime = {"live": 2 * KEPT, "not yet recorded": DAY, "in the history": KEPT - DAY}[why]
-    session = made_at(START, lifetime=lifetime)
+    lifetime = KEPT - DAY if why == "in the history" else 2 * KEPT
+    idle_timeout = DAY if why == "live but idle once" else None
+    now = START + KEPT + 2 * SPAN
+    session = made_at(START, lifetime=lifetime, idle_timeout=idle_timeout)
     await engine.add(session, made_at(START))
+    await engine.sessions.touch([Touch(session.session_id, now, None)], lambda: START)
     oldest = names(admin)[0]
-    clock.advance(KEPT + 2 * SPAN)
-    if why != "not yet recorded":
+    clock.advance(now - START)
+    if why != "live but idle once":  # which the worker would put off its next look at
         await Expire(engine.upkeep, clock)()
     await partition()
     assert oldest in names(admin)
     assert session.session_id in await engine.sessions.read_sessions([session.session_id])
     # What else was in it goes row by row.
     await Purge(engine.upkeep, clock, POLICY)()
-    assert admin.execute(f"SELECT count(*) FROM {oldest}".encode()).fetchone() == (
-        2 if why == "not yet recorded" else 1,
-    )
+    assert admin.execute(f"SELECT count(*) FROM {oldest}".encode()).fetchone() == (1,)
+
+
+async def test_a_partition_goes_whether_or_not_the_worker_found_what_expired_in_it(
+    engine: Engine, admin: Admin, clock: ManualClock, partition: Partition
+) -> None:
+    await engine.add(made_at(START, lifetime=DAY))
+    oldest = names(admin)[0]
+    clock.advance(KEPT + 2 * SPAN)
+    await partition()
+    assert oldest not in names(admin, TABLES)
 
 
 async def test_a_session_that_ended_early_is_purged_without_its_partition(

@@ -87,19 +87,24 @@ STEADY_KINDS = KINDS | {
     "contest": 6,
     "duel": 4,
 }
-# The worker is to meet live sessions too, of which it has to find that they live.
+# The worker is to meet live sessions too, of which it has to find that they live: right after those that it
+# looked at last, and early enough before they expire for it not to have found that already.
 NUDGE = (
-    "UPDATE sessions SET check_time = now() - interval '1 minute' WHERE session_id IN (SELECT "
-    "session_id FROM sessions WHERE end_time IS NULL ORDER BY session_id FOR NO KEY UPDATE SKIP LOCKED)"
+    "UPDATE sessions SET check_time = expired_until + interval '1 microsecond' FROM upkeep "
+    "WHERE session_id IN (SELECT session_id FROM sessions WHERE end_time IS NULL "
+    "AND expire_time > now() ORDER BY session_id FOR NO KEY UPDATE SKIP LOCKED)"
 )
-# And so much work at once that both are at it.
+# And so much work at once that both are at it: some of it to be recorded, and some not.
 CROWD = (
     "INSERT INTO users (user_id, epoch) VALUES ('crowd', 0) ON CONFLICT DO NOTHING; "
     "INSERT INTO sessions SELECT (jsonb_populate_record(s, jsonb_build_object("
-    "'session_id', gen_random_uuid(), 'user_id', 'crowd', 'user_epoch', 0, 'idle_timeout', null, "
-    "'expire_time', now() - interval '1 minute', 'check_time', now() - interval '1 minute', "
+    "'session_id', gen_random_uuid(), 'user_id', 'crowd', 'user_epoch', 0, 'idle_timeout', "
+    "CASE WHEN n % 2 = 0 THEN interval '1 second' END, "
+    "'last_active_time', now() - interval '1 hour', "
+    "'expire_time', now() - interval '10 seconds', "
+    "'check_time', greatest(expired_until + interval '1 microsecond', now() - interval '1 minute'), "
     "'end_time', null, 'end_reason', null, 'initiating_entity', null))).* "
-    f"FROM sessions AS s, generate_series(1, {CROWD_SIZE}) LIMIT {CROWD_SIZE}"
+    f"FROM sessions AS s, upkeep, generate_series(1, {CROWD_SIZE}) AS n LIMIT {CROWD_SIZE}"
 )
 
 

@@ -106,7 +106,7 @@ async def _lock(engine: Engine) -> None:
 
 SEVENTH = new_id(START)
 BY_KEY = "Index Scan using sessions_pkey on sessions"
-BY_USER = "sessions_user_id_end_time_idx"
+BY_USER = "sessions_user_id_end_time_expire_time_idx"
 LATER = START + 31 * DAY
 STATEMENTS: dict[str, tuple[Call, str]] = {
     "validate one": (lambda engine: engine.sessions.read_sessions([SEVENTH]), BY_KEY),
@@ -125,11 +125,11 @@ STATEMENTS: dict[str, tuple[Call, str]] = {
     ),
     "next overdue": (
         lambda engine: engine.upkeep.end_overdue(START + DAY, 500),
-        "sessions_check_time_idx",
+        "sessions_check_time_session_id_idx",
     ),
     "oldest overdue": (
         lambda engine: engine.upkeep.oldest_overdue(LATER),
-        "sessions_check_time_idx",
+        "sessions_check_time_session_id_idx",
     ),
     "end swept": (
         lambda engine: engine.upkeep.end_swept(PendingSweep("user-7", 0), START, None, 100),
@@ -245,13 +245,13 @@ def test_check_says_what_is_missing_and_when_nothing_is(empty: str, tmp_path: Pa
     missing = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
     assert missing.returncode == 1
     assert missing.stdout == ""
-    assert "is missing, and this program works with 0002" in missing.stderr
+    assert "is missing, and this program works with 0003" in missing.stderr
     assert "run: session-authority migrate" in missing.stderr
 
     assert run("migrate", cwd=tmp_path, settings=settings(empty)).returncode == 0
     current = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
     assert current.returncode == 0
-    assert "the schema is 0002 already" in current.stdout
+    assert "the schema is 0003 already" in current.stdout
 
 
 def test_sql_is_printed_without_a_connection_and_makes_the_same(empty: str, tmp_path: Path) -> None:
@@ -279,8 +279,8 @@ def test_two_migrations_at_once_do_it_once(empty: str, tmp_path: Path) -> None:
     ):
         assert (one.exit_code(), two.exit_code()) == (0, 0), one.stderr + two.stderr
         said = one.stdout + two.stdout
-    assert said.count("went from none to 0002") == 1
-    assert said.count("is 0002 already") == 1
+    assert said.count("went from none to 0003") == 1
+    assert said.count("is 0003 already") == 1
 
 
 async def test_a_migration_waits_for_another_and_finds_it_done(empty: str) -> None:
@@ -291,7 +291,7 @@ async def test_a_migration_waits_for_another_and_finds_it_done(empty: str) -> No
     finally:
         for database in databases:
             await database.close()
-    assert sorted(before, key=str) == ["0002", "0002", "0002", None]
+    assert sorted(before, key=str) == ["0003", "0003", "0003", None]
 
 
 @pytest.mark.parametrize("command", [("serve", "--listen", "127.0.0.1:0"), ("worker", "--once")])

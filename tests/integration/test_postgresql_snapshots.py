@@ -25,6 +25,7 @@ from tests.contract.engines import (
     a_session,
     ids,
     migrated_postgresql,
+    numbered,
     opened,
     over,
     told,
@@ -46,7 +47,7 @@ async def test_a_worker_does_not_end_the_session_that_ends_all_others_meanwhile(
     tmp_path: Path,
 ) -> None:
     now = START + 2 * DAY
-    first = a_session("first", last_active=now, idle_timeout=DAY)
+    first = a_session("first", last_active=now, idle_timeout=DAY, session_id=numbered(1))
     current, other = (a_session("ann", last_active=now, idle_timeout=DAY) for _ in range(2))
     async with opened("postgresql", tmp_path) as engine:
         await engine.fill([first], START)
@@ -61,7 +62,7 @@ async def test_a_worker_does_not_end_the_session_that_ends_all_others_meanwhile(
             await engine.database.close()
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
             await admin.execute("SELECT pg_advisory_lock(1)")
-            working = asyncio.create_task(engine.upkeep.end_overdue(now, 10))
+            working = asyncio.create_task(engine.upkeep.end_overdue(now, 10, named=True))
             while (await (await admin.execute(WAITING)).fetchall())[0][0] == 0:
                 assert not working.done(), working
                 await asyncio.sleep(0.005)
@@ -112,19 +113,78 @@ async def test_a_swept_session_that_somebody_else_has_locked_is_left_and_told_of
 
 
 LOCK = "SELECT FROM sessions WHERE session_id = %s FOR UPDATE"
+RENEW = (
+    "UPDATE sessions SET last_active_time = %s, check_time = check_time + interval '1 minute' "
+    "WHERE session_id = %s"
+)
 SOON_SECONDS = 2
 
 
 async def test_a_worker_leaves_what_somebody_else_has_locked_to_the_next_time() -> None:
-    sessions = [a_session(lifetime=SECOND) for _ in range(5)]
+    sessions = [a_session(idle_timeout=SECOND) for _ in range(5)]
     now = START + MINUTE
     async with _locking(sessions) as (engine, locked, let_go):
         async with asyncio.timeout(SOON_SECONDS):
-            batch = await engine.upkeep.end_overdue(now, 10)
+            batch = await engine.upkeep.end_overdue(now, 10, named=True)
         assert {each.session_id for each in batch.ended} == set(ids(sessions)) - {locked}
+        assert batch.examined == 4
+        assert await engine.upkeep.oldest_overdue(now) == START + SECOND
         await let_go()
-        batch = await engine.upkeep.end_overdue(now, 10)
+        batch = await engine.upkeep.end_overdue(now, 10, named=True)
         assert {each.session_id for each in batch.ended} == {locked}
+
+
+async def test_a_worker_that_meets_a_session_which_is_being_renewed_waits_for_what_comes_of_it() -> (
+    None
+):
+    sessions = [a_session(idle_timeout=SECOND) for _ in range(3)]
+    now = START + MINUTE
+    with migrated_postgresql() as url:
+        database = Database.postgresql(url)
+        try:
+            engine = over(database)
+            await engine.add(*sessions)
+            renewed = min(ids(sessions))
+            async with await psycopg.AsyncConnection.connect(url) as somebody:
+                await somebody.execute(RENEW, (now, renewed))
+                batch = await engine.upkeep.end_overdue(now, 10, named=True)
+                assert {each.session_id for each in batch.ended} == set(ids(sessions)) - {renewed}
+                assert not (await engine.upkeep.end_overdue(now, 10, named=True)).examined
+                await somebody.commit()
+            assert not (await engine.upkeep.end_overdue(now, 10, named=True)).examined
+            assert await engine.upkeep.count_overdue(now + SECOND, 10) == 1
+            batch = await engine.upkeep.end_overdue(now + SECOND, 10, named=True)
+            assert [each.session_id for each in batch.ended] == [renewed]
+        finally:
+            await database.close()
+
+
+async def test_a_lock_keeps_the_worker_from_nothing_that_needs_no_write() -> None:
+    sessions = [a_session(lifetime=SECOND) for _ in range(5)]
+    async with _locking(sessions) as (engine, _, _):
+        async with asyncio.timeout(SOON_SECONDS):
+            batch = await engine.upkeep.end_overdue(START + MINUTE, 10, named=True)
+        assert {each.session_id for each in batch.ended} == set(ids(sessions))
+
+
+async def test_a_second_worker_is_told_that_somebody_is_at_it_and_does_not_wait() -> None:
+    sessions = [a_session(lifetime=SECOND) for _ in range(5)]
+    now = START + MINUTE
+    with migrated_postgresql() as url:
+        database = Database.postgresql(url)
+        try:
+            engine = over(database)
+            await engine.add(*sessions)
+            async with await psycopg.AsyncConnection.connect(url) as other:
+                await other.execute("SELECT FROM upkeep FOR UPDATE")
+                async with asyncio.timeout(SOON_SECONDS):
+                    batch = await engine.upkeep.end_overdue(now, 10, named=True)
+                    assert (batch.busy, batch.examined, list(batch.ended)) == (True, 0, [])
+                    assert await Expire(engine.upkeep, ManualClock(now))() == 0
+                    assert await engine.upkeep.count_overdue(now, 10) == 5
+            assert await Expire(engine.upkeep, ManualClock(now))() == 5
+        finally:
+            await database.close()
 
 
 async def test_an_activity_of_a_session_that_somebody_else_has_locked_keeps_no_other_waiting() -> (

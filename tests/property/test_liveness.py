@@ -1,7 +1,7 @@
 """The database and the domain agree on which sessions live, and on how the others ended."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import count
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from session_authority_server.store.tables import (
     authority,
     sessions,
     sweeps,
+    upkeep,
     users,
 )
 from tests.contract.engines import SECOND, START, Engine, a_session, numbered, sweep_row, told
@@ -88,7 +89,10 @@ async def put(engine: Engine, world: World) -> None:
         session.session_id = UUID(
             int=world_number * WORLD_SIZE + session.session_id.int % WORLD_SIZE
         )
-    await engine.execute(*(delete(table) for table in (sessions, users, sweeps, attempts)))
+    await engine.execute(
+        *(delete(table) for table in (sessions, users, sweeps, attempts)),
+        update(upkeep).values(expired_until=datetime.fromtimestamp(0, UTC), expired_id=UUID(int=0)),
+    )
     # Where the worker looks first: as the session was made, before it was used.
     looked_at = [
         min(
@@ -184,10 +188,11 @@ async def check_agreement(engine: Engine, world: World, instants: list[int], pag
     await put(engine, world)
     held = await read_all(engine, world)
     assert len(held) == len(world.sessions)
+    found: set[UUID] = set()
     for instant in instants:
         now = START + instant * SECOND
         await assert_agreement(engine, held, now, page)
-        await run_worker(engine, held, now, page)
+        found |= await run_worker(engine, held, found, now, page)
         # What the worker records is what was true all along, then and ever after.
         after = await read_all(engine, world)
         for later in (now, now + SECOND, START + 100 * SECOND):
@@ -197,17 +202,20 @@ async def check_agreement(engine: Engine, world: World, instants: list[int], pag
         await assert_agreement(engine, after, now, page)
 
 
-async def run_worker(engine: Engine, held: dict[UUID, Session], now: datetime, limit: int) -> None:
-    """Let the worker do all that is due, and compare what it says it did with the domain."""
+async def run_worker(
+    engine: Engine, held: dict[UUID, Session], found_before: set[UUID], now: datetime, limit: int
+) -> set[UUID]:
+    """Let the worker do all that is due, compare what it says it did with the domain, and return that."""
     ended: dict[UUID, EndReason] = {}
 
     def note(some: object) -> None:
         for each in some:  # type: ignore[attr-defined]
             assert each.session_id not in ended
+            assert each.session_id not in found_before
             assert each.user_id == held[each.session_id].user_id
             ended[each.session_id] = each.reason
 
-    while (batch := await engine.upkeep.end_overdue(now, limit)).examined:
+    while (batch := await engine.upkeep.end_overdue(now, limit, named=True)).examined:
         note(batch.ended)
     assert await engine.upkeep.count_overdue(now, 1) == 0
     for sweep in await engine.upkeep.pending_sweeps(100):
@@ -223,9 +231,25 @@ async def run_worker(engine: Engine, held: dict[UUID, Session], now: datetime, l
         ending = ending_of(held[session_id], now)
         assert ending is not None
         assert ending.reason is reason
-    recorded = await engine.sessions.read_sessions(list(held))
+    already = {session_id for session_id in held if held[session_id].ending is not None}
+    assert already.isdisjoint(ended)
     dead = {session_id for session_id in held if not is_live(held[session_id], now)}
-    assert {session_id for session_id in held if recorded[session_id].ending is not None} == dead
+    # Swept by a clock ahead of the worker's, and expired even before that: found at the latest when that comes.
+    later = {session_id for session_id in dead - already if expires_after(held[session_id], now)}
+    assert dead - later <= already | found_before | set(ended) <= dead
+    # What is not recorded is what nothing can change any more.
+    recorded = await engine.sessions.read_sessions(list(held))
+    left = {session_id for session_id in dead if recorded[session_id].ending is None}
+    for session_id in left:
+        assert ending_of(held[session_id], now) == Ending(
+            held[session_id].expire_time, EndReason.EXPIRED, InitiatingEntity.POLICY
+        )
+    return set(ended)
+
+
+def expires_after(session: Session, now: datetime) -> bool:
+    ending = ending_of(session, now)
+    return ending is not None and ending.reason is EndReason.EXPIRED and ending.time > now
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

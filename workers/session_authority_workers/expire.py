@@ -12,10 +12,11 @@ Progress = Callable[[int], None]
 
 
 class Expire:
-    """Records the endings that lifetimes, idle timeouts and sweeps already imply.
+    """Goes through the sessions that lifetimes, idle timeouts and sweeps have ended already.
 
-    Validation never waits for it. It can be killed between any two statements and run any number of times
-    at once: each batch is one transaction that changes what is still due.
+    Of those that idleness or a sweep ended it records that; those that expired say so themselves. Validation
+    never waits for it. It can be killed between any two statements and run any number of times at once: each
+    batch is one transaction, and what one worker is at, it does not begin anew with the others.
     """
 
     name = "expire"
@@ -64,9 +65,9 @@ class Expire:
             batch = await self._stride.take(
                 lambda limit: self._store.end_overdue(self._cutoff(), limit)
             )
-            ended += len(batch.ended)
-            progress(len(batch.ended))
-            if not batch.examined:
+            ended += batch.count
+            progress(batch.count)
+            if not batch.examined:  # somebody else who is at it goes on until nothing is due
                 return ended
 
     async def _settle(self, sweep: PendingSweep, progress: Progress) -> tuple[int, bool]:

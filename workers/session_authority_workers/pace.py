@@ -8,7 +8,7 @@ from session_authority_server.domain.policy import CLOCK_SKEW_ALLOWANCE
 
 T = TypeVar("T")
 
-_GROWTH = 1.5
+_GROWTH = 2
 _SHRINKAGE = 0.5
 
 
@@ -18,6 +18,7 @@ class Pace:
 
     Attributes:
         batch: How many rows the first transaction touches at most.
+        smallest_batch: To how many batches shrink at most, however slow the store: fewer would not make it quicker.
         largest_batch: How many any transaction touches at most.
         batch_seconds: How long a transaction should take at most, because other writers wait for it. Batches
             grow while the store is quicker than half of that, and shrink while it is slower.
@@ -27,8 +28,9 @@ class Pace:
     """
 
     batch: int = 500
-    largest_batch: int = 5_000
-    batch_seconds: float = 0.04
+    smallest_batch: int = 50
+    largest_batch: int = 20_000
+    batch_seconds: float = 0.05
     pause_share: float = 0.1
     hold_back: timedelta = field(default=CLOCK_SKEW_ALLOWANCE)
 
@@ -39,6 +41,7 @@ class Stride:
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._batch = pace.batch
+        self._least = min(pace.smallest_batch, pace.batch)
 
     async def take(self, batch: Callable[[int], Awaitable[T]]) -> T:
         """Run a batch of at most as many rows as it is given, and rest."""
@@ -54,6 +57,6 @@ class Stride:
 
     def _adjust(self, took_seconds: float) -> None:
         if took_seconds > self._pace.batch_seconds:
-            self._batch = max(1, int(self._batch * _SHRINKAGE))
+            self._batch = max(self._least, int(self._batch * _SHRINKAGE))
         elif took_seconds < self._pace.batch_seconds / 2:
-            self._batch = min(self._pace.largest_batch, int(self._batch * _GROWTH) + 1)
+            self._batch = min(self._pace.largest_batch, self._batch * _GROWTH)

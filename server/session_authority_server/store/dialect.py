@@ -23,9 +23,11 @@ from sqlalchemy import (
     Uuid,
     any_,
     bindparam,
+    cast,
     event,
     func,
     literal_column,
+    null,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -113,12 +115,24 @@ class Dialect(Protocol):
         """Return the columns in a fingerprint, or the first alone where it is not made to be decoded."""
         ...
 
+    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
+        """Return an id as text that `UUID` reads."""
+        ...
+
+    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
+        """Return a text of many rows as one, a line each, without those that are null."""
+        ...
+
     def insert_if_absent(self, table: Table) -> Insert:
         """Return an INSERT that does nothing where a row of the same key exists."""
         ...
 
     def be_only_migrator(self, connection: Connection) -> None:
         """Wait until no other transaction migrates the schema, and keep others waiting till this one ends."""
+        ...
+
+    def no_wait_for_disk(self) -> ColumnElement[Any]:
+        """Return what, selected, lets a transaction be answered before it is safe, where the engine can."""
         ...
 
     def may_run_again(self, error: Exception) -> bool:
@@ -205,11 +219,20 @@ class Sqlite:
     def fingerprinted(self, fingerprint: Any) -> Sequence[Any]:
         return (bytes.fromhex(fingerprint[_QUOTED_ID_DIGITS]),)
 
+    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
+        return func.hex(column, type_=Text)
+
+    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
+        return func.group_concat(column, literal_column("char(10)"), type_=Text)
+
     def insert_if_absent(self, table: Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing()
 
     def be_only_migrator(self, connection: Connection) -> None:
         pass  # there is one writer
+
+    def no_wait_for_disk(self) -> ColumnElement[Any]:
+        return null()  # it is the same for all transactions of a connection
 
     def may_run_again(self, error: Exception) -> bool:
         return False  # there is one writer
@@ -329,19 +352,27 @@ class PostgreSQL:
     def fingerprinted(self, fingerprint: Any) -> Sequence[Any]:
         return values_of(fingerprint)
 
+    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
+        return cast(column, Text)
+
+    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
+        return func.string_agg(column, literal_column("chr(10)"), type_=Text)
+
     def insert_if_absent(self, table: Table) -> Insert:
         return postgresql.insert(table).on_conflict_do_nothing()
 
     def be_only_migrator(self, connection: Connection) -> None:
         # Another migration may take its time, and so may this one; but a table that this one waits to lock
         # is one that everybody else waits for behind it, and so it must not wait for long.
-        for statement in (
-            "SET LOCAL statement_timeout = 0",
-            "SET LOCAL lock_timeout = 0",
-            f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})",
-            f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MILLISECONDS}",
-        ):
-            connection.exec_driver_sql(statement)
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        # Asked for again and again, for whoever waits within a statement keeps its view of the database, and
+        # an index that is built concurrently waits for all such.
+        taking = f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})"
+        while not connection.exec_driver_sql(taking).scalar_one():
+            connection.exec_driver_sql("SELECT pg_sleep(0.05)")
+
+    def no_wait_for_disk(self) -> ColumnElement[Any]:
+        return func.set_config("synchronous_commit", "off", True)
 
     def may_run_again(self, error: Exception) -> bool:
         return getattr(getattr(error, "orig", error), "sqlstate", None) in _LOST_RACES

@@ -93,6 +93,32 @@ def first_check_time() -> ColumnElement[datetime]:
     )
 
 
+def expires() -> ColumnElement[bool]:
+    """Say whether, of the endings that a row of `sessions` implies, that of its lifetime comes first.
+
+    Where the lifetime is over, nothing changes this any more: neither an activity nor a sweep that comes later.
+    It asks the sweeps, and not the epochs, because of most rows there is none to be found.
+    """
+    return and_(
+        or_(sessions.c.idle_timeout.is_(None), idle_expire_time > sessions.c.expire_time),
+        ~_covering(
+            sessions.c.user_id, sessions.c.user_epoch, sweeps.c.sweep_time <= sessions.c.expire_time
+        ),
+        ~_covering(
+            literal(EVERYBODY),
+            sessions.c.global_epoch,
+            sweeps.c.sweep_time <= sessions.c.expire_time,
+        ),
+    )
+
+
+def outlived_by_sweep(*, of_everybody: bool) -> ColumnElement[bool]:
+    """Say whether a row of `sessions` that a sweep covers had expired before any such sweep."""
+    user_id = literal(EVERYBODY) if of_everybody else sessions.c.user_id
+    epoch = sessions.c.global_epoch if of_everybody else sessions.c.user_epoch
+    return and_(_covering(user_id, epoch, sweeps.c.sweep_time > sessions.c.expire_time), expires())
+
+
 def facts(now: datetime) -> list[Label[Any]]:
     """Return what the ending of a row of `sessions` follows from, each worked out once.
 
@@ -177,6 +203,18 @@ def _swept(
     return case(
         (condition, func.coalesce(found, literal(undated, column.type), type_=column.type)),
         else_=none,
+    )
+
+
+def _covering(
+    user_id: ColumnElement[str], epoch: ColumnElement[int], when: ColumnElement[bool]
+) -> ColumnElement[bool]:
+    """Say whether the first sweep after an epoch was at a time."""
+    return (
+        select(sweeps.c.epoch)
+        .where(sweeps.c.user_id == user_id, sweeps.c.epoch == epoch + 1, when)
+        .correlate_except(sweeps)
+        .exists()
     )
 
 

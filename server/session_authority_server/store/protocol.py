@@ -70,7 +70,7 @@ class UserStanding:
 
 @dataclass(frozen=True, slots=True)
 class EndedSession:
-    """A session whose implied ending was recorded."""
+    """A session that the worker found to have ended; no other step of its finds the same."""
 
     session_id: UUID
     user_id: str
@@ -82,12 +82,16 @@ class ExpiryBatch:
     """What one step of the expiry did.
 
     Attributes:
-        ended: The sessions whose endings were recorded.
-        examined: How many were looked at; fewer than asked for means that nothing else was due.
+        count: How many sessions had ended.
+        ended: Which they were; of those that expired, where the caller asked for their names.
+        examined: How many were looked at for good; none means that there is nothing to do for now.
+        busy: Whether somebody else was at it, for which reason nothing was looked at.
     """
 
+    count: int
     ended: Sequence[EndedSession]
     examined: int
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +252,17 @@ class SessionStore(Protocol):
 class UpkeepStore(Protocol):
     """What the workers ask of the store. Each method is one small step, safe to repeat and to kill."""
 
-    async def end_overdue(self, now: datetime, limit: int) -> ExpiryBatch:
-        """Record the endings that lifetimes and idle timeouts imply, of at most `limit` sessions.
+    async def end_overdue(self, now: datetime, limit: int, *, named: bool = False) -> ExpiryBatch:
+        """Go through the next overdue sessions, at most `limit`, each of them once.
 
-        Two at once never work on the same session. A session that was found alive is not looked at again
-        before it could be due.
+        Endings that could be told otherwise later, by idleness or a sweep, are recorded. That of a lifetime is
+        told by the session for ever, and is not: it is only found and counted, and named where that is asked
+        for, which costs as much again. Two at once never work on the same session. A session that was found alive is not looked at again before it could
+        be due. One that somebody else is changing is looked at the next time, with all that come after it.
+
+        What appears among those that were gone through already, because it was committed that late or by a
+        clock that far behind, is never looked at. Its ending stays implied, to which every reader holds, and
+        purge_ended deletes it like any other. After a crash of the engine, what it did last may be done again.
         """
         ...
 
@@ -263,7 +273,10 @@ class UpkeepStore(Protocol):
     async def end_swept(
         self, sweep: PendingSweep, now: datetime, after: UUID | None, limit: int
     ) -> SweepBatch:
-        """Record the endings that a sweep implies, in the order of ids, looking at `limit` sessions at most."""
+        """Record the endings that a sweep implies, in the order of ids, looking at `limit` sessions at most.
+
+        A session that expired before the sweep stays as it is.
+        """
         ...
 
     async def settle_sweep(self, sweep: PendingSweep) -> None:
@@ -287,13 +300,13 @@ class UpkeepStore(Protocol):
         ...
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
-        """Return since when the session longest overdue has been so, or None where none is."""
+        """Return since when the next session that end_overdue looks at is overdue, or None where none is."""
         ...
 
     async def purge_ended(
         self, ended_before: datetime, limit: int, made_before: datetime | None = None
     ) -> int:
-        """Delete at most `limit` sessions whose recorded ending is older, and return how many.
+        """Delete at most `limit` sessions whose recorded ending or lifetime's is older, and return how many.
 
         Where sessions are kept in partitions, those made during the span of one before `made_before` are
         left out: their partition is about to be dropped.
@@ -305,8 +318,8 @@ class UpkeepStore(Protocol):
     ) -> PartitionPlan:
         """Return which partitions there should be and aren't, and which are over.
 
-        Over are those whose sessions were all made before `made_before` and have all had their endings
-        recorded, as of before `ended_before`.
+        Over are those whose sessions were all made before `made_before`, and have all had their endings
+        recorded as of before `ended_before` or had expired by then.
         """
         ...
 

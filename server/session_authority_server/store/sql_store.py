@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
+    Select,
     and_,
     or_,
     select,
@@ -16,7 +17,12 @@ from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
-from session_authority_server.store.liveness import facts, implied_end_time, is_live
+from session_authority_server.store.liveness import (
+    expires,
+    facts,
+    implied_end_time,
+    is_live,
+)
 from session_authority_server.store.protocol import LeftOut, PageKey, Touch, Transaction
 from session_authority_server.store.tables import sessions
 from session_authority_server.store.touching import still_due, touch_all, touch_each
@@ -100,24 +106,11 @@ class SqlSessionStore:
     async def list_ended(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int
     ) -> Sequence[Session]:
-        recorded = (
-            rows.select_sessions()
-            .where(sessions.c.user_id == user_id, sessions.c.end_time.is_not(None))
-            .order_by(sessions.c.end_time.desc(), sessions.c.session_id.desc())
-            .limit(limit)
+        statements = (
+            _expired(user_id, now, after, limit),
+            _ended_earlier(user_id, now, after, limit),
+            _recorded(user_id, after, limit),
         )
-        if after is not None:
-            recorded = recorded.where(_comes_after(sessions.c.end_time, after))
-        due = (
-            select(sessions.c.session_id, *facts(now))
-            .where(sessions.c.user_id == user_id, sessions.c.end_time.is_(None), ~is_live(now))
-            .subquery()
-        )
-        end_time = implied_end_time(due.c)
-        next_due = select(due.c.session_id).order_by(end_time.desc(), due.c.session_id.desc())
-        if after is not None:
-            next_due = next_due.where(_comes_after(end_time, after, due.c.session_id))
-        implied = rows.select_sessions().where(sessions.c.session_id.in_(next_due.limit(limit)))
 
         def end_key(session: Session) -> tuple[datetime, UUID]:
             ending = ending_of(session, now)
@@ -125,12 +118,12 @@ class SqlSessionStore:
             return ending.time, session.session_id
 
         async def work(connection: AsyncConnection) -> Sequence[Session]:
-            # In this order: an ending that a worker records between the two reads is then among both.
-            due_first = await rows.read(connection, implied)
-            found = await rows.read(connection, recorded)
-            seen = {session.session_id for session in found}
-            found += [session for session in due_first if session.session_id not in seen]
-            return sorted(found, key=end_key, reverse=True)[:limit]
+            # The recorded last: an ending that a worker records between two reads is then among both.
+            found: dict[UUID, Session] = {}
+            for statement in statements:
+                for session in await rows.read(connection, statement):
+                    found.setdefault(session.session_id, session)
+            return sorted(found.values(), key=end_key, reverse=True)[:limit]
 
         return await self._database.read(work)
 
@@ -146,6 +139,56 @@ class SqlSessionStore:
         if after is not None:
             statement = statement.where(_comes_after(sessions.c.last_active_time, after))
         return await self._database.read(lambda connection: rows.read(connection, statement))
+
+
+def _recorded(user_id: str, after: PageKey | None, limit: int) -> Select[Any]:
+    """Return how to read a user's sessions whose endings are recorded, the latest first."""
+    statement = (
+        rows.select_sessions()
+        .where(sessions.c.user_id == user_id, sessions.c.end_time.is_not(None))
+        .order_by(sessions.c.end_time.desc(), sessions.c.session_id.desc())
+        .limit(limit)
+    )
+    return statement if after is None else statement.where(_comes_after(sessions.c.end_time, after))
+
+
+def _expired(user_id: str, now: datetime, after: PageKey | None, limit: int) -> Select[Any]:
+    """Return how to read a user's sessions whose lifetimes are over, which nobody records."""
+    # The index has them in this order: what lies before the page is not read, and nothing behind it.
+    until = now if after is None else min(now, after.time)
+    statement = (
+        rows.select_sessions()
+        .where(
+            sessions.c.user_id == user_id,
+            sessions.c.end_time.is_(None),
+            sessions.c.expire_time <= until,
+            expires(),
+        )
+        .order_by(sessions.c.expire_time.desc(), sessions.c.session_id.desc())
+        .limit(limit)
+    )
+    return (
+        statement if after is None else statement.where(_comes_after(sessions.c.expire_time, after))
+    )
+
+
+def _ended_earlier(user_id: str, now: datetime, after: PageKey | None, limit: int) -> Select[Any]:
+    """Return how to read a user's sessions whose endings are implied otherwise, and to be recorded soon."""
+    due = (
+        select(sessions.c.session_id, *facts(now))
+        .where(
+            sessions.c.user_id == user_id,
+            sessions.c.end_time.is_(None),
+            ~is_live(now),
+            or_(sessions.c.expire_time > now, ~expires()),
+        )
+        .subquery()
+    )
+    end_time = implied_end_time(due.c)
+    next_due = select(due.c.session_id).order_by(end_time.desc(), due.c.session_id.desc())
+    if after is not None:
+        next_due = next_due.where(_comes_after(end_time, after, due.c.session_id))
+    return rows.select_sessions().where(sessions.c.session_id.in_(next_due.limit(limit)))
 
 
 def _comes_after(

@@ -99,12 +99,13 @@ sessions = Table(
     Column("created_by", Text, nullable=False),
 )
 
-# A user's live sessions (no end_time), and a user's history by time.
-Index(None, sessions.c.user_id, sessions.c.end_time)
+# A user's live sessions (no end_time, and yet to expire), those that expired, and a user's history by time.
+Index(None, sessions.c.user_id, sessions.c.end_time, sessions.c.expire_time)
 # The next overdue.
 Index(
-    "sessions_check_time_idx",
+    None,
     sessions.c.check_time,
+    sessions.c.session_id,
     sqlite_where=sessions.c.end_time.is_(None),
     postgresql_where=sessions.c.end_time.is_(None),
 )
@@ -135,6 +136,16 @@ authority = Table(
     Column("partition_days", SmallInteger),
     # The version of the schema that the oldest program wants which this schema still serves.
     Column("oldest_program", Text, nullable=False, server_default="0001"),
+)
+
+# One row: how far the worker has looked at what is overdue. What it looked at and left as it was had expired.
+upkeep = Table(
+    "upkeep",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # The check_time and session_id of the last session that it looked at.
+    Column("expired_until", Moment, nullable=False),
+    Column("expired_id", Id, nullable=False),
 )
 
 # One row an "end everything": it ended the sessions whose epoch was one less, or lower.

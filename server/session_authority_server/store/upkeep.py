@@ -3,21 +3,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, null, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Select, and_, delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.store.database import Database
-from session_authority_server.store.liveness import (
-    facts,
-    first_check_time,
-    implied_end_reason,
-    implied_end_time,
-    implied_initiating_entity,
-    is_live,
-)
+from session_authority_server.store.expiry import end_overdue, is_ahead, write_endings
+from session_authority_server.store.liveness import is_live, outlived_by_sweep
 from session_authority_server.store.partitions import Partitions, first_id
 from session_authority_server.store.protocol import (
-    EndedSession,
     ExpiryBatch,
     PartitionPlan,
     PendingSweep,
@@ -33,9 +26,9 @@ class SqlUpkeepStore:
         self._database = database
         self._partitions = Partitions(database)
 
-    async def end_overdue(self, now: datetime, limit: int) -> ExpiryBatch:
+    async def end_overdue(self, now: datetime, limit: int, *, named: bool = False) -> ExpiryBatch:
         return await self._database.write(
-            lambda connection: _end(connection, _is_overdue(now), sessions.c.check_time, limit, now)
+            lambda connection: end_overdue(connection, self._database.dialect, now, limit, named)
         )
 
     async def pending_sweeps(self, limit: int) -> Sequence[PendingSweep]:
@@ -71,8 +64,8 @@ class SqlUpkeepStore:
             if not swept:
                 return SweepBatch((), 0, last)
             due = and_(_is_swept(sweep), sessions.c.session_id.in_(swept))
-            batch = await _end(connection, due, sessions.c.session_id, limit, now)
-            return SweepBatch(batch.ended, max(0, len(swept) - batch.examined), last)
+            written = await write_endings(connection, due, limit, now)
+            return SweepBatch(written.ended, max(0, len(swept) - len(written.ids)), last)
 
         return await self._database.write(work)
 
@@ -85,7 +78,7 @@ class SqlUpkeepStore:
         await self._database.write(lambda connection: connection.execute(statement))
 
     async def count_overdue(self, now: datetime, limit: int) -> int:
-        ended = select(sessions.c.session_id).where(_is_overdue(now), ~is_live(now))
+        ended = select(sessions.c.session_id).where(is_ahead(now), ~is_live(now))
         return await self._count(ended, limit)
 
     async def count_swept(self, sweep: PendingSweep, limit: int) -> int:
@@ -104,10 +97,11 @@ class SqlUpkeepStore:
         return await self._count(closed, limit)
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
-        statement = select(func.min(sessions.c.check_time)).where(_is_overdue(now))
+        ahead = select(sessions.c.check_time).where(is_ahead(now))
+        statement = ahead.order_by(sessions.c.check_time, sessions.c.session_id).limit(1)
 
         async def work(connection: AsyncConnection) -> datetime | None:
-            oldest: datetime | None = (await connection.execute(statement)).scalar_one()
+            oldest: datetime | None = (await connection.execute(statement)).scalar_one_or_none()
             return oldest
 
         return await self._database.read(work)
@@ -126,23 +120,37 @@ class SqlUpkeepStore:
     async def purge_ended(
         self, ended_before: datetime, limit: int, made_before: datetime | None = None
     ) -> int:
-        due = sessions.c.end_time < ended_before
         span = None if made_before is None else await self._partitions.span()
+        stays = None
         if made_before is not None and span is not None:
             first, last = first_id(made_before - span), first_id(made_before)
-            due = and_(due, ~sessions.c.session_id.between(first, last))
-        old = (
-            select(sessions.c.session_id)
-            .where(due)
-            .order_by(sessions.c.end_time)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        return await self._delete(sessions, sessions.c.session_id.in_(old))
+            stays = sessions.c.session_id.between(first, last)
+
+        async def work(connection: AsyncConnection) -> int:
+            deleted = 0
+            for due, order in _beyond_history(ended_before):
+                old = (
+                    select(sessions.c.session_id)
+                    .where(due if stays is None else and_(due, ~stays))
+                    .order_by(order)
+                    .limit(limit - deleted)
+                    .with_for_update(skip_locked=True)
+                )
+                statement = delete(sessions).where(sessions.c.session_id.in_(old))
+                deleted += (await connection.execute(statement)).rowcount
+                if deleted >= limit:
+                    break
+            return deleted
+
+        return await self._database.write(work)
 
     async def count_purgeable(self, ended_before: datetime, limit: int) -> int:
-        old = select(sessions.c.session_id).where(sessions.c.end_time < ended_before)
-        return await self._count(old, limit)
+        count = 0
+        for due, _ in _beyond_history(ended_before):
+            if count < limit:
+                old = select(sessions.c.session_id).where(due)
+                count += await self._count(old, limit - count)
+        return count
 
     async def forget_attempts(self, now: datetime, limit: int) -> int:
         closed = (
@@ -168,52 +176,22 @@ class SqlUpkeepStore:
         return await self._database.write(work)
 
 
-def _is_overdue(now: datetime) -> ColumnElement[bool]:
-    return and_(sessions.c.end_time.is_(None), sessions.c.check_time <= now)
+def _beyond_history(ended_before: datetime) -> Sequence[tuple[ColumnElement[bool], Column[Any]]]:
+    """Return which sessions ended so early, and in which order, each kind as an index has it."""
+    recorded = sessions.c.end_time < ended_before
+    expired = and_(
+        sessions.c.end_time.is_(None),
+        sessions.c.check_time < ended_before,  # which it is not later than, and which the index has
+        sessions.c.expire_time < ended_before,
+    )
+    return (recorded, sessions.c.end_time), (expired, sessions.c.check_time)
 
 
 def _is_swept(sweep: PendingSweep) -> ColumnElement[bool]:
-    if sweep.user_id == EVERYBODY:
+    of_everybody = sweep.user_id == EVERYBODY
+    if of_everybody:
         covered: ColumnElement[bool] = sessions.c.global_epoch < sweep.epoch
     else:
         covered = and_(sessions.c.user_id == sweep.user_id, sessions.c.user_epoch < sweep.epoch)
-    return and_(covered, sessions.c.end_time.is_(None))
-
-
-async def _end(
-    connection: AsyncConnection,
-    condition: ColumnElement[bool],
-    order: ColumnElement[Any],
-    limit: int,
-    now: datetime,
-) -> ExpiryBatch:
-    """Record the endings of those due that are not live, and put off the next look at the others."""
-    # What follows from a row is worked out on the row as locked: what others changed meanwhile counts, and
-    # what others have locked is theirs.
-    fact = (
-        select(
-            sessions.c.session_id,
-            first_check_time().label("next_check_time"),
-            *facts(now),
-        )
-        .where(condition)
-        .order_by(order)
-        .limit(limit)
-        .with_for_update(key_share=True, skip_locked=True, of=sessions)
-        .cte("fact")
-        .prefix_with("MATERIALIZED")
-    )
-    statement = (
-        update(sessions)
-        .where(sessions.c.session_id == fact.c.session_id, sessions.c.end_time.is_(None))
-        .values(
-            check_time=case((fact.c.live, fact.c.next_check_time), else_=sessions.c.check_time),
-            end_time=case((fact.c.live, null()), else_=implied_end_time(fact.c)),
-            end_reason=case((fact.c.live, null()), else_=implied_end_reason(fact.c)),
-            initiating_entity=case((fact.c.live, null()), else_=implied_initiating_entity(fact.c)),
-        )
-        .returning(sessions.c.session_id, sessions.c.user_id, sessions.c.end_reason)
-    )
-    examined = (await connection.execute(statement)).all()
-    ended = [EndedSession(*row) for row in examined if row.end_reason is not None]
-    return ExpiryBatch(ended, len(examined))
+    outlived = outlived_by_sweep(of_everybody=of_everybody)
+    return and_(covered, sessions.c.end_time.is_(None), ~outlived)

@@ -4,7 +4,7 @@ import pytest
 
 from session_authority_workers.pace import Pace, Stride
 
-PACE = Pace(batch=100, largest_batch=400, batch_seconds=0.02, pause_share=0)
+PACE = Pace(batch=100, smallest_batch=20, largest_batch=400, batch_seconds=0.02, pause_share=0)
 
 
 async def sizes(stride: Stride, seconds: float, count: int) -> list[int]:
@@ -27,11 +27,11 @@ async def test_batches_grow_while_the_store_is_quick_but_not_beyond_the_largest(
     assert seen[-1] == PACE.largest_batch
 
 
-async def test_batches_shrink_while_the_store_is_slow_down_to_one_row() -> None:
+async def test_batches_shrink_while_the_store_is_slow_but_not_to_nothing() -> None:
     stride = Stride(PACE)
     seen = await sizes(stride, 2 * PACE.batch_seconds, 9)
-    assert seen == [100, 50, 25, 12, 6, 3, 1, 1, 1]
-    assert (await sizes(stride, 0, 3)) == [1, 2, 4]
+    assert seen == [100, 50, 25, 20, 20, 20, 20, 20, 20]
+    assert (await sizes(stride, 0, 3)) == [20, 31, 47]
 
 
 async def test_a_batch_that_fails_for_its_length_is_tried_smaller() -> None:

@@ -1,0 +1,220 @@
+"""One step through what is overdue.
+
+Most of it has expired, which its row says for ever: nothing is written then, and the worker remembers only how
+far it has looked, in the order of (check_time, session_id). A session that appears behind that mark, because
+its sign-in took that long to commit or its server's clock was behind, is not looked at. Nothing depends on it:
+its ending is implied like any other, and `purge_ended` finds it.
+"""
+
+from collections.abc import Sequence, Set
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Row,
+    Text,
+    and_,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.domain.session import EndReason
+from session_authority_server.store.dialect import Dialect
+from session_authority_server.store.liveness import (
+    facts,
+    first_check_time,
+    idle_expire_time,
+    implied_end_reason,
+    implied_end_time,
+    implied_initiating_entity,
+)
+from session_authority_server.store.protocol import EndedSession, ExpiryBatch
+from session_authority_server.store.tables import EVERYBODY, sessions, sweeps, upkeep
+
+_IN_ORDER = (sessions.c.check_time, sessions.c.session_id)
+_MARK = (upkeep.c.expired_until, upkeep.c.expired_id)
+_place = tuple_(*_IN_ORDER)
+# Far more can be looked at in the time that others may be kept waiting.
+_WRITTEN_AT_ONCE = 1_000
+_PLACE_TYPES = tuple(column.type for column in _IN_ORDER)
+
+
+class Written(NamedTuple):
+    """What became of sessions whose rows were written: of all, and of those among them that had ended."""
+
+    ids: Set[UUID]
+    ended: Sequence[EndedSession]
+
+
+async def end_overdue(
+    connection: AsyncConnection, dialect: Dialect, now: datetime, limit: int, named: bool
+) -> ExpiryBatch:
+    """Look at the next sessions that are overdue, record what they don't say themselves, and move the mark."""
+    # What is lost of this in a crash is implied all the same, and found again.
+    taking = select(*_MARK, dialect.no_wait_for_disk()).with_for_update(skip_locked=True)
+    mark = (await connection.execute(taking)).one_or_none()
+    if mark is None:
+        return ExpiryBatch(0, [], 0, busy=True)
+    seen = await _look(connection, dialect, mark, None, now, limit, named)
+    due = [UUID(each) for each in (seen.due or "").split()]
+    written = await _write(connection, dialect, due[:_WRITTEN_AT_ONCE], now)
+    left = await _first_left(connection, dialect, set(due) - written.ids, now)
+    if left is not None:
+        # Whoever has locked it is about to change it, or it was too much: it is looked at again, with all after it.
+        seen = await _look(connection, dialect, mark, left, now, limit, named)
+    if seen.until is not None:
+        moved = update(upkeep).values(expired_until=seen.until, expired_id=seen.last_id)
+        await connection.execute(moved)
+    parted = (line.split(" ", 1) for line in (seen.lines or "").split("\n") if line)
+    expired = [EndedSession(UUID(each), user, EndReason.EXPIRED) for each, user in parted]
+    return ExpiryBatch(
+        count=seen.expired + len(written.ended),
+        ended=[*expired, *written.ended],
+        examined=seen.expired + len(written.ids),
+    )
+
+
+def is_ahead(now: datetime) -> ColumnElement[bool]:
+    """Say whether a row of `sessions` is overdue, and was not looked at."""
+    mark = (select(column).scalar_subquery() for column in _MARK)
+    return and_(_is_overdue(now), _place > tuple_(*mark))
+
+
+async def write_endings(
+    connection: AsyncConnection,
+    condition: ColumnElement[bool],
+    limit: int,
+    now: datetime,
+    parameters: dict[str, Any] | None = None,
+) -> Written:
+    """Record the endings of those due that are not live, and put off the next look at the others.
+
+    In the order of ids; what others have locked is left out.
+    """
+    # What follows from a row is worked out on the row as locked: what others changed meanwhile counts, and
+    # what others have locked is theirs.
+    fact = (
+        select(
+            sessions.c.session_id,
+            first_check_time().label("next_check_time"),
+            *facts(now),
+        )
+        .where(condition)
+        .order_by(sessions.c.session_id)
+        .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True, of=sessions)
+        .cte("fact")
+        .prefix_with("MATERIALIZED")
+    )
+    statement = (
+        update(sessions)
+        .where(sessions.c.session_id == fact.c.session_id, sessions.c.end_time.is_(None))
+        .values(
+            check_time=case((fact.c.live, fact.c.next_check_time), else_=sessions.c.check_time),
+            end_time=case((fact.c.live, null()), else_=implied_end_time(fact.c)),
+            end_reason=case((fact.c.live, null()), else_=implied_end_reason(fact.c)),
+            initiating_entity=case((fact.c.live, null()), else_=implied_initiating_entity(fact.c)),
+        )
+        .returning(sessions.c.session_id, sessions.c.user_id, sessions.c.end_reason)
+    )
+    written = (await connection.execute(statement, parameters)).all()
+    ended = [EndedSession(*row) for row in written if row.end_reason is not None]
+    return Written({row.session_id for row in written}, ended)
+
+
+async def _look(
+    connection: AsyncConnection,
+    dialect: Dialect,
+    mark: Sequence[Any],
+    before: Sequence[Any] | None,
+    now: datetime,
+    limit: int,
+    named: bool,
+) -> Row[Any]:
+    """Return how many of the next sessions expired, these if named, the ids of those to be written, and the last.
+
+    All in one row, because what is fetched and decoded for each is most of what each costs.
+    """
+    following = select(
+        *_IN_ORDER,
+        sessions.c.user_id,
+        sessions.c.user_epoch,
+        sessions.c.global_epoch,
+        sessions.c.expire_time,
+        idle_expire_time.label("idle_expire_time"),
+    ).where(_is_overdue(now), _place > _at(mark))
+    if before is not None:
+        following = following.where(_place < _at(before))
+    seen = following.order_by(*_IN_ORDER).limit(limit).cte("seen").prefix_with("MATERIALIZED")
+    own, common = sweeps.alias(), sweeps.alias()
+    # As `liveness.expires`, of many at once: nearly all sessions have no sweep to be looked for.
+    expired = and_(
+        seen.c.expire_time <= now,
+        or_(seen.c.idle_expire_time.is_(None), seen.c.idle_expire_time > seen.c.expire_time),
+        own.c.epoch.is_(None),
+        common.c.epoch.is_(None),
+    )
+    session_id = dialect.id_text(seen.c.session_id)
+    line = session_id + literal(" ", Text) + seen.c.user_id  # in which is no end of a line
+    last_id = select(seen.c.session_id).order_by(seen.c.check_time.desc(), seen.c.session_id.desc())
+    statement = select(
+        func.max(seen.c.check_time).label("until"),
+        last_id.limit(1).scalar_subquery().label("last_id"),
+        func.coalesce(func.sum(case((expired, 1), else_=0)), 0).label("expired"),
+        (dialect.joined(case((expired, line))) if named else null()).label("lines"),
+        dialect.joined(case((~expired, session_id))).label("due"),
+    ).select_from(
+        seen.outerjoin(own, _in_time(own, seen, seen.c.user_id, seen.c.user_epoch)).outerjoin(
+            common, _in_time(common, seen, literal(EVERYBODY), seen.c.global_epoch)
+        )
+    )
+    return (await connection.execute(statement)).one()
+
+
+def _in_time(
+    swept: FromClause, seen: FromClause, user_id: ColumnElement[str], epoch: ColumnElement[int]
+) -> ColumnElement[bool]:
+    """Say whether the first sweep after an epoch was in a session's lifetime."""
+    return and_(
+        swept.c.user_id == user_id,
+        swept.c.epoch == epoch + 1,
+        swept.c.sweep_time <= seen.c.expire_time,
+    )
+
+
+async def _write(
+    connection: AsyncConnection, dialect: Dialect, due: Sequence[UUID], now: datetime
+) -> Written:
+    if not due:
+        return Written(frozenset(), ())
+    condition = and_(dialect.by_ids(sessions.c.session_id), _is_overdue(now))
+    return await write_endings(connection, condition, len(due), now, {"ids": due})
+
+
+async def _first_left(
+    connection: AsyncConnection, dialect: Dialect, some: Set[UUID], now: datetime
+) -> Sequence[Any] | None:
+    """Return the place of the first that was not written and not moved on or ended by others either."""
+    if not some:
+        return None
+    left = select(*_IN_ORDER).where(dialect.by_ids(sessions.c.session_id), _is_overdue(now))
+    first = left.order_by(*_IN_ORDER).limit(1)
+    return (await connection.execute(first, {"ids": list(some)})).one_or_none()
+
+
+def _at(place: Sequence[Any]) -> ColumnElement[Any]:
+    return tuple_(*map(literal, place[:2], _PLACE_TYPES))
+
+
+def _is_overdue(now: datetime) -> ColumnElement[bool]:
+    return and_(sessions.c.end_time.is_(None), sessions.c.check_time <= now)
