@@ -35,14 +35,21 @@ def size_mib(url: str) -> float:
 
 
 @contextlib.contextmanager
-def fresh(engine: str, *names: str) -> Iterator[list[str]]:
-    """Give the addresses of empty databases, one for each name."""
+def fresh(engine: str, *names: str, leave_a_core: bool = True) -> Iterator[list[str]]:
+    """Give the addresses of empty databases, one for each name.
+
+    Args:
+        engine: Which engine.
+        names: What they are to be called.
+        leave_a_core: Whether a server of databases leaves the first core to whom it serves.
+    """
     if engine == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
             yield [f"sqlite:///{folder}/{name}.sqlite" for name in names]
     else:
         with postgresql.cluster(**_SETTINGS) as cluster:
-            _leave_a_core(cluster.pid)
+            if leave_a_core:
+                _leave_a_core(cluster.pid)
             for name in names:
                 cluster.psql(f"CREATE DATABASE {name}")
             yield [cluster.url(name) for name in names]

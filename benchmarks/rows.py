@@ -69,9 +69,11 @@ class _Made:
         """Give the rows, in the order in which the sessions were made."""
         template = self._template()
         for number in range(self.count):
-            # Signed in evenly over the last 89 days; the overdue ones before that.
+            # Signed in evenly over the last 89 days; the overdue ones during a day before that.
             late = number < self._overdue
-            age = timedelta(days=91 if late else 89 * (1 - number / self.count))
+            age = timedelta(
+                days=92 - number / self._overdue if late else 89 * (1 - number / self.count)
+            )
             made = self._now - age
             secret = self.random.randbytes(tokens.SECRET_BYTES)
             token = Token(tokens.new_id(made), secret)
