@@ -10,6 +10,7 @@ from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import new_id
+from session_authority_server.store import expiry
 from session_authority_server.store.protocol import (
     EndedSession,
     ExpiryBatch,
@@ -239,6 +240,32 @@ async def test_sessions_that_are_due_at_one_instant_are_gone_through_by_their_id
     while (batch := await engine.upkeep.end_overdue(NOW, 2, named=True)).examined:
         found += sorted(each.session_id for each in batch.ended)
     assert found == ids(sessions)
+
+
+async def test_the_expired_are_counted_whether_or_not_they_are_named(engine: Engine) -> None:
+    await engine.add(*(a_session(lifetime=SECOND) for _ in range(5)))
+    await engine.add(a_session(idle_timeout=MINUTE))
+    batch = await engine.upkeep.end_overdue(NOW, 10)
+    assert (batch.count, len(batch.ended), batch.examined) == (6, 1, 6)
+
+
+async def test_what_is_too_much_to_be_written_at_once_is_left_for_the_next_step(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry, "_WRITTEN_AT_ONCE", 3)
+    sessions = [
+        a_session(lifetime=(n + 1) * SECOND, idle_timeout=MINUTE if n % 2 else None)
+        if n % 2
+        else a_session(lifetime=DAY, idle_timeout=(60 + n) * SECOND)
+        for n in range(20)
+    ]
+    await engine.add(*sessions)
+    found: list[EndedSession] = []
+    while (batch := await engine.upkeep.end_overdue(NOW, 100, named=True)).examined:
+        assert sum(each.reason is IDLE for each in batch.ended) <= 3
+        assert batch.count == len(batch.ended)
+        found += batch.ended
+    assert sorted(each.session_id for each in found) == sorted(ids(sessions))
 
 
 async def test_what_appears_behind_is_not_found_but_has_ended_all_the_same_and_is_purged(

@@ -5,9 +5,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
@@ -294,11 +296,66 @@ async def test_a_migration_waits_for_another_and_finds_it_done(empty: str) -> No
     assert sorted(before, key=str) == ["0003", "0003", "0003", None]
 
 
-@pytest.mark.parametrize("command", [("serve", "--listen", "127.0.0.1:0"), ("worker", "--once")])
+async def _downgraded(url: str, version: str, sessions: int) -> None:
+    """Bring a database with sessions to an older schema."""
+    configuration = schema.configuration()
+
+    def downgrade(connection: Connection) -> None:
+        configuration.attributes["connection"] = connection
+        command.downgrade(configuration, version)
+
+    database = Database.postgresql(url)
+    try:
+        await schema.migrate(database)
+        await over(database).fill([a_session(f"user-{number}") for number in range(sessions)])
+        await database.run_sync(downgrade)
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("remnant", [False, True], ids=["first try", "second try"])
+def test_indexes_are_built_while_others_write(empty: str, tmp_path: Path, remnant: bool) -> None:
+    asyncio.run(_downgraded(empty, "0002", 500))
+    with psycopg.connect(empty) as writer, psycopg.connect(empty, autocommit=True) as other:
+        if remnant:
+            other.execute("SET statement_timeout = 50")
+            writer.execute("UPDATE sessions SET last_ip_address = NULL")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                other.execute(
+                    "CREATE INDEX CONCURRENTLY sessions_check_time_session_id_idx "
+                    "ON sessions (check_time, session_id) WHERE end_time IS NULL"
+                )
+            writer.rollback()
+        writer.execute(
+            "UPDATE sessions SET last_ip_address = '203.0.113.9' WHERE user_id = 'user-7'"
+        )
+        with running("migrate", cwd=tmp_path, settings=settings(empty)) as migration:
+            _until(other, "SELECT count(*) > 0 FROM pg_stat_progress_create_index")
+            # It waits for the writer, and nobody waits for it.
+            other.execute("SET lock_timeout = '1s'")
+            other.execute("UPDATE sessions SET last_ip_address = NULL WHERE user_id = 'user-8'")
+            writer.commit()
+            assert migration.exit_code() == 0, migration.stderr
+        assert not other.execute(
+            "SELECT relname FROM pg_class JOIN pg_index ON oid = indexrelid WHERE NOT indisvalid"
+        ).fetchall()
+    check = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
+    assert check.returncode == 0
+    assert run("worker", "--once", cwd=tmp_path, settings=settings(empty)).returncode == 0
+
+
+def _until(connection: "psycopg.Connection[tuple[bool]]", question: LiteralString) -> None:
+    give_up = time.monotonic() + 20
+    while not connection.execute(question).fetchall()[0][0]:
+        assert time.monotonic() < give_up, question
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("words", [("serve", "--listen", "127.0.0.1:0"), ("worker", "--once")])
 def test_a_schema_that_is_missing_is_refused_with_the_command_to_run(
-    empty: str, tmp_path: Path, command: tuple[str, ...]
+    empty: str, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    done = run(*command, cwd=tmp_path, settings=settings(empty))
+    done = run(*words, cwd=tmp_path, settings=settings(empty))
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "is missing" in line

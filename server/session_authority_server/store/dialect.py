@@ -44,7 +44,8 @@ _LOCK_TIMEOUT_MILLISECONDS = 1_000
 _STATEMENT_TIMEOUT_MILLISECONDS = 1_900
 _CONNECT_TIMEOUT_SECONDS = 2
 _CANCEL_TIMEOUT_SECONDS = 0.5
-_CACHE_KIBIBYTES = 16_384
+# Of each connection: what some ten thousand sessions in use are spread over in a large file.
+_CACHE_KIBIBYTES = 65_536
 _MIGRATION_LOCK = 0x5E551013_A07408  # any number that other programs are not likely to use
 # A serialization failure, a deadlock, and a key that somebody else has inserted meanwhile.
 _LOST_RACES = frozenset(("40001", "40P01", "23505"))

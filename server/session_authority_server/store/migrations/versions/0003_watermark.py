@@ -22,13 +22,14 @@ _INDEXES = (
     (["check_time", "session_id"], _UNENDED, "sessions_check_time_idx"),
 )
 _STORED = sa.text(
-    "SELECT c.relname FROM pg_class c WHERE c.relkind = 'r' AND (c.oid = 'sessions'::regclass "
-    "OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'sessions'::regclass))"
+    "SELECT c.relname FROM pg_class c WHERE c.relkind = 'r' AND (c.oid = to_regclass('sessions') "
+    "OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('sessions')))"
 )
+_IS_VALID = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
 
 def upgrade() -> None:
-    if _has_many():
+    if not context.is_offline_mode() and op.get_context().dialect.name == "postgresql":
         _build_concurrently()
     for columns, where, replaced in _INDEXES:
         op.create_index(
@@ -68,24 +69,25 @@ def _name(table: str, columns: list[str]) -> str:
     return f"{table}_{'_'.join(columns)}_idx"
 
 
-def _has_many() -> bool:
-    """Say whether there is anything whose writers an index that is built would keep waiting."""
-    if context.is_offline_mode() or op.get_context().dialect.name != "postgresql":
-        return False
-    return bool(op.get_bind().scalar(sa.text("SELECT EXISTS (SELECT FROM sessions)")))
-
-
 def _build_concurrently() -> None:
-    """Build the indexes while others write; beside this transaction, which goes on holding the migrators' lock."""
-    tables = op.get_bind().scalars(_STORED).all()
+    """Build the indexes while others write; beside this transaction, which goes on holding the migrators' lock.
+
+    Nothing is asked of `sessions` within it: an index that is dropped concurrently waits for all who did.
+    """
     with op.get_bind().engine.connect() as connection:
         beside = connection.execution_options(isolation_level="AUTOCOMMIT")
+        tables = beside.scalars(_STORED).all()
+        if not tables or not beside.scalar(sa.text("SELECT EXISTS (SELECT FROM sessions)")):
+            return  # there is nobody yet whom it would keep waiting
         for table in tables:
             for columns, where, _ in _INDEXES:
                 name = _name(table, columns)
-                # What an earlier attempt left may be half an index.
-                beside.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-                condition = f" WHERE {where}" if where else ""
-                beside.exec_driver_sql(
-                    f"CREATE INDEX CONCURRENTLY {name} ON {table} ({', '.join(columns)}){condition}"
-                )
+                valid = beside.scalar(_IS_VALID, {"name": name})
+                if valid is False:  # an earlier attempt left half an index
+                    beside.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
+                if not valid:
+                    condition = f" WHERE {where}" if where else ""
+                    beside.exec_driver_sql(
+                        f"CREATE INDEX CONCURRENTLY {name} ON {table} "
+                        f"({', '.join(columns)}){condition}"
+                    )
