@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 import grpc
 from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_service_pb2_grpc
@@ -37,6 +39,9 @@ NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 NO_HOLD_BACK = Pace(pause_share=0, hold_back=timedelta(0))
 
 T = TypeVar("T")
+
+_INSERT = insert(sessions)
+_ROWS_AT_ONCE = 1_000  # so that a transaction stays far below the store's own limit of time
 
 
 class WatchedStore(SqlSessionStore):
@@ -159,11 +164,17 @@ async def insert_sessions(database: Database, some: Iterable[Session]) -> None:
     ]
     user_ids = {each.user_id for each in found}
 
-    async def work(connection: Any) -> None:
+    async def add_users(connection: Any) -> None:
         for user_id in user_ids:
             await connection.exec_driver_sql(
                 "INSERT OR IGNORE INTO users (user_id, epoch) VALUES (?, 0)", (user_id,)
             )
-        await connection.execute(insert(sessions), written)
 
-    await database.write(work)
+    await database.write(add_users)
+    for at in range(0, len(written), _ROWS_AT_ONCE):
+        rows_of_one = written[at : at + _ROWS_AT_ONCE]
+        await database.write(partial(_insert, rows_of_one))
+
+
+async def _insert(some_rows: Sequence[dict[str, Any]], connection: AsyncConnection) -> None:
+    await connection.execute(_INSERT, some_rows)

@@ -98,7 +98,8 @@ class TestAtEveryInstant:
             assert (len(live) == self.LIMIT) is await self._is_at_limit(client)
             await authority.expire()()
             unended = authority.query(
-                "SELECT count(*) FROM sessions WHERE end_time IS NULL AND user_id = 'ada'"
+                "SELECT count(*) FROM sessions WHERE end_time IS NULL AND user_id = 'ada' AND "
+                "(check_time, session_id) > (SELECT expired_until, expired_id FROM upkeep)"
             )
             assert unended == [(len(live),)]
             live_counts.append(len(live))

@@ -14,7 +14,6 @@ from session_authority_server.store import expiry
 from session_authority_server.store.protocol import (
     EndedSession,
     ExpiryBatch,
-    PartitionPlan,
     PendingSweep,
     SweepBatch,
     Touch,
@@ -286,6 +285,21 @@ async def test_what_appears_behind_is_not_found_but_has_ended_all_the_same_and_i
     assert await engine.upkeep.purge_ended(START + 2 * DAY, 10) == 3
 
 
+async def test_a_clock_that_was_far_ahead_leaves_nothing_out_for_long(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    await engine.add(a_session(lifetime=SECOND))
+    assert (await engine.upkeep.end_overdue(NOW + 400 * DAY, 10)).count == 1
+    await engine.add(a_session(lifetime=400 * DAY))
+    assert (await engine.upkeep.end_overdue(NOW + 400 * DAY, 10)).count == 1
+    due = a_session(at=NOW, idle_timeout=MINUTE)
+    await engine.add(due)
+    assert await engine.upkeep.end_overdue(NOW, 10) == NOTHING
+    assert "clock was ahead" in caplog.text
+    assert (await engine.upkeep.end_overdue(NOW + 2 * MINUTE, 10)).count == 1
+    assert await recorded(engine, due) == Ending(NOW + MINUTE, IDLE, POLICY)
+
+
 async def test_a_session_in_use_comes_back_when_it_could_be_due(engine: Engine) -> None:
     expired = a_session(lifetime=20 * MINUTE)
     used = a_session(idle_timeout=10 * MINUTE)
@@ -540,8 +554,8 @@ async def test_repeatable_calls_are_forgotten_when_their_window_has_closed(engin
 
 
 async def test_a_store_without_partitions_has_nothing_to_do_about_them(engine: Engine) -> None:
-    plan = await engine.upkeep.plan_partitions(START, START, START)
-    if plan == PartitionPlan((), ()):
+    if not await engine.upkeep.missing_partitions(NOW + 90 * DAY):
+        assert not await engine.upkeep.partitions_over(NOW + 90 * DAY, NOW + 90 * DAY)
         assert not await engine.upkeep.make_partition(START)
         assert not await engine.upkeep.drop_partition("sessions")
 
@@ -552,7 +566,7 @@ async def test_purging_leaves_what_goes_with_its_partition_only_where_there_are_
     session = a_session(session_id=new_id(START))
     await engine.add(session)
     await end(engine, session, START + SECOND)
-    in_partitions = bool((await engine.upkeep.plan_partitions(NOW + 90 * DAY, START, START)).make)
+    in_partitions = bool(await engine.upkeep.missing_partitions(NOW + 90 * DAY))
     purged = await engine.upkeep.purge_ended(NOW, 10, START + DAY)
     assert purged == (0 if in_partitions else 1)
     assert await engine.upkeep.purge_ended(NOW, 10, START - DAY) == 1 - purged

@@ -344,6 +344,25 @@ def test_indexes_are_built_while_others_write(empty: str, tmp_path: Path, remnan
     assert run("worker", "--once", cwd=tmp_path, settings=settings(empty)).returncode == 0
 
 
+def test_two_that_build_indexes_at_once_do_not_wait_for_each_other(
+    empty: str, tmp_path: Path
+) -> None:
+    asyncio.run(_downgraded(empty, "0002", 500))
+    with psycopg.connect(empty) as writer, psycopg.connect(empty, autocommit=True) as other:
+        writer.execute("UPDATE sessions SET last_ip_address = NULL WHERE user_id = 'user-7'")
+        with (
+            running("migrate", cwd=tmp_path, settings=settings(empty)) as one,
+            running("migrate", cwd=tmp_path, settings=settings(empty)) as two,
+        ):
+            _until(other, "SELECT count(*) > 0 FROM pg_stat_progress_create_index")
+            time.sleep(1)  # for the other of them to ask for its turn a few times
+            writer.commit()
+            assert (one.exit_code(), two.exit_code()) == (0, 0), one.stderr + two.stderr
+            said = one.stdout + two.stdout
+    assert said.count("went from 0002 to 0003") == 1
+    assert said.count("is 0003 already") == 1
+
+
 def _until(connection: "psycopg.Connection[tuple[bool]]", question: LiteralString) -> None:
     give_up = time.monotonic() + 20
     while not connection.execute(question).fetchall()[0][0]:

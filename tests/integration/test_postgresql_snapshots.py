@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Select, select, text
+from sqlalchemy.dialects import postgresql as postgresql_dialect
 
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
@@ -183,6 +185,33 @@ async def test_a_second_worker_is_told_that_somebody_is_at_it_and_does_not_wait(
                     assert await Expire(engine.upkeep, ManualClock(now))() == 0
                     assert await engine.upkeep.count_overdue(now, 10) == 5
             assert await Expire(engine.upkeep, ManualClock(now))() == 5
+        finally:
+            await database.close()
+
+
+def _sql(statement: Select[Any]) -> str:
+    dialect = postgresql_dialect.dialect()  # type: ignore[no-untyped-call]
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+async def test_a_worker_that_went_away_in_mid_step_keeps_others_from_it_for_seconds_only() -> None:
+    now = START + MINUTE
+    with migrated_postgresql() as url:
+        database = Database.postgresql(url)
+        try:
+            engine = over(database)
+            await engine.add(a_session(lifetime=SECOND))
+            gone = await psycopg.AsyncConnection.connect(url)
+            try:
+                await gone.execute(_sql(select(database.dialect.as_worker())).encode())
+                await gone.execute("SELECT FROM upkeep FOR UPDATE")
+                assert (await engine.upkeep.end_overdue(now, 10)).busy
+                async with asyncio.timeout(10):
+                    while (await engine.upkeep.end_overdue(now, 10)).busy:
+                        await asyncio.sleep(0.2)
+            finally:
+                await gone.close()
+            assert await engine.upkeep.count_overdue(now, 10) == 0
         finally:
             await database.close()
 

@@ -95,7 +95,7 @@ class Sessions(RuleBasedStateMachine):
         self.revoke_others = RevokeOtherSessions(store, clock, policy)
         self.sign_out = SignOut(store, clock, policy)
         self.reauthenticate = ReauthenticateSession(store, clock, policy)
-        self.pace = Pace(batch=2, largest_batch=2, pause_share=0)
+        self.pace = Pace(batch=2, largest_batch=2, largest_look=2, pause_share=0)
         self.expire = Expire(engine.upkeep, clock, self.pace)
         self.purge = Purge(engine.upkeep, clock, policy, self.pace)
         self.known: list[Known] = []

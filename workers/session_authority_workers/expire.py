@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
@@ -7,6 +8,8 @@ from session_authority_server.store.protocol import PendingSweep, UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 
 SWEEPS_AT_ONCE = 1_000
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 
@@ -25,7 +28,8 @@ class Expire:
         self._store = store
         self._clock = clock
         self._pace = pace or Pace()
-        self._stride = Stride(self._pace)
+        self._looking = Stride(self._pace, self._pace.largest_look)
+        self._sweeping = Stride(self._pace, self._pace.largest_batch)
 
     async def __call__(self, progress: Progress = lambda _ended: None) -> int:
         """Work until nothing is due, and return how many sessions were ended.
@@ -62,9 +66,12 @@ class Expire:
     async def _end_overdue(self, progress: Progress) -> int:
         ended = 0
         while True:
-            batch = await self._stride.take(
-                lambda limit: self._store.end_overdue(self._cutoff(), limit)
+            batch = await self._looking.take(
+                lambda limit: self._store.end_overdue(self._cutoff(), limit),
+                lambda batch, limit: batch.examined >= limit,
             )
+            if batch.busy:
+                _log.info("another worker is going through what is overdue")
             ended += batch.count
             progress(batch.count)
             if not batch.examined:  # somebody else who is at it goes on until nothing is due
@@ -75,10 +82,11 @@ class Expire:
         ended, all_ended = 0, True
         after: UUID | None = None
         while True:
-            batch = await self._stride.take(
+            batch = await self._sweeping.take(
                 lambda limit, after=after: self._store.end_swept(  # type: ignore[misc]
                     sweep, self._cutoff(), after, limit
-                )
+                ),
+                lambda batch, _limit: batch.last is not None,
             )
             ended += len(batch.ended)
             all_ended &= not batch.left

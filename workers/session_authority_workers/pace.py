@@ -19,7 +19,8 @@ class Pace:
     Attributes:
         batch: How many rows the first transaction touches at most.
         smallest_batch: To how many batches shrink at most, however slow the store: fewer would not make it quicker.
-        largest_batch: How many any transaction touches at most.
+        largest_batch: How many any transaction changes at most.
+        largest_look: How many any transaction looks at where it changes few of them.
         batch_seconds: How long a transaction should take at most, because other writers wait for it. Batches
             grow while the store is quicker than half of that, and shrink while it is slower.
         pause_share: How long to leave the store to others after a batch, as a share of what it took.
@@ -29,7 +30,8 @@ class Pace:
 
     batch: int = 500
     smallest_batch: int = 50
-    largest_batch: int = 20_000
+    largest_batch: int = 5_000
+    largest_look: int = 20_000
     batch_seconds: float = 0.05
     pause_share: float = 0.1
     hold_back: timedelta = field(default=CLOCK_SKEW_ALLOWANCE)
@@ -38,25 +40,36 @@ class Pace:
 class Stride:
     """Takes batches at the pace that the store's own latency allows."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, largest: int) -> None:
         self._pace = pace
+        self._largest = largest
         self._batch = pace.batch
         self._least = min(pace.smallest_batch, pace.batch)
 
-    async def take(self, batch: Callable[[int], Awaitable[T]]) -> T:
-        """Run a batch of at most as many rows as it is given, and rest."""
+    async def take(
+        self, batch: Callable[[int], Awaitable[T]], is_full: Callable[[T, int], bool]
+    ) -> T:
+        """Run a batch of at most as many rows as it is given, and rest.
+
+        Args:
+            batch: What to run.
+            is_full: Whether it found as many rows as that: from one that didn't, nothing is learnt.
+        """
+        limit = self._batch
         loop = asyncio.get_running_loop()
         started = loop.time()
+        full = False
         try:
-            result = await batch(self._batch)
-        finally:  # one that failed may have been too large
+            result = await batch(limit)
+            full = is_full(result, limit)
+        finally:
             took = loop.time() - started
-            self._adjust(took)
+            self._adjust(took, may_grow=full)  # one that failed may have been too large
         await asyncio.sleep(took * self._pace.pause_share)
         return result
 
-    def _adjust(self, took_seconds: float) -> None:
+    def _adjust(self, took_seconds: float, *, may_grow: bool) -> None:
         if took_seconds > self._pace.batch_seconds:
             self._batch = max(self._least, int(self._batch * _SHRINKAGE))
-        elif took_seconds < self._pace.batch_seconds / 2:
-            self._batch = min(self._pace.largest_batch, self._batch * _GROWTH)
+        elif may_grow and took_seconds < self._pace.batch_seconds / 2:
+            self._batch = min(self._largest, self._batch * _GROWTH)

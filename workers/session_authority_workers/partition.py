@@ -1,8 +1,9 @@
+from collections.abc import Sequence
 from datetime import timedelta
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.store.protocol import PartitionPlan, UpkeepStore
+from session_authority_server.store.protocol import UpkeepStore
 from session_authority_workers.expire import Progress
 
 
@@ -29,23 +30,23 @@ class Partition:
         Raises:
             StoreUnavailable: If the store failed; what was done stays done.
         """
-        plan = await self._plan()
         done = 0
-        for end in plan.make:
+        # First, and whatever becomes of the rest: without them, sign-ins fail some day.
+        for end in await self._store.missing_partitions(self._clock.now()):
             done += await self._store.make_partition(end)
             progress(1)
-        for name in plan.drop:
+        for name in await self._over():
             done += await self._store.drop_partition(name)
             progress(1)
         return done
 
     async def count(self, limit: int) -> int:
         """Return how many partitions would be made and dropped, counting to a limit."""
-        plan = await self._plan()
-        return min(limit, len(plan.make) + len(plan.drop))
+        missing = await self._store.missing_partitions(self._clock.now())
+        return min(limit, len(missing) + len(await self._over()))
 
-    async def _plan(self) -> PartitionPlan:
+    async def _over(self) -> Sequence[str]:
         now = self._clock.now()
         kept = self._policy.history_retention
         made_before = now - self._policy.absolute_lifetime - kept
-        return await self._store.plan_partitions(now, made_before, now - kept)
+        return await self._store.partitions_over(made_before, now - kept)

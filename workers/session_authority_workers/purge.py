@@ -20,7 +20,7 @@ class Purge:
         self._store = store
         self._clock = clock
         self._policy = policy
-        self._stride = Stride(pace or Pace())
+        self._pace = pace or Pace()
 
     async def __call__(self, progress: Progress = lambda _purged: None) -> int:
         """Work until nothing is due, and return how many rows were deleted.
@@ -51,7 +51,8 @@ class Purge:
 
     async def _repeat(self, step: Callable[[int], Awaitable[int]], progress: Progress) -> int:
         total = 0
-        while deleted := await self._stride.take(step):
+        stride = Stride(self._pace, self._pace.largest_batch)  # rows of each kind cost another time
+        while deleted := await stride.take(step, lambda deleted, limit: deleted >= limit):
             total += deleted
             progress(deleted)
         return total

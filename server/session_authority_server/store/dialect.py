@@ -47,6 +47,12 @@ _CANCEL_TIMEOUT_SECONDS = 0.5
 # Of each connection: what some ten thousand sessions in use are spread over in a large file.
 _CACHE_KIBIBYTES = 65_536
 _MIGRATION_LOCK = 0x5E551013_A07408  # any number that other programs are not likely to use
+_AS_WORKER = {
+    "synchronous_commit": "off",
+    "idle_in_transaction_session_timeout": "5s",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+}
 # A serialization failure, a deadlock, and a key that somebody else has inserted meanwhile.
 _LOST_RACES = frozenset(("40001", "40P01", "23505"))
 _QUOTED_ID_DIGITS = slice(2, 34)  # of X'...'
@@ -128,12 +134,16 @@ class Dialect(Protocol):
         """Return an INSERT that does nothing where a row of the same key exists."""
         ...
 
-    def be_only_migrator(self, connection: Connection) -> None:
-        """Wait until no other transaction migrates the schema, and keep others waiting till this one ends."""
+    def is_only_migrator(self, connection: Connection) -> bool:
+        """Say whether no other transaction migrates the schema; if so, none does until this one ends."""
         ...
 
-    def no_wait_for_disk(self) -> ColumnElement[Any]:
-        """Return what, selected, lets a transaction be answered before it is safe, where the engine can."""
+    def as_worker(self) -> ColumnElement[Any]:
+        """Return what, selected, fits a transaction to a worker who goes through an index in its order.
+
+        Where the engine can, it is answered before it is safe, is given up by the engine if the worker is
+        gone, and holds to the index even where the engine knows nothing of the table's contents.
+        """
         ...
 
     def may_run_again(self, error: Exception) -> bool:
@@ -229,11 +239,11 @@ class Sqlite:
     def insert_if_absent(self, table: Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing()
 
-    def be_only_migrator(self, connection: Connection) -> None:
-        pass  # there is one writer
+    def is_only_migrator(self, connection: Connection) -> bool:
+        return True  # there is one writer
 
-    def no_wait_for_disk(self) -> ColumnElement[Any]:
-        return null()  # it is the same for all transactions of a connection
+    def as_worker(self) -> ColumnElement[Any]:
+        return null()
 
     def may_run_again(self, error: Exception) -> bool:
         return False  # there is one writer
@@ -362,18 +372,18 @@ class PostgreSQL:
     def insert_if_absent(self, table: Table) -> Insert:
         return postgresql.insert(table).on_conflict_do_nothing()
 
-    def be_only_migrator(self, connection: Connection) -> None:
-        # Another migration may take its time, and so may this one; but a table that this one waits to lock
-        # is one that everybody else waits for behind it, and so it must not wait for long.
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-        # Asked for again and again, for whoever waits within a statement keeps its view of the database, and
-        # an index that is built concurrently waits for all such.
+    def is_only_migrator(self, connection: Connection) -> bool:
+        # A migration may take its time; but a table that it waits to lock is one that everybody else waits
+        # for behind it, and so it must not wait for long. It is idle while it builds indexes beside itself.
+        connection.exec_driver_sql(
+            "SELECT set_config('statement_timeout', '0', true), "
+            "set_config('idle_in_transaction_session_timeout', '0', true)"
+        )
         taking = f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})"
-        while not connection.exec_driver_sql(taking).scalar_one():
-            connection.exec_driver_sql("SELECT pg_sleep(0.05)")
+        return bool(connection.exec_driver_sql(taking).scalar_one())
 
-    def no_wait_for_disk(self) -> ColumnElement[Any]:
-        return func.set_config("synchronous_commit", "off", True)
+    def as_worker(self) -> ColumnElement[Any]:
+        return func.row(*(func.set_config(name, value, True) for name, value in _AS_WORKER.items()))
 
     def may_run_again(self, error: Exception) -> bool:
         return getattr(getattr(error, "orig", error), "sqlstate", None) in _LOST_RACES

@@ -6,8 +6,9 @@ its sign-in took that long to commit or its server's clock was behind, is not lo
 its ending is implied like any other, and `purge_ended` finds it.
 """
 
+import logging
 from collections.abc import Sequence, Set
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -41,9 +42,14 @@ from session_authority_server.store.liveness import (
 from session_authority_server.store.protocol import EndedSession, ExpiryBatch
 from session_authority_server.store.tables import EVERYBODY, sessions, sweeps, upkeep
 
+_log = logging.getLogger(__name__)
+
 _IN_ORDER = (sessions.c.check_time, sessions.c.session_id)
 _MARK = (upkeep.c.expired_until, upkeep.c.expired_id)
 _place = tuple_(*_IN_ORDER)
+_BEFORE_ALL_IDS = UUID(int=0)
+# More than clocks differ by that are right. What comes due behind a mark that far ahead, nobody would record.
+_TOO_FAR_AHEAD = timedelta(minutes=1)
 # Far more can be looked at in the time that others may be kept waiting.
 _WRITTEN_AT_ONCE = 1_000
 _PLACE_TYPES = tuple(column.type for column in _IN_ORDER)
@@ -61,10 +67,15 @@ async def end_overdue(
 ) -> ExpiryBatch:
     """Look at the next sessions that are overdue, record what they don't say themselves, and move the mark."""
     # What is lost of this in a crash is implied all the same, and found again.
-    taking = select(*_MARK, dialect.no_wait_for_disk()).with_for_update(skip_locked=True)
-    mark = (await connection.execute(taking)).one_or_none()
-    if mark is None:
+    taking = select(*_MARK, dialect.as_worker()).with_for_update(skip_locked=True)
+    found = (await connection.execute(taking)).one_or_none()
+    if found is None:
         return ExpiryBatch(0, [], 0, busy=True)
+    mark: tuple[datetime, UUID] = (found.expired_until, found.expired_id)
+    if mark[0] > now + _TOO_FAR_AHEAD:
+        _log.warning("a worker's clock was ahead by %s; going back", mark[0] - now)
+        mark = (now, _BEFORE_ALL_IDS)
+        await _move(connection, *mark)
     seen = await _look(connection, dialect, mark, None, now, limit, named)
     due = [UUID(each) for each in (seen.due or "").split()]
     written = await _write(connection, dialect, due[:_WRITTEN_AT_ONCE], now)
@@ -73,8 +84,7 @@ async def end_overdue(
         # Whoever has locked it is about to change it, or it was too much: it is looked at again, with all after it.
         seen = await _look(connection, dialect, mark, left, now, limit, named)
     if seen.until is not None:
-        moved = update(upkeep).values(expired_until=seen.until, expired_id=seen.last_id)
-        await connection.execute(moved)
+        await _move(connection, seen.until, seen.last_id)
     parted = (line.split(" ", 1) for line in (seen.lines or "").split("\n") if line)
     expired = [EndedSession(UUID(each), user, EndReason.EXPIRED) for each, user in parted]
     return ExpiryBatch(
@@ -190,6 +200,10 @@ def _in_time(
         swept.c.epoch == epoch + 1,
         swept.c.sweep_time <= seen.c.expire_time,
     )
+
+
+async def _move(connection: AsyncConnection, until: datetime, last_id: UUID) -> None:
+    await connection.execute(update(upkeep).values(expired_until=until, expired_id=last_id))
 
 
 async def _write(

@@ -82,6 +82,13 @@ def is_live(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     )
 
 
+def is_swept() -> ColumnElement[bool]:
+    """Say whether a sweep covers a row of `sessions`."""
+    return or_(
+        sessions.c.user_epoch < current_user_epoch, sessions.c.global_epoch < current_global_epoch
+    )
+
+
 def first_check_time() -> ColumnElement[datetime]:
     """Return the first moment at which a live row of `sessions` could be overdue."""
     return case(

@@ -13,7 +13,6 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import PartitionPlan
 from session_authority_server.store.tables import authority
 
 # How far ahead there are partitions: how long sign-ins go on without a worker.
@@ -34,7 +33,7 @@ _EXISTING = text(
     "AND c.relnamespace = quote_ident(current_schema())::regnamespace ORDER BY c.relname"
 )
 _DETACH_SECONDS = 60.0
-_PLAN_SECONDS = 60
+_READ_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +76,30 @@ class Partitions:
 
         return await self._database.read(work)
 
-    async def plan(
-        self, now: datetime, made_before: datetime, ended_before: datetime
-    ) -> PartitionPlan:
-        """Return which partitions are to be made and dropped."""
+    async def missing(self, now: datetime) -> Sequence[datetime]:
+        """Return the ends of the partitions that there should be and aren't."""
         span = await self.span()
         if span is None:
-            return PartitionPlan((), ())
+            return ()
 
-        async def work(connection: AsyncConnection) -> PartitionPlan:
-            # Nobody waits for it, and a partition that is over is read whole before it is dropped.
-            await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_PLAN_SECONDS}s'")
-            existing = (await connection.execute(_EXISTING)).all()
+        async def work(connection: AsyncConnection) -> Sequence[datetime]:
+            existing = await connection.execute(_EXISTING)
             attached = [_end(row.relname) for row in existing if row.attached]
-            drop = [
+            return list(_missing(attached, span, now))
+
+        return await self._database.read(work)
+
+    async def over(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
+        """Return the names of the partitions that are to be dropped."""
+        if await self.span() is None:
+            return ()
+
+        async def work(connection: AsyncConnection) -> Sequence[str]:
+            # Nobody waits for it, and a partition that is over is read whole before it is dropped.
+            await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_READ_SECONDS}s'")
+            return [
                 row.relname
-                for row in existing
+                for row in (await connection.execute(_EXISTING)).all()
                 if not row.attached
                 or row.pending
                 or (
@@ -100,7 +107,6 @@ class Partitions:
                     and await _is_over(connection, row.relname, ended_before)
                 )
             ]
-            return PartitionPlan(list(_missing(attached, span, now)), drop)
 
         return await self._database.write(work, limited=False)
 

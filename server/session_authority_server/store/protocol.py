@@ -122,19 +122,6 @@ class PendingSweep:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionPlan:
-    """What there is to do about the partitions in which a store keeps sessions.
-
-    Attributes:
-        make: The moments up to which new partitions are to be, the earliest first.
-        drop: The names of those that are over.
-    """
-
-    make: Sequence[datetime]
-    drop: Sequence[str]
-
-
 class Transaction(Protocol):
     """What can be done in one transaction. All of it happens, or none."""
 
@@ -313,10 +300,12 @@ class UpkeepStore(Protocol):
         """
         ...
 
-    async def plan_partitions(
-        self, now: datetime, made_before: datetime, ended_before: datetime
-    ) -> PartitionPlan:
-        """Return which partitions there should be and aren't, and which are over.
+    async def missing_partitions(self, now: datetime) -> Sequence[datetime]:
+        """Return the ends of the partitions that there should be and aren't; none where sessions have none."""
+        ...
+
+    async def partitions_over(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
+        """Return the names of the partitions that are over, which takes reading them.
 
         Over are those whose sessions were all made before `made_before`, and have all had their endings
         recorded as of before `ended_before` or had expired by then.

@@ -1,5 +1,6 @@
 """Bringing a database's schema to the version that this code works with."""
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -14,6 +15,8 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.dialect import Dialect
 from session_authority_server.store.partitions import Partitioning, first_partitions, noting
 from session_authority_server.store.tables import authority
+
+_TURN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,14 @@ class SchemaVersion:
         return "another program or a newer release made it: run that one, or name another database"
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Where a step began, and whether there was nothing more to do."""
+
+    before: str | None
+    was_last: bool
+
+
 async def read_version(database: Database) -> SchemaVersion:
     """Return where a database's schema stands."""
     scripts = ScriptDirectory.from_config(configuration())
@@ -70,15 +81,25 @@ async def read_version(database: Database) -> SchemaVersion:
 async def migrate(database: Database, partitioning: Partitioning | None = None) -> str | None:
     """Bring a database's schema to the version that this code works with, and return what it was before.
 
-    Of several at once, one does it and the others find it done.
+    Of several at once, one does it and the others find it done. Each version is a transaction of its own, so
+    that what one locks is free again when the next builds indexes; but from nothing to the present is one.
 
     Args:
         database: Which.
         partitioning: How to partition its sessions; only for one that has no schema yet.
     """
-    return await database.run_sync(
-        lambda connection: _upgrade(connection, database.dialect, partitioning)
-    )
+
+    def step(connection: Connection) -> _Step | None:
+        return _step(connection, database.dialect, partitioning)
+
+    steps: list[_Step] = []
+    while not steps or not steps[-1].was_last:
+        taken = await database.run_sync(step)
+        if taken is None:
+            await asyncio.sleep(_TURN_SECONDS)
+        else:
+            steps.append(taken)
+    return steps[0].before
 
 
 def write_sql(dialect_name: str, output: TextIO, partitioning: Partitioning | None = None) -> None:
@@ -93,19 +114,26 @@ def write_sql(dialect_name: str, output: TextIO, partitioning: Partitioning | No
         output.writelines(f"{statement};\n\n" for statement in ("BEGIN", *statements, "COMMIT"))
 
 
-def _upgrade(
+def _step(
     connection: Connection, dialect: Dialect, partitioning: Partitioning | None
-) -> str | None:
-    dialect.be_only_migrator(connection)
+) -> _Step | None:
+    """Go to the next version; None if another migrates.
+
+    That other is not waited for in here: an index that it builds concurrently would wait for this transaction.
+    """
+    if not dialect.is_only_migrator(connection):
+        return None
     before = _current_revision(connection)
     settings = configuration()
+    if before == ScriptDirectory.from_config(settings).get_current_head():
+        return _Step(before, was_last=True)
     settings.attributes["connection"] = connection
     settings.attributes["partitioning"] = partitioning
-    command.upgrade(settings, "head")
+    command.upgrade(settings, "head" if before is None else "+1")
     if partitioning is not None and before is None:
         for statement in (*first_partitions(partitioning), noting(partitioning)):
             connection.exec_driver_sql(statement)
-    return before
+    return _Step(before, was_last=False)
 
 
 def _current_revision(connection: Connection) -> str | None:

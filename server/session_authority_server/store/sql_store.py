@@ -22,6 +22,7 @@ from session_authority_server.store.liveness import (
     facts,
     implied_end_time,
     is_live,
+    is_swept,
 )
 from session_authority_server.store.protocol import LeftOut, PageKey, Touch, Transaction
 from session_authority_server.store.tables import sessions
@@ -164,7 +165,10 @@ def _expired(user_id: str, now: datetime, after: PageKey | None, limit: int) -> 
             sessions.c.expire_time <= until,
             expires(),
         )
-        .order_by(sessions.c.expire_time.desc(), sessions.c.session_id.desc())
+        # By the end_time that none of them has, too: or PostgreSQL would not see that the index is in this order.
+        .order_by(
+            sessions.c.end_time.desc(), sessions.c.expire_time.desc(), sessions.c.session_id.desc()
+        )
         .limit(limit)
     )
     return (
@@ -179,6 +183,7 @@ def _ended_earlier(user_id: str, now: datetime, after: PageKey | None, limit: in
         .where(
             sessions.c.user_id == user_id,
             sessions.c.end_time.is_(None),
+            or_(sessions.c.idle_timeout.is_not(None), is_swept()),
             ~is_live(now),
             or_(sessions.c.expire_time > now, ~expires()),
         )

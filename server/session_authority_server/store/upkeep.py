@@ -12,7 +12,6 @@ from session_authority_server.store.liveness import is_live, outlived_by_sweep
 from session_authority_server.store.partitions import Partitions, first_id
 from session_authority_server.store.protocol import (
     ExpiryBatch,
-    PartitionPlan,
     PendingSweep,
     SweepBatch,
 )
@@ -106,10 +105,11 @@ class SqlUpkeepStore:
 
         return await self._database.read(work)
 
-    async def plan_partitions(
-        self, now: datetime, made_before: datetime, ended_before: datetime
-    ) -> PartitionPlan:
-        return await self._partitions.plan(now, made_before, ended_before)
+    async def missing_partitions(self, now: datetime) -> Sequence[datetime]:
+        return await self._partitions.missing(now)
+
+    async def partitions_over(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
+        return await self._partitions.over(made_before, ended_before)
 
     async def make_partition(self, end: datetime) -> bool:
         return await self._partitions.make(end)

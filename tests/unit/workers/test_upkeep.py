@@ -18,7 +18,7 @@ from session_authority_workers.pace import Pace
 from session_authority_workers.purge import Purge
 from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
 
-QUICK = Pace(batch=3, largest_batch=3, pause_share=0)
+QUICK = Pace(batch=3, largest_batch=3, largest_look=3, pause_share=0)
 RETENTION = Policy().history_retention
 
 
