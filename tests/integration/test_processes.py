@@ -190,7 +190,8 @@ def sign_ins_held_up(url: str) -> Iterator[None]:
 def _sign_ins_waiting(url: str) -> int:
     with psycopg.connect(url) as other:
         asked = (
-            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass"
+            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted "
+            "AND relation = 'sessions'::regclass AND query ~ '^(INSERT INTO|UPDATE) sessions'"
         )
         row = other.execute(asked).fetchone()
         assert row is not None
@@ -203,8 +204,11 @@ def calls_under_way(servers: Several) -> Iterator[list[Any]]:
     with ExitStack() as stack:
         callers = servers.one_caller_each(stack)
         with sign_ins_held_up(servers.database):
-            request = pb.CreateSessionRequest(user_id="ada")
-            waiting = [stub.CreateSession.future(request, timeout=20) for stub in callers.values()]
+            # Each of a user of its own, or they would wait for each other.
+            waiting = [
+                stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=20)
+                for pid, stub in callers.items()
+            ]
             until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
             yield waiting
         for call in waiting:
@@ -344,8 +348,11 @@ def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path, url: str) -> None:
     with several(tmp_path, url) as servers, ExitStack() as stack:
         callers = servers.one_caller_each(stack)
         with sign_ins_held_up(servers.database):
-            request = pb.CreateSessionRequest(user_id="ada")
-            waiting = [stub.CreateSession.future(request, timeout=20) for stub in callers.values()]
+            # Each of a user of its own, or they would wait for each other.
+            waiting = [
+                stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=20)
+                for pid, stub in callers.items()
+            ]
             until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
             press_ctrl_c(tmp_path)
             servers.program.wait_for("(draining)")

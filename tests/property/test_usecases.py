@@ -384,7 +384,11 @@ class Sessions(RuleBasedStateMachine):
     @rule()
     def run_purge(self) -> None:
         before = self.now - self.policy.history_retention
-        old = [each for each in self.known if each.recorded and each.recorded.time < before]
+        old = [
+            each
+            for each in self.known
+            if (each.recorded and each.recorded.time < before) or each.expire_time < before
+        ]
         closed = [secret for secret, each in self.attempted.items() if each.expire_time <= self.now]
         assert self.run(self.purge()) >= len(old)
         self.known = [each for each in self.known if each not in old]
