@@ -8,6 +8,11 @@ AuthorityError
 ├── AuthenticationTooOld    the credential check began before a sweep
 ├── SessionLimitReached     the policy refuses another session
 ├── RetryStale              a repeated call whose first answer no longer holds
+├── ApiKeyMissing           the caller shows no API key
+├── ApiKeyInvalid           the caller shows what is no API key of this authority
+├── ApiKeyExpired           the caller's API key is past its time
+├── ApiKeyRevoked           the caller's API key was revoked
+├── PermissionMissing       the caller's API key does not permit this
 └── StoreUnavailable        the store failed, or the outcome is not known
 """
 
@@ -94,6 +99,53 @@ class RetryStale(AuthorityError):
             "an earlier call with this retry_secret succeeded, but its session has since ended "
             "or got another token; begin anew with a fresh retry_secret"
         )
+
+
+class ApiKeyMissing(AuthorityError):
+    """The caller shows no API key."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the call carries no API key; send it as the metadata authorization: Bearer sak_... "
+            "(`session-authority keys create` makes one)"
+        )
+
+
+class ApiKeyInvalid(AuthorityError):
+    """What the caller shows is no API key of this authority; in which way, nobody is told."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the call carries no API key that this authority knows "
+            "(`session-authority keys create` makes one)"
+        )
+
+
+class ApiKeyExpired(AuthorityError):
+    """The caller's API key is past its time."""
+
+    def __init__(self) -> None:
+        super().__init__("the caller's API key has expired; it needs another one")
+
+
+class ApiKeyRevoked(AuthorityError):
+    """The caller's API key was revoked."""
+
+    def __init__(self) -> None:
+        super().__init__("the caller's API key was revoked; it needs another one")
+
+
+class PermissionMissing(AuthorityError):
+    """The caller's API key does not permit this.
+
+    Attributes:
+        permission: What it would have to permit; empty where no key can.
+    """
+
+    def __init__(self, permission: str) -> None:
+        needed = f"the permission {permission}" if permission else "what no key permits"
+        super().__init__(f"the call needs {needed}, which the caller's API key doesn't give")
+        self.permission = permission
 
 
 class StoreUnavailable(AuthorityError):

@@ -2,17 +2,8 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import Enum
 
-
-class Permission(Enum):
-    """What a caller may do; of which methods, `rpc/authentication.py` says."""
-
-    CREATE = "create"
-    VALIDATE = "validate"
-    WATCH = "watch"
-    MANAGE = "manage"
-    TERMINATE = "terminate"
+from session_authority_server.domain.api_key import Permission
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ Obligations that hold for every method:
 `tests/contract/` holds the suite that every store must pass.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 from uuid import UUID
 
+from session_authority_server.domain.api_key import ApiKey
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Ending,
@@ -326,4 +327,33 @@ class UpkeepStore(Protocol):
 
     async def forget_attempts(self, now: datetime, limit: int) -> int:
         """Delete at most `limit` repeatable calls whose window has closed, and return how many."""
+        ...
+
+
+class KeyStore(Protocol):
+    """Where API keys are kept."""
+
+    async def read_keys(self, ended_after: datetime | None = None) -> Sequence[ApiKey]:
+        """Return the keys, the oldest first; where given, without those that were over by a moment."""
+        ...
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Add a key."""
+        ...
+
+    async def expire_key(
+        self, key_id: UUID, expire_time: datetime, now: datetime, successor: ApiKey | None = None
+    ) -> bool:
+        """Have a key that is good at `now` expire at a moment, or earlier where it would, and add another.
+
+        Return whether it was: an unknown key, or one that is over, has nothing changed and no successor.
+        """
+        ...
+
+    async def revoke_key(self, key_id: UUID, revoke_time: datetime) -> bool:
+        """Revoke a key, be it expired or not. Return whether it was: not if unknown or revoked already."""
+        ...
+
+    async def note_key_uses(self, uses: Mapping[UUID, datetime]) -> None:
+        """Move the times of keys' last uses forward; never back."""
         ...

@@ -176,3 +176,16 @@ attempts = Table(
     Column("expire_time", Moment, nullable=False),
 )
 Index(None, attempts.c.expire_time)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("permissions", Words, nullable=False),
+    Column("create_time", Moment, nullable=False),
+    Column("expire_time", Moment),
+    Column("revoke_time", Moment),
+    Column("last_used_time", Moment),
+)

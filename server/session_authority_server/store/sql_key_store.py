@@ -1,0 +1,117 @@
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import and_, case, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.domain.api_key import ApiKey, Permission
+from session_authority_server.store.database import Database
+from session_authority_server.store.tables import api_keys
+
+
+class SqlKeyStore:
+    """`protocol.KeyStore` in SQL."""
+
+    def __init__(self, database: Database, *, reads_from: Database | None = None) -> None:
+        """Keep keys in a database.
+
+        Args:
+            database: Where.
+            reads_from: The same database with connections of its own, where reads must not queue behind
+                those of others.
+        """
+        self._database = database
+        self._reads_from = reads_from or database
+
+    async def read_keys(self, ended_after: datetime | None = None) -> Sequence[ApiKey]:
+        statement = select(api_keys).order_by(api_keys.c.key_id)
+        if ended_after is not None:
+            statement = statement.where(
+                or_(api_keys.c.revoke_time.is_(None), api_keys.c.revoke_time > ended_after),
+                or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > ended_after),
+            )
+
+        async def work(connection: AsyncConnection) -> Sequence[ApiKey]:
+            return [_key(row) for row in await connection.execute(statement)]
+
+        return await self._reads_from.read(work)
+
+    async def add_key(self, key: ApiKey) -> None:
+        await self._database.write(lambda connection: _insert(connection, key))
+
+    async def expire_key(
+        self, key_id: UUID, expire_time: datetime, now: datetime, successor: ApiKey | None = None
+    ) -> bool:
+        expires = api_keys.c.expire_time
+        statement = (
+            update(api_keys)
+            .where(
+                api_keys.c.key_id == key_id,
+                api_keys.c.revoke_time.is_(None),
+                or_(expires.is_(None), expires > now),
+            )
+            .values(
+                expire_time=case(
+                    (and_(expires.is_not(None), expires < expire_time), expires),
+                    else_=expire_time,
+                )
+            )
+        )
+
+        async def work(connection: AsyncConnection) -> bool:
+            if (await connection.execute(statement)).rowcount != 1:
+                return False
+            if successor is not None:
+                await _insert(connection, successor)
+            return True
+
+        return await self._database.write(work)
+
+    async def revoke_key(self, key_id: UUID, revoke_time: datetime) -> bool:
+        statement = (
+            update(api_keys)
+            .where(api_keys.c.key_id == key_id, api_keys.c.revoke_time.is_(None))
+            .values(revoke_time=revoke_time)
+        )
+
+        async def work(connection: AsyncConnection) -> bool:
+            return (await connection.execute(statement)).rowcount == 1
+
+        return await self._database.write(work)
+
+    async def note_key_uses(self, uses: Mapping[UUID, datetime]) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            for key_id, time in sorted(uses.items()):  # all writers in one order
+                last = api_keys.c.last_used_time
+                await connection.execute(
+                    update(api_keys)
+                    .where(api_keys.c.key_id == key_id, or_(last.is_(None), last < time))
+                    .values(last_used_time=time)
+                )
+
+        if uses:
+            await self._database.write(work)
+
+
+async def _insert(connection: AsyncConnection, key: ApiKey) -> None:
+    await connection.execute(
+        insert(api_keys).values(
+            key_id=key.key_id,
+            name=key.name,
+            secret_hash=key.secret_hash,
+            permissions=tuple(sorted(each.value for each in key.permissions)),
+            create_time=key.create_time,
+            expire_time=key.expire_time,
+            revoke_time=key.revoke_time,
+            last_used_time=key.last_used_time,
+        )
+    )
+
+
+def _key(row: Any) -> ApiKey:
+    # A permission that a newer release knows is none here.
+    known = {each.value: each for each in Permission}
+    permissions = frozenset(known[name] for name in row.permissions if name in known)
+    return ApiKey(**{**row._mapping, "permissions": permissions})

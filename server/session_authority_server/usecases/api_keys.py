@@ -1,0 +1,115 @@
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, issue
+from session_authority_server.domain.clock import Clock
+from session_authority_server.store.protocol import KeyStore
+
+KEY_LIMIT = 1_000
+
+
+class TooManyKeys(Exception):
+    """There are as many good keys as there may be; every server keeps all of them in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"there are {KEY_LIMIT:,} good keys, the most that there may be; revoke some"
+        )
+
+
+class NoSuchKey(Exception):
+    """No key has this id."""
+
+    def __init__(self, key_id: UUID) -> None:
+        super().__init__(f"there is no key {key_id}; `session-authority keys list` shows them all")
+
+
+class KeyIsOver(Exception):
+    """The key expired or was revoked, so there is nothing left to change or to replace."""
+
+    def __init__(self, key_id: UUID, state: KeyState) -> None:
+        super().__init__(f"the key {key_id} is {state.value} already")
+
+
+class ApiKeys:
+    """What an operator does about API keys. Every server follows within a second."""
+
+    def __init__(self, store: KeyStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def list(self) -> Sequence[ApiKey]:
+        """Return every key there is or was, the oldest first.
+
+        Raises:
+            StoreUnavailable: If the store failed, as with every method here.
+        """
+        return await self._store.read_keys()
+
+    async def create(
+        self, name: str, permissions: frozenset[Permission], lifetime: timedelta | None = None
+    ) -> tuple[ApiKey, str]:
+        """Make a key; return it, and what its bearer is to present.
+
+        Raises:
+            InvalidRequest: If the name, the permissions or the lifetime are not allowed.
+            TooManyKeys: If there are as many as there may be.
+        """
+        now = self._clock.now()
+        key, presented = issue(name, permissions, now, lifetime)
+        kept = await self._store.read_keys()
+        if sum(each.state(now) is KeyState.ACTIVE for each in kept) >= KEY_LIMIT:
+            raise TooManyKeys
+        await self._store.add_key(key)
+        return key, presented
+
+    async def rotate(
+        self, key_id: UUID, overlap: timedelta, lifetime: timedelta | None = None
+    ) -> tuple[ApiKey, str]:
+        """Make a key's successor, with its name and permissions; the old one expires after an overlap.
+
+        Args:
+            key_id: The old one's.
+            overlap: How long both are good.
+            lifetime: The new one's; None for one that doesn't expire.
+
+        Raises:
+            InvalidRequest: If the lifetime is not allowed.
+            NoSuchKey: If there is no such key.
+            KeyIsOver: If it is not good any more.
+        """
+        old, now = await self._find(key_id), self._clock.now()
+        key, presented = issue(old.name, old.permissions, now, lifetime)
+        if not await self._store.expire_key(key_id, now + overlap, now, key):
+            raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
+        return key, presented
+
+    async def expire(self, key_id: UUID, within: timedelta) -> ApiKey:
+        """Have a key expire after a while, or earlier where it would; return it as it is then.
+
+        Raises:
+            NoSuchKey: If there is no such key.
+            KeyIsOver: If it is not good any more.
+        """
+        await self._find(key_id)
+        now = self._clock.now()
+        if not await self._store.expire_key(key_id, now + within, now):
+            raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
+        return await self._find(key_id)
+
+    async def revoke(self, key_id: UUID) -> ApiKey:
+        """Revoke a key at once, be it expired or not; return it. A revoked one stays as it is.
+
+        Raises:
+            NoSuchKey: If there is no such key.
+        """
+        await self._find(key_id)
+        await self._store.revoke_key(key_id, self._clock.now())
+        return await self._find(key_id)
+
+    async def _find(self, key_id: UUID) -> ApiKey:
+        for key in await self._store.read_keys():
+            if key.key_id == key_id:
+                return key
+        raise NoSuchKey(key_id)

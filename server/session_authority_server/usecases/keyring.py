@@ -1,0 +1,145 @@
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from uuid import UUID
+
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.api_key import ApiKey, KeyState, parse
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.errors import (
+    ApiKeyExpired,
+    ApiKeyInvalid,
+    ApiKeyRevoked,
+    StoreUnavailable,
+)
+from session_authority_server.store.protocol import KeyStore
+
+REFRESH_SECONDS = 0.5
+# How long after the start of the last read that succeeded what it found is believed.
+TRUST_SECONDS = 5.0
+WRITE_SECONDS = 10.0
+USE_RESOLUTION = timedelta(minutes=10)
+# A key that was over for so long is as good as unknown.
+MEMORY_OF_ENDED = timedelta(days=30)
+_NO_HASH = bytes(32)
+
+_log = logging.getLogger(__name__)
+
+
+class Keyring:
+    """Every API key, in memory, as the store had them half a second ago.
+
+    A call never waits for the store to have its caller recognised; and what has not been read for long is
+    not believed, so that a key which was revoked during an outage doesn't go on being good.
+
+    Attributes:
+        generation: Another number whenever any key changed, for whoever remembers what was found.
+    """
+
+    def __init__(self, store: KeyStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self.generation = 0
+        self._keys: Mapping[UUID, ApiKey] = {}
+        self._trusted_until = float("-inf")
+        self._used: set[UUID] = set()
+
+    def recognise(self, presented: str) -> ApiKey:
+        """Return the key that is presented.
+
+        Raises:
+            ApiKeyInvalid: If it is none of ours.
+            ApiKeyExpired: If it is past its time.
+            ApiKeyRevoked: If it was revoked.
+            StoreUnavailable: If the keys have not been read for long.
+        """
+        token = parse(presented)
+        if token is None:
+            raise ApiKeyInvalid
+        self.check_current()
+        key = self._keys.get(token.id)
+        # Compared even where there is nothing to compare with, so that it takes as long.
+        proven = tokens.proves(token.secret, _NO_HASH if key is None else key.secret_hash)
+        if key is None or not proven:
+            raise ApiKeyInvalid
+        self.check_good(key)
+        return key
+
+    def check_current(self) -> None:
+        """Check that the keys have been read lately.
+
+        Raises:
+            StoreUnavailable: If not.
+        """
+        if time.monotonic() >= self._trusted_until:
+            raise StoreUnavailable("checking API keys")
+
+    def check_good(self, key: ApiKey) -> None:
+        """Check that a key is neither revoked nor past its time.
+
+        Raises:
+            ApiKeyExpired: If it is past its time.
+            ApiKeyRevoked: If it was revoked.
+        """
+        state = key.state(self._clock.now())
+        if state is KeyState.REVOKED:
+            raise ApiKeyRevoked
+        if state is KeyState.EXPIRED:
+            raise ApiKeyExpired
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def note_use(self, key_id: UUID) -> None:
+        """Note that a key was used, to be written later."""
+        self._used.add(key_id)
+
+    async def refresh(self) -> None:
+        """Read the keys.
+
+        Raises:
+            StoreUnavailable: If that fails; what was read before is believed for a while longer.
+        """
+        began = time.monotonic()
+        ended_after = self._clock.now() - MEMORY_OF_ENDED
+        keys = {key.key_id: key for key in await self._store.read_keys(ended_after)}
+        self._trusted_until = began + TRUST_SECONDS
+        self.generation += keys != self._keys
+        self._keys = keys
+
+    async def write_uses(self) -> None:
+        """Write when keys were last used, of each one at most every ten minutes.
+
+        Raises:
+            StoreUnavailable: If that fails; the next use is written instead.
+        """
+        now, used, self._used = self._clock.now(), self._used, set()
+        await self._store.note_key_uses(
+            {
+                key_id: now
+                for key_id in used
+                if (key := self._keys.get(key_id)) is not None
+                and (key.last_used_time is None or now - key.last_used_time >= USE_RESOLUTION)
+            }
+        )
+
+    async def keep_current(self) -> None:
+        """Read the keys again and again until cancelled."""
+        await _again_and_again(self.refresh, REFRESH_SECONDS)
+
+    async def keep_uses_written(self) -> None:
+        """Write uses again and again until cancelled; apart from the reading, which never waits for it."""
+        await _again_and_again(self.write_uses, WRITE_SECONDS)
+
+
+async def _again_and_again(work: Callable[[], Awaitable[None]], seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except StoreUnavailable:
+            pass  # which the log was told already
+        except Exception:  # noqa: BLE001 - nothing stops it
+            _log.exception("API keys could not be read, or their uses not written")
