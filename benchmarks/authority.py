@@ -23,6 +23,7 @@ from session_authority_server.app import (
 from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.policy import Policy
+from session_authority_server.rpc.authentication import anybody
 from session_authority_server.rpc.interceptor import CallInterceptor
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store.sql_store import SqlSessionStore
@@ -68,7 +69,7 @@ async def _serve(database: str) -> None:
     async with opened(load_settings(database_url=database), make_schema=True) as opened_database:
         store = SqlSessionStore(opened_database)
         activity = Activity(store, clock, policy)
-        server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1")])
+        server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1", anybody)])
         service = SessionService(usecases(store, clock, policy, activity), clock)
         add_SessionServiceServicer_to_server(service, server)
         empty: Any = grpc.unary_unary_rpc_method_handler(

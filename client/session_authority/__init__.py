@@ -7,6 +7,7 @@ with SessionClient.from_env() as client:
 
 from session_authority.aio import AsyncSessionClient
 from session_authority.errors import (
+    ApiKeyRejected,
     AuthenticationTooOld,
     CallerRejected,
     ClientClosed,
@@ -15,6 +16,7 @@ from session_authority.errors import (
     FieldViolation,
     InternalError,
     InvalidArgument,
+    PermissionMissing,
     RequestTooLarge,
     RetryMismatch,
     RetryStale,
@@ -42,6 +44,7 @@ from session_authority.sync import SessionClient
 
 __all__ = [
     "SESSION_TOKEN_METADATA_KEY",
+    "ApiKeyRejected",
     "AsyncSessionClient",
     "AuthenticationTooOld",
     "CallerRejected",
@@ -56,6 +59,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "NewSession",
+    "PermissionMissing",
     "Rejection",
     "RejectionReason",
     "RequestTooLarge",

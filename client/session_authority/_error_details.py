@@ -9,12 +9,14 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from session_authority.errors import (
+    ApiKeyRejected,
     AuthenticationTooOld,
     CallerRejected,
     DeadlineExceeded,
     FieldViolation,
     InternalError,
     InvalidArgument,
+    PermissionMissing,
     RequestTooLarge,
     RetryMismatch,
     RetryStale,
@@ -29,7 +31,7 @@ _DOMAIN = "session-authority"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 # No answer of the authority quotes a secret; what stands between may.
-_SECRET = re.compile(r"ses_\w+|(?<=bearer )\S+", re.IGNORECASE)
+_SECRET = re.compile(r"(?:ses|sak)_\w+|(?<=bearer )\S+", re.IGNORECASE)
 
 _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "INVALID_FIELD": InvalidArgument,
@@ -44,6 +46,11 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "STORE_UNAVAILABLE": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "INTERNAL": InternalError,
+    "API_KEY_MISSING": ApiKeyRejected,
+    "API_KEY_INVALID": ApiKeyRejected,
+    "API_KEY_EXPIRED": ApiKeyRejected,
+    "API_KEY_REVOKED": ApiKeyRejected,
+    "PERMISSION_MISSING": PermissionMissing,
 }
 
 # For an answer without a known reason. UNAUTHENTICATED is then about the caller: only the authority's

@@ -11,7 +11,9 @@
     ├── RequestTooLarge           the app passed too much
     ├── Unavailable               nothing is known: keep the cookie, answer 503
     │   └── DeadlineExceeded
-    ├── CallerRejected            the API key is missing, wrong or not allowed to do this
+    ├── CallerRejected            the calling program is refused; no user is signed out by it
+    │   ├── ApiKeyRejected        its API key is missing, wrong, expired or revoked
+    │   └── PermissionMissing     its API key does not permit this
     ├── InternalError             a fault of the authority, or something else answering for it
     ├── ClientClosed              also a RuntimeError; the client was used after close()
     └── ConfigurationError        also a ValueError; a setting has no usable value
@@ -182,6 +184,24 @@ class CallerRejected(SessionAuthorityError):
     advice = (
         "The session authority refuses this caller: check that its API key is given, current and "
         "permitted to do this (SESSION_AUTHORITY_API_KEY)."
+    )
+
+
+class ApiKeyRejected(CallerRejected):
+    """The API key is missing, unknown, expired or revoked; `reason` says which."""
+
+    advice = (
+        "The session authority does not accept this program's API key: give it a current one "
+        "(SESSION_AUTHORITY_API_KEY, from `session-authority keys create`)."
+    )
+
+
+class PermissionMissing(CallerRejected):
+    """The API key is good but does not permit this; `metadata["permission"]` says what it lacks."""
+
+    advice = (
+        "The session authority does not permit this with this program's API key: give it one with "
+        "the permission (SESSION_AUTHORITY_API_KEY, from `session-authority keys create`)."
     )
 
 

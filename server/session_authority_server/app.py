@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from prometheus_client import start_http_server
 
 from session_authority.v1 import session_service_pb2
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from session_authority_server import development_key
 from session_authority_server.clock_skew import ClockSkew
 from session_authority_server.config import Settings, is_loopback, split_address
 from session_authority_server.domain.clock import Clock, SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.user_agent import warm_up
+from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
 from session_authority_server.rpc.health import Health
 from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
 from session_authority_server.rpc.session_service import SessionService, UseCases
@@ -30,10 +32,12 @@ from session_authority_server.store.coalescer import CoalescedReads
 from session_authority_server.store.database import Database, reason_of
 from session_authority_server.store.protocol import SessionStore
 from session_authority_server.store.server_lock import ServerLock
+from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.create_session import CreateSession
+from session_authority_server.usecases.keyring import Keyring
 from session_authority_server.usecases.list_sessions import ListSessions
 from session_authority_server.usecases.reauthenticate_session import ReauthenticateSession
 from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
@@ -178,15 +182,21 @@ def cannot_listen(address: str) -> CannotStart:
 
 @contextlib.asynccontextmanager
 async def serving(
-    settings: Settings, *, worker: bool, insecure: bool, share_port: bool = False
+    settings: Settings,
+    *,
+    worker: bool,
+    insecure: bool,
+    share_port: bool = False,
+    show_key: Callable[[str], None] = lambda _key: None,
 ) -> AsyncIterator[str]:
     """Serve until the context is left, and then drain. Gives the address.
 
     Args:
         settings: What the operator set.
         worker: Whether to run the upkeep in this process too.
-        insecure: Whether to serve without encryption beyond this machine.
+        insecure: Whether to serve without encryption beyond this machine, and without API keys.
         share_port: Whether other processes of the same user may listen on the same port.
+        show_key: Is told the development key, should one be made.
 
     Raises:
         CannotStart: If the address or the database can't be used.
@@ -204,10 +214,22 @@ async def serving(
         store = SqlSessionStore(database)
         activity = Activity(store, clock, settings.policy)
         service = SessionService(usecases(store, clock, settings.policy, activity), clock)
-        server, healthy = _server(service, share_port=share_port)
+        keys = None if insecure else _key_store(settings, database, stack)
+        keyring = None if keys is None else Keyring(keys, clock)
+        authenticate = anybody if keyring is None else Authentication(keyring)
+        server, healthy = _server(service, authenticate, share_port=share_port)
         address = _bind(server, settings.listen)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
+        if keys is None or keyring is None:
+            _log.warning(
+                "--insecure: no API key is asked for, and anybody who gets here may do everything"
+            )
+        else:
+            await _make_first_key(settings, keys, clock, show_key)
+            await keyring.refresh()
+            for ever in (keyring.keep_current(), keyring.keep_uses_written()):
+                stack.callback(asyncio.create_task(ever).cancel)
         expire, *_ = jobs(database, settings, clock)
         for ever in (
             activity.run(),
@@ -261,9 +283,41 @@ def _be_only_server_of(path: Path, stack: contextlib.AsyncExitStack) -> None:
         raise CannotStart(f"the folder {path.parent} can't be written to: {error}") from None
 
 
-def _server(service: SessionService, *, share_port: bool) -> tuple[grpc.aio.Server, Health]:
+def _key_store(
+    settings: Settings, database: Database, stack: contextlib.AsyncExitStack
+) -> SqlKeyStore:
+    # Reads of its own, which no crowd of other calls keeps waiting until the keys are no longer believed.
+    aside = database_of(settings, must_exist=True)
+    stack.push_async_callback(aside.close)
+    return SqlKeyStore(database, reads_from=aside)
+
+
+async def _make_first_key(
+    settings: Settings, keys: SqlKeyStore, clock: Clock, show_key: Callable[[str], None]
+) -> None:
+    """Where there has never been a key, make one for development beside a SQLite file, and else ask for one."""
+    if await keys.read_keys():
+        return
+    path = settings.sqlite_path
+    if path is None:
+        _log.warning(
+            "there is no API key, so every call is refused; make one: session-authority keys create"
+        )
+        return
+    try:
+        key = await development_key.make(path, keys, clock.now())
+    except OSError as error:
+        raise CannotStart(
+            f"the development key {development_key.key_file(path)} can't be written: {error.strerror}"
+        ) from None
+    show_key(key)
+
+
+def _server(
+    service: SessionService, authenticate: Authenticate, *, share_port: bool
+) -> tuple[grpc.aio.Server, Health]:
     server = grpc.aio.server(
-        interceptors=[CallInterceptor("session_authority.v1")],
+        interceptors=[CallInterceptor("session_authority.v1", authenticate)],
         options=[
             ("grpc.so_reuseport", int(share_port)),
             # Twice what is allowed, so that what is too large is refused with a reason.

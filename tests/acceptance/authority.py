@@ -23,6 +23,7 @@ from session_authority_server.domain.device import Device
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
+from session_authority_server.rpc.authentication import anybody
 from session_authority_server.rpc.interceptor import CallInterceptor
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store import rows, schema
@@ -105,7 +106,7 @@ class Authority:
 async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Authority]:
     path, clock = folder / "sessions.sqlite", ManualClock(NOON)
     database = Database.sqlite(path)
-    server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1")])
+    server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1", anybody)])
     try:
         await schema.migrate(database)
         store = WatchedStore(database)

@@ -119,9 +119,13 @@ def running(
 
 @contextmanager
 def serving(
-    cwd: Path, *arguments: str, settings: Mapping[str, str] | None = None
+    cwd: Path,
+    *arguments: str,
+    settings: Mapping[str, str] | None = None,
+    asking_for_keys: bool = False,
 ) -> Iterator[Program]:
-    """Serve on a free port, from `cwd/session-authority.sqlite`."""
-    with running("serve", "--listen", "127.0.0.1:0", *arguments, cwd=cwd, settings=settings) as it:
+    """Serve on a free port, from `cwd/session-authority.sqlite`, anybody unless keys are asked for."""
+    given = ("--listen", "127.0.0.1:0", *(() if asking_for_keys else ("--insecure",)), *arguments)
+    with running("serve", *given, cwd=cwd, settings=settings) as it:
         assert it.address
         yield it

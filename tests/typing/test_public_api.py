@@ -27,6 +27,7 @@ def test_a_type_checker_sees_what_is_promised() -> None:
 def test_the_public_names_are_these() -> None:
     assert session_authority.__all__ == [
         "SESSION_TOKEN_METADATA_KEY",
+        "ApiKeyRejected",
         "AsyncSessionClient",
         "AuthenticationTooOld",
         "CallerRejected",
@@ -41,6 +42,7 @@ def test_the_public_names_are_these() -> None:
         "InternalError",
         "InvalidArgument",
         "NewSession",
+        "PermissionMissing",
         "Rejection",
         "RejectionReason",
         "RequestTooLarge",

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'session_authority/v1/error_reason.proto\x12\x14session_authority.v1*\xcd\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\"\n\x1e\x45RROR_REASON_MALFORMED_REQUEST\x10\x02\x12\"\n\x1e\x45RROR_REASON_REQUEST_TOO_LARGE\x10\x03\x12!\n\x1d\x45RROR_REASON_SESSION_NOT_LIVE\x10\x04\x12\"\n\x1e\x45RROR_REASON_SESSION_NOT_FOUND\x10\x05\x12\'\n#ERROR_REASON_AUTHENTICATION_TOO_OLD\x10\x06\x12&\n\"ERROR_REASON_SESSION_LIMIT_REACHED\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_RETRY_MISMATCH\x10\x08\x12\x1c\n\x18\x45RROR_REASON_RETRY_STALE\x10\t\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\n\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x0b\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'session_authority/v1/error_reason.proto\x12\x14session_authority.v1*\xfa\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\"\n\x1e\x45RROR_REASON_MALFORMED_REQUEST\x10\x02\x12\"\n\x1e\x45RROR_REASON_REQUEST_TOO_LARGE\x10\x03\x12!\n\x1d\x45RROR_REASON_SESSION_NOT_LIVE\x10\x04\x12\"\n\x1e\x45RROR_REASON_SESSION_NOT_FOUND\x10\x05\x12\'\n#ERROR_REASON_AUTHENTICATION_TOO_OLD\x10\x06\x12&\n\"ERROR_REASON_SESSION_LIMIT_REACHED\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_RETRY_MISMATCH\x10\x08\x12\x1c\n\x18\x45RROR_REASON_RETRY_STALE\x10\t\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\n\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x0b\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0c\x12 \n\x1c\x45RROR_REASON_API_KEY_MISSING\x10\r\x12 \n\x1c\x45RROR_REASON_API_KEY_INVALID\x10\x0e\x12 \n\x1c\x45RROR_REASON_API_KEY_EXPIRED\x10\x0f\x12 \n\x1c\x45RROR_REASON_API_KEY_REVOKED\x10\x10\x12#\n\x1f\x45RROR_REASON_PERMISSION_MISSING\x10\x11\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'session_authority.v1.error_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=66
-  _globals['_ERRORREASON']._serialized_end=527
+  _globals['_ERRORREASON']._serialized_end=700
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
     """INTERNAL. A fault of the authority, logged there in full."""
+    ERROR_REASON_API_KEY_MISSING: _ErrorReason.ValueType  # 13
+    """UNAUTHENTICATED. The call carries no API key: every call but those of health and reflection needs
+    the metadata `authorization: Bearer sak_...`. This says nothing about any session.
+    """
+    ERROR_REASON_API_KEY_INVALID: _ErrorReason.ValueType  # 14
+    """UNAUTHENTICATED. What the call carries is no API key of this authority. Whether it is malformed or
+    unknown, or its secret is wrong, is not told. This says nothing about any session.
+    """
+    ERROR_REASON_API_KEY_EXPIRED: _ErrorReason.ValueType  # 15
+    """UNAUTHENTICATED. The API key has expired. This says nothing about any session."""
+    ERROR_REASON_API_KEY_REVOKED: _ErrorReason.ValueType  # 16
+    """UNAUTHENTICATED. The API key was revoked. This says nothing about any session."""
+    ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 17
+    """PERMISSION_DENIED. The API key is good, but does not permit this method; the metadata `permission`
+    gives the permission that it lacks.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every `reason` that a `google.rpc.ErrorInfo` of this API carries, without the prefix
@@ -116,4 +132,20 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 11
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
 """INTERNAL. A fault of the authority, logged there in full."""
+ERROR_REASON_API_KEY_MISSING: ErrorReason.ValueType  # 13
+"""UNAUTHENTICATED. The call carries no API key: every call but those of health and reflection needs
+the metadata `authorization: Bearer sak_...`. This says nothing about any session.
+"""
+ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 14
+"""UNAUTHENTICATED. What the call carries is no API key of this authority. Whether it is malformed or
+unknown, or its secret is wrong, is not told. This says nothing about any session.
+"""
+ERROR_REASON_API_KEY_EXPIRED: ErrorReason.ValueType  # 15
+"""UNAUTHENTICATED. The API key has expired. This says nothing about any session."""
+ERROR_REASON_API_KEY_REVOKED: ErrorReason.ValueType  # 16
+"""UNAUTHENTICATED. The API key was revoked. This says nothing about any session."""
+ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 17
+"""PERMISSION_DENIED. The API key is good, but does not permit this method; the metadata `permission`
+gives the permission that it lacks.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,10 +1,13 @@
+import os
+
 import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from session_authority import AsyncSessionClient, Session
-from session_authority_server.app import serving, until_told_to_stop
+from session_authority_server import development_key
+from session_authority_server.app import CannotStart, serving, until_told_to_stop
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 
@@ -49,11 +52,11 @@ async def _demo(settings: Settings, *, leave: bool) -> None:
             f"[bold]Session Authority[/] serves on {address}, sessions in {settings.database}\n",
             soft_wrap=True,
         )
-        async with AsyncSessionClient(address) as client:
+        async with AsyncSessionClient(address, api_key=_key(settings)) as client:
             await _show(console, client)
         if leave:
             return
-        _invite(console, address)
+        _invite(console, address, settings)
         await until_told_to_stop()
         console.print("\nDraining ...")
     console.print("Stopped.")
@@ -102,12 +105,32 @@ def _table(sessions: list[Session]) -> Table:
     return table
 
 
-def _invite(console: Console, address: str) -> None:
+def _key(settings: Settings) -> str:
+    # The file's first: it is surely of this very database, as the environment's may not be.
+    key = development_key.read(settings) or os.environ.get(development_key.VARIABLE)
+    if key is None:
+        raise CannotStart(
+            f"{settings.database} has no development key; give one that may create, validate and "
+            f"manage in {development_key.VARIABLE}"
+        )
+    return key
+
+
+def _invite(console: Console, address: str, settings: Settings) -> None:
     service = "session_authority.v1.SessionService"
+    # Where the key is, not the key: what stands on a screen is soon in a chat.
+    in_python, in_shell = (
+        f'os.environ["{development_key.VARIABLE}"]',
+        f"${development_key.VARIABLE}",
+    )
+    if settings.sqlite_path is not None and development_key.read(settings):
+        file = development_key.key_file(settings.sqlite_path)
+        in_python, in_shell = f'open("{file}").read().strip()', f"$(cat '{file}')"
     console.print("[bold]Try it from Python[/] (.venv/bin/python):\n")
     console.print(
         "from session_authority import SessionClient\n"
-        f'client = SessionClient("{address}")\n'
+        f"import os; key = {in_python}\n"
+        f'client = SessionClient("{address}", api_key=key)\n'
         'new = client.create("grace", ip_address="203.0.113.9", user_agent="curl/8.5.0")\n'
         "print(client.validate(new.token))\n"
         "client.sign_out(new.token)\n"
@@ -118,6 +141,7 @@ def _invite(console: Console, address: str) -> None:
     console.print("[bold]or from a shell[/], through server reflection:\n")
     console.print(
         ".venv/bin/buf curl --protocol grpc --http2-prior-knowledge \\\n"
+        f'  --header "authorization: Bearer {in_shell}" \\\n'
         f'  --data \'{{"user_id": "grace"}}\' http://{address}/{service}/CreateSession\n',
         soft_wrap=True,
         markup=False,

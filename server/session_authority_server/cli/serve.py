@@ -4,6 +4,7 @@ from session_authority_server.app import calm_garbage_collector, serving, until_
 from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
+from session_authority_server.development_key import VARIABLE
 
 
 @click.command()
@@ -16,7 +17,8 @@ from session_authority_server.config import Settings
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Serve beyond this machine although calls are neither encrypted nor authenticated.",
+    help="Ask for no API keys, and serve beyond this machine although calls are not encrypted: anybody "
+    "who gets there may do everything.",
 )
 @click.pass_context
 def serve(
@@ -34,9 +36,17 @@ def serve(
 
 
 async def _serve(settings: Settings, *, worker: bool, insecure: bool) -> None:
-    async with serving(settings, worker=worker, insecure=insecure) as address:
+    async with serving(
+        settings, worker=worker, insecure=insecure, show_key=show_development_key
+    ) as address:
         calm_garbage_collector()
         click.echo(f"session-authority: serving on {address}, sessions in {settings.database}")
         await until_told_to_stop()
         click.echo("session-authority: draining")
     click.echo("session-authority: stopped")
+
+
+def show_development_key(key: str) -> None:
+    """Tell whoever started the first server how its clients may call; the log never has it."""
+    click.echo("session-authority: made a key for development, which may do everything:")
+    click.echo(f"export {VARIABLE}={key}")

@@ -86,6 +86,23 @@ TABLE: dict[type[AuthorityError], Row] = {
         lambda error: {"limit": str(getattr(error, "limit", ""))},
     ),
     errors.RetryStale: Row(grpc.StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_RETRY_STALE),
+    errors.ApiKeyMissing: Row(
+        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_API_KEY_MISSING
+    ),
+    errors.ApiKeyInvalid: Row(
+        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_API_KEY_INVALID
+    ),
+    errors.ApiKeyExpired: Row(
+        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_API_KEY_EXPIRED
+    ),
+    errors.ApiKeyRevoked: Row(
+        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_API_KEY_REVOKED
+    ),
+    errors.PermissionMissing: Row(
+        grpc.StatusCode.PERMISSION_DENIED,
+        reasons.ERROR_REASON_PERMISSION_MISSING,
+        lambda error: {"permission": str(getattr(error, "permission", ""))},
+    ),
     errors.StoreUnavailable: Row(
         grpc.StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORE_UNAVAILABLE, retry=True
     ),

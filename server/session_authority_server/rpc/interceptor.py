@@ -10,6 +10,8 @@ from google.protobuf.message import DecodeError, Message
 from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.metrics import RPC_ERRORS, RPC_SECONDS
 from session_authority_server.rpc import error_table
+from session_authority_server.rpc.authentication import Authenticate
+from session_authority_server.rpc.caller import current_caller
 from session_authority_server.rpc.error_table import (
     DeadlineExceeded,
     MalformedRequest,
@@ -33,14 +35,20 @@ _log = structlog.get_logger("session_authority.rpc")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Gives every unary call a deadline, a documented error and, where it fails, a line in the log.
+    """Lets in whom it may, and gives unary calls a deadline, documented errors and, if they fail, a log line.
 
-    One interceptor for all three, and what it makes of a method is kept: each further one costs every call.
+    One interceptor for all of it, and what it makes of a method is kept: each further one costs every call.
     """
 
-    def __init__(self, package: str) -> None:
-        """Take charge of the services of one proto package; others pass untouched."""
+    def __init__(self, package: str, authenticate: Authenticate) -> None:
+        """Take charge of the services of one proto package; others pass untouched.
+
+        Args:
+            package: Its name.
+            authenticate: Who calls, or why they may not.
+        """
         self._prefix = f"/{package}."
+        self._authenticate = authenticate
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -52,13 +60,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
-            if (
-                handler is None
-                or handler.unary_unary is None
-                or not method.startswith(self._prefix)
-            ):
+            if handler is None or not method.startswith(self._prefix):
                 return handler
-            wrapped = self._wrapped[method] = _wrap(method.rpartition("/")[2], handler)
+            if handler.unary_unary is not None:
+                handler = _wrap(method.rpartition("/")[2], handler)
+            wrapped = self._wrapped[method] = handler
+        try:
+            caller = self._authenticate(method, handler_call_details.invocation_metadata)
+        except AuthorityError as error:
+            return _refusing(method.rpartition("/")[2], error)
+        current_caller.set(caller)  # of this call's own task, in which its handler runs too
         return wrapped
 
 
@@ -71,6 +82,15 @@ def _wrap(method: str, handler: Handler) -> Handler:
         _parsing(f"{method}Request", parse, limit_bytes),
         _serializing(handler.response_serializer),
     )
+
+
+def _refusing(method: str, error: AuthorityError) -> Handler:
+    """Return a handler that refuses a call, of whichever kind, without reading what it sends."""
+
+    async def refuse(_requests: object, context: Context) -> None:
+        await _abort(context, method, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _parsing(

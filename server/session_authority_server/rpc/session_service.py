@@ -6,6 +6,7 @@ import grpc
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceServicer
 from session_authority_server.domain.clock import Clock
+from session_authority_server.rpc.caller import current_caller
 from session_authority_server.rpc.conversion import (
     from_duration,
     from_timestamp,
@@ -73,6 +74,7 @@ class SessionService(SessionServiceServicer):
                 else None,
                 attributes=dict(request.attributes),
                 retry_secret=request.retry_secret,
+                caller=current_caller.get().key_id,
             )
         )
         return pb.CreateSessionResponse(
@@ -145,6 +147,7 @@ class SessionService(SessionServiceServicer):
                 else None,
                 authentication_methods=tuple(request.authentication_methods),
                 retry_secret=request.retry_secret,
+                caller=current_caller.get().key_id,
             )
         )
         return pb.ReauthenticateSessionResponse(

@@ -23,6 +23,11 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "STORE_UNAVAILABLE": (Code.UNAVAILABLE, sa.Unavailable),
     "DEADLINE_EXCEEDED": (Code.DEADLINE_EXCEEDED, sa.DeadlineExceeded),
     "INTERNAL": (Code.INTERNAL, sa.InternalError),
+    "API_KEY_MISSING": (Code.UNAUTHENTICATED, sa.ApiKeyRejected),
+    "API_KEY_INVALID": (Code.UNAUTHENTICATED, sa.ApiKeyRejected),
+    "API_KEY_EXPIRED": (Code.UNAUTHENTICATED, sa.ApiKeyRejected),
+    "API_KEY_REVOKED": (Code.UNAUTHENTICATED, sa.ApiKeyRejected),
+    "PERMISSION_MISSING": (Code.PERMISSION_DENIED, sa.PermissionMissing),
 }
 
 BY_CODE: dict[grpc.StatusCode, type[sa.SessionAuthorityError]] = {
@@ -90,9 +95,15 @@ def test_every_code_is_considered() -> None:
 async def test_an_unknown_reason_falls_back_on_the_code(
     twin: Twin, authority: FakeAuthority
 ) -> None:
-    caught = await error(twin, authority, fault(Code.UNAUTHENTICATED, "API_KEY_EXPIRED"))
+    caught = await error(twin, authority, fault(Code.UNAUTHENTICATED, "CALLER_TIRED"))
     assert type(caught) is sa.CallerRejected
-    assert caught.reason == "API_KEY_EXPIRED"
+    assert caught.reason == "CALLER_TIRED"
+
+
+def test_no_refusal_of_the_caller_looks_like_a_users_end() -> None:
+    for kind in (sa.ApiKeyRejected, sa.PermissionMissing):
+        assert issubclass(kind, sa.CallerRejected)
+        assert not issubclass(kind, sa.SessionNotLive)
 
 
 async def test_only_the_authority_itself_signs_a_user_out(

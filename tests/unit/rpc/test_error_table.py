@@ -20,6 +20,11 @@ EXAMPLES: list[AuthorityError] = [
     errors.AuthenticationTooOld(datetime(2026, 1, 1, tzinfo=UTC)),
     errors.SessionLimitReached(100),
     errors.RetryStale(),
+    errors.ApiKeyMissing(),
+    errors.ApiKeyInvalid(),
+    errors.ApiKeyExpired(),
+    errors.ApiKeyRevoked(),
+    errors.PermissionMissing("create"),
     errors.StoreUnavailable("reading"),
     error_table.MalformedRequest("CreateSessionRequest"),
     error_table.RequestTooLarge(65_536),
@@ -88,3 +93,7 @@ def test_a_field_that_is_wrong_is_named_with_its_remedy() -> None:
 def test_limits_are_told_as_numbers() -> None:
     assert _details(errors.SessionLimitReached(7))[0].metadata == {"limit": "7"}
     assert _details(error_table.RequestTooLarge(9))[0].metadata == {"limit_bytes": "9"}
+
+
+def test_a_missing_permission_is_named() -> None:
+    assert _details(errors.PermissionMissing("create"))[0].metadata == {"permission": "create"}

@@ -17,6 +17,7 @@ from session_authority.v1.session_service_pb2_grpc import (
 )
 from session_authority_server.domain.errors import SessionNotFound
 from session_authority_server.rpc import interceptor
+from session_authority_server.rpc.authentication import anybody
 from session_authority_server.rpc.interceptor import CallInterceptor
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ async def _nothing(_context: object) -> None:
 
 @pytest.fixture
 async def address_and_service() -> AsyncIterator[tuple[str, Service]]:
-    server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1")])
+    server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1", anybody)])
     service = Service()  # type: ignore[abstract]  # the other methods are not called
     add_SessionServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")

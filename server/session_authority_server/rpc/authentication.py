@@ -1,0 +1,124 @@
+"""Who calls, and whether they may: asked at every call, answered from memory."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from session_authority_server.domain.api_key import ApiKey, Permission
+from session_authority_server.domain.errors import (
+    ApiKeyInvalid,
+    ApiKeyMissing,
+    PermissionMissing,
+)
+from session_authority_server.rpc.caller import ANYBODY, Caller
+from session_authority_server.usecases.keyring import Keyring
+
+# What has nobody's permission here is refused to everybody.
+_SERVICES: Mapping[str, Mapping[str, Permission]] = {
+    "SessionService": {
+        "CreateSession": Permission.CREATE,
+        "ReauthenticateSession": Permission.CREATE,
+        "ValidateSession": Permission.VALIDATE,
+        "BatchValidateSessions": Permission.VALIDATE,
+        "ListSessions": Permission.MANAGE,
+        "RevokeSession": Permission.MANAGE,
+        "RevokeOtherSessions": Permission.MANAGE,
+        "SignOut": Permission.MANAGE,
+    },
+    "SessionWatchService": {"WatchSessions": Permission.WATCH},
+    "SessionAdminService": {
+        "RevokeUserSessions": Permission.TERMINATE,
+        "RevokeAllSessions": Permission.TERMINATE,
+        "EraseUser": Permission.TERMINATE,
+    },
+}
+PERMISSIONS: Mapping[str, Permission] = {
+    f"/session_authority.v1.{service}/{method}": permission
+    for service, methods in _SERVICES.items()
+    for method, permission in methods.items()
+}
+
+Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...] | None"
+# Says who makes a call of a method with some metadata, or raises why they may not.
+Authenticate: TypeAlias = Callable[[str, Metadata], Caller]
+
+_HEADER = "authorization"
+_SCHEME = "bearer"
+# Each good key is spelled in one way, but for the case of "Bearer".
+_REMEMBERED_LIMIT = 5_000
+
+
+class Authentication:
+    """Recognises callers by their API keys.
+
+    What a header was found to say is remembered until any key changes: a call then costs a look into a
+    dictionary. Only good keys are remembered, so that nobody can fill it.
+    """
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._generation = keyring.generation
+        self._remembered: dict[str, tuple[Caller, ApiKey]] = {}
+
+    def __call__(self, method: str, metadata: Metadata) -> Caller:
+        """Return who makes a call.
+
+        Raises:
+            ApiKeyMissing: If it carries no key.
+            ApiKeyInvalid: If it carries none that is ours, or more than one.
+            ApiKeyExpired: If its key is past its time.
+            ApiKeyRevoked: If its key was revoked.
+            PermissionMissing: If its key doesn't permit the method.
+            StoreUnavailable: If the keys have not been read for long.
+        """
+        header = _header(metadata)
+        keyring = self._keyring
+        if self._generation != keyring.generation:
+            self._generation, self._remembered = keyring.generation, {}
+        remembered = self._remembered.get(header)
+        if remembered is None:
+            caller, key = self._recognise(header)
+        else:
+            caller, key = remembered
+            keyring.check_current()
+            if key.expire_time is not None:
+                keyring.check_good(key)
+        permission = PERMISSIONS.get(method)
+        if permission not in caller.permissions:
+            raise PermissionMissing("" if permission is None else permission.value)
+        keyring.note_use(key.key_id)
+        return caller
+
+    def _recognise(self, header: str) -> tuple[Caller, ApiKey]:
+        scheme, _, presented = header.partition(" ")
+        if scheme.lower() != _SCHEME:
+            raise ApiKeyInvalid
+        key = self._keyring.recognise(presented)
+        if len(self._remembered) >= _REMEMBERED_LIMIT:
+            self._remembered.clear()
+        found = self._remembered[header] = Caller(str(key.key_id), key.permissions), key
+        return found
+
+
+def anybody(method: str, _metadata: Metadata) -> Caller:
+    """Let everybody do everything, as `--insecure` says.
+
+    Raises:
+        PermissionMissing: If no permission covers the method.
+    """
+    if method not in PERMISSIONS:
+        raise PermissionMissing("")
+    return ANYBODY
+
+
+def _header(metadata: Metadata) -> str:
+    """Return the one header that says who calls."""
+    found = None
+    for key, value in metadata or ():
+        if key == _HEADER:
+            # Of several, each could be meant for somebody else.
+            if found is not None or not isinstance(value, str):
+                raise ApiKeyInvalid
+            found = value
+    if found is None:
+        raise ApiKeyMissing
+    return found
