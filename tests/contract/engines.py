@@ -26,8 +26,9 @@ from session_authority_server.domain.token import hash_secret, new_id
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import Partitioning
-from session_authority_server.store.protocol import SessionStore, Transaction, UpkeepStore
+from session_authority_server.store.protocol import KeyStore, SessionStore, Transaction, UpkeepStore
 from session_authority_server.store.schema import migrate, write_sql
+from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.tables import EVERYBODY, authority, sweeps
 from session_authority_server.store.tables import sessions as sessions_table
@@ -59,6 +60,7 @@ class Engine:
     database: Database
     sessions: SessionStore
     upkeep: UpkeepStore
+    keys: KeyStore
 
     async def execute(self, *statements: Executable) -> None:
         """Do what the protocol has no word for, and commit it."""
@@ -241,7 +243,9 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Engine]:
 
 
 def over(database: Database) -> Engine:
-    return Engine(database, SqlSessionStore(database), SqlUpkeepStore(database))
+    return Engine(
+        database, SqlSessionStore(database), SqlUpkeepStore(database), SqlKeyStore(database)
+    )
 
 
 @contextlib.contextmanager

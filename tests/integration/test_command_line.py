@@ -30,7 +30,7 @@ def test_each_command_explains_itself_and_its_options(command: str) -> None:
 def test_the_whole_command_lists_its_parts(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("serve", "worker", "migrate", "demo"):
+    for command in ("serve", "worker", "migrate", "keys", "demo"):
         assert re.search(rf"^  {command} +[A-Z]", done.stdout, re.MULTILINE)
     assert "server-process" not in done.stdout  # which is for `serve --processes` alone
     version = CliRunner().invoke(commands, ["--version"])

@@ -407,7 +407,7 @@ def _all_running(cluster: Cluster, folder: Path) -> Iterator[tuple[list[Program]
 
     with contextlib.ExitStack() as stack:
         slow = stack.enter_context(slow_link(cluster.port, SEED))
-        serve = ("serve", "--listen", "127.0.0.1:0", "--no-worker")
+        serve = ("serve", "--listen", "127.0.0.1:0", "--insecure", "--no-worker")
         started = [
             stack.enter_context(running(*command, cwd=folder, settings=on(port)))
             for command, port in (

@@ -3,7 +3,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, case, insert, or_, select, update
+from sqlalchemy import and_, case, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.api_key import ApiKey, Permission
@@ -55,7 +55,7 @@ class SqlKeyStore:
             .values(
                 expire_time=case(
                     (and_(expires.is_not(None), expires < expire_time), expires),
-                    else_=expire_time,
+                    else_=literal(expire_time, expires.type),
                 )
             )
         )

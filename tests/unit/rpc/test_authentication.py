@@ -1,0 +1,234 @@
+import gc
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+
+from session_authority.v1 import session_service_pb2
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.api_key import Permission
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.errors import (
+    ApiKeyExpired,
+    ApiKeyInvalid,
+    ApiKeyMissing,
+    ApiKeyRevoked,
+    AuthorityError,
+    PermissionMissing,
+    StoreUnavailable,
+)
+from session_authority_server.rpc.authentication import (
+    PERMISSIONS,
+    Authentication,
+    Metadata,
+    anybody,
+)
+from session_authority_server.rpc.caller import ANYBODY
+from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.usecases import keyring as keyring_module
+from session_authority_server.usecases.keyring import Keyring
+from tests.unit.usecases.test_keyring import NOON, Store
+
+VALIDATE = "/session_authority.v1.SessionService/ValidateSession"
+CREATE = "/session_authority.v1.SessionService/CreateSession"
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOON)
+
+
+@pytest.fixture
+def keyring(store: Store, clock: ManualClock) -> Keyring:
+    return Keyring(store, clock)
+
+
+@pytest.fixture
+def authenticate(keyring: Keyring) -> Authentication:
+    return Authentication(keyring)
+
+
+def bearing(presented: str, scheme: str = "Bearer") -> Metadata:
+    return (("user-agent", "grpc"), ("authorization", f"{scheme} {presented}"))
+
+
+def test_every_method_of_the_api_needs_a_permission() -> None:
+    served = {
+        f"/{service.full_name}/{method.name}"
+        for service in session_service_pb2.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    assert served <= PERMISSIONS.keys()
+    assert {PERMISSIONS[method] for method in served} == {
+        Permission.CREATE,
+        Permission.VALIDATE,
+        Permission.MANAGE,
+    }
+    assert set(PERMISSIONS.values()) == set(Permission)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+async def test_a_caller_is_who_its_key_says(
+    store: Store, keyring: Keyring, authenticate: Authentication, scheme: str
+) -> None:
+    key, presented = store.issue()
+    await keyring.refresh()
+    for _ in range(2):
+        caller = authenticate(VALIDATE, bearing(presented, scheme))
+        assert (caller.key_id, caller.permissions) == (str(key.key_id), key.permissions)
+
+
+async def test_a_key_permits_nothing_but_what_it_says(
+    store: Store, keyring: Keyring, authenticate: Authentication
+) -> None:
+    _, presented = store.issue()
+    await keyring.refresh()
+    for _ in range(2):
+        with pytest.raises(PermissionMissing) as caught:
+            authenticate(CREATE, bearing(presented))
+        assert caught.value.permission == "create"
+
+
+async def test_a_method_that_nobody_has_thought_of_is_refused_to_everybody(
+    store: Store, keyring: Keyring, authenticate: Authentication
+) -> None:
+    _, presented = store.issue()
+    await keyring.refresh()
+    unknown = "/session_authority.v1.SessionService/ListEverybody"
+    with pytest.raises(PermissionMissing):
+        authenticate(unknown, bearing(presented))
+    with pytest.raises(PermissionMissing):
+        anybody(unknown, ())
+    assert anybody(CREATE, ()) is ANYBODY
+
+
+async def test_a_header_that_is_no_single_bearer_key_is_refused(
+    store: Store, keyring: Keyring, authenticate: Authentication
+) -> None:
+    _, presented = store.issue()
+    await keyring.refresh()
+    good = ("authorization", f"Bearer {presented}")
+    cases: list[tuple[Metadata, type[AuthorityError]]] = [
+        (None, ApiKeyMissing),
+        ((), ApiKeyMissing),
+        ((("x-session-token", presented),), ApiKeyMissing),
+        ((good, good), ApiKeyInvalid),
+        ((("authorization", presented),), ApiKeyInvalid),
+        ((("authorization", ""),), ApiKeyInvalid),
+        (bearing(presented, "Basic"), ApiKeyInvalid),
+        (bearing(" " + presented), ApiKeyInvalid),
+        (bearing(presented + " "), ApiKeyInvalid),
+    ]
+    authenticate(VALIDATE, (good,))
+    for metadata, expected in cases:
+        with pytest.raises(expected):
+            authenticate(VALIDATE, metadata)
+
+
+async def test_a_known_caller_costs_no_second_proof_until_a_key_changes(
+    store: Store,
+    keyring: Keyring,
+    authenticate: Authentication,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proofs = 0
+    proves = tokens.proves
+
+    def counted(secret: bytes, secret_hash: bytes) -> bool:
+        nonlocal proofs
+        proofs += 1
+        return proves(secret, secret_hash)
+
+    monkeypatch.setattr(tokens, "proves", counted)
+    key, presented = store.issue()
+    await keyring.refresh()
+    for _ in range(3):
+        authenticate(VALIDATE, bearing(presented))
+    assert proofs == 1
+
+    store.keys[key.key_id] = replace(key, permissions=frozenset([Permission.CREATE]))
+    await keyring.refresh()
+    with pytest.raises(PermissionMissing):
+        authenticate(VALIDATE, bearing(presented))
+    store.keys[key.key_id] = replace(key, revoke_time=NOON)
+    await keyring.refresh()
+    with pytest.raises(ApiKeyRevoked):
+        authenticate(VALIDATE, bearing(presented))
+
+
+async def test_a_caller_that_was_known_is_refused_the_moment_its_key_expires(
+    store: Store, keyring: Keyring, authenticate: Authentication, clock: ManualClock
+) -> None:
+    _, presented = store.issue(timedelta(minutes=1))
+    await keyring.refresh()
+    clock.advance(timedelta(seconds=59))
+    authenticate(VALIDATE, bearing(presented))
+    clock.advance(timedelta(seconds=1))
+    with pytest.raises(ApiKeyExpired):
+        authenticate(VALIDATE, bearing(presented))
+
+
+async def test_a_caller_that_was_known_is_not_believed_when_keys_are_stale(
+    store: Store,
+    keyring: Keyring,
+    authenticate: Authentication,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, presented = store.issue()
+    monkeypatch.setattr(keyring_module, "TRUST_SECONDS", 0.0)
+    await keyring.refresh()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            authenticate(VALIDATE, bearing(presented))
+    monkeypatch.setattr(keyring_module, "TRUST_SECONDS", 60.0)
+    await keyring.refresh()
+    authenticate(VALIDATE, bearing(presented))
+    monkeypatch.setattr(keyring_module, "TRUST_SECONDS", 0.0)
+    await keyring.refresh()
+    with pytest.raises(StoreUnavailable):
+        authenticate(VALIDATE, bearing(presented))
+
+
+async def test_guesses_are_not_remembered(
+    store: Store, keyring: Keyring, authenticate: Authentication
+) -> None:
+    await keyring.refresh()
+    guess = tokens.mint(NOON).encode("sak_")
+    with pytest.raises(ApiKeyInvalid):
+        authenticate(VALIDATE, bearing(guess))
+    gc.collect()
+    assert not any(type(each) is dict and f"Bearer {guess}" in each for each in gc.get_objects())
+
+
+async def test_a_stream_of_the_package_is_refused_before_it_sends_anything() -> None:
+    begun = False
+
+    async def watch(requests: object, context: object) -> None:
+        nonlocal begun
+        begun = True
+
+    def nobody(method: str, metadata: Metadata) -> object:
+        raise ApiKeyMissing
+
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor("session_authority.v1", nobody)]  # type: ignore[arg-type]
+    )
+    service = "session_authority.v1.SessionWatchService"
+    handlers: Any = {"WatchSessions": grpc.stream_stream_rpc_method_handler(watch)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.stream_stream(f"/{service}/WatchSessions")()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    await server.stop(None)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert not begun

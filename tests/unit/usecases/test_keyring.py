@@ -1,0 +1,192 @@
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+
+from session_authority_server.domain.api_key import ApiKey, Permission, issue
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.errors import (
+    ApiKeyExpired,
+    ApiKeyInvalid,
+    ApiKeyRevoked,
+    StoreUnavailable,
+)
+from session_authority_server.domain.token import Token, mint
+from session_authority_server.usecases import keyring as module
+from session_authority_server.usecases.keyring import TRUST_SECONDS, Keyring
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+class Store:
+    """Holds keys in memory, and fails where a test says so."""
+
+    def __init__(self) -> None:
+        self.keys: dict[UUID, ApiKey] = {}
+        self.failing = False
+        self.reads = 0
+        self.uses: list[Mapping[UUID, datetime]] = []
+
+    async def read_keys(self, ended_after: datetime | None = None) -> list[ApiKey]:
+        self.reads += 1
+        if self.failing:
+            raise StoreUnavailable("reading")
+        return list(self.keys.values())
+
+    async def note_key_uses(self, uses: Mapping[UUID, datetime]) -> None:
+        if self.failing:
+            raise StoreUnavailable("writing")
+        self.uses.append(dict(uses))
+        for key_id, time in uses.items():
+            self.keys[key_id] = replace(self.keys[key_id], last_used_time=time)
+
+    def issue(self, lifetime: timedelta | None = None) -> tuple[ApiKey, str]:
+        key, presented = issue("shop", frozenset([Permission.VALIDATE]), NOON, lifetime)
+        self.keys[key.key_id] = key
+        return key, presented
+
+    async def add_key(self, key: ApiKey) -> None:
+        raise NotImplementedError
+
+    async def revoke_key(self, key_id: UUID, revoke_time: datetime) -> bool:
+        raise NotImplementedError
+
+    async def expire_key(
+        self, key_id: UUID, expire_time: datetime, now: datetime, successor: ApiKey | None = None
+    ) -> bool:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOON)
+
+
+@pytest.fixture
+def keyring(store: Store, clock: ManualClock) -> Keyring:
+    return Keyring(store, clock)
+
+
+async def test_a_good_key_is_recognised_without_the_store(store: Store, keyring: Keyring) -> None:
+    key, presented = store.issue()
+    await keyring.refresh()
+    for _ in range(3):
+        assert keyring.recognise(presented) == key
+    assert store.reads == 1
+
+
+async def test_what_is_no_key_of_ours_is_refused_in_the_same_words(
+    store: Store, keyring: Keyring
+) -> None:
+    key, presented = store.issue()
+    await keyring.refresh()
+    wrong_secret = Token(key.key_id, b"x" * 32).encode("sak_")
+    unknown = mint(NOON).encode("sak_")
+    told = set()
+    for bad in ("", "sak_", presented[:-1], presented.lower(), unknown, wrong_secret):
+        with pytest.raises(ApiKeyInvalid) as caught:
+            keyring.recognise(bad)
+        told.add(str(caught.value))
+    assert len(told) == 1
+
+
+async def test_that_a_key_is_over_is_told_to_whoever_has_its_secret_alone(
+    store: Store, keyring: Keyring, clock: ManualClock
+) -> None:
+    expired, presented_expired = store.issue(MINUTE)
+    revoked, presented_revoked = store.issue(MINUTE)
+    store.keys[revoked.key_id] = replace(revoked, revoke_time=NOON)
+    await keyring.refresh()
+    clock.advance(MINUTE)
+
+    with pytest.raises(ApiKeyExpired):
+        keyring.recognise(presented_expired)
+    with pytest.raises(ApiKeyRevoked):
+        keyring.recognise(presented_revoked)
+    for key in (expired, revoked):
+        with pytest.raises(ApiKeyInvalid):
+            keyring.recognise(Token(key.key_id, b"x" * 32).encode("sak_"))
+
+
+async def test_keys_that_have_not_been_read_for_long_are_not_believed(
+    store: Store, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    key, presented = store.issue()
+    with pytest.raises(StoreUnavailable):
+        keyring.recognise(presented)
+    await keyring.refresh()
+    store.failing = True
+    with pytest.raises(StoreUnavailable):
+        await keyring.refresh()
+    now += TRUST_SECONDS - 0.01
+    assert keyring.recognise(presented) == key
+    now += 0.01
+    with pytest.raises(StoreUnavailable):
+        keyring.recognise(presented)
+    store.failing = False
+    await keyring.refresh()
+    assert keyring.recognise(presented) == key
+
+
+async def test_the_generation_moves_with_what_keys_permit_and_not_with_their_use(
+    store: Store, keyring: Keyring
+) -> None:
+    key, _ = store.issue()
+    await keyring.refresh()
+    first = keyring.generation
+    store.keys[key.key_id] = replace(key, last_used_time=NOON)
+    await keyring.refresh()
+    assert keyring.generation == first
+    store.keys[key.key_id] = replace(key, revoke_time=NOON)
+    await keyring.refresh()
+    assert keyring.generation != first
+
+
+async def test_uses_are_written_at_most_every_ten_minutes(
+    store: Store, keyring: Keyring, clock: ManualClock
+) -> None:
+    key, _ = store.issue()
+    await keyring.refresh()
+    for _ in range(25):
+        keyring.note_use(key.key_id)
+        await keyring.write_uses()
+        await keyring.refresh()
+        clock.advance(MINUTE)
+    written = [uses[key.key_id] for uses in store.uses if uses]
+    assert written == [NOON, NOON + 10 * MINUTE, NOON + 20 * MINUTE]
+
+
+async def test_a_failure_stops_neither_the_reading_nor_the_writing(
+    store: Store, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(module, "WRITE_SECONDS", 0.001)
+    key, presented = store.issue()
+    store.failing = True
+    tasks = [
+        asyncio.create_task(each) for each in (keyring.keep_current(), keyring.keep_uses_written())
+    ]
+    async with asyncio.timeout(10):
+        while store.reads < 3:
+            await asyncio.sleep(0.001)
+        store.failing = False
+        keyring.note_use(key.key_id)
+        while not any(store.uses) or store.reads < 5:
+            keyring.note_use(key.key_id)
+            await asyncio.sleep(0.001)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert keyring.recognise(presented) == key
