@@ -12,6 +12,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from session_authority_server.domain.token import new_id
@@ -36,6 +37,7 @@ from tests.contract.engines import (
 from tests.integration.program import run, running
 from tests.postgresql import Cluster
 
+WANTED = ScriptDirectory.from_config(schema.configuration()).get_current_head()
 USERS = 2_000
 SESSIONS_A_USER = 5
 ENDED_SECONDS = 2
@@ -247,13 +249,13 @@ def test_check_says_what_is_missing_and_when_nothing_is(empty: str, tmp_path: Pa
     missing = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
     assert missing.returncode == 1
     assert missing.stdout == ""
-    assert "is missing, and this program works with 0003" in missing.stderr
+    assert f"is missing, and this program works with {WANTED}" in missing.stderr
     assert "run: session-authority migrate" in missing.stderr
 
     assert run("migrate", cwd=tmp_path, settings=settings(empty)).returncode == 0
     current = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
     assert current.returncode == 0
-    assert "the schema is 0003 already" in current.stdout
+    assert f"the schema is {WANTED} already" in current.stdout
 
 
 def test_sql_is_printed_without_a_connection_and_makes_the_same(empty: str, tmp_path: Path) -> None:
@@ -281,8 +283,8 @@ def test_two_migrations_at_once_do_it_once(empty: str, tmp_path: Path) -> None:
     ):
         assert (one.exit_code(), two.exit_code()) == (0, 0), one.stderr + two.stderr
         said = one.stdout + two.stdout
-    assert said.count("went from none to 0003") == 1
-    assert said.count("is 0003 already") == 1
+    assert said.count(f"went from none to {WANTED}") == 1
+    assert said.count(f"is {WANTED} already") == 1
 
 
 async def test_a_migration_waits_for_another_and_finds_it_done(empty: str) -> None:
@@ -293,7 +295,7 @@ async def test_a_migration_waits_for_another_and_finds_it_done(empty: str) -> No
     finally:
         for database in databases:
             await database.close()
-    assert sorted(before, key=str) == ["0003", "0003", "0003", None]
+    assert sorted(before, key=str) == [WANTED, WANTED, WANTED, None]
 
 
 async def _downgraded(url: str, version: str, sessions: int) -> None:

@@ -1,0 +1,81 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from session_authority_server.domain.api_key import KeyState, Permission
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.token import new_id
+from session_authority_server.usecases import api_keys as module
+from session_authority_server.usecases.api_keys import (
+    ApiKeys,
+    KeyIsOver,
+    NoSuchKey,
+    TooManyKeys,
+)
+from tests.contract.engines import opened
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+PERMISSIONS = frozenset([Permission.CREATE, Permission.MANAGE])
+
+
+async def test_a_successor_permits_the_same_and_both_are_good_for_the_overlap(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock(NOON)
+    async with opened("sqlite", tmp_path) as engine:
+        keys = ApiKeys(engine.keys, clock)
+        old, shown = await keys.create("shop", PERMISSIONS, 100 * HOUR)
+        new, shown_now = await keys.rotate(old.key_id, HOUR)
+        assert shown_now != shown
+        assert (new.name, new.permissions, new.expire_time) == ("shop", PERMISSIONS, None)
+
+        clock.advance(HOUR - timedelta.resolution)
+        assert {key.state(clock.now()) for key in await keys.list()} == {KeyState.ACTIVE}
+        clock.advance(timedelta.resolution)
+        states = {key.key_id: key.state(clock.now()) for key in await keys.list()}
+        assert states == {old.key_id: KeyState.EXPIRED, new.key_id: KeyState.ACTIVE}
+        for attempt in (keys.rotate(old.key_id, HOUR), keys.expire(old.key_id, HOUR)):
+            with pytest.raises(KeyIsOver, match="expired already"):
+                await attempt
+
+
+async def test_what_is_revoked_stays_as_it_is(tmp_path: Path) -> None:
+    clock = ManualClock(NOON)
+    async with opened("sqlite", tmp_path) as engine:
+        keys = ApiKeys(engine.keys, clock)
+        made, _ = await keys.create("shop", PERMISSIONS)
+        first = await keys.revoke(made.key_id)
+        clock.advance(HOUR)
+        assert await keys.revoke(made.key_id) == first
+        with pytest.raises(KeyIsOver, match="revoked already"):
+            await keys.rotate(made.key_id, HOUR)
+        assert await keys.list() == [first]
+
+
+async def test_there_are_no_more_good_keys_than_a_server_may_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEY_LIMIT", 2)
+    async with opened("sqlite", tmp_path) as engine:
+        keys = ApiKeys(engine.keys, ManualClock(NOON))
+        first, _ = await keys.create("one", PERMISSIONS)
+        await keys.create("two", PERMISSIONS)
+        with pytest.raises(TooManyKeys):
+            await keys.create("three", PERMISSIONS)
+        await keys.revoke(first.key_id)
+        await keys.create("three", PERMISSIONS)
+
+
+async def test_an_unknown_key_is_said_to_be(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as engine:
+        keys = ApiKeys(engine.keys, ManualClock(NOON))
+        unknown = new_id(NOON)
+        for attempt in (
+            keys.rotate(unknown, HOUR),
+            keys.expire(unknown, HOUR),
+            keys.revoke(unknown),
+        ):
+            with pytest.raises(NoSuchKey, match=str(unknown)):
+                await attempt
