@@ -132,6 +132,7 @@ def session_of(message: session_pb2.Session) -> values.Session:
             message.initiating_entity, _ENTITIES, values.InitiatingEntity.UNKNOWN
         ),
         attributes=values.Attributes(message.attributes),
+        actor_id=message.actor_id or None,
     )
 
 

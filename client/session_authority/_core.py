@@ -60,6 +60,7 @@ def create(
     lifetime: timedelta | None,
     idle_timeout: timedelta | None,
     attributes: Mapping[str, str] | None,
+    actor_id: str | None,
     retry_secret: bytes | None,
 ) -> Operation[NewSession]:
     """Record a sign-in. The retry secret, unless given, is made here, for every repetition to share."""
@@ -75,6 +76,7 @@ def create(
             convert.text("attributes", key): convert.text(f"attributes[{key!r}]", value)
             for key, value in (attributes or {}).items()
         },
+        actor_id=_actor(actor_id),
         retry_secret=retry_secret or secrets.token_bytes(_RETRY_SECRET_BYTES),
     )
     answer = yield from _ask("CreateSession", request, v1.CreateSessionResponse)
@@ -224,6 +226,13 @@ def _proof(token: Token) -> str:
     if not session_token:
         raise SessionNotLive("no token", rejection=Rejection(RejectionReason.NOT_FOUND))
     return session_token
+
+
+def _actor(actor_id: str | None) -> str:
+    # Nobody is None. An empty id is an app's mistake, and the authority would take it for the user.
+    if actor_id == "":
+        raise convert.invalid("actor_id", "must not be empty; leave it out where the user signs in")
+    return convert.text("actor_id", actor_id or "")
 
 
 def _methods(names: Iterable[str]) -> list[str]:

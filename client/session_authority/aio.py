@@ -79,6 +79,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         lifetime: timedelta | None = None,
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
+        actor_id: str | None = None,
         retry_secret: bytes | None = None,
     ) -> NewSession:
         """Record a sign-in that the app has just verified, and get the session's token.
@@ -93,6 +94,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             lifetime: The absolute lifetime, at most the policy's, which it is unless given.
             idle_timeout: The idle timeout, at least a minute; the policy's unless given.
             attributes: At most 16 texts to find again at each validation; they never change.
+            actor_id: Who acts as the user, in the form of a user id, where it is not the user. Such a
+                session can neither list nor revoke.
             retry_secret: 32 random bytes, to repeat this very call later, after `Unavailable`, and get
                 the same session. The client's own repetitions need none.
 
@@ -114,6 +117,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
                 lifetime=lifetime,
                 idle_timeout=idle_timeout,
                 attributes=attributes,
+                actor_id=actor_id,
                 retry_secret=retry_secret,
             )
         )
@@ -188,6 +192,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
 
         Raises:
             SessionNotLive: The token proves nothing: the user must sign in.
+            ReauthenticationRequired: The last proof of identity is older than the policy allows.
+            ImpersonationForbidden: Somebody else acts as the user.
         """
         return await self._run(
             _core.list_sessions(token, show_ended=show_ended, page_size=page_size)
@@ -199,6 +205,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         Raises:
             SessionNotLive: The token proves nothing: the user must sign in.
             SessionNotFound: The user has no such session.
+            ReauthenticationRequired: The last proof of identity is older than the policy allows.
+            ImpersonationForbidden: Somebody else acts as the user.
         """
         return await self._run(_core.revoke(token, session_id))
 
@@ -210,6 +218,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
 
         Raises:
             SessionNotLive: The token proves nothing: the user must sign in.
+            ReauthenticationRequired: The last proof of identity is older than the policy allows.
+            ImpersonationForbidden: Somebody else acts as the user.
         """
         return await self._run(_core.revoke_others(token))
 

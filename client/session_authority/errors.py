@@ -4,6 +4,8 @@
     ├── SessionNotLive            the user must sign in (again)
     ├── SessionNotFound           the user has no session of that id
     ├── AuthenticationTooOld      a sign-in begun before "end everything": start it anew
+    ├── ReauthenticationRequired  the user must prove again who they are, then ask again
+    ├── ImpersonationForbidden    whoever acts as the user may not do this
     ├── SessionLimitReached       the user must end another session first
     ├── InvalidArgument           also a ValueError; the app passed what the authority refuses
     │   └── RetryMismatch
@@ -103,6 +105,21 @@ class AuthenticationTooOld(SessionAuthorityError):
         "All of the user's sessions were ended after this credential check began: "
         "let the user sign in again."
     )
+
+
+class ReauthenticationRequired(SessionAuthorityError):
+    """The user's last proof of identity is too old to look at their sessions or to end them.
+
+    `metadata["max_authentication_age_seconds"]` says how old it may be.
+    """
+
+    advice = "The last proof of identity is too old for this: let the user re-authenticate."
+
+
+class ImpersonationForbidden(SessionAuthorityError):
+    """The session is that of somebody who acts as the user, who may neither list nor revoke."""
+
+    advice = "Whoever acts as a user may neither list nor revoke the user's sessions."
 
 
 class SessionLimitReached(SessionAuthorityError):

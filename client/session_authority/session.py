@@ -163,6 +163,7 @@ class Session:
         end_reason: Why it ended; None while live.
         initiating_entity: Who ended it; None while live.
         attributes: What the app attached at sign-in. Immutable.
+        actor_id: Who signed in as the user; None where the user did.
     """
 
     session_id: str
@@ -182,6 +183,7 @@ class Session:
     end_reason: EndReason | None = None
     initiating_entity: InitiatingEntity | None = None
     attributes: Mapping[str, str] = field(default_factory=Attributes)
+    actor_id: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.attributes, Attributes):

@@ -14,7 +14,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from session_authority.v1 import session_service_pb2
+from session_authority.v1 import session_admin_service_pb2, session_service_pb2
+from session_authority.v1.session_admin_service_pb2_grpc import (
+    add_SessionAdminServiceServicer_to_server,
+)
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from session_authority_server import development_key
 from session_authority_server.clock_skew import ClockSkew
@@ -22,10 +25,13 @@ from session_authority_server.config import Settings, is_loopback, split_address
 from session_authority_server.domain.clock import Clock, SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.session import Session
 from session_authority_server.domain.user_agent import warm_up
+from session_authority_server.metrics import SUPERSEDED_TOKENS
 from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
 from session_authority_server.rpc.health import Health
 from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
+from session_authority_server.rpc.session_admin_service import AdminUseCases, SessionAdminService
 from session_authority_server.rpc.session_service import SessionService, UseCases
 from session_authority_server.store import schema
 from session_authority_server.store.coalescer import CoalescedReads
@@ -37,22 +43,32 @@ from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.create_session import CreateSession
+from session_authority_server.usecases.erase_user import EraseUser
 from session_authority_server.usecases.keyring import Keyring
 from session_authority_server.usecases.list_sessions import ListSessions
 from session_authority_server.usecases.reauthenticate_session import ReauthenticateSession
+from session_authority_server.usecases.revoke_all_sessions import RevokeAllSessions
+from session_authority_server.usecases.revoke_key_sessions import RevokeKeySessions
+from session_authority_server.usecases.revoke_one_session import RevokeOneSession
 from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
 from session_authority_server.usecases.revoke_session import RevokeSession
+from session_authority_server.usecases.revoke_user_sessions import RevokeUserSessions
 from session_authority_server.usecases.sign_out import SignOut
+from session_authority_server.usecases.superseded import OnSuperseded, SupersededTokens
 from session_authority_server.usecases.validate_sessions import (
     BatchValidateSessions,
     ValidateSession,
 )
+from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
 from session_authority_workers.schedule import Schedule, watch_backlog
 
 _SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+_ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
+    "SessionAdminService"
+].full_name
 _log = structlog.get_logger("session_authority")
 
 
@@ -60,32 +76,62 @@ class CannotStart(Exception):
     """The server or worker can't start; the message says why, and what to do."""
 
 
-def usecases(store: SessionStore, clock: Clock, policy: Policy, activity: Activity) -> UseCases:
+def count_superseded(_session: Session) -> None:
+    """Count the use of a superseded token."""
+    SUPERSEDED_TOKENS.inc()
+
+
+def usecases(
+    store: SessionStore,
+    clock: Clock,
+    policy: Policy,
+    activity: Activity,
+    on_superseded: OnSuperseded = count_superseded,
+) -> UseCases:
     """Return the use-cases over a store."""
     reads = CoalescedReads(store.read_sessions)
+    superseded = SupersededTokens(store, clock, policy, on_superseded)
     return UseCases(
         create=CreateSession(store, clock, policy),
-        validate=ValidateSession(reads.read, clock, activity),
-        batch_validate=BatchValidateSessions(store, clock, activity),
-        list=ListSessions(store, clock),
-        revoke=RevokeSession(store, clock, policy),
-        revoke_others=RevokeOtherSessions(store, clock, policy),
+        validate=ValidateSession(reads.read, clock, activity, superseded),
+        batch_validate=BatchValidateSessions(store, clock, activity, superseded),
+        list=ListSessions(store, clock, policy, superseded),
+        revoke=RevokeSession(store, clock, policy, superseded),
+        revoke_others=RevokeOtherSessions(store, clock, policy, superseded),
         sign_out=SignOut(store, clock, policy),
-        reauthenticate=ReauthenticateSession(store, clock, policy),
+        reauthenticate=ReauthenticateSession(store, clock, policy, superseded),
+    )
+
+
+def admin_usecases(store: SessionStore, clock: Clock, policy: Policy) -> AdminUseCases:
+    """Return the operators' use-cases over a store."""
+    return AdminUseCases(
+        revoke_user=RevokeUserSessions(store, clock, policy),
+        revoke_all=RevokeAllSessions(store, clock, policy),
+        revoke_one=RevokeOneSession(store, clock, policy),
+        revoke_key=RevokeKeySessions(store, clock, policy),
+        erase_user=EraseUser(store, clock, policy),
     )
 
 
 def schedule(database: Database, settings: Settings, clock: Clock) -> Schedule:
     """Return the upkeep's schedule over a database."""
     interval = timedelta(seconds=settings.worker_interval_seconds)
-    expire, partition, purge = jobs(database, settings, clock)
-    return Schedule(expire, [partition, purge], clock, interval)
+    expire, erase, partition, purge = jobs(database, settings, clock)
+    return Schedule(expire, [erase, partition, purge], clock, interval)
 
 
-def jobs(database: Database, settings: Settings, clock: Clock) -> tuple[Expire, Partition, Purge]:
+def jobs(
+    database: Database, settings: Settings, clock: Clock
+) -> tuple[Expire, Erase, Partition, Purge]:
     """Return the upkeep's jobs over a database, in the order in which each finds the most done."""
     store, policy = SqlUpkeepStore(database), settings.policy
-    return Expire(store, clock), Partition(store, clock, policy), Purge(store, clock, policy)
+    return (
+        Expire(store, clock),
+        Erase(store),
+        Partition(store, clock, policy),
+        Purge(store, clock, policy),
+    )
 
 
 @contextlib.asynccontextmanager
@@ -214,10 +260,11 @@ async def serving(
         store = SqlSessionStore(database)
         activity = Activity(store, clock, settings.policy)
         service = SessionService(usecases(store, clock, settings.policy, activity), clock)
+        admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy))
         keys = None if insecure else _key_store(settings, database, stack)
         keyring = None if keys is None else Keyring(keys, clock)
         authenticate = anybody if keyring is None else Authentication(keyring)
-        server, healthy = _server(service, authenticate, share_port=share_port)
+        server, healthy = _server(service, admin_service, authenticate, share_port=share_port)
         address = _bind(server, settings.listen)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
@@ -244,7 +291,8 @@ async def serving(
         await server.start()
         stack.push_async_callback(_drain, server, healthy, settings.drain_seconds)
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
-        await healthy.set(_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        for name in (_SERVICE, _ADMIN_SERVICE):
+            await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
         yield address
 
 
@@ -314,7 +362,11 @@ async def _make_first_key(
 
 
 def _server(
-    service: SessionService, authenticate: Authenticate, *, share_port: bool
+    service: SessionService,
+    admin_service: SessionAdminService,
+    authenticate: Authenticate,
+    *,
+    share_port: bool,
 ) -> tuple[grpc.aio.Server, Health]:
     server = grpc.aio.server(
         interceptors=[CallInterceptor("session_authority.v1", authenticate)],
@@ -328,10 +380,11 @@ def _server(
         ],
     )
     add_SessionServiceServicer_to_server(service, server)
+    add_SessionAdminServiceServicer_to_server(admin_service, server)
     healthy = Health()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection(
-        (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        (_SERVICE, _ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
     return server, healthy
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
+from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from session_authority_server.domain.policy import AtLimit, Policy
+from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
 
 ENV_PREFIX = "SESSION_AUTHORITY_"
 # Of the same prefix, and for others: the command line and the client.
@@ -98,6 +99,16 @@ class Settings(BaseSettings):
     history_retention_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
         30, description="How long ended sessions stay in the history, in days."
     )
+    max_authentication_age_seconds: Annotated[int, Field(ge=0, le=_TEN_YEARS_SECONDS)] = Field(
+        0,
+        description="How long ago users may have proved who they are to look at their sessions or end "
+        "them, in seconds; 0 for any time. Signing out is always possible.",
+    )
+    superseded_use: SupersededUse = Field(
+        SupersededUse.REJECT,
+        description="What the use of a token does that a re-authentication superseded more than 10 seconds "
+        "ago: reject, or end-session, which ends the session too.",
+    )
     worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
         Field(30, description="How often the worker looks for overdue sessions, in seconds.")
     )
@@ -177,6 +188,10 @@ class Settings(BaseSettings):
             session_limit=self.session_limit or None,
             at_limit=self.at_limit,
             history_retention=timedelta(days=self.history_retention_days),
+            max_authentication_age=timedelta(seconds=self.max_authentication_age_seconds)
+            if self.max_authentication_age_seconds
+            else None,
+            superseded_use=self.superseded_use,
         )
 
 
@@ -267,7 +282,7 @@ def as_markdown() -> str:
         "|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
-        default = field.default.value if isinstance(field.default, AtLimit) else field.default
+        default = field.default.value if isinstance(field.default, Enum) else field.default
         shown = f"`{default}`" if default != "" else "none"
         lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(lines) + "\n"

@@ -64,6 +64,10 @@ WORKER_ROWS = Counter(
     "Rows that the upkeep ended or deleted, by job.",
     ["job"],
 )
+SUPERSEDED_TOKENS = Counter(
+    "session_authority_superseded_tokens",
+    "Uses of session tokens that a re-authentication had superseded.",
+)
 CLOCK_SKEW_SECONDS = Gauge(
     "session_authority_clock_skew_seconds",
     "How far this process's clock is ahead of the database's.",

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import Executable, insert, select, update
+from sqlalchemy import Executable, insert, select
 
 from session_authority_server.domain.device import Device
 from session_authority_server.domain.session import (
@@ -30,7 +30,6 @@ from session_authority_server.store.protocol import KeyStore, SessionStore, Tran
 from session_authority_server.store.schema import migrate, write_sql
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sql_store import SqlSessionStore
-from session_authority_server.store.tables import EVERYBODY, authority, sweeps
 from session_authority_server.store.tables import sessions as sessions_table
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from tests import postgresql
@@ -136,14 +135,9 @@ class Engine:
     async def sweep_everybody(
         self, time: datetime, by: InitiatingEntity = InitiatingEntity.ADMIN
     ) -> None:
-        """End everything that anybody has. There is no call for it yet."""
-
-        async def work(connection: Any) -> None:
-            epoch = (await connection.execute(select(authority.c.epoch))).scalar_one() + 1
-            await connection.execute(update(authority).values(epoch=epoch, swept_time=time))
-            await connection.execute(insert(sweeps).values(sweep_row(EVERYBODY, epoch, time, by)))
-
-        await self.database.write(work)
+        """End everything that anybody has."""
+        sweep = Sweep(time, by)
+        await self.sessions.transact(lambda transaction: transaction.sweep_everybody(sweep))
 
 
 def _as_row(session: Session, check_time: datetime | None) -> dict[str, Any]:

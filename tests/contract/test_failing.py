@@ -8,9 +8,15 @@ import pytest
 from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.domain.session import InitiatingEntity
-from session_authority_server.store.protocol import PendingSweep, SessionStore, Touch, UpkeepStore
-from tests.contract.engines import START, Engine, a_session, told
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.store.protocol import (
+    PendingErasure,
+    PendingSweep,
+    SessionStore,
+    Touch,
+    UpkeepStore,
+)
+from tests.contract.engines import START, Engine, a_session, numbered, told
 
 CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "read_sessions": lambda engine: engine.sessions.read_sessions([uuid4()]),
@@ -21,6 +27,12 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
         "ann", START, START, START, None, 10
     ),
     "list_ended": lambda engine: engine.sessions.list_ended("ann", START, None, 10),
+    "end_made_by": lambda engine: engine.sessions.end_made_by(
+        "key", START, numbered(0), 10, Ending(START, EndReason.REVOKED, InitiatingEntity.ADMIN)
+    ),
+    "erase_some": lambda engine: engine.sessions.erase_some(PendingErasure("ann", 1), 10),
+    "pending_erasures": lambda engine: engine.upkeep.pending_erasures(10),
+    "purge_erasures": lambda engine: engine.upkeep.purge_erasures(START, 10),
     "end_overdue": lambda engine: engine.upkeep.end_overdue(START, 10),
     "pending_sweeps": lambda engine: engine.upkeep.pending_sweeps(10),
     "end_swept": lambda engine: engine.upkeep.end_swept(PendingSweep("ann", 1), START, None, 10),
@@ -38,7 +50,7 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "drop_partition": lambda engine: engine.upkeep.drop_partition("sessions_until_20260308"),
     "forget_attempts": lambda engine: engine.upkeep.forget_attempts(START, 10),
 }
-TABLES = ("sessions", "users", "authority", "sweeps", "attempts")
+TABLES = ("sessions", "users", "authority", "sweeps", "attempts", "erasures")
 LONG_ENOUGH_SECONDS = 2
 
 

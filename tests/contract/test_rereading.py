@@ -134,6 +134,7 @@ FIXED = frozenset(
         "lifetime",
         "attributes",
         "created_by",
+        "actor_id",
         # Written together with end_time, once.
         "end_reason",
         "initiating_entity",

@@ -36,6 +36,7 @@ from session_authority_server.usecases.reauthenticate_session import (
 from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
 from session_authority_server.usecases.revoke_session import Revocation, RevokeSession
 from session_authority_server.usecases.sign_out import SignOut
+from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.usecases.validate_sessions import (
     BatchValidateSessions,
     ValidateSession,
@@ -85,16 +86,18 @@ class Sessions(RuleBasedStateMachine):
         )
         store = engine.sessions
         self.activity = Activity(store, clock, policy)
+        self.reused: list[Session] = []
+        superseded = SupersededTokens(store, clock, policy, self.reused.append)
         self.create = CreateSession(store, clock, policy)
         self.validate = ValidateSession(
-            CoalescedReads(store.read_sessions).read, clock, self.activity
+            CoalescedReads(store.read_sessions).read, clock, self.activity, superseded
         )
-        self.validate_all = BatchValidateSessions(store, clock, self.activity)
-        self.list = ListSessions(store, clock)
-        self.revoke = RevokeSession(store, clock, policy)
-        self.revoke_others = RevokeOtherSessions(store, clock, policy)
+        self.validate_all = BatchValidateSessions(store, clock, self.activity, superseded)
+        self.list = ListSessions(store, clock, policy, superseded)
+        self.revoke = RevokeSession(store, clock, policy, superseded)
+        self.revoke_others = RevokeOtherSessions(store, clock, policy, superseded)
         self.sign_out = SignOut(store, clock, policy)
-        self.reauthenticate = ReauthenticateSession(store, clock, policy)
+        self.reauthenticate = ReauthenticateSession(store, clock, policy, superseded)
         self.pace = Pace(batch=2, largest_batch=2, largest_look=2, pause_share=0)
         self.expire = Expire(engine.upkeep, clock, self.pace)
         self.purge = Purge(engine.upkeep, clock, policy, self.pace)

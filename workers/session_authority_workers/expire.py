@@ -1,6 +1,6 @@
 import logging
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
@@ -8,6 +8,9 @@ from session_authority_server.store.protocol import PendingSweep, UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 
 SWEEPS_AT_ONCE = 1_000
+# How long a sweep of everybody is left alone: far longer than the store lets a transaction last. Until then, a
+# sign-in that began before it may appear where the worker has passed by, dead but never recorded to be.
+EVERYBODYS_REST = timedelta(minutes=1)
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ class Expire:
         settled = True
         while settled:
             settled = False
-            for sweep in await self._store.pending_sweeps(SWEEPS_AT_ONCE):
+            for sweep in await self._pending_sweeps():
                 ended_now, settled_now = await self._settle(sweep, progress)
                 ended += ended_now
                 settled |= settled_now
@@ -53,7 +56,7 @@ class Expire:
     async def count(self, limit: int) -> int:
         """Return how many sessions would be ended, counting to about a limit."""
         due = await self._store.count_overdue(self._cutoff(), limit)
-        for sweep in await self._store.pending_sweeps(SWEEPS_AT_ONCE):
+        for sweep in await self._pending_sweeps():
             if due >= limit:
                 break
             due += await self._store.count_swept(sweep, limit - due)
@@ -99,6 +102,10 @@ class Expire:
         if all_ended:
             await self._store.settle_sweep(sweep)
         return ended, all_ended
+
+    async def _pending_sweeps(self) -> Sequence[PendingSweep]:
+        rested = self._cutoff() - EVERYBODYS_REST
+        return await self._store.pending_sweeps(SWEEPS_AT_ONCE, rested)
 
     def _cutoff(self) -> datetime:
         return self._clock.now() - self._pace.hold_back

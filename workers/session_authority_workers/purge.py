@@ -7,9 +7,12 @@ from session_authority_server.store.protocol import UpkeepStore
 from session_authority_workers.expire import Progress
 from session_authority_workers.pace import Pace, Stride
 
+# For how long an erased user's hash shuts out what was begun before: no sign-in is under way for longer.
+ERASURES_KEPT = timedelta(days=30)
+
 
 class Purge:
-    """Deletes sessions and sweeps older than the history goes, and what repeats calls."""
+    """Deletes sessions and sweeps older than the history goes, what repeats calls, and hashes of the erased."""
 
     name = "purge"
     least_interval = timedelta(minutes=1)
@@ -42,7 +45,10 @@ class Purge:
         swept = await self._repeat(
             lambda limit: store.purge_sweeps(self._cutoff(), limit), progress
         )
-        return forgotten + ended + swept
+        erased = await self._repeat(
+            lambda limit: store.purge_erasures(self._clock.now() - ERASURES_KEPT, limit), progress
+        )
+        return forgotten + ended + swept + erased
 
     async def count(self, limit: int) -> int:
         """Return how many sessions and repeatable calls would be deleted, counting to about a limit."""

@@ -9,6 +9,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.metrics import OLDEST_OVERDUE_SECONDS, WORKER_ROWS, WORKER_RUNS
+from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
@@ -16,7 +17,7 @@ from session_authority_workers.purge import Purge
 BACKLOG_INTERVAL = timedelta(seconds=30)
 _log = logging.getLogger(__name__)
 
-Other = Partition | Purge
+Other = Erase | Partition | Purge
 Job = Expire | Other
 
 

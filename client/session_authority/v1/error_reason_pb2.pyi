@@ -81,6 +81,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. The API key is good, but does not permit this method; the metadata `permission`
     gives the permission that it lacks.
     """
+    ERROR_REASON_REAUTHENTICATION_REQUIRED: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION. The session is live, but its user's last proof of identity is older than the policy
+    allows for looking at sessions and ending them. The user must re-authenticate, and the request can then be
+    repeated with the new token. The metadata `max_authentication_age_seconds` gives the policy's number.
+    """
+    ERROR_REASON_IMPERSONATION_FORBIDDEN: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION. The session is that of somebody who acts as the user (it has an `actor_id`), which
+    lets them neither look at the user's sessions nor end them. It may sign itself out.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every `reason` that a `google.rpc.ErrorInfo` of this API carries, without the prefix
@@ -147,5 +156,14 @@ ERROR_REASON_API_KEY_REVOKED: ErrorReason.ValueType  # 16
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 17
 """PERMISSION_DENIED. The API key is good, but does not permit this method; the metadata `permission`
 gives the permission that it lacks.
+"""
+ERROR_REASON_REAUTHENTICATION_REQUIRED: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION. The session is live, but its user's last proof of identity is older than the policy
+allows for looking at sessions and ending them. The user must re-authenticate, and the request can then be
+repeated with the new token. The metadata `max_authentication_age_seconds` gives the policy's number.
+"""
+ERROR_REASON_IMPERSONATION_FORBIDDEN: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION. The session is that of somebody who acts as the user (it has an `actor_id`), which
+lets them neither look at the user's sessions nor end them. It may sign itself out.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -95,7 +95,9 @@ class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.V
     END_REASON_SIGNED_OUT: _EndReason.ValueType  # 1
     """The user signed out of this session."""
     END_REASON_REVOKED: _EndReason.ValueType  # 2
-    """The session was ended from elsewhere: by its user on another device, or by an operator."""
+    """The session was ended from elsewhere: by its user on another device, by an operator, or by the policy
+    because a superseded token of it was used.
+    """
     END_REASON_EXPIRED: _EndReason.ValueType  # 3
     """The absolute lifetime ran out."""
     END_REASON_IDLE_TIMEOUT: _EndReason.ValueType  # 4
@@ -113,7 +115,9 @@ END_REASON_UNSPECIFIED: EndReason.ValueType  # 0
 END_REASON_SIGNED_OUT: EndReason.ValueType  # 1
 """The user signed out of this session."""
 END_REASON_REVOKED: EndReason.ValueType  # 2
-"""The session was ended from elsewhere: by its user on another device, or by an operator."""
+"""The session was ended from elsewhere: by its user on another device, by an operator, or by the policy
+because a superseded token of it was used.
+"""
 END_REASON_EXPIRED: EndReason.ValueType  # 3
 """The absolute lifetime ran out."""
 END_REASON_IDLE_TIMEOUT: EndReason.ValueType  # 4
@@ -137,7 +141,7 @@ class _InitiatingEntityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Init
     INITIATING_ENTITY_USER: _InitiatingEntity.ValueType  # 2
     """The user whose session it was."""
     INITIATING_ENTITY_POLICY: _InitiatingEntity.ValueType  # 3
-    """A policy: a timeout, a lifetime or a limit."""
+    """A policy: a timeout, a lifetime, a limit, or what is done about superseded tokens."""
     INITIATING_ENTITY_SYSTEM: _InitiatingEntity.ValueType  # 4
     """The authority's own upkeep."""
 
@@ -151,7 +155,7 @@ INITIATING_ENTITY_ADMIN: InitiatingEntity.ValueType  # 1
 INITIATING_ENTITY_USER: InitiatingEntity.ValueType  # 2
 """The user whose session it was."""
 INITIATING_ENTITY_POLICY: InitiatingEntity.ValueType  # 3
-"""A policy: a timeout, a lifetime or a limit."""
+"""A policy: a timeout, a lifetime, a limit, or what is done about superseded tokens."""
 INITIATING_ENTITY_SYSTEM: InitiatingEntity.ValueType  # 4
 """The authority's own upkeep."""
 Global___InitiatingEntity: _TypeAlias = InitiatingEntity  # noqa: Y015
@@ -199,6 +203,7 @@ class Session(_message.Message):
     END_REASON_FIELD_NUMBER: _builtins.int
     INITIATING_ENTITY_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    ACTOR_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Identifies the session among all others; a UUID version 7 in its canonical, hyphenated, lower-case
     form. It is not a secret and proves nothing.
@@ -217,6 +222,10 @@ class Session(_message.Message):
     """Why the session ended. Unspecified while it is live."""
     initiating_entity: Global___InitiatingEntity.ValueType
     """Who ended the session. Unspecified while it is live."""
+    actor_id: _builtins.str
+    """Who signed in as the user, where it was not the user, as the app named them. Meant for display: a user
+    should see who acted in their name. Empty where it was the user.
+    """
     @_builtins.property
     def device(self) -> Global___Device:
         """What the user signed in with, read from the user agent at sign-in."""
@@ -275,10 +284,11 @@ class Session(_message.Message):
         end_reason: Global___EndReason.ValueType = ...,
         initiating_entity: Global___InitiatingEntity.ValueType = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        actor_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "last_active_time", b"last_active_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "current", b"current", "device", b"device", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "initiating_entity", b"initiating_entity", "ip_address", b"ip_address", "last_active_time", b"last_active_time", "last_ip_address", b"last_ip_address", "session_id", b"session_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "current", b"current", "device", b"device", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "initiating_entity", b"initiating_entity", "ip_address", b"ip_address", "last_active_time", b"last_active_time", "last_ip_address", b"last_ip_address", "session_id", b"session_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

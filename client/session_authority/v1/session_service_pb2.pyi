@@ -43,7 +43,10 @@ class _RejectionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rejec
     REJECTION_REASON_LIMIT: _RejectionReason.ValueType  # 6
     """A newer sign-in took the place at the limit of live sessions."""
     REJECTION_REASON_SUPERSEDED: _RejectionReason.ValueType  # 7
-    """The session has a newer token, given out when its user re-authenticated. It may well be live."""
+    """The session has a newer token, given out when its user re-authenticated. It may well be live, unless the
+    policy ends the session of a superseded token that is used again (never within 10 seconds of the
+    re-authentication, when a browser's parallel requests may still carry it).
+    """
     REJECTION_REASON_USER_MISMATCH: _RejectionReason.ValueType  # 8
     """The session is live but not that of the `user_id` in the request."""
 
@@ -65,7 +68,10 @@ REJECTION_REASON_IDLE_TIMEOUT: RejectionReason.ValueType  # 5
 REJECTION_REASON_LIMIT: RejectionReason.ValueType  # 6
 """A newer sign-in took the place at the limit of live sessions."""
 REJECTION_REASON_SUPERSEDED: RejectionReason.ValueType  # 7
-"""The session has a newer token, given out when its user re-authenticated. It may well be live."""
+"""The session has a newer token, given out when its user re-authenticated. It may well be live, unless the
+policy ends the session of a superseded token that is used again (never within 10 seconds of the
+re-authentication, when a browser's parallel requests may still carry it).
+"""
 REJECTION_REASON_USER_MISMATCH: RejectionReason.ValueType  # 8
 """The session is live but not that of the `user_id` in the request."""
 Global___RejectionReason: _TypeAlias = RejectionReason  # noqa: Y015
@@ -105,6 +111,7 @@ class CreateSessionRequest(_message.Message):
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     RETRY_SECRET_FIELD_NUMBER: _builtins.int
+    ACTOR_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Whose session it is: the app's own stable name for the user, 1 to 255 bytes of UTF-8 without control
     characters. Required.
@@ -120,10 +127,18 @@ class CreateSessionRequest(_message.Message):
     and parameters within 10 minutes gives the same session and token instead of another. Empty: every
     call makes a session.
     """
+    actor_id: _builtins.str
+    """Who acts as the user, where it is not the user: the app's own stable name for, say, a member of its
+    support staff (the `act` claim of RFC 8693), in the form of `user_id`. Empty where the user signs in
+    themself. It is shown to the user, and never changes. Such a session opens what the app lets it open and
+    can sign itself out, but neither list nor revoke.
+    """
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
         """When the credential check began; the moment of the call unless given. Not in the future, where 5
-        seconds are allowed for clocks that disagree.
+        seconds are allowed for clocks that disagree. Apps should give it: with the moment of the call, a sign-in
+        whose password was checked before "end everything", and which gets here after it, can't be told from a
+        later one.
         """
 
     @_builtins.property
@@ -162,10 +177,11 @@ class CreateSessionRequest(_message.Message):
         idle_timeout: _duration_pb2.Duration | None = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         retry_secret: _builtins.bytes = ...,
+        actor_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time", "_idle_timeout", b"_idle_timeout", "_lifetime", b"_lifetime", "authenticate_time", b"authenticate_time", "idle_timeout", b"idle_timeout", "lifetime", b"lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time", "_idle_timeout", b"_idle_timeout", "_lifetime", b"_lifetime", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "idle_timeout", b"idle_timeout", "ip_address", b"ip_address", "lifetime", b"lifetime", "retry_secret", b"retry_secret", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time", "_idle_timeout", b"_idle_timeout", "_lifetime", b"_lifetime", "actor_id", b"actor_id", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "idle_timeout", b"idle_timeout", "ip_address", b"ip_address", "lifetime", b"lifetime", "retry_secret", b"retry_secret", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__authenticate_time: _TypeAlias = _typing.Literal["authenticate_time"]  # noqa: Y015
     _WhichOneofArgType__authenticate_time: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time"]  # noqa: Y015
@@ -589,9 +605,7 @@ class ReauthenticateSessionRequest(_message.Message):
     """
     @_builtins.property
     def authenticate_time(self) -> _timestamp_pb2.Timestamp:
-        """When the credential check began; the moment of the call unless given. Not in the future, where 5
-        seconds are allowed for clocks that disagree.
-        """
+        """When the credential check began, as in CreateSessionRequest; apps should give it."""
 
     @_builtins.property
     def authentication_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -129,6 +129,10 @@ class SessionServiceServicer:
     def ListSessions(self, request, context):
         """ListSessions shows the user behind the token their own sessions: the live ones, most recently active
         first, then, where asked for, those that ended, latest first.
+
+        Where the policy has a greatest age of the proof of identity, an older one is refused with
+        REAUTHENTICATION_REQUIRED, here and in RevokeSession and RevokeOtherSessions; a session with an `actor_id`
+        is refused with IMPERSONATION_FORBIDDEN in all three. SignOut is never refused so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,8 +156,8 @@ class SessionServiceServicer:
 
     def SignOut(self, request, context):
         """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
-        user is signed out (RFC 7009, section 2.2). A superseded token is dead; its session lives on under the
-        newer one.
+        user is signed out (RFC 7009, section 2.2). A superseded token ends its session too, although it opens
+        nothing any more: whoever holds one was given it, and means this session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

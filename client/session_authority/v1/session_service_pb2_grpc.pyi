@@ -62,6 +62,10 @@ class SessionServiceStub:
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
     """ListSessions shows the user behind the token their own sessions: the live ones, most recently active
     first, then, where asked for, those that ended, latest first.
+
+    Where the policy has a greatest age of the proof of identity, an older one is refused with
+    REAUTHENTICATION_REQUIRED, here and in RevokeSession and RevokeOtherSessions; a session with an `actor_id`
+    is refused with IMPERSONATION_FORBIDDEN in all three. SignOut is never refused so.
     """
     RevokeSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]
     """RevokeSession ends one session of the user behind the token. Revoking a session that has already ended
@@ -73,8 +77,8 @@ class SessionServiceStub:
     """
     SignOut: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]
     """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
-    user is signed out (RFC 7009, section 2.2). A superseded token is dead; its session lives on under the
-    newer one.
+    user is signed out (RFC 7009, section 2.2). A superseded token ends its session too, although it opens
+    nothing any more: whoever holds one was given it, and means this session.
     """
     ReauthenticateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ReauthenticateSessionRequest, _session_service_pb2.ReauthenticateSessionResponse]
     """ReauthenticateSession records that the user behind the token has just proved again who they are. The
@@ -116,6 +120,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """ListSessions shows the user behind the token their own sessions: the live ones, most recently active
     first, then, where asked for, those that ended, latest first.
+
+    Where the policy has a greatest age of the proof of identity, an older one is refused with
+    REAUTHENTICATION_REQUIRED, here and in RevokeSession and RevokeOtherSessions; a session with an `actor_id`
+    is refused with IMPERSONATION_FORBIDDEN in all three. SignOut is never refused so.
     """
     RevokeSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
     """RevokeSession ends one session of the user behind the token. Revoking a session that has already ended
@@ -127,8 +135,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     SignOut: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]  # type: ignore[assignment]
     """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
-    user is signed out (RFC 7009, section 2.2). A superseded token is dead; its session lives on under the
-    newer one.
+    user is signed out (RFC 7009, section 2.2). A superseded token ends its session too, although it opens
+    nothing any more: whoever holds one was given it, and means this session.
     """
     ReauthenticateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ReauthenticateSessionRequest, _session_service_pb2.ReauthenticateSessionResponse]  # type: ignore[assignment]
     """ReauthenticateSession records that the user behind the token has just proved again who they are. The
@@ -191,6 +199,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
         """ListSessions shows the user behind the token their own sessions: the live ones, most recently active
         first, then, where asked for, those that ended, latest first.
+
+        Where the policy has a greatest age of the proof of identity, an older one is refused with
+        REAUTHENTICATION_REQUIRED, here and in RevokeSession and RevokeOtherSessions; a session with an `actor_id`
+        is refused with IMPERSONATION_FORBIDDEN in all three. SignOut is never refused so.
         """
 
     @_abc_1.abstractmethod
@@ -220,8 +232,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.SignOutResponse, _abc.Awaitable[_session_service_pb2.SignOutResponse]]:
         """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
-        user is signed out (RFC 7009, section 2.2). A superseded token is dead; its session lives on under the
-        newer one.
+        user is signed out (RFC 7009, section 2.2). A superseded token ends its session too, although it opens
+        nothing any more: whoever holds one was given it, and means this session.
         """
 
     @_abc_1.abstractmethod

@@ -7,6 +7,7 @@ import click
 from session_authority_server.cli.demo import demo
 from session_authority_server.cli.keys import keys
 from session_authority_server.cli.migrate import migrate
+from session_authority_server.cli.revoke import revoke
 from session_authority_server.cli.serve import serve
 from session_authority_server.cli.server_process import server_process
 from session_authority_server.cli.worker import worker
@@ -27,7 +28,7 @@ def commands(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (serve, worker, migrate, keys, demo, server_process):
+for command in (serve, worker, migrate, keys, revoke, demo, server_process):
     commands.add_command(command)
 
 

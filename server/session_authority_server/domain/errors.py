@@ -6,6 +6,8 @@ AuthorityError
 ├── SessionNotLive          the proof token names no live session
 ├── SessionNotFound         the user has no session of that id
 ├── AuthenticationTooOld    the credential check began before a sweep
+├── ReauthenticationRequired  the proof of identity is too old for what is asked
+├── ImpersonationForbidden  who acts as the user may not do what is asked
 ├── SessionLimitReached     the policy refuses another session
 ├── RetryStale              a repeated call whose first answer no longer holds
 ├── ApiKeyMissing           the caller shows no API key
@@ -18,7 +20,9 @@ AuthorityError
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+
+from session_authority_server.domain.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,10 @@ class RetryMismatch(InvalidRequest):
 class SessionNotLive(AuthorityError):
     """The session token names no live session; the user must sign in."""
 
-    def __init__(self) -> None:
+    def __init__(self, superseded: Session | None = None) -> None:
+        """Tell so; and of which session the token was, if its secret is one that was superseded."""
         super().__init__("the session token names no live session; the user must sign in")
+        self.superseded = superseded
 
 
 class SessionNotFound(AuthorityError):
@@ -78,6 +84,27 @@ class AuthenticationTooOld(AuthorityError):
             "the user must sign in again"
         )
         self.swept_time = swept_time
+
+
+class ReauthenticationRequired(AuthorityError):
+    """The proof of identity is older than the policy allows for what is asked."""
+
+    def __init__(self, max_age: timedelta) -> None:
+        super().__init__(
+            f"the user last proved who they are more than {max_age.total_seconds():.0f} s ago; "
+            "let them re-authenticate, and ask again with the new token"
+        )
+        self.max_age = max_age
+
+
+class ImpersonationForbidden(AuthorityError):
+    """Somebody else acts as the user, which lets them neither look at the user's sessions nor end them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the session is that of somebody who acts as the user; "
+            "they may neither list the user's sessions nor revoke them"
+        )
 
 
 class SessionLimitReached(AuthorityError):

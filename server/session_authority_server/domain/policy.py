@@ -15,6 +15,13 @@ class AtLimit(Enum):
     REFUSE = "refuse"
 
 
+class SupersededUse(Enum):
+    """What the use of a superseded token does to the session that it opened once."""
+
+    REJECT = "reject"
+    END_SESSION = "end-session"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Every rule about sessions that an operator can set.
@@ -29,6 +36,11 @@ class Policy:
         retry_window: How long a repeated call gets the same answer.
         cache_lease: How long a client may trust its cache after its last contact.
         effective_margin: What is added to the lease for clocks that run at different speeds.
+        max_authentication_age: How old the proof of identity may be with which a user looks at their sessions
+            or ends them; None for any age.
+        superseded_use: What the use of a superseded token does.
+        superseded_grace: How long after a re-authentication it does nothing: a browser that asked for several
+            things at once still sends the old token.
     """
 
     absolute_lifetime: timedelta = timedelta(days=90)
@@ -40,6 +52,9 @@ class Policy:
     retry_window: timedelta = timedelta(minutes=10)
     cache_lease: timedelta = timedelta(seconds=2)
     effective_margin: timedelta = timedelta(milliseconds=100)
+    max_authentication_age: timedelta | None = None
+    superseded_use: SupersededUse = SupersededUse.REJECT
+    superseded_grace: timedelta = timedelta(seconds=10)
 
     def __post_init__(self) -> None:
         if self.absolute_lifetime < MINIMUM_LIFETIME:
@@ -50,6 +65,8 @@ class Policy:
             raise ValueError("session_limit must be at least 1")
         if self.last_active_resolution < timedelta(0) or self.history_retention < timedelta(0):
             raise ValueError("last_active_resolution and history_retention must not be negative")
+        if self.max_authentication_age is not None and self.max_authentication_age <= timedelta(0):
+            raise ValueError("max_authentication_age must be more than nothing")
 
     def resolution_for(self, idle_timeout: timedelta | None) -> timedelta:
         """Return how stale a session's recorded activity may be.

@@ -40,10 +40,11 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """An "end everything" that covers one user's sessions or everybody's."""
+    """An "end everything" that covers one user's sessions or everybody's; the reason is for operators."""
 
     time: datetime
     initiated_by: InitiatingEntity
+    reason: str = ""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -54,7 +55,7 @@ class Session:
     what they are now. `sweep` is the earliest one that covers the session, and dates it; whether one does,
     the epochs alone decide.
 
-    `user_agent` is as given at sign-in; it is kept, but not read back.
+    `actor_id` is who signed in as the user, where it was somebody else. `user_agent` is as given at sign-in; it is kept, but not read back.
 
     Not frozen, because a validation builds one and that would double its cost; nothing changes one.
     Compared by identity, so that what follows from one can be remembered with it.
@@ -77,12 +78,18 @@ class Session:
     idle_timeout: timedelta | None
     attributes: Mapping[str, str]
     created_by: str = ""
+    actor_id: str | None = None
     user_epoch: int = 0
     global_epoch: int = 0
     current_user_epoch: int = 0
     current_global_epoch: int = 0
     sweep: Sweep | None = None
     ending: Ending | None = None
+
+    @property
+    def renewed_time(self) -> datetime:
+        """When the session's present token was given out: at sign-in, or at the latest re-authentication."""
+        return self.expire_time - self.lifetime
 
     @property
     def idle_expire_time(self) -> datetime | None:

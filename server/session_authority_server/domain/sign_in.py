@@ -15,6 +15,7 @@ from session_authority_server.domain.policy import (
 )
 
 USER_ID_LIMIT_BYTES = 255
+REASON_LIMIT_BYTES = 256
 ATTRIBUTES_LIMIT = 16
 ATTRIBUTE_KEY_LIMIT_BYTES = 64
 ATTRIBUTE_VALUE_LIMIT_BYTES = 256
@@ -42,15 +43,32 @@ class Violations:
             raise InvalidRequest(self._found)
 
 
-def check_user_id(user_id: str, violations: Violations) -> None:
+def check_user_id(user_id: str, violations: Violations, field: str = "user_id") -> None:
     """Require 1 to 255 bytes without control characters."""
     size = len(user_id.encode())
     if not 1 <= size <= USER_ID_LIMIT_BYTES:
         violations.add(
-            "user_id", f"has {size} bytes; it must have 1 to {USER_ID_LIMIT_BYTES}, in UTF-8"
+            field, f"has {size} bytes; it must have 1 to {USER_ID_LIMIT_BYTES}, in UTF-8"
         )
     elif not user_id.isprintable() and _has_control_character(user_id):
-        violations.add("user_id", "has a control character; it must have none")
+        violations.add(field, "has a control character; it must have none")
+
+
+def check_actor_id(actor_id: str, violations: Violations) -> str | None:
+    """Return who acts as the user, in the form of a user id, or None where nobody does."""
+    if not actor_id:
+        return None
+    check_user_id(actor_id, violations, "actor_id")
+    return actor_id
+
+
+def check_reason(reason: str, violations: Violations) -> None:
+    """Require at most 256 bytes without control characters."""
+    size = len(reason.encode())
+    if size > REASON_LIMIT_BYTES:
+        violations.add("reason", f"has {size} bytes; at most {REASON_LIMIT_BYTES}")
+    elif _has_control_character(reason):
+        violations.add("reason", "has a control character; it must have none")
 
 
 def check_ip_address(text: str, violations: Violations) -> str | None:

@@ -10,7 +10,7 @@ import re
 import secrets
 import zlib
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
 
@@ -23,6 +23,7 @@ _VALUE_BYTES = _ID_BYTES + SECRET_BYTES + _CHECKSUM_BYTES
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _VALUE_DIGITS = 70  # 62 ** 70 is the first power of 62 above 256 ** 52
 _NO_DIGIT = 0xFF
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGIT_VALUES = bytes(
     _DIGITS.index(chr(byte)) if chr(byte) in _DIGITS else _NO_DIGIT for byte in range(256)
 )
@@ -117,6 +118,17 @@ def new_id(now: datetime) -> UUID:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)
+
+
+def first_id(moment: datetime) -> UUID:
+    """Return an id that no session made before a moment has or exceeds, and every later one exceeds."""
+    milliseconds = max(0, (moment - _UNIX_EPOCH) // timedelta(milliseconds=1))
+    return UUID(int=milliseconds << 80)
+
+
+def time_of(session_id: UUID) -> datetime:
+    """Return when an id was made, to the millisecond before."""
+    return _UNIX_EPOCH + timedelta(milliseconds=session_id.int >> 80)
 
 
 def mask_tokens(text: str) -> str:

@@ -76,6 +76,7 @@ def _session(session: Session, ending: Ending | None, current: UUID | None) -> s
         last_ip_address=session.last_ip_address or "",
         authentication_methods=session.authentication_methods,
         attributes=session.attributes,
+        actor_id=session.actor_id or "",
     )
     _set(message.create_time, session.create_time)
     _set(message.authenticate_time, session.authenticate_time)

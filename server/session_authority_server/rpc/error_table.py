@@ -66,6 +66,10 @@ class Row:
         return reasons.ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
 
 
+def _seconds(span: timedelta | None) -> str:
+    return "" if span is None else f"{span.total_seconds():.0f}"
+
+
 TABLE: dict[type[AuthorityError], Row] = {
     errors.InvalidRequest: Row(
         grpc.StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_INVALID_FIELD
@@ -79,6 +83,14 @@ TABLE: dict[type[AuthorityError], Row] = {
     errors.SessionNotFound: Row(grpc.StatusCode.NOT_FOUND, reasons.ERROR_REASON_SESSION_NOT_FOUND),
     errors.AuthenticationTooOld: Row(
         grpc.StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_AUTHENTICATION_TOO_OLD
+    ),
+    errors.ReauthenticationRequired: Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        reasons.ERROR_REASON_REAUTHENTICATION_REQUIRED,
+        lambda error: {"max_authentication_age_seconds": _seconds(getattr(error, "max_age", None))},
+    ),
+    errors.ImpersonationForbidden: Row(
+        grpc.StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_IMPERSONATION_FORBIDDEN
     ),
     errors.SessionLimitReached: Row(
         grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -73,6 +73,7 @@ class SessionService(SessionServiceServicer):
                 if request.HasField("idle_timeout")
                 else None,
                 attributes=dict(request.attributes),
+                actor_id=request.actor_id,
                 retry_secret=request.retry_secret,
                 caller=current_caller.get().key_id,
             )

@@ -7,11 +7,11 @@ and when it is worth it: docs/scaling.md.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from uuid import UUID
 
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from session_authority_server.domain.token import first_id
 from session_authority_server.store.database import Database
 from session_authority_server.store.tables import authority
 
@@ -173,12 +173,6 @@ def _making(end: datetime, span: timedelta, *, first: bool = False) -> Iterator[
 
 def _end(name: str) -> datetime:
     return datetime.strptime(name.removeprefix(_PREFIX), "%Y%m%d").replace(tzinfo=UTC)
-
-
-def first_id(moment: datetime) -> UUID:
-    """Return an id that no session made before a moment has or exceeds, and every later one exceeds."""
-    milliseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-    return UUID(int=milliseconds << 80)
 
 
 async def _is_over(connection: AsyncConnection, name: str, ended_before: datetime) -> bool:

@@ -123,6 +123,45 @@ class PendingSweep:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class PendingErasure:
+    """An erasure of a user of whom there may be something left.
+
+    Attributes:
+        user_id: Who is erased.
+        epoch: The user's epoch that it began; sessions of earlier ones are what is to be deleted.
+    """
+
+    user_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureBatch:
+    """What one step of an erasure did.
+
+    Attributes:
+        deleted: How many rows were deleted.
+        complete: Whether nothing is left to do.
+    """
+
+    deleted: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBatch:
+    """What one step through the sessions that a key made did.
+
+    Attributes:
+        ended: The sessions that were ended.
+        last: The id to go on after, or None where there are no more.
+    """
+
+    ended: Sequence[EndedSession]
+    last: UUID | None
+
+
 class Transaction(Protocol):
     """What can be done in one transaction. All of it happens, or none."""
 
@@ -170,6 +209,18 @@ class Transaction(Protocol):
         """End every session that a locked user has, however many, by moving the user's epoch on."""
         ...
 
+    async def sweep_everybody(self, sweep: Sweep) -> None:
+        """End every session that there is, by moving the common epoch on."""
+        ...
+
+    async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
+        """Note that a locked user, whose sessions were just swept, is to be erased.
+
+        From now on, should the user's row be gone, a user of the same id begins with the epoch that this one
+        has, and with `time` as the moment before which no sign-in may have begun.
+        """
+        ...
+
     async def exempt_from_sweep(self, session_id: UUID) -> None:
         """Move a session along to its user's current epoch."""
         ...
@@ -185,6 +236,14 @@ class Transaction(Protocol):
 
 class SessionStore(Protocol):
     """Where sessions are kept."""
+
+    async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
+        """Delete at most `limit` of the sessions that an erasure covers; once there are none, what else there is.
+
+        The user's row goes last, and stays where the user has signed in anew since. Nothing is complete while
+        a later erasure of the same user is under way.
+        """
+        ...
 
     async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
         """Return those of at most BATCH_LIMIT sessions that exist, in one read outside a transaction."""
@@ -207,6 +266,12 @@ class SessionStore(Protocol):
         Raises:
             LeftOut: If somebody else kept sessions locked for a third of a second. The others were touched.
         """
+        ...
+
+    async def end_made_by(
+        self, key_id: str, now: datetime, after: UUID, limit: int, ending: Ending
+    ) -> KeyBatch:
+        """End the live sessions that an API key made, in the order of ids, looking at `limit` sessions at most."""
         ...
 
     async def list_live(
@@ -254,8 +319,14 @@ class UpkeepStore(Protocol):
         """
         ...
 
-    async def pending_sweeps(self, limit: int) -> Sequence[PendingSweep]:
-        """Return sweeps that are not settled, the oldest first, of each user only the latest."""
+    async def pending_sweeps(
+        self, limit: int, everybodys_before: datetime | None = None
+    ) -> Sequence[PendingSweep]:
+        """Return sweeps that are not settled, the oldest first, of each user only the latest.
+
+        Of everybody's only those before a moment, where one is given: nobody locks everybody, and so a session
+        that began before such a sweep can appear after it, for as long as a transaction can last.
+        """
         ...
 
     async def end_swept(
@@ -323,6 +394,18 @@ class UpkeepStore(Protocol):
 
     async def count_purgeable(self, ended_before: datetime, limit: int) -> int:
         """Return how many sessions purge_ended would delete, counting to `limit` at most."""
+        ...
+
+    async def pending_erasures(self, limit: int) -> Sequence[PendingErasure]:
+        """Return erasures that are not complete, the oldest first."""
+        ...
+
+    async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
+        """As SessionStore.erase_some."""
+        ...
+
+    async def purge_erasures(self, erased_before: datetime, limit: int) -> int:
+        """Delete what is kept of at most `limit` users who were erased earlier, and return of how many."""
         ...
 
     async def forget_attempts(self, now: datetime, limit: int) -> int:

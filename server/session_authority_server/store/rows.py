@@ -35,6 +35,7 @@ _COLUMNS = (
     sessions.c.idle_timeout,
     sessions.c.attributes,
     sessions.c.created_by,
+    sessions.c.actor_id,
     sessions.c.user_epoch,
     sessions.c.global_epoch,
     current_user_epoch.label("current_user_epoch"),
@@ -88,6 +89,7 @@ def as_row(session: Session, check_time: datetime) -> dict[str, Any]:
         "authentication_methods": session.authentication_methods,
         "attributes": session.attributes,
         "created_by": session.created_by,
+        "actor_id": session.actor_id,
     }
 
 
@@ -123,6 +125,7 @@ def session(row: Sequence[Any]) -> Session:
         idle_timeout,
         attributes,
         created_by,
+        actor_id,
         user_epoch,
         global_epoch,
         current_user_epoch,
@@ -148,6 +151,7 @@ def session(row: Sequence[Any]) -> Session:
         idle_timeout=idle_timeout,
         attributes=attributes,
         created_by=created_by,
+        actor_id=actor_id,
         user_epoch=user_epoch,
         global_epoch=global_epoch,
         current_user_epoch=current_user_epoch,

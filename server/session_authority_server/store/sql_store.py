@@ -10,13 +10,15 @@ from sqlalchemy import (
     and_,
     or_,
     select,
+    update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.liveness import ending_of
-from session_authority_server.domain.session import Session
+from session_authority_server.domain.session import Ending, Session
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
+from session_authority_server.store.erasing import erase_some
 from session_authority_server.store.liveness import (
     expires,
     facts,
@@ -24,7 +26,16 @@ from session_authority_server.store.liveness import (
     is_live,
     is_swept,
 )
-from session_authority_server.store.protocol import LeftOut, PageKey, Touch, Transaction
+from session_authority_server.store.protocol import (
+    EndedSession,
+    ErasureBatch,
+    KeyBatch,
+    LeftOut,
+    PageKey,
+    PendingErasure,
+    Touch,
+    Transaction,
+)
 from session_authority_server.store.tables import sessions
 from session_authority_server.store.touching import still_due, touch_all, touch_each
 from session_authority_server.store.transaction import SqlTransaction
@@ -82,6 +93,41 @@ class SqlSessionStore:
         return moved, await self._database.read(
             lambda connection: still_due(connection, due, now())
         )
+
+    async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
+        return await erase_some(self._database, erasure, limit)
+
+    async def end_made_by(
+        self, key_id: str, now: datetime, after: UUID, limit: int, ending: Ending
+    ) -> KeyBatch:
+        # What bounds a step is what it looks at, for there is no index of who made what.
+        seen = (
+            select(sessions.c.session_id, (sessions.c.created_by == key_id).label("made"))
+            .where(sessions.c.session_id > after)
+            .order_by(sessions.c.session_id)
+            .limit(limit)
+        )
+
+        async def work(connection: AsyncConnection) -> KeyBatch:
+            found = (await connection.execute(seen)).all()
+            last = found[-1].session_id if len(found) == limit else None
+            made = [row.session_id for row in found if row.made]
+            due = (
+                select(sessions.c.session_id)
+                .where(sessions.c.session_id.in_(made), is_live(now))
+                .order_by(sessions.c.session_id)
+                .with_for_update(key_share=True)
+            )
+            statement = (
+                update(sessions)
+                .where(sessions.c.session_id.in_(due))
+                .values(rows.ending_columns(ending))
+                .returning(sessions.c.session_id, sessions.c.user_id, sessions.c.end_reason)
+            )
+            ended = (await connection.execute(statement)).all() if made else ()
+            return KeyBatch([EndedSession(*row) for row in ended], last)
+
+        return await self._database.write(work)
 
     async def list_live(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int

@@ -97,6 +97,7 @@ sessions = Table(
     Column("authentication_methods", Words, nullable=False),
     Column("attributes", Attributes),
     Column("created_by", Text, nullable=False),
+    Column("actor_id", Text),
 )
 
 # A user's live sessions (no end_time, and yet to expire), those that expired, and a user's history by time.
@@ -136,6 +137,8 @@ authority = Table(
     Column("partition_days", SmallInteger),
     # The version of the schema that the oldest program wants which this schema still serves.
     Column("oldest_program", Text, nullable=False, server_default="0001"),
+    # What the ids of erased users are hashed with.
+    Column("erasure_key", LargeBinary),
 )
 
 # One row: how far the worker has looked at what is overdue. What it looked at and left as it was had expired.
@@ -164,6 +167,18 @@ Index(
     sweeps.c.sweep_time,
     sqlite_where=text("NOT settled"),
     postgresql_where=text("NOT settled"),
+)
+
+# One row an erased user: where the epochs go on, and before when no sign-in may have begun, if there is ever
+# again a user of that id.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("user_hash", LargeBinary, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("erase_time", Moment, nullable=False),
+    # Whose rows are yet to be deleted; null once they are.
+    Column("user_id", Text),
 )
 
 attempts = Table(

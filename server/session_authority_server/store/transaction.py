@@ -1,9 +1,10 @@
+import hmac
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, case, delete, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.retry import AnsweredAttempt
@@ -16,10 +17,12 @@ from session_authority_server.store.liveness import (
     current_user_epoch,
     is_live,
 )
-from session_authority_server.store.protocol import UserStanding
+from session_authority_server.store.protocol import PendingErasure, UserStanding
 from session_authority_server.store.tables import (
+    EVERYBODY,
     attempts,
     authority,
+    erasures,
     sessions,
     sweeps,
     users,
@@ -48,9 +51,29 @@ class SqlTransaction:
         if row is None:
             absent = self._dialect.insert_if_absent(users).values(user_id=user_id, epoch=0)
             await self._connection.execute(absent)
-            row = (await self._connection.execute(standing)).one()
+            await self._connection.execute(
+                standing
+            )  # locks, so that nobody erases the user from here on
+            await self._go_on_after_erasure(user_id)
+            row = (await self._connection.execute(standing)).one_or_none()
+            if row is None:
+                # Somebody else added the user, and erased them again.
+                raise RunAgain
         self._global_epoch, *swept_times = row
         return UserStanding(max((time for time in swept_times if time is not None), default=None))
+
+    async def _go_on_after_erasure(self, user_id: str) -> None:
+        """Let a new user's row stand as that of an erased user of the same id stood at the end."""
+        user_hash = await hashed_user(self._connection, user_id)
+        await self._connection.execute(
+            update(users)
+            .where(
+                users.c.user_id == user_id,
+                erasures.c.user_hash == user_hash,
+                erasures.c.epoch > users.c.epoch,
+            )
+            .values(epoch=erasures.c.epoch, swept_time=erasures.c.erase_time)
+        )
 
     async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
         statement = rows.select_sessions().where(sessions.c.session_id == session_id)
@@ -133,20 +156,45 @@ class SqlTransaction:
         statement = (
             update(users)
             .where(users.c.user_id == user_id)
-            .values(epoch=users.c.epoch + 1, swept_time=sweep.time)
+            .values(epoch=users.c.epoch + 1, swept_time=_latest(users.c.swept_time, sweep.time))
             .returning(users.c.epoch)
         )
         epoch = (await self._connection.execute(statement)).scalar_one()
+        await self._record(user_id, epoch, sweep)
+
+    async def sweep_everybody(self, sweep: Sweep) -> None:
+        swept_time = _latest(authority.c.swept_time, sweep.time)
+        statement = (
+            update(authority)
+            .values(epoch=authority.c.epoch + 1, swept_time=swept_time)
+            .returning(authority.c.epoch)
+        )
+        epoch = (await self._connection.execute(statement)).scalar_one()
+        await self._record(EVERYBODY, epoch, sweep)
+
+    async def _record(self, user_id: str, epoch: int, sweep: Sweep) -> None:
         await self._connection.execute(
             insert(sweeps).values(
                 user_id=user_id,
                 epoch=epoch,
                 sweep_time=sweep.time,
                 initiating_entity=sweep.initiated_by,
-                reason="",
+                reason=sweep.reason,
                 settled=False,
             )
         )
+
+    async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
+        epoch = (
+            await self._connection.execute(select(users.c.epoch).where(users.c.user_id == user_id))
+        ).scalar_one()
+        columns = {"epoch": epoch, "erase_time": time, "user_id": user_id}
+        user_hash = await hashed_user(self._connection, user_id)
+        again = update(erasures).where(erasures.c.user_hash == user_hash).values(columns)
+        if (await self._connection.execute(again)).rowcount == 0:
+            statement = insert(erasures).values(user_hash=user_hash, **columns)
+            await self._connection.execute(statement)
+        return PendingErasure(user_id, epoch)
 
     async def exempt_from_sweep(self, session_id: UUID) -> None:
         await self._connection.execute(
@@ -173,6 +221,17 @@ class SqlTransaction:
                 expire_time=attempt.expire_time,
             )
         )
+
+
+async def hashed_user(connection: AsyncConnection, user_id: str) -> bytes:
+    """Return what is kept of a user who was erased, in place of the id."""
+    key = (await connection.execute(select(authority.c.erasure_key))).scalar_one()
+    return hmac.digest(key, user_id.encode(), "sha256")
+
+
+def _latest(column: ColumnElement[datetime], time: datetime) -> ColumnElement[datetime]:
+    # The clocks of two servers differ: what one has shut out, a sweep by the other must not let in again.
+    return case((column > time, column), else_=literal(time, column.type))
 
 
 def _check_time(session: Session) -> datetime:

@@ -3,19 +3,34 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Select, and_, delete, func, select, tuple_, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Select,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from session_authority_server.domain.token import first_id
 from session_authority_server.store.database import Database
+from session_authority_server.store.erasing import erase_some
 from session_authority_server.store.expiry import end_overdue, is_ahead, write_endings
 from session_authority_server.store.liveness import is_live, outlived_by_sweep
-from session_authority_server.store.partitions import Partitions, first_id
+from session_authority_server.store.partitions import Partitions
 from session_authority_server.store.protocol import (
+    ErasureBatch,
     ExpiryBatch,
+    PendingErasure,
     PendingSweep,
     SweepBatch,
 )
-from session_authority_server.store.tables import EVERYBODY, attempts, sessions, sweeps
+from session_authority_server.store.tables import EVERYBODY, attempts, erasures, sessions, sweeps
 
 
 class SqlUpkeepStore:
@@ -30,7 +45,9 @@ class SqlUpkeepStore:
             lambda connection: end_overdue(connection, self._database.dialect, now, limit, named)
         )
 
-    async def pending_sweeps(self, limit: int) -> Sequence[PendingSweep]:
+    async def pending_sweeps(
+        self, limit: int, everybodys_before: datetime | None = None
+    ) -> Sequence[PendingSweep]:
         # Whatever an earlier sweep of the same user covers, the latest does too.
         statement = (
             select(sweeps.c.user_id, func.max(sweeps.c.epoch))
@@ -39,6 +56,10 @@ class SqlUpkeepStore:
             .order_by(func.min(sweeps.c.sweep_time))
             .limit(limit)
         )
+        if everybodys_before is not None:
+            statement = statement.where(
+                or_(sweeps.c.user_id != EVERYBODY, sweeps.c.sweep_time < everybodys_before)
+            )
 
         async def work(connection: AsyncConnection) -> Sequence[PendingSweep]:
             return [PendingSweep(*row) for row in await connection.execute(statement)]
@@ -151,6 +172,31 @@ class SqlUpkeepStore:
                 old = select(sessions.c.session_id).where(due)
                 count += await self._count(old, limit - count)
         return count
+
+    async def pending_erasures(self, limit: int) -> Sequence[PendingErasure]:
+        statement = (
+            select(erasures.c.user_id, erasures.c.epoch)
+            .where(erasures.c.user_id.is_not(None))
+            .order_by(erasures.c.erase_time)
+            .limit(limit)
+        )
+
+        async def work(connection: AsyncConnection) -> Sequence[PendingErasure]:
+            return [PendingErasure(*row) for row in await connection.execute(statement)]
+
+        return await self._database.read(work)
+
+    async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
+        return await erase_some(self._database, erasure, limit)
+
+    async def purge_erasures(self, erased_before: datetime, limit: int) -> int:
+        old = (
+            select(erasures.c.user_hash)
+            .where(erasures.c.user_id.is_(None), erasures.c.erase_time < erased_before)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return await self._delete(erasures, erasures.c.user_hash.in_(old))
 
     async def forget_attempts(self, now: datetime, limit: int) -> int:
         closed = (

@@ -6,11 +6,13 @@ from uuid import UUID
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.liveness import ending_of
+from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.store.protocol import PageKey, SessionStore
 from session_authority_server.usecases.activity import FLUSH_INTERVAL
 from session_authority_server.usecases.page_token import PageToken, Section
-from session_authority_server.usecases.proof import parse_proof, prove
+from session_authority_server.usecases.proof import check_standing, parse_proof, prove
+from session_authority_server.usecases.superseded import SupersededTokens
 
 DEFAULT_PAGE_SIZE = 50
 PAGE_SIZE_LIMIT = 200
@@ -48,9 +50,13 @@ class Page:
 class ListSessions:
     """Shows a user their own sessions."""
 
-    def __init__(self, store: SessionStore, clock: Clock) -> None:
+    def __init__(
+        self, store: SessionStore, clock: Clock, policy: Policy, superseded: SupersededTokens
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._policy = policy
+        self._superseded = superseded
 
     async def __call__(self, listing: Listing) -> Page:
         """Return a page.
@@ -61,13 +67,17 @@ class ListSessions:
 
         Raises:
             SessionNotLive: If the token is not good.
+            ImpersonationForbidden: If the session is that of somebody who acts as the user.
+            ReauthenticationRequired: If the proof of identity is too old.
             InvalidRequest: If the page token is not one for this list, or the page size is negative.
             StoreUnavailable: If the store can't be read.
         """
         token = parse_proof(listing.session_token)
         size = _page_size(listing.page_size)
         now = self._clock.now()
-        proven = await prove(self._store, token, now)
+        async with self._superseded.noticed():
+            proven = await prove(self._store, token, now)
+        check_standing(proven, self._policy, now)
         if listing.page_token:
             place = PageToken.decode(listing.page_token, proven.user_id, listing.show_ended)
         else:

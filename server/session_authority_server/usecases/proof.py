@@ -2,10 +2,15 @@ from collections.abc import Callable
 from datetime import datetime
 
 from session_authority_server.domain import token as tokens
-from session_authority_server.domain.errors import SessionNotLive
+from session_authority_server.domain.errors import (
+    ImpersonationForbidden,
+    ReauthenticationRequired,
+    SessionNotLive,
+)
+from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
-from session_authority_server.domain.verdict import judge
+from session_authority_server.domain.verdict import SUPERSEDED, judge
 from session_authority_server.store.protocol import SessionStore, Transaction
 
 
@@ -45,8 +50,22 @@ async def prove_in(transaction: Transaction, token: Token, now: Callable[[], dat
     return _accept(await transaction.read_session(token.id), token, now())
 
 
+def check_standing(proven: Session, policy: Policy, now: datetime) -> None:
+    """Require that whoever proved a session may look at its user's sessions and end them.
+
+    Raises:
+        ImpersonationForbidden: If somebody else acts as the user.
+        ReauthenticationRequired: If the proof of identity is older than the policy allows.
+    """
+    if proven.actor_id is not None:
+        raise ImpersonationForbidden
+    max_age = policy.max_authentication_age
+    if max_age is not None and now - proven.authenticate_time > max_age:
+        raise ReauthenticationRequired(max_age)
+
+
 def _accept(session: Session | None, token: Token, now: datetime) -> Session:
     verdict = judge(session, token, now)
     if isinstance(verdict, Session):
         return verdict
-    raise SessionNotLive
+    raise SessionNotLive(session if verdict is SUPERSEDED else None)

@@ -13,6 +13,7 @@ from session_authority_server.domain.token import Token
 from session_authority_server.store.protocol import SessionStore, Transaction
 from session_authority_server.usecases.proof import parse_proof, prove_in
 from session_authority_server.usecases.repetition import repeat
+from session_authority_server.usecases.superseded import SupersededTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +30,13 @@ class Reauthentication:
 class ReauthenticateSession:
     """Gives a session whose user proved again who they are a new token and a new life."""
 
-    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+    def __init__(
+        self, store: SessionStore, clock: Clock, policy: Policy, superseded: SupersededTokens
+    ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._superseded = superseded
 
     async def __call__(self, request: Reauthentication) -> tuple[Session, Token]:
         """Return the session and its new token.
@@ -80,7 +84,8 @@ class ReauthenticateSession:
                 await transaction.write_attempt(attempt.answered(new.id, salt, expire_time))
             return renewed, new
 
-        return await self._store.transact(work)
+        async with self._superseded.noticed():
+            return await self._store.transact(work)
 
     def _renewed(
         self,

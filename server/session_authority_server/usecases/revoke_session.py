@@ -8,7 +8,8 @@ from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.store.protocol import SessionStore, Transaction
-from session_authority_server.usecases.proof import parse_proof, prove_in
+from session_authority_server.usecases.proof import check_standing, parse_proof, prove_in
+from session_authority_server.usecases.superseded import SupersededTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +32,31 @@ class Revocation:
 class RevokeSession:
     """Ends one of a user's own sessions."""
 
-    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+    def __init__(
+        self, store: SessionStore, clock: Clock, policy: Policy, superseded: SupersededTokens
+    ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._superseded = superseded
 
     async def __call__(self, session_token: str, session_id: str) -> Revocation:
         """Return the session, ended.
 
         Raises:
             SessionNotLive: If the token is not good.
+            ImpersonationForbidden: If the session is that of somebody who acts as the user.
+            ReauthenticationRequired: If the proof of identity is too old.
             InvalidRequest: If the id is malformed.
             SessionNotFound: If the user has no such session.
             StoreUnavailable: If the store failed; a repetition is safe.
         """
         token = parse_proof(session_token)
-        target_id = _parse_id(session_id)
+        target_id = parse_id(session_id)
 
         async def work(transaction: Transaction) -> tuple[Session, bool, bool]:
             proven = await prove_in(transaction, token, self._clock.now)
+            check_standing(proven, self._policy, self._clock.now())
             # Asked for with the user, so that a foreign session costs what an unknown one does.
             target = await transaction.read_session(target_id, of_user=proven.user_id)
             if target is None:
@@ -68,12 +75,18 @@ class RevokeSession:
                     already_ended = True
             return target, current, already_ended
 
-        session, current, already_ended = await self._store.transact(work)
+        async with self._superseded.noticed():
+            session, current, already_ended = await self._store.transact(work)
         effective_time = self._policy.effective_time(self._clock.now())
         return Revocation(session, current, already_ended, effective_time)
 
 
-def _parse_id(session_id: str) -> UUID:
+def parse_id(session_id: str) -> UUID:
+    """Return the id that a caller gave.
+
+    Raises:
+        InvalidRequest: If it is none.
+    """
     try:
         parsed = UUID(session_id)
     except ValueError:

@@ -7,9 +7,10 @@ from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.session import Session
-from session_authority_server.domain.verdict import NOT_FOUND, Rejection, judge
+from session_authority_server.domain.verdict import NOT_FOUND, SUPERSEDED, Rejection, judge
 from session_authority_server.store.protocol import BATCH_LIMIT, SessionStore, Touch
 from session_authority_server.usecases.activity import Activity
+from session_authority_server.usecases.superseded import SupersededTokens
 
 VALIDATIONS_LIMIT = BATCH_LIMIT
 
@@ -32,10 +33,13 @@ class Validation:
 class ValidateSession:
     """Says whether one token is good."""
 
-    def __init__(self, read_one: ReadOne, clock: Clock, activity: Activity) -> None:
+    def __init__(
+        self, read_one: ReadOne, clock: Clock, activity: Activity, superseded: SupersededTokens
+    ) -> None:
         self._read_one = read_one
         self._clock = clock
         self._activity = activity
+        self._superseded = superseded
 
     async def __call__(self, validation: Validation) -> Session | Rejection:
         """Return the live session or why the token is not accepted.
@@ -57,16 +61,21 @@ class ValidateSession:
             and not self._activity.is_fresh(verdict, now)
         ):
             await self._activity.record(verdict, now, ip_address)
+        if verdict is SUPERSEDED and session is not None:
+            await self._superseded.used(session)
         return verdict
 
 
 class BatchValidateSessions:
     """Says of many tokens whether they are good."""
 
-    def __init__(self, store: SessionStore, clock: Clock, activity: Activity) -> None:
+    def __init__(
+        self, store: SessionStore, clock: Clock, activity: Activity, superseded: SupersededTokens
+    ) -> None:
         self._store = store
         self._clock = clock
         self._activity = activity
+        self._superseded = superseded
 
     async def __call__(self, validations: Sequence[Validation]) -> list[Session | Rejection]:
         """Return an answer for each question, in order.
@@ -86,6 +95,7 @@ class BatchValidateSessions:
         now = self._clock.now()
         verdicts: list[Session | Rejection] = []
         decisive: list[Touch] = []
+        reused: dict[UUID, Session] = {}
         for validation, token, ip_address in zip(validations, parsed, ip_addresses, strict=True):
             if token is None:
                 verdicts.append(NOT_FOUND)
@@ -96,8 +106,12 @@ class BatchValidateSessions:
                 touch = self._activity.gather(verdict, now, ip_address)
                 if touch is not None:
                     decisive.append(touch)
+            elif verdict is SUPERSEDED:
+                reused[token.id] = found[token.id]
         if decisive:
             await self._activity.write(decisive)
+        for session in reused.values():
+            await self._superseded.used(session)
         return verdicts
 
 

@@ -16,6 +16,8 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "REQUEST_TOO_LARGE": (Code.RESOURCE_EXHAUSTED, sa.RequestTooLarge),
     "SESSION_NOT_LIVE": (Code.UNAUTHENTICATED, sa.SessionNotLive),
     "SESSION_NOT_FOUND": (Code.NOT_FOUND, sa.SessionNotFound),
+    "REAUTHENTICATION_REQUIRED": (Code.FAILED_PRECONDITION, sa.ReauthenticationRequired),
+    "IMPERSONATION_FORBIDDEN": (Code.FAILED_PRECONDITION, sa.ImpersonationForbidden),
     "AUTHENTICATION_TOO_OLD": (Code.FAILED_PRECONDITION, sa.AuthenticationTooOld),
     "SESSION_LIMIT_REACHED": (Code.RESOURCE_EXHAUSTED, sa.SessionLimitReached),
     "RETRY_MISMATCH": (Code.INVALID_ARGUMENT, sa.RetryMismatch),

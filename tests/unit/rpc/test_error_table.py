@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
@@ -18,6 +18,8 @@ EXAMPLES: list[AuthorityError] = [
     errors.SessionNotLive(),
     errors.SessionNotFound(),
     errors.AuthenticationTooOld(datetime(2026, 1, 1, tzinfo=UTC)),
+    errors.ReauthenticationRequired(timedelta(minutes=5)),
+    errors.ImpersonationForbidden(),
     errors.SessionLimitReached(100),
     errors.RetryStale(),
     errors.ApiKeyMissing(),
@@ -92,6 +94,8 @@ def test_a_field_that_is_wrong_is_named_with_its_remedy() -> None:
 
 def test_limits_are_told_as_numbers() -> None:
     assert _details(errors.SessionLimitReached(7))[0].metadata == {"limit": "7"}
+    old = errors.ReauthenticationRequired(timedelta(minutes=5))
+    assert _details(old)[0].metadata == {"max_authentication_age_seconds": "300"}
     assert _details(error_table.RequestTooLarge(9))[0].metadata == {"limit_bytes": "9"}
 
 

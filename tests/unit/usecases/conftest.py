@@ -18,6 +18,7 @@ from session_authority_server.usecases.reauthenticate_session import Reauthentic
 from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
 from session_authority_server.usecases.revoke_session import RevokeSession
 from session_authority_server.usecases.sign_out import SignOut
+from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.usecases.validate_sessions import (
     BatchValidateSessions,
     ValidateSession,
@@ -58,16 +59,18 @@ class Authority:
     def __post_init__(self) -> None:
         store, clock, policy = self.store, self.clock, self.policy
         self.activity = Activity(store, clock, policy)
+        self.reused: list[Session] = []
+        superseded = SupersededTokens(store, clock, policy, self.reused.append)
         self.create = CreateSession(store, clock, policy)
         self.validate = ValidateSession(
-            CoalescedReads(store.read_sessions).read, clock, self.activity
+            CoalescedReads(store.read_sessions).read, clock, self.activity, superseded
         )
-        self.validate_all = BatchValidateSessions(store, clock, self.activity)
-        self.list = ListSessions(store, clock)
-        self.revoke = RevokeSession(store, clock, policy)
-        self.revoke_others = RevokeOtherSessions(store, clock, policy)
+        self.validate_all = BatchValidateSessions(store, clock, self.activity, superseded)
+        self.list = ListSessions(store, clock, policy, superseded)
+        self.revoke = RevokeSession(store, clock, policy, superseded)
+        self.revoke_others = RevokeOtherSessions(store, clock, policy, superseded)
         self.sign_out = SignOut(store, clock, policy)
-        self.reauthenticate = ReauthenticateSession(store, clock, policy)
+        self.reauthenticate = ReauthenticateSession(store, clock, policy, superseded)
 
     def under(self, policy: Policy) -> "Authority":
         """Return the same with other rules."""

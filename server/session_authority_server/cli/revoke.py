@@ -1,0 +1,138 @@
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+# Of the same distribution as these, the client tells how to reach an authority, and what its errors mean.
+from session_authority import ConfigurationError
+from session_authority._channel import channel_options
+from session_authority._error_details import error_of
+from session_authority._settings import Settings
+from session_authority.v1 import session_admin_service_pb2 as pb
+from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
+
+Ask = Callable[[str, Message], Any]
+
+
+@click.command()
+@click.option("--user", "user_id", help="End every session of this user.")
+@click.option("--all", "everybody", is_flag=True, help="End every session of everybody.")
+@click.option("--session", "session_id", help="End the session of this id.")
+@click.option(
+    "--token",
+    "token",
+    help="End the session of a token, which is read from standard input: give - here.",
+)
+@click.option("--created-by-key", "key_id", help="End every session that this API key made.")
+@click.option(
+    "--since",
+    help="With --created-by-key: only those made since, for example 2026-01-15T12:00:00Z.",
+)
+@click.option("--reason", default="", help="Why, for the record; at most 256 bytes.")
+@click.option("--yes", is_flag=True, help="With --all: go ahead without asking.")
+def revoke(
+    user_id: str | None,
+    everybody: bool,
+    session_id: str | None,
+    token: str | None,
+    key_id: str | None,
+    since: str | None,
+    reason: str,
+    yes: bool,
+) -> None:
+    """End sessions, for an operator; whether there were any is not told.
+
+    Asks the server at SESSION_AUTHORITY_ADDRESS with the key in SESSION_AUTHORITY_API_KEY, as apps do.
+    """
+    if sum(each is not None for each in (user_id, session_id, token, key_id)) + everybody != 1:
+        raise click.UsageError(
+            "give exactly one of --user, --all, --session, --token and --created-by-key"
+        )
+    if since is not None and key_id is None:
+        raise click.UsageError("--since goes with --created-by-key")
+    if token not in (None, "-"):
+        # On a command line, it would be in the shell's history and in the list of processes.
+        raise click.UsageError("a token is read from standard input; give --token -")
+    begin = None if since is None else _moment(since)
+    if everybody and not yes:
+        click.confirm("This signs everybody out, everywhere. Go on?", abort=True)
+    try:
+        with _authority(Settings.from_env(os.environ)) as ask:
+            if user_id is not None:
+                by_user = pb.RevokeUserSessionsRequest(user_id=user_id, reason=reason)
+                effective_time = ask("RevokeUserSessions", by_user).effective_time
+            elif everybody:
+                by_all = pb.RevokeAllSessionsRequest(reason=reason)
+                effective_time = ask("RevokeAllSessions", by_all).effective_time
+            elif key_id is not None:
+                effective_time = _made_by(ask, key_id, begin, reason)
+            else:
+                effective_time = _one(ask, session_id, reason)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from None
+    except grpc.RpcError as error:
+        raise click.ClickException(str(error_of(error))) from None
+    click.echo(f"ended; nobody anywhere accepts what was ended after {_shown(effective_time)}")
+
+
+def _one(ask: Ask, session_id: str | None, reason: str) -> Timestamp:
+    request = pb.RevokeOneSessionRequest(reason=reason)
+    if session_id is not None:
+        request.session_id = session_id
+    else:
+        request.session_token = sys.stdin.readline().strip()
+    effective_time: Timestamp = ask("RevokeOneSession", request).effective_time
+    return effective_time
+
+
+def _made_by(ask: Ask, key_id: str, since: datetime | None, reason: str) -> Timestamp:
+    request = pb.RevokeKeySessionsRequest(created_by_key=key_id, reason=reason)
+    if since is not None:
+        request.since.FromDatetime(since)
+    while True:
+        done: pb.RevokeKeySessionsResponse = ask("RevokeKeySessions", request)
+        if done.complete:
+            return done.effective_time
+        click.echo(f"looked at what was made until {_shown(done.resume_time)}", err=True)
+        request.since.CopyFrom(done.resume_time)
+
+
+@contextmanager
+def _authority(settings: Settings) -> Iterator[Ask]:
+    credentials, options = settings.credentials(), channel_options(settings)
+    if credentials is None:
+        channel = grpc.insecure_channel(settings.address, options)
+    else:
+        channel = grpc.secure_channel(settings.address, credentials, options)
+    with channel:
+        stub = SessionAdminServiceStub(channel)
+
+        def ask(method: str, request: Message) -> Any:
+            call = getattr(stub, method)
+            return call(request, timeout=settings.deadline_seconds, metadata=settings.metadata)
+
+        yield ask
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise click.BadParameter(
+            "give a moment with its time zone, for example 2026-01-15T12:00:00Z",
+            param_hint="--since",
+        )
+    return moment
+
+
+def _shown(message: Timestamp) -> str:
+    return message.ToDatetime(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,58 @@
+"""The steps of an erasure: sessions in batches first, and what else there is of a user last."""
+
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import ErasureBatch, PendingErasure
+from session_authority_server.store.tables import erasures, sessions, sweeps, users
+
+
+async def erase_some(database: Database, erasure: PendingErasure, limit: int) -> ErasureBatch:
+    """Delete sessions that an erasure covers, or else what is left besides."""
+    deleted = await database.write(lambda connection: _delete_sessions(connection, erasure, limit))
+    if deleted == limit:
+        return ErasureBatch(deleted, complete=False)
+    # In another transaction, because whoever locks a user and sessions locks the user first.
+    complete = await database.write(lambda connection: _finish(connection, erasure))
+    return ErasureBatch(deleted, complete)
+
+
+async def _delete_sessions(connection: AsyncConnection, erasure: PendingErasure, limit: int) -> int:
+    # What others have locked is left for another step: they have no order in common with this.
+    some = (
+        select(sessions.c.session_id)
+        .where(sessions.c.user_id == erasure.user_id, sessions.c.user_epoch < erasure.epoch)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = delete(sessions).where(sessions.c.session_id.in_(some))
+    return (await connection.execute(statement)).rowcount
+
+
+async def _finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
+    user_id, epoch = erasure.user_id, erasure.epoch
+    # Locked by a statement of its own: the next ones see what whoever held the lock has done.
+    locking = select(users.c.epoch).where(users.c.user_id == user_id).with_for_update()
+    await connection.execute(locking)
+    left = exists().where(sessions.c.user_id == user_id, sessions.c.user_epoch < epoch)
+    # By the id, which is there until an erasure is complete.
+    ours = (erasures.c.user_id == user_id, erasures.c.epoch == epoch)
+    pending = select(func.count()).select_from(erasures).where(*ours, ~left)
+    if not (await connection.execute(pending)).scalar_one():
+        others = select(func.count()).select_from(erasures).where(erasures.c.user_id == user_id)
+        return not (await connection.execute(others)).scalar_one()
+    await connection.execute(
+        delete(sweeps).where(sweeps.c.user_id == user_id, sweeps.c.epoch <= epoch)
+    )
+    # Whoever has signed in anew is there to stay; a sweep since must go on shutting out what it shut out.
+    is_back = exists().where(sessions.c.user_id == user_id)
+    gone = delete(users).where(users.c.user_id == user_id, ~is_back)
+    last = (
+        await connection.execute(gone.returning(users.c.epoch, users.c.swept_time))
+    ).one_or_none()
+    if last is not None:
+        await connection.execute(delete(sweeps).where(sweeps.c.user_id == user_id))
+    kept = {"epoch": last.epoch, "erase_time": last.swept_time} if last is not None else {}
+    await connection.execute(update(erasures).where(*ours).values(user_id=None, **kept))
+    return True
