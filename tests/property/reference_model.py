@@ -8,6 +8,7 @@ from uuid import UUID
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 
 USER, POLICY = InitiatingEntity.USER, InitiatingEntity.POLICY
+ADMIN = InitiatingEntity.ADMIN
 
 
 @dataclass
@@ -21,7 +22,10 @@ class Known:
     idle_timeout: timedelta | None
     last_active_time: datetime
     expire_time: datetime
+    renewed_time: datetime
+    made_by_key: bool = False
     swept: datetime | None = None
+    swept_by: InitiatingEntity = USER
     recorded: Ending | None = None
     gathered: datetime | None = None
     old_tokens: list[str] = field(default_factory=list)
@@ -32,7 +36,7 @@ class Known:
             return self.recorded
         ends = []
         if self.swept is not None:
-            ends.append(Ending(self.swept, EndReason.REVOKED, USER))
+            ends.append(Ending(self.swept, EndReason.REVOKED, self.swept_by))
         if self.idle_timeout is not None:
             idle = self.last_active_time + self.idle_timeout
             ends.append(Ending(idle, EndReason.IDLE_TIMEOUT, POLICY))
@@ -42,6 +46,11 @@ class Known:
 
     def is_live(self, now: datetime) -> bool:
         return self.ending(now) is None
+
+    def sweep(self, now: datetime, by: InitiatingEntity) -> None:
+        """Note that everything was ended, unless it was before."""
+        if self.swept is None:
+            self.swept, self.swept_by = now, by
 
     def use(self, now: datetime, resolution: timedelta, decisive: timedelta) -> None:
         """Note a validation that counts as activity."""

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from session_authority_server.app import admin_usecases
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import (
     AuthenticationTooOld,
@@ -22,17 +23,20 @@ from session_authority_server.domain.errors import (
     SessionNotLive,
 )
 from session_authority_server.domain.liveness import ending_of
-from session_authority_server.domain.policy import AtLimit, Policy
+from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, Session
+from session_authority_server.domain.token import time_of
 from session_authority_server.domain.verdict import Rejection, RejectionReason
 from session_authority_server.store.coalescer import CoalescedReads
 from session_authority_server.usecases.activity import DECISIVE, Activity
 from session_authority_server.usecases.create_session import CreateSession, SignIn
+from session_authority_server.usecases.erase_user import Erasure
 from session_authority_server.usecases.list_sessions import Listing, ListSessions
 from session_authority_server.usecases.reauthenticate_session import (
     ReauthenticateSession,
     Reauthentication,
 )
+from session_authority_server.usecases.revoke_key_sessions import KeyRevocation
 from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
 from session_authority_server.usecases.revoke_session import Revocation, RevokeSession
 from session_authority_server.usecases.sign_out import SignOut
@@ -47,11 +51,12 @@ from session_authority_workers.pace import Pace
 from session_authority_workers.purge import Purge
 from tests.contract.engines import MINUTE, SECOND, START
 from tests.property.conftest import bench_in
-from tests.property.reference_model import POLICY, USER, Known, by_activity, by_ending
+from tests.property.reference_model import ADMIN, POLICY, USER, Known, by_activity, by_ending
 
 T = TypeVar("T")
 LIMIT = 3
 USERS = ("ann", "bob")
+KEY = "a key"
 choices = st.integers(0, 999)
 
 
@@ -70,6 +75,7 @@ class Sessions(RuleBasedStateMachine):
 
     engine_kind = "sqlite"
     at_limit = AtLimit.END_LEAST_RECENTLY_ACTIVE
+    superseded_use = SupersededUse.REJECT
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,6 +89,7 @@ class Sessions(RuleBasedStateMachine):
             session_limit=LIMIT,
             at_limit=self.at_limit,
             history_retention=30 * MINUTE,
+            superseded_use=self.superseded_use,
         )
         store = engine.sessions
         self.activity = Activity(store, clock, policy)
@@ -97,8 +104,10 @@ class Sessions(RuleBasedStateMachine):
         self.revoke = RevokeSession(store, clock, policy, superseded)
         self.revoke_others = RevokeOtherSessions(store, clock, policy, superseded)
         self.sign_out = SignOut(store, clock, policy)
+        self.admin = admin_usecases(store, clock, policy)
         self.reauthenticate = ReauthenticateSession(store, clock, policy, superseded)
-        self.pace = Pace(batch=2, largest_batch=2, largest_look=2, pause_share=0)
+        # All that is pending is settled at once, for here no transaction is slow.
+        self.pace = Pace(batch=2, largest_batch=2, largest_look=2, pause_share=0, rest=-60 * MINUTE)
         self.expire = Expire(engine.upkeep, clock, self.pace)
         self.purge = Purge(engine.upkeep, clock, policy, self.pace)
         self.known: list[Known] = []
@@ -147,6 +156,7 @@ class Sessions(RuleBasedStateMachine):
         idle_timeout=st.sampled_from([None, None, MINUTE, 5 * MINUTE]),
         checked_seconds_ago=st.sampled_from([None, 0, 1, 30]),
         repeatable=st.booleans(),
+        by_key=st.booleans(),
     )
     def sign_in(
         self,
@@ -155,6 +165,7 @@ class Sessions(RuleBasedStateMachine):
         idle_timeout: timedelta | None,
         checked_seconds_ago: int | None,
         repeatable: bool,
+        by_key: bool,
     ) -> None:
         ago = checked_seconds_ago
         request = SignIn(
@@ -163,6 +174,7 @@ class Sessions(RuleBasedStateMachine):
             idle_timeout=idle_timeout,
             authenticate_time=None if ago is None else self.now - ago * SECOND,
             retry_secret=self.fresh_secret() if repeatable else b"",
+            caller=KEY if by_key else "",
         )
         self.sign_in_with(request)
 
@@ -188,6 +200,8 @@ class Sessions(RuleBasedStateMachine):
             idle_timeout=request.idle_timeout,
             last_active_time=now,
             expire_time=now + lifetime,
+            renewed_time=now,
+            made_by_key=request.caller == KEY,
         )
         self.known.append(known)
         self.note_attempt(request, known)
@@ -213,6 +227,8 @@ class Sessions(RuleBasedStateMachine):
                 self.sign_in_with(request)
             else:
                 self.fails(SessionNotLive, call)
+                if known in self.known and known.token != request.session_token:
+                    self.note_reuse(known)
         elif known.token == before.token and known in self.known and known.is_live(self.now):
             session, token = self.run(call())
             assert (session.session_id, token.encode()) == (known.session_id, known.token)
@@ -240,6 +256,7 @@ class Sessions(RuleBasedStateMachine):
             known.token = token.encode()
             known.last_active_time = now
             known.expire_time = now + known.lifetime
+            known.renewed_time = now
             assert session.session_id == known.session_id
             assert session.expire_time == known.expire_time
             self.note_attempt(request, known)
@@ -252,7 +269,7 @@ class Sessions(RuleBasedStateMachine):
         known = self.pick(choice)
         token = known.old_tokens[-1] if old and known.old_tokens else known.token
         assert self.run(self.sign_out(token)) == self.effective_time
-        if token == known.token and known.is_live(self.now):
+        if known.is_live(self.now):
             known.recorded = Ending(self.now, EndReason.SIGNED_OUT, USER)
 
     @precondition(lambda self: self.known)
@@ -288,8 +305,68 @@ class Sessions(RuleBasedStateMachine):
         assert self.run(self.revoke_others(proof.token)) == self.effective_time
         self.swept[proof.user_id] = self.now
         for each in self.known:
-            if each.user_id == proof.user_id and each is not proof and each.swept is None:
-                each.swept = self.now
+            if each.user_id == proof.user_id and each is not proof:
+                each.sweep(self.now, USER)
+
+    # By operators
+
+    @rule(user_id=st.sampled_from(USERS))
+    def revoke_a_users(self, user_id: str) -> None:
+        assert self.run(self.admin.revoke_user(user_id)) == self.effective_time
+        self.swept[user_id] = self.now
+        for each in self.known:
+            if each.user_id == user_id:
+                each.sweep(self.now, ADMIN)
+
+    @rule()
+    def revoke_everybodys(self) -> None:
+        assert self.run(self.admin.revoke_all()) == self.effective_time
+        self.swept = dict.fromkeys(USERS, self.now)
+        for each in self.known:
+            each.sweep(self.now, ADMIN)
+
+    @precondition(lambda self: self.known)
+    @rule(choice=choices, by=st.sampled_from(["id", "token", "old token"]))
+    def revoke_any_one(self, choice: int, by: str) -> None:
+        known, revoke = self.pick(choice), self.admin.revoke_one
+        old = known.old_tokens[-1] if by == "old token" and known.old_tokens else known.token
+        call = revoke.by_id(str(known.session_id)) if by == "id" else revoke.by_token(old)
+        assert self.run(call) == self.effective_time
+        if known.is_live(self.now):
+            known.recorded = Ending(self.now, EndReason.REVOKED, ADMIN)
+
+    @rule(minutes_ago=st.sampled_from([0, 1, 60]))
+    def revoke_what_the_key_made(self, minutes_ago: int) -> None:
+        since = self.now - minutes_ago * MINUTE
+        done = self.run(self.admin.revoke_key(KEY, since))
+        assert done == KeyRevocation(self.effective_time, None)
+        for each in self.known:
+            if each.made_by_key and time_of(each.session_id) >= since and each.is_live(self.now):
+                each.recorded = Ending(self.now, EndReason.REVOKED, ADMIN)
+
+    @rule(user_id=st.sampled_from(USERS))
+    def erase(self, user_id: str) -> None:
+        erasure = self.run(self.admin.erase_user(user_id))
+        assert erasure == Erasure(self.effective_time, complete=True)
+        self.swept[user_id] = self.now
+        gone = [each for each in self.known if each.user_id == user_id]
+        self.known = [each for each in self.known if each not in gone]
+        self.purged += gone
+
+    @precondition(lambda self: any(each.old_tokens for each in self.known))
+    @rule(choice=choices)
+    def use_a_superseded_token(self, choice: int) -> None:
+        able = [each for each in self.known if each.old_tokens]
+        known = able[choice % len(able)]
+        answer = self.run(self.validate(Validation(known.old_tokens[-1])))
+        assert self.reason(answer) is RejectionReason.SUPERSEDED
+        self.note_reuse(known)
+
+    def note_reuse(self, known: Known) -> None:
+        is_late = self.now >= known.renewed_time + self.policy.superseded_grace
+        ends = self.superseded_use is SupersededUse.END_SESSION
+        if ends and is_late and known.is_live(self.now):
+            known.recorded = Ending(self.now, EndReason.REVOKED, POLICY)
 
     # Asking
 
@@ -407,7 +484,9 @@ class Sessions(RuleBasedStateMachine):
         questions: list[tuple[str, EndReason | RejectionReason | None]] = []
         for each in self.known:
             questions.append((each.token, self.verdict(each)))
-            questions += [(token, RejectionReason.SUPERSEDED) for token in each.old_tokens[-16:]]
+            if self.superseded_use is SupersededUse.REJECT:  # or asking would end sessions
+                old = each.old_tokens[-16:]
+                questions += [(token, RejectionReason.SUPERSEDED) for token in old]
         for each in self.purged:
             questions.append((each.token, RejectionReason.NOT_FOUND))
         if not questions:
@@ -427,6 +506,12 @@ class RefusingSessions(Sessions):
     at_limit = AtLimit.REFUSE
 
 
+class WarySessions(Sessions):
+    """The same where a superseded token that is used ends its session."""
+
+    superseded_use = SupersededUse.END_SESSION
+
+
 class PostgreSQLSessions(Sessions):
     """The same on PostgreSQL: fewer, for the rules are the same code, and only their statements differ."""
 
@@ -443,5 +528,7 @@ TestSessions = Sessions.TestCase
 TestSessions.settings = _settings
 TestRefusingSessions = RefusingSessions.TestCase
 TestRefusingSessions.settings = _settings
+TestWarySessions = WarySessions.TestCase
+TestWarySessions.settings = _settings
 TestPostgreSQLSessions = PostgreSQLSessions.TestCase
 TestPostgreSQLSessions.settings = settings(_settings, max_examples=8)

@@ -1,6 +1,6 @@
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
@@ -8,9 +8,6 @@ from session_authority_server.store.protocol import PendingSweep, UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 
 SWEEPS_AT_ONCE = 1_000
-# How long a sweep of everybody is left alone: far longer than the store lets a transaction last. Until then, a
-# sign-in that began before it may appear where the worker has passed by, dead but never recorded to be.
-EVERYBODYS_REST = timedelta(minutes=1)
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +101,7 @@ class Expire:
         return ended, all_ended
 
     async def _pending_sweeps(self) -> Sequence[PendingSweep]:
-        rested = self._cutoff() - EVERYBODYS_REST
+        rested = self._cutoff() - self._pace.rest
         return await self._store.pending_sweeps(SWEEPS_AT_ONCE, rested)
 
     def _cutoff(self) -> datetime:

@@ -26,6 +26,9 @@ class Pace:
         pause_share: How long to leave the store to others after a batch, as a share of what it took.
         hold_back: How far behind the present the worker stays, so that it never ends what the slowest
             validator's clock still finds live.
+        rest: For how long a sweep of everybody is left alone, beyond that: far longer than the store lets a
+            transaction last. Until then a sign-in that began before the sweep may appear where the worker has
+            passed by: dead, but never recorded to be.
     """
 
     batch: int = 500
@@ -35,6 +38,7 @@ class Pace:
     batch_seconds: float = 0.05
     pause_share: float = 0.1
     hold_back: timedelta = field(default=CLOCK_SKEW_ALLOWANCE)
+    rest: timedelta = timedelta(minutes=1)
 
 
 class Stride:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from session_authority_server.app import admin_usecases
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
@@ -70,6 +71,7 @@ class Authority:
         self.revoke = RevokeSession(store, clock, policy, superseded)
         self.revoke_others = RevokeOtherSessions(store, clock, policy, superseded)
         self.sign_out = SignOut(store, clock, policy)
+        self.admin = admin_usecases(store, clock, policy)
         self.reauthenticate = ReauthenticateSession(store, clock, policy, superseded)
 
     def under(self, policy: Policy) -> "Authority":

@@ -11,8 +11,15 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.policy import CLOCK_SKEW_ALLOWANCE, Policy
 from session_authority_server.domain.retry import AnsweredAttempt
-from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.store.protocol import Transaction, UpkeepStore
+from session_authority_server.domain.session import (
+    Ending,
+    EndReason,
+    InitiatingEntity,
+    Session,
+    Sweep,
+)
+from session_authority_server.store.protocol import PendingErasure, Transaction, UpkeepStore
+from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import Purge
@@ -92,9 +99,67 @@ async def test_sweeps_are_settled(engine: Engine, clock: ManualClock) -> None:
     expire = Expire(engine.upkeep, clock, QUICK)
     assert await expire() == 7
     await engine.sweep_everybody(START + 2 * SECOND)
+    clock.advance(2 * MINUTE)
     assert await expire() == 4
     assert await engine.upkeep.pending_sweeps(10) == []
     assert await recorded(engine, ids([*hers, *his])) == 11
+
+
+async def test_a_sign_in_that_appears_long_after_everybody_was_swept_has_its_ending_recorded(
+    engine: Engine, clock: ManualClock
+) -> None:
+    """What began before a sweep of everybody is committed when the worker has been there, and has gone."""
+    early, late = a_session(), a_session("bob")
+    await engine.add(early)
+    await engine.sweep_everybody(START)
+    clock.advance(QUICK.hold_back + QUICK.rest)
+    await Expire(engine.upkeep, clock, QUICK)()
+    assert [each.epoch for each in await engine.upkeep.pending_sweeps(10)] == [1]
+    await engine.fill([late])  # of the epoch before the sweep
+    clock.advance(SECOND)
+    assert await Expire(engine.upkeep, clock, QUICK)() == 2
+    assert await engine.upkeep.pending_sweeps(10) == []
+    revoked = Ending(START, EndReason.REVOKED, InitiatingEntity.ADMIN)
+    for each in (early, late):
+        assert (await engine.get(each.session_id)).ending == revoked
+
+
+async def test_what_an_erasing_call_had_no_time_for_the_worker_deletes(
+    engine: Engine, clock: ManualClock
+) -> None:
+    await engine.fill([a_session() for _ in range(7)] + [a_session("bob")])
+    for user_id in ("ann", "cyd"):
+        pending = await erasure_of(engine, user_id)
+        assert pending in await engine.upkeep.pending_erasures(10)
+    erase = Erase(engine.upkeep, QUICK)
+    assert await erase.count(10) == 2
+    told: list[int] = []
+    assert await erase(told.append) == 7
+    assert sum(told) == 7
+    assert await engine.upkeep.pending_erasures(10) == []
+    assert await erase() == 0
+
+
+async def test_the_hash_of_an_erased_user_goes_after_thirty_days(
+    engine: Engine, clock: ManualClock
+) -> None:
+    await erasure_of(engine, "ann")
+    await Erase(engine.upkeep, QUICK)()
+    clock.advance(timedelta(days=30))
+    assert await Purge(engine.upkeep, clock, Policy(), QUICK)() == 0
+    clock.advance(SECOND)
+    assert await Purge(engine.upkeep, clock, Policy(), QUICK)() == 1
+
+
+async def erasure_of(engine: Engine, user_id: str) -> PendingErasure:
+    """Begin to erase a user and leave it at that."""
+
+    async def work(transaction: Transaction) -> PendingErasure:
+        await transaction.lock_user(user_id)
+        await transaction.sweep_user(user_id, Sweep(START, InitiatingEntity.ADMIN))
+        return await transaction.begin_erasure(user_id, START)
+
+    return await engine.sessions.transact(work)
 
 
 @pytest.mark.parametrize("steps", range(8))

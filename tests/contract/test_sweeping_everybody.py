@@ -1,0 +1,108 @@
+"""Ending everything that anybody has, while sign-ins are under way."""
+
+import asyncio
+
+import pytest
+
+from session_authority_server.domain.liveness import ending_of, is_live
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
+from session_authority_server.store.protocol import PendingSweep, Transaction, UserStanding
+from tests.contract.engines import MINUTE, SECOND, START, Engine, a_session, ids
+
+ADMIN = InitiatingEntity.ADMIN
+
+
+async def standing_of(engine: Engine, user_id: str) -> UserStanding:
+    return await engine.sessions.transact(lambda transaction: transaction.lock_user(user_id))
+
+
+async def test_every_read_after_it_finds_everybody_swept_also_what_was_remembered(
+    engine: Engine,
+) -> None:
+    sessions = await engine.add(a_session(), a_session("bob"))
+    for _ in range(2):  # read, and from then on remembered as read
+        found = await engine.sessions.read_sessions(ids(sessions))
+        assert all(is_live(each, START) for each in found.values())
+    await engine.sweep_everybody(START + SECOND)
+    found = await engine.sessions.read_sessions(ids(sessions))
+    ending = Ending(START + SECOND, EndReason.REVOKED, ADMIN)
+    assert [ending_of(each, START + MINUTE) for each in found.values()] == [ending, ending]
+
+
+async def test_it_is_in_everybodys_standing_and_in_that_of_who_was_never_seen(
+    engine: Engine,
+) -> None:
+    await engine.add(a_session())
+    await engine.sweep_everybody(START + SECOND)
+    assert await standing_of(engine, "ann") == UserStanding(START + SECOND)
+    assert await standing_of(engine, "somebody new") == UserStanding(START + SECOND)
+
+
+@pytest.mark.parametrize("whose", ["hers", "everybody's"])
+async def test_a_sweep_by_a_clock_that_is_behind_lets_nothing_in_again(
+    engine: Engine, whose: str
+) -> None:
+    for time in (START + MINUTE, START):
+        if whose == "hers":
+            await engine.sweep("ann", time)
+        else:
+            await engine.sweep_everybody(time)
+    assert await standing_of(engine, "ann") == UserStanding(START + MINUTE)
+
+
+async def test_its_settling_can_be_put_off_without_that_of_others(engine: Engine) -> None:
+    await engine.sweep("ann", START + SECOND)
+    await engine.sweep_everybody(START)
+    hers, everybodys = PendingSweep("ann", 1), PendingSweep("", 1)
+    assert await engine.upkeep.pending_sweeps(10, START) == [hers]
+    assert await engine.upkeep.pending_sweeps(10, START + SECOND) == [everybodys, hers]
+    assert await engine.upkeep.pending_sweeps(10) == [everybodys, hers]
+
+
+async def test_a_sign_in_under_way_does_not_survive_it(engine: Engine) -> None:
+    """Whatever it read before: it finds itself swept, or reads anew."""
+    begun, swept = asyncio.Event(), asyncio.Event()
+    session, seen = a_session(), []
+
+    async def sign_in(transaction: Transaction) -> None:
+        seen.append(await transaction.lock_user("ann"))
+        begun.set()
+        if engine.database.dialect.takes_arrays:  # SQLite has one writer: it is before or after
+            await swept.wait()
+        await transaction.insert_session(session)
+
+    async def sweep() -> None:
+        await begun.wait()
+        await engine.sweep_everybody(START + SECOND)
+        swept.set()
+
+    await asyncio.gather(engine.sessions.transact(sign_in), sweep())
+    found = await engine.get(session.session_id)
+    if seen[-1] == UserStanding(None):
+        assert not is_live(found, START + SECOND)
+    else:  # judged by the sweep, as the sign-in's time of proof would be
+        assert seen == [UserStanding(None), UserStanding(START + SECOND)]
+
+
+async def test_of_many_at_once_each_moves_the_epoch_on(engine: Engine) -> None:
+    await asyncio.gather(*(engine.sweep_everybody(START + n * SECOND) for n in range(5)))
+    [session] = await engine.add(a_session())
+    assert session.global_epoch == 5
+    assert is_live(await engine.get(session.session_id), START)
+
+
+async def test_the_reason_is_kept_with_the_sweep(engine: Engine) -> None:
+    sweep = Sweep(START, ADMIN, "a laptop was stolen")
+
+    async def work(transaction: Transaction) -> None:
+        await transaction.lock_user("ann")
+        await transaction.sweep_user("ann", sweep)
+        await transaction.sweep_everybody(sweep)
+
+    await engine.sessions.transact(work)
+
+    async def reasons(connection: object) -> list[str]:
+        found = await connection.exec_driver_sql("SELECT reason FROM sweeps")  # type: ignore[attr-defined]
+        return list(found.scalars())
+
+    assert await engine.database.read(reasons) == [sweep.reason] * 2

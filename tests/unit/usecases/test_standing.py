@@ -1,0 +1,130 @@
+"""Who may look at a user's sessions and end them: the user, who proved it lately enough."""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from session_authority_server.domain.errors import (
+    ImpersonationForbidden,
+    InvalidRequest,
+    ReauthenticationRequired,
+    RetryMismatch,
+    SessionNotLive,
+)
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.session import Session
+from session_authority_server.domain.verdict import Rejection, RejectionReason
+from session_authority_server.usecases.create_session import SignIn
+from session_authority_server.usecases.list_sessions import Listing
+from session_authority_server.usecases.reauthenticate_session import Reauthentication
+from session_authority_server.usecases.validate_sessions import Validation
+from tests.contract.engines import MINUTE, SECOND, START
+from tests.unit.usecases.conftest import Authority
+
+MAX_AGE = timedelta(minutes=5)
+CALLS: dict[str, Callable[[Authority, str, str], Awaitable[object]]] = {
+    "list": lambda authority, token, _own: authority.list(Listing(session_token=token)),
+    "revoke": lambda authority, token, own: authority.revoke(token, own),
+    "revoke others": lambda authority, token, _own: authority.revoke_others(token),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_an_old_proof_of_identity_is_not_enough_where_the_policy_says_so(
+    authority: Authority, call: Callable[[Authority, str, str], Awaitable[object]]
+) -> None:
+    wary = authority.under(Policy(max_authentication_age=MAX_AGE))
+    target, other = await wary.sign_in()
+    session, token = await wary.sign_in(authenticate_time=START - MINUTE)
+    wary.clock.advance(4 * MINUTE + SECOND / 1000)
+    with pytest.raises(ReauthenticationRequired) as refusal:
+        await call(wary, token, str(target.session_id))
+    assert refusal.value.max_age == MAX_AGE
+    assert await wary.is_good(other)
+    assert await wary.is_good(token)
+    await call(authority, token, str(target.session_id))  # by default, any age will do
+    assert await wary.is_good(token)
+    _, new = await wary.reauthenticate(Reauthentication(session_token=token))
+    await call(wary, new.encode(), str(session.session_id))
+
+
+async def test_a_proof_exactly_so_old_is_enough(authority: Authority) -> None:
+    wary = authority.under(Policy(max_authentication_age=MAX_AGE))
+    _, token = await wary.sign_in()
+    wary.clock.advance(MAX_AGE)
+    assert (await wary.list(Listing(session_token=token))).sessions
+
+
+async def test_a_dead_token_is_not_told_to_re_authenticate(authority: Authority) -> None:
+    wary = authority.under(Policy(max_authentication_age=MAX_AGE))
+    _, token = await wary.sign_in()
+    await wary.sign_out(token)
+    wary.clock.advance(2 * MAX_AGE)
+    with pytest.raises(SessionNotLive):
+        await wary.list(Listing(session_token=token))
+
+
+async def test_signing_out_is_possible_with_any_proof(authority: Authority) -> None:
+    wary = authority.under(Policy(max_authentication_age=MAX_AGE))
+    _, token = await wary.sign_in()
+    wary.clock.advance(2 * MAX_AGE)
+    await wary.sign_out(token)
+    assert not await wary.is_good(token)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_who_acts_as_a_user_neither_lists_nor_revokes(
+    authority: Authority, call: Callable[[Authority, str, str], Awaitable[object]]
+) -> None:
+    own, hers = await authority.sign_in()
+    session, token = await authority.sign_in(actor_id="support-7")
+    for target in (own, session):
+        with pytest.raises(ImpersonationForbidden):
+            await call(authority, token, str(target.session_id))
+    assert await authority.is_good(hers)
+    verdict = await authority.answer(token)
+    assert isinstance(verdict, Session)
+    assert verdict.actor_id == "support-7"
+
+
+async def test_who_acts_as_a_user_can_sign_out_and_stays_so_when_renewed(
+    authority: Authority,
+) -> None:
+    _, token = await authority.sign_in(actor_id="support-7")
+    renewed, new = await authority.reauthenticate(Reauthentication(session_token=token))
+    assert renewed.actor_id == "support-7"
+    with pytest.raises(ImpersonationForbidden):
+        await authority.revoke_others(new.encode())
+    await authority.sign_out(new.encode())
+    answer = await authority.validate(Validation(new.encode()))
+    assert answer == Rejection(RejectionReason.SIGNED_OUT)
+
+
+async def test_the_user_sees_who_acted_in_their_name_and_can_end_it(authority: Authority) -> None:
+    _, hers = await authority.sign_in()
+    acting, token = await authority.sign_in(actor_id="support-7")
+    page = await authority.list(Listing(session_token=hers))
+    assert {each.session_id: each.actor_id for each in page.sessions}[acting.session_id] == (
+        "support-7"
+    )
+    assert [each.actor_id for each in page.sessions].count(None) == 1
+    await authority.revoke(hers, str(acting.session_id))
+    assert not await authority.is_good(token)
+
+
+@pytest.mark.parametrize("actor_id", ["a" * 256, "two\nlines"])
+async def test_an_actor_has_the_form_of_a_user(authority: Authority, actor_id: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        await authority.sign_in(actor_id=actor_id)
+    assert [each.field for each in refusal.value.violations] == ["actor_id"]
+
+
+async def test_another_actor_is_no_repetition(authority: Authority) -> None:
+    secret = b"r" * 32
+    session, _ = await authority.create(SignIn(user_id="ann", actor_id="one", retry_secret=secret))
+    again, _ = await authority.create(SignIn(user_id="ann", actor_id="one", retry_secret=secret))
+    assert again.session_id == session.session_id
+    for other in ("", "two"):
+        with pytest.raises(RetryMismatch):
+            await authority.create(SignIn(user_id="ann", actor_id=other, retry_secret=secret))

@@ -1,0 +1,136 @@
+"""A token that a re-authentication superseded is used again."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from session_authority_server.domain.errors import SessionNotLive, StoreUnavailable
+from session_authority_server.domain.policy import Policy, SupersededUse
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.domain.verdict import SUPERSEDED, Rejection, RejectionReason
+from session_authority_server.usecases.list_sessions import Listing
+from session_authority_server.usecases.reauthenticate_session import Reauthentication
+from session_authority_server.usecases.validate_sessions import Validation
+from tests.contract.engines import MINUTE, SECOND, START
+from tests.unit.usecases.conftest import Authority
+
+REVOKED = Rejection(RejectionReason.REVOKED)
+GRACE = 10 * SECOND
+
+
+@pytest.fixture
+def strict(authority: Authority) -> Authority:
+    return authority.under(Policy(superseded_use=SupersededUse.END_SESSION))
+
+
+async def renewed(authority: Authority) -> tuple[str, str]:
+    """Return the old and the new token of a session that is a minute older than its renewal."""
+    _, old = await authority.sign_in()
+    authority.clock.advance(MINUTE)
+    _, new = await authority.reauthenticate(Reauthentication(session_token=old))
+    return old, new.encode()
+
+
+async def test_by_default_it_is_rejected_and_told_of_and_the_session_lives(
+    authority: Authority,
+) -> None:
+    old, new = await renewed(authority)
+    authority.clock.advance(GRACE)
+    assert await authority.answer(old) == SUPERSEDED
+    assert [each.user_id for each in authority.reused] == ["ann"]
+    assert await authority.is_good(new)
+    assert len(authority.reused) == 1
+
+
+USES: dict[str, Callable[[Authority, str], Awaitable[object]]] = {
+    "validate": lambda authority, old: authority.validate(Validation(old)),
+    "batch": lambda authority, old: authority.validate_all([Validation(old)] * 3),
+    "list": lambda authority, old: authority.list(Listing(session_token=old)),
+    "revoke": lambda authority, old: authority.revoke(old, "01890a5d-ac96-774b-bcce-b302099a8057"),
+    "revoke others": lambda authority, old: authority.revoke_others(old),
+    "reauthenticate": lambda authority, old: authority.reauthenticate(
+        Reauthentication(session_token=old)
+    ),
+}
+
+
+async def use(authority: Authority, how: str, old: str) -> None:
+    if how in {"validate", "batch"}:
+        assert await USES[how](authority, old) in (SUPERSEDED, [SUPERSEDED] * 3)
+    else:
+        with pytest.raises(SessionNotLive):
+            await USES[how](authority, old)
+
+
+@pytest.mark.parametrize("how", USES)
+async def test_where_the_policy_says_so_any_use_ends_the_session(
+    strict: Authority, how: str
+) -> None:
+    old, new = await renewed(strict)
+    strict.clock.advance(GRACE)
+    await use(strict, how, old)
+    assert len(strict.reused) == 1
+    assert await strict.answer(new) == REVOKED
+    [session] = strict.reused
+    ending = (await strict.engine.get(session.session_id)).ending
+    assert ending == Ending(START + MINUTE + GRACE, EndReason.REVOKED, InitiatingEntity.POLICY)
+
+
+@pytest.mark.parametrize("how", USES)
+async def test_a_browsers_parallel_requests_end_nothing(strict: Authority, how: str) -> None:
+    old, new = await renewed(strict)
+    strict.clock.advance(GRACE - SECOND / 1000)
+    await use(strict, how, old)
+    assert len(strict.reused) == 1
+    assert await strict.is_good(new)
+
+
+async def test_the_grace_begins_anew_with_each_re_authentication(strict: Authority) -> None:
+    oldest, old = await renewed(strict)
+    strict.clock.advance(MINUTE)
+    _, new = await strict.reauthenticate(Reauthentication(session_token=old))
+    strict.clock.advance(GRACE - SECOND)
+    for each in (oldest, old):
+        assert await strict.answer(each) == SUPERSEDED
+    assert await strict.is_good(new.encode())
+
+
+async def test_a_session_that_was_renewed_meanwhile_has_its_grace(strict: Authority) -> None:
+    old, new = await renewed(strict)
+    strict.clock.advance(GRACE)
+    newest: list[str] = []
+
+    async def renew() -> None:
+        _, token = await strict.reauthenticate(Reauthentication(session_token=new))
+        newest.append(token.encode())
+
+    strict.store.before["transact"] = renew
+    assert await strict.answer(old) == SUPERSEDED
+    assert await strict.is_good(newest[0])
+
+
+async def test_a_session_that_has_ended_stays_as_it_was(strict: Authority) -> None:
+    old, new = await renewed(strict)
+    strict.clock.advance(GRACE)
+    await strict.sign_out(new)
+    assert await strict.answer(old) == SUPERSEDED
+    assert await strict.answer(new) == Rejection(RejectionReason.SIGNED_OUT)
+
+
+async def test_a_session_that_could_not_be_ended_is_an_error(strict: Authority) -> None:
+    old, _ = await renewed(strict)
+    strict.clock.advance(GRACE)
+
+    async def fails() -> None:
+        raise StoreUnavailable("writing")
+
+    strict.store.before["transact"] = fails
+    with pytest.raises(StoreUnavailable):
+        await strict.answer(old)
+
+
+async def test_signing_out_with_one_signs_the_session_out_at_once(authority: Authority) -> None:
+    old, new = await renewed(authority)
+    await authority.sign_out(old)
+    assert await authority.answer(new) == Rejection(RejectionReason.SIGNED_OUT)
+    assert authority.reused == []
