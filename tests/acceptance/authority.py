@@ -15,7 +15,7 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority import AsyncSessionClient
-from session_authority.v1 import session_service_pb2_grpc
+from session_authority.v1 import session_admin_service_pb2_grpc, session_service_pb2_grpc
 from session_authority_server import app
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import ManualClock
@@ -25,6 +25,7 @@ from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.rpc.authentication import anybody
 from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store import rows, schema
 from session_authority_server.store.database import Database
@@ -113,6 +114,8 @@ async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Autho
         activity = Activity(store, clock, policy)
         service = SessionService(app.usecases(store, clock, policy, activity), clock)
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(service, server)
+        admin = SessionAdminService(app.admin_usecases(store, clock, policy))
+        session_admin_service_pb2_grpc.add_SessionAdminServiceServicer_to_server(admin, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         async with AsyncSessionClient(address) as client, grpc.aio.insecure_channel(address) as raw:
