@@ -1,0 +1,133 @@
+"""`session-authority revoke`, against a server in a process of its own."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from session_authority import NewSession, SessionClient
+from session_authority.session import RejectionReason
+from tests.integration.program import COMMAND, Program, environment, serving
+
+MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Program]:
+    with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Program) -> Iterator[SessionClient]:
+    with SessionClient(server.address) as connected:
+        yield connected
+
+
+def revoke(
+    address: str, *options: str, said: str = "", **settings: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, "revoke", *options],
+        env=environment(SESSION_AUTHORITY_ADDRESS=address, **settings),
+        input=said,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def assert_ended(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        f"ended; nobody anywhere accepts .* after {MOMENT}$", done.stdout, re.MULTILINE
+    )
+
+
+def is_revoked(client: SessionClient, new: NewSession) -> bool:
+    answer = client.validate(new.token)
+    return not answer and answer.reason is RejectionReason.REVOKED
+
+
+def test_each_way_ends_what_it_names_and_no_more(server: Program, client: SessionClient) -> None:
+    ada, bob, cyd, dan = [client.create(name) for name in ("ada", "bob", "cyd", "dan")]
+    assert_ended(revoke(server.address, "--user", "ada", "--reason", "lost laptop"))
+    assert is_revoked(client, ada)
+    assert client.validate(bob.token)
+    assert_ended(revoke(server.address, "--session", bob.session.session_id))
+    assert is_revoked(client, bob)
+    assert client.validate(cyd.token)
+    assert_ended(revoke(server.address, "--token", "-", said=f"{cyd.token.reveal()}\n"))
+    assert is_revoked(client, cyd)
+    since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    assert_ended(revoke(server.address, "--created-by-key", "no key", "--since", since))
+    assert client.validate(dan.token)
+    assert_ended(revoke(server.address, "--all", "--yes"))
+    assert is_revoked(client, dan)
+    assert_ended(revoke(server.address, "--user", "nobody"))
+
+
+def test_everybody_is_signed_out_only_when_that_is_confirmed(
+    server: Program, client: SessionClient
+) -> None:
+    ada = client.create("ada")
+    for said in ("", "\n", "n\n"):
+        done = revoke(server.address, "--all", said=said)
+        assert done.returncode == 1
+        assert "signs everybody out" in done.stdout
+        assert client.validate(ada.token)
+    assert_ended(revoke(server.address, "--all", said="y\n"))
+    assert is_revoked(client, ada)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ([], "give exactly one of"),
+        (["--user", "ada", "--all"], "give exactly one of"),
+        (["--user", "ada", "--session", "x"], "give exactly one of"),
+        (["--user", "ada", "--since", "2026-01-15T12:00:00Z"], "--since goes with"),
+        (["--created-by-key", "k", "--since", "2026-01-15T12:00:00"], "with its time zone"),
+        (["--created-by-key", "k", "--since", "yesterday"], "with its time zone"),
+        (["--token", "ses_abc"], "read from standard input"),
+    ],
+)
+def test_what_is_not_clear_is_not_done(options: list[str], problem: str) -> None:
+    done = revoke("127.0.0.1:1", *options)
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert "ses_abc" not in done.stderr
+
+
+def test_a_refusal_is_told_in_one_line_that_quotes_no_token(
+    server: Program, client: SessionClient
+) -> None:
+    token = client.create("ada").token.reveal()
+    for options, said, problem in (
+        (["--token", "-"], token[:-1], "session_token: is not a whole token"),
+        (["--token", "-"], "", "session_token: is not a whole token"),
+        (["--session", "x"], "", "session_id: is not a session id"),
+        (["--user", ""], "", "user_id: has 0 bytes"),
+    ):
+        done = revoke(server.address, *options, said=said)
+        assert done.returncode == 1
+        assert problem in done.stderr
+        assert "Traceback" not in done.stderr
+        assert token[4:20] not in done.stderr
+
+
+def test_an_authority_that_is_not_there_is_told_in_one_line() -> None:
+    done = revoke("127.0.0.1:1", "--user", "ada", SESSION_AUTHORITY_DEADLINE_SECONDS="0.5")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_setting_that_is_wrong_is_named() -> None:
+    done = revoke("127.0.0.1:1", "--user", "ada", SESSION_AUTHORITY_TLS="maybe")
+    assert done.returncode == 1
+    assert "SESSION_AUTHORITY_TLS" in done.stderr
