@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 OK = "OK"
 NOT_LIVE = "NOT_LIVE"
+SUPERSEDED_KEPT = 16  # of a session's tokens that were replaced
 EXPIRED_CODE = 3  # as the database writes the reason
 # How long a commit may take from its time to its being seen, and an ending from its time to its commit.
 COMMIT_SECONDS = 0.25
@@ -18,6 +19,7 @@ ANSWERS = {
     "validate": {"REVOKED", "SIGNED_OUT", "LIMIT", "EXPIRED", "SUPERSEDED"},
     "revoke": {NOT_LIVE},
     "revoke_others": {NOT_LIVE},
+    "revoke_user": set[str](),
     "sign_out": set[str](),
     "reauthenticate": {NOT_LIVE, "AUTHENTICATION_TOO_OLD"},
 }
@@ -172,24 +174,19 @@ def _accepted_after_ending(history: History) -> Iterator[str]:
 
 def _answered_endings(history: History) -> Iterator[tuple[str, Call]]:
     """Give the sessions that were certainly live no more when a call was answered, and that call."""
-    renewals = [call for call in history.calls if call.kind == "reauthenticate"]
+    renewals = Counter(call.session_id for call in history.calls if call.kind == "reauthenticate")
     for call in history.calls:
         if call.answer != OK:
             continue
         if call.kind == "revoke":
             yield call.target, call
-        elif call.kind == "sign_out" and not any(
-            # A token that may have been replaced by then ends nothing.
-            renewal.session_id == call.session_id
-            and renewal.version <= call.version
-            and renewal.begin < call.end
-            for renewal in renewals
-        ):
+        elif call.kind == "sign_out" and renewals[call.session_id] < SUPERSEDED_KEPT:
+            # Whichever of its tokens it was, unless that may have been forgotten.
             yield call.session_id, call
-        elif call.kind == "revoke_others":
+        elif call.kind in {"revoke_others", "revoke_user"}:
             for creation in filter(_made, history.calls):
-                other = creation.session_id != call.session_id
-                if other and creation.user_id == call.user_id and creation.end < call.begin:
+                meant = call.kind == "revoke_user" or creation.session_id != call.session_id
+                if meant and creation.user_id == call.user_id and creation.end < call.begin:
                     yield creation.session_id, call
 
 
@@ -238,7 +235,8 @@ def _has_cause(rejected: Call, before: list[Call], history: History) -> bool:
     match rejected.answer:
         case "REVOKED":
             return any(
-                (call.kind == "revoke" and call.target == rejected.session_id)
+                (call.kind == "revoke_user" and call.end > born)
+                or (call.kind == "revoke" and call.target == rejected.session_id)
                 or (
                     call.kind == "revoke_others"
                     and call.session_id != rejected.session_id

@@ -17,7 +17,9 @@ from collections.abc import Awaitable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeAlias
 
+import grpc
 import psycopg
 
 from session_authority import (
@@ -30,6 +32,11 @@ from session_authority import (
     SessionToken,
     ValidationRequest,
 )
+from session_authority._channel import channel_options
+from session_authority._error_details import error_of
+from session_authority._settings import Settings
+from session_authority.v1 import session_admin_service_pb2 as pb
+from session_authority.v1 import session_admin_service_pb2_grpc
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
@@ -49,6 +56,8 @@ from tests.integration.race_history import (
 )
 from tests.integration.slow_link import slow_link
 from tests.postgresql import Cluster
+
+Admin: TypeAlias = "session_admin_service_pb2_grpc.SessionAdminServiceAsyncStub"
 
 SECONDS = float(os.environ.get("SESSION_AUTHORITY_RACE_SECONDS", "6"))
 SEED = int(os.environ.get("SESSION_AUTHORITY_RACE_SEED", "1"))
@@ -72,6 +81,7 @@ KINDS = {
     "batch": 8,
     "revoke": 10,
     "revoke_others": 6,
+    "revoke_user": 2,
     "sign_out": 6,
     "reauthenticate": 8,
     "contest": 8,
@@ -82,6 +92,7 @@ STEADY_KINDS = KINDS | {
     "validate": 60,
     "revoke": 6,
     "revoke_others": 4,
+    "revoke_user": 1,
     "sign_out": 4,
     "reauthenticate": 4,
     "contest": 6,
@@ -121,9 +132,10 @@ class Held:
 class Race:
     """The callers, what they hold, and what they saw."""
 
-    def __init__(self, clients: list[AsyncSessionClient], seed: int) -> None:
+    def __init__(self, clients: list[AsyncSessionClient], admins: list[Admin], seed: int) -> None:
         self.history = History(LIMIT)
         self._clients = clients
+        self._admins = admins
         self._seed = seed
         self._held: dict[str, list[Held]] = defaultdict(list)
         self._dead: set[tuple[str, int]] = set()
@@ -149,6 +161,7 @@ class Race:
         await self._sign_out(signed_out, chance)
         await self._revoke_others(renewed, chance)
         await self._validate(other, chance)
+        await self._revoke_user(renewed, chance)
 
     async def crowd_in(self) -> None:
         """Let everybody sign in more often than allowed, all at once."""
@@ -173,22 +186,22 @@ class Race:
                 continue
             mine, other = self._choose(held, chance), self._choose(held, chance)
             match kind:
-                case "validate":
-                    await self._validate(mine, chance)
                 case "batch":
                     await self._validate_many(chance.choice(self._clients), held[-2 * RECENT :])
                 case "revoke":
                     await self._revoke(mine, other, chance)
-                case "revoke_others":
-                    await self._revoke_others(mine, chance)
-                case "sign_out":
-                    await self._sign_out(mine, chance)
                 case "duel":
                     await self._duel(mine, other, chance)
-                case "contest":
-                    await self._contest(mine, chance)
                 case _:
-                    await self._reauthenticate(mine, chance)
+                    with_one = {
+                        "validate": self._validate,
+                        "revoke_others": self._revoke_others,
+                        "revoke_user": self._revoke_user,
+                        "sign_out": self._sign_out,
+                        "contest": self._contest,
+                        "reauthenticate": self._reauthenticate,
+                    }
+                    await with_one[kind](mine, chance)
 
     def _choose(self, held: list[Held], chance: random.Random) -> Held:
         """Choose one, rather a late one, and rather one of which nobody has heard that it is dead."""
@@ -239,6 +252,17 @@ class Race:
         ending = chance.choice(self._clients).revoke_others(mine.token)
         other = chance.choice(self._held[mine.user_id][-RECENT:])
         await self._watching(other, chance, self._do("revoke_others", mine, ending))
+
+    async def _revoke_user(self, mine: Held, chance: random.Random) -> None:
+        request = pb.RevokeUserSessionsRequest(user_id=mine.user_id)
+
+        async def ask() -> None:
+            try:
+                await chance.choice(self._admins).RevokeUserSessions(request)
+            except grpc.RpcError as error:
+                raise error_of(error) from None
+
+        await self._watching(mine, chance, self._do("revoke_user", mine, ask()))
 
     async def _sign_out(self, mine: Held, chance: random.Random) -> None:
         ending = chance.choice(self._clients).sign_out(mine.token)
@@ -374,7 +398,16 @@ async def _count(url: str, history: History) -> None:
 async def _race(url: str, addresses: list[str]) -> Race:
     async with contextlib.AsyncExitStack() as stack:
         race = Race(
-            [await stack.enter_async_context(AsyncSessionClient(each)) for each in addresses], SEED
+            [await stack.enter_async_context(AsyncSessionClient(each)) for each in addresses],
+            [
+                session_admin_service_pb2_grpc.SessionAdminServiceStub(
+                    await stack.enter_async_context(
+                        grpc.aio.insecure_channel(each, channel_options(Settings(each)))
+                    )
+                )
+                for each in addresses
+            ],
+            SEED,
         )
         nudging = asyncio.create_task(_nudge(url))
         await race.do_each_once()

@@ -116,9 +116,28 @@ def test_ending_all_others_spares_itself_other_users_and_later_sign_ins() -> Non
     )
 
 
-def test_signing_out_with_a_token_that_may_have_been_replaced_ends_nothing() -> None:
+def test_signing_out_with_a_token_that_was_replaced_ends_the_session() -> None:
+    ended = (*TWO, a("reauthenticate", "s", 4), a("sign_out", "s", 6))
+    assert only(found(*ended, a("validate", "s", 8, version=1)), LATE)
+
+
+def test_signing_out_with_a_token_that_may_be_forgotten_ends_nothing() -> None:
+    renewals = [a("reauthenticate", "s", 4 + n, version=n) for n in range(16)]
+    assert not found(*TWO, *renewals, a("sign_out", "s", 30), a("validate", "s", 32, version=16))
+
+
+def test_an_operator_ends_all_that_a_user_has_and_nothing_else() -> None:
+    ended = (*TWO, create("u", 2, user_id="bob"), a("revoke_user", "s", 4))
     assert not found(
-        *TWO, a("reauthenticate", "s", 4), a("sign_out", "s", 6), a("validate", "s", 8, version=1)
+        *ended,
+        a("validate", "s", 6, "REVOKED"),
+        a("validate", "t", 6, "REVOKED"),
+        a("validate", "u", 6, user_id="bob"),
+    )
+    for session_id in ("s", "t"):
+        assert only(found(*ended, a("validate", session_id, 6)), LATE)
+    assert only(
+        found(*ended, a("validate", "u", 6, "REVOKED", user_id="bob")), "rejected without a cause"
     )
 
 
@@ -161,7 +180,15 @@ def test_a_user_above_the_limit() -> None:
 
 
 def test_answers_that_are_faults() -> None:
-    for kind in ("create", "validate", "revoke", "revoke_others", "sign_out", "reauthenticate"):
+    for kind in (
+        "create",
+        "validate",
+        "revoke",
+        "revoke_others",
+        "revoke_user",
+        "sign_out",
+        "reauthenticate",
+    ):
         problems = found(a(kind, "s", 4, "InternalError"), kept=set())
         assert only(problems, "answered wrongly")
     assert only(found(*TWO, a("validate", "s", 4, "NOT_FOUND")), "answered wrongly")
