@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import grpc
 import psycopg
@@ -20,6 +21,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from session_authority import ApiKeyRejected, SessionClient, Unavailable
+from session_authority.v1 import session_admin_service_pb2 as admin_pb
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server import development_key
@@ -35,6 +37,7 @@ from tests.contract.engines import migrated_postgresql
 from tests.integration.program import Program, run, running, serving
 
 SERVICE = "/session_authority.v1.SessionService/"
+ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"
 DATABASE = "session-authority.sqlite"
 # A server follows within this; the rest is for a machine that is busy with other tests.
 FOLLOWS_SECONDS = 1.0
@@ -57,6 +60,21 @@ REQUESTS: Requests = {
         session_token=new.session_token
     ),
     "SignOut": lambda new: pb.SignOutRequest(session_token=new.session_token),
+}
+ADMIN_REQUESTS: Requests = {
+    "RevokeUserSessions": lambda _: admin_pb.RevokeUserSessionsRequest(user_id="bob"),
+    "RevokeAllSessions": lambda _: admin_pb.RevokeAllSessionsRequest(),
+    "RevokeOneSession": lambda new: admin_pb.RevokeOneSessionRequest(
+        session_id=new.session.session_id
+    ),
+    "RevokeKeySessions": lambda _: admin_pb.RevokeKeySessionsRequest(
+        created_by_key=str(UUID(int=7))
+    ),
+    "EraseUser": lambda _: admin_pb.EraseUserRequest(user_id="bob"),
+}
+METHODS: Requests = {
+    **{SERVICE + name: request for name, request in REQUESTS.items()},
+    **{ADMIN_SERVICE + name: request for name, request in ADMIN_REQUESTS.items()},
 }
 
 
@@ -157,29 +175,33 @@ def _bad_headers(keys: Keys) -> dict[str, list[str]]:
 
 
 def test_the_matrix_has_every_rpc_that_is_served() -> None:
-    service = pb.DESCRIPTOR.services_by_name["SessionService"]
-    assert {method.name for method in service.methods} == REQUESTS.keys()
+    services = (
+        pb.DESCRIPTOR.services_by_name["SessionService"],
+        admin_pb.DESCRIPTOR.services_by_name["SessionAdminService"],
+    )
+    served = {f"/{each.full_name}/{method.name}" for each in services for method in each.methods}
+    assert served == METHODS.keys()
 
 
 @pytest.mark.parametrize("permission", Permission)
-@pytest.mark.parametrize("method", REQUESTS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_rpc_answers_every_key_as_documented(
     guarded: Guarded, method: str, permission: Permission
 ) -> None:
     keys = guarded.keys[permission]
-    request = REQUESTS[method](guarded.sign_in()).SerializeToString()
+    request = METHODS[method](guarded.sign_in()).SerializeToString()
 
     for reason, headers in _bad_headers(keys).items():
         for given in [[header] for header in headers] or [[]]:
-            answer = guarded.call(SERVICE + method, request, *given)
+            answer = guarded.call(method, request, *given)
             assert answer == ("UNAUTHENTICATED", reason, {}), given
             # Refused before anything is read: what is sent may be garbage.
-            assert guarded.call(SERVICE + method, b"\xff", *given) == answer
-    twice = guarded.call(SERVICE + method, request, *[f"Bearer {keys.good}"] * 2)
+            assert guarded.call(method, b"\xff", *given) == answer
+    twice = guarded.call(method, request, *[f"Bearer {keys.good}"] * 2)
     assert twice == ("UNAUTHENTICATED", "API_KEY_INVALID", {})
 
-    needed = PERMISSIONS[SERVICE + method]
-    answer = guarded.call(SERVICE + method, request, f"Bearer {keys.good}")
+    needed = PERMISSIONS[method]
+    answer = guarded.call(method, request, f"Bearer {keys.good}")
     if needed is permission:
         assert answer == ("OK", "", {})
     else:

@@ -10,7 +10,7 @@ import pytest
 
 from session_authority import NewSession, SessionClient
 from session_authority.session import RejectionReason
-from tests.integration.program import COMMAND, Program, environment, serving
+from tests.integration.program import COMMAND, Program, environment, run, serving
 
 MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -131,3 +131,14 @@ def test_a_setting_that_is_wrong_is_named() -> None:
     done = revoke("127.0.0.1:1", "--user", "ada", SESSION_AUTHORITY_TLS="maybe")
     assert done.returncode == 1
     assert "SESSION_AUTHORITY_TLS" in done.stderr
+
+
+def test_an_operator_beside_the_database_has_its_development_key(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with serving(tmp_path, asking_for_keys=True) as server:
+        at = {"SESSION_AUTHORITY_ADDRESS": server.address}
+        assert_ended(run("revoke", "--user", "ada", cwd=tmp_path, settings=at))
+        refused = run("revoke", "--user", "ada", cwd=elsewhere, settings=at)
+    assert refused.returncode == 1
+    assert "no API key" in refused.stderr

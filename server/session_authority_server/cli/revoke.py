@@ -17,6 +17,8 @@ from session_authority._error_details import error_of
 from session_authority._settings import Settings
 from session_authority.v1 import session_admin_service_pb2 as pb
 from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
+from session_authority_server import development_key
+from session_authority_server.cli.running import settings_of
 
 Ask = Callable[[str, Message], Any]
 
@@ -37,7 +39,9 @@ Ask = Callable[[str, Message], Any]
 )
 @click.option("--reason", default="", help="Why, for the record; at most 256 bytes.")
 @click.option("--yes", is_flag=True, help="With --all: go ahead without asking.")
+@click.pass_context
 def revoke(
+    context: click.Context,
     user_id: str | None,
     everybody: bool,
     session_id: str | None,
@@ -49,7 +53,8 @@ def revoke(
 ) -> None:
     """End sessions, for an operator; whether there were any is not told.
 
-    Asks the server at SESSION_AUTHORITY_ADDRESS with the key in SESSION_AUTHORITY_API_KEY, as apps do.
+    Asks the server at SESSION_AUTHORITY_ADDRESS with the key in SESSION_AUTHORITY_API_KEY, as apps do; without one,
+    with the development key of the database.
     """
     if sum(each is not None for each in (user_id, session_id, token, key_id)) + everybody != 1:
         raise click.UsageError(
@@ -64,7 +69,7 @@ def revoke(
     if everybody and not yes:
         click.confirm("This signs everybody out, everywhere. Go on?", abort=True)
     try:
-        with _authority(Settings.from_env(os.environ)) as ask:
+        with _authority(Settings.from_env(_environment(context))) as ask:
             if user_id is not None:
                 by_user = pb.RevokeUserSessionsRequest(user_id=user_id, reason=reason)
                 effective_time = ask("RevokeUserSessions", by_user).effective_time
@@ -80,6 +85,11 @@ def revoke(
     except grpc.RpcError as error:
         raise click.ClickException(str(error_of(error))) from None
     click.echo(f"ended; nobody anywhere accepts what was ended after {_shown(effective_time)}")
+
+
+def _environment(context: click.Context) -> dict[str, str]:
+    key = development_key.presented_by(settings_of(context), os.environ)
+    return {**os.environ, development_key.VARIABLE: key or ""}
 
 
 def _one(ask: Ask, session_id: str | None, reason: str) -> Timestamp:

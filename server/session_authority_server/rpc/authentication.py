@@ -28,6 +28,8 @@ _SERVICES: Mapping[str, Mapping[str, Permission]] = {
     "SessionAdminService": {
         "RevokeUserSessions": Permission.TERMINATE,
         "RevokeAllSessions": Permission.TERMINATE,
+        "RevokeOneSession": Permission.TERMINATE,
+        "RevokeKeySessions": Permission.TERMINATE,
         "EraseUser": Permission.TERMINATE,
     },
 }
