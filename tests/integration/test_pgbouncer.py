@@ -148,5 +148,8 @@ async def test_the_worker_does_its_work_once(
         done = run("worker", "--once", cwd=tmp_path, settings=settings(migrated))
         assert done.returncode == 0, done.stderr
         assert f"expire: {rows} rows" in done.stdout
-    ended = "SELECT count(*) FROM sessions WHERE user_id = 'bob' AND end_reason = 3"
-    assert cluster.psql(ended) == str(OVERDUE)
+    passed = (
+        "SELECT count(*) FROM sessions WHERE user_id = 'bob' AND end_time IS NULL "
+        "AND (check_time, session_id) <= (SELECT expired_until, expired_id FROM upkeep)"
+    )
+    assert cluster.psql(passed) == str(OVERDUE)
