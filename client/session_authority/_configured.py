@@ -24,6 +24,8 @@ class ConfiguredClient(Generic[_Key, _Connection]):
         tls: bool | None = None,
         root_certificates: bytes | None = None,
         channel_credentials: grpc.ChannelCredentials | None = None,
+        client_certificate: bytes | None = None,
+        client_key: bytes | None = None,
     ) -> None:
         """Take the settings; nothing connects yet.
 
@@ -35,8 +37,11 @@ class ConfiguredClient(Generic[_Key, _Connection]):
             tls: Whether to encrypt. Unless given, everything is but what stays on this host: a loopback
                 address or a Unix socket. False is for a network that is encrypted already.
             root_certificates: The authorities to trust, as PEM; the system's unless given.
-            channel_credentials: Credentials for the channel in place of those that `tls` and
-                `root_certificates` describe, for example with a client certificate.
+            channel_credentials: Credentials for the channel in place of those that the other arguments
+                describe.
+            client_certificate: The certificate that this program shows to an authority that asks for one,
+                as PEM, followed by those that lead to its own authority.
+            client_key: The private key of that certificate, as PEM without a passphrase.
 
         Raises:
             ConfigurationError: An argument has no usable value.
@@ -48,6 +53,8 @@ class ConfiguredClient(Generic[_Key, _Connection]):
             tls=tls,
             root_certificates=root_certificates,
             channel_credentials=channel_credentials,
+            client_certificate=client_certificate,
+            client_key=client_key,
         )
         self._connections: dict[_Key, _Connection] = {}
         self._closed = False
@@ -58,7 +65,8 @@ class ConfiguredClient(Generic[_Key, _Connection]):
 
         `SESSION_AUTHORITY_ADDRESS` (127.0.0.1:50551), `SESSION_AUTHORITY_API_KEY`,
         `SESSION_AUTHORITY_DEADLINE_SECONDS` (5), `SESSION_AUTHORITY_TLS` ("on" or "off"; on unless
-        the address is local) and `SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES` (the path of a PEM file).
+        the address is local), and the paths of PEM files: `SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES`,
+        `SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE` and `SESSION_AUTHORITY_TLS_CLIENT_KEY`.
 
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
@@ -70,6 +78,8 @@ class ConfiguredClient(Generic[_Key, _Connection]):
             deadline_seconds=settings.deadline_seconds,
             tls=settings.tls,
             root_certificates=settings.root_certificates,
+            client_certificate=settings.client_certificate,
+            client_key=settings.client_key,
         )
 
     def __repr__(self) -> str:

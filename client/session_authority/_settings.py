@@ -2,6 +2,7 @@
 
 import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +19,22 @@ _API_KEY = "SESSION_AUTHORITY_API_KEY"
 _DEADLINE_SECONDS = "SESSION_AUTHORITY_DEADLINE_SECONDS"
 _TLS = "SESSION_AUTHORITY_TLS"
 _TLS_ROOT_CERTIFICATES = "SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES"
+_TLS_CLIENT_CERTIFICATE = "SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE"
+_TLS_CLIENT_KEY = "SESSION_AUTHORITY_TLS_CLIENT_KEY"
 _VARIABLES = {
     "address": _ADDRESS,
     "api_key": _API_KEY,
     "deadline_seconds": _DEADLINE_SECONDS,
     "tls": _TLS,
     "root_certificates": _TLS_ROOT_CERTIFICATES,
+    "client_certificate": _TLS_CLIENT_CERTIFICATE,
+    "client_key": _TLS_CLIENT_KEY,
 }
 
+# What gRPC does with anything else, it does in silence: it calls without a certificate.
+_CERTIFICATE_FORM = re.compile(rb"-----BEGIN (TRUSTED )?CERTIFICATE-----")
+_KEY_FORM = re.compile(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----")
+_ENCRYPTED = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
 
 # The name resolvers that gRPC has (its "naming" document).
 _TARGET_SCHEMES = frozenset(("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"))
@@ -41,6 +50,8 @@ class Settings:
     tls: bool | None = None
     root_certificates: bytes | None = field(default=None, repr=False)
     channel_credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
+    client_certificate: bytes | None = field(default=None, repr=False)
+    client_key: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not _is_address(self.address):
@@ -54,12 +65,33 @@ class Settings:
         if not (math.isfinite(self.deadline_seconds) and self.deadline_seconds > 0):
             raise ConfigurationError("deadline_seconds", "is not a positive number of seconds")
         if self.channel_credentials is not None:
-            if self.root_certificates is not None or self.tls is not None:
+            if self.tls is not None or any(
+                each is not None
+                for each in (self.root_certificates, self.client_certificate, self.client_key)
+            ):
                 raise ConfigurationError(
-                    "channel_credentials", "excludes both tls and root_certificates"
+                    "channel_credentials",
+                    "excludes tls, root_certificates, client_certificate and client_key",
                 )
         elif self.root_certificates is not None and not self.secure:
             raise ConfigurationError("root_certificates", "is given, but TLS is off")
+        self._check_client_certificate()
+
+    def _check_client_certificate(self) -> None:
+        if self.client_certificate is None:
+            if self.client_key is not None:
+                raise ConfigurationError("client_key", "is given without client_certificate")
+            return
+        if self.client_key is None:
+            raise ConfigurationError("client_certificate", "is given without client_key")
+        if not self.secure:
+            raise ConfigurationError("client_certificate", "is given, but TLS is off")
+        if not _CERTIFICATE_FORM.search(self.client_certificate):
+            raise ConfigurationError("client_certificate", "is no certificate in PEM")
+        if _ENCRYPTED.search(self.client_key):
+            raise ConfigurationError("client_key", "is encrypted; give one without a passphrase")
+        if not _KEY_FORM.search(self.client_key):
+            raise ConfigurationError("client_key", "is no private key in PEM")
 
     @property
     def secure(self) -> bool:
@@ -68,7 +100,8 @@ class Settings:
             return True
         if self.tls is not None:
             return self.tls
-        return self.root_certificates is not None or not is_local(self.address)
+        certificates = self.root_certificates, self.client_certificate
+        return any(each is not None for each in certificates) or not is_local(self.address)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -83,7 +116,9 @@ class Settings:
             return None
         if self.channel_credentials is not None:
             return self.channel_credentials
-        return grpc.ssl_channel_credentials(self.root_certificates)
+        return grpc.ssl_channel_credentials(
+            self.root_certificates, self.client_key, self.client_certificate
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -98,7 +133,13 @@ class Settings:
                 api_key=environ.get(_API_KEY) or None,
                 deadline_seconds=_seconds(environ.get(_DEADLINE_SECONDS)),
                 tls=_switch(environ.get(_TLS)),
-                root_certificates=_certificates(environ.get(_TLS_ROOT_CERTIFICATES)),
+                root_certificates=_content(
+                    "root_certificates", environ.get(_TLS_ROOT_CERTIFICATES)
+                ),
+                client_certificate=_content(
+                    "client_certificate", environ.get(_TLS_CLIENT_CERTIFICATE)
+                ),
+                client_key=_content("client_key", environ.get(_TLS_CLIENT_KEY)),
             )
         except ConfigurationError as error:
             problem = ConfigurationError(_VARIABLES[error.setting], error.problem)
@@ -158,14 +199,14 @@ def _switch(text: str | None) -> bool | None:
             raise ConfigurationError("tls", f'is neither "on" nor "off": {text!r}')
 
 
-def _certificates(path: str | None) -> bytes | None:
+def _content(setting: str, path: str | None) -> bytes | None:
     if not path:
         return None
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigurationError(
-            "root_certificates", f"names a file that cannot be read: {path!r} ({error.strerror})"
+            setting, f"names a file that cannot be read: {path!r} ({error.strerror})"
         ) from None
 
 

@@ -29,6 +29,11 @@ from session_authority_server.domain.session import Session
 from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.metrics import SUPERSEDED_TOKENS
 from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
+from session_authority_server.rpc.certificates import (
+    CertificateFiles,
+    Certificates,
+    UnusableCertificates,
+)
 from session_authority_server.rpc.health import Health
 from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
 from session_authority_server.rpc.session_admin_service import AdminUseCases, SessionAdminService
@@ -204,18 +209,39 @@ def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:
     )
 
 
-def refuse_exposure(settings: Settings, *, insecure: bool) -> None:
-    """Refuse to serve beyond this machine, unless that is what was asked for.
+def refuse_exposure(settings: Settings, *, insecure: bool, allow_plaintext: bool = False) -> None:
+    """Refuse to serve beyond this machine without encryption, unless that is what was asked for.
 
     Raises:
-        CannotStart: If other machines could reach the address.
+        CannotStart: If other machines could reach the address, and listen in on the way.
     """
-    if not insecure and not is_loopback(settings.listen):
+    if not (
+        settings.tls_certificate or allow_plaintext or insecure or is_loopback(settings.listen)
+    ):
         raise CannotStart(
-            f"{settings.listen} can be reached from other machines, and calls would be neither "
-            "encrypted nor authenticated; listen on 127.0.0.1, or give --insecure where something in "
-            "front does both"
+            f"{settings.listen} can be reached from other machines, and calls would not be encrypted; set "
+            "SESSION_AUTHORITY_TLS_CERTIFICATE and SESSION_AUTHORITY_TLS_KEY, listen on 127.0.0.1, or give "
+            "--allow-plaintext where something in front encrypts (--insecure for a network without secrets)"
         )
+
+
+def certificates(settings: Settings) -> Certificates | None:
+    """Return the certificates to serve with, where the operator gave some.
+
+    Raises:
+        CannotStart: If they can't be used.
+    """
+    if not settings.tls_certificate:
+        return None
+    client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+    files = CertificateFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca)
+    try:
+        return Certificates(files)
+    except UnusableCertificates as error:
+        raise CannotStart(
+            f"{error}; see SESSION_AUTHORITY_TLS_CERTIFICATE, SESSION_AUTHORITY_TLS_KEY and "
+            "SESSION_AUTHORITY_TLS_CLIENT_CA"
+        ) from None
 
 
 def cannot_listen(address: str) -> CannotStart:
@@ -232,6 +258,7 @@ async def serving(
     *,
     worker: bool,
     insecure: bool,
+    allow_plaintext: bool = False,
     share_port: bool = False,
     show_key: Callable[[str], None] = lambda _key: None,
 ) -> AsyncIterator[str]:
@@ -241,14 +268,16 @@ async def serving(
         settings: What the operator set.
         worker: Whether to run the upkeep in this process too.
         insecure: Whether to serve without encryption beyond this machine, and without API keys.
+        allow_plaintext: Whether something in front encrypts what comes from beyond this machine.
         share_port: Whether other processes of the same user may listen on the same port.
         show_key: Is told the development key, should one be made.
 
     Raises:
-        CannotStart: If the address or the database can't be used.
+        CannotStart: If the address, the certificates or the database can't be used.
         AlreadyServed: If another process serves the same SQLite file.
     """
-    refuse_exposure(settings, insecure=insecure)
+    refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
+    shown = certificates(settings)
     path = settings.sqlite_path
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
@@ -265,7 +294,7 @@ async def serving(
         keyring = None if keys is None else Keyring(keys, clock)
         authenticate = anybody if keyring is None else Authentication(keyring)
         server, healthy = _server(service, admin_service, authenticate, share_port=share_port)
-        address = _bind(server, settings.listen)
+        address = _bind(server, settings.listen, shown)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
         if keys is None or keyring is None:
@@ -375,8 +404,13 @@ def _server(
             # Twice what is allowed, so that what is too large is refused with a reason.
             ("grpc.max_receive_message_length", 2 * BATCH_REQUEST_LIMIT_BYTES),
             ("grpc.max_metadata_size", 16 * 1024),
+            # Who pings more often than this three times is hung up on.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.max_ping_strikes", 2),
+            # Who is gone without a word is noticed, and who never shakes hands.
             ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.server_handshake_timeout_ms", 5_000),
         ],
     )
     add_SessionServiceServicer_to_server(service, server)
@@ -389,9 +423,12 @@ def _server(
     return server, healthy
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
+def _bind(server: grpc.aio.Server, address: str, shown: Certificates | None) -> str:
     try:
-        port = server.add_insecure_port(address)
+        if shown is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, shown.credentials())
     except RuntimeError:
         raise cannot_listen(address) from None
     return f"{address.rpartition(':')[0]}:{port}"

@@ -30,6 +30,8 @@ _OTHERS = frozenset(
         "DEADLINE_SECONDS",
         "TLS",
         "TLS_ROOT_CERTIFICATES",
+        "TLS_CLIENT_CERTIFICATE",
+        "TLS_CLIENT_KEY",
     )
 )
 CONFIG_FILE = Path("session-authority.toml")
@@ -112,6 +114,21 @@ class Settings(BaseSettings):
     worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
         Field(30, description="How often the worker looks for overdue sessions, in seconds.")
     )
+    tls_certificate: str = Field(
+        "",
+        description="The PEM file of the server's certificate, followed by those that lead to its authority. "
+        "Read anew when it changes; empty for no encryption.",
+    )
+    tls_key: str = Field(
+        "",
+        validate_default=True,
+        description="The PEM file of the certificate's private key, without a passphrase.",
+    )
+    tls_client_ca: str = Field(
+        "",
+        description="The PEM file of authorities, one of which must have signed the certificate of whoever "
+        "connects; empty to ask for none.",
+    )
 
     @field_validator("listen", "metrics_listen")
     @classmethod
@@ -147,6 +164,20 @@ class Settings(BaseSettings):
     def _check_idle_timeout(cls, value: int) -> int:
         if 0 < value < 60:
             raise ValueError("give at least 60, or 0 for no idle timeout")
+        return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _check_tls_key(cls, value: str, info: ValidationInfo) -> str:
+        if bool(value) != bool(info.data.get("tls_certificate")):
+            raise ValueError("give both tls_certificate and tls_key, or neither")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _check_tls_client_ca(cls, value: str, info: ValidationInfo) -> str:
+        if value and not info.data.get("tls_certificate"):
+            raise ValueError("needs tls_certificate and tls_key too")
         return value
 
     @classmethod

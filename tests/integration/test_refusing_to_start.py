@@ -14,7 +14,10 @@ import structlog
 from click.testing import CliRunner
 
 from session_authority import SessionClient
+from session_authority_server.app import refuse_exposure
 from session_authority_server.cli import commands
+from session_authority_server.config import load_settings
+from tests.certificates import TestAuthority
 from tests.integration.program import environment, run, serving
 
 FREE = ("serve", "--listen", "127.0.0.1:0")
@@ -162,8 +165,65 @@ def test_an_address_off_loopback_without_insecure(
 ) -> None:
     told = refusal("serve", "--listen", address)
     assert f"{address} can be reached from other machines" in told
+    assert "SESSION_AUTHORITY_TLS_CERTIFICATE" in told
+    assert "--allow-plaintext" in told
     assert "--insecure" in told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--allow-plaintext", "--insecure"])
+def test_an_address_off_loopback_is_served_in_plaintext_if_that_is_wished(
+    tmp_path: Path, option: str
+) -> None:
+    with serving(tmp_path, option):  # on loopback: a test opens no port to others
+        pass
+    given = {"insecure": option == "--insecure", "allow_plaintext": option == "--allow-plaintext"}
+    refuse_exposure(load_settings(listen="0.0.0.0:0"), **given)
+
+
+def test_an_address_off_loopback_is_served_with_tls() -> None:
+    encrypted = load_settings(listen="0.0.0.0:0", tls_certificate="tls.pem", tls_key="tls.key")
+    refuse_exposure(encrypted, insecure=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (
+            ("CERTIFICATE",),
+            "SESSION_AUTHORITY_TLS_KEY (or tls_key in the configuration file): give",
+        ),
+        (("KEY",), "SESSION_AUTHORITY_TLS_KEY (or tls_key in the configuration file): give both"),
+        (("CLIENT_CA",), "SESSION_AUTHORITY_TLS_CLIENT_CA (or tls_client_ca in the configuration"),
+    ],
+)
+def test_half_of_what_tls_needs(refusal: Refusal, given: tuple[str, ...], wrong: str) -> None:
+    told = refusal(*FREE, **{f"SESSION_AUTHORITY_TLS_{name}": "x.pem" for name in given})
+    assert wrong in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_certificates_that_cannot_be_used(tmp_path: Path, refusal: Refusal, processes: str) -> None:
+    authority = TestAuthority(tmp_path)
+    one, other = authority.pair(), authority.pair()
+    url = "postgresql://127.0.0.1:1/never-asked"
+    arguments = (*FREE, "--processes", processes, "--database-url", url)
+
+    def told(certificate: Path, key: Path, client_ca: Path | None = None) -> str:
+        settings = {"CERTIFICATE": certificate, "KEY": key, "CLIENT_CA": client_ca or ""}
+        line = refusal(
+            *arguments,
+            **{f"SESSION_AUTHORITY_TLS_{name}": str(settings[name]) for name in settings},
+        )
+        assert line.count("\n") == 1
+        assert line.endswith("SESSION_AUTHORITY_TLS_KEY and SESSION_AUTHORITY_TLS_CLIENT_CA\n")
+        return line
+
+    assert "no certificate and its private key" in told(one.certificate, other.key)
+    assert "absent.pem can't be read: No such file" in told(tmp_path / "absent.pem", one.key)
+    assert f"{tmp_path} can't be read: Is a directory" in told(one.certificate, tmp_path)
+    assert "holds no certificate" in told(one.certificate, one.key, one.key)
 
 
 def test_bad_settings_in_the_environment_are_named_all_at_once(refusal: Refusal) -> None:

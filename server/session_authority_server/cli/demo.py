@@ -38,9 +38,15 @@ _DEVICES = (
 @click.pass_context
 def demo(context: click.Context, listen: str | None, database_url: str | None, leave: bool) -> None:
     """Start an authority, show what it does with three devices, and keep serving."""
-    # A file of its own, so that trying it out changes nothing that is in use.
+    # A file of its own, so that trying it out changes nothing that is in use. Nothing leaves this machine.
     settings = settings_of(
-        context, listen=listen, database_url=database_url or _DATABASE_URL, log_level="warning"
+        context,
+        listen=listen,
+        database_url=database_url or _DATABASE_URL,
+        log_level="warning",
+        tls_certificate="",
+        tls_key="",
+        tls_client_ca="",
     )
     run(_demo(settings, leave=leave))
 

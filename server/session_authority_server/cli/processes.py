@@ -13,6 +13,7 @@ import structlog
 
 from session_authority_server.app import (
     CannotStart,
+    certificates,
     opened,
     refuse_exposure,
     until_told_to_stop,
@@ -35,21 +36,31 @@ _COMMAND = (sys.executable, "-P", "-m", "session_authority_server.cli", "server-
 _log = structlog.get_logger("session_authority")
 
 
-async def serve_processes(settings: Settings, *, worker: bool, insecure: bool) -> None:
+async def serve_processes(
+    settings: Settings, *, worker: bool, insecure: bool, allow_plaintext: bool
+) -> None:
     """Serve with several processes until SIGTERM or SIGINT, then drain them.
 
     Args:
         settings: What the operator set.
         worker: Whether to run the upkeep too, in the first of them.
         insecure: Whether to serve without encryption beyond this machine.
+        allow_plaintext: Whether something in front encrypts what comes from beyond this machine.
 
     Raises:
         CannotStart: If they can't all serve.
     """
-    refuse_exposure(settings, insecure=insecure)
+    refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
     refuse_sqlite(settings)
+    certificates(settings)  # what is wrong with them is told once
     with reserved(settings.listen) as address:
-        tasks = assignments(settings, address, worker=worker, insecure=insecure)
+        tasks = assignments(
+            settings,
+            address,
+            worker=worker,
+            insecure=insecure,
+            allow_plaintext=allow_plaintext,
+        )
         async with opened(settings):
             pass  # what is wrong with the database is told once
         told = asyncio.create_task(until_told_to_stop())
@@ -81,7 +92,12 @@ def refuse_sqlite(settings: Settings) -> None:
 
 
 def assignments(
-    settings: Settings, address: str, *, worker: bool, insecure: bool
+    settings: Settings,
+    address: str,
+    *,
+    worker: bool,
+    insecure: bool,
+    allow_plaintext: bool = False,
 ) -> list[Assignment]:
     """Return what each process is to do.
 
@@ -90,6 +106,7 @@ def assignments(
         address: Where all of them serve.
         worker: Whether the first one runs the upkeep too.
         insecure: Whether to serve without encryption beyond this machine.
+        allow_plaintext: Whether something in front encrypts what comes from beyond this machine.
 
     Raises:
         CannotStart: If there are not enough ports for the metrics.
@@ -102,6 +119,7 @@ def assignments(
             ),
             worker=worker and number == 0,
             insecure=insecure,
+            allow_plaintext=allow_plaintext,
         )
         for number in range(settings.processes)
     ]

@@ -15,6 +15,11 @@ from session_authority_server.development_key import VARIABLE
 )
 @click.option("--no-worker", is_flag=True, help="Leave the upkeep to `session-authority worker`.")
 @click.option(
+    "--allow-plaintext",
+    is_flag=True,
+    help="Serve beyond this machine without TLS, because something in front (a mesh) encrypts.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     help="Ask for no API keys, and serve beyond this machine although calls are not encrypted: anybody "
@@ -27,17 +32,28 @@ def serve(
     database_url: str | None,
     processes: int | None,
     no_worker: bool,
+    allow_plaintext: bool,
     insecure: bool,
 ) -> None:
     """Serve the API until SIGTERM, then drain."""
     settings = settings_of(context, listen=listen, database_url=database_url, processes=processes)
     several = settings.processes > 1
-    run((serve_processes if several else _serve)(settings, worker=not no_worker, insecure=insecure))
+    run(
+        (serve_processes if several else _serve)(
+            settings, worker=not no_worker, insecure=insecure, allow_plaintext=allow_plaintext
+        )
+    )
 
 
-async def _serve(settings: Settings, *, worker: bool, insecure: bool) -> None:
+async def _serve(
+    settings: Settings, *, worker: bool, insecure: bool, allow_plaintext: bool
+) -> None:
     async with serving(
-        settings, worker=worker, insecure=insecure, show_key=show_development_key
+        settings,
+        worker=worker,
+        insecure=insecure,
+        allow_plaintext=allow_plaintext,
+        show_key=show_development_key,
     ) as address:
         calm_garbage_collector()
         click.echo(f"session-authority: serving on {address}, sessions in {settings.database}")

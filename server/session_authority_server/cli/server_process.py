@@ -31,24 +31,30 @@ class Assignment:
         settings: What the operator set, with the address and metrics of this process.
         worker: Whether it runs the upkeep too.
         insecure: Whether to serve without encryption beyond this machine.
+        allow_plaintext: Whether something in front encrypts what comes from beyond this machine.
     """
 
     number: int
     settings: Settings = field(repr=False)
     worker: bool
     insecure: bool
+    allow_plaintext: bool = False
 
     def as_line(self) -> str:
         """Return it as one line of text, as `from_line` reads it."""
-        settings = self.settings.model_dump(mode="json")
-        told = {"settings": settings, "worker": self.worker, "insecure": self.insecure}
+        told = {
+            "settings": self.settings.model_dump(mode="json"),
+            "worker": self.worker,
+            "insecure": self.insecure,
+            "allow_plaintext": self.allow_plaintext,
+        }
         return json.dumps(told) + "\n"
 
     @classmethod
     def from_line(cls, number: int, line: str) -> "Assignment":
         """Return what a line of text says. The environment and files count for nothing here."""
         told = json.loads(line)
-        return cls(number, Settings(**told["settings"]), told["worker"], told["insecure"])
+        return cls(number, Settings(**told.pop("settings")), **told)
 
 
 @click.command("server-process", hidden=True)
@@ -76,6 +82,7 @@ async def _serve(assignment: Assignment) -> None:
         assignment.settings,
         worker=assignment.worker,
         insecure=assignment.insecure,
+        allow_plaintext=assignment.allow_plaintext,
         share_port=True,
     ):
         calm_garbage_collector()

@@ -17,17 +17,26 @@ from tests.unit.client.conftest import Twin
 from tests.unit.client.fake_authority import TOKEN, ThreadedAuthority, accepted
 
 CERTIFICATES = b"-----BEGIN CERTIFICATE-----"
+KEY = b"-----BEGIN PRIVATE KEY-----"
+NAMES = (
+    "ADDRESS",
+    "API_KEY",
+    "DEADLINE_SECONDS",
+    "TLS",
+    "TLS_ROOT_CERTIFICATES",
+    "TLS_CLIENT_CERTIFICATE",
+    "TLS_CLIENT_KEY",
+)
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ADDRESS", "API_KEY", "DEADLINE_SECONDS", "TLS", "TLS_ROOT_CERTIFICATES"):
+    for name in NAMES:
         monkeypatch.delenv(f"SESSION_AUTHORITY_{name}", raising=False)
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
-    names = ("ADDRESS", "API_KEY", "DEADLINE_SECONDS", "TLS", "TLS_ROOT_CERTIFICATES")
-    unset = Settings.from_env({f"SESSION_AUTHORITY_{name}": "" for name in names})
+    unset = Settings.from_env({f"SESSION_AUTHORITY_{name}": "" for name in NAMES})
     assert unset == Settings.from_env({}) == Settings()
     assert unset.address == "127.0.0.1:50551"
     assert unset.deadline_seconds == 5
@@ -42,12 +51,16 @@ def test_the_environment_gives_every_setting(
 ) -> None:
     certificates = tmp_path / "roots.pem"
     certificates.write_bytes(CERTIFICATES)
+    key = tmp_path / "client.key"
+    key.write_bytes(KEY)
     for name, value in {
         "ADDRESS": "sessions.example:443",
         "API_KEY": "key-1",
         "DEADLINE_SECONDS": "2.5",
         "TLS": "on",
         "TLS_ROOT_CERTIFICATES": str(certificates),
+        "TLS_CLIENT_CERTIFICATE": str(certificates),
+        "TLS_CLIENT_KEY": str(key),
     }.items():
         monkeypatch.setenv(f"SESSION_AUTHORITY_{name}", value)
 
@@ -59,6 +72,8 @@ def test_the_environment_gives_every_setting(
         deadline_seconds=2.5,
         tls=True,
         root_certificates=CERTIFICATES,
+        client_certificate=CERTIFICATES,
+        client_key=KEY,
     )
     assert isinstance(client, client_type)
     assert repr(client) == f"{client_type.__name__}('sessions.example:443')"
@@ -79,6 +94,13 @@ def test_the_environment_gives_every_setting(
             "/nowhere.pem",
             "names a file that cannot be read: '/nowhere.pem' (No such file or directory)",
         ),
+        (
+            "TLS_CLIENT_KEY",
+            "/nowhere.pem",
+            "names a file that cannot be read: '/nowhere.pem' (No such file or directory)",
+        ),
+        ("TLS_CLIENT_CERTIFICATE", "/dev/null", "is given without client_key"),
+        ("TLS_CLIENT_KEY", "/dev/null", "is given without client_certificate"),
     ],
 )
 def test_a_variable_without_a_usable_value_is_named(name: str, value: str, problem: str) -> None:
@@ -115,6 +137,20 @@ def test_certificates_are_refused_where_tls_is_off(tmp_path: Path) -> None:
             "channel_credentials": grpc.local_channel_credentials(),
             "root_certificates": CERTIFICATES,
         },
+        {
+            "channel_credentials": grpc.local_channel_credentials(),
+            "client_certificate": CERTIFICATES,
+            "client_key": KEY,
+        },
+        {"client_certificate": CERTIFICATES, "client_key": KEY, "tls": False},
+        {"client_certificate": CERTIFICATES},
+        {"client_key": KEY},
+        {"client_certificate": b"", "client_key": KEY},
+        {"client_certificate": CERTIFICATES, "client_key": CERTIFICATES},
+        {
+            "client_key": b"-----BEGIN ENCRYPTED PRIVATE KEY-----",
+            "client_certificate": CERTIFICATES,
+        },
     ],
     ids=str,
 )
@@ -131,6 +167,13 @@ def test_a_refused_api_key_is_not_quoted() -> None:
         Settings(api_key="key-1\n")
     assert "key-1" not in str(caught.value)
     assert "key-1" not in repr(Settings(api_key="key-1"))
+
+
+def test_a_refused_client_key_is_not_quoted() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(client_certificate=CERTIFICATES, client_key=b"secret")
+    assert "secret" not in str(caught.value)
+    assert "PRIVATE" not in repr(Settings(client_certificate=CERTIFICATES, client_key=KEY))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +227,7 @@ def test_encryption_can_be_chosen_against_the_address() -> None:
     assert not Settings("mesh.example:1", tls=False).secure
     assert Settings("127.0.0.1:1", tls=True).secure
     assert Settings("127.0.0.1:1", root_certificates=CERTIFICATES).secure
+    assert Settings("127.0.0.1:1", client_certificate=CERTIFICATES, client_key=KEY).secure
 
 
 async def test_an_encrypted_client_says_nothing_to_a_plain_server(

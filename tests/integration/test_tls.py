@@ -1,0 +1,219 @@
+"""Who can read along, who is let in, and how certificates are replaced while calls go on."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from session_authority import SessionClient, Unavailable
+from tests.certificates import Pair, TestAuthority
+from tests.integration.program import Program, serving
+
+_TLS_REFUSAL_SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
+    return TestAuthority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
+    return TestAuthority(tmp_path_factory.mktemp("stranger"), "stranger")
+
+
+def _settings(pair: Pair, client_ca: Path | None = None) -> dict[str, str]:
+    return {
+        "SESSION_AUTHORITY_TLS_CERTIFICATE": str(pair.certificate),
+        "SESSION_AUTHORITY_TLS_KEY": str(pair.key),
+        "SESSION_AUTHORITY_TLS_CLIENT_CA": "" if client_ca is None else str(client_ca),
+    }
+
+
+@pytest.fixture(scope="module")
+def server(authority: TestAuthority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, settings=_settings(authority.pair())) as program:
+        yield program
+        assert "Traceback" not in program.stderr
+        assert program.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def picky(authority: TestAuthority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A server that asks for a certificate."""
+    folder = tmp_path_factory.mktemp("picky")
+    settings = _settings(authority.pair(), authority.certificate)
+    with serving(folder, settings=settings) as program:
+        yield program
+
+
+def _client(program: Program, trusted: TestAuthority, pair: Pair | None = None) -> SessionClient:
+    return SessionClient(
+        program.address,
+        deadline_seconds=_TLS_REFUSAL_SECONDS,
+        root_certificates=trusted.certificate.read_bytes(),
+        client_certificate=None if pair is None else pair.certificate.read_bytes(),
+        client_key=None if pair is None else pair.key.read_bytes(),
+    )
+
+
+def _lets_in(client: SessionClient) -> bool:
+    with client:
+        try:
+            return bool(client.validate(client.create("ada").token))
+        except Unavailable:
+            return False
+
+
+@contextmanager
+def _shaken(program: Program, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    """Shake hands with the server."""
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    host, port = program.address.split(":")
+    with socket.create_connection((host, int(port)), 5) as raw, context.wrap_socket(raw) as shaken:
+        yield shaken
+
+
+def test_a_client_that_trusts_the_authority_is_served(
+    server: Program, authority: TestAuthority
+) -> None:
+    assert _lets_in(_client(server, authority))
+
+
+def test_a_client_does_not_talk_to_a_server_of_another_authority(
+    server: Program, stranger: TestAuthority
+) -> None:
+    assert not _lets_in(_client(server, stranger))
+
+
+def test_a_client_does_not_talk_to_a_server_whose_certificate_expired(
+    tmp_path: Path, authority: TestAuthority
+) -> None:
+    with serving(tmp_path, settings=_settings(authority.pair(expired=True))) as program:
+        assert not _lets_in(_client(program, authority))
+
+
+def test_plaintext_is_not_answered(server: Program) -> None:
+    plain = SessionClient(server.address, tls=False, deadline_seconds=_TLS_REFUSAL_SECONDS)
+    with plain as client, pytest.raises(Unavailable):
+        client.create("ada")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_modern_protocols_are_spoken(server: Program, version: ssl.TLSVersion) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = version
+    with _shaken(server, context) as shaken:
+        assert shaken.version() == version.name.replace("_", ".")
+        assert shaken.selected_alpn_protocol() == "h2"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_old_protocols_are_refused_by_the_server(server: Program, version: ssl.TLSVersion) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers("ALL:@SECLEVEL=0")  # or this side would not even try
+    context.minimum_version = context.maximum_version = version
+    with pytest.raises(ssl.SSLError, match=r"ALERT_PROTOCOL_VERSION|EOF"), _shaken(server, context):
+        pass
+
+
+@pytest.mark.parametrize("ciphers", ["ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384"])
+def test_ciphers_without_authentication_of_their_own_are_refused_by_the_server(
+    server: Program, ciphers: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers(ciphers)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match=r"HANDSHAKE_FAILURE|EOF"), _shaken(server, context):
+        pass
+
+
+def test_a_client_with_a_certificate_of_the_right_authority_is_let_in(
+    picky: Program, authority: TestAuthority
+) -> None:
+    assert _lets_in(_client(picky, authority, authority.pair()))
+
+
+def test_a_client_without_a_certificate_stays_outside(
+    picky: Program, authority: TestAuthority
+) -> None:
+    assert not _lets_in(_client(picky, authority))
+
+
+def test_a_client_with_a_certificate_of_another_authority_stays_outside(
+    picky: Program, authority: TestAuthority, stranger: TestAuthority
+) -> None:
+    assert not _lets_in(_client(picky, authority, stranger.pair()))
+
+
+def test_a_client_whose_certificate_expired_stays_outside(
+    picky: Program, authority: TestAuthority
+) -> None:
+    assert not _lets_in(_client(picky, authority, authority.pair(expired=True)))
+
+
+def test_a_client_takes_its_certificate_from_the_environment(
+    picky: Program, authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = authority.pair()
+    for name, value in {
+        "ADDRESS": picky.address,
+        "TLS_ROOT_CERTIFICATES": authority.certificate,
+        "TLS_CLIENT_CERTIFICATE": pair.certificate,
+        "TLS_CLIENT_KEY": pair.key,
+    }.items():
+        monkeypatch.setenv(f"SESSION_AUTHORITY_{name}", str(value))
+    assert _lets_in(SessionClient.from_env())
+
+
+def test_certificates_are_replaced_while_calls_go_on(
+    tmp_path: Path, authority: TestAuthority, stranger: TestAuthority
+) -> None:
+    shown = Pair(tmp_path / "tls.pem", tmp_path / "tls.key")
+    shown.replace(authority.pair())
+    with (
+        serving(tmp_path, settings=_settings(shown)) as program,
+        _client(program, authority) as connected,
+    ):
+        token = connected.create("ada").token
+        stop, answers = threading.Event(), list[bool]()
+
+        def call_on() -> None:
+            while not stop.is_set():
+                answers.append(bool(connected.validate(token)))
+
+        calling = threading.Thread(target=call_on)
+        calling.start()
+        try:
+            shown.key.write_bytes(b"")  # half of a rotation that went wrong
+            assert _lets_in(_client(program, authority))
+            shown.replace(stranger.pair())
+            assert _lets_in(_client(program, stranger))
+            assert not _lets_in(_client(program, authority))
+            before = len(answers)
+            assert _lets_in(_client(program, stranger))
+        finally:
+            stop.set()
+            calling.join()
+        assert len(answers) > before
+        assert all(answers)
+        assert program.stop() == 0
+        assert program.stderr.count("certificates can't be reloaded") == 1
+        assert program.stderr.count("certificates reloaded") == 1
+
+
+def test_the_servers_key_is_told_to_nobody(server: Program) -> None:
+    assert "PRIVATE KEY" not in server.stdout + server.stderr
+
+
+def test_a_connection_that_never_shakes_hands_is_closed_in_time(server: Program) -> None:
+    host, port = server.address.split(":")
+    with closing(socket.create_connection((host, int(port)), 15)) as silent:
+        assert silent.recv(100) == b""
