@@ -26,11 +26,13 @@ _SERVICE_CONFIG = json.dumps(
                     "initialBackoff": "0.05s",
                     "maxBackoff": "0.5s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    # The latter is an overloaded server's; where it means something else, the authority
+                    # says in a header of gRPC's that the call is not to be repeated.
+                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
                 },
             }
         ],
-        # In an outage, retries stop rather than multiply the load that the recovery has to carry.
+        # In an outage or overload, retries stop rather than multiply the load that the recovery has to carry.
         "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
     }
 )

@@ -49,6 +49,8 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "RETRY_STALE": RetryStale,
     "STORE_UNAVAILABLE": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "SERVER_OVERLOADED": Unavailable,
+    "TOO_MANY_REJECTED_TOKENS": Unavailable,
     "INTERNAL": InternalError,
     "API_KEY_MISSING": ApiKeyRejected,
     "API_KEY_INVALID": ApiKeyRejected,
@@ -91,6 +93,9 @@ def error_of(failure: Failure) -> SessionAuthorityError:
     """Give the exception for a failed call. It repeats no secret, and never fails itself."""
     code, text = failure.code(), failure.details() or ""
     reason, metadata, violations = _details(failure.trailing_metadata() or ())
+    # A server too busy to give a reason refuses so, in gRPC's own words.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Too many pending requests" in text:
+        reason = reason or "SERVER_OVERLOADED"
     kind = _BY_REASON.get(reason or "") or _kind_of(code, text)
     detail = ": ".join(filter(None, [reason or code.name, _masked(text)]))
     if issubclass(kind, InvalidArgument):

@@ -176,8 +176,9 @@ class RequestTooLarge(SessionAuthorityError):
 class Unavailable(SessionAuthorityError):
     """Nothing can be said about any session at this moment: keep the cookie and answer 503.
 
-    The authority, its store or the network between is down. The library has already retried.
-    Repeating the call later is safe.
+    The authority, its store or the network between is down or overloaded (`reason` is then
+    SERVER_OVERLOADED), and the library has already retried; or this caller presented too many tokens that
+    were rejected (TOO_MANY_REJECTED_TOKENS). Repeating the call later is safe.
     """
 
     advice = (

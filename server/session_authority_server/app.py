@@ -28,7 +28,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.metrics import SUPERSEDED_TOKENS
-from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
+from session_authority_server.rpc.authentication import Authentication, anybody
 from session_authority_server.rpc.certificates import (
     CertificateFiles,
     Certificates,
@@ -36,6 +36,7 @@ from session_authority_server.rpc.certificates import (
 )
 from session_authority_server.rpc.health import Health
 from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
+from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import AdminUseCases, SessionAdminService
 from session_authority_server.rpc.session_service import SessionService, UseCases
 from session_authority_server.store import schema
@@ -74,6 +75,8 @@ _SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].ful
 _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
     "SessionAdminService"
 ].full_name
+PENDING_CALLS = 32
+STREAMS_OF_A_CONNECTION = 32
 _log = structlog.get_logger("session_authority")
 
 
@@ -288,12 +291,18 @@ async def serving(
         warm_up()
         store = SqlSessionStore(database)
         activity = Activity(store, clock, settings.policy)
-        service = SessionService(usecases(store, clock, settings.policy, activity), clock)
+        rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
+        service = SessionService(usecases(store, clock, settings.policy, activity), clock, rejected)
         admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy))
         keys = None if insecure else _key_store(settings, database, stack)
         keyring = None if keys is None else Keyring(keys, clock)
-        authenticate = anybody if keyring is None else Authentication(keyring)
-        server, healthy = _server(service, admin_service, authenticate, share_port=share_port)
+        interceptor = CallInterceptor(
+            "session_authority.v1",
+            anybody if keyring is None else Authentication(keyring),
+            max_in_flight_calls=settings.max_in_flight_calls,
+            rejected=rejected,
+        )
+        server, healthy = _server(service, admin_service, interceptor, share_port=share_port)
         address = _bind(server, settings.listen, shown)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
@@ -393,17 +402,23 @@ async def _make_first_key(
 def _server(
     service: SessionService,
     admin_service: SessionAdminService,
-    authenticate: Authenticate,
+    interceptor: CallInterceptor,
     *,
     share_port: bool,
 ) -> tuple[grpc.aio.Server, Health]:
     server = grpc.aio.server(
-        interceptors=[CallInterceptor("session_authority.v1", authenticate)],
+        interceptors=[interceptor],
         options=[
             ("grpc.so_reuseport", int(share_port)),
             # Twice what is allowed, so that what is too large is refused with a reason.
             ("grpc.max_receive_message_length", 2 * BATCH_REQUEST_LIMIT_BYTES),
             ("grpc.max_metadata_size", 16 * 1024),
+            # What waits to be taken on: refused at random beyond the one, always beyond the other. gRPC does
+            # so by itself, for a twentieth of what a call costs; its own thousands would wait for seconds.
+            ("grpc.server.max_pending_requests", PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS),
+            # More at once wait in the client, which is thus never refused for its own burst alone.
+            ("grpc.max_concurrent_streams", STREAMS_OF_A_CONNECTION),
             # Who pings more often than this three times is hung up on.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.http2.max_ping_strikes", 2),

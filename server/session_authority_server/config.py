@@ -129,6 +129,15 @@ class Settings(BaseSettings):
         description="The PEM file of authorities, one of which must have signed the certificate of whoever "
         "connects; empty to ask for none.",
     )
+    max_in_flight_calls: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        256,
+        description="How many calls a process takes on at once; beyond, it refuses with RESOURCE_EXHAUSTED.",
+    )
+    rejected_tokens_per_minute: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
+        60_000,
+        description="How many unknown session tokens a caller may present to a process in a minute, before "
+        "its calls are refused for a while; 0 for no limit.",
+    )
 
     @field_validator("listen", "metrics_listen")
     @classmethod

@@ -81,6 +81,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. The API key is good, but does not permit this method; the metadata `permission`
     gives the permission that it lacks.
     """
+    ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 18
+    """RESOURCE_EXHAUSTED. The server has as many calls under way as it takes on at once, and refused this one
+    before looking at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where
+    it has one. Under still more calls the server may refuse some with RESOURCE_EXHAUSTED or UNAVAILABLE
+    and no reason at all; the same holds for those.
+    """
+    ERROR_REASON_TOO_MANY_REJECTED_TOKENS: _ErrorReason.ValueType  # 19
+    """RESOURCE_EXHAUSTED. The caller has presented too many session tokens that were rejected.
+    `google.rpc.RetryInfo` says when it may present another. Nothing was concluded about the token of this
+    call. Creating sessions and signing out are never refused so.
+    """
     ERROR_REASON_REAUTHENTICATION_REQUIRED: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION. The session is live, but its user's last proof of identity is older than the policy
     allows for looking at sessions and ending them. The user must re-authenticate, and the request can then be
@@ -156,6 +167,17 @@ ERROR_REASON_API_KEY_REVOKED: ErrorReason.ValueType  # 16
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 17
 """PERMISSION_DENIED. The API key is good, but does not permit this method; the metadata `permission`
 gives the permission that it lacks.
+"""
+ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 18
+"""RESOURCE_EXHAUSTED. The server has as many calls under way as it takes on at once, and refused this one
+before looking at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where
+it has one. Under still more calls the server may refuse some with RESOURCE_EXHAUSTED or UNAVAILABLE
+and no reason at all; the same holds for those.
+"""
+ERROR_REASON_TOO_MANY_REJECTED_TOKENS: ErrorReason.ValueType  # 19
+"""RESOURCE_EXHAUSTED. The caller has presented too many session tokens that were rejected.
+`google.rpc.RetryInfo` says when it may present another. Nothing was concluded about the token of this
+call. Creating sessions and signing out are never refused so.
 """
 ERROR_REASON_REAUTHENTICATION_REQUIRED: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION. The session is live, but its user's last proof of identity is older than the policy

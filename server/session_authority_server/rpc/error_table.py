@@ -16,6 +16,8 @@ from session_authority_server.domain.errors import AuthorityError, InvalidReques
 ERROR_DOMAIN = "session-authority"
 _RETRY_AFTER = timedelta(milliseconds=250)
 _DETAILS_KEY = "grpc-status-details-bin"
+# Clients repeat what is refused with RESOURCE_EXHAUSTED, which is right for an overload alone.
+_DO_NOT_REPEAT = ("grpc-retry-pushback-ms", "-1")
 
 
 class CallError(AuthorityError):
@@ -42,6 +44,21 @@ class DeadlineExceeded(CallError):
 
     def __init__(self) -> None:
         super().__init__("the answer was not ready in time; try again")
+
+
+class ServerOverloaded(CallError):
+    """As many calls are under way as the server takes on at once."""
+
+    def __init__(self) -> None:
+        super().__init__("the authority has too many calls under way; try again")
+
+
+class TooManyRejectedTokens(CallError):
+    """The caller presented too many session tokens that were rejected."""
+
+    def __init__(self, retry_after: timedelta) -> None:
+        super().__init__("too many session tokens of this caller were rejected; try again later")
+        self.retry_after = retry_after
 
 
 class Unforeseen(CallError):
@@ -127,6 +144,14 @@ TABLE: dict[type[AuthorityError], Row] = {
     DeadlineExceeded: Row(
         grpc.StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_DEADLINE_EXCEEDED, retry=True
     ),
+    ServerOverloaded: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_SERVER_OVERLOADED, retry=True
+    ),
+    TooManyRejectedTokens: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        reasons.ERROR_REASON_TOO_MANY_REJECTED_TOKENS,
+        retry=True,
+    ),
     Unforeseen: Row(grpc.StatusCode.INTERNAL, reasons.ERROR_REASON_INTERNAL),
 }
 
@@ -138,7 +163,7 @@ class Answer:
     code: grpc.StatusCode
     reason: str
     message: str
-    trailing_metadata: tuple[tuple[str, bytes], ...]
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
 def answer(error: AuthorityError) -> Answer:
@@ -157,6 +182,9 @@ def answer(error: AuthorityError) -> Answer:
         status.details.add().Pack(BadRequest(field_violations=violations))
     if row.retry:
         delay = Duration()
-        delay.FromTimedelta(_RETRY_AFTER)
+        delay.FromTimedelta(getattr(error, "retry_after", _RETRY_AFTER))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
-    return Answer(row.code, row.reason_name, message, ((_DETAILS_KEY, status.SerializeToString()),))
+    metadata: tuple[tuple[str, str | bytes], ...] = ((_DETAILS_KEY, status.SerializeToString()),)
+    if row.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not isinstance(error, ServerOverloaded):
+        metadata += (_DO_NOT_REPEAT,)
+    return Answer(row.code, row.reason_name, message, metadata)

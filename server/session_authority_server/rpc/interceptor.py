@@ -7,7 +7,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from session_authority_server.domain.errors import AuthorityError
+from session_authority_server.domain.errors import AuthorityError, SessionNotLive
 from session_authority_server.metrics import RPC_ERRORS, RPC_SECONDS
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.authentication import Authenticate
@@ -16,14 +16,21 @@ from session_authority_server.rpc.error_table import (
     DeadlineExceeded,
     MalformedRequest,
     RequestTooLarge,
+    ServerOverloaded,
     Unforeseen,
 )
+from session_authority_server.rpc.rejected_tokens import RejectedTokens
 
 DEADLINE_SECONDS = 5.0
+LONGEST_DEADLINE_SECONDS = 60.0
+MAX_IN_FLIGHT_CALLS = 256
 REQUEST_LIMIT_BYTES = 64 * 1024
 BATCH_REQUEST_LIMIT_BYTES = 1024 * 1024
 BATCH_METHOD = "BatchValidateSessions"
 SLOW_SECONDS = 1.0
+_OVERLOAD_LOG_SECONDS = 10.0
+# A user who signs in presents no token, and nothing must keep one from signing out.
+_PASS_WITHOUT_GOOD_TOKENS = frozenset(("CreateSession", "SignOut"))
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
@@ -34,22 +41,58 @@ Parse = Callable[[bytes], Message]
 _log = structlog.get_logger("session_authority.rpc")
 
 
+class InFlight:
+    """How many calls are under way, and may be.
+
+    Attributes:
+        calls: How many are. Counted in the one thread of the event loop.
+        limit: How many may be; the next is refused.
+    """
+
+    __slots__ = ("_logged", "calls", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.calls = 0
+        self.limit = limit
+        self._logged = float("-inf")
+
+    def log_refusal(self) -> None:
+        """Leave a line in the log now and then: one a call would be a load of its own."""
+        now = time.monotonic()
+        if now - self._logged >= _OVERLOAD_LOG_SECONDS:
+            self._logged = now
+            _log.warning("overloaded; refusing calls", max_in_flight_calls=self.limit)
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Lets in whom it may, and gives unary calls a deadline, documented errors and, if they fail, a log line.
 
-    One interceptor for all of it, and what it makes of a method is kept: each further one costs every call.
+    Those beyond what the server takes on at once it refuses before they are read. One interceptor for all of it,
+    and what it makes of a method is kept: each further one costs every call.
     """
 
-    def __init__(self, package: str, authenticate: Authenticate) -> None:
+    def __init__(
+        self,
+        package: str,
+        authenticate: Authenticate,
+        *,
+        max_in_flight_calls: int = MAX_IN_FLIGHT_CALLS,
+        rejected: RejectedTokens | None = None,
+    ) -> None:
         """Take charge of the services of one proto package; others pass untouched.
 
         Args:
             package: Its name.
             authenticate: Who calls, or why they may not.
+            max_in_flight_calls: How many calls may be under way at once.
+            rejected: Who counts the tokens that are rejected; nobody unless given.
         """
         self._prefix = f"/{package}."
         self._authenticate = authenticate
+        self._in_flight = InFlight(max_in_flight_calls)
+        self._rejected = rejected
         self._wrapped: dict[str, Handler] = {}
+        self._overloaded: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
@@ -62,9 +105,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None or not method.startswith(self._prefix):
                 return handler
+            name = method.rpartition("/")[2]
             if handler.unary_unary is not None:
-                handler = _wrap(method.rpartition("/")[2], handler)
+                handler = _wrap(name, handler, self._in_flight, self._rejected)
             wrapped = self._wrapped[method] = handler
+            self._overloaded[method] = _overloaded(name, self._in_flight)
+        if self._in_flight.calls >= self._in_flight.limit:
+            return self._overloaded[method]
         try:
             caller = self._authenticate(method, handler_call_details.invocation_metadata)
         except AuthorityError as error:
@@ -73,12 +120,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
 
-def _wrap(method: str, handler: Handler) -> Handler:
+def _overloaded(method: str, in_flight: InFlight) -> Handler:
+    """Return a handler that refuses every call for as little as possible.
+
+    As one of streams it answers without waiting for the request. What it answers is always the same, and no
+    call leaves a line in the log.
+    """
+    answer = error_table.answer(ServerOverloaded())
+    refused = RPC_ERRORS.labels(method=method, reason=answer.reason)
+
+    async def refuse(_requests: object, context: Context) -> NoReturn:
+        refused.inc()
+        in_flight.log_refusal()
+        await context.abort(answer.code, answer.message, answer.trailing_metadata)
+
+    handle: Any = refuse
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def _wrap(
+    method: str, handler: Handler, in_flight: InFlight, rejected: RejectedTokens | None
+) -> Handler:
     behavior: Any = handler.unary_unary
     parse: Any = handler.request_deserializer
     limit_bytes = BATCH_REQUEST_LIMIT_BYTES if method == BATCH_METHOD else REQUEST_LIMIT_BYTES
     return grpc.unary_unary_rpc_method_handler(
-        _answering(method, behavior),
+        _answering(method, behavior, in_flight, rejected),
         _parsing(f"{method}Request", parse, limit_bytes),
         _serializing(handler.response_serializer),
     )
@@ -118,23 +185,31 @@ def _serializing(serialize: Any) -> Callable[[Message | bytes], bytes]:
     return serialized
 
 
-def _answering(method: str, behavior: Behavior) -> Behavior:
+def _answering(
+    method: str, behavior: Behavior, in_flight: InFlight, rejected: RejectedTokens | None
+) -> Behavior:
+    if method in _PASS_WITHOUT_GOOD_TOKENS:
+        rejected = None
 
     async def call(request: Message | AuthorityError, context: Context) -> Any:
         started = time.perf_counter()
+        in_flight.calls += 1
         try:
+            if rejected is not None:
+                rejected.check()
             if isinstance(request, AuthorityError):
                 error = request
-            elif context.time_remaining() is None:
-                return await _within_deadline(behavior(request, context))
             else:
-                return await behavior(request, context)
+                return await _in_time(behavior(request, context), context.time_remaining())
         except AuthorityError as raised:
+            if rejected is not None and isinstance(raised, SessionNotLive):
+                rejected.count()
             error = raised
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
             _log.exception("unforeseen failure", method=method)
             error = Unforeseen()
         finally:
+            in_flight.calls -= 1
             took = time.perf_counter() - started
             RPC_SECONDS.observe(method, took)
             if took > SLOW_SECONDS:
@@ -144,9 +219,18 @@ def _answering(method: str, behavior: Behavior) -> Behavior:
     return call
 
 
-async def _within_deadline(answer: Awaitable[Any]) -> Any:
+def _in_time(answer: Awaitable[Any], remaining_seconds: float | None) -> Awaitable[Any]:
+    """Return what gives the answer while a deadline lasts: the caller's, which gRPC sees to, if it is sane."""
+    if remaining_seconds is None:
+        return _within(DEADLINE_SECONDS, answer)
+    if remaining_seconds > LONGEST_DEADLINE_SECONDS:
+        return _within(LONGEST_DEADLINE_SECONDS, answer)
+    return answer
+
+
+async def _within(seconds: float, answer: Awaitable[Any]) -> Any:
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(seconds):
             return await answer
     except TimeoutError:
         raise DeadlineExceeded from None

@@ -6,6 +6,7 @@ import grpc
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceServicer
 from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.verdict import NOT_FOUND
 from session_authority_server.rpc.caller import current_caller
 from session_authority_server.rpc.conversion import (
     from_duration,
@@ -15,6 +16,7 @@ from session_authority_server.rpc.conversion import (
     to_session,
     to_timestamp,
 )
+from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.usecases.create_session import CreateSession, SignIn
 from session_authority_server.usecases.list_sessions import Listing, ListSessions
 from session_authority_server.usecases.reauthenticate_session import (
@@ -50,9 +52,12 @@ class UseCases:
 class SessionService(SessionServiceServicer):
     """`session_authority.v1.SessionService`: parses, calls, answers."""
 
-    def __init__(self, usecases: UseCases, clock: Clock) -> None:
+    def __init__(
+        self, usecases: UseCases, clock: Clock, rejected: RejectedTokens | None = None
+    ) -> None:
         self._usecases = usecases
         self._clock = clock
+        self._rejected = rejected or RejectedTokens(clock, 0)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -87,6 +92,8 @@ class SessionService(SessionServiceServicer):
         self, request: pb.ValidateSessionRequest, context: Context
     ) -> pb.ValidateSessionResponse:
         verdict = await self._usecases.validate(_validation(request))
+        if verdict is NOT_FOUND:
+            self._rejected.count()
         return cast("pb.ValidateSessionResponse", to_answer(verdict))
 
     async def BatchValidateSessions(
@@ -95,6 +102,7 @@ class SessionService(SessionServiceServicer):
         verdicts = await self._usecases.batch_validate(
             [_validation(each) for each in request.requests]
         )
+        self._rejected.count(sum(verdict is NOT_FOUND for verdict in verdicts))
         return pb.BatchValidateSessionsResponse(
             responses=[to_outcome(verdict) for verdict in verdicts]
         )

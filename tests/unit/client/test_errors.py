@@ -30,6 +30,8 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "API_KEY_EXPIRED": (Code.UNAUTHENTICATED, sa.ApiKeyRejected),
     "API_KEY_REVOKED": (Code.UNAUTHENTICATED, sa.ApiKeyRejected),
     "PERMISSION_MISSING": (Code.PERMISSION_DENIED, sa.PermissionMissing),
+    "SERVER_OVERLOADED": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
+    "TOO_MANY_REJECTED_TOKENS": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
 }
 
 BY_CODE: dict[grpc.StatusCode, type[sa.SessionAuthorityError]] = {
@@ -106,6 +108,15 @@ def test_no_refusal_of_the_caller_looks_like_a_users_end() -> None:
     for kind in (sa.ApiKeyRejected, sa.PermissionMissing):
         assert issubclass(kind, sa.CallerRejected)
         assert not issubclass(kind, sa.SessionNotLive)
+
+
+async def test_a_server_too_busy_to_give_a_reason_is_overloaded(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    text = "Too many pending requests for this server"
+    caught = await error(twin, authority, Fault(Code.RESOURCE_EXHAUSTED, text))
+    assert type(caught) is sa.Unavailable
+    assert caught.reason == "SERVER_OVERLOADED"
 
 
 async def test_only_the_authority_itself_signs_a_user_out(

@@ -74,6 +74,17 @@ async def test_an_outage_is_unavailable_after_four_attempts(
     assert len(authority.calls) == 4
 
 
+async def test_a_call_that_an_overloaded_server_refused_is_repeated(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    busy = fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED")
+    authority.answers("CreateSession", busy, created())
+
+    await twin.create("ana")
+
+    assert len(authority.requests) == 2
+
+
 async def test_what_is_not_an_outage_is_not_repeated(twin: Twin, authority: FakeAuthority) -> None:
     authority.answers("ValidateSession", Fault(grpc.StatusCode.INTERNAL))
     with pytest.raises(Exception, match="INTERNAL"):

@@ -31,6 +31,8 @@ EXAMPLES: list[AuthorityError] = [
     error_table.MalformedRequest("CreateSessionRequest"),
     error_table.RequestTooLarge(65_536),
     error_table.DeadlineExceeded(),
+    error_table.ServerOverloaded(),
+    error_table.TooManyRejectedTokens(timedelta(seconds=7)),
     error_table.Unforeseen(),
 ]
 
@@ -42,10 +44,15 @@ def _kinds(root: type[AuthorityError]) -> Iterator[type[AuthorityError]]:
             yield from _kinds(kind)
 
 
+def _status(error: AuthorityError) -> bytes:
+    value = dict(answer(error).trailing_metadata)["grpc-status-details-bin"]
+    assert isinstance(value, bytes)
+    return value
+
+
 def _details(error: AuthorityError) -> tuple[ErrorInfo, BadRequest, RetryInfo]:
     info, bad_request, retry = ErrorInfo(), BadRequest(), RetryInfo()
-    [(key, value)] = answer(error).trailing_metadata
-    assert key == "grpc-status-details-bin"
+    value = _status(error)
     for detail in Status.FromString(value).details:
         assert detail.Unpack(info) or detail.Unpack(bad_request) or detail.Unpack(retry)
     return info, bad_request, retry
@@ -68,8 +75,7 @@ def test_every_row_has_an_example_here() -> None:
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 def test_an_answer_says_the_same_in_status_and_details(error: AuthorityError) -> None:
     told = answer(error)
-    [(_, value)] = told.trailing_metadata
-    status = Status.FromString(value)
+    status = Status.FromString(_status(error))
     info, _, _ = _details(error)
 
     assert told.code is not grpc.StatusCode.OK
@@ -81,7 +87,30 @@ def test_an_answer_says_the_same_in_status_and_details(error: AuthorityError) ->
 
 def test_only_what_a_repetition_can_mend_advises_one() -> None:
     advised = {type(error) for error in EXAMPLES if _details(error)[2].HasField("retry_delay")}
-    assert advised == {errors.StoreUnavailable, error_table.DeadlineExceeded}
+    assert advised == {
+        errors.StoreUnavailable,
+        error_table.DeadlineExceeded,
+        error_table.ServerOverloaded,
+        error_table.TooManyRejectedTokens,
+    }
+
+
+def test_clients_repeat_of_what_exhausts_a_resource_only_an_overload() -> None:
+    exhausted = [
+        each for each in EXAMPLES if answer(each).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    ]
+    repeated = {
+        type(each)
+        for each in exhausted
+        if ("grpc-retry-pushback-ms", "-1") not in answer(each).trailing_metadata
+    }
+    assert len(exhausted) > 3
+    assert repeated == {error_table.ServerOverloaded}
+
+
+def test_who_presented_too_many_bad_tokens_is_told_when_to_return() -> None:
+    _, _, retry = _details(error_table.TooManyRejectedTokens(timedelta(seconds=7)))
+    assert retry.retry_delay.ToTimedelta() == timedelta(seconds=7)
 
 
 def test_a_field_that_is_wrong_is_named_with_its_remedy() -> None:
