@@ -36,6 +36,7 @@ from session_authority_server.rpc.certificates import (
 )
 from session_authority_server.rpc.health import Health
 from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
+from session_authority_server.rpc.io_threads import yield_to_the_loop
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import AdminUseCases, SessionAdminService
 from session_authority_server.rpc.session_service import SessionService, UseCases
@@ -75,8 +76,11 @@ _SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].ful
 _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
     "SessionAdminService"
 ].full_name
-PENDING_CALLS = 32
-STREAMS_OF_A_CONNECTION = 32
+
+# How many calls may wait in gRPC to be taken on; from the first number on some are refused.
+PENDING_CALLS = 64
+PENDING_CALLS_LIMIT = 96
+STREAMS_OF_A_CONNECTION = 100
 _log = structlog.get_logger("session_authority")
 
 
@@ -327,6 +331,7 @@ async def serving(
             upkeep.start()
             stack.push_async_callback(upkeep.stop)
         await server.start()
+        yield_to_the_loop()
         stack.push_async_callback(_drain, server, healthy, settings.drain_seconds)
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         for name in (_SERVICE, _ADMIN_SERVICE):
@@ -413,12 +418,14 @@ def _server(
             # Twice what is allowed, so that what is too large is refused with a reason.
             ("grpc.max_receive_message_length", 2 * BATCH_REQUEST_LIMIT_BYTES),
             ("grpc.max_metadata_size", 16 * 1024),
-            # What waits to be taken on: refused at random beyond the one, always beyond the other. gRPC does
-            # so by itself, for a twentieth of what a call costs; its own thousands would wait for seconds.
+            # gRPC refuses these by itself, for a twentieth of what a call costs. Its own limits, thousands,
+            # would have calls wait for seconds.
             ("grpc.server.max_pending_requests", PENDING_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS),
-            # More at once wait in the client, which is thus never refused for its own burst alone.
+            ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_LIMIT),
+            # Beyond, calls wait in the client. What gRPC calls overload protection would refuse a client's
+            # next call because Python has not yet let go of its last one.
             ("grpc.max_concurrent_streams", STREAMS_OF_A_CONNECTION),
+            ("grpc.http.overload_protection", 0),
             # Who pings more often than this three times is hung up on.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.http2.max_ping_strikes", 2),

@@ -1,5 +1,6 @@
 """Whatever arrives on the port, the authority goes on answering."""
 
+import asyncio
 import contextlib
 import random
 import socket
@@ -11,7 +12,7 @@ import pytest
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from session_authority import SessionClient
+from session_authority import AsyncSessionClient, SessionClient
 from session_authority.v1 import session_service_pb2 as pb
 from tests.integration.program import Program, serving
 
@@ -194,3 +195,22 @@ def test_hundreds_of_calls_abandoned_at_once(server: Program) -> None:
         body = pb.ListSessionsRequest(session_token=token).SerializeToString()
         for under_way in [call.future(body, timeout=10) for _ in range(300)]:
             under_way.cancel()
+
+
+def test_who_pings_without_end_is_hung_up_on(server: Program) -> None:
+    ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"pingping"
+    settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    with _socket(server) as connection:
+        connection.sendall(_PREFACE + settings)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10):
+                connection.sendall(ping)
+        assert b"too_many_pings" in _drain(connection)
+
+
+async def test_a_burst_of_one_client_waits_for_itself_and_is_answered_in_full(
+    server: Program,
+) -> None:
+    async with AsyncSessionClient(server.address) as client:
+        token = (await client.create("ada")).token
+        assert all(await asyncio.gather(*(client.validate(token) for _ in range(500))))

@@ -11,7 +11,8 @@ import pytest
 
 from session_authority import SessionClient, Unavailable
 from tests.certificates import Pair, TestAuthority
-from tests.integration.program import Program, serving
+from tests.contract.engines import migrated_postgresql
+from tests.integration.program import Program, running, serving
 
 _TLS_REFUSAL_SECONDS = 2.0
 
@@ -207,6 +208,24 @@ def test_certificates_are_replaced_while_calls_go_on(
         assert program.stop() == 0
         assert program.stderr.count("certificates can't be reloaded") == 1
         assert program.stderr.count("certificates reloaded") == 1
+
+
+def test_every_one_of_several_processes_shows_the_certificate_that_replaced_another(
+    tmp_path: Path, authority: TestAuthority, stranger: TestAuthority
+) -> None:
+    shown = Pair(tmp_path / "tls.pem", tmp_path / "tls.key")
+    shown.replace(authority.pair())
+    arguments = ("serve", "--listen", "127.0.0.1:0", "--processes", "2")
+    with migrated_postgresql() as url:
+        settings = _settings(shown) | {"SESSION_AUTHORITY_DATABASE_URL": url}
+        with running(*arguments, cwd=tmp_path, settings=settings) as program:
+            assert program.address
+            # The system gives each connection to one of the processes: eight find both.
+            assert all(_lets_in(_client(program, authority)) for _ in range(8))
+            shown.replace(stranger.pair())
+            assert all(_lets_in(_client(program, stranger)) for _ in range(8))
+            assert not any(_lets_in(_client(program, authority)) for _ in range(2))
+            assert program.stop() == 0
 
 
 def test_the_servers_key_is_told_to_nobody(server: Program) -> None:

@@ -109,7 +109,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if handler.unary_unary is not None:
                 handler = _wrap(name, handler, self._in_flight, self._rejected)
             wrapped = self._wrapped[method] = handler
-            self._overloaded[method] = _overloaded(name, self._in_flight)
+            # As one of streams it answers without waiting for the request.
+            refuse: Any = _overloaded(name, self._in_flight)
+            self._overloaded[method] = grpc.stream_stream_rpc_method_handler(refuse)
         if self._in_flight.calls >= self._in_flight.limit:
             return self._overloaded[method]
         try:
@@ -120,22 +122,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
 
-def _overloaded(method: str, in_flight: InFlight) -> Handler:
-    """Return a handler that refuses every call for as little as possible.
-
-    As one of streams it answers without waiting for the request. What it answers is always the same, and no
-    call leaves a line in the log.
-    """
+def _overloaded(method: str, in_flight: InFlight) -> Behavior:
+    """Return what refuses a call for as little as possible: always the same, without a line in the log."""
     answer = error_table.answer(ServerOverloaded())
     refused = RPC_ERRORS.labels(method=method, reason=answer.reason)
 
-    async def refuse(_requests: object, context: Context) -> NoReturn:
+    async def refuse(_request: object, context: Context) -> NoReturn:
         refused.inc()
         in_flight.log_refusal()
         await context.abort(answer.code, answer.message, answer.trailing_metadata)
 
-    handle: Any = refuse
-    return grpc.stream_stream_rpc_method_handler(handle)
+    return refuse
 
 
 def _wrap(
@@ -190,8 +187,11 @@ def _answering(
 ) -> Behavior:
     if method in _PASS_WITHOUT_GOOD_TOKENS:
         rejected = None
+    refuse = _overloaded(method, in_flight)
 
     async def call(request: Message | AuthorityError, context: Context) -> Any:
+        if in_flight.calls >= in_flight.limit:  # reached while this one's request was waited for
+            return await refuse(request, context)
         started = time.perf_counter()
         in_flight.calls += 1
         try:

@@ -1,0 +1,308 @@
+"""Ten times the load that a server can carry: what becomes of those it takes on, and of the others."""
+
+import argparse
+import asyncio
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any, cast
+
+import uvloop
+
+from benchmarks.authority import VALIDATE
+from benchmarks.load import _PREFACE, _WINDOW, Result, _frame, _header_block, drive
+from session_authority import AsyncSessionClient
+from session_authority.v1 import session_service_pb2 as pb
+
+_SESSIONS = 2_000
+_CONNECTIONS = 32
+_TICK_SECONDS = 0.002
+_WINDOW_SECONDS = 0.1
+_DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
+_MAX_CONCURRENT_STREAMS = 3
+
+
+class _OpenLoop(asyncio.Protocol):
+    """A connection that sends calls at set times, however many are unanswered.
+
+    It sends no more than HTTP/2 lets it, as any client: what exceeds that is held back, and counted.
+    """
+
+    def __init__(self, authority: str, messages: list[bytes], outcomes: list[Any]) -> None:
+        self._headers = _header_block(VALIDATE, authority)
+        self._bodies = [b"\0" + len(each).to_bytes(4) + each for each in messages]
+        self._stream = 1
+        self._next = 0
+        self._credit = 65_535
+        self._streams_limit = 2**31
+        self._open: dict[int, float] = {}
+        self._answered: set[int] = set()
+        self._buffer = b""
+        self._outcomes = outcomes
+        self.held_back = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        big_window = (0x4).to_bytes(2) + (2**30).to_bytes(4)
+        self._transport.write(
+            _PREFACE
+            + _frame(_SETTINGS, 0, 0, big_window)
+            + _frame(_WINDOW, 0, 0, (2**31 - 2**16).to_bytes(4))
+        )
+
+    def send(self, count: int) -> None:
+        out, now = [], time.perf_counter()
+        for _ in range(count):
+            body = self._bodies[self._next % len(self._bodies)]
+            if len(self._open) >= self._streams_limit or len(body) > self._credit:
+                self.held_back += 1
+                continue
+            self._next += 1
+            stream, self._stream = self._stream, self._stream + 2
+            self._open[stream] = now
+            self._credit -= len(body)
+            out.append(_frame(_HEADERS, 4, stream, self._headers))
+            out.append(_frame(_DATA, 1, stream, body))
+        self._transport.write(b"".join(out))
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer + data if self._buffer else data
+        at, end, now = 0, len(buffer), time.perf_counter()
+        while end - at >= 9:
+            size = int.from_bytes(buffer[at : at + 3])
+            if end - at < 9 + size:
+                break
+            kind, flags = buffer[at + 3], buffer[at + 4]
+            stream = int.from_bytes(buffer[at + 5 : at + 9])
+            if stream == 0:
+                self._manage(kind, flags, buffer[at + 9 : at + 9 + size])
+            elif kind == _DATA:
+                self._answered.add(stream)
+            if stream in self._open and (kind == _RST or (kind < 2 and flags & 1)):
+                sent = self._open.pop(stream)
+                accepted = stream in self._answered
+                self._answered.discard(stream)
+                self._outcomes.append((sent, now - sent, accepted))
+            at += 9 + size
+        self._buffer = buffer[at:]
+
+    def _manage(self, kind: int, flags: int, payload: bytes) -> None:
+        if kind == _WINDOW:
+            self._credit += int.from_bytes(payload)
+        elif kind == _SETTINGS and not flags & 1:
+            for at in range(0, len(payload), 6):
+                if int.from_bytes(payload[at : at + 2]) == _MAX_CONCURRENT_STREAMS:
+                    self._streams_limit = int.from_bytes(payload[at + 2 : at + 6])
+            self._transport.write(_frame(_SETTINGS, 1, 0, b""))
+        elif kind == _PING and not flags & 1:
+            self._transport.write(_frame(_PING, 1, 0, payload))
+        elif kind == _GOAWAY:
+            raise SystemExit("the server hung up")
+
+    @property
+    def unanswered(self) -> int:
+        return len(self._open)
+
+
+def _same(protocol: _OpenLoop) -> _OpenLoop:
+    return protocol
+
+
+async def _generate(address: str, messages: list[bytes], rate: float, seconds: float) -> Any:
+    """Offer calls at a rate; gives what became of each: when sent, how long it took, whether accepted."""
+    loop = asyncio.get_running_loop()
+    host, port = address.rsplit(":", 1)
+    outcomes: list[Any] = []
+    connections = []
+    for number in range(_CONNECTIONS):
+        shift = number * len(messages) // _CONNECTIONS
+        mine = messages[shift:] + messages[:shift]
+        protocol = _OpenLoop(address, mine, outcomes)
+        await loop.create_connection(functools.partial(_same, protocol), host, int(port))
+        connections.append(protocol)
+    await asyncio.sleep(0.2)
+    started, sent = time.perf_counter(), 0
+    while (passed := time.perf_counter() - started) < seconds:
+        due = int(passed * rate) - sent
+        # One call to each connection in turn: a tick's worth arrives spread, as from many clients.
+        for number in range(min(due, _CONNECTIONS)):
+            share = due // _CONNECTIONS + (number < due % _CONNECTIONS)
+            connections[(sent + number) % _CONNECTIONS].send(share)
+        sent += due
+        await asyncio.sleep(_TICK_SECONDS)
+    took = time.perf_counter() - started
+    deadline = time.perf_counter() + 5
+    while any(each.unanswered for each in connections) and time.perf_counter() < deadline:
+        await asyncio.sleep(0.01)
+    return {
+        "seconds": took,
+        "offered": sent,
+        "held_back": sum(each.held_back for each in connections),
+        "unanswered": sum(each.unanswered for each in connections),
+        "outcomes": outcomes,
+    }
+
+
+def _percentile_ms(latencies: list[float], percent: float) -> float:
+    ordered = sorted(latencies)
+    if not ordered:
+        return float("nan")
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1e3
+
+
+class _Generator:
+    """A generator in a process of its own."""
+
+    def __init__(self, address: str, messages: Path, rate: float, seconds: float) -> None:
+        arguments = [address, str(messages), str(rate), str(seconds)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.overload", "--generate", *arguments],
+            stdout=subprocess.PIPE,
+        )
+        if (os.cpu_count() or 1) > 1:
+            os.sched_setaffinity(self._process.pid, {1})
+
+    def result(self) -> Any:
+        out, _ = self._process.communicate()
+        return json.loads(out)
+
+
+def _report(name: str, result: Any) -> tuple[float, float]:
+    accepted = [took for _, took, good in result["outcomes"] if good]
+    refused = [took for _, took, good in result["outcomes"] if not good]
+    offered = result["offered"]
+    p99 = _percentile_ms(accepted, 99)
+    rate = len(accepted) / result["seconds"]
+    print(
+        f"{name}: offered {offered / result['seconds']:,.0f}/s; accepted {rate:,.0f}/s, "
+        f"p50 {_percentile_ms(accepted, 50):.1f} ms, p99 {p99:.1f} ms; refused "
+        f"{len(refused) / offered:.1%}, p50 {_percentile_ms(refused, 50):.1f} ms, p99 "
+        f"{_percentile_ms(refused, 99):.1f} ms; held back by HTTP/2 {result['held_back'] / offered:.1%}; "
+        f"unanswered {result['unanswered']}",
+        flush=True,
+    )
+    return rate, p99
+
+
+def _overloaded_count(metrics: str) -> float:
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith("session_authority_rpc_errors_total") and "OVERLOADED" in line:
+                return float(line.rsplit(" ", 1)[1])
+    return 0.0
+
+
+def _recovery_seconds(result: Any, quick_ms: float) -> float:
+    """Return after how long a tenth of a second passed without a refusal or a slow answer."""
+    outcomes = sorted(result["outcomes"])
+    first = outcomes[0][0]
+    windows: dict[int, bool] = {}
+    for sent, took, good in outcomes:
+        window = int((sent - first) / _WINDOW_SECONDS)
+        windows[window] = windows.get(window, True) and good and took * 1e3 <= quick_ms
+    bad = [window for window, fine in windows.items() if not fine]
+    return (max(bad) + 1) * _WINDOW_SECONDS if bad else 0.0
+
+
+async def _sessions(address: str) -> tuple[list[bytes], list[bytes]]:
+    async with AsyncSessionClient(address) as client:
+        new = [await client.create(f"user-{number}") for number in range(_SESSIONS)]
+    messages = [
+        pb.ValidateSessionRequest(
+            session_token=each.token.reveal(), passive=True
+        ).SerializeToString()
+        for each in new
+    ]
+    return messages, [each.session.session_id.encode() for each in new]
+
+
+def _measure(seconds: float, times: float, limit: int | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "SESSION_AUTHORITY_METRICS_LISTEN": "127.0.0.1:50559",
+            "SESSION_AUTHORITY_DATABASE_URL": f"sqlite:///{folder}/sessions.sqlite",
+        }
+        if limit is not None:
+            settings["SESSION_AUTHORITY_MAX_IN_FLIGHT_CALLS"] = str(limit)
+        server = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "session_authority_server.cli",
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings,
+        )
+        try:
+            if (os.cpu_count() or 1) > 1:
+                os.sched_setaffinity(server.pid, {0})
+                os.sched_setaffinity(0, {1})
+            assert server.stdout is not None
+            address = server.stdout.readline().split(" on ")[1].split(",")[0]
+            messages, ids = asyncio.run(_sessions(address))
+            file = Path(folder) / "messages"
+            file.write_text(json.dumps([each.hex() for each in messages]))
+            _overload(address, file, messages, ids, seconds, times)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _overload(
+    address: str, file: Path, messages: list[bytes], ids: list[bytes], seconds: float, times: float
+) -> None:
+    async def closed() -> Result:
+        return await drive(address, VALIDATE, messages, ids, concurrency=64, seconds=5)
+
+    uvloop.run(closed())  # until everything is warm
+    full = uvloop.run(closed())
+    capacity, full_p99 = full.rate, full.percentile_ms(99)
+    print(
+        f"capacity: {capacity:,.0f}/s at concurrency 64, p99 {full_p99:.1f} ms, {full.wrong} wrong"
+    )
+    half = capacity / 2
+    unloaded = _Generator(address, file, half, 5).result()
+    _, unloaded_p99 = _report("half of it", unloaded)
+    before = _overloaded_count("127.0.0.1:50559")
+    heavy = _Generator(address, file, times * capacity, seconds)
+    result = heavy.result()
+    after = _Generator(address, file, half, 5).result()
+    rate, p99 = _report(f"{times:g} times it", result)
+    refused = sum(not good for _, _, good in result["outcomes"])
+    told = (_overloaded_count("127.0.0.1:50559") - before) / max(refused, 1)
+    print(f"  of the refusals {told:.1%} came with reason and RetryInfo")
+    print(
+        f"  accepted: {rate / capacity:.2f} of capacity; p99 {p99 / unloaded_p99:.1f} of half load's"
+    )
+    _report("afterwards, half of it", after)
+    print(f"  recovered after {_recovery_seconds(after, 5 * unloaded_p99):.1f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--times", type=float, default=10)
+    parser.add_argument("--limit", type=int, help="MAX_IN_FLIGHT_CALLS, in place of its default")
+    parser.add_argument("--generate", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.generate:
+        address, file, rate, seconds = given.generate
+        messages = [bytes.fromhex(each) for each in json.loads(Path(file).read_text())]
+        result = uvloop.run(_generate(address, messages, float(rate), float(seconds)))
+        json.dump(result, sys.stdout)
+    else:
+        _measure(given.seconds, given.times, given.limit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A server that has as much to do as it takes on says so, and to nobody else's harm."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from session_authority import RejectionReason, SessionClient, Unavailable
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.clock import SystemClock
+from tests.integration.program import serving
+
+
+@contextmanager
+def _writes_held_up(folder: Path) -> Iterator[None]:
+    path = folder / "session-authority.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def _details(error: Any) -> tuple[ErrorInfo, RetryInfo]:
+    info, retry = ErrorInfo(), RetryInfo()
+    for key, value in error.trailing_metadata():
+        if key == "grpc-status-details-bin":
+            for detail in Status.FromString(value).details:
+                assert detail.Unpack(info) or detail.Unpack(retry)
+    return info, retry
+
+
+def _unknown_token() -> str:
+    return tokens.mint(SystemClock().now()).encode()
+
+
+def test_a_call_beyond_those_that_the_store_holds_up_is_refused_with_reason_and_advice(
+    tmp_path: Path,
+) -> None:
+    settings = {"SESSION_AUTHORITY_MAX_IN_FLIGHT_CALLS": "2"}
+    with serving(tmp_path, settings=settings) as program:
+        options = [("grpc.enable_retries", 0)]
+        with (
+            grpc.insecure_channel(program.address, options) as channel,
+            _writes_held_up(tmp_path),
+        ):
+            stub = SessionServiceStub(channel)
+            calls = [
+                stub.CreateSession.future(pb.CreateSessionRequest(user_id="ada"), timeout=10)
+                for _ in range(4)
+            ]
+            first = next(call for call in _as_they_end(calls))
+            assert first.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            info, retry = _details(first)
+            assert (info.reason, info.domain) == ("SERVER_OVERLOADED", "session-authority")
+            assert retry.retry_delay.ToTimedelta().total_seconds() > 0
+        outcomes = [call.code() for call in calls]
+        assert outcomes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 2
+        with SessionClient(program.address) as client:
+            assert client.validate(client.create("ada").token)
+        assert program.stderr.count("overloaded; refusing calls") == 1
+
+
+def _as_they_end(calls: list[Any]) -> Iterator[Any]:
+    left = list(calls)
+    while left:
+        for call in [each for each in left if each.done()]:
+            left.remove(call)
+            yield call
+
+
+def test_a_caller_of_unknown_tokens_is_refused_for_a_while_batches_included(
+    tmp_path: Path,
+) -> None:
+    settings = {"SESSION_AUTHORITY_REJECTED_TOKENS_PER_MINUTE": "5"}
+    with (
+        serving(tmp_path, settings=settings) as program,
+        SessionClient(program.address) as client,
+        grpc.insecure_channel(program.address) as channel,
+    ):
+        stub = SessionServiceStub(channel)
+        token = client.create("ada").token
+        rejection = client.validate(_unknown_token())
+        assert not rejection
+        batch = pb.BatchValidateSessionsRequest(
+            requests=[pb.ValidateSessionRequest(session_token=_unknown_token())] * 4
+        )
+        answers = stub.BatchValidateSessions(batch, timeout=10).responses
+        assert len(answers) == 4
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.BatchValidateSessions(batch, timeout=10)
+        info, retry = _details(caught.value)
+        assert info.reason == "TOO_MANY_REJECTED_TOKENS"
+        assert 10 < retry.retry_delay.ToTimedelta().total_seconds() <= 12
+        with pytest.raises(Unavailable) as unavailable:
+            client.validate(token)
+        assert unavailable.value.reason == "TOO_MANY_REJECTED_TOKENS"
+        client.create("grace")
+        client.sign_out(token)
+
+
+def test_a_token_of_an_ended_session_is_not_held_against_who_presents_it(tmp_path: Path) -> None:
+    settings = {"SESSION_AUTHORITY_REJECTED_TOKENS_PER_MINUTE": "1"}
+    with serving(tmp_path, settings=settings) as program, SessionClient(program.address) as client:
+        token = client.create("ada").token
+        client.sign_out(token)
+        for _ in range(5):
+            outcome = client.validate(token)
+            assert not outcome
+            assert outcome.reason is RejectionReason.SIGNED_OUT
