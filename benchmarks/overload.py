@@ -23,7 +23,7 @@ from session_authority.v1 import session_service_pb2 as pb
 _SESSIONS = 2_000
 _CONNECTIONS = 32
 _TICK_SECONDS = 0.002
-_WINDOW_SECONDS = 0.1
+_METRICS = "127.0.0.1:50559"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _MAX_CONCURRENT_STREAMS = 3
 
@@ -114,8 +114,11 @@ def _same(protocol: _OpenLoop) -> _OpenLoop:
     return protocol
 
 
-async def _generate(address: str, messages: list[bytes], rate: float, seconds: float) -> Any:
-    """Offer calls at a rate; gives what became of each: when sent, how long it took, whether accepted."""
+async def _generate(address: str, messages: list[bytes], phases: list[list[float]]) -> Any:
+    """Offer calls at a rate for so many seconds, then at the next.
+
+    Gives for each phase what became of its calls: when sent, how long it took, whether accepted.
+    """
     loop = asyncio.get_running_loop()
     host, port = address.rsplit(":", 1)
     outcomes: list[Any] = []
@@ -127,26 +130,33 @@ async def _generate(address: str, messages: list[bytes], rate: float, seconds: f
         await loop.create_connection(functools.partial(_same, protocol), host, int(port))
         connections.append(protocol)
     await asyncio.sleep(0.2)
-    started, sent = time.perf_counter(), 0
-    while (passed := time.perf_counter() - started) < seconds:
-        due = int(passed * rate) - sent
-        # One call to each connection in turn: a tick's worth arrives spread, as from many clients.
-        for number in range(min(due, _CONNECTIONS)):
-            share = due // _CONNECTIONS + (number < due % _CONNECTIONS)
-            connections[(sent + number) % _CONNECTIONS].send(share)
-        sent += due
-        await asyncio.sleep(_TICK_SECONDS)
-    took = time.perf_counter() - started
+    results: list[dict[str, Any]] = []
+    for rate, seconds in phases:
+        held_back = sum(each.held_back for each in connections)
+        started, offered = time.perf_counter(), 0
+        while (passed := time.perf_counter() - started) < seconds:
+            due = int(passed * rate) - offered
+            # One call to each connection in turn: a tick's worth arrives spread, as from many clients.
+            for number in range(min(due, _CONNECTIONS)):
+                share = due // _CONNECTIONS + (number < due % _CONNECTIONS)
+                connections[(offered + number) % _CONNECTIONS].send(share)
+            offered += due
+            await asyncio.sleep(_TICK_SECONDS)
+        results.append(
+            {
+                "started": started,
+                "seconds": time.perf_counter() - started,
+                "offered": offered,
+                "held_back": sum(each.held_back for each in connections) - held_back,
+            }
+        )
     deadline = time.perf_counter() + 5
     while any(each.unanswered for each in connections) and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)
-    return {
-        "seconds": took,
-        "offered": sent,
-        "held_back": sum(each.held_back for each in connections),
-        "unanswered": sum(each.unanswered for each in connections),
-        "outcomes": outcomes,
-    }
+    for result in results:
+        end = result["started"] + result["seconds"]
+        result["outcomes"] = [each for each in outcomes if result["started"] <= each[0] < end]
+    return results
 
 
 def _percentile_ms(latencies: list[float], percent: float) -> float:
@@ -159,8 +169,8 @@ def _percentile_ms(latencies: list[float], percent: float) -> float:
 class _Generator:
     """A generator in a process of its own."""
 
-    def __init__(self, address: str, messages: Path, rate: float, seconds: float) -> None:
-        arguments = [address, str(messages), str(rate), str(seconds)]
+    def __init__(self, address: str, messages: Path, *phases: tuple[float, float]) -> None:
+        arguments = [address, str(messages), json.dumps(phases)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.overload", "--generate", *arguments],
             stdout=subprocess.PIPE,
@@ -183,8 +193,7 @@ def _report(name: str, result: Any) -> tuple[float, float]:
         f"{name}: offered {offered / result['seconds']:,.0f}/s; accepted {rate:,.0f}/s, "
         f"p50 {_percentile_ms(accepted, 50):.1f} ms, p99 {p99:.1f} ms; refused "
         f"{len(refused) / offered:.1%}, p50 {_percentile_ms(refused, 50):.1f} ms, p99 "
-        f"{_percentile_ms(refused, 99):.1f} ms; held back by HTTP/2 {result['held_back'] / offered:.1%}; "
-        f"unanswered {result['unanswered']}",
+        f"{_percentile_ms(refused, 99):.1f} ms; held back by HTTP/2 {result['held_back'] / offered:.1%}",
         flush=True,
     )
     return rate, p99
@@ -198,16 +207,15 @@ def _overloaded_count(metrics: str) -> float:
     return 0.0
 
 
-def _recovery_seconds(result: Any, quick_ms: float) -> float:
-    """Return after how long a tenth of a second passed without a refusal or a slow answer."""
-    outcomes = sorted(result["outcomes"])
-    first = outcomes[0][0]
-    windows: dict[int, bool] = {}
-    for sent, took, good in outcomes:
-        window = int((sent - first) / _WINDOW_SECONDS)
-        windows[window] = windows.get(window, True) and good and took * 1e3 <= quick_ms
-    bad = [window for window, fine in windows.items() if not fine]
-    return (max(bad) + 1) * _WINDOW_SECONDS if bad else 0.0
+def _by_second(result: Any) -> list[str]:
+    seconds: dict[int, list[tuple[float, bool]]] = {}
+    for sent, took, good in result["outcomes"]:
+        seconds.setdefault(int(sent - result["started"]), []).append((took, good))
+    return [
+        f"{_percentile_ms([took for took, good in calls if good], 99):.0f} ms"
+        f"/{sum(not good for _, good in calls)}"
+        for _, calls in sorted(seconds.items())
+    ]
 
 
 async def _sessions(address: str) -> tuple[list[bytes], list[bytes]]:
@@ -225,7 +233,7 @@ async def _sessions(address: str) -> tuple[list[bytes], list[bytes]]:
 def _measure(seconds: float, times: float, limit: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = {
-            "SESSION_AUTHORITY_METRICS_LISTEN": "127.0.0.1:50559",
+            "SESSION_AUTHORITY_METRICS_LISTEN": _METRICS,
             "SESSION_AUTHORITY_DATABASE_URL": f"sqlite:///{folder}/sessions.sqlite",
         }
         if limit is not None:
@@ -271,21 +279,20 @@ def _overload(
         f"capacity: {capacity:,.0f}/s at concurrency 64, p99 {full_p99:.1f} ms, {full.wrong} wrong"
     )
     half = capacity / 2
-    unloaded = _Generator(address, file, half, 5).result()
+    [unloaded] = _Generator(address, file, (half, 5)).result()
     _, unloaded_p99 = _report("half of it", unloaded)
-    before = _overloaded_count("127.0.0.1:50559")
-    heavy = _Generator(address, file, times * capacity, seconds)
-    result = heavy.result()
-    after = _Generator(address, file, half, 5).result()
-    rate, p99 = _report(f"{times:g} times it", result)
-    refused = sum(not good for _, _, good in result["outcomes"])
-    told = (_overloaded_count("127.0.0.1:50559") - before) / max(refused, 1)
+    before = _overloaded_count(_METRICS)
+    heavy, after = _Generator(address, file, (times * capacity, seconds), (half, 10)).result()
+    rate, p99 = _report(f"{times:g} times it", heavy)
+    refused = sum(not good for _, _, good in heavy["outcomes"])
+    told = (_overloaded_count(_METRICS) - before) / max(refused, 1)
     print(f"  of the refusals {told:.1%} came with reason and RetryInfo")
     print(
-        f"  accepted: {rate / capacity:.2f} of capacity; p99 {p99 / unloaded_p99:.1f} of half load's"
+        f"  accepted: {rate / capacity:.2f} of capacity; p99 {p99 / full_p99:.1f} times that at capacity, "
+        f"{p99 / unloaded_p99:.1f} times that at half of it"
     )
-    _report("afterwards, half of it", after)
-    print(f"  recovered after {_recovery_seconds(after, 5 * unloaded_p99):.1f} s")
+    _report("at once afterwards, half of it", after)
+    print("  p99 and refusals by second:", *_by_second(after))
 
 
 def main() -> None:
@@ -293,12 +300,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--times", type=float, default=10)
     parser.add_argument("--limit", type=int, help="MAX_IN_FLIGHT_CALLS, in place of its default")
-    parser.add_argument("--generate", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--generate", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.generate:
-        address, file, rate, seconds = given.generate
+        address, file, phases = given.generate
         messages = [bytes.fromhex(each) for each in json.loads(Path(file).read_text())]
-        result = uvloop.run(_generate(address, messages, float(rate), float(seconds)))
+        result = uvloop.run(_generate(address, messages, json.loads(phases)))
         json.dump(result, sys.stdout)
     else:
         _measure(given.seconds, given.times, given.limit)
