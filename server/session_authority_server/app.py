@@ -80,7 +80,7 @@ _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
 # How many calls may wait in gRPC to be taken on; from the first number on some are refused.
 PENDING_CALLS = 64
 PENDING_CALLS_LIMIT = 96
-STREAMS_OF_A_CONNECTION = 100
+STREAMS_OF_A_CONNECTION = 48  # less than may wait, so that a single client is never refused
 _log = structlog.get_logger("session_authority")
 
 
