@@ -215,7 +215,7 @@ def test_every_one_of_several_processes_shows_the_certificate_that_replaced_anot
 ) -> None:
     shown = Pair(tmp_path / "tls.pem", tmp_path / "tls.key")
     shown.replace(authority.pair())
-    arguments = ("serve", "--listen", "127.0.0.1:0", "--processes", "2")
+    arguments = ("serve", "--listen", "127.0.0.1:0", "--processes", "2", "--insecure")
     with migrated_postgresql() as url:
         settings = _settings(shown) | {"SESSION_AUTHORITY_DATABASE_URL": url}
         with running(*arguments, cwd=tmp_path, settings=settings) as program:
