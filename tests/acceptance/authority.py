@@ -61,9 +61,13 @@ class WatchedStore(SqlSessionStore):
             raise self.failure
         return await super().read_sessions(session_ids)
 
-    async def transact(self, work: Callable[[Transaction], Any]) -> Any:
+    async def transact(
+        self,
+        work: Callable[[Transaction], Any],
+        committed: Callable[[Any], None] | None = None,
+    ) -> Any:
         self.asked.append("transact")
-        return await super().transact(work)
+        return await super().transact(work, committed)
 
     async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         self.asked.append("touch")

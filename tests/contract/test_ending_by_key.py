@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
+from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import first_id
-from session_authority_server.store.protocol import EndedSession, KeyBatch
+from session_authority_server.store.protocol import KeyBatch
 from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, numbered
 
 NOW = START + DAY
@@ -17,8 +18,8 @@ def made(by: str, number: int, **how: object) -> Session:
     return replace(a_session(**how), created_by=by, session_id=numbered(number))  # type: ignore[arg-type]
 
 
-def told(*some: Session) -> Sequence[EndedSession]:
-    return [EndedSession(each.session_id, each.user_id, EndReason.REVOKED) for each in some]
+def told(*some: Session) -> Sequence[SessionEnded]:
+    return [SessionEnded(each.session_id, each.user_id, REVOKED) for each in some]
 
 
 async def end(engine: Engine, after: UUID, limit: int) -> KeyBatch:

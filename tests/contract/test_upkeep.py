@@ -6,13 +6,13 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import insert
 
+from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import new_id
 from session_authority_server.store import expiry
 from session_authority_server.store.protocol import (
-    EndedSession,
     ExpiryBatch,
     PendingSweep,
     SweepBatch,
@@ -98,7 +98,7 @@ async def test_of_lifetime_and_idleness_the_earlier_is_found_and_idleness_record
     else:
         idle = expected.reason is EndReason.IDLE_TIMEOUT
         assert await recorded(engine, session) == (expected if idle else None)
-        ended = EndedSession(session.session_id, "ann", expected.reason)
+        ended = SessionEnded(session.session_id, "ann", expected)
         assert batch == ExpiryBatch(1, [ended], 1)
 
 
@@ -259,9 +259,9 @@ async def test_what_is_too_much_to_be_written_at_once_is_left_for_the_next_step(
         for n in range(20)
     ]
     await engine.add(*sessions)
-    found: list[EndedSession] = []
+    found: list[SessionEnded] = []
     while (batch := await engine.upkeep.end_overdue(NOW, 100, named=True)).examined:
-        assert sum(each.reason is IDLE for each in batch.ended) <= 3
+        assert sum(each.ending.reason is IDLE for each in batch.ended) <= 3
         assert batch.count == len(batch.ended)
         found += batch.ended
     assert sorted(each.session_id for each in found) == sorted(ids(sessions))
@@ -308,7 +308,8 @@ async def test_a_session_in_use_comes_back_when_it_could_be_due(engine: Engine) 
     batch = await engine.upkeep.end_overdue(NOW, 10, named=True)
     assert ([each.session_id for each in batch.ended], batch.examined) == ([expired.session_id], 2)
     batch = await engine.upkeep.end_overdue(NOW + 10 * MINUTE, 10, named=True)
-    assert batch.ended == [EndedSession(used.session_id, "ann", IDLE)]
+    idle = Ending(NOW + 10 * MINUTE, IDLE, POLICY)
+    assert batch.ended == [SessionEnded(used.session_id, "ann", idle)]
 
 
 @pytest.mark.parametrize("whose", ["hers", "everybody's"])
@@ -318,7 +319,7 @@ async def test_a_session_that_expired_before_a_sweep_is_found_once_and_never_wri
 ) -> None:
     session = a_session(lifetime=10 * MINUTE)
     await engine.add(session)
-    found: list[EndedSession] = []
+    found: list[SessionEnded] = []
     if worker_first:
         found += (await engine.upkeep.end_overdue(NOW, 10, named=True)).ended
     if whose == "hers":
@@ -331,9 +332,10 @@ async def test_a_session_that_expired_before_a_sweep_is_found_once_and_never_wri
         assert not batch.left
         found += batch.ended
     found += (await engine.upkeep.end_overdue(NOW, 10, named=True)).ended
-    assert found == [EndedSession(session.session_id, "ann", EXPIRED)]
+    expired = Ending(START + 10 * MINUTE, EXPIRED, POLICY)
+    assert found == [SessionEnded(session.session_id, "ann", expired)]
     assert await recorded(engine, session) is None
-    assert await ending(engine, session) == Ending(START + 10 * MINUTE, EXPIRED, POLICY)
+    assert await ending(engine, session) == expired
 
 
 async def test_what_is_overdue_is_counted_to_a_limit_and_dated(engine: Engine) -> None:

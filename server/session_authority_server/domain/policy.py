@@ -2,6 +2,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
+
 MINIMUM_LIFETIME = timedelta(seconds=1)
 MINIMUM_IDLE_TIMEOUT = timedelta(minutes=1)
 # Apps' clocks are not exactly ours: a moment this far ahead is taken as the present.
@@ -41,6 +43,9 @@ class Policy:
         superseded_use: What the use of a superseded token does.
         superseded_grace: How long after a re-authentication it does nothing: a browser that asked for several
             things at once still sends the old token.
+        keep_ip_addresses: How much of an IP address is kept.
+        keep_user_agents: Whether a user agent is kept, or only what family of device it names.
+        erase_addresses: When both are erased.
     """
 
     absolute_lifetime: timedelta = timedelta(days=90)
@@ -55,6 +60,9 @@ class Policy:
     max_authentication_age: timedelta | None = None
     superseded_use: SupersededUse = SupersededUse.REJECT
     superseded_grace: timedelta = timedelta(seconds=10)
+    keep_ip_addresses: KeepAddresses = KeepAddresses.FULL
+    keep_user_agents: KeepUserAgents = KeepUserAgents.FULL
+    erase_addresses: EraseAddresses = EraseAddresses.WITH_HISTORY
 
     def __post_init__(self) -> None:
         if self.absolute_lifetime < MINIMUM_LIFETIME:

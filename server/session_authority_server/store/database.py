@@ -80,7 +80,11 @@ class Database:
             raise _unavailable("reading", error) from error
 
     async def write(
-        self, work: Callable[[AsyncConnection], Awaitable[T]], *, limited: bool = True
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        committed: Callable[[T], None] | None = None,
+        *,
+        limited: bool = True,
     ) -> T:
         """Run work in a transaction and commit it.
 
@@ -89,12 +93,15 @@ class Database:
 
         Args:
             work: What to do; it may raise `RunAgain`.
+            committed: Given the result once that is committed, whatever became of the caller.
             limited: Whether a caller waits for it, so that it must not take long.
         """
         for tries_left in reversed(range(TRIES)):
             try:
                 connection = await connected(self._writer, None if limited else START_SECONDS)
-                return await self._to_its_end(self._commit(connection, work, limited=limited))
+                return await self._to_its_end(
+                    self._commit(connection, work, committed, limited=limited)
+                )
             except (SQLAlchemyError, RunAgain) as error:
                 again = isinstance(error, RunAgain) or self.dialect.may_run_again(error)
                 if not tries_left or not again:
@@ -151,6 +158,7 @@ class Database:
         self,
         connection: AsyncConnection,
         work: Callable[[AsyncConnection], Awaitable[T]],
+        committed: Callable[[T], None] | None,
         *,
         limited: bool,
     ) -> T:
@@ -166,6 +174,8 @@ class Database:
             if info.pop(COMMIT_IN_DOUBT, False):
                 _log.error("a commit was not confirmed by the synchronous standby")
                 raise StoreUnavailable("writing")
+            if committed is not None:  # here, where nobody can be given the connection before
+                committed(result)
             return result
 
     async def _limited(

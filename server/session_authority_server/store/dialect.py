@@ -5,6 +5,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Sequence
+from datetime import datetime
 from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import (
     ARRAY,
     URL,
+    BigInteger,
     ColumnElement,
     Connection,
     Insert,
@@ -126,6 +128,10 @@ class Dialect(Protocol):
         """Return an id as text that `UUID` reads."""
         ...
 
+    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
+        """Return a moment as text: its microseconds since 1970."""
+        ...
+
     def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
         """Return a text of many rows as one, a line each, without those that are null."""
         ...
@@ -232,6 +238,9 @@ class Sqlite:
 
     def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
         return func.hex(column, type_=Text)
+
+    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
+        return cast(column, Text)
 
     def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
         return func.group_concat(column, literal_column("char(10)"), type_=Text)
@@ -365,6 +374,9 @@ class PostgreSQL:
 
     def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
         return cast(column, Text)
+
+    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
+        return cast(cast(func.extract("epoch", column) * 1_000_000, BigInteger), Text)
 
     def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
         return func.string_agg(column, literal_column("chr(10)"), type_=Text)

@@ -4,6 +4,8 @@ Most of it has expired, which its row says for ever: nothing is written then, an
 far it has looked, in the order of (check_time, session_id). A session that appears behind that mark, because
 its sign-in took that long to commit or its server's clock was behind, is not looked at. Nothing depends on it:
 its ending is implied like any other, and `purge_ended` finds it.
+
+Where addresses are erased at the end, what expired is written like everything else.
 """
 
 import logging
@@ -19,6 +21,7 @@ from sqlalchemy import (
     Text,
     and_,
     case,
+    false,
     func,
     literal,
     null,
@@ -29,7 +32,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server.domain.session import EndReason
+from session_authority_server.domain.event import SessionEnded
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.store import rows
+from session_authority_server.store.column_types import Moment
 from session_authority_server.store.dialect import Dialect
 from session_authority_server.store.liveness import (
     facts,
@@ -39,7 +45,7 @@ from session_authority_server.store.liveness import (
     implied_end_time,
     implied_initiating_entity,
 )
-from session_authority_server.store.protocol import EndedSession, ExpiryBatch
+from session_authority_server.store.protocol import ExpiryBatch
 from session_authority_server.store.tables import EVERYBODY, sessions, sweeps, upkeep
 
 _log = logging.getLogger(__name__)
@@ -59,13 +65,21 @@ class Written(NamedTuple):
     """What became of sessions whose rows were written: of all, and of those among them that had ended."""
 
     ids: Set[UUID]
-    ended: Sequence[EndedSession]
+    ended: Sequence[SessionEnded]
 
 
 async def end_overdue(
-    connection: AsyncConnection, dialect: Dialect, now: datetime, limit: int, named: bool
+    connection: AsyncConnection,
+    dialect: Dialect,
+    now: datetime,
+    limit: int,
+    named: bool,
+    *,
+    erases_at_end: bool = False,
 ) -> ExpiryBatch:
     """Look at the next sessions that are overdue, record what they don't say themselves, and move the mark."""
+    if erases_at_end:  # each of them is written
+        limit = min(limit, _WRITTEN_AT_ONCE)
     # What is lost of this in a crash is implied all the same, and found again.
     taking = select(*_MARK, dialect.as_worker()).with_for_update(skip_locked=True)
     found = (await connection.execute(taking)).one_or_none()
@@ -76,20 +90,19 @@ async def end_overdue(
         _log.warning("a worker's clock was ahead by %s; going back", mark[0] - now)
         mark = (now, _BEFORE_ALL_IDS)
         await _move(connection, *mark)
-    seen = await _look(connection, dialect, mark, None, now, limit, named)
+    seen = await _look(connection, dialect, mark, None, now, limit, named, erases_at_end)
     due = [UUID(each) for each in (seen.due or "").split()]
-    written = await _write(connection, dialect, due[:_WRITTEN_AT_ONCE], now)
+    written = await _write(connection, dialect, due[:_WRITTEN_AT_ONCE], now, erases_at_end)
     left = await _first_left(connection, dialect, set(due) - written.ids, now)
     if left is not None:
         # Whoever has locked it is about to change it, or it was too much: it is looked at again, with all after it.
-        seen = await _look(connection, dialect, mark, left, now, limit, named)
+        seen = await _look(connection, dialect, mark, left, now, limit, named, erases_at_end)
     if seen.until is not None:
         await _move(connection, seen.until, seen.last_id)
-    parted = (line.split(" ", 1) for line in (seen.lines or "").split("\n") if line)
-    expired = [EndedSession(UUID(each), user, EndReason.EXPIRED) for each, user in parted]
+    lines = (seen.lines or "").split("\n")
     return ExpiryBatch(
         count=seen.expired + len(written.ended),
-        ended=[*expired, *written.ended],
+        ended=[*(_expired(line) for line in lines if line), *written.ended],
         examined=seen.expired + len(written.ids),
     )
 
@@ -106,6 +119,8 @@ async def write_endings(
     limit: int,
     now: datetime,
     parameters: dict[str, Any] | None = None,
+    *,
+    erases_at_end: bool = False,
 ) -> Written:
     """Record the endings of those due that are not live, and put off the next look at the others.
 
@@ -135,10 +150,27 @@ async def write_endings(
             end_reason=case((fact.c.live, null()), else_=implied_end_reason(fact.c)),
             initiating_entity=case((fact.c.live, null()), else_=implied_initiating_entity(fact.c)),
         )
-        .returning(sessions.c.session_id, sessions.c.user_id, sessions.c.end_reason)
+        .returning(
+            sessions.c.session_id,
+            sessions.c.user_id,
+            sessions.c.end_time,
+            sessions.c.end_reason,
+            sessions.c.initiating_entity,
+        )
     )
+    if erases_at_end:
+        statement = statement.values(
+            {
+                name: case((fact.c.live, sessions.c[name]), else_=erased)
+                for name, erased in rows.ERASED.items()
+            }
+        )
     written = (await connection.execute(statement, parameters)).all()
-    ended = [EndedSession(*row) for row in written if row.end_reason is not None]
+    ended = [
+        SessionEnded(row.session_id, row.user_id, Ending(*row[2:]))
+        for row in written
+        if row.end_time is not None
+    ]
     return Written({row.session_id for row in written}, ended)
 
 
@@ -150,6 +182,7 @@ async def _look(
     now: datetime,
     limit: int,
     named: bool,
+    erases_at_end: bool,
 ) -> Row[Any]:
     """Return how many of the next sessions expired, these if named, the ids of those to be written, and the last.
 
@@ -168,21 +201,27 @@ async def _look(
     seen = following.order_by(*_IN_ORDER).limit(limit).cte("seen").prefix_with("MATERIALIZED")
     own, common = sweeps.alias(), sweeps.alias()
     # As `liveness.expires`, of many at once: nearly all sessions have no sweep to be looked for.
-    expired = and_(
-        seen.c.expire_time <= now,
-        or_(seen.c.idle_expire_time.is_(None), seen.c.idle_expire_time > seen.c.expire_time),
-        own.c.epoch.is_(None),
-        common.c.epoch.is_(None),
+    to_be_left = (
+        false()
+        if erases_at_end
+        else and_(
+            seen.c.expire_time <= now,
+            or_(seen.c.idle_expire_time.is_(None), seen.c.idle_expire_time > seen.c.expire_time),
+            own.c.epoch.is_(None),
+            common.c.epoch.is_(None),
+        )
     )
     session_id = dialect.id_text(seen.c.session_id)
-    line = session_id + literal(" ", Text) + seen.c.user_id  # in which is no end of a line
+    space = literal(" ", Text)
+    # The user's id comes last: it may have spaces, but no end of a line.
+    line = session_id + space + dialect.moment_text(seen.c.expire_time) + space + seen.c.user_id
     last_id = select(seen.c.session_id).order_by(seen.c.check_time.desc(), seen.c.session_id.desc())
     statement = select(
         func.max(seen.c.check_time).label("until"),
         last_id.limit(1).scalar_subquery().label("last_id"),
-        func.coalesce(func.sum(case((expired, 1), else_=0)), 0).label("expired"),
-        (dialect.joined(case((expired, line))) if named else null()).label("lines"),
-        dialect.joined(case((~expired, session_id))).label("due"),
+        func.coalesce(func.sum(case((to_be_left, 1), else_=0)), 0).label("expired"),
+        (dialect.joined(case((to_be_left, line))) if named else null()).label("lines"),
+        dialect.joined(case((~to_be_left, session_id))).label("due"),
     ).select_from(
         seen.outerjoin(own, _in_time(own, seen, seen.c.user_id, seen.c.user_epoch)).outerjoin(
             common, _in_time(common, seen, literal(EVERYBODY), seen.c.global_epoch)
@@ -207,12 +246,26 @@ async def _move(connection: AsyncConnection, until: datetime, last_id: UUID) -> 
 
 
 async def _write(
-    connection: AsyncConnection, dialect: Dialect, due: Sequence[UUID], now: datetime
+    connection: AsyncConnection,
+    dialect: Dialect,
+    due: Sequence[UUID],
+    now: datetime,
+    erases_at_end: bool,
 ) -> Written:
     if not due:
         return Written(frozenset(), ())
     condition = and_(dialect.by_ids(sessions.c.session_id), _is_overdue(now))
-    return await write_endings(connection, condition, len(due), now, {"ids": due})
+    return await write_endings(
+        connection, condition, len(due), now, {"ids": due}, erases_at_end=erases_at_end
+    )
+
+
+def _expired(line: str) -> SessionEnded:
+    session_id, microseconds, user_id = line.split(" ", 2)
+    time = Moment().decode(int(microseconds))
+    assert time is not None
+    ending = Ending(time, EndReason.EXPIRED, InitiatingEntity.POLICY)
+    return SessionEnded(UUID(session_id), user_id, ending)
 
 
 async def _first_left(

@@ -19,10 +19,10 @@ from typing import Protocol, TypeVar
 from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey
+from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Ending,
-    EndReason,
     Session,
     Sweep,
 )
@@ -70,27 +70,19 @@ class UserStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class EndedSession:
-    """A session that the worker found to have ended; no other step of its finds the same."""
-
-    session_id: UUID
-    user_id: str
-    reason: EndReason
-
-
-@dataclass(frozen=True, slots=True)
 class ExpiryBatch:
     """What one step of the expiry did.
 
     Attributes:
         count: How many sessions had ended.
-        ended: Which they were; of those that expired, where the caller asked for their names.
+        ended: Which they were, each of them found by no other step; of those that expired, where the caller
+            asked for their names.
         examined: How many were looked at for good; none means that there is nothing to do for now.
         busy: Whether somebody else was at it, for which reason nothing was looked at.
     """
 
     count: int
-    ended: Sequence[EndedSession]
+    ended: Sequence[SessionEnded]
     examined: int
     busy: bool = False
 
@@ -105,7 +97,7 @@ class SweepBatch:
         last: The id to go on after, or None where there are no more.
     """
 
-    ended: Sequence[EndedSession]
+    ended: Sequence[SessionEnded]
     left: int
     last: UUID | None
 
@@ -158,7 +150,7 @@ class KeyBatch:
         last: The id to go on after, or None where there are no more.
     """
 
-    ended: Sequence[EndedSession]
+    ended: Sequence[SessionEnded]
     last: UUID | None
 
 
@@ -249,11 +241,21 @@ class SessionStore(Protocol):
         """Return those of at most BATCH_LIMIT sessions that exist, in one read outside a transaction."""
         ...
 
-    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def transact(
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        committed: Callable[[T], None] | None = None,
+    ) -> T:
         """Run a piece of work in one transaction, commit it, and return what it returned.
 
         What the work raises rolls the transaction back and is raised here. The work may be run again from
         the start where the store asks for it, so it must have no effect of its own.
+
+        Args:
+            work: What to do.
+            committed: Given what the work returned as soon as that is committed, even where whoever waits
+                for it has gone, and before another transaction of this store that had to wait for this one.
+                Not called where the outcome is not known. It must neither wait nor raise.
         """
         ...
 
@@ -305,7 +307,14 @@ class SessionStore(Protocol):
 class UpkeepStore(Protocol):
     """What the workers ask of the store. Each method is one small step, safe to repeat and to kill."""
 
-    async def end_overdue(self, now: datetime, limit: int, *, named: bool = False) -> ExpiryBatch:
+    async def end_overdue(
+        self,
+        now: datetime,
+        limit: int,
+        *,
+        named: bool = False,
+        committed: Callable[[ExpiryBatch], None] | None = None,
+    ) -> ExpiryBatch:
         """Go through the next overdue sessions, at most `limit`, each of them once.
 
         Endings that could be told otherwise later, by idleness or a sweep, are recorded. That of a lifetime is
@@ -316,6 +325,10 @@ class UpkeepStore(Protocol):
         What appears among those that were gone through already, because it was committed that late or by a
         clock that far behind, is never looked at. Its ending stays implied, to which every reader holds, and
         purge_ended deletes it like any other. After a crash of the engine, what it did last may be done again.
+
+        A store that erases addresses at the end records those endings too, whose rows it must write anyway.
+
+        What was done is given to `committed` as by SessionStore.transact.
         """
         ...
 
@@ -330,11 +343,18 @@ class UpkeepStore(Protocol):
         ...
 
     async def end_swept(
-        self, sweep: PendingSweep, now: datetime, after: UUID | None, limit: int
+        self,
+        sweep: PendingSweep,
+        now: datetime,
+        after: UUID | None,
+        limit: int,
+        *,
+        committed: Callable[[SweepBatch], None] | None = None,
     ) -> SweepBatch:
         """Record the endings that a sweep implies, in the order of ids, looking at `limit` sessions at most.
 
-        A session that expired before the sweep stays as it is.
+        A session that expired before the sweep stays as it is. What was done is given to `committed` as by
+        SessionStore.transact.
         """
         ...
 

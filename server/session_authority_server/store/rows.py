@@ -46,6 +46,16 @@ _COLUMNS = (
 )
 
 
+# What `domain.privacy.erased` leaves of a session, in columns.
+ERASED: dict[str, Any] = {
+    "ip_address": None,
+    "last_ip_address": None,
+    "user_agent": "",
+    "browser_version": "",
+    "os_version": "",
+}
+
+
 def select_sessions() -> Select[Any]:
     """Return a statement whose rows `read` understands, for the caller to narrow."""
     return select(*_COLUMNS)

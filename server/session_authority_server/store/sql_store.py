@@ -14,6 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Ending, Session
 from session_authority_server.store import rows
@@ -27,7 +28,6 @@ from session_authority_server.store.liveness import (
     is_swept,
 )
 from session_authority_server.store.protocol import (
-    EndedSession,
     ErasureBatch,
     KeyBatch,
     LeftOut,
@@ -48,8 +48,10 @@ _PAUSES_FOR_LOCKED_SECONDS = (0, 0.005, 0.02, 0.08, 0.2)
 class SqlSessionStore:
     """`protocol.SessionStore` in SQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, erases_at_end: bool = False) -> None:
+        """Keep sessions in a database, and erase addresses and the user agent when one ends, if so asked."""
         self._database = database
+        self._erases_at_end = erases_at_end
 
     async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
         found = await self._database.read_hot(session_ids)
@@ -58,11 +60,16 @@ class SqlSessionStore:
             found = await self._database.read(lambda connection: rows.dated(connection, swept))
         return {session.session_id: session for session in found}
 
-    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def transact(
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        committed: Callable[[T], None] | None = None,
+    ) -> T:
         async def in_transaction(connection: AsyncConnection) -> T:
-            return await work(SqlTransaction(connection, self._database.dialect))
+            dialect, erases = self._database.dialect, self._erases_at_end
+            return await work(SqlTransaction(connection, dialect, erases_at_end=erases))
 
-        return await self._database.write(in_transaction)
+        return await self._database.write(in_transaction, committed)
 
     async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         if not touches:
@@ -121,11 +128,13 @@ class SqlSessionStore:
             statement = (
                 update(sessions)
                 .where(sessions.c.session_id.in_(due))
-                .values(rows.ending_columns(ending))
-                .returning(sessions.c.session_id, sessions.c.user_id, sessions.c.end_reason)
+                .values(rows.ending_columns(ending) | (rows.ERASED if self._erases_at_end else {}))
+                .returning(sessions.c.session_id, sessions.c.user_id)
             )
             ended = (await connection.execute(statement)).all() if made else ()
-            return KeyBatch([EndedSession(*row) for row in ended], last)
+            return KeyBatch(
+                [SessionEnded(row.session_id, row.user_id, ending) for row in ended], last
+            )
 
         return await self._database.write(work)
 

@@ -32,9 +32,12 @@ from session_authority_server.store.tables import (
 class SqlTransaction:
     """`protocol.Transaction` over one connection."""
 
-    def __init__(self, connection: AsyncConnection, dialect: Dialect) -> None:
+    def __init__(
+        self, connection: AsyncConnection, dialect: Dialect, *, erases_at_end: bool = False
+    ) -> None:
         self._connection = connection
         self._dialect = dialect
+        self._erased = rows.ERASED if erases_at_end else {}
         self._global_epoch: int | None = None
 
     async def lock_user(self, user_id: str) -> UserStanding:
@@ -116,7 +119,7 @@ class SqlTransaction:
                 sessions.c.session_id.in_(_live_beyond(user_id, now, keep)),
                 is_live(now),  # still, if another's ending of it had to be waited for
             )
-            .values(rows.ending_columns(ending))
+            .values(rows.ending_columns(ending) | self._erased)
             .returning(sessions.c.session_id)
         )
         ended: Sequence[UUID] = (await self._connection.execute(statement)).scalars().all()
@@ -126,7 +129,7 @@ class SqlTransaction:
         statement = (
             update(sessions)
             .where(sessions.c.session_id == session_id, sessions.c.end_time.is_(None))
-            .values(rows.ending_columns(ending))
+            .values(rows.ending_columns(ending) | self._erased)
         )
         return (await self._connection.execute(statement)).rowcount == 1
 

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -36,13 +36,26 @@ from session_authority_server.store.tables import EVERYBODY, attempts, erasures,
 class SqlUpkeepStore:
     """`protocol.UpkeepStore` in SQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, erases_at_end: bool = False) -> None:
+        """Keep up a database, and erase addresses and the user agent when a session ends, if so asked."""
         self._database = database
+        self._erases_at_end = erases_at_end
         self._partitions = Partitions(database)
 
-    async def end_overdue(self, now: datetime, limit: int, *, named: bool = False) -> ExpiryBatch:
+    async def end_overdue(
+        self,
+        now: datetime,
+        limit: int,
+        *,
+        named: bool = False,
+        committed: Callable[[ExpiryBatch], None] | None = None,
+    ) -> ExpiryBatch:
+        dialect, erases = self._database.dialect, self._erases_at_end
         return await self._database.write(
-            lambda connection: end_overdue(connection, self._database.dialect, now, limit, named)
+            lambda connection: end_overdue(
+                connection, dialect, now, limit, named, erases_at_end=erases
+            ),
+            committed,
         )
 
     async def pending_sweeps(
@@ -67,7 +80,13 @@ class SqlUpkeepStore:
         return await self._database.read(work)
 
     async def end_swept(
-        self, sweep: PendingSweep, now: datetime, after: UUID | None, limit: int
+        self,
+        sweep: PendingSweep,
+        now: datetime,
+        after: UUID | None,
+        limit: int,
+        *,
+        committed: Callable[[SweepBatch], None] | None = None,
     ) -> SweepBatch:
         # Of everybody's sessions, most may have ended already: what bounds a step is what it looks at.
         seen = select(sessions.c.session_id, _is_swept(sweep).label("swept"))
@@ -84,10 +103,12 @@ class SqlUpkeepStore:
             if not swept:
                 return SweepBatch((), 0, last)
             due = and_(_is_swept(sweep), sessions.c.session_id.in_(swept))
-            written = await write_endings(connection, due, limit, now)
+            written = await write_endings(
+                connection, due, limit, now, erases_at_end=self._erases_at_end
+            )
             return SweepBatch(written.ended, max(0, len(swept) - len(written.ids)), last)
 
-        return await self._database.write(work)
+        return await self._database.write(work, committed)
 
     async def settle_sweep(self, sweep: PendingSweep) -> None:
         statement = (

@@ -37,11 +37,11 @@ class FailingAfter:
         self.steps = steps
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        async def step(*args: Any) -> Any:
+        async def step(*args: Any, **named: Any) -> Any:
             if not self.steps:
                 raise StoreUnavailable("writing")
             self.steps -= 1
-            return await getattr(self._store, name)(*args)
+            return await getattr(self._store, name)(*args, **named)
 
         return step
 
