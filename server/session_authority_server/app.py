@@ -20,11 +20,14 @@ from session_authority.v1.session_admin_service_pb2_grpc import (
 )
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from session_authority_server import development_key
+from session_authority_server.audit.log import AuditLog
+from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.clock_skew import ClockSkew
-from session_authority_server.config import Settings, is_loopback, split_address
+from session_authority_server.config import STANDARD_OUTPUT, Settings, is_loopback, split_address
 from session_authority_server.domain.clock import Clock, SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.metrics import SUPERSEDED_TOKENS
@@ -49,6 +52,7 @@ from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.activity import Activity
+from session_authority_server.usecases.audit import NOWHERE, Audit
 from session_authority_server.usecases.create_session import CreateSession
 from session_authority_server.usecases.erase_user import EraseUser
 from session_authority_server.usecases.keyring import Keyring
@@ -98,52 +102,87 @@ def usecases(
     clock: Clock,
     policy: Policy,
     activity: Activity,
+    audit: Audit = NOWHERE,
     on_superseded: OnSuperseded = count_superseded,
 ) -> UseCases:
-    """Return the use-cases over a store."""
+    """Return the use-cases over a store, telling an audit log what they did."""
     reads = CoalescedReads(store.read_sessions)
-    superseded = SupersededTokens(store, clock, policy, on_superseded)
+    superseded = SupersededTokens(store, clock, policy, on_superseded, audit)
     return UseCases(
-        create=CreateSession(store, clock, policy),
-        validate=ValidateSession(reads.read, clock, activity, superseded),
-        batch_validate=BatchValidateSessions(store, clock, activity, superseded),
-        list=ListSessions(store, clock, policy, superseded),
-        revoke=RevokeSession(store, clock, policy, superseded),
-        revoke_others=RevokeOtherSessions(store, clock, policy, superseded),
-        sign_out=SignOut(store, clock, policy),
-        reauthenticate=ReauthenticateSession(store, clock, policy, superseded),
+        create=CreateSession(store, clock, policy, audit),
+        validate=ValidateSession(reads.read, clock, activity, superseded, audit),
+        batch_validate=BatchValidateSessions(store, clock, activity, superseded, audit),
+        list=ListSessions(store, clock, policy, superseded, audit),
+        revoke=RevokeSession(store, clock, policy, superseded, audit),
+        revoke_others=RevokeOtherSessions(store, clock, policy, superseded, audit),
+        sign_out=SignOut(store, clock, policy, audit),
+        reauthenticate=ReauthenticateSession(store, clock, policy, superseded, audit),
     )
 
 
-def admin_usecases(store: SessionStore, clock: Clock, policy: Policy) -> AdminUseCases:
-    """Return the operators' use-cases over a store."""
+def admin_usecases(
+    store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NOWHERE
+) -> AdminUseCases:
+    """Return the operators' use-cases over a store, telling an audit log what they did."""
     return AdminUseCases(
-        revoke_user=RevokeUserSessions(store, clock, policy),
-        revoke_all=RevokeAllSessions(store, clock, policy),
-        revoke_one=RevokeOneSession(store, clock, policy),
-        revoke_key=RevokeKeySessions(store, clock, policy),
-        erase_user=EraseUser(store, clock, policy),
+        revoke_user=RevokeUserSessions(store, clock, policy, audit),
+        revoke_all=RevokeAllSessions(store, clock, policy, audit),
+        revoke_one=RevokeOneSession(store, clock, policy, audit),
+        revoke_key=RevokeKeySessions(store, clock, policy, audit),
+        erase_user=EraseUser(store, clock, policy, audit),
     )
 
 
-def schedule(database: Database, settings: Settings, clock: Clock) -> Schedule:
+def schedule(
+    database: Database, settings: Settings, clock: Clock, audit: Audit = NOWHERE
+) -> Schedule:
     """Return the upkeep's schedule over a database."""
     interval = timedelta(seconds=settings.worker_interval_seconds)
-    expire, erase, partition, purge = jobs(database, settings, clock)
+    expire, erase, partition, purge = jobs(database, settings, clock, audit)
     return Schedule(expire, [erase, partition, purge], clock, interval)
 
 
 def jobs(
-    database: Database, settings: Settings, clock: Clock
+    database: Database, settings: Settings, clock: Clock, audit: Audit = NOWHERE
 ) -> tuple[Expire, Erase, Partition, Purge]:
     """Return the upkeep's jobs over a database, in the order in which each finds the most done."""
-    store, policy = SqlUpkeepStore(database), settings.policy
+    policy = settings.policy
+    store = SqlUpkeepStore(database, erases_at_end=_erases_at_end(policy))
     return (
-        Expire(store, clock),
+        Expire(store, clock, audit=audit),
         Erase(store),
         Partition(store, clock, policy),
         Purge(store, clock, policy),
     )
+
+
+@contextlib.asynccontextmanager
+async def auditing(settings: Settings, standard_output: int = 1) -> AsyncIterator[Audit]:
+    """Tell the audit log what happens for as long as the context lasts, and until it has all been written.
+
+    Args:
+        settings: Where to, if anywhere.
+        standard_output: The file descriptor that stands for it.
+
+    Raises:
+        CannotStart: If it can't be written to.
+    """
+    where = settings.audit_log
+    if not where:
+        yield NOWHERE
+        return
+    try:
+        output = Descriptor(standard_output) if where == STANDARD_OUTPUT else File(Path(where))
+    except OSError as error:
+        raise CannotStart(
+            f"the audit log {where} can't be written: {error.strerror}; set SESSION_AUTHORITY_AUDIT_LOG to another "
+            "path, or to - for standard output"
+        ) from None
+    audit = AuditLog(output, SystemClock(), addresses=settings.audit_addresses)
+    try:
+        yield audit
+    finally:
+        await asyncio.to_thread(audit.close)
 
 
 @contextlib.asynccontextmanager
@@ -268,6 +307,7 @@ async def serving(
     allow_plaintext: bool = False,
     share_port: bool = False,
     show_key: Callable[[str], None] = lambda _key: None,
+    standard_output: int = 1,
 ) -> AsyncIterator[str]:
     """Serve until the context is left, and then drain. Gives the address.
 
@@ -278,6 +318,7 @@ async def serving(
         allow_plaintext: Whether something in front encrypts what comes from beyond this machine.
         share_port: Whether other processes of the same user may listen on the same port.
         show_key: Is told the development key, should one be made.
+        standard_output: The file descriptor that stands for it in the audit log's setting.
 
     Raises:
         CannotStart: If the address, the certificates or the database can't be used.
@@ -290,14 +331,17 @@ async def serving(
     async with contextlib.AsyncExitStack() as stack:
         if path is not None:
             _be_only_server_of(path, stack)
+        # Before the database, which at the end waits for the transactions that are to be told.
+        audit = await stack.enter_async_context(auditing(settings, standard_output))
         # An empty file is made ready; a server that others share is migrated when its operator says so.
         database = await stack.enter_async_context(opened(settings, make_schema=path is not None))
         warm_up()
-        store = SqlSessionStore(database)
+        store = SqlSessionStore(database, erases_at_end=_erases_at_end(settings.policy))
         activity = Activity(store, clock, settings.policy)
         rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
-        service = SessionService(usecases(store, clock, settings.policy, activity), clock, rejected)
-        admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy))
+        cases = usecases(store, clock, settings.policy, activity, audit)
+        service = SessionService(cases, clock, rejected)
+        admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy, audit))
         keys = None if insecure else _key_store(settings, database, stack)
         keyring = None if keys is None else Keyring(keys, clock)
         interceptor = CallInterceptor(
@@ -327,7 +371,7 @@ async def serving(
         ):
             stack.callback(asyncio.create_task(ever).cancel)
         if worker:
-            upkeep = schedule(database, settings, clock)
+            upkeep = schedule(database, settings, clock, audit)
             upkeep.start()
             stack.push_async_callback(upkeep.stop)
         await server.start()
@@ -363,6 +407,10 @@ async def until_told_to_stop() -> None:
         await told.wait()
     finally:
         loop.remove_signal_handler(signal.SIGINT)
+
+
+def _erases_at_end(policy: Policy) -> bool:
+    return policy.erase_addresses is EraseAddresses.AT_END
 
 
 def _be_only_server_of(path: Path, stack: contextlib.AsyncExitStack) -> None:

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
+from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 
 ENV_PREFIX = "SESSION_AUTHORITY_"
 # Of the same prefix, and for others: the command line and the client.
@@ -34,6 +35,7 @@ _OTHERS = frozenset(
         "TLS_CLIENT_KEY",
     )
 )
+STANDARD_OUTPUT = "-"
 CONFIG_FILE = Path("session-authority.toml")
 _SQLITE_PREFIX = "sqlite:///"
 _TEN_YEARS_SECONDS = 3_650 * 86_400
@@ -78,6 +80,14 @@ class Settings(BaseSettings):
     log_format: str = Field(
         "auto", description="How to log: json, console, or auto (console on a terminal)."
     )
+    audit_log: str = Field(
+        "",
+        description="Where to write the audit log: the path of a file, or - for standard output; empty for nowhere.",
+    )
+    audit_addresses: bool = Field(
+        False,
+        description="Whether the audit log tells the IP address and user agent of a sign-in, as far as they are kept.",
+    )
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
         10, description="How long calls may go on after SIGTERM."
     )
@@ -110,6 +120,18 @@ class Settings(BaseSettings):
         SupersededUse.REJECT,
         description="What the use of a token does that a re-authentication superseded more than 10 seconds "
         "ago: reject, or end-session, which ends the session too.",
+    )
+    keep_ip_addresses: KeepAddresses = Field(
+        KeepAddresses.FULL,
+        description="What is kept of IP addresses: full, truncated (to /24, IPv6 to /48) or none.",
+    )
+    keep_user_agents: KeepUserAgents = Field(
+        KeepUserAgents.FULL,
+        description="What is kept of user agents: full, or none (but for the family of browser and system).",
+    )
+    erase_addresses: EraseAddresses = Field(
+        EraseAddresses.WITH_HISTORY,
+        description="When IP addresses and user agents are erased: with-history or at-end (of the session).",
     )
     worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
         Field(30, description="How often the worker looks for overdue sessions, in seconds.")
@@ -157,6 +179,13 @@ class Settings(BaseSettings):
             "give sqlite:/// and a path, for example sqlite:///sessions.sqlite, or "
             "postgresql://user:password@host/database"
         )
+
+    @field_validator("audit_log")
+    @classmethod
+    def _check_audit_log(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("give a path, or - for standard output")
+        return STANDARD_OUTPUT if value == "stdout" else value
 
     @field_validator("log_level")
     @classmethod
@@ -232,6 +261,9 @@ class Settings(BaseSettings):
             if self.max_authentication_age_seconds
             else None,
             superseded_use=self.superseded_use,
+            keep_ip_addresses=self.keep_ip_addresses,
+            keep_user_agents=self.keep_user_agents,
+            erase_addresses=self.erase_addresses,
         )
 
 
@@ -323,6 +355,8 @@ def as_markdown() -> str:
     ]
     for name, field in Settings.model_fields.items():
         default = field.default.value if isinstance(field.default, Enum) else field.default
+        if isinstance(default, bool):
+            default = str(default).lower()
         shown = f"`{default}`" if default != "" else "none"
         lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(lines) + "\n"

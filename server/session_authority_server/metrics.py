@@ -76,3 +76,7 @@ OLDEST_OVERDUE_SECONDS = Gauge(
     "session_authority_oldest_overdue_seconds",
     "For how long the session longest overdue has waited for its ending to be recorded.",
 )
+AUDIT_EVENTS_DROPPED = Counter(
+    "session_authority_audit_events_dropped",
+    "Events that the audit log could not take or write.",
+)

@@ -4,7 +4,13 @@ from datetime import datetime
 from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
-from session_authority_server.store.protocol import PendingSweep, UpkeepStore
+from session_authority_server.store.protocol import (
+    ExpiryBatch,
+    PendingSweep,
+    SweepBatch,
+    UpkeepStore,
+)
+from session_authority_server.usecases.audit import EVENTS_AT_ONCE, NOWHERE, Audit
 from session_authority_workers.pace import Pace, Stride
 
 SWEEPS_AT_ONCE = 1_000
@@ -20,13 +26,23 @@ class Expire:
     Of those that idleness or a sweep ended it records that; those that expired say so themselves. Validation
     never waits for it. It can be killed between any two statements and run any number of times at once: each
     batch is one transaction, and what one worker is at, it does not begin anew with the others.
+
+    Each session that it finds ended is told to the audit log, if there is one.
     """
 
     name = "expire"
 
-    def __init__(self, store: UpkeepStore, clock: Clock, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        store: UpkeepStore,
+        clock: Clock,
+        pace: Pace | None = None,
+        audit: Audit = NOWHERE,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._audit = audit
+        self._named = audit is not NOWHERE
         self._pace = pace or Pace()
         self._looking = Stride(self._pace, self._pace.largest_look)
         self._sweeping = Stride(self._pace, self._pace.largest_batch)
@@ -66,9 +82,12 @@ class Expire:
     async def _end_overdue(self, progress: Progress) -> int:
         ended = 0
         while True:
+            await self._audit.room()
             batch = await self._looking.take(
-                lambda limit: self._store.end_overdue(self._cutoff(), limit),
-                lambda batch, limit: batch.examined >= limit,
+                lambda limit: self._store.end_overdue(
+                    self._cutoff(), self._at_most(limit), named=self._named, committed=self._tell
+                ),
+                lambda batch, limit: batch.examined >= self._at_most(limit),
             )
             if batch.busy:
                 _log.info("another worker is going through what is overdue")
@@ -82,9 +101,10 @@ class Expire:
         ended, all_ended = 0, True
         after: UUID | None = None
         while True:
+            await self._audit.room()
             batch = await self._sweeping.take(
                 lambda limit, after=after: self._store.end_swept(  # type: ignore[misc]
-                    sweep, self._cutoff(), after, limit
+                    sweep, self._cutoff(), after, self._at_most(limit), committed=self._tell
                 ),
                 lambda batch, _limit: batch.last is not None,
             )
@@ -103,6 +123,12 @@ class Expire:
     async def _pending_sweeps(self) -> Sequence[PendingSweep]:
         rested = self._cutoff() - self._pace.rest
         return await self._store.pending_sweeps(SWEEPS_AT_ONCE, rested)
+
+    def _at_most(self, limit: int) -> int:
+        return min(limit, EVENTS_AT_ONCE) if self._named else limit
+
+    def _tell(self, batch: ExpiryBatch | SweepBatch) -> None:
+        self._audit.record(*batch.ended)
 
     def _cutoff(self) -> datetime:
         return self._clock.now() - self._pace.hold_back

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Self
 
 import click
@@ -33,6 +35,8 @@ STEADY_SECONDS = 60.0
 # A fresh interpreter, for gRPC doesn't survive a fork; what lies in the working folder is not imported (-P).
 _COMMAND = (sys.executable, "-P", "-m", "session_authority_server.cli", "server-process")
 
+_STANDARD_ERROR = 2
+
 _log = structlog.get_logger("session_authority")
 
 
@@ -53,14 +57,17 @@ async def serve_processes(
     refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
     refuse_sqlite(settings)
     certificates(settings)  # what is wrong with them is told once
-    with reserved(settings.listen) as address:
-        tasks = assignments(
-            settings,
-            address,
-            worker=worker,
-            insecure=insecure,
-            allow_plaintext=allow_plaintext,
-        )
+    with reserved(settings.listen) as address, _standard_output() as output:
+        tasks = [
+            replace(each, standard_output=output)
+            for each in assignments(
+                settings,
+                address,
+                worker=worker,
+                insecure=insecure,
+                allow_plaintext=allow_plaintext,
+            )
+        ]
         async with opened(settings):
             pass  # what is wrong with the database is told once
         told = asyncio.create_task(until_told_to_stop())
@@ -75,6 +82,16 @@ async def serve_processes(
                 await processes.keep_until(told)
             click.echo("session-authority: draining")
     click.echo("session-authority: stopped")
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[int]:
+    """Give a descriptor of this process's standard output that can be handed on: a process has its own."""
+    descriptor = os.dup(1)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def refuse_sqlite(settings: Settings) -> None:
@@ -166,7 +183,10 @@ class ServerProcess:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this program's own interpreter
-                [*command, str(assignment.number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [*command, str(assignment.number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[fd for fd in [assignment.standard_output] if fd > _STANDARD_ERROR],
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

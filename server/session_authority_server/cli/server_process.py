@@ -32,6 +32,7 @@ class Assignment:
         worker: Whether it runs the upkeep too.
         insecure: Whether to serve without encryption beyond this machine.
         allow_plaintext: Whether something in front encrypts what comes from beyond this machine.
+        standard_output: The parent's, for the process's own is where it talks with the parent.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Assignment:
     worker: bool
     insecure: bool
     allow_plaintext: bool = False
+    standard_output: int = 1
 
     def as_line(self) -> str:
         """Return it as one line of text, as `from_line` reads it."""
@@ -47,6 +49,7 @@ class Assignment:
             "worker": self.worker,
             "insecure": self.insecure,
             "allow_plaintext": self.allow_plaintext,
+            "standard_output": self.standard_output,
         }
         return json.dumps(told) + "\n"
 
@@ -84,6 +87,7 @@ async def _serve(assignment: Assignment) -> None:
         insecure=assignment.insecure,
         allow_plaintext=assignment.allow_plaintext,
         share_port=True,
+        standard_output=assignment.standard_output,
     ):
         calm_garbage_collector()
         click.echo(READY)

@@ -6,11 +6,19 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from session_authority_server.app import jobs, metrics, opened, schedule, until_told_to_stop
+from session_authority_server.app import (
+    auditing,
+    jobs,
+    metrics,
+    opened,
+    schedule,
+    until_told_to_stop,
+)
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
+from session_authority_server.usecases.audit import Audit
 from session_authority_workers.expire import Progress as Report
 
 _COUNT_LIMIT = 1_000_000
@@ -36,14 +44,14 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
 
 
 async def _forever(settings: Settings) -> None:
-    async with opened(settings) as database:
+    async with auditing(settings) as audit, opened(settings) as database:
         with metrics(settings):
-            await _work(settings, database)
+            await _work(settings, database, audit)
     click.echo("session-authority: stopped")
 
 
-async def _work(settings: Settings, database: Database) -> None:
-    upkeep = schedule(database, settings, SystemClock())
+async def _work(settings: Settings, database: Database, audit: Audit) -> None:
+    upkeep = schedule(database, settings, SystemClock(), audit)
     upkeep.start()
     click.echo(
         f"session-authority: worker on {settings.database}, "
@@ -54,8 +62,8 @@ async def _work(settings: Settings, database: Database) -> None:
 
 
 async def _once(settings: Settings) -> None:
-    async with opened(settings) as database:
-        for job in jobs(database, settings, SystemClock()):
+    async with auditing(settings) as audit, opened(settings) as database:
+        for job in jobs(database, settings, SystemClock(), audit):
             due = await job.count(_COUNT_LIMIT)
             with _reporting(job.name, due) as report:
                 rows = await job(report)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from session_authority_server.domain.event import CredentialRejected
 from session_authority_server.domain.session import Session
 
 
@@ -60,11 +61,18 @@ class RetryMismatch(InvalidRequest):
 
 
 class SessionNotLive(AuthorityError):
-    """The session token names no live session; the user must sign in."""
+    """The session token names no live session; the user must sign in.
 
-    def __init__(self, superseded: Session | None = None) -> None:
-        """Tell so; and of which session the token was, if its secret is one that was superseded."""
+    Attributes:
+        rejected: What to tell the audit log, and nobody else, where the token is not the session's.
+        superseded: The session whose token it was, if its secret is one that was superseded.
+    """
+
+    def __init__(
+        self, *, rejected: CredentialRejected | None = None, superseded: Session | None = None
+    ) -> None:
         super().__init__("the session token names no live session; the user must sign in")
+        self.rejected = rejected
         self.superseded = superseded
 
 

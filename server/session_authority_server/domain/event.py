@@ -22,11 +22,19 @@ class SessionEstablished:
 
 @dataclass(frozen=True, slots=True)
 class SessionEnded:
-    """A session ended, in whatever way. Of each session there is one."""
+    """A session ended, in whatever way. Of each session there is one.
+
+    Attributes:
+        session_id: Which it was.
+        user_id: Whose.
+        ending: When, why and by whom.
+        why: What an operator who ended it gave as the reason.
+    """
 
     session_id: UUID
     user_id: str
     ending: Ending
+    why: str = ""
 
     @property
     def time(self) -> datetime:

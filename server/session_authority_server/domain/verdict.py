@@ -3,6 +3,7 @@ from datetime import datetime
 from enum import Enum
 
 from session_authority_server.domain import token as tokens
+from session_authority_server.domain.event import CredentialFault, CredentialRejected
 from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.session import EndReason, Session
 from session_authority_server.domain.token import Token
@@ -57,3 +58,19 @@ def judge(
     if user_id and user_id != session.user_id:
         return USER_MISMATCH
     return session
+
+
+def rejected_credential(
+    session: Session | None, token: Token, verdict: Session | Rejection, now: datetime
+) -> CredentialRejected | None:
+    """Return what to tell of a token that was judged, if it is not the session's.
+
+    Of an unknown session too, so that telling takes as long as of one that exists.
+    """
+    if verdict is SUPERSEDED:
+        fault = CredentialFault.SUPERSEDED
+    elif verdict is NOT_FOUND:
+        fault = CredentialFault.UNKNOWN if session is None else CredentialFault.FORGED
+    else:
+        return None
+    return CredentialRejected(token.id, session.user_id if session else "", fault, now)

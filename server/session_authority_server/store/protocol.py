@@ -271,9 +271,18 @@ class SessionStore(Protocol):
         ...
 
     async def end_made_by(
-        self, key_id: str, now: datetime, after: UUID, limit: int, ending: Ending
+        self,
+        key_id: str,
+        now: datetime,
+        after: UUID,
+        limit: int,
+        ending: Ending,
+        committed: Callable[[KeyBatch], None] | None = None,
     ) -> KeyBatch:
-        """End the live sessions that an API key made, in the order of ids, looking at `limit` sessions at most."""
+        """End the live sessions that an API key made, in the order of ids, looking at `limit` sessions at most.
+
+        What was done is given to `committed` as by `transact`.
+        """
         ...
 
     async def list_live(

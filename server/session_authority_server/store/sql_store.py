@@ -105,7 +105,13 @@ class SqlSessionStore:
         return await erase_some(self._database, erasure, limit)
 
     async def end_made_by(
-        self, key_id: str, now: datetime, after: UUID, limit: int, ending: Ending
+        self,
+        key_id: str,
+        now: datetime,
+        after: UUID,
+        limit: int,
+        ending: Ending,
+        committed: Callable[[KeyBatch], None] | None = None,
     ) -> KeyBatch:
         # What bounds a step is what it looks at, for there is no index of who made what.
         seen = (
@@ -136,7 +142,7 @@ class SqlSessionStore:
                 [SessionEnded(row.session_id, row.user_id, ending) for row in ended], last
             )
 
-        return await self._database.write(work)
+        return await self._database.write(work, committed)
 
     async def list_live(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int

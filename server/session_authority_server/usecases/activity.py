@@ -8,6 +8,7 @@ from uuid import UUID
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.privacy import kept_address
 from session_authority_server.domain.session import Session
 from session_authority_server.store.protocol import LeftOut, SessionStore, Touch
 
@@ -55,6 +56,7 @@ class Activity:
         """Note that a live session was used, and return what must be written before it is answered."""
         if self.is_fresh(session, now):
             return None
+        ip_address = kept_address(ip_address, self._policy.keep_ip_addresses)
         earlier = self._pending.get(session.session_id)
         if ip_address is None and earlier is not None:
             ip_address = earlier.ip_address

@@ -5,6 +5,7 @@ from datetime import datetime
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.event import SessionsSwept
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import InitiatingEntity, Sweep
 from session_authority_server.store.protocol import (
@@ -13,9 +14,12 @@ from session_authority_server.store.protocol import (
     SessionStore,
     Transaction,
 )
+from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 
 # How long one call goes on deleting: well below the deadline that callers have by default.
 BUDGET_SECONDS = 2.0
+# What the audit log tells of it.
+_WHY = "The user was erased."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,13 @@ class EraseUser:
         store: SessionStore,
         clock: Clock,
         policy: Policy,
+        audit: Audit = NOWHERE,
         budget_seconds: float = BUDGET_SECONDS,
     ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._audit = audit
         self._budget_seconds = budget_seconds
 
     async def __call__(self, user_id: str) -> Erasure:
@@ -57,13 +63,15 @@ class EraseUser:
         checks.check_user_id(user_id, violations)
         violations.raise_if_any()
 
-        async def work(transaction: Transaction) -> PendingErasure:
+        async def work(transaction: Transaction) -> Told[PendingErasure]:
             await transaction.lock_user(user_id)
             now = self._clock.now()
-            await transaction.sweep_user(user_id, Sweep(now, InitiatingEntity.ADMIN))
-            return await transaction.begin_erasure(user_id, now)
+            sweep = Sweep(now, InitiatingEntity.ADMIN)
+            await transaction.sweep_user(user_id, sweep)
+            erasure = await transaction.begin_erasure(user_id, now)
+            return erasure, [SessionsSwept(user_id, sweep, why=_WHY)]
 
-        erasure = await self._store.transact(work)
+        erasure = await transact(self._store, self._audit, work)
         effective_time = self._policy.effective_time(self._clock.now())
         return Erasure(effective_time, await self._delete(erasure))
 

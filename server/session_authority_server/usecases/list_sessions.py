@@ -10,6 +10,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.store.protocol import PageKey, SessionStore
 from session_authority_server.usecases.activity import FLUSH_INTERVAL
+from session_authority_server.usecases.audit import NOWHERE, Audit, telling
 from session_authority_server.usecases.page_token import PageToken, Section
 from session_authority_server.usecases.proof import check_standing, parse_proof, prove
 from session_authority_server.usecases.superseded import SupersededTokens
@@ -51,12 +52,18 @@ class ListSessions:
     """Shows a user their own sessions."""
 
     def __init__(
-        self, store: SessionStore, clock: Clock, policy: Policy, superseded: SupersededTokens
+        self,
+        store: SessionStore,
+        clock: Clock,
+        policy: Policy,
+        superseded: SupersededTokens,
+        audit: Audit = NOWHERE,
     ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
         self._superseded = superseded
+        self._audit = audit
 
     async def __call__(self, listing: Listing) -> Page:
         """Return a page.
@@ -76,7 +83,8 @@ class ListSessions:
         size = _page_size(listing.page_size)
         now = self._clock.now()
         async with self._superseded.noticed():
-            proven = await prove(self._store, token, now)
+            with telling(self._audit):
+                proven = await prove(self._store, token, now)
         check_standing(proven, self._policy, now)
         if listing.page_token:
             place = PageToken.decode(listing.page_token, proven.user_id, listing.show_ended)

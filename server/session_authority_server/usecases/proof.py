@@ -10,7 +10,7 @@ from session_authority_server.domain.errors import (
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
-from session_authority_server.domain.verdict import SUPERSEDED, judge
+from session_authority_server.domain.verdict import SUPERSEDED, judge, rejected_credential
 from session_authority_server.store.protocol import SessionStore, Transaction
 
 
@@ -68,4 +68,7 @@ def _accept(session: Session | None, token: Token, now: datetime) -> Session:
     verdict = judge(session, token, now)
     if isinstance(verdict, Session):
         return verdict
-    raise SessionNotLive(session if verdict is SUPERSEDED else None)
+    raise SessionNotLive(
+        rejected=rejected_credential(session, token, verdict, now),
+        superseded=session if verdict is SUPERSEDED else None,
+    )

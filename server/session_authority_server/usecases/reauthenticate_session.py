@@ -6,11 +6,13 @@ from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import AuthenticationTooOld, SessionNotLive
+from session_authority_server.domain.event import SessionReauthenticated
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.retry import Attempt
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 from session_authority_server.usecases.proof import parse_proof, prove_in
 from session_authority_server.usecases.repetition import repeat
 from session_authority_server.usecases.superseded import SupersededTokens
@@ -31,12 +33,18 @@ class ReauthenticateSession:
     """Gives a session whose user proved again who they are a new token and a new life."""
 
     def __init__(
-        self, store: SessionStore, clock: Clock, policy: Policy, superseded: SupersededTokens
+        self,
+        store: SessionStore,
+        clock: Clock,
+        policy: Policy,
+        superseded: SupersededTokens,
+        audit: Audit = NOWHERE,
     ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
         self._superseded = superseded
+        self._audit = audit
 
     async def __call__(self, request: Reauthentication) -> tuple[Session, Token]:
         """Return the session and its new token.
@@ -64,13 +72,13 @@ class ReauthenticateSession:
         secret = attempt.derive_secret(salt) if repeatable else tokens.mint(now).secret
         new = Token(old.id, secret)
 
-        async def work(transaction: Transaction) -> tuple[Session, Token]:
+        async def work(transaction: Transaction) -> Told[tuple[Session, Token]]:
             if repeatable:
                 await _lock_user_of(transaction, old)
                 answered = await transaction.read_attempt(attempt.retry_hash)
                 turn = self._clock.now()
                 if answered is not None and turn < answered.expire_time:
-                    return await repeat(transaction, attempt, answered, turn)
+                    return await repeat(transaction, attempt, answered, turn), ()
             session = await prove_in(transaction, old, self._clock.now)
             turn = self._clock.now()
             standing = await transaction.lock_user(session.user_id)
@@ -82,10 +90,10 @@ class ReauthenticateSession:
             if repeatable:
                 expire_time = turn + self._policy.retry_window
                 await transaction.write_attempt(attempt.answered(new.id, salt, expire_time))
-            return renewed, new
+            return (renewed, new), [SessionReauthenticated(renewed, turn)]
 
         async with self._superseded.noticed():
-            return await self._store.transact(work)
+            return await transact(self._store, self._audit, work)
 
     def _renewed(
         self,

@@ -2,18 +2,23 @@ from datetime import datetime
 
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.event import SessionsSwept
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import InitiatingEntity, Sweep
 from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 
 
 class RevokeAllSessions:
     """Ends all sessions of everybody, for an operator."""
 
-    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+    def __init__(
+        self, store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NOWHERE
+    ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._audit = audit
 
     async def __call__(self, reason: str = "") -> datetime:
         """Return the moment after which no validator anywhere accepts any of them.
@@ -26,9 +31,10 @@ class RevokeAllSessions:
         checks.check_reason(reason, violations)
         violations.raise_if_any()
 
-        async def work(transaction: Transaction) -> None:
+        async def work(transaction: Transaction) -> Told[None]:
             sweep = Sweep(self._clock.now(), InitiatingEntity.ADMIN, reason)
             await transaction.sweep_everybody(sweep)
+            return None, [SessionsSwept("", sweep, why=reason)]
 
-        await self._store.transact(work)
+        await transact(self._store, self._audit, work)
         return self._policy.effective_time(self._clock.now())

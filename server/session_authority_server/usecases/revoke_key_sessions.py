@@ -1,5 +1,5 @@
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -8,7 +8,8 @@ from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
-from session_authority_server.store.protocol import BATCH_LIMIT, SessionStore
+from session_authority_server.store.protocol import BATCH_LIMIT, KeyBatch, SessionStore
+from session_authority_server.usecases.audit import NOWHERE, Audit
 
 # How long one call goes on: well below the deadline that callers have by default.
 BUDGET_SECONDS = 2.0
@@ -38,11 +39,13 @@ class RevokeKeySessions:
         store: SessionStore,
         clock: Clock,
         policy: Policy,
+        audit: Audit = NOWHERE,
         budget_seconds: float = BUDGET_SECONDS,
     ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._audit = audit
         self._budget_seconds = budget_seconds
 
     async def __call__(
@@ -58,13 +61,17 @@ class RevokeKeySessions:
         checks.check_user_id(key_id, violations, "created_by_key")
         checks.check_reason(reason, violations)
         violations.raise_if_any()
+
+        def tell(batch: KeyBatch) -> None:
+            self._audit.record(*(replace(each, why=reason) for each in batch.ended))
+
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._budget_seconds
         after: UUID | None = tokens.first_id(since) if since is not None else UUID(int=0)
         while after is not None:
             now = self._clock.now()
             ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
-            batch = await self._store.end_made_by(key_id, now, after, BATCH_LIMIT, ending)
+            batch = await self._store.end_made_by(key_id, now, after, BATCH_LIMIT, ending, tell)
             after = batch.last
             if loop.time() >= give_up:
                 break

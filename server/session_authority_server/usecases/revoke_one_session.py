@@ -6,22 +6,27 @@ from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
+from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import NOT_FOUND, judge
 from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 from session_authority_server.usecases.revoke_session import parse_id
 
 
 class RevokeOneSession:
     """Ends one session, for an operator who has its id or found its token."""
 
-    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+    def __init__(
+        self, store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NOWHERE
+    ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._audit = audit
 
     async def by_id(self, session_id: str, reason: str = "") -> datetime:
         """Return the moment after which no validator anywhere accepts the session of an id.
@@ -33,7 +38,7 @@ class RevokeOneSession:
             StoreUnavailable: If the store failed; a repetition is safe.
         """
         _check_reason(reason)
-        return await self._end(parse_id(session_id), None)
+        return await self._end(parse_id(session_id), None, reason)
 
     async def by_token(self, session_token: str, reason: str = "") -> datetime:
         """Return the moment after which no validator anywhere accepts the session of a token.
@@ -50,10 +55,10 @@ class RevokeOneSession:
             # Told, or whoever copied it badly would think that it can do no harm any more.
             problem = "is not a whole token; copy all of it, from ses_ to the end"
             raise InvalidRequest([Violation("session_token", problem)])
-        return await self._end(token.id, token)
+        return await self._end(token.id, token, reason)
 
-    async def _end(self, session_id: UUID, proof: Token | None) -> datetime:
-        async def work(transaction: Transaction) -> None:
+    async def _end(self, session_id: UUID, proof: Token | None, reason: str) -> datetime:
+        async def work(transaction: Transaction) -> Told[None]:
             session = await transaction.read_session(session_id)
             if session is None:
                 raise SessionNotFound
@@ -65,13 +70,15 @@ class RevokeOneSession:
                 raise SessionNotFound  # erased meanwhile; the lock is to leave nothing of the user
             now = self._clock.now()
             if proof is not None and judge(session, proof, now) is NOT_FOUND:
-                return
+                return None, ()
             if is_live(session, now):
                 ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
-                await transaction.end_session(session_id, ending)
+                if await transaction.end_session(session_id, ending):
+                    return None, [SessionEnded(session_id, session.user_id, ending, reason)]
+            return None, ()
 
         with suppress(SessionNotFound):
-            await self._store.transact(work)
+            await transact(self._store, self._audit, work)
         return self._policy.effective_time(self._clock.now())
 
 

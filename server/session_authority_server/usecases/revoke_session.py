@@ -4,10 +4,13 @@ from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
+from session_authority_server.domain.event import Event, SessionEnded
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.privacy import EraseAddresses, erased
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 from session_authority_server.usecases.proof import check_standing, parse_proof, prove_in
 from session_authority_server.usecases.superseded import SupersededTokens
 
@@ -33,12 +36,18 @@ class RevokeSession:
     """Ends one of a user's own sessions."""
 
     def __init__(
-        self, store: SessionStore, clock: Clock, policy: Policy, superseded: SupersededTokens
+        self,
+        store: SessionStore,
+        clock: Clock,
+        policy: Policy,
+        superseded: SupersededTokens,
+        audit: Audit = NOWHERE,
     ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
         self._superseded = superseded
+        self._audit = audit
 
     async def __call__(self, session_token: str, session_id: str) -> Revocation:
         """Return the session, ended.
@@ -54,7 +63,7 @@ class RevokeSession:
         token = parse_proof(session_token)
         target_id = parse_id(session_id)
 
-        async def work(transaction: Transaction) -> tuple[Session, bool, bool]:
+        async def work(transaction: Transaction) -> Told[tuple[Session, bool, bool]]:
             proven = await prove_in(transaction, token, self._clock.now)
             check_standing(proven, self._policy, self._clock.now())
             # Asked for with the user, so that a foreign session costs what an unknown one does.
@@ -64,21 +73,27 @@ class RevokeSession:
             now = self._clock.now()
             current = target.session_id == proven.session_id
             ending = ending_of(target, now)
+            events: list[Event] = []
             already_ended = ending is not None
             if ending is None:
                 reason = EndReason.SIGNED_OUT if current else EndReason.REVOKED
                 ending = Ending(now, reason, InitiatingEntity.USER)
                 if await transaction.end_session(target_id, ending):
-                    target = replace(target, ending=ending)
+                    target = self._ended(target, ending)
+                    events.append(SessionEnded(target_id, target.user_id, ending))
                 else:  # signed out, or found overdue, while this was asked
                     target = await transaction.read_session(target_id) or target
                     already_ended = True
-            return target, current, already_ended
+            return (target, current, already_ended), events
 
         async with self._superseded.noticed():
-            session, current, already_ended = await self._store.transact(work)
+            session, current, already_ended = await transact(self._store, self._audit, work)
         effective_time = self._policy.effective_time(self._clock.now())
         return Revocation(session, current, already_ended, effective_time)
+
+    def _ended(self, session: Session, ending: Ending) -> Session:
+        ended = replace(session, ending=ending)
+        return erased(ended) if self._policy.erase_addresses is EraseAddresses.AT_END else ended
 
 
 def parse_id(session_id: str) -> UUID:

@@ -2,18 +2,23 @@ from datetime import datetime
 
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.event import SessionsSwept
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import InitiatingEntity, Sweep
 from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 
 
 class RevokeUserSessions:
     """Ends all sessions of a user, for an operator."""
 
-    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+    def __init__(
+        self, store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NOWHERE
+    ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._audit = audit
 
     async def __call__(self, user_id: str, reason: str = "") -> datetime:
         """Return the moment after which no validator anywhere accepts any of them.
@@ -29,10 +34,11 @@ class RevokeUserSessions:
         checks.check_reason(reason, violations)
         violations.raise_if_any()
 
-        async def work(transaction: Transaction) -> None:
+        async def work(transaction: Transaction) -> Told[None]:
             await transaction.lock_user(user_id)
             sweep = Sweep(self._clock.now(), InitiatingEntity.ADMIN, reason)
             await transaction.sweep_user(user_id, sweep)
+            return None, [SessionsSwept(user_id, sweep, why=reason)]
 
-        await self._store.transact(work)
+        await transact(self._store, self._audit, work)
         return self._policy.effective_time(self._clock.now())

@@ -4,21 +4,30 @@ from datetime import datetime
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import SessionNotLive
+from session_authority_server.domain.event import CredentialRejected, SessionEnded
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.domain.token import Token
-from session_authority_server.domain.verdict import SUPERSEDED, judge
+from session_authority_server.domain.verdict import (
+    SUPERSEDED,
+    Rejection,
+    judge,
+    rejected_credential,
+)
 from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 
 
 class SignOut:
     """Ends the session of a token."""
 
-    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+    def __init__(
+        self, store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NOWHERE
+    ) -> None:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._audit = audit
 
     async def __call__(self, session_token: str) -> datetime:
         """Return the moment after which no validator anywhere accepts the token.
@@ -32,7 +41,7 @@ class SignOut:
         token = tokens.parse(session_token)
         if token is not None:
 
-            async def work(transaction: Transaction) -> None:
+            async def work(transaction: Transaction) -> Told[CredentialRejected | None]:
                 session = await transaction.read_session(token.id)
                 if session is not None:
                     # Also where there is nothing to end: a repetition must wait, as the first try did, until
@@ -42,16 +51,20 @@ class SignOut:
                     if session is None:
                         raise SessionNotLive  # erased meanwhile; the lock is to leave nothing of the user
                 now = self._clock.now()
-                if session is not None and _opens(token, session, now):
+                verdict = judge(session, token, now)
+                if session is not None and _opens(verdict, session, now):
                     ending = Ending(now, EndReason.SIGNED_OUT, InitiatingEntity.USER)
-                    await transaction.end_session(token.id, ending)
+                    if await transaction.end_session(token.id, ending):
+                        return None, [SessionEnded(token.id, session.user_id, ending)]
+                return rejected_credential(session, token, verdict, now), ()
 
             with suppress(SessionNotLive):
-                await self._store.transact(work)
+                rejected = await transact(self._store, self._audit, work)
+                if rejected is not None:
+                    self._audit.record(rejected)
         return self._policy.effective_time(self._clock.now())
 
 
-def _opens(token: Token, session: Session, now: datetime) -> bool:
+def _opens(verdict: Session | Rejection, session: Session, now: datetime) -> bool:
     """Say whether a token is, or was before a re-authentication, that of a live session."""
-    verdict = judge(session, token, now)
     return isinstance(verdict, Session) or (verdict is SUPERSEDED and is_live(session, now))

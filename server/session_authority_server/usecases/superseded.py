@@ -3,10 +3,12 @@ from contextlib import asynccontextmanager, suppress
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import SessionNotLive
+from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 
 OnSuperseded = Callable[[Session], None]
 
@@ -19,7 +21,12 @@ class SupersededTokens:
     """
 
     def __init__(
-        self, store: SessionStore, clock: Clock, policy: Policy, told: OnSuperseded
+        self,
+        store: SessionStore,
+        clock: Clock,
+        policy: Policy,
+        told: OnSuperseded,
+        audit: Audit = NOWHERE,
     ) -> None:
         """Act by a policy.
 
@@ -28,11 +35,13 @@ class SupersededTokens:
             clock: Tells the time.
             policy: Says what to do.
             told: Told of each use, with the session as it stands; must not fail or take long.
+            audit: Told of the sessions that are ended.
         """
         self._store = store
         self._clock = clock
         self._policy = policy
         self._told = told
+        self._audit = audit
 
     async def used(self, session: Session) -> None:
         """Note that a superseded token of a session was used, and end the session if the policy says so.
@@ -44,7 +53,9 @@ class SupersededTokens:
         if not self._is_to_end(session):
             return
         with suppress(SessionNotLive):
-            await self._store.transact(lambda transaction: self._end(transaction, session))
+            await transact(
+                self._store, self._audit, lambda transaction: self._end(transaction, session)
+            )
 
     @asynccontextmanager
     async def noticed(self) -> AsyncIterator[None]:
@@ -64,11 +75,13 @@ class SupersededTokens:
             and is_live(session, now)
         )
 
-    async def _end(self, transaction: Transaction, session: Session) -> None:
+    async def _end(self, transaction: Transaction, session: Session) -> Told[None]:
         await transaction.lock_user(session.user_id)
         current = await transaction.read_session(session.session_id)
         if current is None:
             raise SessionNotLive  # erased meanwhile; nothing of the user is to be left by the lock
         if self._is_to_end(current):
             ending = Ending(self._clock.now(), EndReason.REVOKED, InitiatingEntity.POLICY)
-            await transaction.end_session(session.session_id, ending)
+            if await transaction.end_session(session.session_id, ending):
+                return None, [SessionEnded(session.session_id, session.user_id, ending)]
+        return None, ()

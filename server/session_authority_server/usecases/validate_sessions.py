@@ -7,9 +7,16 @@ from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.session import Session
-from session_authority_server.domain.verdict import NOT_FOUND, SUPERSEDED, Rejection, judge
+from session_authority_server.domain.verdict import (
+    NOT_FOUND,
+    SUPERSEDED,
+    Rejection,
+    judge,
+    rejected_credential,
+)
 from session_authority_server.store.protocol import BATCH_LIMIT, SessionStore, Touch
 from session_authority_server.usecases.activity import Activity
+from session_authority_server.usecases.audit import NOWHERE, Audit
 from session_authority_server.usecases.superseded import SupersededTokens
 
 VALIDATIONS_LIMIT = BATCH_LIMIT
@@ -34,12 +41,18 @@ class ValidateSession:
     """Says whether one token is good."""
 
     def __init__(
-        self, read_one: ReadOne, clock: Clock, activity: Activity, superseded: SupersededTokens
+        self,
+        read_one: ReadOne,
+        clock: Clock,
+        activity: Activity,
+        superseded: SupersededTokens,
+        audit: Audit = NOWHERE,
     ) -> None:
         self._read_one = read_one
         self._clock = clock
         self._activity = activity
         self._superseded = superseded
+        self._audit = audit
 
     async def __call__(self, validation: Validation) -> Session | Rejection:
         """Return the live session or why the token is not accepted.
@@ -55,11 +68,11 @@ class ValidateSession:
         session = await self._read_one(token.id)
         now = self._clock.now()
         verdict = judge(session, token, now, validation.user_id)
-        if (
-            isinstance(verdict, Session)
-            and not validation.passive
-            and not self._activity.is_fresh(verdict, now)
-        ):
+        if not isinstance(verdict, Session):
+            rejected = rejected_credential(session, token, verdict, now)
+            if rejected is not None:
+                self._audit.record(rejected)
+        elif not validation.passive and not self._activity.is_fresh(verdict, now):
             await self._activity.record(verdict, now, ip_address)
         if verdict is SUPERSEDED and session is not None:
             await self._superseded.used(session)
@@ -70,12 +83,18 @@ class BatchValidateSessions:
     """Says of many tokens whether they are good."""
 
     def __init__(
-        self, store: SessionStore, clock: Clock, activity: Activity, superseded: SupersededTokens
+        self,
+        store: SessionStore,
+        clock: Clock,
+        activity: Activity,
+        superseded: SupersededTokens,
+        audit: Audit = NOWHERE,
     ) -> None:
         self._store = store
         self._clock = clock
         self._activity = activity
         self._superseded = superseded
+        self._audit = audit
 
     async def __call__(self, validations: Sequence[Validation]) -> list[Session | Rejection]:
         """Return an answer for each question, in order.
@@ -100,14 +119,19 @@ class BatchValidateSessions:
             if token is None:
                 verdicts.append(NOT_FOUND)
                 continue
-            verdict = judge(found.get(token.id), token, now, validation.user_id)
+            session = found.get(token.id)
+            verdict = judge(session, token, now, validation.user_id)
             verdicts.append(verdict)
-            if isinstance(verdict, Session) and not validation.passive:
+            if not isinstance(verdict, Session):
+                rejected = rejected_credential(session, token, verdict, now)
+                if rejected is not None:
+                    self._audit.record(rejected)
+                if verdict is SUPERSEDED:
+                    reused[token.id] = found[token.id]
+            elif not validation.passive:
                 touch = self._activity.gather(verdict, now, ip_address)
                 if touch is not None:
                     decisive.append(touch)
-            elif verdict is SUPERSEDED:
-                reused[token.id] = found[token.id]
         if decisive:
             await self._activity.write(decisive)
         for session in reused.values():
