@@ -1,5 +1,6 @@
 """A whole authority in this process: production parts, a real socket, a real file, and a clock to move."""
 
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
@@ -17,10 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_admin_service_pb2_grpc, session_service_pb2_grpc
 from session_authority_server import app
+from session_authority_server.audit.log import AuditLog
+from session_authority_server.audit.output import File
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.device import Device
 from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.rpc.authentication import anybody
@@ -49,8 +53,9 @@ _ROWS_AT_ONCE = 1_000  # so that a transaction stays far below the store's own l
 class WatchedStore(SqlSessionStore):
     """The production store, noting what it is asked, and failing to read where a test says how."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
+    def __init__(self, database: Database, *, erases_at_end: bool = False) -> None:
+        super().__init__(database, erases_at_end=erases_at_end)
+        self.erases_at_end = erases_at_end
         self.asked: list[str] = []
         self.touches: list[Touch] = []
         self.failure: Exception | None = None
@@ -85,10 +90,17 @@ class Authority:
     activity: Activity
     client: AsyncSessionClient
     stub: "session_service_pb2_grpc.SessionServiceAsyncStub" = field(repr=False)
+    audit: AuditLog
 
     def expire(self, pace: Pace = NO_HOLD_BACK) -> Expire:
         """Return an expiry worker over the same store and clock."""
-        return Expire(SqlUpkeepStore(self.database), self.clock, pace)
+        store = SqlUpkeepStore(self.database, erases_at_end=self.store.erases_at_end)
+        return Expire(store, self.clock, pace, self.audit)
+
+    def audited(self) -> list[dict[str, Any]]:
+        """Return what the audit log says, to which nothing can be told after that."""
+        self.audit.close()
+        return [json.loads(line) for line in (self.path.parent / "audit").read_text().splitlines()]
 
     def pass_time(self, **span: float) -> None:
         self.clock.advance(timedelta(**span))
@@ -111,14 +123,16 @@ class Authority:
 async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Authority]:
     path, clock = folder / "sessions.sqlite", ManualClock(NOON)
     database = Database.sqlite(path)
+    audit = AuditLog(File(folder / "audit"), ManualClock(NOON), addresses=True)
     server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1", anybody)])
     try:
         await schema.migrate(database)
-        store = WatchedStore(database)
+        at_end = policy.erase_addresses is EraseAddresses.AT_END
+        store = WatchedStore(database, erases_at_end=at_end)
         activity = Activity(store, clock, policy)
-        service = SessionService(app.usecases(store, clock, policy, activity), clock)
+        service = SessionService(app.usecases(store, clock, policy, activity, audit), clock)
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(service, server)
-        admin = SessionAdminService(app.admin_usecases(store, clock, policy))
+        admin = SessionAdminService(app.admin_usecases(store, clock, policy, audit))
         session_admin_service_pb2_grpc.add_SessionAdminServiceServicer_to_server(admin, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
@@ -132,10 +146,12 @@ async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Autho
                 activity,
                 client,
                 session_service_pb2_grpc.SessionServiceStub(raw),
+                audit,
             )
     finally:
         await server.stop(None)
         await database.close()
+        audit.close()
 
 
 def a_session(user_id: str, created: datetime, **changes: Any) -> tuple[Session, str]:

@@ -85,8 +85,10 @@ class AuditLog:
             await asyncio.sleep(0.01)
 
     def close(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Write what waits, for no longer than some seconds, and stop."""
+        """Write what waits, for no longer than some seconds, and stop. Once more, it changes nothing."""
         with self._changed:
+            if self._stopping:
+                return
             self._stopping = True
             self._give_up = self._elapsed() + seconds
             self._changed.notify()

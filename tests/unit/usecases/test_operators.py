@@ -305,11 +305,15 @@ async def test_a_sign_out_that_an_erasure_overtakes_leaves_nothing_of_the_user(
         def __getattr__(self, name: str) -> object:
             return getattr(engine.sessions, name)
 
-        async def transact(self, work: Callable[[object], Awaitable[object]]) -> object:
+        async def transact(
+            self,
+            work: Callable[[object], Awaitable[object]],
+            committed: Callable[[object], None] | None = None,
+        ) -> object:
             async def with_a_gap(transaction: object) -> object:
                 return await work(Gap(transaction))
 
-            return await engine.sessions.transact(with_a_gap)
+            return await engine.sessions.transact(with_a_gap, committed)
 
     class Gap:
         def __init__(self, transaction: object) -> None:

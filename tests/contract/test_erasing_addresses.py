@@ -1,0 +1,199 @@
+"""Addresses and user agents, where they go when a session ends."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from session_authority_server.domain.device import Device, DeviceType
+from session_authority_server.domain.event import SessionEnded
+from session_authority_server.domain.liveness import ending_of
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.store.protocol import PendingSweep, Transaction
+from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.upkeep import SqlUpkeepStore
+from tests.contract.engines import MINUTE, SECOND, START, Engine, a_session
+
+NOW = START + 60 * MINUTE
+DEVICE = Device("Firefox", "143.0", "Windows", "11", DeviceType.DESKTOP)
+ENDING = Ending(NOW, EndReason.SIGNED_OUT, InitiatingEntity.USER)
+
+
+def seen(user_id: str = "ann", **said: object) -> Session:
+    session = a_session(user_id, **said)  # type: ignore[arg-type]
+    return replace(session, device=DEVICE, user_agent="Mozilla/5.0 of Ann's")
+
+
+async def whence(engine: Engine, session: Session) -> tuple[object, ...]:
+    found = await engine.get(session.session_id)
+    return (
+        found.ip_address,
+        found.last_ip_address,
+        await engine.user_agent(session.session_id),
+        found.device,
+    )
+
+
+KEPT = ("192.0.2.1", "192.0.2.1", "Mozilla/5.0 of Ann's", DEVICE)
+ERASED = (None, None, "", Device("Firefox", "", "Windows", "", DeviceType.DESKTOP))
+
+
+class Erasing:
+    def __init__(self, engine: Engine, *, erases: bool) -> None:
+        self.sessions = SqlSessionStore(engine.database, erases_at_end=erases)
+        self.upkeep = SqlUpkeepStore(engine.database, erases_at_end=erases)
+
+    async def sign_out(self, session: Session) -> None:
+        async def work(transaction: Transaction) -> None:
+            assert await transaction.end_session(session.session_id, ENDING)
+
+        await self.sessions.transact(work)
+
+    async def limit(self, user_id: str) -> None:
+        async def work(transaction: Transaction) -> None:
+            await transaction.lock_user(user_id)
+            assert await transaction.end_live_beyond(user_id, START, 0, ENDING)
+
+        await self.sessions.transact(work)
+
+
+@pytest.mark.parametrize("erases", [True, False])
+async def test_a_session_that_is_ended_loses_them_where_that_is_asked_for(
+    engine: Engine, erases: bool
+) -> None:
+    signed_out, beyond, alive = seen(), seen("bob"), seen("cid")
+    await engine.add(signed_out, beyond, alive)
+    stores = Erasing(engine, erases=erases)
+    await stores.sign_out(signed_out)
+    await stores.limit("bob")
+    assert await whence(engine, signed_out) == (ERASED if erases else KEPT)
+    assert await whence(engine, beyond) == (ERASED if erases else KEPT)
+    assert await whence(engine, alive) == KEPT
+
+
+@pytest.mark.parametrize("whose", ["hers", "everybody's"])
+async def test_a_sweep_erases_them_as_its_endings_are_recorded(engine: Engine, whose: str) -> None:
+    swept, spared = seen(), seen("bob")
+    await engine.add(swept, spared)
+    if whose == "hers":
+        await engine.sweep("ann", START + MINUTE)
+        pending = PendingSweep("ann", 1)
+    else:
+        await engine.sweep_everybody(START + MINUTE)
+        pending = PendingSweep("", 1)
+        spared = seen("cid")
+        await engine.add(spared)
+    upkeep = Erasing(engine, erases=True).upkeep
+    batch = await upkeep.end_swept(pending, NOW, None, 100)
+    assert swept.session_id in [each.session_id for each in batch.ended]
+    assert await whence(engine, swept) == ERASED
+    assert await whence(engine, spared) == KEPT
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("idle_timeout", "reason"),
+    [(None, EndReason.EXPIRED), (5 * MINUTE, EndReason.IDLE_TIMEOUT)],
+)
+async def test_what_expires_is_written_where_it_is_to_lose_them(
+    engine: Engine, idle_timeout: timedelta | None, reason: EndReason, named: bool
+) -> None:
+    sessions = [
+        seen(lifetime=10 * MINUTE + n * SECOND, idle_timeout=idle_timeout) for n in range(7)
+    ]
+    alive = seen("bob")
+    await engine.add(*sessions, alive)
+    upkeep = Erasing(engine, erases=True).upkeep
+    found: list[SessionEnded] = []
+    while (batch := await upkeep.end_overdue(NOW, 3, named=named)).examined:
+        assert batch.count == batch.examined == len(batch.ended)
+        found += batch.ended
+    endings = {each.session_id: each.ending for each in found}
+    assert len(found) == len(endings) == len(sessions)
+    for session in sessions:
+        assert await whence(engine, session) == ERASED
+        recorded = (await engine.get(session.session_id)).ending
+        assert recorded is not None
+        assert recorded == endings[session.session_id]
+        assert recorded.reason is reason
+    assert await whence(engine, alive) == KEPT
+    assert (await upkeep.end_overdue(NOW, 3)).examined == 0
+
+
+async def test_many_at_once_are_all_reached(engine: Engine) -> None:
+    sessions = [seen(f"user-{n % 7}", lifetime=MINUTE) for n in range(1_100)]
+    await engine.fill(sessions)
+    upkeep = Erasing(engine, erases=True).upkeep
+    ended = 0
+    while (batch := await upkeep.end_overdue(NOW, 20_000)).examined:
+        ended += batch.count
+    assert ended == 1_100
+    for session in (sessions[0], sessions[-1]):
+        assert await whence(engine, session) == ERASED
+
+
+async def test_a_session_that_is_only_looked_at_keeps_them(engine: Engine) -> None:
+    session = seen(idle_timeout=30 * MINUTE)
+    used = replace(session, last_active_time=NOW)
+    await engine.fill([used], check_time=START + 30 * MINUTE)
+    batch = await Erasing(engine, erases=True).upkeep.end_overdue(NOW, 10)
+    assert (batch.count, batch.examined) == (0, 1)
+    assert await whence(engine, session) == KEPT
+
+
+# What was committed
+
+
+async def test_a_store_tells_what_it_committed_and_nothing_else(engine: Engine) -> None:
+    told: list[object] = []
+
+    async def works(_: Transaction) -> str:
+        assert told == []
+        return "done"
+
+    async def fails(_: Transaction) -> str:
+        raise ZeroDivisionError
+
+    assert await engine.sessions.transact(works, told.append) == "done"
+    with pytest.raises(ZeroDivisionError):
+        await engine.sessions.transact(fails, told.append)
+    assert told == ["done"]
+
+
+async def test_what_was_committed_is_told_even_where_whoever_asked_has_gone(engine: Engine) -> None:
+    told: list[object] = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(transaction: Transaction) -> str:
+        await transaction.lock_user("ann")
+        begun.set()
+        await go_on.wait()
+        return "done"
+
+    asking = asyncio.create_task(engine.sessions.transact(work, told.append))
+    await begun.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert told == []
+    go_on.set()
+    await engine.add(a_session())  # waits for the user's lock or the one writer
+    assert told == ["done"]
+
+
+async def test_the_worker_is_told_what_was_committed(engine: Engine) -> None:
+    session, swept = a_session(lifetime=MINUTE), a_session("bob")
+    await engine.add(session, swept)
+    await engine.sweep("bob", START)
+    told: list[object] = []
+    batch = await engine.upkeep.end_overdue(NOW, 10, named=True, committed=told.append)
+    swept_batch = await engine.upkeep.end_swept(
+        PendingSweep("bob", 1), NOW, None, 10, committed=told.append
+    )
+    assert told == [batch, swept_batch]
+    ended: Sequence[SessionEnded] = [*batch.ended, *swept_batch.ended]
+    assert [each.session_id for each in ended] == [session.session_id, swept.session_id]
+    for each in ended:
+        assert each.ending == ending_of(await engine.get(each.session_id), NOW)

@@ -1,0 +1,190 @@
+"""The audit log of real processes: rotated, shared, drained, and without a secret."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from session_authority import SessionClient, SessionToken
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.token import Token
+from tests.contract.engines import migrated_postgresql
+from tests.integration.program import run, running, serving
+
+LOG = {"SESSION_AUTHORITY_AUDIT_LOG": "audit.jsonl"}
+
+
+def lines_of(*paths: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def of_sessions(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return what was told of each session, in order."""
+    told: dict[str, list[str]] = {}
+    for line in lines:
+        told.setdefault(line["session_id"], []).append(line["event"])
+    return told
+
+
+def test_a_log_that_is_rotated_in_mid_traffic_loses_no_line_and_a_stop_drains_it(
+    tmp_path: Path,
+) -> None:
+    made: list[str] = []
+    enough, stop = threading.Event(), threading.Event()
+
+    def live(address: str, number: int) -> None:
+        with SessionClient(address) as client:
+            while not stop.is_set():
+                new = client.create(f"user-{number}")
+                made.append(new.session.session_id)
+                client.sign_out(new.token)
+                if len(made) >= 400:
+                    enough.set()
+
+    log = tmp_path / "audit.jsonl"
+    rotated = [tmp_path / f"audit.jsonl.{number}" for number in range(4)]
+    with serving(tmp_path, settings=LOG) as server, ThreadPoolExecutor(4) as pool:
+        living = [pool.submit(live, server.address, number) for number in range(4)]
+        try:
+            for number, old in enumerate(rotated):
+                while len(made) < 80 * (number + 1):
+                    assert not any(each.done() for each in living)
+                    enough.wait(0.005)
+                log.rename(old)
+            assert enough.wait(30)
+        finally:
+            stop.set()
+        for each in living:
+            each.result()
+        assert server.stop() == 0
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (log, *rotated))
+    told = of_sessions(lines_of(*rotated, log))
+    assert set(told) == set(made)
+    for events in told.values():
+        assert events == ["session-established", "session-ended"]
+
+
+def test_no_token_and_no_address_is_in_the_log(tmp_path: Path) -> None:
+    settings = LOG | {"SESSION_AUTHORITY_SESSION_LIMIT": "2"}
+    with serving(tmp_path, settings=settings) as server, SessionClient(server.address) as client:
+        said = {"ip_address": "203.0.113.77", "user_agent": "Firefox/143"}
+        new = [client.create("ada", **said) for _ in range(3)]  # type: ignore[arg-type]
+        renewed = client.reauthenticate(new[2].token)
+        client.validate(new[2].token)
+        genuine = tokens.parse(renewed.token.reveal())
+        assert genuine is not None
+        client.validate(SessionToken(Token(genuine.id, b"\1" * 32).encode()))
+        client.revoke_others(renewed.token)
+        client.sign_out(renewed.token)
+        user = client.create(new[0].token.reveal())
+        assert server.stop() == 0
+    content = (tmp_path / "audit.jsonl").read_bytes()
+    assert {line["event"] for line in lines_of(tmp_path / "audit.jsonl")} == {
+        "session-established",
+        "session-ended",
+        "sessions-swept",
+        "session-reauthenticated",
+        "credential-rejected",
+    }
+    for token in (*(each.token.reveal() for each in (*new, user)), renewed.token.reveal()):
+        parsed = tokens.parse(token)
+        assert parsed is not None
+        for secret in (
+            token[4:].encode(),
+            parsed.secret.hex().encode(),
+            tokens.hash_secret(parsed.secret).hex().encode(),
+        ):
+            assert secret not in content
+    assert b"203.0.113" not in content
+    assert b"Firefox" not in content
+
+
+def test_what_a_worker_ends_is_told_on_standard_output(tmp_path: Path) -> None:
+    output = {"SESSION_AUTHORITY_AUDIT_LOG": "-"}
+    with (
+        serving(tmp_path, "--no-worker", settings=LOG) as server,
+        SessionClient(server.address) as client,
+    ):
+        swept, asking = client.create("ada"), client.create("ada")
+        client.revoke_others(asking.token)
+        done = run("worker", "--once", cwd=tmp_path, settings=output)
+        assert done.returncode == 0, done.stderr
+        again = run("worker", "--once", cwd=tmp_path, settings=output)
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["session_id"] for line in told] == [swept.session.session_id]
+    assert told[0]["initiating_entity"] == "user"
+    assert "{" not in again.stdout
+
+
+def test_several_processes_tell_on_the_standard_output_of_their_parent(tmp_path: Path) -> None:
+    with migrated_postgresql() as url:
+        settings = {
+            "SESSION_AUTHORITY_DATABASE_URL": url,
+            "SESSION_AUTHORITY_AUDIT_LOG": "stdout",
+            "SESSION_AUTHORITY_PROCESSES": "2",
+        }
+        with running("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=settings) as it:
+            with SessionClient(it.address) as client:
+                made = [client.create("ada") for _ in range(20)]
+                for new in made:
+                    client.sign_out(new.token)
+            assert it.stop() == 0
+            told = [json.loads(line) for line in it.stdout.splitlines() if line.startswith("{")]
+    assert len(told) == 40
+    for new in made:
+        assert sorted(of_sessions(told)[new.session.session_id]) == [
+            "session-ended",
+            "session-established",
+        ]
+
+
+def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_path: Path) -> None:
+    """A pipe that is full from the beginning, as behind a log shipper that hangs."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    script = (
+        "import os, sys, asyncio\n"
+        "from session_authority_server.app import serving\n"
+        "from session_authority_server.config import Settings\n"
+        "from session_authority import AsyncSessionClient\n"
+        "async def main():\n"
+        "    settings = Settings(listen='127.0.0.1:0', audit_log='-')\n"
+        "    async with serving(settings, worker=True, insecure=False, standard_output=int(sys.argv[1])) as address:\n"
+        "        async with AsyncSessionClient(address) as client:\n"
+        "            for _ in range(50):\n"
+        "                await client.sign_out((await client.create('ada')).token)\n"
+        "    print('done')\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(writing)],
+        cwd=tmp_path,
+        pass_fds=(writing,),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(reading)
+    os.close(writing)
+    assert "done" in done.stdout, done.stderr
+    assert "could not be written at the end" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["missing/audit.jsonl", "."])
+def test_a_log_that_cant_be_written_is_told_at_the_start(path: str, tmp_path: Path) -> None:
+    done = run("serve", cwd=tmp_path, settings={"SESSION_AUTHORITY_AUDIT_LOG": path})
+    assert done.returncode == 1
+    assert "SESSION_AUTHORITY_AUDIT_LOG" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,137 @@
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+from uuid import UUID
+
+import pytest
+
+from session_authority_server.audit.lines import as_line
+from session_authority_server.domain.event import (
+    CredentialFault,
+    CredentialRejected,
+    Event,
+    KeyCreated,
+    KeyRevoked,
+    SessionEnded,
+    SessionEstablished,
+    SessionReauthenticated,
+    SessionsSwept,
+)
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
+from tests.acceptance.authority import a_session
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+SECONDS = 1768478400.0
+CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
+ID = UUID(int=7)
+SESSION, TOKEN = a_session("ada", NOON, created_by="key-1", user_agent="Firefox/143")
+ENDED = SessionEnded(ID, "ada", Ending(NOON, EndReason.LIMIT, InitiatingEntity.POLICY))
+EVENTS: list[Event] = [
+    SessionEstablished(SESSION),
+    ENDED,
+    SessionsSwept("ada", Sweep(NOON, InitiatingEntity.USER), kept=ID),
+    SessionReauthenticated(SESSION, NOON + timedelta(microseconds=1)),
+    CredentialRejected(ID, "ada", CredentialFault.SUPERSEDED, NOON),
+    KeyCreated("key-1", NOON),
+    KeyRevoked("key-1", NOON),
+]
+
+
+def told(event: Event, *, addresses: bool = False) -> dict[str, Any]:
+    line = as_line(event, addresses=addresses)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def test_every_event_has_a_line() -> None:
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
+    names = [told(event)["event"] for event in EVENTS]
+    assert names == [
+        "session-established",
+        "session-ended",
+        "sessions-swept",
+        "session-reauthenticated",
+        "credential-rejected",
+        "api-key-created",
+        "api-key-revoked",
+    ]
+
+
+def test_a_sign_in() -> None:
+    assert told(EVENTS[0]) == {
+        "event_timestamp": SECONDS,
+        "event": "session-established",
+        "event_type": CAEP + "session-established",
+        "session_id": str(SESSION.session_id),
+        "user_id": "ada",
+        "amr": ["pwd"],
+        "initiating_entity": "user",
+        "key_id": "key-1",
+    }
+
+
+def test_where_somebody_signed_in_from_is_told_where_it_is_asked_for() -> None:
+    line = told(EVENTS[0], addresses=True)
+    assert (line["ips"], line["user_agent"]) == (["203.0.113.7"], "Firefox/143")
+    for event in EVENTS:
+        assert b"203.0.113" not in as_line(event, addresses=False)
+        assert b"Firefox" not in as_line(event, addresses=False)
+
+
+@pytest.mark.parametrize("reason", list(EndReason))
+def test_an_ending(reason: EndReason) -> None:
+    ending = Ending(NOON, reason, InitiatingEntity.POLICY)
+    line = told(SessionEnded(ID, "ada", ending))
+    assert line.pop("reason_admin")["en"].endswith(".")
+    assert line == {
+        "event_timestamp": SECONDS,
+        "event": "session-ended",
+        "event_type": CAEP + "session-revoked",
+        "session_id": str(ID),
+        "user_id": "ada",
+        "initiating_entity": "policy",
+        "reason": reason.value,
+    }
+
+
+def test_a_sweep_of_one_user_and_one_of_everybody() -> None:
+    one = told(EVENTS[2])
+    assert (one["user_id"], one["kept_session_id"]) == ("ada", str(ID))
+    assert (one["event_type"], one["initiating_entity"]) == (CAEP + "session-revoked", "user")
+    everybody = told(SessionsSwept("", Sweep(NOON, InitiatingEntity.ADMIN), why="a leak"))
+    assert everybody["everybody"]
+    assert everybody["reason_admin"] == {"en": "a leak"}
+    assert not {"user_id", "kept_session_id"} & set(everybody)
+
+
+def test_changes_of_credentials() -> None:
+    for event, kind, change in (
+        (EVENTS[3], "session-token", "update"),
+        (EVENTS[5], "api-key", "create"),
+        (EVENTS[6], "api-key", "revoke"),
+    ):
+        line = told(event)
+        assert line["event_type"] == CAEP + "credential-change"
+        assert (line["credential_type"], line["change_type"]) == (kind, change)
+    assert told(EVENTS[3])["event_timestamp"] == SECONDS + 1e-6
+
+
+def test_no_token_and_no_hash_is_told_wherever_somebody_put_one() -> None:
+    session, token = a_session(TOKEN, NOON, user_agent=f"Mozilla ({TOKEN})")
+    for event in [*EVENTS, SessionEstablished(session), SessionEnded(ID, token, ENDED.ending)]:
+        line = as_line(event, addresses=True)
+        assert TOKEN[4:].encode() not in line
+        assert token[4:].encode() not in line
+        assert session.secret_hash.hex().encode() not in line
+
+
+def test_a_user_id_stays_within_its_line() -> None:
+    line = as_line(
+        SessionEnded(ID, '"},\n{"\u2028\u202e', ENDED.ending),
+        addresses=False,
+    )
+    assert line.isascii()
+    assert len(line.splitlines()) == 1
+    assert json.loads(line)["user_id"] == '"},\n{"\u2028\u202e'

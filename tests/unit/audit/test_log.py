@@ -1,0 +1,347 @@
+import errno
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+from prometheus_client import REGISTRY
+
+from session_authority_server.audit import log
+from session_authority_server.audit.log import QUEUE_LIMIT_EVENTS, REJECTIONS_A_SECOND, AuditLog
+from session_authority_server.audit.output import Descriptor, File
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.event import CredentialFault, CredentialRejected, SessionEnded
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.usecases.audit import EVENTS_AT_ONCE
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+PATIENCE_SECONDS = 10
+
+
+def ended(number: int) -> SessionEnded:
+    ending = Ending(NOON, EndReason.SIGNED_OUT, InitiatingEntity.USER)
+    return SessionEnded(UUID(int=number), "ada", ending)
+
+
+def rejected(fault: CredentialFault) -> CredentialRejected:
+    return CredentialRejected(UUID(int=1), "ada", fault, NOON)
+
+
+class Disk:
+    """An output that hangs or is full for as long as a test wants."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.free = threading.Event()
+        self.free.set()
+        self.asked = threading.Event()
+        self.full = False
+        self.closed = False
+
+    def write(self, lines: deque[bytes]) -> None:
+        self.asked.set()
+        self.free.wait()
+        while lines:
+            if self.full:
+                raise OSError(errno.ENOSPC, "no space left on device")
+            self.lines.append(json.loads(lines.popleft()))
+
+    def close(self) -> None:
+        self.closed = True
+
+    @property
+    def sessions(self) -> list[int]:
+        return [UUID(each["session_id"]).int for each in self.lines if "session_id" in each]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [each for each in self.lines if each["event"] == event]
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def wait_for(met: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not met():
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+
+
+def dropped() -> float:
+    return REGISTRY.get_sample_value("session_authority_audit_events_dropped_total") or 0
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def audit(disk: Disk) -> Iterator[AuditLog]:
+    audit = AuditLog(cast("File", disk), ManualClock(NOON))
+    yield audit
+    disk.full = False
+    disk.free.set()
+    audit.close()
+
+
+def test_events_are_written_in_the_order_in_which_they_came(audit: AuditLog, disk: Disk) -> None:
+    for number in range(0, 1_000, 2):
+        audit.record(ended(number), ended(number + 1))
+    audit.close()
+    assert disk.sessions == list(range(1_000))
+    assert disk.closed
+
+
+def test_a_stop_waits_for_what_is_yet_to_be_written(audit: AuditLog, disk: Disk) -> None:
+    disk.free.clear()
+    audit.record(*map(ended, range(100)))
+    threading.Timer(0.1, disk.free.set).start()
+    audit.close()
+    assert disk.sessions == list(range(100))
+
+
+def test_a_disk_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted_and_told(
+    audit: AuditLog, disk: Disk
+) -> None:
+    before = dropped()
+    disk.free.clear()
+    audit.record(ended(0))
+    assert disk.asked.wait(PATIENCE_SECONDS)
+    started = time.perf_counter()
+    audit.record(*map(ended, range(1, QUEUE_LIMIT_EVENTS + 43)))
+    assert time.perf_counter() - started < 1
+    assert dropped() - before == 42
+    disk.free.set()
+    wait_for(lambda: disk.of("events-dropped"))
+    assert disk.sessions == list(range(QUEUE_LIMIT_EVENTS + 1))
+    [told] = disk.of("events-dropped")
+    assert disk.lines[-1] is told
+    assert told["count"] == 42
+    assert told["since"] == NOON.timestamp()
+    audit.record(ended(7))
+    audit.close()
+    assert disk.sessions[-1] == 7, "it goes on"
+
+
+def test_a_full_disk_is_tried_again_until_there_is_room(
+    audit: AuditLog, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.full = True
+    audit.record(ended(1))
+    wait_for(lambda: caplog.records)
+    audit.record(ended(2))
+    time.sleep(2.5 * log.RETRY_SECONDS)
+    disk.full = False
+    wait_for(lambda: len(disk.lines) == 2)
+    assert disk.sessions == [1, 2]
+    assert [each.levelname for each in caplog.records] == ["ERROR", "WARNING"], (
+        "told once, and mended"
+    )
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "is full"])
+def test_a_stop_gives_up_in_time_on_a_disk_that(
+    trouble: str, audit: AuditLog, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = dropped()
+    if trouble == "hangs":
+        disk.free.clear()
+    else:
+        disk.full = True
+    audit.record(*map(ended, range(3)))
+    started = time.monotonic()
+    audit.close(0.1)
+    assert time.monotonic() - started < 2
+    assert dropped() - before == 3
+    assert "3 lines" in caplog.text
+
+
+def test_an_event_that_cant_be_told_stops_nothing(
+    audit: AuditLog, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit.record(cast("SessionEnded", "no event"))
+    wait_for(lambda: caplog.records)
+    audit.record(ended(1))
+    audit.close()
+    assert disk.sessions == [1]
+    caplog.clear()
+
+
+async def test_upkeep_waits_for_room_but_not_for_ever(
+    audit: AuditLog, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "ROOM_SECONDS", 0.05)
+    disk.free.clear()
+    audit.record(ended(0))
+    assert disk.asked.wait(PATIENCE_SECONDS)
+    audit.record(*map(ended, range(QUEUE_LIMIT_EVENTS - EVENTS_AT_ONCE)))
+    started = time.monotonic()
+    await audit.room()
+    assert time.monotonic() - started < 0.04
+    audit.record(ended(1))
+    started = time.monotonic()
+    await audit.room()
+    assert time.monotonic() - started >= 0.05
+
+
+@pytest.mark.parametrize("fault", [CredentialFault.FORGED, CredentialFault.SUPERSEDED])
+def test_of_a_flood_of_rejected_credentials_some_are_told_and_the_others_counted(
+    fault: CredentialFault, disk: Disk
+) -> None:
+    elapsed = Stopwatch()
+    audit = AuditLog(cast("File", disk), ManualClock(NOON), elapsed=elapsed)
+    for _ in range(1_000):
+        audit.record(rejected(fault))
+    audit.record(ended(5))
+    wait_for(lambda: disk.of("session-ended"))
+    assert len(disk.of("credential-rejected")) == REJECTIONS_A_SECOND
+    assert disk.of("credentials-rejected") == [], "not before the second is over"
+    elapsed.seconds = 1.0
+    wait_for(lambda: disk.of("credentials-rejected"))
+    audit.record(rejected(fault))
+    audit.close()
+    assert len(disk.of("credential-rejected")) == REJECTIONS_A_SECOND + 1, "a new second"
+    [told] = disk.of("credentials-rejected")
+    assert (told["count"], told["reason"]) == (1_000 - REJECTIONS_A_SECOND, fault.value)
+
+
+def test_a_flood_of_one_kind_hides_none_of_the_other(audit: AuditLog, disk: Disk) -> None:
+    for _ in range(1_000):
+        audit.record(rejected(CredentialFault.FORGED))
+    audit.record(rejected(CredentialFault.SUPERSEDED))
+    audit.close()
+    reasons = [each["reason"] for each in disk.of("credential-rejected")]
+    assert reasons.count("superseded") == 1
+    assert disk.of("credentials-rejected")[0]["count"] == 1_000 - REJECTIONS_A_SECOND
+
+
+def test_tokens_of_sessions_that_are_unknown_are_not_told(audit: AuditLog, disk: Disk) -> None:
+    for _ in range(100):
+        audit.record(rejected(CredentialFault.UNKNOWN))
+    audit.close()
+    assert disk.lines == []
+
+
+# Files
+
+
+def lines_of(path: Path) -> list[int]:
+    return [UUID(json.loads(line)["session_id"]).int for line in path.read_text().splitlines()]
+
+
+def test_a_file_is_its_owners_alone_and_is_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    for number in range(2):
+        audit = AuditLog(File(path), ManualClock(NOON))
+        audit.record(ended(number))
+        audit.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert lines_of(path) == [0, 1]
+
+
+@pytest.mark.parametrize("how", ["renamed", "removed", "renamed and made anew", "truncated"])
+def test_a_file_that_is_rotated_is_followed(how: str, tmp_path: Path) -> None:
+    path, old = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
+    audit = AuditLog(File(path), ManualClock(NOON))
+    audit.record(ended(1))
+    wait_for(lambda: path.read_bytes().endswith(b"\n"))
+    if how == "truncated":
+        old.write_bytes(path.read_bytes())
+        path.write_bytes(b"")
+    elif how == "removed":
+        path.unlink()
+    else:
+        path.rename(old)
+        if how == "renamed and made anew":
+            path.touch(0o640)
+    audit.record(ended(2))
+    audit.close()
+    assert lines_of(path) == [2]
+    if how != "removed":
+        assert lines_of(old) == [1]
+
+
+def test_processes_that_share_a_file_tear_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audits = [AuditLog(File(path), ManualClock(NOON)) for _ in range(4)]
+    for number in range(500):
+        for place, audit in enumerate(audits):
+            audit.record(ended(1_000 * place + number))
+    for audit in audits:
+        audit.close()
+    found = lines_of(path)
+    for place in range(4):
+        own = [number for number in found if number // 1_000 == place]
+        assert own == [1_000 * place + number for number in range(500)]
+
+
+def test_a_line_that_was_cut_short_is_written_once_more_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    file = File(path)
+    room = [70]  # bytes on the disk
+    write = os.write
+
+    def filling(descriptor: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        count = write(descriptor, data[: room[0]])
+        room[0] -= count
+        return count
+
+    monkeypatch.setattr(os, "write", filling)
+    lines = deque(
+        json.dumps({"number": number, "pad": "x" * 30}).encode() + b"\n" for number in range(3)
+    )
+    with pytest.raises(OSError, match="no space left"):
+        file.write(lines)
+    assert len(lines) == 2, "the first was written"
+    room[0] = 10_000
+    file.write(lines)
+    file.close()
+    whole, torn = [], []
+    for line in path.read_text().splitlines():
+        try:
+            whole.append(json.loads(line)["number"])
+        except ValueError:
+            torn.append(line)
+    assert whole == [0, 1, 2]
+    assert len(torn) == 1
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "missing" / "audit.jsonl"):
+        with pytest.raises(OSError):
+            File(path)
+
+
+def test_standard_output_is_written_in_pieces_that_a_pipe_keeps_together() -> None:
+    reading, writing = os.pipe()
+    audit = AuditLog(Descriptor(writing), ManualClock(NOON))
+    audit.record(*map(ended, range(100)))
+    audit.close()
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        found = [UUID(json.loads(line)["session_id"]).int for line in pipe]
+    assert found == list(range(100))
+
+
+@pytest.fixture(autouse=True)
+def told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)

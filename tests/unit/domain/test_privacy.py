@@ -1,0 +1,46 @@
+import pytest
+
+from session_authority_server.domain.device import Device, DeviceType
+from session_authority_server.domain.privacy import KeepAddresses, erased, family, kept_address
+from tests.contract.engines import a_session
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("203.0.113.77", "203.0.113.0"),
+        ("203.0.113.0", "203.0.113.0"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1::"),
+        ("2001:db8::1", "2001:db8::"),
+        ("::ffff:203.0.113.77", "203.0.113.0"),
+        ("::1", "::"),
+    ],
+)
+def test_of_an_address_the_network_is_kept(address: str, kept: str) -> None:
+    assert kept_address(address, KeepAddresses.TRUNCATED) == kept
+    assert kept_address(kept, KeepAddresses.TRUNCATED) == kept, "which it is for ever"
+    assert kept_address(address, KeepAddresses.NONE) is None
+    assert kept_address(address, KeepAddresses.FULL) == address
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+@pytest.mark.parametrize("keep", list(KeepAddresses))
+def test_of_no_address_nothing_is_kept(nothing: str | None, keep: KeepAddresses) -> None:
+    assert kept_address(nothing, keep) == nothing
+
+
+@pytest.mark.parametrize("wrong", ["203.0.113.77:80", "fe80::1%eth0", "localhost", "1.2.3"])
+@pytest.mark.parametrize("keep", list(KeepAddresses))
+def test_what_is_no_address_is_left_for_others_to_refuse(wrong: str, keep: KeepAddresses) -> None:
+    assert kept_address(wrong, keep) == wrong
+
+
+def test_a_family_has_no_versions() -> None:
+    device = Device("Firefox", "143.0", "Windows", "11", DeviceType.DESKTOP)
+    assert family(device) == Device("Firefox", "", "Windows", "", DeviceType.DESKTOP)
+    assert family(device).display_name == device.display_name
+
+
+def test_of_an_erased_session_the_family_remains() -> None:
+    left = erased(a_session())
+    assert (left.ip_address, left.last_ip_address, left.user_agent) == (None, None, "")
