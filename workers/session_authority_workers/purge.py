@@ -9,6 +9,8 @@ from session_authority_workers.pace import Pace, Stride
 
 # For how long an erased user's hash shuts out what was begun before: no sign-in is under way for longer.
 ERASURES_KEPT = timedelta(days=30)
+# However short the history: the worker is to find, and tell, that a session expired before its row goes.
+LEAST_RETENTION = timedelta(minutes=5)
 
 
 class Purge:
@@ -64,7 +66,7 @@ class Purge:
         return total
 
     def _cutoff(self) -> datetime:
-        return self._clock.now() - self._policy.history_retention
+        return self._clock.now() - max(self._policy.history_retention, LEAST_RETENTION)
 
     def _made_before(self) -> datetime:
         """Return before when those were made that expired so long ago, and did not end any earlier."""

@@ -1,11 +1,12 @@
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, get_args
 from uuid import UUID
 
 import pytest
 
-from session_authority_server.audit.lines import as_line
+from session_authority_server.audit.lines import DROPPED, as_line, counted
 from session_authority_server.domain.event import (
     CredentialFault,
     CredentialRejected,
@@ -135,3 +136,11 @@ def test_a_user_id_stays_within_its_line() -> None:
     assert line.isascii()
     assert len(line.splitlines()) == 1
     assert json.loads(line)["user_id"] == '"},\n{"\u2028\u202e'
+
+
+def test_the_documentation_shows_a_line_of_each_kind_as_it_is_written() -> None:
+    lines = [as_line(event, addresses=False) for event in EVENTS]
+    lines += [counted(why, 2, NOON, NOON) for why in ("forged", DROPPED)]
+    shown = Path("docs/audit.md").read_text().partition("```json\n")[2].partition("```")[0]
+    written = {each["event"]: list(each) for each in map(json.loads, lines)}
+    assert {each["event"]: list(each) for each in map(json.loads, shown.splitlines())} == written

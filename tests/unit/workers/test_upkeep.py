@@ -22,7 +22,7 @@ from session_authority_server.store.protocol import PendingErasure, Transaction,
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
-from session_authority_workers.purge import Purge
+from session_authority_workers.purge import LEAST_RETENTION, Purge
 from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
 
 QUICK = Pace(batch=3, largest_batch=3, largest_look=3, pause_share=0)
@@ -241,6 +241,17 @@ async def test_history_older_than_the_retention_goes_and_no_younger(
     left = await engine.sessions.read_sessions(ids(sessions))
     assert set(left) == set(ids(sessions[4:]))  # the fifth ended exactly then
     assert await purge() == 0
+
+
+async def test_without_a_history_what_expired_stays_until_it_can_have_been_told(
+    engine: Engine, clock: ManualClock
+) -> None:
+    await engine.add(a_session(lifetime=MINUTE))
+    purge = Purge(engine.upkeep, clock, Policy(history_retention=timedelta(0)), QUICK)
+    clock.advance(MINUTE + LEAST_RETENTION)
+    assert await purge() == 0
+    clock.advance(SECOND)
+    assert await purge() == 1
 
 
 async def test_repeatable_calls_whose_window_closed_go_too(
