@@ -359,7 +359,7 @@ async def serving(
                 "--insecure: no API key is asked for, and anybody who gets here may do everything"
             )
         else:
-            await _make_first_key(settings, keys, clock, show_key)
+            await _make_first_key(settings, keys, clock, audit, show_key)
             await keyring.refresh()
             for ever in (keyring.keep_current(), keyring.keep_uses_written()):
                 stack.callback(asyncio.create_task(ever).cancel)
@@ -432,7 +432,11 @@ def _key_store(
 
 
 async def _make_first_key(
-    settings: Settings, keys: SqlKeyStore, clock: Clock, show_key: Callable[[str], None]
+    settings: Settings,
+    keys: SqlKeyStore,
+    clock: Clock,
+    audit: Audit,
+    show_key: Callable[[str], None],
 ) -> None:
     """Where there has never been a key, make one for development beside a SQLite file, and else ask for one."""
     if await keys.read_keys():
@@ -444,7 +448,7 @@ async def _make_first_key(
         )
         return
     try:
-        key = await development_key.make(path, keys, clock.now())
+        key = await development_key.make(path, keys, clock.now(), audit)
     except OSError as error:
         raise CannotStart(
             f"the development key {development_key.key_file(path)} can't be written: {error.strerror}"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from session_authority_server.config import ENV_PREFIX, Settings
 from session_authority_server.domain.api_key import Permission, issue
+from session_authority_server.domain.event import KeyCreated
 from session_authority_server.store.protocol import KeyStore
+from session_authority_server.usecases.audit import NOWHERE, Audit
 
 VARIABLE = f"{ENV_PREFIX}API_KEY"
 _NAME = "development"
@@ -22,8 +24,8 @@ def key_file(database: Path) -> Path:
     return file.with_name(file.name + ".key")
 
 
-async def make(database: Path, store: KeyStore, now: datetime) -> str:
-    """Make the development key and return it.
+async def make(database: Path, store: KeyStore, now: datetime, audit: Audit = NOWHERE) -> str:
+    """Make the development key, tell the audit log so, and return it.
 
     Raises:
         OSError: If its file can't be written.
@@ -33,6 +35,7 @@ async def make(database: Path, store: KeyStore, now: datetime) -> str:
     # The file first: whoever dies in between leaves no key that nobody has, and the next one makes both.
     _write(key_file(database), presented)
     await store.add_key(key)
+    audit.record(KeyCreated(str(key.key_id), now))
     return presented
 
 

@@ -1,26 +1,50 @@
 """What the audit log says of what happened: each thing once, in order, and nothing that did not happen."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import UUID
 
 import grpc
 import pytest
 
 from session_authority import AsyncSessionClient, SessionNotLive, Unavailable
+from session_authority.v1 import session_admin_service_pb2 as admin_pb
+from session_authority.v1 import session_admin_service_pb2_grpc
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.token import Token
 from session_authority_server.store.transaction import SqlTransaction
-from tests.acceptance.authority import NOON, Authority
+from tests.acceptance.authority import (
+    NOON,
+    Authority,
+    a_session,
+    insert_sessions,
+    running_authority,
+)
 
 Line = dict[str, Any]
+Admin: TypeAlias = "session_admin_service_pb2_grpc.SessionAdminServiceAsyncStub"
 
 
 @pytest.fixture
 def policy() -> Policy:
     return Policy(session_limit=3)
+
+
+@pytest.fixture
+async def admin(authority: Authority) -> AsyncIterator[Admin]:
+    async with grpc.aio.insecure_channel(authority.address) as channel:
+        yield session_admin_service_pb2_grpc.SessionAdminServiceStub(channel)
+
+
+def why(line: Line) -> str | None:
+    """Return the reason that a line gives to people."""
+    reason: str | None = line.get("reason_admin", {}).get("en")
+    return reason
 
 
 def said(lines: list[Line], session_id: str) -> list[str]:
@@ -121,6 +145,29 @@ async def test_a_token_that_was_replaced_is_told_and_so_is_its_use(
     assert {line["user_id"] for line in lines} == {"ada"}
 
 
+async def test_a_session_that_policy_ends_for_the_use_of_a_replaced_token_is_told_to_end_once(
+    tmp_path: Path,
+) -> None:
+    policy = Policy(superseded_use=SupersededUse.END_SESSION)
+    async with running_authority(tmp_path, policy) as authority:
+        client = authority.client
+        new = await client.create("ada")
+        renewed = await client.reauthenticate(new.token)
+        authority.pass_time(minutes=1)
+        for _ in range(2):
+            assert not await client.validate(new.token)
+        assert not await client.validate(renewed.token)
+        lines = authority.audited()
+    assert said(lines, new.session.session_id) == [
+        "session-established",
+        "session-reauthenticated",
+        "credential-rejected superseded",
+        "session-ended revoked",
+        "credential-rejected superseded",
+    ]
+    assert lines[3]["initiating_entity"] == "policy"
+
+
 async def test_a_forged_secret_is_told_and_what_is_merely_over_or_unknown_is_not(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
@@ -163,6 +210,102 @@ async def test_nothing_is_told_of_what_failed(
     assert await client.validate(new.token)
     lines = authority.audited()
     assert [line["event"] for line in lines] == ["session-established"]
+
+
+# What operators do
+
+
+async def test_each_ending_by_an_operator_is_told_once_and_why(
+    authority: Authority, client: AsyncSessionClient, admin: Admin
+) -> None:
+    hers, his = await client.create("ada"), await client.create("bob")
+    by_id, by_token = await client.create("cid"), await client.create("cid")
+    made, made_token = a_session("eve", NOON, created_by="stolen")
+    spared, spared_token = a_session("eve", NOON, created_by="other")
+    await insert_sessions(authority.database, [made, spared])
+    for _ in range(2):
+        for target in (
+            admin_pb.RevokeOneSessionRequest(session_id=by_id.session.session_id, reason="by id"),
+            admin_pb.RevokeOneSessionRequest(session_token=by_token.token.reveal()),
+        ):
+            await admin.RevokeOneSession(target)
+        await admin.RevokeKeySessions(
+            admin_pb.RevokeKeySessionsRequest(created_by_key="stolen", reason="a leak")
+        )
+    assert not await client.validate(made_token)
+    assert await client.validate(spared_token)
+    await admin.RevokeUserSessions(
+        admin_pb.RevokeUserSessionsRequest(user_id="ada", reason="lost laptop")
+    )
+    for _ in range(2):
+        await authority.expire()()
+    await admin.RevokeAllSessions(admin_pb.RevokeAllSessionsRequest(reason="breach"))
+    authority.pass_time(minutes=2)
+    for _ in range(2):
+        await authority.expire()()
+
+    lines = authority.audited()
+    established = ["session-established"]
+    for session_id, before in (
+        *((each.session.session_id, established) for each in (hers, his, by_id, by_token)),
+        *((str(each.session_id), []) for each in (made, spared)),
+    ):
+        assert said(lines, session_id) == [*before, "session-ended revoked"]
+    ended = {line["session_id"]: line for line in lines if line["event"] == "session-ended"}
+    assert {line["initiating_entity"] for line in ended.values()} == {"admin"}
+    assert ended[by_id.session.session_id]["reason_admin"] == {"en": "by id"}
+    assert ended[by_token.session.session_id]["reason_admin"] == {"en": "The session was revoked."}
+    assert ended[str(made.session_id)]["reason_admin"] == {"en": "a leak"}
+    assert [
+        (line.get("user_id"), line.get("everybody"), line["initiating_entity"], why(line))
+        for line in lines
+        if line["event"] == "sessions-swept"
+    ] == [("ada", None, "admin", "lost laptop"), (None, True, "admin", "breach")]
+
+
+async def test_that_a_user_was_erased_is_told_and_by_whom(
+    authority: Authority, client: AsyncSessionClient, admin: Admin
+) -> None:
+    new = await client.create("ada")
+    await client.create("bob")
+    assert (await admin.EraseUser(admin_pb.EraseUserRequest(user_id="ada"))).complete
+    await authority.expire()()
+    *_, erased = authority.audited()
+    assert (erased["event"], erased["user_id"]) == ("sessions-swept", "ada")
+    assert (erased["initiating_entity"], why(erased)) == ("admin", "The user was erased.")
+    assert said(authority.audited(), new.session.session_id) == ["session-established"]
+
+
+async def test_nothing_is_told_of_what_an_operator_did_in_vain(
+    authority: Authority,
+    client: AsyncSessionClient,
+    admin: Admin,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    new = await client.create("ada")
+    _, forged = a_session("ada", NOON)
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("writing")
+
+    for nothing in (
+        admin_pb.RevokeOneSessionRequest(session_id=str(UUID(int=7))),
+        admin_pb.RevokeOneSessionRequest(session_token=forged),
+    ):
+        await admin.RevokeOneSession(nothing)
+    with monkeypatch.context() as broken:
+        for method in ("end_session", "sweep_everybody", "begin_erasure"):
+            broken.setattr(SqlTransaction, method, fail)
+        session_id = new.session.session_id
+        for call in (
+            admin.RevokeOneSession(admin_pb.RevokeOneSessionRequest(session_id=session_id)),
+            admin.RevokeAllSessions(admin_pb.RevokeAllSessionsRequest()),
+            admin.EraseUser(admin_pb.EraseUserRequest(user_id="ada")),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+    assert await client.validate(new.token)
+    assert [line["event"] for line in authority.audited()] == ["session-established"]
 
 
 async def test_a_validation_is_not_told(authority: Authority, client: AsyncSessionClient) -> None:

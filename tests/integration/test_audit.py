@@ -130,7 +130,8 @@ def test_several_processes_tell_on_the_standard_output_of_their_parent(tmp_path:
             "SESSION_AUTHORITY_AUDIT_LOG": "stdout",
             "SESSION_AUTHORITY_PROCESSES": "2",
         }
-        with running("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=settings) as it:
+        command = ("serve", "--listen", "127.0.0.1:0", "--insecure")
+        with running(*command, cwd=tmp_path, settings=settings) as it:
             with SessionClient(it.address) as client:
                 made = [client.create("ada") for _ in range(20)]
                 for new in made:
@@ -160,7 +161,7 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
         "from session_authority import AsyncSessionClient\n"
         "async def main():\n"
         "    settings = Settings(listen='127.0.0.1:0', audit_log='-')\n"
-        "    async with serving(settings, worker=True, insecure=False, standard_output=int(sys.argv[1])) as address:\n"
+        "    async with serving(settings, worker=True, insecure=True, standard_output=int(sys.argv[1])) as address:\n"
         "        async with AsyncSessionClient(address) as client:\n"
         "            for _ in range(50):\n"
         "                await client.sign_out((await client.create('ada')).token)\n"
@@ -180,6 +181,35 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
     os.close(writing)
     assert "done" in done.stdout, done.stderr
     assert "could not be written at the end" in done.stderr
+
+
+def test_keys_are_told_and_a_new_one_stands_alone_on_standard_output(tmp_path: Path) -> None:
+    def keys(*arguments: str, log: str = "audit.jsonl") -> subprocess.CompletedProcess[str]:
+        done = run("keys", *arguments, cwd=tmp_path, settings={"SESSION_AUTHORITY_AUDIT_LOG": log})
+        assert done.returncode == 0, done.stderr
+        return done
+
+    with serving(tmp_path, settings=LOG, asking_for_keys=True) as server:
+        create = ("create", "shop", "--permission", "create")
+        made = [keys(*create).stdout]
+        ids = {each["name"]: each["key_id"] for each in json.loads(keys("list", "--json").stdout)}
+        made.append(keys("rotate", ids["shop"]).stdout)
+        for _ in range(2):
+            keys("revoke", ids["shop"])
+        beside = keys(*create, log="-")
+        assert server.stop() == 0
+    content = (tmp_path / "audit.jsonl").read_text()
+    told = [(line["event"], line["key_id"]) for line in lines_of(tmp_path / "audit.jsonl")]
+    assert told[:2] == [
+        ("api-key-created", ids["development"]),
+        ("api-key-created", ids["shop"]),
+    ]
+    assert [event for event, _ in told[2:]] == ["api-key-created", "api-key-revoked"]
+    assert told[3][1] == ids["shop"] != told[2][1]
+    assert not [key for key in made if key[4:].strip() in content]
+    assert beside.stdout.startswith("sak_")
+    assert len(beside.stdout.splitlines()) == 1
+    assert '"api-key-created"' in beside.stderr
 
 
 @pytest.mark.parametrize("path", ["missing/audit.jsonl", "."])

@@ -5,6 +5,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.store.protocol import UpkeepStore
 from session_authority_workers.expire import Progress
+from session_authority_workers.purge import LEAST_RETENTION
 
 
 class Partition:
@@ -47,6 +48,6 @@ class Partition:
 
     async def _over(self) -> Sequence[str]:
         now = self._clock.now()
-        kept = self._policy.history_retention
+        kept = max(self._policy.history_retention, LEAST_RETENTION)
         made_before = now - self._policy.absolute_lifetime - kept
         return await self._store.partitions_over(made_before, now - kept)

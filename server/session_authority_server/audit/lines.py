@@ -77,13 +77,17 @@ def _say(event: Event) -> Said:
 @_say.register
 def _established(event: SessionEstablished) -> Said:
     session = event.session
-    said = {
+    said: Said = {
         "event": "session-established",
         "event_type": _ESTABLISHED,
         **_of_session(session),
         "initiating_entity": InitiatingEntity.USER.value,
     }
-    return said | {"key_id": session.created_by} if session.created_by else said
+    if session.actor_id:
+        said["actor_id"] = session.actor_id
+    if session.created_by:
+        said["key_id"] = session.created_by
+    return said
 
 
 @_say.register

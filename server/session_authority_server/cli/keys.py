@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from session_authority_server.app import opened
+from session_authority_server.app import auditing, opened
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.api_key import LONGEST_LIFETIME, ApiKey, Permission
@@ -29,6 +29,7 @@ from session_authority_server.usecases.api_keys import (
 Command = TypeVar("Command", bound=Callable[..., None])
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _WIDE_COLUMNS = 200
+_STANDARD_ERROR = 2
 
 
 def _span(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
@@ -194,8 +195,9 @@ def _run(context: click.Context, database_url: str | None, work: Callable[[ApiKe
 
 @asynccontextmanager
 async def _api_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
-    async with opened(settings) as database:
-        yield ApiKeys(SqlKeyStore(database), SystemClock())
+    # Where standard output is asked for, beside it: that is a new key's alone.
+    async with auditing(settings, _STANDARD_ERROR) as audit, opened(settings) as database:
+        yield ApiKeys(SqlKeyStore(database), SystemClock(), audit)
 
 
 def _show_new(key: ApiKey, presented: str) -> None:

@@ -4,7 +4,9 @@ from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, issue
 from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.event import KeyCreated, KeyRevoked
 from session_authority_server.store.protocol import KeyStore
+from session_authority_server.usecases.audit import NOWHERE, Audit
 
 KEY_LIMIT = 1_000
 
@@ -35,9 +37,10 @@ class KeyIsOver(Exception):
 class ApiKeys:
     """What an operator does about API keys. Every server follows within a second."""
 
-    def __init__(self, store: KeyStore, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, clock: Clock, audit: Audit = NOWHERE) -> None:
         self._store = store
         self._clock = clock
+        self._audit = audit
 
     async def list(self) -> Sequence[ApiKey]:
         """Return every key there is or was, the oldest first.
@@ -62,6 +65,7 @@ class ApiKeys:
         if sum(each.state(now) is KeyState.ACTIVE for each in kept) >= KEY_LIMIT:
             raise TooManyKeys
         await self._store.add_key(key)
+        self._audit.record(KeyCreated(str(key.key_id), now))
         return key, presented
 
     async def rotate(
@@ -83,6 +87,7 @@ class ApiKeys:
         key, presented = issue(old.name, old.permissions, now, lifetime)
         if not await self._store.expire_key(key_id, now + overlap, now, key):
             raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
+        self._audit.record(KeyCreated(str(key.key_id), now))
         return key, presented
 
     async def expire(self, key_id: UUID, within: timedelta) -> ApiKey:
@@ -105,7 +110,9 @@ class ApiKeys:
             NoSuchKey: If there is no such key.
         """
         await self._find(key_id)
-        await self._store.revoke_key(key_id, self._clock.now())
+        now = self._clock.now()
+        if await self._store.revoke_key(key_id, now):
+            self._audit.record(KeyRevoked(str(key_id), now))
         return await self._find(key_id)
 
     async def _find(self, key_id: UUID) -> ApiKey:

@@ -73,6 +73,18 @@ def test_a_sign_in() -> None:
     }
 
 
+def test_who_signed_in_as_somebody_else() -> None:
+    session, _ = a_session("ada", NOON, actor_id="support-7")
+    assert told(SessionEstablished(session))["actor_id"] == "support-7"
+
+
+def test_what_an_operator_ended_is_told_with_the_reason_that_was_given() -> None:
+    ending = Ending(NOON, EndReason.REVOKED, InitiatingEntity.ADMIN)
+    line = told(SessionEnded(ID, "ada", ending, f"stolen {TOKEN}"))
+    assert line["reason_admin"]["en"].startswith("stolen ")
+    assert TOKEN[4:] not in line["reason_admin"]["en"]
+
+
 def test_where_somebody_signed_in_from_is_told_where_it_is_asked_for() -> None:
     line = told(EVENTS[0], addresses=True)
     assert (line["ips"], line["user_agent"]) == (["203.0.113.7"], "Firefox/143")
