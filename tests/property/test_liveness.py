@@ -206,14 +206,14 @@ async def run_worker(
     engine: Engine, held: dict[UUID, Session], found_before: set[UUID], now: datetime, limit: int
 ) -> set[UUID]:
     """Let the worker do all that is due, compare what it says it did with the domain, and return that."""
-    ended: dict[UUID, EndReason] = {}
+    ended: dict[UUID, Ending] = {}
 
     def note(some: object) -> None:
         for each in some:  # type: ignore[attr-defined]
             assert each.session_id not in ended
             assert each.session_id not in found_before
             assert each.user_id == held[each.session_id].user_id
-            ended[each.session_id] = each.reason
+            ended[each.session_id] = each.ending
 
     while (batch := await engine.upkeep.end_overdue(now, limit, named=True)).examined:
         note(batch.ended)
@@ -227,10 +227,8 @@ async def run_worker(
             if after is None:
                 break
     # Nothing that lives, nothing twice, and nothing forgotten.
-    for session_id, reason in ended.items():
-        ending = ending_of(held[session_id], now)
-        assert ending is not None
-        assert ending.reason is reason
+    for session_id, ending in ended.items():
+        assert ending == ending_of(held[session_id], now)
     already = {session_id for session_id in held if held[session_id].ending is not None}
     assert already.isdisjoint(ended)
     dead = {session_id for session_id in held if not is_live(held[session_id], now)}
