@@ -66,7 +66,7 @@ class CannotCheck(click.ClickException):
     multiple=True,
     type=click.Choice([each.id for each in REQUIREMENTS]),
     metavar="ID",
-    help="A requirement from which you deviate, with a justification of your own; once for each.",
+    help="Don't count a requirement from which you deviate with a justification of your own; once for each.",
 )
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object, for programs.")

@@ -47,7 +47,7 @@ def test_by_default_the_least_levels_are_asked_for_and_90_days_are_justified() -
         ),
     ],
 )
-def test_more_is_asked_for_at_higher_levels(demand: dict[str, int], failing: set[str]) -> None:
+def test_more_is_asked_for_at_higher_levels(demand: dict[str, Any], failing: set[str]) -> None:
     report = assess(DEFAULTS, Demand(**demand))
     assert {each.requirement.id for each in report.judged if each.fails} == failing
     assert report.status is Status.NOT_MET
