@@ -1,10 +1,12 @@
 """`session-authority check` as an operator and a CI run it, on both engines."""
 
+import asyncio
 import json
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,12 @@ import psycopg
 import pytest
 
 from session_authority import SessionClient
+from session_authority_server.domain.api_key import Permission
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store import schema
+from session_authority_server.store.database import Database
+from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.usecases.api_keys import ApiKeys
 from tests import postgresql
 from tests.integration.program import run, serving
 from tests.postgresql import Cluster
@@ -190,16 +198,21 @@ def url(durable: Cluster, tmp_path: Path) -> Iterator[str]:
     name = f"check_{tmp_path.name.replace('-', '_')}"[:60].lower()
     durable.psql(f'CREATE DATABASE "{name}"')
     url = durable.url(name)
-    assert run("migrate", cwd=tmp_path, settings=of(url)).returncode == 0
-    for permission in ("create", "manage", "terminate"):
-        made = run(
-            *("keys", "create", permission, "--permission", permission, "--expires-in", "90d"),
-            cwd=tmp_path,
-            settings=of(url),
-        )
-        assert made.returncode == 0
+    asyncio.run(_furnish(url, Permission.CREATE, Permission.MANAGE, Permission.TERMINATE))
     yield url
     durable.psql(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+async def _furnish(url: str, *permissions: Permission) -> None:
+    """Make the schema, and a key for each permission that expires in 90 days."""
+    database = Database.postgresql(url)
+    try:
+        await schema.migrate(database)
+        api_keys = ApiKeys(SqlKeyStore(database), SystemClock())
+        for each in permissions:
+            await api_keys.create(each.value, frozenset([each]), timedelta(days=90))
+    finally:
+        await database.close()
 
 
 def test_a_durable_database_without_a_standby_is_good_with_a_warning(
@@ -230,7 +243,7 @@ def test_what_a_commit_waits_for_is_that_of_the_authoritys_own_connections(
 
 def test_a_server_that_does_not_write_to_its_disk_is_not_met(tmp_path: Path) -> None:
     with postgresql.fresh_database() as careless:
-        assert run("migrate", cwd=tmp_path, settings=of(careless)).returncode == 0
+        asyncio.run(_furnish(careless))
         said = report(tmp_path, settings=of(careless), status=1)
     assert verdicts(said)["7.4.1"] == "not_met"
     assert {"not-durable", "no-keys"} <= warnings(said)

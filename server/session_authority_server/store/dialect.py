@@ -212,8 +212,8 @@ class Sqlite:
 
         @event.listens_for(engine.sync_engine, "begin")
         def wait_before_reading(connection: Any) -> None:
-            # So that no transaction works on what another changes meanwhile.
-            connection.exec_driver_sql("BEGIN" if self.read_only else "BEGIN IMMEDIATE")
+            # So that no transaction works on what another changes meanwhile. Who can only read takes no lock by it.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
 
