@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from session_authority import SessionClient
+from session_authority_server import development_key
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store import schema
@@ -71,6 +72,17 @@ def of(url: str) -> dict[str, str]:
 # On SQLite
 
 
+async def _begin(path: Path) -> None:
+    """Leave what the first server of a file leaves."""
+    path.touch(mode=0o600)
+    database = Database.sqlite(path)
+    try:
+        await schema.migrate(database)
+        await development_key.make(path, SqlKeyStore(database), SystemClock().now())
+    finally:
+        await database.close()
+
+
 def test_beside_a_running_server_it_tells_all_and_disturbs_nothing(tmp_path: Path) -> None:
     with serving(tmp_path, asking_for_keys=True) as server:
         key = (tmp_path / f"{FILE}.key").read_text().strip()
@@ -98,9 +110,9 @@ def test_after_a_crash_it_reads_what_the_server_left(tmp_path: Path) -> None:
 
 
 def test_people_get_a_table_with_every_requirement_and_the_justification(tmp_path: Path) -> None:
-    with serving(tmp_path, asking_for_keys=True):
-        said = report(tmp_path)
-        shown = check(tmp_path).stdout
+    asyncio.run(_begin(tmp_path / FILE))
+    said = report(tmp_path)
+    shown = check(tmp_path).stdout
     for each in said["requirements"]:
         assert f" {each['id']} " in shown
     assert "ABSOLUTE_LIFETIME_SECONDS" in shown
@@ -111,8 +123,7 @@ def test_people_get_a_table_with_every_requirement_and_the_justification(tmp_pat
 
 
 def test_the_status_follows_what_is_required(tmp_path: Path) -> None:
-    with serving(tmp_path, asking_for_keys=True):
-        pass
+    asyncio.run(_begin(tmp_path / FILE))
     strict_policy = {
         "SESSION_AUTHORITY_ABSOLUTE_LIFETIME_SECONDS": "43200",
         "SESSION_AUTHORITY_IDLE_TIMEOUT_SECONDS": "900",
@@ -133,14 +144,14 @@ def test_the_status_follows_what_is_required(tmp_path: Path) -> None:
 
 
 def test_files_that_others_can_read_are_named(tmp_path: Path) -> None:
-    with serving(tmp_path, asking_for_keys=True):
-        pass
+    asyncio.run(_begin(tmp_path / FILE))
     assert "open-file" not in warnings(report(tmp_path))
     for name in (FILE, f"{FILE}.key"):
         (tmp_path / name).chmod(0o644)
     said = report(tmp_path)
     named = {each["about"] for each in said["warnings"] if each["name"] == "open-file"}
-    assert {Path(each).name for each in named} == {FILE, f"{FILE}.key"}
+    # With the files that SQLite makes beside it, which take after it.
+    assert {Path(each).name for each in named} >= {FILE, f"{FILE}.key"}
 
 
 def test_a_schema_that_is_behind_is_told_with_what_could_be_judged(tmp_path: Path) -> None:
