@@ -257,16 +257,17 @@ def soak(seconds: int) -> None:
 def _examples(residents: Residents) -> Iterator[tuple[Rpc, bytes]]:
     """Give calls without end: some made by Hypothesis, which is slow, and each varied by some flips."""
     chance = random.Random()
+    made: list[tuple[Rpc, bytes]] = []
+
+    @settings(
+        max_examples=200, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(st.lists(any_call(residents.known), min_size=5, max_size=5))
+    def gather(calls: list[tuple[Rpc, bytes]]) -> None:
+        made.extend(calls)
+
     while True:
-        made: list[tuple[Rpc, bytes]] = []
-
-        @settings(
-            max_examples=200, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-        )
-        @given(st.lists(any_call(residents.known), min_size=5, max_size=5))
-        def gather(calls: list[tuple[Rpc, bytes]], made: Any = made) -> None:
-            made += calls
-
+        made.clear()
         gather()
         for rpc, body in made:
             yield rpc, body
