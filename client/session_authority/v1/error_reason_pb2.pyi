@@ -26,7 +26,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Never sent by the authority."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT. The request breaks a documented limit or form; `google.rpc.BadRequest` names each
-    field and says how to mend it. Sending it again unchanged fails again.
+    field, 8 at most, and says how to mend it. Sending it again unchanged fails again.
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT. The request's bytes are no message of the expected type."""
@@ -113,7 +113,7 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent by the authority."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT. The request breaks a documented limit or form; `google.rpc.BadRequest` names each
-field and says how to mend it. Sending it again unchanged fails again.
+field, 8 at most, and says how to mend it. Sending it again unchanged fails again.
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. The request's bytes are no message of the expected type."""

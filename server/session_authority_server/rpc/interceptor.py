@@ -19,6 +19,7 @@ from session_authority_server.rpc.error_table import (
     ServerOverloaded,
     Unforeseen,
 )
+from session_authority_server.rpc.even_time import even_time
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 
 DEADLINE_SECONDS = 5.0
@@ -192,7 +193,7 @@ def _answering(
     async def call(request: Message | AuthorityError, context: Context) -> Any:
         if in_flight.calls >= in_flight.limit:  # reached while this one's request was waited for
             return await refuse(request, context)
-        started = time.perf_counter()
+        started, end_of_period = time.perf_counter(), even_time()
         in_flight.calls += 1
         try:
             if rejected is not None:
@@ -201,9 +202,10 @@ def _answering(
                 error = request
             else:
                 return await _in_time(behavior(request, context), context.time_remaining())
+        except SessionNotLive as raised:
+            await _counted(rejected, end_of_period())
+            error = raised
         except AuthorityError as raised:
-            if rejected is not None and isinstance(raised, SessionNotLive):
-                rejected.count()
             error = raised
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
             _log.exception("unforeseen failure", method=method)
@@ -217,6 +219,12 @@ def _answering(
         return await _abort(context, method, error)
 
     return call
+
+
+async def _counted(rejected: RejectedTokens | None, end_of_period: Awaitable[None]) -> None:
+    if rejected is not None:
+        rejected.count()
+    await end_of_period
 
 
 def _in_time(answer: Awaitable[Any], remaining_seconds: float | None) -> Awaitable[Any]:

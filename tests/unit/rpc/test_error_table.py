@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -130,3 +131,18 @@ def test_limits_are_told_as_numbers() -> None:
 
 def test_a_missing_permission_is_named() -> None:
     assert _details(errors.PermissionMissing("create"))[0].metadata == {"permission": "create"}
+
+
+def test_an_answer_is_never_larger_than_what_callers_take() -> None:
+    worst = Violation(
+        f"attributes[{'é' * 32}]", "has a control character in the key or a null " * 3
+    )
+    for count in (1, 8, 9, 1_000):
+        told = answer(InvalidRequest([worst] * count))
+        _, bad_request, _ = _details(InvalidRequest([worst] * count))
+        size = len(quote(told.message)) + sum(
+            len(key) + len(value) * 4 / 3 for key, value in told.trailing_metadata
+        )
+        assert size < 8 * 1024
+        assert len(bad_request.field_violations) == min(count, 8)
+    assert told.message.endswith("; and 992 more")
