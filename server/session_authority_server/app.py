@@ -31,6 +31,7 @@ from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.metrics import SUPERSEDED_TOKENS
+from session_authority_server.rpc import accepting
 from session_authority_server.rpc.authentication import Authentication, anybody
 from session_authority_server.rpc.certificates import (
     CertificateFiles,
@@ -85,11 +86,19 @@ _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
 PENDING_CALLS = 64
 PENDING_CALLS_LIMIT = 96
 STREAMS_OF_A_CONNECTION = 48  # less than may wait, so that a single client is never refused
+_ACCEPT_LOOP_SECONDS = 0.5  # how often gRPC is asked whether it still takes calls on
 _log = structlog.get_logger("session_authority")
 
 
 class CannotStart(Exception):
     """The server or worker can't start; the message says why, and what to do."""
+
+
+class StoppedServing(Exception):
+    """gRPC takes no more calls on, though nobody told it to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("gRPC stopped taking calls on, as the log says; start the server anew")
 
 
 def count_superseded(_session: Session) -> None:
@@ -323,6 +332,7 @@ async def serving(
     Raises:
         CannotStart: If the address, the certificates or the database can't be used.
         AlreadyServed: If another process serves the same SQLite file.
+        StoppedServing: If gRPC stopped by itself, at the end.
     """
     refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
     shown = certificates(settings)
@@ -377,10 +387,14 @@ async def serving(
         await server.start()
         yield_to_the_loop()
         stack.push_async_callback(_drain, server, healthy, settings.drain_seconds)
+        served = asyncio.create_task(_served(server))
+        stack.callback(served.cancel)
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         for name in (_SERVICE, _ADMIN_SERVICE):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
         yield address
+        if served.done():
+            raise StoppedServing
 
 
 def calm_garbage_collector() -> None:
@@ -463,7 +477,7 @@ def _server(
     *,
     share_port: bool,
 ) -> tuple[grpc.aio.Server, Health]:
-    server = grpc.aio.server(
+    server = accepting.server(
         interceptors=[interceptor],
         options=[
             ("grpc.so_reuseport", int(share_port)),
@@ -533,6 +547,20 @@ def metrics(settings: Settings) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+async def _served(server: grpc.aio.Server) -> None:
+    """Wait for the end of gRPC's accept loop, which nothing should bring about, and have the process stop.
+
+    Whoever keeps it, a supervisor or `--processes`, then starts one anew. Left alone, it would live on and
+    refuse every connection.
+    """
+    # Asked again and again: the end alone is not told before the last of the calls under way has ended.
+    with contextlib.suppress(Exception):  # gRPC has logged it
+        while await server.wait_for_termination(_ACCEPT_LOOP_SECONDS):
+            pass
+    _log.critical("gRPC takes no more calls on; stopping, to be started anew")
+    signal.raise_signal(signal.SIGTERM)
 
 
 async def _drain(server: grpc.aio.Server, healthy: Health, grace_seconds: float) -> None:
