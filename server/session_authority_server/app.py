@@ -39,7 +39,11 @@ from session_authority_server.rpc.certificates import (
     UnusableCertificates,
 )
 from session_authority_server.rpc.health import Health
-from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
+from session_authority_server.rpc.interceptor import (
+    BATCH_REQUEST_LIMIT_BYTES,
+    DEADLINE_SECONDS,
+    CallInterceptor,
+)
 from session_authority_server.rpc.io_threads import yield_to_the_loop
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import AdminUseCases, SessionAdminService
@@ -77,6 +81,7 @@ from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
 from session_authority_workers.schedule import Schedule, watch_backlog
 
+_PACKAGE = session_service_pb2.DESCRIPTOR.package
 _SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
     "SessionAdminService"
@@ -355,12 +360,18 @@ async def serving(
         keys = None if insecure else _key_store(settings, database, stack)
         keyring = None if keys is None else Keyring(keys, clock)
         interceptor = CallInterceptor(
-            "session_authority.v1",
+            _PACKAGE,
             anybody if keyring is None else Authentication(keyring),
             max_in_flight_calls=settings.max_in_flight_calls,
             rejected=rejected,
         )
-        server, healthy = _server(service, admin_service, interceptor, share_port=share_port)
+        server, healthy = _server(
+            service,
+            admin_service,
+            interceptor,
+            share_port=share_port,
+            calls_limit=max(accepting.CALLS_LIMIT, 4 * settings.max_in_flight_calls),
+        )
         address = _bind(server, settings.listen, shown)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
@@ -386,9 +397,8 @@ async def serving(
             stack.push_async_callback(upkeep.stop)
         await server.start()
         yield_to_the_loop()
-        stack.push_async_callback(_drain, server, healthy, settings.drain_seconds)
         served = asyncio.create_task(_served(server))
-        stack.callback(served.cancel)
+        stack.push_async_callback(_drain, server, healthy, settings.drain_seconds, served)
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         for name in (_SERVICE, _ADMIN_SERVICE):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -476,8 +486,10 @@ def _server(
     interceptor: CallInterceptor,
     *,
     share_port: bool,
+    calls_limit: int,
 ) -> tuple[grpc.aio.Server, Health]:
     server = accepting.server(
+        _PACKAGE,
         interceptors=[interceptor],
         options=[
             ("grpc.so_reuseport", int(share_port)),
@@ -500,6 +512,7 @@ def _server(
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.server_handshake_timeout_ms", 5_000),
         ],
+        calls_limit=calls_limit,
     )
     add_SessionServiceServicer_to_server(service, server)
     add_SessionAdminServiceServicer_to_server(admin_service, server)
@@ -563,7 +576,14 @@ async def _served(server: grpc.aio.Server) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-async def _drain(server: grpc.aio.Server, healthy: Health, grace_seconds: float) -> None:
+async def _drain(
+    server: grpc.aio.Server, healthy: Health, grace_seconds: float, served: "asyncio.Task[None]"
+) -> None:
+    if (
+        served.done()
+    ):  # and what it never took on would be waited for; the calls that it did have this long
+        grace_seconds = min(grace_seconds, DEADLINE_SECONDS)
+    served.cancel()
     await healthy.drain()
     await server.stop(grace_seconds)
 

@@ -74,7 +74,7 @@ def test_of_a_header_that_is_not_utf_8_grpc_tells_no_more_than_that(
 ) -> None:
     logs.configure("info", "json")
     try:
-        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        b"\xff".decode()
     except UnicodeDecodeError:
         # As gRPC does. A token with one byte changed is none that could be masked.
         name = "grpc._cython.cygrpc"
