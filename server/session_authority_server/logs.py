@@ -3,6 +3,7 @@ import sys
 
 import structlog
 
+from session_authority_server.bounded_log import BoundedHandler
 from session_authority_server.domain.token import mask_tokens
 
 _GRPC = "grpc._cython.cygrpc"
@@ -35,7 +36,7 @@ def configure(level: str, log_format: str) -> None:
         if pretty
         else structlog.processors.JSONRenderer()
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BoundedHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

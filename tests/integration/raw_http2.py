@@ -34,7 +34,9 @@ class RawConnection:
         host, port = address.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout=timeout_seconds)
         self._stream = -1
-        self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b""))
+        self._socket.sendall(
+            _PREFACE + _frame(_SETTINGS, 0, 0, b"") + _frame(_SETTINGS, _ACKNOWLEDGE, 0, b"")
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import socket
 import sys
@@ -255,6 +256,25 @@ def test_thousands_of_paths_that_are_not_utf_8_leave_time_for_others(server: Pro
             assert client.validate(token)
             connection.heard(quiet_seconds=0.02)
     assert len(server.stderr.splitlines()) - lines < 50
+
+
+def test_a_flood_without_a_key_leaves_some_lines_in_the_log_and_their_number(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, asking_for_keys=True) as program:
+        with RawConnection(program.address) as connection:
+            for _ in range(50):
+                calls = [connection.encoded(headers(_VALIDATE)) for _ in range(40)]
+                connection.send(b"".join(calls))
+                connection.heard(quiet_seconds=0.05)
+        assert program.stop() == 0
+    lines = [json.loads(line) for line in program.stderr.splitlines()]
+    refused = [line for line in lines if line["event"] == "call refused"]
+    counted = [line for line in lines if line["event"] == "more of: call refused"]
+    seconds = len(counted) + 2
+    assert 0 < len(refused) <= seconds * 10
+    assert {line["reason"] for line in counted} == {"API_KEY_MISSING"}
+    assert len(refused) + sum(line["lines"] for line in counted) > 500
 
 
 _UNGUARDED = """
