@@ -70,7 +70,7 @@ from session_authority_server.usecases.revoke_other_sessions import RevokeOtherS
 from session_authority_server.usecases.revoke_session import RevokeSession
 from session_authority_server.usecases.revoke_user_sessions import RevokeUserSessions
 from session_authority_server.usecases.sign_out import SignOut
-from session_authority_server.usecases.superseded import OnSuperseded, SupersededTokens
+from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.usecases.validate_sessions import (
     BatchValidateSessions,
     ValidateSession,
@@ -117,11 +117,12 @@ def usecases(
     policy: Policy,
     activity: Activity,
     audit: Audit = NOWHERE,
-    on_superseded: OnSuperseded = count_superseded,
+    superseded: SupersededTokens | None = None,
 ) -> UseCases:
     """Return the use-cases over a store, telling an audit log what they did."""
     reads = CoalescedReads(store.read_sessions)
-    superseded = SupersededTokens(store, clock, policy, on_superseded, audit)
+    if superseded is None:
+        superseded = SupersededTokens(store, clock, policy, count_superseded, audit)
     return UseCases(
         create=CreateSession(store, clock, policy, audit),
         validate=ValidateSession(reads.read, clock, activity, superseded, audit),
@@ -354,7 +355,8 @@ async def serving(
         store = SqlSessionStore(database, erases_at_end=_erases_at_end(settings.policy))
         activity = Activity(store, clock, settings.policy)
         rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
-        cases = usecases(store, clock, settings.policy, activity, audit)
+        superseded = SupersededTokens(store, clock, settings.policy, count_superseded, audit)
+        cases = usecases(store, clock, settings.policy, activity, audit, superseded)
         service = SessionService(cases, clock, rejected)
         admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy, audit))
         keys = None if insecure else _key_store(settings, database, stack)
@@ -375,6 +377,7 @@ async def serving(
         address = _bind(server, settings.listen, shown)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
+        stack.push_async_callback(superseded.settle)
         if keys is None or keyring is None:
             _log.warning(
                 "--insecure: no API key is asked for, and anybody who gets here may do everything"
