@@ -231,6 +231,20 @@ async def opened(settings: Settings, *, make_schema: bool = False) -> AsyncItera
         await database.close()
 
 
+async def refuse_lack(settings: Settings, database: Database) -> None:
+    """Refuse to use a database in which every call would fail, though its schema's version is right.
+
+    Raises:
+        CannotStart: If a table, a column or a right is missing.
+    """
+    try:
+        lack = await schema.read_lack(database)
+    except StoreUnavailable as error:
+        raise cannot_use(settings, error) from None
+    if lack is not None:
+        raise CannotStart(f"the database {settings.database} can't be used: {lack}")
+
+
 def database_of(settings: Settings, *, must_exist: bool) -> Database:
     """Return the database that the settings name, not yet connected to.
 
@@ -351,6 +365,7 @@ async def serving(
         audit = await stack.enter_async_context(auditing(settings, standard_output))
         # An empty file is made ready; a server that others share is migrated when its operator says so.
         database = await stack.enter_async_context(opened(settings, make_schema=path is not None))
+        await refuse_lack(settings, database)
         warm_up()
         store = SqlSessionStore(database, erases_at_end=_erases_at_end(settings.policy))
         activity = Activity(store, clock, settings.policy)
