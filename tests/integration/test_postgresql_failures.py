@@ -195,7 +195,7 @@ def refusal(url: str, folder: Path, *command: str) -> str:
     """Return the one line in which a command refuses, which has no password in it."""
     started = time.monotonic()
     done = run(*command, cwd=folder, settings=settings(url))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 55  # far from for ever, on a busy machine too
     assert done.returncode == 1
     assert done.stdout == ""
     *_, line = done.stderr.splitlines()
