@@ -597,9 +597,8 @@ async def _served(server: grpc.aio.Server) -> None:
 async def _drain(
     server: grpc.aio.Server, healthy: Health, grace_seconds: float, served: "asyncio.Task[None]"
 ) -> None:
-    if (
-        served.done()
-    ):  # and what it never took on would be waited for; the calls that it did have this long
+    if served.done():
+        # What gRPC never took on would be waited for too. The calls that it did take on have this long.
         grace_seconds = min(grace_seconds, DEADLINE_SECONDS)
     served.cancel()
     await healthy.drain()
