@@ -31,6 +31,7 @@ from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.metrics import SUPERSEDED_TOKENS
+from session_authority_server.rpc import accepting
 from session_authority_server.rpc.authentication import Authentication, anybody
 from session_authority_server.rpc.certificates import (
     CertificateFiles,
@@ -38,7 +39,11 @@ from session_authority_server.rpc.certificates import (
     UnusableCertificates,
 )
 from session_authority_server.rpc.health import Health
-from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
+from session_authority_server.rpc.interceptor import (
+    BATCH_REQUEST_LIMIT_BYTES,
+    DEADLINE_SECONDS,
+    CallInterceptor,
+)
 from session_authority_server.rpc.io_threads import yield_to_the_loop
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import AdminUseCases, SessionAdminService
@@ -65,7 +70,7 @@ from session_authority_server.usecases.revoke_other_sessions import RevokeOtherS
 from session_authority_server.usecases.revoke_session import RevokeSession
 from session_authority_server.usecases.revoke_user_sessions import RevokeUserSessions
 from session_authority_server.usecases.sign_out import SignOut
-from session_authority_server.usecases.superseded import OnSuperseded, SupersededTokens
+from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.usecases.validate_sessions import (
     BatchValidateSessions,
     ValidateSession,
@@ -76,6 +81,7 @@ from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
 from session_authority_workers.schedule import Schedule, watch_backlog
 
+_PACKAGE = session_service_pb2.DESCRIPTOR.package
 _SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
     "SessionAdminService"
@@ -85,11 +91,19 @@ _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
 PENDING_CALLS = 64
 PENDING_CALLS_LIMIT = 96
 STREAMS_OF_A_CONNECTION = 48  # less than may wait, so that a single client is never refused
+_ACCEPT_LOOP_SECONDS = 0.5  # how often gRPC is asked whether it still takes calls on
 _log = structlog.get_logger("session_authority")
 
 
 class CannotStart(Exception):
     """The server or worker can't start; the message says why, and what to do."""
+
+
+class StoppedServing(Exception):
+    """gRPC takes no more calls on, though nobody told it to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("gRPC stopped taking calls on, as the log says; start the server anew")
 
 
 def count_superseded(_session: Session) -> None:
@@ -103,11 +117,12 @@ def usecases(
     policy: Policy,
     activity: Activity,
     audit: Audit = NOWHERE,
-    on_superseded: OnSuperseded = count_superseded,
+    superseded: SupersededTokens | None = None,
 ) -> UseCases:
     """Return the use-cases over a store, telling an audit log what they did."""
     reads = CoalescedReads(store.read_sessions)
-    superseded = SupersededTokens(store, clock, policy, on_superseded, audit)
+    if superseded is None:
+        superseded = SupersededTokens(store, clock, policy, count_superseded, audit)
     return UseCases(
         create=CreateSession(store, clock, policy, audit),
         validate=ValidateSession(reads.read, clock, activity, superseded, audit),
@@ -214,6 +229,20 @@ async def opened(settings: Settings, *, make_schema: bool = False) -> AsyncItera
         yield database
     finally:
         await database.close()
+
+
+async def refuse_lack(settings: Settings, database: Database) -> None:
+    """Refuse to use a database in which every call would fail, though its schema's version is right.
+
+    Raises:
+        CannotStart: If a table, a column or a right is missing.
+    """
+    try:
+        lack = await schema.read_lack(database)
+    except StoreUnavailable as error:
+        raise cannot_use(settings, error) from None
+    if lack is not None:
+        raise CannotStart(f"the database {settings.database} can't be used: {lack}")
 
 
 def database_of(settings: Settings, *, must_exist: bool, read_only: bool = False) -> Database:
@@ -328,6 +357,7 @@ async def serving(
     Raises:
         CannotStart: If the address, the certificates or the database can't be used.
         AlreadyServed: If another process serves the same SQLite file.
+        StoppedServing: If gRPC stopped by itself, at the end.
     """
     refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
     shown = certificates(settings)
@@ -340,25 +370,34 @@ async def serving(
         audit = await stack.enter_async_context(auditing(settings, standard_output))
         # An empty file is made ready; a server that others share is migrated when its operator says so.
         database = await stack.enter_async_context(opened(settings, make_schema=path is not None))
+        await refuse_lack(settings, database)
         warm_up()
         store = SqlSessionStore(database, erases_at_end=_erases_at_end(settings.policy))
         activity = Activity(store, clock, settings.policy)
         rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
-        cases = usecases(store, clock, settings.policy, activity, audit)
+        superseded = SupersededTokens(store, clock, settings.policy, count_superseded, audit)
+        cases = usecases(store, clock, settings.policy, activity, audit, superseded)
         service = SessionService(cases, clock, rejected)
         admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy, audit))
         keys = None if insecure else _key_store(settings, database, stack)
         keyring = None if keys is None else Keyring(keys, clock)
         interceptor = CallInterceptor(
-            "session_authority.v1",
+            _PACKAGE,
             anybody if keyring is None else Authentication(keyring),
             max_in_flight_calls=settings.max_in_flight_calls,
             rejected=rejected,
         )
-        server, healthy = _server(service, admin_service, interceptor, share_port=share_port)
+        server, healthy = _server(
+            service,
+            admin_service,
+            interceptor,
+            share_port=share_port,
+            calls_limit=max(accepting.CALLS_LIMIT, 4 * settings.max_in_flight_calls),
+        )
         address = _bind(server, settings.listen, shown)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
+        stack.push_async_callback(superseded.settle)
         if keys is None or keyring is None:
             _log.warning(
                 "--insecure: no API key is asked for, and anybody who gets here may do everything"
@@ -381,11 +420,14 @@ async def serving(
             stack.push_async_callback(upkeep.stop)
         await server.start()
         yield_to_the_loop()
-        stack.push_async_callback(_drain, server, healthy, settings.drain_seconds)
+        served = asyncio.create_task(_served(server))
+        stack.push_async_callback(_drain, server, healthy, settings.drain_seconds, served)
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         for name in (_SERVICE, _ADMIN_SERVICE):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
         yield address
+        if served.done():
+            raise StoppedServing
 
 
 def calm_garbage_collector() -> None:
@@ -467,8 +509,10 @@ def _server(
     interceptor: CallInterceptor,
     *,
     share_port: bool,
+    calls_limit: int,
 ) -> tuple[grpc.aio.Server, Health]:
-    server = grpc.aio.server(
+    server = accepting.server(
+        _PACKAGE,
         interceptors=[interceptor],
         options=[
             ("grpc.so_reuseport", int(share_port)),
@@ -491,6 +535,7 @@ def _server(
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.server_handshake_timeout_ms", 5_000),
         ],
+        calls_limit=calls_limit,
     )
     add_SessionServiceServicer_to_server(service, server)
     add_SessionAdminServiceServicer_to_server(admin_service, server)
@@ -540,7 +585,27 @@ def metrics(settings: Settings) -> Iterator[None]:
         thread.join()
 
 
-async def _drain(server: grpc.aio.Server, healthy: Health, grace_seconds: float) -> None:
+async def _served(server: grpc.aio.Server) -> None:
+    """Wait for the end of gRPC's accept loop, which nothing should bring about, and have the process stop.
+
+    Whoever keeps it, a supervisor or `--processes`, then starts one anew. Left alone, it would live on and
+    refuse every connection.
+    """
+    # Asked again and again: the end alone is not told before the last of the calls under way has ended.
+    with contextlib.suppress(Exception):  # gRPC has logged it
+        while await server.wait_for_termination(_ACCEPT_LOOP_SECONDS):
+            pass
+    _log.critical("gRPC takes no more calls on; stopping, to be started anew")
+    signal.raise_signal(signal.SIGTERM)
+
+
+async def _drain(
+    server: grpc.aio.Server, healthy: Health, grace_seconds: float, served: "asyncio.Task[None]"
+) -> None:
+    if served.done():
+        # What gRPC never took on would be waited for too. The calls that it did take on have this long.
+        grace_seconds = min(grace_seconds, DEADLINE_SECONDS)
+    served.cancel()
     await healthy.drain()
     await server.stop(grace_seconds)
 

@@ -204,8 +204,12 @@ def test_keys_are_told_and_a_new_one_stands_alone_on_standard_output(tmp_path: P
         ("api-key-created", ids["development"]),
         ("api-key-created", ids["shop"]),
     ]
-    assert [event for event, _ in told[2:]] == ["api-key-created", "api-key-revoked"]
-    assert told[3][1] == ids["shop"] != told[2][1]
+    assert [event for event, _ in told[2:]] == [
+        "api-key-created",
+        "api-key-expiry-set",
+        "api-key-revoked",
+    ]
+    assert told[3][1] == told[4][1] == ids["shop"] != told[2][1]
     assert not [key for key in made if key[4:].strip() in content]
     assert beside.stdout.startswith("sak_")
     assert len(beside.stdout.splitlines()) == 1

@@ -75,7 +75,7 @@ class ValidateSession:
         elif not validation.passive and not self._activity.is_fresh(verdict, now):
             await self._activity.record(verdict, now, ip_address)
         if verdict is SUPERSEDED and session is not None:
-            await self._superseded.used(session)
+            self._superseded.used(session)
         return verdict
 
 
@@ -135,7 +135,7 @@ class BatchValidateSessions:
         if decisive:
             await self._activity.write(decisive)
         for session in reused.values():
-            await self._superseded.used(session)
+            self._superseded.used(session)
         return verdicts
 
 
