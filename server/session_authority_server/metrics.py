@@ -86,11 +86,11 @@ WATCH_STREAMS = Gauge(
 )
 WATCH_EVICTIONS = Counter(
     "session_authority_watch_evictions",
-    "Sessions, users, or everybody, of whom all streams were told.",
+    "Sessions, users, or everybody, that caches had to forget.",
 )
-WATCH_TICKS = Counter(
-    "session_authority_watch_ticks",
-    "Messages about changes, each of which went to all streams.",
+WATCH_MESSAGES = Counter(
+    "session_authority_watch_messages",
+    "Messages about changes that were sent to streams.",
 )
 WATCH_BARRIER_SECONDS = Histogram(
     "session_authority_watch_barrier_seconds",

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from session_authority_server.domain.changes import Changes
@@ -8,17 +9,21 @@ from session_authority_server.metrics import (
     WATCH_BARRIER_SECONDS,
     WATCH_EVICTIONS,
     WATCH_INTERRUPTIONS,
+    WATCH_MESSAGES,
     WATCH_STREAMS,
-    WATCH_TICKS,
 )
 from session_authority_server.watch.barrier import Barrier
 from session_authority_server.watch.channel import Channel
+from session_authority_server.watch.group import Group
 from session_authority_server.watch.interrupted import Cause, TooManyStreams, WatchInterrupted
 from session_authority_server.watch.stream import Stream
 
 TICK_SECONDS = 0.05
-STREAMS_LIMIT = 1_000
-# Beyond so many names in one tick, everybody is meant: a message stays below 64 KiB, or 512 of user ids.
+# How many streams are told of changes in one tick. A message costs some 30 us: to tell a thousand of them in every
+# tick would leave nothing for validations.
+GROUP_LIMIT = 125
+STREAMS_LIMIT = 8 * GROUP_LIMIT
+# Beyond so many names in one message, everybody is meant: it stays below 128 KiB, or 512 of user ids.
 NAMES_LIMIT = 2_000
 SILENCE_SECONDS = 30.0
 
@@ -31,8 +36,9 @@ EncodePong = Callable[[int], bytes]
 class Hub:
     """Tells every stream of every change, and answers its pings once it has been told of all (`Receiver`).
 
-    What is to be said goes out in ticks: first the changes, as one message for all, and then the pongs. Whoever
-    asks to join while no changes come through may, and gets no pong until they do.
+    What is to be said goes out in ticks, to one group of streams in each where there are many: first the changes,
+    as one message for all of the group, and then the pongs. Whoever asks to join while no changes come through
+    may, and gets no pong until they do.
     """
 
     def __init__(
@@ -55,10 +61,10 @@ class Hub:
         self._encode_pong = encode_pong
         self._monotonic = monotonic
         self._barrier = Barrier()
-        self._streams: dict[Stream, None] = {}
+        # In the order in which they are to have their turn.
+        self._groups = deque(Group() for _ in range(STREAMS_LIMIT // GROUP_LIMIT))
+        self._group_of: dict[Stream, Group] = {}
         self._open = 0
-        self._changes = Changes()
-        self._answered: dict[Stream, int] = {}
         self._is_up = False
         self._draining = False
         self._probed_at = 0.0
@@ -67,7 +73,7 @@ class Hub:
     @property
     def streams(self) -> Sequence[Stream]:
         """Those who watch."""
-        return tuple(self._streams)
+        return tuple(self._group_of)
 
     def join(self) -> Stream:
         """Return a new stream, which is told of every change from now on.
@@ -81,7 +87,8 @@ class Hub:
         if self._open >= STREAMS_LIMIT:
             raise TooManyStreams(STREAMS_LIMIT)
         stream = Stream(self._monotonic())
-        self._streams[stream] = None
+        group = self._group_of[stream] = self._group_with_room()
+        group.streams[stream] = None
         self._open += 1
         WATCH_STREAMS.set(self._open)
         return stream
@@ -92,15 +99,10 @@ class Hub:
         self._open -= 1
         WATCH_STREAMS.set(self._open)
 
-    def _forget(self, stream: Stream) -> None:
-        self._streams.pop(stream, None)
-        self._barrier.forget(stream)
-        self._answered.pop(stream, None)
-
     def pinged(self, stream: Stream, ping_id: int) -> None:
         """Have a ping of a stream answered as soon as may be."""
         stream.heard_at = self._monotonic()
-        if stream in self._streams:
+        if stream in self._group_of:
             self._barrier.wait(stream, ping_id)
             self._wanted.set()
 
@@ -113,14 +115,18 @@ class Hub:
         self._end_all(Cause.CHANNEL_LOST)
 
     def changed(self, changes: Changes) -> None:
-        self._changes.add(changes)
+        WATCH_EVICTIONS.inc(len(changes) + changes.everybody)
+        for group in self._groups:
+            if group.streams:
+                group.changes.add(changes)
         self._wanted.set()
 
     def returned(self, number: int) -> None:
         served = self._barrier.returned(number)
         if served:
             WATCH_BARRIER_SECONDS.observe(self._monotonic() - self._probed_at)
-            self._answered.update(served)
+            for stream, ping_id in served.items():
+                self._group_of[stream].answered[stream] = ping_id
             self._wanted.set()
 
     def drain(self) -> None:
@@ -153,27 +159,39 @@ class Hub:
             await asyncio.sleep(TICK_SECONDS)
 
     def tick(self) -> None:
-        """Say what is to be said."""
-        changes, self._changes = self._changes, Changes()
-        if changes:
-            self._tell(changes)
+        """Send a probe if any ping waits for one, and tell a group, or several small ones, what there is."""
         if self._barrier.is_wanted and self._is_up:
             self._probed_at = self._monotonic()
             self._channel.probe(self._barrier.send())
-        answered, self._answered = self._answered, {}
-        for stream, ping_id in answered.items():
+        told = 0
+        for _ in range(len(self._groups)):
+            group = self._groups[0]
+            if group.is_due:
+                if told and told + len(group.streams) > GROUP_LIMIT:
+                    self._wanted.set()
+                    break
+                told += len(group.streams)
+                self._tell(group)
+            self._groups.rotate(-1)
+
+    def _tell(self, group: Group) -> None:
+        changes = group.take_changes()
+        if changes:
+            if len(changes) > NAMES_LIMIT:
+                changes = Changes(everybody=True)
+            WATCH_MESSAGES.inc(len(group.streams))
+            message = self._encode_changes(changes)
+            for stream in tuple(group.streams):
+                self._put(stream, message)
+        for stream, ping_id in group.take_answered().items():
             self._put(stream, self._encode_pong(ping_id))
 
-    def _tell(self, changes: Changes) -> None:
-        if not self._streams:
-            return
-        if len(changes) > NAMES_LIMIT:
-            changes = Changes(everybody=True)
-        WATCH_EVICTIONS.inc(len(changes) + changes.everybody)
-        WATCH_TICKS.inc()
-        message = self._encode_changes(changes)
-        for stream in self.streams:
-            self._put(stream, message)
+    def _group_with_room(self) -> Group:
+        """Return the group for a new stream: the fullest that has room, so that there are few."""
+        return max(
+            (group for group in self._groups if len(group.streams) < GROUP_LIMIT),
+            key=lambda group: len(group.streams),
+        )
 
     def _put(self, stream: Stream, message: bytes) -> None:
         stream.put(message)
@@ -186,9 +204,13 @@ class Hub:
         WATCH_INTERRUPTIONS.labels(cause=cause).inc()
         self._forget(stream)
 
+    def _forget(self, stream: Stream) -> None:
+        self._barrier.forget(stream)
+        group = self._group_of.pop(stream, None)
+        if group is not None:
+            group.forget(stream)
+
     def _end_all(self, cause: Cause) -> None:
-        self._changes = Changes()
-        self._answered.clear()
         self._barrier.reset()
         for stream in self.streams:
             self.end(stream, WatchInterrupted(cause))
