@@ -165,6 +165,7 @@ def _wrap_streams(method: str, handler: Handler) -> Handler:
             error = Unforeseen()
         else:
             return
+        # Who doesn't read what was said before doesn't hear this either, and keeps us until the connection ends.
         await _abort(context, method, error)
 
     return grpc.stream_stream_rpc_method_handler(

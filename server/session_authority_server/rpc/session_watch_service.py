@@ -37,6 +37,8 @@ class SessionWatchService(SessionWatchServiceServicer):
         self, request_iterator: object, context: Context
     ) -> None:
         stream = self._hub.join()
+        # Not before its caller has heard that it ended, for which one that doesn't read takes its time.
+        context.add_done_callback(lambda _: self._hub.leave(stream))
         self._callers[stream] = cast("Metadata", context.invocation_metadata())
         reading = asyncio.create_task(self._read_pings(stream, context))
         writing = asyncio.create_task(_write(stream, context))
@@ -53,7 +55,6 @@ class SessionWatchService(SessionWatchServiceServicer):
             for each in working:
                 each.cancel()
             await asyncio.gather(*working, return_exceptions=True)
-            self._hub.leave(stream)
 
     async def keep_checking(self) -> None:
         """End the streams of callers who may watch no longer, or have gone silent, until cancelled."""

@@ -39,6 +39,9 @@ class Hub:
     What is to be said goes out in ticks, to one group of streams in each where there are many: first the changes,
     as one message for all of the group, and then the pongs. Whoever asks to join while no changes come through
     may, and gets no pong until they do.
+
+    Attributes:
+        open_streams: How many there are, with those that have ended but whose callers have yet to hear of it.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Hub:
         # In the order in which they are to have their turn.
         self._groups = deque(Group() for _ in range(STREAMS_LIMIT // GROUP_LIMIT))
         self._group_of: dict[Stream, Group] = {}
-        self._open = 0
+        self.open_streams = 0
         self._is_up = False
         self._draining = False
         self._probed_at = 0.0
@@ -84,20 +87,20 @@ class Hub:
         """
         if self._draining:
             raise WatchInterrupted(Cause.DRAINING)
-        if self._open >= STREAMS_LIMIT:
+        if self.open_streams >= STREAMS_LIMIT:
             raise TooManyStreams(STREAMS_LIMIT)
         stream = Stream(self._monotonic())
         group = self._group_of[stream] = self._group_with_room()
         group.streams[stream] = None
-        self._open += 1
-        WATCH_STREAMS.set(self._open)
+        self.open_streams += 1
+        WATCH_STREAMS.set(self.open_streams)
         return stream
 
     def leave(self, stream: Stream) -> None:
         """Make room for another stream. One that has ended takes its room until its caller has been told."""
         self._forget(stream)
-        self._open -= 1
-        WATCH_STREAMS.set(self._open)
+        self.open_streams -= 1
+        WATCH_STREAMS.set(self.open_streams)
 
     def pinged(self, stream: Stream, ping_id: int) -> None:
         """Have a ping of a stream answered as soon as may be."""
