@@ -30,7 +30,7 @@ from session_authority_server.store.protocol import (
     UpkeepStore,
 )
 from session_authority_server.store.sql_store import SqlSessionStore
-from tests.contract.engines import MINUTE, SECOND, START, Engine, a_session, at
+from tests.contract.engines import MINUTE, SECOND, START, Engine, a_session, at, opened
 
 ENDING = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.USER)
 SWEEP = Sweep(START + SECOND, InitiatingEntity.USER)
@@ -105,9 +105,9 @@ async def _renew(transaction: Transaction, session: Session) -> object:
     return await transaction.renew_session(renewed, replaces=session.secret_hash)
 
 
-async def _sweep_user(transaction: Transaction, session: Session) -> object:
+async def _sweep_user(transaction: Transaction, session: Session) -> None:
     await transaction.lock_user(session.user_id)
-    return await transaction.sweep_user(session.user_id, SWEEP)
+    await transaction.sweep_user(session.user_id, SWEEP)
 
 
 async def _end_beyond(transaction: Transaction, session: Session) -> object:
@@ -279,23 +279,19 @@ async def test_recording_what_is_over_is_not_told(engine: Engine, told: Told) ->
     await engine.sweep("ann", START + SECOND)
     await told.hear()
     done = await engine.upkeep.end_overdue(START + 10 * MINUTE, 1_000)
-    assert done.count == 1
+    assert [each.session_id for each in done.ended] == [idle.session_id]
     [sweep] = await engine.upkeep.pending_sweeps(10)
-    assert [
-        each.session_id for each in (await engine.upkeep.end_swept(sweep, LATER, None, 10)).ended
-    ]
+    batch = await engine.upkeep.end_swept(sweep, LATER, None, 10)
+    assert [each.session_id for each in batch.ended] == [swept.session_id]
     await engine.upkeep.purge_ended(START + 20 * MINUTE, 1_000)
     await told.store.touch([Touch(idle.session_id, LATER, None)], at(LATER))
     await told.store.erase_some(PendingErasure("ann", 1), 10)
-    assert swept.session_id
     assert await told.hear() == Changes()
 
 
 async def test_a_commit_of_unknown_outcome_is_told_as_such_where_the_process_itself_is(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.contract.engines import opened
-
     async with opened("sqlite", tmp_path) as engine:
         [session] = await engine.add(a_session())
         recorder = Recorder()

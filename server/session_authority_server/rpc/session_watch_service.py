@@ -38,7 +38,8 @@ class SessionWatchService(SessionWatchServiceServicer):
     ) -> None:
         stream = self._hub.join()
         # Not before its caller has heard that it ended, for which one that doesn't read takes its time.
-        context.add_done_callback(lambda _: self._hub.leave(stream))
+        done: Any = lambda _context: self._hub.leave(stream)  # noqa: E731 - what gRPC's types ask for it never gives
+        context.add_done_callback(done)
         self._callers[stream] = cast("Metadata", context.invocation_metadata())
         reading = asyncio.create_task(self._read_pings(stream, context))
         writing = asyncio.create_task(_write(stream, context))
