@@ -23,6 +23,7 @@ from google.rpc.status_pb2 import Status
 from session_authority import ApiKeyRejected, SessionClient, Unavailable
 from session_authority.v1 import session_admin_service_pb2 as admin_pb
 from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server import development_key
 from session_authority_server.domain import token as tokens
@@ -38,6 +39,7 @@ from tests.integration.program import Program, run, running, serving
 
 SERVICE = "/session_authority.v1.SessionService/"
 ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"
+WATCH = "/session_authority.v1.SessionWatchService/WatchSessions"
 DATABASE = "session-authority.sqlite"
 # A server follows within this; the rest is for a machine that is busy with other tests.
 FOLLOWS_SECONDS = 1.0
@@ -102,6 +104,18 @@ class Guarded:
         call: Any = self.channel.unary_unary(method)
         try:
             call(request, metadata=metadata, timeout=10)
+        except grpc.RpcError as error:
+            return _told(error)
+        return "OK", "", {}
+
+    def watch(self, *headers: str) -> tuple[str, str, dict[str, str]]:
+        """Open a stream and wait for a pong, or for the error that refuses it."""
+        metadata = tuple(("authorization", header) for header in headers)
+        ping = watch_pb.WatchSessionsRequest(ping=watch_pb.Ping(ping_id=1))
+        method: Any = self.channel.stream_stream(WATCH)
+        stream = method(iter([ping.SerializeToString()]), metadata=metadata, timeout=10)
+        try:
+            next(stream)
         except grpc.RpcError as error:
             return _told(error)
         return "OK", "", {}
@@ -181,6 +195,22 @@ def test_the_matrix_has_every_rpc_that_is_served() -> None:
     )
     served = {f"/{each.full_name}/{method.name}" for each in services for method in each.methods}
     assert served == METHODS.keys()
+    [watch] = watch_pb.DESCRIPTOR.services_by_name.values()
+    assert [f"/{watch.full_name}/{each.name}" for each in watch.methods] == [WATCH]
+
+
+@pytest.mark.parametrize("permission", Permission)
+def test_streams_are_for_those_who_may_watch(guarded: Guarded, permission: Permission) -> None:
+    keys = guarded.keys[permission]
+    for reason, headers in _bad_headers(keys).items():
+        for given in [[header] for header in headers] or [[]]:
+            assert guarded.watch(*given) == ("UNAUTHENTICATED", reason, {})
+    expected = {"permission": "watch"}
+    assert guarded.watch(f"Bearer {keys.good}") == (
+        ("OK", "", {})
+        if permission is Permission.WATCH
+        else ("PERMISSION_DENIED", "PERMISSION_MISSING", expected)
+    )
 
 
 @pytest.mark.parametrize("permission", Permission)
