@@ -99,6 +99,6 @@ WATCH_BARRIER_SECONDS = Histogram(
 )
 WATCH_INTERRUPTIONS = Counter(
     "session_authority_watch_interruptions",
-    "Streams that the server ended, by cause (channel_lost, slow, silent, draining, key).",
+    "Streams that the server ended, by cause (channel_lost, slow, silent, draining, refused).",
     ["cause"],
 )

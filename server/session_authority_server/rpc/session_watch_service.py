@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import grpc
+import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from session_authority.v1 import session_watch_service_pb2 as pb
@@ -11,16 +12,21 @@ from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServ
 from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
 from session_authority_server.rpc.authentication import Authenticate, Metadata
+from session_authority_server.rpc.error_table import Unforeseen
 from session_authority_server.watch.hub import Hub
 from session_authority_server.watch.stream import Stream
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = structlog.get_logger("session_authority.rpc")
 
 METHOD = "/session_authority.v1.SessionWatchService/WatchSessions"
 # How often it is seen to that those who watch still may, and have not gone silent.
 CHECK_SECONDS = 0.5
 # How long after a ping the next one is read. A stream that pings more often is held back, not refused.
 SHORTEST_PING_SECONDS = 0.05
+# How long a message is given that is on its way when its stream ends.
+LAST_WORD_SECONDS = 1.0
 
 
 class SessionWatchService(SessionWatchServiceServicer):
@@ -41,21 +47,19 @@ class SessionWatchService(SessionWatchServiceServicer):
         done: Any = lambda _context: self._hub.leave(stream)  # noqa: E731 - what gRPC's types ask for it never gives
         context.add_done_callback(done)
         self._callers[stream] = cast("Metadata", context.invocation_metadata())
-        reading = asyncio.create_task(self._read_pings(stream, context))
+        reading = asyncio.create_task(self._read(stream, context))
         writing = asyncio.create_task(_write(stream, context))
-        working = (reading, writing, stream.ended)
         try:
-            await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((writing, stream.ended), return_when=asyncio.FIRST_COMPLETED)
+            # gRPC can't begin a stream and end it at the same time. What is stuck in a slow one is not its beginning.
+            await asyncio.wait([writing], timeout=LAST_WORD_SECONDS)
             if stream.ended.done():
                 raise stream.ended.result()
-            for task in (reading, writing):
-                if task.done():
-                    task.result()
         finally:
             del self._callers[stream]
-            for each in working:
-                each.cancel()
-            await asyncio.gather(*working, return_exceptions=True)
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
 
     async def keep_checking(self) -> None:
         """End the streams of callers who may watch no longer, or have gone silent, until cancelled."""
@@ -71,6 +75,17 @@ class SessionWatchService(SessionWatchServiceServicer):
             except AuthorityError as error:
                 self._hub.end(stream, error)
         self._hub.end_silent()
+
+    async def _read(self, stream: Stream, context: Context) -> None:
+        try:
+            await self._read_pings(stream, context)
+        except AuthorityError as error:
+            self._hub.end(stream, error)
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            _log.exception("unforeseen failure", method="WatchSessions")
+            self._hub.end(stream, Unforeseen())
+        else:
+            stream.finish()
 
     async def _read_pings(self, stream: Stream, context: Context) -> None:
         loop = asyncio.get_running_loop()
@@ -88,8 +103,8 @@ class SessionWatchService(SessionWatchServiceServicer):
 
 
 async def _write(stream: Stream, context: Context) -> None:
-    while True:
-        await context.write(await stream.take())
+    while (message := await stream.take()) is not None:
+        await context.write(message)
 
 
 def encode_changes(changes: Changes) -> bytes:

@@ -22,6 +22,10 @@ class Barrier:
         """Have a stream's ping wait, in place of its earlier ones."""
         self._waiting[stream] = ping_id
 
+    def waits(self, stream: Stream) -> bool:
+        """Say whether a ping of a stream is yet to be served."""
+        return stream in self._waiting or stream in self._served
+
     def send(self) -> int:
         """Return the number of the probe that is to be sent now."""
         self._number += 1

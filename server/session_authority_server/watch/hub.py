@@ -104,7 +104,7 @@ class Hub:
 
     def pinged(self, stream: Stream, ping_id: int) -> None:
         """Have a ping of a stream answered as soon as may be."""
-        stream.heard_at = self._monotonic()
+        stream.pinged(self._monotonic())
         if stream in self._group_of:
             self._barrier.wait(stream, ping_id)
             self._wanted.set()
@@ -187,7 +187,7 @@ class Hub:
             for stream in tuple(group.streams):
                 self._put(stream, message)
         for stream, ping_id in group.take_answered().items():
-            self._put(stream, self._encode_pong(ping_id))
+            self._put(stream, self._encode_pong(ping_id), answers=not self._barrier.waits(stream))
 
     def _group_with_room(self) -> Group:
         """Return the group for a new stream: the fullest that has room, so that there are few."""
@@ -196,14 +196,14 @@ class Hub:
             key=lambda group: len(group.streams),
         )
 
-    def _put(self, stream: Stream, message: bytes) -> None:
-        stream.put(message)
+    def _put(self, stream: Stream, message: bytes, *, answers: bool = False) -> None:
+        stream.put(message, answers=answers)
         if stream.ended.done():  # it didn't take those before
             self._has_ended(stream)
 
     def _has_ended(self, stream: Stream) -> None:
         error = stream.ended.result()
-        cause = error.cause.name.lower() if isinstance(error, WatchInterrupted) else "key"
+        cause = error.cause.name.lower() if isinstance(error, WatchInterrupted) else "refused"
         WATCH_INTERRUPTIONS.labels(cause=cause).inc()
         self._forget(stream)
 

@@ -93,6 +93,9 @@ class Call:
         )
         return code, info.reason, dict(info.metadata)
 
+    async def says_no_more(self) -> None:
+        await self._call.done_writing()
+
     async def finishes(self) -> grpc.StatusCode:
         await self._call.done_writing()
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -161,6 +164,18 @@ async def test_a_caller_who_finishes_is_let_go(watched: Watched, stub: Any) -> N
     call = await Call(stub).opened()
     assert await call.finishes() is grpc.StatusCode.OK
     await until(lambda: not watched.hub.streams)
+
+
+async def test_a_ping_is_answered_before_a_caller_who_finishes_is_let_go(
+    stub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        call = Call(stub)
+        await call.ping(1)
+        await call.says_no_more()
+        assert (await call.hears()).pong.ping_id == 1
+        assert await call.finishes() is grpc.StatusCode.OK
+    assert "ExecuteBatchError" not in caplog.text
 
 
 async def test_a_caller_who_goes_without_a_word_is_forgotten(

@@ -60,6 +60,7 @@ async def said(stream: Stream) -> list[bytes]:
     stream.put(b"end")
     found = []
     while (message := await stream.take()) != b"end":
+        assert message is not None
         found.append(message)
     return found
 
