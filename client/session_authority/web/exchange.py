@@ -1,0 +1,46 @@
+"""What a web framework hands to the sessions page, and what it gets back. Knows no framework."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRequest:
+    """A request for the page or something below it.
+
+    Attributes:
+        method: The HTTP method, in capitals.
+        root: The path at which the page is installed, without a slash at the end: "/account/sessions".
+        below: What of the request's path comes after that: "" for the page itself, "/log-out" for an action.
+        origin: The origin that the browser sees, as "https://app.example": what an `Origin` header must equal.
+        headers: The request's headers, by their names in lower case.
+        query: The query's fields, of each the last.
+        form: The form's fields, of each the last; empty unless the body was a URL-encoded form.
+        token: The session token that the request's cookie held, if any.
+    """
+
+    method: str
+    root: str
+    below: str = ""
+    origin: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] = field(default_factory=dict, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageResponse:
+    """What to answer.
+
+    Attributes:
+        status: The HTTP status.
+        headers: All headers but those of cookies and of length.
+        body: The body, which for HEAD is not sent.
+        signed_out: Whether the session of the request's cookie is over, so that the cookie is to be cleared.
+    """
+
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: bytes = b""
+    signed_out: bool = False
