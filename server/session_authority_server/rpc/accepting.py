@@ -17,7 +17,7 @@ from session_authority_server.rpc.error_table import ServerOverloaded
 # How many calls of each kind may be open in a process: of our methods that answer once, from the first byte of a
 # call to its end; of our streams; and, of services that ask for no key, again those that answer once and streams.
 CALLS_LIMIT = 1_024
-STREAMS_LIMIT = 1_000
+STREAMS_LIMIT = 1_100  # more than may watch, so that who is one too many is told so
 KEYLESS_CALLS_LIMIT = 500
 KEYLESS_STREAMS_LIMIT = 500
 # How long a call that asks for no key may take to say what it wants.

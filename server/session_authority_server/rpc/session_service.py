@@ -12,7 +12,7 @@ from session_authority_server.rpc.conversion import (
     from_duration,
     from_timestamp,
     to_answer,
-    to_outcome,
+    to_batch_answer,
     to_session,
     to_timestamp,
 )
@@ -109,9 +109,7 @@ class SessionService(SessionServiceServicer):
         if unknown := sum(verdict is NOT_FOUND for verdict in verdicts):
             self._rejected.count(unknown)
             await end_of_period()
-        return pb.BatchValidateSessionsResponse(
-            responses=[to_outcome(verdict) for verdict in verdicts]
-        )
+        return cast("pb.BatchValidateSessionsResponse", to_batch_answer(verdicts))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context

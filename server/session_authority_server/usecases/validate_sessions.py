@@ -106,6 +106,8 @@ class BatchValidateSessions:
         _check_count(validations)
         ip_addresses = [
             _checked_ip_address(validation, f"requests[{index}].")
+            if validation.ip_address
+            else None
             for index, validation in enumerate(validations)
         ]
         parsed = [tokens.parse(validation.session_token) for validation in validations]
