@@ -21,6 +21,7 @@ from session_authority import (
     SessionNotLive,
     SessionState,
     SessionToken,
+    Unavailable,
     ValidationRequest,
     testing,
 )
@@ -90,6 +91,8 @@ def an_error_says_what_to_do(client: SessionClient) -> None:
         client.require(None)
     except SessionNotLive as error:
         assert_type(error.rejection, Rejection | None)
+    except Unavailable as error:
+        assert_type(error.retry_after, timedelta | None)
     except InvalidArgument as error:
         assert_type(error.violations, tuple[FieldViolation, ...])
         assert_type(error.reason, str | None)
