@@ -14,6 +14,7 @@ asking keep it from answering anybody. Each client therefore refuses in microsec
 
 import math
 import random
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -72,6 +73,7 @@ class Throttle:
         "_asked",
         "_faded",
         "_limited",
+        "_lock",
         "_monotonic",
         "_narrowed",
         "_random",
@@ -84,8 +86,9 @@ class Throttle:
         monotonic: Callable[[], float] = time.monotonic,
         random_share: Callable[[], float] = random.random,
     ) -> None:
-        # Counted without a lock, which a fork might inherit locked: what threads lose in a race is a count
-        # among very many, and soon forgotten.
+        # A call that threads lost count of would narrow the window for ever. No fork inherits the lock locked:
+        # it gets a connection of its own.
+        self._lock = threading.Lock()
         self._under_way = 0
         self._window = math.inf
         self._narrowed = self._limited = -math.inf
@@ -103,16 +106,17 @@ class Throttle:
         Raises:
             Unavailable: It is refused, and has not begun.
         """
-        now = self._monotonic()
-        if method in _SHEDDABLE and (self._under_way >= self._window or self._is_in_vain(now)):
+        with self._lock:
+            now = self._monotonic()
+            if method not in _SHEDDABLE or self._has_room(now):
+                self._under_way += 1
+                return Begun(now, self._under_way)
             self._limited = now
-            raise Unavailable(
-                "SERVER_OVERLOADED: not asked, for the authority answers no more calls of this client",
-                reason="SERVER_OVERLOADED",
-                retry_after=_RETRY_AFTER,
-            )
-        self._under_way += 1
-        return Begun(now, self._under_way)
+        raise Unavailable(
+            "SERVER_OVERLOADED: not asked, for the authority answers no more calls of this client",
+            reason="SERVER_OVERLOADED",
+            retry_after=_RETRY_AFTER,
+        )
 
     def end(self, call: Begun, *, answered: bool | None) -> None:
         """Note how a call ended that had begun.
@@ -122,9 +126,15 @@ class Throttle:
             answered: Whether it was, or refused for overload. None for neither: a server that can't be
                 reached has no load to be kept off, and tells nothing of how much it carries.
         """
-        self._under_way -= 1
-        if answered is None:
-            return
+        with self._lock:
+            self._under_way -= 1
+            if answered is not None:
+                self._learn(call, answered)
+
+    def _has_room(self, now: float) -> bool:
+        return self._under_way < self._window and not self._is_in_vain(now)
+
+    def _learn(self, call: Begun, answered: bool) -> None:
         now = self._monotonic()
         self._fade(now)
         self._asked += 1
