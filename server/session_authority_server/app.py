@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import structlog
@@ -41,7 +42,7 @@ from session_authority_server.domain.session import Session
 from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.metrics import SUPERSEDED_TOKENS
 from session_authority_server.rpc import accepting
-from session_authority_server.rpc.authentication import Authentication, anybody
+from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
 from session_authority_server.rpc.certificates import (
     CertificateFiles,
     Certificates,
@@ -124,6 +125,18 @@ class StoppedServing(Exception):
 
     def __init__(self) -> None:
         super().__init__("gRPC stopped taking calls on, as the log says; start the server anew")
+
+
+class Served(NamedTuple):
+    """A server that answers.
+
+    Attributes:
+        address: Where.
+        activity: What it gathers of the use of sessions until it is written.
+    """
+
+    address: str
+    activity: Activity
 
 
 def count_superseded(_session: Session) -> None:
@@ -362,8 +375,10 @@ async def serving(
     share_port: bool = False,
     show_key: Callable[[str], None] = lambda _key: None,
     standard_output: int = 1,
-) -> AsyncIterator[str]:
-    """Serve until the context is left, and then drain. Gives the address.
+    clock: Clock | None = None,
+    authenticate: Authenticate | None = None,
+) -> AsyncIterator[Served]:
+    """Serve until the context is left, and then drain.
 
     Args:
         settings: What the operator set.
@@ -373,6 +388,8 @@ async def serving(
         share_port: Whether other processes of the same user may listen on the same port.
         show_key: Is told the development key, should one be made.
         standard_output: The file descriptor that stands for it in the audit log's setting.
+        clock: Where all parts take the time from; the machine's unless given.
+        authenticate: Who may call, in place of those who have an API key.
 
     Raises:
         CannotStart: If the address, the certificates or the database can't be used.
@@ -382,7 +399,12 @@ async def serving(
     refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
     shown = certificates(settings)
     path = settings.sqlite_path
-    clock = SystemClock()
+    clock = clock or SystemClock()
+    if insecure:
+        _log.warning(
+            "--insecure: no API key is asked for, and anybody who gets here may do everything"
+        )
+        authenticate = anybody
     async with contextlib.AsyncExitStack() as stack:
         if path is not None:
             _be_only_server_of(path, stack)
@@ -402,9 +424,11 @@ async def serving(
         cases = usecases(store, clock, settings.policy, activity, audit, superseded)
         service = SessionService(cases, clock, rejected)
         admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy, audit))
-        keys = None if insecure else _key_store(settings, database, stack)
-        keyring = None if keys is None else Keyring(keys, clock)
-        authenticate = anybody if keyring is None else Authentication(keyring)
+        keys = keyring = None
+        if authenticate is None:
+            keys = _key_store(settings, database, stack)
+            keyring = Keyring(keys, clock)
+            authenticate = Authentication(keyring)
         hub = Hub(channel, encode_changes, encode_pong(settings.policy.cache_lease), time.monotonic)
         watch_service = SessionWatchService(hub, authenticate)
         interceptor = CallInterceptor(
@@ -425,11 +449,7 @@ async def serving(
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
         stack.push_async_callback(superseded.settle)
-        if keys is None or keyring is None:
-            _log.warning(
-                "--insecure: no API key is asked for, and anybody who gets here may do everything"
-            )
-        else:
+        if keys is not None and keyring is not None:
             await _make_first_key(settings, keys, clock, audit, show_key)
             await keyring.refresh()
             for ever in (keyring.keep_current(), keyring.keep_uses_written()):
@@ -455,7 +475,7 @@ async def serving(
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         for name in (_SERVICE, _ADMIN_SERVICE, _WATCH_SERVICE):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        yield address
+        yield Served(address, activity)
         if served.done():
             raise StoppedServing
 

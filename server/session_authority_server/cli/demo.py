@@ -53,7 +53,8 @@ def demo(context: click.Context, listen: str | None, database_url: str | None, l
 
 async def _demo(settings: Settings, *, leave: bool) -> None:
     console = Console(highlight=False)
-    async with serving(settings, worker=True, insecure=False) as address:
+    async with serving(settings, worker=True, insecure=False) as served:
+        address = served.address
         console.print(
             f"[bold]Session Authority[/] serves on {address}, sessions in {settings.database}\n",
             soft_wrap=True,
