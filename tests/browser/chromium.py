@@ -4,7 +4,9 @@ import shutil
 
 from playwright.sync_api import Browser, Playwright
 
-EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EXECUTABLE = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 _ARGUMENTS = [
     "--no-sandbox",

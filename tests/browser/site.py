@@ -11,12 +11,12 @@ from urllib.parse import parse_qsl
 
 import uvicorn
 
-from session_authority import AsyncSessionClient, NewSession, SessionAuthorityError
-from session_authority._core import Operation
+from session_authority import AsyncSessionClient, NewSession
 from session_authority.web.exchange import PageRequest, PageResponse
 from session_authority.web.sessions_page import PageOptions, SessionsPage
 from session_authority_server.domain.policy import Policy
 from tests.acceptance.authority import Authority, running_authority
+from tests.browser.driving import drive
 
 ROOT = "/account/sessions"
 NOWHERE = "127.0.0.1:1"
@@ -26,22 +26,6 @@ T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-async def drive(client: AsyncSessionClient, operation: Operation[T]) -> T:
-    """Make an operation's calls, telling it how they end."""
-    try:
-        call = next(operation)
-        while True:
-            try:
-                payload = await client._send(call)
-            except SessionAuthorityError as error:
-                call = operation.throw(error)
-            else:
-                call = operation.send(payload)
-    except StopIteration as done:
-        result: T = done.value
-        return result
 
 
 @dataclass

@@ -31,9 +31,11 @@ def read(path: Path) -> Catalog:
 def entries(catalogue: Catalog) -> Iterator[tuple[Texts, Texts]]:
     for message in catalogue:
         if message.id:
-            source = message.id if isinstance(message.id, tuple) else (message.id,)
-            target = message.string if isinstance(message.string, tuple) else (message.string,)
-            yield tuple(source), tuple(target)
+            yield as_texts(message.id), as_texts(message.string)
+
+
+def as_texts(value: object) -> Texts:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value or ""),)
 
 
 def placeholders(text: str) -> list[str]:

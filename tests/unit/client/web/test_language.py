@@ -67,7 +67,9 @@ def test_inventing_tags_fills_no_memory(languages: Languages) -> None:
 def test_english_is_as_it_is_written_in_the_code(languages: Languages) -> None:
     english = languages.choose("en")
 
-    assert english.gettext("%(browser)s on %(os)s", browser="Chrome", os="macOS") == "Chrome on macOS"
+    assert (
+        english.gettext("%(browser)s on %(os)s", browser="Chrome", os="macOS") == "Chrome on macOS"
+    )
     assert english.ngettext("%(count)d day", "%(count)d days", 1) == "1 day"
     assert english.ngettext("%(count)d day", "%(count)d days", 0) == "0 days"
 
@@ -160,7 +162,8 @@ def test_a_language_without_a_catalogue_is_refused_at_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("nl.po", 'msgid "a\nnonsense'), ("notalanguage9.po", 'msgid "a"\nmsgstr "b"\n')]
+    ("name", "text"),
+    [("nl.po", 'msgid "a\nnonsense'), ("notalanguage9.po", 'msgid "a"\nmsgstr "b"\n')],
 )
 def test_a_catalogue_that_is_none_is_refused_at_start(tmp_path: Path, name: str, text: str) -> None:
     write(tmp_path, name, text)
