@@ -1,23 +1,15 @@
 """The sessions page as an ASGI application, which an app installs as a route."""
 
-from collections.abc import Awaitable, Callable, Generator
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
-from session_authority import _core
 from session_authority.aio import AsyncSessionClient
 from session_authority.errors import SessionAuthorityError
 from session_authority.web.asgi import VISIT_KEY, Receive, Scope, Send
 from session_authority.web.exchange import PageRequest, PageResponse
-from session_authority.web.form import FORM_LIMIT_BYTES, fields, is_form
+from session_authority.web.form import fields, is_form
+from session_authority.web.sessions_page import FORM_LIMIT_BYTES, SessionsPage
 from session_authority.web.visit import Visit
-
-
-class Page(Protocol):
-    """The page, which knows no framework."""
-
-    def handle(self, request: PageRequest, /) -> Generator[_core.Call, bytes, PageResponse]:
-        """Answer a request, by the operation that this is."""
-        ...
 
 
 class PageApplication:
@@ -25,7 +17,7 @@ class PageApplication:
 
     def __init__(
         self,
-        page: Page,
+        page: SessionsPage,
         path: str,
         client: AsyncSessionClient,
         look_up: Callable[[Visit], Awaitable[object]],
@@ -60,17 +52,12 @@ class PageApplication:
     async def _respond(self, scope: Scope, body: bytes) -> PageResponse:
         visit: Visit = scope[VISIT_KEY]
         if len(visit.tokens) > 1:
-            try:
+            with suppress(SessionAuthorityError):  # the page meets the same, and says so
                 await self._look_up(visit)
-            except SessionAuthorityError:
-                pass  # The page meets the same, and says so.
         request = self._request(scope, visit, body)
         response = await self._client.run_operation(self._page.handle(request))
         if response.signed_out:
-            try:
-                await self._client.run_operation(visit.look_up_anew())
-            except SessionAuthorityError:
-                pass  # Only a rejection clears the cookie; the next request will meet it.
+            await self._client.run_operation(visit.end())
         return response
 
     def _request(self, scope: Scope, visit: Visit, body: bytes) -> PageRequest:
@@ -93,11 +80,11 @@ class PageApplication:
 
 async def _body(receive: Receive) -> bytes | None:
     """Read the body, or None of one that no form of the page has."""
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
         if len(body) > FORM_LIMIT_BYTES:
             return None
         if not message.get("more_body", False):
-            return body
+            return bytes(body)

@@ -263,17 +263,19 @@ def RecentAuthentication(*, minutes: float) -> Any:  # noqa: N802 - stands where
 
 
 def _sessions(connection: HTTPConnection) -> Sessions:
-    found = connection.scope.get(SESSIONS_KEY)
-    if not isinstance(found, Sessions):
-        raise RuntimeError("sessions are not installed in this app: sessions.install(app)")
+    found: Sessions = _installed(connection, SESSIONS_KEY)
     return found
 
 
 def _visit(connection: HTTPConnection) -> Visit:
-    visit = connection.scope.get(VISIT_KEY)
-    if not isinstance(visit, Visit):
-        raise RuntimeError("sessions are not installed in this app: sessions.install(app)")
+    visit: Visit = _installed(connection, VISIT_KEY)
     return visit
+
+
+def _installed(connection: HTTPConnection, key: str) -> Any:
+    if key not in connection.scope:
+        raise RuntimeError("sessions are not installed in this app: sessions.install(app)")
+    return connection.scope[key]
 
 
 async def _answer(connection: HTTPConnection, error: Exception) -> JSONResponse | None:

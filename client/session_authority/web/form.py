@@ -2,7 +2,6 @@
 
 from urllib.parse import parse_qsl
 
-FORM_LIMIT_BYTES = 16 * 1024
 FIELDS_LIMIT = 64
 FORM_TYPE = "application/x-www-form-urlencoded"
 

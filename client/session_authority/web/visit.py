@@ -16,7 +16,6 @@ from session_authority.session import (
     Rejection,
     RejectionReason,
     Session,
-    ValidationRequest,
 )
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.clock import system_time
@@ -142,17 +141,11 @@ class Visit:
         self.outcome = self.outcome or answer
         self._keeps_cookie = self._keeps_cookie or answer.reason in _KEEPING
         if self._asked == len(self.tokens) and not self._keeps_cookie:
-            self._clear()
+            self._answer = self._site.cookie.cleared(local=self.local)
 
     def ask_again(self) -> None:
         """Forget the outcome, for a connection that has been open for long."""
         self.outcome, self._asked, self._in_use, self._keeps_cookie = None, 0, None, False
-
-    def look_up_anew(self) -> _core.Operation[None]:
-        """Ask the authority itself, past any cache, what has become of the token."""
-        self.ask_again()
-        while (token := self.to_ask()) is not None:
-            self.answered((yield from _core.validate(ValidationRequest(token, passive=True))))
 
     def sign_in(
         self,
@@ -181,12 +174,7 @@ class Visit:
         )
         replaced = self.tokens
         self._hand_out(new, persistent)
-        for token in replaced:
-            # The new session stands whatever becomes of this one, which is still the user's own to end.
-            try:
-                yield from _core.sign_out(token)
-            except SessionAuthorityError as error:
-                _log.warning("the session that a new sign-in replaces was not ended: %s", error)
+        yield from _end_if_possible(replaced)
         return new.session
 
     def adopt(
@@ -229,20 +217,21 @@ class Visit:
         return new.session
 
     def sign_out(self) -> _core.Operation[None]:
-        """End the session of every token that the cookie presented, then clear it.
+        """End the session in use, then clear the cookie.
 
         An outage is raised, and keeps the cookie: the session would live on without it.
         """
-        for token in self.tokens:
-            yield from _core.sign_out(token)
-        self.end()
+        yield from _core.sign_out(self.token)
+        yield from self.end()
 
-    def end(self) -> None:
-        """Take note that the session is over, and clear the cookie."""
+    def end(self) -> _core.Operation[None]:
+        """Take note that the session in use is over, clear the cookie, and end what else it presented."""
+        others = tuple(token for token in self.tokens if token != self.token)
         if self.tokens:
-            self._clear()
+            self._answer = self._site.cookie.cleared(local=self.local)
         self.tokens, self._asked, self._in_use = (), 0, None
         self.outcome = Rejection(RejectionReason.SIGNED_OUT)
+        yield from _end_if_possible(others)
 
     def require_recent(self, maximum_age: timedelta) -> None:
         """Refuse a session whose user last proved who they are too long ago.
@@ -285,5 +274,11 @@ class Visit:
         self.tokens, self._asked, self._in_use = (token,), 1, token
         self.outcome = new.session
 
-    def _clear(self) -> None:
-        self._answer = self._site.cookie.cleared(local=self.local)
+
+def _end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:
+    """End sessions that nobody asked to keep. What was done before stands, whatever becomes of them."""
+    for token in tokens:
+        try:
+            yield from _core.sign_out(token)
+        except SessionAuthorityError as error:
+            _log.warning("a session that a browser held beside another was not ended: %s", error)

@@ -168,9 +168,9 @@ class AuthSession:
         self._user = AnonymousUser()
 
     def signed_out_on_page(self) -> None:
-        """Find out why the page holds the session to be over, and end the login if it is."""
-        self._options.client.run_operation(self.visit.look_up_anew())
-        if self._is_over():
+        """Record that the page found or made the session to be over."""
+        self._options.client.run_operation(self.visit.end())
+        if MARK in self._request.session:
             self._over()
 
     def after_view(self) -> None:

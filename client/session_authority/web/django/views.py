@@ -1,5 +1,6 @@
 """The page of one's own sessions, for Django."""
 
+from contextlib import suppress
 from typing import Any, cast
 
 from django.http import Http404, HttpRequest, HttpResponse
@@ -19,16 +20,11 @@ def sessions_page(request: HttpRequest, below: str = "") -> HttpResponse:
     request.get_host()  # refuses one that is not among ALLOWED_HOSTS
     visit, found = auth_session.visit, options()
     if len(visit.tokens) > 1:
-        try:
-            _ = auth_session.session  # which of them is the live one
-        except SessionAuthorityError:
-            pass  # The page meets the same, and says so.
+        with suppress(SessionAuthorityError):  # the page meets the same, and says so
+            _ = auth_session.session  # finds out which of them is the live one
     response = found.client.run_operation(found.page.handle(_request(request, below, auth_session)))
     if response.signed_out:
-        try:
-            auth_session.signed_out_on_page()
-        except SessionAuthorityError:
-            pass  # Only a rejection clears the cookie; the next request will meet it.
+        auth_session.signed_out_on_page()
     answer = HttpResponse(response.body, status=response.status)
     for name, value in response.headers:
         answer.headers[name] = value
