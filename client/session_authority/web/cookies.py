@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import re
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 COOKIE_HEADER_LIMIT_BYTES = 64 * 1024
 """Of a longer header nothing is read. Web servers accept no more."""
@@ -152,8 +151,8 @@ def is_local(scheme: str, host: str, origin: str = "") -> bool:
         return False
     if not origin or origin == "null":
         return True
-    parts = urlsplit(origin)
-    return parts.scheme == "http" and _is_own_machine(parts.netloc)
+    origin_scheme, _, origin_host = origin.partition("://")
+    return origin_scheme == "http" and _is_own_machine(origin_host)
 
 
 def _is_own_machine(host: str) -> bool:
