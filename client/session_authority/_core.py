@@ -1,7 +1,7 @@
 """What each operation of a client asks, and what it makes of the answers. Nothing here does I/O.
 
-An operation is a generator: it yields the calls to make, is sent the bytes of each answer, and returns
-the result. The twins in `sync` and `aio` only move the bytes. What needs no call makes none: most
+An operation is a generator: it yields the calls to make, is sent the bytes of each answer or thrown the
+error that a call ended in, and returns the result. The twins in `sync` and `aio` only move the bytes. What needs no call makes none: most
 visitors of a site carry no session, and asking about nothing would cost as much as asking about one.
 """
 
