@@ -327,7 +327,9 @@ def test_an_adoption_can_be_repeated_by_others_to_the_same_effect() -> None:
     authority = Authority()
     for forwarded in ("203.0.113.7", "2001:db8::5"):  # a browser with two stacks
         it = visit(
-            site=Site(client_ip=ClientIp(["10.0.0.0/8"])), peer="10.0.0.1", x_forwarded_for=forwarded
+            site=Site(client_ip=ClientIp(["10.0.0.0/8"])),
+            peer="10.0.0.1",
+            x_forwarded_for=forwarded,
         )
         authority.run(it.adopt("ana", NOON, b"r" * 32))
 
