@@ -89,7 +89,6 @@
   };
 
   const send = async (form) => {
-    if (form.dataset.sending) return;
     form.parentElement.querySelector(".error")?.remove();
     const fields = new URLSearchParams(new FormData(form));
     fields.set("confirmed", "yes");
