@@ -19,7 +19,7 @@ class Listing:
 
     Attributes:
         number: Which page it is, from 1.
-        current: The viewer's own session; of the first page always there.
+        current: The viewer's own session; on the first page, wherever it is in order.
         others: The other live ones of this page, most recently active first.
         has_others: Whether there are any, on whatever page.
         has_more: Whether another page follows.
@@ -46,7 +46,7 @@ def read_page(token: str, number: int, *, show_ended: bool) -> _core.Operation[L
             if len(listing.ended) == ENDED_SHOWN:
                 break
         elif session.current:
-            listing.current = session
+            listing.current = session if number == 1 else None
         else:
             listing.has_others = True
             if position >= last:

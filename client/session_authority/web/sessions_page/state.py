@@ -120,7 +120,7 @@ class States:
         _ = self._language.gettext
         if retry is None:
             title = _("Your sessions can't be shown right now")
-            text = _("You are still signed in. Please try again in a few seconds.")
+            text = _("This does not sign you out. Please try again in a few seconds.")
         else:
             title = _("That didn't work")
             text = _("The service doesn't answer right now. Please try again in a few seconds.")
@@ -141,7 +141,7 @@ class States:
             status=500,
             icon="cloud",
             title=_("Something went wrong on our side"),
-            text=_("You are still signed in, and nothing was changed that you didn't see happen."),
+            text=_("This does not sign you out. Please try again later."),
             link=Link(text=_("Try again"), url=self._root),
         )
 
