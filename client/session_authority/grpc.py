@@ -24,6 +24,7 @@ from session_authority.session_token import SESSION_TOKEN_METADATA_KEY, SessionT
 from session_authority.sync import SessionClient
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_FoundHandler: TypeAlias = "_Handler | None"
 _Details: TypeAlias = grpc.HandlerCallDetails
 _Trailing: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -117,9 +118,9 @@ class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[_Details], Awaitable[_Handler | None]],
+        continuation: Callable[[_Details], Awaitable[_FoundHandler]],
         handler_call_details: _Details,
-    ) -> _Handler | None:
+    ) -> _FoundHandler:
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -158,9 +159,9 @@ class SessionInterceptor(grpc.ServerInterceptor):
 
     def intercept_service(
         self,
-        continuation: Callable[[_Details], _Handler | None],
+        continuation: Callable[[_Details], _FoundHandler],
         handler_call_details: _Details,
-    ) -> _Handler | None:
+    ) -> _FoundHandler:
         handler = continuation(handler_call_details)
         if handler is None:
             return None
