@@ -14,7 +14,6 @@ from session_authority.web.sessions_page import FORM_LIMIT_BYTES, PageOptions, S
 from session_authority_server.domain.policy import Policy
 from tests.acceptance.authority import NOON, Authority, a_session, insert_sessions
 from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX
-from tests.browser.driving import drive
 
 ORIGIN = "https://app.example"
 ROOT = "/account/sessions"
@@ -35,7 +34,7 @@ class Visitor:
         request = PageRequest(
             method=method, root=ROOT, below=below, origin=ORIGIN, token=self.token, **fields
         )
-        return await drive(self.client, self.page.handle(request))
+        return await self.client.run_operation(self.page.handle(request))
 
     async def look(self, **fields: Any) -> str:
         response = await self.ask("GET", **fields)
@@ -486,6 +485,23 @@ class TestForgery:
         stolen = await Visitor(authority, bob.token.reveal()).proof()
 
         assert (await visitor.send("/sign-out", proof=stolen)).status == 403
+
+    @pytest.mark.parametrize("below", ["/log-out", "/log-out-elsewhere", "/sign-out"])
+    async def test_22_a_form_of_elsewhere_that_brings_no_cookie_clears_none(
+        self, authority: Authority, below: str
+    ) -> None:
+        response = await Visitor(authority, None).ask(
+            "POST", below, headers={"content-type": FORM, "sec-fetch-site": "cross-site"}
+        )
+
+        assert (response.status, response.signed_out) == (403, False)
+
+    async def test_signing_out_without_a_session_is_a_success(self, authority: Authority) -> None:
+        response = await Visitor(authority, None).ask(
+            "POST", "/sign-out", headers={"content-type": FORM, "sec-fetch-site": "same-origin"}
+        )
+
+        assert (response.status, response.signed_out) == (303, False)
 
     async def test_each_answer_has_a_proof_of_its_own_and_none_holds_the_token(
         self, visitor: Visitor, mine: NewSession, other: NewSession

@@ -13,7 +13,7 @@ from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.policy import Policy
 from tests.browser.chromium import launch
 from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPAD, IPHONE, PIXEL
-from tests.browser.site import ROOT, Site, running_site
+from tests.browser.site import COOKIE, ROOT, Site, running_site
 
 HEIGHT = 800
 SCHEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
@@ -54,9 +54,7 @@ def main(folder: Path, widths: list[int]) -> None:
     ):
         browser = launch(driver)
         mine = furnish(site)
-        site.options = PageOptions(
-            sign_in_url="/sign-in", reauthenticate_url="/sign-in", app_name="Acme", home_url="/"
-        )
+        site.install(PageOptions(sign_in_url="/sign-in", app_name="Acme", home_url="/"))
         site.authority.clock.advance(timedelta(hours=2))
         for width in widths:
             for scheme in SCHEMES:
@@ -87,19 +85,19 @@ def _draw(
 
     page.goto(ROOT)
     shoot("signed-out")
-    context.add_cookies([{"name": "session", "value": mine.token.reveal(), "url": site.origin}])
+    context.add_cookies([{"name": COOKIE, "value": mine.token.reveal(), "url": site.origin}])
     page.goto(ROOT)
     shoot("sessions")
     page.get_by_role("button", name="Log Out Firefox").click()
     shoot("dialog", full=False)
-    site.down = True
+    site.client.down = True
     page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
     page.get_by_role("alert").wait_for()
     page.locator(".when").nth(2).focus()
     shoot("failed")
     page.goto(ROOT)
     shoot("outage")
-    site.down = False
+    site.client.down = False
     context.close()
 
 

@@ -107,7 +107,10 @@ class Sessions:
         if not page.startswith("/") or page.startswith("//") or page.endswith("/"):
             raise ValueError(f'the page\'s path is of the form "/account/sessions", not {page!r}')
         application = PageApplication(
-            SessionsPage(options or PageOptions()), page, self.client, self._look_up
+            SessionsPage(options or PageOptions(), now=self._site.clock),
+            page,
+            self.client,
+            self._look_up,
         )
         for path in (page, page + "/{below:path}"):
             app.router.routes.append(Route(path, application, include_in_schema=False))

@@ -20,7 +20,7 @@ from session_authority.web.clock import system_time
 from session_authority.web.exchange import PageRequest, PageResponse
 from session_authority.web.sessions_page.assets import Assets
 from session_authority.web.sessions_page.export import to_json
-from session_authority.web.sessions_page.forgery import is_genuine
+from session_authority.web.sessions_page.forgery import comes_from_here, is_genuine
 from session_authority.web.sessions_page.language import Languages
 from session_authority.web.sessions_page.listing import (
     PAGE_LIMIT,
@@ -175,7 +175,8 @@ class SessionsPage:
     def _leave(self, visit: Visit) -> PageResponse:
         location = self._options.signed_out_path or visit.root
         message = visit.language.gettext("You are signed out")
-        return self._renderer.done(visit, message, location, signed_out=True)
+        had_one = visit.request.token is not None
+        return self._renderer.done(visit, message, location, signed_out=had_one)
 
     def _tell(self, visit: Visit, notice: Notice) -> PageResponse:
         message = notice.text(visit.language, self._options.effective_within_seconds)
@@ -190,8 +191,13 @@ class SessionsPage:
             rejection = answer if isinstance(answer, Rejection) else None
         if rejection is None or rejection.reason is RejectionReason.SUPERSEDED:
             return self._renderer.state(visit, visit.states.superseded())
+        # A reason that this version doesn't know may be one that keeps the cookie too. The page's
+        # script loads the page next, which tells the reason while the cookie is there.
+        clears = rejection.reason is not RejectionReason.UNKNOWN and not visit.is_scripts
         return self._renderer.state(
-            visit, visit.states.signed_out(rejection), signed_out=visit.request.token is not None
+            visit,
+            visit.states.signed_out(rejection),
+            signed_out=clears and visit.request.token is not None,
         )
 
 
@@ -209,8 +215,9 @@ def _refusal(visit: Visit, route: _Route | None) -> State | None:
         return states.refused(413)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
         return states.refused(415)
-    # A visitor without a session has no form to send; what becomes of the request says the authority.
-    return states.forged() if visit.token and not is_genuine(request, visit.token) else None
+    # Another site's form comes without the cookie, and must not make the answer clear it.
+    genuine = is_genuine(request, visit.token) if visit.token else comes_from_here(request)
+    return None if genuine else states.forged()
 
 
 def _form_bytes(request: PageRequest) -> int:
