@@ -16,6 +16,7 @@ from django.core.management import call_command  # isort: skip
 from django.core.management.base import SystemCheckError  # isort: skip
 from django.db import connections  # isort: skip
 from django.http import HttpRequest  # isort: skip
+from django.urls import reverse  # isort: skip
 from django.test import AsyncClient, Client, override_settings  # isort: skip
 
 from session_authority import SessionClient, SessionLimitReached
@@ -296,6 +297,12 @@ def test_a_deploy_that_adopts_signs_nobody_out(client: SessionClient) -> None:
     assert len(client.list(browser.token)) == 1
 
 
+def test_a_deploy_that_still_lies_ahead_signs_nobody_out(client: SessionClient) -> None:
+    browser = existing_login()
+    with settings(client, ADOPT_EXISTING="2999-01-01T00:00+00:00"):
+        assert browser.who() == "ada"
+
+
 def test_requests_that_come_in_at_once_adopt_one_session(client: SessionClient) -> None:
     first = existing_login()
     second = Browser()
@@ -462,6 +469,7 @@ def _proof(page: str) -> str:
 def test_the_page_knows_its_place_however_it_is_included(root: str) -> None:
     browser = Browser()
     browser.sign_in()
+    assert reverse("session_authority:sessions") == "/account/sessions"
     for path in (root, root + "/"):
         page = browser.get(path)
         if page.status_code == 301:  # by Django itself, to the form with a slash

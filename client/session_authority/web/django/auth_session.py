@@ -215,6 +215,7 @@ class AuthSession:
         As what time it was made counts that arrival's: whatever ended all of the user's sessions since then
         covers it. Requests that come in at once get the same session, by a retry secret that they share.
         """
+        authenticate_time = min(authenticate_time, self.visit.started)  # should it still lie ahead
         key = self._request.session.session_key or ""
         secret = salted_hmac("session_authority.adopt", key, algorithm="sha256").digest()
         try:
