@@ -85,6 +85,8 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     if "methods" in request.GET:
         _known(request).auth_session.methods = request.GET["methods"].split(",")
     login(request, cast("Any", user))
+    if "shared" in request.GET:
+        request.session.set_expiry(0)
     return HttpResponse("in")
 
 

@@ -247,6 +247,7 @@ def test_outside_of_a_call_there_is_no_session() -> None:
 def test_a_token_is_passed_on_as_it_is() -> None:
     assert token_metadata(SessionToken("ses_a")) == (("x-session-token", "ses_a"),)
     assert token_metadata("ses_a") == (("x-session-token", "ses_a"),)
+    assert token_metadata("") == ()
 
 
 def test_a_look_up_that_waits_keeps_no_other_call_waiting() -> None:
