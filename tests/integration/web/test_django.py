@@ -355,6 +355,24 @@ def test_an_adopted_login_that_was_revoked_cannot_be_adopted_again(client: Sessi
         assert browser.who() is None
 
 
+def test_a_mark_that_a_slow_request_overwrote_opens_no_way_back(
+    authority: ThreadedAuthority, client: SessionClient
+) -> None:
+    browser = existing_login()
+    key = browser.cookies["sessionid"].value
+    unmarked = DjangoSession.objects.get(session_key=key).session_data
+    with settings(client, ADOPT_EXISTING=BEFORE):
+        assert browser.who() == "ada"
+        client.sign_out(browser.token)
+        authority.authority.pass_time(minutes=11)  # beyond the repetition of a sign-in
+        DjangoSession.objects.filter(session_key=key).update(session_data=unmarked)
+        thief = Browser()
+        thief.cookies["sessionid"] = key
+        assert thief.who() is None
+        assert thief.cookies["sessionid"].value == ""
+        assert not client.validate(thief.token)
+
+
 def test_what_was_ended_since_the_deploy_is_not_adopted(
     authority: ThreadedAuthority, client: SessionClient
 ) -> None:
