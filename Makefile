@@ -2,7 +2,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
-SOURCES := client server workers tests benchmarks
+SOURCES := client server workers tests benchmarks examples
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check proto format lock clean
@@ -13,9 +13,11 @@ help: ## Show what can be made
 run: .venv/ready ## Start the whole thing on embedded defaults, with a short demonstration
 	@$(BIN)/session-authority demo
 
+# More processes than cores: what takes long waits, for a lease to lapse or a server to come back.
+JOBS ?= 3
 test: .venv/ready ## Run every test, in random order, with coverage
 	@rm -f .coverage .coverage.*
-	@set -o pipefail; $(BIN)/python -m coverage run -m pytest $(ARGS) 2>&1 | tee .test-output
+	@set -o pipefail; $(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal $(ARGS) 2>&1 | tee .test-output
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report && tail -n 1 .test-output
 
 check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports and generated code

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import pwd
+import random
 import secrets
 import shutil
 import signal
@@ -206,11 +207,18 @@ def binaries() -> Path:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, and that nobody else is given before it is listened on.
+
+    Each process of a test run draws from a range of its own, below the one from which the system gives ports to
+    whoever connects.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(10_000 + process % 20 * 1_000, 11_000 + process % 20 * 1_000)
+    for port in random.sample(ports, len(ports)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port is free from {ports.start} on")
 
 
 def as_owner(command: Sequence[object]) -> list[str]:

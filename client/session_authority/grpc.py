@@ -24,6 +24,7 @@ from session_authority.session_token import SESSION_TOKEN_METADATA_KEY, SessionT
 from session_authority.sync import SessionClient
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_FoundHandler: TypeAlias = "_Handler | None"
 _Details: TypeAlias = grpc.HandlerCallDetails
 _Trailing: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -64,15 +65,15 @@ def token_metadata(token: Token = None) -> tuple[tuple[str, str], ...]:
         token: The token; that of the call under way unless given.
 
     Returns:
-        Metadata to call with; none where a public method was called without a token.
+        Metadata to call with; none for an empty token, and where a public method was called without one.
 
     Raises:
         LookupError: No token is given, and no call under way has passed an interceptor of this module.
     """
-    passed_on = token or _presented().token
-    if passed_on is None:
-        return ()
+    passed_on = _presented().token if token is None else token
     text = passed_on.reveal() if isinstance(passed_on, SessionToken) else passed_on
+    if not text:
+        return ()
     return ((SESSION_TOKEN_METADATA_KEY, text),)
 
 
@@ -117,9 +118,9 @@ class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[_Details], Awaitable[_Handler | None]],
+        continuation: Callable[[_Details], Awaitable[_FoundHandler]],
         handler_call_details: _Details,
-    ) -> _Handler | None:
+    ) -> _FoundHandler:
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -143,24 +144,19 @@ class SessionInterceptor(grpc.ServerInterceptor):
     """
 
     def __init__(self, client: SessionClient, *, public_methods: Iterable[str] = ()) -> None:
-        """Take charge of a server's calls.
-
-        Args:
-            client: Asks the authority.
-            public_methods: What may be called without a session: "/grpc.health.v1.Health/Check", or
-                "/grpc.health.v1.Health/*" for all of a service.
+        """Take charge of a server's calls; the arguments are those of `AsyncSessionInterceptor`.
 
         Raises:
-            ValueError: One of them is not the name of a method.
+            ValueError: One of the public methods is not the name of a method.
         """
         self._client = client
         self._methods = _Methods(public_methods)
 
     def intercept_service(
         self,
-        continuation: Callable[[_Details], _Handler | None],
+        continuation: Callable[[_Details], _FoundHandler],
         handler_call_details: _Details,
-    ) -> _Handler | None:
+    ) -> _FoundHandler:
         handler = continuation(handler_call_details)
         if handler is None:
             return None

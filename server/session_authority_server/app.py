@@ -216,8 +216,13 @@ async def opened(settings: Settings, *, make_schema: bool = False) -> AsyncItera
         await database.close()
 
 
-def database_of(settings: Settings, *, must_exist: bool) -> Database:
+def database_of(settings: Settings, *, must_exist: bool, read_only: bool = False) -> Database:
     """Return the database that the settings name, not yet connected to.
+
+    Args:
+        settings: Which database.
+        must_exist: Whether a file that is not there is not to be made.
+        read_only: Whether a file is to be opened without the means to change it, or to keep others waiting.
 
     Raises:
         CannotStart: If it is plain already that it can't be used.
@@ -245,7 +250,7 @@ def database_of(settings: Settings, *, must_exist: bool) -> Database:
         )
     if not path.exists():
         path.touch(mode=0o600)  # addresses and names are nobody else's to read
-    return Database.sqlite(path)
+    return Database.sqlite(path, read_only=read_only)
 
 
 def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:

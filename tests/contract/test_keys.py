@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 
-from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, issue
+from session_authority_server.domain.api_key import ApiKey, KeyState, KeyUse, Permission, issue
 from session_authority_server.domain.token import new_id
 from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine
 
@@ -97,10 +97,12 @@ async def test_the_time_of_the_last_use_moves_forward_and_never_back(engine: Eng
     one, other, unused = a_key(), a_key(), a_key()
     for key in (one, other, unused):
         await engine.keys.add_key(key)
-    await engine.keys.note_key_uses({one.key_id: START + DAY, other.key_id: START})
-    await engine.keys.note_key_uses({one.key_id: START, other.key_id: START + MINUTE})
-    await engine.keys.note_key_uses({new_id(START): START})
-    await engine.keys.note_key_uses({})
+    validate = Permission.VALIDATE
+    await engine.keys.note_key_uses({(one.key_id, validate)}, START + DAY)
+    await engine.keys.note_key_uses({(one.key_id, validate), (other.key_id, validate)}, START)
+    await engine.keys.note_key_uses({(other.key_id, validate)}, START + MINUTE)
+    await engine.keys.note_key_uses({(new_id(START), validate)}, START)
+    await engine.keys.note_key_uses(set(), START)
 
     used = {key.key_id: key.last_used_time for key in await engine.keys.read_keys()}
     assert used == {
@@ -108,3 +110,42 @@ async def test_the_time_of_the_last_use_moves_forward_and_never_back(engine: Eng
         other.key_id: START + MINUTE,
         unused.key_id: None,
     }
+
+
+async def test_what_each_key_used_is_known_from_the_first_time_to_the_last(engine: Engine) -> None:
+    one, other, unused = a_key(), a_key(), a_key()
+    for key in (one, other, unused):
+        await engine.keys.add_key(key)
+    validate, create = Permission.VALIDATE, Permission.CREATE
+    await engine.keys.note_key_uses({(one.key_id, validate)}, START)
+    await engine.keys.note_key_uses(
+        {(one.key_id, validate), (one.key_id, create), (other.key_id, create)}, START + DAY
+    )
+    await engine.keys.note_key_uses({(one.key_id, validate)}, START + MINUTE)
+    await engine.keys.note_key_uses({(new_id(START), validate)}, START)
+
+    assert await engine.keys.read_key_uses() == {
+        one.key_id: {
+            validate: KeyUse(START, START + DAY),
+            create: KeyUse(START + DAY, START + DAY),
+        },
+        other.key_id: {create: KeyUse(START + DAY, START + DAY)},
+    }
+
+
+async def test_servers_that_note_the_first_use_at_once_lose_none(engine: Engine) -> None:
+    keys = [a_key() for _ in range(5)]
+    for key in keys:
+        await engine.keys.add_key(key)
+    uses = {(key.key_id, permission) for key in keys for permission in key.permissions}
+
+    await asyncio.gather(
+        *(engine.keys.note_key_uses(uses, START + number * MINUTE) for number in range(4))
+    )
+
+    found = await engine.keys.read_key_uses()
+    assert {
+        (key_id, permission, use.last_time)
+        for key_id, used in found.items()
+        for permission, use in used.items()
+    } == {(key_id, permission, START + 3 * MINUTE) for key_id, permission in uses}

@@ -16,7 +16,7 @@ from tests.integration.program import BIN, Program, environment, run, running
 SERVICE = "session_authority.v1.SessionService"
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "revoke", "demo"])
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "revoke", "check", "demo"])
 def test_each_command_explains_itself_and_its_options(command: str) -> None:
     done = CliRunner().invoke(commands, [command, "--help"], prog_name="session-authority")
     assert done.exit_code == 0
@@ -30,7 +30,7 @@ def test_each_command_explains_itself_and_its_options(command: str) -> None:
 def test_the_whole_command_lists_its_parts(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("serve", "worker", "migrate", "keys", "revoke", "demo"):
+    for command in ("serve", "worker", "migrate", "keys", "revoke", "check", "demo"):
         assert re.search(rf"^  {command} +[A-Z]", done.stdout, re.MULTILINE)
     assert "server-process" not in done.stdout  # which is for `serve --processes` alone
     version = CliRunner().invoke(commands, ["--version"])

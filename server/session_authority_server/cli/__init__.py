@@ -4,6 +4,7 @@ from typing import NoReturn
 
 import click
 
+from session_authority_server.cli.check import check
 from session_authority_server.cli.demo import demo
 from session_authority_server.cli.keys import keys
 from session_authority_server.cli.migrate import migrate
@@ -28,7 +29,7 @@ def commands(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (serve, worker, migrate, keys, revoke, demo, server_process):
+for command in (serve, worker, migrate, keys, revoke, check, demo, server_process):
     commands.add_command(command)
 
 

@@ -36,6 +36,19 @@ class KeyState(Enum):
     REVOKED = "revoked"
 
 
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """When a key used one of its permissions, to within some ten minutes.
+
+    Attributes:
+        first_time: The first time since uses are recorded.
+        last_time: The last time.
+    """
+
+    first_time: datetime
+    last_time: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
     """What is kept of an API key.

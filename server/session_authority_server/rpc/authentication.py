@@ -85,9 +85,9 @@ class Authentication:
             if key.expire_time is not None:
                 keyring.check_good(key)
         permission = PERMISSIONS.get(method)
-        if permission not in caller.permissions:
+        if permission is None or permission not in caller.permissions:
             raise PermissionMissing("" if permission is None else permission.value)
-        keyring.note_use(key.key_id)
+        keyring.note_use(key.key_id, permission)
         return caller
 
     def _recognise(self, header: str) -> tuple[Caller, ApiKey]:

@@ -50,9 +50,9 @@ class Database:
         self._running: set[asyncio.Task[Any]] = set()
 
     @classmethod
-    def sqlite(cls, path: Path) -> "Database":
-        """Open a SQLite file."""
-        return cls(Sqlite(path))
+    def sqlite(cls, path: Path, *, read_only: bool = False) -> "Database":
+        """Open a SQLite file; if so asked without the means to change it, or to keep others waiting."""
+        return cls(Sqlite(path, read_only=read_only))
 
     @classmethod
     def postgresql(cls, url: str) -> "Database":

@@ -48,6 +48,13 @@ _CONNECT_TIMEOUT_SECONDS = 2
 _CANCEL_TIMEOUT_SECONDS = 0.5
 # Of each connection: what some ten thousand sessions in use are spread over in a large file.
 _CACHE_KIBIBYTES = 65_536
+_PRAGMAS_READING = (f"busy_timeout = {_BUSY_TIMEOUT_MILLISECONDS}", "temp_store = MEMORY")
+_PRAGMAS = (
+    *_PRAGMAS_READING,
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    f"cache_size = -{_CACHE_KIBIBYTES}",
+)
 _MIGRATION_LOCK = 0x5E551013_A07408  # any number that other programs are not likely to use
 _AS_WORKER = {
     "synchronous_commit": "off",
@@ -174,8 +181,15 @@ class Sqlite:
     tell_time: str | None = None
     driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.read_only = read_only
         self.url = URL.create("sqlite+aiosqlite", database=str(path))
+        if read_only:
+            self.url = URL.create(
+                "sqlite+aiosqlite",
+                database=path.absolute().as_uri(),
+                query={"mode": "ro", "uri": "true"},
+            )
 
     def reader(self) -> AsyncEngine:
         engine = create_async_engine(
@@ -187,21 +201,29 @@ class Sqlite:
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
         )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "connect", self._prepare)
         return engine
 
     def writer(self) -> AsyncEngine:
         engine = create_async_engine(
             self.url, pool_size=1, max_overflow=0, pool_timeout=WAIT_SECONDS
         )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "connect", self._prepare)
 
         @event.listens_for(engine.sync_engine, "begin")
         def wait_before_reading(connection: Any) -> None:
-            # So that no transaction works on what another changes meanwhile.
+            # So that no transaction works on what another changes meanwhile. Who can only read takes no lock by it.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
+
+    def _prepare(self, connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        try:
+            _set_pragmas(connection, _PRAGMAS_READING if self.read_only else _PRAGMAS)
+        except BaseException:
+            connection.close()  # it never gets into the pool, so nobody else would
+            raise
 
     def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
         return column.in_(bindparam("ids", expanding=True))
@@ -443,23 +465,8 @@ def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:
     connection.driver_connection.add_notice_handler(note)
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver must not begin transactions of its own
-    try:
-        _set_pragmas(connection)
-    except BaseException:
-        connection.close()  # it never gets into the pool, so nobody else would
-        raise
-
-
-def _set_pragmas(connection: Any) -> None:
+def _set_pragmas(connection: Any, pragmas: Sequence[str]) -> None:
     cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout = {_BUSY_TIMEOUT_MILLISECONDS}",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "temp_store = MEMORY",
-        f"cache_size = -{_CACHE_KIBIBYTES}",
-    ):
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -12,13 +12,13 @@ Obligations that hold for every method:
 `tests/contract/` holds the suite that every store must pass.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from session_authority_server.domain.api_key import ApiKey
+from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
@@ -466,6 +466,17 @@ class KeyStore(Protocol):
         """Revoke a key, be it expired or not. Return whether it was: not if unknown or revoked already."""
         ...
 
-    async def note_key_uses(self, uses: Mapping[UUID, datetime]) -> None:
-        """Move the times of keys' last uses forward; never back."""
+    async def note_key_uses(
+        self, uses: Collection[tuple[UUID, Permission]], time: datetime
+    ) -> None:
+        """Move the times at which keys, and their permissions, were last used forward; never back.
+
+        Args:
+            uses: Which keys used which permissions. Of keys that are unknown, nothing is noted.
+            time: When they did.
+        """
+        ...
+
+    async def read_key_uses(self) -> Mapping[UUID, Mapping[Permission, KeyUse]]:
+        """Return which permissions each key has used since that is recorded, and when."""
         ...

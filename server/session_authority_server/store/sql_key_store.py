@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -6,9 +6,9 @@ from uuid import UUID
 from sqlalchemy import and_, case, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server.domain.api_key import ApiKey, Permission
+from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
 from session_authority_server.store.database import Database
-from session_authority_server.store.tables import api_keys
+from session_authority_server.store.tables import api_key_uses, api_keys
 
 
 class SqlKeyStore:
@@ -81,18 +81,59 @@ class SqlKeyStore:
 
         return await self._database.write(work)
 
-    async def note_key_uses(self, uses: Mapping[UUID, datetime]) -> None:
+    async def note_key_uses(
+        self, uses: Collection[tuple[UUID, Permission]], time: datetime
+    ) -> None:
+        # All writers in one order.
+        in_order = sorted((key_id, permission.value) for key_id, permission in uses)
+        key_ids = dict.fromkeys(key_id for key_id, _ in in_order)
+
         async def work(connection: AsyncConnection) -> None:
-            for key_id, time in sorted(uses.items()):  # all writers in one order
+            for key_id in key_ids:
                 last = api_keys.c.last_used_time
                 await connection.execute(
                     update(api_keys)
                     .where(api_keys.c.key_id == key_id, or_(last.is_(None), last < time))
                     .values(last_used_time=time)
                 )
+            for key_id, permission in in_order:
+                await self._note_use(connection, key_id, permission, time)
 
         if uses:
             await self._database.write(work)
+
+    async def read_key_uses(self) -> Mapping[UUID, Mapping[Permission, KeyUse]]:
+        known = {each.value: each for each in Permission}
+
+        async def work(connection: AsyncConnection) -> Mapping[UUID, Mapping[Permission, KeyUse]]:
+            found: dict[UUID, dict[Permission, KeyUse]] = {}
+            for key_id, name, first, last in await connection.execute(select(api_key_uses)):
+                if name in known:
+                    found.setdefault(key_id, {})[known[name]] = KeyUse(first, last)
+            return found
+
+        return await self._reads_from.read(work)
+
+    async def _note_use(
+        self, connection: AsyncConnection, key_id: UUID, permission: str, time: datetime
+    ) -> None:
+        uses = api_key_uses.c
+        later = await connection.execute(
+            update(api_key_uses)
+            .where(uses.key_id == key_id, uses.permission == permission, uses.last_used_time < time)
+            .values(last_used_time=time)
+        )
+        if later.rowcount:
+            return
+        first = select(
+            api_keys.c.key_id,
+            literal(permission),
+            literal(time, uses.first_used_time.type),
+            literal(time, uses.last_used_time.type),
+        ).where(api_keys.c.key_id == key_id)
+        await connection.execute(
+            self._database.dialect.insert_if_absent(api_key_uses).from_select(list(uses), first)
+        )
 
 
 async def _insert(connection: AsyncConnection, key: ApiKey) -> None:

@@ -204,3 +204,13 @@ api_keys = Table(
     Column("revoke_time", Moment),
     Column("last_used_time", Moment),
 )
+
+# One row a permission that a key has used since there is this table.
+api_key_uses = Table(
+    "api_key_uses",
+    metadata,
+    Column("key_id", Id, primary_key=True),
+    Column("permission", Text, primary_key=True),
+    Column("first_used_time", Moment, nullable=False),
+    Column("last_used_time", Moment, nullable=False),
+)

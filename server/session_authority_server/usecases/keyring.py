@@ -2,11 +2,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import TypeAlias
 from uuid import UUID
 
 from session_authority_server.domain import token as tokens
-from session_authority_server.domain.api_key import ApiKey, KeyState, parse
+from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, parse
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import (
     ApiKeyExpired,
@@ -24,6 +25,7 @@ USE_RESOLUTION = timedelta(minutes=10)
 # A key that was over for so long is as good as unknown.
 MEMORY_OF_ENDED = timedelta(days=30)
 _NO_HASH = bytes(32)
+_Use: TypeAlias = tuple[UUID, Permission]
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +46,9 @@ class Keyring:
         self.generation = 0
         self._keys: Mapping[UUID, ApiKey] = {}
         self._trusted_until = float("-inf")
-        self._used: set[UUID] = set()
+        self._used: set[_Use] = set()
+        # When this process wrote which use, of keys that there are.
+        self._written: dict[_Use, datetime] = {}
 
     def recognise(self, presented: str) -> ApiKey:
         """Return the key that is presented.
@@ -92,9 +96,9 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def note_use(self, key_id: UUID) -> None:
-        """Note that a key was used, to be written later."""
-        self._used.add(key_id)
+    def note_use(self, key_id: UUID, permission: Permission) -> None:
+        """Note that a key was used, and for what, to be written later."""
+        self._used.add((key_id, permission))
 
     async def refresh(self) -> None:
         """Read the keys.
@@ -110,19 +114,23 @@ class Keyring:
         self._keys = keys
 
     async def write_uses(self) -> None:
-        """Write when keys were last used, of each one at most every ten minutes.
+        """Write which keys were used, and for what, of each use at most every ten minutes.
 
         Raises:
             StoreUnavailable: If that fails; the next use is written instead.
         """
         now, used, self._used = self._clock.now(), self._used, set()
-        await self._store.note_key_uses(
-            {
-                key_id: now
-                for key_id in used
-                if (key := self._keys.get(key_id)) is not None
-                and (key.last_used_time is None or now - key.last_used_time >= USE_RESOLUTION)
-            }
+        due = {use for use in used if self._is_due(use, now)}
+        await self._store.note_key_uses(due, now)
+        self._written.update(dict.fromkeys(due, now))
+        if due:
+            self._written = {use: at for use, at in self._written.items() if use[0] in self._keys}
+
+    def _is_due(self, use: _Use, now: datetime) -> bool:
+        key = self._keys.get(use[0])
+        return key is not None and any(
+            written is None or now - written >= USE_RESOLUTION
+            for written in (key.last_used_time, self._written.get(use))
         )
 
     async def keep_current(self) -> None:

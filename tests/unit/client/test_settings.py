@@ -152,7 +152,8 @@ def test_certificates_are_refused_where_tls_is_off(tmp_path: Path) -> None:
             "client_certificate": CERTIFICATES,
         },
     ],
-    ids=str,
+    # Their values may be credentials, which are not named the same in each process of a run.
+    ids=lambda arguments: "-".join(arguments),
 )
 def test_an_argument_without_a_usable_value_is_named(
     client_type: type[SessionClient | AsyncSessionClient], settings: dict[str, object]

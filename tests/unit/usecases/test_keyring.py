@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from session_authority_server.domain.api_key import ApiKey, Permission, issue
+from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission, issue
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import (
     ApiKeyExpired,
@@ -30,7 +30,7 @@ class Store:
         self.keys: dict[UUID, ApiKey] = {}
         self.failing = False
         self.reads = 0
-        self.uses: list[Mapping[UUID, datetime]] = []
+        self.uses: list[tuple[set[tuple[UUID, Permission]], datetime]] = []
 
     async def read_keys(self, ended_after: datetime | None = None) -> list[ApiKey]:
         self.reads += 1
@@ -38,12 +38,17 @@ class Store:
             raise StoreUnavailable("reading")
         return list(self.keys.values())
 
-    async def note_key_uses(self, uses: Mapping[UUID, datetime]) -> None:
+    async def note_key_uses(
+        self, uses: Collection[tuple[UUID, Permission]], time: datetime
+    ) -> None:
         if self.failing:
             raise StoreUnavailable("writing")
-        self.uses.append(dict(uses))
-        for key_id, time in uses.items():
+        self.uses.append((set(uses), time))
+        for key_id, _ in uses:
             self.keys[key_id] = replace(self.keys[key_id], last_used_time=time)
+
+    async def read_key_uses(self) -> Mapping[UUID, Mapping[Permission, KeyUse]]:
+        raise NotImplementedError
 
     def issue(self, lifetime: timedelta | None = None) -> tuple[ApiKey, str]:
         key, presented = issue("shop", frozenset([Permission.VALIDATE]), NOON, lifetime)
@@ -160,12 +165,56 @@ async def test_uses_are_written_at_most_every_ten_minutes(
     key, _ = store.issue()
     await keyring.refresh()
     for _ in range(25):
-        keyring.note_use(key.key_id)
+        keyring.note_use(key.key_id, Permission.VALIDATE)
         await keyring.write_uses()
         await keyring.refresh()
         clock.advance(MINUTE)
-    written = [uses[key.key_id] for uses in store.uses if uses]
+    written = [time for uses, time in store.uses if uses]
     assert written == [NOON, NOON + 10 * MINUTE, NOON + 20 * MINUTE]
+
+
+async def test_the_first_use_of_a_permission_is_written_although_its_key_was_used_just_now(
+    store: Store, keyring: Keyring, clock: ManualClock
+) -> None:
+    key, _ = store.issue()
+    await keyring.refresh()
+    for permission in (Permission.VALIDATE, Permission.MANAGE, Permission.VALIDATE):
+        keyring.note_use(key.key_id, permission)
+        await keyring.write_uses()
+        await keyring.refresh()
+        clock.advance(MINUTE)
+    assert [uses for uses, _ in store.uses if uses] == [
+        {(key.key_id, Permission.VALIDATE)},
+        {(key.key_id, Permission.MANAGE)},
+    ]
+
+
+async def test_a_process_that_starts_writes_what_it_sees_used_whatever_others_wrote(
+    store: Store, keyring: Keyring
+) -> None:
+    key, _ = store.issue()
+    store.keys[key.key_id] = replace(key, last_used_time=NOON)
+    await keyring.refresh()
+    keyring.note_use(key.key_id, Permission.VALIDATE)
+    await keyring.write_uses()
+    assert [uses for uses, _ in store.uses if uses] == [{(key.key_id, Permission.VALIDATE)}]
+
+
+async def test_uses_of_keys_that_are_forgotten_are_forgotten_too(
+    store: Store, keyring: Keyring, clock: ManualClock
+) -> None:
+    for _ in range(20):
+        key, _ = store.issue()
+        await keyring.refresh()
+        keyring.note_use(key.key_id, Permission.VALIDATE)
+        await keyring.write_uses()
+        del store.keys[key.key_id]
+        await keyring.refresh()
+        keyring.note_use(key.key_id, Permission.VALIDATE)  # by a call that was under way
+        await keyring.write_uses()
+    assert len(store.uses) == 40
+    assert len([uses for uses, _ in store.uses if uses]) == 20
+    assert len(keyring._written) <= 1
 
 
 async def test_a_failure_stops_neither_the_reading_nor_the_writing(
@@ -182,9 +231,9 @@ async def test_a_failure_stops_neither_the_reading_nor_the_writing(
         while store.reads < 3:
             await asyncio.sleep(0.001)
         store.failing = False
-        keyring.note_use(key.key_id)
-        while not any(store.uses) or store.reads < 5:
-            keyring.note_use(key.key_id)
+        keyring.note_use(key.key_id, Permission.VALIDATE)
+        while not any(uses for uses, _ in store.uses) or store.reads < 5:
+            keyring.note_use(key.key_id, Permission.VALIDATE)
             await asyncio.sleep(0.001)
     for task in tasks:
         task.cancel()

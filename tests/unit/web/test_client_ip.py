@@ -151,7 +151,7 @@ def test_a_private_peer_whose_headers_are_ignored_is_told_of_once(
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.internal", "", "*"])
 def test_what_is_no_network_is_refused(network: str) -> None:
-    with pytest.raises(ValueError, match="network|host bits"):
+    with pytest.raises(ValueError, match=r"network|host bits"):
         ClientIp([network])
 
 

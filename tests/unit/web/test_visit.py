@@ -20,7 +20,7 @@ from session_authority._core import Operation
 from session_authority.v1 import session_service_pb2 as v1
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.visit import Arrival, Site, Visit
-from tests.unit.client.fake_authority import created, session_message
+from tests.unit.client.fake_authority import NOON_MESSAGE, created, session_message
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LIVE = Session(
@@ -78,7 +78,7 @@ def _answer(method: str) -> bytes:
                 session=session_message(), session_token="ses_renewed"
             ).SerializeToString()
         case _:
-            return v1.SignOutResponse(effective_time=NOON).SerializeToString()
+            return v1.SignOutResponse(effective_time=NOON_MESSAGE).SerializeToString()
 
 
 def visit(
@@ -387,4 +387,4 @@ def test_a_websocket_has_the_origin_of_its_page() -> None:
 
 def test_what_is_wrong_with_a_sign_in_is_the_apps_to_know() -> None:
     with pytest.raises(InvalidArgument):
-        Authority().run(visit().sign_in("ana", authenticate_time=datetime(2030, 1, 1)))
+        Authority().run(visit().sign_in("ana", authenticate_time=NOON.replace(tzinfo=None)))

@@ -50,6 +50,7 @@ def unavailable(request: HttpRequest) -> HttpResponse:
     else:
         detail = "Sign-in is unavailable for the moment: try again soon"
         response = JsonResponse({"detail": detail}, status=503)
+    response.headers["Cache-Control"] = "no-store"
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 

@@ -8,6 +8,7 @@ kept where browsers can't reach it, so nobody gets around a revocation by losing
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ from django.contrib.auth import HASH_SESSION_KEY
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.middleware import get_user
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.backends.base import CreateError
 from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 
@@ -29,6 +31,7 @@ from session_authority.errors import (
     Unavailable,
 )
 from session_authority.session import Rejection, RejectionReason, Session
+from session_authority.web.cookies import MAX_AGE_SECONDS
 from session_authority.web.django.options import Options
 from session_authority.web.visit import Visit
 
@@ -215,6 +218,7 @@ class AuthSession:
         As what time it was made counts that arrival's: whatever ended all of the user's sessions since then
         covers it. Requests that come in at once get the same session, by a retry secret that they share.
         """
+        authenticate_time = min(authenticate_time, self.visit.started)  # should it still lie ahead
         key = self._request.session.session_key or ""
         secret = salted_hmac("session_authority.adopt", key, algorithm="sha256").digest()
         try:
@@ -224,11 +228,34 @@ class AuthSession:
         except (AuthenticationTooOld, RetryStale):
             return self._over()
         except RetryMismatch:
-            return (
-                AnonymousUser()
-            )  # Another request of this login, from another device it seems, was first.
+            # Another request of this login was first, from another device it seems.
+            return AnonymousUser()
+        if self._first_adopted(session.session_id) != session.session_id:
+            self._options.client.run_operation(self.visit.sign_out())
+            return self._over()
         self._request.session[MARK] = session.session_id
         return user
+
+    def _first_adopted(self, session_id: str) -> str:
+        """Remember which session a login was given, and say which one that was the first time.
+
+        A request that began before the login was adopted may save Django's session after that, without the mark.
+        """
+        key = self._request.session.session_key or ""
+        record_key = salted_hmac("session_authority.adopted", key, algorithm="sha256").hexdigest()[
+            :32
+        ]
+        store = type(self._request.session)
+        recorded = store(record_key).get(MARK)
+        if isinstance(recorded, str):
+            return recorded
+        with suppress(CreateError):  # by a request at the same time, which was given the same
+            store(record_key).save(must_create=True)
+        record = store(record_key)
+        record[MARK] = session_id
+        record.set_expiry(MAX_AGE_SECONDS)  # longer than a login that is in use can be adopted
+        record.save()
+        return session_id
 
     def _is_over(self) -> bool:
         """Say whether the login has ended, rather than that its token was replaced by a parallel request."""

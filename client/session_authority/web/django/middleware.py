@@ -85,10 +85,12 @@ def _finish(
     auth_session.after_view()
     visit = auth_session.visit
     for cookie in visit.set_cookies:
+        # No longer than Django's own, where that is to go with the browser: `set_expiry(0)`.
+        kept = not cookie.value or not request.session.get_expire_at_browser_close()
         response.set_cookie(
             cookie.name,
             cookie.value,
-            max_age=cookie.max_age_seconds,
+            max_age=cookie.max_age_seconds if kept else None,
             domain=cookie.domain,
             secure=cookie.secure,
             httponly=True,

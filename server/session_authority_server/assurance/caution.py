@@ -1,0 +1,347 @@
+"""What no standard's list names, and an operator should know nevertheless."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from session_authority_server.assurance.facts import Facts
+from session_authority_server.assurance.wording import span
+from session_authority_server.clock_skew import WORTH_A_WARNING
+from session_authority_server.domain.api_key import ApiKey, Permission
+from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
+from session_authority_server.store.condition import PostgresqlCondition, SqliteCondition
+
+# How long a key, or a permission of it, may go unused before that is told.
+UNUSED_AFTER = timedelta(days=30)
+# How long before a key's end its successor should be on its way.
+EXPIRES_SOON = timedelta(days=14)
+# How long what is due may wait for the worker: so many of its intervals, and at least so long.
+_BACKLOG_INTERVALS = 10
+_LEAST_BACKLOG = timedelta(minutes=10)
+# How far ahead there must be partitions. The worker makes them for a month.
+_PARTITIONS_AHEAD = timedelta(days=14)
+_LONG_HISTORY = timedelta(days=90)
+_SHORT_HISTORY = timedelta(days=1)
+_DEVELOPMENT = "development"
+_WAITS_FOR_DISK = frozenset(("on", "remote_apply"))
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """Something to look at.
+
+    Attributes:
+        name: Of its kind, for programs.
+        about: What it is about: a setting, a file, a key.
+        why: What is wrong, or could be.
+        remedy: What to do.
+    """
+
+    name: str
+    about: str
+    why: str
+    remedy: str
+
+
+Watch: TypeAlias = Callable[[Facts], Iterator[Caution]]
+
+
+def loses_commits(facts: Facts) -> Iterator[Caution]:
+    """Tell of a database that does not keep what it answered."""
+    for reason in facts.forgets():
+        remedy = (
+            "turn it on, for the authority's role and database at least"
+            if isinstance(facts.condition, PostgresqlCondition)
+            else "keep it on a disk of this machine"
+        )
+        yield Caution(
+            "not-durable",
+            "database",
+            f"{reason}: sessions that were created or ended may be otherwise after a crash",
+            remedy,
+        )
+    match facts.condition:
+        case SqliteCondition(journal_mode=mode) if mode != "wal":
+            yield Caution(
+                "journal-mode",
+                "database",
+                f"the file's journal mode is {mode}: no server has opened it yet, or another program changed it",
+                "start a server on it; it sets the mode to wal",
+            )
+
+
+def fails_over_to_the_past(facts: Facts) -> Iterator[Caution]:
+    """Tell of a PostgreSQL whose standbys may lack what was answered."""
+    condition = facts.condition
+    if not isinstance(condition, PostgresqlCondition):
+        return
+    remedy = "name standbys that commits wait for in synchronous_standby_names"
+    if condition.standbys == 0:
+        yield Caution(
+            "no-standby",
+            "database",
+            "no standby follows it: what was answered is lost with its disk",
+            "add a standby, and " + remedy,
+        )
+    elif not condition.waits_for_standbys or condition.asynchronous_standbys:
+        yield Caution(
+            "asynchronous-standby",
+            "database",
+            f"of {condition.standbys} standbys, commits wait for "
+            + ("none" if not condition.waits_for_standbys else "some only")
+            + ": if another takes over, ended sessions may be live again",
+            remedy + ", and let no other take over",
+        )
+    if (
+        condition.waits_for_standbys
+        and condition.synchronous_commit not in _WAITS_FOR_DISK
+        and condition.synchronous_commit != "off"  # which is told as worse
+    ):
+        yield Caution(
+            "weak-commit",
+            "database",
+            f"synchronous_commit is {condition.synchronous_commit}: an answer doesn't wait for a standby's disk",
+            "set it to on, for the authority's role and database at least",
+        )
+
+
+def clocks_differ(facts: Facts) -> Iterator[Caution]:
+    """Tell of a clock that is not the database's."""
+    if abs(facts.clock_skew) >= WORTH_A_WARNING:
+        yield Caution(
+            "clock-skew",
+            "clock",
+            f"this machine's clock is {facts.clock_skew.total_seconds():.1f} s ahead of the database's",
+            "keep both by NTP",
+        )
+
+
+def others_listen_in(facts: Facts) -> Iterator[Caution]:
+    """Tell of what travels in clear text."""
+    exposure = facts.exposure
+    if not facts.is_encrypted:
+        yield Caution(
+            "plaintext-listener",
+            exposure.listen,
+            "other machines can get there, and calls are not encrypted"
+            + (
+                " by the server"
+                if exposure.allow_plaintext
+                else ""
+                if exposure.insecure
+                else "; `serve` refuses to start"
+            ),
+            "set SESSION_AUTHORITY_TLS_CERTIFICATE and SESSION_AUTHORITY_TLS_KEY, unless a mesh encrypts",
+        )
+    if exposure.metrics_listen and not exposure.metrics_is_loopback:
+        yield Caution(
+            "plaintext-metrics",
+            exposure.metrics_listen,
+            "metrics are served over plain HTTP, to whoever gets there",
+            "listen where your collector alone can reach",
+        )
+    match facts.condition:
+        case PostgresqlCondition(encrypted=False, is_local=False):
+            yield Caution(
+                "plaintext-database",
+                "database",
+                "the connection to it leaves this machine, and is not encrypted",
+                "add ?sslmode=verify-full to SESSION_AUTHORITY_DATABASE_URL",
+            )
+
+
+def nobody_is_asked_who_they_are(facts: Facts) -> Iterator[Caution]:
+    """Tell of a server without API keys."""
+    if facts.exposure.insecure:
+        yield Caution(
+            "insecure",
+            "--insecure",
+            "no API key is asked for: whoever gets there may do everything",
+            "serve without --insecure",
+        )
+
+
+def keys_are_many_or_mighty(facts: Facts) -> Iterator[Caution]:
+    """Tell of keys that are not used, do not end, or can do more than they are used for."""
+    if facts.contents is None:
+        return
+    if not facts.good_keys and not facts.exposure.insecure:
+        yield Caution(
+            "no-keys",
+            "API keys",
+            "there is no good API key, so every call is refused",
+            "session-authority keys create NAME --permission PERMISSION",
+        )
+    for key in facts.good_keys:
+        about = f"key {key.key_id} ({key.name})"
+        if key.key_id == facts.development_key_id or (
+            key.name == _DEVELOPMENT and key.permissions == frozenset(Permission)
+        ):
+            yield Caution(
+                "development-key",
+                about,
+                "the key for development is good, and may do everything",
+                f"give programs keys of their own, then: session-authority keys revoke {key.key_id}",
+            )
+        yield from _about_its_end(key, about, facts.now)
+        yield from _about_its_use(key, about, facts)
+
+
+def _about_its_end(key: ApiKey, about: str, now: datetime) -> Iterator[Caution]:
+    if key.expire_time is None:
+        yield Caution(
+            "key-without-expiry",
+            about,
+            "it never expires",
+            f"session-authority keys rotate {key.key_id} --expires-in 90d",
+        )
+    elif key.expire_time - now <= EXPIRES_SOON:
+        yield Caution(
+            "key-expires-soon",
+            about,
+            f"it expires at {key.expire_time:%Y-%m-%d %H:%M} UTC",
+            f"unless its program has a successor: session-authority keys rotate {key.key_id}",
+        )
+
+
+def _about_its_use(key: ApiKey, about: str, facts: Facts) -> Iterator[Caution]:
+    now = facts.now
+    if key.last_used_time is None:
+        if now - key.create_time >= UNUSED_AFTER:
+            yield Caution(
+                "key-never-used",
+                about,
+                f"it was made {span(timedelta(days=(now - key.create_time).days))} ago and never used",
+                f"session-authority keys revoke {key.key_id}",
+            )
+        return
+    uses = facts.contents.uses.get(key.key_id, {}) if facts.contents else {}
+    # What was used before uses were recorded is not known; nor what a new program has not come to yet.
+    if not uses or now - min(use.first_time for use in uses.values()) < UNUSED_AFTER:
+        return
+    unused = [
+        permission.value
+        for permission in Permission
+        if permission in key.permissions
+        and (permission not in uses or now - uses[permission].last_time >= UNUSED_AFTER)
+    ]
+    if unused:
+        yield Caution(
+            "unused-permission",
+            about,
+            f"in the last {span(UNUSED_AFTER)} it used no {', '.join(unused)}",
+            "make one that permits less, and revoke this one",
+        )
+
+
+def work_is_left_undone(facts: Facts) -> Iterator[Caution]:
+    """Tell of what should have been done by the worker."""
+    if facts.contents is None:
+        return
+    patience = max(_LEAST_BACKLOG, _BACKLOG_INTERVALS * facts.worker_interval)
+    unfinished = facts.contents.unfinished
+    for what, since in (
+        ("sessions are overdue", facts.contents.overdue_since),
+        ("a sweep is not recorded", unfinished.sweep_time),
+        ("an erasure is not complete", unfinished.erase_time),
+    ):
+        if since is not None and facts.now - since >= patience:
+            yield Caution(
+                "backlog",
+                "worker",
+                f"{what} since {since:%Y-%m-%d %H:%M:%S} UTC; no ended session is accepted for that",
+                "see to it that a worker runs: in `serve` without --no-worker, or `session-authority worker`",
+            )
+    until = facts.contents.sign_ins_until
+    if until is not None and until - facts.now <= _PARTITIONS_AHEAD:
+        yield Caution(
+            "partitions-missing",
+            "database",
+            f"from {until:%Y-%m-%d} on there is no partition for sign-ins, which will fail",
+            "run: session-authority worker --once",
+        )
+
+
+def schema_is_another(facts: Facts) -> Iterator[Caution]:
+    """Tell of a schema that is not this program's."""
+    version = facts.schema
+    if not version.serves:
+        yield Caution(
+            "schema",
+            "database",
+            f"its schema is {version.current or 'missing'}, and this program works with {version.wanted}; "
+            "its keys and its worker were not looked at",
+            version.remedy,
+        )
+    elif not version.is_current:
+        yield Caution(
+            "schema-newer",
+            "database",
+            f"its schema is {version.current}, newer than this program's {version.wanted}, which it still serves",
+            "bring this program up to date",
+        )
+
+
+def files_are_open(facts: Facts) -> Iterator[Caution]:
+    """Tell of files that others can read."""
+    for file in facts.files:
+        if file.mode & 0o007:
+            yield Caution(
+                "open-file",
+                str(file.path),
+                f"it holds {file.holds}, and everybody on this machine can get at it (mode {file.mode:04o})",
+                "chmod o= it",
+            )
+
+
+def memory_is_short_or_long(facts: Facts) -> Iterator[Caution]:
+    """Tell of histories that serve nobody, or that serve others too."""
+    policy = facts.policy
+    if not facts.audit_log:
+        yield Caution(
+            "no-audit-log",
+            "SESSION_AUTHORITY_AUDIT_LOG",
+            "no audit log is written",
+            "name a file, or - for standard output",
+        )
+    if policy.history_retention < _SHORT_HISTORY:
+        yield Caution(
+            "short-history",
+            "SESSION_AUTHORITY_HISTORY_RETENTION_DAYS",
+            "ended sessions are deleted within a day: nobody can look into what happened",
+            "keep them for some days",
+        )
+    keeps_addresses = (
+        policy.keep_ip_addresses is KeepAddresses.FULL
+        or policy.keep_user_agents is KeepUserAgents.FULL
+    )
+    erases_at_end = policy.erase_addresses is EraseAddresses.AT_END
+    if keeps_addresses and not erases_at_end and policy.history_retention > _LONG_HISTORY:
+        yield Caution(
+            "long-history",
+            "SESSION_AUTHORITY_HISTORY_RETENTION_DAYS",
+            f"addresses or user agents are kept in full for {span(policy.history_retention)} after a session's end",
+            "keep less of them, or set SESSION_AUTHORITY_ERASE_ADDRESSES to at-end (docs/privacy.md)",
+        )
+    if erases_at_end and facts.audit_log and facts.audit_addresses:
+        yield Caution(
+            "addresses-outlive-erasure",
+            "SESSION_AUTHORITY_AUDIT_ADDRESSES",
+            "the audit log keeps the addresses that are erased when a session ends",
+            "set it to false, or rotate the audit log as soon",
+        )
+
+
+WATCHES: Sequence[Watch] = (
+    schema_is_another,
+    nobody_is_asked_who_they_are,
+    others_listen_in,
+    files_are_open,
+    loses_commits,
+    fails_over_to_the_past,
+    clocks_differ,
+    keys_are_many_or_mighty,
+    work_is_left_undone,
+    memory_is_short_or_long,
+)

@@ -1,0 +1,146 @@
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from session_authority_server import development_key
+from session_authority_server.assurance.facts import Contents, Exposure, Facts, File
+from session_authority_server.clock_skew import ClockSkew
+from session_authority_server.config import STANDARD_OUTPUT, Settings, is_loopback
+from session_authority_server.domain.api_key import parse
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.token import SECRET_BYTES
+from session_authority_server.store import schema
+from session_authority_server.store.condition import read_condition, read_unfinished
+from session_authority_server.store.database import Database
+from session_authority_server.store.partitions import Partitions
+from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.store.upkeep import SqlUpkeepStore
+
+_MOUNTS = Path("/proc/self/mounts")
+
+
+async def gather(
+    settings: Settings,
+    database: Database,
+    clock: Clock,
+    *,
+    insecure: bool = False,
+    allow_plaintext: bool = False,
+    config_file: Path | None = None,
+) -> Facts:
+    """Look at an installation, without changing anything of it.
+
+    Args:
+        settings: What its operator set.
+        database: Its database; one opened to be read is enough.
+        clock: This machine's.
+        insecure: Whether its servers are started with `--insecure`.
+        allow_plaintext: Whether its servers are started with `--allow-plaintext`.
+        config_file: Where its settings were read from, if that is a file.
+
+    Raises:
+        StoreUnavailable: If the database doesn't answer.
+    """
+    path = settings.sqlite_path
+    version = await schema.read_version(database)
+    now = clock.now()
+    metrics = settings.metrics_listen
+    return Facts(
+        now=now,
+        policy=settings.policy,
+        exposure=Exposure(
+            listen=settings.listen,
+            is_loopback=is_loopback(settings.listen),
+            tls=bool(settings.tls_certificate),
+            allow_plaintext=allow_plaintext,
+            insecure=insecure,
+            metrics_listen=metrics,
+            metrics_is_loopback=not metrics or is_loopback(metrics),
+        ),
+        worker_interval=timedelta(seconds=settings.worker_interval_seconds),
+        audit_log=settings.audit_log,
+        audit_addresses=settings.audit_addresses,
+        condition=await read_condition(database),
+        filesystem="" if path is None else filesystem_of(path),
+        schema=version,
+        clock_skew=await ClockSkew(database, clock).measure(),
+        files=list(_files(settings, config_file)),
+        development_key_id=_development_key_id(settings),
+        token_secret_bits=8 * SECRET_BYTES,
+        contents=await _contents(database, now) if version.serves else None,
+    )
+
+
+def _development_key_id(settings: Settings) -> UUID | None:
+    try:
+        presented = development_key.read(settings)
+    except ValueError:
+        return None  # whatever lies there, it is no key
+    key = None if presented is None else parse(presented)
+    return None if key is None else key.id
+
+
+async def _contents(database: Database, now: datetime) -> Contents:
+    keys = SqlKeyStore(database)
+    return Contents(
+        keys=await keys.read_keys(),
+        uses=await keys.read_key_uses(),
+        overdue_since=await SqlUpkeepStore(database).oldest_overdue(now),
+        unfinished=await read_unfinished(database),
+        sign_ins_until=await _sign_ins_until(Partitions(database), now),
+    )
+
+
+async def _sign_ins_until(partitions: Partitions, now: datetime) -> datetime | None:
+    missing, span = await partitions.missing(now), await partitions.span()
+    return min(missing) - span if missing and span is not None else None
+
+
+def _files(settings: Settings, config_file: Path | None) -> Iterator[File]:
+    wanted: list[tuple[Path, str]] = []
+    if (path := settings.sqlite_path) is not None:
+        file = path.resolve()
+        wanted = [
+            (file.with_name(file.name + ending), "users, addresses and sessions")
+            for ending in ("", "-wal", "-shm")
+        ]
+        wanted.append((development_key.key_file(path), "a key that may do everything"))
+    elif config_file is not None:
+        wanted.append((config_file, "settings, and maybe the database's password"))
+    if settings.tls_key:
+        wanted.append((Path(settings.tls_key), "the server's private key"))
+    if settings.audit_log not in {"", STANDARD_OUTPUT}:
+        wanted.append((Path(settings.audit_log), "who signed in and when"))
+    for each, holds in wanted:
+        try:
+            mode = each.stat().st_mode & 0o7777
+        except (OSError, ValueError):
+            continue  # it is not there, or not ours to see
+        yield File(path=each, holds=holds, mode=mode)
+
+
+def filesystem_of(path: Path, mounts: Path = _MOUNTS) -> str:
+    """Return the type of the file system that a file is on, such as "ext4"; empty where none can tell."""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    return _longest_mount(os.fspath(path.resolve()), lines)
+
+
+def _longest_mount(path: str, lines: Sequence[str]) -> str:
+    found, kind = "", ""
+    for line in lines:
+        # Spaces and the like stand there as octal numbers.
+        point, type_ = (
+            re.sub(r"\\([0-7]{3})", lambda each: chr(int(each[1], 8)), part)
+            for part in line.split(" ")[1:3]
+        )
+        is_above = path == point or path.startswith(point.rstrip("/") + "/")
+        # Of two at one place, the later hides the other.
+        if is_above and len(point) >= len(found):
+            found, kind = point, type_
+    return kind

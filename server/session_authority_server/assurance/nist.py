@@ -1,0 +1,234 @@
+"""NIST SP 800-63B-4 on sessions: reauthentication by assurance level, and sections 5.1 to 5.2."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from session_authority_server.assurance.facts import Facts
+from session_authority_server.assurance.justification import (
+    LONGEST_JUSTIFIED,
+    WITHIN_ASSURANCE_LEVEL,
+)
+from session_authority_server.assurance.requirement import (
+    Finding,
+    Judge,
+    Requirement,
+    Standard,
+    always,
+    app_duty,
+    met,
+    not_met,
+)
+from session_authority_server.assurance.wording import span
+from session_authority_server.domain.api_key import Permission
+
+_SECRET_BITS = 64
+_LIFETIME = "absolute_lifetime_seconds"
+_IDLE_TIMEOUT = "idle_timeout_seconds"
+
+
+def lives_at_most(limit: timedelta, level: int) -> Judge:
+    """Return what judges whether sessions end in time, used or not."""
+
+    def judge(facts: Facts) -> Finding:
+        lifetime = facts.policy.absolute_lifetime
+        if lifetime <= limit:
+            return met(f"It is {span(lifetime)}", setting=_LIFETIME)
+        justified = level <= WITHIN_ASSURANCE_LEVEL and lifetime <= LONGEST_JUSTIFIED
+        return not_met(
+            f"It is {span(lifetime)}"
+            + ("; permitted, with the written justification below" if justified else ""),
+            setting=_LIFETIME,
+            justified=justified,
+        )
+
+    return judge
+
+
+def idles_at_most(limit: timedelta) -> Judge:
+    """Return what judges whether unused sessions end in time."""
+
+    def judge(facts: Facts) -> Finding:
+        idle = facts.policy.idle_timeout
+        if idle is None:
+            return not_met("There is none", setting=_IDLE_TIMEOUT)
+        if idle > limit:
+            return not_met(f"It is {span(idle)}", setting=_IDLE_TIMEOUT)
+        return met(f"It is {span(idle)}", setting=_IDLE_TIMEOUT)
+
+    return judge
+
+
+def there_is_an_overall_timeout(facts: Facts) -> Finding:
+    """Judge that there is one at all."""
+    return met(
+        f"It is {span(facts.policy.absolute_lifetime)}, and can't be switched off",
+        setting=_LIFETIME,
+    )
+
+
+def secrets_are_long(facts: Facts) -> Finding:
+    """Judge the length of a session's secret."""
+    bits = facts.token_secret_bits
+    return met(f"It has {bits} bits") if bits >= _SECRET_BITS else not_met(f"It has {bits} bits")
+
+
+def the_way_is_protected(facts: Facts) -> Finding:
+    """Judge whether secrets reach the authority unseen."""
+    exposure, setting = facts.exposure, "tls_certificate"
+    duty = "Serve browsers over TLS alone"
+    if exposure.tls:
+        return met("Calls are encrypted by TLS", duty=duty, setting=setting)
+    if exposure.is_loopback:
+        return met("Calls don't leave this machine", duty=duty, setting=setting)
+    if exposure.allow_plaintext and not exposure.insecure:
+        return app_duty(
+            "The server was told that something in front of it encrypts (--allow-plaintext)",
+            f"See to it that it does, with mutual authentication. {duty}",
+            setting=setting,
+        )
+    return not_met(
+        f"Calls to {exposure.listen} are not encrypted",
+        setting=setting,
+    )
+
+
+def signing_out_invalidates(facts: Facts) -> Finding:
+    """Judge what becomes of the secret of a session that was signed out."""
+    if reasons := list(facts.forgets()):
+        return not_met(f"A crash can bring it back: {', '.join(reasons)} in the database")
+    if not facts.may(Permission.MANAGE):
+        return not_met("No API key that is good permits `manage`, which SignOut takes")
+    return met(
+        "SignOut ends it before it answers", duty="Call it, and delete the cookie whatever it says"
+    )
+
+
+def either_timeout_ends(facts: Facts) -> Finding:
+    """Judge whether both timeouts end a session."""
+    lifetime, idle = facts.policy.absolute_lifetime, facts.policy.idle_timeout
+    if idle is None:
+        return met(
+            f"That of {span(lifetime)} does, at the moment itself; there is no idle timeout",
+            setting=_IDLE_TIMEOUT,
+        )
+    return met(
+        f"Both do ({span(lifetime)}, unused {span(idle)}), at the moment itself",
+        setting=_IDLE_TIMEOUT,
+    )
+
+
+def _nist(number: str, level: int, text: str, judge: Judge, *, shall: bool = True) -> Requirement:
+    return Requirement(
+        id=number, standard=Standard.NIST, level=level, shall=shall, text=text, judge=judge
+    )
+
+
+def _cookie(word: str, text: str, duty: str) -> Requirement:
+    return _nist(f"5.1.1-{word}", 1, text, always(app_duty("The authority sets no cookies", duty)))
+
+
+REQUIREMENTS: Sequence[Requirement] = (
+    _nist("2.1.3-overall", 1, "There is an overall timeout", there_is_an_overall_timeout),
+    _nist(
+        "2.1.3-30-days",
+        1,
+        "At AAL1 the overall timeout should be 30 days at most",
+        lives_at_most(timedelta(days=30), 1),
+        shall=False,
+    ),
+    _nist(
+        "2.2.3-24-hours",
+        2,
+        "At AAL2 the overall timeout should be 24 hours at most",
+        lives_at_most(timedelta(hours=24), 2),
+        shall=False,
+    ),
+    _nist(
+        "2.2.3-idle",
+        2,
+        "At AAL2 the inactivity timeout should be 1 hour at most",
+        idles_at_most(timedelta(hours=1)),
+        shall=False,
+    ),
+    _nist(
+        "2.3.3-12-hours",
+        3,
+        "At AAL3 the overall timeout must be 12 hours at most",
+        lives_at_most(timedelta(hours=12), 3),
+    ),
+    _nist(
+        "2.3.3-idle",
+        3,
+        "At AAL3 the inactivity timeout should be 15 minutes at most",
+        idles_at_most(timedelta(minutes=15)),
+        shall=False,
+    ),
+    _nist("5.1-length", 1, "A session's secret has 64 bits or more", secrets_are_long),
+    _nist(
+        "5.1-generator",
+        1,
+        "It comes from an approved generator",
+        always(
+            app_duty(
+                "It comes from the operating system's generator",
+                "Run the authority on a system whose generator is an approved one",
+            )
+        ),
+    ),
+    _nist("5.1-channel", 1, "It travels over protected channels alone", the_way_is_protected),
+    _nist("5.1-logout", 1, "It is invalidated when the user logs out", signing_out_invalidates),
+    _nist(
+        "5.1-logoff-available",
+        1,
+        "Logging off is readily available",
+        always(app_duty("SignOut ends the current session", "Show it on every page")),
+    ),
+    _cookie("secure", "Its cookie is for secure connections alone", "Set Secure"),
+    _cookie(
+        "scope",
+        "Its cookie is for the fewest hosts and paths that it needs",
+        "Name it with the prefix __Host-, without Domain and with Path=/",
+    ),
+    _cookie("http-only", "Its cookie can't be read by scripts", "Set HttpOnly"),
+    _cookie(
+        "same-site",
+        "Its cookie is not sent from other sites",
+        "Set SameSite=Lax or SameSite=Strict",
+    ),
+    _nist(
+        "5.1.1-contents",
+        1,
+        "Its cookie holds no personal data in clear text",
+        always(
+            met("A token holds a random id, a time and a secret", duty="Put nothing else into it")
+        ),
+    ),
+    _nist(
+        "5.1.1-expiry",
+        1,
+        "A cookie's expiry is not relied on to end a session",
+        always(
+            met("The authority ends sessions by its own clock", duty="Ask it, whatever the cookie")
+        ),
+    ),
+    _nist("5.2-timeouts", 1, "Either timeout ends a session", either_timeout_ends),
+    _nist(
+        "5.2-activity",
+        1,
+        "Activity resets the inactivity timeout",
+        always(
+            met(
+                "Each validation that is not passive does",
+                duty="Mark validations that no user caused as passive",
+            )
+        ),
+    ),
+    _nist(
+        "5.2-reauthentication",
+        1,
+        "Re-authentication resets both timeouts",
+        always(
+            met("ReauthenticateSession does", duty="Call it when the user was authenticated again")
+        ),
+    ),
+)

@@ -1,0 +1,145 @@
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+
+from session_authority_server.assurance import asvs, nist
+from session_authority_server.assurance.caution import WATCHES, Caution
+from session_authority_server.assurance.facts import Facts
+from session_authority_server.assurance.justification import JUSTIFICATION
+from session_authority_server.assurance.requirement import (
+    Finding,
+    Requirement,
+    Standard,
+    Verdict,
+)
+from session_authority_server.config import ENV_PREFIX
+
+REQUIREMENTS: Sequence[Requirement] = (*asvs.REQUIREMENTS, *nist.REQUIREMENTS)
+# Raised when what programs read of a report changes its meaning; what is only added does not raise it.
+FORMAT = 1
+
+
+class Status(IntEnum):
+    """How a report ends, for whoever started the program."""
+
+    GOOD = 0
+    NOT_MET = 1
+    NOT_CHECKED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What an installation is asked to be.
+
+    Attributes:
+        asvs_level: Up to which level of ASVS.
+        assurance_level: Up to which authenticator assurance level of NIST SP 800-63B-4.
+        accepted: The ids of requirements from which its operator deviates, with a justification of their own.
+        strict: Whether cautions count too.
+    """
+
+    asvs_level: int = 1
+    assurance_level: int = 1
+    accepted: Collection[str] = ()
+    strict: bool = False
+
+    def asks(self, requirement: Requirement) -> bool:
+        """Say whether a requirement is to be met."""
+        if requirement.id in self.accepted:
+            return False
+        is_asvs = requirement.standard is Standard.ASVS
+        return requirement.level <= (self.asvs_level if is_asvs else self.assurance_level)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A requirement, what was found about it, and whether it was to be met."""
+
+    requirement: Requirement
+    finding: Finding
+    is_required: bool
+
+    @property
+    def fails(self) -> bool:
+        """Whether it was to be met and isn't."""
+        return (
+            self.is_required
+            and self.finding.verdict is Verdict.NOT_MET
+            and not self.finding.justified
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How an installation stands to every requirement, and what else there is to know.
+
+    Attributes:
+        time: When it was looked at.
+        judged: Every requirement, in the standards' order.
+        cautions: What else there is to know.
+        status: What it comes to.
+    """
+
+    time: datetime
+    judged: Sequence[Judged]
+    cautions: Sequence[Caution]
+    status: Status
+
+
+def assess(facts: Facts, demand: Demand) -> Report:
+    """Judge an installation."""
+    judged = [
+        Judged(requirement, requirement.judge(facts), demand.asks(requirement))
+        for requirement in REQUIREMENTS
+    ]
+    cautions = [caution for watch in WATCHES for caution in watch(facts)]
+    if facts.contents is None:
+        status = Status.NOT_CHECKED
+    elif any(each.fails for each in judged) or (demand.strict and cautions):
+        status = Status.NOT_MET
+    else:
+        status = Status.GOOD
+    return Report(time=facts.now, judged=judged, cautions=cautions, status=status)
+
+
+def as_json(report: Report, demand: Demand, database: str) -> dict[str, Any]:
+    """Return a report as programs read it."""
+    return {
+        "format": FORMAT,
+        "time": report.time.isoformat(),
+        "database": database,
+        "asvs_level": demand.asvs_level,
+        "assurance_level": demand.assurance_level,
+        "status": report.status.value,
+        "requirements": [_judged_as_json(each, demand) for each in report.judged],
+        "warnings": [
+            {
+                "name": caution.name,
+                "about": caution.about,
+                "why": caution.why,
+                "remedy": caution.remedy,
+            }
+            for caution in report.cautions
+        ],
+        "justification": JUSTIFICATION,
+    }
+
+
+def _judged_as_json(judged: Judged, demand: Demand) -> dict[str, Any]:
+    requirement, finding = judged.requirement, judged.finding
+    return {
+        "standard": requirement.standard.value,
+        "id": requirement.id,
+        "level": requirement.level,
+        "must": requirement.shall,
+        "required": judged.is_required,
+        "accepted": requirement.id in demand.accepted,
+        "text": requirement.text,
+        "verdict": finding.verdict.value,
+        "justified": finding.justified,
+        "why": finding.why,
+        "duty": finding.duty,
+        "setting": ENV_PREFIX + finding.setting.upper() if finding.setting else None,
+    }

@@ -1,0 +1,84 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from session_authority_server.assurance.facts import Facts
+
+
+class Standard(Enum):
+    """Who requires something."""
+
+    ASVS = "OWASP ASVS 5.0"
+    NIST = "NIST SP 800-63B-4"
+
+
+class Verdict(Enum):
+    """How an installation stands to a requirement."""
+
+    MET = "met"
+    NOT_MET = "not_met"
+    APP_DUTY = "app_duty"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found about one requirement.
+
+    Attributes:
+        verdict: How the installation stands to it.
+        why: What that rests on.
+        duty: What is left to the app, or to whoever runs the machine; empty where nothing is.
+        setting: The name of the setting that changes the verdict; empty where none does.
+        justified: Whether it is not met, may be deviated from, and our written justification covers it.
+    """
+
+    verdict: Verdict
+    why: str
+    duty: str = ""
+    setting: str = ""
+    justified: bool = False
+
+
+Judge: TypeAlias = Callable[[Facts], Finding]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """Something that a standard asks for.
+
+    Attributes:
+        id: What it is called: the standard's own number, and a word where that covers several things.
+        standard: Which standard.
+        level: From which level of it on (ASVS level, or authenticator assurance level).
+        shall: Whether it is a must; a "should" may be deviated from, with a written justification.
+        text: What is asked for, in short.
+        judge: Finds out how an installation stands to it.
+    """
+
+    id: str
+    standard: Standard
+    level: int
+    shall: bool = True
+    text: str
+    judge: Judge
+
+
+def met(why: str, *, duty: str = "", setting: str = "") -> Finding:
+    """Return that a requirement is met."""
+    return Finding(verdict=Verdict.MET, why=why, duty=duty, setting=setting)
+
+
+def not_met(why: str, *, setting: str = "", justified: bool = False) -> Finding:
+    """Return that a requirement is not met."""
+    return Finding(verdict=Verdict.NOT_MET, why=why, setting=setting, justified=justified)
+
+
+def app_duty(why: str, duty: str, *, setting: str = "") -> Finding:
+    """Return that the app must meet a requirement, and what the authority has for it."""
+    return Finding(verdict=Verdict.APP_DUTY, why=why, duty=duty, setting=setting)
+
+
+def always(finding: Finding) -> Judge:
+    """Return what judges every installation alike: what depends on the program alone, or on the app."""
+    return lambda _facts: finding

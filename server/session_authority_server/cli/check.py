@@ -1,0 +1,188 @@
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from session_authority_server import logs
+from session_authority_server.app import cannot_use, database_of
+from session_authority_server.assurance.facts import Facts
+from session_authority_server.assurance.gather import gather
+from session_authority_server.assurance.justification import JUSTIFICATION
+from session_authority_server.assurance.report import (
+    REQUIREMENTS,
+    Demand,
+    Judged,
+    Report,
+    Status,
+    as_json,
+    assess,
+)
+from session_authority_server.assurance.requirement import Standard, Verdict
+from session_authority_server.cli.running import run, settings_of
+from session_authority_server.config import CONFIG_FILE, ENV_PREFIX, Settings
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.domain.errors import StoreUnavailable
+
+_WIDE_COLUMNS = 160
+_SETTING_COLUMNS = 31  # what the longest takes
+_VERDICTS = {Verdict.MET: "met", Verdict.NOT_MET: "NOT MET", Verdict.APP_DUTY: "app's duty"}
+
+
+class CannotCheck(click.ClickException):
+    """What there is to be checked could not be looked at."""
+
+    exit_code = Status.NOT_CHECKED.value
+
+
+@click.command()
+@click.option("--listen", help="Where servers listen, as given to `serve`.")
+@click.option("--database-url", help="Where sessions are kept.")
+@click.option(
+    "--allow-plaintext", is_flag=True, help="Judge servers that are started with --allow-plaintext."
+)
+@click.option("--insecure", is_flag=True, help="Judge servers that are started with --insecure.")
+@click.option(
+    "--level",
+    type=click.IntRange(1, 3),
+    default=1,
+    show_default=True,
+    help="Which level of OWASP ASVS is required here.",
+)
+@click.option(
+    "--aal",
+    type=click.IntRange(1, 3),
+    default=1,
+    show_default=True,
+    help="Which authenticator assurance level of NIST SP 800-63B-4 is required here.",
+)
+@click.option(
+    "--accept",
+    "accepted",
+    multiple=True,
+    type=click.Choice([each.id for each in REQUIREMENTS]),
+    metavar="ID",
+    help="Don't count a requirement from which you deviate with a justification of your own; once for each.",
+)
+@click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
+@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object, for programs.")
+@click.pass_context
+def check(
+    context: click.Context,
+    listen: str | None,
+    database_url: str | None,
+    allow_plaintext: bool,
+    insecure: bool,
+    level: int,
+    aal: int,
+    accepted: Sequence[str],
+    strict: bool,
+    as_json_: bool,
+) -> None:
+    """Judge settings and database by OWASP ASVS 5.0, chapter 7, and NIST SP 800-63B-4; change nothing.
+
+    Exits 0 if all that is required is met or the app's duty, 1 if not, and 2 if it can't be told.
+    """
+    demand = Demand(
+        asvs_level=level, assurance_level=aal, accepted=frozenset(accepted), strict=strict
+    )
+    try:
+        settings = settings_of(context, listen=listen, database_url=database_url)
+        # What is wrong is told in the report, or in the one line that stands for it.
+        logs.configure("critical", settings.log_format)
+        facts = run(
+            _facts(
+                settings,
+                insecure=insecure,
+                allow_plaintext=allow_plaintext,
+                config_file=context.obj or CONFIG_FILE,
+            )
+        )
+    except click.ClickException as error:
+        raise CannotCheck(error.message) from None
+    report = assess(facts, demand)
+    if as_json_:
+        click.echo(json.dumps(as_json(report, demand, settings.database), indent=2))
+    else:
+        _print(report, demand, settings)
+    sys.exit(report.status)
+
+
+async def _facts(
+    settings: Settings, *, insecure: bool, allow_plaintext: bool, config_file: Path
+) -> Facts:
+    database = database_of(settings, must_exist=True, read_only=True)
+    try:
+        return await gather(
+            settings,
+            database,
+            SystemClock(),
+            insecure=insecure,
+            allow_plaintext=allow_plaintext,
+            config_file=config_file,
+        )
+    except StoreUnavailable as error:
+        raise cannot_use(settings, error) from None
+    finally:
+        await database.close()
+
+
+def _print(report: Report, demand: Demand, settings: Settings) -> None:
+    width = None if sys.stdout.isatty() else _WIDE_COLUMNS
+    console = Console(highlight=False, markup=False, width=width)
+    console.print(f"Sessions in {settings.database}, at {report.time:%Y-%m-%d %H:%M:%S} UTC")
+    for standard in Standard:
+        judged = [each for each in report.judged if each.requirement.standard is standard]
+        console.print(_table(standard, judged, demand))
+    if any(each.finding.justified for each in report.judged):
+        console.print(f"Why 90 days: {JUSTIFICATION}\n")
+    for caution in report.cautions:
+        console.print(
+            f"Warning: {caution.about}: {caution.why}. Remedy: {caution.remedy} [{caution.name}]"
+        )
+    console.print(_outcome(report, demand))
+
+
+def _table(standard: Standard, judged: Sequence[Judged], demand: Demand) -> Table:
+    table = Table(title=standard.value, title_justify="left", box=SIMPLE, pad_edge=False)
+    for heading in ("requirement", "level", "verdict", "what is asked for", "why"):
+        table.add_column(heading, no_wrap=heading in {"requirement", "verdict"})
+    table.add_column(f"setting ({ENV_PREFIX}...)", overflow="fold", min_width=_SETTING_COLUMNS)
+    for each in judged:
+        requirement, finding = each.requirement, each.finding
+        duty = f". The app's duty: {finding.duty}" if finding.duty else ""
+        table.add_row(
+            requirement.id,
+            str(requirement.level),
+            _verdict(each, demand),
+            requirement.text,
+            finding.why + duty,
+            finding.setting.upper(),
+        )
+    return table
+
+
+def _verdict(judged: Judged, demand: Demand) -> str:
+    shown = _VERDICTS[judged.finding.verdict]
+    if judged.finding.verdict is not Verdict.NOT_MET:
+        return shown
+    if judged.requirement.id in demand.accepted:
+        return "not met, accepted"
+    if judged.finding.justified:
+        return "not met, justified"
+    return shown if judged.is_required else "not met"
+
+
+def _outcome(report: Report, demand: Demand) -> str:
+    failing = [each.requirement.id for each in report.judged if each.fails]
+    warnings = f"{len(report.cautions)} warnings"
+    asked = f"ASVS level {demand.asvs_level}, AAL{demand.assurance_level}"
+    if report.status is Status.NOT_CHECKED:
+        return f"{asked}: could not be checked; {warnings}."
+    if failing:
+        return f"{asked}: not met: {', '.join(failing)}; {warnings}."
+    return f"{asked}: all that is required is met or the app's duty; {warnings}."

@@ -1,0 +1,348 @@
+"""`session-authority check` as an operator and a CI run it, on both engines."""
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from session_authority import SessionClient
+from session_authority_server import development_key
+from session_authority_server.domain.api_key import Permission
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store import schema
+from session_authority_server.store.database import Database
+from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.usecases.api_keys import ApiKeys
+from tests import postgresql
+from tests.integration.program import run, serving
+from tests.postgresql import Cluster
+
+FILE = "session-authority.sqlite"
+PASSWORD = "not-to-be-shown"
+
+
+def check(
+    cwd: Path, *options: str, settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = run("check", *options, cwd=cwd, settings=settings)
+    assert "Traceback" not in done.stderr + done.stdout
+    return done
+
+
+def report(
+    cwd: Path, *options: str, settings: Mapping[str, str] | None = None, status: int = 0
+) -> dict[str, Any]:
+    """Return what a check says as JSON, and make sure of the status that it ends with."""
+    done = check(cwd, "--json", *options, settings=settings)
+    assert done.stderr == ""
+    said: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode, said["status"]) == (status, status), done.stdout
+    return said
+
+
+def verdicts(said: dict[str, Any]) -> dict[str, str]:
+    return {each["id"]: each["verdict"] for each in said["requirements"]}
+
+
+def warnings(said: dict[str, Any]) -> set[str]:
+    return {each["name"] for each in said["warnings"]}
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line in which a check says that it can't be made."""
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+def of(url: str) -> dict[str, str]:
+    return {"SESSION_AUTHORITY_DATABASE_URL": url}
+
+
+# On SQLite
+
+
+async def _begin(path: Path) -> None:
+    """Leave what the first server of a file leaves."""
+    path.touch(mode=0o600)
+    database = Database.sqlite(path)
+    try:
+        await schema.migrate(database)
+        await development_key.make(path, SqlKeyStore(database), SystemClock().now())
+    finally:
+        await database.close()
+
+
+def test_beside_a_running_server_it_tells_all_and_disturbs_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, asking_for_keys=True) as server:
+        key = (tmp_path / f"{FILE}.key").read_text().strip()
+        with SessionClient(server.address, api_key=key) as client:
+            new = client.create("ann", ip_address="203.0.113.7")
+            said = report(tmp_path)
+            assert client.validate(new.token)
+            client.sign_out(new.token)
+        assert warnings(said) >= {"development-key", "key-without-expiry", "no-audit-log"}
+        assert said["warnings"][0]["about"] != ""
+        table = check(tmp_path)
+        assert table.returncode == 0
+        assert server.stop() == 0
+        assert server.stderr.count("locked") == 0
+    for shown in (json.dumps(said), table.stdout):
+        for secret in (key, new.token.reveal(), "ann", "203.0.113.7"):
+            assert secret not in shown
+
+
+def test_after_a_crash_it_reads_what_the_server_left(tmp_path: Path) -> None:
+    with serving(tmp_path, asking_for_keys=True) as server:
+        server.kill()
+    assert (tmp_path / f"{FILE}-wal").stat().st_size > 0
+    assert "development-key" in warnings(report(tmp_path))
+
+
+def test_people_get_a_table_with_every_requirement_and_the_justification(tmp_path: Path) -> None:
+    asyncio.run(_begin(tmp_path / FILE))
+    said = report(tmp_path)
+    shown = check(tmp_path).stdout
+    for each in said["requirements"]:
+        assert f" {each['id']} " in shown
+    assert "ABSOLUTE_LIFETIME_SECONDS" in shown
+    assert "not met, justified" in shown
+    assert "Why 90 days: A session lives up to 90 days" in shown
+    assert "[development-key]" in shown
+    assert "ASVS level 1, AAL1: all that is required is met or the app's duty" in shown
+
+
+def test_the_status_follows_what_is_required(tmp_path: Path) -> None:
+    asyncio.run(_begin(tmp_path / FILE))
+    strict_policy = {
+        "SESSION_AUTHORITY_ABSOLUTE_LIFETIME_SECONDS": "43200",
+        "SESSION_AUTHORITY_IDLE_TIMEOUT_SECONDS": "900",
+        "SESSION_AUTHORITY_MAX_AUTHENTICATION_AGE_SECONDS": "600",
+    }
+    for options, settings, status in (
+        (("--strict",), {}, 1),
+        (("--level", "2", "--accept", "7.3.1", "--accept", "7.5.2"), {}, 0),
+        (("--level", "3", "--aal", "3"), strict_policy, 0),
+        (("--listen", "0.0.0.0:50551"), {}, 1),
+        (("--listen", "0.0.0.0:50551", "--allow-plaintext"), {}, 0),
+    ):
+        done = check(tmp_path, *options, settings=settings)
+        assert done.returncode == status, (options, done.stdout)
+    shown = check(tmp_path, "--level", "2").stdout
+    assert "ASVS level 2, AAL1: not met: 7.3.1, 7.5.2" in shown
+    assert "insecure" in warnings(report(tmp_path, "--insecure"))
+
+
+def test_files_that_others_can_read_are_named(tmp_path: Path) -> None:
+    asyncio.run(_begin(tmp_path / FILE))
+    assert "open-file" not in warnings(report(tmp_path))
+    for name in (FILE, f"{FILE}.key"):
+        (tmp_path / name).chmod(0o644)
+    said = report(tmp_path)
+    named = {each["about"] for each in said["warnings"] if each["name"] == "open-file"}
+    # With the files that SQLite makes beside it, which take after it.
+    assert {Path(each).name for each in named} >= {FILE, f"{FILE}.key"}
+
+
+def test_a_schema_that_is_behind_is_told_with_what_could_be_judged(tmp_path: Path) -> None:
+    assert run("migrate", cwd=tmp_path).returncode == 0
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("DROP TABLE api_key_uses")
+        connection.execute("UPDATE alembic_version SET version_num = '0005'")
+    connection.close()
+    said = report(tmp_path, status=2)
+    assert verdicts(said)["7.3.2"] == "met"
+    [told] = [each for each in said["warnings"] if each["name"] == "schema"]
+    assert "its schema is 0005" in told["why"]
+    assert told["remedy"] == "run: session-authority migrate"
+    assert "could not be checked" in check(tmp_path).stdout
+
+
+def test_what_can_not_be_looked_at_is_told_in_one_line(tmp_path: Path) -> None:
+    assert "there is no database" in refusal(check(tmp_path))
+    assert not (tmp_path / FILE).exists()
+    (tmp_path / FILE).write_bytes(b"this is no database" * 100)
+    assert "not a database" in refusal(check(tmp_path))
+    assert "SESSION_AUTHORITY_SESSION_LIMIT" in refusal(
+        check(tmp_path, settings={"SESSION_AUTHORITY_SESSION_LIMIT": "many"})
+    )
+    nowhere = f"postgresql://ann:{PASSWORD}@127.0.0.1:{postgresql.free_port()}/x"
+    line = refusal(check(tmp_path, settings=of(nowhere)))
+    assert "can't be used" in line
+    assert PASSWORD not in line
+
+
+def test_an_unknown_requirement_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    done = check(tmp_path, "--accept", "7.9.9")
+    assert done.returncode == 2
+    assert "'7.5.2'" in done.stderr
+
+
+# On PostgreSQL
+
+
+@pytest.fixture(scope="module")
+def durable() -> Iterator[Cluster]:
+    """A server set up as it should be, but for a standby."""
+    with postgresql.cluster(fsync="on") as server:
+        yield server
+
+
+@pytest.fixture
+def url(durable: Cluster, tmp_path: Path) -> Iterator[str]:
+    """A database with the schema and a key for each purpose."""
+    name = f"check_{tmp_path.name.replace('-', '_')}"[:60].lower()
+    durable.psql(f'CREATE DATABASE "{name}"')
+    url = durable.url(name)
+    asyncio.run(_furnish(url, Permission.CREATE, Permission.MANAGE, Permission.TERMINATE))
+    yield url
+    durable.psql(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+async def _furnish(url: str, *permissions: Permission) -> None:
+    """Make the schema, and a key for each permission that expires in 90 days."""
+    database = Database.postgresql(url)
+    try:
+        await schema.migrate(database)
+        api_keys = ApiKeys(SqlKeyStore(database), SystemClock())
+        for each in permissions:
+            await api_keys.create(each.value, frozenset([each]), timedelta(days=90))
+    finally:
+        await database.close()
+
+
+def test_a_durable_database_without_a_standby_is_good_with_a_warning(
+    url: str, tmp_path: Path
+) -> None:
+    said = report(tmp_path, settings=of(url))
+    assert verdicts(said)["7.4.1"] == "met"
+    assert warnings(said) == {"no-standby", "no-audit-log"}
+    assert said["database"] == url.replace("postgres@", "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "warning", "verdict", "status"),
+    [
+        ("synchronous_commit = off", "not-durable", "not_met", 1),
+        ("synchronous_commit = local", None, "met", 0),  # there is nobody to wait for
+    ],
+)
+def test_what_a_commit_waits_for_is_that_of_the_authoritys_own_connections(
+    url: str, tmp_path: Path, setting: str, warning: str | None, verdict: str, status: int
+) -> None:
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{url.rpartition("/")[2]}" SET {setting}'.encode())
+    said = report(tmp_path, settings=of(url), status=status)
+    assert verdicts(said)["7.4.1"] == verdict
+    assert (warning is None) or warning in warnings(said)
+
+
+def test_a_server_that_does_not_write_to_its_disk_is_not_met(tmp_path: Path) -> None:
+    with postgresql.fresh_database() as careless:
+        asyncio.run(_furnish(careless))
+        said = report(tmp_path, settings=of(careless), status=1)
+    assert verdicts(said)["7.4.1"] == "not_met"
+    assert {"not-durable", "no-keys"} <= warnings(said)
+    assert "fsync is off" in json.dumps(said)
+
+
+def test_a_standby_is_told_as_what_it_is(durable: Cluster, url: str, tmp_path: Path) -> None:
+    try:
+        with postgresql.standby(durable, "follower"):
+            assert warnings(report(tmp_path, settings=of(url))) == {"no-audit-log"}
+            with psycopg.connect(url, autocommit=True) as admin:
+                name = url.rpartition("/")[2]
+                admin.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = local'.encode())
+            assert "weak-commit" in warnings(report(tmp_path, settings=of(url)))
+            _wait_for_no_standby(durable)
+            assert "asynchronous-standby" in warnings(report(tmp_path, settings=of(url)))
+    finally:
+        _wait_for_no_standby(durable)
+
+
+def _wait_for_no_standby(server: Cluster) -> None:
+    server.psql("ALTER SYSTEM RESET synchronous_standby_names")
+    server.psql("SELECT pg_reload_conf()")
+    _wait(lambda: server.psql("SHOW synchronous_standby_names") == "")
+
+
+def _wait(true: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def test_a_role_without_rights_of_its_own_can_check(
+    durable: Cluster, url: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("CREATE ROLE reader LOGIN")
+        admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    try:
+        said = report(tmp_path, settings=of(url.replace("postgres@", "reader@")))
+        assert verdicts(said)["7.4.2"] == "app_duty"
+    finally:
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute("DROP OWNED BY reader")
+            admin.execute("DROP ROLE reader")
+
+
+def test_partitions_that_will_be_missing_and_work_left_undone_are_told(
+    durable: Cluster, tmp_path: Path
+) -> None:
+    durable.psql("CREATE DATABASE parted")
+    url = durable.url("parted")
+    try:
+        made = run("migrate", "--partition-days", "7", cwd=tmp_path, settings=of(url))
+        assert made.returncode == 0
+        assert "partitions-missing" not in warnings(report(tmp_path, settings=of(url), status=1))
+        names = durable.psql(
+            "SELECT relname FROM pg_class WHERE relname ~ '^sessions_until_[0-9]{8}$' ORDER BY 1",
+            "parted",
+        ).split()
+        for name in names[1:]:
+            durable.psql(f"DROP TABLE {name}", "parted")
+        durable.psql(
+            "INSERT INTO erasures VALUES ('x', 1, now() - interval '1 hour', 'ann')", "parted"
+        )
+        said = report(tmp_path, settings=of(url), status=1)
+        assert {"partitions-missing", "backlog"} <= warnings(said)
+        assert "an erasure is not complete" in json.dumps(said)
+        assert "ann" not in json.dumps(said)
+    finally:
+        durable.psql("DROP DATABASE parted WITH (FORCE)")
+
+
+def test_which_permissions_a_key_used_is_known_from_a_running_server(
+    url: str, tmp_path: Path
+) -> None:
+    made = run(
+        *("keys", "create", "both", "--permission", "create", "--permission", "validate"),
+        cwd=tmp_path,
+        settings=of(url),
+    )
+    with serving(tmp_path, asking_for_keys=True, settings=of(url)) as server:
+        with SessionClient(server.address, api_key=made.stdout.strip()) as client:
+            client.create("ann")
+        with psycopg.connect(url, autocommit=True) as admin:
+            _wait(lambda: bool(admin.execute("SELECT FROM api_key_uses").fetchall()))
+            assert server.stop() == 0
+            # As if that had been a while ago.
+            admin.execute(
+                "UPDATE api_key_uses SET first_used_time = first_used_time - interval '31 days'"
+            )
+    said = report(tmp_path, settings=of(url))
+    [told] = [each for each in said["warnings"] if each["name"] == "unused-permission"]
+    assert told["why"].endswith("it used no validate")
+    assert "(both)" in told["about"]

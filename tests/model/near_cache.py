@@ -1,0 +1,424 @@
+"""The protocol of the near cache as a small state machine, for every schedule of which one promise is checked.
+
+One session ends once, in one of four ways. A client with a near cache follows a stream of one server; the change
+is committed through another. Everything between them takes as long as it likes: commits, answers, the channel
+between the servers, both directions of the stream, the client's own calls. Streams and channels break, clients
+sleep. The promise: after the `effective_time` that the ending was answered with, the client accepts the session
+no more; after the session's own expiry, neither.
+
+Each rule of the protocol can be left out by its name, to see what it is there for.
+
+.venv/bin/python -m tests.model.near_cache   # prints, for each rule, the shortest schedule that goes wrong without it
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+
+LEASE = 2
+"""How many steps of time a lease lasts."""
+END_OF_TIME = 4
+EXPIRY = 4
+"""When the session ends by itself."""
+
+
+class Change(Enum):
+    """In what way the session ends, and so what is said on the channel."""
+
+    SESSION = "a session is ended"
+    USER = "all sessions of a user are ended"
+    EVERYBODY = "everybody's sessions are ended"
+    TOKEN = "a session gets another token"
+
+
+class Rule(Enum):
+    """What the protocol rests on. The value says what leaving it out means."""
+
+    LEASE = "hits are served without a lease"
+    LEASE_FROM_SENDING = "the lease counts from the pong, not from when its ping was sent"
+    SERVERS_LEASE = "the client takes a longer lease than the server's"
+    CLOCK_COUNTS_SUSPEND = "the client's clock stands still while it sleeps"
+    BARRIER = "a ping is answered at once, without a round trip through the channel"
+    REGISTERED_FIRST = "a ping is answered before the stream is registered"
+    EVICT_BEFORE_PONG = "a pong overtakes the evictions before it"
+    SLOW_STREAM_CLOSED = "an eviction that a stream has no room for is skipped"
+    LOST_CHANNEL_CLOSES = "a server that loses the channel keeps its streams"
+    LOST_STREAM_CLEARS = "a lost stream leaves the cache as it is"
+    SENT_AFTER_FIRST_PONG = "an answer is kept although it was asked for before the first pong"
+    SAME_GENERATION = "an answer is kept although its stream is another's by now"
+    SESSION_IN_FLIGHT = "an answer is kept although its session was evicted meanwhile"
+    USER_IN_FLIGHT = "an answer is kept although its user was evicted meanwhile"
+    ALL_IN_FLIGHT = "an answer is kept although everybody was evicted meanwhile"
+    REVALIDATION_OBEYS = "a background revalidation puts back what was evicted meanwhile"
+    WHOLE_TOKEN = "entries are found by the session's id, whatever the token"
+    OWN_EXPIRY = "an entry outlives its session's own expiry"
+    JOINS_ONLY_UNSENT = "a call takes the answer to a question that was sent before it began"
+    EFFECTIVE_AFTER_COMMIT = "effective_time is taken before the commit"
+
+
+IN_FLIGHT: Final = {
+    Change.SESSION: Rule.SESSION_IN_FLIGHT,
+    Change.TOKEN: Rule.SESSION_IN_FLIGHT,
+    Change.USER: Rule.USER_IN_FLIGHT,
+    Change.EVERYBODY: Rule.ALL_IN_FLIGHT,
+}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much of everything there is.
+
+    Attributes:
+        pings: How many pings the client sends.
+        streams: How many streams it opens.
+        validations: How many questions it asks.
+        mishaps: How often something breaks, or the client sleeps.
+    """
+
+    pings: int = 2
+    streams: int = 2
+    validations: int = 2
+    mishaps: int = 1
+
+
+class Validation(NamedTuple):
+    """A question under way.
+
+    Attributes:
+        generation: Of which stream it was sent.
+        after_pong: Whether that stream had had its first pong.
+        new_token: Whether it asks about the token that a re-authentication gave out.
+        revalidates: Whether it asks about what is in the cache.
+        evicted: Whether an eviction arrived since.
+        live: What the store said; None until it is read.
+        joined: When another call joined it; -1 where none did.
+    """
+
+    generation: int
+    after_pong: bool
+    new_token: bool
+    revalidates: bool
+    evicted: bool = False
+    live: bool | None = None
+    joined: int = -1
+
+
+class State(NamedTuple):
+    """The whole world.
+
+    Attributes:
+        time: What time it is.
+        begun: When the ending began, where that matters; -1 before.
+        committed: Whether it has been committed.
+        effective: Its effective_time; -1 until it is answered.
+        channel: What is under way from the store to the client's server: EVICT, or the number of the stream for
+            which a barrier was sent.
+        channel_lost: Whether what the store says does not arrive.
+        streams: How many streams the client has opened.
+        follows: Whether it has one, for all that it knows.
+        open: Whether that stream still exists on the server.
+        registered: Whether the server puts evictions on it.
+        pings: How many pings have been sent.
+        sent: When the ping that has no answer was sent; -1 where there is none.
+        uplink: Whether that ping is under way.
+        downlink: What is under way to the client: EVICT or PONG.
+        lease_until: Until when hits are served, by the client's clock; -1 before the first pong of the stream.
+        entry: Whether the session is in the cache: 1 under its first token, 2 under its second.
+        validation: The client's question under way.
+        validations: How many were sent.
+        asleep: Whether the client sleeps.
+        lost_time: How much of the time its clock has missed.
+        mishaps: How often something went wrong.
+    """
+
+    time: int = 0
+    begun: int = -1
+    committed: bool = False
+    effective: int = -1
+    channel: tuple[int, ...] = ()
+    channel_lost: bool = False
+    streams: int = 0
+    follows: bool = False
+    open: bool = False
+    registered: bool = False
+    pings: int = 0
+    sent: int = -1
+    uplink: bool = False
+    downlink: tuple[int, ...] = ()
+    lease_until: int = -1
+    entry: int = 0
+    validation: Validation | None = None
+    validations: int = 0
+    asleep: bool = False
+    lost_time: int = 0
+    mishaps: int = 0
+
+    @property
+    def clock(self) -> int:
+        """What time the client thinks it is."""
+        return self.time - self.lost_time
+
+
+EVICT: Final = 0  # on the channel among the numbers of streams, which begin with 1
+PONG: Final = 1
+Step = tuple[str, State]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The state machine.
+
+    Attributes:
+        change: In what way the session ends.
+        without: The rule that is left out, if any.
+        bounds: How much of everything there is.
+    """
+
+    change: Change
+    without: Rule | None = None
+    bounds: Bounds = Bounds()
+
+    def broken_promise(self, state: State) -> str | None:
+        """Return what the client accepts although it must not, or None."""
+        usable = state.entry and (self._lacks(Rule.LEASE) or state.clock < state.lease_until)
+        if not usable:
+            return None
+        if state.time >= EXPIRY and (self._lacks(Rule.OWN_EXPIRY) or state.clock < EXPIRY):
+            return "accepted after its expiry"
+        dead = self.change is not Change.TOKEN or state.entry == 1 or self._lacks(Rule.WHOLE_TOKEN)
+        # With a lease, the cache is asked for as long as the clock is below its end.
+        if dead and 0 <= state.effective < state.time:
+            if state.clock >= EXPIRY and not self._lacks(Rule.OWN_EXPIRY):
+                return None
+            return "accepted after its effective_time"
+        return None
+
+    def steps(self, state: State) -> Iterator[Step]:
+        """Give all that may happen next."""
+        yield from self._of_time(state)
+        yield from self._of_the_ending(state)
+        yield from self._of_the_server(state)
+        if not state.asleep:
+            yield from self._of_the_client(state)
+            yield from self._of_validation(state)
+
+    def _lacks(self, rule: Rule) -> bool:
+        return rule is self.without
+
+    def _of_time(self, s: State) -> Iterator[Step]:
+        if s.time < END_OF_TIME:
+            missed = s.asleep and self._lacks(Rule.CLOCK_COUNTS_SUSPEND)
+            yield "time passes", s._replace(time=s.time + 1, lost_time=s.lost_time + missed)
+        # Who sleeps does nothing for a while, which every schedule may have anybody do. Only the clock tells.
+        if s.asleep:
+            yield "the client wakes up", s._replace(asleep=False)
+        elif self._lacks(Rule.CLOCK_COUNTS_SUSPEND) and s.mishaps < self.bounds.mishaps:
+            yield "the client falls asleep", s._replace(asleep=True, mishaps=s.mishaps + 1)
+
+    def _of_the_ending(self, s: State) -> Iterator[Step]:
+        if s.begun < 0 and self._lacks(Rule.EFFECTIVE_AFTER_COMMIT):
+            yield "the ending begins, and takes the time", s._replace(begun=s.time)
+        elif not s.committed:
+            told = s.channel if s.channel_lost else (*s.channel, EVICT)
+            yield f"{self.change.value} (committed)", s._replace(committed=True, channel=told)
+        elif s.effective < 0:
+            since = s.begun if self._lacks(Rule.EFFECTIVE_AFTER_COMMIT) else s.time
+            yield "the ending is answered", s._replace(effective=since + LEASE)
+
+    def _of_the_server(self, s: State) -> Iterator[Step]:
+        if s.open and not s.registered:
+            yield "the server registers the stream", s._replace(registered=True)
+        if s.open and s.uplink and (s.registered or self._lacks(Rule.REGISTERED_FIRST)):
+            if self._lacks(Rule.BARRIER):
+                yield "the server answers a ping", _down(s._replace(uplink=False), PONG)
+            elif not s.channel_lost:
+                barrier = s._replace(uplink=False, channel=(*s.channel, s.streams))
+                yield "the server sends a ping through the channel", barrier
+        if s.channel:
+            yield from self._arrivals(s._replace(channel=s.channel[1:]), s.channel[0])
+        if s.open and s.mishaps < self.bounds.mishaps:
+            yield "the stream breaks", _broken(s)
+        if not s.channel_lost and s.mishaps < self.bounds.mishaps:
+            lost = s._replace(channel_lost=True, channel=(), mishaps=s.mishaps + 1)
+            if not self._lacks(Rule.LOST_CHANNEL_CLOSES):
+                lost = _broken(lost)
+            yield "the server loses the channel", lost
+        if s.channel_lost:
+            yield "the server has the channel again", s._replace(channel_lost=False)
+
+    def _arrivals(self, s: State, what: int) -> Iterator[Step]:
+        if what != EVICT:
+            if not s.open or what != s.streams:
+                yield "a barrier of a stream that is gone arrives", s
+            elif self._lacks(Rule.EVICT_BEFORE_PONG):
+                yield (
+                    "a barrier arrives; its pong is first",
+                    s._replace(downlink=(PONG, *s.downlink)),
+                )
+            else:
+                yield "a barrier arrives; its pong is put on the stream", _down(s, PONG)
+        elif not (s.open and s.registered):
+            yield "the change arrives where no stream is registered", s
+        else:
+            yield "the change arrives and is put on the stream", _down(s, EVICT)
+            if self._lacks(Rule.SLOW_STREAM_CLOSED):
+                yield "the change arrives and is skipped", s
+            elif s.mishaps < self.bounds.mishaps:
+                yield "the change arrives; the stream has no room and is closed", _broken(s)
+
+    def _of_the_client(self, s: State) -> Iterator[Step]:
+        if not s.follows and s.streams < self.bounds.streams:
+            opened = s._replace(streams=s.streams + 1, follows=True, open=not s.channel_lost)
+            yield "the client opens a stream", opened
+        if s.follows and s.sent < 0 and s.pings < self.bounds.pings:
+            yield "the client pings", s._replace(pings=s.pings + 1, sent=s.clock, uplink=s.open)
+        if s.follows and not s.open:
+            yield "the client notices that its stream is lost", self._lost(s)
+        if s.downlink:
+            yield self._receive(s._replace(downlink=s.downlink[1:]), s.downlink[0])
+
+    def _lost(self, s: State) -> State:
+        keeps = self._lacks(Rule.LOST_STREAM_CLEARS)
+        return s._replace(
+            follows=False,
+            registered=False,
+            sent=-1,
+            uplink=False,
+            downlink=(),
+            lease_until=-1,
+            entry=s.entry if keeps else 0,
+        )
+
+    def _receive(self, s: State, what: int) -> Step:
+        if what == EVICT:
+            obeys = not self._lacks(IN_FLIGHT[self.change])
+            asked = s.validation
+            if asked is not None and asked.revalidates:
+                obeys = obeys and not self._lacks(Rule.REVALIDATION_OBEYS)
+            if asked is not None and obeys:
+                asked = asked._replace(evicted=True)
+            return "the client evicts", s._replace(entry=0, validation=asked)
+        lease = LEASE + 2 * self._lacks(Rule.SERVERS_LEASE)
+        since = s.clock if self._lacks(Rule.LEASE_FROM_SENDING) else s.sent
+        return "the client gets a pong", s._replace(lease_until=since + lease, sent=-1)
+
+    def _of_validation(self, s: State) -> Iterator[Step]:
+        asked = s.validation
+        if asked is None:
+            if s.validations < self.bounds.validations:
+                for new_token in (False, True) if self.change is Change.TOKEN else (False,):
+                    question = Validation(
+                        s.streams, s.follows and s.lease_until >= 0, new_token, bool(s.entry)
+                    )
+                    sent = s._replace(validation=question, validations=s.validations + 1)
+                    yield "the client asks" + (" about the new token" * new_token), sent
+            return
+        if asked.live is None:
+            yield (
+                "the store is read",
+                s._replace(validation=asked._replace(live=self._live(s, asked))),
+            )
+        else:
+            yield self._answer(s._replace(validation=None), asked)
+        if self._lacks(Rule.JOINS_ONLY_UNSENT) and asked.joined < 0:
+            joined = asked._replace(joined=s.time)
+            yield "another call waits for the same answer", s._replace(validation=joined)
+
+    def _live(self, s: State, asked: Validation) -> bool:
+        if s.time >= EXPIRY:
+            return False
+        if self.change is Change.TOKEN:
+            return s.committed if asked.new_token else not s.committed
+        return not s.committed
+
+    def _answer(self, s: State, asked: Validation) -> Step:
+        if asked.live and 0 <= s.effective < asked.joined and not asked.new_token:
+            # The call that joined began after effective_time: it has just been answered "live".
+            return "the answer arrives", s._replace(entry=1, lease_until=END_OF_TIME + 9)
+        keep = (
+            asked.live
+            and not asked.evicted
+            and s.follows
+            and (asked.after_pong or self._lacks(Rule.SENT_AFTER_FIRST_PONG))
+            and (asked.generation == s.streams or self._lacks(Rule.SAME_GENERATION))
+        )
+        if not keep:
+            return "the answer arrives and is not kept", s
+        return "the answer arrives and is kept", s._replace(entry=1 + asked.new_token)
+
+
+def _down(s: State, what: int) -> State:
+    return s._replace(downlink=(*s.downlink, what))
+
+
+def _broken(s: State) -> State:
+    """Return a world in which nothing goes over the stream any more, which the client does not know yet."""
+    return s._replace(
+        open=False, registered=False, uplink=False, downlink=(), mishaps=s.mishaps + 1
+    )
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What an exploration found.
+
+    Attributes:
+        states: How many different states there are.
+        promise: What was broken, or None.
+        schedule: The shortest way there.
+    """
+
+    states: int
+    promise: str | None = None
+    schedule: tuple[str, ...] = ()
+
+
+def explore(protocol: Protocol) -> Explored:
+    """Visit every state that any schedule leads to, the nearest first, until the promise is broken."""
+    start = State()
+    came_from: dict[State, tuple[str, State] | None] = {start: None}
+    next_states = deque([start])
+    while next_states:
+        state = next_states.popleft()
+        promise = protocol.broken_promise(state)
+        if promise is not None:
+            return Explored(len(came_from), promise, _way_to(state, came_from))
+        for name, following in protocol.steps(state):
+            if following not in came_from:
+                came_from[following] = (name, state)
+                next_states.append(following)
+    return Explored(len(came_from))
+
+
+def _way_to(state: State, came_from: dict[State, tuple[str, State] | None]) -> tuple[str, ...]:
+    names: list[str] = []
+    step = came_from[state]
+    while step is not None:
+        name, earlier = step
+        names.append(f"{earlier.time}: {name}")
+        step = came_from[earlier]
+    return tuple(reversed(names))
+
+
+def main() -> None:
+    """Print what goes wrong without each of the rules."""
+    for change in Change:
+        found = explore(Protocol(change))
+        sys.stdout.write(
+            f"{change.value}: {found.states} states, {found.promise or 'promise kept'}\n"
+        )
+    for rule in Rule:
+        for change in Change:
+            found = explore(Protocol(change, without=rule))
+            if found.promise is not None:
+                break
+        sys.stdout.write(f"\n{rule.name}: {rule.value}: {found.promise} ({change.value})\n")
+        for step in found.schedule:
+            sys.stdout.write(f"  {step}\n")
+
+
+if __name__ == "__main__":
+    main()

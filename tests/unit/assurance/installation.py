@@ -1,0 +1,100 @@
+"""An installation that is as good as it can be, for tests to spoil."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from session_authority_server.assurance.facts import Contents, Exposure, Facts, File
+from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission, issue
+from session_authority_server.domain.policy import Policy
+from session_authority_server.store.condition import (
+    PostgresqlCondition,
+    SqliteCondition,
+    Unfinished,
+)
+from session_authority_server.store.schema import SchemaVersion
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+POLICY = Policy(
+    absolute_lifetime=12 * HOUR, idle_timeout=15 * MINUTE, max_authentication_age=10 * MINUTE
+)
+EXPOSURE = Exposure(
+    listen="0.0.0.0:50551",
+    is_loopback=False,
+    tls=True,
+    allow_plaintext=False,
+    insecure=False,
+    metrics_listen="",
+    metrics_is_loopback=True,
+)
+LOCAL = replace(EXPOSURE, listen="127.0.0.1:50551", is_loopback=True, tls=False)
+POSTGRESQL = PostgresqlCondition(
+    synchronous_commit="on",
+    fsync=True,
+    full_page_writes=True,
+    waits_for_standbys=True,
+    standbys=1,
+    asynchronous_standbys=0,
+    encrypted=True,
+    is_local=False,
+)
+SQLITE = SqliteCondition(journal_mode="wal")
+NOTHING_UNFINISHED = Unfinished(sweep_time=None, erase_time=None)
+
+
+def a_key(*permissions: Permission, name: str = "shop", **changes: Any) -> ApiKey:
+    """Return a key that was made 60 days ago, was used just now, and expires in 60 days."""
+    key, _ = issue(name, frozenset(permissions or Permission), NOW - 60 * DAY, lifetime=120 * DAY)
+    return replace(key, **{"last_used_time": NOW, **changes})
+
+
+def used(*permissions: Permission, first: datetime, last: datetime) -> dict[Permission, KeyUse]:
+    return dict.fromkeys(permissions, KeyUse(first, last))
+
+
+def contents(
+    *keys: ApiKey,
+    uses: Mapping[UUID, Mapping[Permission, KeyUse]] | None = None,
+    **changes: Any,
+) -> Contents:
+    """Return tables with some keys (one for each permission unless given) that all are in use."""
+    kept: Sequence[ApiKey] = keys or [a_key(each, name=each.value) for each in Permission]
+    if uses is None:
+        uses = {key.key_id: used(*key.permissions, first=NOW - 59 * DAY, last=NOW) for key in kept}
+    given: dict[str, Any] = {
+        "overdue_since": None,
+        "unfinished": NOTHING_UNFINISHED,
+        "sign_ins_until": None,
+        **changes,
+    }
+    return Contents(keys=kept, uses=uses, **given)
+
+
+def an_installation(**changes: Any) -> Facts:
+    """Return what is known of an installation that lacks nothing, but for the changes."""
+    given: dict[str, Any] = {
+        "now": NOW,
+        "policy": POLICY,
+        "exposure": EXPOSURE,
+        "worker_interval": 30 * SECOND,
+        "audit_log": "/var/log/audit.jsonl",
+        "audit_addresses": False,
+        "condition": POSTGRESQL,
+        "filesystem": "",
+        "schema": SchemaVersion("0006", "0006", known=True, oldest_program=None),
+        "clock_skew": timedelta(0),
+        "files": [File(path=Path("/etc/authority/tls.key"), holds="a key", mode=0o640)],
+        "development_key_id": None,
+        "token_secret_bits": 256,
+        "contents": contents(),
+        **changes,
+    }
+    return Facts(**given)

@@ -1,0 +1,290 @@
+"""Each warning is given for what deserves it, and for nothing less."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from session_authority_server.assurance.caution import WATCHES, Caution
+from session_authority_server.assurance.facts import Facts, File
+from session_authority_server.domain.api_key import Permission
+from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
+from session_authority_server.store.condition import SqliteCondition, Unfinished
+from session_authority_server.store.schema import SchemaVersion
+from tests.unit.assurance.installation import (
+    DAY,
+    EXPOSURE,
+    LOCAL,
+    MINUTE,
+    NOW,
+    POLICY,
+    POSTGRESQL,
+    SECOND,
+    SQLITE,
+    a_key,
+    an_installation,
+    contents,
+    used,
+)
+
+VALIDATE, CREATE, TERMINATE = Permission.VALIDATE, Permission.CREATE, Permission.TERMINATE
+
+
+def cautions(facts: Facts) -> list[Caution]:
+    return [caution for watch in WATCHES for caution in watch(facts)]
+
+
+def policy(**changes: Any) -> Facts:
+    return an_installation(policy=replace(POLICY, **changes))
+
+
+def exposure(**changes: Any) -> Facts:
+    return an_installation(exposure=replace(EXPOSURE, **changes))
+
+
+def postgresql(**changes: Any) -> Facts:
+    return an_installation(condition=replace(POSTGRESQL, **changes))
+
+
+def tables(**changes: Any) -> Facts:
+    return an_installation(contents=contents(**changes))
+
+
+def one_key(*permissions: Permission, used_: Any = None, **changes: Any) -> Facts:
+    key = a_key(*(permissions or (VALIDATE,)), **changes)
+    uses = None if used_ is None else {key.key_id: used_}
+    return an_installation(contents=contents(key, uses=uses))
+
+
+def file(mode: int) -> Facts:
+    return an_installation(files=[File(path=Path("/a"), holds="keys", mode=mode)])
+
+
+def version(current: str | None, *, known: bool, oldest_program: str | None) -> Facts:
+    at = SchemaVersion(current, "0006", known=known, oldest_program=oldest_program)
+    return an_installation(schema=at, contents=contents() if at.serves else None)
+
+
+LONG_AGO = NOW - 40 * DAY
+# What deserves each warning, and what is almost so and doesn't.
+WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
+    "schema": (
+        [
+            version("0005", known=True, oldest_program=None),
+            version(None, known=True, oldest_program=None),
+            version("0009", known=False, oldest_program="0007"),
+        ],
+        [version("0006", known=True, oldest_program=None)],
+    ),
+    "schema-newer": ([version("0009", known=False, oldest_program="0006")], []),
+    "insecure": ([an_installation(exposure=replace(LOCAL, insecure=True))], []),
+    "plaintext-listener": (
+        [exposure(tls=False, allow_plaintext=True), exposure(tls=False)],
+        [an_installation(exposure=LOCAL)],
+    ),
+    "plaintext-metrics": (
+        [exposure(metrics_listen="0.0.0.0:9000", metrics_is_loopback=False)],
+        [exposure(metrics_listen="127.0.0.1:9000", metrics_is_loopback=True)],
+    ),
+    "plaintext-database": (
+        [postgresql(encrypted=False)],
+        [postgresql(encrypted=False, is_local=True), an_installation(condition=SQLITE)],
+    ),
+    "open-file": ([file(0o644), file(0o602), file(0o601)], [file(0o600), file(0o660)]),
+    "not-durable": (
+        [
+            postgresql(fsync=False),
+            postgresql(synchronous_commit="off"),
+            an_installation(condition=SQLITE, filesystem="ramfs"),
+            an_installation(condition=SQLITE, filesystem="cifs"),
+        ],
+        [an_installation(condition=SQLITE, filesystem="xfs")],
+    ),
+    "journal-mode": (
+        [an_installation(condition=SqliteCondition(journal_mode="delete"))],
+        [an_installation(condition=SQLITE)],
+    ),
+    "no-standby": ([postgresql(standbys=0)], [an_installation(condition=SQLITE)]),
+    "asynchronous-standby": (
+        [
+            postgresql(waits_for_standbys=False),
+            postgresql(standbys=2, asynchronous_standbys=1),
+        ],
+        [postgresql(standbys=2)],
+    ),
+    "weak-commit": (
+        [postgresql(synchronous_commit="local"), postgresql(synchronous_commit="remote_write")],
+        [postgresql(synchronous_commit="remote_apply")],
+    ),
+    "clock-skew": (
+        [an_installation(clock_skew=SECOND), an_installation(clock_skew=-SECOND)],
+        [an_installation(clock_skew=0.99 * SECOND)],
+    ),
+    "no-keys": (
+        [
+            one_key(revoke_time=NOW),
+            one_key(expire_time=NOW),
+        ],
+        [],
+    ),
+    "development-key": (
+        [
+            one_key(*Permission, name="development"),
+            replace(
+                (known := one_key(VALIDATE, name="renamed")),
+                development_key_id=known.good_keys[0].key_id,
+            ),
+        ],
+        [one_key(VALIDATE, name="development")],
+    ),
+    "key-without-expiry": ([one_key(expire_time=None)], []),
+    "key-expires-soon": (
+        [one_key(expire_time=NOW + 14 * DAY), one_key(expire_time=NOW + SECOND)],
+        [one_key(expire_time=NOW + 14 * DAY + SECOND)],
+    ),
+    "key-never-used": (
+        [one_key(last_used_time=None, create_time=NOW - 30 * DAY, used_={})],
+        [one_key(last_used_time=None, create_time=NOW - 30 * DAY + SECOND, used_={})],
+    ),
+    "unused-permission": (
+        [
+            one_key(VALIDATE, CREATE, used_=used(VALIDATE, first=LONG_AGO, last=NOW)),
+            # It was once.
+            one_key(
+                VALIDATE,
+                CREATE,
+                used_={
+                    **used(VALIDATE, first=LONG_AGO, last=NOW),
+                    **used(CREATE, first=LONG_AGO, last=NOW - 30 * DAY),
+                },
+            ),
+        ],
+        [
+            # It has not been watched for long.
+            one_key(
+                VALIDATE, CREATE, used_=used(VALIDATE, first=NOW - 30 * DAY + SECOND, last=NOW)
+            ),
+            # It was used before uses were recorded.
+            one_key(VALIDATE, CREATE, used_={}),
+            one_key(
+                VALIDATE,
+                CREATE,
+                used_={
+                    **used(VALIDATE, first=LONG_AGO, last=NOW),
+                    **used(CREATE, first=NOW - 30 * DAY + SECOND, last=NOW - 30 * DAY + SECOND),
+                },
+            ),
+        ],
+    ),
+    "backlog": (
+        [
+            tables(overdue_since=NOW - 10 * MINUTE),
+            tables(unfinished=Unfinished(sweep_time=NOW - 10 * MINUTE, erase_time=None)),
+            tables(unfinished=Unfinished(sweep_time=None, erase_time=NOW - 10 * MINUTE)),
+        ],
+        [
+            tables(overdue_since=NOW - 10 * MINUTE + SECOND),
+            replace(tables(overdue_since=NOW - 50 * MINUTE), worker_interval=6 * MINUTE),
+        ],
+    ),
+    "partitions-missing": (
+        [tables(sign_ins_until=NOW + 14 * DAY), tables(sign_ins_until=NOW - DAY)],
+        [tables(sign_ins_until=NOW + 14 * DAY + SECOND)],
+    ),
+    "no-audit-log": ([an_installation(audit_log="")], [an_installation(audit_log="-")]),
+    "short-history": (
+        [policy(history_retention=timedelta(0))],
+        [policy(history_retention=DAY)],
+    ),
+    "long-history": (
+        [
+            policy(history_retention=91 * DAY),
+            policy(history_retention=91 * DAY, keep_ip_addresses=KeepAddresses.NONE),
+            policy(history_retention=91 * DAY, keep_user_agents=KeepUserAgents.NONE),
+        ],
+        [
+            policy(history_retention=90 * DAY),
+            policy(history_retention=91 * DAY, erase_addresses=EraseAddresses.AT_END),
+            policy(
+                history_retention=91 * DAY,
+                keep_ip_addresses=KeepAddresses.TRUNCATED,
+                keep_user_agents=KeepUserAgents.NONE,
+            ),
+        ],
+    ),
+    "addresses-outlive-erasure": (
+        [replace(policy(erase_addresses=EraseAddresses.AT_END), audit_addresses=True)],
+        [
+            an_installation(audit_addresses=True),
+            replace(
+                policy(erase_addresses=EraseAddresses.AT_END), audit_addresses=True, audit_log=""
+            ),
+        ],
+    ),
+}
+
+
+def test_nothing_is_to_be_said_of_an_installation_that_lacks_nothing() -> None:
+    assert cautions(an_installation()) == []
+
+
+@pytest.mark.parametrize("name", WARRANTED)
+def test_a_warning_is_given_where_it_is_warranted_and_not_short_of_that(name: str) -> None:
+    warranted, unwarranted = WARRANTED[name]
+    for facts in warranted:
+        assert name in [each.name for each in cautions(facts)]
+    for facts in unwarranted:
+        assert name not in [each.name for each in cautions(facts)]
+
+
+@pytest.mark.parametrize("name", WARRANTED)
+def test_each_says_what_it_is_about_why_and_what_to_do(name: str) -> None:
+    for facts in WARRANTED[name][0]:
+        given = [each for each in cautions(facts) if each.name == name]
+        for each in given:
+            assert each.about
+            assert each.why
+            assert each.remedy
+            assert not each.why.endswith(".")
+
+
+def test_no_other_warnings_are_given_than_these_and_all_are_documented() -> None:
+    given = {
+        each.name
+        for warranted, unwarranted in WARRANTED.values()
+        for facts in (*warranted, *unwarranted)
+        for each in cautions(facts)
+    }
+    assert given == set(WARRANTED)
+    text = (Path(__file__).parents[3] / "docs" / "check.md").read_text()
+    for name in WARRANTED:
+        assert f"| `{name}` |" in text
+
+
+def test_a_key_that_may_too_much_is_told_with_what_it_did_not_use() -> None:
+    facts = one_key(VALIDATE, CREATE, TERMINATE, used_=used(VALIDATE, first=LONG_AGO, last=NOW))
+    [caution] = cautions(facts)
+    assert "no create, terminate" in caution.why
+    assert str(facts.good_keys[0].key_id) in caution.about
+    assert "shop" in caution.about
+
+
+def test_of_keys_that_are_over_nothing_is_said() -> None:
+    over = a_key(expire_time=None, revoke_time=NOW, last_used_time=None)
+    good = a_key(VALIDATE)
+    assert cautions(an_installation(contents=contents(good, over))) == []
+
+
+def test_without_tables_nothing_is_said_of_what_they_hold() -> None:
+    names = [each.name for each in cautions(version("0005", known=True, oldest_program=None))]
+    assert names == ["schema"]
+
+
+def test_no_warning_shows_a_secret() -> None:
+    key = a_key()
+    for watched in (one_key(expire_time=None), one_key(*Permission, name="development")):
+        for each in cautions(watched):
+            assert key.secret_hash.hex() not in repr(each)
+            assert "sak_" not in repr(each)

@@ -1,0 +1,191 @@
+"""What is known of an installation is what is there, and looking changes none of it."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from session_authority_server.assurance.facts import Facts
+from session_authority_server.assurance.gather import filesystem_of, gather
+from session_authority_server.config import Settings
+from session_authority_server.development_key import key_file, make
+from session_authority_server.domain.api_key import Permission
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.session import InitiatingEntity
+from session_authority_server.store.condition import SqliteCondition
+from session_authority_server.store.database import Database
+from session_authority_server.store.schema import migrate
+from tests.contract.engines import DAY, MINUTE, START, Engine, a_session, over
+
+
+class Place:
+    """A SQLite file with everything, and what is known of it."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self.path = path
+        self.engine = engine
+        self.clock = ManualClock(START)
+
+    async def facts(self, **settings: Any) -> Facts:
+        database = Database.sqlite(self.path, read_only=True)
+        try:
+            return await gather(
+                Settings(database_url=f"sqlite:///{self.path}", **settings), database, self.clock
+            )
+        finally:
+            await database.close()
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    path = tmp_path / "authority #1?%20.sqlite"
+    path.touch(mode=0o600)
+    database = Database.sqlite(path)
+    await migrate(database)
+    yield Place(path, over(database))
+    await database.close()
+
+
+async def test_a_fresh_file_is_known_as_such(place: Place) -> None:
+    facts = await place.facts()
+    assert facts.now == START
+    assert facts.condition == SqliteCondition(journal_mode="wal")
+    assert facts.schema.is_current
+    assert facts.clock_skew == timedelta(0)
+    assert facts.token_secret_bits == 256
+    assert facts.exposure.is_loopback
+    assert facts.contents is not None
+    assert facts.contents.keys == []
+    assert facts.contents.overdue_since is None
+    assert facts.contents.unfinished.sweep_time is None
+    assert facts.contents.sign_ins_until is None
+
+
+async def test_what_settings_say_is_known(place: Place) -> None:
+    facts = await place.facts(
+        listen="0.0.0.0:1",
+        metrics_listen="[::]:2",
+        tls_certificate="cert.pem",
+        tls_key="key.pem",
+        idle_timeout_seconds=600,
+        worker_interval_seconds=7,
+        audit_log="audit.jsonl",
+    )
+    assert not facts.exposure.is_loopback
+    assert not facts.exposure.metrics_is_loopback
+    assert facts.exposure.tls
+    assert facts.policy.idle_timeout == 10 * MINUTE
+    assert facts.worker_interval == timedelta(seconds=7)
+    assert facts.audit_log == "audit.jsonl"
+
+
+async def test_keys_their_uses_and_the_one_for_development_are_known(place: Place) -> None:
+    await make(place.path, place.engine.keys, START)
+    [key] = await place.engine.keys.read_keys()
+    await place.engine.keys.note_key_uses({(key.key_id, Permission.CREATE)}, START)
+    facts = await place.facts()
+    assert facts.development_key_id == key.key_id
+    assert facts.contents is not None
+    assert facts.contents.keys == [key]
+    assert set(facts.contents.uses[key.key_id]) == {Permission.CREATE}
+
+
+@pytest.mark.parametrize("found", [b"", b"sak_x\n", b"\xff\xfe"])
+async def test_a_file_that_holds_no_key_is_none(place: Place, found: bytes) -> None:
+    key_file(place.path).write_bytes(found)
+    assert (await place.facts()).development_key_id is None
+
+
+async def test_what_waits_for_the_worker_is_known(place: Place) -> None:
+    await place.engine.add(a_session("ann", at=START, lifetime=DAY))
+    await place.engine.sweep("bob", START + MINUTE, InitiatingEntity.USER)
+    place.clock.advance(2 * DAY)
+    contents = (await place.facts()).contents
+    assert contents is not None
+    assert contents.overdue_since == START + DAY
+    assert contents.unfinished.sweep_time == START + MINUTE
+
+
+async def test_files_are_known_with_who_may_read_them(place: Place, tmp_path: Path) -> None:
+    audit, tls_key = tmp_path / "audit.jsonl", tmp_path / "tls.key"
+    for file, mode in ((audit, 0o644), (tls_key, 0o640), (key_file(place.path), 0o600)):
+        file.touch()
+        file.chmod(mode)
+    facts = await place.facts(
+        audit_log=str(audit), tls_certificate="there is none", tls_key=str(tls_key)
+    )
+    modes = {file.path: file.mode for file in facts.files}
+    assert modes[audit] == 0o644
+    assert modes[tls_key] == 0o640
+    assert modes[key_file(place.path)] == 0o600
+    assert modes[place.path] == 0o600
+    assert len({file.holds for file in facts.files}) == 4
+
+
+async def test_what_is_not_there_or_no_path_is_left_out(place: Place) -> None:
+    facts = await place.facts(tls_certificate="x", tls_key="no\0path", audit_log="-")
+    assert {file.path.name.removeprefix(place.path.name) for file in facts.files} <= {
+        "",
+        "-wal",
+        "-shm",
+    }
+
+
+async def test_nobody_is_kept_waiting_and_nothing_is_changed(place: Place) -> None:
+    """Even while somebody writes, which is when a second writer would wait."""
+    writer = sqlite3.connect(place.path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    try:
+        before = place.path.read_bytes()
+        facts = await place.facts()
+        assert facts.contents is not None
+        assert place.path.read_bytes() == before
+    finally:
+        writer.rollback()
+        writer.close()
+
+
+async def test_a_database_opened_to_be_read_cannot_be_written_to(place: Place) -> None:
+    database = Database.sqlite(place.path, read_only=True)
+    with pytest.raises(StoreUnavailable) as caught:
+        await over(database).keys.note_key_uses(
+            {(a_session().session_id, Permission.CREATE)}, START
+        )
+    assert "readonly" in str(caught.value.__cause__)
+    await database.close()
+
+
+async def test_a_file_of_another_mode_stays_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE things (id)")
+    other.close()
+    place = Place(path, over(Database.sqlite(path)))
+    facts = await place.facts()
+    assert facts.condition == SqliteCondition(journal_mode="delete")
+    assert facts.schema.current is None
+    assert facts.contents is None
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "overlay / overlay rw 0 0\n"
+        "disk /srv ext4 rw 0 0\n"
+        "server:/x /srv/shared\\040files nfs4 rw 0 0\n"
+        "tmpfs /srv/fast tmpfs rw 0 0\n"
+        "disk2 /srv/fast xfs rw 0 0\n"
+    )
+    for path, kind in (
+        ("/srv/authority.sqlite", "ext4"),
+        ("/srvx/authority.sqlite", "overlay"),
+        ("/srv/shared files/a.sqlite", "nfs4"),
+        ("/srv/fast/a.sqlite", "xfs"),
+    ):
+        assert filesystem_of(Path(path), mounts) == kind
+    assert filesystem_of(Path("/srv/a.sqlite"), tmp_path / "none") == ""

@@ -1,0 +1,273 @@
+"""Each requirement's verdict follows from the settings that it rests on, and turns when they do."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from session_authority_server.assurance.facts import Facts
+from session_authority_server.assurance.report import REQUIREMENTS
+from session_authority_server.assurance.requirement import (
+    Finding,
+    Requirement,
+    Standard,
+    Verdict,
+)
+from session_authority_server.config import Settings
+from session_authority_server.domain.api_key import Permission
+from session_authority_server.domain.policy import AtLimit
+from tests.unit.assurance.installation import (
+    DAY,
+    EXPOSURE,
+    HOUR,
+    LOCAL,
+    MINUTE,
+    NOW,
+    POLICY,
+    POSTGRESQL,
+    SECOND,
+    SQLITE,
+    a_key,
+    an_installation,
+    contents,
+)
+
+BY_ID = {each.id: each for each in REQUIREMENTS}
+MET, NOT_MET, APP_DUTY = Verdict.MET, Verdict.NOT_MET, Verdict.APP_DUTY
+
+
+def policy(**changes: Any) -> Facts:
+    return an_installation(policy=replace(POLICY, **changes))
+
+
+def exposure(**changes: Any) -> Facts:
+    return an_installation(exposure=replace(EXPOSURE, **changes))
+
+
+def postgresql(**changes: Any) -> Facts:
+    return an_installation(condition=replace(POSTGRESQL, **changes))
+
+
+def without(permission: Permission) -> Facts:
+    """Nobody may do something any more: such keys are over, or were never made."""
+    rest = [a_key(each) for each in Permission if each is not permission]
+    over = [
+        a_key(permission, revoke_time=NOW - SECOND),
+        a_key(permission, expire_time=NOW),
+    ]
+    return an_installation(contents=contents(*rest, *over))
+
+
+CREATE, MANAGE, TERMINATE = Permission.CREATE, Permission.MANAGE, Permission.TERMINATE
+# What turns the verdict of an installation that lacks nothing, and what is almost so and doesn't.
+TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
+    "7.1.1": (
+        [policy(absolute_lifetime=90 * DAY + SECOND)],
+        [policy(absolute_lifetime=90 * DAY), policy(idle_timeout=None)],
+    ),
+    "7.1.2": ([policy(session_limit=None)], [policy(session_limit=1, at_limit=AtLimit.REFUSE)]),
+    "7.2.3": ([an_installation(token_secret_bits=127)], [an_installation(token_secret_bits=128)]),
+    "7.2.4": ([without(CREATE)], [without(MANAGE)]),
+    "7.3.1": ([policy(idle_timeout=None)], [policy(idle_timeout=30 * DAY)]),
+    "7.4.1": (
+        [
+            postgresql(fsync=False),
+            postgresql(full_page_writes=False),
+            postgresql(synchronous_commit="off"),
+            an_installation(condition=SQLITE, filesystem="tmpfs"),
+            an_installation(condition=SQLITE, filesystem="nfs4"),
+        ],
+        [
+            postgresql(synchronous_commit="local"),
+            postgresql(standbys=0, waits_for_standbys=False),
+            an_installation(condition=SQLITE, filesystem="ext4"),
+            an_installation(condition=SQLITE),
+            an_installation(filesystem="tmpfs"),  # of something else: PostgreSQL's is not seen
+        ],
+    ),
+    "7.4.2": ([without(TERMINATE)], [without(MANAGE)]),
+    "7.4.3": ([without(MANAGE)], [without(TERMINATE)]),
+    "7.4.4": ([without(MANAGE)], [without(TERMINATE)]),
+    "7.4.5": ([without(TERMINATE)], [without(CREATE)]),
+    "7.5.2": (
+        [policy(max_authentication_age=None), without(MANAGE)],
+        [policy(max_authentication_age=DAY)],
+    ),
+    "2.1.3-30-days": (
+        [policy(absolute_lifetime=30 * DAY + SECOND)],
+        [policy(absolute_lifetime=30 * DAY)],
+    ),
+    "2.2.3-24-hours": (
+        [policy(absolute_lifetime=DAY + SECOND)],
+        [policy(absolute_lifetime=DAY)],
+    ),
+    "2.2.3-idle": (
+        [policy(idle_timeout=HOUR + SECOND), policy(idle_timeout=None)],
+        [policy(idle_timeout=HOUR)],
+    ),
+    "2.3.3-12-hours": (
+        [policy(absolute_lifetime=12 * HOUR + SECOND)],
+        [policy(absolute_lifetime=HOUR)],
+    ),
+    "2.3.3-idle": (
+        [policy(idle_timeout=15 * MINUTE + SECOND), policy(idle_timeout=None)],
+        [policy(idle_timeout=MINUTE)],
+    ),
+    "5.1-length": (
+        [an_installation(token_secret_bits=63)],
+        [an_installation(token_secret_bits=64)],
+    ),
+    "5.1-channel": (
+        [
+            exposure(tls=False),
+            exposure(tls=False, insecure=True),
+            exposure(tls=False, insecure=True, allow_plaintext=True),
+        ],
+        [an_installation(exposure=LOCAL)],
+    ),
+    "5.1-logout": ([without(MANAGE), postgresql(fsync=False)], [without(CREATE)]),
+}
+# What the program or the app alone decides.
+FIXED = {
+    "7.1.3": APP_DUTY,
+    "7.2.1": MET,
+    "7.2.2": MET,
+    "7.3.2": MET,  # an absolute lifetime can't be switched off
+    "7.5.1": APP_DUTY,
+    "7.5.3": APP_DUTY,
+    "7.6.1": APP_DUTY,
+    "7.6.2": APP_DUTY,
+    "2.1.3-overall": MET,
+    "5.1-generator": APP_DUTY,
+    "5.1-logoff-available": APP_DUTY,
+    "5.1.1-secure": APP_DUTY,
+    "5.1.1-scope": APP_DUTY,
+    "5.1.1-http-only": APP_DUTY,
+    "5.1.1-same-site": APP_DUTY,
+    "5.1.1-contents": MET,
+    "5.1.1-expiry": MET,
+    "5.2-timeouts": MET,
+    "5.2-activity": MET,
+    "5.2-reauthentication": MET,
+}
+WORST = an_installation(
+    policy=replace(
+        POLICY,
+        absolute_lifetime=3_650 * DAY,
+        idle_timeout=None,
+        session_limit=None,
+        max_authentication_age=None,
+    ),
+    exposure=replace(EXPOSURE, tls=False),
+    condition=replace(POSTGRESQL, fsync=False),
+    token_secret_bits=0,
+    contents=None,
+)
+
+
+def found(facts: Facts, requirement: str) -> Finding:
+    return BY_ID[requirement].judge(facts)
+
+
+def test_every_requirement_of_both_standards_is_judged_once() -> None:
+    asvs = [each.id for each in REQUIREMENTS if each.standard is Standard.ASVS]
+    assert asvs == [
+        *("7.1.1", "7.1.2", "7.1.3", "7.2.1", "7.2.2", "7.2.3", "7.2.4", "7.3.1", "7.3.2"),
+        *("7.4.1", "7.4.2", "7.4.3", "7.4.4", "7.4.5", "7.5.1", "7.5.2", "7.5.3"),
+        *("7.6.1", "7.6.2"),
+    ]
+    assert len(BY_ID) == len(REQUIREMENTS)
+    assert set(BY_ID) == set(TURNS) | set(FIXED)
+    assert not set(TURNS) & set(FIXED)
+
+
+def test_levels_are_those_of_the_standards() -> None:
+    first = {"7.2.1", "7.2.2", "7.2.3", "7.2.4", "7.4.1", "7.4.2"}
+    for each in REQUIREMENTS:
+        if each.standard is Standard.ASVS:
+            assert each.level == (1 if each.id in first else 3 if each.id == "7.5.3" else 2)
+        else:
+            section = each.id.partition("-")[0]
+            assert each.level == {"2.2.3": 2, "2.3.3": 3}.get(section, 1)
+    shoulds = {each.id for each in REQUIREMENTS if not each.shall}
+    assert shoulds == {"2.1.3-30-days", "2.2.3-24-hours", "2.2.3-idle", "2.3.3-idle"}
+
+
+@pytest.mark.parametrize("requirement", TURNS)
+def test_a_verdict_turns_with_what_it_rests_on(requirement: str) -> None:
+    spoilt, alike = TURNS[requirement]
+    whole = found(an_installation(), requirement).verdict
+    assert whole is not NOT_MET
+    for facts in spoilt:
+        assert found(facts, requirement).verdict is NOT_MET
+    for facts in alike:
+        assert found(facts, requirement).verdict is whole
+
+
+@pytest.mark.parametrize("requirement", FIXED)
+def test_what_depends_on_program_and_app_alone_is_the_same_everywhere(requirement: str) -> None:
+    for facts in (an_installation(), WORST):
+        assert found(facts, requirement).verdict is FIXED[requirement]
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=BY_ID)
+def test_each_finding_says_why_and_names_settings_that_exist(requirement: Requirement) -> None:
+    for facts in (an_installation(), WORST):
+        finding = requirement.judge(facts)
+        assert finding.why
+        assert not finding.why.endswith(".")
+        assert finding.setting in {"", *Settings.model_fields}
+        assert bool(finding.duty) or finding.verdict is not APP_DUTY
+
+
+@pytest.mark.parametrize(
+    ("requirement", "setting"),
+    [
+        ("7.1.1", "absolute_lifetime_seconds"),
+        ("7.1.2", "session_limit"),
+        ("7.3.1", "idle_timeout_seconds"),
+        ("7.5.2", "max_authentication_age_seconds"),
+        ("2.1.3-30-days", "absolute_lifetime_seconds"),
+        ("2.2.3-idle", "idle_timeout_seconds"),
+        ("2.3.3-12-hours", "absolute_lifetime_seconds"),
+        ("5.1-channel", "tls_certificate"),
+    ],
+)
+def test_what_a_setting_changes_names_it_whether_met_or_not(requirement: str, setting: str) -> None:
+    keys = contents()  # for without `manage`, 7.5.2 rests on that first
+    for facts in (an_installation(), replace(WORST, contents=keys)):
+        assert found(facts, requirement).setting == setting
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "justified"),
+    [(31 * DAY, True), (90 * DAY, True), (90 * DAY + SECOND, False)],
+)
+def test_a_lifetime_is_justified_up_to_90_days_at_the_first_level_alone(
+    lifetime: Any, justified: bool
+) -> None:
+    facts = policy(absolute_lifetime=lifetime)
+    assert found(facts, "2.1.3-30-days").justified is justified
+    assert not found(facts, "2.2.3-24-hours").justified
+    assert not found(facts, "2.3.3-12-hours").justified
+    assert not found(policy(absolute_lifetime=DAY), "2.1.3-30-days").justified
+
+
+def test_a_mesh_that_encrypts_is_the_operators_to_see_to() -> None:
+    finding = found(exposure(tls=False, allow_plaintext=True), "5.1-channel")
+    assert finding.verdict is APP_DUTY
+    assert "in front" in finding.why
+
+
+def test_where_no_keys_are_asked_for_everybody_may_do_everything() -> None:
+    facts = replace(without(MANAGE), exposure=replace(LOCAL, insecure=True))
+    for requirement in ("7.4.3", "7.4.4", "7.5.2", "5.1-logout"):
+        assert found(facts, requirement).verdict is not NOT_MET
+
+
+def test_spans_read_as_people_say_them() -> None:
+    said = found(policy(absolute_lifetime=DAY, idle_timeout=HOUR), "5.2-timeouts").why
+    assert re.search(r"\(1 day, unused 1 hour\)", said)
+    said = found(policy(absolute_lifetime=90 * SECOND), "2.1.3-overall").why
+    assert "90 seconds" in said

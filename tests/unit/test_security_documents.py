@@ -1,0 +1,72 @@
+"""What the documents on security say is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from session_authority_server.domain.token import SECRET_BYTES, SESSION_PREFIX, TOKEN_LENGTH
+from session_authority_server.rpc.authentication import PERMISSIONS
+
+ROOT = Path(__file__).parents[2]
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+NAMED_TESTS = re.findall(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", SECURITY)
+DOCUMENTS = ["SECURITY.md", "docs/security.md", "docs/check.md", "docs/api-keys.md"]
+
+
+def heading(text: str) -> str:
+    """Return what a heading is linked by."""
+    return re.sub(r"[^\w -]", "", text.strip().lower()).replace(" ", "-")
+
+
+def permissions_in(document: str) -> dict[str, set[str]]:
+    """Return the methods that a document's table has for each permission."""
+    return {
+        permission: set(methods.split(", "))
+        for permission, methods in re.findall(
+            r"^\| `(\w+)` \| ([A-Z]\w+(?:, \w+)*) \|", document, re.MULTILINE
+        )
+    }
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    assert len(NAMED_TESTS) > 30
+    for name, path in NAMED_TESTS:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), name
+
+
+def test_nothing_is_said_to_be_tested_without_a_link_to_the_test() -> None:
+    assert len(re.findall(r"\btest_\w+(?!\w|\.py)", SECURITY)) == len(NAMED_TESTS)
+    threats = SECURITY.partition("## Threats")[2].partition("## ")[0]
+    rows = [line for line in threats.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for row in rows:
+        assert "](../tests/" in row.split(" | ")[-1], row
+
+
+@pytest.mark.parametrize("document", ["docs/security.md", "docs/api-keys.md"])
+def test_the_table_of_permissions_is_the_one_that_is_enforced(document: str) -> None:
+    enforced: dict[str, set[str]] = {}
+    for method, permission in PERMISSIONS.items():
+        enforced.setdefault(permission.value, set()).add(method.rpartition("/")[2])
+    assert permissions_in((ROOT / document).read_text()) == enforced
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_is_linked_to_is_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#]*(?:#[\w-]+)?)\)", text):
+        path, _, place = target.partition("#")
+        file = (ROOT / document).parent / path if path else ROOT / document
+        assert file.exists(), target
+        if place:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert place in map(heading, headings), target
+
+
+def test_the_length_of_a_token_is_the_one_that_is_told() -> None:
+    said = re.search(r"`(ses_)` and (\d+) characters.*a secret \((\d+) bytes", SECURITY, re.DOTALL)
+    assert said
+    assert said[1] == SESSION_PREFIX
+    assert int(said[2]) == TOKEN_LENGTH - len(SESSION_PREFIX)
+    assert int(said[3]) == SECRET_BYTES
