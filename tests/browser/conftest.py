@@ -4,14 +4,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.policy import Policy
 from tests.browser.chromium import EXECUTABLE, launch
 from tests.browser.site import COOKIE, ROOT, Site, running_site
 
-LIMIT_MILLISECONDS = 15_000
+LIMIT_MILLISECONDS = 15_000  # generous: the machine may be busy
+
+expect.set_options(timeout=LIMIT_MILLISECONDS)
 
 Open = Callable[..., Page]
 
