@@ -140,10 +140,9 @@ class TestLooking:
         assert response.signed_out is (token is not None), "what is no token is cleared away"
 
     async def test_who_was_logged_out_elsewhere_is_told_so_and_loses_the_cookie(
-        self, client: AsyncSessionClient, visitor: Visitor, other: NewSession
+        self, client: AsyncSessionClient, visitor: Visitor, mine: NewSession, other: NewSession
     ) -> None:
-        await client.revoke(other.token, (await client.list(visitor.token))[0].session_id)
-        await client.revoke_others(other.token)
+        await client.revoke(other.token, mine.session.session_id)
 
         response = await visitor.ask("GET")
 
