@@ -2,7 +2,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
-SOURCES := client server workers tests benchmarks
+SOURCES := client server workers tests benchmarks examples
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check proto format lock clean

@@ -1,7 +1,7 @@
 """What each operation of a client asks, and what it makes of the answers. Nothing here does I/O.
 
-An operation is a generator: it yields the calls to make, is sent the bytes of each answer, and returns
-the result. The twins in `sync` and `aio` only move the bytes. What needs no call makes none: most
+An operation is a generator: it yields the calls to make, is sent the bytes of each answer or thrown the
+error that a call ended in, and returns the result. The twins in `sync` and `aio` only move the bytes. What needs no call makes none: most
 visitors of a site carry no session, and asking about nothing would cost as much as asking about one.
 """
 
@@ -114,30 +114,38 @@ def validate_many(
 
 def list_sessions(token: Token, *, show_ended: bool, page_size: int) -> Operation[list[Session]]:
     """Show a user their own sessions, all pages of them."""
-    if not 1 <= page_size <= PAGE_LIMIT_SESSIONS:
-        raise convert.invalid("page_size", f"must be from 1 to {PAGE_LIMIT_SESSIONS}")
-    session_token = _proof(token)
     # A session that is used meanwhile may appear again on a later page.
     sessions: dict[str, Session] = {}
     page_token = ""
     while True:
-        answer = yield from _ask(
-            "ListSessions",
-            v1.ListSessionsRequest(
-                session_token=session_token,
-                page_size=page_size,
-                page_token=page_token,
-                show_ended=show_ended,
-            ),
-            v1.ListSessionsResponse,
+        page, page_token = yield from list_page(
+            token, show_ended=show_ended, page_size=page_size, page_token=page_token
         )
-        for session in map(convert.session_of, answer.sessions):
+        for session in page:
             sessions.setdefault(session.session_id, session)
-        if not answer.next_page_token:
+        if not page_token:
             return list(sessions.values())
-        if answer.next_page_token == page_token:
-            raise InternalError("the pages of the list lead in a circle")
-        page_token = answer.next_page_token
+
+
+def list_page(
+    token: Token, *, show_ended: bool, page_size: int, page_token: str
+) -> Operation[tuple[list[Session], str]]:
+    """Show a user one page of their own sessions, and what the next one is asked for with, if any."""
+    if not 1 <= page_size <= PAGE_LIMIT_SESSIONS:
+        raise convert.invalid("page_size", f"must be from 1 to {PAGE_LIMIT_SESSIONS}")
+    answer = yield from _ask(
+        "ListSessions",
+        v1.ListSessionsRequest(
+            session_token=_proof(token),
+            page_size=page_size,
+            page_token=page_token,
+            show_ended=show_ended,
+        ),
+        v1.ListSessionsResponse,
+    )
+    if answer.next_page_token and answer.next_page_token == page_token:
+        raise InternalError("the pages of the list lead in a circle")
+    return [convert.session_of(each) for each in answer.sessions], answer.next_page_token
 
 
 def revoke(token: Token, session_id: str) -> Operation[RevokedSession]:

@@ -17,7 +17,7 @@ from session_authority._configured import ConfiguredClient
 from session_authority._error_details import error_of, was_answered
 from session_authority._settings import Settings
 from session_authority._throttle import Throttle
-from session_authority.errors import ClientClosed
+from session_authority.errors import ClientClosed, SessionAuthorityError
 from session_authority.session import (
     IpAddress,
     NewSession,
@@ -109,7 +109,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             SessionLimitReached: The policy refuses the user another session.
             RetryStale: The session of an earlier attempt of this call has ended meanwhile.
         """
-        return await self._run(
+        return await self.run_operation(
             _core.create(
                 user_id,
                 ip_address=ip_address,
@@ -145,7 +145,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             The live session, or a rejection, which is falsy. `Unavailable` is neither: it signs
             nobody out.
         """
-        return await self._run(
+        return await self.run_operation(
             _core.validate(
                 ValidationRequest(token, ip_address=ip_address, user_id=user_id, passive=passive)
             )
@@ -176,7 +176,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         Returns:
             One answer a request, in the same order, as from `validate`.
         """
-        return await self._run(_core.validate_many(requests))
+        return await self.run_operation(_core.validate_many(requests))
 
     async def list(
         self,
@@ -197,7 +197,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return await self._run(
+        return await self.run_operation(
             _core.list_sessions(token, show_ended=show_ended, page_size=page_size)
         )
 
@@ -210,7 +210,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return await self._run(_core.revoke(token, session_id))
+        return await self.run_operation(_core.revoke(token, session_id))
 
     async def revoke_others(self, token: Token) -> datetime:
         """End every session of the user behind the token but its own.
@@ -223,7 +223,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return await self._run(_core.revoke_others(token))
+        return await self.run_operation(_core.revoke_others(token))
 
     async def sign_out(self, token: Token) -> datetime:
         """End the token's own session. A token that is dead, unknown or absent is a success.
@@ -232,7 +232,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             The moment after which no validator anywhere accepts the session. Without a token there
             was none to end: that has been so since 1970-01-01, and no call is made.
         """
-        return await self._run(_core.sign_out(token))
+        return await self.run_operation(_core.sign_out(token))
 
     async def reauthenticate(
         self,
@@ -258,7 +258,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
             RetryStale: The token of an earlier attempt of this call is dead meanwhile.
         """
-        return await self._run(
+        return await self.run_operation(
             _core.reauthenticate(
                 token,
                 authentication_methods=authentication_methods,
@@ -289,12 +289,21 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
     ) -> None:
         await self.close()
 
-    async def _run(self, operation: _core.Operation[_Result]) -> _Result:
+    async def run_operation(self, operation: _core.Operation[_Result]) -> _Result:
+        """Make the calls of an operation and return its result. For the library's own integrations.
+
+        A call that fails is thrown into the operation, which may go on in another way.
+        """
         self._check_open()
         try:
             call = next(operation)
             while True:
-                call = operation.send(await self._send(call))
+                try:
+                    answer = await self._send(call)
+                except SessionAuthorityError as failure:
+                    call = operation.throw(failure)
+                else:
+                    call = operation.send(answer)
         except StopIteration as done:
             result: _Result = done.value
             return result

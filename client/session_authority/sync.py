@@ -16,7 +16,7 @@ from session_authority._configured import ConfiguredClient
 from session_authority._error_details import error_of, was_answered
 from session_authority._settings import Settings
 from session_authority._throttle import Throttle
-from session_authority.errors import ClientClosed
+from session_authority.errors import ClientClosed, SessionAuthorityError
 from session_authority.session import (
     IpAddress,
     NewSession,
@@ -102,7 +102,7 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             SessionLimitReached: The policy refuses the user another session.
             RetryStale: The session of an earlier attempt of this call has ended meanwhile.
         """
-        return self._run(
+        return self.run_operation(
             _core.create(
                 user_id,
                 ip_address=ip_address,
@@ -138,7 +138,7 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             The live session, or a rejection, which is falsy. `Unavailable` is neither: it signs
             nobody out.
         """
-        return self._run(
+        return self.run_operation(
             _core.validate(
                 ValidationRequest(token, ip_address=ip_address, user_id=user_id, passive=passive)
             )
@@ -169,7 +169,7 @@ class SessionClient(ConfiguredClient[int, _Connection]):
         Returns:
             One answer a request, in the same order, as from `validate`.
         """
-        return self._run(_core.validate_many(requests))
+        return self.run_operation(_core.validate_many(requests))
 
     def list(
         self,
@@ -190,7 +190,9 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return self._run(_core.list_sessions(token, show_ended=show_ended, page_size=page_size))
+        return self.run_operation(
+            _core.list_sessions(token, show_ended=show_ended, page_size=page_size)
+        )
 
     def revoke(self, token: Token, session_id: str) -> RevokedSession:
         """End one session of the user behind the token; to end an ended one succeeds too.
@@ -201,7 +203,7 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return self._run(_core.revoke(token, session_id))
+        return self.run_operation(_core.revoke(token, session_id))
 
     def revoke_others(self, token: Token) -> datetime:
         """End every session of the user behind the token but its own.
@@ -214,7 +216,7 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return self._run(_core.revoke_others(token))
+        return self.run_operation(_core.revoke_others(token))
 
     def sign_out(self, token: Token) -> datetime:
         """End the token's own session. A token that is dead, unknown or absent is a success.
@@ -223,7 +225,7 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             The moment after which no validator anywhere accepts the session. Without a token there
             was none to end: that has been so since 1970-01-01, and no call is made.
         """
-        return self._run(_core.sign_out(token))
+        return self.run_operation(_core.sign_out(token))
 
     def reauthenticate(
         self,
@@ -249,7 +251,7 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
             RetryStale: The token of an earlier attempt of this call is dead meanwhile.
         """
-        return self._run(
+        return self.run_operation(
             _core.reauthenticate(
                 token,
                 authentication_methods=authentication_methods,
@@ -277,12 +279,21 @@ class SessionClient(ConfiguredClient[int, _Connection]):
     ) -> None:
         self.close()
 
-    def _run(self, operation: _core.Operation[_Result]) -> _Result:
+    def run_operation(self, operation: _core.Operation[_Result]) -> _Result:
+        """Make the calls of an operation and return its result. For the library's own integrations.
+
+        A call that fails is thrown into the operation, which may go on in another way.
+        """
         self._check_open()
         try:
             call = next(operation)
             while True:
-                call = operation.send(self._send(call))
+                try:
+                    answer = self._send(call)
+                except SessionAuthorityError as failure:
+                    call = operation.throw(failure)
+                else:
+                    call = operation.send(answer)
         except StopIteration as done:
             result: _Result = done.value
             return result

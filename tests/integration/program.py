@@ -12,7 +12,7 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 COMMAND = BIN / "session-authority"
-START_SECONDS = 30
+START_SECONDS = 60
 EXIT_SECONDS = 30
 
 

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mypy import api
 
 import session_authority
@@ -19,7 +20,10 @@ def test_a_type_checker_sees_what_is_promised() -> None:
             str(ROOT / ".mypy_cache" / "public_api"),
             "--follow-imports",
             "silent",
-            str(Path(__file__).with_name("public_api.py")),
+            *(
+                str(Path(__file__).with_name(name))
+                for name in ("public_api.py", "public_web_api.py")
+            ),
         ]
     )
     assert status == 0, output + errors
@@ -79,9 +83,42 @@ def test_the_import_brings_nothing_of_the_server() -> None:
     assert "session_authority" in loaded
     assert not loaded & {
         "alembic",
+        "babel",
+        "django",
+        "fastapi",
+        "jinja2",
         "pydantic",
         "session_authority_server",
         "session_authority_workers",
         "sqlalchemy",
+        "starlette",
         "structlog",
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("session_authority.web.fastapi", "fastapi", "fastapi"),
+        ("session_authority.web.fastapi", "starlette", "fastapi"),
+        ("session_authority.web.django", "django", "django"),
+        ("session_authority.web.django.middleware", "django", "django"),
+    ],
+)
+def test_a_framework_that_is_not_there_is_named_with_its_extra(
+    module: str, missing: str, extra: str
+) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; import {module}"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=False, text=True
+    )
+    assert f"ImportError: {'.'.join(module.split('.')[:3])} needs its extra" in ran.stderr
+    assert f"pip install 'session-authority[{extra}]'" in ran.stderr
+
+
+def test_the_interceptors_of_services_need_no_extra() -> None:
+    blocked = "".join(
+        f"sys.modules[{name!r}] = None; " for name in ("fastapi", "starlette", "django", "jinja2")
+    )
+    script = f"import sys; {blocked}import session_authority.grpc, session_authority.web.visit"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,4 +1,6 @@
+import contextlib
 import os
+from collections.abc import AsyncIterator
 
 import click
 from rich.box import SIMPLE
@@ -34,10 +36,15 @@ _DEVICES = (
 @click.command()
 @click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
 @click.option("--database-url", help="Where sessions are kept.")
+@click.option(
+    "--web-port", default=8000, help="Where its web app is, on this machine; 0 picks a free one."
+)
 @click.option("--leave", is_flag=True, help="Stop after the demonstration instead of serving on.")
 @click.pass_context
-def demo(context: click.Context, listen: str | None, database_url: str | None, leave: bool) -> None:
-    """Start an authority, show what it does with three devices, and keep serving."""
+def demo(
+    context: click.Context, listen: str | None, database_url: str | None, web_port: int, leave: bool
+) -> None:
+    """Start an authority and a web app, show what they do with three devices, and keep serving."""
     # A file of its own, so that trying it out changes nothing that is in use. Nothing leaves this machine.
     settings = settings_of(
         context,
@@ -48,10 +55,10 @@ def demo(context: click.Context, listen: str | None, database_url: str | None, l
         tls_key="",
         tls_client_ca="",
     )
-    run(_demo(settings, leave=leave))
+    run(_demo(settings, web_port=web_port, leave=leave))
 
 
-async def _demo(settings: Settings, *, leave: bool) -> None:
+async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
     console = Console(highlight=False)
     async with serving(settings, worker=True, insecure=False) as served:
         address = served.address
@@ -61,12 +68,27 @@ async def _demo(settings: Settings, *, leave: bool) -> None:
         )
         async with AsyncSessionClient(address, api_key=_key(settings)) as client:
             await _show(console, client)
-        if leave:
-            return
-        _invite(console, address, settings)
-        await until_told_to_stop()
-        console.print("\nDraining ...")
+            if leave:
+                return
+            async with _web_app(client, web_port) as told:
+                _invite(console, address, settings)
+                console.print("Ctrl-C stops it.")
+                console.print(f"\n[bold]{told}[/]", soft_wrap=True)
+                await until_told_to_stop()
+                console.print("\nDraining ...")
     console.print("Stopped.")
+
+
+@contextlib.asynccontextmanager
+async def _web_app(client: AsyncSessionClient, port: int) -> AsyncIterator[str]:
+    """Serve the web app, and say how to get to it."""
+    try:
+        from session_authority_server.cli.demo_site import serving_demo_site
+    except ImportError as error:
+        yield f"For the web app beside it: pip install 'session-authority\\[demo]' ({error.name})"
+        return
+    async with serving_demo_site(client, port) as address:
+        yield f"Open {address} and sign in as anyone."
 
 
 async def _show(console: Console, client: AsyncSessionClient) -> None:
@@ -153,4 +175,3 @@ def _invite(console: Console, address: str, settings: Settings) -> None:
         soft_wrap=True,
         markup=False,
     )
-    console.print("Ctrl-C stops it.")

@@ -3,6 +3,7 @@ import secrets
 from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import ip_address
 
+import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,6 +21,7 @@ from session_authority import (
     SessionState,
     SessionToken,
     ValidationRequest,
+    _core,
 )
 from session_authority.v1 import session_pb2
 from session_authority.v1 import session_service_pb2 as v1
@@ -29,6 +31,7 @@ from tests.unit.client.fake_authority import (
     NOON_MESSAGE,
     TOKEN,
     FakeAuthority,
+    Fault,
     accepted,
     created,
     rejected,
@@ -451,3 +454,33 @@ def test_the_twins_offer_the_same_methods_in_the_same_words() -> None:
         }
 
     assert methods(SessionClient) == methods(AsyncSessionClient)
+
+
+async def test_an_operation_can_go_on_after_a_call_that_failed(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("ValidateSession", Fault(grpc.StatusCode.INTERNAL), accepted())
+    question = _core.Call(
+        "/session_authority.v1.SessionService/ValidateSession",
+        v1.ValidateSessionRequest(session_token=TOKEN).SerializeToString(),
+    )
+
+    def insisting() -> _core.Operation[bytes]:
+        with pytest.raises(InternalError):
+            yield question
+        return (yield question)
+
+    answer = v1.ValidateSessionResponse.FromString(await twin.run_operation(insisting()))
+    assert answer.session.session_id == "s-1"
+
+
+async def test_an_error_that_an_operation_leaves_alone_is_its_outcome(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    authority.answers("SignOut", Fault(grpc.StatusCode.INTERNAL))
+
+    with pytest.raises(InternalError) as caught:
+        await twin.run_operation(_core.sign_out(TOKEN))
+
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None

@@ -1,0 +1,252 @@
+"""Sessions for gRPC services: who is the user on whose behalf a method is called?
+
+    server = grpc.aio.server(interceptors=[AsyncSessionInterceptor(AsyncSessionClient.from_env())])
+
+    async def GetCart(self, request, context):
+        user_id = current_session().user_id
+        prices = await other_stub.GetPrices(..., metadata=token_metadata())
+
+The user's token travels from service to service as `x-session-token` metadata.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeAlias
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from session_authority.aio import AsyncSessionClient
+from session_authority.errors import SessionAuthorityError, SessionNotLive, Unavailable
+from session_authority.session import Rejection, RejectionReason, Session
+from session_authority.session_token import SESSION_TOKEN_METADATA_KEY, SessionToken, Token
+from session_authority.sync import SessionClient
+
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_FoundHandler: TypeAlias = "_Handler | None"
+_Details: TypeAlias = grpc.HandlerCallDetails
+_Trailing: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+_log = logging.getLogger("session_authority.grpc")
+
+
+class _Presented(NamedTuple):
+    session: Session | None
+    token: SessionToken | None
+
+
+_current: ContextVar[_Presented | None] = ContextVar("session_authority_current", default=None)
+
+
+class _Refusal(NamedTuple):
+    code: grpc.StatusCode
+    text: str
+    trailing_metadata: _Trailing = ()
+
+
+def current_session() -> Session:
+    """Give the session that the call under way was made with.
+
+    Raises:
+        SessionNotLive: It is a public method that was called, whose callers need none.
+        LookupError: No call under way has passed an interceptor of this module.
+    """
+    session = _presented().session
+    if session is None:
+        raise SessionNotLive("a public method", rejection=Rejection(RejectionReason.NOT_FOUND))
+    return session
+
+
+def token_metadata(token: Token = None) -> tuple[tuple[str, str], ...]:
+    """Give the metadata that passes a user's token on to the next service.
+
+    Args:
+        token: The token; that of the call under way unless given.
+
+    Returns:
+        Metadata to call with; none for an empty token, and where a public method was called without one.
+
+    Raises:
+        LookupError: No token is given, and no call under way has passed an interceptor of this module.
+    """
+    passed_on = _presented().token if token is None else token
+    text = passed_on.reveal() if isinstance(passed_on, SessionToken) else passed_on
+    if not text:
+        return ()
+    return ((SESSION_TOKEN_METADATA_KEY, text),)
+
+
+class _Methods:
+    """Which methods may be called without a session."""
+
+    def __init__(self, public_methods: Iterable[str]) -> None:
+        if isinstance(public_methods, str):
+            raise TypeError("public_methods is a sequence of names, not one str")
+        names = list(public_methods)
+        for name in names:
+            if not name.startswith("/") or name.count("/") != 2 or name.endswith("/"):
+                raise ValueError(
+                    f'a method is named "/package.Service/Method" or ".../*": {name!r}'
+                )
+        self._names = frozenset(names)
+
+    def is_public(self, method: str) -> bool:
+        return method in self._names or method.rpartition("/")[0] + "/*" in self._names
+
+
+class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
+    """Lets calls reach a service of `grpc.aio` only with the token of a live session.
+
+    Without one they end with UNAUTHENTICATED, and with UNAVAILABLE while the authority can't tell. A stream
+    is looked at when it begins.
+    """
+
+    def __init__(self, client: AsyncSessionClient, *, public_methods: Iterable[str] = ()) -> None:
+        """Take charge of a server's calls.
+
+        Args:
+            client: Asks the authority.
+            public_methods: What may be called without a session: "/grpc.health.v1.Health/Check", or
+                "/grpc.health.v1.Health/*" for all of a service.
+
+        Raises:
+            ValueError: One of them is not the name of a method.
+        """
+        self._client = client
+        self._methods = _Methods(public_methods)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[_Details], Awaitable[_FoundHandler]],
+        handler_call_details: _Details,
+    ) -> _FoundHandler:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        token = _token_of(handler_call_details)
+        # The call's own task runs this and the handler.
+        if self._methods.is_public(handler_call_details.method):
+            _current.set(_Presented(None, token))
+            return handler
+        try:
+            session = await self._client.require(token)
+        except SessionAuthorityError as error:
+            return _refusing(_refusal_of(error))
+        _current.set(_Presented(session, token))
+        return handler
+
+
+class SessionInterceptor(grpc.ServerInterceptor):
+    """Lets calls reach a service of threads only with the token of a live session.
+
+    Otherwise as `AsyncSessionInterceptor`.
+    """
+
+    def __init__(self, client: SessionClient, *, public_methods: Iterable[str] = ()) -> None:
+        """Take charge of a server's calls; the arguments are those of `AsyncSessionInterceptor`.
+
+        Raises:
+            ValueError: One of the public methods is not the name of a method.
+        """
+        self._client = client
+        self._methods = _Methods(public_methods)
+
+    def intercept_service(
+        self,
+        continuation: Callable[[_Details], _FoundHandler],
+        handler_call_details: _Details,
+    ) -> _FoundHandler:
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        token = _token_of(handler_call_details)
+        is_public = self._methods.is_public(handler_call_details.method)
+
+        def admit(context: grpc.ServicerContext) -> None:
+            try:
+                session = None if is_public else self._client.require(token)
+            except SessionAuthorityError as error:
+                refusal = _refusal_of(error)
+            else:
+                _current.set(_Presented(session, token))
+                return
+            context.set_trailing_metadata(refusal.trailing_metadata)
+            context.abort(refusal.code, refusal.text)
+
+        return _admitting(handler, admit)
+
+
+def _admitting(handler: _Handler, admit: Callable[[grpc.ServicerContext], None]) -> _Handler:
+    """Wrap a handler, so that the look-up is made by the thread that will run it.
+
+    gRPC asks interceptors in the one thread that takes calls in, which must not wait. It gives each call a
+    context for variables of its own.
+    """
+    behaviors: tuple[Any, ...] = (
+        handler.unary_unary,
+        handler.unary_stream,
+        handler.stream_unary,
+        handler.stream_stream,
+    )
+    make, behavior = next(pair for pair in zip(_MAKERS, behaviors, strict=True) if pair[1])
+
+    def admitted(request: Any, context: grpc.ServicerContext) -> Any:
+        admit(context)
+        return behavior(request, context)
+
+    wrapped: _Handler = make(admitted, handler.request_deserializer, handler.response_serializer)
+    return wrapped
+
+
+_MAKERS: tuple[Callable[..., Any], ...] = (
+    grpc.unary_unary_rpc_method_handler,
+    grpc.unary_stream_rpc_method_handler,
+    grpc.stream_unary_rpc_method_handler,
+    grpc.stream_stream_rpc_method_handler,
+)
+
+
+def _presented() -> _Presented:
+    presented = _current.get()
+    if presented is None:
+        raise LookupError("no call under way has passed a SessionInterceptor")
+    return presented
+
+
+def _token_of(details: _Details) -> SessionToken | None:
+    for key, value in details.invocation_metadata or ():
+        if key == SESSION_TOKEN_METADATA_KEY and isinstance(value, str) and value:
+            return SessionToken(value)
+    return None
+
+
+def _refusing(refusal: _Refusal) -> _Handler:
+    async def refuse(_request: object, context: Any) -> None:
+        await context.abort(*refusal)
+
+    # As one of streams it answers without waiting for the request.
+    behavior: Any = refuse
+    return grpc.stream_stream_rpc_method_handler(behavior)
+
+
+def _refusal_of(error: SessionAuthorityError) -> _Refusal:
+    match error:
+        case SessionNotLive():
+            return _unauthenticated("No live session: let the user sign in.")
+        case Unavailable():
+            text = "The session can't be looked up at the moment: try again later."
+            return _Refusal(grpc.StatusCode.UNAVAILABLE, text)
+        case _:
+            # The service's own trouble with the authority, which is none of its caller's business.
+            _log.error("a session can't be looked up: %s", error)
+            return _Refusal(grpc.StatusCode.INTERNAL, "The session can't be looked up.")
+
+
+def _unauthenticated(text: str) -> _Refusal:
+    # With the reason in the way of gRPC's richer errors, in the authority's own words.
+    status = status_pb2.Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message=text)
+    reason = error_details_pb2.ErrorInfo(reason="SESSION_NOT_LIVE", domain="session-authority")
+    status.details.add().Pack(reason)
+    trailing = (("grpc-status-details-bin", status.SerializeToString()),)
+    return _Refusal(grpc.StatusCode.UNAUTHENTICATED, text, trailing)

@@ -1,0 +1,90 @@
+"""The sessions page as an ASGI application, which an app installs as a route."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from session_authority.aio import AsyncSessionClient
+from session_authority.errors import SessionAuthorityError
+from session_authority.web.asgi import VISIT_KEY, Receive, Scope, Send
+from session_authority.web.exchange import PageRequest, PageResponse
+from session_authority.web.form import fields, is_form
+from session_authority.web.sessions_page import FORM_LIMIT_BYTES, SessionsPage
+from session_authority.web.visit import Visit
+
+
+class PageApplication:
+    """Hands requests to the page, and its answers back."""
+
+    def __init__(
+        self,
+        page: SessionsPage,
+        path: str,
+        client: AsyncSessionClient,
+        look_up: Callable[[Visit], Awaitable[object]],
+    ) -> None:
+        """Take what it needs.
+
+        Args:
+            page: The page.
+            path: Where it is installed, without a slash at the end.
+            client: Asks the authority.
+            look_up: Finds out which of several tokens is the live one.
+        """
+        self._page = page
+        self._path = path
+        self._client = client
+        self._look_up = look_up
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        if body is None:
+            response = PageResponse(status=413, headers=[("content-type", "text/plain")])
+        else:
+            response = await self._respond(scope, body)
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in (*response.headers, ("content-length", str(len(response.body))))
+        ]
+        shown = b"" if scope["method"] == "HEAD" else response.body
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": shown})
+
+    async def _respond(self, scope: Scope, body: bytes) -> PageResponse:
+        visit: Visit = scope[VISIT_KEY]
+        if len(visit.tokens) > 1:
+            with suppress(SessionAuthorityError):  # the page meets the same, and says so
+                await self._look_up(visit)
+        request = self._request(scope, visit, body)
+        response = await self._client.run_operation(self._page.handle(request))
+        if response.signed_out:
+            await self._client.run_operation(visit.end())
+        return response
+
+    def _request(self, scope: Scope, visit: Visit, body: bytes) -> PageRequest:
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            headers[name.decode("latin-1")] = value.decode("latin-1")
+        below = scope["path_params"].get("below", "")
+        form = fields(body.decode("latin-1")) if is_form(headers.get("content-type", "")) else {}
+        return PageRequest(
+            method=scope["method"],
+            root=scope.get("root_path", "") + self._path,
+            below="/" + below if below else "",
+            origin=visit.origin,
+            headers=headers,
+            query=fields(scope.get("query_string", b"").decode("latin-1")),
+            form=form,
+            token=visit.token,
+        )
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """Read the body, or None of one that no form of the page has."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > FORM_LIMIT_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)

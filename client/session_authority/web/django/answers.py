@@ -1,0 +1,64 @@
+"""What visitors see when the authority could not do what a view asked."""
+
+from urllib.parse import urlencode
+
+from django.contrib.auth.views import redirect_to_login
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    JsonResponse,
+)
+from django.template import loader
+
+from session_authority.errors import (
+    AuthenticationTooOld,
+    ReauthenticationRequired,
+    SessionLimitReached,
+    SessionNotLive,
+    Unavailable,
+)
+from session_authority.web.django.options import options
+from session_authority.web.visit import RETRY_AFTER_SECONDS
+
+
+def answer(request: HttpRequest, error: Exception) -> HttpResponseBase | None:
+    """Give the response for an error of the library; None for one that is a fault of somebody's."""
+    response: HttpResponseBase | None = None
+    match error:
+        case Unavailable():
+            response = unavailable(request)
+        case SessionNotLive() | AuthenticationTooOld():
+            response = redirect_to_login(request.get_full_path())
+        case ReauthenticationRequired():
+            response = _reauthenticate(request)
+        case SessionLimitReached():
+            detail = "Signed in on too many devices: sign out on one first."
+            response = HttpResponse(detail, status=403, content_type="text/plain")
+    if response is not None:
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def unavailable(request: HttpRequest) -> HttpResponse:
+    """Say that it is a matter of a moment. The template can be replaced; it knows neither request nor user."""
+    response: HttpResponse
+    if request.accepts("text/html"):
+        content = loader.render_to_string("session_authority/unavailable.html")
+        response = HttpResponse(content, status=503)
+    else:
+        detail = "Sign-in is unavailable for the moment: try again soon"
+        response = JsonResponse({"detail": detail}, status=503)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def _reauthenticate(request: HttpRequest) -> HttpResponse:
+    url = options().page_options.reauthenticate_url
+    if url is None:
+        detail = "Confirm who you are first."
+        return HttpResponse(detail, status=403, content_type="text/plain")
+    joint = "&" if "?" in url else "?"
+    return HttpResponseRedirect(f"{url}{joint}{urlencode({'next': request.get_full_path()})}")

@@ -1,0 +1,21 @@
+"""The application, which connects Django's own signals."""
+
+from django.apps import AppConfig
+from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.core.checks import Tags, register
+
+
+class SessionAuthorityConfig(AppConfig):
+    """Session Authority as an installed app. It has no models."""
+
+    name = "session_authority.web.django"
+    label = "session_authority"
+    verbose_name = "Session Authority"
+
+    def ready(self) -> None:
+        """Connect what happens at login and logout, and what is checked before anything runs."""
+        from session_authority.web.django import checks, signals
+
+        register(Tags.security)(checks.check_settings)
+        user_logged_in.connect(signals.logged_in, dispatch_uid="session_authority")
+        user_logged_out.connect(signals.logged_out, dispatch_uid="session_authority")

@@ -1,0 +1,103 @@
+"""The middleware: it gives requests their `auth_session`, and responses the cookie."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponseBase
+from django.utils.cache import patch_cache_control, patch_vary_headers
+from django.utils.functional import SimpleLazyObject
+
+from session_authority.web.django.answers import answer, unavailable
+from session_authority.web.django.auth_session import AuthSession
+from session_authority.web.django.options import options
+from session_authority.web.visit import Arrival, Visit
+
+
+class SessionAuthorityMiddleware:
+    """Comes after Django's authentication, and asks the authority only where somebody asks who the user is."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self._get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        auth_session = _begin(request)
+        if self._is_async:
+            return self._respond(request, auth_session)
+        return _finish(request, auth_session, self._get_response(request))
+
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> HttpResponseBase | None:
+        """Answer a view that ran into an error of the authority's."""
+        return answer(request, exception)
+
+    async def _respond(self, request: HttpRequest, auth_session: AuthSession) -> HttpResponseBase:
+        response = await self._get_response(request)
+        return await sync_to_async(_finish)(request, auth_session, response)
+
+
+def _begin(request: HttpRequest) -> AuthSession:
+    if not hasattr(request, "user"):
+        raise ImproperlyConfigured(
+            "SessionAuthorityMiddleware comes after "
+            "django.contrib.auth.middleware.AuthenticationMiddleware in MIDDLEWARE"
+        )
+    found = options()
+    auth_session = AuthSession(request, found, Visit(found.site, _arrival(request)))
+    known = cast("Any", request)
+    known.auth_session = auth_session
+    known.user = SimpleLazyObject(auth_session.user)
+    known.auser = auth_session.auser
+    return auth_session
+
+
+def _arrival(request: HttpRequest) -> Arrival:
+    meta = request.META
+
+    def header(name: str) -> str:
+        value = meta.get("HTTP_" + name.upper().replace("-", "_"), "")
+        return value if isinstance(value, str) else ""
+
+    forwarded_host = header("x-forwarded-host") if settings.USE_X_FORWARDED_HOST else ""
+    return Arrival(
+        scheme=request.scheme or "http",
+        host=forwarded_host or header("host"),
+        peer=meta.get("REMOTE_ADDR") or None,
+        header=header,
+    )
+
+
+def _finish(
+    request: HttpRequest, auth_session: AuthSession, response: HttpResponseBase
+) -> HttpResponseBase:
+    if auth_session.met_outage and response.status_code == 500:
+        # Raised elsewhere than in a view, in another middleware say, it has become a fault of the site's.
+        response = unavailable(request)
+    auth_session.after_view()
+    visit = auth_session.visit
+    for cookie in visit.set_cookies:
+        # No longer than Django's own, where that is to go with the browser: `set_expiry(0)`.
+        kept = not cookie.value or not request.session.get_expire_at_browser_close()
+        response.set_cookie(
+            cookie.name,
+            cookie.value,
+            max_age=cookie.max_age_seconds if kept else None,
+            domain=cookie.domain,
+            secure=cookie.secure,
+            httponly=True,
+            samesite="Lax",
+        )
+    if visit.set_cookies:
+        patch_cache_control(response, no_store=True)
+    if visit.was_looked_up:
+        patch_vary_headers(response, ("Cookie",))
+    return response

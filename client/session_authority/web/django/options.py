@@ -1,0 +1,124 @@
+"""The settings dict, checked, and what is made of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.shortcuts import resolve_url
+
+from session_authority.sync import SessionClient
+from session_authority.web.client_ip import ClientIp
+from session_authority.web.cookies import SessionCookie
+from session_authority.web.sessions_page import PageOptions, SessionsPage
+from session_authority.web.visit import Site
+
+SETTING = "SESSION_AUTHORITY"
+
+_DEFAULTS: Mapping[str, Any] = {
+    "CLIENT": None,
+    "COOKIE_NAME": "auth_session",
+    "COOKIE_DOMAIN": None,
+    "COOKIE_PERSISTENT": True,
+    "TRUSTED_PROXIES": (),
+    "FORWARDING_HEADER": "x-forwarded-for",
+    "ORIGIN": None,
+    "ADOPT_EXISTING": None,
+    "REVOKE_OTHERS_ON_PASSWORD_CHANGE": True,
+    "PAGE": {},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `settings.SESSION_AUTHORITY` says.
+
+    Attributes:
+        client: Asks the authority. It connects at the first call, in whatever process that is.
+        site: The cookie, the trusted proxies and the origin.
+        page: The page of one's own sessions.
+        page_options: How it looks and where it leads.
+        adopt_existing: When Session Authority came in. Logins that may be older get a session; None: they
+            are over.
+        revoke_others_on_password_change: Whether users who change their password are signed out elsewhere.
+    """
+
+    client: SessionClient
+    site: Site
+    page: SessionsPage
+    page_options: PageOptions
+    adopt_existing: datetime | None
+    revoke_others_on_password_change: bool
+
+
+@lru_cache(maxsize=1)
+def options() -> Options:
+    """Read the settings, once.
+
+    Raises:
+        ImproperlyConfigured: A key is unknown or its value can't be used; the message says which.
+    """
+    given: Mapping[str, Any] = getattr(settings, SETTING, {})
+    unknown = sorted(given.keys() - _DEFAULTS.keys())
+    if unknown:
+        raise ImproperlyConfigured(
+            f"{SETTING} has no {', '.join(unknown)}; it has {', '.join(_DEFAULTS)}"
+        )
+    value = {**_DEFAULTS, **given}
+    try:
+        page_options = _page_options(value["PAGE"])
+        return Options(
+            client=_client(value["CLIENT"]),
+            site=Site(
+                SessionCookie(
+                    value["COOKIE_NAME"],
+                    domain=value["COOKIE_DOMAIN"],
+                    persistent=value["COOKIE_PERSISTENT"],
+                ),
+                ClientIp(value["TRUSTED_PROXIES"], header=value["FORWARDING_HEADER"]),
+                value["ORIGIN"],
+            ),
+            page=SessionsPage(page_options),
+            page_options=page_options,
+            adopt_existing=_moment(value["ADOPT_EXISTING"]),
+            revoke_others_on_password_change=bool(value["REVOKE_OTHERS_ON_PASSWORD_CHANGE"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"{SETTING}: {error}") from error
+
+
+def _client(given: object) -> SessionClient:
+    if given is None:
+        return SessionClient.from_env()
+    if not isinstance(given, SessionClient):
+        raise TypeError(f"CLIENT is a SessionClient, not {type(given).__name__}")
+    return given
+
+
+def _page_options(given: Mapping[str, Any]) -> PageOptions:
+    # Where Django itself sends people to sign in.
+    return PageOptions(**{"sign_in_url": resolve_url(settings.LOGIN_URL), **given})
+
+
+def _moment(given: object) -> datetime | None:
+    if given is None:
+        return None
+    moment = datetime.fromisoformat(given) if isinstance(given, str) else given
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise ValueError(
+            "ADOPT_EXISTING is the moment of the deploy, with its time zone: "
+            f'"2026-12-01T09:00+00:00", not {given!r}'
+        )
+    return moment
+
+
+def _forget(*, setting: str, **_kwargs: object) -> None:
+    if setting in {SETTING, "LOGIN_URL"}:
+        options.cache_clear()
+
+
+setting_changed.connect(_forget)  # sent by Django's tests alone

@@ -1,0 +1,53 @@
+"""The page of one's own sessions, for Django."""
+
+from contextlib import suppress
+from typing import Any, cast
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+
+from session_authority.errors import SessionAuthorityError
+from session_authority.web.django.auth_session import AuthSession
+from session_authority.web.django.options import options
+from session_authority.web.exchange import PageRequest
+from session_authority.web.form import is_form
+
+
+@csrf_exempt  # The page's forms carry a token of its own, bound to the session.
+def sessions_page(request: HttpRequest, below: str = "") -> HttpResponse:
+    """Hand a request to the page, and its answer back."""
+    auth_session: AuthSession = cast("Any", request).auth_session
+    request.get_host()  # refuses one that is not among ALLOWED_HOSTS
+    visit, found = auth_session.visit, options()
+    if len(visit.tokens) > 1:
+        with suppress(SessionAuthorityError):  # the page meets the same, and says so
+            _ = auth_session.session  # finds out which of them is the live one
+    response = found.client.run_operation(found.page.handle(_request(request, below, auth_session)))
+    if response.signed_out:
+        auth_session.signed_out_on_page()
+    answer = HttpResponse(response.body, status=response.status)
+    for name, value in response.headers:
+        answer.headers[name] = value
+    return answer
+
+
+def _request(request: HttpRequest, below: str, auth_session: AuthSession) -> PageRequest:
+    root = request.path.removesuffix(below)
+    # Included with or without a slash at the end; "account/sessionsx" is another page.
+    if below and not below.startswith("/") and not root.endswith("/"):
+        raise Http404
+    below = below.removeprefix("/")
+    form: dict[str, Any] = (
+        request.POST.dict() if is_form(request.headers.get("Content-Type", "")) else {}
+    )
+    visit = auth_session.visit
+    return PageRequest(
+        method=request.method or "GET",
+        root=root.rstrip("/"),
+        below="/" + below if below else "",
+        origin=visit.origin,
+        headers={name.lower(): value for name, value in request.headers.items()},
+        query=request.GET.dict(),
+        form=form,
+        token=visit.token,
+    )

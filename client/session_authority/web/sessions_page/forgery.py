@@ -1,0 +1,48 @@
+"""Proof that a form was sent from the page itself, by the very session that the page was made for.
+
+Each form carries a random salt and its HMAC-SHA256 under a key derived from the session token: another
+site can't know it, another session's is worth nothing, and it dies with the token. As it is new in each
+answer, compression tells nothing of it. Beyond that, what the browser says of where the request comes
+from must agree.
+"""
+
+import hashlib
+import hmac
+import secrets
+
+from session_authority.web.exchange import PageRequest
+
+_SALT_BYTES = 16
+
+
+def seal(token: str, purpose: str, content: str) -> str:
+    """Give what nobody can make without the token. It tells nothing about the token."""
+    key = hmac.digest(token.encode(), b"session_authority.web.sessions_page", hashlib.sha256)
+    return hmac.new(key, f"{purpose}\0{content}".encode(), hashlib.sha256).hexdigest()
+
+
+def is_sealed(token: str, purpose: str, content: str, sealed: str) -> bool:
+    """Say, in constant time, whether `sealed` was made of just these."""
+    return hmac.compare_digest(seal(token, purpose, content).encode(), sealed.encode())
+
+
+def form_proof(token: str) -> str:
+    """Give the proof to put into a form."""
+    salt = secrets.token_hex(_SALT_BYTES)
+    return f"{salt}.{seal(token, 'form', salt)}"
+
+
+def is_genuine(request: PageRequest, token: str) -> bool:
+    """Say whether a form comes from the page, as made for this token."""
+    salt, _, sealed = request.form.get("proof", "").partition(".")
+    return comes_from_here(request) and is_sealed(token, "form", salt, sealed)
+
+
+def comes_from_here(request: PageRequest) -> bool:
+    """Say whether the browser tells, or leaves open, that the request comes from this very site.
+
+    Every current browser sends both headers with a form; where one is missing, the proof has to do.
+    """
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    origin = request.headers.get("origin", request.origin)
+    return site == "same-origin" and origin == request.origin

@@ -1,0 +1,88 @@
+"""What was just done, carried over the redirect after a form.
+
+The server keeps no state for it: the redirect's address names the message and the device, sealed for the
+session and for a minute, so that nobody can send a user a link that claims something.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Self
+from urllib.parse import urlencode
+
+from session_authority.web.sessions_page.forgery import is_sealed, seal
+from session_authority.web.sessions_page.language import Language
+
+NOTICE_LIFETIME = timedelta(minutes=1)
+
+
+class Deed(StrEnum):
+    """What was done."""
+
+    LOGGED_OUT = "logged-out"
+    ALREADY_LOGGED_OUT = "already-logged-out"
+    LOGGED_OUT_ELSEWHERE = "logged-out-elsewhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One message.
+
+    Attributes:
+        deed: What was done.
+        device: The name of the device that it was done to, if it was one.
+    """
+
+    deed: Deed
+    device: str = ""
+
+    def query(self, token: str, now: datetime) -> str:
+        """Give the query that carries it to the next request of this session."""
+        until = str(int((now + NOTICE_LIFETIME).timestamp()))
+        return urlencode(
+            {
+                "notice": self.deed,
+                "device": self.device,
+                "until": until,
+                "seal": seal(token, "notice", self._content(until)),
+            }
+        )
+
+    @classmethod
+    def of_query(cls, query: Mapping[str, str], token: str, now: datetime) -> Self | None:
+        """Give the message that a query carries, if it is genuine and of this minute."""
+        until = query.get("until", "")
+        try:
+            notice = cls(Deed(query.get("notice", "")), query.get("device", ""))
+            is_current = now.timestamp() < int(until)
+        except ValueError:
+            return None
+        genuine = is_sealed(token, "notice", notice._content(until), query.get("seal", ""))
+        return notice if genuine and is_current else None
+
+    def text(self, language: Language, effective_within_seconds: int) -> str:
+        """Say it in a language."""
+        _ = language.gettext
+        match self.deed:
+            case Deed.ALREADY_LOGGED_OUT:
+                return _("%(device)s was already logged out.", device=self.device)
+            case Deed.LOGGED_OUT:
+                done = _("%(device)s was logged out.", device=self.device)
+            case Deed.LOGGED_OUT_ELSEWHERE:
+                done = _("You are logged out everywhere else.")
+        return " ".join(filter(None, (done, effect(language, effective_within_seconds))))
+
+    def _content(self, until: str) -> str:
+        return f"{self.deed}\0{self.device}\0{until}"
+
+
+def effect(language: Language, within_seconds: int) -> str:
+    """Say when an ending holds everywhere; nothing where that is at once."""
+    if not within_seconds:
+        return ""
+    return language.ngettext(
+        "It takes effect everywhere within %(count)d second.",
+        "It takes effect everywhere within %(count)d seconds.",
+        within_seconds,
+    )

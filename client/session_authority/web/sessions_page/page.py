@@ -1,0 +1,253 @@
+"""The page itself: which request gets which answer. It does no I/O, sets no cookie and reads no clock."""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+from session_authority import _core
+from session_authority.errors import (
+    ImpersonationForbidden,
+    InvalidArgument,
+    ReauthenticationRequired,
+    SessionAuthorityError,
+    SessionNotFound,
+    SessionNotLive,
+    Unavailable,
+)
+from session_authority.session import Rejection, RejectionReason, SessionState, ValidationRequest
+from session_authority.web.clock import system_time
+from session_authority.web.exchange import PageRequest, PageResponse
+from session_authority.web.sessions_page.assets import Assets
+from session_authority.web.sessions_page.export import to_json
+from session_authority.web.sessions_page.forgery import comes_from_here, is_genuine
+from session_authority.web.sessions_page.language import Languages
+from session_authority.web.sessions_page.listing import (
+    PAGE_LIMIT,
+    find_session,
+    read_all,
+    read_page,
+)
+from session_authority.web.sessions_page.notice import Deed, Notice, effect
+from session_authority.web.sessions_page.options import PageOptions
+from session_authority.web.sessions_page.rendering import Renderer, Visit
+from session_authority.web.sessions_page.row import device_name, row_of
+from session_authority.web.sessions_page.state import Retry, State
+
+FORM_LIMIT_BYTES = 4096
+"""No form of the page is longer. A framework need read no more of a body; beyond it the answer is 413."""
+
+_FORM_TYPE = "application/x-www-form-urlencoded"
+
+_log = logging.getLogger(__name__)
+
+_Answer = _core.Operation[PageResponse]
+
+
+class _Route(NamedTuple):
+    method: str
+    answer: Callable[[Visit], _Answer]
+
+
+class SessionsPage:
+    """The page "Your sessions", and what it needs below its path.
+
+    Args:
+        options: How it looks and where it leads.
+        now: The clock.
+
+    Raises:
+        ConfigurationError: An option has no usable value.
+    """
+
+    def __init__(self, options: PageOptions, *, now: Callable[[], datetime] = system_time) -> None:
+        self._options = options
+        self._now = now
+        self._languages = Languages(options.catalogues, options.language)
+        self._assets = Assets()
+        self._renderer = Renderer(options, self._assets)
+        self._routes = {
+            "": _Route("GET", self._show),
+            "/": _Route("GET", self._show),
+            "/sessions.json": _Route("GET", self._download),
+            "/log-out": _Route("POST", self._log_out),
+            "/log-out-elsewhere": _Route("POST", self._log_out_elsewhere),
+            "/sign-out": _Route("POST", self._sign_out),
+        }
+
+    def handle(self, request: PageRequest) -> _Answer:
+        """Answer a request, asking the authority what that takes.
+
+        The errors of `session_authority.errors` that a call ends with are to be thrown into it; every
+        one becomes an answer.
+        """
+        asset = self._assets.find(request)
+        if asset is not None and request.method in ("GET", "HEAD"):
+            return asset
+        visit = Visit(
+            request=request,
+            language=self._languages.choose(request.headers.get("accept-language", "")),
+            now=self._now(),
+            options=self._options,
+        )
+        route = _Route("GET", self._show) if asset else self._routes.get(request.below)
+        refusal = _refusal(visit, route)
+        if route is None or refusal is not None:
+            return self._renderer.state(visit, refusal or visit.states.refused(404))
+        try:
+            try:
+                return (yield from route.answer(visit))
+            except SessionNotLive as error:
+                rejection = error.rejection
+            return (yield from self._signed_out(visit, rejection))
+        except SessionAuthorityError as error:
+            return self._renderer.state(visit, _state_of(error, visit))
+
+    def _show(self, visit: Visit) -> _Answer:
+        number = _page_number(visit)
+        listing = yield from read_page(visit.token, number, show_ended=self._options.show_ended)
+        if number > 1 and not listing.others:
+            return self._renderer.done(visit, "", visit.root)
+        notice = Notice.of_query(visit.request.query, visit.token, visit.now)
+        say = visit.language, visit.now
+        within = self._options.effective_within_seconds
+        return self._renderer.page(
+            visit,
+            "sessions.html",
+            title=visit.language.gettext("Your sessions"),
+            listing=listing,
+            current=row_of(listing.current, *say) if listing.current else None,
+            others=[row_of(session, *say) for session in listing.others],
+            ended=[row_of(session, *say) for session in listing.ended],
+            notice=notice.text(visit.language, within) if notice else "",
+            effect=effect(visit.language, within),
+        )
+
+    def _download(self, visit: Visit) -> _Answer:
+        sessions, is_complete = yield from read_all(visit.token)
+        body = to_json(sessions, is_complete=is_complete, now=visit.now)
+        return self._renderer.download(visit, body, "sessions.json")
+
+    def _log_out(self, visit: Visit) -> _Answer:
+        session_id = visit.request.form.get("session_id", "")
+        if "confirmed" not in visit.request.form:
+            return (yield from self._confirm(visit, session_id))
+        revoked = yield from _core.revoke(visit.token, session_id)
+        if revoked.session.current:
+            return self._leave(visit)
+        deed = Deed.ALREADY_LOGGED_OUT if revoked.already_ended else Deed.LOGGED_OUT
+        return self._tell(visit, Notice(deed, device_name(revoked.session.device, visit.language)))
+
+    def _confirm(self, visit: Visit, session_id: str) -> _Answer:
+        session = yield from find_session(visit.token, session_id)
+        if session is None:
+            raise SessionNotFound
+        row = row_of(session, visit.language, visit.now)
+        if session.state is SessionState.ENDED:
+            return self._tell(visit, Notice(Deed.ALREADY_LOGGED_OUT, row.name))
+        return self._renderer.page(
+            visit,
+            "confirm.html",
+            title=visit.language.gettext("Log out %(device)s?", device=row.name),
+            row=row,
+            action="/log-out",
+            effect=effect(visit.language, self._options.effective_within_seconds),
+        )
+
+    def _log_out_elsewhere(self, visit: Visit) -> _Answer:
+        if "confirmed" in visit.request.form:
+            yield from _core.revoke_others(visit.token)
+            return self._tell(visit, Notice(Deed.LOGGED_OUT_ELSEWHERE))
+        yield from read_page(visit.token, 1, show_ended=False)  # whoever may not look may not end
+        return self._renderer.page(
+            visit,
+            "confirm.html",
+            title=visit.language.gettext("Log out everywhere else?"),
+            row=None,
+            action="/log-out-elsewhere",
+            effect=effect(visit.language, self._options.effective_within_seconds),
+        )
+
+    def _sign_out(self, visit: Visit) -> _Answer:
+        yield from _core.sign_out(visit.token)
+        return self._leave(visit)
+
+    def _leave(self, visit: Visit) -> PageResponse:
+        location = self._options.signed_out_path or visit.root
+        message = visit.language.gettext("You are signed out")
+        had_one = visit.request.token is not None
+        return self._renderer.done(visit, message, location, signed_out=had_one)
+
+    def _tell(self, visit: Visit, notice: Notice) -> PageResponse:
+        message = notice.text(visit.language, self._options.effective_within_seconds)
+        location = f"{visit.root}?{notice.query(visit.token, visit.now)}"
+        return self._renderer.done(visit, message, location)
+
+    def _signed_out(self, visit: Visit, rejection: Rejection | None) -> _Answer:
+        if rejection is None:
+            # The proof was refused without a reason, and for one reason the cookie must stay.
+            question = ValidationRequest(visit.token, passive=True)
+            answer = yield from _core.validate(question)
+            rejection = answer if isinstance(answer, Rejection) else None
+        if rejection is None or rejection.reason is RejectionReason.SUPERSEDED:
+            return self._renderer.state(visit, visit.states.superseded())
+        # A reason that this version doesn't know may be one that keeps the cookie too. The page's
+        # script loads the page next, which tells the reason while the cookie is there.
+        clears = rejection.reason is not RejectionReason.UNKNOWN and not visit.is_scripts
+        return self._renderer.state(
+            visit,
+            visit.states.signed_out(rejection),
+            signed_out=clears and visit.request.token is not None,
+        )
+
+
+def _refusal(visit: Visit, route: _Route | None) -> State | None:
+    """Say why a request is refused without asking the authority, if it is."""
+    request, states = visit.request, visit.states
+    if route is None:
+        return states.refused(404)
+    allowed = ("GET", "HEAD") if route.method == "GET" else ("POST",)
+    if request.method not in allowed:
+        return states.refused(405, (("Allow", ", ".join(allowed)),))
+    if route.method == "GET":
+        return None
+    if _form_bytes(request) > FORM_LIMIT_BYTES:
+        return states.refused(413)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
+        return states.refused(415)
+    # Another site's form comes without the cookie, and must not make the answer clear it.
+    genuine = is_genuine(request, visit.token) if visit.token else comes_from_here(request)
+    return None if genuine else states.forged()
+
+
+def _form_bytes(request: PageRequest) -> int:
+    stated = request.headers.get("content-length", "")
+    read = sum(len(name) + len(value) for name, value in request.form.items())
+    return max(read, int(stated) if stated.isdecimal() else 0)
+
+
+def _state_of(error: SessionAuthorityError, visit: Visit) -> State:
+    states, request = visit.states, visit.request
+    match error:
+        case Unavailable():
+            fields = {
+                name: request.form[name]
+                for name in ("session_id", "confirmed")
+                if name in request.form
+            }
+            posted = request.method == "POST"
+            return states.outage(Retry(path=request.below, fields=fields) if posted else None)
+        case ReauthenticationRequired():
+            return states.reauthenticate()
+        case ImpersonationForbidden():
+            return states.impersonating()
+        case SessionNotFound() | InvalidArgument():
+            return states.no_such_session()
+        case _:
+            _log.error("The sessions page can't be shown: %s", error)
+            return states.fault()
+
+
+def _page_number(visit: Visit) -> int:
+    number = visit.request.query.get("page", "1")
+    return min(max(int(number), 1), PAGE_LIMIT) if number.isdecimal() and len(number) < 9 else 1

@@ -1,0 +1,177 @@
+"""From what is to be said to the answer: HTML for people, JSON for the page's own script."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from session_authority.session_token import presentable
+from session_authority.web.exchange import PageRequest, PageResponse
+from session_authority.web.sessions_page.assets import Assets
+from session_authority.web.sessions_page.forgery import form_proof
+from session_authority.web.sessions_page.language import Language
+from session_authority.web.sessions_page.options import PageOptions
+from session_authority.web.sessions_page.state import State, States
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+_ISOLATED = Markup("<bdi>{}</bdi>")  # what is not of the page's language keeps its own direction
+
+_SECURITY = (
+    # Nothing inline, nothing from elsewhere, and no page of anybody around it.
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "img-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+    # "no-referrer" would make browsers send the forms with `Origin: null`.
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request, and what its answer is made with."""
+
+    request: PageRequest
+    language: Language
+    now: datetime
+    options: PageOptions
+
+    @property
+    def token(self) -> str:
+        """The token that the request came with; an empty text where that can't be one."""
+        return presentable(self.request.token)
+
+    @property
+    def root(self) -> str:
+        """The page's own path."""
+        return self.request.root or "/"
+
+    @property
+    def is_scripts(self) -> bool:
+        """Whether the page's script asks, to whom JSON is said."""
+        return "application/json" in self.request.headers.get("accept", "")
+
+    @cached_property
+    def states(self) -> States:
+        """What can be said instead of the list."""
+        return States(self.language, self.options, self.root)
+
+
+class Renderer:
+    """Makes the answers of one page."""
+
+    def __init__(self, options: PageOptions, assets: Assets) -> None:
+        self._options = options
+        self._assets = assets
+        self._environment = Environment(
+            loader=FileSystemLoader(_TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    def page(
+        self, visit: Visit, template: str, status: int = 200, **values: object
+    ) -> PageResponse:
+        """Answer with a page."""
+        root = visit.request.root
+        text = self._environment.get_template(template).render(
+            _=_escaping(visit.language),
+            lang=visit.language.tag,
+            dir=visit.language.direction,
+            options=self._options,
+            now=f"{visit.now:%Y-%m-%dT%H:%M:%SZ}",
+            root=visit.root,
+            below=lambda path: root + path,
+            asset=lambda name: root + self._assets.path_of(name),
+            proof=lambda: form_proof(visit.token),
+            bdi=lambda text: _ISOLATED.format(text),
+            **values,
+        )
+        return self._answer(visit, status, "text/html; charset=utf-8", text.encode())
+
+    def state(self, visit: Visit, state: State, *, signed_out: bool = False) -> PageResponse:
+        """Answer with a state."""
+        if visit.is_scripts:
+            return self._answer(
+                visit,
+                state.status,
+                "application/json",
+                _json(state.name, state.text, state.link.url if state.link else visit.root),
+                state.headers,
+                signed_out=signed_out,
+            )
+        page = self.page(visit, "state.html", state.status, state=state, title=state.title)
+        return PageResponse(
+            status=page.status,
+            headers=(*page.headers, *state.headers),
+            body=page.body,
+            signed_out=signed_out,
+        )
+
+    def done(
+        self, visit: Visit, message: str, location: str, *, signed_out: bool = False
+    ) -> PageResponse:
+        """Answer that a form was carried out: go there and look."""
+        if visit.is_scripts:
+            name = "signed_out" if signed_out else "done"
+            body = _json(name, message, location)
+            return self._answer(visit, 200, "application/json", body, signed_out=signed_out)
+        return self._answer(
+            visit,
+            303,
+            "text/plain; charset=utf-8",
+            b"",
+            (("Location", location),),
+            signed_out=signed_out,
+        )
+
+    def download(self, visit: Visit, body: bytes, file_name: str) -> PageResponse:
+        """Answer with a file to keep."""
+        disposition = ("Content-Disposition", f'attachment; filename="{file_name}"')
+        return self._answer(visit, 200, "application/json", body, (disposition,))
+
+    def _answer(
+        self,
+        visit: Visit,
+        status: int,
+        content_type: str,
+        body: bytes,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        signed_out: bool = False,
+    ) -> PageResponse:
+        return PageResponse(
+            status=status,
+            headers=(
+                ("Content-Type", content_type),
+                ("Content-Language", visit.language.tag),
+                *_SECURITY,
+                *headers,
+            ),
+            body=body,
+            signed_out=signed_out,
+        )
+
+
+def _json(outcome: str, message: str, location: str) -> bytes:
+    return json.dumps({"outcome": outcome, "message": message, "location": location}).encode()
+
+
+def _escaping(language: Language) -> Callable[..., Markup]:
+    def translate(message: str, **values: object) -> Markup:
+        return escape(language.pattern(message)) % values
+
+    return translate

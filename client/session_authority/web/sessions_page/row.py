@@ -1,0 +1,182 @@
+"""What the page shows of one session: texts, ready for the template."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from session_authority.session import (
+    Device,
+    DeviceType,
+    EndReason,
+    InitiatingEntity,
+    Session,
+)
+from session_authority.web.sessions_page.language import Language
+
+_ICONS = {
+    DeviceType.DESKTOP: "desktop",
+    DeviceType.PHONE: "phone",
+    DeviceType.TABLET: "tablet",
+    DeviceType.APPLIANCE: "appliance",
+    DeviceType.SCRIPT: "script",
+    DeviceType.BOT: "script",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time on the page.
+
+    Attributes:
+        machine: As `<time datetime>` wants it.
+        text: What is read: relative, or a date.
+        exact: To the second, in UTC, which the script puts into the viewer's own zone.
+        kind: "ago" or "date", which the script needs to write `text` anew.
+    """
+
+    machine: str
+    text: str
+    exact: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One session on the page.
+
+    Attributes:
+        session_id: Which one; it goes into forms alone.
+        current: Whether it is the viewer's own.
+        icon: Which drawing of a device stands before it.
+        name: What it is called: "Chrome on Windows".
+        address: The latest IP address, if kept.
+        first_address: The one at sign-in, where it was another.
+        active: When it was last active.
+        authenticated: When its user last proved who they are.
+        signed_in: When it was signed in.
+        methods: How: "password and one-time code"; empty where not known.
+        actor: Who signed in as the user, if anybody did.
+        ended: When it ended, if it has.
+        why: Why it ended.
+    """
+
+    session_id: str
+    current: bool
+    icon: str
+    name: str
+    address: str | None
+    first_address: str | None
+    active: Moment
+    authenticated: Moment
+    signed_in: Moment
+    methods: str
+    actor: str | None
+    ended: Moment | None
+    why: str
+
+
+def row_of(session: Session, language: Language, now: datetime) -> Row:
+    """Say a session in a language."""
+    address = session.last_ip_address or session.ip_address
+    return Row(
+        session_id=session.session_id,
+        current=session.current,
+        icon=_ICONS.get(session.device.type, "unknown"),
+        name=device_name(session.device, language),
+        address=address,
+        first_address=session.ip_address if session.ip_address != address else None,
+        active=_ago(session.last_active_time, language, now),
+        authenticated=_ago(session.authenticate_time, language, now),
+        signed_in=_date(session.create_time, language),
+        methods=_methods(session.authentication_methods, language),
+        actor=session.actor_id,
+        ended=_ago(session.end_time, language, now) if session.end_time else None,
+        why=_why(session.end_reason, session.initiating_entity, language),
+    )
+
+
+def device_name(device: Device, language: Language) -> str:
+    """Name a device for people, in their language."""
+    _ = language.gettext
+    browser, os = device.browser.strip(), device.os.strip()
+    if device.type is DeviceType.BOT and browser:
+        return _("%(browser)s (bot)", browser=browser)
+    if os and os != browser:
+        return _("%(browser)s on %(os)s", browser=browser or _("Unknown app"), os=os)
+    if browser:
+        return browser
+    return {
+        DeviceType.DESKTOP: _("Unknown computer"),
+        DeviceType.PHONE: _("Unknown phone"),
+        DeviceType.TABLET: _("Unknown tablet"),
+        DeviceType.APPLIANCE: _("Unknown appliance"),
+        DeviceType.SCRIPT: _("Unknown program"),
+        DeviceType.BOT: _("Unknown bot"),
+    }.get(device.type, _("Unknown device"))
+
+
+def _methods(names: tuple[str, ...], language: Language) -> str:
+    """Say the methods of RFC 8176 in plain words, others by their own names."""
+    _ = language.gettext
+    words = {
+        "face": _("face recognition"),
+        "fpt": _("fingerprint"),
+        "hwk": _("security key"),
+        "iris": _("iris scan"),
+        "kba": _("security question"),
+        "otp": _("one-time code"),
+        "passkey": _("passkey"),
+        "pin": _("PIN"),
+        "pop": _("passkey"),
+        "pwd": _("password"),
+        "retina": _("retina scan"),
+        "sc": _("smart card"),
+        "sms": _("text message"),
+        "swk": _("passkey"),
+        "tel": _("phone call"),
+        "vbm": _("voice recognition"),
+        "webauthn": _("passkey"),
+        "wia": _("Windows sign-in"),
+        # Where these stand with others, they say nothing more to a person.
+        "geo": "",
+        "mca": "",
+        "mfa": "",
+        "rba": "",
+        "user": "",
+    }
+    said = dict.fromkeys(filter(None, (words.get(name, name) for name in names)))
+    if not said and "mfa" in names:
+        return _("two-step verification")
+    return language.together(list(said)) if said else ""
+
+
+def _why(reason: EndReason | None, by: InitiatingEntity | None, language: Language) -> str:
+    _ = language.gettext
+    match reason:
+        case EndReason.SIGNED_OUT:
+            return _("You signed out")
+        case EndReason.REVOKED if by is InitiatingEntity.USER:
+            return _("You logged it out from another device")
+        case EndReason.REVOKED if by is InitiatingEntity.ADMIN:
+            return _("An administrator ended it")
+        case EndReason.REVOKED:
+            return _("It was ended for your security")
+        case EndReason.EXPIRED:
+            return _("It reached its time limit")
+        case EndReason.IDLE_TIMEOUT:
+            return _("It was not used for too long")
+        case EndReason.LIMIT:
+            return _("A newer sign-in took its place")
+        case _:
+            return ""
+
+
+def _ago(time: datetime, language: Language, now: datetime) -> Moment:
+    return Moment(_machine(time), language.ago(time, now), language.exact(time), "ago")
+
+
+def _date(time: datetime, language: Language) -> Moment:
+    return Moment(_machine(time), language.moment(time), language.exact(time), "date")
+
+
+def _machine(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,196 @@
+"""What the page says instead of the list: that the visitor is signed out, that nothing is known, and so on."""
+
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
+
+from session_authority.session import Rejection, RejectionReason
+from session_authority.web.sessions_page.language import Language
+from session_authority.web.sessions_page.options import PageOptions
+
+RETRY_AFTER_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A way on."""
+
+    text: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """A form to send again as it was."""
+
+    path: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """One thing that the page says by itself.
+
+    Attributes:
+        status: The HTTP status.
+        name: What the script knows it by.
+        icon: Which drawing stands above it.
+        title: The heading.
+        text: The explanation.
+        link: Where to go from here.
+        retry: What can be tried again from here.
+        offers_sign_out: Whether the visitor has a session to sign out of.
+        headers: Further HTTP headers.
+    """
+
+    status: int
+    name: str = "failed"
+    icon: str = "alert"
+    title: str
+    text: str
+    link: Link | None = None
+    retry: Retry | None = None
+    offers_sign_out: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class States:
+    """The states in one language, for one page."""
+
+    def __init__(self, language: Language, options: PageOptions, root: str) -> None:
+        self._language = language
+        self._options = options
+        self._root = root
+
+    def signed_out(self, rejection: Rejection | None) -> State:
+        """The visitor has no live session, and perhaps had one that ended."""
+        _ = self._language.gettext
+        match None if rejection is None else rejection.reason:
+            case RejectionReason.REVOKED:
+                text = _("This device was logged out from elsewhere. Sign in to see your sessions.")
+            case RejectionReason.EXPIRED | RejectionReason.IDLE_TIMEOUT:
+                text = _("Your session on this device has expired. Sign in to see your sessions.")
+            case RejectionReason.LIMIT:
+                text = _("A newer sign-in took this device's place. Sign in to see your sessions.")
+            case _:
+                text = _("Sign in to see where you are signed in.")
+        url = self._options.sign_in_url
+        return State(
+            status=401,
+            name="signed_out",
+            icon="lock",
+            title=_("You are signed out"),
+            text=text,
+            link=Link(text=_("Sign in"), url=self._with_next(url)) if url else None,
+            # RFC 9110 demands one; there is no registered scheme for cookies, and browsers ignore it.
+            headers=(("WWW-Authenticate", "Cookie"),),
+        )
+
+    def superseded(self) -> State:
+        """The request was under way with a token that the visitor has just got a newer one for."""
+        return self._out_of_date(401)
+
+    def reauthenticate(self) -> State:
+        """The authority's policy wants a fresh proof of identity."""
+        _ = self._language.gettext
+        url = self._options.reauthenticate_url or self._options.sign_in_url
+        return State(
+            status=403,
+            name="reauthenticate",
+            icon="lock",
+            title=_("Confirm it's you"),
+            text=_("To see your sessions and log them out, first prove again who you are."),
+            link=Link(text=_("Continue"), url=self._with_next(url)) if url else None,
+            offers_sign_out=True,
+        )
+
+    def impersonating(self) -> State:
+        """Somebody else acts as the user."""
+        _ = self._language.gettext
+        return State(
+            status=403,
+            icon="person",
+            title=_("You are acting for somebody else"),
+            text=_("Only users themselves can see their sessions and log them out."),
+            link=self._home(),
+            offers_sign_out=True,
+        )
+
+    def outage(self, retry: Retry | None) -> State:
+        """Nothing is known at this moment."""
+        _ = self._language.gettext
+        if retry is None:
+            title = _("Your sessions can't be shown right now")
+            text = _("This does not sign you out. Please try again in a few seconds.")
+        else:
+            title = _("That didn't work")
+            text = _("The service doesn't answer right now. Please try again in a few seconds.")
+        return State(
+            status=503,
+            icon="cloud",
+            title=title,
+            text=text,
+            link=None if retry else Link(text=_("Try again"), url=self._root),
+            retry=retry,
+            headers=(("Retry-After", str(RETRY_AFTER_SECONDS)),),
+        )
+
+    def fault(self) -> State:
+        """The authority, or how it is set up, is at fault."""
+        _ = self._language.gettext
+        return State(
+            status=500,
+            icon="cloud",
+            title=_("Something went wrong on our side"),
+            text=_("This does not sign you out. Please try again later."),
+            link=Link(text=_("Try again"), url=self._root),
+        )
+
+    def forged(self) -> State:
+        """A form that the page didn't make, or made for another token."""
+        return self._out_of_date(403)
+
+    def no_such_session(self) -> State:
+        """The user has no such session, or none any more."""
+        _ = self._language.gettext
+        return State(
+            status=404,
+            name="gone",
+            title=_("There is no such session"),
+            text=_("It may have ended long ago. Nothing was changed."),
+            link=self._back(),
+        )
+
+    def refused(self, status: int, headers: tuple[tuple[str, str], ...] = ()) -> State:
+        """A request that the page doesn't know, or not so."""
+        _ = self._language.gettext
+        return State(
+            status=status,
+            title=_("There is nothing here"),
+            text=_("The address or the way it was asked for is wrong. Nothing was changed."),
+            link=self._back(),
+            headers=headers,
+        )
+
+    def _out_of_date(self, status: int) -> State:
+        _ = self._language.gettext
+        return State(
+            status=status,
+            name="out_of_date",
+            title=_("This page is out of date"),
+            text=_("Nothing was changed. Please load your sessions again."),
+            link=self._back(),
+            headers=(("WWW-Authenticate", "Cookie"),) if status == 401 else (),
+        )
+
+    def _back(self) -> Link:
+        return Link(text=self._language.gettext("Your sessions"), url=self._root)
+
+    def _home(self) -> Link | None:
+        url = self._options.home_url
+        return Link(text=self._language.gettext("Back"), url=url) if url else None
+
+    def _with_next(self, url: str) -> str:
+        """Add where to come back to: the page itself and never what a request says."""
+        address, mark, fragment = url.partition("#")
+        joint = "&" if "?" in address else "?"
+        return address + joint + urlencode({"next": self._root}) + mark + fragment

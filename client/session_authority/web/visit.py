@@ -1,0 +1,284 @@
+"""One request of a browser: the token it presented, what the authority said of it, and the cookie to answer with.
+
+Knows no framework and does no I/O: what asks the authority is an operation, for either client to run.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from session_authority import _core
+from session_authority.errors import ReauthenticationRequired, SessionAuthorityError
+from session_authority.session import (
+    NewSession,
+    Rejection,
+    RejectionReason,
+    Session,
+)
+from session_authority.web.client_ip import ClientIp
+from session_authority.web.clock import system_time
+from session_authority.web.cookies import SessionCookie, SetCookie, is_local
+
+RETRY_AFTER_SECONDS = 5
+"""When a user who met an outage may try again."""
+
+# A superseded token has a successor, which a parallel request may have brought into the cookie already. A reason
+# that this version does not know may be another such.
+_KEEPING = frozenset((RejectionReason.SUPERSEDED, RejectionReason.UNKNOWN))
+_NOBODY = Rejection(RejectionReason.NOT_FOUND)
+
+_log = logging.getLogger("session_authority.web")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a framework tells of a request.
+
+    Attributes:
+        scheme: Its scheme, as the server saw it.
+        host: Its `Host` header.
+        peer: The address of the socket's other end, if it has one.
+        header: Gives a header by its name in lower case, several joined by commas (cookies by semicolons),
+            or "".
+    """
+
+    scheme: str
+    host: str
+    peer: str | None
+    header: Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is the same for all requests of a site.
+
+    Attributes:
+        cookie: How its cookie looks.
+        client_ip: Who is believed about addresses.
+        origin: The origin that browsers see, "https://app.example"; None where a request tells it.
+        clock: What time it is.
+    """
+
+    cookie: SessionCookie = field(default_factory=SessionCookie)
+    client_ip: ClientIp = field(default_factory=ClientIp)
+    origin: str | None = None
+    clock: Callable[[], datetime] = system_time
+
+
+class Visit:
+    """What is known of one request, and what its response must say.
+
+    Attributes:
+        started: When it arrived: no credential check of it began earlier.
+        outcome: What the authority said of its token; None as long as nobody has asked.
+    """
+
+    def __init__(self, site: Site, arrival: Arrival) -> None:
+        self.started = site.clock()
+        self.outcome: Session | Rejection | None = None
+        self._site = site
+        self._arrival = arrival
+        self._asked = 0
+        self._in_use: str | None = None
+        self._keeps_cookie = False
+        self._answer: tuple[SetCookie, ...] = ()
+
+    @cached_property
+    def local(self) -> bool:
+        """Whether the browser talks plain HTTP to its own machine."""
+        origin = self._arrival.header("origin")
+        return is_local(self._scheme, self._arrival.host, origin)
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """What the cookie presented, usually one token or none."""
+        return self._site.cookie.tokens(self._arrival.header("cookie"), local=self.local)
+
+    @property
+    def token(self) -> str | None:
+        """The token in use: the live one, once that is known; until then the only candidate, if any."""
+        if self._in_use is not None:
+            return self._in_use
+        return self.tokens[0] if self.tokens else None
+
+    @cached_property
+    def ip_address(self) -> str | None:
+        """The user's IP address, where it is known."""
+        client_ip = self._site.client_ip
+        return client_ip.find(self._arrival.peer, self._arrival.header(client_ip.header))
+
+    @property
+    def origin(self) -> str:
+        """The origin that the browser sees."""
+        return self._site.origin or f"{self._scheme}://{self._arrival.host}"
+
+    @property
+    def session(self) -> Session | None:
+        """The live session, where one has been found."""
+        return self.outcome if isinstance(self.outcome, Session) else None
+
+    def to_ask(self) -> str | None:
+        """Give the next token to validate; None when the outcome is known."""
+        if self.outcome is not None and (self.outcome or self._asked == len(self.tokens)):
+            return None
+        if self._asked == len(self.tokens):
+            self.outcome = _NOBODY
+            return None
+        return self.tokens[self._asked]
+
+    def answered(self, answer: Session | Rejection) -> None:
+        """Take the answer about the token that `to_ask` gave.
+
+        Only a rejection clears the cookie. Without an answer, in an outage, nothing happens to it.
+        """
+        token = self.tokens[self._asked]
+        self._asked += 1
+        if isinstance(answer, Session):
+            self.outcome, self._in_use = answer, token
+            return
+        self.outcome = self.outcome or answer
+        self._keeps_cookie = self._keeps_cookie or answer.reason in _KEEPING
+        if self._asked == len(self.tokens) and not self._keeps_cookie:
+            self._answer = self._site.cookie.cleared(local=self.local)
+
+    def ask_again(self) -> None:
+        """Forget the outcome, for a connection that has been open for long."""
+        self.outcome, self._asked, self._in_use, self._keeps_cookie = None, 0, None, False
+
+    def sign_in(
+        self,
+        user_id: str,
+        *,
+        methods: Iterable[str] = (),
+        authenticate_time: datetime | None = None,
+        persistent: bool | None = None,
+        lifetime: timedelta | None = None,
+        idle_timeout: timedelta | None = None,
+        attributes: Mapping[str, str] | None = None,
+        actor_id: str | None = None,
+    ) -> _core.Operation[Session]:
+        """Record a sign-in, put its token into the cookie, and end the session that the cookie held before."""
+        new = yield from _core.create(
+            user_id,
+            ip_address=self.ip_address,
+            user_agent=self._arrival.header("user-agent"),
+            authenticate_time=authenticate_time or self.started,
+            authentication_methods=methods,
+            lifetime=lifetime,
+            idle_timeout=idle_timeout,
+            attributes=attributes,
+            actor_id=actor_id,
+            retry_secret=None,
+        )
+        replaced = self.tokens
+        self._hand_out(new, persistent)
+        yield from _end_if_possible(replaced)
+        return new.session
+
+    def adopt(
+        self, user_id: str, authenticate_time: datetime, retry_secret: bytes
+    ) -> _core.Operation[Session]:
+        """Record a sign-in of before there were sessions, wherever it was made, and put its token into the cookie.
+
+        Requests that do so at once share the session, because they tell the same, and the same secret.
+        """
+        new = yield from _core.create(
+            user_id,
+            ip_address=None,
+            user_agent=self._arrival.header("user-agent"),
+            authenticate_time=authenticate_time,
+            authentication_methods=(),
+            lifetime=None,
+            idle_timeout=None,
+            attributes=None,
+            actor_id=None,
+            retry_secret=retry_secret,
+        )
+        self._hand_out(new, None)
+        return new.session
+
+    def reauthenticate(
+        self,
+        *,
+        methods: Iterable[str] = (),
+        authenticate_time: datetime | None = None,
+        persistent: bool | None = None,
+    ) -> _core.Operation[Session]:
+        """Record that the user has proved again who they are, and put the new token into the cookie."""
+        new = yield from _core.reauthenticate(
+            self.token,
+            authentication_methods=methods,
+            authenticate_time=authenticate_time or self.started,
+            retry_secret=None,
+        )
+        self._hand_out(new, persistent)
+        return new.session
+
+    def sign_out(self) -> _core.Operation[None]:
+        """End the session in use, then clear the cookie.
+
+        An outage is raised, and keeps the cookie: the session would live on without it.
+        """
+        yield from _core.sign_out(self.token)
+        yield from self.end()
+
+    def end(self) -> _core.Operation[None]:
+        """Take note that the session in use is over, clear the cookie, and end what else it presented."""
+        others = tuple(token for token in self.tokens if token != self.token)
+        if self.tokens:
+            self._answer = self._site.cookie.cleared(local=self.local)
+        self.tokens, self._asked, self._in_use = (), 0, None
+        self.outcome = Rejection(RejectionReason.SIGNED_OUT)
+        yield from _end_if_possible(others)
+
+    def require_recent(self, maximum_age: timedelta) -> None:
+        """Refuse a session whose user last proved who they are too long ago.
+
+        Raises:
+            ReauthenticationRequired: It is older; `metadata["max_authentication_age_seconds"]` says how old
+                it may be.
+        """
+        session = self.session
+        if session is None or self._site.clock() - session.authenticate_time > maximum_age:
+            seconds = str(int(maximum_age.total_seconds()))
+            raise ReauthenticationRequired(
+                reason="REAUTHENTICATION_REQUIRED",
+                metadata={"max_authentication_age_seconds": seconds},
+            )
+
+    @property
+    def set_cookies(self) -> tuple[SetCookie, ...]:
+        """What the response must do to the cookie."""
+        return self._answer
+
+    @property
+    def was_looked_up(self) -> bool:
+        """Whether the response may differ by the cookie."""
+        return self.outcome is not None
+
+    @cached_property
+    def _scheme(self) -> str:
+        if self._site.client_ip.trusts(self._arrival.peer):
+            # The rightmost is the nearest proxy's own.
+            said = self._arrival.header("x-forwarded-proto").rpartition(",")[2].strip().lower()
+            if said in {"http", "https"}:
+                return said
+        return {"ws": "http", "wss": "https"}.get(self._arrival.scheme, self._arrival.scheme)
+
+    def _hand_out(self, new: NewSession, persistent: bool | None) -> None:
+        token = new.token.reveal()
+        cookie = self._site.cookie
+        self._answer = (cookie.holding(token, local=self.local, persistent=persistent),)
+        self.tokens, self._asked, self._in_use = (token,), 1, token
+        self.outcome = new.session
+
+
+def _end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:
+    """End sessions that nobody asked to keep. What was done before stands, whatever becomes of them."""
+    for token in tokens:
+        try:
+            yield from _core.sign_out(token)
+        except SessionAuthorityError as error:
+            _log.warning("a session that a browser held beside another was not ended: %s", error)

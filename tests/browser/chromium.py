@@ -1,0 +1,23 @@
+"""The browser of the tests: the system's own Chromium, kept from talking to anybody but the site."""
+
+import shutil
+
+from playwright.sync_api import Browser, Playwright
+
+EXECUTABLE = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def launch(driver: Playwright) -> Browser:
+    """Start the browser."""
+    assert EXECUTABLE is not None
+    return driver.chromium.launch(executable_path=EXECUTABLE, args=_ARGUMENTS)

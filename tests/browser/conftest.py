@@ -1,0 +1,92 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from session_authority.web.sessions_page import PageOptions
+from session_authority_server.domain.policy import Policy
+from tests.browser.chromium import EXECUTABLE, launch
+from tests.browser.site import COOKIE, ROOT, Site, running_site
+
+LIMIT_MILLISECONDS = 15_000  # generous: the machine may be busy
+
+expect.set_options(timeout=LIMIT_MILLISECONDS)
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return Policy()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, policy: Policy) -> Iterator[Site]:
+    folder: Path = tmp_path_factory.mktemp("site")
+    with running_site(folder, policy) as running:
+        yield running
+
+
+# A browser runs for one module: while it does, no asynchronous test can run in this process.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if EXECUTABLE is None:
+        pytest.skip("NO CHROMIUM ON THIS MACHINE: nothing is known about the page in a browser")
+    with sync_playwright() as driver:
+        running = launch(driver)
+        yield running
+        running.close()
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(site: Site) -> Iterator[None]:
+    yield
+    site.client.down, site.client.delay_seconds = False, 0
+    site.install(PageOptions(sign_in_url="/sign-in"))
+
+
+@pytest.fixture
+def user(request: pytest.FixtureRequest) -> str:
+    """A user of this test's own, on the module's site."""
+    return str(request.node.name)
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: Site) -> Iterator[Open]:
+    """Open the page as somebody who is signed in with a token; each time in a browser of its own."""
+    contexts = []
+    complaints: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        # The browser mentions every 4xx and 5xx; those are the tests' own business.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            complaints.append(message.text)
+
+    def open_page(token: str | None = None, path: str = ROOT, **details: Any) -> Page:
+        details = {"locale": "en-US", "timezone_id": "Europe/London", **details}
+        context = browser.new_context(base_url=site.origin, **details)
+        context.set_default_timeout(LIMIT_MILLISECONDS)
+        contexts.append(context)
+        if token is not None:
+            context.add_cookies([{"name": COOKIE, "value": token, "url": site.origin}])
+        page = context.new_page()
+        page.on("console", note)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                complaints.append(request.url)
+                if urlsplit(request.url).hostname not in ("127.0.0.1", "elsewhere.example")
+                else None
+            ),
+        )
+        page.goto(path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == [], "the console is silent, and no other host is asked for anything"

@@ -1,0 +1,356 @@
+"""Scenarios 16 to 24 as people meet them: two browsers, impatience, outages, other sites."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from session_authority import NewSession
+from session_authority.web.sessions_page import PageOptions
+from tests.browser.conftest import Open
+from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPHONE
+from tests.browser.site import ROOT, Site
+
+
+@pytest.fixture
+def mine(site: Site, user: str) -> NewSession:
+    return site.sign_in(user, CHROME_ON_WINDOWS)
+
+
+@pytest.fixture
+def firefox(site: Site, user: str, mine: NewSession) -> NewSession:
+    return site.sign_in(user, FIREFOX_ON_LINUX)
+
+
+@pytest.fixture
+def page(open_page: Open, mine: NewSession, firefox: NewSession) -> Page:
+    return open_page(mine.token.reveal())
+
+
+def ask_for(page: Page, name: str) -> None:
+    page.get_by_role("button", name=f"Log Out {name}").click()
+
+
+def confirm(page: Page) -> None:
+    page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
+
+
+def posts(site: Site, path: str) -> list[int]:
+    return [status for method, at, status in site.served if (method, at) == ("POST", ROOT + path)]
+
+
+def is_live(site: Site, session: NewSession) -> bool:
+    return bool(site.run(site.authority.client.validate(session.token, passive=True)))
+
+
+def test_22_log_out_asks_first_naming_the_device_and_cancelling_changes_nothing(
+    site: Site, page: Page, firefox: NewSession
+) -> None:
+    before = posts(site, "/log-out")
+    ask_for(page, "Firefox on Linux")
+    dialog = page.get_by_role("dialog", name="Log out Firefox on Linux?")
+    expect(dialog).to_be_visible()
+
+    dialog.get_by_role("button", name="Cancel").click()
+
+    expect(dialog).to_be_hidden()
+    expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
+    assert posts(site, "/log-out") == before
+    assert is_live(site, firefox)
+
+
+def test_22_confirmed_the_row_says_that_it_is_being_done_then_goes(
+    site: Site, page: Page, user: str, firefox: NewSession
+) -> None:
+    third = site.sign_in(user, IPHONE)
+    page.reload()
+    site.client.delay_seconds = 0.4
+    ask_for(page, "Firefox on Linux")
+    confirm(page)
+
+    expect(page.get_by_role("button", name="Logging out…")).to_be_visible()
+    expect(page.get_by_role("heading", name="Firefox on Linux")).to_have_count(0)
+    expect(page.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
+    expect(page.get_by_role("button", name="Log Out Safari on iOS")).to_be_focused()
+    assert not is_live(site, firefox)
+    assert is_live(site, third)
+
+
+def test_22_a_failure_keeps_the_row_says_why_and_can_be_tried_again(
+    site: Site, page: Page, firefox: NewSession
+) -> None:
+    site.client.down = True  # in the middle of it
+    ask_for(page, "Firefox on Linux")
+    confirm(page)
+    expect(page.get_by_role("alert")).to_have_text(
+        "The service doesn't answer right now. Please try again in a few seconds."
+    )
+    expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
+    assert is_live(site, firefox)
+
+    site.client.down = False
+    page.get_by_role("button", name="Try again: Log Out Firefox on Linux").click()
+    confirm(page)
+
+    expect(page.get_by_role("heading", name="Firefox on Linux")).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_text("You are not signed in anywhere else.")).to_be_visible()
+    assert not is_live(site, firefox)
+
+
+def test_22_without_a_network_the_row_stays_too(page: Page) -> None:
+    page.context.set_offline(True)
+    ask_for(page, "Firefox on Linux")
+    confirm(page)
+
+    expect(page.get_by_role("alert")).to_contain_text("Please try again")
+    expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
+
+
+def test_20_a_double_click_is_one_click(site: Site, page: Page, firefox: NewSession) -> None:
+    before = len(posts(site, "/log-out"))
+    site.client.delay_seconds = 0.3
+    page.get_by_role("button", name="Log Out Firefox on Linux").dblclick()
+    page.get_by_role("dialog").get_by_role("button", name="Log Out").dblclick(force=True)
+
+    expect(page.get_by_role("heading", name="Firefox on Linux")).to_have_count(0)
+    assert len(posts(site, "/log-out")) - before == 1
+
+
+def test_23_an_impatient_second_click_on_signing_out_does_nothing(
+    site: Site, page: Page, mine: NewSession
+) -> None:
+    before = len(posts(site, "/sign-out"))
+    site.client.delay_seconds = 1
+    button = page.get_by_role("button", name="Log Out of this device")
+    button.evaluate("button => { button.click(); setTimeout(() => button.click(), 150) }")
+
+    expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+    assert len(posts(site, "/sign-out")) - before == 1
+    assert not is_live(site, mine)
+
+
+def test_16_one_browser_logs_the_other_out_whose_next_click_is_refused(
+    site: Site, page: Page, open_page: Open, firefox: NewSession
+) -> None:
+    there = open_page(firefox.token.reveal(), user_agent=FIREFOX_ON_LINUX)
+    expect(there.get_by_role("heading", name="Chrome on Windows")).to_be_visible()
+
+    ask_for(page, "Firefox on Linux")
+    confirm(page)
+    expect(page.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
+
+    ask_for(there, "Chrome on Windows")
+    confirm(there)
+    expect(there.get_by_role("heading", name="You are signed out")).to_be_visible()
+    expect(there.get_by_text("This device was logged out from elsewhere.")).to_be_visible()
+    expect(there.get_by_role("listitem")).to_have_count(0)
+    assert there.goto("/me").status == 401  # type: ignore[union-attr]
+    assert there.context.cookies() == []
+    assert page.goto("/me").status == 200  # type: ignore[union-attr]
+
+
+def test_21_two_tabs_that_log_out_the_same_device_both_see_it_go(
+    page: Page, open_page: Open, mine: NewSession
+) -> None:
+    second = open_page(mine.token.reveal())
+    for tab in (page, second):
+        ask_for(tab, "Firefox on Linux")
+    confirm(page)
+    expect(page.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
+    confirm(second)
+
+    expect(second.get_by_role("status")).to_have_text("Firefox on Linux was already logged out.")
+    expect(second.get_by_role("heading", name="Firefox on Linux")).to_have_count(0)
+
+
+def test_24_everywhere_else_leaves_this_session_alone(
+    site: Site, page: Page, mine: NewSession, firefox: NewSession
+) -> None:
+    page.get_by_role("button", name="Log out everywhere else").click()
+    expect(page.get_by_role("dialog", name="Log out everywhere else?")).to_be_visible()
+    confirm(page)
+
+    expect(page.get_by_role("status")).to_have_text("You are logged out everywhere else.")
+    expect(page.get_by_text("You are not signed in anywhere else.")).to_be_visible()
+    expect(page.get_by_role("button", name="Log out everywhere else")).to_have_count(0)
+    assert (is_live(site, mine), is_live(site, firefox)) == (True, False)
+    page.reload()
+    expect(page.get_by_role("heading", name="Recently ended")).to_be_visible()
+
+
+def test_23_after_signing_out_the_back_button_shows_no_list(site: Site, page: Page) -> None:
+    page.get_by_role("button", name="Log Out of this device").click()
+    expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+    page.get_by_role("link", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+    for _ in range(3):
+        page.go_back(wait_until="load")
+        expect(page.get_by_text("Firefox on Linux")).to_have_count(0)
+        if page.url == "about:blank":
+            break
+        expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+
+
+def test_signing_in_brings_back_to_the_page(site: Site, open_page: Open, user: str) -> None:
+    page = open_page()
+    link = page.get_by_role("link", name="Sign in")
+    expect(link).to_have_attribute("href", "/sign-in?next=%2Faccount%2Fsessions")
+
+    assert page.request.post(f"/sign-in/{user}").ok
+    page.goto(ROOT)
+
+    expect(page.get_by_text("Current session")).to_be_visible()
+    [cookie] = page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
+
+
+def test_a_page_in_use_survives_an_outage(site: Site, page: Page) -> None:
+    site.client.down = True
+    page.reload()
+    expect(
+        page.get_by_role("heading", name="Your sessions can't be shown right now")
+    ).to_be_visible()
+    assert len(page.context.cookies()) == 1
+
+    site.client.down = False
+    page.get_by_role("link", name="Try again").click()
+
+    expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
+
+
+def test_a_cached_validation_is_told_of_before_and_after(
+    site: Site, page: Page, firefox: NewSession
+) -> None:
+    site.install(PageOptions(effective_within_seconds=2))
+    page.reload()
+    ask_for(page, "Firefox on Linux")
+    expect(page.get_by_role("dialog")).to_contain_text("within 2 seconds")
+    confirm(page)
+
+    expect(page.get_by_role("status")).to_contain_text("within 2 seconds")
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:8099", "http://elsewhere.example"])
+@pytest.mark.parametrize("path", ["/log-out-elsewhere", "/sign-out"])
+def test_22_another_site_can_do_nothing_in_the_users_name(
+    site: Site, page: Page, mine: NewSession, firefox: NewSession, origin: str, path: str
+) -> None:
+    """The one is of the same site by the browser's reckoning, so that the cookie is sent along."""
+    proof = page.locator("input[name=proof]").first.get_attribute("value")
+    trap = f"""<!doctype html><html lang=en><title>Trap</title>
+        <form method=post action="{site.origin}{ROOT}{path}"><input name=proof value="{proof}">
+        <input name=confirmed value=yes><button>You have won</button></form>"""
+    page.context.route(
+        re.compile(re.escape(origin) + "/trap"),
+        lambda route: route.fulfill(body=trap, content_type="text/html"),
+    )
+    page.goto(origin + "/trap")
+    before = len(posts(site, path))
+    page.get_by_role("button", name="You have won").click()
+    page.wait_for_url(site.origin + ROOT + path)
+
+    assert posts(site, path)[before:] == [403]
+    assert is_live(site, mine)
+    assert is_live(site, firefox)
+    assert page.goto("/me").status == 200  # type: ignore[union-attr]
+
+
+class TestWithoutJavaScript:
+    @pytest.fixture
+    def page(self, open_page: Open, mine: NewSession, firefox: NewSession) -> Page:
+        return open_page(mine.token.reveal(), java_script_enabled=False)
+
+    def test_22_logging_out_asks_on_a_page_of_its_own(
+        self, site: Site, page: Page, firefox: NewSession
+    ) -> None:
+        ask_for(page, "Firefox on Linux")
+        expect(page.get_by_role("heading", name="Log out Firefox on Linux?")).to_be_visible()
+        page.get_by_role("link", name="Cancel").click()
+        expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
+        assert is_live(site, firefox)
+
+        ask_for(page, "Firefox on Linux")
+        page.get_by_role("button", name="Log Out").click()
+
+        expect(page.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
+        expect(page.get_by_role("button", name="Log Out Firefox on Linux")).to_have_count(0)
+        assert not is_live(site, firefox)
+        assert firefox.session.session_id not in page.url
+
+    def test_22_a_failure_can_be_tried_again(
+        self, site: Site, page: Page, firefox: NewSession
+    ) -> None:
+        ask_for(page, "Firefox on Linux")
+        site.client.down = True
+        page.get_by_role("button", name="Log Out").click()
+        expect(page.get_by_role("heading", name="That didn't work")).to_be_visible()
+
+        site.client.down = False
+        page.get_by_role("button", name="Try again").click()
+
+        expect(page.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
+        assert not is_live(site, firefox)
+
+    def test_24_everywhere_else_asks_too(
+        self, site: Site, page: Page, mine: NewSession, firefox: NewSession
+    ) -> None:
+        page.get_by_role("button", name="Log out everywhere else").click()
+        expect(page.get_by_role("heading", name="Log out everywhere else?")).to_be_visible()
+        assert is_live(site, firefox)
+        page.get_by_role("button", name="Log Out").click()
+
+        expect(page.get_by_role("status")).to_have_text("You are logged out everywhere else.")
+        assert (is_live(site, mine), is_live(site, firefox)) == (True, False)
+
+    def test_23_signing_out_signs_out(self, site: Site, page: Page, mine: NewSession) -> None:
+        page.get_by_role("button", name="Log Out of this device").click()
+
+        expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+        assert not is_live(site, mine)
+        assert page.context.cookies() == []
+
+
+class TestByKeyboardAlone:
+    def tab_to(self, page: Page, name: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.getAttribute('aria-label')") == name:
+                return
+        pytest.fail(f"no way leads to {name}")
+
+    def test_a_device_is_logged_out_and_the_focus_is_never_lost(
+        self, site: Site, page: Page, firefox: NewSession
+    ) -> None:
+        self.tab_to(page, "Log Out Firefox on Linux")
+        style = page.evaluate(
+            "(() => { const s = getComputedStyle(document.activeElement);"
+            " return [s.outlineStyle, parseFloat(s.outlineWidth)] })()"
+        )
+        assert style[0] == "solid"
+        assert style[1] >= 2
+        page.keyboard.press("Enter")
+        dialog = page.get_by_role("dialog")
+        expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        expect(page.get_by_role("button", name="Log Out Firefox on Linux")).to_be_focused()
+
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        expect(dialog.get_by_role("button", name="Log Out")).to_be_focused()
+        page.keyboard.press("Enter")
+
+        expect(page.get_by_text("You are not signed in anywhere else.")).to_be_focused()
+        assert not is_live(site, firefox)
+
+    def test_exact_times_show_on_focus_and_go_on_escape(self, page: Page) -> None:
+        time = page.get_by_role("button", name="just now").last
+        tip = page.locator(f"#{time.get_attribute('aria-describedby')}")
+        expect(tip).to_be_hidden()
+        time.focus()
+        expect(tip).to_be_visible()
+        expect(time).to_have_accessible_description(re.compile(r"Thursday, January 15, 2026"))
+        page.keyboard.press("Escape")
+        expect(tip).to_be_hidden()

@@ -1,0 +1,311 @@
+"""Scenarios 15 and 31 to 33, and the page's form: on a phone, in the dark, for everybody."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from session_authority import NewSession
+from session_authority.web.sessions_page import PageOptions
+from session_authority_server.domain.policy import Policy
+from tests.browser.conftest import Open
+from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPAD, IPHONE, PIXEL
+from tests.browser.site import ROOT, Site
+
+BUDGET_BYTES = 30 * 1024
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return Policy(session_limit=None, max_authentication_age=timedelta(days=20))
+
+
+def usual(site: Site, user: str) -> NewSession:
+    """Sign in on five devices, and log one more out."""
+    for agent in (FIREFOX_ON_LINUX, IPHONE, PIXEL, ""):
+        site.sign_in(
+            user,
+            agent,
+            authentication_methods=["pwd", "otp"],
+            actor_id=None if agent else "support-7",
+        )
+    gone = site.sign_in(user, IPAD)
+    site.run(site.authority.client.sign_out(gone.token))
+    return site.sign_in(user, CHROME_ON_WINDOWS)
+
+
+def test_15_the_exact_time_is_in_the_viewers_own_zone_right_across_the_change_of_clocks(
+    site: Site, open_page: Open, user: str
+) -> None:
+    """In New York the clocks went from 01:59:59 EST to 03:00:00 EDT at 07:00 UTC."""
+    change = datetime(2026, 3, 8, 7, tzinfo=UTC)
+    site.authority.clock.advance(change - timedelta(minutes=1) - site.authority.clock.now())
+    site.sign_in(user, FIREFOX_ON_LINUX)
+    site.authority.clock.advance(timedelta(minutes=2))
+    mine = site.sign_in(user, CHROME_ON_WINDOWS)
+    site.authority.clock.advance(timedelta(minutes=119))
+
+    page = open_page(mine.token.reveal(), timezone_id="America/New_York")
+
+    before = page.get_by_role("listitem").filter(has_text="Firefox on Linux")
+    after = page.get_by_role("listitem").filter(has_text="Chrome on Windows")
+    expect(before).to_contain_text("Last active 2 hours ago")
+    expect(before.get_by_role("button", name="Mar 8, 2026, 1:59 AM")).to_be_visible()
+    expect(after.get_by_role("button", name="Mar 8, 2026, 3:01 AM")).to_be_visible()
+    before.get_by_role("button", name="2 hours ago").hover()
+    expect(before.get_by_role("tooltip").first).to_have_text(
+        re.compile("Sunday, March 8, 2026 at 1:59:00.AM EST")
+    )
+    expect(before.get_by_role("tooltip").first).to_be_visible()
+    expect(after.locator("[role=tooltip]").last).to_have_text(re.compile("at 3:01:00.AM EDT"))
+    tokyo = open_page(mine.token.reveal(), timezone_id="Asia/Tokyo", locale="ja-JP")
+    expect(tokyo.get_by_text("2026/03/08 16:01")).to_be_visible()
+
+
+def test_15_without_javascript_times_are_in_utc_and_say_so(
+    site: Site, open_page: Open, user: str
+) -> None:
+    mine = site.sign_in(user, CHROME_ON_WINDOWS)
+    page = open_page(mine.token.reveal(), timezone_id="America/New_York", java_script_enabled=False)
+
+    time = page.get_by_role("button", name=re.compile("UTC"))
+    time.hover()
+
+    expect(page.locator(f"#{time.get_attribute('aria-describedby')}")).to_be_visible()
+    expect(page.get_by_role("tooltip").last).to_have_text(re.compile(r"\d:\d\d:\d\d.[AP]M UTC"))
+
+
+def test_15_the_time_since_goes_on_while_the_page_is_open(
+    site: Site, open_page: Open, user: str, browser: Any
+) -> None:
+    mine = site.sign_in(user, CHROME_ON_WINDOWS)
+    site.authority.clock.advance(timedelta(minutes=5))
+    page = open_page(mine.token.reveal(), path="/sign-in")
+    page.clock.install(time=datetime(2030, 1, 1, tzinfo=UTC))  # the browser's own is wrong
+    page.goto(ROOT)
+    expect(page.get_by_role("button", name="5 minutes ago")).to_be_visible()
+
+    page.clock.run_for(3 * 60 * 1000)
+
+    expect(page.get_by_role("button", name="8 minutes ago")).to_be_visible()
+
+
+def test_31_who_is_signed_out_gets_no_list(open_page: Open) -> None:
+    page = open_page()
+
+    expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+    expect(page.get_by_role("listitem")).to_have_count(0)
+
+
+def test_31_the_only_session_stands_alone_marked(site: Site, open_page: Open, user: str) -> None:
+    page = open_page(site.sign_in(user, CHROME_ON_WINDOWS).token.reveal())
+
+    expect(page.get_by_role("listitem")).to_have_count(1)
+    expect(page.get_by_role("heading", name="Chrome on Windows Current session")).to_be_visible()
+    expect(page.get_by_text("You are not signed in anywhere else.")).to_be_visible()
+    expect(page.get_by_role("button", name="Log out everywhere else")).to_have_count(0)
+
+
+def test_14_a_list_of_many_is_turned_page_by_page(site: Site, open_page: Open, user: str) -> None:
+    mine = site.sign_in(user, CHROME_ON_WINDOWS)
+    for _ in range(51):
+        site.sign_in(user, FIREFOX_ON_LINUX)
+    page = open_page(mine.token.reveal())
+    buttons = page.get_by_role("button", name="Log Out Firefox on Linux")
+    expect(buttons).to_have_count(50)
+
+    page.get_by_role("link", name="Less recently active").click()
+    expect(buttons).to_have_count(1)
+    buttons.click()
+    page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
+
+    expect(page.get_by_role("heading", name="Chrome on Windows")).to_be_visible()
+    expect(buttons).to_have_count(50)
+    expect(page.get_by_role("link", name="Less recently active")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("locale", "title", "device", "ask", "yes"),
+    [
+        (
+            "de-DE",
+            "Ihre Sitzungen",
+            "Firefox unter Linux",
+            "Firefox unter Linux abmelden?",
+            "Abmelden",
+        ),
+        (
+            "fr-FR",
+            "Vos sessions",
+            "Firefox sur Linux",
+            "Déconnecter Firefox sur Linux ?",
+            "Déconnecter",
+        ),
+        (
+            "es-MX",
+            "Tus sesiones",
+            "Firefox en Linux",
+            "¿Cerrar la sesión de Firefox en Linux?",
+            "Cerrar sesión",
+        ),
+        (
+            "ja-JP",
+            "セッション",
+            "Linux の Firefox",
+            "Linux の Firefox をログアウトしますか?",
+            "ログアウト",
+        ),
+    ],
+)
+def test_33_everything_is_said_in_the_visitors_language(
+    site: Site, open_page: Open, user: str, locale: str, title: str, device: str, ask: str, yes: str
+) -> None:
+    site.sign_in(user, FIREFOX_ON_LINUX)
+    page = open_page(site.sign_in(user, CHROME_ON_WINDOWS).token.reveal(), locale=locale)
+
+    expect(page.get_by_role("heading", level=1)).to_have_text(title)
+    expect(page.locator("html")).to_have_attribute("lang", locale)
+    row = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=device))
+    row.get_by_role("button").last.click()
+    dialog = page.get_by_role("dialog", name=ask)
+    dialog.get_by_role("button", name=yes, exact=True).click()
+
+    expect(page.get_by_role("heading", name=device)).to_have_count(0)
+    assert not re.search(r"\b(sign|log|session|ago|your)\b", page.locator("main").inner_text()), (
+        "no English is left"
+    )
+
+
+def test_the_page_weighs_little_and_is_kept_where_it_may_be(
+    site: Site, open_page: Open, user: str
+) -> None:
+    mine = usual(site, user)
+    page = open_page(path="/sign-in")
+    page.context.add_cookies(
+        [{"name": "auth_session", "value": mine.token.reveal(), "url": site.origin}]
+    )
+    sizes: dict[str, int] = {}
+    page.on("response", lambda response: sizes.update({response.url: len(response.body())}))
+    page.goto(ROOT, wait_until="networkidle")
+
+    kinds = {url.rpartition(".")[2] for url in sizes if "static" in url}
+    assert kinds == {"css", "js"}
+    assert sum(sizes.values()) < BUDGET_BYTES, sizes
+
+
+def test_reduced_motion_moves_nothing(site: Site, open_page: Open, user: str) -> None:
+    mine = usual(site, user)
+    moving = open_page(mine.token.reveal())
+    still = open_page(mine.token.reveal(), reduced_motion="reduce")
+    duration = "getComputedStyle(document.querySelector('.row')).transitionDuration"
+
+    assert moving.evaluate(duration) != "0s"
+    assert still.evaluate(duration) == "0s"
+
+
+def test_an_app_dresses_the_page_by_variables(site: Site, open_page: Open, user: str) -> None:
+    site.install(PageOptions(stylesheet_path="/theme.css"))
+    page = open_page(path="/sign-in")
+    page.route(
+        "**/theme.css",
+        lambda route: route.fulfill(
+            body=":root { --sa-background: rgb(1 2 3); }", content_type="text/css"
+        ),
+    )
+    page.goto(ROOT)
+
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(1, 2, 3)"
+
+
+class TestEveryState:
+    """Each state on the narrowest phone, in light and dark, by the rules of WCAG 2.2 AA."""
+
+    def check(self, page: Page, name: str) -> None:
+        overflow = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert overflow == 0, f"{name} scrolls sideways"
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            found = Axe().run(page, options={"runOnly": {"type": "tag", "values": WCAG}})
+            assert found.violations_count == 0, f"{name}, {scheme}: {found.generate_report()}"
+
+    def test_the_list_the_question_and_the_failure(
+        self, site: Site, open_page: Open, user: str
+    ) -> None:
+        mine = usual(site, user)
+        page = open_page(mine.token.reveal(), viewport={"width": 320, "height": 640})
+        self.check(page, "list")
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.emulate_media(color_scheme="light")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != background
+        page.get_by_role("button", name="just now").first.focus()
+        self.check(page, "exact time")
+        page.get_by_role("button", name="Log Out Firefox on Linux").click()
+        self.check(page, "question")
+        site.client.down = True
+        page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
+        expect(page.get_by_role("alert")).to_be_visible()
+        self.check(page, "failure")
+        page.reload()
+        self.check(page, "outage")
+        site.client.down = False
+        page.goto(ROOT)
+        page.get_by_role("button", name="Log out everywhere else").click()
+        page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
+        expect(page.get_by_text("You are not signed in anywhere else.")).to_be_visible()
+        self.check(page, "alone, with a notice")
+
+    def test_the_questions_without_javascript(self, site: Site, open_page: Open, user: str) -> None:
+        # The checker is a script itself, so the forms are sent around the page's own.
+        page = open_page(usual(site, user).token.reveal(), viewport={"width": 320, "height": 640})
+        page.evaluate("document.querySelectorAll('form[action$=log-out]')[0].submit()")
+        expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(r"Log out .*\?"))
+        self.check(page, "question about one")
+        site.client.down = True
+        page.get_by_role("button", name="Log Out").click()
+        expect(page.get_by_role("heading", name="That didn't work")).to_be_visible()
+        self.check(page, "failure")
+        site.client.down = False
+        page.goto(ROOT)
+        page.evaluate("document.querySelectorAll('form[action$=log-out-elsewhere]')[0].submit()")
+        expect(page.get_by_role("heading", name="Log out everywhere else?")).to_be_visible()
+        self.check(page, "question about all")
+
+    def test_what_stands_instead_of_the_list(self, site: Site, open_page: Open, user: str) -> None:
+        size = {"viewport": {"width": 320, "height": 640}}
+        self.check(open_page(**size), "signed out")
+        self.check(open_page(path=ROOT + "/nowhere", **size), "not found")
+        support = site.sign_in(user, actor_id="support-7")
+        self.check(open_page(support.token.reveal(), **size), "impersonating")
+        mine = site.sign_in(user)
+        site.authority.clock.advance(timedelta(days=21))
+        page = open_page(mine.token.reveal(), **size)
+        expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
+        expect(page.get_by_role("link", name="Continue")).to_have_attribute(
+            "href", "/sign-in?next=%2Faccount%2Fsessions"
+        )
+        self.check(page, "stale")
+
+    def test_from_right_to_left(
+        self, site: Site, open_page: Open, user: str, tmp_path: Any
+    ) -> None:
+        (tmp_path / "ar.po").write_text('msgid "Your sessions"\nmsgstr "جلساتك"\n')
+        site.install(PageOptions(catalogues=tmp_path))
+        page = open_page(
+            usual(site, user).token.reveal(), locale="ar", viewport={"width": 320, "height": 640}
+        )
+        self.check(page, "right to left")
+        page.set_viewport_size({"width": 1000, "height": 640})
+        row = page.get_by_role("listitem").nth(1)
+        button, icon = (
+            row.get_by_role("button").last.bounding_box(),
+            row.locator("svg").bounding_box(),
+        )
+        assert button is not None
+        assert icon is not None
+        assert button["x"] < icon["x"], "the page is mirrored"

@@ -1,0 +1,68 @@
+"""Web apps as people serve them: processes of their own, on a free port, ended by their own ids."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.integration.program import environment
+
+ROOT = Path(__file__).parents[3]
+START_SECONDS = 60
+
+
+class App:
+    """A server of a web app."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", output: Path) -> None:
+        self.process = process
+        self._output = output
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def addresses(self, pattern: str, count: int = 1) -> list[str]:
+        """Wait until it has said so often where it listens."""
+        give_up = time.monotonic() + START_SECONDS
+        while time.monotonic() < give_up:
+            found = re.findall(pattern, self.output)
+            if len(found) >= count:
+                return found
+            assert self.process.poll() is None, self.output
+            time.sleep(0.05)
+        raise AssertionError(f"no {pattern!r} in: {self.output}")
+
+
+@contextmanager
+def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
+    """Run a command, with the repository on its path, and end it with all that it started."""
+    output = cwd / f"{Path(command[0]).name}.{len(list(cwd.iterdir()))}.log"
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command]
+            if "/" not in command[0]
+            else [sys.executable, *command],
+            cwd=cwd,
+            env=environment(PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", **settings),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield App(process, output)
+    finally:
+        # The group is its own: workers and reloaders go with it.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,56 @@
+"""The web app that `make run` opens."""
+
+import re
+import socket
+from pathlib import Path
+
+import httpx
+
+from session_authority_server.cli.demo_site import PRETEND_DEVICES
+from tests.integration.program import running
+
+
+def test_the_demonstration_opens_a_web_app_to_try_log_out_in(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with running(
+            "demo", "--listen", "127.0.0.1:0", "--web-port", port, cwd=tmp_path
+        ) as program:
+            address = program.wait_for(r"Open (http://127\.0\.0\.1:\d+) and sign in as anyone")
+            assert not address.endswith(f":{port}")  # which is another's
+            with httpx.Client(base_url=address, follow_redirects=True, timeout=30) as laptop:
+                _try(laptop)
+            assert program.stop() == 0
+    assert program.stderr == ""
+
+
+def _try(laptop: httpx.Client) -> None:
+    agent = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/141.0.0.0"
+    laptop.headers["user-agent"] = agent
+    assert "Sign in as anyone" in laptop.get("/").text
+    home = laptop.post("/sign-in", data={"name": "<b>\x00mary"}).text
+    assert "Hello, &lt;b&gt;mary" in home
+    assert home.count("<strong>signed in</strong>") == 2
+
+    page = laptop.get("/account/sessions").text
+    for device in ("Chrome on Windows", "Safari on iOS", "Firefox on Linux"):
+        assert device in page
+    proof = re.search(r'name="proof" value="([^"]+)"', page)
+    assert proof
+    ids = re.findall(r'name="session_id" value="([^"]+)"', page)
+    laptop.post(
+        "/account/sessions/log-out",
+        data={"proof": proof[1], "session_id": ids[0], "confirmed": "yes"},
+        headers={"origin": str(laptop.base_url).rstrip("/")},
+    ).raise_for_status()
+    home = laptop.get("/").text
+    assert home.count("<strong>signed in</strong>") == 1
+    assert home.count("<strong>logged out, and refused</strong>") == 1
+
+    # Signing in again brings the pretended devices back, and none of them twice.
+    home = laptop.post("/sign-in", data={"name": "<b>mary"}).text
+    assert home.count("<strong>signed in</strong>") == 2
+    page = laptop.get("/account/sessions").text
+    assert len(re.findall(r'name="session_id"', page)) == len(PRETEND_DEVICES)
+    assert "Sign in as anyone" in laptop.post("/sign-out").text
+    assert laptop.get("/", headers={"host": "evil.example"}).status_code == 400

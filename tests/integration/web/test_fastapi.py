@@ -1,0 +1,592 @@
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request, Response, WebSocket
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, RedirectResponse, StreamingResponse
+from starlette.routing import Route
+
+from session_authority import AsyncSessionClient, Session, SessionNotLive, Unavailable
+from session_authority.web.client_ip import ClientIp
+from session_authority.web.fastapi import (
+    CurrentSession,
+    OptionalSession,
+    RecentAuthentication,
+    Sessions,
+)
+from session_authority.web.sessions_page import PageOptions
+from session_authority.web.visit import RETRY_AFTER_SECONDS, Site
+from session_authority_server.domain.policy import Policy
+from tests.acceptance.authority import Authority, running_authority
+
+ORIGIN = "https://app.example"
+COOKIE = "__Host-auth_session"
+
+
+@dataclass
+class Shop:
+    """An app, the authority that it asks, and who asks it."""
+
+    app: FastAPI
+    sessions: Sessions
+    authority: Authority
+    calls: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def browser(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+        transport = httpx.ASGITransport(self.app, client=("203.0.113.7", 4711))
+        async with httpx.AsyncClient(
+            transport=transport, base_url=ORIGIN, headers=headers
+        ) as browser:
+            yield browser
+
+    def go_down(self) -> None:
+        self.sessions.client = AsyncSessionClient("127.0.0.1:9", deadline_seconds=1)
+
+
+def shop_app(sessions: Sessions, **install: Any) -> FastAPI:  # noqa: C901 - routes
+    app = FastAPI()
+    sessions.install(app, **install)
+
+    @app.get("/")
+    async def public() -> str:
+        return "welcome"
+
+    @app.post("/sign-in/{user_id}")
+    async def sign_in(request: Request, user_id: str, response: str = "none") -> Any:
+        await sessions.sign_in(request, user_id=user_id, methods=["pwd"])
+        return {
+            "none": None,
+            "redirect": RedirectResponse("/", 303),
+            "stream": StreamingResponse(iter(["a", "b"])),
+            "shared": PlainTextResponse("x", headers={"cache-control": "public"}),
+        }[response]
+
+    @app.post("/sign-out")
+    async def sign_out(request: Request) -> None:
+        await sessions.sign_out(request)
+
+    @app.post("/reauthenticate")
+    async def reauthenticate(request: Request) -> None:
+        await sessions.reauthenticate(request, methods=["pwd", "otp"])
+
+    @app.post("/revoke-others")
+    async def revoke_others(request: Request) -> datetime:
+        return await sessions.revoke_others(request)
+
+    @app.get("/me")
+    async def me(session: CurrentSession) -> dict[str, Any]:
+        return {"user": session.user_id, "methods": session.authentication_methods}
+
+    @app.get("/who")
+    async def who(session: OptionalSession, again: OptionalSession) -> str | None:
+        assert session is again
+        return session.user_id if session else None
+
+    @app.get("/vault", dependencies=[RecentAuthentication(minutes=10)])
+    async def vault() -> str:
+        return "gold"
+
+    @app.get("/safe")
+    async def safe(session: Annotated[Session, RecentAuthentication(minutes=10)]) -> str:
+        return session.user_id
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket, session: CurrentSession) -> None:
+        await websocket.accept()
+        while True:
+            await websocket.receive_text()
+            found = await sessions.session(websocket, again=True)
+            if not found:
+                raise SessionNotLive
+            await websocket.send_text(session.user_id)
+
+    return app
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+    async with running_authority(tmp_path, Policy()) as authority:
+        client = AsyncSessionClient(authority.address)
+        sessions = Sessions(client, Site(clock=authority.clock.now))
+        yield Shop(shop_app(sessions, page="/account/sessions"), sessions, authority)
+        await client.close()
+
+
+async def test_signing_in_lets_in_and_signing_out_does_not(shop: Shop) -> None:
+    async with shop.browser(**{"user-agent": "curl/8.5.0"}) as browser:
+        assert (await browser.get("/me")).status_code == 401
+
+        signed_in = await browser.post("/sign-in/ada")
+        assert signed_in.status_code == 200
+        assert signed_in.headers["cache-control"] == "no-store"
+
+        me = await browser.get("/me")
+        assert me.json() == {"user": "ada", "methods": ["pwd"]}
+        assert me.headers["vary"] == "Cookie"
+        token = browser.cookies[COOKIE]
+        (session,) = await shop.authority.client.list(token)
+        assert session.ip_address == "203.0.113.7"
+        assert session.device.display_name == "curl"
+
+        signed_out = await browser.post("/sign-out")
+        assert "Max-Age=0" in signed_out.headers["set-cookie"]
+        assert COOKIE not in browser.cookies
+        assert (await browser.get("/me")).status_code == 401
+    assert not await shop.authority.client.validate(token)
+
+
+@pytest.mark.parametrize("response", ["none", "redirect", "stream", "shared"])
+async def test_the_cookie_goes_out_with_whatever_is_answered(shop: Shop, response: str) -> None:
+    async with shop.browser() as browser:
+        signed_in = await browser.post(f"/sign-in/ada?response={response}")
+
+        assert signed_in.headers["set-cookie"].startswith(f"{COOKIE}=ses_")
+        assert "no-store" in signed_in.headers["cache-control"]
+        assert (await browser.get("/me")).status_code == 200
+
+
+async def test_the_answer_to_strangers_asks_them_to_sign_in(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        answer = await browser.get("/me")
+
+    assert answer.status_code == 401
+    assert answer.json() == {"detail": "Not signed in"}
+    assert answer.headers["www-authenticate"] == "Cookie"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "set-cookie" not in answer.headers
+
+
+async def test_a_request_without_a_cookie_touches_nothing(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        assert (await browser.get("/who")).json() is None
+        assert (await browser.get("/")).json() == "welcome"
+
+    assert shop.authority.store.asked == []
+    assert shop.sessions.client._connections == {}
+
+
+async def test_a_public_page_asks_nothing_even_of_a_cookie(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        shop.authority.store.asked.clear()
+
+        public = await browser.get("/")
+
+    assert public.json() == "welcome"
+    assert "vary" not in public.headers
+    assert shop.authority.store.asked == []
+
+
+async def test_the_authority_is_asked_once_a_request(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        shop.authority.store.asked.clear()
+        assert (await browser.get("/who")).json() == "ada"
+
+    assert shop.authority.store.asked == ["read_sessions"]
+
+
+async def test_a_revoked_session_is_out_at_its_next_request_and_its_cookie_goes(shop: Shop) -> None:
+    async with shop.browser() as laptop, shop.browser() as phone:
+        await laptop.post("/sign-in/ada")
+        await phone.post("/sign-in/ada")
+
+        assert (await laptop.post("/revoke-others")).status_code == 200
+
+        refused = await phone.get("/me")
+        assert refused.status_code == 401
+        assert "Max-Age=0" in refused.headers["set-cookie"]
+        assert (await laptop.get("/me")).status_code == 200
+
+
+async def test_an_outage_is_a_503_that_keeps_the_cookie(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        shop.go_down()
+        for answer in (
+            await browser.get("/me"),
+            await browser.get("/who"),
+            await browser.post("/sign-in/ada"),
+            await browser.post("/sign-out"),
+            await browser.post("/reauthenticate"),
+        ):
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == str(RETRY_AFTER_SECONDS)
+            assert "set-cookie" not in answer.headers
+        assert (await browser.get("/")).status_code == 200
+        shop.sessions.client = shop.authority.client
+        assert (await browser.get("/me")).json()["user"] == "ada"
+
+
+async def test_a_superseded_token_does_not_clear_its_successor(shop: Shop) -> None:
+    async with shop.browser() as browser, shop.browser() as slow:
+        await browser.post("/sign-in/ada")
+        old = browser.cookies[COOKIE]
+        assert (await browser.post("/reauthenticate")).status_code == 200
+        assert browser.cookies[COOKIE] != old
+
+        late = await slow.get("/me", headers={"cookie": f"{COOKIE}={old}"})
+
+        assert late.status_code == 401
+        assert "set-cookie" not in late.headers
+        assert (await browser.get("/me")).json()["methods"] == ["pwd", "otp"]
+
+
+async def test_a_new_sign_in_in_the_same_browser_ends_the_session_before_it(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        await browser.post("/sign-in/ada")
+        assert len(await shop.authority.client.list(browser.cookies[COOKIE])) == 1
+
+        await browser.post("/sign-in/grace")
+        assert (await browser.get("/me")).json()["user"] == "grace"
+
+
+async def test_a_sign_in_begun_before_everything_was_ended_is_shut_out(shop: Shop) -> None:
+    began = shop.authority.clock.now()
+
+    @shop.app.post("/slow-sign-in")
+    async def slow_sign_in(request: Request) -> None:
+        shop.authority.pass_time(seconds=2)
+        other = await shop.authority.client.create("ada")
+        await shop.authority.client.revoke_others(other.token)
+        shop.authority.pass_time(seconds=2)
+        await shop.sessions.sign_in(request, user_id="ada")
+
+    @shop.app.post("/two-step-sign-in")
+    async def two_step_sign_in(request: Request) -> None:
+        await shop.sessions.sign_in(request, user_id="ada", authenticate_time=began)
+
+    async with shop.browser() as browser:
+        for path in ("/slow-sign-in", "/two-step-sign-in"):
+            answer = await browser.post(path)
+            assert answer.status_code == 401
+            assert answer.json()["detail"].startswith("Signed out everywhere")
+            assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/vault", "/safe"])
+async def test_what_needs_a_recent_proof_is_shut_until_it_is_given(shop: Shop, path: str) -> None:
+    async with shop.browser() as browser:
+        assert (await browser.get(path)).status_code == 401
+        await browser.post("/sign-in/ada")
+        assert (await browser.get(path)).status_code == 200
+
+        shop.authority.pass_time(minutes=11)
+        refused = await browser.get(path)
+        assert refused.status_code == 403
+        assert refused.json() == {
+            "detail": "Reauthentication required",
+            "max_authentication_age_seconds": "600",
+        }
+        assert "set-cookie" not in refused.headers
+
+        await browser.post("/reauthenticate")
+        assert (await browser.get(path)).status_code == 200
+
+
+async def test_who_is_not_signed_in_has_nothing_to_prove_again_or_revoke(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        assert (await browser.post("/reauthenticate")).status_code == 401
+        assert (await browser.post("/revoke-others")).status_code == 401
+
+
+async def test_an_app_can_answer_in_its_own_way(shop: Shop) -> None:
+    @shop.app.exception_handler(SessionNotLive)
+    async def to_sign_in(_request: Request, _error: Exception) -> Response:
+        return RedirectResponse("/sign-in", 303)
+
+    async with shop.browser() as browser:
+        assert (await browser.get("/me")).headers["location"] == "/sign-in"
+
+
+async def test_what_an_app_answers_already_stays(shop: Shop) -> None:
+    async def own(_request: Request, _error: Exception) -> Response:
+        return PlainTextResponse("own", 503)
+
+    app = FastAPI(exception_handlers={Unavailable: own})
+    shop.sessions.install(app)
+
+    @app.get("/down")
+    async def down() -> None:
+        raise Unavailable
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN) as browser:
+        assert (await browser.get("/down")).text == "own"
+
+
+async def test_two_tokens_in_one_cookie_header_are_one_session(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        token = browser.cookies[COOKIE]
+    async with shop.browser() as browser:
+        stale = await shop.authority.client.create("ada")
+        await shop.authority.client.sign_out(stale.token)
+        both = f"{COOKIE}={stale.token.reveal()}; {COOKIE}={token}"
+
+        answer = await browser.get("/me", headers={"cookie": both})
+        page = await browser.get("/account/sessions", headers={"cookie": both})
+
+        assert answer.json()["user"] == "ada"
+        assert "set-cookie" not in answer.headers
+        assert page.status_code == 200
+
+
+@pytest.mark.parametrize("value", ["x" * 300, "ses_" + "0" * 70, "\xff\xfe", "%00", '"quoted"'])
+async def test_whatever_a_visitor_puts_into_the_cookie_is_nobody(shop: Shop, value: str) -> None:
+    async with shop.browser() as browser:
+        header = f"{COOKIE}={value}".encode("latin-1")
+        answer = await browser.get("/me", headers=[(b"cookie", header)])
+
+    assert answer.status_code == 401
+    assert "Max-Age=0" in answer.headers["set-cookie"]
+
+
+async def test_a_cookie_split_over_headers_is_read(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        token = browser.cookies[COOKIE]
+    async with shop.browser() as browser:
+        answer = await browser.get(
+            "/me", headers=[("cookie", "a=1"), ("cookie", f"{COOKIE}={token}")]
+        )
+    assert answer.status_code == 200
+
+
+async def test_an_app_without_sessions_is_told_to_install_them() -> None:
+    app = FastAPI()
+
+    @app.get("/me")
+    async def me(session: CurrentSession) -> None: ...
+
+    @app.get("/out")
+    async def out(request: Request) -> None:
+        await Sessions.from_env().sign_out(request)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN) as browser:
+        for path in ("/me", "/out"):
+            with pytest.raises(RuntimeError, match=r"sessions\.install\(app\)"):
+                await browser.get(path)
+
+
+@pytest.mark.parametrize("page", ["account", "/", "//evil.example", "/account/", ""])
+def test_a_page_is_installed_at_a_path(page: str) -> None:
+    with pytest.raises(ValueError, match="/account/sessions"):
+        Sessions.from_env().install(FastAPI(), page=page)
+
+
+async def test_the_page_shows_and_ends_sessions(shop: Shop) -> None:
+    async with shop.browser() as laptop, shop.browser() as phone:
+        strangers = await laptop.get("/account/sessions")
+        assert "ada" not in strangers.text
+        assert shop.authority.store.asked == []
+        await laptop.post("/sign-in/ada")
+        await phone.post("/sign-in/ada")
+
+        page = await laptop.get("/account/sessions")
+        assert page.status_code == 200
+        assert (await laptop.head("/account/sessions")).content == b""
+        ended = await laptop.post(
+            "/account/sessions/log-out-elsewhere",
+            data={"proof": _proof(page.text), "confirmed": "1"},
+            headers={"origin": ORIGIN},
+        )
+        assert ended.status_code in {200, 303}, ended.text
+        assert (await phone.get("/me")).status_code == 401
+        assert (await laptop.get("/me")).status_code == 200
+
+        left = await laptop.post(
+            "/account/sessions/sign-out",
+            data={"proof": _proof(page.text)},
+            headers={"origin": ORIGIN},
+        )
+        assert "Max-Age=0" in left.headers["set-cookie"]
+        assert (await laptop.get("/me")).status_code == 401
+
+
+async def test_the_page_refuses_what_no_form_of_its_own_sends(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        page = await browser.get("/account/sessions")
+        form = {"proof": _proof(page.text)}
+        elsewhere = await browser.post(
+            "/account/sessions/sign-out", data=form, headers={"origin": "https://evil.example"}
+        )
+        endless = await browser.post(
+            "/account/sessions/sign-out",
+            data=form | {"x": "x" * 100_000},
+            headers={"origin": ORIGIN},
+        )
+        as_json = await browser.post(
+            "/account/sessions/sign-out", json=form, headers={"origin": ORIGIN}
+        )
+        assert elsewhere.status_code == 403
+        assert endless.status_code == 413
+        assert as_json.status_code in {400, 403, 415}
+        assert (await browser.get("/me")).status_code == 200
+        assert (await browser.get("/account/sessionsx")).status_code == 404
+        assert (await browser.get("/account/sessions/nothing")).status_code == 404
+
+
+async def test_the_page_survives_an_outage_and_keeps_the_cookie(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        token = browser.cookies[COOKIE]
+        shop.authority.store.failure = ZeroDivisionError()
+        shop.sessions.client._connections.clear()
+        down = AsyncSessionClient("127.0.0.1:9", deadline_seconds=1)
+        app = shop_app(Sessions(down), page="/account/sessions")
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as other:
+            for cookie in (f"{COOKIE}={token}", f"{COOKIE}={token}; {COOKIE}=ses_b"):
+                answer = await other.get("/account/sessions", headers={"cookie": cookie})
+                assert answer.status_code == 503
+                assert "retry-after" in answer.headers
+                assert "set-cookie" not in answer.headers
+        await down.close()
+
+
+async def test_the_page_knows_its_place_below_a_mount(shop: Shop) -> None:
+    outer = FastAPI()
+    outer.mount("/shop", shop.app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url=ORIGIN) as browser:
+        await browser.post("/shop/sign-in/ada")
+        page = await browser.get("/shop/account/sessions")
+        assert 'action="/shop/account/sessions/' in page.text
+
+
+async def test_starlette_alone_will_do(shop: Shop) -> None:
+    async def me(request: Request) -> Response:
+        session = await shop.sessions.require(request)
+        return PlainTextResponse(session.user_id)
+
+    async def sign_in(request: Request) -> Response:
+        await shop.sessions.sign_in(request, user_id="ada", persistent=False)
+        return PlainTextResponse("in")
+
+    app = Starlette(routes=[Route("/me", me), Route("/in", sign_in, methods=["POST"])])
+    shop.sessions.install(app, page="/sessions", options=PageOptions(app_name="Shop"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN) as browser:
+        assert (await browser.get("/me")).status_code == 401
+        assert "Max-Age" not in (await browser.post("/in")).headers["set-cookie"]
+        assert (await browser.get("/me")).text == "ada"
+        assert "Shop" in (await browser.get("/sessions")).text
+
+
+async def test_behind_a_trusted_proxy_the_page_and_the_list_see_what_the_browser_does(
+    shop: Shop,
+) -> None:
+    site = Site(client_ip=ClientIp(["203.0.113.7"]), clock=shop.authority.clock.now)
+    shop.app = shop_app(Sessions(shop.authority.client, site), page="/account/sessions")
+    transport = httpx.ASGITransport(shop.app, client=("203.0.113.7", 4711))
+    forwarded = {"x-forwarded-for": "198.51.100.9", "x-forwarded-proto": "https"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://app.example", headers=forwarded
+    ) as browser:
+        signed_in = await browser.post("/sign-in/ada")
+        token = signed_in.headers["set-cookie"].partition("=")[2].partition(";")[0]
+        cookie = {"cookie": f"{COOKIE}={token}"}
+        (session,) = await shop.authority.client.list(token)
+        assert session.ip_address == "198.51.100.9"
+
+        page = await browser.get("/account/sessions", headers=cookie)
+        left = await browser.post(
+            "/account/sessions/sign-out",
+            data={"proof": _proof(page.text)},
+            headers=cookie | {"origin": "https://app.example"},
+        )
+        assert "Max-Age=0" in left.headers["set-cookie"]
+
+
+class Socket:
+    """A WebSocket of a browser, spoken without a network."""
+
+    def __init__(self, app: FastAPI, cookie: str) -> None:
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
+        scope = {
+            "type": "websocket",
+            "scheme": "wss",
+            "path": "/socket",
+            "raw_path": b"/socket",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"host", b"app.example"), (b"cookie", cookie.encode())],
+            "client": ("203.0.113.7", 4711),
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
+        }
+        self._running = asyncio.create_task(app(scope, self._incoming.get, self._outgoing.put))
+
+    async def send(self, **message: Any) -> None:
+        await self._incoming.put(message)
+
+    async def receive(self) -> Any:
+        return await asyncio.wait_for(self._outgoing.get(), 10)
+
+    async def end(self) -> None:
+        await asyncio.wait_for(self._running, 10)
+
+
+async def test_a_websocket_knows_whose_it_is_for_as_long_as_it_asks(shop: Shop) -> None:
+    new = await shop.authority.client.create("ada")
+    socket = Socket(shop.app, f"{COOKIE}={new.token.reveal()}")
+    await socket.send(type="websocket.connect")
+    accepted = await socket.receive()
+    assert accepted["type"] == "websocket.accept"
+
+    await socket.send(type="websocket.receive", text="hello")
+    assert (await socket.receive())["text"] == "ada"
+    await shop.authority.client.sign_out(new.token)
+    await socket.send(type="websocket.receive", text="still there?")
+
+    closed = await socket.receive()
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
+    await socket.end()
+
+
+async def test_an_open_websocket_is_told_to_try_again_after_an_outage(shop: Shop) -> None:
+    new = await shop.authority.client.create("ada")
+    socket = Socket(shop.app, f"{COOKIE}={new.token.reveal()}")
+    await socket.send(type="websocket.connect")
+    assert (await socket.receive())["type"] == "websocket.accept"
+
+    shop.go_down()
+    await socket.send(type="websocket.receive", text="hello")
+
+    assert (await socket.receive())["code"] == 1013
+    await socket.end()
+
+
+@pytest.mark.parametrize(
+    ("is_down", "status"), [(False, 401), (True, 503)], ids=["rejected", "outage"]
+)
+async def test_a_websocket_of_nobody_known_is_refused_at_the_handshake(
+    shop: Shop, is_down: bool, status: int
+) -> None:
+    if is_down:
+        shop.go_down()
+    socket = Socket(shop.app, f"{COOKIE}=ses_{'0' * 70}")
+    await socket.send(type="websocket.connect")
+
+    refused = await socket.receive()
+
+    assert (refused["type"], refused["status"]) == ("websocket.http.response.start", status)
+    assert (b"set-cookie" in dict(refused["headers"])) is not is_down
+    assert (await socket.receive())["type"] == "websocket.http.response.body"
+    await socket.end()
+
+
+def _proof(page: str) -> str:
+    found = re.search(r'name="proof" value="([^"]+)"', page)
+    assert found, page
+    return found[1]

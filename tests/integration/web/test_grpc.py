@@ -1,0 +1,271 @@
+"""Services of both kinds behind the interceptor, methods of all four kinds, and what they pass on."""
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, TypeAlias
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from session_authority import (
+    SESSION_TOKEN_METADATA_KEY,
+    AsyncSessionClient,
+    NewSession,
+    SessionClient,
+    SessionNotLive,
+    SessionToken,
+    Unavailable,
+)
+from session_authority.grpc import (
+    AsyncSessionInterceptor,
+    SessionInterceptor,
+    current_session,
+    token_metadata,
+)
+from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
+
+PUBLIC = "/shop.Cart/Public"
+KINDS = ["UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"]
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+
+def whose() -> bytes:
+    """Say whose the call is, and what is passed on of it."""
+    (entry,) = token_metadata()
+    return f"{current_session().user_id} {entry[0]} {len(entry[1])}".encode()
+
+
+class Threaded:
+    def __getattr__(self, name: str) -> Any:
+        def unary(_request: object, _context: object) -> bytes:
+            return whose()
+
+        def stream(_request: object, _context: object) -> Iterator[bytes]:
+            yield whose()
+            yield whose()
+
+        return stream if name.endswith("Stream") else unary
+
+    def Public(self, _request: bytes, _context: object) -> bytes:  # noqa: N802
+        return public()
+
+    def start(self, client: Any, stack: ExitStack) -> str:
+        threads = stack.enter_context(ThreadPoolExecutor(2))
+        interceptor = SessionInterceptor(client, public_methods=[PUBLIC, "/shop.Health/*"])
+        server = grpc.server(threads, interceptors=[interceptor])
+        server.add_generic_rpc_handlers(tuple(handlers(self)))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        stack.callback(lambda: server.stop(None).wait())
+        return f"127.0.0.1:{port}"
+
+
+class Asynchronous:
+    def __getattr__(self, name: str) -> Any:
+        async def unary(_request: object, _context: object) -> bytes:
+            return whose()
+
+        async def stream(_request: object, _context: object) -> AsyncIterator[bytes]:
+            yield whose()
+            yield whose()
+
+        return stream if name.endswith("Stream") else unary
+
+    async def Public(self, _request: bytes, _context: object) -> bytes:  # noqa: N802
+        return public()
+
+
+def public() -> bytes:
+    with pytest.raises(SessionNotLive):
+        current_session()
+    return f"welcome {len(token_metadata())}".encode()
+
+
+def handlers(service: Any) -> Iterator[grpc.GenericRpcHandler]:
+    methods: dict[str, Any] = {
+        "UnaryUnary": grpc.unary_unary_rpc_method_handler(service.UnaryUnary),
+        "UnaryStream": grpc.unary_stream_rpc_method_handler(service.UnaryStream),
+        "StreamUnary": grpc.stream_unary_rpc_method_handler(service.StreamUnary),
+        "StreamStream": grpc.stream_stream_rpc_method_handler(service.StreamStream),
+        "Public": grpc.unary_unary_rpc_method_handler(service.Public),
+    }
+    yield grpc.method_handlers_generic_handler("shop.Cart", methods)
+    yield grpc.method_handlers_generic_handler("shop.Health", {"Check": methods["Public"]})
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadedAuthority]:
+    with threaded_authority(tmp_path_factory.mktemp("authority")) as running:
+        yield running
+
+
+@pytest.fixture
+def new(authority: ThreadedAuthority) -> NewSession:
+    return authority.do(authority.authority.client.create("ada"))
+
+
+Start: TypeAlias = Callable[[str], Awaitable[str]]
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
+    """Start a service that asks the authority at an address, and give its own."""
+    with ExitStack() as stack:
+        closing: list[Callable[[], Awaitable[None]]] = []
+
+        async def start(address: str) -> str:
+            if request.param == "threads":
+                client = stack.enter_context(SessionClient(address, deadline_seconds=2))
+                return Threaded().start(client, stack)
+            aclient = AsyncSessionClient(address, deadline_seconds=2)
+            interceptor = AsyncSessionInterceptor(
+                aclient, public_methods=[PUBLIC, "/shop.Health/*"]
+            )
+            server = grpc.aio.server(interceptors=[interceptor])
+            server.add_generic_rpc_handlers(tuple(handlers(Asynchronous())))
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            closing.extend((aclient.close, lambda: server.stop(None)))
+            return f"127.0.0.1:{port}"
+
+        yield start
+        for close in reversed(closing):
+            await close()
+
+
+async def call(address: str, method: str, metadata: Metadata = ()) -> list[bytes]:
+    """Call a method, whichever kind it is, and return its answers."""
+    channel: Any
+    async with grpc.aio.insecure_channel(address) as channel:
+        name = method.rpartition("/")[2]
+        path = method if "/" in method else f"/shop.Cart/{method}"
+        requests = [b"a", b"b"]
+        match name:
+            case "UnaryStream":
+                return [x async for x in channel.unary_stream(path)(b"a", metadata=metadata)]
+            case "StreamUnary":
+                return [await channel.stream_unary(path)(iter(requests), metadata=metadata)]
+            case "StreamStream":
+                answers = channel.stream_stream(path)(iter(requests), metadata=metadata)
+                return [answer async for answer in answers]
+            case _:
+                return [await channel.unary_unary(path)(b"a", metadata=metadata)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_service_knows_whose_call_it_is_and_passes_the_token_on(
+    authority: ThreadedAuthority, start: Start, new: NewSession, kind: str
+) -> None:
+    address = await start(authority.address)
+
+    answers = await call(address, kind, token_metadata(new.token))
+
+    assert set(answers) == {b"ada x-session-token 74"}
+    assert len(answers) == (2 if kind.endswith("Stream") else 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("token", ["", "ses_nonsense", "x" * 5000, "revoked"])
+async def test_without_a_live_session_a_call_is_unauthenticated(
+    authority: ThreadedAuthority, start: Start, new: NewSession, kind: str, token: str
+) -> None:
+    address = await start(authority.address)
+    if token == "revoked":
+        authority.do(authority.authority.client.sign_out(new.token))
+        token = new.token.reveal()
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(address, kind, ((SESSION_TOKEN_METADATA_KEY, token),) if token else ())
+
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    details = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    assert isinstance(details, bytes)
+    status, reason = status_pb2.Status.FromString(details), error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(reason)
+    assert (reason.domain, reason.reason) == ("session-authority", "SESSION_NOT_LIVE")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_outage_is_unavailable_and_never_unauthenticated(start: Start, kind: str) -> None:
+    address = await start("127.0.0.1:9")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(address, kind, token_metadata("ses_" + "0" * 70))
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_fault_of_the_services_own_blames_no_user(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What answers is no authority.
+    inner = await start("127.0.0.1:9")
+    address = await start(inner)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(address, "UnaryUnary", token_metadata("ses_" + "0" * 70))
+
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "can't be looked up" in caplog.text
+    assert "ses_0" not in caplog.text
+
+
+@pytest.mark.parametrize("method", [PUBLIC, "/shop.Health/Check"])
+async def test_public_methods_ask_nothing_and_know_nobody(start: Start, method: str) -> None:
+    address = await start("127.0.0.1:9")
+    assert await call(address, method) == [b"welcome 0"]
+    assert await call(address, method, token_metadata("ses_x")) == [b"welcome 1"]
+
+
+async def test_a_method_that_is_not_there_is_unimplemented(
+    authority: ThreadedAuthority, start: Start
+) -> None:
+    address = await start(authority.address)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(address, "/shop.Cart/Nothing")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("kind", [AsyncSessionInterceptor, SessionInterceptor])
+def test_what_is_no_method_is_not_taken_for_one(kind: Any) -> None:
+    for name in ("Check", "/Check", "grpc.health.v1.Health/Check", "/a/b/c", "/a/"):
+        with pytest.raises(ValueError, match="a method is named"):
+            kind(None, public_methods=[name])
+    with pytest.raises(TypeError, match="not one str"):
+        kind(None, public_methods="/a/b")
+
+
+def test_outside_of_a_call_there_is_no_session() -> None:
+    for ask in (current_session, token_metadata):
+        with pytest.raises(LookupError, match="no call under way"):
+            ask()
+
+
+def test_a_token_is_passed_on_as_it_is() -> None:
+    assert token_metadata(SessionToken("ses_a")) == (("x-session-token", "ses_a"),)
+    assert token_metadata("ses_a") == (("x-session-token", "ses_a"),)
+    assert token_metadata("") == ()
+
+
+def test_a_look_up_that_waits_keeps_no_other_call_waiting() -> None:
+    """In a server of threads, interceptors are asked by the one thread that takes calls in."""
+
+    class Stuck:
+        def require(self, _token: object) -> None:
+            stuck.set()
+            released.wait(10)
+            raise Unavailable
+
+    stuck, released = threading.Event(), threading.Event()
+    with ExitStack() as stack:
+        address = Threaded().start(Stuck(), stack)
+        channel: Any
+        with grpc.insecure_channel(address) as channel:
+            waiting = channel.unary_unary("/shop.Cart/UnaryUnary").future(b"a")
+            assert stuck.wait(10)
+            assert channel.unary_unary(PUBLIC)(b"a", timeout=10) == b"welcome 0"
+            released.set()
+            assert waiting.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,58 @@
+"""A whole authority beside the test's own thread, for what blocks."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from session_authority_server.domain.policy import Policy
+from tests.acceptance.authority import NOON, Authority, running_authority
+
+T = TypeVar("T")
+WAIT_SECONDS = 30
+
+
+@dataclass
+class ThreadedAuthority:
+    """The authority, and how to have something done in its thread."""
+
+    authority: Authority
+    _loop: asyncio.AbstractEventLoop
+
+    @property
+    def address(self) -> str:
+        return self.authority.address
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
+
+
+@contextmanager
+def threaded_authority(folder: Path) -> Iterator[ThreadedAuthority]:
+    """Run an authority whose clock shows the real time until it is moved."""
+    started: Future[ThreadedAuthority] = Future()
+    stop = threading.Event()
+
+    async def run() -> None:
+        try:
+            async with running_authority(folder, Policy()) as authority:
+                authority.clock.advance(datetime.now(UTC) - NOON)
+                started.set_result(ThreadedAuthority(authority, asyncio.get_running_loop()))
+                await asyncio.to_thread(stop.wait)
+        except BaseException as error:
+            if not started.done():
+                started.set_exception(error)
+            raise
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    try:
+        yield started.result(WAIT_SECONDS)
+    finally:
+        stop.set()
+        thread.join(WAIT_SECONDS)

@@ -1,0 +1,81 @@
+"""What the names of the integrations mean to a type checker. Checked, never run."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, assert_type
+
+from django.http import HttpRequest, HttpResponse
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.websockets import WebSocket
+
+from session_authority import AsyncSessionClient, Rejection, Session, SessionClient
+from session_authority.grpc import (
+    AsyncSessionInterceptor,
+    SessionInterceptor,
+    current_session,
+    token_metadata,
+)
+from session_authority.web.client_ip import ClientIp
+from session_authority.web.cookies import SessionCookie
+from session_authority.web.django.auth_session import AuthSession
+from session_authority.web.django.decorators import recent_authentication
+from session_authority.web.fastapi import (
+    CurrentSession,
+    OptionalSession,
+    RecentAuthentication,
+    Sessions,
+)
+from session_authority.web.sessions_page import PageOptions
+from session_authority.web.visit import Site
+
+
+def an_app_installs_sessions(app: FastAPI, other: Starlette) -> None:
+    site = Site(
+        SessionCookie(domain="shop.example"), ClientIp(["10.0.0.0/8"]), "https://shop.example"
+    )
+    sessions = Sessions.from_env(site)
+    assert_type(sessions, Sessions)
+    sessions.install(app, page="/account/sessions", options=PageOptions(app_name="Shop"))
+    sessions.install(other)
+
+
+async def its_handlers_ask(sessions: Sessions, request: Request, socket: WebSocket) -> None:
+    signed_in = await sessions.sign_in(
+        request, user_id="ada", methods=["pwd"], persistent=False, lifetime=timedelta(days=1)
+    )
+    assert_type(signed_in, Session)
+    assert_type(await sessions.session(socket, again=True), Session | Rejection)
+    assert_type(await sessions.require(request, maximum_age=timedelta(minutes=5)), Session)
+    assert_type(await sessions.reauthenticate(request, methods=["otp"]), Session)
+    assert_type(await sessions.revoke_others(request), datetime)
+    await sessions.sign_out(request)
+
+
+async def me(session: CurrentSession, maybe: OptionalSession) -> None:
+    assert_type(session, Session)
+    assert_type(maybe, Session | None)
+
+
+async def safe(session: Annotated[Session, RecentAuthentication(minutes=10)]) -> None:
+    assert_type(session, Session)
+
+
+@recent_authentication(minutes=10)
+def a_view(request: HttpRequest, number: int) -> HttpResponse:
+    return HttpResponse(number)
+
+
+def a_view_keeps_its_type(request: HttpRequest, auth_session: AuthSession) -> None:
+    assert_type(a_view(request, 1), HttpResponse)
+    a_view(request, "1")  # type: ignore[arg-type]
+    assert_type(auth_session.session, Session | None)
+    assert_type(auth_session.revoke_others(), datetime)
+
+
+def a_service_knows_its_caller(client: SessionClient, aclient: AsyncSessionClient) -> None:
+    SessionInterceptor(client, public_methods=["/a.B/*"])
+    AsyncSessionInterceptor(aclient)
+    SessionInterceptor(aclient)  # type: ignore[arg-type]
+    assert_type(current_session(), Session)
+    assert_type(token_metadata(), tuple[tuple[str, str], ...])

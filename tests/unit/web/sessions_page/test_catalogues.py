@@ -1,0 +1,89 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from babel import Locale
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract_from_dir
+from babel.messages.pofile import read_po
+
+from session_authority.web import sessions_page
+
+PAGE = Path(sessions_page.__file__).parent
+CATALOGUES = sorted((PAGE / "catalogues").glob("*.po"))
+SOURCES = [("templates/*.html", "jinja2.ext.babel_extract"), ("*.py", "python")]
+
+Texts = tuple[str, ...]
+
+
+def gathered() -> set[Texts]:
+    """Return every text that the page's code and templates say, with its plural if it has one."""
+    found = extract_from_dir(str(PAGE), SOURCES)
+    return {(text,) if isinstance(text, str) else tuple(text) for _, _, text, _, _ in found}
+
+
+def read(path: Path) -> Catalog:
+    with path.open("rb") as file:
+        return read_po(file, locale=path.stem, abort_invalid=True)
+
+
+def entries(catalogue: Catalog) -> Iterator[tuple[Texts, Texts]]:
+    for message in catalogue:
+        if message.id:
+            yield as_texts(message.id), as_texts(message.string)
+
+
+def as_texts(value: object) -> Texts:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value or ""),)
+
+
+def placeholders(text: str) -> list[str]:
+    return sorted(re.findall(r"%(?:\(\w+\))?.", text))
+
+
+def test_there_are_german_french_spanish_and_japanese() -> None:
+    assert {path.stem for path in CATALOGUES} >= {"de", "fr", "es", "ja"}
+
+
+def test_every_text_of_the_page_is_gathered_from_code_and_templates() -> None:
+    texts = {text for texts in gathered() for text in texts}
+
+    assert {"Last active %(time)s", "You signed out", "Your sessions", "just now"} <= texts
+    assert len(texts) > 80
+
+
+def test_no_text_of_the_templates_escapes_translation() -> None:
+    for path in (PAGE / "templates").glob("*.html"):
+        bare = re.sub(r"\{[{%].*?[%}]\}|<[^>]*>", " ", path.read_text(), flags=re.DOTALL)
+        words = re.findall(r"[A-Za-z]{2,}", bare.replace('">', " "))
+        assert words == [], f"{path.name} says these in English to everybody"
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)
+class TestACatalogue:
+    def test_translates_every_text_and_no_other(self, path: Path) -> None:
+        translated = {source for source, _ in entries(read(path))}
+
+        assert sorted(gathered() - translated) == [], "not translated yet"
+        assert sorted(translated - gathered()) == [], "said no more"
+
+    def test_leaves_nothing_empty_or_unsure(self, path: Path) -> None:
+        assert [source for source, target in entries(read(path)) if not all(target)] == []
+        assert [message.id for message in read(path) if message.id and message.fuzzy] == []
+
+    def test_fills_in_what_the_english_text_does(self, path: Path) -> None:
+        for source, target in entries(read(path)):
+            for form in target:
+                assert placeholders(form) == placeholders(source[-1]), (source, form)
+
+    def test_has_as_many_plural_forms_as_its_language_in_the_numbers_that_occur(
+        self, path: Path
+    ) -> None:
+        catalogue = read(path)
+        rule = Locale.parse(path.stem).plural_form
+        used = {rule(count) for count in range(3601)}
+
+        assert catalogue.num_plurals == len(used)
+        for source, target in entries(catalogue):
+            assert len(target) == (catalogue.num_plurals if len(source) > 1 else 1), source

@@ -1,0 +1,65 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from session_authority import ConfigurationError
+from session_authority.web.sessions_page import PageOptions
+
+ADDRESSES = ["home_url", "sign_in_url", "reauthenticate_url"]
+PATHS = ["signed_out_path", "stylesheet_path"]
+
+
+def options(**values: Any) -> PageOptions:
+    return PageOptions(**values)
+
+
+@pytest.mark.parametrize("option", ADDRESSES)
+@pytest.mark.parametrize(
+    "address", ["/", "/sign-in?a=b#c", "https://login.example/x", "http://localhost:8000/in"]
+)
+def test_an_address_is_a_path_or_of_the_web(option: str, address: str) -> None:
+    assert getattr(options(**{option: address}), option) == address
+
+
+@pytest.mark.parametrize("option", ADDRESSES + PATHS)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "sign-in",
+        "//evil.example",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "https://",
+        "https://[bad",
+        "https://a b",
+        " /sign-in",
+    ],
+)
+def test_what_may_lead_astray_is_refused_at_start(option: str, address: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        options(**{option: address})
+    assert caught.value.setting == option
+
+
+@pytest.mark.parametrize("option", PATHS)
+def test_what_must_be_of_the_site_is_a_path(option: str) -> None:
+    assert getattr(options(**{option: "/x"}), option) == "/x"
+    with pytest.raises(ConfigurationError, match="path of this site"):
+        options(**{option: "https://app.example/x"})
+
+
+@pytest.mark.parametrize(
+    "values", [{"effective_within_seconds": -1}, {"effective_within_seconds": 3601}]
+)
+def test_seconds_are_bounded(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="from 0 to 3600"):
+        options(**values)
+
+
+def test_the_folder_of_catalogues_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is not a folder"):
+        PageOptions(catalogues=tmp_path / "missing")

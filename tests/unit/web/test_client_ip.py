@@ -1,0 +1,170 @@
+import ipaddress
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from session_authority.web.client_ip import HEADER_LIMIT_CHARACTERS, HOPS_LIMIT, ClientIp
+
+PROXY = "10.0.0.1"
+BEHIND_PROXY = ClientIp(["10.0.0.0/8", "fd00::/8"])
+FORWARDED = ClientIp(["10.0.0.0/8"], header="forwarded")
+
+
+def test_without_trusted_proxies_only_the_peer_counts() -> None:
+    assert ClientIp().find("203.0.113.7", "198.51.100.1") == "203.0.113.7"
+
+
+def test_a_stranger_is_not_believed() -> None:
+    assert BEHIND_PROXY.find("203.0.113.7", "198.51.100.1") == "203.0.113.7"
+
+
+def test_a_trusted_proxy_is_asked_whom_it_was_called_by() -> None:
+    assert BEHIND_PROXY.find(PROXY, "203.0.113.7") == "203.0.113.7"
+
+
+def test_the_rightmost_hop_that_is_not_trusted_counts_whatever_is_left_of_it() -> None:
+    chain = "127.0.0.1, 198.51.100.66, 203.0.113.7, 10.2.3.4, 10.9.9.9"
+
+    assert BEHIND_PROXY.find(PROXY, chain) == "203.0.113.7"
+
+
+def test_a_call_from_within_comes_from_the_first_of_ones_own() -> None:
+    assert BEHIND_PROXY.find(PROXY, "10.7.7.7, 10.2.3.4") == "10.7.7.7"
+
+
+def test_a_proxy_that_calls_for_itself_is_the_client() -> None:
+    assert BEHIND_PROXY.find(PROXY, "") == PROXY
+
+
+@pytest.mark.parametrize(
+    ("hop", "address"),
+    [
+        ("203.0.113.7:4711", "203.0.113.7"),
+        ("2001:db8::5", "2001:db8::5"),
+        ("[2001:DB8:0::5]:443", "2001:db8::5"),
+        ("[2001:db8::5]", "2001:db8::5"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("unknown", None),
+        ("_hidden", None),
+        ("_x:80", None),
+        ("app.example", None),
+        ("203.0.113.7.", None),
+        ("[203.0.113.7", "203.0.113.7"),
+        ("1" * 65, None),
+        ("", None),
+    ],
+)
+def test_a_hop_is_an_address_or_nothing(hop: str, address: str | None) -> None:
+    assert BEHIND_PROXY.find(PROXY, f"198.51.100.1, {hop}") == address
+
+
+def test_what_a_proxy_hides_stays_unknown_rather_than_being_what_a_client_claims() -> None:
+    assert BEHIND_PROXY.find(PROXY, "198.51.100.1, unknown, 10.2.3.4") is None
+
+
+@pytest.mark.parametrize(
+    ("header", "address"),
+    [
+        ("for=203.0.113.7", "203.0.113.7"),
+        ('For="203.0.113.7:4711"', "203.0.113.7"),
+        ('for="[2001:db8:cafe::17]:4711";proto=https;by=10.0.0.9', "2001:db8:cafe::17"),
+        ("by=10.0.0.9; FOR = 203.0.113.7 ;host=a", "203.0.113.7"),
+        ("for=198.51.100.1, for=203.0.113.7, for=10.2.2.2", "203.0.113.7"),
+        ("for=198.51.100.1, for=unknown", None),
+        ('for=198.51.100.1, for="_gazonk"', None),
+        ("for=198.51.100.1, proto=https", None),
+        ("for=198.51.100.1, xfor=203.0.113.7", None),
+        ('for=198.51.100.1;host="a,b", for=203.0.113.7', "203.0.113.7"),
+        (r'for="203.0.113.\7"', "203.0.113.7"),
+        # A quote left open by the client swallows nothing of the proxy's.
+        ('for="198.51.100.1, for=203.0.113.7', "203.0.113.7"),
+        (r'for="198.51.100.1\", for=203.0.113.7', "203.0.113.7"),
+        (r'for="x\"y,z", for=203.0.113.7', "203.0.113.7"),
+    ],
+)
+def test_the_standard_header_is_read_in_all_its_forms(header: str, address: str | None) -> None:
+    assert FORWARDED.find(PROXY, header) == address
+
+
+def test_only_the_header_that_the_proxies_maintain_is_named() -> None:
+    assert FORWARDED.header == "forwarded"
+    assert BEHIND_PROXY.header == "x-forwarded-for"
+    with pytest.raises(ValueError, match="x-forwarded-for"):
+        ClientIp(header="x-real-ip")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("client_ip", [BEHIND_PROXY, FORWARDED])
+def test_what_a_client_puts_in_front_of_a_header_neither_costs_nor_changes_much(
+    client_ip: ClientIp,
+) -> None:
+    is_standard = client_ip is FORWARDED
+    junk = ('for="\\' if is_standard else "9.9.9.9,") * HEADER_LIMIT_CHARACTERS
+    hop = "for=203.0.113.7" if is_standard else "203.0.113.7"
+
+    assert client_ip.find(PROXY, f"{junk}, {hop}") == "203.0.113.7"
+
+
+@pytest.mark.parametrize(("client_ip", "hop"), [(BEHIND_PROXY, PROXY), (FORWARDED, f"for={PROXY}")])
+def test_a_chain_is_followed_for_so_many_hops(client_ip: ClientIp, hop: str) -> None:
+    client = hop.replace(PROXY, "203.0.113.7")
+    within = ", ".join([client] + [hop] * (HOPS_LIMIT - 1))
+    beyond = ", ".join([client] + [hop] * HOPS_LIMIT)
+
+    assert client_ip.find(PROXY, within) == "203.0.113.7"
+    assert client_ip.find(PROXY, beyond) == PROXY
+
+
+@pytest.mark.parametrize("peer", [None, "", "testclient", "unix:/run/app.sock"])
+def test_a_peer_without_an_address_has_none(peer: str | None) -> None:
+    assert BEHIND_PROXY.find(peer, "203.0.113.7") is None
+
+
+@pytest.mark.parametrize("peer", [None, ""])
+def test_whoever_connects_through_a_unix_socket_can_be_trusted(peer: str | None) -> None:
+    assert ClientIp(["unix"]).find(peer, "203.0.113.7") == "203.0.113.7"
+    assert ClientIp(["unix"]).find(peer, "") is None
+
+
+def test_a_mapped_peer_is_the_address_that_it_maps() -> None:
+    assert BEHIND_PROXY.find("::ffff:10.0.0.1", "203.0.113.7") == "203.0.113.7"
+
+
+def test_a_private_peer_whose_headers_are_ignored_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client_ip = ClientIp()
+
+    with caplog.at_level(logging.WARNING):
+        client_ip.find("8.8.8.8", "198.51.100.1")  # anybody may send it
+        client_ip.find("172.17.0.1", "")
+        assert not caplog.records
+        for _ in range(3):
+            assert client_ip.find("172.17.0.1", "198.51.100.1") == "172.17.0.1"
+
+    (record,) = caplog.records
+    assert "172.17.0.1, a private address, sends x-forwarded-for" in record.message
+    assert "trusted proxies" in record.message
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.internal", "", "*"])
+def test_what_is_no_network_is_refused(network: str) -> None:
+    with pytest.raises(ValueError, match=r"network|host bits"):
+        ClientIp([network])
+
+
+def test_a_lone_text_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(TypeError, match="not one str"):
+        ClientIp("10.0.0.0/8")
+
+
+@given(
+    peer=st.one_of(st.none(), st.just(PROXY), st.text(max_size=20)),
+    header=st.text(alphabet='for=",;\\ 0123456789.:[]_%xunkow', max_size=200),
+)
+def test_nothing_but_an_address_ever_comes_out(peer: str | None, header: str) -> None:
+    for client_ip in (BEHIND_PROXY, FORWARDED, ClientIp(["unix", PROXY])):
+        found = client_ip.find(peer, header)
+        assert found is None or str(ipaddress.ip_address(found)) == found

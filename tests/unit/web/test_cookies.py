@@ -1,0 +1,165 @@
+import logging
+import time
+
+import pytest
+
+from session_authority.web.cookies import (
+    CANDIDATES_LIMIT,
+    COOKIE_HEADER_LIMIT_BYTES,
+    SessionCookie,
+    is_local,
+)
+
+TOKEN = "ses_" + "A" * 70
+
+
+def test_the_cookie_is_bound_to_its_host_and_out_of_reach_of_scripts() -> None:
+    header = SessionCookie().holding(TOKEN, local=False).header()
+
+    assert header == (
+        f"__Host-auth_session={TOKEN}; Path=/; Max-Age=34560000; Secure; HttpOnly; SameSite=Lax"
+    )
+
+
+def test_a_cookie_for_sub_domains_says_so_in_its_name() -> None:
+    header = SessionCookie(domain=".Example.com").holding(TOKEN, local=False).header()
+
+    assert header.startswith("__Secure-auth_session=")
+    assert "; Domain=example.com; Secure;" in header
+
+
+def test_a_cookie_can_go_with_the_browser() -> None:
+    cookie = SessionCookie(persistent=False)
+
+    assert "Max-Age" not in cookie.holding(TOKEN, local=False).header()
+    assert "Max-Age" in cookie.holding(TOKEN, local=False, persistent=True).header()
+
+
+def test_on_localhost_the_name_is_plain_and_a_warning_is_given_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cookie = SessionCookie(domain="example.com")
+
+    with caplog.at_level(logging.WARNING):
+        headers = {cookie.holding(TOKEN, local=True).header() for _ in range(3)}
+
+    assert headers == {f"auth_session={TOKEN}; Path=/; Max-Age=34560000; HttpOnly; SameSite=Lax"}
+    assert [record.message.split(",")[0] for record in caplog.records] == [
+        "The session cookie is set without Secure"
+    ]
+    assert TOKEN not in caplog.text
+
+
+def test_clearing_names_the_very_cookie() -> None:
+    (cleared,) = SessionCookie(domain="example.com").cleared(local=False)
+
+    assert cleared.header() == (
+        "__Secure-auth_session=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; "
+        "Domain=example.com; Secure; HttpOnly; SameSite=Lax"
+    )
+    assert [each.name for each in SessionCookie().cleared(local=True)] == [
+        "__Host-auth_session",
+        "auth_session",
+    ]
+
+
+def test_the_token_is_found_among_other_cookies() -> None:
+    header = f'a=1; __Host-auth_session={TOKEN};b="x;y"; __Host-auth_session_=no; c'
+
+    assert SessionCookie().tokens(header, local=False) == (TOKEN,)
+
+
+def test_a_name_without_the_prefix_counts_on_localhost_only() -> None:
+    header = f"auth_session={TOKEN}"
+
+    assert SessionCookie().tokens(header, local=False) == ()
+    assert SessionCookie().tokens(header, local=True) == (TOKEN,)
+
+
+def test_several_cookies_of_the_name_are_candidates_in_the_browsers_order() -> None:
+    header = "; ".join(f"__Host-auth_session={each}" for each in ("b", "a", "b", "c"))
+
+    assert SessionCookie().tokens(header, local=False) == ("b", "a", "c")
+
+
+def test_no_more_candidates_are_looked_at_than_the_limit() -> None:
+    header = "; ".join(f"__Host-auth_session=t{number}" for number in range(1000))
+
+    assert len(SessionCookie().tokens(header, local=False)) == CANDIDATES_LIMIT
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "=",
+        ";;;;=;",
+        "__Host-auth_session",
+        "__Host-auth_session=",
+        "__host-auth_session=a",
+        "x__Host-auth_session=a",
+        "=__Host-auth_session=a",
+    ],
+)
+def test_what_is_no_such_cookie_is_none(header: str) -> None:
+    assert SessionCookie().tokens(header, local=False) == ()
+
+
+def test_a_hostile_header_costs_little_and_an_endless_one_nothing() -> None:
+    longest = ("__Host-auth_session;" * COOKIE_HEADER_LIMIT_BYTES)[:COOKIE_HEADER_LIMIT_BYTES]
+
+    began = time.process_time()
+    assert SessionCookie().tokens(longest, local=False) == ()
+    assert time.process_time() - began < 0.5
+    beyond = f"__Host-auth_session={TOKEN}".ljust(COOKIE_HEADER_LIMIT_BYTES + 1)
+    assert SessionCookie().tokens(beyond, local=False) == ()
+    assert SessionCookie().tokens(beyond[:-1], local=False) == (TOKEN,)
+
+
+@pytest.mark.parametrize("token", ["a;Domain=evil", "a\r\nSet-Cookie: b", "", "a b", "é"])
+def test_nothing_but_a_token_gets_into_the_header(token: str) -> None:
+    with pytest.raises(ValueError, match="letters, digits"):
+        SessionCookie().holding(token, local=False)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a;b", "__Host-x", "__SECURE-x", "x" * 65])
+def test_a_name_that_no_cookie_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="cookie's name"):
+        SessionCookie(name)
+
+
+@pytest.mark.parametrize("domain", ["com", "a b.com", "example.com;x", "-a.com", ""])
+def test_a_domain_that_no_cookie_can_have_is_refused(domain: str) -> None:
+    with pytest.raises(ValueError, match="cookie's domain"):
+        SessionCookie(domain=domain)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "origin", "local"),
+    [
+        ("http", "localhost", "", True),
+        ("http", "LOCALHOST:8000", "", True),
+        ("http", "app.localhost:8000", "http://app.localhost:8000", True),
+        ("http", "127.0.0.1:8000", "null", True),
+        ("http", "[::1]:8000", "", True),
+        ("ws", "localhost:8000", "http://localhost:8000", True),
+        ("https", "localhost", "", False),
+        ("wss", "localhost", "", False),
+        ("http", "app.example", "", False),
+        ("http", "localhost.app.example", "", False),
+        ("http", "192.168.1.5:8000", "", False),
+        ("http", "", "", False),
+        ("http", "[", "", False),
+        # A proxy that hides the host from the app does not hide it from the browser.
+        ("http", "localhost:8000", "https://app.example", False),
+        ("http", "127.0.0.1:8000", "https://localhost", False),
+    ],
+)
+def test_only_a_browsers_own_machine_over_plain_http_is_local(
+    scheme: str, host: str, origin: str, local: bool
+) -> None:
+    assert is_local(scheme, host, origin) is local
+
+
+def test_an_origin_that_is_none_is_not_local() -> None:
+    assert not is_local("http", "localhost", "http://[")

@@ -1,0 +1,30 @@
+import pytest
+
+from session_authority.web.form import FIELDS_LIMIT, fields, is_form
+
+
+def test_of_each_field_the_last_counts() -> None:
+    assert fields("a=1&b=%C3%A9+x&a=2&c=&d") == {"a": "2", "b": "é x", "c": "", "d": ""}
+
+
+def test_a_form_of_endless_fields_has_none() -> None:
+    assert len(fields("&".join(f"f{number}=1" for number in range(FIELDS_LIMIT)))) == FIELDS_LIMIT
+    assert fields("&".join(f"f{number}=1" for number in range(FIELDS_LIMIT + 1))) == {}
+
+
+def test_bytes_that_are_no_text_are_replaced() -> None:
+    assert fields("a=%FF") == {"a": "\N{REPLACEMENT CHARACTER}"}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [
+        ("application/x-www-form-urlencoded", True),
+        ("Application/X-WWW-Form-Urlencoded; charset=utf-8", True),
+        ("application/json", False),
+        ("text/plain", False),
+        ("", False),
+    ],
+)
+def test_only_a_url_encoded_form_is_one(content_type: str, form: bool) -> None:
+    assert is_form(content_type) is form
