@@ -94,7 +94,14 @@ class NearCacheCore:
             key = blake2b(text.encode()).digest()[:KEY_BYTES]  # key_of(), without the call
         except UnicodeEncodeError:
             return None
-        entry = self._hot.get(key) or self._warmed(key)
+        entry = self._hot.get(key)
+        if entry is None:
+            entry = self._warmed(key)
+        else:
+            try:  # noqa: SIM105 - a context manager would cost more than the rest
+                self._hot.move_to_end(key)
+            except KeyError:  # another thread made it cold, or forgot it, since it was found
+                pass
         if (
             entry is None
             or now >= entry.dead_at
@@ -111,10 +118,6 @@ class NearCacheCore:
             return _USER_MISMATCH if user_id else None
         if now >= entry.due_at and not passive:
             self._fall_due(now, text, entry)
-        try:  # noqa: SIM105 - a context manager would cost more than the rest
-            self._hot.move_to_end(key)
-        except KeyError:  # another thread made it cold, or forgot it, after it was found
-            pass
         self._hits += 1
         return entry.session
 
