@@ -16,7 +16,7 @@ from typing import Any, cast
 import uvloop
 
 from benchmarks.authority import VALIDATE
-from benchmarks.load import _PREFACE, _WINDOW, Result, _frame, _header_block, drive
+from benchmarks.load import _WINDOW, PREFACE, Result, drive, frame, header_block
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_service_pb2 as pb
 
@@ -35,7 +35,7 @@ class _OpenLoop(asyncio.Protocol):
     """
 
     def __init__(self, authority: str, messages: list[bytes], outcomes: list[Any]) -> None:
-        self._headers = _header_block(VALIDATE, authority)
+        self._headers = header_block(VALIDATE, authority)
         self._bodies = [b"\0" + len(each).to_bytes(4) + each for each in messages]
         self._stream = 1
         self._next = 0
@@ -51,9 +51,9 @@ class _OpenLoop(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         big_window = (0x4).to_bytes(2) + (2**30).to_bytes(4)
         self._transport.write(
-            _PREFACE
-            + _frame(_SETTINGS, 0, 0, big_window)
-            + _frame(_WINDOW, 0, 0, (2**31 - 2**16).to_bytes(4))
+            PREFACE
+            + frame(_SETTINGS, 0, 0, big_window)
+            + frame(_WINDOW, 0, 0, (2**31 - 2**16).to_bytes(4))
         )
 
     def send(self, count: int) -> None:
@@ -67,8 +67,8 @@ class _OpenLoop(asyncio.Protocol):
             stream, self._stream = self._stream, self._stream + 2
             self._open[stream] = now
             self._credit -= len(body)
-            out.append(_frame(_HEADERS, 4, stream, self._headers))
-            out.append(_frame(_DATA, 1, stream, body))
+            out.append(frame(_HEADERS, 4, stream, self._headers))
+            out.append(frame(_DATA, 1, stream, body))
         self._transport.write(b"".join(out))
 
     def data_received(self, data: bytes) -> None:
@@ -99,9 +99,9 @@ class _OpenLoop(asyncio.Protocol):
             for at in range(0, len(payload), 6):
                 if int.from_bytes(payload[at : at + 2]) == _MAX_CONCURRENT_STREAMS:
                     self._streams_limit = int.from_bytes(payload[at + 2 : at + 6])
-            self._transport.write(_frame(_SETTINGS, 1, 0, b""))
+            self._transport.write(frame(_SETTINGS, 1, 0, b""))
         elif kind == _PING and not flags & 1:
-            self._transport.write(_frame(_PING, 1, 0, payload))
+            self._transport.write(frame(_PING, 1, 0, payload))
         elif kind == _GOAWAY:
             raise SystemExit("the server hung up")
 

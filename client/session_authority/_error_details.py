@@ -51,6 +51,8 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "SERVER_OVERLOADED": Unavailable,
     "TOO_MANY_REJECTED_TOKENS": Unavailable,
+    "WATCH_INTERRUPTED": Unavailable,
+    "TOO_MANY_STREAMS": Unavailable,
     "INTERNAL": InternalError,
     "API_KEY_MISSING": ApiKeyRejected,
     "API_KEY_INVALID": ApiKeyRejected,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +14,20 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority.v1 import session_admin_service_pb2, session_service_pb2
+from session_authority.v1 import (
+    session_admin_service_pb2,
+    session_service_pb2,
+    session_watch_service_pb2,
+)
 from session_authority.v1.session_admin_service_pb2_grpc import (
     add_SessionAdminServiceServicer_to_server,
 )
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from session_authority.v1.session_watch_service_pb2_grpc import (
+    add_SessionWatchServiceServicer_to_server,
+)
 from session_authority_server import development_key
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import Descriptor, File
@@ -43,6 +52,11 @@ from session_authority_server.rpc.io_threads import yield_to_the_loop
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import AdminUseCases, SessionAdminService
 from session_authority_server.rpc.session_service import SessionService, UseCases
+from session_authority_server.rpc.session_watch_service import (
+    SessionWatchService,
+    encode_changes,
+    encode_pong,
+)
 from session_authority_server.store import schema
 from session_authority_server.store.coalescer import CoalescedReads
 from session_authority_server.store.database import Database, reason_of
@@ -70,6 +84,9 @@ from session_authority_server.usecases.validate_sessions import (
     BatchValidateSessions,
     ValidateSession,
 )
+from session_authority_server.watch.channel import Channel
+from session_authority_server.watch.hub import Hub
+from session_authority_server.watch.in_process import InProcessChannel
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
@@ -79,6 +96,9 @@ from session_authority_workers.schedule import Schedule, watch_backlog
 _SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
     "SessionAdminService"
+].full_name
+_WATCH_SERVICE = session_watch_service_pb2.DESCRIPTOR.services_by_name[
+    "SessionWatchService"
 ].full_name
 
 # How many calls may wait in gRPC to be taken on; from the first number on some are refused.
@@ -336,7 +356,10 @@ async def serving(
         # An empty file is made ready; a server that others share is migrated when its operator says so.
         database = await stack.enter_async_context(opened(settings, make_schema=path is not None))
         warm_up()
-        store = SqlSessionStore(database, erases_at_end=_erases_at_end(settings.policy))
+        channel, listener = _channel(settings, database)
+        store = SqlSessionStore(
+            database, erases_at_end=_erases_at_end(settings.policy), listener=listener
+        )
         activity = Activity(store, clock, settings.policy)
         rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
         cases = usecases(store, clock, settings.policy, activity, audit)
@@ -344,13 +367,17 @@ async def serving(
         admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy, audit))
         keys = None if insecure else _key_store(settings, database, stack)
         keyring = None if keys is None else Keyring(keys, clock)
+        authenticate = anybody if keyring is None else Authentication(keyring)
+        hub = Hub(channel, encode_changes, encode_pong(settings.policy.cache_lease), time.monotonic)
+        watch_service = SessionWatchService(hub, authenticate)
         interceptor = CallInterceptor(
             "session_authority.v1",
-            anybody if keyring is None else Authentication(keyring),
+            authenticate,
             max_in_flight_calls=settings.max_in_flight_calls,
             rejected=rejected,
         )
-        server, healthy = _server(service, admin_service, interceptor, share_port=share_port)
+        services = (service, admin_service, watch_service)
+        server, healthy = _server(*services, interceptor, share_port=share_port)
         address = _bind(server, settings.listen, shown)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
@@ -368,6 +395,9 @@ async def serving(
             activity.run(),
             ClockSkew(database, clock).watch(),
             watch_backlog(expire, clock),
+            channel.run(hub),
+            hub.run(),
+            watch_service.keep_checking(),
         ):
             stack.callback(asyncio.create_task(ever).cancel)
         if worker:
@@ -376,9 +406,9 @@ async def serving(
             stack.push_async_callback(upkeep.stop)
         await server.start()
         yield_to_the_loop()
-        stack.push_async_callback(_drain, server, healthy, settings.drain_seconds)
+        stack.push_async_callback(_drain, server, healthy, hub, settings.drain_seconds)
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
-        for name in (_SERVICE, _ADMIN_SERVICE):
+        for name in (_SERVICE, _ADMIN_SERVICE, _WATCH_SERVICE):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
         yield address
 
@@ -422,6 +452,31 @@ def _be_only_server_of(path: Path, stack: contextlib.AsyncExitStack) -> None:
         raise CannotStart(f"the folder {path.parent} can't be written to: {error}") from None
 
 
+def _channel(settings: Settings, database: Database) -> tuple[Channel, InProcessChannel | None]:
+    """Return what brings the changes that caches must hear of, and who is to be told of those made here.
+
+    Raises:
+        CannotStart: If it is plain already that it can't be used.
+    """
+    if settings.sqlite_path is not None:
+        here = InProcessChannel(lambda: database.write(_nothing))
+        return here, here
+    from session_authority_server.watch.notifications import NotificationChannel
+
+    listen_url = settings.watch_database_url or settings.database_url
+    try:
+        return NotificationChannel(settings.database_url, listen_url), None
+    except ValueError:
+        raise CannotStart(
+            "SESSION_AUTHORITY_WATCH_DATABASE_URL is no address of a database; give "
+            "postgresql://user:password@host:port/database"
+        ) from None
+
+
+async def _nothing(_connection: AsyncConnection) -> None:
+    pass
+
+
 def _key_store(
     settings: Settings, database: Database, stack: contextlib.AsyncExitStack
 ) -> SqlKeyStore:
@@ -459,6 +514,7 @@ async def _make_first_key(
 def _server(
     service: SessionService,
     admin_service: SessionAdminService,
+    watch_service: SessionWatchService,
     interceptor: CallInterceptor,
     *,
     share_port: bool,
@@ -489,11 +545,11 @@ def _server(
     )
     add_SessionServiceServicer_to_server(service, server)
     add_SessionAdminServiceServicer_to_server(admin_service, server)
+    add_SessionWatchServiceServicer_to_server(watch_service, server)
     healthy = Health()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection(
-        (_SERVICE, _ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
+    names = (_SERVICE, _ADMIN_SERVICE, _WATCH_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
     return server, healthy
 
 
@@ -535,8 +591,9 @@ def metrics(settings: Settings) -> Iterator[None]:
         thread.join()
 
 
-async def _drain(server: grpc.aio.Server, healthy: Health, grace_seconds: float) -> None:
+async def _drain(server: grpc.aio.Server, healthy: Health, hub: Hub, grace_seconds: float) -> None:
     await healthy.drain()
+    hub.drain()
     await server.stop(grace_seconds)
 
 

@@ -65,7 +65,7 @@ class InFlight:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Lets in whom it may, and gives unary calls a deadline, documented errors and, if they fail, a log line.
+    """Lets in whom it may, and gives calls documented errors and, if they fail, a log line; unary ones a deadline too.
 
     Those beyond what the server takes on at once it refuses before they are read. One interceptor for all of it,
     and what it makes of a method is kept: each further one costs every call.
@@ -107,12 +107,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return handler
             name = method.rpartition("/")[2]
             if handler.unary_unary is not None:
-                handler = _wrap(name, handler, self._in_flight, self._rejected)
-            wrapped = self._wrapped[method] = handler
-            # As one of streams it answers without waiting for the request.
-            refuse: Any = _overloaded(name, self._in_flight)
-            self._overloaded[method] = grpc.stream_stream_rpc_method_handler(refuse)
-        if self._in_flight.calls >= self._in_flight.limit:
+                wrapped = _wrap(name, handler, self._in_flight, self._rejected)
+                # As one of streams it answers without waiting for the request.
+                refuse: Any = _overloaded(name, self._in_flight)
+                self._overloaded[method] = grpc.stream_stream_rpc_method_handler(refuse)
+            else:
+                wrapped = _wrap_streams(name, handler)
+            self._wrapped[method] = wrapped
+        # Streams have a bound of their own: a cache that can't follow would bring more calls.
+        if self._in_flight.calls >= self._in_flight.limit and method in self._overloaded:
             return self._overloaded[method]
         try:
             caller = self._authenticate(method, handler_call_details.invocation_metadata)
@@ -144,6 +147,29 @@ def _wrap(
     return grpc.unary_unary_rpc_method_handler(
         _answering(method, behavior, in_flight, rejected),
         _parsing(f"{method}Request", parse, limit_bytes),
+        _serializing(handler.response_serializer),
+    )
+
+
+def _wrap_streams(method: str, handler: Handler) -> Handler:
+    behavior: Any = handler.stream_stream
+    parse: Any = handler.request_deserializer
+
+    async def stream(requests: object, context: Context) -> None:
+        try:
+            await behavior(requests, context)
+        except AuthorityError as raised:
+            error = raised
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            _log.exception("unforeseen failure", method=method)
+            error = Unforeseen()
+        else:
+            return
+        await _abort(context, method, error)
+
+    return grpc.stream_stream_rpc_method_handler(
+        stream,
+        _parsing(f"{method}Request", parse, REQUEST_LIMIT_BYTES),
         _serializing(handler.response_serializer),
     )
 

@@ -84,6 +84,7 @@ class Database:
         work: Callable[[AsyncConnection], Awaitable[T]],
         committed: Callable[[T], None] | None = None,
         *,
+        settled: Callable[[T, bool], None] | None = None,
         limited: bool = True,
     ) -> T:
         """Run work in a transaction and commit it.
@@ -94,13 +95,15 @@ class Database:
         Args:
             work: What to do; it may raise `RunAgain`.
             committed: Given the result once that is committed, whatever became of the caller.
+            settled: Given the result of work that was not rolled back, as soon as its commit has succeeded or
+                failed, and whether it is certain that it has succeeded. Else it may have, or may yet.
             limited: Whether a caller waits for it, so that it must not take long.
         """
         for tries_left in reversed(range(TRIES)):
             try:
                 connection = await connected(self._writer, None if limited else START_SECONDS)
                 return await self._to_its_end(
-                    self._commit(connection, work, committed, limited=limited)
+                    self._commit(connection, work, committed, settled, limited=limited)
                 )
             except (SQLAlchemyError, RunAgain) as error:
                 again = isinstance(error, RunAgain) or self.dialect.may_run_again(error)
@@ -159,6 +162,7 @@ class Database:
         connection: AsyncConnection,
         work: Callable[[AsyncConnection], Awaitable[T]],
         committed: Callable[[T], None] | None,
+        settled: Callable[[T, bool], None] | None,
         *,
         limited: bool,
     ) -> T:
@@ -166,7 +170,7 @@ class Database:
             # Kept with the connection, which a failed transaction before this one may have shared.
             info = connection.sync_connection.info if connection.sync_connection else {}
             info.pop(COMMIT_IN_DOUBT, None)
-            transaction = _transaction(connection, work)
+            transaction = _transaction(connection, work, settled)
             if limited:
                 result = await self._limited(connection, transaction)
             else:
@@ -186,7 +190,9 @@ class Database:
 
 
 async def _transaction(
-    connection: AsyncConnection, work: Callable[[AsyncConnection], Awaitable[T]]
+    connection: AsyncConnection,
+    work: Callable[[AsyncConnection], Awaitable[T]],
+    settled: Callable[[T, bool], None] | None,
 ) -> T:
     try:
         begun = await connection.begin()
@@ -200,7 +206,13 @@ async def _transaction(
     except BaseException:
         await begun.rollback()
         raise
-    await begun.commit()
+    certain = False
+    try:
+        await begun.commit()
+        certain = True
+    finally:
+        if settled is not None:
+            settled(result, certain)
     return result
 
 

@@ -31,6 +31,8 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "API_KEY_REVOKED": (Code.UNAUTHENTICATED, sa.ApiKeyRejected),
     "PERMISSION_MISSING": (Code.PERMISSION_DENIED, sa.PermissionMissing),
     "SERVER_OVERLOADED": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
+    "WATCH_INTERRUPTED": (Code.UNAVAILABLE, sa.Unavailable),
+    "TOO_MANY_STREAMS": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
     "TOO_MANY_REJECTED_TOKENS": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
 }
 

@@ -11,6 +11,7 @@ from session_authority_server.domain import errors
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.error_table import TABLE, CallError, answer
+from session_authority_server.watch.interrupted import Cause, TooManyStreams, WatchInterrupted
 
 EXAMPLES: list[AuthorityError] = [
     InvalidRequest([Violation("user_id", "is empty; give one"), Violation("lifetime", "is odd")]),
@@ -33,6 +34,8 @@ EXAMPLES: list[AuthorityError] = [
     error_table.DeadlineExceeded(),
     error_table.ServerOverloaded(),
     error_table.TooManyRejectedTokens(timedelta(seconds=7)),
+    *map(WatchInterrupted, Cause),
+    TooManyStreams(1_000),
     error_table.Unforeseen(),
 ]
 
@@ -92,6 +95,8 @@ def test_only_what_a_repetition_can_mend_advises_one() -> None:
         error_table.DeadlineExceeded,
         error_table.ServerOverloaded,
         error_table.TooManyRejectedTokens,
+        WatchInterrupted,
+        TooManyStreams,
     }
 
 
@@ -130,3 +135,12 @@ def test_limits_are_told_as_numbers() -> None:
 
 def test_a_missing_permission_is_named() -> None:
     assert _details(errors.PermissionMissing("create"))[0].metadata == {"permission": "create"}
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_an_interrupted_stream_is_told_why(cause: Cause) -> None:
+    assert _details(WatchInterrupted(cause))[0].metadata == {"cause": cause.name}
+
+
+def test_a_server_full_of_streams_says_how_many_there_are() -> None:
+    assert _details(TooManyStreams(9))[0].metadata == {"limit": "9"}
