@@ -17,8 +17,7 @@ import subprocess
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,7 +29,6 @@ from benchmarks.engines import add_engine, fresh
 from session_authority import AsyncSessionClient, NearCache, Session, SessionClient
 from session_authority.near_cache.clock import lease_clock, wall_clock
 from session_authority.near_cache.core import NearCacheCore
-from session_authority.near_cache.entries import HOT_LIMIT_SESSIONS
 from session_authority.near_cache.questions import decoded
 from session_authority.near_cache.token_key import key_of
 from session_authority.v1 import session_pb2
@@ -47,8 +45,7 @@ def token(number: int) -> str:
 
 def encoded(number: int) -> bytes:
     """A session as most are: a browser, two addresses, one attribute."""
-    now = datetime.now(UTC)
-    return session_pb2.Session(
+    message = session_pb2.Session(
         session_id=f"0192f0c1-2345-7abc-8def-{number:012d}",
         user_id=f"3f0c7c0e-92e7-4d0a-8c39-{number:012d}",
         state=session_pb2.SESSION_STATE_ACTIVE,
@@ -62,13 +59,14 @@ def encoded(number: int) -> bytes:
         ),
         ip_address=_ADDRESS,
         last_ip_address=_ADDRESS,
-        create_time=now,
-        authenticate_time=now,
         authentication_methods=["pwd"],
-        last_active_time=now,
-        expire_time=now + timedelta(days=90),
         attributes={"tenant": "acme"},
-    ).SerializeToString()
+    )
+    now_ns = time.time_ns()
+    for each in (message.create_time, message.authenticate_time, message.last_active_time):
+        each.FromNanoseconds(now_ns)
+    message.expire_time.FromNanoseconds(now_ns + 90 * 24 * _HOUR_SECONDS * 10**9)
+    return message.SerializeToString()
 
 
 def fill(core: NearCacheCore, sessions: int) -> None:
@@ -92,10 +90,11 @@ def fill(core: NearCacheCore, sessions: int) -> None:
     core.rpc_done(flight)
 
 
-def per_call_ns(work: Callable[[], object], calls: int) -> float:
-    began = time.perf_counter_ns()
+def per_call_ns(work: Callable[[], object], calls: int) -> tuple[float, float]:
+    """Time calls: on the wall, and by the thread's own time, for others have the machine too."""
+    began, own = time.perf_counter_ns(), time.thread_time_ns()
     work()
-    return (time.perf_counter_ns() - began) / calls
+    return (time.perf_counter_ns() - began) / calls, (time.thread_time_ns() - own) / calls
 
 
 @contextlib.contextmanager
@@ -143,108 +142,106 @@ def _redis_binary() -> str:
     return "redis-server"
 
 
-def hits(rounds: int) -> None:
-    tokens = [token(number) for number in range(100)] * (_REPEAT // 100)
-    client, aclient = SessionClient(near_cache=True), AsyncSessionClient(near_cache=True)
-    for each in (client, aclient):
-        assert each._near is not None
-        fill(each._near.core, 1_000)
-        # The last ones are hot; make those that are asked for so.
-        for text in tokens[:100]:
-            assert each._near.lookup(lease_clock(), text)
-    validate, avalidate = client.validate, aclient.validate
-
-    def sync() -> None:
+def _each(tokens: list[str], ask: Callable[..., object], **question: str) -> Callable[[], object]:
+    def work() -> None:
         for text in tokens:
-            validate(text)
+            ask(text, **question)
 
-    def sync_address() -> None:
+    return work
+
+
+def _await_each(
+    loop: asyncio.AbstractEventLoop,
+    tokens: list[str],
+    ask: Callable[..., Awaitable[object]],
+    **question: str,
+) -> Callable[[], object]:
+    async def work() -> None:
         for text in tokens:
-            validate(text, ip_address=_ADDRESS)
+            await ask(text, **question)
 
-    async def aio() -> None:
-        for text in tokens:
-            await avalidate(text)
-
-    async def aio_address() -> None:
-        for text in tokens:
-            await avalidate(text, ip_address=_ADDRESS)
-
-    def clock() -> None:
-        for _ in tokens:
-            lease_clock()
-
-    def key() -> None:
-        for text in tokens:
-            key_of(text)
-
-    def nothing() -> None:
-        for text in tokens:
-            _nothing(text, ip_address=_ADDRESS)
-
-    loop = uvloop.new_event_loop()
-    kinds: dict[str, Callable[[], object]] = {
-        "validate()": sync,
-        "validate(ip_address=)": sync_address,
-        "await validate()": lambda: loop.run_until_complete(aio()),
-        "await validate(ip_address=)": lambda: loop.run_until_complete(aio_address()),
-        "  of which: the clock": clock,
-        "  of which: the key": key,
-        "  of which: a call that does nothing": nothing,
-    }
-    results: dict[str, list[float]] = {name: [] for name in [*kinds, "redis GET"]}
-    with redis_server() as redis:
-
-        def get() -> None:
-            for text in tokens[:200]:
-                assert redis.get(text)
-
-        for _ in range(rounds):
-            for name, work in kinds.items():
-                results[name].append(per_call_ns(work, len(tokens)))
-            results["redis GET"].append(per_call_ns(get, 200))
-    loop.close()
-    get_ns = median(results["redis GET"])
-    for name, each in results.items():
-        print(
-            f"{name:38s} {median(each):8.0f} ns median, {min(each):8.0f} best; "
-            f"a GET costs {get_ns / median(each):5.0f} times as much"
-        )
+    return lambda: loop.run_until_complete(work())
 
 
 def _nothing(token: str, *, ip_address: str | None = None) -> None: ...
 
 
+def hits(rounds: int) -> None:
+    """Compare hits with a GET."""
+    tokens = [token(number) for number in range(100)] * (_REPEAT // 100)
+    client, aclient = SessionClient(near_cache=True), AsyncSessionClient(near_cache=True)
+    for each in (client, aclient):
+        assert each._near is not None
+        fill(each._near.core, 1_000)
+        for text in tokens[:100]:
+            assert each._near.lookup(lease_clock(), text)  # which makes it hot
+    loop = uvloop.new_event_loop()
+    with redis_server() as redis:
+        kinds = {
+            "validate()": _each(tokens, client.validate),
+            "validate(ip_address=)": _each(tokens, client.validate, ip_address=_ADDRESS),
+            "await validate()": _await_each(loop, tokens, aclient.validate),
+            "await validate(ip_address=)": _await_each(
+                loop, tokens, aclient.validate, ip_address=_ADDRESS
+            ),
+            "  of which: the clock": _each(tokens, lambda _: lease_clock()),
+            "  of which: the key": _each(tokens, key_of),
+            "  of which: a call that does nothing": _each(tokens, _nothing, ip_address=_ADDRESS),
+            "redis GET": _each(tokens[:200], redis.get),
+        }
+        results: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+        for _ in range(rounds):
+            for name, work in kinds.items():
+                calls = 200 if name == "redis GET" else len(tokens)
+                results[name].append(per_call_ns(work, calls))
+    loop.close()
+    best_get_ns = min(wall for wall, _ in results["redis GET"])
+    for name, each_ns in results.items():
+        walls, owns = zip(*each_ns, strict=True)
+        print(
+            f"{name:38s} {median(walls):8.0f} ns median, {min(walls):8.0f} best, "
+            f"{median(owns):8.0f} of own time; "
+            f"the best GET takes {best_get_ns / min(walls):5.0f} times as long as the best"
+        )
+
+
+def _pauses_ms(generation: int) -> str:
+    """Time collections, by the thread's own time: others have the machine too."""
+    took = []
+    for _ in range(20):
+        began = time.thread_time_ns()
+        gc.collect(generation)
+        took.append((time.thread_time_ns() - began) / 1e6)
+    return f"{median(took):.2f} ms median, {max(took):.2f} longest"
+
+
 def memory(sessions: int) -> None:
-    for count in (10_000, sessions):
+    """Measure what a session takes, and what the garbage collector makes of many."""
+    for count in (NearCache().max_sessions, sessions):
         gc.collect()
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        core = NearCacheCore(NearCache(max_sessions=count), decoded, lambda due: None)
-        fill(core, count)
-        gc.collect()
-        used = tracemalloc.get_traced_memory()[0] - before
-        tracemalloc.stop()
-        print(f"{count} sessions of {len(encoded(1))} bytes: {used / count:.0f} bytes each")
-        for name, generation in (("young", 0), ("middle", 1), ("full", 2)):
-            own = [per_call_ns(lambda: gc.collect(generation), 1) / 1e6 for _ in range(20)]
-            print(f"  {name} collections: {median(own):.2f} ms median, {max(own):.2f} longest")
-        core = NearCacheCore(NearCache(max_sessions=1), decoded, lambda due: None)
-        gc.collect()
-        own = [per_call_ns(gc.collect, 1) / 1e6 for _ in range(20)]
-        print(f"  full ones without the cache: {median(own):.2f} ms median, {max(own):.2f} longest")
+        gc.freeze()  # what the benchmark itself has brought along
+        for traced in (True, False):
+            if traced:
+                tracemalloc.start()
+            core = NearCacheCore(NearCache(max_sessions=count), decoded, lambda due: None)
+            fill(core, count)
+            if traced:
+                print(f"{count} sessions of {len(encoded(1))} bytes: ", end="")
+                print(f"{tracemalloc.get_traced_memory()[0] / count:.0f} bytes each", flush=True)
+                tracemalloc.stop()
+            else:
+                print(f"  a full collection: {_pauses_ms(2)}", flush=True)
+            del core
+            gc.collect()
+        print(f"  without the cache: {_pauses_ms(2)}")
+        gc.unfreeze()
     core = NearCacheCore(NearCache(), decoded, lambda due: None)
-    fill(core, 10_000)
-    tokens = [token(number) for number in range(10_000)]
-
-    def cold() -> None:
-        for text in tokens:
-            core.lookup(lease_clock(), text)
-
-    print(
-        f"a hit that has to be decoded ({HOT_LIMIT_SESSIONS} are not): "
-        f"{min(per_call_ns(cold, 10_000) for _ in range(5)):.0f} ns"
-    )
+    fill(core, NearCache().max_sessions)
+    began = time.thread_time_ns()
+    for number in range(NearCache().max_sessions):
+        core.lookup(lease_clock(), token(number))
+    took_ns = (time.thread_time_ns() - began) / NearCache().max_sessions
+    print(f"a hit that has to be decoded: {took_ns:.0f} ns")
 
 
 async def _cold(address: str, sample: list[tuple[str, str]], near_cache: bool) -> float:

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("near-cache")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Program]:
     with running("serve", "--insecure", "--listen", "127.0.0.1:0", cwd=folder) as program:
         yield program
@@ -144,25 +144,25 @@ async def test_a_server_that_freezes_ends_the_lease_and_the_hits_with_it(
     await twin.holds(token)
 
 
-async def test_a_server_that_is_started_anew_is_followed_again(
-    folder: Path, other: AsyncSessionClient, server: Program
-) -> None:
-    _, token = await signed_in(other)
-    address = server.address
-    async with AsyncSessionClient(address, near_cache=True) as client:
+async def test_a_server_that_is_started_anew_is_followed_again(tmp_path: Path) -> None:
+    with running("serve", "--insecure", "--listen", "127.0.0.1:0", cwd=tmp_path) as first:
+        address = first.address
+        client = AsyncSessionClient(address, near_cache=True)
         twin = Twin(client)
+        _, token = await signed_in(client)
         await twin.holds(token)
-        server.stop()
-        with running("serve", "--insecure", "--listen", address, cwd=folder) as again:
-            assert again.address == address
-            ends_at = time.monotonic() + PATIENCE_SECONDS
+        first.stop()
+    with running("serve", "--insecure", "--listen", address, cwd=tmp_path) as again:
+        assert again.address == address
+        ends_at = time.monotonic() + PATIENCE_SECONDS
+        statistics = client.near_cache_statistics
+        while not (statistics and statistics.connected and statistics.size):
+            assert time.monotonic() < ends_at
+            await asyncio.gather(client.validate(token), return_exceptions=True)
+            await asyncio.sleep(0.05)
             statistics = client.near_cache_statistics
-            while not (statistics and statistics.connected and statistics.size):
-                assert time.monotonic() < ends_at
-                await asyncio.gather(client.validate(token), return_exceptions=True)
-                await asyncio.sleep(0.05)
-                statistics = client.near_cache_statistics
-            await twin.holds(token)
+        await twin.holds(token)
+        await client.close()
 
 
 @pytest.mark.parametrize("way", ["fork", "multiprocessing"])

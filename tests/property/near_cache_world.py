@@ -220,9 +220,9 @@ class World:
                 session_id=login.session_id,
                 user_id=login.user,
                 state=session_pb2.SESSION_STATE_ACTIVE,
-                last_active_time=BEGIN + timedelta(seconds=call.last_active),
-                expire_time=BEGIN + timedelta(seconds=login.expires),
             )
+            message.last_active_time.FromDatetime(BEGIN + timedelta(seconds=call.last_active))
+            message.expire_time.FromDatetime(BEGIN + timedelta(seconds=login.expires))
             encoded = message.SerializeToString()
             kept = self.core.answer_received(
                 call.flight,
@@ -249,7 +249,7 @@ class World:
         age = call.sent - call.last_active
         due = call.sent + (0 if call.passive else max(60 - age, 6) if 0 <= age < 60 else 60)
         earlier = self.kept.pop(login.token, None)
-        ip_address = call.ip_address or (earlier and earlier.ip_address)
+        ip_address = call.ip_address or (earlier.ip_address if earlier else None)
         self.kept[login.token] = Kept(login, dead, due, ip_address)
         if len(self.kept) > MAX_SESSIONS:
             del self.kept[next(iter(self.kept))]

@@ -23,7 +23,7 @@ from session_authority.near_cache.settings import NearCache
 from session_authority.near_cache.statistics import NearCacheStatistics
 from session_authority.near_cache.token_key import KEY_BYTES
 from session_authority.session import IpAddress, Rejection, RejectionReason, Session
-from session_authority.session_token import TOKEN_LIMIT_BYTES, Token, presentable
+from session_authority.session_token import Token, presentable
 
 _USER_MISMATCH = Rejection(RejectionReason.USER_MISMATCH)
 
@@ -88,7 +88,7 @@ class NearCacheCore:
             self._misses += 1
             return None
         text = token if type(token) is str else presentable(token)
-        if not 0 < len(text) <= TOKEN_LIMIT_BYTES:
+        if not text:
             return None
         try:
             key = blake2b(text.encode()).digest()[:KEY_BYTES]  # key_of(), without the call

@@ -25,6 +25,7 @@ from session_authority.near_cache.core import Due, NearCacheCore
 from session_authority.near_cache.operations import ask
 from session_authority.near_cache.questions import (
     CALLS_LIMIT,
+    REPORTS_LIMIT,
     Outcome,
     Question,
     Questions,
@@ -35,9 +36,6 @@ from session_authority.near_cache.questions import (
 from session_authority.near_cache.settings import NearCache
 from session_authority.session import Rejection, Session, ValidationRequest
 from session_authority.v1 import session_service_pb2 as v1
-
-REPORTS_LIMIT = 10_000
-"""Beyond as many that wait, a report is left to the session's next use."""
 
 _STOP_SECONDS = 1.0
 _Result = TypeVar("_Result")

@@ -22,6 +22,9 @@ goes out together in the next one."""
 QUESTION_LIMIT_BYTES = 768
 """A larger one is asked by itself. So a batch of 1,000 is smaller than the authority's limit of 1 MiB."""
 
+REPORTS_LIMIT = 10_000
+"""Where as much waits already, a report is left to the session's next use."""
+
 _Waiter = TypeVar("_Waiter")
 Outcome: TypeAlias = Session | Rejection | SessionAuthorityError
 
@@ -71,7 +74,10 @@ class Questions(Generic[_Waiter]):
 
     def report(self, due: Due) -> None:
         """Add a question that reports use."""
-        self._question(report_of(due))
+        if len(self._waiting) < REPORTS_LIMIT:
+            self._question(
+                v1.ValidateSessionRequest(session_token=due.token, ip_address=due.ip_address or "")
+            )
 
     def take(self) -> list[Question[_Waiter]]:
         """Take what goes out in one call, the oldest first."""
@@ -84,11 +90,6 @@ class Questions(Generic[_Waiter]):
         if question is None:
             question = self._waiting[payload] = Question(message)
         return question
-
-
-def report_of(due: Due) -> v1.ValidateSessionRequest:
-    """Give the question that reports use."""
-    return v1.ValidateSessionRequest(session_token=due.token, ip_address=due.ip_address or "")
 
 
 def may_be_batched(message: v1.ValidateSessionRequest) -> bool:

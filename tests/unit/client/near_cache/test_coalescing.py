@@ -18,7 +18,8 @@ from session_authority import (
     SessionClient,
     Unavailable,
 )
-from session_authority.near_cache.questions import CALLS_LIMIT, QUESTION_LIMIT_BYTES
+from session_authority.near_cache.core import Due
+from session_authority.near_cache.questions import CALLS_LIMIT, QUESTION_LIMIT_BYTES, Questions
 from session_authority.v1 import session_service_pb2 as v1
 from tests.unit.client.fake_authority import FakeAuthority, batch_of, fault
 from tests.unit.client.near_cache.conftest import NearTwin, answer_by_token, tokens_asked, until
@@ -265,3 +266,11 @@ async def test_one_that_no_longer_waits_hurts_no_other(
         await first[0]
     await asyncio.gather(*first[1:])
     await until(lambda: near.statistics.size == CALLS_LIMIT + 2)  # even its answer is kept
+
+
+def test_reports_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("session_authority.near_cache.questions.REPORTS_LIMIT", 2)
+    questions: Questions[None] = Questions()
+    for number in range(3):
+        questions.report(Due(f"t-{number}"))
+    assert [question.message.session_token for question in questions.take()] == ["t-0", "t-1"]

@@ -1,3 +1,4 @@
+import math
 import pickle
 import sys
 import threading
@@ -49,6 +50,26 @@ def test_a_hit_ends_with_the_lease_which_counts_from_when_the_ping_was_sent(play
     assert play.hits("a")
     play.wait(0.001, renewing=False)
     assert not play.hits("a")
+
+
+def test_a_pong_renews_from_its_own_ping_and_no_later_one(play: Play) -> None:
+    play.keep()
+    first = play.core.ping_sent(play.generation, play.now)
+    play.wait(1.5, renewing=False)
+    play.core.ping_sent(play.generation, play.now)
+    assert first is not None
+    play.core.pong_received(play.generation, first, LEASE)
+    play.wait(0.6, renewing=False)
+    assert not play.hits("a")
+
+
+def test_without_a_clock_that_counts_suspend_nothing_is_answered_from_memory() -> None:
+    play = Play(connected=False)
+    play.now = math.inf
+    play.connect()
+    play.keep()
+    assert not play.hits("a")
+    assert not play.core.is_stale(play.generation, play.now)
 
 
 def test_a_lease_that_lapsed_and_is_renewed_on_the_same_stream_goes_on(play: Play) -> None:
