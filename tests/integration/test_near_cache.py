@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 
-from session_authority import AsyncSessionClient, NewSession, Session, SessionClient
+from session_authority import (
+    AsyncSessionClient,
+    NearCacheStatistics,
+    NewSession,
+    Session,
+    SessionClient,
+)
 from tests.integration.program import Program, running
 
 LEASE_SECONDS = 2
@@ -32,6 +38,13 @@ def server(folder: Path) -> Iterator[Program]:
         yield program
 
 
+async def until(condition: Callable[[], Any]) -> None:
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < ends_at, "it didn't happen"
+        await asyncio.sleep(0.02)
+
+
 class Twin:
     """Either client with a near cache, with every method to be awaited."""
 
@@ -46,19 +59,19 @@ class Twin:
         return ask
 
     @property
-    def hits(self) -> int:
-        statistics = self.client.near_cache_statistics
-        assert statistics is not None
-        return statistics.hits
+    def statistics(self) -> NearCacheStatistics:
+        found = self.client.near_cache_statistics
+        assert found is not None
+        return found
 
     async def holds(self, token: str) -> Session:
         """Validate a token until the answer comes from memory."""
         ends_at = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < ends_at:
-            hits = self.hits
+            hits = self.statistics.hits
             session = await self.validate(token)
             assert isinstance(session, Session)
-            if self.hits > hits:
+            if self.statistics.hits > hits:
                 return session
             await asyncio.sleep(0.01)
         raise AssertionError("it is never answered from memory")
@@ -152,15 +165,10 @@ async def test_a_server_that_is_started_anew_is_followed_again(tmp_path: Path) -
         _, token = await signed_in(client)
         await twin.holds(token)
         first.stop()
+    await until(lambda: not twin.statistics.size)
     with running("serve", "--insecure", "--listen", address, cwd=tmp_path) as again:
         assert again.address == address
-        ends_at = time.monotonic() + PATIENCE_SECONDS
-        statistics = client.near_cache_statistics
-        while not (statistics and statistics.connected and statistics.size):
-            assert time.monotonic() < ends_at
-            await asyncio.gather(client.validate(token), return_exceptions=True)
-            await asyncio.sleep(0.05)
-            statistics = client.near_cache_statistics
+        await until(lambda: twin.statistics.connected)
         await twin.holds(token)
         await client.close()
 

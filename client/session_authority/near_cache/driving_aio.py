@@ -83,7 +83,7 @@ class AsyncDriver:
         if isinstance(outcome, InvalidArgument):
             # Somebody's in the batch, perhaps not this one's.
             return await self._client.run(_core.validate(request))
-        if isinstance(outcome, SessionAuthorityError):
+        if isinstance(outcome, Exception):
             raise own_copy(outcome)
         return outcome
 
@@ -221,7 +221,7 @@ class _Asker:
         outcomes: Sequence[Outcome]
         try:
             outcomes = await self._client.run(ask(self._core, self._now, questions))
-        except SessionAuthorityError as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
             outcomes = [error] * len(questions)
         for question, outcome in zip(questions, outcomes, strict=True):
             for waiter in question.waiters:

@@ -94,7 +94,7 @@ class Driver:
         if isinstance(outcome, InvalidArgument):
             # Somebody's in the batch, perhaps not this one's.
             return self._client.run(_core.validate(request))
-        if isinstance(outcome, SessionAuthorityError):
+        if isinstance(outcome, Exception):
             raise own_copy(outcome)
         return outcome
 
@@ -240,7 +240,7 @@ class _Asker:
         try:
             if questions:
                 outcomes = self._client.run(ask(self._core, self._now, questions))
-        except SessionAuthorityError as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
             outcomes = [error] * len(questions)
         finally:
             with self._lock:

@@ -5,7 +5,6 @@ from typing import TypeVar
 
 from session_authority import _core
 from session_authority._core import BATCH_LIMIT_REQUESTS, Operation
-from session_authority.errors import SessionAuthorityError
 from session_authority.near_cache.clock import wall_clock
 from session_authority.near_cache.core import NearCacheCore
 from session_authority.near_cache.questions import Outcome, Question, settle
@@ -58,7 +57,7 @@ def validate_many(
         chunk = asked[start : start + BATCH_LIMIT_REQUESTS]
         outcomes = yield from ask(core, now, [question for _, question in chunk])
         for (index, _), outcome in zip(chunk, outcomes, strict=True):
-            if isinstance(outcome, SessionAuthorityError):
+            if isinstance(outcome, Exception):
                 raise outcome
             answers[index] = outcome
     return answers

@@ -6,7 +6,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from session_authority import _conversion as convert
 from session_authority._core import BATCH_LIMIT_REQUESTS
-from session_authority.errors import InternalError, SessionAuthorityError
+from session_authority.errors import InternalError
 from session_authority.near_cache.address import is_address
 from session_authority.near_cache.core import Due, NearCacheCore
 from session_authority.near_cache.flights import Flight
@@ -26,7 +26,7 @@ REPORTS_LIMIT = 10_000
 """Where as much waits already, a report is left to the session's next use."""
 
 _Waiter = TypeVar("_Waiter")
-Outcome: TypeAlias = Session | Rejection | SessionAuthorityError
+Outcome: TypeAlias = Session | Rejection | Exception
 
 
 @dataclass(slots=True, eq=False)
@@ -145,7 +145,7 @@ def _settled(
     return answer
 
 
-def own_copy(error: SessionAuthorityError) -> SessionAuthorityError:
+def own_copy(error: Exception) -> Exception:
     """Give each of those who wait an exception of their own, since raising one changes it."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)

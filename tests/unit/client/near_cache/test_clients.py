@@ -197,7 +197,7 @@ async def test_use_is_reported_in_the_background_with_the_latest_address(
     assert call.request.ip_address == "192.0.2.2"
     assert not call.request.passive
     assert near.statistics.misses <= 2
-    assert near.statistics.revalidations == 1
+    assert near.statistics.revalidations >= 1
     await near.close()
 
 

@@ -274,3 +274,17 @@ def test_reports_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         questions.report(Due(f"t-{number}"))
     assert [question.message.session_token for question in questions.take()] == ["t-0", "t-1"]
+
+
+async def test_a_fault_in_the_library_is_raised_and_leaves_nobody_waiting(
+    near: NearTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("here")
+
+    monkeypatch.setattr("session_authority.near_cache.operations.settle", broken)
+    for _ in range(CALLS_LIMIT + 1):
+        with pytest.raises(ZeroDivisionError, match="here"):
+            await near.validate("t-1")
+    monkeypatch.undo()
+    assert await near.validate("t-1")
