@@ -12,7 +12,6 @@ from session_authority._error_details import error_of
 from session_authority.errors import (
     ClientClosed,
     DeadlineExceeded,
-    InternalError,
     InvalidArgument,
     SessionAuthorityError,
     Unavailable,
@@ -133,8 +132,8 @@ class AsyncDriver:
                 backoff.succeeded()
         except grpc.RpcError as error:
             return error_of(error)
-        except InternalError as error:
-            return error
+        except Exception as error:  # noqa: BLE001 - no fault of one stream ends the following
+            return watching.fault_of(error)
         except asyncio.CancelledError:
             # This task's own, or the call's: because no pong came, or the channel was closed.
             task = asyncio.current_task()

@@ -14,7 +14,6 @@ from session_authority._error_details import error_of
 from session_authority.errors import (
     ClientClosed,
     DeadlineExceeded,
-    InternalError,
     InvalidArgument,
     SessionAuthorityError,
     Unavailable,
@@ -145,8 +144,8 @@ class Driver:
                 backoff.succeeded()
         except grpc.RpcError as error:
             return error_of(error)
-        except InternalError as error:
-            return error
+        except Exception as error:  # noqa: BLE001 - no fault of one stream ends the following
+            return watching.fault_of(error)
         finally:
             ended.set()
             call.cancel()
@@ -182,7 +181,7 @@ class Driver:
                     break
             if due is None or self._stopped.is_set():
                 return
-            with contextlib.suppress(SessionAuthorityError):  # the next use repeats it
+            with contextlib.suppress(Exception):  # the next use repeats it
                 self._client.run(ask(self.core, self.now, questions.take()))
 
 

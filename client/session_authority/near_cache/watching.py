@@ -42,6 +42,13 @@ def apply(core: NearCacheCore, generation: int, payload: bytes) -> None:
             raise InternalError("the stream says what this library does not understand")
 
 
+def fault_of(error: Exception) -> SessionAuthorityError:
+    """Give what is to be said of an error in following a stream."""
+    if isinstance(error, SessionAuthorityError):
+        return error
+    return InternalError(f"the stream could not be followed: {type(error).__name__}")
+
+
 def chance() -> float:
     """Give a random number between 0 and 1, which keeps clients from doing things all at once."""
     return random.random()  # noqa: S311 - no secret

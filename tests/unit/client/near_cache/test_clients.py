@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -22,10 +23,12 @@ from session_authority import (
     ValidationRequest,
 )
 from session_authority.v1 import session_service_pb2 as v1
+from tests.unit.client.conftest import Twin
 from tests.unit.client.fake_authority import (
     NOON_MESSAGE,
     FakeAuthority,
     RunningAuthority,
+    ThreadedAuthority,
     fault,
     session_message,
 )
@@ -130,6 +133,18 @@ async def test_a_stream_that_is_lost_clears_the_cache_and_is_opened_again(
     assert await near.validate("t-1")
     assert await near.validate("t-1")
     assert tokens_asked(authority) == ["t-1", "t-1"]
+
+
+async def test_a_fault_in_following_a_stream_clears_the_cache_and_ends_nothing(
+    near: NearTwin, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await near.validate("t-1")
+    with monkeypatch.context() as patch:
+        patch.setattr("session_authority.near_cache.watching.apply", lambda *_: 1 / 0)
+        authority.watch.evict("s-2")
+        await until(lambda: near.statistics.size == 0)
+        await until(lambda: "ZeroDivisionError" in str(near.statistics.problem))
+    await until(lambda: near.statistics.connected)
 
 
 async def test_a_stream_that_ends_in_order_is_opened_again(
@@ -325,3 +340,88 @@ async def test_the_authority_s_end_is_noticed_and_nothing_is_answered_from_memor
     await until(lambda: near.statistics.size == 0)
     with pytest.raises(Unavailable):
         await near.validate("t-1")
+
+
+@pytest.fixture
+def threaded() -> Iterator[FakeAuthority]:
+    authority = ThreadedAuthority()
+    authority.fake.answers_by("ValidateSession", answer_by_token)
+    yield authority.fake
+    authority.stop_now()
+
+
+async def test_event_loops_share_what_is_kept_and_one_stream(threaded: FakeAuthority) -> None:
+    client = AsyncSessionClient(threaded.address, near_cache=True)
+    near = NearTwin(client)
+    await near.connected()
+    await client.validate("t-1")
+
+    async def elsewhere() -> None:
+        assert await client.validate("t-1")
+        assert await client.validate("t-2")
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    assert tokens_asked(threaded) == ["x-to-begin", "t-1", "t-2"]
+    assert await client.validate("t-2")
+    assert threaded.watch.opened == 1
+    assert near.statistics.hits == 2
+    await client.close()
+
+
+def test_another_event_loop_follows_when_the_first_no_longer_runs(threaded: FakeAuthority) -> None:
+    client = AsyncSessionClient(threaded.address, near_cache=True)
+    near = NearTwin(client)
+    with asyncio.Runner() as first:
+
+        async def here() -> None:
+            await near.connected()
+            await client.validate("t-1")
+
+        async def elsewhere() -> None:
+            await client.validate("t-2")
+            await until(lambda: threaded.watch.opened == 2 and near.statistics.connected)
+            assert await client.validate("t-1")
+            await client.close()
+
+        first.run(here())
+        with asyncio.Runner() as second:
+            second.run(elsewhere())
+
+
+async def test_a_client_closed_on_another_loop_is_closed_everywhere(
+    threaded: FakeAuthority,
+) -> None:
+    client = AsyncSessionClient(threaded.address, near_cache=True)
+    await NearTwin(client).connected()
+    await asyncio.to_thread(asyncio.run, client.close())
+    await until(lambda: threaded.watch.streams == 0)
+    with pytest.raises(ClientClosed):
+        await client.validate("t-1")
+    await client.close()
+
+
+async def test_a_child_process_begins_with_nothing(near: NearTwin) -> None:
+    await near.validate("t-1")
+    parent = near.client._near
+    near.client.forget_in_child()
+    statistics = near.statistics
+    assert (statistics.size, statistics.hits, statistics.misses) == (0, 0, 0)
+    assert not statistics.connected
+    assert parent is not None
+    stopped: Any = parent.stop()
+    if stopped is not None:
+        await stopped
+
+
+async def test_without_a_near_cache_there_is_no_stream(
+    client_type: type[SessionClient | AsyncSessionClient], authority_by_token: FakeAuthority
+) -> None:
+    twin = Twin(client_type(authority_by_token.address))
+    for _ in range(2):
+        assert await twin.validate("t-1")
+    assert twin.client.near_cache_statistics is None
+    twin.client.forget_in_child()
+    assert twin.client.near_cache_statistics is None
+    assert [call.method for call in authority_by_token.calls] == ["ValidateSession"] * 2
+    assert authority_by_token.watch.opened == 0
+    await twin.close()
