@@ -1,13 +1,14 @@
 """The sessions that are kept: bounded, the least recently used out, and cheap for the garbage collector.
 
-The most recently used ones are *hot*: decoded, to be answered at once. The others are *cold*: each is one `bytes`,
-which takes half of the memory and which the collector never looks into. An entry is in one of the two; one that
+The most recently used ones are *hot*: decoded, to be answered at once. The others are *cold*: each is one `bytes`
+in a plain dict, which takes half of the memory. The collector looks into no `bytes`, and into no dict of them. An entry is in one of the two; one that
 is asked for becomes hot, and the least recently used hot one becomes cold, so that the cold ones followed by the
 hot ones are always in the order of their use.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from struct import Struct
 from typing import TypeAlias
 
@@ -17,9 +18,12 @@ HOT_LIMIT_SESSIONS = 1024
 HOT_SHARE = 16
 """One session in so many is hot at most, but no fewer than 64 are: a decoded one takes a kilobyte more."""
 
+DISPLACED_SHARE = 64
+"""When there is no more room, one in so many has to go."""
+
 _HEADER = Struct("=ddqqB")
 _HASH_BITS = (1 << 60) - 1  # what Python keeps in 32 bytes
-_TUPLE_LIMIT_KEYS = 8
+_TUPLE_LIMIT_KEYS = 64
 
 Decode: TypeAlias = Callable[[bytes], Session]
 _Keys: TypeAlias = bytes | tuple[bytes, ...] | set[bytes]
@@ -102,7 +106,7 @@ class Entries:
         self._hot_limit = min(max_sessions, hot_limit, max(max_sessions // HOT_SHARE, 64))
         self._decode = decode
         self.hot: OrderedDict[bytes, Entry] = OrderedDict()
-        self._cold: OrderedDict[bytes, bytes] = OrderedDict()
+        self._cold: dict[bytes, bytes] = {}
         # By hash: that two ids share one makes a change forget both, and spares us the ids.
         self._by_session: dict[int, _Keys] = {}
         self._by_user: dict[int, _Keys] = {}
@@ -131,11 +135,7 @@ class Entries:
         _add(self._by_session, session_hash, key)
         _add(self._by_user, user_hash, key)
         self._cool()
-        displaced = 0
-        while len(self) > self._max_sessions:
-            self.remove(next(iter(self._cold or self.hot)))
-            displaced += 1
-        return displaced
+        return self._displace() if len(self) > self._max_sessions else 0
 
     def remove(self, key: bytes) -> bool:
         """Forget an entry; say whether there was one."""
@@ -153,11 +153,11 @@ class Entries:
 
     def remove_session(self, session_id: str) -> int:
         """Forget a session, whatever its tokens; say how many entries that were."""
-        return self._remove_all(self._by_session.get(_hash_of_session(session_id)))
+        return self._remove_all(self._by_session.pop(_hash_of_session(session_id), None))
 
     def remove_user(self, user_id: str) -> int:
         """Forget a user's sessions; say how many entries that were."""
-        return self._remove_all(self._by_user.get(_hash_of_user(user_id)))
+        return self._remove_all(self._by_user.pop(_hash_of_user(user_id), None))
 
     def clear(self) -> int:
         """Forget everything; say how many entries that were."""
@@ -165,6 +165,11 @@ class Entries:
         for each in (self.hot, self._cold, self._by_session, self._by_user):
             each.clear()
         return count
+
+    def _displace(self) -> int:
+        # Some at once: to find where a dict begins takes as long as much has been taken from there.
+        count = max(self._max_sessions // DISPLACED_SHARE, 1)
+        return sum(map(self.remove, list(islice(self._cold or self.hot, count))))
 
     def _cool(self) -> None:
         while len(self.hot) > self._hot_limit:

@@ -219,7 +219,7 @@ def test_a_session_is_taken_out_under_each_of_its_tokens(play: Play) -> None:
     assert not play.hits("old", "new")
 
 
-@pytest.mark.parametrize("sessions", [2, 8, 9, 20])
+@pytest.mark.parametrize("sessions", [2, 64, 65, 80])
 def test_a_user_may_have_many_sessions(play: Play, sessions: int) -> None:
     names = [str(number) for number in range(sessions)]
     for name in names:
@@ -569,8 +569,7 @@ def test_the_order_of_use_spans_what_is_hot_and_what_is_cold() -> None:
     for name in names[:100]:
         assert play.look(name)
     play.keep("x")
-    assert not play.hits("100")
-    assert play.hits(*names) == {*names} - {"100"}
+    assert play.hits(*names) == {*names} - {"100", "101", "102"}  # one in 64 at once
     assert len(play.core._entries.hot) == 64
 
 
