@@ -21,7 +21,6 @@ from session_authority.near_cache.flights import Flight, Flights, Subject
 from session_authority.near_cache.lease import Lease
 from session_authority.near_cache.settings import NearCache
 from session_authority.near_cache.statistics import NearCacheStatistics
-from session_authority.near_cache.token_key import KEY_BYTES
 from session_authority.session import IpAddress, Rejection, RejectionReason, Session
 from session_authority.session_token import Token, presentable
 
@@ -91,7 +90,7 @@ class NearCacheCore:
         if not text:
             return None
         try:
-            key = blake2b(text.encode()).digest()[:KEY_BYTES]  # key_of(), without the call
+            key = blake2b(text.encode()).digest()  # key_of(), without the call
         except UnicodeEncodeError:
             return None
         entry = self._hot.get(key)
