@@ -28,6 +28,8 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
+from session_authority.near_cache.settings import NearCache
+from session_authority.near_cache.statistics import NearCacheStatistics
 from session_authority.session import (
     Device,
     DeviceType,
@@ -61,6 +63,8 @@ __all__ = [
     "InitiatingEntity",
     "InternalError",
     "InvalidArgument",
+    "NearCache",
+    "NearCacheStatistics",
     "NewSession",
     "PermissionMissing",
     "ReauthenticationRequired",

@@ -17,8 +17,10 @@ _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
+            # Whoever watches learns of each loss of the stream, and paces the attempts.
+            {"name": [{"service": "session_authority.v1.SessionWatchService"}]},
             {
-                # Every method, for all are safe to repeat: creations carry a retry secret. gRPC adds
+                # Every other method, for all are safe to repeat: creations carry a retry secret. gRPC adds
                 # the jitter, and the deadline covers all attempts together.
                 "name": [{}],
                 "retryPolicy": {
@@ -30,7 +32,7 @@ _SERVICE_CONFIG = json.dumps(
                     # says in a header of gRPC's that the call is not to be repeated.
                     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
                 },
-            }
+            },
         ],
         # In an outage or overload, retries stop rather than multiply the load that the recovery has to carry.
         "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},

@@ -1,18 +1,33 @@
 """What the two clients have in common: how they are made, and how they show themselves."""
 
 import os
-from typing import Generic, Self, TypeVar
+from collections.abc import Callable
+from typing import Generic, Protocol, Self, TypeVar
 
 import grpc
 
 from session_authority._settings import DEFAULT_ADDRESS, DEFAULT_DEADLINE_SECONDS, Settings
 from session_authority.errors import ClientClosed
+from session_authority.near_cache.core import NearCacheCore
+from session_authority.near_cache.forking import forget_in_children
+from session_authority.near_cache.settings import NearCache
+from session_authority.near_cache.statistics import NearCacheStatistics
 
 _Key = TypeVar("_Key")
 _Connection = TypeVar("_Connection")
 
 
-class ConfiguredClient(Generic[_Key, _Connection]):
+class _Near(Protocol):
+    """What moves the near cache of either client."""
+
+    core: NearCacheCore
+    now: Callable[[], float]
+
+
+_NearCache = TypeVar("_NearCache", bound=_Near)
+
+
+class ConfiguredClient(Generic[_Key, _Connection, _NearCache]):
     """A client that knows its settings and whether it is still open."""
 
     def __init__(
@@ -26,6 +41,7 @@ class ConfiguredClient(Generic[_Key, _Connection]):
         channel_credentials: grpc.ChannelCredentials | None = None,
         client_certificate: bytes | None = None,
         client_key: bytes | None = None,
+        near_cache: NearCache | bool = False,
     ) -> None:
         """Take the settings; nothing connects yet.
 
@@ -42,6 +58,8 @@ class ConfiguredClient(Generic[_Key, _Connection]):
             client_certificate: The certificate that this program shows to an authority that asks for one,
                 as PEM, followed by those that lead to its own authority.
             client_key: The private key of that certificate, as PEM without a passphrase.
+            near_cache: Whether to keep answers in memory for as long as the authority vouches for them, and
+                with which settings (docs/near-cache.md). The API key has to permit watching.
 
         Raises:
             ConfigurationError: An argument has no usable value.
@@ -55,9 +73,16 @@ class ConfiguredClient(Generic[_Key, _Connection]):
             channel_credentials=channel_credentials,
             client_certificate=client_certificate,
             client_key=client_key,
+            near_cache=(NearCache() if near_cache else None)
+            if isinstance(near_cache, bool)
+            else near_cache,
         )
         self._connections: dict[_Key, _Connection] = {}
         self._closed = False
+        self._near: _NearCache | None = None
+        if self._settings.near_cache is not None:
+            self._near = self._new_near(self._settings.near_cache)
+            forget_in_children(self)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -66,7 +91,8 @@ class ConfiguredClient(Generic[_Key, _Connection]):
         `SESSION_AUTHORITY_ADDRESS` (127.0.0.1:50551), `SESSION_AUTHORITY_API_KEY`,
         `SESSION_AUTHORITY_DEADLINE_SECONDS` (5), `SESSION_AUTHORITY_TLS` ("on" or "off"; on unless
         the address is local), and the paths of PEM files: `SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES`,
-        `SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE` and `SESSION_AUTHORITY_TLS_CLIENT_KEY`.
+        `SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE` and `SESSION_AUTHORITY_TLS_CLIENT_KEY`. Also
+        `SESSION_AUTHORITY_NEAR_CACHE` ("on" or "off", which it is unless set).
 
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
@@ -80,7 +106,22 @@ class ConfiguredClient(Generic[_Key, _Connection]):
             root_certificates=settings.root_certificates,
             client_certificate=settings.client_certificate,
             client_key=settings.client_key,
+            near_cache=settings.near_cache or False,
         )
+
+    @property
+    def near_cache_statistics(self) -> NearCacheStatistics | None:
+        """What the near cache has done in this process so far; None without one."""
+        near = self._near
+        return None if near is None else near.core.statistics(near.now())
+
+    def forget_in_child(self) -> None:
+        """Begin with an empty near cache in a process that has just forked off."""
+        if self._settings.near_cache is not None:
+            self._near = self._new_near(self._settings.near_cache)
+
+    def _new_near(self, settings: NearCache) -> _NearCache:
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._settings.address!r})"

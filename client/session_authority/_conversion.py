@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -16,6 +17,11 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 USER_AGENT_LIMIT_BYTES = 4096
 """More than the authority keeps, which does the exact cut; less than what makes a request too large."""
+
+DEVICES_LIMIT = 2048
+"""As many different devices are kept to be shared."""
+
+_NO_ATTRIBUTES = values.Attributes()
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
 
@@ -102,20 +108,12 @@ def time_of(message: Timestamp) -> datetime:
 
 def session_of(message: session_pb2.Session) -> values.Session:
     """Convert a session."""
-    device = message.device
     return values.Session(
         session_id=message.session_id,
         user_id=message.user_id,
         state=_STATES.get(message.state, values.SessionState.UNKNOWN),
         current=message.current,
-        device=values.Device(
-            browser=device.browser,
-            browser_version=device.browser_version,
-            os=device.os,
-            os_version=device.os_version,
-            type=_DEVICE_TYPES.get(device.type, values.DeviceType.UNKNOWN),
-            display_name=device.display_name,
-        ),
+        device=_device_of(message.device),
         ip_address=message.ip_address or None,
         last_ip_address=message.last_ip_address or None,
         create_time=time_of(message.create_time),
@@ -131,8 +129,36 @@ def session_of(message: session_pb2.Session) -> values.Session:
         initiating_entity=_unless_unset(
             message.initiating_entity, _ENTITIES, values.InitiatingEntity.UNKNOWN
         ),
-        attributes=values.Attributes(message.attributes),
+        attributes=(
+            values.Attributes(message.attributes) if message.attributes else _NO_ATTRIBUTES
+        ),
         actor_id=message.actor_id or None,
+    )
+
+
+def _device_of(message: session_pb2.Device) -> values.Device:
+    return _device(
+        message.browser,
+        message.browser_version,
+        message.os,
+        message.os_version,
+        message.type,
+        message.display_name,
+    )
+
+
+@lru_cache(maxsize=DEVICES_LIMIT)
+def _device(
+    browser: str, browser_version: str, os: str, os_version: str, kind: int, display_name: str
+) -> values.Device:
+    # Made once for all the sessions that share it, which are many.
+    return values.Device(
+        browser=browser,
+        browser_version=browser_version,
+        os=os,
+        os_version=os_version,
+        type=_DEVICE_TYPES.get(kind, values.DeviceType.UNKNOWN),
+        display_name=display_name,
     )
 
 

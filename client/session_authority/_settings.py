@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 
 from session_authority.errors import ConfigurationError
+from session_authority.near_cache.settings import NearCache
 
 DEFAULT_ADDRESS = "127.0.0.1:50551"
 DEFAULT_DEADLINE_SECONDS = 5.0
@@ -21,6 +22,7 @@ _TLS = "SESSION_AUTHORITY_TLS"
 _TLS_ROOT_CERTIFICATES = "SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES"
 _TLS_CLIENT_CERTIFICATE = "SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE"
 _TLS_CLIENT_KEY = "SESSION_AUTHORITY_TLS_CLIENT_KEY"
+_NEAR_CACHE = "SESSION_AUTHORITY_NEAR_CACHE"
 _VARIABLES = {
     "address": _ADDRESS,
     "api_key": _API_KEY,
@@ -29,6 +31,7 @@ _VARIABLES = {
     "root_certificates": _TLS_ROOT_CERTIFICATES,
     "client_certificate": _TLS_CLIENT_CERTIFICATE,
     "client_key": _TLS_CLIENT_KEY,
+    "near_cache": _NEAR_CACHE,
 }
 
 # What gRPC does with anything else, it does in silence: it calls without a certificate.
@@ -52,6 +55,7 @@ class Settings:
     channel_credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
     client_certificate: bytes | None = field(default=None, repr=False)
     client_key: bytes | None = field(default=None, repr=False)
+    near_cache: NearCache | None = None
 
     def __post_init__(self) -> None:
         if not _is_address(self.address):
@@ -132,7 +136,7 @@ class Settings:
                 address=environ.get(_ADDRESS) or DEFAULT_ADDRESS,
                 api_key=environ.get(_API_KEY) or None,
                 deadline_seconds=_seconds(environ.get(_DEADLINE_SECONDS)),
-                tls=_switch(environ.get(_TLS)),
+                tls=_switch("tls", environ.get(_TLS)),
                 root_certificates=_content(
                     "root_certificates", environ.get(_TLS_ROOT_CERTIFICATES)
                 ),
@@ -140,6 +144,7 @@ class Settings:
                     "client_certificate", environ.get(_TLS_CLIENT_CERTIFICATE)
                 ),
                 client_key=_content("client_key", environ.get(_TLS_CLIENT_KEY)),
+                near_cache=NearCache() if _switch("near_cache", environ.get(_NEAR_CACHE)) else None,
             )
         except ConfigurationError as error:
             problem = ConfigurationError(_VARIABLES[error.setting], error.problem)
@@ -187,7 +192,7 @@ def _seconds(text: str | None) -> float:
         raise ConfigurationError("deadline_seconds", f"is not a number: {text!r}") from None
 
 
-def _switch(text: str | None) -> bool | None:
+def _switch(setting: str, text: str | None) -> bool | None:
     match text:
         case None | "":
             return None
@@ -196,7 +201,7 @@ def _switch(text: str | None) -> bool | None:
         case "off":
             return False
         case _:
-            raise ConfigurationError("tls", f'is neither "on" nor "off": {text!r}')
+            raise ConfigurationError(setting, f'is neither "on" nor "off": {text!r}')
 
 
 def _content(setting: str, path: str | None) -> bytes | None:

@@ -18,6 +18,9 @@ from session_authority._error_details import error_of, was_answered
 from session_authority._settings import Settings
 from session_authority._throttle import Throttle
 from session_authority.errors import ClientClosed, SessionAuthorityError
+from session_authority.near_cache import operations, watching
+from session_authority.near_cache.driving_aio import AsyncDriver
+from session_authority.near_cache.settings import NearCache
 from session_authority.session import (
     IpAddress,
     NewSession,
@@ -58,7 +61,7 @@ class _Connection:
         return found
 
 
-class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
+class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
     """Asks the session authority, on asyncio.
 
     One client serves every event loop and every process that forks off before it is first called, each
@@ -145,11 +148,17 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             The live session, or a rejection, which is falsy. `Unavailable` is neither: it signs
             nobody out.
         """
-        return await self.run_operation(
-            _core.validate(
-                ValidationRequest(token, ip_address=ip_address, user_id=user_id, passive=passive)
+        near = self._near
+        if near is None:
+            return await self.run_operation(
+                _core.validate(ValidationRequest(token, ip_address, user_id, passive))
             )
-        )
+        # The clock is read before anything is looked up: `NearCacheCore.lookup` says why.
+        found = near.lookup(near.now(), token, ip_address, user_id, passive)
+        if found is not None:
+            return found
+        self._check_open()
+        return await near.validate(ValidationRequest(token, ip_address, user_id, passive))
 
     async def require(
         self,
@@ -176,7 +185,12 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         Returns:
             One answer a request, in the same order, as from `validate`.
         """
-        return await self.run_operation(_core.validate_many(requests))
+        near = self._near
+        if near is None:
+            return await self.run_operation(_core.validate_many(requests))
+        self._check_open()
+        near.follow()
+        return await self.run_operation(operations.validate_many(near.core, near.now, requests))
 
     async def list(
         self,
@@ -210,7 +224,10 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return await self.run_operation(_core.revoke(token, session_id))
+        operation = _core.revoke(token, session_id)
+        if self._near is not None:
+            operation = operations.revoke(self._near.core, session_id, operation)
+        return await self.run_operation(operation)
 
     async def revoke_others(self, token: Token) -> datetime:
         """End every session of the user behind the token but its own.
@@ -223,7 +240,10 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return await self.run_operation(_core.revoke_others(token))
+        operation = _core.revoke_others(token)
+        if self._near is not None:
+            operation = operations.revoke_others(self._near.core, token, operation)
+        return await self.run_operation(operation)
 
     async def sign_out(self, token: Token) -> datetime:
         """End the token's own session. A token that is dead, unknown or absent is a success.
@@ -232,7 +252,10 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             The moment after which no validator anywhere accepts the session. Without a token there
             was none to end: that has been so since 1970-01-01, and no call is made.
         """
-        return await self.run_operation(_core.sign_out(token))
+        operation = _core.sign_out(token)
+        if self._near is not None:
+            operation = operations.sign_out(self._near.core, token, operation)
+        return await self.run_operation(operation)
 
     async def reauthenticate(
         self,
@@ -258,14 +281,15 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
             RetryStale: The token of an earlier attempt of this call is dead meanwhile.
         """
-        return await self.run_operation(
-            _core.reauthenticate(
-                token,
-                authentication_methods=authentication_methods,
-                authenticate_time=authenticate_time,
-                retry_secret=retry_secret,
-            )
+        operation = _core.reauthenticate(
+            token,
+            authentication_methods=authentication_methods,
+            authenticate_time=authenticate_time,
+            retry_secret=retry_secret,
         )
+        if self._near is not None:
+            operation = operations.reauthenticate(self._near.core, token, operation)
+        return await self.run_operation(operation)
 
     async def close(self) -> None:
         """Close the running loop's connection; calls under way end with `ClientClosed`.
@@ -273,6 +297,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         Closing twice is fine.
         """
         self._closed = True
+        if self._near is not None:
+            await self._near.stop()
         connection = self._connections.pop(_here(), None)
         if connection is not None:
             await connection.channel.close()
@@ -288,6 +314,9 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def _new_near(self, settings: NearCache) -> AsyncDriver:
+        return AsyncDriver(settings, _ForNearCache(self))
 
     async def run_operation(self, operation: _core.Operation[_Result]) -> _Result:
         """Make the calls of an operation and return its result. For the library's own integrations.
@@ -307,6 +336,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
         except StopIteration as done:
             result: _Result = done.value
             return result
+        finally:
+            operation.close()  # at once, though an error still holds this frame
 
     async def _send(self, call: _core.Call) -> bytes:
         connection = self._connection()
@@ -355,6 +386,30 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             if owner == process_id and loop.is_closed():
                 self._connections.pop((owner, loop), None)
         return self._connections.setdefault(here, _Connection.open(self._settings))
+
+
+class _ForNearCache:
+    """The client as its near cache sees it."""
+
+    def __init__(self, client: AsyncSessionClient) -> None:
+        self._client = client
+
+    @property
+    def deadline_seconds(self) -> float:
+        return self._client._settings.deadline_seconds
+
+    async def run(self, operation: _core.Operation[_Result]) -> _Result:
+        return await self._client.run_operation(operation)
+
+    def watch(self) -> "grpc.aio.StreamStreamCall[bytes, bytes]":
+        client = self._client
+        client._check_open()
+        method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+        method = client._connection().channel.stream_stream(watching.WATCH_METHOD)
+        try:
+            return method(metadata=client._settings.metadata)
+        except grpc.aio.UsageError:
+            raise ClientClosed from None
 
 
 def _here() -> _Key:

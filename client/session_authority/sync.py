@@ -2,7 +2,7 @@
 
 import builtins
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -17,6 +17,9 @@ from session_authority._error_details import error_of, was_answered
 from session_authority._settings import Settings
 from session_authority._throttle import Throttle
 from session_authority.errors import ClientClosed, SessionAuthorityError
+from session_authority.near_cache import operations, watching
+from session_authority.near_cache.driving_sync import Driver, Stream
+from session_authority.near_cache.settings import NearCache
 from session_authority.session import (
     IpAddress,
     NewSession,
@@ -52,7 +55,7 @@ class _Connection:
         return found
 
 
-class SessionClient(ConfiguredClient[int, _Connection]):
+class SessionClient(ConfiguredClient[int, _Connection, Driver]):
     """Asks the session authority, blocking the calling thread.
 
     One client serves all threads of a process, and every process that forks off gets a connection of
@@ -138,11 +141,17 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             The live session, or a rejection, which is falsy. `Unavailable` is neither: it signs
             nobody out.
         """
-        return self.run_operation(
-            _core.validate(
-                ValidationRequest(token, ip_address=ip_address, user_id=user_id, passive=passive)
+        near = self._near
+        if near is None:
+            return self.run_operation(
+                _core.validate(ValidationRequest(token, ip_address, user_id, passive))
             )
-        )
+        # The clock is read before anything is looked up: `NearCacheCore.lookup` says why.
+        found = near.lookup(near.now(), token, ip_address, user_id, passive)
+        if found is not None:
+            return found
+        self._check_open()
+        return near.validate(ValidationRequest(token, ip_address, user_id, passive))
 
     def require(
         self,
@@ -169,7 +178,12 @@ class SessionClient(ConfiguredClient[int, _Connection]):
         Returns:
             One answer a request, in the same order, as from `validate`.
         """
-        return self.run_operation(_core.validate_many(requests))
+        near = self._near
+        if near is None:
+            return self.run_operation(_core.validate_many(requests))
+        self._check_open()
+        near.follow()
+        return self.run_operation(operations.validate_many(near.core, near.now, requests))
 
     def list(
         self,
@@ -203,7 +217,10 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return self.run_operation(_core.revoke(token, session_id))
+        operation = _core.revoke(token, session_id)
+        if self._near is not None:
+            operation = operations.revoke(self._near.core, session_id, operation)
+        return self.run_operation(operation)
 
     def revoke_others(self, token: Token) -> datetime:
         """End every session of the user behind the token but its own.
@@ -216,7 +233,10 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        return self.run_operation(_core.revoke_others(token))
+        operation = _core.revoke_others(token)
+        if self._near is not None:
+            operation = operations.revoke_others(self._near.core, token, operation)
+        return self.run_operation(operation)
 
     def sign_out(self, token: Token) -> datetime:
         """End the token's own session. A token that is dead, unknown or absent is a success.
@@ -225,7 +245,10 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             The moment after which no validator anywhere accepts the session. Without a token there
             was none to end: that has been so since 1970-01-01, and no call is made.
         """
-        return self.run_operation(_core.sign_out(token))
+        operation = _core.sign_out(token)
+        if self._near is not None:
+            operation = operations.sign_out(self._near.core, token, operation)
+        return self.run_operation(operation)
 
     def reauthenticate(
         self,
@@ -251,18 +274,21 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
             RetryStale: The token of an earlier attempt of this call is dead meanwhile.
         """
-        return self.run_operation(
-            _core.reauthenticate(
-                token,
-                authentication_methods=authentication_methods,
-                authenticate_time=authenticate_time,
-                retry_secret=retry_secret,
-            )
+        operation = _core.reauthenticate(
+            token,
+            authentication_methods=authentication_methods,
+            authenticate_time=authenticate_time,
+            retry_secret=retry_secret,
         )
+        if self._near is not None:
+            operation = operations.reauthenticate(self._near.core, token, operation)
+        return self.run_operation(operation)
 
     def close(self) -> None:
         """Close the connection; calls under way end with `ClientClosed`. Closing twice is fine."""
         self._closed = True
+        if self._near is not None:
+            self._near.stop()
         connection = self._connections.pop(os.getpid(), None)
         if connection is not None:
             connection.channel.close()
@@ -278,6 +304,9 @@ class SessionClient(ConfiguredClient[int, _Connection]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _new_near(self, settings: NearCache) -> Driver:
+        return Driver(settings, _ForNearCache(self))
 
     def run_operation(self, operation: _core.Operation[_Result]) -> _Result:
         """Make the calls of an operation and return its result. For the library's own integrations.
@@ -297,6 +326,8 @@ class SessionClient(ConfiguredClient[int, _Connection]):
         except StopIteration as done:
             result: _Result = done.value
             return result
+        finally:
+            operation.close()  # at once, though an error still holds this frame
 
     def _send(self, call: _core.Call) -> bytes:
         connection = self._connection()
@@ -343,3 +374,27 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             self.close()
             raise ClientClosed
         return kept
+
+
+class _ForNearCache:
+    """The client as its near cache sees it."""
+
+    def __init__(self, client: SessionClient) -> None:
+        self._client = client
+
+    @property
+    def deadline_seconds(self) -> float:
+        return self._client._settings.deadline_seconds
+
+    def run(self, operation: _core.Operation[_Result]) -> _Result:
+        return self._client.run_operation(operation)
+
+    def watch(self, pings: Iterator[bytes]) -> Stream:
+        client = self._client
+        client._check_open()
+        method: grpc.StreamStreamMultiCallable[bytes, bytes]
+        method = client._connection().channel.stream_stream(watching.WATCH_METHOD)
+        try:
+            return method(pings, metadata=client._settings.metadata)
+        except ValueError:  # the channel is closed
+            raise ClientClosed from None

@@ -12,6 +12,8 @@ from session_authority import (
     FieldViolation,
     InitiatingEntity,
     InvalidArgument,
+    NearCache,
+    NearCacheStatistics,
     NewSession,
     Rejection,
     RejectionReason,
@@ -69,6 +71,17 @@ async def the_async_client_answers_alike(client: AsyncSessionClient, token: Sess
     assert_type(await client.close(), None)
     async with AsyncSessionClient.from_env() as entered:
         assert_type(entered, AsyncSessionClient)
+
+
+def a_near_cache_is_opted_into_and_read() -> None:
+    client = SessionClient(near_cache=True)
+    AsyncSessionClient(near_cache=NearCache(max_sessions=5, activity_seconds=10))
+    assert_type(client.near_cache_statistics, NearCacheStatistics | None)
+    if statistics := client.near_cache_statistics:
+        assert_type(statistics.hits, int)
+        assert_type(statistics.connected, bool)
+        assert_type(statistics.lease_age_seconds, float | None)
+        assert_type(statistics.problem, str | None)
 
 
 def a_session_says_what_may_be_missing(session: Session) -> None:

@@ -47,6 +47,8 @@ def test_the_public_names_are_these() -> None:
         "InitiatingEntity",
         "InternalError",
         "InvalidArgument",
+        "NearCache",
+        "NearCacheStatistics",
         "NewSession",
         "PermissionMissing",
         "ReauthenticationRequired",

@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from session_authority.v1 import session_pb2
 from session_authority.v1 import session_service_pb2 as v1
+from tests.unit.client.fake_watch import FakeWatch
 
 SERVICE = v1.DESCRIPTOR.services_by_name["SessionService"]
 TOKEN = "ses_" + "A" * 70
@@ -58,7 +59,9 @@ class FakeAuthority:
     def __init__(self) -> None:
         self.calls: list[Received] = []
         self.released = threading.Event()
+        self.hold: threading.Event | None = None
         self.address = ""
+        self.watch = FakeWatch()
         self._answers: dict[str, deque[Answer] | Callable[[Any], Answer]] = {}
 
     def answers(self, method: str, *answers: Answer) -> None:
@@ -92,9 +95,12 @@ class ThreadedAuthority:
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.fake = FakeAuthority()
-        self._threads = ThreadPoolExecutor(8)
+        self._threads = ThreadPoolExecutor(16)
         self._server = grpc.server(self._threads)
-        self._server.add_generic_rpc_handlers((_handlers(self._behaviour),))
+        watch = self.fake.watch
+        self._server.add_generic_rpc_handlers(
+            (_handlers(self._behaviour), watch.handlers(watch.in_threads))
+        )
         if credentials is None:
             port = self._server.add_insecure_port("127.0.0.1:0")
         else:
@@ -105,6 +111,8 @@ class ThreadedAuthority:
     def _behaviour(self, method: str) -> Callable[[Any, Any], Any]:
         def behave(request: Message, context: Any) -> Any:
             answer = self.fake.take(method, request, context)
+            if self.fake.hold is not None:
+                self.fake.hold.wait(10)
             if isinstance(answer, Silence):
                 self.fake.released.wait(10)
                 context.abort(grpc.StatusCode.CANCELLED, "")
@@ -117,6 +125,7 @@ class ThreadedAuthority:
 
     def stop_now(self) -> None:
         self.fake.released.set()
+        self.fake.watch.end()
         self._server.stop(None).wait()
         self._threads.shutdown()
 
@@ -130,7 +139,10 @@ class AioAuthority:
     def __init__(self) -> None:
         self.fake = FakeAuthority()
         self._server = grpc.aio.server()
-        self._server.add_generic_rpc_handlers((_handlers(self._behaviour),))
+        watch = self.fake.watch
+        self._server.add_generic_rpc_handlers(
+            (_handlers(self._behaviour), watch.handlers(watch.in_tasks))
+        )
         self.fake.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     async def start(self) -> None:
@@ -139,6 +151,8 @@ class AioAuthority:
     def _behaviour(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
         async def behave(request: Message, context: Any) -> Any:
             answer = self.fake.take(method, request, context)
+            while self.fake.hold is not None and not self.fake.hold.is_set():
+                await asyncio.sleep(0.005)
             if isinstance(answer, Silence):
                 await asyncio.sleep(10)
             if isinstance(answer, Fault):
@@ -198,6 +212,15 @@ def created(session_id: str = "s-1", token: str = TOKEN) -> v1.CreateSessionResp
 
 def accepted(session_id: str = "s-1") -> v1.ValidateSessionResponse:
     return v1.ValidateSessionResponse(session=session_message(session_id))
+
+
+def batch_of(
+    answer: Callable[[v1.ValidateSessionRequest], v1.ValidateSessionResponse],
+) -> Callable[[v1.BatchValidateSessionsRequest], v1.BatchValidateSessionsResponse]:
+    """Answer each question of a batch by itself."""
+    return lambda batch: v1.BatchValidateSessionsResponse(
+        responses=[answer(request) for request in batch.requests]
+    )
 
 
 def rejected(reason: v1.RejectionReason.ValueType) -> v1.ValidateSessionResponse:

@@ -7,6 +7,7 @@ import pytest
 from session_authority import (
     AsyncSessionClient,
     ConfigurationError,
+    NearCache,
     SessionAuthorityError,
     SessionClient,
     Unavailable,
@@ -26,6 +27,7 @@ NAMES = (
     "TLS_ROOT_CERTIFICATES",
     "TLS_CLIENT_CERTIFICATE",
     "TLS_CLIENT_KEY",
+    "NEAR_CACHE",
 )
 
 
@@ -254,3 +256,33 @@ async def test_credentials_of_the_callers_own_are_used(
     assert await twin.validate(TOKEN)
     await twin.close()
     await local.stop()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("on", NearCache()), ("off", None), ("", None)], ids=["on", "off", "no"]
+)
+def test_the_environment_turns_the_near_cache_on(
+    client_type: type[SessionClient | AsyncSessionClient],
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    expected: NearCache | None,
+) -> None:
+    monkeypatch.setenv("SESSION_AUTHORITY_NEAR_CACHE", value)
+    client = client_type.from_env()
+    assert client._settings.near_cache == expected
+    assert (client.near_cache_statistics is not None) == (expected is not None)
+
+
+def test_the_environment_says_plainly_whether_there_is_a_near_cache() -> None:
+    with pytest.raises(
+        ConfigurationError, match='SESSION_AUTHORITY_NEAR_CACHE is neither "on" nor "off"'
+    ):
+        Settings.from_env({"SESSION_AUTHORITY_NEAR_CACHE": "1"})
+
+
+def test_a_near_cache_is_opted_into_with_settings_or_without() -> None:
+    assert SessionClient()._settings.near_cache is None
+    assert SessionClient(near_cache=False)._settings.near_cache is None
+    assert SessionClient(near_cache=True)._settings.near_cache == NearCache()
+    chosen = NearCache(max_sessions=5)
+    assert SessionClient(near_cache=chosen)._settings.near_cache == chosen

@@ -1,0 +1,75 @@
+"""What is said on the stream, and how long to wait before the next one."""
+
+import random
+
+from google.protobuf.message import DecodeError
+
+from session_authority.errors import CallerRejected, InternalError, SessionAuthorityError
+from session_authority.near_cache.core import NearCacheCore
+from session_authority.v1 import session_watch_service_pb2 as v1
+
+WATCH_METHOD = "/session_authority.v1.SessionWatchService/WatchSessions"
+
+FIRST_WAIT_SECONDS = 0.1
+WAIT_LIMIT_SECONDS = 5.0
+REFUSED_WAIT_SECONDS = 30.0
+"""What needs an operator, a key without the permission or an authority without streams, is not asked for often."""
+
+
+def ping(ping_id: int) -> bytes:
+    """Give a ping as bytes."""
+    return v1.WatchSessionsRequest(ping=v1.Ping(ping_id=ping_id)).SerializeToString()
+
+
+def apply(core: NearCacheCore, generation: int, payload: bytes) -> None:
+    """Do what one message of the stream says.
+
+    Raises:
+        InternalError: It is not of the expected form, so that nobody knows what has been missed.
+    """
+    try:
+        message = v1.WatchSessionsResponse.FromString(payload)
+    except DecodeError:
+        message = v1.WatchSessionsResponse()
+    match message.WhichOneof("event"):
+        case "evict":
+            evict = message.evict
+            core.evict_received(evict.session_ids, evict.user_ids, evict.all)
+        case "pong":
+            lease = message.pong.lease
+            core.pong_received(generation, message.pong.ping_id, lease.seconds + lease.nanos / 1e9)
+        case _:
+            raise InternalError("the stream says what this library does not understand")
+
+
+def fault_of(error: Exception) -> SessionAuthorityError:
+    """Give what is to be said of an error in following a stream."""
+    if isinstance(error, SessionAuthorityError):
+        return error
+    return InternalError(f"the stream could not be followed: {type(error).__name__}")
+
+
+def chance() -> float:
+    """Give a random number between 0 and 1, which keeps clients from doing things all at once."""
+    return random.random()  # noqa: S311 - no secret
+
+
+class Backoff:
+    """How long to wait before the next stream: longer each time, and never just as long as others do."""
+
+    def __init__(self) -> None:
+        self._wait_seconds = FIRST_WAIT_SECONDS
+
+    def succeeded(self) -> None:
+        """Begin anew, after a stream that was good for something."""
+        self._wait_seconds = FIRST_WAIT_SECONDS
+
+    def next_seconds(self, error: SessionAuthorityError | None, random: float) -> float:
+        """Give the time to wait, from a random number between 0 and 1."""
+        wait_seconds = self._wait_seconds
+        self._wait_seconds = min(2 * wait_seconds, WAIT_LIMIT_SECONDS)
+        if isinstance(error, CallerRejected) or (
+            isinstance(error, InternalError) and "UNIMPLEMENTED" in str(error)
+        ):
+            wait_seconds = REFUSED_WAIT_SECONDS
+        return wait_seconds * (0.5 + random / 2)

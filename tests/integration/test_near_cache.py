@@ -1,0 +1,194 @@
+"""Clients with a near cache against a real server: endings, a server that freezes, processes that fork."""
+
+import asyncio
+import inspect
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from session_authority import (
+    AsyncSessionClient,
+    NearCacheStatistics,
+    NewSession,
+    Session,
+    SessionClient,
+)
+from tests.integration.program import Program, running
+
+LEASE_SECONDS = 2
+# What a busy machine may add to anything.
+PATIENCE_SECONDS = 15
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("near-cache")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Program]:
+    with running("serve", "--insecure", "--listen", "127.0.0.1:0", cwd=folder) as program:
+        yield program
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < ends_at, "it didn't happen"
+        await asyncio.sleep(0.02)
+
+
+class Twin:
+    """Either client with a near cache, with every method to be awaited."""
+
+    def __init__(self, client: SessionClient | AsyncSessionClient) -> None:
+        self.client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            answer = getattr(self.client, name)(*args, **kwargs)
+            return await answer if inspect.isawaitable(answer) else answer
+
+        return ask
+
+    @property
+    def statistics(self) -> NearCacheStatistics:
+        found = self.client.near_cache_statistics
+        assert found is not None
+        return found
+
+    async def holds(self, token: str) -> Session:
+        """Validate a token until the answer comes from memory."""
+        ends_at = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < ends_at:
+            hits = self.statistics.hits
+            session = await self.validate(token)
+            assert isinstance(session, Session)
+            if self.statistics.hits > hits:
+                return session
+            await asyncio.sleep(0.01)
+        raise AssertionError("it is never answered from memory")
+
+
+@pytest.fixture(params=[SessionClient, AsyncSessionClient], ids=["sync", "aio"])
+async def twin(request: pytest.FixtureRequest, server: Program) -> AsyncIterator[Twin]:
+    twin = Twin(request.param(server.address, near_cache=True))
+    yield twin
+    await twin.close()
+
+
+@pytest.fixture
+async def other(server: Program) -> AsyncIterator[AsyncSessionClient]:
+    async with AsyncSessionClient(server.address) as client:
+        yield client
+
+
+async def signed_in(client: AsyncSessionClient) -> tuple[NewSession, str]:
+    new = await client.create("ada", user_agent="curl/8.5.0")
+    return new, new.token.reveal()
+
+
+@pytest.mark.parametrize("ending", ["sign_out", "revoke", "revoke_others", "reauthenticate"])
+async def test_an_ending_elsewhere_is_in_force_by_the_time_that_it_told(
+    twin: Twin, other: AsyncSessionClient, ending: str
+) -> None:
+    new, token = await signed_in(other)
+    _, second = await signed_in(other)
+    held = await twin.holds(token)
+    assert held.session_id == new.session.session_id
+    assert held.current
+
+    match ending:
+        case "sign_out":
+            effective = await other.sign_out(token)
+        case "revoke":
+            effective = (await other.revoke(second, held.session_id)).effective_time
+        case "revoke_others":
+            effective = await other.revoke_others(second)
+        case _:
+            await other.reauthenticate(token)
+            effective = datetime.now(UTC)
+
+    # Long before, as a rule: within a tick or two of the server's.
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while await twin.validate(token):
+        now = datetime.now(UTC)
+        if ending != "reauthenticate":
+            assert now <= effective
+        assert time.monotonic() < ends_at
+        await asyncio.sleep(0.005)
+
+
+async def test_an_ending_of_its_own_is_in_force_at_once(
+    twin: Twin, other: AsyncSessionClient
+) -> None:
+    _, token = await signed_in(other)
+    await twin.holds(token)
+    await twin.sign_out(token)
+    assert not await twin.validate(token)
+
+
+async def test_a_server_that_freezes_ends_the_lease_and_the_hits_with_it(
+    twin: Twin, server: Program, other: AsyncSessionClient
+) -> None:
+    _, token = await signed_in(other)
+    await twin.holds(token)
+    near: Any = twin.client._near
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        stopped = near.now()
+        answered = stopped
+        while near.now() < stopped + LEASE_SECONDS + 1:
+            asked = near.now()
+            if near.lookup(asked, token):
+                answered = asked
+            await asyncio.sleep(0.01)
+        # No ping that was sent after it had stopped was answered.
+        assert answered < stopped + LEASE_SECONDS
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    await twin.holds(token)
+
+
+async def test_a_server_that_is_started_anew_is_followed_again(tmp_path: Path) -> None:
+    with running("serve", "--insecure", "--listen", "127.0.0.1:0", cwd=tmp_path) as first:
+        address = first.address
+        client = AsyncSessionClient(address, near_cache=True)
+        twin = Twin(client)
+        _, token = await signed_in(client)
+        await twin.holds(token)
+        first.stop()
+    await until(lambda: not twin.statistics.size)
+    with running("serve", "--insecure", "--listen", address, cwd=tmp_path) as again:
+        assert again.address == address
+        await until(lambda: twin.statistics.connected)
+        await twin.holds(token)
+        await client.close()
+
+
+@pytest.mark.parametrize("way", ["fork", "multiprocessing"])
+async def test_a_process_that_forks_off_has_a_cache_of_its_own(
+    server: Program, other: AsyncSessionClient, way: str
+) -> None:
+    _, token = await signed_in(other)
+    ran = subprocess.run(
+        [
+            sys.executable,
+            Path(__file__).with_name("near_cache_fork.py"),
+            way,
+            server.address,
+            token,
+        ],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr

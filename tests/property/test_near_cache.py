@@ -1,0 +1,25 @@
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.property.near_cache_world import World
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 300))
+def test_the_near_cache_is_the_naive_one_and_keeps_its_promise(chance: Random, steps: int) -> None:
+    world = World(chance)
+    for _ in range(steps):
+        world.step()
+        world.check()
+
+
+def test_it_is_and_does_over_a_long_time() -> None:
+    world = World(Random(2030))
+    for _ in range(30_000):
+        world.step()
+    world.check()
+    # It isn't for want of hits, or of endings that are still on their way.
+    assert world.counts["hit"] > 200
+    assert world.counts["hit within the lease of an ending"] > 5
