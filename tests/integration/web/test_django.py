@@ -237,6 +237,14 @@ def test_a_login_that_the_authority_could_not_record_does_not_stand() -> None:
         assert browser.get("/me").json()["user"] is None
 
 
+def test_a_site_that_hides_the_failure_is_not_logged_in_to_either(client: SessionClient) -> None:
+    browser = Browser()
+    with down():
+        assert browser.get("/sign-in-anyway", {"user": "ada"}).content == b"nobody"
+    with settings(client, ADOPT_EXISTING=BEFORE):
+        assert browser.who() is None
+
+
 def test_at_the_limit_of_sessions_a_login_is_refused(
     client: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
