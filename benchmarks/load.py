@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
+END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
 
 
 @dataclass
@@ -35,7 +35,8 @@ class Result:
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1e3
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Return a frame of HTTP/2."""
     return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
 
 
@@ -48,14 +49,15 @@ def _literal(name: bytes | int, value: bytes) -> bytes:
     return start + bytes((len(value),)) + value
 
 
-def _header_block(path: str, authority: str) -> bytes:
+def header_block(path: str, authority: str, *, timeout: bool = True) -> bytes:
+    """Return the headers of a call, which may have a deadline."""
     return (
         b"\x83\x86"  # :method POST, :scheme http
         + _literal(4, path.encode())
         + _literal(1, authority.encode())
         + _literal(31, b"application/grpc")
         + _literal(b"te", b"trailers")
-        + _literal(b"grpc-timeout", b"20S")
+        + (_literal(b"grpc-timeout", b"20S") if timeout else b"")
     )
 
 
@@ -69,7 +71,7 @@ class _Connection(asyncio.Protocol):
         streams: int,
         until: float,
     ) -> None:
-        self._headers = _header_block(path, authority)
+        self._headers = header_block(path, authority)
         self._messages = messages
         self._expected = expected
         self._streams = streams
@@ -87,9 +89,9 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         big_window = (0x4).to_bytes(2) + (2**30).to_bytes(4)
         self._transport.write(
-            _PREFACE
-            + _frame(_SETTINGS, 0, 0, big_window)
-            + _frame(_WINDOW, 0, 0, (2**31 - 2**16).to_bytes(4))
+            PREFACE
+            + frame(_SETTINGS, 0, 0, big_window)
+            + frame(_WINDOW, 0, 0, (2**31 - 2**16).to_bytes(4))
         )
         for _ in range(self._streams):
             self._transport.write(self._request())
@@ -100,8 +102,8 @@ class _Connection(asyncio.Protocol):
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         message = self._messages[index]
         self._open[stream] = (time.perf_counter(), index)
-        return _frame(_HEADERS, _END_HEADERS, stream, self._headers) + _frame(
-            _DATA, _END_STREAM, stream, b"\0" + len(message).to_bytes(4) + message
+        return frame(_HEADERS, _END_HEADERS, stream, self._headers) + frame(
+            _DATA, END_STREAM, stream, b"\0" + len(message).to_bytes(4) + message
         )
 
     def data_received(self, data: bytes) -> None:
@@ -116,14 +118,14 @@ class _Connection(asyncio.Protocol):
             if kind == _DATA:
                 self._answers[stream] = buffer[at + 9 : at + 9 + size]
             elif kind == _SETTINGS and not flags & _ACK:
-                out.append(_frame(_SETTINGS, _ACK, 0, b""))
+                out.append(frame(_SETTINGS, _ACK, 0, b""))
             elif kind == _PING and not flags & _ACK:
-                out.append(_frame(_PING, _ACK, 0, buffer[at + 9 : at + 17]))
+                out.append(frame(_PING, _ACK, 0, buffer[at + 9 : at + 17]))
             if kind == _GOAWAY:
                 self.wrong += len(self._open)
                 self._open.clear()
             if stream in self._open and (
-                kind == _RST or (kind in {_DATA, _HEADERS} and flags & _END_STREAM)
+                kind == _RST or (kind in {_DATA, _HEADERS} and flags & END_STREAM)
             ):
                 self._finish(stream, out)
             at += 9 + size

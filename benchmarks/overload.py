@@ -10,14 +10,16 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import deque
 from pathlib import Path
 from typing import Any, cast
 
 import uvloop
 
 from benchmarks.authority import VALIDATE
-from benchmarks.load import _PREFACE, _WINDOW, Result, _frame, _header_block, drive
-from session_authority import AsyncSessionClient
+from benchmarks.load import _WINDOW, PREFACE, Result, drive, frame, header_block
+from session_authority import AsyncSessionClient, Unavailable
+from session_authority._throttle import Begun, Throttle
 from session_authority.v1 import session_service_pb2 as pb
 
 _SESSIONS = 2_000
@@ -31,45 +33,76 @@ _MAX_CONCURRENT_STREAMS = 3
 class _OpenLoop(asyncio.Protocol):
     """A connection that sends calls at set times, however many are unanswered.
 
-    It sends no more than HTTP/2 lets it, as any client: what exceeds that is held back, and counted.
+    It sends no more than HTTP/2 lets it, as any client: what exceeds that is held back, and counted. With the
+    throttle of the client library, it is the library but for gRPC, which would cost more than the whole server:
+    what the throttle lets through waits for its turn.
     """
 
-    def __init__(self, authority: str, messages: list[bytes], outcomes: list[Any]) -> None:
-        self._headers = _header_block(VALIDATE, authority)
+    def __init__(
+        self, authority: str, messages: list[bytes], outcomes: list[Any], throttle: Throttle | None
+    ) -> None:
+        self._headers = header_block(VALIDATE, authority)
         self._bodies = [b"\0" + len(each).to_bytes(4) + each for each in messages]
         self._stream = 1
         self._next = 0
         self._credit = 65_535
         self._streams_limit = 2**31
-        self._open: dict[int, float] = {}
+        self._open: dict[int, tuple[float, Begun | None]] = {}
         self._answered: set[int] = set()
         self._buffer = b""
         self._outcomes = outcomes
+        self._throttle = throttle
+        self._waiting: deque[tuple[float, Begun | None]] = deque()
         self.held_back = 0
+        self.refused_at_home: list[tuple[float, float]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         big_window = (0x4).to_bytes(2) + (2**30).to_bytes(4)
         self._transport.write(
-            _PREFACE
-            + _frame(_SETTINGS, 0, 0, big_window)
-            + _frame(_WINDOW, 0, 0, (2**31 - 2**16).to_bytes(4))
+            PREFACE
+            + frame(_SETTINGS, 0, 0, big_window)
+            + frame(_WINDOW, 0, 0, (2**31 - 2**16).to_bytes(4))
         )
 
     def send(self, count: int) -> None:
-        out, now = [], time.perf_counter()
+        out: list[bytes] = []
         for _ in range(count):
-            body = self._bodies[self._next % len(self._bodies)]
-            if len(self._open) >= self._streams_limit or len(body) > self._credit:
-                self.held_back += 1
+            now = time.perf_counter()
+            begun = None
+            if self._throttle is not None:
+                try:
+                    begun = self._throttle.begin(VALIDATE)
+                except Unavailable:
+                    self.refused_at_home.append((now, time.perf_counter() - now))
+                    continue
+            if not self._may_send():
+                if self._throttle is None:
+                    self.held_back += 1
+                else:
+                    self._waiting.append((now, begun))
                 continue
-            self._next += 1
-            stream, self._stream = self._stream, self._stream + 2
-            self._open[stream] = now
-            self._credit -= len(body)
-            out.append(_frame(_HEADERS, 4, stream, self._headers))
-            out.append(_frame(_DATA, 1, stream, body))
+            self._send_one((now, begun), out)
         self._transport.write(b"".join(out))
+
+    def _may_send(self) -> bool:
+        return len(self._open) < self._streams_limit and self._credit > 1_000
+
+    def _send_one(self, call: tuple[float, Begun | None], out: list[bytes]) -> None:
+        body = self._bodies[self._next % len(self._bodies)]
+        self._next += 1
+        stream, self._stream = self._stream, self._stream + 2
+        self._open[stream] = call
+        self._credit -= len(body)
+        out.append(frame(_HEADERS, 4, stream, self._headers))
+        out.append(frame(_DATA, 1, stream, body))
+
+    def _send_waiting(self) -> None:
+        out: list[bytes] = []
+        while self._waiting and self._may_send():
+            self._send_one(self._waiting.popleft(), out)
+        if out:
+            self._transport.write(b"".join(out))
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
@@ -85,12 +118,15 @@ class _OpenLoop(asyncio.Protocol):
             elif kind == _DATA:
                 self._answered.add(stream)
             if stream in self._open and (kind == _RST or (kind < 2 and flags & 1)):
-                sent = self._open.pop(stream)
+                sent, begun = self._open.pop(stream)
                 accepted = stream in self._answered
                 self._answered.discard(stream)
                 self._outcomes.append((sent, now - sent, accepted))
+                if self._throttle is not None and begun is not None:
+                    self._throttle.end(begun, answered=accepted)
             at += 9 + size
         self._buffer = buffer[at:]
+        self._send_waiting()
 
     def _manage(self, kind: int, flags: int, payload: bytes) -> None:
         if kind == _WINDOW:
@@ -99,22 +135,29 @@ class _OpenLoop(asyncio.Protocol):
             for at in range(0, len(payload), 6):
                 if int.from_bytes(payload[at : at + 2]) == _MAX_CONCURRENT_STREAMS:
                     self._streams_limit = int.from_bytes(payload[at + 2 : at + 6])
-            self._transport.write(_frame(_SETTINGS, 1, 0, b""))
+            self._transport.write(frame(_SETTINGS, 1, 0, b""))
         elif kind == _PING and not flags & 1:
-            self._transport.write(_frame(_PING, 1, 0, payload))
+            self._transport.write(frame(_PING, 1, 0, payload))
         elif kind == _GOAWAY:
             raise SystemExit("the server hung up")
 
     @property
     def unanswered(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._waiting)
 
 
 def _same(protocol: _OpenLoop) -> _OpenLoop:
     return protocol
 
 
-async def _generate(address: str, messages: list[bytes], phases: list[list[float]]) -> Any:
+async def _generate(
+    address: str,
+    messages: list[bytes],
+    phases: list[list[float]],
+    *,
+    throttled: bool,
+    count: int,
+) -> Any:
     """Offer calls at a rate for so many seconds, then at the next.
 
     Gives for each phase what became of its calls: when sent, how long it took, whether accepted.
@@ -123,10 +166,11 @@ async def _generate(address: str, messages: list[bytes], phases: list[list[float
     host, port = address.rsplit(":", 1)
     outcomes: list[Any] = []
     connections = []
-    for number in range(_CONNECTIONS):
-        shift = number * len(messages) // _CONNECTIONS
+    for number in range(count):
+        shift = number * len(messages) // count
         mine = messages[shift:] + messages[:shift]
-        protocol = _OpenLoop(address, mine, outcomes)
+        throttle = Throttle(time.perf_counter) if throttled else None
+        protocol = _OpenLoop(address, mine, outcomes, throttle)
         await loop.create_connection(functools.partial(_same, protocol), host, int(port))
         connections.append(protocol)
     await asyncio.sleep(0.2)
@@ -137,9 +181,9 @@ async def _generate(address: str, messages: list[bytes], phases: list[list[float
         while (passed := time.perf_counter() - started) < seconds:
             due = int(passed * rate) - offered
             # One call to each connection in turn: a tick's worth arrives spread, as from many clients.
-            for number in range(min(due, _CONNECTIONS)):
-                share = due // _CONNECTIONS + (number < due % _CONNECTIONS)
-                connections[(offered + number) % _CONNECTIONS].send(share)
+            for number in range(min(due, count)):
+                share = due // count + (number < due % count)
+                connections[(offered + number) % count].send(share)
             offered += due
             await asyncio.sleep(_TICK_SECONDS)
         results.append(
@@ -156,6 +200,12 @@ async def _generate(address: str, messages: list[bytes], phases: list[list[float
     for result in results:
         end = result["started"] + result["seconds"]
         result["outcomes"] = [each for each in outcomes if result["started"] <= each[0] < end]
+        result["refused_at_home"] = [
+            took
+            for each in connections
+            for at, took in each.refused_at_home
+            if result["started"] <= at < end
+        ]
     return results
 
 
@@ -169,8 +219,16 @@ def _percentile_ms(latencies: list[float], percent: float) -> float:
 class _Generator:
     """A generator in a process of its own."""
 
-    def __init__(self, address: str, messages: Path, *phases: tuple[float, float]) -> None:
-        arguments = [address, str(messages), json.dumps(phases)]
+    def __init__(
+        self,
+        address: str,
+        messages: Path,
+        *phases: tuple[float, float],
+        throttled: bool = False,
+        connections: int = _CONNECTIONS,
+    ) -> None:
+        how = json.dumps({"phases": phases, "throttled": throttled, "count": connections})
+        arguments = [address, str(messages), how]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.overload", "--generate", *arguments],
             stdout=subprocess.PIPE,
@@ -189,6 +247,12 @@ def _report(name: str, result: Any) -> tuple[float, float]:
     offered = result["offered"]
     p99 = _percentile_ms(accepted, 99)
     rate = len(accepted) / result["seconds"]
+    at_home = result["refused_at_home"]
+    if at_home:
+        print(
+            f"  refused at home {len(at_home) / offered:.1%}, p50 {_percentile_ms(at_home, 50) * 1e3:.0f} us, "
+            f"p99 {_percentile_ms(at_home, 99) * 1e3:.0f} us"
+        )
     print(
         f"{name}: offered {offered / result['seconds']:,.0f}/s; accepted {rate:,.0f}/s, "
         f"p50 {_percentile_ms(accepted, 50):.1f} ms, p99 {p99:.1f} ms; refused "
@@ -269,30 +333,37 @@ def _measure(seconds: float, times: float, limit: int | None) -> None:
 def _overload(
     address: str, file: Path, messages: list[bytes], ids: list[bytes], seconds: float, times: float
 ) -> None:
-    async def closed() -> Result:
-        return await drive(address, VALIDATE, messages, ids, concurrency=64, seconds=5)
+    async def closed(connections: int) -> Result:
+        return await drive(
+            address, VALIDATE, messages, ids, concurrency=64, seconds=5, connections=connections
+        )
 
-    uvloop.run(closed())  # until everything is warm
-    full = uvloop.run(closed())
-    capacity, full_p99 = full.rate, full.percentile_ms(99)
-    print(
-        f"capacity: {capacity:,.0f}/s at concurrency 64, p99 {full_p99:.1f} ms, {full.wrong} wrong"
-    )
-    half = capacity / 2
-    [unloaded] = _Generator(address, file, (half, 5)).result()
-    _, unloaded_p99 = _report("half of it", unloaded)
-    before = _overloaded_count(_METRICS)
-    heavy, after = _Generator(address, file, (times * capacity, seconds), (half, 10)).result()
-    rate, p99 = _report(f"{times:g} times it", heavy)
-    refused = sum(not good for _, _, good in heavy["outcomes"])
-    told = (_overloaded_count(_METRICS) - before) / max(refused, 1)
-    print(f"  of the refusals {told:.1%} came with reason and RetryInfo")
-    print(
-        f"  accepted: {rate / capacity:.2f} of capacity; p99 {p99 / full_p99:.1f} times that at capacity, "
-        f"{p99 / unloaded_p99:.1f} times that at half of it"
-    )
-    _report("at once afterwards, half of it", after)
-    print("  p99 and refusals by second:", *_by_second(after))
+    uvloop.run(closed(4))  # until everything is warm
+    for throttled in (False, True):
+        full = uvloop.run(closed(4))
+        spread = uvloop.run(closed(_CONNECTIONS))
+        capacity, full_p99 = full.rate, full.percentile_ms(99)
+        print(
+            f"capacity: {capacity:,.0f}/s at concurrency 64, p99 {full_p99:.1f} ms, {full.wrong} wrong; "
+            f"over {_CONNECTIONS} connections {spread.rate / capacity:.2f} of it"
+        )
+        half = capacity / 2
+        [unloaded] = _Generator(address, file, (half, 5)).result()
+        _, unloaded_p99 = _report("half of it", unloaded)
+        before = _overloaded_count(_METRICS)
+        phases = (times * capacity, seconds), (half, 10)
+        heavy, after = _Generator(address, file, *phases, throttled=throttled).result()
+        how = "throttled by the client" if throttled else "raw"
+        rate, p99 = _report(f"{times:g} times it, {how}", heavy)
+        refused = sum(not good for _, _, good in heavy["outcomes"])
+        told = (_overloaded_count(_METRICS) - before) / max(refused, 1)
+        print(f"  of the refusals {told:.1%} came with reason and RetryInfo")
+        print(
+            f"  accepted: {rate / capacity:.2f} of capacity; p99 {p99 / full_p99:.1f} times that at capacity, "
+            f"{p99 / unloaded_p99:.1f} times that at half of it"
+        )
+        _report("at once afterwards, half of it", after)
+        print("  p99 and refusals by second:", *_by_second(after))
 
 
 def main() -> None:
@@ -303,9 +374,9 @@ def main() -> None:
     parser.add_argument("--generate", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.generate:
-        address, file, phases = given.generate
+        address, file, how = given.generate
         messages = [bytes.fromhex(each) for each in json.loads(Path(file).read_text())]
-        result = uvloop.run(_generate(address, messages, json.loads(phases)))
+        result = uvloop.run(_generate(address, messages, **json.loads(how)))
         json.dump(result, sys.stdout)
     else:
         _measure(given.seconds, given.times, given.limit)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -51,6 +52,8 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "SERVER_OVERLOADED": Unavailable,
     "TOO_MANY_REJECTED_TOKENS": Unavailable,
+    "WATCH_INTERRUPTED": Unavailable,
+    "TOO_MANY_STREAMS": Unavailable,
     "INTERNAL": InternalError,
     "API_KEY_MISSING": ApiKeyRejected,
     "API_KEY_INVALID": ApiKeyRejected,
@@ -87,12 +90,26 @@ class _Details(NamedTuple):
     reason: str | None = None
     metadata: Mapping[str, str] = {}
     violations: tuple[FieldViolation, ...] = ()
+    retry_after: timedelta | None = None
+
+
+def was_answered(code: grpc.StatusCode, error: BaseException) -> bool | None:
+    """Say whether a failed call was answered, or else refused for overload; None for neither.
+
+    What can't be reached, has no store or gives no answer in time says nothing of how much it carries. Whoever
+    refuses without a reason (gRPC, a proxy) is overloaded.
+    """
+    if not isinstance(error, Unavailable):
+        return True
+    if code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return None
+    return error.reason not in (None, "SERVER_OVERLOADED")
 
 
 def error_of(failure: Failure) -> SessionAuthorityError:
     """Give the exception for a failed call. It repeats no secret, and never fails itself."""
     code, text = failure.code(), failure.details() or ""
-    reason, metadata, violations = _details(failure.trailing_metadata() or ())
+    reason, metadata, violations, retry_after = _details(failure.trailing_metadata() or ())
     # A server too busy to give a reason refuses so, in gRPC's own words.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Too many pending requests" in text:
         reason = reason or "SERVER_OVERLOADED"
@@ -100,6 +117,8 @@ def error_of(failure: Failure) -> SessionAuthorityError:
     detail = ": ".join(filter(None, [reason or code.name, _masked(text)]))
     if issubclass(kind, InvalidArgument):
         return kind(detail, violations=violations, reason=reason, metadata=metadata)
+    if issubclass(kind, Unavailable):
+        return kind(detail, reason=reason, metadata=metadata, retry_after=retry_after)
     return kind(detail, reason=reason, metadata=metadata)
 
 
@@ -113,7 +132,7 @@ def _kind_of(code: grpc.StatusCode, text: str) -> type[SessionAuthorityError]:
 def _details(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
     try:
         return _decoded(trailing_metadata)
-    except (DecodeError, TypeError, ValueError):
+    except (DecodeError, OverflowError, TypeError, ValueError):
         return _Details()
 
 
@@ -123,12 +142,15 @@ def _decoded(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
         if key != _DETAILS_KEY:
             continue
         info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        retry_info = error_details_pb2.RetryInfo()
         for packed in status_pb2.Status.FromString(value).details:
             if packed.Unpack(info) and info.domain == _DOMAIN:
                 details = details._replace(
                     reason=info.reason,
                     metadata={name: _masked(text) for name, text in info.metadata.items()},
                 )
+            elif packed.Unpack(retry_info):
+                details = details._replace(retry_after=retry_info.retry_delay.ToTimedelta())
             elif packed.Unpack(bad_request):
                 details = details._replace(
                     violations=tuple(

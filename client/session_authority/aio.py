@@ -14,8 +14,9 @@ import grpc
 from session_authority import _core
 from session_authority._channel import channel_options
 from session_authority._configured import ConfiguredClient
-from session_authority._error_details import error_of
+from session_authority._error_details import error_of, was_answered
 from session_authority._settings import Settings
+from session_authority._throttle import Throttle
 from session_authority.errors import ClientClosed, SessionAuthorityError
 from session_authority.session import (
     IpAddress,
@@ -36,6 +37,7 @@ _Key: TypeAlias = tuple[int, asyncio.AbstractEventLoop]
 @dataclass(frozen=True, slots=True)
 class _Connection:
     channel: grpc.aio.Channel
+    throttle: Throttle = field(default_factory=Throttle)
     methods: dict[str, "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"] = field(
         default_factory=dict
     )
@@ -307,16 +309,19 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             return result
 
     async def _send(self, call: _core.Call) -> bytes:
-        method = self._connection().method(call.method)
+        connection = self._connection()
+        method = connection.method(call.method)
         failure: BaseException
+        begun, answered = connection.throttle.begin(call.method), None
         try:
-            return await method(
+            answer = await method(
                 call.payload,
                 timeout=self._settings.deadline_seconds,
                 metadata=self._settings.metadata,
             )
         except grpc.RpcError as error:
             failure = error_of(error)
+            answered = was_answered(error.code(), failure)
         except grpc.aio.UsageError as error:  # the channel was closed before the call began
             failure = error
         except asyncio.CancelledError as error:
@@ -325,6 +330,11 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection]):
             if not self._closed or (task is not None and task.cancelling()):
                 raise
             failure = error
+        else:
+            answered = True
+            return answer
+        finally:
+            connection.throttle.end(begun, answered=answered)
         if self._closed:
             failure = ClientClosed()
         # Raised out here, it drags no error of gRPC's along, whose text is not masked.

@@ -26,6 +26,7 @@ or an API key.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -178,13 +179,28 @@ class Unavailable(SessionAuthorityError):
 
     The authority, its store or the network between is down or overloaded (`reason` is then
     SERVER_OVERLOADED), and the library has already retried; or this caller presented too many tokens that
-    were rejected (TOO_MANY_REJECTED_TOKENS). Repeating the call later is safe.
+    were rejected (TOO_MANY_REJECTED_TOKENS). While an authority is overloaded, the library itself refuses
+    a part of the validations and lists, without asking. Repeating the call later is safe.
+
+    Attributes:
+        retry_after: In how long it may be worth it, where that is known.
     """
 
     advice = (
         "The session authority is unavailable, so nothing is known about the session: "
         "keep the user's cookie, answer 503 and try again later."
     )
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] = _NO_METADATA,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(detail, reason=reason, metadata=metadata)
+        self.retry_after = retry_after
 
 
 class DeadlineExceeded(Unavailable):

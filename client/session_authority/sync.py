@@ -13,8 +13,9 @@ import grpc
 from session_authority import _core
 from session_authority._channel import channel_options
 from session_authority._configured import ConfiguredClient
-from session_authority._error_details import error_of
+from session_authority._error_details import error_of, was_answered
 from session_authority._settings import Settings
+from session_authority._throttle import Throttle
 from session_authority.errors import ClientClosed, SessionAuthorityError
 from session_authority.session import (
     IpAddress,
@@ -32,6 +33,7 @@ _Result = TypeVar("_Result")
 @dataclass(frozen=True, slots=True)
 class _Connection:
     channel: grpc.Channel
+    throttle: Throttle = field(default_factory=Throttle)
     methods: dict[str, "grpc.UnaryUnaryMultiCallable[bytes, bytes]"] = field(default_factory=dict)
 
     @classmethod
@@ -297,18 +299,26 @@ class SessionClient(ConfiguredClient[int, _Connection]):
             return result
 
     def _send(self, call: _core.Call) -> bytes:
-        method = self._connection().method(call.method)
+        connection = self._connection()
+        method = connection.method(call.method)
         failure: Exception
+        begun, answered = connection.throttle.begin(call.method), None
         try:
-            return method(
+            answer = method(
                 call.payload,
                 timeout=self._settings.deadline_seconds,
                 metadata=self._settings.metadata,
             )
         except grpc.RpcError as error:
             failure = error_of(error)
+            answered = was_answered(error.code(), failure)
         except ValueError as error:  # the channel was closed before the call began
             failure = error
+        else:
+            answered = True
+            return answer
+        finally:
+            connection.throttle.end(begun, answered=answered)
         if self._closed:
             failure = ClientClosed()
         # Raised out here, it drags no error of gRPC's along, whose text is not masked.

@@ -4,21 +4,31 @@ import asyncio
 import contextlib
 import gc
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority.v1 import session_admin_service_pb2, session_service_pb2
+from session_authority.v1 import (
+    session_admin_service_pb2,
+    session_service_pb2,
+    session_watch_service_pb2,
+)
 from session_authority.v1.session_admin_service_pb2_grpc import (
     add_SessionAdminServiceServicer_to_server,
 )
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from session_authority.v1.session_watch_service_pb2_grpc import (
+    add_SessionWatchServiceServicer_to_server,
+)
 from session_authority_server import development_key
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import Descriptor, File
@@ -31,18 +41,28 @@ from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.metrics import SUPERSEDED_TOKENS
-from session_authority_server.rpc.authentication import Authentication, anybody
+from session_authority_server.rpc import accepting
+from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
 from session_authority_server.rpc.certificates import (
     CertificateFiles,
     Certificates,
     UnusableCertificates,
 )
 from session_authority_server.rpc.health import Health
-from session_authority_server.rpc.interceptor import BATCH_REQUEST_LIMIT_BYTES, CallInterceptor
+from session_authority_server.rpc.interceptor import (
+    BATCH_REQUEST_LIMIT_BYTES,
+    DEADLINE_SECONDS,
+    CallInterceptor,
+)
 from session_authority_server.rpc.io_threads import yield_to_the_loop
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import AdminUseCases, SessionAdminService
 from session_authority_server.rpc.session_service import SessionService, UseCases
+from session_authority_server.rpc.session_watch_service import (
+    SessionWatchService,
+    encode_changes,
+    encode_pong,
+)
 from session_authority_server.store import schema
 from session_authority_server.store.coalescer import CoalescedReads
 from session_authority_server.store.database import Database, reason_of
@@ -65,31 +85,58 @@ from session_authority_server.usecases.revoke_other_sessions import RevokeOtherS
 from session_authority_server.usecases.revoke_session import RevokeSession
 from session_authority_server.usecases.revoke_user_sessions import RevokeUserSessions
 from session_authority_server.usecases.sign_out import SignOut
-from session_authority_server.usecases.superseded import OnSuperseded, SupersededTokens
+from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.usecases.validate_sessions import (
     BatchValidateSessions,
     ValidateSession,
 )
+from session_authority_server.watch.channel import Channel
+from session_authority_server.watch.hub import Hub
+from session_authority_server.watch.in_process import InProcessChannel
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
 from session_authority_workers.schedule import Schedule, watch_backlog
 
+_PACKAGE = session_service_pb2.DESCRIPTOR.package
 _SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 _ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
     "SessionAdminService"
+].full_name
+_WATCH_SERVICE = session_watch_service_pb2.DESCRIPTOR.services_by_name[
+    "SessionWatchService"
 ].full_name
 
 # How many calls may wait in gRPC to be taken on; from the first number on some are refused.
 PENDING_CALLS = 64
 PENDING_CALLS_LIMIT = 96
 STREAMS_OF_A_CONNECTION = 48  # less than may wait, so that a single client is never refused
+_ACCEPT_LOOP_SECONDS = 0.5  # how often gRPC is asked whether it still takes calls on
 _log = structlog.get_logger("session_authority")
 
 
 class CannotStart(Exception):
     """The server or worker can't start; the message says why, and what to do."""
+
+
+class StoppedServing(Exception):
+    """gRPC takes no more calls on, though nobody told it to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("gRPC stopped taking calls on, as the log says; start the server anew")
+
+
+class Served(NamedTuple):
+    """A server that answers.
+
+    Attributes:
+        address: Where.
+        activity: What it gathers of the use of sessions until it is written.
+    """
+
+    address: str
+    activity: Activity
 
 
 def count_superseded(_session: Session) -> None:
@@ -103,11 +150,12 @@ def usecases(
     policy: Policy,
     activity: Activity,
     audit: Audit = NOWHERE,
-    on_superseded: OnSuperseded = count_superseded,
+    superseded: SupersededTokens | None = None,
 ) -> UseCases:
     """Return the use-cases over a store, telling an audit log what they did."""
     reads = CoalescedReads(store.read_sessions)
-    superseded = SupersededTokens(store, clock, policy, on_superseded, audit)
+    if superseded is None:
+        superseded = SupersededTokens(store, clock, policy, count_superseded, audit)
     return UseCases(
         create=CreateSession(store, clock, policy, audit),
         validate=ValidateSession(reads.read, clock, activity, superseded, audit),
@@ -216,6 +264,20 @@ async def opened(settings: Settings, *, make_schema: bool = False) -> AsyncItera
         await database.close()
 
 
+async def refuse_lack(settings: Settings, database: Database) -> None:
+    """Refuse to use a database in which every call would fail, though its schema's version is right.
+
+    Raises:
+        CannotStart: If a table, a column or a right is missing.
+    """
+    try:
+        lack = await schema.read_lack(database)
+    except StoreUnavailable as error:
+        raise cannot_use(settings, error) from None
+    if lack is not None:
+        raise CannotStart(f"the database {settings.database} can't be used: {lack}")
+
+
 def database_of(settings: Settings, *, must_exist: bool, read_only: bool = False) -> Database:
     """Return the database that the settings name, not yet connected to.
 
@@ -313,8 +375,10 @@ async def serving(
     share_port: bool = False,
     show_key: Callable[[str], None] = lambda _key: None,
     standard_output: int = 1,
-) -> AsyncIterator[str]:
-    """Serve until the context is left, and then drain. Gives the address.
+    clock: Clock | None = None,
+    authenticate: Authenticate | None = None,
+) -> AsyncIterator[Served]:
+    """Serve until the context is left, and then drain.
 
     Args:
         settings: What the operator set.
@@ -324,15 +388,23 @@ async def serving(
         share_port: Whether other processes of the same user may listen on the same port.
         show_key: Is told the development key, should one be made.
         standard_output: The file descriptor that stands for it in the audit log's setting.
+        clock: Where all parts take the time from; the machine's unless given.
+        authenticate: Who may call, in place of those who have an API key.
 
     Raises:
         CannotStart: If the address, the certificates or the database can't be used.
         AlreadyServed: If another process serves the same SQLite file.
+        StoppedServing: If gRPC stopped by itself, at the end.
     """
     refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
     shown = certificates(settings)
     path = settings.sqlite_path
-    clock = SystemClock()
+    clock = clock or SystemClock()
+    if insecure:
+        _log.warning(
+            "--insecure: no API key is asked for, and anybody who gets here may do everything"
+        )
+        authenticate = anybody
     async with contextlib.AsyncExitStack() as stack:
         if path is not None:
             _be_only_server_of(path, stack)
@@ -340,30 +412,44 @@ async def serving(
         audit = await stack.enter_async_context(auditing(settings, standard_output))
         # An empty file is made ready; a server that others share is migrated when its operator says so.
         database = await stack.enter_async_context(opened(settings, make_schema=path is not None))
+        await refuse_lack(settings, database)
         warm_up()
-        store = SqlSessionStore(database, erases_at_end=_erases_at_end(settings.policy))
+        channel, listener = _channel(settings, database)
+        store = SqlSessionStore(
+            database, erases_at_end=_erases_at_end(settings.policy), listener=listener
+        )
         activity = Activity(store, clock, settings.policy)
         rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
-        cases = usecases(store, clock, settings.policy, activity, audit)
+        superseded = SupersededTokens(store, clock, settings.policy, count_superseded, audit)
+        cases = usecases(store, clock, settings.policy, activity, audit, superseded)
         service = SessionService(cases, clock, rejected)
         admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy, audit))
-        keys = None if insecure else _key_store(settings, database, stack)
-        keyring = None if keys is None else Keyring(keys, clock)
+        keys = keyring = None
+        if authenticate is None:
+            keys = _key_store(settings, database, stack)
+            keyring = Keyring(keys, clock)
+            authenticate = Authentication(keyring)
+        hub = Hub(channel, encode_changes, encode_pong(settings.policy.cache_lease), time.monotonic)
+        watch_service = SessionWatchService(hub, authenticate)
         interceptor = CallInterceptor(
-            "session_authority.v1",
-            anybody if keyring is None else Authentication(keyring),
+            _PACKAGE,
+            authenticate,
             max_in_flight_calls=settings.max_in_flight_calls,
             rejected=rejected,
         )
-        server, healthy = _server(service, admin_service, interceptor, share_port=share_port)
+        server, healthy = _server(
+            service,
+            admin_service,
+            watch_service,
+            interceptor,
+            share_port=share_port,
+            calls_limit=max(accepting.CALLS_LIMIT, 4 * settings.max_in_flight_calls),
+        )
         address = _bind(server, settings.listen, shown)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
-        if keys is None or keyring is None:
-            _log.warning(
-                "--insecure: no API key is asked for, and anybody who gets here may do everything"
-            )
-        else:
+        stack.push_async_callback(superseded.settle)
+        if keys is not None and keyring is not None:
             await _make_first_key(settings, keys, clock, audit, show_key)
             await keyring.refresh()
             for ever in (keyring.keep_current(), keyring.keep_uses_written()):
@@ -373,6 +459,9 @@ async def serving(
             activity.run(),
             ClockSkew(database, clock).watch(),
             watch_backlog(expire, clock),
+            channel.run(hub),
+            hub.run(),
+            watch_service.keep_checking(),
         ):
             stack.callback(asyncio.create_task(ever).cancel)
         if worker:
@@ -381,11 +470,14 @@ async def serving(
             stack.push_async_callback(upkeep.stop)
         await server.start()
         yield_to_the_loop()
-        stack.push_async_callback(_drain, server, healthy, settings.drain_seconds)
+        served = asyncio.create_task(_served(server))
+        stack.push_async_callback(_drain, server, healthy, hub, settings.drain_seconds, served)
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
-        for name in (_SERVICE, _ADMIN_SERVICE):
+        for name in (_SERVICE, _ADMIN_SERVICE, _WATCH_SERVICE):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        yield address
+        yield Served(address, activity)
+        if served.done():
+            raise StoppedServing
 
 
 def calm_garbage_collector() -> None:
@@ -427,6 +519,31 @@ def _be_only_server_of(path: Path, stack: contextlib.AsyncExitStack) -> None:
         raise CannotStart(f"the folder {path.parent} can't be written to: {error}") from None
 
 
+def _channel(settings: Settings, database: Database) -> tuple[Channel, InProcessChannel | None]:
+    """Return what brings the changes that caches must hear of, and who is to be told of those made here.
+
+    Raises:
+        CannotStart: If it is plain already that it can't be used.
+    """
+    if settings.sqlite_path is not None:
+        here = InProcessChannel(lambda: database.write(_nothing))
+        return here, here
+    from session_authority_server.watch.notifications import NotificationChannel
+
+    listen_url = settings.watch_database_url or settings.database_url
+    try:
+        return NotificationChannel(settings.database_url, listen_url), None
+    except ValueError:
+        raise CannotStart(
+            "SESSION_AUTHORITY_WATCH_DATABASE_URL is no address of a database; give "
+            "postgresql://user:password@host:port/database"
+        ) from None
+
+
+async def _nothing(_connection: AsyncConnection) -> None:
+    pass
+
+
 def _key_store(
     settings: Settings, database: Database, stack: contextlib.AsyncExitStack
 ) -> SqlKeyStore:
@@ -464,11 +581,14 @@ async def _make_first_key(
 def _server(
     service: SessionService,
     admin_service: SessionAdminService,
+    watch_service: SessionWatchService,
     interceptor: CallInterceptor,
     *,
     share_port: bool,
+    calls_limit: int,
 ) -> tuple[grpc.aio.Server, Health]:
-    server = grpc.aio.server(
+    server = accepting.server(
+        _PACKAGE,
         interceptors=[interceptor],
         options=[
             ("grpc.so_reuseport", int(share_port)),
@@ -491,14 +611,15 @@ def _server(
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.server_handshake_timeout_ms", 5_000),
         ],
+        calls_limit=calls_limit,
     )
     add_SessionServiceServicer_to_server(service, server)
     add_SessionAdminServiceServicer_to_server(admin_service, server)
+    add_SessionWatchServiceServicer_to_server(watch_service, server)
     healthy = Health()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection(
-        (_SERVICE, _ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
+    names = (_SERVICE, _ADMIN_SERVICE, _WATCH_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
     return server, healthy
 
 
@@ -540,8 +661,33 @@ def metrics(settings: Settings) -> Iterator[None]:
         thread.join()
 
 
-async def _drain(server: grpc.aio.Server, healthy: Health, grace_seconds: float) -> None:
+async def _served(server: grpc.aio.Server) -> None:
+    """Wait for the end of gRPC's accept loop, which nothing should bring about, and have the process stop.
+
+    Whoever keeps it, a supervisor or `--processes`, then starts one anew. Left alone, it would live on and
+    refuse every connection.
+    """
+    # Asked again and again: the end alone is not told before the last of the calls under way has ended.
+    with contextlib.suppress(Exception):  # gRPC has logged it
+        while await server.wait_for_termination(_ACCEPT_LOOP_SECONDS):
+            pass
+    _log.critical("gRPC takes no more calls on; stopping, to be started anew")
+    signal.raise_signal(signal.SIGTERM)
+
+
+async def _drain(
+    server: grpc.aio.Server,
+    healthy: Health,
+    hub: Hub,
+    grace_seconds: float,
+    served: "asyncio.Task[None]",
+) -> None:
+    if served.done():
+        # What gRPC never took on would be waited for too. The calls that it did take on have this long.
+        grace_seconds = min(grace_seconds, DEADLINE_SECONDS)
+    served.cancel()
     await healthy.drain()
+    hub.drain()
     await server.stop(grace_seconds)
 
 

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         description="Where sessions are kept: sqlite:///relative/path, sqlite:////absolute/path or "
         "postgresql://user:password@host/database.",
     )
+    watch_database_url: str = Field(
+        "",
+        description="The address of the same PostgreSQL database without a transaction pooler in between, to listen "
+        "at for what caches must forget; empty for DATABASE_URL.",
+    )
     processes: Annotated[int, Field(ge=1, le=64)] = Field(
         1,
         description="How many processes serve on the one port; more than one needs PostgreSQL.",
@@ -179,6 +184,17 @@ class Settings(BaseSettings):
             "give sqlite:/// and a path, for example sqlite:///sessions.sqlite, or "
             "postgresql://user:password@host/database"
         )
+
+    @field_validator("watch_database_url")
+    @classmethod
+    def _check_watch_database_url(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            return value
+        if not re.match(f"{_POSTGRESQL_PREFIX}[^/]", value):
+            raise ValueError("give postgresql://user:password@host/database, or nothing")
+        if info.data.get("database_url", "").startswith(_SQLITE_PREFIX):
+            raise ValueError("needs a database_url of PostgreSQL; SQLite has no use for it")
+        return value
 
     @field_validator("audit_log")
     @classmethod

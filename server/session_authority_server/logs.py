@@ -3,7 +3,11 @@ import sys
 
 import structlog
 
+from session_authority_server.bounded_log import BoundedHandler
 from session_authority_server.domain.token import mask_tokens
+
+_GRPC = "grpc._cython.cygrpc"
+_NOT_UTF_8 = "Invalid encoding on %s"
 
 
 def configure(level: str, log_format: str) -> None:
@@ -32,7 +36,7 @@ def configure(level: str, log_format: str) -> None:
         if pretty
         else structlog.processors.JSONRenderer()
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BoundedHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -42,8 +46,17 @@ def configure(level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger(_GRPC).filters[:] = [_without_headers]
     for chatty in ("alembic", "apscheduler", "aiosqlite", "asyncio", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+
+
+def _without_headers(record: logging.LogRecord) -> bool:
+    """Take the value from what gRPC says of a header that is not UTF-8: it may be most of a token."""
+    if record.msg == _NOT_UTF_8:
+        record.msg, record.args, record.exc_info = "a header of a call is not UTF-8", (), None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return record.levelno >= logging.getLogger().level
 
 
 def _mask(

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -79,4 +79,26 @@ OLDEST_OVERDUE_SECONDS = Gauge(
 AUDIT_EVENTS_DROPPED = Counter(
     "session_authority_audit_events_dropped",
     "Events that the audit log could not take or write.",
+)
+WATCH_STREAMS = Gauge(
+    "session_authority_watch_streams",
+    "Streams that are open to tell caches what they must forget.",
+)
+WATCH_EVICTIONS = Counter(
+    "session_authority_watch_evictions",
+    "Sessions, users, or everybody, that caches had to forget.",
+)
+WATCH_MESSAGES = Counter(
+    "session_authority_watch_messages",
+    "Messages about changes that were sent to streams.",
+)
+WATCH_BARRIER_SECONDS = Histogram(
+    "session_authority_watch_barrier_seconds",
+    "How long a probe took to come back, before which no ping is answered.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+WATCH_INTERRUPTIONS = Counter(
+    "session_authority_watch_interruptions",
+    "Streams that the server ended, by cause (channel_lost, slow, silent, draining, refused).",
+    ["cause"],
 )

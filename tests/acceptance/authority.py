@@ -1,5 +1,6 @@
 """A whole authority in this process: production parts, a real socket, a real file, and a clock to move."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -21,23 +22,27 @@ from session_authority_server import app
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import File
 from session_authority_server.domain import token as tokens
+from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.device import Device
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
-from session_authority_server.rpc.authentication import anybody
+from session_authority_server.rpc.authentication import Authentication
 from session_authority_server.rpc.interceptor import CallInterceptor
 from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store import rows, schema
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import Touch, Transaction
+from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.tables import sessions
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.activity import Activity
+from session_authority_server.usecases.api_keys import ApiKeys
+from session_authority_server.usecases.keyring import Keyring
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 
@@ -80,6 +85,17 @@ class WatchedStore(SqlSessionStore):
         return await super().touch(touches, now)
 
 
+class Bearer(grpc.aio.UnaryUnaryClientInterceptor):
+    """Puts an API key beside every request."""
+
+    def __init__(self, key: str) -> None:
+        self._header = ("authorization", f"Bearer {key}")
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), self._header)
+        return await continuation(details._replace(metadata=metadata), request)
+
+
 @dataclass
 class Authority:
     path: Path
@@ -91,6 +107,11 @@ class Authority:
     client: AsyncSessionClient
     stub: "session_service_pb2_grpc.SessionServiceAsyncStub" = field(repr=False)
     audit: AuditLog
+    key: str = field(repr=False)
+
+    def channel(self) -> grpc.aio.Channel:
+        """Return a channel whose calls carry the API key, as the client's do."""
+        return grpc.aio.insecure_channel(self.address, interceptors=[Bearer(self.key)])
 
     def expire(self, pace: Pace = NO_HOLD_BACK) -> Expire:
         """Return an expiry worker over the same store and clock."""
@@ -124,9 +145,16 @@ async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Autho
     path, clock = folder / "sessions.sqlite", ManualClock(NOON)
     database = Database.sqlite(path)
     audit = AuditLog(File(folder / "audit"), ManualClock(NOON), addresses=True)
-    server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1", anybody)])
+    keys = SqlKeyStore(database)
+    keyring = Keyring(keys, clock)
+    interceptor = CallInterceptor("session_authority.v1", Authentication(keyring))
+    server = grpc.aio.server(interceptors=[interceptor])
+    keeping_current: list[asyncio.Task[None]] = []
     try:
         await schema.migrate(database)
+        _, key = await ApiKeys(keys, clock).create("apps", frozenset(Permission))
+        await keyring.refresh()
+        keeping_current.append(asyncio.create_task(keyring.keep_current()))
         at_end = policy.erase_addresses is EraseAddresses.AT_END
         store = WatchedStore(database, erases_at_end=at_end)
         activity = Activity(store, clock, policy)
@@ -136,7 +164,10 @@ async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Autho
         session_admin_service_pb2_grpc.add_SessionAdminServiceServicer_to_server(admin, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
-        async with AsyncSessionClient(address) as client, grpc.aio.insecure_channel(address) as raw:
+        async with (
+            AsyncSessionClient(address, api_key=key) as client,
+            grpc.aio.insecure_channel(address, interceptors=[Bearer(key)]) as raw,
+        ):
             yield Authority(
                 path,
                 address,
@@ -147,8 +178,11 @@ async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Autho
                 client,
                 session_service_pb2_grpc.SessionServiceStub(raw),
                 audit,
+                key,
             )
     finally:
+        for task in keeping_current:
+            task.cancel()
         await server.stop(None)
         await database.close()
         audit.close()

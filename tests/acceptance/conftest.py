@@ -1,4 +1,5 @@
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -6,12 +7,26 @@ import pytest
 from session_authority import AsyncSessionClient
 from session_authority_server.domain.policy import Policy
 from tests.acceptance.authority import Authority, running_authority
+from tests.leaks import Capture, capturing
 
 
 @pytest.fixture
 def policy() -> Policy:
     """The defaults; a module that needs another policy overrides this."""
     return Policy()
+
+
+@pytest.fixture(autouse=True)
+def capture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Capture]:
+    """Whatever a test here is about: nothing that it makes anybody say, show or write holds a secret."""
+    with capturing() as captured:
+        yield captured
+    captured.read_files(tmp_path, "at the end")
+    out, err = capfd.readouterr()
+    captured.say("output", out, err)
+    sys.stdout.write(out)
+    sys.stderr.write(err)
+    assert captured.leaks() == []
 
 
 @pytest.fixture

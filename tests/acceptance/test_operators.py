@@ -36,7 +36,7 @@ def policy() -> Policy:
 
 @pytest.fixture
 async def admin(authority: Authority) -> AsyncIterator[Admin]:
-    async with grpc.aio.insecure_channel(authority.address) as channel:
+    async with authority.channel() as channel:
         yield session_admin_service_pb2_grpc.SessionAdminServiceStub(channel)
 
 

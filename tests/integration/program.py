@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,14 +91,17 @@ class Program:
 
 @contextmanager
 def running(
-    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None
+    *arguments: str,
+    cwd: Path,
+    settings: Mapping[str, str] | None = None,
+    command: Sequence[str | Path] = (COMMAND,),
 ) -> Iterator[Program]:
     """Run a command for as long as the context lasts."""
     number = sum(1 for _ in cwd.glob("*.out"))
     out, err = cwd / f"{number}.out", cwd / f"{number}.err"
     with out.open("wb") as out_file, err.open("wb") as err_file:
         process = subprocess.Popen(
-            [COMMAND, *arguments],
+            [*command, *arguments],
             cwd=cwd,
             env=environment(**(settings or {})),
             stdin=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ from google.rpc.status_pb2 import Status
 from session_authority import ApiKeyRejected, SessionClient, Unavailable
 from session_authority.v1 import session_admin_service_pb2 as admin_pb
 from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server import development_key
 from session_authority_server.domain import token as tokens
@@ -33,15 +34,18 @@ from session_authority_server.rpc.authentication import PERMISSIONS
 from session_authority_server.store.database import Database
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
+from tests.api import RPCS, Rpc, served_by
 from tests.contract.engines import migrated_postgresql
 from tests.integration.program import Program, run, running, serving
 
 SERVICE = "/session_authority.v1.SessionService/"
 ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"
+WATCH_SERVICE = "/session_authority.v1.SessionWatchService/"
 DATABASE = "session-authority.sqlite"
 # A server follows within this; the rest is for a machine that is busy with other tests.
 FOLLOWS_SECONDS = 1.0
 
+Answer = tuple[str, str, dict[str, str]]
 Requests = dict[str, Callable[[pb.CreateSessionResponse], Any]]
 REQUESTS: Requests = {
     "CreateSession": lambda _: pb.CreateSessionRequest(user_id="ada"),
@@ -72,10 +76,15 @@ ADMIN_REQUESTS: Requests = {
     ),
     "EraseUser": lambda _: admin_pb.EraseUserRequest(user_id="bob"),
 }
+WATCH_REQUESTS: Requests = {
+    "WatchSessions": lambda _: watch_pb.WatchSessionsRequest(ping=watch_pb.Ping(ping_id=7)),
+}
 METHODS: Requests = {
     **{SERVICE + name: request for name, request in REQUESTS.items()},
     **{ADMIN_SERVICE + name: request for name, request in ADMIN_REQUESTS.items()},
+    **{WATCH_SERVICE + name: request for name, request in WATCH_REQUESTS.items()},
 }
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "api-keys.md"
 
 
 @dataclass(frozen=True)
@@ -96,12 +105,13 @@ class Guarded:
     development: str
     keys: dict[Permission, Keys]
 
-    def call(self, method: str, request: bytes, *headers: str) -> tuple[str, str, dict[str, str]]:
+    def call(self, rpc: Rpc | str, request: bytes, *headers: str) -> Answer:
         """Make a call and return its code, and reason and metadata if it failed."""
         metadata = tuple(("authorization", header) for header in headers)
-        call: Any = self.channel.unary_unary(method)
+        if isinstance(rpc, str):
+            [rpc] = [each for each in RPCS if each.path == rpc]
         try:
-            call(request, metadata=metadata, timeout=10)
+            rpc.call(self.channel, request, metadata=metadata, timeout=10)
         except grpc.RpcError as error:
             return _told(error)
         return "OK", "", {}
@@ -114,11 +124,11 @@ class Guarded:
         )
 
 
-def _told(error: Any) -> tuple[str, str, dict[str, str]]:
-    [value] = [
-        value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"
-    ]
-    info = ErrorInfo()
+def _told(error: Any) -> Answer:
+    values = [value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"]
+    if not values:
+        return error.code().name, "", {}
+    info, [value] = ErrorInfo(), values
     assert Status.FromString(value).details[0].Unpack(info)
     return error.code().name, info.reason, dict(info.metadata)
 
@@ -174,39 +184,47 @@ def _bad_headers(keys: Keys) -> dict[str, list[str]]:
     }
 
 
-def test_the_matrix_has_every_rpc_that_is_served() -> None:
-    services = (
-        pb.DESCRIPTOR.services_by_name["SessionService"],
-        admin_pb.DESCRIPTOR.services_by_name["SessionAdminService"],
-    )
-    served = {f"/{each.full_name}/{method.name}" for each in services for method in each.methods}
-    assert served == METHODS.keys()
+def _documented_permissions() -> dict[str, str]:
+    """Return what the table says that each method needs."""
+    _, _, after = DOCUMENTED.read_text().partition("| permission | methods |")
+    table, _, _ = after.partition("\n\n")
+    rows = re.findall(r"(?m)^\| `(\w+)` \| ([\w, ]+) \|", table)
+    return {method: permission for permission, methods in rows for method in methods.split(", ")}
+
+
+def test_every_rpc_is_in_the_matrix_and_in_the_documented_table() -> None:
+    assert METHODS.keys() == {rpc.path for rpc in RPCS}
+    assert PERMISSIONS.keys() == METHODS.keys(), "a permission for what is no method"
+    assert _documented_permissions() == {rpc.method: PERMISSIONS[rpc.path].value for rpc in RPCS}
 
 
 @pytest.mark.parametrize("permission", Permission)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rpc", RPCS, ids=str)
 def test_every_rpc_answers_every_key_as_documented(
-    guarded: Guarded, method: str, permission: Permission
+    guarded: Guarded, rpc: Rpc, permission: Permission
 ) -> None:
     keys = guarded.keys[permission]
-    request = METHODS[method](guarded.sign_in()).SerializeToString()
+    request = METHODS[rpc.path](guarded.sign_in()).SerializeToString()
+    if rpc.service not in served_by(guarded.channel):
+        for header in (f"Bearer {keys.good}", f"Bearer {guarded.development}"):
+            assert guarded.call(rpc, request, header) == ("UNIMPLEMENTED", "", {})
+        return
 
     for reason, headers in _bad_headers(keys).items():
         for given in [[header] for header in headers] or [[]]:
-            answer = guarded.call(method, request, *given)
+            answer = guarded.call(rpc, request, *given)
             assert answer == ("UNAUTHENTICATED", reason, {}), given
             # Refused before anything is read: what is sent may be garbage.
-            assert guarded.call(method, b"\xff", *given) == answer
-    twice = guarded.call(method, request, *[f"Bearer {keys.good}"] * 2)
+            assert guarded.call(rpc, b"\xff", *given) == answer
+    twice = guarded.call(rpc, request, *[f"Bearer {keys.good}"] * 2)
     assert twice == ("UNAUTHENTICATED", "API_KEY_INVALID", {})
 
-    needed = PERMISSIONS[method]
-    answer = guarded.call(method, request, f"Bearer {keys.good}")
-    if needed is permission:
+    needed = _documented_permissions()[rpc.method]
+    answer = guarded.call(rpc, request, f"Bearer {keys.good}")
+    if needed == permission.value:
         assert answer == ("OK", "", {})
     else:
-        lacking = {"permission": needed.value}
-        assert answer == ("PERMISSION_DENIED", "PERMISSION_MISSING", lacking)
+        assert answer == ("PERMISSION_DENIED", "PERMISSION_MISSING", {"permission": needed})
 
 
 def test_who_is_refused_changes_nothing(guarded: Guarded) -> None:

@@ -161,8 +161,8 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
         "from session_authority import AsyncSessionClient\n"
         "async def main():\n"
         "    settings = Settings(listen='127.0.0.1:0', audit_log='-')\n"
-        "    async with serving(settings, worker=True, insecure=True, standard_output=int(sys.argv[1])) as address:\n"
-        "        async with AsyncSessionClient(address) as client:\n"
+        "    async with serving(settings, worker=True, insecure=True, standard_output=int(sys.argv[1])) as served:\n"
+        "        async with AsyncSessionClient(served.address) as client:\n"
         "            for _ in range(50):\n"
         "                await client.sign_out((await client.create('ada')).token)\n"
         "    print('done')\n"
@@ -204,8 +204,12 @@ def test_keys_are_told_and_a_new_one_stands_alone_on_standard_output(tmp_path: P
         ("api-key-created", ids["development"]),
         ("api-key-created", ids["shop"]),
     ]
-    assert [event for event, _ in told[2:]] == ["api-key-created", "api-key-revoked"]
-    assert told[3][1] == ids["shop"] != told[2][1]
+    assert [event for event, _ in told[2:]] == [
+        "api-key-created",
+        "api-key-expiry-set",
+        "api-key-revoked",
+    ]
+    assert told[3][1] == told[4][1] == ids["shop"] != told[2][1]
     assert not [key for key in made if key[4:].strip() in content]
     assert beside.stdout.startswith("sak_")
     assert len(beside.stdout.splitlines()) == 1

@@ -130,6 +130,27 @@ def test_all_that_is_wrong_is_told_at_once(stub: SessionServiceStub) -> None:
     }
 
 
+def test_of_more_than_a_caller_could_take_in_the_first_are_told_and_the_rest_is_counted(
+    stub: SessionServiceStub,
+) -> None:
+    # As large as they get: keys that are shown in full, in letters that take three times their bytes.
+    request = pb.CreateSessionRequest(
+        user_id="ada",
+        authentication_methods=["é"] * 16,
+        attributes={"é" * 31 + f"{n:02}": "é" * 300 + "\0" for n in range(16)},
+    )
+
+    violations = _violations(stub.CreateSession, request)
+
+    assert len(violations) == 8
+    request.ClearField("authentication_methods")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CreateSession(request)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details().endswith("; and 24 more")
+
+
 def test_a_validation_with_a_bad_address_is_told_so(stub: SessionServiceStub, token: str) -> None:
     request = pb.ValidateSessionRequest(session_token=token, ip_address="somewhere")
 

@@ -2,22 +2,28 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from session_authority import AsyncSessionClient, SessionClient
 from session_authority.v1 import session_service_pb2 as pb
-from tests.integration.program import Program, serving
+from tests.integration.program import Program, running, serving
+from tests.integration.raw_http2 import Header, RawConnection, headers
 
 [_SERVICE] = pb.DESCRIPTOR.services_by_name.values()
 METHODS = sorted(_SERVICE.methods_by_name)
+_VALIDATE = b"/session_authority.v1.SessionService/ValidateSession"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -178,6 +184,126 @@ def test_a_message_of_2_mib_is_too_large(server: Program, method: str) -> None:
 )
 def test_an_unknown_method_is_not_implemented(server: Program, path: str) -> None:
     assert _call(server, path, b"").code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"/\xff", b"\xff", b"", b"nope", b"/a\x00b", _VALIDATE + b"\xff", b"/" + b"\xc3" * 10_000],
+    ids=["not UTF-8", "no slash", "empty", "bare", "nul", "nearly known", "long"],
+)
+def test_a_path_that_no_client_of_ours_would_send_is_refused_and_ends_nothing_else(
+    server: Program, path: bytes
+) -> None:
+    with SessionClient(server.address) as client, RawConnection(server.address) as connection:
+        token = client.create("ada").token
+        connection.call(headers(path))
+        assert b"grpc-status\x0212" in connection.heard()  # UNIMPLEMENTED
+        assert client.validate(token)  # on the connection of before
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"x-name", b"\xff\xfe"),
+        (b"x-\xff", b"value"),
+        (b"X-Name", b"value"),
+        (b"authorization", b"Bearer sak_\xff"),
+        (b"user-agent", b"\xff"),
+        (b"x-name-bin", b"!!! no base64"),
+        (b"x-name-bin", b"A"),
+        (b"grpc-timeout", b"soon"),
+        (b"grpc-timeout", b"\xff"),
+        (b"grpc-timeout", b"-5S"),
+        (b"grpc-timeout", b"9" * 40 + b"H"),
+        (b"grpc-timeout", b"0n"),
+        (b"grpc-encoding", b"\xff"),
+        (b"grpc-encoding", b"gzip"),
+        (b"grpc-accept-encoding", b"\xff,none-such"),
+        (b"grpc-trace-bin", b"\xff!"),
+        (b"grpc-previous-rpc-attempts", b"\xff"),
+        (b"lb-token", b"\xff"),
+        (b":path", b"/\xff"),
+        (b":authority", b"\xff"),
+        (b"content-type", b"\xff"),
+    ],
+    ids=lambda header: repr(header[:2])[:40],
+)
+def test_a_header_that_no_client_of_ours_would_send_ends_nothing(
+    server: Program, header: Header
+) -> None:
+    with RawConnection(server.address) as connection:
+        for _ in range(3):
+            connection.call(headers(_VALIDATE, header))
+        assert connection.heard()
+    with RawConnection(server.address) as connection:
+        connection.call(headers(_VALIDATE, header), message=None)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5])
+def test_a_call_without_the_first_of_its_headers(server: Program, count: int) -> None:
+    with RawConnection(server.address) as connection:
+        some = headers(_VALIDATE)
+        connection.call([*some[:count], *some[count + 1 :]])
+        connection.heard()
+
+
+def test_thousands_of_paths_that_are_not_utf_8_leave_time_for_others(server: Program) -> None:
+    lines = len(server.stderr.splitlines())
+    with SessionClient(server.address) as client, RawConnection(server.address) as connection:
+        token = client.create("ada").token
+        for _ in range(100):
+            connection.send(b"".join(connection.encoded(headers(b"/\xff")) for _ in range(40)))
+            assert client.validate(token)
+            connection.heard(quiet_seconds=0.02)
+    assert len(server.stderr.splitlines()) - lines < 50
+
+
+def test_a_flood_without_a_key_leaves_some_lines_in_the_log_and_their_number(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, asking_for_keys=True) as program:
+        with RawConnection(program.address) as connection:
+            for _ in range(50):
+                calls = [connection.encoded(headers(_VALIDATE)) for _ in range(40)]
+                connection.send(b"".join(calls))
+                connection.heard(quiet_seconds=0.05)
+        assert program.stop() == 0
+    lines = [json.loads(line) for line in program.stderr.splitlines()]
+    refused = [line for line in lines if line["event"] == "call refused"]
+    counted = [line for line in lines if line["event"] == "more of: call refused"]
+    seconds = len(counted) + 2
+    assert 0 < len(refused) <= seconds * 10
+    assert {line["reason"] for line in counted} == {"API_KEY_MISSING"}
+    assert len(refused) + sum(line["lines"] for line in counted) > 500
+
+
+_UNGUARDED = """
+from session_authority_server.cli import main
+from session_authority_server.rpc import accepting
+
+async def _request_call(self):
+    return await accepting._taken_on(self, super(accepting._Acceptor, self)._request_call)
+
+accepting._Acceptor._request_call = _request_call
+main()
+"""
+
+
+def test_should_the_accept_loop_end_all_the_same_the_process_does_too(tmp_path: Path) -> None:
+    # So that whoever keeps it starts one anew.
+    arguments = ["serve", "--insecure", "--listen", "127.0.0.1:0"]
+    command, settings = [sys.executable, "-c", _UNGUARDED], {"SESSION_AUTHORITY_DRAIN_SECONDS": "1"}
+    with (
+        running(*arguments, cwd=tmp_path, settings=settings, command=command) as program,
+        grpc.insecure_channel(program.address) as channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest())  # goes on meanwhile
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        with RawConnection(program.address) as connection:
+            connection.call(headers(b"/\xff"))
+            assert program.exit_code() == 1
+    assert "gRPC stopped taking calls on" in program.stderr
 
 
 def test_metadata_beyond_measure(server: Program) -> None:

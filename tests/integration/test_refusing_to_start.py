@@ -148,6 +148,37 @@ def test_a_database_from_the_future(tmp_path: Path, refusal: Refusal) -> None:
         assert "newer release" in told
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("ALTER TABLE users RENAME TO lost", "the table users is missing"),
+        (
+            "ALTER TABLE sessions RENAME COLUMN actor_id TO lost",
+            "the column actor_id of the table sessions is missing",
+        ),
+    ],
+)
+def test_a_database_of_the_right_version_that_lacks_something(
+    tmp_path: Path, refusal: Refusal, damage: str, said: str
+) -> None:
+    assert run("migrate", cwd=tmp_path).returncode == 0
+    assert run("migrate", "--check", cwd=tmp_path).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "session-authority.sqlite")) as connection, connection:
+        connection.execute(damage)
+    for arguments in (FREE, ("migrate", "--check")):
+        assert said in refusal(*arguments)
+
+
+def test_a_schema_that_is_said_to_be_of_two_versions(tmp_path: Path, refusal: Refusal) -> None:
+    assert run("migrate", cwd=tmp_path).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "session-authority.sqlite")) as connection, connection:
+        connection.execute("INSERT INTO alembic_version VALUES ('0001')")
+    for arguments in (FREE, ("worker", "--once"), ("migrate",), ("migrate", "--check")):
+        told = refusal(*arguments)
+        assert "is 0001 and 0005" in told
+        assert "delete the wrong ones from the table alembic_version" in told
+
+
 def test_a_worker_without_a_schema_says_what_to_run(refusal: Refusal) -> None:
     assert "make it with: session-authority migrate" in refusal("worker", "--once")
 

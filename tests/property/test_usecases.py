@@ -94,7 +94,7 @@ class Sessions(RuleBasedStateMachine):
         store = engine.sessions
         self.activity = Activity(store, clock, policy)
         self.reused: list[Session] = []
-        superseded = SupersededTokens(store, clock, policy, self.reused.append)
+        self.superseded = superseded = SupersededTokens(store, clock, policy, self.reused.append)
         self.create = CreateSession(store, clock, policy)
         self.validate = ValidateSession(
             CoalescedReads(store.read_sessions).read, clock, self.activity, superseded
@@ -363,6 +363,7 @@ class Sessions(RuleBasedStateMachine):
         self.note_reuse(known)
 
     def note_reuse(self, known: Known) -> None:
+        self.run(self.superseded.settle())
         is_late = self.now >= known.renewed_time + self.policy.superseded_grace
         ends = self.superseded_use is SupersededUse.END_SESSION
         if ends and is_late and known.is_live(self.now):

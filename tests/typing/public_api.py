@@ -21,7 +21,9 @@ from session_authority import (
     SessionNotLive,
     SessionState,
     SessionToken,
+    Unavailable,
     ValidationRequest,
+    testing,
 )
 
 
@@ -89,10 +91,27 @@ def an_error_says_what_to_do(client: SessionClient) -> None:
         client.require(None)
     except SessionNotLive as error:
         assert_type(error.rejection, Rejection | None)
+    except Unavailable as error:
+        assert_type(error.retry_after, timedelta | None)
     except InvalidArgument as error:
         assert_type(error.violations, tuple[FieldViolation, ...])
         assert_type(error.reason, str | None)
         assert_type(error.metadata, Mapping[str, str])
+
+
+def a_test_runs_an_authority() -> None:
+    with testing.authority(idle_timeout=timedelta(hours=1), session_limit=None) as authority:
+        assert_type(authority, testing.Authority)
+        assert_type(authority.address, str)
+        assert_type(authority.environment, Mapping[str, str])
+        assert_type(authority.now, datetime)
+        assert_type(authority.client(), SessionClient)
+        assert_type(authority.async_client(), AsyncSessionClient)
+        assert_type(authority.sign_in("ana", user_agent="curl"), NewSession)
+        authority.advance(timedelta(days=1))
+        with authority.outage():
+            authority.stop()
+        authority.advance(60)  # type: ignore[arg-type]
 
 
 def what_would_be_a_mistake_is_refused(client: SessionClient, session: Session) -> None:

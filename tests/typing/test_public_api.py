@@ -6,6 +6,7 @@ import pytest
 from mypy import api
 
 import session_authority
+from session_authority import testing
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +70,10 @@ def test_the_public_names_are_these() -> None:
     for name in session_authority.__all__:
         assert hasattr(session_authority, name)
     assert session_authority.SESSION_TOKEN_METADATA_KEY == "x-session-token"
+
+
+def test_the_public_names_for_tests_are_these() -> None:
+    assert testing.__all__ == ["Authority", "authority"]
 
 
 def test_the_import_brings_nothing_of_the_server() -> None:

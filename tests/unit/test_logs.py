@@ -67,3 +67,27 @@ def test_what_is_below_the_level_is_left_out_and_chatty_libraries_too(
         "kept",
         "kept too",
     ]
+
+
+def test_of_a_header_that_is_not_utf_8_grpc_tells_no_more_than_that(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", "json")
+    try:
+        b"\xff".decode()
+    except UnicodeDecodeError:
+        # As gRPC does. A token with one byte changed is none that could be masked.
+        name = "grpc._cython.cygrpc"
+        logging.getLogger(name).exception("Invalid encoding on %s", f"Bearer {TOKEN[:-1]}\\xff")
+
+    [line] = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["event"], line["level"]) == ("a header of a call is not UTF-8", "info")
+    assert "exception" not in line
+
+
+def test_below_its_level_it_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("warning", "json")
+    logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", b"\xff")
+    logging.getLogger("grpc._cython.cygrpc").error("kept")
+
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["kept"]

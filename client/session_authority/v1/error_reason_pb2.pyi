@@ -26,7 +26,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Never sent by the authority."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT. The request breaks a documented limit or form; `google.rpc.BadRequest` names each
-    field and says how to mend it. Sending it again unchanged fails again.
+    field, 8 at most, and says how to mend it. Sending it again unchanged fails again.
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT. The request's bytes are no message of the expected type."""
@@ -101,6 +101,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The session is that of somebody who acts as the user (it has an `actor_id`), which
     lets them neither look at the user's sessions nor end them. It may sign itself out.
     """
+    ERROR_REASON_WATCH_INTERRUPTED: _ErrorReason.ValueType  # 22
+    """UNAVAILABLE. The server ended a WatchSessions stream, because it could not be sure any more that the caller is
+    told of every change. What was kept under the stream must be forgotten. The metadata `cause` says why:
+    CHANNEL_LOST (the server could have missed changes), SLOW (the caller didn't read as fast as changes came),
+    SILENT (the caller sent no ping for 30 seconds) or DRAINING (the server is shutting down).
+    `google.rpc.RetryInfo` says when to open another.
+    """
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 23
+    """RESOURCE_EXHAUSTED. The server has as many WatchSessions streams as it allows; the metadata `limit` gives
+    the number. `google.rpc.RetryInfo` says when to try again, perhaps at another server.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every `reason` that a `google.rpc.ErrorInfo` of this API carries, without the prefix
@@ -113,7 +124,7 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent by the authority."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT. The request breaks a documented limit or form; `google.rpc.BadRequest` names each
-field and says how to mend it. Sending it again unchanged fails again.
+field, 8 at most, and says how to mend it. Sending it again unchanged fails again.
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. The request's bytes are no message of the expected type."""
@@ -187,5 +198,16 @@ repeated with the new token. The metadata `max_authentication_age_seconds` gives
 ERROR_REASON_IMPERSONATION_FORBIDDEN: ErrorReason.ValueType  # 21
 """FAILED_PRECONDITION. The session is that of somebody who acts as the user (it has an `actor_id`), which
 lets them neither look at the user's sessions nor end them. It may sign itself out.
+"""
+ERROR_REASON_WATCH_INTERRUPTED: ErrorReason.ValueType  # 22
+"""UNAVAILABLE. The server ended a WatchSessions stream, because it could not be sure any more that the caller is
+told of every change. What was kept under the stream must be forgotten. The metadata `cause` says why:
+CHANNEL_LOST (the server could have missed changes), SLOW (the caller didn't read as fast as changes came),
+SILENT (the caller sent no ping for 30 seconds) or DRAINING (the server is shutting down).
+`google.rpc.RetryInfo` says when to open another.
+"""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 23
+"""RESOURCE_EXHAUSTED. The server has as many WatchSessions streams as it allows; the metadata `limit` gives
+the number. `google.rpc.RetryInfo` says when to try again, perhaps at another server.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -9,6 +9,7 @@ from session_authority_server.domain.event import (
     CredentialRejected,
     Event,
     KeyCreated,
+    KeyGivenEnd,
     KeyRevoked,
     SessionEnded,
     SessionEstablished,
@@ -140,6 +141,12 @@ def _rejected(event: CredentialRejected) -> Said:
 @_say.register
 def _key_created(event: KeyCreated) -> Said:
     return _of_key("api-key-created", event.key_id, "create")
+
+
+@_say.register
+def _key_given_end(event: KeyGivenEnd) -> Said:
+    said = _of_key("api-key-expiry-set", event.key_id, "update")
+    return said | {"expire_timestamp": _numeric(event.expire_time)}
 
 
 @_say.register

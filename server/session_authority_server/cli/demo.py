@@ -60,7 +60,8 @@ def demo(
 
 async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
     console = Console(highlight=False)
-    async with serving(settings, worker=True, insecure=False) as address:
+    async with serving(settings, worker=True, insecure=False) as served:
+        address = served.address
         console.print(
             f"[bold]Session Authority[/] serves on {address}, sessions in {settings.database}\n",
             soft_wrap=True,

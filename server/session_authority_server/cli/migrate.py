@@ -2,7 +2,7 @@ import sys
 
 import click
 
-from session_authority_server.app import CannotStart, cannot_use, database_of
+from session_authority_server.app import CannotStart, cannot_use, database_of, refuse_lack
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock
@@ -14,7 +14,9 @@ from session_authority_server.store.partitions import Partitioning
 @click.command()
 @click.option("--database-url", help="Where sessions are kept.")
 @click.option(
-    "--check", is_flag=True, help="Only say whether the schema is this version; exit 1 if not."
+    "--check",
+    is_flag=True,
+    help="Only say whether the schema is this version and whole; exit 1 if not.",
 )
 @click.option(
     "--sql", is_flag=True, help="Only print the SQL that makes the schema; connects nowhere."
@@ -60,6 +62,7 @@ async def _migrate(
     try:
         version = await schema.read_version(database)
         if version.serves and not version.is_current:
+            await refuse_lack(settings, database)
             click.echo(
                 f"{name}: the schema is {version.current}, newer than this program's "
                 f"{version.wanted}, which it still serves"
@@ -76,6 +79,8 @@ async def _migrate(
                 "to change that, make another database and move the rows"
             )
         before = version.current if only_check else await schema.migrate(database, partitioning)
+        if only_check:
+            await refuse_lack(settings, database)
         if before == version.wanted:
             click.echo(f"{name}: the schema is {before} already")
         else:

@@ -9,7 +9,7 @@ import click
 import uvloop
 
 from session_authority_server import logs
-from session_authority_server.app import CannotStart
+from session_authority_server.app import CannotStart, StoppedServing
 from session_authority_server.config import ConfigurationError, Settings, load_settings
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.store.server_lock import AlreadyServed
@@ -31,9 +31,9 @@ def settings_of(context: click.Context, **given: Any) -> Settings:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run work to its end; what keeps it from starting is told in one line."""
+    """Run work to its end; what keeps it from starting or going on is told in one line."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
-    except (CannotStart, AlreadyServed, StoreUnavailable) as error:
+    except (CannotStart, StoppedServing, AlreadyServed, StoreUnavailable) as error:
         raise click.ClickException(str(error)) from None

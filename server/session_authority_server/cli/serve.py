@@ -54,9 +54,11 @@ async def _serve(
         insecure=insecure,
         allow_plaintext=allow_plaintext,
         show_key=show_development_key,
-    ) as address:
+    ) as served:
         calm_garbage_collector()
-        click.echo(f"session-authority: serving on {address}, sessions in {settings.database}")
+        click.echo(
+            f"session-authority: serving on {served.address}, sessions in {settings.database}"
+        )
         await until_told_to_stop()
         click.echo("session-authority: draining")
     click.echo("session-authority: stopped")

@@ -112,6 +112,21 @@ class KeyCreated:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyGivenEnd:
+    """An API key was given an end, or an earlier one.
+
+    Attributes:
+        key_id: Which.
+        expire_time: When it is good no more.
+        time: When it was given that.
+    """
+
+    key_id: str
+    expire_time: datetime
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRevoked:
     """An API key was revoked."""
 
@@ -126,5 +141,6 @@ Event = (
     | SessionReauthenticated
     | CredentialRejected
     | KeyCreated
+    | KeyGivenEnd
     | KeyRevoked
 )

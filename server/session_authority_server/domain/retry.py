@@ -30,7 +30,7 @@ class Attempt:
 
     purpose: str
     caller: str
-    subject: str
+    subject: str = field(repr=False)  # of a re-authentication it is the token
     retry_secret: bytes = field(repr=False)
     parameters: object = field(repr=False)
 

@@ -1,5 +1,6 @@
 """Domain values to messages and back."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from uuid import UUID
@@ -19,6 +20,11 @@ ANSWERS_LIMIT = 20_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANOS_A_SECOND = 1_000_000_000
+# The field `responses` of BatchValidateSessionsResponse, of a length that follows.
+_RESPONSES_TAG = bytes(
+    [session_service_pb2.BatchValidateSessionsResponse.RESPONSES_FIELD_NUMBER << 3 | 2]
+)
+_SMALL = [bytes([number]) for number in range(0x80)]
 _DEVICE_TYPES = {
     DeviceType.UNKNOWN: session_pb2.DEVICE_TYPE_UNSPECIFIED,
     DeviceType.DESKTOP: session_pb2.DEVICE_TYPE_DESKTOP,
@@ -104,7 +110,31 @@ def to_answer(verdict: Session | Rejection) -> bytes:
     return to_outcome(verdict).SerializeToString()
 
 
-@lru_cache(ANSWERS_LIMIT)
+def to_batch_answer(verdicts: Sequence[Session | Rejection]) -> bytes:
+    """Return the answer to a batch as it goes over the wire: that of each, one behind the other.
+
+    Put together by hand, for the message would be made of copies of messages and then serialised anew, at a
+    quarter of what the whole validation costs.
+    """
+    parts: list[bytes] = []
+    for verdict in verdicts:
+        answer = to_answer(verdict)
+        parts += (_RESPONSES_TAG, _varint(len(answer)), answer)
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as protobuf writes lengths."""
+    if number < 0x80:
+        return _SMALL[number]
+    digits = bytearray()
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
 def _accepted(session: Session) -> session_service_pb2.ValidateSessionResponse:
     """Return the answer that accepts a live session."""
     message = _session(session, None, session.session_id)

@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 from session_authority.v1 import error_reason_pb2 as reasons
 from session_authority_server.domain import errors
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
+from session_authority_server.watch.interrupted import Cause, TooManyStreams, WatchInterrupted
 
 ERROR_DOMAIN = "session-authority"
 _RETRY_AFTER = timedelta(milliseconds=250)
@@ -150,6 +151,18 @@ TABLE: dict[type[AuthorityError], Row] = {
     TooManyRejectedTokens: Row(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         reasons.ERROR_REASON_TOO_MANY_REJECTED_TOKENS,
+        retry=True,
+    ),
+    WatchInterrupted: Row(
+        grpc.StatusCode.UNAVAILABLE,
+        reasons.ERROR_REASON_WATCH_INTERRUPTED,
+        lambda error: {"cause": getattr(error, "cause", Cause.CHANNEL_LOST).name},
+        retry=True,
+    ),
+    TooManyStreams: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        reasons.ERROR_REASON_TOO_MANY_STREAMS,
+        lambda error: {"limit": str(getattr(error, "limit", ""))},
         retry=True,
     ),
     Unforeseen: Row(grpc.StatusCode.INTERNAL, reasons.ERROR_REASON_INTERNAL),

@@ -7,6 +7,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from session_authority.v1.session_admin_service_pb2 import DESCRIPTOR
 from session_authority_server.domain.errors import AuthorityError, SessionNotLive
 from session_authority_server.metrics import RPC_ERRORS, RPC_SECONDS
 from session_authority_server.rpc import error_table
@@ -19,6 +20,7 @@ from session_authority_server.rpc.error_table import (
     ServerOverloaded,
     Unforeseen,
 )
+from session_authority_server.rpc.even_time import even_time
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 
 DEADLINE_SECONDS = 5.0
@@ -29,8 +31,16 @@ BATCH_REQUEST_LIMIT_BYTES = 1024 * 1024
 BATCH_METHOD = "BatchValidateSessions"
 SLOW_SECONDS = 1.0
 _OVERLOAD_LOG_SECONDS = 10.0
-# A user who signs in presents no token, and nothing must keep one from signing out.
-_PASS_WITHOUT_GOOD_TOKENS = frozenset(("CreateSession", "SignOut"))
+# A user who signs in presents no token, and nothing must keep one from signing out. Nor an operator from ending
+# what others have stolen: those calls present no token either, or, to revoke one's session, are answered alike
+# whether or not it is good, so that nobody learns anything by them.
+_PASS_WITHOUT_GOOD_TOKENS = frozenset(
+    (
+        "CreateSession",
+        "SignOut",
+        *DESCRIPTOR.services_by_name["SessionAdminService"].methods_by_name,
+    )
+)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
@@ -65,7 +75,7 @@ class InFlight:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Lets in whom it may, and gives unary calls a deadline, documented errors and, if they fail, a log line.
+    """Lets in whom it may, and gives calls documented errors and, if they fail, a log line; unary ones a deadline too.
 
     Those beyond what the server takes on at once it refuses before they are read. One interceptor for all of it,
     and what it makes of a method is kept: each further one costs every call.
@@ -107,12 +117,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return handler
             name = method.rpartition("/")[2]
             if handler.unary_unary is not None:
-                handler = _wrap(name, handler, self._in_flight, self._rejected)
-            wrapped = self._wrapped[method] = handler
-            # As one of streams it answers without waiting for the request.
-            refuse: Any = _overloaded(name, self._in_flight)
-            self._overloaded[method] = grpc.stream_stream_rpc_method_handler(refuse)
-        if self._in_flight.calls >= self._in_flight.limit:
+                wrapped = _wrap(name, handler, self._in_flight, self._rejected)
+                # As one of streams it answers without waiting for the request.
+                refuse: Any = _overloaded(name, self._in_flight)
+                self._overloaded[method] = grpc.stream_stream_rpc_method_handler(refuse)
+            else:
+                wrapped = _wrap_streams(name, handler)
+            self._wrapped[method] = wrapped
+        # Streams have a bound of their own: a cache that can't follow would bring more calls.
+        if self._in_flight.calls >= self._in_flight.limit and method in self._overloaded:
             return self._overloaded[method]
         try:
             caller = self._authenticate(method, handler_call_details.invocation_metadata)
@@ -144,6 +157,30 @@ def _wrap(
     return grpc.unary_unary_rpc_method_handler(
         _answering(method, behavior, in_flight, rejected),
         _parsing(f"{method}Request", parse, limit_bytes),
+        _serializing(handler.response_serializer),
+    )
+
+
+def _wrap_streams(method: str, handler: Handler) -> Handler:
+    behavior: Any = handler.stream_stream
+    parse: Any = handler.request_deserializer
+
+    async def stream(requests: object, context: Context) -> None:
+        try:
+            await behavior(requests, context)
+        except AuthorityError as raised:
+            error = raised
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            _log.exception("unforeseen failure", method=method)
+            error = Unforeseen()
+        else:
+            return
+        # Who doesn't read what was said before doesn't hear this either, and keeps us until the connection ends.
+        await _abort(context, method, error)
+
+    return grpc.stream_stream_rpc_method_handler(
+        stream,
+        _parsing(f"{method}Request", parse, REQUEST_LIMIT_BYTES),
         _serializing(handler.response_serializer),
     )
 
@@ -192,7 +229,7 @@ def _answering(
     async def call(request: Message | AuthorityError, context: Context) -> Any:
         if in_flight.calls >= in_flight.limit:  # reached while this one's request was waited for
             return await refuse(request, context)
-        started = time.perf_counter()
+        started, end_of_period = time.perf_counter(), even_time()
         in_flight.calls += 1
         try:
             if rejected is not None:
@@ -201,9 +238,10 @@ def _answering(
                 error = request
             else:
                 return await _in_time(behavior(request, context), context.time_remaining())
+        except SessionNotLive as raised:
+            await _counted(rejected, end_of_period())
+            error = raised
         except AuthorityError as raised:
-            if rejected is not None and isinstance(raised, SessionNotLive):
-                rejected.count()
             error = raised
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
             _log.exception("unforeseen failure", method=method)
@@ -217,6 +255,12 @@ def _answering(
         return await _abort(context, method, error)
 
     return call
+
+
+async def _counted(rejected: RejectedTokens | None, end_of_period: Awaitable[None]) -> None:
+    if rejected is not None:
+        rejected.count()
+    await end_of_period
 
 
 def _in_time(answer: Awaitable[Any], remaining_seconds: float | None) -> Awaitable[Any]:

@@ -12,10 +12,11 @@ from session_authority_server.rpc.conversion import (
     from_duration,
     from_timestamp,
     to_answer,
-    to_outcome,
+    to_batch_answer,
     to_session,
     to_timestamp,
 )
+from session_authority_server.rpc.even_time import even_time
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.usecases.create_session import CreateSession, SignIn
 from session_authority_server.usecases.list_sessions import Listing, ListSessions
@@ -91,21 +92,24 @@ class SessionService(SessionServiceServicer):
     async def ValidateSession(
         self, request: pb.ValidateSessionRequest, context: Context
     ) -> pb.ValidateSessionResponse:
+        end_of_period = even_time()
         verdict = await self._usecases.validate(_validation(request))
         if verdict is NOT_FOUND:
             self._rejected.count()
+            await end_of_period()
         return cast("pb.ValidateSessionResponse", to_answer(verdict))
 
     async def BatchValidateSessions(
         self, request: pb.BatchValidateSessionsRequest, context: Context
     ) -> pb.BatchValidateSessionsResponse:
+        end_of_period = even_time()
         verdicts = await self._usecases.batch_validate(
             [_validation(each) for each in request.requests]
         )
-        self._rejected.count(sum(verdict is NOT_FOUND for verdict in verdicts))
-        return pb.BatchValidateSessionsResponse(
-            responses=[to_outcome(verdict) for verdict in verdicts]
-        )
+        if unknown := sum(verdict is NOT_FOUND for verdict in verdicts):
+            self._rejected.count(unknown)
+            await end_of_period()
+        return cast("pb.BatchValidateSessionsResponse", to_batch_answer(verdicts))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
@@ -142,7 +146,9 @@ class SessionService(SessionServiceServicer):
         return pb.RevokeOtherSessionsResponse(effective_time=to_timestamp(effective_time))
 
     async def SignOut(self, request: pb.SignOutRequest, context: Context) -> pb.SignOutResponse:
+        end_of_period = even_time()
         effective_time = await self._usecases.sign_out(request.session_token)
+        await end_of_period()  # whether there was anything to end
         return pb.SignOutResponse(effective_time=to_timestamp(effective_time))
 
     async def ReauthenticateSession(

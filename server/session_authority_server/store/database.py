@@ -31,6 +31,8 @@ CLOSE_SECONDS = 10.0
 # How long a connection is waited for where no caller waits: several hosts may have to be tried.
 START_SECONDS = 15.0
 
+_READING, _WRITING = "reading", "writing"
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +50,8 @@ class Database:
         self._hot_read = HotRead(dialect)
         self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, *dialect.driver_errors)
         self._running: set[asyncio.Task[Any]] = set()
+        # How often in a row each has failed.
+        self._failures = {_READING: 0, _WRITING: 0}
 
     @classmethod
     def sqlite(cls, path: Path, *, read_only: bool = False) -> "Database":
@@ -63,27 +67,34 @@ class Database:
         """Run reads that need no transaction."""
         try:
             try:
-                return await self._to_its_end(self._read(work))
+                read = await self._to_its_end(self._read(work))
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
                 # It may have broken while it was idle.
-                return await self._to_its_end(self._read(work))
+                read = await self._to_its_end(self._read(work))
         except SQLAlchemyError as error:
-            raise _unavailable("reading", error) from error
+            raise self._unavailable(_READING, error) from error
+        if self._failures[_READING]:
+            self._worked(_READING)
+        return read
 
     async def read_hot(self, session_ids: Sequence[UUID]) -> list[Session]:
         """Read sessions by id for validation; swept ones come without their sweep."""
         try:
-            return await self._to_its_end(self._hot_read(session_ids))
+            found = await self._to_its_end(self._hot_read(session_ids))
         except self._errors as error:
-            raise _unavailable("reading", error) from error
+            raise self._unavailable(_READING, error) from error
+        if self._failures[_READING]:
+            self._worked(_READING)
+        return found
 
     async def write(
         self,
         work: Callable[[AsyncConnection], Awaitable[T]],
         committed: Callable[[T], None] | None = None,
         *,
+        settled: Callable[[T, bool], None] | None = None,
         limited: bool = True,
     ) -> T:
         """Run work in a transaction and commit it.
@@ -94,18 +105,24 @@ class Database:
         Args:
             work: What to do; it may raise `RunAgain`.
             committed: Given the result once that is committed, whatever became of the caller.
+            settled: Given the result of work that was not rolled back, as soon as its commit has succeeded or
+                failed, and whether it is certain that it has succeeded. Else it may have, or may yet.
             limited: Whether a caller waits for it, so that it must not take long.
         """
         for tries_left in reversed(range(TRIES)):
             try:
                 connection = await connected(self._writer, None if limited else START_SECONDS)
-                return await self._to_its_end(
-                    self._commit(connection, work, committed, limited=limited)
+                result = await self._to_its_end(
+                    self._commit(connection, work, committed, settled, limited=limited)
                 )
             except (SQLAlchemyError, RunAgain) as error:
                 again = isinstance(error, RunAgain) or self.dialect.may_run_again(error)
                 if not tries_left or not again:
-                    raise _unavailable("writing", error) from error
+                    raise self._unavailable(_WRITING, error) from error
+            else:
+                if self._failures[_WRITING]:
+                    self._worked(_WRITING)
+                return result
         raise AssertionError("unreachable")
 
     async def run_sync(self, work: Callable[[Connection], T]) -> T:
@@ -123,7 +140,7 @@ class Database:
         try:
             await self._to_its_end(work())
         except SQLAlchemyError as error:
-            raise _unavailable("writing", error) from error
+            raise self._unavailable(_WRITING, error) from error
 
     async def close(self) -> None:
         """Wait for what is under way, but not for ever, then let go of every connection."""
@@ -137,6 +154,17 @@ class Database:
         await self._hot_read.close()
         await self._reader.dispose()
         await self._writer.dispose()
+
+    def _unavailable(self, doing: str, error: Exception) -> StoreUnavailable:
+        self._failures[doing] += 1
+        _log.error("the store failed while %s: %s", doing, reason_of(error))
+        return StoreUnavailable(doing)
+
+    def _worked(self, doing: str) -> None:
+        """Tell the end of an outage, which a single failure is none of."""
+        failures, self._failures[doing] = self._failures[doing], 0
+        if failures > 1:
+            _log.warning("%s works again, after %d failures", doing, failures)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work that goes on whatever becomes of whoever waits for it."""
@@ -159,6 +187,7 @@ class Database:
         connection: AsyncConnection,
         work: Callable[[AsyncConnection], Awaitable[T]],
         committed: Callable[[T], None] | None,
+        settled: Callable[[T, bool], None] | None,
         *,
         limited: bool,
     ) -> T:
@@ -166,7 +195,7 @@ class Database:
             # Kept with the connection, which a failed transaction before this one may have shared.
             info = connection.sync_connection.info if connection.sync_connection else {}
             info.pop(COMMIT_IN_DOUBT, None)
-            transaction = _transaction(connection, work)
+            transaction = _transaction(connection, work, settled)
             if limited:
                 result = await self._limited(connection, transaction)
             else:
@@ -186,7 +215,9 @@ class Database:
 
 
 async def _transaction(
-    connection: AsyncConnection, work: Callable[[AsyncConnection], Awaitable[T]]
+    connection: AsyncConnection,
+    work: Callable[[AsyncConnection], Awaitable[T]],
+    settled: Callable[[T, bool], None] | None,
 ) -> T:
     try:
         begun = await connection.begin()
@@ -200,7 +231,13 @@ async def _transaction(
     except BaseException:
         await begun.rollback()
         raise
-    await begun.commit()
+    certain = False
+    try:
+        await begun.commit()
+        certain = True
+    finally:
+        if settled is not None:
+            settled(result, certain)
     return result
 
 
@@ -220,8 +257,3 @@ def reason_of(error: BaseException | None) -> str:
     if isinstance(cause, SQLAlchemyError | RunAgain):
         return type(cause).__name__
     return " ".join(str(cause).split())  # drivers spread it over lines
-
-
-def _unavailable(doing: str, error: Exception) -> StoreUnavailable:
-    _log.error("the store failed while %s: %s", doing, reason_of(error))
-    return StoreUnavailable(doing)

@@ -1,8 +1,6 @@
 """What the engines do differently."""
 
 import contextlib
-import os
-import socket
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
@@ -31,10 +29,13 @@ from sqlalchemy import (
     literal_column,
     null,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from session_authority_server.domain.changes import Changes
+from session_authority_server.store import notification
 from session_authority_server.store.wire import values_of
 
 # How long a caller waits for a connection to come free. With the time that the work itself may take
@@ -67,6 +68,9 @@ _LOST_RACES = frozenset(("40001", "40P01", "23505"))
 _QUOTED_ID_DIGITS = slice(2, 34)  # of X'...'
 _SENT_FALSE = b"\0"
 _ANY_POSTGRESQL = "postgresql+psycopg://"
+_NOTIFY = text(
+    "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
+).bindparams(channel=notification.CHANNEL)
 COMMIT_IN_DOUBT = "commit in doubt"
 # Several values of a row as one, from which none of them can be missed or mistaken for another.
 Fingerprint = str | bytes
@@ -141,6 +145,10 @@ class Dialect(Protocol):
 
     def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
         """Return a text of many rows as one, a line each, without those that are null."""
+        ...
+
+    async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
+        """Have other processes told of changes when, and only if, the present transaction is committed."""
         ...
 
     def insert_if_absent(self, table: Table) -> Insert:
@@ -267,6 +275,9 @@ class Sqlite:
     def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
         return func.group_concat(column, literal_column("char(10)"), type_=Text)
 
+    async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
+        pass  # there are no others
+
     def insert_if_absent(self, table: Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing()
 
@@ -308,20 +319,7 @@ class PostgreSQL:
         self._standby_answered = psycopg.errors.ReadOnlySqlTransaction
         self.driver_errors: tuple[type[Exception], ...] = (psycopg.Error,)
         self.url = url
-        self._connect_args = {
-            # Works behind a transaction pooler too, which may run each transaction elsewhere.
-            "prepare_threshold": None,
-            "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-            "application_name": "session-authority",
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 5_000,
-            # Read as libpq reads it, with several hosts too, and not as SQLAlchemy would.
-            **_parameters_of(url),
-            # A standby, or a primary that became one, must not answer.
-            "target_session_attrs": "read-write",
-        }
+        self._connect_args = connect_arguments(url)
 
     def reader(self) -> AsyncEngine:
         return create_async_engine(
@@ -403,6 +401,9 @@ class PostgreSQL:
     def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
         return func.string_agg(column, literal_column("chr(10)"), type_=Text)
 
+    async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
+        await connection.execute(_NOTIFY, {"payloads": list(notification.payloads(changes))})
+
     def insert_if_absent(self, table: Table) -> Insert:
         return postgresql.insert(table).on_conflict_do_nothing()
 
@@ -427,11 +428,29 @@ class PostgreSQL:
             await driver.cancel_safe(timeout=_CANCEL_TIMEOUT_SECONDS)
 
     def cut_off(self, driver: Any) -> None:
-        with (
-            contextlib.suppress(*self.driver_errors, OSError),
-            socket.socket(fileno=os.dup(driver.fileno())) as same,
-        ):
-            same.shutdown(socket.SHUT_RDWR)
+        self._libpq.cut_off(driver)
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """Return what to connect to a primary with.
+
+    Raises:
+        ValueError: If the address can't be read.
+    """
+    return {
+        # Works behind a transaction pooler too, which may run each transaction elsewhere.
+        "prepare_threshold": None,
+        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+        "application_name": "session-authority",
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 5_000,
+        # Read as libpq reads it, with several hosts too, and not as SQLAlchemy would.
+        **_parameters_of(url),
+        # A standby, or a primary that became one, must not answer.
+        "target_session_attrs": "read-write",
+    }
 
 
 def _parameters_of(url: str) -> dict[str, Any]:

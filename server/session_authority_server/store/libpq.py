@@ -1,13 +1,17 @@
-"""One statement on a connection of libpq, without the driver's own machinery in between.
+"""What is done with a connection of libpq itself. One statement foremost, without the driver's own machinery in between.
 
 psycopg's cursor costs a validation 200 us of CPU where libpq needs 50 (docs/performance.md).
 """
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg import errors
 from psycopg.pq import ExecStatus, Format
 
@@ -43,6 +47,15 @@ async def fetch_row(connection: Any, statement: bytes, ids: Sequence[UUID]) -> l
     if result.status != ExecStatus.TUPLES_OK:
         raise errors.error_from_result(result)
     return [result.get_value(0, column) for column in range(result.nfields)]
+
+
+def cut_off(connection: Any) -> None:
+    """Have whoever waits for the server on a driver's connection wait no more."""
+    with (
+        contextlib.suppress(psycopg.Error, OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as same,
+    ):
+        same.shutdown(socket.SHUT_RDWR)
 
 
 def array_items(sent: bytes) -> list[bytes]:

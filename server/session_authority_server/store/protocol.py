@@ -6,6 +6,9 @@ Obligations that hold for every method:
 * A method that returned has committed durably: what it did survives the death of the process and of the
   machine. One that raised StoreUnavailable may or may not have.
 * A commit is not abandoned because the task that awaits it was cancelled.
+* Whatever makes a token invalid by anything else than the session's own times is told to those who keep answers
+  for a while (`Listener`, or the engine's own notifications), and before the method returns, or by the time of
+  the commit. Nothing is told of what was rolled back.
 * No method waits without bound: beyond the store's limits it raises StoreUnavailable.
 * "Live" means what `domain.liveness.is_live` says, at the `now` that was passed.
 
@@ -19,6 +22,7 @@ from typing import Protocol, TypeVar
 from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
+from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
@@ -152,6 +156,21 @@ class KeyBatch:
 
     ended: Sequence[SessionEnded]
     last: UUID | None
+
+
+class Listener(Protocol):
+    """Who is told, in the process that makes it, of each change that keeps a token from being valid.
+
+    Its methods must neither wait nor raise.
+    """
+
+    def committing(self) -> None:
+        """Hear that a change is about to be committed, and that `committed` will say how that went."""
+        ...
+
+    def committed(self, changes: Changes, *, certain: bool) -> None:
+        """Hear of a change that was committed, or, where that is not certain, may have been or may yet be."""
+        ...
 
 
 class Transaction(Protocol):

@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, func, inspect, select
 
 from session_authority_server.store.database import Database
 from session_authority_server.store.dialect import Dialect
@@ -17,6 +17,12 @@ from session_authority_server.store.partitions import Partitioning, first_partit
 from session_authority_server.store.tables import authority
 
 _TURN_SECONDS = 0.1
+_AND = " and "
+# Without these no call would be answered. What few calls need beyond, they tell themselves.
+_RIGHTS: dict[str, tuple[str, ...]] = {
+    "sessions": ("SELECT", "INSERT", "UPDATE"),
+    "users": ("SELECT", "INSERT", "UPDATE"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class SchemaVersion:
         """What an operator can do about a schema that this program can't work with."""
         if self.known:
             return "run: session-authority migrate"
+        if self.current is not None and _AND in self.current:
+            return "it can be one alone: delete the wrong ones from the table alembic_version"
         return "another program or a newer release made it: run that one, or name another database"
 
 
@@ -71,11 +79,46 @@ async def read_version(database: Database) -> SchemaVersion:
     known = {None, *(script.revision for script in scripts.walk_revisions())}
 
     def read(connection: Connection) -> SchemaVersion:
-        current = _current_revision(connection)
+        revisions = MigrationContext.configure(connection).get_current_heads()
+        if len(revisions) > 1:
+            return SchemaVersion(_AND.join(sorted(revisions)), wanted, False, None)
+        current = revisions[0] if revisions else None
         oldest = _oldest_program(connection) if current not in known else None
         return SchemaVersion(current, wanted, current in known, oldest)
 
     return await database.run_sync(read)
+
+
+async def read_lack(database: Database) -> str | None:
+    """Return what a database of the right version lacks of what this program needs there; None if nothing.
+
+    The version says what migrations have made. Since then a table may have been lost, as in half a restoration,
+    or this program's role may never have been given its rights.
+
+    Raises:
+        StoreUnavailable: If the store can't be read.
+    """
+    return await database.run_sync(_lack)
+
+
+def _lack(connection: Connection) -> str | None:
+    inspector = inspect(connection)
+    for table in authority.metadata.sorted_tables:
+        if not inspector.has_table(table.name):
+            return f"the table {table.name} is missing; restore it from a backup"
+        found = {each["name"] for each in inspector.get_columns(table.name)}
+        missing = [column.name for column in table.columns if column.name not in found]
+        if missing:
+            return f"the column {missing[0]} of the table {table.name} is missing"
+        if connection.dialect.name == "postgresql":
+            for right in _RIGHTS.get(table.name, ("SELECT",)):
+                permitted = select(func.has_table_privilege(table.name, right))
+                if not connection.execute(permitted).scalar_one():
+                    return (
+                        f"its role may not {right} in the table {table.name}; let the owner run: "
+                        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO the role"
+                    )
+    return None
 
 
 async def migrate(database: Database, partitioning: Partitioning | None = None) -> str | None:

@@ -14,6 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Ending, Session
@@ -31,6 +32,7 @@ from session_authority_server.store.protocol import (
     ErasureBatch,
     KeyBatch,
     LeftOut,
+    Listener,
     PageKey,
     PendingErasure,
     Touch,
@@ -48,10 +50,23 @@ _PAUSES_FOR_LOCKED_SECONDS = (0, 0.005, 0.02, 0.08, 0.2)
 class SqlSessionStore:
     """`protocol.SessionStore` in SQL."""
 
-    def __init__(self, database: Database, *, erases_at_end: bool = False) -> None:
-        """Keep sessions in a database, and erase addresses and the user agent when one ends, if so asked."""
+    def __init__(
+        self,
+        database: Database,
+        *,
+        erases_at_end: bool = False,
+        listener: Listener | None = None,
+    ) -> None:
+        """Keep sessions in a database.
+
+        Args:
+            database: Which.
+            erases_at_end: Whether to erase addresses and the user agent when a session ends.
+            listener: Who in this process is told of changes, where the database doesn't tell others.
+        """
         self._database = database
         self._erases_at_end = erases_at_end
+        self._listener = listener
 
     async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
         found = await self._database.read_hot(session_ids)
@@ -65,11 +80,38 @@ class SqlSessionStore:
         work: Callable[[Transaction], Awaitable[T]],
         committed: Callable[[T], None] | None = None,
     ) -> T:
-        async def in_transaction(connection: AsyncConnection) -> T:
+        async def in_transaction(connection: AsyncConnection) -> tuple[T, Changes]:
             dialect, erases = self._database.dialect, self._erases_at_end
-            return await work(SqlTransaction(connection, dialect, erases_at_end=erases))
+            transaction = SqlTransaction(connection, dialect, erases_at_end=erases)
+            return await work(transaction), transaction.changes
 
-        return await self._database.write(in_transaction, committed)
+        return await self._change(in_transaction, committed)
+
+    async def _change(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[tuple[T, Changes]]],
+        committed: Callable[[T], None] | None,
+    ) -> T:
+        """Run work in one transaction, and have caches told of what it changed."""
+        listener = self._listener
+
+        async def announced(connection: AsyncConnection) -> tuple[T, Changes]:
+            result, changes = await work(connection)
+            if changes:
+                # Last, for from here to the commit nothing may fail that a listener would have to hear of.
+                await self._database.dialect.announce(connection, changes)
+                if listener is not None:
+                    listener.committing()
+            return result, changes
+
+        def settled(done: tuple[T, Changes], certain: bool) -> None:
+            if listener is not None and done[1]:
+                listener.committed(done[1], certain=certain)
+
+        result, _ = await self._database.write(
+            announced, lambda done: committed and committed(done[0]), settled=settled
+        )
+        return result
 
     async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         if not touches:
@@ -121,7 +163,7 @@ class SqlSessionStore:
             .limit(limit)
         )
 
-        async def work(connection: AsyncConnection) -> KeyBatch:
+        async def work(connection: AsyncConnection) -> tuple[KeyBatch, Changes]:
             found = (await connection.execute(seen)).all()
             last = found[-1].session_id if len(found) == limit else None
             made = [row.session_id for row in found if row.made]
@@ -138,11 +180,10 @@ class SqlSessionStore:
                 .returning(sessions.c.session_id, sessions.c.user_id)
             )
             ended = (await connection.execute(statement)).all() if made else ()
-            return KeyBatch(
-                [SessionEnded(row.session_id, row.user_id, ending) for row in ended], last
-            )
+            events = [SessionEnded(row.session_id, row.user_id, ending) for row in ended]
+            return KeyBatch(events, last), Changes({row.session_id for row in ended})
 
-        return await self._database.write(work, committed)
+        return await self._change(work, committed)
 
     async def list_live(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int

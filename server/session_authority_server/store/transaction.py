@@ -4,9 +4,20 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, case, delete, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Update,
+    case,
+    delete,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, Session, Sweep
 from session_authority_server.store import rows
@@ -30,7 +41,11 @@ from session_authority_server.store.tables import (
 
 
 class SqlTransaction:
-    """`protocol.Transaction` over one connection."""
+    """`protocol.Transaction` over one connection.
+
+    Attributes:
+        changes: What caches must forget once it is committed.
+    """
 
     def __init__(
         self, connection: AsyncConnection, dialect: Dialect, *, erases_at_end: bool = False
@@ -39,6 +54,7 @@ class SqlTransaction:
         self._dialect = dialect
         self._erased = rows.ERASED if erases_at_end else {}
         self._global_epoch: int | None = None
+        self.changes = Changes()
 
     async def lock_user(self, user_id: str) -> UserStanding:
         standing = (
@@ -123,6 +139,7 @@ class SqlTransaction:
             .returning(sessions.c.session_id)
         )
         ended: Sequence[UUID] = (await self._connection.execute(statement)).scalars().all()
+        self.changes.session_ids.update(ended)
         return ended
 
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
@@ -131,7 +148,7 @@ class SqlTransaction:
             .where(sessions.c.session_id == session_id, sessions.c.end_time.is_(None))
             .values(rows.ending_columns(ending) | self._erased)
         )
-        return (await self._connection.execute(statement)).rowcount == 1
+        return await self._changes(session_id, statement)
 
     async def renew_session(self, session: Session, *, replaces: bytes) -> bool:
         statement = (
@@ -153,7 +170,13 @@ class SqlTransaction:
                 check_time=_check_time(session),
             )
         )
-        return (await self._connection.execute(statement)).rowcount == 1
+        return await self._changes(session.session_id, statement)
+
+    async def _changes(self, session_id: UUID, statement: Update) -> bool:
+        changed = (await self._connection.execute(statement)).rowcount == 1
+        if changed:
+            self.changes.session_ids.add(session_id)
+        return changed
 
     async def sweep_user(self, user_id: str, sweep: Sweep) -> None:
         statement = (
@@ -164,6 +187,7 @@ class SqlTransaction:
         )
         epoch = (await self._connection.execute(statement)).scalar_one()
         await self._record(user_id, epoch, sweep)
+        self.changes.user_ids.add(user_id)
 
     async def sweep_everybody(self, sweep: Sweep) -> None:
         swept_time = _latest(authority.c.swept_time, sweep.time)
@@ -174,6 +198,7 @@ class SqlTransaction:
         )
         epoch = (await self._connection.execute(statement)).scalar_one()
         await self._record(EVERYBODY, epoch, sweep)
+        self.changes.everybody = True
 
     async def _record(self, user_id: str, epoch: int, sweep: Sweep) -> None:
         await self._connection.execute(

@@ -1,10 +1,10 @@
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, issue
 from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.event import KeyCreated, KeyRevoked
+from session_authority_server.domain.event import KeyCreated, KeyGivenEnd, KeyRevoked
 from session_authority_server.store.protocol import KeyStore
 from session_authority_server.usecases.audit import NOWHERE, Audit
 
@@ -88,6 +88,7 @@ class ApiKeys:
         if not await self._store.expire_key(key_id, now + overlap, now, key):
             raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
         self._audit.record(KeyCreated(str(key.key_id), now))
+        self._tell_end(old, await self._find(key_id), now)
         return key, presented
 
     async def expire(self, key_id: UUID, within: timedelta) -> ApiKey:
@@ -97,11 +98,12 @@ class ApiKeys:
             NoSuchKey: If there is no such key.
             KeyIsOver: If it is not good any more.
         """
-        await self._find(key_id)
-        now = self._clock.now()
+        before, now = await self._find(key_id), self._clock.now()
         if not await self._store.expire_key(key_id, now + within, now):
             raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
-        return await self._find(key_id)
+        after = await self._find(key_id)
+        self._tell_end(before, after, now)
+        return after
 
     async def revoke(self, key_id: UUID) -> ApiKey:
         """Revoke a key at once, be it expired or not; return it. A revoked one stays as it is.
@@ -114,6 +116,10 @@ class ApiKeys:
         if await self._store.revoke_key(key_id, now):
             self._audit.record(KeyRevoked(str(key_id), now))
         return await self._find(key_id)
+
+    def _tell_end(self, before: ApiKey, after: ApiKey, now: datetime) -> None:
+        if after.expire_time is not None and after.expire_time != before.expire_time:
+            self._audit.record(KeyGivenEnd(str(after.key_id), after.expire_time, now))
 
     async def _find(self, key_id: UUID) -> ApiKey:
         for key in await self._store.read_keys():

@@ -9,6 +9,7 @@ from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.verdict import (
+    NOT_FOUND,
     SUPERSEDED,
     Rejection,
     judge,
@@ -43,7 +44,11 @@ class SignOut:
 
             async def work(transaction: Transaction) -> Told[CredentialRejected | None]:
                 session = await transaction.read_session(token.id)
-                if session is not None:
+                # A secret that is wrong has no business here: to wait for the user would tell that the id exists.
+                if (
+                    session is not None
+                    and judge(session, token, self._clock.now()) is not NOT_FOUND
+                ):
                     # Also where there is nothing to end: a repetition must wait, as the first try did, until
                     # a standby has the ending, and only what is written waits.
                     await transaction.lock_user(session.user_id)

@@ -75,7 +75,7 @@ class ValidateSession:
         elif not validation.passive and not self._activity.is_fresh(verdict, now):
             await self._activity.record(verdict, now, ip_address)
         if verdict is SUPERSEDED and session is not None:
-            await self._superseded.used(session)
+            self._superseded.used(session)
         return verdict
 
 
@@ -106,6 +106,8 @@ class BatchValidateSessions:
         _check_count(validations)
         ip_addresses = [
             _checked_ip_address(validation, f"requests[{index}].")
+            if validation.ip_address
+            else None
             for index, validation in enumerate(validations)
         ]
         parsed = [tokens.parse(validation.session_token) for validation in validations]
@@ -135,7 +137,7 @@ class BatchValidateSessions:
         if decisive:
             await self._activity.write(decisive)
         for session in reused.values():
-            await self._superseded.used(session)
+            self._superseded.used(session)
         return verdicts
 
 

@@ -12,6 +12,7 @@ from session_authority_server.domain.event import (
     CredentialRejected,
     Event,
     KeyCreated,
+    KeyGivenEnd,
     KeyRevoked,
     SessionEnded,
     SessionEstablished,
@@ -35,6 +36,7 @@ EVENTS: list[Event] = [
     CredentialRejected(ID, "ada", CredentialFault.SUPERSEDED, NOON),
     KeyCreated("key-1", NOON),
     KeyRevoked("key-1", NOON),
+    KeyGivenEnd("key-1", NOON + timedelta(hours=1), NOON),
 ]
 
 
@@ -57,6 +59,7 @@ def test_every_event_has_a_line() -> None:
         "credential-rejected",
         "api-key-created",
         "api-key-revoked",
+        "api-key-expiry-set",
     ]
 
 
@@ -124,6 +127,7 @@ def test_changes_of_credentials() -> None:
         (EVENTS[3], "session-token", "update"),
         (EVENTS[5], "api-key", "create"),
         (EVENTS[6], "api-key", "revoke"),
+        (EVENTS[7], "api-key", "update"),
     ):
         line = told(event)
         assert line["event_type"] == CAEP + "credential-change"

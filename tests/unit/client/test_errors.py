@@ -1,7 +1,10 @@
 import traceback
+from datetime import timedelta
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
 
 import session_authority as sa
 from session_authority.v1.error_reason_pb2 import ErrorReason
@@ -31,6 +34,8 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "API_KEY_REVOKED": (Code.UNAUTHENTICATED, sa.ApiKeyRejected),
     "PERMISSION_MISSING": (Code.PERMISSION_DENIED, sa.PermissionMissing),
     "SERVER_OVERLOADED": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
+    "WATCH_INTERRUPTED": (Code.UNAVAILABLE, sa.Unavailable),
+    "TOO_MANY_STREAMS": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
     "TOO_MANY_REJECTED_TOKENS": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
 }
 
@@ -117,6 +122,26 @@ async def test_a_server_too_busy_to_give_a_reason_is_overloaded(
     caught = await error(twin, authority, Fault(Code.RESOURCE_EXHAUSTED, text))
     assert type(caught) is sa.Unavailable
     assert caught.reason == "SERVER_OVERLOADED"
+
+
+async def test_an_overloaded_server_says_when_to_come_back(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    status = status_pb2.Status()
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=250_000_000)))
+    failure = Fault(Code.RESOURCE_EXHAUSTED, details=status.SerializeToString())
+    told = await error(twin, authority, failure)
+    assert isinstance(told, sa.Unavailable)
+    assert told.retry_after == timedelta(milliseconds=250)
+
+
+async def test_a_delay_beyond_all_bounds_is_ignored(twin: Twin, authority: FakeAuthority) -> None:
+    status = status_pb2.Status()
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2**62)))
+    failure = Fault(Code.RESOURCE_EXHAUSTED, details=status.SerializeToString())
+    told = await error(twin, authority, failure)
+    assert isinstance(told, sa.Unavailable)
+    assert told.retry_after is None
 
 
 async def test_only_the_authority_itself_signs_a_user_out(

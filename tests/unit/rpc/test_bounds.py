@@ -14,7 +14,12 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from session_authority import AsyncSessionClient, Unavailable
+from session_authority.v1 import session_admin_service_pb2 as admin_pb
 from session_authority.v1 import session_service_pb2 as pb
+from session_authority.v1.session_admin_service_pb2_grpc import (
+    SessionAdminServiceServicer,
+    add_SessionAdminServiceServicer_to_server,
+)
 from session_authority.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     SessionServiceStub,
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from session_authority.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
 LIMIT = 3
+_ADMIN_METHODS = admin_pb.DESCRIPTOR.services_by_name["SessionAdminService"].methods_by_name
 
 
 class Service(SessionServiceServicer):
@@ -55,6 +61,25 @@ class Service(SessionServiceServicer):
         raise SessionNotLive
 
 
+class Operators(SessionAdminServiceServicer):
+    """Ends whatever is asked for."""
+
+    async def RevokeUserSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return admin_pb.RevokeUserSessionsResponse()
+
+    async def RevokeAllSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return admin_pb.RevokeAllSessionsResponse()
+
+    async def RevokeOneSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return admin_pb.RevokeOneSessionResponse()
+
+    async def RevokeKeySessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return admin_pb.RevokeKeySessionsResponse()
+
+    async def EraseUser(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return admin_pb.EraseUserResponse()
+
+
 @pytest.fixture
 def service() -> Service:
     return Service()  # type: ignore[abstract]  # the other methods are not called
@@ -68,6 +93,7 @@ async def address(service: Service) -> AsyncIterator[str]:
     )
     server = grpc.aio.server(interceptors=[bounded])
     add_SessionServiceServicer_to_server(service, server)
+    add_SessionAdminServiceServicer_to_server(Operators(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield f"127.0.0.1:{port}"
@@ -172,6 +198,20 @@ async def test_who_presents_too_many_bad_proofs_is_refused_but_may_sign_in_and_o
     assert retry.retry_delay.ToTimedelta().total_seconds() == 30  # of two a minute
     assert await stub.CreateSession(pb.CreateSessionRequest()) == pb.CreateSessionResponse()
     assert await stub.SignOut(pb.SignOutRequest()) == pb.SignOutResponse()
+
+
+@pytest.mark.parametrize("method", sorted(_ADMIN_METHODS))
+async def test_who_presented_too_many_bad_proofs_may_still_end_sessions_as_an_operator(
+    stub: "SessionServiceAsyncStub", address: str, method: str
+) -> None:
+    for _ in range(2):
+        await _refusal(stub.ListSessions(pb.ListSessionsRequest()))
+    assert (await _refusal(stub.ListSessions(pb.ListSessionsRequest())))[1].reason == (
+        "TOO_MANY_REJECTED_TOKENS"
+    )
+    async with grpc.aio.insecure_channel(address) as channel:
+        call: Any = channel.unary_unary(f"/session_authority.v1.SessionAdminService/{method}")
+        assert await call(b"") == b""
 
 
 async def test_an_absurdly_long_deadline_is_cut_short(

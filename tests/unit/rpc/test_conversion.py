@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from session_authority_server.domain.verdict import Rejection, RejectionReason
 from session_authority_server.rpc.conversion import (
     from_duration,
     from_timestamp,
+    to_batch_answer,
     to_outcome,
     to_session,
     to_timestamp,
@@ -196,3 +198,19 @@ def test_a_validated_session_is_its_tokens_own() -> None:
     answer = to_outcome(_session())
     assert answer.WhichOneof("outcome") == "session"
     assert answer.session.current
+
+
+@pytest.mark.parametrize("value_bytes", [0, 1, 60, 100, 3_000, 20_000])
+def test_a_batch_is_answered_as_if_its_message_had_been_serialised(value_bytes: int) -> None:
+    verdicts: list[Session | Rejection] = [
+        replace(_session(), attributes={"key": "v" * value_bytes}),
+        *map(Rejection, RejectionReason),
+        _session(),
+    ]
+    response = session_service_pb2.BatchValidateSessionsResponse(
+        responses=[to_outcome(verdict) for verdict in verdicts]
+    )
+    assert (
+        session_service_pb2.BatchValidateSessionsResponse.FromString(to_batch_answer(verdicts))
+        == response
+    )

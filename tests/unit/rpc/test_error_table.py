@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from session_authority_server.domain import errors
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.error_table import TABLE, CallError, answer
+from session_authority_server.watch.interrupted import Cause, TooManyStreams, WatchInterrupted
 
 EXAMPLES: list[AuthorityError] = [
     InvalidRequest([Violation("user_id", "is empty; give one"), Violation("lifetime", "is odd")]),
@@ -33,6 +35,8 @@ EXAMPLES: list[AuthorityError] = [
     error_table.DeadlineExceeded(),
     error_table.ServerOverloaded(),
     error_table.TooManyRejectedTokens(timedelta(seconds=7)),
+    *map(WatchInterrupted, Cause),
+    TooManyStreams(1_000),
     error_table.Unforeseen(),
 ]
 
@@ -92,6 +96,8 @@ def test_only_what_a_repetition_can_mend_advises_one() -> None:
         error_table.DeadlineExceeded,
         error_table.ServerOverloaded,
         error_table.TooManyRejectedTokens,
+        WatchInterrupted,
+        TooManyStreams,
     }
 
 
@@ -130,3 +136,27 @@ def test_limits_are_told_as_numbers() -> None:
 
 def test_a_missing_permission_is_named() -> None:
     assert _details(errors.PermissionMissing("create"))[0].metadata == {"permission": "create"}
+
+
+def test_an_answer_is_never_larger_than_what_callers_take() -> None:
+    worst = Violation(
+        f"attributes[{'é' * 32}]", "has a control character in the key or a null " * 3
+    )
+    for count in (1, 8, 9, 1_000):
+        told = answer(InvalidRequest([worst] * count))
+        _, bad_request, _ = _details(InvalidRequest([worst] * count))
+        size = len(quote(told.message)) + sum(
+            len(key) + len(value) * 4 / 3 for key, value in told.trailing_metadata
+        )
+        assert size < 8 * 1024
+        assert len(bad_request.field_violations) == min(count, 8)
+    assert told.message.endswith("; and 992 more")
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_an_interrupted_stream_is_told_why(cause: Cause) -> None:
+    assert _details(WatchInterrupted(cause))[0].metadata == {"cause": cause.name}
+
+
+def test_a_server_full_of_streams_says_how_many_there_are() -> None:
+    assert _details(TooManyStreams(9))[0].metadata == {"limit": "9"}

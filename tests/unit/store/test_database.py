@@ -278,3 +278,29 @@ async def test_an_ending_that_is_recorded_while_the_list_is_read_is_not_lost(
     listed = await engine.sessions.list_ended("ann", now, None, 10)
     assert [each.session_id for each in listed] == [session.session_id]
     assert listed[0].expire_time == START + timedelta(seconds=1)
+
+
+async def test_the_end_of_an_outage_is_told_once_and_a_single_failure_is_none(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def rename(old: str, new: str) -> None:
+        await engine.database.run_sync(
+            lambda connection: connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+        )
+
+    async def reads() -> None:
+        await engine.sessions.read_sessions([uuid4()])
+
+    def told_of_the_end() -> list[str]:
+        return [each.getMessage() for each in caplog.records if "again" in each.getMessage()]
+
+    for failures, lines in ((1, 0), (3, 1)):
+        await rename("sessions", "hidden")
+        for _ in range(failures):
+            with pytest.raises(StoreUnavailable):
+                await reads()
+        await rename("hidden", "sessions")
+        await reads()
+        await reads()
+        assert len(told_of_the_end()) == lines
+    assert told_of_the_end() == ["reading works again, after 3 failures"]

@@ -61,7 +61,7 @@ class Authority:
         store, clock, policy = self.store, self.clock, self.policy
         self.activity = Activity(store, clock, policy)
         self.reused: list[Session] = []
-        superseded = SupersededTokens(store, clock, policy, self.reused.append)
+        self.superseded = superseded = SupersededTokens(store, clock, policy, self.reused.append)
         self.create = CreateSession(store, clock, policy)
         self.validate = ValidateSession(
             CoalescedReads(store.read_sessions).read, clock, self.activity, superseded

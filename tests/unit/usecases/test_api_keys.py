@@ -5,6 +5,7 @@ import pytest
 
 from session_authority_server.domain.api_key import KeyState, Permission
 from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.event import Event, KeyCreated, KeyGivenEnd
 from session_authority_server.domain.token import new_id
 from session_authority_server.usecases import api_keys as module
 from session_authority_server.usecases.api_keys import (
@@ -66,6 +67,42 @@ async def test_there_are_no_more_good_keys_than_a_server_may_hold(
             await keys.create("three", PERMISSIONS)
         await keys.revoke(first.key_id)
         await keys.create("three", PERMISSIONS)
+
+
+class Told:
+    """An audit log that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def record(self, *events: Event) -> None:
+        self.events += events
+
+    async def room(self) -> None:
+        pass
+
+
+async def test_the_audit_log_is_told_when_a_key_is_given_an_end_and_only_then(
+    tmp_path: Path,
+) -> None:
+    clock, told = ManualClock(NOON), Told()
+    async with opened("sqlite", tmp_path) as engine:
+        keys = ApiKeys(engine.keys, clock, told)
+        made, _ = await keys.create("shop", PERMISSIONS)
+        key_id = str(made.key_id)
+        told.events.clear()
+
+        await keys.expire(made.key_id, 2 * HOUR)
+        await keys.expire(made.key_id, 3 * HOUR)  # it ends earlier already
+        successor, _ = await keys.rotate(made.key_id, HOUR)
+        await keys.rotate(made.key_id, HOUR)
+
+        ends = [event for event in told.events if isinstance(event, KeyGivenEnd)]
+        assert ends == [
+            KeyGivenEnd(key_id, NOON + 2 * HOUR, NOON),
+            KeyGivenEnd(key_id, NOON + HOUR, NOON),
+        ]
+        assert KeyCreated(str(successor.key_id), NOON) in told.events
 
 
 async def test_an_unknown_key_is_said_to_be(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,6 +18,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import NOT_FOUND, Rejection, RejectionReason
+from session_authority_server.store.transaction import SqlTransaction
 from tests.contract.engines import MINUTE, SECOND, START
 from tests.unit.usecases.conftest import Authority
 
@@ -241,6 +243,27 @@ async def test_a_forged_token_signs_nobody_out(authority: Authority) -> None:
     await authority.sign_out(forged)
     assert await authority.is_good(token)
     assert await authority.answer(forged) == NOT_FOUND
+
+
+async def test_a_forged_token_is_looked_at_no_longer_than_an_unknown_one(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, token = await authority.sign_in()
+    asked: list[str] = []
+    for name in ("read_session", "lock_user", "end_session"):
+        original = getattr(SqlTransaction, name)
+
+        async def noted(*given: Any, name: str = name, original: Any = original) -> Any:
+            asked.append(name)
+            return await original(*given)
+
+        monkeypatch.setattr(SqlTransaction, name, noted)
+    for presented in (Token(session.session_id, b"f" * 32), Token(uuid4(), b"f" * 32)):
+        await authority.sign_out(presented.encode())
+        assert asked == ["read_session"]
+        asked.clear()
+    await authority.sign_out(token)
+    assert asked == ["read_session", "lock_user", "read_session", "end_session"]
 
 
 # Promises

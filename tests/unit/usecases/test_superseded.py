@@ -1,5 +1,6 @@
 """A token that a re-authentication superseded is used again."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -8,6 +9,7 @@ from session_authority_server.domain.errors import SessionNotLive, StoreUnavaila
 from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.domain.verdict import SUPERSEDED, Rejection, RejectionReason
+from session_authority_server.usecases import superseded as module
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.validate_sessions import Validation
@@ -69,6 +71,7 @@ async def test_where_the_policy_says_so_any_use_ends_the_session(
     old, new = await renewed(strict)
     strict.clock.advance(GRACE)
     await use(strict, how, old)
+    await strict.superseded.settle()
     assert len(strict.reused) == 1
     assert await strict.answer(new) == REVOKED
     [session] = strict.reused
@@ -81,6 +84,7 @@ async def test_a_browsers_parallel_requests_end_nothing(strict: Authority, how: 
     old, new = await renewed(strict)
     strict.clock.advance(GRACE - SECOND / 1000)
     await use(strict, how, old)
+    await strict.superseded.settle()
     assert len(strict.reused) == 1
     assert await strict.is_good(new)
 
@@ -92,6 +96,7 @@ async def test_the_grace_begins_anew_with_each_re_authentication(strict: Authori
     strict.clock.advance(GRACE - SECOND)
     for each in (oldest, old):
         assert await strict.answer(each) == SUPERSEDED
+    await strict.superseded.settle()
     assert await strict.is_good(new.encode())
 
 
@@ -106,6 +111,7 @@ async def test_a_session_that_was_renewed_meanwhile_has_its_grace(strict: Author
 
     strict.store.before["transact"] = renew
     assert await strict.answer(old) == SUPERSEDED
+    await strict.superseded.settle()
     assert await strict.is_good(newest[0])
 
 
@@ -114,19 +120,87 @@ async def test_a_session_that_has_ended_stays_as_it_was(strict: Authority) -> No
     strict.clock.advance(GRACE)
     await strict.sign_out(new)
     assert await strict.answer(old) == SUPERSEDED
+    await strict.superseded.settle()
     assert await strict.answer(new) == Rejection(RejectionReason.SIGNED_OUT)
 
 
-async def test_a_session_that_could_not_be_ended_is_an_error(strict: Authority) -> None:
-    old, _ = await renewed(strict)
+async def _fails() -> None:
+    raise StoreUnavailable("writing")
+
+
+@pytest.mark.parametrize(
+    "how", ["validate", "batch", "list"]
+)  # which need no transaction themselves
+async def test_a_store_that_is_slow_to_end_a_session_neither_delays_nor_spoils_an_answer(
+    strict: Authority, how: str
+) -> None:
+    old, new = await renewed(strict)
     strict.clock.advance(GRACE)
+    go_on = asyncio.Event()
+    strict.store.before["transact"] = go_on.wait
+    async with asyncio.timeout(5):
+        await use(strict, how, old)
+        go_on.set()
+        await strict.superseded.settle()
+    assert await strict.answer(new) == REVOKED
 
-    async def fails() -> None:
-        raise StoreUnavailable("writing")
 
-    strict.store.before["transact"] = fails
-    with pytest.raises(StoreUnavailable):
-        await strict.answer(old)
+async def test_an_ending_that_fails_is_tried_again(
+    strict: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ENDING_PAUSE_SECONDS", 0)
+    old, new = await renewed(strict)
+    strict.clock.advance(GRACE)
+    strict.store.before["transact"] = _fails
+    assert await strict.answer(old) == SUPERSEDED
+    await strict.superseded.settle()
+    assert await strict.answer(new) == REVOKED
+
+
+async def test_an_ending_that_fails_too_often_is_left_to_the_next_use(
+    strict: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ENDING_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(module, "ENDING_TRIES", 1)
+    old, new = await renewed(strict)
+    strict.clock.advance(GRACE)
+    strict.store.before["transact"] = _fails
+    await strict.answer(old)
+    await strict.superseded.settle()
+    assert await strict.is_good(new)
+    assert "its next use tries again" in caplog.text
+    await strict.answer(old)
+    await strict.superseded.settle()
+    assert await strict.answer(new) == REVOKED
+
+
+async def test_many_uses_of_one_session_are_one_ending_and_only_so_many_wait(
+    strict: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ENDINGS_LIMIT", 1)
+    first, second = await renewed(strict), await renewed(strict)
+    strict.clock.advance(GRACE)
+    strict.store.asked.clear()
+    for old in (first[0], first[0], second[0]):
+        assert await strict.answer(old) == SUPERSEDED
+    await strict.superseded.settle()
+    assert strict.store.asked.count("transact") == 1
+    assert await strict.answer(first[1]) == REVOKED
+    assert await strict.is_good(second[1])
+    assert "too many sessions wait" in caplog.text
+
+
+async def test_an_orderly_stop_waits_for_an_ending_but_not_for_ever(
+    strict: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.05)
+    old, new = await renewed(strict)
+    strict.clock.advance(GRACE)
+    strict.store.before["transact"] = asyncio.Event().wait
+    await strict.answer(old)
+    await strict.superseded.settle()
+    assert await strict.is_good(new)
+    assert "1 sessions could not be ended" in caplog.text
 
 
 async def test_signing_out_with_one_signs_the_session_out_at_once(authority: Authority) -> None:

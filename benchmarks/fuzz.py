@@ -1,0 +1,304 @@
+"""Fuzzes every RPC for as long as one likes, guided by what the server's code does with what it gets.
+
+    pip install --target FOLDER atheris
+    PYTHONPATH=FOLDER:. .venv/bin/python -m benchmarks.fuzz [--seconds N] [--corpus FOLDER] [INPUT ...]
+    .venv/bin/python -m benchmarks.fuzz --soak SECONDS
+
+Needs atheris, which is in no lock: it is built for few versions of Python, and only this uses it. Requests are
+made as those of `tests/fuzz`, or are bytes as the fuzzer has bred them, and go through the interceptor and the
+services in this process, over a real SQLite file; what is wrong is decided by the same oracle. The first fault
+ends the run and leaves its input in a file, which is replayed by giving its name.
+
+`--soak SECONDS` sends the same to a server in a process of its own instead, whose memory is nobody else's, and
+prints how much of it there is, from when its caches have filled.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+try:
+    import atheris
+
+    watched = atheris.instrument_imports(include=["session_authority_server"])
+except ImportError:
+    atheris, watched = None, contextlib.nullcontext()
+
+with watched:  # what is imported here guides the fuzzer
+    from tests.api import RPCS, Rpc
+    from tests.fuzz.answers import Answer, faults
+    from tests.fuzz.messages import any_call
+    from tests.fuzz.residents import Residents
+    from tests.integration.program import serving
+
+    from session_authority.v1 import session_admin_service_pb2_grpc as admin_grpc
+    from session_authority.v1 import session_service_pb2_grpc as service_grpc
+    from session_authority_server import app
+    from session_authority_server.audit.log import AuditLog
+    from session_authority_server.audit.output import File
+    from session_authority_server.domain.clock import SystemClock
+    from session_authority_server.domain.policy import Policy
+    from session_authority_server.rpc.authentication import anybody
+    from session_authority_server.rpc.interceptor import CallInterceptor
+    from session_authority_server.rpc.session_admin_service import SessionAdminService
+    from session_authority_server.rpc.session_service import SessionService
+    from session_authority_server.store import schema
+    from session_authority_server.store.database import Database
+    from session_authority_server.store.sql_store import SqlSessionStore
+    from session_authority_server.usecases.activity import Activity
+
+_WITHIN_SECONDS = 5.0
+_REPORT_SECONDS = 20.0
+_UNSERVED = Answer(grpc.StatusCode.UNIMPLEMENTED)
+
+
+class _Aborted(Exception):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class _Context:
+    """What a handler sees of a call."""
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def abort(self, code: grpc.StatusCode, message: str, trailers: Any = ()) -> None:
+        raise _Aborted(Answer(code, b"", message, trailers))
+
+
+class _Registrar:
+    """Stands where the services expect gRPC's server, and keeps what they register."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, _handlers: Any) -> None:
+        pass
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
+
+
+class _Details:
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()
+
+
+class InProcess:
+    """The services behind their interceptor, without gRPC around them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._runner = asyncio.Runner()
+        clock, policy = SystemClock(), Policy()
+        database = Database.sqlite(folder / "fuzzed.sqlite")
+        self._runner.run(schema.migrate(database))
+        store = SqlSessionStore(database)
+        audit = AuditLog(File(folder / "audit"), clock, addresses=True)
+        usecases = app.usecases(store, clock, policy, Activity(store, clock, policy), audit)
+        registrar: Any = _Registrar()
+        service_grpc.add_SessionServiceServicer_to_server(
+            SessionService(usecases, clock), registrar
+        )
+        admin_grpc.add_SessionAdminServiceServicer_to_server(
+            SessionAdminService(app.admin_usecases(store, clock, policy, audit)), registrar
+        )
+        self.handlers = registrar.handlers
+        self._interceptor = CallInterceptor("session_authority.v1", anybody)
+
+    def call(self, rpc: Rpc, body: bytes) -> Answer:
+        """Answer a call as the server would."""
+        if rpc.path not in self.handlers:
+            return _UNSERVED
+        return self._runner.run(self._answer(rpc, body))
+
+    async def _answer(self, rpc: Rpc, body: bytes) -> Answer:
+        async def found(_details: Any) -> Any:
+            return self.handlers[rpc.path]
+
+        details: Any = _Details(rpc.path)
+        handler: Any = await self._interceptor.intercept_service(found, details)
+        try:
+            async with asyncio.timeout(3 * _WITHIN_SECONDS):
+                answer = await handler.unary_unary(handler.request_deserializer(body), _Context())
+        except _Aborted as aborted:
+            return aborted.answer
+        return Answer(grpc.StatusCode.OK, handler.response_serializer(answer))
+
+
+class Run:
+    """Counts what was tried, and says so now and then, with how much memory a process has."""
+
+    def __init__(self, pid: int | None = None) -> None:
+        self._pid = pid or os.getpid()
+        self._began = self._reported = time.monotonic()
+        self.count = 0
+        self.faulty = 0
+
+    def tried(self, rpc: Rpc, body: bytes, answer: Answer) -> None:
+        """Count a call; raises what is wrong with its answer."""
+        self.count += 1
+        if answer is not _UNSERVED and (found := faults(rpc, answer)):
+            raise AssertionError(f"{rpc.path} of {body!r}: {found}")
+        if time.monotonic() - self._reported > _REPORT_SECONDS:
+            self.report()
+
+    def report(self) -> None:
+        self._reported = time.monotonic()
+        seconds = self._reported - self._began
+        print(
+            f"{seconds:6.0f} s: {self.count} calls, {self.count / seconds:.0f}/s, "
+            f"{rss_mib(self._pid):.1f} MiB resident",
+            flush=True,
+        )
+
+
+def rss_mib(pid: int) -> float:
+    """Return how much memory of a process is resident."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def guided(seconds: int, corpus: Path, replayed: list[str]) -> None:
+    """Fuzz in this process until the time is over, or a fault is found."""
+    if atheris is None:
+        raise SystemExit("atheris is missing; see above how it is installed")
+    with tempfile.TemporaryDirectory() as folder:
+        authority, run = InProcess(Path(folder)), Run()
+        residents = Residents(authority.call)
+
+        def try_out(rpc: Rpc, body: bytes) -> None:
+            answer = authority.call(rpc, body)
+            run.tried(rpc, body, answer)
+            residents.used(rpc, answer)
+
+        @settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(any_call(residents.known))
+        def made(call: tuple[Rpc, bytes]) -> None:
+            try_out(*call)
+
+        from_bytes: Any = made
+
+        def one_input(data: bytes) -> None:
+            if len(data) < 2 or data[0] % 2:
+                from_bytes.hypothesis.fuzz_one_input(data[1:])
+            else:
+                try_out(RPCS[data[1] % len(RPCS)], data[2:])
+
+        corpus.mkdir(exist_ok=True)
+        _plant(corpus, residents)
+        options = [
+            f"-max_total_time={seconds}",
+            "-max_len=4096",
+            "-len_control=0",
+            "-timeout=30",
+            "-rss_limit_mb=0",
+        ]
+        # What fails is left in the present folder, as libFuzzer does.
+        atheris.Setup([sys.argv[0], *options, *(replayed or [str(corpus)])], one_input)
+        with contextlib.suppress(SystemExit):
+            atheris.Fuzz()
+        run.report()
+
+
+def _plant(corpus: Path, residents: Residents) -> None:
+    """Begin with valid requests of every RPC, so that the fuzzer need not find them out."""
+    chance = random.Random(1)
+    for number, rpc in enumerate(RPCS):
+        for copy in range(4):
+            fields = []
+            for field in rpc.request.fields:
+                known = residents.known.values.get(field.name)
+                if known and field.type == field.TYPE_STRING:
+                    value = chance.choice(known)
+                    fields.append(bytes([field.number << 3 | 2, len(value)]) + value)
+            body = bytes([0, number]) + b"".join(fields)
+            (corpus / f"{rpc.method}-{copy}").write_bytes(body)
+
+
+def soak(seconds: int) -> None:
+    """Send what is made and what is bred at random to a server, and watch its memory."""
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as program:
+        pid = program.process.pid
+        with grpc.insecure_channel(program.address) as channel:
+
+            def call(rpc: Rpc, body: bytes) -> Answer:
+                return over(channel, rpc, body)
+
+            residents, run = Residents(call), Run(pid)
+            give_up = time.monotonic() + seconds
+            for rpc, body in _examples(residents):
+                answer = call(rpc, body)
+                served = answer.code is not grpc.StatusCode.UNIMPLEMENTED
+                run.tried(rpc, body, answer if served else _UNSERVED)
+                residents.used(rpc, answer)
+                if time.monotonic() > give_up:
+                    break
+            run.report()
+        if "Traceback" in program.stderr:
+            raise SystemExit("the server's log has a traceback")
+
+
+def _examples(residents: Residents) -> Iterator[tuple[Rpc, bytes]]:
+    """Give calls without end: some made by Hypothesis, which is slow, and each varied by some flips."""
+    chance = random.Random()
+    made: list[tuple[Rpc, bytes]] = []
+
+    @settings(
+        max_examples=200, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(st.lists(any_call(residents.known), min_size=5, max_size=5))
+    def gather(calls: list[tuple[Rpc, bytes]]) -> None:
+        made.extend(calls)
+
+    while True:
+        made.clear()
+        gather()
+        for rpc, body in made:
+            yield rpc, body
+            for _ in range(10):
+                flipped = bytearray(body)
+                for _ in range(chance.randint(1, 3) if flipped else 0):
+                    flipped[chance.randrange(len(flipped))] = chance.randrange(256)
+                yield rpc, bytes(flipped)
+
+
+def over(channel: grpc.Channel, rpc: Rpc, body: bytes) -> Answer:
+    """Make a call over a channel."""
+    seconds = 0.05 if rpc.streams_responses else 3 * _WITHIN_SECONDS
+    try:
+        return Answer(grpc.StatusCode.OK, rpc.call(channel, body, timeout=seconds))
+    except grpc.RpcError as error:
+        told: Any = error
+        trailers = tuple((key, value) for key, value in told.trailing_metadata() or ())
+        return Answer(told.code(), b"", told.details(), trailers)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--soak", type=int, default=0, metavar="SECONDS")
+    parser.add_argument("--corpus", type=Path, default=Path(tempfile.gettempdir()) / "corpus")
+    parser.add_argument("replayed", nargs="*", help="inputs to try again instead")
+    given_arguments = parser.parse_args()
+    # A line of log a refusal is most of what a run would print.
+    structlog.configure(processors=[lambda *_: (_ for _ in ()).throw(structlog.DropEvent)])
+    if given_arguments.soak:
+        soak(given_arguments.soak)
+    else:
+        guided(given_arguments.seconds, given_arguments.corpus, given_arguments.replayed)

@@ -1,0 +1,257 @@
+"""An authority for the tests of an app: the real server, in this process, with a clock that a test moves.
+
+    with testing.authority(idle_timeout=timedelta(hours=1)) as authority:
+        new = authority.sign_in("ada")
+        authority.advance(timedelta(hours=2))
+        ...  # whatever the app does now that the session is over
+
+It needs what the server needs: `pip install 'session-authority[server]'`.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+import threading
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from session_authority.aio import AsyncSessionClient
+from session_authority.session import IpAddress, NewSession
+from session_authority.sync import SessionClient
+
+try:
+    from session_authority_server.app import Served, serving
+    from session_authority_server.config import Settings
+    from session_authority_server.domain.clock import Clock, ManualClock, SystemClock
+    from session_authority_server.domain.errors import StoreUnavailable
+    from session_authority_server.domain.policy import AtLimit, Policy
+    from session_authority_server.rpc.authentication import Metadata, anybody
+    from session_authority_server.rpc.caller import Caller
+except ImportError as error:
+    raise ImportError(
+        "session_authority.testing runs the real server, which is not installed completely "
+        f"({error}); run: pip install 'session-authority[server]'"
+    ) from error
+
+__all__ = ["Authority", "authority"]
+
+_DEFAULTS = Policy()
+_START_LIMIT_SECONDS = 30.0
+_MOVE_LIMIT_SECONDS = 30.0
+
+# The migrations that make a database are run by a library that does so once at a time.
+_one_starts = threading.Lock()
+
+_Result = TypeVar("_Result")
+
+
+class _MovedClock:
+    """A clock that a test moves on, over one that goes by itself or stands still."""
+
+    def __init__(self, beneath: Clock) -> None:
+        self._beneath = beneath
+        self._ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return self._beneath.now() + self._ahead
+
+    def advance(self, by: timedelta) -> None:
+        self._ahead += by
+
+
+class Authority:
+    """A running authority. `authority` makes one.
+
+    Any thread may use it, that of an event loop too: the server has a thread and a loop of its own.
+    """
+
+    def __init__(self, settings: Settings, clock: _MovedClock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._outages = 0
+        self._started: Future[tuple[asyncio.AbstractEventLoop, Served]] = Future()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="session-authority-testing", daemon=True
+        )
+        with _one_starts:
+            self._thread.start()
+            self._loop, self._served = self._started.result(_START_LIMIT_SECONDS)
+        self._client = SessionClient(self.address)
+
+    @property
+    def address(self) -> str:
+        """Where it listens: a free port of this machine, for nobody else."""
+        return self._served.address
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that have `from_env` call this authority, and nothing else that may be set."""
+        return {
+            "SESSION_AUTHORITY_ADDRESS": self.address,
+            "SESSION_AUTHORITY_API_KEY": "",
+            "SESSION_AUTHORITY_TLS": "off",
+            "SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES": "",
+            "SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE": "",
+            "SESSION_AUTHORITY_TLS_CLIENT_KEY": "",
+        }
+
+    @property
+    def now(self) -> datetime:
+        """What time it is for the authority."""
+        return self._clock.now()
+
+    def client(self) -> SessionClient:
+        """Return a new client of this authority; whoever asks for it closes it."""
+        return SessionClient(self.address)
+
+    def async_client(self) -> AsyncSessionClient:
+        """Return a new client of this authority; whoever asks for it closes it."""
+        return AsyncSessionClient(self.address)
+
+    def sign_in(
+        self,
+        user_id: str,
+        *,
+        ip_address: IpAddress = None,
+        user_agent: str | bytes | None = None,
+        authentication_methods: Iterable[str] = (),
+        lifetime: timedelta | None = None,
+        idle_timeout: timedelta | None = None,
+        attributes: Mapping[str, str] | None = None,
+        actor_id: str | None = None,
+    ) -> NewSession:
+        """Sign a user in at this moment, without the app; the arguments are those of `create`."""
+        return self._client.create(
+            user_id,
+            ip_address=ip_address,
+            user_agent=user_agent,
+            authentication_methods=authentication_methods,
+            lifetime=lifetime,
+            idle_timeout=idle_timeout,
+            attributes=attributes,
+            actor_id=actor_id,
+        )
+
+    def advance(self, by: timedelta) -> None:
+        """Move the authority's clock on. Every call that begins afterwards sees the later time.
+
+        Args:
+            by: How far, not negative.
+
+        Raises:
+            ValueError: It would go backwards.
+            RuntimeError: The authority has stopped.
+        """
+        if by < timedelta(0):
+            raise ValueError("a clock never goes backwards")
+        self._do(self._advance(by))
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """Have every call fail with `Unavailable` until the block is left; what was recorded stays."""
+        self._outages += 1
+        try:
+            yield
+        finally:
+            self._outages -= 1
+
+    def stop(self) -> None:
+        """Stop for good, as at the end of the `with` block. To stop twice is fine."""
+        self._client.close()
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # its loop has closed meanwhile
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    def __repr__(self) -> str:
+        return f"Authority({self.address!r})"
+
+    def _do(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        if not self._thread.is_alive():
+            work.close()
+            raise RuntimeError("this authority has stopped")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_MOVE_LIMIT_SECONDS)
+
+    async def _advance(self, by: timedelta) -> None:
+        # What a server gathers it writes seconds later. A leap over those would take a session that was
+        # used just before it for one that was not.
+        await self._served.activity.flush()
+        self._clock.advance(by)
+
+    def _admit(self, method: str, metadata: Metadata) -> Caller:
+        if self._outages:
+            raise StoreUnavailable("testing an outage")
+        return anybody(method, metadata)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)
+
+    async def _serve(self) -> None:
+        async with serving(
+            self._settings,
+            worker=False,
+            insecure=False,
+            clock=self._clock,
+            authenticate=self._admit,
+        ) as served:
+            self._started.set_result((asyncio.get_running_loop(), served))
+            await self._stop.wait()
+
+
+@contextlib.contextmanager
+def authority(
+    *,
+    lifetime: timedelta = _DEFAULTS.absolute_lifetime,
+    idle_timeout: timedelta | None = _DEFAULTS.idle_timeout,
+    session_limit: int | None = _DEFAULTS.session_limit,
+    refuse_at_limit: bool = False,
+    max_authentication_age: timedelta | None = _DEFAULTS.max_authentication_age,
+    now: datetime | None = None,
+) -> Iterator[Authority]:
+    """Run an authority until the block is left. It knows no user yet, and asks for no API key.
+
+    Several can run at once. What the environment or a configuration file says about a server is ignored.
+
+    Args:
+        lifetime: How long a session lives at most: 90 days unless given, at least a second.
+        idle_timeout: How long a session lives unused, at least a minute; None for no such rule.
+        session_limit: How many live sessions a user may have: 100 unless given; None for no limit.
+        refuse_at_limit: Whether a sign-in at the limit is refused, rather than the session ended that was
+            least recently active.
+        max_authentication_age: How old the proof of identity may be with which users look at their
+            sessions or end them; None for any age.
+        now: An aware moment at which the authority's clock stands until a test moves it. Unless given, it
+            goes on by itself from the present.
+
+    Raises:
+        ValueError: An argument has no usable value.
+    """
+    if now is not None and now.tzinfo is None:
+        raise ValueError("now must be aware of its time zone")
+    with tempfile.TemporaryDirectory(prefix="session-authority-") as folder:
+        settings = Settings.model_construct(  # which reads no environment and no file
+            listen="127.0.0.1:0",
+            database_url=f"sqlite:///{folder}/sessions.sqlite",
+            drain_seconds=0,
+            absolute_lifetime_seconds=lifetime.total_seconds(),
+            idle_timeout_seconds=idle_timeout.total_seconds() if idle_timeout else 0,
+            session_limit=session_limit or 0,
+            at_limit=AtLimit.REFUSE if refuse_at_limit else AtLimit.END_LEAST_RECENTLY_ACTIVE,
+            max_authentication_age_seconds=(
+                max_authentication_age.total_seconds() if max_authentication_age else 0
+            ),
+        )
+        clock = _MovedClock(SystemClock() if now is None else ManualClock(now.astimezone(UTC)))
+        running = Authority(settings, clock)
+        try:
+            yield running
+        finally:
+            running.stop()

@@ -1,0 +1,30 @@
+from dataclasses import dataclass, field
+from uuid import UUID
+
+
+@dataclass(slots=True)
+class Changes:
+    """Sessions of which nothing that was known before may be used any more: they ended, or got another token.
+
+    Attributes:
+        session_ids: Single ones.
+        user_ids: Users of whom all are meant.
+        everybody: Whether all of everybody are meant.
+    """
+
+    session_ids: set[UUID] = field(default_factory=set)
+    user_ids: set[str] = field(default_factory=set)
+    everybody: bool = False
+
+    def __bool__(self) -> bool:
+        return self.everybody or bool(self.session_ids or self.user_ids)
+
+    def __len__(self) -> int:
+        """Return how many names there are."""
+        return len(self.session_ids) + len(self.user_ids)
+
+    def add(self, others: "Changes") -> None:
+        """Mean what others mean, too."""
+        self.session_ids |= others.session_ids
+        self.user_ids |= others.user_ids
+        self.everybody = self.everybody or others.everybody

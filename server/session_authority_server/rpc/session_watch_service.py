@@ -1,0 +1,129 @@
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+
+from session_authority.v1 import session_watch_service_pb2 as pb
+from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServiceServicer
+from session_authority_server.domain.changes import Changes
+from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
+from session_authority_server.rpc.authentication import Authenticate, Metadata
+from session_authority_server.rpc.error_table import Unforeseen
+from session_authority_server.watch.hub import Hub
+from session_authority_server.watch.stream import Stream
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = structlog.get_logger("session_authority.rpc")
+
+METHOD = "/session_authority.v1.SessionWatchService/WatchSessions"
+# How often it is seen to that those who watch still may, and have not gone silent.
+CHECK_SECONDS = 0.5
+# How long after a ping the next one is read. A stream that pings more often is held back, not refused.
+SHORTEST_PING_SECONDS = 0.05
+# How long a message is given that is on its way when its stream ends.
+LAST_WORD_SECONDS = 1.0
+
+
+class SessionWatchService(SessionWatchServiceServicer):
+    """`session_authority.v1.SessionWatchService`: moves messages between streams and the hub."""
+
+    def __init__(self, hub: Hub, authenticate: Authenticate) -> None:
+        """Serve the streams of a hub, each for as long as its caller may watch."""
+        self._hub = hub
+        self._authenticate = authenticate
+        self._callers: dict[Stream, Metadata] = {}
+
+    # gRPC takes a coroutine that reads and writes by its context, and its types don't say so.
+    async def WatchSessions(  # type: ignore[override]
+        self, request_iterator: object, context: Context
+    ) -> None:
+        stream = self._hub.join()
+        # Not before its caller has heard that it ended, for which one that doesn't read takes its time.
+        done: Any = lambda _context: self._hub.leave(stream)  # noqa: E731 - what gRPC's types ask for it never gives
+        context.add_done_callback(done)
+        self._callers[stream] = cast("Metadata", context.invocation_metadata())
+        reading = asyncio.create_task(self._read(stream, context))
+        writing = asyncio.create_task(_write(stream, context))
+        try:
+            await asyncio.wait((writing, stream.ended), return_when=asyncio.FIRST_COMPLETED)
+            # gRPC can't begin a stream and end it at the same time. What is stuck in a slow one is not its beginning.
+            await asyncio.wait([writing], timeout=LAST_WORD_SECONDS)
+            if stream.ended.done():
+                raise stream.ended.result()
+        finally:
+            del self._callers[stream]
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+
+    async def keep_checking(self) -> None:
+        """End the streams of callers who may watch no longer, or have gone silent, until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            self.check()
+
+    def check(self) -> None:
+        """End the streams of callers who may watch no longer, or have gone silent."""
+        for stream, metadata in list(self._callers.items()):
+            try:
+                self._authenticate(METHOD, metadata)
+            except AuthorityError as error:
+                self._hub.end(stream, error)
+        self._hub.end_silent()
+
+    async def _read(self, stream: Stream, context: Context) -> None:
+        try:
+            await self._read_pings(stream, context)
+        except AuthorityError as error:
+            self._hub.end(stream, error)
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            _log.exception("unforeseen failure", method="WatchSessions")
+            self._hub.end(stream, Unforeseen())
+        else:
+            stream.finish()
+
+    async def _read_pings(self, stream: Stream, context: Context) -> None:
+        loop = asyncio.get_running_loop()
+        read_after = loop.time()
+        while (request := await context.read()) is not grpc.aio.EOF:
+            if isinstance(request, AuthorityError):
+                raise request
+            if not request.HasField("ping"):
+                raise InvalidRequest([Violation("ping", "is missing; each message is a ping")])
+            self._hub.pinged(stream, request.ping.ping_id)
+            early = read_after - loop.time()
+            if early > 0:
+                await asyncio.sleep(early)
+            read_after = loop.time() + SHORTEST_PING_SECONDS
+
+
+async def _write(stream: Stream, context: Context) -> None:
+    while (message := await stream.take()) is not None:
+        await context.write(message)
+
+
+def encode_changes(changes: Changes) -> bytes:
+    """Return the message that tells of changes."""
+    evict = pb.Evict(
+        session_ids=[str(session_id) for session_id in changes.session_ids],
+        user_ids=changes.user_ids,
+        all=changes.everybody,
+    )
+    return pb.WatchSessionsResponse(evict=evict).SerializeToString()
+
+
+def encode_pong(lease: timedelta) -> Callable[[int], bytes]:
+    """Return what gives the message that answers a ping with a lease."""
+    duration = Duration()
+    duration.FromTimedelta(lease)
+
+    def encode(ping_id: int) -> bytes:
+        pong = pb.Pong(ping_id=ping_id, lease=duration)
+        return pb.WatchSessionsResponse(pong=pong).SerializeToString()
+
+    return encode

@@ -1,0 +1,87 @@
+"""The oracle finds what it is there to find."""
+
+from collections.abc import Sequence
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
+from session_authority_server.rpc import error_table
+from session_authority_server.rpc.error_table import TABLE
+from tests.api import RPCS
+from tests.fuzz.answers import Answer, faults
+
+_BY_NAME = {rpc.method: rpc for rpc in RPCS}
+CREATE = _BY_NAME["CreateSession"]
+OK = grpc.StatusCode.OK
+BAD = grpc.StatusCode.INVALID_ARGUMENT
+
+
+def told(code: grpc.StatusCode, reason: str, *fields: str, said: str = "no") -> Answer:
+    status = Status(code=code.value[0], message=said)
+    if reason:
+        status.details.add().Pack(ErrorInfo(reason=reason, domain="session-authority"))
+    if fields:
+        violations = [BadRequest.FieldViolation(field=each, description="no") for each in fields]
+        status.details.add().Pack(BadRequest(field_violations=violations))
+    return Answer(code, b"", said, [("grpc-status-details-bin", status.SerializeToString())])
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("CreateSession", ["user_id", "attributes", "attributes[]", "attributes[a.b]c]"]),
+        ("CreateSession", ["authentication_methods", "authentication_methods[16]"]),
+        ("BatchValidateSessions", ["requests", "requests[2].ip_address"]),
+        ("RevokeOneSession", ["target", "session_id"]),
+    ],
+)
+def test_documented_answers_are_in_order(method: str, fields: Sequence[str]) -> None:
+    rpc = _BY_NAME[method]
+    for error in (
+        InvalidRequest([Violation(each, "is odd") for each in fields]),
+        SessionNotFound(),
+    ):
+        answer = error_table.answer(error)
+        assert not faults(rpc, Answer(answer.code, b"", answer.message, answer.trailing_metadata))
+    assert not faults(rpc, Answer(OK))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(OK, b"\xff"),
+        Answer(grpc.StatusCode.INTERNAL),
+        Answer(grpc.StatusCode.UNKNOWN, message="Unexpected <class 'ValueError'>"),
+        Answer(grpc.StatusCode.DEADLINE_EXCEEDED),
+        Answer(BAD, message="without details"),
+        told(grpc.StatusCode.INTERNAL, "INTERNAL"),
+        told(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
+        told(BAD, "MADE_UP"),
+        told(BAD, ""),
+        told(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_LIVE"),
+        told(BAD, "INVALID_FIELD"),
+        told(BAD, "MALFORMED_REQUEST", "user_id"),
+        told(BAD, "INVALID_FIELD", "user"),
+        told(BAD, "INVALID_FIELD", "user_id[0]"),
+        told(BAD, "INVALID_FIELD", "user_id.x"),
+        told(BAD, "INVALID_FIELD", "authentication_methods[x]"),
+        told(BAD, "INVALID_FIELD", ""),
+        told(BAD, "INVALID_FIELD", "user_id", said="é" * 1_400),
+        told(BAD, "INVALID_FIELD", "user_id", said="not ses_" + "0" * 70),
+    ],
+)
+def test_any_other_answer_is_found(answer: Answer) -> None:
+    assert faults(CREATE, answer)
+
+
+def test_every_fault_of_the_authority_is_one() -> None:
+    faulty = {row.reason_name for row in TABLE.values() if faults(CREATE, _of(row))}
+    assert faulty == {"INTERNAL", "STORE_UNAVAILABLE", "DEADLINE_EXCEEDED", "SERVER_OVERLOADED"}
+
+
+def _of(row: error_table.Row) -> Answer:
+    fields = ["user_id"] if row.reason_name in ("INVALID_FIELD", "RETRY_MISMATCH") else []
+    return told(row.code, row.reason_name, *fields)

@@ -1,0 +1,125 @@
+"""Whatever is sent to an RPC, the answer is a documented one, in time, and the next call is answered too.
+
+The same every time, so that a failure can be looked at; `benchmarks/fuzz.py` looks for new ones.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from session_authority_server import development_key
+from tests.api import RPCS, Rpc, served_by
+from tests.fuzz.answers import Answer, faults
+from tests.fuzz.messages import Metadata, metadata, raw, structured
+from tests.fuzz.residents import Residents
+from tests.integration.program import Program, serving
+
+DATABASE = "session-authority.sqlite"
+# Of each RPC; all of them take some 20 s.
+EXAMPLES, EXAMPLES_OF_METADATA = 30, 10
+ANSWERED_WITHIN_SECONDS = 5.0  # the deadline imposed where none is sent
+STREAMS_LAST_SECONDS = 0.2
+
+
+def repeatable(examples: int) -> settings:
+    """Return settings under which the same is tried every time."""
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # making a failing request smaller takes minutes of calls
+    )
+
+
+@dataclass
+class Fuzzed:
+    """A server that asks for keys, and one who has one."""
+
+    program: Program
+    channel: grpc.Channel
+    key: str
+
+    def __post_init__(self) -> None:
+        self.served = served_by(self.channel)
+        self.residents = Residents(self.call)
+
+    def call(self, rpc: Rpc, body: bytes, beside: Metadata | None = None) -> Answer:
+        """Make a call, with the key unless what is to be beside the request says otherwise."""
+        given = [("authorization", f"Bearer {self.key}")] if beside is None else beside
+        seconds = STREAMS_LAST_SECONDS if rpc.streams_responses else 4 * ANSWERED_WITHIN_SECONDS
+        try:
+            return Answer(
+                grpc.StatusCode.OK, rpc.call(self.channel, body, metadata=given, timeout=seconds)
+            )
+        except grpc.RpcError as error:
+            told: Any = error
+            trailers = tuple((key, value) for key, value in told.trailing_metadata() or ())
+            return Answer(told.code(), b"", told.details(), trailers)
+
+    def check(self, rpc: Rpc, body: bytes, beside: Metadata | None = None) -> Answer:
+        """Make a call, and see that it is answered as documented, and in time."""
+        started = time.monotonic()
+        answer = self.call(rpc, body, beside)
+        took = time.monotonic() - started
+        if rpc.service in self.served:
+            assert faults(rpc, answer) == []
+        else:
+            assert answer.code is grpc.StatusCode.UNIMPLEMENTED
+        assert took < 3 * ANSWERED_WITHIN_SECONDS
+        self.residents.used(rpc, answer)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+    folder = tmp_path_factory.mktemp("fuzzed")
+    with (
+        serving(folder, asking_for_keys=True) as program,
+        grpc.insecure_channel(program.address) as channel,
+    ):
+        key = development_key.key_file(folder / DATABASE).read_text().strip()
+        yield Fuzzed(program, channel, key)
+        assert "Traceback" not in program.stderr
+        assert "unforeseen" not in program.stderr
+        assert program.stop() == 0
+
+
+@pytest.fixture(autouse=True)
+def goes_on_answering(fuzzed: Fuzzed) -> Iterator[None]:
+    fuzzed.residents.renew()
+    yield
+    fuzzed.residents.renew()
+    assert fuzzed.program.process.poll() is None
+
+
+@pytest.mark.parametrize("kind", [structured, raw])
+@pytest.mark.parametrize("rpc", RPCS, ids=str)
+def test_whatever_is_sent_is_answered_as_documented(
+    fuzzed: Fuzzed, rpc: Rpc, kind: Callable[..., st.SearchStrategy[bytes]]
+) -> None:
+    @repeatable(EXAMPLES)
+    @given(kind(rpc, fuzzed.residents.known))
+    def holds(body: bytes) -> None:
+        fuzzed.check(rpc, body)
+
+    holds()
+
+
+@pytest.mark.parametrize("rpc", RPCS, ids=str)
+def test_whatever_stands_beside_a_request_no_more_is_told(fuzzed: Fuzzed, rpc: Rpc) -> None:
+    @repeatable(EXAMPLES_OF_METADATA)
+    @given(metadata(), structured(rpc, fuzzed.residents.known))
+    def holds(beside: Metadata, body: bytes) -> None:
+        answer = fuzzed.check(rpc, body, beside)
+        assert answer.reason in ("API_KEY_MISSING", "API_KEY_INVALID", "")
+        assert answer.code is not grpc.StatusCode.OK
+
+    holds()

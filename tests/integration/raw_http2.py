@@ -1,0 +1,99 @@
+"""HTTP/2 written by hand, for what no well-behaved client would send."""
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0, 1, 4, 9
+_END_STREAM, _END_HEADERS, _ACKNOWLEDGE = 1, 4, 1
+_FRAME_LIMIT_BYTES = 16_384
+
+Header = tuple[bytes, bytes]
+
+
+def headers(path: bytes, *more: Header, authority: bytes = b"localhost") -> list[Header]:
+    """Return the headers of a gRPC call."""
+    return [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path),
+        (b":authority", authority),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+        *more,
+    ]
+
+
+class RawConnection:
+    """One connection, on which calls are sent as they are given."""
+
+    def __init__(self, address: str, timeout_seconds: float = 5) -> None:
+        host, port = address.rsplit(":", 1)
+        self._socket = socket.create_connection((host, int(port)), timeout=timeout_seconds)
+        self._stream = -1
+        self._socket.sendall(
+            _PREFACE + _frame(_SETTINGS, 0, 0, b"") + _frame(_SETTINGS, _ACKNOWLEDGE, 0, b"")
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def call(self, some: Iterable[Header], message: bytes | None = b"") -> int:
+        """Send a call, with one message and no more to come unless there is none; return its stream."""
+        self._socket.sendall(self.encoded(some, message))
+        return self._stream
+
+    def encoded(self, some: Iterable[Header], message: bytes | None = b"") -> bytes:
+        """Return a call as bytes to send, for who sends many at once."""
+        self._stream += 2
+        block = b"".join(b"\x00" + _string(name) + _string(value) for name, value in some)
+        first, *rest = _pieces(block)
+        sent = _frame(_HEADERS, 0 if rest else _END_HEADERS, self._stream, first)
+        for at, piece in enumerate(rest, 1):
+            last = _END_HEADERS if at == len(rest) else 0
+            sent += _frame(_CONTINUATION, last, self._stream, piece)
+        if message is not None:
+            body = struct.pack(">BI", 0, len(message)) + message
+            sent += _frame(_DATA, _END_STREAM, self._stream, body)
+        return sent
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._socket.sendall(data)
+
+    def heard(self, quiet_seconds: float = 0.3) -> bytes:
+        """Return what the server says until it says nothing for a while, or hangs up."""
+        self._socket.settimeout(quiet_seconds)
+        said = b""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while data := self._socket.recv(65_536):
+                said += data
+        return said
+
+
+def _pieces(block: bytes) -> Sequence[bytes]:
+    return [
+        block[at : at + _FRAME_LIMIT_BYTES] for at in range(0, len(block), _FRAME_LIMIT_BYTES)
+    ] or [b""]
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def _string(data: bytes) -> bytes:
+    """Return a string of HPACK, uncompressed (RFC 7541, 5.1 and 5.2)."""
+    length, encoded = len(data), b""
+    if length < 127:
+        return bytes([length]) + data
+    length, encoded = length - 127, b"\x7f"
+    while length >= 128:
+        encoded += bytes([length % 128 + 128])
+        length //= 128
+    return encoded + bytes([length]) + data

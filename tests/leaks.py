@@ -1,0 +1,306 @@
+"""Everything that a run lets out, and whether a secret that was made meanwhile is in it.
+
+`Capture` writes down what logs, errors, metrics, reprs and files show, each at its own place, and takes note of every
+token, key and retry secret that comes into being; `Capture.leaks` says what should be nowhere and is somewhere.
+Nothing is masked: what is written down is what the program said, before `logs.py` puts its last line of defence on it.
+"""
+
+import base64
+import contextlib
+import importlib
+import inspect
+import logging
+import pkgutil
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import grpc
+import structlog
+from google.protobuf import text_encoding
+from prometheus_client import generate_latest
+
+import session_authority
+import session_authority_server
+from session_authority_server.domain.errors import AuthorityError
+from session_authority_server.domain.token import Token
+from session_authority_server.rpc import error_table
+from session_authority_server.store.database import Database
+from session_authority_server.usecases.create_session import SignIn
+from session_authority_server.usecases.reauthenticate_session import Reauthentication
+
+_PREFIXES = ("ses_", "sak_")
+# Tokens share the characters of their id; what follows proves something.
+_SECRET_PART_OF_TOKEN = slice(30, None)
+_WINDOW = 12
+# Of each class: what the next ones show follows from the same few lines of code.
+REPRS_LIMIT = 500
+
+
+def spellings(secret: bytes) -> Iterator[bytes]:
+    """Give every form in which 32 secret bytes, or either half of them, could have been written down."""
+    for part in (secret, secret[:16], secret[16:]):
+        yield part
+        yield part.hex().encode()
+        yield part.hex().upper().encode()
+        yield repr(part)[2:-1].encode()
+        yield text_encoding.CEscape(part, as_utf8=False).encode()
+        yield ", ".join(map(str, part)).encode()
+        yield part.decode("latin-1").encode()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode, base64.b32encode):
+        yield encode(secret).rstrip(b"=")
+        yield encode(secret[:15])  # in whole groups, so that it doesn't depend on what follows
+
+
+class Secrets:
+    """Secrets that were made, and the search for them."""
+
+    def __init__(self) -> None:
+        self._known: set[bytes] = set()
+        self._forms: dict[bytes, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add_token(self, token: Token) -> None:
+        """Look out for a session token or API key, whole or in part."""
+        if self.add(token.secret, f"the secret of {token.id}"):
+            for prefix in _PREFIXES:
+                text = token.encode(prefix).encode()
+                self._forms[text[len(prefix) :]] = f"the token of {token.id}"
+                self._forms[text[_SECRET_PART_OF_TOKEN]] = f"the end of the token of {token.id}"
+
+    def add(self, secret: bytes, name: str = "a retry secret") -> bool:
+        """Look out for secret bytes; returns whether they are new. Zeros are nobody's secret."""
+        if secret in self._known or not secret.strip(b"\0") or len(secret) != 32:
+            return False
+        self._known.add(secret)
+        for form in spellings(secret):
+            self._forms.setdefault(form, name)
+        return True
+
+    def found_in(self, content: bytes) -> list[str]:
+        """Return the names of the secrets that are in some bytes."""
+        if len(self._forms) * len(content) < 10**9:
+            return sorted({name for form, name in self._forms.items() if form in content})
+        # Too many to look for one by one: look up what begins at every byte.
+        by_start: dict[bytes, list[bytes]] = defaultdict(list)
+        for form in self._forms:
+            by_start[form[:_WINDOW]].append(form)
+        starts = set(by_start)
+        candidates = [
+            at for at in range(len(content) - _WINDOW + 1) if content[at : at + _WINDOW] in starts
+        ]
+        return sorted(
+            {
+                self._forms[form]
+                for at in candidates
+                for form in by_start[content[at : at + _WINDOW]]
+                if content.startswith(form, at)
+            }
+        )
+
+
+class Capture(logging.Handler):
+    """What is let out, by place, for as long as `capturing` lasts."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.secrets = Secrets()
+        self._said: dict[str, dict[str, None]] = defaultdict(dict)
+        self._bytes: dict[str, bytes] = {}
+        self._exceptions: list[BaseException] = []
+        self._shown: Counter[type] = Counter()
+
+    @property
+    def places(self) -> set[str]:
+        """Where anything was let out."""
+        return {place for place, said in self._said.items() if said} | set(self._bytes)
+
+    def say(self, place: str, *texts: object) -> None:
+        """Write down what was shown at a place, each text once."""
+        self._said[place].update(dict.fromkeys(map(str, texts)))
+
+    def read_files(self, folder: Path, when: str) -> None:
+        """Read every byte of every file in a folder."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self._bytes[f"{path.name} {when}"] = path.read_bytes()
+
+    def leaks(self) -> list[str]:
+        """Return where which secret is that should be nowhere."""
+        for error in self._exceptions:
+            self.say("exceptions", *told_by(error))
+        self.say("metrics", generate_latest().decode())
+        everything = dict(self._bytes)
+        for place, said in self._said.items():
+            everything[place] = "\n".join(said).encode("utf-8", "surrogatepass")
+        return [
+            f"{place}: {name}"
+            for place, content in everything.items()
+            for name in self.secrets.found_in(content)
+        ]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say("logs", record.getMessage(), repr(record.args), repr(record.__dict__))
+        if record.exc_info and record.exc_info[1] is not None:
+            self.say("logs", *told_by(record.exc_info[1]))
+
+    def structured(self, _logger: object, method: str, event: Any) -> Any:
+        """Write down a line of structlog's, as it was before anything was masked."""
+        self.say("structlog", method, repr(dict(event)))
+        error = event.get("exc_info") or event.get("exception")
+        if isinstance(error, BaseException):
+            self.say("structlog", *told_by(error))
+        elif error is True:
+            self.say("structlog", traceback.format_exc())
+        raise structlog.DropEvent
+
+    def made(self, it: object) -> None:
+        """Take note of an object that has just been made: what it is called, and what secret it is."""
+        if isinstance(it, Token):
+            self.secrets.add_token(it)
+        elif isinstance(it, SignIn | Reauthentication):
+            self.secrets.add(it.retry_secret)
+        if isinstance(it, BaseException):
+            self._exceptions.append(it)
+            return
+        self._shown[type(it)] += 1
+        if self._shown[type(it)] <= REPRS_LIMIT:
+            self.say("reprs", repr(it), str(it))
+
+
+def told_by(error: BaseException) -> Iterator[str]:
+    """Give all that an exception tells: of itself, of what it is made of, of what led to it, and where it came from."""
+    yield from (str(error), repr(error), repr(error.args), repr(vars(error)))
+    yield from map(str, getattr(error, "__notes__", ()))
+    yield "".join(traceback.format_exception(error))
+    for led_to_it in (error.__cause__, error.__context__):
+        if led_to_it is not None:
+            yield from told_by(led_to_it)
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[Capture]:
+    """Write down everything that this process lets out."""
+    capture = Capture()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_all_logs(capture))
+        stack.enter_context(_structlog(capture))
+        stack.enter_context(_answers(capture))
+        stack.enter_context(_databases(capture))
+        for kind in _kinds():
+            stack.enter_context(mock.patch.object(kind, "__init__", _noting(kind, capture)))
+        yield capture
+
+
+@contextlib.contextmanager
+def _all_logs(capture: Capture) -> Iterator[None]:
+    named = [
+        logger
+        for logger in logging.root.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger)
+    ]
+    loggers = [logging.root, *named]
+    before = [(logger, logger.level, logger.disabled, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG if logger is logging.root else logging.NOTSET)
+        logger.disabled, logger.propagate = False, True
+    logging.root.addHandler(capture)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(capture)
+        for logger, level, disabled, propagate in before:
+            logger.setLevel(level)
+            logger.disabled, logger.propagate = disabled, propagate
+
+
+@contextlib.contextmanager
+def _structlog(capture: Capture) -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(processors=[capture.structured], cache_logger_on_first_use=False)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+@contextlib.contextmanager
+def _answers(capture: Capture) -> Iterator[None]:
+    """Write down every error as the server sends it, and as a client gets it."""
+    send, receive = error_table.answer, grpc.aio.AioRpcError.__init__
+
+    def sent(error: AuthorityError) -> error_table.Answer:
+        answer = send(error)
+        capture.say("answers", answer.message, repr(answer.trailing_metadata), repr(answer))
+        for _, value in answer.trailing_metadata:
+            capture.say("answers", value.decode("latin-1") if isinstance(value, bytes) else value)
+        return answer
+
+    def received(self: grpc.aio.AioRpcError, *given: Any, **named: Any) -> None:
+        receive(self, *given, **named)
+        capture.say("received errors", *told_by(self), repr(self.trailing_metadata()))
+
+    with (
+        mock.patch.object(error_table, "answer", sent),
+        mock.patch.object(grpc.aio.AioRpcError, "__init__", received),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _databases(capture: Capture) -> Iterator[None]:
+    """Read a database's files as they are before it is closed, which tidies them up."""
+    close = Database.close
+
+    async def read_and_close(self: Database) -> None:
+        path = getattr(self.dialect, "url", None)
+        database = getattr(path, "database", None)
+        if database:
+            capture.read_files(Path(database).parent, "before the end")
+        await close(self)
+
+    with mock.patch.object(Database, "close", read_and_close):
+        yield
+
+
+def _kinds() -> Iterator[type]:
+    """Give every class of ours whose objects somebody may come to see, those that are raised included."""
+    for package in (session_authority, session_authority_server):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if ".v1" in module.name or ".migrations" in module.name or "__main__" in module.name:
+                continue
+            for kind in vars(importlib.import_module(module.name)).values():
+                if (
+                    inspect.isclass(kind)
+                    and kind.__module__ == module.name
+                    and "__init__" in vars(kind)
+                    and not issubclass(kind, Enum)
+                    and not getattr(kind, "_is_protocol", False)
+                ):
+                    yield kind
+    yield AuthorityError
+
+
+def _noting(kind: type, capture: Capture) -> Callable[..., None]:
+    make: Any = getattr(kind, "__init__")  # noqa: B009 - a class's own, and no instance's
+
+    @wraps(make)
+    def made(self: Any, *given: Any, **named: Any) -> None:
+        make(self, *given, **named)
+        if type(self) is kind or isinstance(self, BaseException):
+            capture.made(self)
+
+    return made
+
+
+def assert_none(leaks: Iterable[str]) -> None:
+    """Fail with where the leaks are, and without the secrets."""
+    found = list(leaks)
+    assert not found, f"{len(found)} leaks: {found[:10]}"

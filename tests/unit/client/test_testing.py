@@ -1,0 +1,290 @@
+import asyncio
+import gc
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from session_authority import (
+    AsyncSessionClient,
+    EndReason,
+    ReauthenticationRequired,
+    Rejection,
+    RejectionReason,
+    Session,
+    SessionClient,
+    SessionLimitReached,
+    Unavailable,
+    testing,
+)
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def authority() -> Iterator[testing.Authority]:
+    with testing.authority(now=NOON) as running:
+        yield running
+
+
+def test_an_app_of_threads_calls_it(authority: testing.Authority) -> None:
+    with authority.client() as client:
+        new = client.create("ada", user_agent="curl/8.5.0")
+        assert client.validate(new.token)
+        client.sign_out(new.token)
+        assert not client.validate(new.token)
+
+
+async def test_an_app_of_asyncio_calls_it_from_the_loop_that_holds_it(
+    authority: testing.Authority,
+) -> None:
+    async with authority.async_client() as client:
+        new = authority.sign_in("ada")
+        answers = await asyncio.gather(*(client.validate(new.token) for _ in range(50)))
+        assert all(answers)
+        authority.advance(timedelta(days=91))
+        assert not await client.validate(new.token)
+
+
+def test_a_user_is_signed_in_as_an_app_would(authority: testing.Authority) -> None:
+    new = authority.sign_in(
+        "ada",
+        ip_address="192.0.2.1",
+        user_agent="curl/8.5.0",
+        authentication_methods=["pwd"],
+        lifetime=HOUR,
+        idle_timeout=timedelta(minutes=5),
+        attributes={"tenant": "t-1"},
+        actor_id="eve",
+    )
+    with authority.client() as client:
+        session = client.require(new.token)
+    assert (session.user_id, session.actor_id, session.ip_address) == ("ada", "eve", "192.0.2.1")
+    assert (session.authentication_methods, session.attributes) == (("pwd",), {"tenant": "t-1"})
+    assert (session.create_time, session.expire_time) == (NOON, NOON + HOUR)
+    assert session.idle_expire_time == NOON + timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("kind", [SessionClient, AsyncSessionClient])
+async def test_a_client_from_the_environment_calls_it_whatever_else_is_set(
+    authority: testing.Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[SessionClient | AsyncSessionClient],
+) -> None:
+    monkeypatch.setenv("SESSION_AUTHORITY_ADDRESS", "authority.example:443")
+    monkeypatch.setenv("SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES", "/nowhere")
+    for name, value in authority.environment.items():
+        monkeypatch.setenv(name, value)
+    client = kind.from_env()
+    if isinstance(client, SessionClient):
+        with client:
+            assert client.create("ada").session.create_time == NOON
+    else:
+        async with client:
+            assert (await client.create("ada")).session.create_time == NOON
+
+
+def test_a_session_lives_to_the_last_second_of_a_clock_that_stands(
+    authority: testing.Authority,
+) -> None:
+    new = authority.sign_in("ada", lifetime=HOUR)
+    with authority.client() as client:
+        authority.advance(HOUR - SECOND)
+        assert client.validate(new.token)
+        assert authority.now == NOON + HOUR - SECOND
+        authority.advance(SECOND)
+        assert client.validate(new.token) == Rejection(RejectionReason.EXPIRED)
+
+
+def test_a_clock_goes_by_itself_unless_it_is_to_stand() -> None:
+    before = datetime.now(UTC)
+    with testing.authority() as authority, authority.client() as client:
+        first, second = authority.now, authority.now
+        assert before <= first < second <= datetime.now(UTC)
+        # So what an app's own clock says is never in the future.
+        client.create("ada", authenticate_time=datetime.now(UTC))
+        authority.advance(HOUR)
+        assert HOUR < authority.now - before < HOUR + timedelta(minutes=5)
+
+
+def test_use_just_before_a_leap_of_the_clock_counts() -> None:
+    with testing.authority(idle_timeout=HOUR, now=NOON) as authority, authority.client() as client:
+        new = authority.sign_in("ada")
+        for _ in range(5):
+            authority.advance(timedelta(minutes=40))
+            assert client.validate(new.token)
+        authority.advance(HOUR)
+        assert client.validate(new.token) == Rejection(RejectionReason.IDLE_TIMEOUT)
+
+
+def test_a_clock_goes_backwards_for_nobody(authority: testing.Authority) -> None:
+    with pytest.raises(ValueError, match="backwards"):
+        authority.advance(-SECOND)
+    assert authority.now == NOON
+
+
+def test_it_has_the_policy_that_a_test_asks_for() -> None:
+    with (
+        testing.authority(
+            session_limit=1, lifetime=HOUR, max_authentication_age=timedelta(minutes=10), now=NOON
+        ) as authority,
+        authority.client() as client,
+    ):
+        first = authority.sign_in("ada")
+        second = authority.sign_in("ada")
+        assert first.session.expire_time == NOON + HOUR
+        assert not client.validate(first.token)
+        ended = next(each for each in client.list(second.token, show_ended=True) if each.end_time)
+        assert ended.end_reason is EndReason.LIMIT
+        authority.advance(timedelta(minutes=11))
+        with pytest.raises(ReauthenticationRequired):
+            client.list(second.token)
+
+
+def test_it_refuses_a_sign_in_at_the_limit_where_a_test_asks_for_that() -> None:
+    with testing.authority(session_limit=1, refuse_at_limit=True) as authority:
+        authority.sign_in("ada")
+        with pytest.raises(SessionLimitReached):
+            authority.sign_in("ada")
+
+
+def test_a_user_has_any_number_of_sessions_where_there_is_no_limit() -> None:
+    with testing.authority(session_limit=None) as authority, authority.client() as client:
+        for _ in range(101):
+            newest = authority.sign_in("ada")
+        assert len(client.list(newest.token)) == 101
+
+
+@pytest.mark.parametrize(
+    ("policy", "complaint"),
+    [
+        ({"idle_timeout": timedelta(seconds=59)}, "idle_timeout must be at least 60"),
+        ({"lifetime": timedelta(0)}, "lifetime must be at least 1"),
+        ({"session_limit": -1}, "session_limit must be at least 1"),
+        ({"max_authentication_age": -SECOND}, "max_authentication_age must be more"),
+        ({"now": datetime(2030, 1, 1)}, "now must be aware"),  # noqa: DTZ001
+    ],
+)
+def test_a_policy_that_no_authority_can_have_is_refused(
+    policy: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint), testing.authority(**policy):  # type: ignore[arg-type]
+        pass
+
+
+def test_in_an_outage_nothing_is_known_and_afterwards_everything(
+    authority: testing.Authority,
+) -> None:
+    new = authority.sign_in("ada")
+    with authority.client() as client:
+        with authority.outage():
+            with authority.outage(), pytest.raises(Unavailable):
+                client.validate(new.token)
+            with pytest.raises(Unavailable):
+                client.sign_out(new.token)
+        assert client.validate(new.token)
+
+
+def test_one_that_has_stopped_is_unavailable_for_good(authority: testing.Authority) -> None:
+    new = authority.sign_in("ada")
+    with authority.client() as client:
+        assert client.validate(new.token)
+        authority.stop()
+        authority.stop()
+        with pytest.raises(Unavailable):
+            client.validate(new.token)
+    with pytest.raises(RuntimeError, match="has stopped"):
+        authority.advance(SECOND)
+
+
+def test_one_stops_while_calls_are_under_way(authority: testing.Authority) -> None:
+    new = authority.sign_in("ada")
+    with authority.client() as client, ThreadPoolExecutor(4) as threads:
+
+        def validate_until_it_stops(_: int) -> type[Exception]:
+            while True:
+                try:
+                    assert client.validate(new.token)
+                except Unavailable as error:
+                    return type(error)
+
+        ends = [threads.submit(validate_until_it_stops, number) for number in range(4)]
+        authority.stop()
+        assert all(issubclass(each.result(30), Unavailable) for each in ends)
+
+
+def test_several_at_once_know_nothing_of_each_other() -> None:
+    together = threading.Barrier(3)
+
+    def sign_in_and_look(user_id: str) -> list[Session]:
+        together.wait()
+        with testing.authority() as authority, authority.client() as client:
+            new = authority.sign_in(user_id)
+            together.wait()
+            authority.advance(HOUR)
+            assert client.validate(new.token)
+            found = client.list(new.token)
+            together.wait()
+            return found
+
+    with ThreadPoolExecutor(3) as threads:
+        for sessions in threads.map(sign_in_and_look, ["ada"] * 3):
+            assert len(sessions) == 1
+
+
+def test_it_leaves_neither_threads_nor_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gc.collect()  # with what gRPC's own objects hold of threads
+    before = {each.ident for each in threading.enumerate()}
+    with testing.authority() as authority:
+        authority.sign_in("ada")
+        assert list(tmp_path.iterdir())
+    del authority
+    gc.collect()
+    left = [each for each in threading.enumerate() if each.ident not in before]
+    assert not left
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_set_for_a_server_is_none_of_its_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_AUTHORITY_TLS_CERTIFICATE", "/nowhere/tls.pem")
+    monkeypatch.setenv("SESSION_AUTHORITY_AUDIT_LOG", "/nowhere/audit.jsonl")
+    with testing.authority() as authority:
+        authority.sign_in("ada")
+
+
+def test_one_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def serving(*_: object, **__: object) -> None:
+        raise OSError("no room for the file")
+
+    monkeypatch.setattr(testing, "serving", serving)
+    with pytest.raises(OSError, match="no room"), testing.authority():
+        pass
+
+
+def test_without_the_server_it_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        "import session_authority\n"
+        "import session_authority.testing\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=False, text=True
+    )
+    last_line = ran.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("ImportError: session_authority.testing runs the real server")
+    assert "pip install 'session-authority[server]'" in last_line
+
+
+def test_it_shows_where_it_is_and_no_more(authority: testing.Authority) -> None:
+    assert repr(authority) == f"Authority('{authority.address}')"

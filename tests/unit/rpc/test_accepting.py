@@ -1,0 +1,194 @@
+"""Which calls are taken on at all, and how many may be open."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha.reflection import ReflectionServicer
+from prometheus_client import REGISTRY
+
+from session_authority_server.rpc import accepting
+from session_authority_server.rpc.health import Health
+
+PACKAGE = "session_authority.v1"
+LIMIT = 3
+
+
+@pytest.fixture
+async def address(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    for name in ("STREAMS_LIMIT", "KEYLESS_CALLS_LIMIT", "KEYLESS_STREAMS_LIMIT"):
+        monkeypatch.setattr(accepting, name, LIMIT)
+    server = accepting.server(PACKAGE, calls_limit=LIMIT)
+    health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
+    add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+    add_reflection(ReflectionServicer([]), server)
+    server.add_registered_method_handlers(
+        f"{PACKAGE}.Ours",
+        {
+            "Once": grpc.unary_unary_rpc_method_handler(_once),
+            "Ever": grpc.stream_stream_rpc_method_handler(_ever),
+        },
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def _once(request: bytes, _context: Any) -> bytes:
+    return request
+
+
+async def _ever(requests: Any, context: Any) -> None:
+    async for request in requests:
+        await context.write(request)
+
+
+@pytest.fixture
+async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield channel
+
+
+async def _stream(channel: grpc.aio.Channel, path: str) -> Any:
+    """Open a stream, say something on it and wait for an answer, so that it is open for certain."""
+    call: Any = channel.stream_stream(path)()
+    await call.write(b"")
+    await call.read()
+    return call
+
+
+async def _silently(channel: grpc.aio.Channel, path: str) -> None:
+    """Open a stream and listen; a refusal is read so, where a write that it forestalls would fail otherwise."""
+    call: Any = channel.stream_stream(path)()
+    await call.read()
+
+
+async def _watch(channel: grpc.aio.Channel) -> Any:
+    watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+    call = watch(b"")
+    await call.read()
+    return call
+
+
+async def _repeated(once: Any) -> None:
+    while True:
+        await once(b"")
+
+
+async def _refusal(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    info = ErrorInfo()
+    [value] = [
+        value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"
+    ]
+    assert isinstance(value, bytes)
+    assert any(each.Unpack(info) for each in Status.FromString(value).details)
+    return str(info.reason)
+
+
+_OURS = f"/{PACKAGE}.Ours/Ever"
+_REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+@pytest.mark.parametrize("path", [_OURS, _REFLECTION])
+async def test_a_stream_beyond_those_that_may_be_open_is_refused_until_one_ends(
+    channel: grpc.aio.Channel, path: str
+) -> None:
+    calls = [await _stream(channel, path) for _ in range(LIMIT)]
+
+    error = await _refusal(_silently(channel, path))
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert _reason(error) == "SERVER_OVERLOADED"
+    calls.pop().cancel()
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                calls.append(await _stream(channel, path))
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+
+
+async def test_streams_that_ask_for_no_key_are_bounded_together_and_take_no_place_of_others(
+    channel: grpc.aio.Channel,
+) -> None:
+    calls = [await _watch(channel), await _watch(channel), await _stream(channel, _REFLECTION)]
+    before = _refused("Watch", "SERVER_OVERLOADED")
+    assert (await _refusal(_watch(channel))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert _refused("Watch", "SERVER_OVERLOADED") == before + 1
+
+    calls.append(await _stream(channel, _OURS))
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    for call in calls:
+        call.cancel()
+
+
+@pytest.mark.parametrize("path", [f"/{PACKAGE}.Ours/Once", "/grpc.health.v1.Health/Check"])
+async def test_calls_that_never_say_what_they_want_are_bounded_too(
+    channel: grpc.aio.Channel, path: str
+) -> None:
+    once: Any = channel.unary_unary(path)
+    assert isinstance(await once(b""), bytes)
+    silent: list[Any] = [channel.stream_stream(path)() for _ in range(LIMIT)]
+    async with asyncio.timeout(5):
+        error = await _refusal(_repeated(once))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for call in silent:
+        call.cancel()
+
+
+async def test_who_asks_for_health_without_asking_makes_room_for_others_after_a_while(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepting, "KEYLESS_REQUEST_SECONDS", 0.05)
+    path = "/grpc.health.v1.Health/Check"
+    silent: Any = channel.stream_stream(path)()
+    assert await silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    ended: Any = channel.stream_stream(path)()
+    await ended.done_writing()
+    assert await ended.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_health_is_told_and_an_unknown_service_not_found(channel: grpc.aio.Channel) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    error = await _refusal(stub.Check(health_pb2.HealthCheckRequest(service="none")))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_method_that_nobody_registered_is_refused_and_counted(
+    channel: grpc.aio.Channel,
+) -> None:
+    before = _refused("unknown", "UNIMPLEMENTED")
+    for path in ("/nope", f"/{PACKAGE}.Ours/Nope", "/grpc.health.v1.Health/Nope"):
+        call: Any = channel.unary_unary(path)
+        assert (await _refusal(call(b""))).code() is grpc.StatusCode.UNIMPLEMENTED
+    assert _refused("unknown", "UNIMPLEMENTED") == before + 3
+
+
+async def test_a_server_stops_while_calls_are_waited_for_and_under_way(address: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        await _stream(channel, _OURS)
+
+
+def _refused(method: str, reason: str) -> float:
+    labels = {"method": method, "reason": reason}
+    return REGISTRY.get_sample_value("session_authority_rpc_errors_total", labels) or 0

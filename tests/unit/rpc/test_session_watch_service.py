@@ -1,0 +1,305 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from session_authority.v1 import session_watch_service_pb2 as pb
+from session_authority.v1.session_watch_service_pb2_grpc import (
+    SessionWatchServiceStub,
+    add_SessionWatchServiceServicer_to_server,
+)
+from session_authority_server.domain.changes import Changes
+from session_authority_server.domain.errors import ApiKeyRevoked, AuthorityError
+from session_authority_server.rpc.caller import ANYBODY, Caller
+from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.rpc.session_watch_service import (
+    SHORTEST_PING_SECONDS,
+    SessionWatchService,
+    encode_changes,
+    encode_pong,
+)
+from session_authority_server.watch.hub import SILENCE_SECONDS, STREAMS_LIMIT, Hub
+from session_authority_server.watch.in_process import InProcessChannel
+
+LEASE = timedelta(seconds=2)
+PATIENCE_SECONDS = 20.0
+
+
+class Watched:
+    """A server with nothing but the service, and what decides whether its callers may call."""
+
+    def __init__(self) -> None:
+        self.refusal: AuthorityError | None = None
+        self.time_passed = 0.0
+        self.channel = InProcessChannel(self._no_turn)
+        self.hub = Hub(
+            self.channel,
+            encode_changes,
+            encode_pong(LEASE),
+            lambda: time.monotonic() + self.time_passed,
+        )
+        self.service = SessionWatchService(self.hub, self.authenticate)
+
+    def authenticate(self, method: str, metadata: Any) -> Caller:
+        assert method == "/session_authority.v1.SessionWatchService/WatchSessions"
+        if self.refusal is not None:
+            raise self.refusal
+        return ANYBODY
+
+    async def _no_turn(self) -> None:
+        pass
+
+
+class Call:
+    """One stream, as its caller has it."""
+
+    def __init__(self, stub: Any) -> None:
+        self._call = stub.WatchSessions()
+
+    async def ping(self, ping_id: int) -> None:
+        await self._call.write(pb.WatchSessionsRequest(ping=pb.Ping(ping_id=ping_id)))
+
+    async def says(self, request: pb.WatchSessionsRequest) -> None:
+        await self._call.write(request)
+
+    async def hears(self) -> pb.WatchSessionsResponse:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            response: pb.WatchSessionsResponse = await self._call.read()
+        return response
+
+    async def opened(self) -> "Call":
+        await self.ping(1)
+        assert (await self.hears()).pong.ping_id == 1
+        return self
+
+    async def fails(self) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+        """Return the code, reason and metadata with which it ends."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            code = await self._call.code()
+            metadata = dict(await self._call.trailing_metadata())
+        info = ErrorInfo()
+        details = Status.FromString(metadata["grpc-status-details-bin"]).details
+        assert details[0].Unpack(info)
+        assert all(
+            each.Is(RetryInfo.DESCRIPTOR) for each in details[1:] if code.name != "INVALID_ARGUMENT"
+        )
+        return code, info.reason, dict(info.metadata)
+
+    async def says_no_more(self) -> None:
+        await self._call.done_writing()
+
+    async def finishes(self) -> grpc.StatusCode:
+        await self._call.done_writing()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            code: grpc.StatusCode = await self._call.code()
+        return code
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+@pytest.fixture
+async def watched() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+async def channel(watched: Watched) -> AsyncIterator[grpc.aio.Channel]:
+    interceptor = CallInterceptor(
+        "session_authority.v1", watched.authenticate, max_in_flight_calls=1
+    )
+    async with AsyncExitStack() as stack:
+        server = grpc.aio.server(interceptors=[interceptor])
+        add_SessionWatchServiceServicer_to_server(watched.service, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        for ever in (watched.channel.run(watched.hub), watched.hub.run()):
+            task = asyncio.create_task(ever)
+            stack.callback(task.cancel)
+        await server.start()
+        stack.push_async_callback(server.stop, None)
+        yield await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> Any:
+    return SessionWatchServiceStub(channel)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_pong_gives_the_lease(stub: Any) -> None:
+    call = Call(stub)
+    await call.ping(7)
+    pong = (await call.hears()).pong
+    assert pong.ping_id == 7
+    assert pong.lease.ToTimedelta() == LEASE
+
+
+async def test_changes_are_told_by_their_names(watched: Watched, stub: Any) -> None:
+    call = await Call(stub).opened()
+    watched.hub.changed(Changes({UUID(int=5)}, {"ann"}))
+    assert (await call.hears()).evict == pb.Evict(session_ids=[str(UUID(int=5))], user_ids=["ann"])
+    watched.hub.changed(Changes(everybody=True))
+    assert (await call.hears()).evict == pb.Evict(all=True)
+
+
+async def test_more_streams_may_be_open_than_calls_may_be_under_way(stub: Any) -> None:
+    for _ in range(3):
+        await Call(stub).opened()
+
+
+async def test_a_caller_who_finishes_is_let_go(watched: Watched, stub: Any) -> None:
+    call = await Call(stub).opened()
+    assert await call.finishes() is grpc.StatusCode.OK
+    await until(lambda: not watched.hub.streams)
+
+
+async def test_a_ping_is_answered_before_a_caller_who_finishes_is_let_go(
+    stub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        call = Call(stub)
+        await call.ping(1)
+        await call.says_no_more()
+        assert (await call.hears()).pong.ping_id == 1
+        assert await call.finishes() is grpc.StatusCode.OK
+    assert "ExecuteBatchError" not in caplog.text
+
+
+async def test_a_caller_who_goes_without_a_word_is_forgotten(
+    watched: Watched,
+    stub: Any,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (await Call(stub).opened()).cancel()
+    await until(lambda: not watched.hub.streams)
+    assert "Traceback" not in caplog.text + "".join(capsys.readouterr())
+
+
+async def test_a_message_that_is_no_ping_is_refused(stub: Any) -> None:
+    call = await Call(stub).opened()
+    await call.says(pb.WatchSessionsRequest())
+    assert await call.fails() == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", {})
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "reason"),
+    [
+        (b"\xff\xff", grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
+        (b"\x12" * 70_000, grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
+    ],
+)
+async def test_bytes_that_are_no_message_are_refused(
+    channel: grpc.aio.Channel, sent: bytes, code: grpc.StatusCode, reason: str
+) -> None:
+    method: Any = channel.stream_stream("/session_authority.v1.SessionWatchService/WatchSessions")
+
+    class Raw:
+        WatchSessions = staticmethod(method)
+
+    call = Call(Raw)
+    await call.says(sent)  # type: ignore[arg-type]
+    found = await call.fails()
+    assert found[:2] == (code, reason)
+
+
+async def test_a_caller_who_may_watch_no_longer_is_told_why(watched: Watched, stub: Any) -> None:
+    call = await Call(stub).opened()
+    watched.service.check()
+    assert len(watched.hub.streams) == 1
+    watched.refusal = ApiKeyRevoked()
+    watched.service.check()
+    assert await call.fails() == (grpc.StatusCode.UNAUTHENTICATED, "API_KEY_REVOKED", {})
+
+
+async def test_callers_are_checked_again_and_again(
+    watched: Watched, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("session_authority_server.rpc.session_watch_service.CHECK_SECONDS", 0.01)
+    checking = asyncio.create_task(watched.service.keep_checking())
+    call = await Call(stub).opened()
+    watched.refusal = ApiKeyRevoked()
+    assert (await call.fails())[1] == "API_KEY_REVOKED"
+    checking.cancel()
+
+
+async def test_a_caller_who_is_silent_is_told_so(watched: Watched, stub: Any) -> None:
+    call = await Call(stub).opened()
+    watched.time_passed = SILENCE_SECONDS + 1
+    watched.service.check()
+    assert await call.fails() == (
+        grpc.StatusCode.UNAVAILABLE,
+        "WATCH_INTERRUPTED",
+        {"cause": "SILENT"},
+    )
+
+
+async def test_the_stream_beyond_the_limit_is_refused(watched: Watched, stub: Any) -> None:
+    others = [watched.hub.join() for _ in range(STREAMS_LIMIT)]
+    refused = (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_MANY_STREAMS",
+        {"limit": str(STREAMS_LIMIT)},
+    )
+    assert await Call(stub).fails() == refused
+    watched.hub.leave(others[0])
+    await Call(stub).opened()
+
+
+async def test_a_draining_server_ends_its_streams(watched: Watched, stub: Any) -> None:
+    call = await Call(stub).opened()
+    watched.hub.drain()
+    drained = (grpc.StatusCode.UNAVAILABLE, "WATCH_INTERRUPTED", {"cause": "DRAINING"})
+    assert await call.fails() == drained
+    assert await Call(stub).fails() == drained
+
+
+async def test_a_caller_who_does_not_read_is_ended_and_keeps_its_room(
+    watched: Watched, channel: grpc.aio.Channel
+) -> None:
+    slow: Any = channel.stream_stream("/session_authority.v1.SessionWatchService/WatchSessions")()
+    await slow.write(pb.WatchSessionsRequest(ping=pb.Ping(ping_id=1)).SerializeToString())
+    await until(lambda: watched.hub.streams)
+    async with asyncio.timeout(60):
+        while watched.hub.streams:  # some 64 KiB are on the way, whoever reads them or not
+            watched.hub.changed(Changes(user_ids={f"{number:0200}" for number in range(1_000)}))
+            watched.hub.tick()
+            await asyncio.sleep(0)
+    assert watched.hub.open_streams == 1
+    slow.cancel()
+    await until(lambda: watched.hub.open_streams == 0)
+
+
+async def test_who_pings_without_end_is_read_no_faster_than_is_sensible(
+    watched: Watched, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = await Call(stub).opened()
+    read: list[int] = []
+    monkeypatch.setattr(watched.hub, "pinged", lambda _, ping_id: read.append(ping_id))
+
+    async def flood() -> None:
+        ping_id = 0
+        while True:
+            ping_id += 1
+            await call.ping(ping_id)
+
+    started = time.monotonic()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(10 * SHORTEST_PING_SECONDS):
+            await flood()
+    took = time.monotonic() - started
+    assert 1 <= len(read) <= took / SHORTEST_PING_SECONDS + 2
+    call.cancel()

@@ -1,0 +1,109 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from session_authority_server import bounded_log, logs
+from session_authority_server.bounded_log import LINES_A_SECOND, BoundedHandler
+
+
+class Elapsed:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Log:
+    """A log as a process writes it, whose second passes when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.elapsed, self._stream = Elapsed(), io.StringIO()
+        self.handler = BoundedHandler(self._stream, self.elapsed)
+        monkeypatch.setattr(logs, "BoundedHandler", lambda _stream: self.handler)
+        monkeypatch.setattr(
+            bounded_log, "TELL_SECONDS", 3_600
+        )  # nothing is told before it is asked to
+        logs.configure("info", "json")
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._stream.getvalue().splitlines()]
+
+    @property
+    def events(self) -> list[str]:
+        return [line["event"] for line in self.lines]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    log = Log(monkeypatch)
+    yield log
+    log.handler.close()
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def _refuse(times: int, reason: str = "API_KEY_MISSING") -> None:
+    for number in range(times):
+        structlog.get_logger("rpc").info("call refused", method=str(number), reason=reason)
+
+
+def test_a_flood_leaves_some_lines_and_one_that_counts_the_others(log: Log) -> None:
+    _refuse(1_000)
+    assert log.events == ["call refused"] * LINES_A_SECOND
+    log.handler.tell()
+
+    last = log.lines[-1]
+    assert (last["event"], last["reason"]) == ("more of: call refused", "API_KEY_MISSING")
+    assert (last["lines"], last["level"], last["logger"]) == (1_000 - LINES_A_SECOND, "info", "rpc")
+    log.handler.tell()
+    assert len(log.lines) == LINES_A_SECOND + 1  # it is told once
+
+
+def test_each_kind_has_its_own_bound(log: Log) -> None:
+    _refuse(LINES_A_SECOND + 1)
+    _refuse(1, "API_KEY_INVALID")
+    for number in range(LINES_A_SECOND + 1):
+        logging.getLogger("store").error("failed while %s", number)
+    logging.getLogger("store").error("something else")
+
+    assert log.events.count("call refused") == LINES_A_SECOND + 1
+    assert sum(event.startswith("failed while") for event in log.events) == LINES_A_SECOND
+    assert "something else" in log.events
+
+
+def test_a_second_later_there_is_room_again(log: Log) -> None:
+    _refuse(LINES_A_SECOND + 5)
+    log.elapsed.seconds = 0.99
+    _refuse(5)
+    assert len(log.lines) == LINES_A_SECOND
+    log.elapsed.seconds = 1
+    _refuse(5)
+    assert len(log.lines) == LINES_A_SECOND + 5
+
+
+def test_it_is_told_by_itself_with_what_every_line_of_the_process_says(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_log, "TELL_SECONDS", 0.01)
+    with structlog.contextvars.bound_contextvars(process=3):
+        _refuse(LINES_A_SECOND + 2)
+        teller = log.handler._teller
+    assert teller is not None
+    teller.join(5)
+    assert log.lines[-1]["lines"] == 2
+    assert log.lines[-1]["process"] == 3
+
+
+def test_what_was_left_out_is_told_at_the_end(log: Log) -> None:
+    _refuse(LINES_A_SECOND + 2)
+    log.handler.close()
+    assert log.lines[-1]["lines"] == 2

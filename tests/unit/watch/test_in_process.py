@@ -1,0 +1,133 @@
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+
+from session_authority_server.domain.changes import Changes
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.watch import in_process
+from session_authority_server.watch.in_process import InProcessChannel
+
+ONE, OTHER = Changes({UUID(int=1)}), Changes(user_ids={"ann"})
+
+
+class Receiver:
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def up(self) -> None:
+        self.heard.append("up")
+
+    def lost(self) -> None:
+        self.heard.append("lost")
+
+    def changed(self, changes: Changes) -> None:
+        self.heard.append(changes)
+
+    def returned(self, number: int) -> None:
+        self.heard.append(number)
+
+
+class Writer:
+    """The one writer, whose turn comes when a test says so."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Event()
+        self.failures = 0
+
+    async def take_turn(self) -> None:
+        await self.turn.wait()
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("writing")
+
+
+@pytest.fixture
+async def writer() -> Writer:
+    return Writer()
+
+
+@pytest.fixture
+async def receiver() -> Receiver:
+    return Receiver()
+
+
+@pytest.fixture
+async def channel(writer: Writer, receiver: Receiver) -> AsyncIterator[InProcessChannel]:
+    channel = InProcessChannel(writer.take_turn)
+    running = asyncio.create_task(channel.run(receiver))
+    await asyncio.sleep(0)
+    yield channel
+    running.cancel()
+
+
+async def test_a_probe_comes_back_at_once_where_nothing_is_being_committed(
+    channel: InProcessChannel, receiver: Receiver
+) -> None:
+    channel.probe(1)
+    assert receiver.heard == ["up", 1]
+
+
+async def test_a_probe_waits_for_the_commits_that_were_under_way_and_no_others(
+    channel: InProcessChannel, receiver: Receiver
+) -> None:
+    channel.committing()
+    channel.probe(1)
+    channel.committing()
+    assert receiver.heard == ["up"]
+    channel.committed(ONE, certain=True)
+    assert receiver.heard == ["up", ONE, 1]
+    channel.committed(OTHER, certain=True)
+    assert receiver.heard == ["up", ONE, 1, OTHER]
+
+
+async def test_where_a_commit_is_in_doubt_the_channel_is_down_until_the_writer_is_free(
+    channel: InProcessChannel,
+    receiver: Receiver,
+    writer: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(in_process, "RETRY_SECONDS", 0)
+    writer.failures = 2
+    channel.committing()
+    channel.committed(ONE, certain=False)
+    assert receiver.heard == ["up", ONE, "lost"]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert receiver.heard == ["up", ONE, "lost"]
+    writer.turn.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert receiver.heard == ["up", ONE, "lost", "up"]
+
+
+async def test_a_doubt_while_another_is_resolved_keeps_the_channel_down(
+    channel: InProcessChannel, receiver: Receiver, writer: Writer
+) -> None:
+    channel.committing()
+    channel.committed(ONE, certain=False)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    channel.committing()
+    channel.committed(OTHER, certain=False)
+    writer.turn.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert receiver.heard == ["up", ONE, "lost", OTHER, "lost", "up"]
+
+
+async def test_before_anybody_receives_a_doubt_is_remembered() -> None:
+    writer, receiver = Writer(), Receiver()
+    channel = InProcessChannel(writer.take_turn)
+    channel.committing()
+    channel.committed(ONE, certain=False)
+    running = asyncio.create_task(channel.run(receiver))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert receiver.heard == []
+    writer.turn.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert receiver.heard == ["up"]
+    running.cancel()
