@@ -48,7 +48,7 @@ def authority(tmp_path: Path) -> Iterator[ThreadedAuthority]:
 
 @pytest.fixture
 def client(authority: ThreadedAuthority) -> Iterator[SessionClient]:
-    with SessionClient(authority.address) as client:
+    with SessionClient(authority.address, api_key=authority.key) as client:
         yield client
 
 
@@ -638,6 +638,7 @@ def test_the_client_comes_from_the_environment_unless_given(
     monkeypatch: pytest.MonkeyPatch, client: SessionClient
 ) -> None:
     monkeypatch.setenv("SESSION_AUTHORITY_ADDRESS", client._settings.address)
+    monkeypatch.setenv("SESSION_AUTHORITY_API_KEY", client._settings.api_key or "")
     with override_settings(SESSION_AUTHORITY={}):
         browser = Browser()
         browser.sign_in()

@@ -115,7 +115,7 @@ def shop_app(sessions: Sessions, **install: Any) -> FastAPI:  # noqa: C901 - rou
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     async with running_authority(tmp_path, Policy()) as authority:
-        client = AsyncSessionClient(authority.address)
+        client = AsyncSessionClient(authority.address, api_key=authority.key)
         sessions = Sessions(client, Site(clock=authority.clock.now))
         yield Shop(shop_app(sessions, page="/account/sessions"), sessions, authority)
         await client.close()

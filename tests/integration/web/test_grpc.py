@@ -111,16 +111,20 @@ Start: TypeAlias = Callable[[str], Awaitable[str]]
 
 
 @pytest.fixture(params=["threads", "asyncio"])
-async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
+async def start(
+    request: pytest.FixtureRequest, authority: ThreadedAuthority
+) -> AsyncIterator[Start]:
     """Start a service that asks the authority at an address, and give its own."""
     with ExitStack() as stack:
         closing: list[Callable[[], Awaitable[None]]] = []
 
         async def start(address: str) -> str:
             if request.param == "threads":
-                client = stack.enter_context(SessionClient(address, deadline_seconds=2))
+                client = stack.enter_context(
+                    SessionClient(address, api_key=authority.key, deadline_seconds=2)
+                )
                 return Threaded().start(client, stack)
-            aclient = AsyncSessionClient(address, deadline_seconds=2)
+            aclient = AsyncSessionClient(address, api_key=authority.key, deadline_seconds=2)
             interceptor = AsyncSessionInterceptor(
                 aclient, public_methods=[PUBLIC, "/shop.Health/*"]
             )
