@@ -48,7 +48,7 @@ def authority(tmp_path: Path) -> Iterator[ThreadedAuthority]:
 
 @pytest.fixture
 def client(authority: ThreadedAuthority) -> Iterator[SessionClient]:
-    with SessionClient(authority.address) as client:
+    with SessionClient(authority.address, api_key=authority.key) as client:
         yield client
 
 
@@ -235,6 +235,14 @@ def test_a_login_that_the_authority_could_not_record_does_not_stand() -> None:
     assert COOKIE not in answer.cookies
     with down(ADOPT_EXISTING=BEFORE):
         assert browser.get("/me").json()["user"] is None
+
+
+def test_a_site_that_hides_the_failure_is_not_logged_in_to_either(client: SessionClient) -> None:
+    browser = Browser()
+    with down():
+        assert browser.get("/sign-in-anyway", {"user": "ada"}).content == b"nobody"
+    with settings(client, ADOPT_EXISTING=BEFORE):
+        assert browser.who() is None
 
 
 def test_at_the_limit_of_sessions_a_login_is_refused(
@@ -630,6 +638,7 @@ def test_the_client_comes_from_the_environment_unless_given(
     monkeypatch: pytest.MonkeyPatch, client: SessionClient
 ) -> None:
     monkeypatch.setenv("SESSION_AUTHORITY_ADDRESS", client._settings.address)
+    monkeypatch.setenv("SESSION_AUTHORITY_API_KEY", client._settings.api_key or "")
     with override_settings(SESSION_AUTHORITY={}):
         browser = Browser()
         browser.sign_in()

@@ -115,7 +115,7 @@ def shop_app(sessions: Sessions, **install: Any) -> FastAPI:  # noqa: C901 - rou
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     async with running_authority(tmp_path, Policy()) as authority:
-        client = AsyncSessionClient(authority.address)
+        client = AsyncSessionClient(authority.address, api_key=authority.key)
         sessions = Sessions(client, Site(clock=authority.clock.now))
         yield Shop(shop_app(sessions, page="/account/sessions"), sessions, authority)
         await client.close()
@@ -435,6 +435,22 @@ async def test_the_page_refuses_what_no_form_of_its_own_sends(shop: Shop) -> Non
         assert (await browser.get("/me")).status_code == 200
         assert (await browser.get("/account/sessionsx")).status_code == 404
         assert (await browser.get("/account/sessions/nothing")).status_code == 404
+
+
+async def test_a_body_that_never_says_how_long_it_is_is_not_read_to_its_end(shop: Shop) -> None:
+    sent: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for number in range(1000):
+            sent.append(number)
+            yield b"x" * 1024
+
+    async with shop.browser() as browser:
+        form = {"content-type": "application/x-www-form-urlencoded", "origin": ORIGIN}
+        answer = await browser.post("/account/sessions/sign-out", content=body(), headers=form)
+
+    assert answer.status_code == 413
+    assert len(sent) <= 6
 
 
 async def test_the_page_survives_an_outage_and_keeps_the_cookie(shop: Shop) -> None:

@@ -111,16 +111,20 @@ Start: TypeAlias = Callable[[str], Awaitable[str]]
 
 
 @pytest.fixture(params=["threads", "asyncio"])
-async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
+async def start(
+    request: pytest.FixtureRequest, authority: ThreadedAuthority
+) -> AsyncIterator[Start]:
     """Start a service that asks the authority at an address, and give its own."""
     with ExitStack() as stack:
         closing: list[Callable[[], Awaitable[None]]] = []
 
         async def start(address: str) -> str:
             if request.param == "threads":
-                client = stack.enter_context(SessionClient(address, deadline_seconds=2))
+                client = stack.enter_context(
+                    SessionClient(address, api_key=authority.key, deadline_seconds=2)
+                )
                 return Threaded().start(client, stack)
-            aclient = AsyncSessionClient(address, deadline_seconds=2)
+            aclient = AsyncSessionClient(address, api_key=authority.key, deadline_seconds=2)
             interceptor = AsyncSessionInterceptor(
                 aclient, public_methods=[PUBLIC, "/shop.Health/*"]
             )
@@ -155,6 +159,16 @@ async def call(address: str, method: str, metadata: Metadata = ()) -> list[bytes
                 return [await channel.unary_unary(path)(b"a", metadata=metadata)]
 
 
+async def refused(address: str, method: str, metadata: Metadata) -> grpc.aio.AioRpcError:
+    """Call a method that refuses the call, before it has read a thing of it."""
+    while True:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(address, method, metadata)
+        # What gRPC's own client makes of a stream that ends while it is still sending.
+        if "execute_batch" not in (caught.value.debug_error_string() or ""):
+            return caught.value
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_service_knows_whose_call_it_is_and_passes_the_token_on(
     authority: ThreadedAuthority, start: Start, new: NewSession, kind: str
@@ -177,11 +191,10 @@ async def test_without_a_live_session_a_call_is_unauthenticated(
         authority.do(authority.authority.client.sign_out(new.token))
         token = new.token.reveal()
 
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call(address, kind, ((SESSION_TOKEN_METADATA_KEY, token),) if token else ())
+    refusal = await refused(address, kind, ((SESSION_TOKEN_METADATA_KEY, token),) if token else ())
 
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    details = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    assert refusal.code() is grpc.StatusCode.UNAUTHENTICATED
+    details = dict(refusal.trailing_metadata() or ())["grpc-status-details-bin"]
     assert isinstance(details, bytes)
     status, reason = status_pb2.Status.FromString(details), error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(reason)
@@ -192,10 +205,9 @@ async def test_without_a_live_session_a_call_is_unauthenticated(
 async def test_an_outage_is_unavailable_and_never_unauthenticated(start: Start, kind: str) -> None:
     address = await start("127.0.0.1:9")
 
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call(address, kind, token_metadata("ses_" + "0" * 70))
+    refusal = await refused(address, kind, token_metadata("ses_" + "0" * 70))
 
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert refusal.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_fault_of_the_services_own_blames_no_user(

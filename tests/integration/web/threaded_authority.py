@@ -28,6 +28,10 @@ class ThreadedAuthority:
     def address(self) -> str:
         return self.authority.address
 
+    @property
+    def key(self) -> str:
+        return self.authority.key
+
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
 
