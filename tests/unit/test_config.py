@@ -162,6 +162,22 @@ def test_zero_means_no_idle_timeout_and_no_limit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://user:hush@db:5432/app?sslmode=require", "postgresql://db:5432/app"),
+        ("postgresql://user:hu@sh@db/app", "postgresql://db/app"),
+        ("postgresql://db/app?password=hush", "postgresql://db/app"),
+        ("postgresql://db/app?password=hu@sh", "postgresql://"),
+        ("postgresql://user:hu?sh@db/app", "postgresql://"),
+    ],
+)
+def test_a_database_is_called_by_its_address_without_any_part_of_a_password(
+    url: str, shown: str
+) -> None:
+    assert load_settings(database_url=url).database == shown
+
+
+@pytest.mark.parametrize(
     ("url", "path"),
     [
         ("sqlite:///a.sqlite", Path("a.sqlite")),
