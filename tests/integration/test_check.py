@@ -27,6 +27,7 @@ from tests.postgresql import Cluster
 
 FILE = "session-authority.sqlite"
 PASSWORD = "not-to-be-shown"
+USER = "ann@example.com"  # which is in no word of ours, as "ann" is in "channel"
 
 
 def check(
@@ -87,7 +88,7 @@ def test_beside_a_running_server_it_tells_all_and_disturbs_nothing(tmp_path: Pat
     with serving(tmp_path, asking_for_keys=True) as server:
         key = (tmp_path / f"{FILE}.key").read_text().strip()
         with SessionClient(server.address, api_key=key) as client:
-            new = client.create("ann", ip_address="203.0.113.7")
+            new = client.create(USER, ip_address="203.0.113.7")
             said = report(tmp_path)
             assert client.validate(new.token)
             client.sign_out(new.token)
@@ -98,7 +99,7 @@ def test_beside_a_running_server_it_tells_all_and_disturbs_nothing(tmp_path: Pat
         assert server.stop() == 0
         assert server.stderr.count("locked") == 0
     for shown in (json.dumps(said), table.stdout):
-        for secret in (key, new.token.reveal(), "ann", "203.0.113.7"):
+        for secret in (key, new.token.reveal(), USER, "203.0.113.7"):
             assert secret not in shown
 
 
@@ -314,12 +315,13 @@ def test_partitions_that_will_be_missing_and_work_left_undone_are_told(
         for name in names[1:]:
             durable.psql(f"DROP TABLE {name}", "parted")
         durable.psql(
-            "INSERT INTO erasures VALUES ('x', 1, now() - interval '1 hour', 'ann')", "parted"
+            f"INSERT INTO erasures VALUES ('x', 1, now() - interval '1 hour', '{USER}')",
+            "parted",
         )
         said = report(tmp_path, settings=of(url), status=1)
         assert {"partitions-missing", "backlog"} <= warnings(said)
         assert "an erasure is not complete" in json.dumps(said)
-        assert "ann" not in json.dumps(said)
+        assert USER not in json.dumps(said)
     finally:
         durable.psql("DROP DATABASE parted WITH (FORCE)")
 
@@ -334,7 +336,7 @@ def test_which_permissions_a_key_used_is_known_from_a_running_server(
     )
     with serving(tmp_path, asking_for_keys=True, settings=of(url)) as server:
         with SessionClient(server.address, api_key=made.stdout.strip()) as client:
-            client.create("ann")
+            client.create(USER)
         with psycopg.connect(url, autocommit=True) as admin:
             _wait(lambda: bool(admin.execute("SELECT FROM api_key_uses").fetchall()))
             assert server.stop() == 0
