@@ -22,6 +22,7 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
 from tests import postgresql
+from tests.certificates import TestAuthority
 from tests.integration.program import run, serving
 from tests.postgresql import Cluster
 
@@ -153,6 +154,22 @@ def test_files_that_others_can_read_are_named(tmp_path: Path) -> None:
     named = {each["about"] for each in said["warnings"] if each["name"] == "open-file"}
     # With the files that SQLite makes beside it, which take after it.
     assert {Path(each).name for each in named} >= {FILE, f"{FILE}.key"}
+
+
+def test_a_certificate_that_no_server_can_start_with_protects_nothing(tmp_path: Path) -> None:
+    asyncio.run(_begin(tmp_path / FILE))
+    pair = TestAuthority(tmp_path).pair()
+    settings = {
+        "SESSION_AUTHORITY_TLS_CERTIFICATE": str(pair.certificate),
+        "SESSION_AUTHORITY_TLS_KEY": str(pair.key),
+    }
+    listen = ("--listen", "0.0.0.0:50551")
+    assert verdicts(report(tmp_path, *listen, settings=settings))["5.1-channel"] == "met"
+    pair.certificate.unlink()
+    said = report(tmp_path, *listen, settings=settings, status=1)
+    [channel] = [each for each in said["requirements"] if each["id"] == "5.1-channel"]
+    assert channel["verdict"] == "not_met"
+    assert f"{pair.certificate} can't be read: No such file" in channel["why"]
 
 
 def test_a_schema_that_is_behind_is_told_with_what_could_be_judged(tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def the_way_is_protected(facts: Facts) -> Finding:
     """Judge whether secrets reach the authority unseen."""
     exposure, setting = facts.exposure, "tls_certificate"
     duty = "Serve browsers over TLS alone"
+    if exposure.tls_fault:
+        return not_met(f"No server can start: {exposure.tls_fault}", setting=setting)
     if exposure.tls:
         return met("Calls are encrypted by TLS", duty=duty, setting=setting)
     if exposure.is_loopback:

@@ -123,6 +123,7 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
             exposure(tls=False),
             exposure(tls=False, insecure=True),
             exposure(tls=False, insecure=True, allow_plaintext=True),
+            exposure(tls_fault="server.pem can't be read"),
         ],
         [an_installation(exposure=LOCAL)],
     ),
