@@ -203,6 +203,13 @@ class Settings(BaseSettings):
             raise ValueError("give a path, or - for standard output")
         return STANDARD_OUTPUT if value == "stdout" else value
 
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca")
+    @classmethod
+    def _check_tls_file(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("give a path")
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _check_log_level(cls, value: str) -> str:
