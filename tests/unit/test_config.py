@@ -111,7 +111,7 @@ BAD: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize("name", ["audit_log", "tls_certificate", "tls_key", "tls_client_ca"])
 def test_a_path_that_no_file_can_have_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} in the configuration file.*give a path"):
-        load_settings(**{"tls_certificate": "x", "tls_key": "y", name: "a\0b"})
+        load_settings(None, **{"tls_certificate": "x", "tls_key": "y", name: "a\0b"})
 
 
 @pytest.mark.parametrize(("name", "value", "remedy"), BAD)
