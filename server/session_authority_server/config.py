@@ -203,6 +203,13 @@ class Settings(BaseSettings):
             raise ValueError("give a path, or - for standard output")
         return STANDARD_OUTPUT if value == "stdout" else value
 
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca")
+    @classmethod
+    def _check_tls_file(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("give a path")
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _check_log_level(cls, value: str) -> str:
@@ -257,9 +264,10 @@ class Settings(BaseSettings):
         """What to call the database before people: its path or address, without the password."""
         if self.sqlite_path is not None:
             return str(self.sqlite_path.resolve())
-        # A password may hold any character, and may stand among the parameters too.
-        address = self.database_url.removeprefix(_POSTGRESQL_PREFIX).rpartition("@")[2]
-        return _POSTGRESQL_PREFIX + address.partition("?")[0]
+        # A password may hold any character, and may stand among the parameters too. Where both could be, what
+        # stands before the last @ and what stands behind it may each be a part of one.
+        credentials, _, address = self.database_url.removeprefix(_POSTGRESQL_PREFIX).rpartition("@")
+        return _POSTGRESQL_PREFIX + ("" if "?" in credentials else address.partition("?")[0])
 
     @property
     def policy(self) -> Policy:

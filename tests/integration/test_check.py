@@ -22,11 +22,13 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
 from tests import postgresql
+from tests.certificates import TestAuthority
 from tests.integration.program import run, serving
 from tests.postgresql import Cluster
 
 FILE = "session-authority.sqlite"
 PASSWORD = "not-to-be-shown"
+USER = "ann@example.com"  # which is in no word of ours, as "ann" is in "channel"
 
 
 def check(
@@ -87,7 +89,7 @@ def test_beside_a_running_server_it_tells_all_and_disturbs_nothing(tmp_path: Pat
     with serving(tmp_path, asking_for_keys=True) as server:
         key = (tmp_path / f"{FILE}.key").read_text().strip()
         with SessionClient(server.address, api_key=key) as client:
-            new = client.create("ann", ip_address="203.0.113.7")
+            new = client.create(USER, ip_address="203.0.113.7")
             said = report(tmp_path)
             assert client.validate(new.token)
             client.sign_out(new.token)
@@ -98,7 +100,7 @@ def test_beside_a_running_server_it_tells_all_and_disturbs_nothing(tmp_path: Pat
         assert server.stop() == 0
         assert server.stderr.count("locked") == 0
     for shown in (json.dumps(said), table.stdout):
-        for secret in (key, new.token.reveal(), "ann", "203.0.113.7"):
+        for secret in (key, new.token.reveal(), USER, "203.0.113.7"):
             assert secret not in shown
 
 
@@ -152,6 +154,22 @@ def test_files_that_others_can_read_are_named(tmp_path: Path) -> None:
     named = {each["about"] for each in said["warnings"] if each["name"] == "open-file"}
     # With the files that SQLite makes beside it, which take after it.
     assert {Path(each).name for each in named} >= {FILE, f"{FILE}.key"}
+
+
+def test_a_certificate_that_no_server_can_start_with_protects_nothing(tmp_path: Path) -> None:
+    asyncio.run(_begin(tmp_path / FILE))
+    pair = TestAuthority(tmp_path).pair()
+    settings = {
+        "SESSION_AUTHORITY_TLS_CERTIFICATE": str(pair.certificate),
+        "SESSION_AUTHORITY_TLS_KEY": str(pair.key),
+    }
+    listen = ("--listen", "0.0.0.0:50551")
+    assert verdicts(report(tmp_path, *listen, settings=settings))["5.1-channel"] == "met"
+    pair.certificate.unlink()
+    said = report(tmp_path, *listen, settings=settings, status=1)
+    [channel] = [each for each in said["requirements"] if each["id"] == "5.1-channel"]
+    assert channel["verdict"] == "not_met"
+    assert f"{pair.certificate} can't be read: No such file" in channel["why"]
 
 
 def test_a_schema_that_is_behind_is_told_with_what_could_be_judged(tmp_path: Path) -> None:
@@ -314,12 +332,13 @@ def test_partitions_that_will_be_missing_and_work_left_undone_are_told(
         for name in names[1:]:
             durable.psql(f"DROP TABLE {name}", "parted")
         durable.psql(
-            "INSERT INTO erasures VALUES ('x', 1, now() - interval '1 hour', 'ann')", "parted"
+            f"INSERT INTO erasures VALUES ('x', 1, now() - interval '1 hour', '{USER}')",
+            "parted",
         )
         said = report(tmp_path, settings=of(url), status=1)
         assert {"partitions-missing", "backlog"} <= warnings(said)
         assert "an erasure is not complete" in json.dumps(said)
-        assert "ann" not in json.dumps(said)
+        assert USER not in json.dumps(said)
     finally:
         durable.psql("DROP DATABASE parted WITH (FORCE)")
 
@@ -334,7 +353,7 @@ def test_which_permissions_a_key_used_is_known_from_a_running_server(
     )
     with serving(tmp_path, asking_for_keys=True, settings=of(url)) as server:
         with SessionClient(server.address, api_key=made.stdout.strip()) as client:
-            client.create("ann")
+            client.create(USER)
         with psycopg.connect(url, autocommit=True) as admin:
             _wait(lambda: bool(admin.execute("SELECT FROM api_key_uses").fetchall()))
             assert server.stop() == 0

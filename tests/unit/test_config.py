@@ -108,6 +108,12 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize("name", ["audit_log", "tls_certificate", "tls_key", "tls_client_ca"])
+def test_a_path_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} in the configuration file.*give a path"):
+        load_settings(None, **{"tls_certificate": "x", "tls_key": "y", name: "a\0b"})
+
+
 @pytest.mark.parametrize(("name", "value", "remedy"), BAD)
 def test_a_bad_value_is_refused_by_the_name_of_its_setting(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
@@ -159,6 +165,22 @@ def test_zero_means_no_idle_timeout_and_no_limit() -> None:
     policy = load_settings(idle_timeout_seconds=0, session_limit=0).policy
     assert policy.idle_timeout is None
     assert policy.session_limit is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://user:hush@db:5432/app?sslmode=require", "postgresql://db:5432/app"),
+        ("postgresql://user:hu@sh@db/app", "postgresql://db/app"),
+        ("postgresql://db/app?password=hush", "postgresql://db/app"),
+        ("postgresql://db/app?password=hu@sh", "postgresql://"),
+        ("postgresql://user:hu?sh@db/app", "postgresql://"),
+    ],
+)
+def test_a_database_is_called_by_its_address_without_any_part_of_a_password(
+    url: str, shown: str
+) -> None:
+    assert load_settings(database_url=url).database == shown
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from session_authority_server.assurance.requirement import (
     always,
     app_duty,
     met,
+    nobody_may,
     not_met,
 )
 from session_authority_server.assurance.wording import span
@@ -19,7 +20,6 @@ from session_authority_server.domain.api_key import Permission
 
 # What 7.2.3 asks for.
 _ENTROPY_BITS = 128
-_MAKE_KEY = "make a key that does: session-authority keys create NAME --permission {}"
 
 
 def limits_are_documented(facts: Facts) -> Finding:
@@ -94,7 +94,7 @@ def sensitive_use_of_sessions_is_fresh(facts: Facts) -> Finding:
     setting = "max_authentication_age_seconds"
     age = facts.policy.max_authentication_age
     if not facts.may(Permission.MANAGE):
-        return _nobody_may(Permission.MANAGE)
+        return nobody_may(facts, Permission.MANAGE)
     if age is None:
         return not_met(
             "Users see and end any session of theirs, however long ago they were authenticated",
@@ -111,15 +111,9 @@ def _permitted(permission: Permission, otherwise: Finding) -> Judge:
     """Return what finds a requirement not met as long as nobody may do what it takes."""
 
     def judge(facts: Facts) -> Finding:
-        return otherwise if facts.may(permission) else _nobody_may(permission)
+        return otherwise if facts.may(permission) else nobody_may(facts, permission)
 
     return judge
-
-
-def _nobody_may(permission: Permission) -> Finding:
-    return not_met(
-        f"No API key that is good permits `{permission.value}`; {_MAKE_KEY.format(permission.value)}"
-    )
 
 
 def _asvs(number: str, level: int, text: str, judge: Judge) -> Requirement:
@@ -156,7 +150,7 @@ REQUIREMENTS: Sequence[Requirement] = (
         "Tokens are verified by a trusted backend",
         always(
             met(
-                "The authority verifies them, asked by other servers alone",
+                "The authority verifies them, and no token says by itself that it is good",
                 duty="Validate in the backend",
             )
         ),

@@ -31,7 +31,8 @@ class Exposure:
     Attributes:
         listen: Where it listens.
         is_loopback: Whether only this machine can get there.
-        tls: Whether it has a certificate.
+        tls: Whether it has been given a certificate.
+        tls_fault: Why it can't serve with that; empty where it can.
         allow_plaintext: Whether `serve` is told that something in front encrypts.
         insecure: Whether `serve` is told to ask for no API keys.
         metrics_listen: Where metrics are served; empty for nowhere.
@@ -41,6 +42,7 @@ class Exposure:
     listen: str
     is_loopback: bool
     tls: bool
+    tls_fault: str
     allow_plaintext: bool
     insecure: bool
     metrics_listen: str

@@ -29,6 +29,7 @@ async def gather(
     *,
     insecure: bool = False,
     allow_plaintext: bool = False,
+    tls_fault: str = "",
     config_file: Path | None = None,
 ) -> Facts:
     """Look at an installation, without changing anything of it.
@@ -39,6 +40,7 @@ async def gather(
         clock: This machine's.
         insecure: Whether its servers are started with `--insecure`.
         allow_plaintext: Whether its servers are started with `--allow-plaintext`.
+        tls_fault: Why they can't serve with their certificate, if so.
         config_file: Where its settings were read from, if that is a file.
 
     Raises:
@@ -55,6 +57,7 @@ async def gather(
             listen=settings.listen,
             is_loopback=is_loopback(settings.listen),
             tls=bool(settings.tls_certificate),
+            tls_fault=tls_fault,
             allow_plaintext=allow_plaintext,
             insecure=insecure,
             metrics_listen=metrics,

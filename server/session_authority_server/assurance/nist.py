@@ -16,6 +16,7 @@ from session_authority_server.assurance.requirement import (
     always,
     app_duty,
     met,
+    nobody_may,
     not_met,
 )
 from session_authority_server.assurance.wording import span
@@ -76,6 +77,8 @@ def the_way_is_protected(facts: Facts) -> Finding:
     """Judge whether secrets reach the authority unseen."""
     exposure, setting = facts.exposure, "tls_certificate"
     duty = "Serve browsers over TLS alone"
+    if exposure.tls_fault:
+        return not_met(f"No server can start: {exposure.tls_fault}", setting=setting)
     if exposure.tls:
         return met("Calls are encrypted by TLS", duty=duty, setting=setting)
     if exposure.is_loopback:
@@ -97,7 +100,7 @@ def signing_out_invalidates(facts: Facts) -> Finding:
     if reasons := list(facts.forgets()):
         return not_met(f"A crash can bring it back: {', '.join(reasons)} in the database")
     if not facts.may(Permission.MANAGE):
-        return not_met("No API key that is good permits `manage`, which SignOut takes")
+        return nobody_may(facts, Permission.MANAGE)
     return met(
         "SignOut ends it before it answers", duty="Call it, and delete the cookie whatever it says"
     )

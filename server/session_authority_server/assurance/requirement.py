@@ -4,6 +4,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from session_authority_server.assurance.facts import Facts
+from session_authority_server.domain.api_key import Permission
 
 
 class Standard(Enum):
@@ -72,6 +73,16 @@ def met(why: str, *, duty: str = "", setting: str = "") -> Finding:
 def not_met(why: str, *, setting: str = "", justified: bool = False) -> Finding:
     """Return that a requirement is not met."""
     return Finding(verdict=Verdict.NOT_MET, why=why, setting=setting, justified=justified)
+
+
+def nobody_may(facts: Facts, permission: Permission) -> Finding:
+    """Return that a requirement is not met, because nobody may do what it takes, as far as is known."""
+    if facts.contents is None:
+        return not_met(f"Whether an API key permits `{permission.value}` could not be looked at")
+    return not_met(
+        f"No API key that is good permits `{permission.value}`; make a key that does: "
+        f"session-authority keys create NAME --permission {permission.value}"
+    )
 
 
 def app_duty(why: str, duty: str, *, setting: str = "") -> Finding:

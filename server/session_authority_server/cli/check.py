@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from session_authority_server import logs
-from session_authority_server.app import cannot_use, database_of
+from session_authority_server.app import CannotStart, cannot_use, certificates, database_of
 from session_authority_server.assurance.facts import Facts
 from session_authority_server.assurance.gather import gather
 from session_authority_server.assurance.justification import JUSTIFICATION
@@ -123,12 +123,21 @@ async def _facts(
             SystemClock(),
             insecure=insecure,
             allow_plaintext=allow_plaintext,
+            tls_fault=_tls_fault(settings),
             config_file=config_file,
         )
     except StoreUnavailable as error:
         raise cannot_use(settings, error) from None
     finally:
         await database.close()
+
+
+def _tls_fault(settings: Settings) -> str:
+    try:
+        certificates(settings)
+    except CannotStart as error:
+        return str(error)
+    return ""
 
 
 def _print(report: Report, demand: Demand, settings: Settings) -> None:

@@ -10,9 +10,11 @@ import grpc
 import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it is compiled, and has no types
 
+from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.metrics import RPC_ERRORS
 from session_authority_server.rpc import error_table
-from session_authority_server.rpc.error_table import ServerOverloaded
+from session_authority_server.rpc.error_table import DeadlineExceeded, ServerOverloaded
+from session_authority_server.rpc.interceptor import LONGEST_DEADLINE_SECONDS
 
 # How many calls of each kind may be open in a process: of our methods that answer once, from the first byte of a
 # call to its end; of our streams; and, of services that ask for no key, again those that answer once and streams.
@@ -22,6 +24,9 @@ KEYLESS_CALLS_LIMIT = 500
 KEYLESS_STREAMS_LIMIT = 500
 # How long a call that asks for no key may take to say what it wants.
 KEYLESS_REQUEST_SECONDS = 5.0
+# How long a call of a method that answers once may be open. Its deadline, 60 seconds at most, counts from its request
+# on, and a caller may never send that: it would keep its place though its key be revoked.
+OPEN_SECONDS = LONGEST_DEADLINE_SECONDS + 5.0
 
 _UNKNOWN_METHOD = grpc.StatusCode.UNIMPLEMENTED, "there is no such method"
 
@@ -90,13 +95,24 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
             call = await _taken_on(self, super()._request_registered_call, method)
             if its_kind.calls < its_kind.limit:
                 its_kind.calls += 1
-                _context(call).add_done_callback(its_kind.ended)
+                context = _context(call)
+                context.add_done_callback(its_kind.ended)
+                if its_kind is self._kinds[True, False]:
+                    end = asyncio.get_running_loop().call_later(
+                        OPEN_SECONDS, self._refuse_for, call, method, DeadlineExceeded()
+                    )
+                    context.add_done_callback(lambda _context, end=end: end.cancel())
                 return call
-            answer = error_table.answer(ServerOverloaded())
-            name = method.decode().rpartition("/")[2]
-            RPC_ERRORS.labels(method=name, reason=answer.reason).inc()
+            name = self._refuse_for(call, method, ServerOverloaded())
             _log.warning("too many calls are open", method=name, limit=its_kind.limit)
-            self._refuse(call, answer.code, answer.message, answer.trailing_metadata)
+
+    def _refuse_for(self, call: Any, method: bytes, error: AuthorityError) -> str:
+        """Refuse a call of a method that is known, and return the method's name."""
+        answer = error_table.answer(error)
+        name = method.decode().rpartition("/")[2]
+        RPC_ERRORS.labels(method=name, reason=answer.reason).inc()
+        self._refuse(call, answer.code, answer.message, answer.trailing_metadata)
+        return name
 
     def _refuse(self, call: Any, *answer: Any) -> None:
         async def refuse() -> None:

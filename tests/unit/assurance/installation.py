@@ -30,6 +30,7 @@ EXPOSURE = Exposure(
     listen="0.0.0.0:50551",
     is_loopback=False,
     tls=True,
+    tls_fault="",
     allow_plaintext=False,
     insecure=False,
     metrics_listen="",

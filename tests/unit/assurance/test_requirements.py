@@ -123,6 +123,7 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
             exposure(tls=False),
             exposure(tls=False, insecure=True),
             exposure(tls=False, insecure=True, allow_plaintext=True),
+            exposure(tls_fault="server.pem can't be read"),
         ],
         [an_installation(exposure=LOCAL)],
     ),
@@ -258,6 +259,14 @@ def test_a_mesh_that_encrypts_is_the_operators_to_see_to() -> None:
     finding = found(exposure(tls=False, allow_plaintext=True), "5.1-channel")
     assert finding.verdict is APP_DUTY
     assert "in front" in finding.why
+
+
+@pytest.mark.parametrize("requirement", ["7.2.4", "7.4.5", "7.5.2", "5.1-logout"])
+def test_keys_that_were_not_looked_at_are_not_said_to_be_missing(requirement: str) -> None:
+    finding = found(an_installation(contents=None), requirement)
+    assert finding.verdict is NOT_MET
+    assert "could not be looked at" in finding.why
+    assert "No API key" not in finding.why
 
 
 def test_where_no_keys_are_asked_for_everybody_may_do_everything() -> None:

@@ -99,6 +99,7 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
 
 
 _OURS = f"/{PACKAGE}.Ours/Ever"
+_ONCE = f"/{PACKAGE}.Ours/Once"
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -140,7 +141,7 @@ async def test_streams_that_ask_for_no_key_are_bounded_together_and_take_no_plac
         call.cancel()
 
 
-@pytest.mark.parametrize("path", [f"/{PACKAGE}.Ours/Once", "/grpc.health.v1.Health/Check"])
+@pytest.mark.parametrize("path", [_ONCE, "/grpc.health.v1.Health/Check"])
 async def test_calls_that_never_say_what_they_want_are_bounded_too(
     channel: grpc.aio.Channel, path: str
 ) -> None:
@@ -164,6 +165,20 @@ async def test_who_asks_for_health_without_asking_makes_room_for_others_after_a_
     ended: Any = channel.stream_stream(path)()
     await ended.done_writing()
     assert await ended.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_call_that_never_says_what_it_wants_makes_room_for_others_after_a_while(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepting, "OPEN_SECONDS", 0.05)
+    silent: list[Any] = [channel.stream_stream(_ONCE)() for _ in range(LIMIT)]
+    async with asyncio.timeout(10):
+        for call in silent:
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert _reason(await _refusal(call.read())) == "DEADLINE_EXCEEDED"
+        once: Any = channel.unary_unary(_ONCE)
+        for _ in range(2 * LIMIT):
+            assert await once(b"asked") == b"asked"
 
 
 async def test_health_is_told_and_an_unknown_service_not_found(channel: grpc.aio.Channel) -> None:
