@@ -14,15 +14,12 @@ import uvloop
 from google.protobuf.empty_pb2 import Empty
 
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
-from session_authority_server.app import (
-    calm_garbage_collector,
-    opened,
-    until_told_to_stop,
-    usecases,
-)
+from session_authority_server.app import calm_garbage_collector, until_told_to_stop
+from session_authority_server.composing import usecases
 from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.policy import Policy
+from session_authority_server.opening import opened
 from session_authority_server.rpc.authentication import anybody
 from session_authority_server.rpc.interceptor import CallInterceptor
 from session_authority_server.rpc.session_service import SessionService

@@ -46,7 +46,7 @@ with watched:  # what is imported here guides the fuzzer
 
     from session_authority.v1 import session_admin_service_pb2_grpc as admin_grpc
     from session_authority.v1 import session_service_pb2_grpc as service_grpc
-    from session_authority_server import app
+    from session_authority_server import composing
     from session_authority_server.audit.log import AuditLog
     from session_authority_server.audit.output import File
     from session_authority_server.domain.clock import SystemClock
@@ -110,13 +110,13 @@ class InProcess:
         self._runner.run(schema.migrate(database))
         store = SqlSessionStore(database)
         audit = AuditLog(File(folder / "audit"), clock, addresses=True)
-        usecases = app.usecases(store, clock, policy, Activity(store, clock, policy), audit)
+        usecases = composing.usecases(store, clock, policy, Activity(store, clock, policy), audit)
         registrar: Any = _Registrar()
         service_grpc.add_SessionServiceServicer_to_server(
             SessionService(usecases, clock), registrar
         )
         admin_grpc.add_SessionAdminServiceServicer_to_server(
-            SessionAdminService(app.admin_usecases(store, clock, policy, audit)), registrar
+            SessionAdminService(composing.admin_usecases(store, clock, policy, audit)), registrar
         )
         self.handlers = registrar.handlers
         self._interceptor = CallInterceptor("session_authority.v1", anybody)

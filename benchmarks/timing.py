@@ -34,7 +34,7 @@ import uvloop
 from benchmarks import authority, rows
 from benchmarks.engines import add_engine, fresh
 from session_authority.v1 import session_service_pb2 as pb
-from session_authority_server import app
+from session_authority_server import composing, opening
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import File
 from session_authority_server.config import load_settings
@@ -269,11 +269,11 @@ def judge(findings: Sequence[Finding]) -> bool:
 async def usecases(database: str) -> AsyncIterator[Callable[[Questions], Answers]]:
     """Ask the use-cases of this process."""
     clock, policy = SystemClock(), Policy()
-    async with app.opened(load_settings(database_url=database)) as opened:
+    async with opening.opened(load_settings(database_url=database)) as opened:
         store = SqlSessionStore(opened)
         with tempfile.TemporaryDirectory() as folder:
             audit = AuditLog(File(Path(folder) / "audit"), clock, addresses=True)
-            cases = app.usecases(store, clock, policy, Activity(store, clock, policy), audit)
+            cases = composing.usecases(store, clock, policy, Activity(store, clock, policy), audit)
 
             async def validate(token: str) -> None:
                 await cases.validate(Validation(token))

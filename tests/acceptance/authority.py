@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_admin_service_pb2_grpc, session_service_pb2_grpc
-from session_authority_server import app
+from session_authority_server import composing
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import File
 from session_authority_server.domain import token as tokens
@@ -158,9 +158,9 @@ async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Autho
         at_end = policy.erase_addresses is EraseAddresses.AT_END
         store = WatchedStore(database, erases_at_end=at_end)
         activity = Activity(store, clock, policy)
-        service = SessionService(app.usecases(store, clock, policy, activity, audit), clock)
+        service = SessionService(composing.usecases(store, clock, policy, activity, audit), clock)
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(service, server)
-        admin = SessionAdminService(app.admin_usecases(store, clock, policy, audit))
+        admin = SessionAdminService(composing.admin_usecases(store, clock, policy, audit))
         session_admin_service_pb2_grpc.add_SessionAdminServiceServicer_to_server(admin, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ import structlog
 from click.testing import CliRunner
 
 from session_authority import SessionClient
-from session_authority_server.app import refuse_exposure
 from session_authority_server.cli import commands
 from session_authority_server.config import load_settings
+from session_authority_server.listening import refuse_exposure
 from tests.certificates import TestAuthority
 from tests.integration.program import environment, run, serving
 
@@ -175,7 +176,7 @@ def test_a_schema_that_is_said_to_be_of_two_versions(tmp_path: Path, refusal: Re
         connection.execute("INSERT INTO alembic_version VALUES ('0001')")
     for arguments in (FREE, ("worker", "--once"), ("migrate",), ("migrate", "--check")):
         told = refusal(*arguments)
-        assert "is 0001 and 0005" in told
+        assert re.search(r"is 0001 and \d{4},", told)
         assert "delete the wrong ones from the table alembic_version" in told
 
 

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from session_authority_server import logs
-from session_authority_server.app import CannotStart, cannot_use, certificates, database_of
 from session_authority_server.assurance.facts import Facts
 from session_authority_server.assurance.gather import gather
 from session_authority_server.assurance.justification import JUSTIFICATION
@@ -23,10 +22,13 @@ from session_authority_server.assurance.report import (
     assess,
 )
 from session_authority_server.assurance.requirement import Standard, Verdict
+from session_authority_server.cannot_start import CannotStart
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import CONFIG_FILE, ENV_PREFIX, Settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.listening import certificates
+from session_authority_server.opening import cannot_use, database_of
 
 _WIDE_COLUMNS = 160
 _SETTING_COLUMNS = 31  # what the longest takes

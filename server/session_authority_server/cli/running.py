@@ -9,9 +9,10 @@ import click
 import uvloop
 
 from session_authority_server import logs
-from session_authority_server.app import CannotStart, StoppedServing
+from session_authority_server.cannot_start import CannotStart
 from session_authority_server.config import ConfigurationError, Settings, load_settings
 from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.listening import StoppedServing
 from session_authority_server.store.server_lock import AlreadyServed
 
 T = TypeVar("T")

@@ -1,0 +1,2 @@
+class CannotStart(Exception):
+    """The server or worker can't start; the message says why, and what to do."""
