@@ -431,6 +431,9 @@ async def test_the_page_refuses_what_no_form_of_its_own_sends(shop: Shop) -> Non
         )
         assert elsewhere.status_code == 403
         assert endless.status_code == 413
+        assert endless.headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in endless.headers["content-security-policy"]
+        assert "text/html" in endless.headers["content-type"]
         assert as_json.status_code in {400, 403, 415}
         assert (await browser.get("/me")).status_code == 200
         assert (await browser.get("/account/sessionsx")).status_code == 404
@@ -450,6 +453,7 @@ async def test_a_body_that_never_says_how_long_it_is_is_not_read_to_its_end(shop
         answer = await browser.post("/account/sessions/sign-out", content=body(), headers=form)
 
     assert answer.status_code == 413
+    assert answer.headers["cache-control"] == "no-store"
     assert len(sent) <= 6
 
 
