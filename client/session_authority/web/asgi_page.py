@@ -63,7 +63,9 @@ class PageApplication:
         below = scope["path_params"].get("below", "")
         form: dict[str, str] = {}
         if len(body) > FORM_LIMIT_BYTES:
-            headers["content-length"] = str(len(body))  # for the page to refuse it, whatever it said
+            headers["content-length"] = str(
+                len(body)
+            )  # for the page to refuse it, whatever it said
         elif is_form(headers.get("content-type", "")):
             form = fields(body.decode("latin-1"))
         return PageRequest(

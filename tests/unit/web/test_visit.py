@@ -277,6 +277,35 @@ def test_a_sign_in_that_fails_changes_nothing() -> None:
     assert set_cookies(it) == []
 
 
+def test_a_sign_in_that_no_browser_will_hear_of_is_ended() -> None:
+    it, authority = visit("ses_old"), Authority()
+    authority.run(it.sign_in("ana"))
+    authority.run(it.take_back())
+
+    assert [each.session_token for each in authority.requests[1:]] == ["ses_old", "ses_new"]
+    assert not it.outcome
+    assert set_cookies(it) == CLEARED
+
+
+def test_there_is_nothing_to_take_back_where_nobody_signed_in() -> None:
+    it, authority = visit("ses_a"), Authority()
+    look_up(it, lambda _: LIVE)
+    authority.run(it.take_back())
+
+    assert authority.requests == []
+    assert it.session is LIVE
+
+
+def test_once_the_response_has_begun_no_token_is_asked_for() -> None:
+    it, authority = visit("ses_a"), Authority()
+    it.responded = True
+    for late in (it.sign_in("ana"), it.reauthenticate()):
+        with pytest.raises(RuntimeError, match="the response has begun"):
+            authority.run(late)
+
+    assert authority.requests == []
+
+
 def test_signing_out_ends_all_that_was_presented_and_clears_the_cookie() -> None:
     authority = Authority()
     it = visit("ses_a", "ses_b")
