@@ -135,6 +135,9 @@ class Visit:
         """Take the answer about the token that `to_ask` gave.
 
         Only a rejection clears the cookie. Without an answer, in an outage, nothing happens to it.
+
+        A script's request in the background clears nothing either: it may have set out before a sign-in whose
+        cookie it would take away. A page is loaded after the sign-in that leads to it.
         """
         token = self.tokens[self._asked]
         self._asked += 1
@@ -143,7 +146,8 @@ class Visit:
             return
         self.outcome = self.outcome or answer
         self._keeps_cookie = self._keeps_cookie or answer.reason in _KEEPING
-        if self._asked == len(self.tokens) and not self._keeps_cookie:
+        navigates = self._arrival.header("sec-fetch-mode") in ("", "navigate")
+        if self._asked == len(self.tokens) and not self._keeps_cookie and navigates:
             self._answer = self._site.cookie.cleared(local=self.local)
 
     def ask_again(self) -> None:
@@ -292,6 +296,8 @@ class Visit:
     def _hand_out(self, new: NewSession, persistent: bool | None) -> None:
         token = new.token.reveal()
         cookie = self._site.cookie
+        if self._site.origin is None and not self.local and self._scheme in ("http", "ws"):
+            cookie.warn_of_plain_http(self.origin)
         self._answer = (cookie.holding(token, local=self.local, persistent=persistent),)
         self.tokens, self._asked, self._in_use = (token,), 1, token
         self.outcome, self._handed_out = new.session, token
