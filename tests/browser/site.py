@@ -53,7 +53,7 @@ class Site:
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
-        self.client = BreakableClient(authority.address)
+        self.client = BreakableClient(authority.address, api_key=authority.key)
         self.origin = ""
         self.served: list[tuple[str, str, int]] = []
         self._loop = asyncio.get_running_loop()

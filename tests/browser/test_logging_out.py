@@ -1,6 +1,7 @@
 """Scenarios 16 to 24 as people meet them: two browsers, impatience, outages, other sites."""
 
 import re
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -57,6 +58,24 @@ def test_22_log_out_asks_first_naming_the_device_and_cancelling_changes_nothing(
     expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
     assert posts(site, "/log-out") == before
     assert is_live(site, firefox)
+
+
+def test_22_the_question_tells_devices_of_one_name_apart(
+    site: Site, open_page: Open, mine: NewSession, user: str
+) -> None:
+    site.sign_in(user, FIREFOX_ON_LINUX, ip_address="192.0.2.44")
+    site.authority.clock.advance(timedelta(hours=2))
+    site.sign_in(user, FIREFOX_ON_LINUX, ip_address="198.51.100.23")
+    page = open_page(mine.token.reveal())
+
+    page.get_by_role("button", name="Log Out Firefox on Linux").last.click()
+
+    dialog = page.get_by_role("dialog", name="Log out Firefox on Linux?")
+    expect(dialog).to_contain_text("Last active 2 hours ago · 192.0.2.44")
+    expect(dialog).to_have_accessible_description(re.compile("192.0.2.44 That device will have to"))
+    dialog.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Log out everywhere else").click()
+    expect(page.get_by_role("dialog")).not_to_contain_text("192.0.2.44")
 
 
 def test_22_confirmed_the_row_says_that_it_is_being_done_then_goes(

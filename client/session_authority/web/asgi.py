@@ -1,7 +1,7 @@
 """What the integrations of ASGI frameworks rest on; it needs none of them.
 
 The middleware notes when a request came in and lets the cookie go out with its response, whichever it is. It
-asks the authority nothing by itself.
+asks the authority nothing by itself, unless a request fails whose sign-in would be left to nobody.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -26,17 +26,25 @@ _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.
 class SessionMiddleware:
     """Puts a `Visit` into the scope of each request and WebSocket, and its cookies into the response."""
 
-    def __init__(self, app: Application, site: Site, sessions: object = None) -> None:
+    def __init__(
+        self,
+        app: Application,
+        site: Site,
+        sessions: object,
+        take_back: Callable[[Visit], Awaitable[None]],
+    ) -> None:
         """Wrap an application.
 
         Args:
             app: The application.
             site: What is the same for all its requests.
             sessions: What is put beside the visit, for those further inside to ask the authority by.
+            take_back: Ends the session that a visit began, if it began one.
         """
         self._app = app
         self._site = site
         self._sessions = sessions
+        self._take_back = take_back
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or VISIT_KEY in scope:
@@ -47,10 +55,17 @@ class SessionMiddleware:
 
         async def send_with_cookies(message: Message) -> None:
             if message["type"] in _STARTS:
+                visit.responded = True
                 message["headers"] = [*message.get("headers", ()), *_headers(visit)]
             await send(message)
 
-        await self._app(scope, receive, send_with_cookies)
+        try:
+            await self._app(scope, receive, send_with_cookies)
+        except BaseException:
+            # What answers instead is further outside, and knows of no cookie.
+            if not visit.responded:
+                await self._take_back(visit)
+            raise
 
 
 def headers_of(scope: Scope, name: str) -> str:

@@ -36,11 +36,7 @@ class PageApplication:
         self._look_up = look_up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
-        if body is None:
-            response = PageResponse(status=413, headers=[("content-type", "text/plain")])
-        else:
-            response = await self._respond(scope, body)
+        response = await self._respond(scope, await _body(receive))
         headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in (*response.headers, ("content-length", str(len(response.body))))
@@ -65,7 +61,13 @@ class PageApplication:
         for name, value in scope["headers"]:
             headers[name.decode("latin-1")] = value.decode("latin-1")
         below = scope["path_params"].get("below", "")
-        form = fields(body.decode("latin-1")) if is_form(headers.get("content-type", "")) else {}
+        form: dict[str, str] = {}
+        if len(body) > FORM_LIMIT_BYTES:
+            headers["content-length"] = str(
+                len(body)
+            )  # for the page to refuse it, whatever it said
+        elif is_form(headers.get("content-type", "")):
+            form = fields(body.decode("latin-1"))
         return PageRequest(
             method=scope["method"],
             root=scope.get("root_path", "") + self._path,
@@ -78,13 +80,11 @@ class PageApplication:
         )
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """Read the body, or None of one that no form of the page has."""
+async def _body(receive: Receive) -> bytes:
+    """Read the body, or of one that is longer than any form of the page a little more than that."""
     body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
-        if len(body) > FORM_LIMIT_BYTES:
-            return None
-        if not message.get("more_body", False):
+        if len(body) > FORM_LIMIT_BYTES or not message.get("more_body", False):
             return bytes(body)

@@ -81,6 +81,7 @@ class SessionCookie:
         self._secure_name = ("__Secure-" if domain else "__Host-") + name
         self._persistent = persistent
         self._warned = False
+        self._warned_of_plain_http = False
 
     def name(self, *, local: bool) -> str:
         """Give the name that the cookie is set under."""
@@ -127,6 +128,18 @@ class SessionCookie:
             )
         kept = self._persistent if persistent is None else persistent
         return self._set(token, MAX_AGE_SECONDS if kept else None, local)
+
+    def warn_of_plain_http(self, origin: str) -> None:
+        """Say once that the browsers of a site that is reached in plain HTTP do not keep the cookie."""
+        if self._warned_of_plain_http:
+            return
+        self._warned_of_plain_http = True
+        _log.warning(
+            "Somebody signs in at %s, in plain HTTP, where browsers refuse the session cookie: it is Secure. "
+            "Serve HTTPS; if a proxy does, name it among the trusted proxies for its X-Forwarded-Proto to "
+            "count, or give the site's origin.",
+            origin,
+        )
 
     def cleared(self, *, local: bool) -> tuple[SetCookie, ...]:
         """Make the headers that take the cookie away, under whatever name it was read."""

@@ -99,7 +99,9 @@ class Sessions:
         Raises:
             ValueError: The path does not begin with one slash, or ends with one.
         """
-        app.add_middleware(SessionMiddleware, site=self._site, sessions=self)
+        app.add_middleware(
+            SessionMiddleware, site=self._site, sessions=self, take_back=self._take_back
+        )
         for kind in _ANSWERS:
             app.exception_handlers.setdefault(kind, _answer)
         if page is None:
@@ -164,8 +166,9 @@ class Sessions:
     ) -> Session:
         """Record a sign-in that the app has just verified; the cookie goes out with the request's response.
 
-        A session that the request's cookie held before is ended. The other arguments, and what is raised, are
-        those of `AsyncSessionClient.create`.
+        A session that the request's cookie held before is ended. If the request then fails without a response
+        of the app's, the new one is ended too. The other arguments, and what else is raised, are those of
+        `AsyncSessionClient.create`.
 
         Args:
             connection: The request.
@@ -178,6 +181,9 @@ class Sessions:
             idle_timeout: The idle timeout, at least a minute; the policy's unless given.
             attributes: At most 16 texts to find again at each look-up.
             actor_id: Who acts as the user, where it is not the user.
+
+        Raises:
+            RuntimeError: The response has begun, so no cookie can go out any more.
         """
         return await self.client.run_operation(
             _visit(connection).sign_in(
@@ -212,6 +218,7 @@ class Sessions:
 
         Raises:
             SessionNotLive: There is no session: the user must sign in.
+            RuntimeError: The response has begun, so no cookie can go out any more.
         """
         await self.require(connection)
         return await self.client.run_operation(
@@ -234,6 +241,9 @@ class Sessions:
             visit.answered(await self.client.validate(token, ip_address=visit.ip_address))
         assert visit.outcome is not None
         return visit.outcome
+
+    async def _take_back(self, visit: Visit) -> None:
+        await self.client.run_operation(visit.take_back())
 
 
 async def _current(connection: HTTPConnection) -> Session:

@@ -73,6 +73,7 @@ class Visit:
     Attributes:
         started: When it arrived: no credential check of it began earlier.
         outcome: What the authority said of its token; None as long as nobody has asked.
+        responded: Whether the response has begun, so that no cookie can go out any more.
     """
 
     def __init__(self, site: Site, arrival: Arrival) -> None:
@@ -84,6 +85,8 @@ class Visit:
         self._in_use: str | None = None
         self._keeps_cookie = False
         self._answer: tuple[SetCookie, ...] = ()
+        self.responded = False
+        self._handed_out: str | None = None
 
     @cached_property
     def local(self) -> bool:
@@ -132,6 +135,9 @@ class Visit:
         """Take the answer about the token that `to_ask` gave.
 
         Only a rejection clears the cookie. Without an answer, in an outage, nothing happens to it.
+
+        A script's request in the background clears nothing either: it may have set out before a sign-in whose
+        cookie it would take away. A page is loaded after the sign-in that leads to it.
         """
         token = self.tokens[self._asked]
         self._asked += 1
@@ -140,7 +146,8 @@ class Visit:
             return
         self.outcome = self.outcome or answer
         self._keeps_cookie = self._keeps_cookie or answer.reason in _KEEPING
-        if self._asked == len(self.tokens) and not self._keeps_cookie:
+        navigates = self._arrival.header("sec-fetch-mode") in ("", "navigate")
+        if self._asked == len(self.tokens) and not self._keeps_cookie and navigates:
             self._answer = self._site.cookie.cleared(local=self.local)
 
     def ask_again(self) -> None:
@@ -159,7 +166,12 @@ class Visit:
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
     ) -> _core.Operation[Session]:
-        """Record a sign-in, put its token into the cookie, and end the session that the cookie held before."""
+        """Record a sign-in, put its token into the cookie, and end the session that the cookie held before.
+
+        Raises:
+            RuntimeError: The response has begun.
+        """
+        self._refuse_if_too_late()
         new = yield from _core.create(
             user_id,
             ip_address=self.ip_address,
@@ -206,7 +218,12 @@ class Visit:
         authenticate_time: datetime | None = None,
         persistent: bool | None = None,
     ) -> _core.Operation[Session]:
-        """Record that the user has proved again who they are, and put the new token into the cookie."""
+        """Record that the user has proved again who they are, and put the new token into the cookie.
+
+        Raises:
+            RuntimeError: The response has begun.
+        """
+        self._refuse_if_too_late()
         new = yield from _core.reauthenticate(
             self.token,
             authentication_methods=methods,
@@ -232,6 +249,15 @@ class Visit:
         self.tokens, self._asked, self._in_use = (), 0, None
         self.outcome = Rejection(RejectionReason.SIGNED_OUT)
         yield from _end_if_possible(others)
+
+    def take_back(self) -> _core.Operation[None]:
+        """End the session whose token this request got, because the browser never will: the request failed.
+
+        It would stand in the user's list, live, and nobody could use it.
+        """
+        if self._handed_out is not None:
+            yield from _end_if_possible((self._handed_out,))
+            yield from self.end()
 
     def require_recent(self, maximum_age: timedelta) -> None:
         """Refuse a session whose user last proved who they are too long ago.
@@ -270,9 +296,18 @@ class Visit:
     def _hand_out(self, new: NewSession, persistent: bool | None) -> None:
         token = new.token.reveal()
         cookie = self._site.cookie
+        if self._site.origin is None and not self.local and self._scheme in ("http", "ws"):
+            cookie.warn_of_plain_http(self.origin)
         self._answer = (cookie.holding(token, local=self.local, persistent=persistent),)
         self.tokens, self._asked, self._in_use = (token,), 1, token
-        self.outcome = new.session
+        self.outcome, self._handed_out = new.session, token
+
+    def _refuse_if_too_late(self) -> None:
+        if self.responded:
+            raise RuntimeError(
+                "the response has begun, so the token can't go out in its cookie: sign in and reauthenticate "
+                "before it, not in what it streams, in a background task or on an open WebSocket"
+            )
 
 
 def _end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:
@@ -281,4 +316,4 @@ def _end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:
         try:
             yield from _core.sign_out(token)
         except SessionAuthorityError as error:
-            _log.warning("a session that a browser held beside another was not ended: %s", error)
+            _log.warning("a session that no browser uses any more was not ended: %s", error)

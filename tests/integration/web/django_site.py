@@ -98,6 +98,16 @@ def sign_in_anyway(request: HttpRequest) -> HttpResponse:
         return HttpResponse(request.user.get_username() or "nobody")
 
 
+def stumble(request: HttpRequest) -> HttpResponse:
+    sign_in(request)
+    raise ZeroDivisionError
+
+
+async def astumble(request: HttpRequest) -> HttpResponse:
+    await asign_in(request)
+    raise ZeroDivisionError
+
+
 def sign_out(request: HttpRequest) -> HttpResponse:
     logout(request)
     return HttpResponse("out")
@@ -172,6 +182,7 @@ urlpatterns = [
     path("", public),
     path("sign-in", sign_in),
     path("sign-in-anyway", sign_in_anyway),
+    path("stumble", stumble),
     path("sign-out", sign_out),
     path("me", me),
     path("private", login_required(me)),
@@ -181,6 +192,7 @@ urlpatterns = [
     path("vault", vault),
     path("async/me", ame),
     path("async/sign-in", asign_in),
+    path("async/stumble", astumble),
     path("async/sign-out", asign_out),
     path("async/again", again),
     path("async/vault", avault),

@@ -13,6 +13,8 @@ from pathlib import Path
 from tests.integration.program import environment
 
 ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "examples"
+RUNSERVER = r"development server at (http://127\.0\.0\.1:\d+)"
 START_SECONDS = 60
 
 
@@ -66,3 +68,16 @@ def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def django_example(folder: Path, address: str) -> dict[str, str]:
+    """Make the Django example's database, and give the settings to serve it with."""
+    settings = {
+        "SESSION_AUTHORITY_ADDRESS": address,
+        "DJANGO_DATABASE": str(folder / "site.sqlite"),
+    }
+    with serving_app(
+        str(EXAMPLES / "django_app.py"), "migrate", cwd=folder, **settings
+    ) as migrating:
+        assert migrating.process.wait(60) == 0, migrating.output
+    return settings

@@ -245,6 +245,21 @@ def test_a_site_that_hides_the_failure_is_not_logged_in_to_either(client: Sessio
         assert browser.who() is None
 
 
+@pytest.mark.parametrize("path", ["/stumble", "/async/stumble"])
+def test_a_login_whose_request_fails_leaves_no_session_behind(
+    client: SessionClient, path: str
+) -> None:
+    """Django doesn't save its own after a fault, so nobody would be logged in by it."""
+    other = client.create(user_id())
+    browser = Browser()
+    browser.sign_in()
+
+    assert browser.get(path, {"user": "ada"}).status_code == 500
+
+    assert [each.current for each in client.list(other.token)] == [True]
+    assert browser.who() is None
+
+
 def test_at_the_limit_of_sessions_a_login_is_refused(
     client: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,12 +12,10 @@ import pytest
 from session_authority import SessionClient
 from session_authority.grpc import token_metadata
 from tests.integration.program import Program, serving
-from tests.integration.web.serving_apps import ROOT, serving_app
+from tests.integration.web.serving_apps import EXAMPLES, RUNSERVER, django_example, serving_app
 
-EXAMPLES = ROOT / "examples"
 UVICORN = r"Uvicorn running on (http://127\.0\.0\.1:\d+)"
 GUNICORN = r"Listening at: (http://127\.0\.0\.1:\d+)"
-RUNSERVER = r"development server at (http://127\.0\.0\.1:\d+)"
 REQUESTS = 200
 
 
@@ -62,18 +60,6 @@ def test_the_fastapi_example_signs_in_and_shows_the_page(
         assert laptop.get("/me", headers={"accept": "*/*"}).status_code == 401
 
 
-def _django_example(folder: Path, address: str) -> dict[str, str]:
-    settings = {
-        "SESSION_AUTHORITY_ADDRESS": address,
-        "DJANGO_DATABASE": str(folder / "site.sqlite"),
-    }
-    with serving_app(
-        str(EXAMPLES / "django_app.py"), "migrate", cwd=folder, **settings
-    ) as migrating:
-        assert migrating.process.wait(60) == 0, migrating.output
-    return settings
-
-
 def _sign_in_to_django(laptop: httpx.Client) -> None:
     token = re.search(r'csrfmiddlewaretoken" value="(\w+)"', laptop.get("/").text)
     assert token
@@ -88,7 +74,7 @@ def test_the_django_example_survives_the_reloads_of_runserver(
     example = tmp_path / "site" / "django_app.py"
     example.parent.mkdir()
     example.write_text((EXAMPLES / "django_app.py").read_text())
-    settings = _django_example(tmp_path, authority.address)
+    settings = django_example(tmp_path, authority.address)
     with serving_app(str(example), "runserver", "127.0.0.1:0", cwd=tmp_path, **settings) as app:
         with browser(app.addresses(RUNSERVER)[0]) as laptop:
             _sign_in_to_django(laptop)
@@ -201,7 +187,7 @@ def test_every_worker_of_an_asynchronous_server_has_a_connection_of_its_own(
 def test_every_worker_forked_from_a_preloaded_django_has_a_connection_of_its_own(
     authority: Program, tmp_path: Path
 ) -> None:
-    settings = _django_example(tmp_path, authority.address)
+    settings = django_example(tmp_path, authority.address)
     with serving_app(
         "gunicorn",
         "tests.integration.web.forking_django:application",

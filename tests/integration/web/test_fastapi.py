@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi import BackgroundTasks, FastAPI, Request, Response, WebSocket
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.routing import Route
@@ -152,6 +152,53 @@ async def test_the_cookie_goes_out_with_whatever_is_answered(shop: Shop, respons
         assert signed_in.headers["set-cookie"].startswith(f"{COOKIE}=ses_")
         assert "no-store" in signed_in.headers["cache-control"]
         assert (await browser.get("/me")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["sign-in/ada", "reauthenticate"])
+async def test_a_session_whose_request_fails_is_left_to_nobody(shop: Shop, path: str) -> None:
+    """The server's answer to a fault is made further outside, and has no cookie."""
+
+    @shop.app.post("/stumble/sign-in/ada")
+    async def sign_in(request: Request) -> None:
+        await shop.sessions.sign_in(request, user_id="ada")
+        raise ZeroDivisionError
+
+    @shop.app.post("/stumble/reauthenticate")
+    async def reauthenticate(request: Request) -> None:
+        await shop.sessions.reauthenticate(request)
+        raise ZeroDivisionError
+
+    other = await shop.authority.client.create("ada")
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        with pytest.raises(ZeroDivisionError):
+            await browser.post("/stumble/" + path)
+
+    assert [each.current for each in await shop.authority.client.list(other.token)] == [True]
+
+
+@pytest.mark.parametrize("when", ["stream", "task"])
+async def test_a_sign_in_after_the_response_has_begun_is_refused(shop: Shop, when: str) -> None:
+    @shop.app.post("/late")
+    async def late(request: Request, tasks: BackgroundTasks) -> Any:
+        async def sign_in() -> AsyncIterator[str]:
+            await shop.sessions.sign_in(request, user_id="ada")
+            yield ""
+
+        async def run() -> None:
+            await anext(sign_in())
+
+        if when == "stream":
+            return StreamingResponse(sign_in())
+        tasks.add_task(run)
+        return None
+
+    other = await shop.authority.client.create("ada")
+    async with shop.browser() as browser:
+        with pytest.raises(RuntimeError, match="the response has begun"):
+            await browser.post("/late")
+
+    assert len(await shop.authority.client.list(other.token)) == 1
 
 
 async def test_the_answer_to_strangers_asks_them_to_sign_in(shop: Shop) -> None:
@@ -431,6 +478,9 @@ async def test_the_page_refuses_what_no_form_of_its_own_sends(shop: Shop) -> Non
         )
         assert elsewhere.status_code == 403
         assert endless.status_code == 413
+        assert endless.headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in endless.headers["content-security-policy"]
+        assert "text/html" in endless.headers["content-type"]
         assert as_json.status_code in {400, 403, 415}
         assert (await browser.get("/me")).status_code == 200
         assert (await browser.get("/account/sessionsx")).status_code == 404
@@ -450,6 +500,7 @@ async def test_a_body_that_never_says_how_long_it_is_is_not_read_to_its_end(shop
         answer = await browser.post("/account/sessions/sign-out", content=body(), headers=form)
 
     assert answer.status_code == 413
+    assert answer.headers["cache-control"] == "no-store"
     assert len(sent) <= 6
 
 

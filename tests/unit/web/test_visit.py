@@ -142,6 +142,20 @@ def test_a_rejection_clears_the_cookie(reason: RejectionReason) -> None:
     assert set_cookies(it) == CLEARED
 
 
+@pytest.mark.parametrize(
+    ("mode", "cookies"),
+    [("navigate", CLEARED), ("cors", []), ("same-origin", []), ("websocket", [])],
+)
+def test_a_request_in_the_background_clears_no_cookie_that_may_be_newer(
+    mode: str, cookies: list[tuple[str, str, int]]
+) -> None:
+    it = visit("ses_a", sec_fetch_mode=mode)
+    look_up(it, lambda _: RejectionReason.REVOKED)
+
+    assert not it.outcome
+    assert set_cookies(it) == cookies
+
+
 @pytest.mark.parametrize("reason", [RejectionReason.SUPERSEDED, RejectionReason.UNKNOWN])
 def test_a_superseded_token_does_not_clear_its_successor(reason: RejectionReason) -> None:
     it = visit("ses_a")
@@ -277,6 +291,35 @@ def test_a_sign_in_that_fails_changes_nothing() -> None:
     assert set_cookies(it) == []
 
 
+def test_a_sign_in_that_no_browser_will_hear_of_is_ended() -> None:
+    it, authority = visit("ses_old"), Authority()
+    authority.run(it.sign_in("ana"))
+    authority.run(it.take_back())
+
+    assert [each.session_token for each in authority.requests[1:]] == ["ses_old", "ses_new"]
+    assert not it.outcome
+    assert set_cookies(it) == CLEARED
+
+
+def test_there_is_nothing_to_take_back_where_nobody_signed_in() -> None:
+    it, authority = visit("ses_a"), Authority()
+    look_up(it, lambda _: LIVE)
+    authority.run(it.take_back())
+
+    assert authority.requests == []
+    assert it.session is LIVE
+
+
+def test_once_the_response_has_begun_no_token_is_asked_for() -> None:
+    it, authority = visit("ses_a"), Authority()
+    it.responded = True
+    for late in (it.sign_in("ana"), it.reauthenticate()):
+        with pytest.raises(RuntimeError, match="the response has begun"):
+            authority.run(late)
+
+    assert authority.requests == []
+
+
 def test_signing_out_ends_all_that_was_presented_and_clears_the_cookie() -> None:
     authority = Authority()
     it = visit("ses_a", "ses_b")
@@ -379,6 +422,38 @@ def test_the_origin_can_be_given() -> None:
     assert visit(site=Site(origin="https://app.example"), host="inner").origin == (
         "https://app.example"
     )
+
+
+def test_whoever_serves_plain_http_is_told_once_why_nobody_stays_signed_in(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site(clock=lambda: NOON)
+    for _ in range(2):
+        Authority().run(visit(site=site, scheme="http", host="192.0.2.1:8000").sign_in("ana"))
+
+    (said,) = caplog.messages
+    assert "http://192.0.2.1:8000, in plain HTTP" in said
+
+
+@pytest.mark.parametrize(
+    "it",
+    [
+        visit(),
+        visit(scheme="http", host="localhost:8000"),
+        visit(scheme="http", site=Site(origin="https://shop.example")),
+        visit(
+            scheme="http",
+            site=Site(client_ip=ClientIp(["8.8.8.8"])),
+            **{"x-forwarded-proto": "https"},
+        ),
+    ],
+)
+def test_where_browsers_keep_the_cookie_nobody_is_warned(
+    it: Visit, caplog: pytest.LogCaptureFixture
+) -> None:
+    Authority().run(it.sign_in("ana"))
+
+    assert [said for said in caplog.messages if "plain HTTP," in said] == []
 
 
 def test_a_websocket_has_the_origin_of_its_page() -> None:

@@ -66,6 +66,7 @@ class AuthSession:
         self._user: _User | None = None
         self._hash_seen: str | None = None
         self.met_outage = False
+        self._is_new = False
 
     @property
     def session(self) -> Session | None:
@@ -163,6 +164,7 @@ class AuthSession:
             self._over()
             raise
         self._request.session[MARK] = session.session_id
+        self._is_new = True
         self._user, self._hash_seen = user, self._request.session.get(HASH_SESSION_KEY)
 
     def logged_out(self) -> None:
@@ -175,6 +177,12 @@ class AuthSession:
         self._options.client.run_operation(self.visit.end())
         if MARK in self._request.session:
             self._over()
+
+    def failed(self) -> None:
+        """Undo a login of this request: after a fault of the site's, Django doesn't save that there was one."""
+        if self._is_new:
+            self._options.client.run_operation(self.visit.take_back())
+            self._user = AnonymousUser()
 
     def after_view(self) -> None:
         """Sign the user out elsewhere, if the password was changed, now or once the authority is back."""

@@ -82,8 +82,11 @@ def _finish(
     if auth_session.met_outage and response.status_code == 500:
         # Raised elsewhere than in a view, in another middleware say, it has become a fault of the site's.
         response = unavailable(request)
+    if response.status_code >= 500:
+        auth_session.failed()
     auth_session.after_view()
     visit = auth_session.visit
+    visit.responded = True
     for cookie in visit.set_cookies:
         # No longer than Django's own, where that is to go with the browser: `set_expiry(0)`.
         kept = not cookie.value or not request.session.get_expire_at_browser_close()

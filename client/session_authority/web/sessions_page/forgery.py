@@ -38,6 +38,12 @@ def is_genuine(request: PageRequest, token: str) -> bool:
     return comes_from_here(request) and is_sealed(token, "form", salt, sealed)
 
 
+def is_misplaced(request: PageRequest) -> bool:
+    """Say whether the browser calls the request this site's own, though the app takes its site for another."""
+    site = request.headers.get("sec-fetch-site")
+    return site == "same-origin" and request.headers.get("origin", request.origin) != request.origin
+
+
 def comes_from_here(request: PageRequest) -> bool:
     """Say whether the browser tells, or leaves open, that the request comes from this very site.
 

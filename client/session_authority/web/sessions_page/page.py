@@ -20,7 +20,11 @@ from session_authority.web.clock import system_time
 from session_authority.web.exchange import PageRequest, PageResponse
 from session_authority.web.sessions_page.assets import Assets
 from session_authority.web.sessions_page.export import to_json
-from session_authority.web.sessions_page.forgery import comes_from_here, is_genuine
+from session_authority.web.sessions_page.forgery import (
+    comes_from_here,
+    is_genuine,
+    is_misplaced,
+)
 from session_authority.web.sessions_page.language import Languages
 from session_authority.web.sessions_page.listing import (
     PAGE_LIMIT,
@@ -66,6 +70,7 @@ class SessionsPage:
         self._languages = Languages(options.catalogues, options.language)
         self._assets = Assets()
         self._renderer = Renderer(options, self._assets)
+        self._warned_of_origin = False
         self._routes = {
             "": _Route("GET", self._show),
             "/": _Route("GET", self._show),
@@ -92,6 +97,7 @@ class SessionsPage:
         )
         route = _Route("GET", self._show) if asset else self._routes.get(request.below)
         refusal = _refusal(visit, route)
+        self._warn_if_misplaced(request)
         if route is None or refusal is not None:
             return self._renderer.state(visit, refusal or visit.states.refused(404))
         try:
@@ -102,6 +108,17 @@ class SessionsPage:
             return (yield from self._signed_out(visit, rejection))
         except SessionAuthorityError as error:
             return self._renderer.state(visit, _state_of(error, visit))
+
+    def _warn_if_misplaced(self, request: PageRequest) -> None:
+        if is_misplaced(request) and not self._warned_of_origin:
+            self._warned_of_origin = True
+            _log.warning(
+                "A form of the sessions page is refused, because the browser sees the site at %r and the app at "
+                "%r: make the proxy pass on Host and X-Forwarded-Proto, and name it among the trusted proxies, "
+                "or give the site's origin.",
+                request.headers["origin"],
+                request.origin,
+            )
 
     def _show(self, visit: Visit) -> _Answer:
         number = _page_number(visit)

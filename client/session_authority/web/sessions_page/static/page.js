@@ -47,6 +47,14 @@
   const ask = byId("ask");
   let asking = null;
 
+  // When and from where: of several devices with one name, which is it?
+  const which = (form) => {
+    const line = form.closest(".row")?.querySelector(".about p:not(.actor)").cloneNode(true);
+    line?.querySelectorAll(".tip").forEach((tip) => tip.remove());
+    line?.querySelectorAll(".when").forEach((button) => button.replaceWith(button.textContent));
+    return line ? line.childNodes : [];
+  };
+
   const busy = (form, on) => {
     const button = form.querySelector("button");
     form.dataset.sending = on ? "yes" : "";
@@ -121,6 +129,7 @@
     if (name && !form.dataset.name) form.dataset.name = name;
     asking = form;
     byId("ask-title").textContent = form.dataset.title;
+    byId("ask-which").replaceChildren(...which(form));
     byId("ask-text").textContent = form.dataset.text;
     ask.showModal();
   });
