@@ -44,10 +44,10 @@ LEASE_SECONDS = 2.0
 SESSION_LIMIT = 3
 # Enough for all, and too few, so that there are always answers under way.
 ROOMY, CRAMPED = 100, 6
-ENDINGS_WITHIN_SECONDS = 1.5
+ENDINGS_WITHIN_SECONDS = 1.2
 # After the last effective_time. What a broken rule lets in comes while the world still misbehaves or just after.
 AFTERWARDS_SECONDS = 0.3
-_READY_SECONDS = 4.0
+_READY_SECONDS = 3.0
 _ANSWER_SECONDS = 60.0
 _LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
 
@@ -148,7 +148,7 @@ class World:
         self._wait_for_hits()
         with ThreadPoolExecutor(16) as pool:
             mishaps = [
-                pool.submit(_after, self.chance.uniform(0, 1.5), happens)
+                pool.submit(_after, self.chance.uniform(0, 1), happens)
                 for happens in self._mishaps()
             ]
             at = [self.chance.uniform(0, ENDINGS_WITHIN_SECONDS) for _ in scene.endings]
@@ -193,7 +193,7 @@ class World:
             chosen = ["server dies"]
         for name in chosen:
             self.counts[name] = self.counts.get(name, 0) + 1
-        return [named[name](self.chance.uniform(0.2, 3.5)) for name in chosen]
+        return [named[name](self.chance.uniform(0.2, 3)) for name in chosen]
 
     def _freeze_client(self, seconds: float) -> Callable[[], None]:
         return _standstill(self.chance.choice(self.validators).pid, seconds)
@@ -217,8 +217,8 @@ class World:
         return _while(seconds, lambda: way.delay(0, there, back), lambda: way.heal(0))
 
     def _slow_way_back(self, seconds: float) -> Callable[[], None]:
-        way, back = self.chance.choice(self.ways), self.chance.uniform(2.2, 3.5)
-        return _while(back + 2.5, lambda: way.delay(0, 0.0, back), lambda: way.heal(0))
+        way, back = self.chance.choice(self.ways), self.chance.uniform(2.2, 2.8)
+        return _while(back + 2, lambda: way.delay(0, 0.0, back), lambda: way.heal(0))
 
     def _stuck_way(self, seconds: float) -> Callable[[], None]:
         way = self.chance.choice(self.ways)
@@ -235,9 +235,9 @@ class World:
         return _while(seconds, lambda: links.delay(way, 0.0, back), lambda: links.heal(way))
 
     def _slow_notifications(self, seconds: float) -> Callable[[], None]:
-        way, back = self.chance.choice(self.servers).notifications, self.chance.uniform(0.1, 4)
+        way, back = self.chance.choice(self.servers).notifications, self.chance.uniform(0.1, 3.5)
         links = self.database_ways
-        return _while(4.0, lambda: links.delay(way, 0.0, back), lambda: links.heal(way))
+        return _while(3.5, lambda: links.delay(way, 0.0, back), lambda: links.heal(way))
 
     def _kill_listeners(self, seconds: float) -> Callable[[], None]:
         return lambda: _ignore(self.cluster.psql(_LISTENERS))
@@ -505,17 +505,19 @@ def main() -> None:
     """Play rounds until one goes wrong, and say what was seen."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    # So that its processes end with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
     total, began = Verdict(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder, world(seed, Path(folder)) as made:
         for number in range(1, rounds + 1):
             total += made.round()
-            if total.violations or number % 10 == 0 or number == rounds:
+            if total.violations or number % 5 == 0 or number == rounds:
                 seconds = time.monotonic() - began
                 _print(f"{number} rounds of seed {seed} in {seconds:.0f} s: {_summary(total)}")
             if total.violations:
                 break
         _print(f"mishaps: {made.counts}")
-    for violation in total.violations:
+    for violation in total.violations[:20]:
         _print(violation)
     sys.exit(bool(total.violations))
 

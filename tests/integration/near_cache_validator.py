@@ -19,7 +19,7 @@ from session_authority import (
 from tests.integration.near_cache_history import Validation
 
 LOOPS = 2
-PAUSE_SECONDS = 0.008
+PAUSE_SECONDS = 0.015
 DEADLINE_SECONDS = 1.5
 _PATIENCE_SECONDS = 120
 

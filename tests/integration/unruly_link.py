@@ -6,13 +6,14 @@ in another order as long as a connection lasts, as TCP has it.
 
 import asyncio
 import contextlib
-import multiprocessing
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from typing import IO
 
 _CHUNK_BYTES = 1 << 16
-_START_SECONDS = 60
 
 
 class Links:
@@ -23,57 +24,57 @@ class Links:
         ports: Where each way begins, in the order of their ends.
     """
 
-    def __init__(self, pid: int, ports: Sequence[int], commands: "Connection") -> None:
+    def __init__(self, pid: int, ports: Sequence[int], commands: IO[bytes]) -> None:
         self.pid = pid
         self.ports = ports
         self._commands = commands
 
     def delay(self, link: int, there_seconds: float, back_seconds: float) -> None:
         """Have everything on a way take longer from now on, in either direction."""
-        self._commands.send(("delay", link, there_seconds, back_seconds))
+        self._tell("delay", link, there_seconds, back_seconds)
 
     def hold(self, link: int, there: bool, back: bool) -> None:
         """Let nothing through in a direction until it is let go."""
-        self._commands.send(("hold", link, there, back))
+        self._tell("hold", link, there, back)
 
     def cut(self, link: int, refuses: bool) -> None:
         """End the connections of a way, and refuse others until it is healed, or don't."""
-        self._commands.send(("cut", link, refuses))
+        self._tell("cut", link, refuses)
 
     def heal(self, link: int) -> None:
         """Let everything through at once."""
-        self._commands.send(("heal", link))
+        self._tell("heal", link)
+
+    def _tell(self, *command: object) -> None:
+        self._commands.write(json.dumps(command).encode() + b"\n")
+        self._commands.flush()
 
 
 @contextlib.contextmanager
 def unruly_links(*target_ports: int) -> Iterator[Links]:
     """Carry ways to ports of this machine for as long as the context lasts."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_carry, args=(theirs, target_ports), daemon=True)
-    process.start()
+    process = subprocess.Popen(
+        [sys.executable, "-S", __file__, *map(str, target_ports)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        assert ours.poll(_START_SECONDS)
-        assert process.pid is not None
-        yield Links(process.pid, ours.recv(), ours)
+        yield Links(process.pid, json.loads(process.stdout.readline()), process.stdin)
     finally:
         process.kill()
-        process.join()
-        process.close()
+        process.communicate()
 
 
-def _carry(commands: "Connection", target_ports: Sequence[int]) -> None:
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        asyncio.run(_carry_all(commands, target_ports))
-
-
-async def _carry_all(commands: "Connection", target_ports: Sequence[int]) -> None:
+async def _carry_all(target_ports: Sequence[int]) -> None:
     links = [_Link(port) for port in target_ports]
     servers = [await asyncio.start_server(link.carry, "127.0.0.1", 0) for link in links]
-    commands.send([server.sockets[0].getsockname()[1] for server in servers])
+    sys.stdout.write(json.dumps([server.sockets[0].getsockname()[1] for server in servers]) + "\n")
+    sys.stdout.flush()
     loop = asyncio.get_running_loop()
-    while True:
-        name, number, *arguments = await loop.run_in_executor(None, commands.recv)
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        name, number, *arguments = json.loads(line)
         getattr(links[number], name)(*arguments)
 
 
@@ -161,3 +162,7 @@ class _Link:
                 task = asyncio.create_task(work)
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+
+if __name__ == "__main__":
+    asyncio.run(_carry_all([int(port) for port in sys.argv[1:]]))
