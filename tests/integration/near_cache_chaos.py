@@ -48,6 +48,7 @@ ENDINGS_WITHIN_SECONDS = 1.2
 # After the last effective_time. What a broken rule lets in comes while the world still misbehaves or just after.
 AFTERWARDS_SECONDS = 0.3
 _READY_SECONDS = 3.0
+_PATIENCE_SECONDS = 60.0
 _ANSWER_SECONDS = 60.0
 _LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
 
@@ -167,9 +168,12 @@ class World:
         return judge(endings, histories)
 
     def _wait_for_hits(self) -> None:
-        # As a rule. After some mishaps a stream is back only seconds later, which may go on into the next round.
-        ends_at = time.monotonic() + _READY_SECONDS
-        while time.monotonic() < ends_at and not all(each.hits() for each in self.validators):
+        # Of all, as a rule. After some mishaps a stream is back only seconds later, which may be in the next round.
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < _PATIENCE_SECONDS:
+            ready = sum(each.hits() for each in self.validators)
+            if ready == len(self.validators) or (ready and waited > _READY_SECONDS):
+                break
             time.sleep(0.05)
 
     def _mishaps(self) -> list[Callable[[], None]]:

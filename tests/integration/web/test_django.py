@@ -517,6 +517,7 @@ def test_the_page_knows_its_place_however_it_is_included(root: str) -> None:
 def test_the_page_tells_how_long_an_ending_takes_where_its_client_has_a_near_cache(
     authority: ThreadedAuthority,
 ) -> None:
+    Browser().sign_in()
     browser = Browser()
     browser.sign_in()
     assert "within" not in browser.get("/account/sessions").content.decode()

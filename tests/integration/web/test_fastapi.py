@@ -419,8 +419,10 @@ async def test_the_page_tells_how_long_an_ending_takes_where_its_client_has_a_ne
     address, key = shop.authority.address, shop.authority.key
     async with (
         AsyncSessionClient(address, api_key=key, near_cache=True) as client,
+        shop.browser() as elsewhere,
         shop.browser() as browser,
     ):
+        await elsewhere.post("/sign-in/ada")
         await browser.post("/sign-in/ada")
         app = shop_app(Sessions(client), page="/account/sessions")
         transport = httpx.ASGITransport(app)
