@@ -234,7 +234,7 @@ class World:
         return _while(seconds / 2, lambda: way.cut(0, refuses), lambda: way.heal(0))
 
     def _slow_transactions(self, seconds: float) -> Callable[[], None]:
-        way, back = self.chance.choice(self.servers).transactions, self.chance.uniform(0.02, 0.3)
+        way, back = self.chance.choice(self.servers).transactions, self.chance.uniform(0.05, 0.6)
         links = self.database_ways
         return _while(seconds, lambda: links.delay(way, 0.0, back), lambda: links.heal(way))
 

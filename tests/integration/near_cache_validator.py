@@ -23,6 +23,7 @@ PAUSE_SECONDS = 0.015
 DEADLINE_SECONDS = 1.5
 _PATIENCE_SECONDS = 120
 
+_Seen = list[tuple[int, float, float, bool | None, bool]]
 _hit: ContextVar[bool] = ContextVar("hit", default=False)
 
 
@@ -88,7 +89,8 @@ class _Settings(NamedTuple):
             "address": self.address,
             "api_key": self.api_key,
             "deadline_seconds": DEADLINE_SECONDS,
-            "near_cache": NearCache(max_sessions=self.max_sessions),
+            # With a report of use each second, so that answers are under way about what is kept.
+            "near_cache": NearCache(max_sessions=self.max_sessions, activity_seconds=1),
         }
 
 
@@ -97,7 +99,7 @@ class _Notebook:
 
     def __init__(self, client: SessionClient | AsyncSessionClient) -> None:
         self.tokens: Sequence[str] = ()
-        self.seen: list[tuple[int, float, float, bool | None, bool]] = []
+        self.seen: _Seen = []
         near: Any = client._near
         self._now, self._lookup = near.now, near.lookup
         near.lookup = self._noted
@@ -121,6 +123,22 @@ class _Notebook:
         return None
 
 
+class _Note:
+    """What came of one validation, as far as it is known."""
+
+    accepted: bool | None = None
+
+
+@contextlib.contextmanager
+def _written_down(seen: _Seen, number: int) -> Iterator[_Note]:
+    note = _Note()
+    began, monotonic = time.time(), time.monotonic()
+    _hit.set(False)
+    with contextlib.suppress(SessionAuthorityError):
+        yield note
+    seen.append((number, began, monotonic, note.accepted, _hit.get()))
+
+
 def _run(commands: "Connection", settings: _Settings) -> None:
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         if settings.aio:
@@ -137,12 +155,8 @@ def _run_sync(commands: "Connection", settings: _Settings) -> None:
         while True:
             tokens, seen = notebook.tokens, notebook.seen
             for number, token in enumerate(tokens):
-                accepted: bool | None = None
-                began, monotonic = time.time(), time.monotonic()
-                _hit.set(False)
-                with contextlib.suppress(SessionAuthorityError):
-                    accepted = bool(client.validate(token))
-                seen.append((number, began, monotonic, accepted, _hit.get()))
+                with _written_down(seen, number) as note:
+                    note.accepted = bool(client.validate(token))
             time.sleep(PAUSE_SECONDS)
 
     for _ in range(LOOPS):
@@ -161,12 +175,8 @@ async def _run_aio(commands: "Connection", settings: _Settings) -> None:
         while True:
             tokens, seen = notebook.tokens, notebook.seen
             for number, token in enumerate(tokens):
-                accepted: bool | None = None
-                began, monotonic = time.time(), time.monotonic()
-                _hit.set(False)
-                with contextlib.suppress(SessionAuthorityError):
-                    accepted = bool(await client.validate(token))
-                seen.append((number, began, monotonic, accepted, _hit.get()))
+                with _written_down(seen, number) as note:
+                    note.accepted = bool(await client.validate(token))
             await asyncio.sleep(PAUSE_SECONDS)
 
     loops = [asyncio.create_task(loop()) for _ in range(LOOPS)]
