@@ -27,6 +27,7 @@ from session_authority.session import (
 from session_authority.session_token import SessionToken, Token, presentable
 from session_authority.v1 import session_service_pb2 as v1
 
+SESSION_SERVICE = "/session_authority.v1.SessionService/"
 BATCH_LIMIT_REQUESTS = 1000
 PAGE_LIMIT_SESSIONS = 200
 _RETRY_SECRET_BYTES = 32
@@ -224,8 +225,7 @@ def live(answer: Session | Rejection) -> Session:
 def _ask(
     method: str, request: Message, answer_type: _AnswerType[_Answer_co]
 ) -> Operation[_Answer_co]:
-    service = "session_authority.v1.SessionService"
-    payload = yield Call(f"/{service}/{method}", request.SerializeToString())
+    payload = yield Call(SESSION_SERVICE + method, request.SerializeToString())
     try:
         return answer_type.FromString(payload)
     except DecodeError:

@@ -224,10 +224,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        operation = _core.revoke(token, session_id)
-        if self._near is not None:
-            operation = operations.revoke(self._near.core, session_id, operation)
-        return await self.run_operation(operation)
+        return await self.run_operation(_core.revoke(token, session_id))
 
     async def revoke_others(self, token: Token) -> datetime:
         """End every session of the user behind the token but its own.
@@ -240,10 +237,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        operation = _core.revoke_others(token)
-        if self._near is not None:
-            operation = operations.revoke_others(self._near.core, token, operation)
-        return await self.run_operation(operation)
+        return await self.run_operation(_core.revoke_others(token))
 
     async def sign_out(self, token: Token) -> datetime:
         """End the token's own session. A token that is dead, unknown or absent is a success.
@@ -252,10 +246,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
             The moment after which no validator anywhere accepts the session. Without a token there
             was none to end: that has been so since 1970-01-01, and no call is made.
         """
-        operation = _core.sign_out(token)
-        if self._near is not None:
-            operation = operations.sign_out(self._near.core, token, operation)
-        return await self.run_operation(operation)
+        return await self.run_operation(_core.sign_out(token))
 
     async def reauthenticate(
         self,
@@ -281,15 +272,14 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
             AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
             RetryStale: The token of an earlier attempt of this call is dead meanwhile.
         """
-        operation = _core.reauthenticate(
-            token,
-            authentication_methods=authentication_methods,
-            authenticate_time=authenticate_time,
-            retry_secret=retry_secret,
+        return await self.run_operation(
+            _core.reauthenticate(
+                token,
+                authentication_methods=authentication_methods,
+                authenticate_time=authenticate_time,
+                retry_secret=retry_secret,
+            )
         )
-        if self._near is not None:
-            operation = operations.reauthenticate(self._near.core, token, operation)
-        return await self.run_operation(operation)
 
     async def close(self) -> None:
         """Close the running loop's connection; calls under way end with `ClientClosed`.
@@ -366,6 +356,8 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
             return answer
         finally:
             connection.throttle.end(begun, answered=answered)
+            if self._near is not None:
+                operations.forget_changed(self._near.core, call)
         if self._closed:
             failure = ClientClosed()
         # Raised out here, it drags no error of gRPC's along, whose text is not masked.

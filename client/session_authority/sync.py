@@ -217,10 +217,7 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        operation = _core.revoke(token, session_id)
-        if self._near is not None:
-            operation = operations.revoke(self._near.core, session_id, operation)
-        return self.run_operation(operation)
+        return self.run_operation(_core.revoke(token, session_id))
 
     def revoke_others(self, token: Token) -> datetime:
         """End every session of the user behind the token but its own.
@@ -233,10 +230,7 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
             ImpersonationForbidden: Somebody else acts as the user.
         """
-        operation = _core.revoke_others(token)
-        if self._near is not None:
-            operation = operations.revoke_others(self._near.core, token, operation)
-        return self.run_operation(operation)
+        return self.run_operation(_core.revoke_others(token))
 
     def sign_out(self, token: Token) -> datetime:
         """End the token's own session. A token that is dead, unknown or absent is a success.
@@ -245,10 +239,7 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
             The moment after which no validator anywhere accepts the session. Without a token there
             was none to end: that has been so since 1970-01-01, and no call is made.
         """
-        operation = _core.sign_out(token)
-        if self._near is not None:
-            operation = operations.sign_out(self._near.core, token, operation)
-        return self.run_operation(operation)
+        return self.run_operation(_core.sign_out(token))
 
     def reauthenticate(
         self,
@@ -274,15 +265,14 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
             AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
             RetryStale: The token of an earlier attempt of this call is dead meanwhile.
         """
-        operation = _core.reauthenticate(
-            token,
-            authentication_methods=authentication_methods,
-            authenticate_time=authenticate_time,
-            retry_secret=retry_secret,
+        return self.run_operation(
+            _core.reauthenticate(
+                token,
+                authentication_methods=authentication_methods,
+                authenticate_time=authenticate_time,
+                retry_secret=retry_secret,
+            )
         )
-        if self._near is not None:
-            operation = operations.reauthenticate(self._near.core, token, operation)
-        return self.run_operation(operation)
 
     def close(self) -> None:
         """Close the connection; calls under way end with `ClientClosed`. Closing twice is fine."""
@@ -350,6 +340,8 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
             return answer
         finally:
             connection.throttle.end(begun, answered=answered)
+            if self._near is not None:
+                operations.forget_changed(self._near.core, call)
         if self._closed:
             failure = ClientClosed()
         # Raised out here, it drags no error of gRPC's along, whose text is not masked.

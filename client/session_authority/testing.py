@@ -151,9 +151,16 @@ class Authority:
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
-        """Have every call fail with `Unavailable` until the block is left; what was recorded stays."""
+        """Have every call fail with `Unavailable` until the block is left; what was recorded stays.
+
+        The streams of near caches end with it, and the clients forget what they kept as soon as they notice.
+
+        Raises:
+            RuntimeError: The authority has stopped.
+        """
         self._outages += 1
         try:
+            self._do(self._check_streams())
             yield
         finally:
             self._outages -= 1
@@ -180,6 +187,9 @@ class Authority:
         # used just before it for one that was not.
         await self._served.activity.flush()
         self._clock.advance(by)
+
+    async def _check_streams(self) -> None:
+        self._served.check_streams()
 
     def _admit(self, method: str, metadata: Metadata) -> Caller:
         if self._outages:

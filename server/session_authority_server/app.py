@@ -80,10 +80,12 @@ class Served(NamedTuple):
     Attributes:
         address: Where.
         activity: What it gathers of the use of sessions until it is written.
+        check_streams: Ends at once the streams of those who may watch no longer.
     """
 
     address: str
     activity: Activity
+    check_streams: Callable[[], None]
 
 
 @contextlib.asynccontextmanager
@@ -225,7 +227,7 @@ async def serving(
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         for name in (SERVICE, ADMIN_SERVICE, WATCH_SERVICE):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        yield Served(address, activity)
+        yield Served(address, activity, watch_service.check)
         if served.done():
             raise StoppedServing
 

@@ -355,10 +355,11 @@ def _down(s: State, what: int) -> State:
 
 
 def _broken(s: State) -> State:
-    """Return a world in which nothing goes over the stream any more, which the client does not know yet."""
-    return s._replace(
-        open=False, registered=False, uplink=False, downlink=(), mishaps=s.mishaps + 1
-    )
+    """Return a world in which nothing more is put on the stream, which the client does not know yet.
+
+    What is on its way to it already may yet arrive, from the first on, until it notices.
+    """
+    return s._replace(open=False, registered=False, uplink=False, mishaps=s.mishaps + 1)
 
 
 @dataclass(frozen=True)
@@ -403,21 +404,44 @@ def _way_to(state: State, came_from: dict[State, tuple[str, State] | None]) -> t
     return tuple(reversed(names))
 
 
+ONE_QUESTION: Final = Bounds(validations=1)
+"""In what every change is explored. All that a second question adds is that it revalidates."""
+_LEAST: Final = Bounds(streams=1, validations=1, mishaps=0)
+_ONE_MISHAP: Final = Bounds(streams=1, validations=1)
+_SHOWN_BY: Final = {
+    Rule.CLOCK_COUNTS_SUSPEND: (Change.SESSION, _ONE_MISHAP),
+    Rule.LOST_CHANNEL_CLOSES: (Change.SESSION, _ONE_MISHAP),
+    Rule.LOST_STREAM_CLEARS: (Change.SESSION, ONE_QUESTION),
+    Rule.SAME_GENERATION: (Change.SESSION, ONE_QUESTION),
+    Rule.USER_IN_FLIGHT: (Change.USER, _LEAST),
+    Rule.ALL_IN_FLIGHT: (Change.EVERYBODY, _LEAST),
+    Rule.WHOLE_TOKEN: (Change.TOKEN, _LEAST),
+    Rule.REVALIDATION_OBEYS: (Change.SESSION, Bounds(streams=1, validations=2, mishaps=0)),
+}
+
+
+def without(rule: Rule) -> Protocol:
+    """Return the protocol without a rule, in the least world that shows what the rule is there for."""
+    change, bounds = _SHOWN_BY.get(rule, (Change.SESSION, _LEAST))
+    return Protocol(change, without=rule, bounds=bounds)
+
+
 def main() -> None:
-    """Print what goes wrong without each of the rules."""
+    """Print what was explored, and what goes wrong without each of the rules."""
     for change in Change:
-        found = explore(Protocol(change))
-        sys.stdout.write(
-            f"{change.value}: {found.states} states, {found.promise or 'promise kept'}\n"
-        )
+        found = explore(Protocol(change, bounds=ONE_QUESTION))
+        _print(f"{change.value}: {found.states:,} states, {found.promise or 'promise kept'}")
     for rule in Rule:
-        for change in Change:
-            found = explore(Protocol(change, without=rule))
-            if found.promise is not None:
-                break
-        sys.stdout.write(f"\n{rule.name}: {rule.value}: {found.promise} ({change.value})\n")
+        protocol = without(rule)
+        found = explore(protocol)
+        _print(f"\n{rule.name}: {rule.value}: {found.promise} ({protocol.change.value})")
         for step in found.schedule:
-            sys.stdout.write(f"  {step}\n")
+            _print(f"  {step}")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ class World:
         self.calls: list[Call] = []
         # The stream, as the network and the authority have it.
         self.open = False
+        self.lost = False
         self.generation = 0
         self.pings: deque[tuple[int, float]] = deque()
         self.unpublished: deque[Event] = deque()
@@ -306,17 +307,20 @@ class World:
         if self.open and self.chance.random() < 0.95:
             return  # it mostly holds
         self.unpublished.clear()
-        self.wire.clear()
         self.pings.clear()
         if self.open and self.chance.random() < 0.5:
-            self.open = False  # and nobody has noticed
+            self.open = False  # and nobody has noticed; what is on its way still arrives
             return
         self.open = False
+        if self.chance.random() < 0.7:
+            self.wire.clear()  # or whoever followed that stream is slow to let it go
         if self.chance.random() < 0.3:
             assert self.core.stream_lost(self.generation)
             self._lose()
+            self.lost = True
             return
         self.open = True
+        self.lost = False
         self._lose()
         self.generation = self.core.stream_opened()
 
@@ -336,7 +340,7 @@ class World:
             ping = self.pings.popleft()
             self.wire.extend(self.unpublished)
             self.unpublished.clear()
-            self.wire.append(("pong", ping))
+            self.wire.append(("pong", (self.generation, *ping)))
 
     def publish(self) -> None:
         if self.unpublished:
@@ -357,9 +361,12 @@ class World:
                 self.core.evict_received([], [], everything=True)
                 self._forget(lambda login: True)
             case "pong":
-                ping_id, sent = what
-                self.core.pong_received(self.generation, ping_id, LEASE)
-                self.until, self.established = sent + LEASE, True
+                generation, ping_id, sent = what
+                self.core.pong_received(generation, ping_id, LEASE)
+                if generation != self.generation or self.lost:
+                    self.counts["pong of a stream that is over"] += 1
+                else:
+                    self.until, self.established = sent + LEASE, True
 
     def _forget(self, concerns: Any, tokens: frozenset[str] | set[str] = frozenset()) -> None:
         for token, kept in [*self.kept.items()]:

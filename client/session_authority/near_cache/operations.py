@@ -8,18 +8,10 @@ from session_authority._core import BATCH_LIMIT_REQUESTS, Operation
 from session_authority.near_cache.clock import wall_clock
 from session_authority.near_cache.core import NearCacheCore
 from session_authority.near_cache.questions import Outcome, Question, settle
-from session_authority.near_cache.token_key import key_of_any
-from session_authority.session import (
-    NewSession,
-    Rejection,
-    RejectionReason,
-    RevokedSession,
-    Session,
-    ValidationRequest,
-)
-from session_authority.session_token import Token
+from session_authority.near_cache.token_key import key_of
+from session_authority.session import Rejection, RejectionReason, Session, ValidationRequest
+from session_authority.v1 import session_service_pb2 as v1
 
-_Result = TypeVar("_Result")
 _Waiter = TypeVar("_Waiter")
 
 Clock = Callable[[], float]
@@ -63,39 +55,20 @@ def validate_many(
     return answers
 
 
-def revoke(
-    core: NearCacheCore, session_id: str, operation: Operation[RevokedSession]
-) -> Operation[RevokedSession]:
-    """End one session, and forget it whatever became of that."""
-    return _forgetting(operation, lambda: core.evict_received((session_id,), (), everything=False))
+def forget_changed(core: NearCacheCore, call: _core.Call) -> None:
+    """Forget what a call that was made has ended.
 
-
-def revoke_others(
-    core: NearCacheCore, token: Token, operation: Operation[_Result]
-) -> Operation[_Result]:
-    """End a user's other sessions, and forget them."""
-    key = key_of_any(token)
-    return operation if key is None else _forgetting(operation, lambda: core.others_ended(key))
-
-
-def sign_out(
-    core: NearCacheCore, token: Token, operation: Operation[_Result]
-) -> Operation[_Result]:
-    """End a token's own session, and forget it."""
-    key = key_of_any(token)
-    return operation if key is None else _forgetting(operation, lambda: core.token_ended(key))
-
-
-def reauthenticate(
-    core: NearCacheCore, token: Token, operation: Operation[NewSession]
-) -> Operation[NewSession]:
-    """Supersede a token, and forget it."""
-    return sign_out(core, token, operation)
-
-
-def _forgetting(operation: Operation[_Result], forget: Callable[[], None]) -> Operation[_Result]:
-    # Also when it failed: the change may have been made nevertheless. And before it is answered.
-    try:
-        return (yield from operation)
-    finally:
-        forget()
+    Also where it failed, for the change may have been made nevertheless; and before anybody hears of the answer.
+    """
+    match call.method.removeprefix(_core.SESSION_SERVICE):
+        case "SignOut":
+            core.token_ended(key_of(v1.SignOutRequest.FromString(call.payload).session_token))
+        case "ReauthenticateSession":
+            superseding = v1.ReauthenticateSessionRequest.FromString(call.payload)
+            core.token_ended(key_of(superseding.session_token))
+        case "RevokeSession":
+            session_id = v1.RevokeSessionRequest.FromString(call.payload).session_id
+            core.evict_received((session_id,), (), everything=False)
+        case "RevokeOtherSessions":
+            others = v1.RevokeOtherSessionsRequest.FromString(call.payload)
+            core.others_ended(key_of(others.session_token))

@@ -2,8 +2,6 @@
 
 from hashlib import blake2b
 
-from session_authority.session_token import Token, presentable
-
 
 def key_of(text: str) -> bytes:
     """Give the key of a presentable token, all of which goes into it.
@@ -12,9 +10,3 @@ def key_of(text: str) -> bytes:
     for a shorter digest or to cut it would cost more than its 32 bytes are worth.
     """
     return blake2b(text.encode()).digest()
-
-
-def key_of_any(token: Token) -> bytes | None:
-    """Give the key of what an app was given for a token; None for what can't be one."""
-    text = presentable(token)
-    return key_of(text) if text else None

@@ -108,8 +108,11 @@ class Sessions:
             return
         if not page.startswith("/") or page.startswith("//") or page.endswith("/"):
             raise ValueError(f'the page\'s path is of the form "/account/sessions", not {page!r}')
+        options = options or PageOptions()
+        if self.client.near_cache_statistics is not None:
+            options = options.with_near_cache()
         application = PageApplication(
-            SessionsPage(options or PageOptions(), now=self._site.clock),
+            SessionsPage(options, now=self._site.clock),
             page,
             self.client,
             self._look_up,

@@ -529,6 +529,20 @@ def test_the_page_knows_its_place_however_it_is_included(root: str) -> None:
     assert browser.get("/account/sessionsx").status_code == 404
 
 
+def test_the_page_tells_how_long_an_ending_takes_where_its_client_has_a_near_cache(
+    authority: ThreadedAuthority,
+) -> None:
+    Browser().sign_in()
+    browser = Browser()
+    browser.sign_in()
+    assert "within" not in browser.get("/account/sessions").content.decode()
+    with (
+        SessionClient(authority.address, api_key=authority.key, near_cache=True) as cached,
+        override_settings(SESSION_AUTHORITY={"CLIENT": cached}),
+    ):
+        assert "within 2 seconds" in browser.get("/account/sessions").content.decode()
+
+
 def test_the_page_refuses_what_no_form_of_its_own_sends() -> None:
     browser = Browser()
     browser.sign_in()

@@ -460,6 +460,26 @@ async def test_the_page_shows_and_ends_sessions(shop: Shop) -> None:
         assert (await laptop.get("/me")).status_code == 401
 
 
+async def test_the_page_tells_how_long_an_ending_takes_where_its_client_has_a_near_cache(
+    shop: Shop,
+) -> None:
+    address, key = shop.authority.address, shop.authority.key
+    async with (
+        AsyncSessionClient(address, api_key=key, near_cache=True) as client,
+        shop.browser() as elsewhere,
+        shop.browser() as browser,
+    ):
+        await elsewhere.post("/sign-in/ada")
+        await browser.post("/sign-in/ada")
+        app = shop_app(Sessions(client), page="/account/sessions")
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as other:
+            cookie = {"cookie": f"{COOKIE}={browser.cookies[COOKIE]}"}
+            cached = await other.get("/account/sessions", headers=cookie)
+        assert "within 2 seconds" in cached.text
+        assert "within" not in (await browser.get("/account/sessions")).text
+
+
 async def test_the_page_refuses_what_no_form_of_its_own_sends(shop: Shop) -> None:
     async with shop.browser() as browser:
         await browser.post("/sign-in/ada")

@@ -4,7 +4,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from session_authority import (
     AsyncSessionClient,
     EndReason,
+    NearCacheStatistics,
     ReauthenticationRequired,
     Rejection,
     RejectionReason,
@@ -193,6 +195,31 @@ def test_in_an_outage_nothing_is_known_and_afterwards_everything(
         assert client.validate(new.token)
 
 
+def test_an_outage_ends_the_streams_of_near_caches(authority: testing.Authority) -> None:
+    new = authority.sign_in("ada")
+    with SessionClient(authority.address, near_cache=True) as client:
+        _until(lambda: client.validate(new.token) and _statistics(client).hits)
+        with authority.outage():
+            # Long before the authority itself looks after its streams again.
+            _until(lambda: not _statistics(client).connected, seconds=0.4)
+            with pytest.raises(Unavailable):
+                client.validate(new.token)
+        _until(lambda: client.validate(new.token) and _statistics(client).connected)
+
+
+def _statistics(client: SessionClient) -> NearCacheStatistics:
+    found = client.near_cache_statistics
+    assert found is not None
+    return found
+
+
+def _until(condition: Callable[[], object], seconds: float = 30) -> None:
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at, "it didn't happen"
+        time.sleep(0.01)
+
+
 def test_one_that_has_stopped_is_unavailable_for_good(authority: testing.Authority) -> None:
     new = authority.sign_in("ada")
     with authority.client() as client:
@@ -203,6 +230,8 @@ def test_one_that_has_stopped_is_unavailable_for_good(authority: testing.Authori
             client.validate(new.token)
     with pytest.raises(RuntimeError, match="has stopped"):
         authority.advance(SECOND)
+    with pytest.raises(RuntimeError, match="has stopped"), authority.outage():
+        pass
 
 
 def test_one_stops_while_calls_are_under_way(authority: testing.Authority) -> None:

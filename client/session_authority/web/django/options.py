@@ -70,9 +70,12 @@ def options() -> Options:
         )
     value = {**_DEFAULTS, **given}
     try:
+        client = _client(value["CLIENT"])
         page_options = _page_options(value["PAGE"])
+        if client.near_cache_statistics is not None:
+            page_options = page_options.with_near_cache()
         return Options(
-            client=_client(value["CLIENT"]),
+            client=client,
             site=Site(
                 SessionCookie(
                     value["COOKIE_NAME"],

@@ -1,12 +1,14 @@
 """What an app can say about its page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from session_authority.errors import ConfigurationError
 
 EFFECTIVE_LIMIT_SECONDS = 3600
+LEASE_SECONDS = 2
+"""The authority's: for so long a near cache may not have heard of an ending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,8 @@ class PageOptions:
         stylesheet_path: A style sheet of the site, to set the page's colours and fonts: a path of this
             site.
         effective_within_seconds: How long an ended session may still be accepted somewhere, in whole
-            seconds, where validations are cached; the page then says so. 0: at once.
+            seconds, where validations are cached; the page then says so. 0: at once, which it is unless
+            given or the client has a near cache; then it is 2, the authority's lease.
         show_ended: Whether to show which sessions ended lately, and why.
 
     Raises:
@@ -45,7 +48,7 @@ class PageOptions:
     language: str | None = None
     catalogues: Path | None = None
     stylesheet_path: str | None = None
-    effective_within_seconds: int = 0
+    effective_within_seconds: int | None = None
     show_ended: bool = True
 
     def __post_init__(self) -> None:
@@ -59,12 +62,18 @@ class PageOptions:
             path = getattr(self, name)
             if path is not None and not _is_path(path):
                 raise ConfigurationError(name, 'must be a path of this site, as "/goodbye"')
-        if not 0 <= self.effective_within_seconds <= EFFECTIVE_LIMIT_SECONDS:
+        if not 0 <= (self.effective_within_seconds or 0) <= EFFECTIVE_LIMIT_SECONDS:
             raise ConfigurationError(
                 "effective_within_seconds", f"must be from 0 to {EFFECTIVE_LIMIT_SECONDS}"
             )
         if self.catalogues is not None and not self.catalogues.is_dir():
             raise ConfigurationError("catalogues", "is not a folder")
+
+    def with_near_cache(self) -> "PageOptions":
+        """Return the options of a page whose client has a near cache."""
+        if self.effective_within_seconds is not None:
+            return self
+        return replace(self, effective_within_seconds=LEASE_SECONDS)
 
 
 def _is_path(address: str) -> bool:

@@ -66,6 +66,7 @@ class SessionsPage:
 
     def __init__(self, options: PageOptions, *, now: Callable[[], datetime] = system_time) -> None:
         self._options = options
+        self._within_seconds = options.effective_within_seconds or 0
         self._now = now
         self._languages = Languages(options.catalogues, options.language)
         self._assets = Assets()
@@ -127,7 +128,6 @@ class SessionsPage:
             return self._renderer.done(visit, "", visit.root)
         notice = Notice.of_query(visit.request.query, visit.token, visit.now)
         say = visit.language, visit.now
-        within = self._options.effective_within_seconds
         return self._renderer.page(
             visit,
             "sessions.html",
@@ -136,8 +136,8 @@ class SessionsPage:
             current=row_of(listing.current, *say) if listing.current else None,
             others=[row_of(session, *say) for session in listing.others],
             ended=[row_of(session, *say) for session in listing.ended],
-            notice=notice.text(visit.language, within) if notice else "",
-            effect=effect(visit.language, within),
+            notice=notice.text(visit.language, self._within_seconds) if notice else "",
+            effect=effect(visit.language, self._within_seconds),
         )
 
     def _download(self, visit: Visit) -> _Answer:
@@ -168,7 +168,7 @@ class SessionsPage:
             title=visit.language.gettext("Log out %(device)s?", device=row.name),
             row=row,
             action="/log-out",
-            effect=effect(visit.language, self._options.effective_within_seconds),
+            effect=effect(visit.language, self._within_seconds),
         )
 
     def _log_out_elsewhere(self, visit: Visit) -> _Answer:
@@ -182,7 +182,7 @@ class SessionsPage:
             title=visit.language.gettext("Log out everywhere else?"),
             row=None,
             action="/log-out-elsewhere",
-            effect=effect(visit.language, self._options.effective_within_seconds),
+            effect=effect(visit.language, self._within_seconds),
         )
 
     def _sign_out(self, visit: Visit) -> _Answer:
@@ -196,7 +196,7 @@ class SessionsPage:
         return self._renderer.done(visit, message, location, signed_out=had_one)
 
     def _tell(self, visit: Visit, notice: Notice) -> PageResponse:
-        message = notice.text(visit.language, self._options.effective_within_seconds)
+        message = notice.text(visit.language, self._within_seconds)
         location = f"{visit.root}?{notice.query(visit.token, visit.now)}"
         return self._renderer.done(visit, message, location)
 

@@ -21,6 +21,7 @@ from session_authority import (
     SessionClient,
     Unavailable,
     ValidationRequest,
+    _core,
 )
 from session_authority.v1 import session_service_pb2 as v1
 from tests.unit.client.conftest import Twin
@@ -274,6 +275,25 @@ async def test_what_this_client_ends_it_forgets_at_once_whatever_became_of_it(
         assert failed
     assert near.statistics.size == 0
     assert await near.sign_out(None)
+
+
+async def test_what_an_integration_ends_is_forgotten_before_it_hears_of_the_answer(
+    near: NearTwin, authority: FakeAuthority
+) -> None:
+    authority.answers("SignOut", v1.SignOutResponse(effective_time=NOON_MESSAGE))
+    authority.answers("RevokeSession", REVOKED)
+    for token in ("t-1", "t-2", "t-3"):
+        await near.validate(token)
+
+    def page() -> _core.Operation[list[int]]:
+        sizes = []
+        for operation in (_core.sign_out("t-1"), _core.revoke("t-3", "s-2")):
+            yield from operation
+            sizes.append(near.statistics.size)
+        return sizes
+
+    assert await near.run_operation(page()) == [2, 1]
+    assert near.statistics.size == 1
 
 
 async def test_many_are_validated_from_memory_where_they_can_be(

@@ -1,0 +1,542 @@
+"""Two servers on one PostgreSQL, clients with near caches, and everything between them misbehaving, round by round.
+
+In each round sessions are made, got into the caches, and ended in every way there is, at either server, while
+processes stand still, ways are slow, stuck or cut, and servers and connections die. What the clients accepted
+meanwhile is judged afterwards (`near_cache_history`).
+
+.venv/bin/python -m tests.integration.near_cache_chaos [rounds] [seed]
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from session_authority import NewSession, SessionAuthorityError, SessionClient, SessionToken
+from session_authority.v1 import session_admin_service_pb2 as pb
+from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
+from session_authority_server.domain.api_key import Permission
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store.database import Database
+from session_authority_server.store.schema import migrate
+from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.usecases.api_keys import ApiKeys
+from tests import postgresql
+from tests.integration.near_cache_history import Ending, Verdict, judge
+from tests.integration.near_cache_validator import Validator, validator
+from tests.integration.program import Program, serving
+from tests.integration.unruly_link import Links, unruly_links
+from tests.postgresql import Cluster
+
+LEASE_SECONDS = 2.0
+SESSION_LIMIT = 3
+# Enough for all, and too few, so that there are always answers under way.
+ROOMY, CRAMPED = 100, 6
+ENDINGS_WITHIN_SECONDS = 1.2
+# After the last effective_time. What a broken rule lets in comes while the world still misbehaves or just after.
+AFTERWARDS_SECONDS = 0.3
+_READY_SECONDS = 3.0
+_PATIENCE_SECONDS = 60.0
+_ANSWER_SECONDS = 60.0
+_LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What callers present, and the id of the key that a sweep is to go through."""
+
+    app: str
+    batch: str
+    batch_id: str
+    operator: str
+
+
+class Server:
+    """A server process that can be started anew on its port, and the ways from it to the database."""
+
+    def __init__(self, folder: Path, links: Links, number: int) -> None:
+        self._folder = folder
+        self._links = links
+        self._ways = (2 * number, 2 * number + 1)
+        self.port = postgresql.free_port()
+        self._running = contextlib.ExitStack()
+        self.program: Program
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def transactions(self) -> int:
+        """The way that transactions and probes go."""
+        return self._ways[0]
+
+    @property
+    def notifications(self) -> int:
+        """The way that changes come."""
+        return self._ways[1]
+
+    def start(self) -> None:
+        urls = [
+            f"postgresql://postgres@127.0.0.1:{self._links.ports[way]}/postgres"
+            for way in self._ways
+        ]
+        given = ("--listen", self.address, "--no-worker")
+        settings = {
+            "SESSION_AUTHORITY_DATABASE_URL": urls[0],
+            "SESSION_AUTHORITY_WATCH_DATABASE_URL": urls[1],
+            "SESSION_AUTHORITY_SESSION_LIMIT": str(SESSION_LIMIT),
+            "SESSION_AUTHORITY_DRAIN_SECONDS": "0.5",
+            "SESSION_AUTHORITY_LOG_LEVEL": "error",
+        }
+        self.program = self._running.enter_context(
+            serving(self._folder, *given, settings=settings, asking_for_keys=True)
+        )
+
+    def stop(self, *, kills: bool = False) -> None:
+        if kills:
+            self.program.kill()
+        self._running.close()
+
+
+@dataclass
+class World:
+    """All of it.
+
+    Attributes:
+        chance: What decides.
+        cluster: The database.
+        servers: Both.
+        database_ways: The ways from the servers to the database.
+        validators: The clients' processes.
+        ways: The way from each of those to its server.
+        endpoints: Direct clients of both servers, for sign-ins and endings.
+        operators: The same, for an operator.
+        keys: What they present.
+        counts: How often what happened.
+    """
+
+    chance: random.Random
+    cluster: Cluster
+    servers: Sequence[Server]
+    database_ways: Links
+    validators: Sequence[Validator]
+    ways: Sequence[Links]
+    endpoints: Sequence[SessionClient]
+    batch: SessionClient
+    operators: Sequence[Any]
+    keys: Keys
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def round(self) -> Verdict:
+        """Play one round, and judge it."""
+        scene = Scene(self)
+        tokens = [new.token.reveal() for new in scene.sessions]
+        for each in self.validators:
+            each.watch(tokens)
+        self._wait_for_hits()
+        with ThreadPoolExecutor(16) as pool:
+            mishaps = [
+                pool.submit(_after, self.chance.uniform(0, 1), happens)
+                for happens in self._mishaps()
+            ]
+            at = [self.chance.uniform(0, ENDINGS_WITHIN_SECONDS) for _ in scene.endings]
+            ends = [
+                pool.submit(_after, seconds, end)
+                for seconds, end in zip(at, scene.endings, strict=True)
+            ]
+            endings = [ending for end in ends for ending in end.result()]
+            if self.chance.random() < 0.3:
+                endings += scene.end_all(self.chance.choice(self.operators))
+            for mishap in mishaps:
+                mishap.result()
+        last = max(ending.effective for ending in endings)
+        time.sleep(max(last - time.time(), 0) + AFTERWARDS_SECONDS)
+        histories = {each.name: each.history() for each in self.validators}
+        return judge(endings, histories)
+
+    def _wait_for_hits(self) -> None:
+        # Of all, as a rule. After some mishaps a stream is back only seconds later, which may be in the next round.
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < _PATIENCE_SECONDS:
+            ready = sum(each.hits() for each in self.validators)
+            if ready == len(self.validators) or (ready and waited > _READY_SECONDS):
+                break
+            time.sleep(0.05)
+
+    def _mishaps(self) -> list[Callable[[], None]]:
+        """Choose what goes wrong, and for how long."""
+        named: dict[str, Callable[[float], Callable[[], None]]] = {
+            "client stands still": self._freeze_client,
+            "server stands still": self._freeze_server,
+            "proxy stands still": self._freeze_proxy,
+            "database stands still": self._freeze_database,
+            "way is slow": self._slow_way,
+            "way is slow, back": self._slow_way_back,
+            "way is stuck": self._stuck_way,
+            "way is cut": self._cut_way,
+            "transactions are slow": self._slow_transactions,
+            "changes come late": self._slow_notifications,
+            "listeners die": self._kill_listeners,
+            "server dies": self._restart_server,
+        }
+        chosen = self.chance.choices(list(named), k=self.chance.randint(1, 3))
+        if chosen.count("server dies") > 1:
+            chosen = ["server dies"]
+        for name in chosen:
+            self.counts[name] = self.counts.get(name, 0) + 1
+        return [named[name](self.chance.uniform(0.2, 3)) for name in chosen]
+
+    def _freeze_client(self, seconds: float) -> Callable[[], None]:
+        return _standstill(self.chance.choice(self.validators).pid, seconds)
+
+    def _freeze_server(self, seconds: float) -> Callable[[], None]:
+        return _standstill(self.chance.choice(self.servers).program.process.pid, seconds)
+
+    def _freeze_proxy(self, seconds: float) -> Callable[[], None]:
+        return _standstill(self.chance.choice([*self.ways, self.database_ways]).pid, seconds)
+
+    def _freeze_database(self, seconds: float) -> Callable[[], None]:
+        def freeze() -> None:
+            with self.cluster.frozen():
+                time.sleep(seconds)
+
+        return freeze
+
+    def _slow_way(self, seconds: float) -> Callable[[], None]:
+        there, back = (self.chance.choice([0, 0.03, 0.3, 1.0, 1.9]) for _ in range(2))
+        way = self.chance.choice(self.ways)
+        return _while(seconds, lambda: way.delay(0, there, back), lambda: way.heal(0))
+
+    def _slow_way_back(self, seconds: float) -> Callable[[], None]:
+        way, back = self.chance.choice(self.ways), self.chance.uniform(2.2, 2.8)
+        return _while(back + 2, lambda: way.delay(0, 0.0, back), lambda: way.heal(0))
+
+    def _stuck_way(self, seconds: float) -> Callable[[], None]:
+        way = self.chance.choice(self.ways)
+        there, back = self.chance.choice([(True, False), (False, True), (True, True)])
+        return _while(seconds, lambda: way.hold(0, there, back), lambda: way.heal(0))
+
+    def _cut_way(self, seconds: float) -> Callable[[], None]:
+        way, refuses = self.chance.choice(self.ways), self.chance.random() < 0.5
+        return _while(seconds / 2, lambda: way.cut(0, refuses), lambda: way.heal(0))
+
+    def _slow_transactions(self, seconds: float) -> Callable[[], None]:
+        way, back = self.chance.choice(self.servers).transactions, self.chance.uniform(0.05, 0.6)
+        links = self.database_ways
+        return _while(seconds, lambda: links.delay(way, 0.0, back), lambda: links.heal(way))
+
+    def _slow_notifications(self, seconds: float) -> Callable[[], None]:
+        way, back = self.chance.choice(self.servers).notifications, self.chance.uniform(0.1, 3.5)
+        links = self.database_ways
+        return _while(3.5, lambda: links.delay(way, 0.0, back), lambda: links.heal(way))
+
+    def _kill_listeners(self, seconds: float) -> Callable[[], None]:
+        return lambda: _ignore(self.cluster.psql(_LISTENERS))
+
+    def _restart_server(self, seconds: float) -> Callable[[], None]:
+        server, kills = self.chance.choice(self.servers), self.chance.random() < 0.7
+
+        def restart() -> None:
+            server.stop(kills=kills)
+            time.sleep(seconds / 4)
+            server.start()
+
+        return restart
+
+
+class Scene:
+    """The sessions of one round, and what ends them.
+
+    Attributes:
+        sessions: All of them; an `Ending` gives a place in here.
+        endings: What to do, and which endings came of it.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._chance = world.chance
+        self._world = world
+        self._round = secrets.token_hex(4)
+        self.sessions: list[NewSession] = []
+        self.endings: list[Callable[[], list[Ending]]] = []
+        for prepare in (
+            self._sign_out,
+            self._revoke,
+            self._revoke_others,
+            self._limit,
+            self._reauthenticate,
+            self._revoke_user,
+            self._revoke_one,
+            self._revoke_key,
+        ):
+            prepare(self._chance.choice(world.endpoints), self._chance.choice(world.operators))
+
+    def end_all(self, operator: Any) -> list[Ending]:
+        """End everybody's sessions."""
+        request = pb.RevokeAllSessionsRequest()
+        effective, answered = _effect(lambda: operator.RevokeAllSessions(request, timeout=3))
+        return [
+            Ending("everybody's sweep", number, effective, answered)
+            for number in range(len(self.sessions))
+        ]
+
+    def _made(self, user: str, client: SessionClient | None = None) -> int:
+        # At either server: what reaches the caches must not depend on where a session was made.
+        secret = secrets.token_bytes(32)
+        client = client or self._chance.choice(self._world.endpoints)
+        maker = client
+        new = _answer(lambda: maker.create(f"{user}-{self._round}", retry_secret=secret))
+        self.sessions.append(new)
+        return len(self.sessions) - 1
+
+    def _token(self, number: int) -> SessionToken:
+        return self.sessions[number].token
+
+    def _ends(self, way: str, sessions: Sequence[int], call: Callable[[], Any]) -> None:
+        """Have a call end sessions, whose answer is or has an effective_time, or is about none."""
+
+        def end() -> list[Ending]:
+            effective, answered = _effect(call)
+            return [Ending(way, number, effective, answered) for number in sessions]
+
+        self.endings.append(end)
+
+    def _sign_out(self, client: SessionClient, operator: Any) -> None:
+        one = self._made("signs-out")
+        self._ends("sign-out", [one], lambda: client.sign_out(self._token(one)))
+
+    def _revoke(self, client: SessionClient, operator: Any) -> None:
+        one, other = self._made("revokes"), self._made("revokes")
+        session_id = self.sessions[one].session.session_id
+        self._ends("revocation", [one], lambda: client.revoke(self._token(other), session_id))
+
+    def _revoke_others(self, client: SessionClient, operator: Any) -> None:
+        *others, own = (self._made("revokes-others") for _ in range(3))
+        self._ends("revoke-others", others, lambda: client.revoke_others(self._token(own)))
+
+    def _limit(self, client: SessionClient, operator: Any) -> None:
+        kept = [self._made("limited") for _ in range(SESSION_LIMIT)]
+        secret = secrets.token_bytes(32)
+        user = f"limited-{self._round}"
+
+        def end() -> list[Ending]:
+            new = _answer(lambda: client.create(user, retry_secret=secret))
+            effective, answered = time.time() + LEASE_SECONDS, time.monotonic()
+            live = {each.session_id for each in _answer(lambda: client.list(new.token))}
+            gone = [n for n in kept if self.sessions[n].session.session_id not in live]
+            assert gone
+            return [Ending("the limit", number, effective, answered) for number in gone]
+
+        self.endings.append(end)
+
+    def _reauthenticate(self, client: SessionClient, operator: Any) -> None:
+        one, secret = self._made("reauthenticates"), secrets.token_bytes(32)
+        self._ends(
+            "re-authentication",
+            [one],
+            lambda: client.reauthenticate(self._token(one), retry_secret=secret),
+        )
+
+    def _revoke_user(self, client: SessionClient, operator: Any) -> None:
+        ended = [self._made("is-swept") for _ in range(2)]
+        request = pb.RevokeUserSessionsRequest(user_id=f"is-swept-{self._round}")
+        call = lambda: operator.RevokeUserSessions(request, timeout=3)  # noqa: E731
+        self._ends("the user's sweep", ended, call)
+
+    def _revoke_one(self, client: SessionClient, operator: Any) -> None:
+        one = self._made("is-ended")
+        request = pb.RevokeOneSessionRequest(session_id=self.sessions[one].session.session_id)
+        call = lambda: operator.RevokeOneSession(request, timeout=3)  # noqa: E731
+        self._ends("an operator", [one], call)
+
+    def _revoke_key(self, client: SessionClient, operator: Any) -> None:
+        ended = [self._made("of-key", self._world.batch) for _ in range(2)]
+        request = pb.RevokeKeySessionsRequest(created_by_key=self._world.keys.batch_id)
+
+        def call() -> Any:
+            answer = operator.RevokeKeySessions(request, timeout=3)
+            if not answer.complete:
+                raise _Incomplete
+            return answer
+
+        self._ends("the key's sweep", ended, call)
+
+
+class _Incomplete(Exception):
+    """A sweep is to go on."""
+
+
+def _answer(call: Callable[[], Any]) -> Any:
+    """Call until there is an answer."""
+    ends_at = time.monotonic() + _ANSWER_SECONDS
+    while True:
+        try:
+            return call()
+        except (SessionAuthorityError, grpc.RpcError, _Incomplete):
+            if time.monotonic() > ends_at:
+                raise
+            time.sleep(0.1)
+
+
+def _effect(call: Callable[[], Any]) -> tuple[float, float]:
+    """End something, and give from when on that is to hold, and when that was known."""
+    answer = _answer(call)
+    answered = time.monotonic()
+    if isinstance(answer, NewSession):  # which tells none: it was committed before now
+        return time.time() + LEASE_SECONDS, answered
+    effective = getattr(answer, "effective_time", answer)
+    if hasattr(effective, "ToNanoseconds"):
+        return effective.ToNanoseconds() / 1e9, answered
+    return effective.timestamp(), answered
+
+
+def _after(seconds: float, do: Callable[[], Any]) -> Any:
+    time.sleep(seconds)
+    return do()
+
+
+def _while(
+    seconds: float, begin: Callable[[], None], end: Callable[[], None]
+) -> Callable[[], None]:
+    def last() -> None:
+        begin()
+        try:
+            time.sleep(seconds)
+        finally:
+            end()
+
+    return last
+
+
+def _standstill(pid: int, seconds: float) -> Callable[[], None]:
+    return _while(
+        seconds, lambda: _signal(pid, signal.SIGSTOP), lambda: _signal(pid, signal.SIGCONT)
+    )
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # a server that died meanwhile
+        os.kill(pid, number)
+
+
+def _ignore(_: object) -> None:
+    """Take what nobody wants to know."""
+
+
+@contextlib.contextmanager
+def world(seed: int, folder: Path) -> Iterator[World]:
+    """Give a world that does what a seed says, as far as its processes keep time."""
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        cluster = enter(postgresql.cluster())
+        keys = asyncio.run(_prepare(cluster.url()))
+        database_ways = enter(unruly_links(*(cluster.port,) * 4))
+        servers = []
+        for number in range(2):
+            place = folder / str(number)
+            place.mkdir()
+            servers.append(server := Server(place, database_ways, number))
+            stack.callback(server.stop)
+            server.start()
+        ways, validators = [], []
+        for number, (aio, room) in enumerate(
+            ((False, ROOMY), (True, ROOMY), (False, CRAMPED), (True, CRAMPED))
+        ):
+            way = enter(unruly_links(servers[number % 2 if number < 2 else 1 - number % 2].port))
+            name = f"{'async' if aio else 'sync'}, {room} sessions"
+            address = f"127.0.0.1:{way.ports[0]}"
+            ways.append(way)
+            validators.append(enter(validator(name, address, keys.app, aio=aio, max_sessions=room)))
+        endpoints = [
+            enter(SessionClient(each.address, api_key=keys.app, deadline_seconds=3))
+            for each in servers
+        ]
+        yield World(
+            random.Random(seed),
+            cluster,
+            servers,
+            database_ways,
+            validators,
+            ways,
+            endpoints,
+            enter(SessionClient(servers[0].address, api_key=keys.batch, deadline_seconds=3)),
+            [_Operator(enter(grpc.insecure_channel(each.address)), keys) for each in servers],
+            keys,
+        )
+
+
+class _Operator:
+    """An operator's stub, with the key."""
+
+    def __init__(self, channel: grpc.Channel, keys: Keys) -> None:
+        self._stub: Any = SessionAdminServiceStub(channel)
+        self._metadata = (("authorization", f"Bearer {keys.operator}"),)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(request: Any, timeout: float) -> Any:
+            return getattr(self._stub, name)(request, timeout=timeout, metadata=self._metadata)
+
+        return call
+
+
+async def _prepare(url: str) -> Keys:
+    database = Database.postgresql(url)
+    try:
+        await migrate(database)
+        keys = ApiKeys(SqlKeyStore(database), SystemClock())
+        app = {Permission.CREATE, Permission.VALIDATE, Permission.WATCH, Permission.MANAGE}
+        _, app_key = await keys.create("app", frozenset(app))
+        batch, batch_key = await keys.create("batch", frozenset({Permission.CREATE}))
+        _, operator_key = await keys.create("operator", frozenset({Permission.TERMINATE}))
+        return Keys(app_key, batch_key, str(batch.key_id), operator_key)
+    finally:
+        await database.close()
+
+
+def main() -> None:
+    """Play rounds until one goes wrong, and say what was seen."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    # So that its processes end with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    total, began = Verdict(), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, world(seed, Path(folder)) as made:
+        for number in range(1, rounds + 1):
+            total += made.round()
+            if total.violations or number % 5 == 0 or number == rounds:
+                seconds = time.monotonic() - began
+                _print(f"{number} rounds of seed {seed} in {seconds:.0f} s: {_summary(total)}")
+            if total.violations:
+                break
+        _print(f"mishaps: {made.counts}")
+    for violation in total.violations[:20]:
+        _print(violation)
+    sys.exit(bool(total.violations))
+
+
+def _summary(verdict: Verdict) -> str:
+    return (
+        f"{verdict.validations} validations, {verdict.accepted} accepted, {verdict.hits} of them from memory, "
+        f"{verdict.late_hits} of those after an ending was answered; {verdict.endings} endings, "
+        f"{len(verdict.violations)} violations"
+    )
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - for whoever runs it
+
+
+if __name__ == "__main__":
+    main()

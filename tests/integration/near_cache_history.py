@@ -1,0 +1,115 @@
+"""What clients were answered and when, what was ended and when, and whether the two agree.
+
+All clocks are those of one machine.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Validation(NamedTuple):
+    """One call of `validate`.
+
+    Attributes:
+        session: Which of the round's sessions was asked about.
+        wall_time: When, read before the call began.
+        monotonic: The same, by the monotonic clock.
+        accepted: Whether it was accepted; None where nobody knew.
+        hit: Whether it was answered from memory.
+    """
+
+    session: int
+    wall_time: float
+    monotonic: float
+    accepted: bool | None
+    hit: bool
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The answer to a call that ended a session.
+
+    Attributes:
+        way: How it was ended.
+        session: Which.
+        effective: When nobody was to accept it any more, by the wall clock, as it was answered.
+        answered: When that answer had come, by the monotonic clock.
+    """
+
+    way: str
+    session: int
+    effective: float
+    answered: float
+
+
+@dataclass
+class Verdict:
+    """What a history shows.
+
+    Attributes:
+        validations: How many there were.
+        accepted: Those that were.
+        hits: Those that were accepted from memory.
+        late_hits: Hits on a session that had been ended, by the time at which they began.
+        endings: How many there were.
+        violations: Acceptances that must not have been.
+    """
+
+    validations: int = 0
+    accepted: int = 0
+    hits: int = 0
+    late_hits: int = 0
+    endings: int = 0
+    violations: tuple[str, ...] = ()
+
+    def __add__(self, other: "Verdict") -> "Verdict":
+        return Verdict(
+            self.validations + other.validations,
+            self.accepted + other.accepted,
+            self.hits + other.hits,
+            self.late_hits + other.late_hits,
+            self.endings + other.endings,
+            self.violations + other.violations,
+        )
+
+
+def judge(endings: Sequence[Ending], histories: Mapping[str, Iterable[Validation]]) -> Verdict:
+    """Look in what each client was answered for a session that was accepted after its ending.
+
+    Of several endings of one session, each has to hold.
+    """
+    by_session: dict[int, list[Ending]] = {}
+    for ending in endings:
+        by_session.setdefault(ending.session, []).append(ending)
+    verdict = Verdict(endings=len(endings))
+    violations: list[str] = []
+    for client, history in histories.items():
+        for each in history:
+            verdict.validations += 1
+            if not each.accepted:
+                continue
+            verdict.accepted += 1
+            verdict.hits += each.hit
+            of_it = by_session.get(each.session, [])
+            verdict.late_hits += each.hit and any(each.monotonic > e.answered for e in of_it)
+            violations += [
+                f"{client}: {fault}" for e in of_it if (fault := _fault(e, each)) is not None
+            ]
+    verdict.violations = tuple(violations)
+    return verdict
+
+
+def _fault(ending: Ending, validation: Validation) -> str | None:
+    after = validation.wall_time - ending.effective
+    if after > 0:
+        return f"{_told(ending, validation)} {after:.3f} s after its effective_time"
+    after = validation.monotonic - ending.answered
+    if after > 0 and not validation.hit:
+        return f"{_told(ending, validation)} {after:.3f} s after the answer"
+    return None
+
+
+def _told(ending: Ending, validation: Validation) -> str:
+    source = "memory" if validation.hit else "the authority"
+    return f"session {ending.session}, ended by {ending.way}, was accepted by {source}"
