@@ -278,7 +278,9 @@ def _kinds() -> Iterator[type]:
                 continue
             for kind in vars(importlib.import_module(module.name)).values():
                 if (
-                    issubclass(type(kind), type)  # asked of a lazy object of Django's, isclass would set it up
+                    issubclass(
+                        type(kind), type
+                    )  # asked of a lazy object of Django's, isclass would set it up
                     and kind.__module__ == module.name
                     and "__init__" in vars(kind)
                     and not issubclass(kind, Enum)

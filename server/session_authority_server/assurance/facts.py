@@ -18,6 +18,8 @@ from session_authority_server.store.schema import SchemaVersion
 
 # What lies there is gone when the machine is switched off.
 _IN_MEMORY = frozenset(("tmpfs", "ramfs"))
+# More than clocks differ by that are right.
+_CLOCKS_DIFFER = timedelta(minutes=1)
 # SQLite's locks and its write-ahead log ask for a disk of this machine.
 _OVER_A_NETWORK = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs")
@@ -72,6 +74,7 @@ class Contents:
         keys: Every API key there is or was.
         uses: What each used since that is recorded.
         overdue_since: When the longest overdue session should have been looked at; None where none is overdue.
+        live_until: Until when that live session needs no look which needs one last; None where there is none.
         unfinished: What else waits for the worker.
         sign_ins_until: From when on sign-ins have no partition to go to; None where there are enough.
     """
@@ -79,6 +82,7 @@ class Contents:
     keys: Sequence[ApiKey]
     uses: Mapping[UUID, Mapping[Permission, KeyUse]]
     overdue_since: datetime | None
+    live_until: datetime | None
     unfinished: Unfinished
     sign_ins_until: datetime | None
 
@@ -131,6 +135,16 @@ class Facts:
         return self.exposure.insecure or any(
             permission in key.permissions for key in self.good_keys
         )
+
+    def outlived(self, limit: timedelta) -> datetime | None:
+        """Return until when, at least, a session may live to which a limit of the policy was none when it began.
+
+        None where no such session is known. One that began under the policy needs a look before its limits have
+        passed from now on.
+        """
+        until = None if self.contents is None else self.contents.live_until
+        there = self.now - self.clock_skew
+        return None if until is None or until - there <= limit + _CLOCKS_DIFFER else until
 
     @property
     def is_encrypted(self) -> bool:

@@ -13,7 +13,11 @@ from session_authority_server.domain.api_key import parse
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.token import SECRET_BYTES
 from session_authority_server.store import schema
-from session_authority_server.store.condition import read_condition, read_unfinished
+from session_authority_server.store.condition import (
+    read_condition,
+    read_live_until,
+    read_unfinished,
+)
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import Partitions
 from session_authority_server.store.sql_key_store import SqlKeyStore
@@ -92,6 +96,7 @@ async def _contents(database: Database, now: datetime) -> Contents:
         keys=await keys.read_keys(),
         uses=await keys.read_key_uses(),
         overdue_since=await SqlUpkeepStore(database).oldest_overdue(now),
+        live_until=await read_live_until(database, now),
         unfinished=await read_unfinished(database),
         sign_ins_until=await _sign_ins_until(Partitions(database), now),
     )

@@ -8,7 +8,11 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.store.database import Database
-from session_authority_server.store.tables import erasures, sweeps
+from session_authority_server.store.liveness import is_live
+from session_authority_server.store.tables import erasures, sessions, sweeps
+
+# How many sessions are looked at for one that no sweep has ended.
+LOOKED_AT = 1_000
 
 # Who may not see more than that there is a standby sees nulls. A running base backup is none.
 _POSTGRESQL = text(
@@ -111,6 +115,31 @@ async def read_unfinished(database: Database) -> Unfinished:
     async def work(connection: AsyncConnection) -> Unfinished:
         sweep_time, erase_time = (await connection.execute(statement)).one()
         return Unfinished(sweep_time=sweep_time, erase_time=erase_time)
+
+    return await database.read(work)
+
+
+async def read_live_until(database: Database, now: datetime) -> datetime | None:
+    """Return until when that live session needs no look which needs one last; None where there is none.
+
+    Of the limits that sessions began under, nothing else is indexed: one without an idle timeout needs a look when
+    its lifetime is over, others when they would have idled. Where the last `LOOKED_AT` were all swept, and the worker
+    has not recorded it, it is the last of these.
+
+    Raises:
+        StoreUnavailable: If the database doesn't answer.
+    """
+    statement = (
+        select(sessions.c.check_time, is_live(now).label("live"))
+        .where(sessions.c.end_time.is_(None), sessions.c.check_time > now)
+        .order_by(sessions.c.check_time.desc(), sessions.c.session_id.desc())
+        .limit(LOOKED_AT)
+    )
+
+    async def work(connection: AsyncConnection) -> datetime | None:
+        found = (await connection.execute(statement)).all()
+        live = (row.check_time for row in found if row.live)
+        return next(live, found[0].check_time if len(found) == LOOKED_AT else None)
 
     return await database.read(work)
 

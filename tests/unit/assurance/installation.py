@@ -72,6 +72,7 @@ def contents(
         uses = {key.key_id: used(*key.permissions, first=NOW - 59 * DAY, last=NOW) for key in kept}
     given: dict[str, Any] = {
         "overdue_since": None,
+        "live_until": None,
         "unfinished": NOTHING_UNFINISHED,
         "sign_ins_until": None,
         **changes,

@@ -108,6 +108,14 @@ async def test_what_waits_for_the_worker_is_known(place: Place) -> None:
     assert contents is not None
     assert contents.overdue_since == START + DAY
     assert contents.unfinished.sweep_time == START + MINUTE
+    assert contents.live_until is None
+
+
+async def test_how_long_live_sessions_may_live_is_known(place: Place) -> None:
+    await place.engine.add(a_session(lifetime=90 * DAY))
+    contents = (await place.facts(absolute_lifetime_seconds=43_200)).contents
+    assert contents is not None
+    assert contents.live_until == START + 90 * DAY
 
 
 async def test_files_are_known_with_who_may_read_them(place: Place, tmp_path: Path) -> None:
