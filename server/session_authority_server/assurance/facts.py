@@ -35,6 +35,7 @@ class Exposure:
         is_loopback: Whether only this machine can get there.
         tls: Whether it has been given a certificate.
         tls_fault: Why it can't serve with that; empty where it can.
+        tls_dates: The first and the last moment of its certificate; None where they are not known.
         allow_plaintext: Whether `serve` is told that something in front encrypts.
         insecure: Whether `serve` is told to ask for no API keys.
         metrics_listen: Where metrics are served; empty for nowhere.
@@ -45,6 +46,7 @@ class Exposure:
     is_loopback: bool
     tls: bool
     tls_fault: str
+    tls_dates: tuple[datetime, datetime] | None
     allow_plaintext: bool
     insecure: bool
     metrics_listen: str

@@ -34,6 +34,7 @@ async def gather(
     insecure: bool = False,
     allow_plaintext: bool = False,
     tls_fault: str = "",
+    tls_dates: tuple[datetime, datetime] | None = None,
     config_file: Path | None = None,
 ) -> Facts:
     """Look at an installation, without changing anything of it.
@@ -45,6 +46,7 @@ async def gather(
         insecure: Whether its servers are started with `--insecure`.
         allow_plaintext: Whether its servers are started with `--allow-plaintext`.
         tls_fault: Why they can't serve with their certificate, if so.
+        tls_dates: The first and the last moment of that, where they are known.
         config_file: Where its settings were read from, if that is a file.
 
     Raises:
@@ -62,6 +64,7 @@ async def gather(
             is_loopback=is_loopback(settings.listen),
             tls=bool(settings.tls_certificate),
             tls_fault=tls_fault,
+            tls_dates=tls_dates,
             allow_plaintext=allow_plaintext,
             insecure=insecure,
             metrics_listen=metrics,

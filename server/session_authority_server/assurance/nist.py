@@ -87,6 +87,12 @@ def the_way_is_protected(facts: Facts) -> Finding:
     duty = "Serve browsers over TLS alone"
     if exposure.tls_fault:
         return not_met(f"No server can start: {exposure.tls_fault}", setting=setting)
+    if exposure.tls_dates is not None and not (
+        exposure.tls_dates[0] <= facts.now <= exposure.tls_dates[1]
+    ):
+        return not_met(
+            "The certificate does not hold now: no client that verifies it calls", setting=setting
+        )
     if exposure.tls:
         return met("Calls are encrypted by TLS", duty=duty, setting=setting)
     if exposure.is_loopback:

@@ -31,6 +31,7 @@ EXPOSURE = Exposure(
     is_loopback=False,
     tls=True,
     tls_fault="",
+    tls_dates=(NOW - 60 * DAY, NOW + 30 * DAY),
     allow_plaintext=False,
     insecure=False,
     metrics_listen="",

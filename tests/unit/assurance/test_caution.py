@@ -84,6 +84,23 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
         [exposure(tls=False, allow_plaintext=True), exposure(tls=False)],
         [an_installation(exposure=LOCAL)],
     ),
+    "certificate-not-valid": (
+        [
+            exposure(tls_dates=(NOW - DAY, NOW - SECOND)),
+            exposure(tls_dates=(NOW + SECOND, NOW + DAY)),
+        ],
+        [exposure(tls_dates=(NOW, NOW)), exposure(tls_dates=None)],
+    ),
+    "certificate-expires-soon": (
+        [
+            exposure(tls_dates=(NOW - 60 * DAY, NOW + 14 * DAY)),
+            exposure(tls_dates=(NOW - 3 * DAY, NOW + DAY)),
+        ],
+        [
+            exposure(tls_dates=(NOW - 60 * DAY, NOW + 14 * DAY + SECOND)),
+            exposure(tls_dates=(NOW - 3 * DAY, NOW + DAY + SECOND)),
+        ],
+    ),
     "plaintext-metrics": (
         [exposure(metrics_listen="0.0.0.0:9000", metrics_is_loopback=False)],
         [exposure(metrics_listen="127.0.0.1:9000", metrics_is_loopback=True)],

@@ -137,8 +137,14 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
             exposure(tls=False, insecure=True),
             exposure(tls=False, insecure=True, allow_plaintext=True),
             exposure(tls_fault="server.pem can't be read"),
+            exposure(tls_dates=(NOW - DAY, NOW - SECOND)),
+            exposure(tls_dates=(NOW + SECOND, NOW + DAY)),
         ],
-        [an_installation(exposure=LOCAL)],
+        [
+            an_installation(exposure=LOCAL),
+            exposure(tls_dates=None),
+            exposure(tls_dates=(NOW, NOW)),
+        ],
     ),
     "5.1-logout": ([without(MANAGE), postgresql(fsync=False)], [without(CREATE)]),
 }
