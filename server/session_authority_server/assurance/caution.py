@@ -151,6 +151,20 @@ def others_listen_in(facts: Facts) -> Iterator[Caution]:
                 "the connection to it leaves this machine, and is not encrypted",
                 "add ?sslmode=verify-full to SESSION_AUTHORITY_DATABASE_URL",
             )
+        case PostgresqlCondition(verified=False, is_local=False):
+            yield _unverified("SESSION_AUTHORITY_DATABASE_URL")
+    if not facts.watch_is_verified:
+        yield _unverified("SESSION_AUTHORITY_WATCH_DATABASE_URL")
+
+
+def _unverified(setting: str) -> Caution:
+    return Caution(
+        "unverified-database",
+        setting,
+        "the connection to it leaves this machine, and the database need not prove who it is: whoever is in between "
+        "can read along and answer in its place",
+        f"add ?sslmode=verify-full to {setting}, and sslrootcert for an authority of your own",
+    )
 
 
 def the_certificate_ends(facts: Facts) -> Iterator[Caution]:

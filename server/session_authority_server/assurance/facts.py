@@ -101,6 +101,8 @@ class Facts:
         audit_log: Where its audit log goes; empty for nowhere.
         audit_addresses: Whether that tells addresses.
         condition: How its database keeps what it is told.
+        watch_is_verified: Whether a database that changes are heard from by another address has to prove who it is;
+            true where it is on this machine, or there is no other address.
         filesystem: The type of the file system of a SQLite file; empty where that is not known.
         schema: Where its database's schema stands.
         clock_skew: How far this machine's clock is ahead of the database's.
@@ -117,6 +119,7 @@ class Facts:
     audit_log: str
     audit_addresses: bool
     condition: Condition
+    watch_is_verified: bool
     filesystem: str
     schema: SchemaVersion
     clock_skew: timedelta

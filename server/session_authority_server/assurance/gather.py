@@ -12,7 +12,7 @@ from session_authority_server.config import STANDARD_OUTPUT, Settings, is_loopba
 from session_authority_server.domain.api_key import parse
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.token import SECRET_BYTES
-from session_authority_server.store import schema
+from session_authority_server.store import proof, schema
 from session_authority_server.store.condition import (
     read_condition,
     read_live_until,
@@ -74,6 +74,7 @@ async def gather(
         audit_log=settings.audit_log,
         audit_addresses=settings.audit_addresses,
         condition=await read_condition(database),
+        watch_is_verified=_is_verified(settings.watch_database_url),
         filesystem="" if path is None else filesystem_of(path),
         schema=version,
         clock_skew=await ClockSkew(database, clock).measure(),
@@ -91,6 +92,16 @@ def _development_key_id(settings: Settings) -> UUID | None:
         return None  # whatever lies there, it is no key
     key = None if presented is None else parse(presented)
     return None if key is None else key.id
+
+
+def _is_verified(url: str) -> bool:
+    if not url:
+        return True
+    try:
+        parameters = proof.parameters_of(url)
+    except ValueError:
+        return True  # no server starts with it, and each says so
+    return proof.is_asked_for(parameters) or not proof.leaves_this_machine(parameters)
 
 
 async def _contents(database: Database, now: datetime) -> Contents:

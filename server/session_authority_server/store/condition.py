@@ -3,10 +3,12 @@
 import ipaddress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from session_authority_server.store import proof
 from session_authority_server.store.database import Database
 from session_authority_server.store.liveness import is_live
 from session_authority_server.store.tables import erasures, sessions, sweeps
@@ -52,6 +54,7 @@ class PostgresqlCondition:
         standbys: How many follow it now.
         asynchronous_standbys: How many of these no commit waits for, as far as our role may see.
         encrypted: Whether the connection is.
+        verified: Whether the server has to prove who it is.
         is_local: Whether the connection stays on this machine.
     """
 
@@ -62,6 +65,7 @@ class PostgresqlCondition:
     standbys: int
     asynchronous_standbys: int
     encrypted: bool
+    verified: bool
     is_local: bool
 
 
@@ -94,7 +98,12 @@ async def read_condition(database: Database) -> Condition:
             return SqliteCondition(journal_mode=mode)
         row = (await connection.execute(_POSTGRESQL)).one()._asdict()
         client, server = row.pop("client_address"), row.pop("server_address")
-        return PostgresqlCondition(**row, is_local=_is_local(client, server))
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        return PostgresqlCondition(
+            **row,
+            verified=proof.is_asked_for(driver.info.get_parameters()),
+            is_local=_is_local(client, server),
+        )
 
     return await database.read(work)
 

@@ -46,6 +46,7 @@ POSTGRESQL = PostgresqlCondition(
     standbys=1,
     asynchronous_standbys=0,
     encrypted=True,
+    verified=True,
     is_local=False,
 )
 SQLITE = SqliteCondition(journal_mode="wal")
@@ -91,6 +92,7 @@ def an_installation(**changes: Any) -> Facts:
         "audit_log": "/var/log/audit.jsonl",
         "audit_addresses": False,
         "condition": POSTGRESQL,
+        "watch_is_verified": True,
         "filesystem": "",
         "schema": SchemaVersion("0006", "0006", known=True, oldest_program=None),
         "clock_skew": timedelta(0),

@@ -109,6 +109,13 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
         [postgresql(encrypted=False)],
         [postgresql(encrypted=False, is_local=True), an_installation(condition=SQLITE)],
     ),
+    "unverified-database": (
+        [postgresql(verified=False), an_installation(watch_is_verified=False)],
+        [
+            postgresql(verified=False, is_local=True),
+            postgresql(verified=False, encrypted=False),  # which is told as worse
+        ],
+    ),
     "open-file": ([file(0o644), file(0o602), file(0o601)], [file(0o600), file(0o660)]),
     "not-durable": (
         [
