@@ -156,15 +156,22 @@ def test_files_that_others_can_read_are_named(tmp_path: Path) -> None:
     assert {Path(each).name for each in named} >= {FILE, f"{FILE}.key"}
 
 
-def test_a_certificate_that_no_server_can_start_with_protects_nothing(tmp_path: Path) -> None:
+def test_a_certificate_that_no_server_can_start_with_or_has_expired_protects_nothing(
+    tmp_path: Path,
+) -> None:
     asyncio.run(_begin(tmp_path / FILE))
-    pair = TestAuthority(tmp_path).pair()
+    authority = TestAuthority(tmp_path)
+    pair = authority.pair()
     settings = {
         "SESSION_AUTHORITY_TLS_CERTIFICATE": str(pair.certificate),
         "SESSION_AUTHORITY_TLS_KEY": str(pair.key),
     }
     listen = ("--listen", "0.0.0.0:50551")
     assert verdicts(report(tmp_path, *listen, settings=settings))["5.1-channel"] == "met"
+    pair.replace(authority.pair(expired=True))
+    said = report(tmp_path, *listen, settings=settings, status=1)
+    assert verdicts(said)["5.1-channel"] == "not_met"
+    assert "certificate-not-valid" in warnings(said)
     pair.certificate.unlink()
     said = report(tmp_path, *listen, settings=settings, status=1)
     [channel] = [each for each in said["requirements"] if each["id"] == "5.1-channel"]

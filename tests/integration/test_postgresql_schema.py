@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from session_authority_server.domain.token import new_id
 from session_authority_server.store import schema
+from session_authority_server.store.condition import read_live_until
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import PendingSweep, Touch, Transaction
 from session_authority_server.store.tables import metadata
@@ -133,6 +134,10 @@ STATEMENTS: dict[str, tuple[Call, str]] = {
     ),
     "oldest overdue": (
         lambda engine: engine.upkeep.oldest_overdue(LATER),
+        "sessions_check_time_session_id_idx",
+    ),
+    "how long live ones live": (
+        lambda engine: read_live_until(engine.database, START),
         "sessions_check_time_session_id_idx",
     ),
     "end swept": (

@@ -14,6 +14,7 @@ from session_authority_server.assurance.requirement import (
     met,
     nobody_may,
     not_met,
+    outlived,
 )
 from session_authority_server.assurance.wording import span
 from session_authority_server.domain.api_key import Permission
@@ -26,7 +27,7 @@ def limits_are_documented(facts: Facts) -> Finding:
     """Judge 7.1.1."""
     lifetime, idle = facts.policy.absolute_lifetime, facts.policy.idle_timeout
     setting = "absolute_lifetime_seconds"
-    limits = f"A session lives {span(lifetime)} at most, and unused " + (
+    limits = f"A session that begins now lives {span(lifetime)} at most, and unused " + (
         span(idle) if idle else "as long"
     )
     if lifetime > LONGEST_JUSTIFIED:
@@ -62,8 +63,13 @@ def idleness_ends(facts: Facts) -> Finding:
     idle = facts.policy.idle_timeout
     if idle is None:
         return not_met("Sessions may stay unused", setting="idle_timeout_seconds")
+    if until := facts.outlived(idle):
+        return not_met(
+            outlived(f"It is {span(idle)}", until),
+            setting="idle_timeout_seconds",
+        )
     return met(
-        f"A session that is unused for {span(idle)} ends",
+        f"A session that begins now and is unused for {span(idle)} ends",
         duty="Mark validations that no user caused as passive",
         setting="idle_timeout_seconds",
     )
@@ -71,9 +77,12 @@ def idleness_ends(facts: Facts) -> Finding:
 
 def age_ends(facts: Facts) -> Finding:
     """Judge 7.3.2."""
+    lifetime, setting = facts.policy.absolute_lifetime, "absolute_lifetime_seconds"
+    if until := facts.outlived(lifetime):
+        return not_met(outlived(f"It is {span(lifetime)}", until), setting=setting)
     return met(
-        f"A session ends {span(facts.policy.absolute_lifetime)} after its user was authenticated, at the latest",
-        setting="absolute_lifetime_seconds",
+        f"A session that begins now ends {span(lifetime)} after its user was authenticated, at the latest",
+        setting=setting,
     )
 
 

@@ -14,8 +14,10 @@ from session_authority_server.store.condition import PostgresqlCondition, Sqlite
 
 # How long a key, or a permission of it, may go unused before that is told.
 UNUSED_AFTER = timedelta(days=30)
-# How long before a key's end its successor should be on its way.
+# How long before a key's or a certificate's end its successor should be on its way.
 EXPIRES_SOON = timedelta(days=14)
+# Which part of a certificate's time is its last, if that is less.
+_LAST_PART = 0.25
 # How long what is due may wait for the worker: so many of its intervals, and at least so long.
 _BACKLOG_INTERVALS = 10
 _LEAST_BACKLOG = timedelta(minutes=10)
@@ -149,6 +151,43 @@ def others_listen_in(facts: Facts) -> Iterator[Caution]:
                 "the connection to it leaves this machine, and is not encrypted",
                 "add ?sslmode=verify-full to SESSION_AUTHORITY_DATABASE_URL",
             )
+        case PostgresqlCondition(verified=False, is_local=False):
+            yield _unverified("SESSION_AUTHORITY_DATABASE_URL")
+    if not facts.watch_is_verified:
+        yield _unverified("SESSION_AUTHORITY_WATCH_DATABASE_URL")
+
+
+def _unverified(setting: str) -> Caution:
+    return Caution(
+        "unverified-database",
+        setting,
+        "the connection to it leaves this machine, and the database need not prove who it is: whoever is in between "
+        "can read along and answer in its place",
+        f"add ?sslmode=verify-full to {setting}, and sslrootcert for an authority of your own",
+    )
+
+
+def the_certificate_ends(facts: Facts) -> Iterator[Caution]:
+    """Tell of a certificate that no client accepts now, or soon."""
+    if facts.exposure.tls_dates is None:
+        return
+    begin, end = facts.exposure.tls_dates
+    remedy = "replace the certificate and its key; servers take the new ones up by themselves"
+    if not begin <= facts.now <= end:
+        yield Caution(
+            "certificate-not-valid",
+            "SESSION_AUTHORITY_TLS_CERTIFICATE",
+            f"it holds from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, which is not now",
+            remedy,
+        )
+    # One that lives for days alone is replaced days before its end.
+    elif end - facts.now <= min(EXPIRES_SOON, (end - begin) * _LAST_PART):
+        yield Caution(
+            "certificate-expires-soon",
+            "SESSION_AUTHORITY_TLS_CERTIFICATE",
+            f"it expires at {end:%Y-%m-%d %H:%M} UTC",
+            remedy,
+        )
 
 
 def nobody_is_asked_who_they_are(facts: Facts) -> Iterator[Caution]:
@@ -337,6 +376,7 @@ WATCHES: Sequence[Watch] = (
     schema_is_another,
     nobody_is_asked_who_they_are,
     others_listen_in,
+    the_certificate_ends,
     files_are_open,
     loses_commits,
     fails_over_to_the_past,

@@ -18,6 +18,8 @@ from session_authority_server.store.schema import SchemaVersion
 
 # What lies there is gone when the machine is switched off.
 _IN_MEMORY = frozenset(("tmpfs", "ramfs"))
+# More than clocks differ by that are right.
+_CLOCKS_DIFFER = timedelta(minutes=1)
 # SQLite's locks and its write-ahead log ask for a disk of this machine.
 _OVER_A_NETWORK = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs")
@@ -33,6 +35,7 @@ class Exposure:
         is_loopback: Whether only this machine can get there.
         tls: Whether it has been given a certificate.
         tls_fault: Why it can't serve with that; empty where it can.
+        tls_dates: The first and the last moment of its certificate; None where they are not known.
         allow_plaintext: Whether `serve` is told that something in front encrypts.
         insecure: Whether `serve` is told to ask for no API keys.
         metrics_listen: Where metrics are served; empty for nowhere.
@@ -43,6 +46,7 @@ class Exposure:
     is_loopback: bool
     tls: bool
     tls_fault: str
+    tls_dates: tuple[datetime, datetime] | None
     allow_plaintext: bool
     insecure: bool
     metrics_listen: str
@@ -72,6 +76,7 @@ class Contents:
         keys: Every API key there is or was.
         uses: What each used since that is recorded.
         overdue_since: When the longest overdue session should have been looked at; None where none is overdue.
+        live_until: Until when that live session needs no look which needs one last; None where there is none.
         unfinished: What else waits for the worker.
         sign_ins_until: From when on sign-ins have no partition to go to; None where there are enough.
     """
@@ -79,6 +84,7 @@ class Contents:
     keys: Sequence[ApiKey]
     uses: Mapping[UUID, Mapping[Permission, KeyUse]]
     overdue_since: datetime | None
+    live_until: datetime | None
     unfinished: Unfinished
     sign_ins_until: datetime | None
 
@@ -95,6 +101,8 @@ class Facts:
         audit_log: Where its audit log goes; empty for nowhere.
         audit_addresses: Whether that tells addresses.
         condition: How its database keeps what it is told.
+        watch_is_verified: Whether a database that changes are heard from by another address has to prove who it is;
+            true where it is on this machine, or there is no other address.
         filesystem: The type of the file system of a SQLite file; empty where that is not known.
         schema: Where its database's schema stands.
         clock_skew: How far this machine's clock is ahead of the database's.
@@ -111,6 +119,7 @@ class Facts:
     audit_log: str
     audit_addresses: bool
     condition: Condition
+    watch_is_verified: bool
     filesystem: str
     schema: SchemaVersion
     clock_skew: timedelta
@@ -131,6 +140,16 @@ class Facts:
         return self.exposure.insecure or any(
             permission in key.permissions for key in self.good_keys
         )
+
+    def outlived(self, limit: timedelta) -> datetime | None:
+        """Return until when, at least, a session may live to which a limit of the policy was none when it began.
+
+        None where no such session is known. One that began under the policy needs a look before its limits have
+        passed from now on.
+        """
+        until = None if self.contents is None else self.contents.live_until
+        there = self.now - self.clock_skew
+        return None if until is None or until - there <= limit + _CLOCKS_DIFFER else until
 
     @property
     def is_encrypted(self) -> bool:

@@ -12,8 +12,12 @@ from session_authority_server.config import STANDARD_OUTPUT, Settings, is_loopba
 from session_authority_server.domain.api_key import parse
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.token import SECRET_BYTES
-from session_authority_server.store import schema
-from session_authority_server.store.condition import read_condition, read_unfinished
+from session_authority_server.store import proof, schema
+from session_authority_server.store.condition import (
+    read_condition,
+    read_live_until,
+    read_unfinished,
+)
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import Partitions
 from session_authority_server.store.sql_key_store import SqlKeyStore
@@ -30,6 +34,7 @@ async def gather(
     insecure: bool = False,
     allow_plaintext: bool = False,
     tls_fault: str = "",
+    tls_dates: tuple[datetime, datetime] | None = None,
     config_file: Path | None = None,
 ) -> Facts:
     """Look at an installation, without changing anything of it.
@@ -41,6 +46,7 @@ async def gather(
         insecure: Whether its servers are started with `--insecure`.
         allow_plaintext: Whether its servers are started with `--allow-plaintext`.
         tls_fault: Why they can't serve with their certificate, if so.
+        tls_dates: The first and the last moment of that, where they are known.
         config_file: Where its settings were read from, if that is a file.
 
     Raises:
@@ -58,6 +64,7 @@ async def gather(
             is_loopback=is_loopback(settings.listen),
             tls=bool(settings.tls_certificate),
             tls_fault=tls_fault,
+            tls_dates=tls_dates,
             allow_plaintext=allow_plaintext,
             insecure=insecure,
             metrics_listen=metrics,
@@ -67,6 +74,7 @@ async def gather(
         audit_log=settings.audit_log,
         audit_addresses=settings.audit_addresses,
         condition=await read_condition(database),
+        watch_is_verified=_is_verified(settings.watch_database_url),
         filesystem="" if path is None else filesystem_of(path),
         schema=version,
         clock_skew=await ClockSkew(database, clock).measure(),
@@ -86,12 +94,23 @@ def _development_key_id(settings: Settings) -> UUID | None:
     return None if key is None else key.id
 
 
+def _is_verified(url: str) -> bool:
+    if not url:
+        return True
+    try:
+        parameters = proof.parameters_of(url)
+    except ValueError:
+        return True  # no server starts with it, and each says so
+    return proof.is_asked_for(parameters) or not proof.leaves_this_machine(parameters)
+
+
 async def _contents(database: Database, now: datetime) -> Contents:
     keys = SqlKeyStore(database)
     return Contents(
         keys=await keys.read_keys(),
         uses=await keys.read_key_uses(),
         overdue_since=await SqlUpkeepStore(database).oldest_overdue(now),
+        live_until=await read_live_until(database, now),
         unfinished=await read_unfinished(database),
         sign_ins_until=await _sign_ins_until(Partitions(database), now),
     )

@@ -18,6 +18,7 @@ from session_authority_server.assurance.requirement import (
     met,
     nobody_may,
     not_met,
+    outlived,
 )
 from session_authority_server.assurance.wording import span
 from session_authority_server.domain.api_key import Permission
@@ -32,11 +33,16 @@ def lives_at_most(limit: timedelta, level: int) -> Judge:
 
     def judge(facts: Facts) -> Finding:
         lifetime = facts.policy.absolute_lifetime
-        if lifetime <= limit:
-            return met(f"It is {span(lifetime)}", setting=_LIFETIME)
-        justified = level <= WITHIN_ASSURANCE_LEVEL and lifetime <= LONGEST_JUSTIFIED
+        said, until = f"It is {span(lifetime)}", facts.outlived(lifetime)
+        if lifetime <= limit and until is None:
+            return met(said, setting=_LIFETIME)
+        justified = (
+            level <= WITHIN_ASSURANCE_LEVEL
+            and lifetime <= LONGEST_JUSTIFIED
+            and facts.outlived(LONGEST_JUSTIFIED) is None
+        )
         return not_met(
-            f"It is {span(lifetime)}"
+            (said if until is None else outlived(said, until))
             + ("; permitted, with the written justification below" if justified else ""),
             setting=_LIFETIME,
             justified=justified,
@@ -54,6 +60,8 @@ def idles_at_most(limit: timedelta) -> Judge:
             return not_met("There is none", setting=_IDLE_TIMEOUT)
         if idle > limit:
             return not_met(f"It is {span(idle)}", setting=_IDLE_TIMEOUT)
+        if until := facts.outlived(idle):
+            return not_met(outlived(f"It is {span(idle)}", until), setting=_IDLE_TIMEOUT)
         return met(f"It is {span(idle)}", setting=_IDLE_TIMEOUT)
 
     return judge
@@ -62,7 +70,7 @@ def idles_at_most(limit: timedelta) -> Judge:
 def there_is_an_overall_timeout(facts: Facts) -> Finding:
     """Judge that there is one at all."""
     return met(
-        f"It is {span(facts.policy.absolute_lifetime)}, and can't be switched off",
+        f"It is {span(facts.policy.absolute_lifetime)} for sessions that begin now, and can't be switched off",
         setting=_LIFETIME,
     )
 
@@ -79,6 +87,12 @@ def the_way_is_protected(facts: Facts) -> Finding:
     duty = "Serve browsers over TLS alone"
     if exposure.tls_fault:
         return not_met(f"No server can start: {exposure.tls_fault}", setting=setting)
+    if exposure.tls_dates is not None and not (
+        exposure.tls_dates[0] <= facts.now <= exposure.tls_dates[1]
+    ):
+        return not_met(
+            "The certificate does not hold now: no client that verifies it calls", setting=setting
+        )
     if exposure.tls:
         return met("Calls are encrypted by TLS", duty=duty, setting=setting)
     if exposure.is_loopback:
@@ -115,7 +129,7 @@ def either_timeout_ends(facts: Facts) -> Finding:
             setting=_IDLE_TIMEOUT,
         )
     return met(
-        f"Both do ({span(lifetime)}, unused {span(idle)}), at the moment itself",
+        f"Both that a session begins with do (now {span(lifetime)}, unused {span(idle)}), at the moment itself",
         setting=_IDLE_TIMEOUT,
     )
 

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import TypeAlias
 
@@ -82,6 +83,14 @@ def nobody_may(facts: Facts, permission: Permission) -> Finding:
     return not_met(
         f"No API key that is good permits `{permission.value}`; make a key that does: "
         f"session-authority keys create NAME --permission {permission.value}"
+    )
+
+
+def outlived(limit: str, until: datetime) -> str:
+    """Say of a limit that sessions began before it was one, and may live until a moment or longer."""
+    return (
+        f"{limit} for sessions that begin now; some that are live began under a longer limit and keep it, until "
+        f"{until:%Y-%m-%d %H:%M} UTC at least: end all with session-authority revoke --all, or wait"
     )
 
 

@@ -1,6 +1,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -29,6 +30,7 @@ from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.listening import certificates
 from session_authority_server.opening import cannot_use, database_of
+from session_authority_server.rpc.certificate_dates import dates_of
 
 _WIDE_COLUMNS = 160
 _SETTING_COLUMNS = 31  # what the longest takes
@@ -126,6 +128,7 @@ async def _facts(
             insecure=insecure,
             allow_plaintext=allow_plaintext,
             tls_fault=_tls_fault(settings),
+            tls_dates=_tls_dates(settings),
             config_file=config_file,
         )
     except StoreUnavailable as error:
@@ -140,6 +143,12 @@ def _tls_fault(settings: Settings) -> str:
     except CannotStart as error:
         return str(error)
     return ""
+
+
+def _tls_dates(settings: Settings) -> tuple[datetime, datetime] | None:
+    if not settings.tls_certificate:
+        return None
+    return dates_of(Path(settings.tls_certificate), Path(settings.tls_key))
 
 
 def _print(report: Report, demand: Demand, settings: Settings) -> None:

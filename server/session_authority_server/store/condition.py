@@ -3,12 +3,18 @@
 import ipaddress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from session_authority_server.store import proof
 from session_authority_server.store.database import Database
-from session_authority_server.store.tables import erasures, sweeps
+from session_authority_server.store.liveness import is_live
+from session_authority_server.store.tables import erasures, sessions, sweeps
+
+# How many sessions are looked at for one that no sweep has ended.
+LOOKED_AT = 1_000
 
 # Who may not see more than that there is a standby sees nulls. A running base backup is none.
 _POSTGRESQL = text(
@@ -48,6 +54,7 @@ class PostgresqlCondition:
         standbys: How many follow it now.
         asynchronous_standbys: How many of these no commit waits for, as far as our role may see.
         encrypted: Whether the connection is.
+        verified: Whether the server has to prove who it is.
         is_local: Whether the connection stays on this machine.
     """
 
@@ -58,6 +65,7 @@ class PostgresqlCondition:
     standbys: int
     asynchronous_standbys: int
     encrypted: bool
+    verified: bool
     is_local: bool
 
 
@@ -90,7 +98,12 @@ async def read_condition(database: Database) -> Condition:
             return SqliteCondition(journal_mode=mode)
         row = (await connection.execute(_POSTGRESQL)).one()._asdict()
         client, server = row.pop("client_address"), row.pop("server_address")
-        return PostgresqlCondition(**row, is_local=_is_local(client, server))
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        return PostgresqlCondition(
+            **row,
+            verified=proof.is_asked_for(driver.info.get_parameters()),
+            is_local=_is_local(client, server),
+        )
 
     return await database.read(work)
 
@@ -111,6 +124,31 @@ async def read_unfinished(database: Database) -> Unfinished:
     async def work(connection: AsyncConnection) -> Unfinished:
         sweep_time, erase_time = (await connection.execute(statement)).one()
         return Unfinished(sweep_time=sweep_time, erase_time=erase_time)
+
+    return await database.read(work)
+
+
+async def read_live_until(database: Database, now: datetime) -> datetime | None:
+    """Return until when that live session needs no look which needs one last; None where there is none.
+
+    Of the limits that sessions began under, nothing else is indexed: one without an idle timeout needs a look when
+    its lifetime is over, others when they would have idled. Where the last `LOOKED_AT` were all swept, and the worker
+    has not recorded it, it is the last of these.
+
+    Raises:
+        StoreUnavailable: If the database doesn't answer.
+    """
+    statement = (
+        select(sessions.c.check_time, is_live(now).label("live"))
+        .where(sessions.c.end_time.is_(None), sessions.c.check_time > now)
+        .order_by(sessions.c.check_time.desc(), sessions.c.session_id.desc())
+        .limit(LOOKED_AT)
+    )
+
+    async def work(connection: AsyncConnection) -> datetime | None:
+        found = (await connection.execute(statement)).all()
+        live = (row.check_time for row in found if row.live)
+        return next(live, found[0].check_time if len(found) == LOOKED_AT else None)
 
     return await database.read(work)
 

@@ -31,6 +31,7 @@ EXPOSURE = Exposure(
     is_loopback=False,
     tls=True,
     tls_fault="",
+    tls_dates=(NOW - 60 * DAY, NOW + 30 * DAY),
     allow_plaintext=False,
     insecure=False,
     metrics_listen="",
@@ -45,6 +46,7 @@ POSTGRESQL = PostgresqlCondition(
     standbys=1,
     asynchronous_standbys=0,
     encrypted=True,
+    verified=True,
     is_local=False,
 )
 SQLITE = SqliteCondition(journal_mode="wal")
@@ -72,6 +74,7 @@ def contents(
         uses = {key.key_id: used(*key.permissions, first=NOW - 59 * DAY, last=NOW) for key in kept}
     given: dict[str, Any] = {
         "overdue_since": None,
+        "live_until": None,
         "unfinished": NOTHING_UNFINISHED,
         "sign_ins_until": None,
         **changes,
@@ -89,6 +92,7 @@ def an_installation(**changes: Any) -> Facts:
         "audit_log": "/var/log/audit.jsonl",
         "audit_addresses": False,
         "condition": POSTGRESQL,
+        "watch_is_verified": True,
         "filesystem": "",
         "schema": SchemaVersion("0006", "0006", known=True, oldest_program=None),
         "clock_skew": timedelta(0),

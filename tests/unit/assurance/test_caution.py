@@ -84,6 +84,23 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
         [exposure(tls=False, allow_plaintext=True), exposure(tls=False)],
         [an_installation(exposure=LOCAL)],
     ),
+    "certificate-not-valid": (
+        [
+            exposure(tls_dates=(NOW - DAY, NOW - SECOND)),
+            exposure(tls_dates=(NOW + SECOND, NOW + DAY)),
+        ],
+        [exposure(tls_dates=(NOW, NOW)), exposure(tls_dates=None)],
+    ),
+    "certificate-expires-soon": (
+        [
+            exposure(tls_dates=(NOW - 60 * DAY, NOW + 14 * DAY)),
+            exposure(tls_dates=(NOW - 3 * DAY, NOW + DAY)),
+        ],
+        [
+            exposure(tls_dates=(NOW - 60 * DAY, NOW + 14 * DAY + SECOND)),
+            exposure(tls_dates=(NOW - 3 * DAY, NOW + DAY + SECOND)),
+        ],
+    ),
     "plaintext-metrics": (
         [exposure(metrics_listen="0.0.0.0:9000", metrics_is_loopback=False)],
         [exposure(metrics_listen="127.0.0.1:9000", metrics_is_loopback=True)],
@@ -91,6 +108,13 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
     "plaintext-database": (
         [postgresql(encrypted=False)],
         [postgresql(encrypted=False, is_local=True), an_installation(condition=SQLITE)],
+    ),
+    "unverified-database": (
+        [postgresql(verified=False), an_installation(watch_is_verified=False)],
+        [
+            postgresql(verified=False, is_local=True),
+            postgresql(verified=False, encrypted=False),  # which is told as worse
+        ],
     ),
     "open-file": ([file(0o644), file(0o602), file(0o601)], [file(0o600), file(0o660)]),
     "not-durable": (

@@ -83,6 +83,28 @@ async def test_what_settings_say_is_known(place: Place) -> None:
     assert facts.audit_log == "audit.jsonl"
 
 
+@pytest.mark.parametrize(
+    ("address", "verified"),
+    [
+        ("postgresql://db.example.com/authority?sslmode=require&sslrootcert=/none", False),
+        ("postgresql://db.example.com/authority?sslmode=verify-full", True),
+        ("postgresql://localhost/authority", True),
+        ("postgresql://db.example.com:none/authority", True),  # nobody can use it
+        ("", True),
+    ],
+)
+async def test_whether_another_address_to_listen_at_is_verified_is_known(
+    place: Place, address: str, verified: bool
+) -> None:
+    settings = Settings(database_url="postgresql://localhost/x", watch_database_url=address)
+    database = Database.sqlite(place.path, read_only=True)
+    try:
+        facts = await gather(settings, database, place.clock)
+    finally:
+        await database.close()
+    assert facts.watch_is_verified is verified
+
+
 async def test_keys_their_uses_and_the_one_for_development_are_known(place: Place) -> None:
     await make(place.path, place.engine.keys, START)
     [key] = await place.engine.keys.read_keys()
@@ -108,6 +130,14 @@ async def test_what_waits_for_the_worker_is_known(place: Place) -> None:
     assert contents is not None
     assert contents.overdue_since == START + DAY
     assert contents.unfinished.sweep_time == START + MINUTE
+    assert contents.live_until is None
+
+
+async def test_how_long_live_sessions_may_live_is_known(place: Place) -> None:
+    await place.engine.add(a_session(lifetime=90 * DAY))
+    contents = (await place.facts(absolute_lifetime_seconds=43_200)).contents
+    assert contents is not None
+    assert contents.live_until == START + 90 * DAY
 
 
 async def test_files_are_known_with_who_may_read_them(place: Place, tmp_path: Path) -> None:

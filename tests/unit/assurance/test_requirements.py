@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -49,6 +50,11 @@ def postgresql(**changes: Any) -> Facts:
     return an_installation(condition=replace(POSTGRESQL, **changes))
 
 
+def lives_for(length: timedelta, **changes: Any) -> Facts:
+    """There is a session that needs no look until a while from now."""
+    return an_installation(contents=contents(live_until=NOW + length), **changes)
+
+
 def without(permission: Permission) -> Facts:
     """Nobody may do something any more: such keys are over, or were never made."""
     rest = [a_key(each) for each in Permission if each is not permission]
@@ -69,7 +75,14 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
     "7.1.2": ([policy(session_limit=None)], [policy(session_limit=1, at_limit=AtLimit.REFUSE)]),
     "7.2.3": ([an_installation(token_secret_bits=127)], [an_installation(token_secret_bits=128)]),
     "7.2.4": ([without(CREATE)], [without(MANAGE)]),
-    "7.3.1": ([policy(idle_timeout=None)], [policy(idle_timeout=30 * DAY)]),
+    "7.3.1": (
+        [policy(idle_timeout=None), lives_for(16 * MINUTE + SECOND)],
+        [policy(idle_timeout=30 * DAY), lives_for(16 * MINUTE)],
+    ),
+    "7.3.2": (  # an absolute lifetime can't be switched off
+        [lives_for(12 * HOUR + MINUTE + SECOND)],
+        [lives_for(12 * HOUR + MINUTE), policy(absolute_lifetime=3_650 * DAY, idle_timeout=None)],
+    ),
     "7.4.1": (
         [
             postgresql(fsync=False),
@@ -95,24 +108,24 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
         [policy(max_authentication_age=DAY)],
     ),
     "2.1.3-30-days": (
-        [policy(absolute_lifetime=30 * DAY + SECOND)],
-        [policy(absolute_lifetime=30 * DAY)],
+        [policy(absolute_lifetime=30 * DAY + SECOND), lives_for(DAY)],
+        [policy(absolute_lifetime=30 * DAY), lives_for(12 * HOUR)],
     ),
     "2.2.3-24-hours": (
-        [policy(absolute_lifetime=DAY + SECOND)],
-        [policy(absolute_lifetime=DAY)],
+        [policy(absolute_lifetime=DAY + SECOND), lives_for(60 * DAY)],
+        [policy(absolute_lifetime=DAY), lives_for(12 * HOUR)],
     ),
     "2.2.3-idle": (
-        [policy(idle_timeout=HOUR + SECOND), policy(idle_timeout=None)],
-        [policy(idle_timeout=HOUR)],
+        [policy(idle_timeout=HOUR + SECOND), policy(idle_timeout=None), lives_for(DAY)],
+        [policy(idle_timeout=HOUR), lives_for(15 * MINUTE)],
     ),
     "2.3.3-12-hours": (
-        [policy(absolute_lifetime=12 * HOUR + SECOND)],
-        [policy(absolute_lifetime=HOUR)],
+        [policy(absolute_lifetime=12 * HOUR + SECOND), lives_for(60 * DAY)],
+        [policy(absolute_lifetime=HOUR), lives_for(12 * HOUR)],
     ),
     "2.3.3-idle": (
-        [policy(idle_timeout=15 * MINUTE + SECOND), policy(idle_timeout=None)],
-        [policy(idle_timeout=MINUTE)],
+        [policy(idle_timeout=15 * MINUTE + SECOND), policy(idle_timeout=None), lives_for(HOUR)],
+        [policy(idle_timeout=MINUTE), lives_for(15 * MINUTE)],
     ),
     "5.1-length": (
         [an_installation(token_secret_bits=63)],
@@ -124,8 +137,14 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
             exposure(tls=False, insecure=True),
             exposure(tls=False, insecure=True, allow_plaintext=True),
             exposure(tls_fault="server.pem can't be read"),
+            exposure(tls_dates=(NOW - DAY, NOW - SECOND)),
+            exposure(tls_dates=(NOW + SECOND, NOW + DAY)),
         ],
-        [an_installation(exposure=LOCAL)],
+        [
+            an_installation(exposure=LOCAL),
+            exposure(tls_dates=None),
+            exposure(tls_dates=(NOW, NOW)),
+        ],
     ),
     "5.1-logout": ([without(MANAGE), postgresql(fsync=False)], [without(CREATE)]),
 }
@@ -134,7 +153,6 @@ FIXED = {
     "7.1.3": APP_DUTY,
     "7.2.1": MET,
     "7.2.2": MET,
-    "7.3.2": MET,  # an absolute lifetime can't be switched off
     "7.5.1": APP_DUTY,
     "7.5.3": APP_DUTY,
     "7.6.1": APP_DUTY,
@@ -255,6 +273,25 @@ def test_a_lifetime_is_justified_up_to_90_days_at_the_first_level_alone(
     assert not found(policy(absolute_lifetime=DAY), "2.1.3-30-days").justified
 
 
+def test_sessions_of_longer_limits_are_told_with_their_time_and_what_ends_them() -> None:
+    for requirement in ("7.3.1", "7.3.2", "2.1.3-30-days", "2.3.3-12-hours", "2.3.3-idle"):
+        why = found(lives_for(60 * DAY), requirement).why
+        assert "until 2026-07-31 12:00 UTC at least" in why
+        assert "session-authority revoke --all" in why
+
+
+def test_sessions_of_longer_limits_are_justified_as_those_limits_would_be() -> None:
+    assert found(lives_for(90 * DAY), "2.1.3-30-days").justified
+    assert not found(lives_for(91 * DAY), "2.1.3-30-days").justified
+    assert not found(lives_for(60 * DAY), "2.2.3-24-hours").justified
+
+
+def test_a_clock_that_is_known_to_be_behind_makes_no_session_longer() -> None:
+    behind = -HOUR
+    assert found(lives_for(15 * MINUTE - behind, clock_skew=behind), "7.3.1").verdict is MET
+    assert found(lives_for(16 * MINUTE, clock_skew=HOUR), "7.3.1").verdict is NOT_MET
+
+
 def test_a_mesh_that_encrypts_is_the_operators_to_see_to() -> None:
     finding = found(exposure(tls=False, allow_plaintext=True), "5.1-channel")
     assert finding.verdict is APP_DUTY
@@ -277,6 +314,6 @@ def test_where_no_keys_are_asked_for_everybody_may_do_everything() -> None:
 
 def test_spans_read_as_people_say_them() -> None:
     said = found(policy(absolute_lifetime=DAY, idle_timeout=HOUR), "5.2-timeouts").why
-    assert re.search(r"\(1 day, unused 1 hour\)", said)
+    assert re.search(r"\(now 1 day, unused 1 hour\)", said)
     said = found(policy(absolute_lifetime=90 * SECOND), "2.1.3-overall").why
     assert "90 seconds" in said

@@ -1,0 +1,61 @@
+"""How long the live sessions may live, as far as one look at an index tells."""
+
+from dataclasses import replace
+
+import pytest
+
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.store import condition
+from session_authority_server.store.condition import read_live_until
+from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session
+
+NOW = START + DAY
+
+
+async def test_of_live_sessions_that_needs_a_look_last_which_has_no_idle_timeout(
+    engine: Engine,
+) -> None:
+    await engine.add(
+        a_session("ann", lifetime=3 * DAY),
+        a_session("bob", lifetime=9 * DAY, idle_timeout=2 * DAY),
+        a_session("eve", lifetime=2 * DAY),
+    )
+    assert await read_live_until(engine.database, NOW) == START + 3 * DAY
+
+
+async def test_what_ended_or_is_overdue_says_nothing(engine: Engine) -> None:
+    assert await read_live_until(engine.database, NOW) is None
+    ended = Ending(START + MINUTE, EndReason.SIGNED_OUT, InitiatingEntity.USER)
+    await engine.fill(
+        [
+            replace(a_session("ann", lifetime=90 * DAY), ending=ended),
+            a_session("ann", lifetime=DAY),  # which nobody has recorded
+        ]
+    )
+    assert await read_live_until(engine.database, NOW) is None
+    assert await read_live_until(engine.database, NOW - SECOND) == NOW
+
+
+@pytest.mark.parametrize("whose", ["hers", "everybodys"])
+async def test_what_was_swept_says_nothing_though_its_ending_is_not_recorded(
+    engine: Engine, whose: str
+) -> None:
+    await engine.add(a_session("ann", lifetime=90 * DAY))
+    await engine.add(a_session("bob", lifetime=2 * DAY))
+    if whose == "hers":
+        await engine.sweep("ann", START + MINUTE)
+    else:
+        await engine.sweep_everybody(START + MINUTE)
+    expected = START + 2 * DAY if whose == "hers" else None
+    assert await read_live_until(engine.database, NOW) == expected
+
+
+async def test_where_all_that_were_looked_at_were_swept_they_are_taken_for_live(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.add(*(a_session("ann", lifetime=(90 - n) * DAY) for n in range(3)))
+    await engine.add(a_session("bob", lifetime=2 * DAY))
+    await engine.sweep("ann", START + MINUTE)
+    for looked_at, until in ((3, 90 * DAY), (4, 2 * DAY)):
+        monkeypatch.setattr(condition, "LOOKED_AT", looked_at)
+        assert await read_live_until(engine.database, NOW) == START + until

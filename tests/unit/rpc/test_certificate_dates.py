@@ -1,0 +1,43 @@
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from session_authority_server.rpc.certificate_dates import dates_of
+from tests.certificates import TestAuthority
+
+DAY = timedelta(days=1)
+SLACK = timedelta(minutes=5)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
+    return TestAuthority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.mark.parametrize(("expired", "until"), [(False, DAY), (True, -DAY)])
+def test_the_dates_are_those_that_it_was_made_with(
+    authority: TestAuthority, expired: bool, until: timedelta
+) -> None:
+    pair = authority.pair(expired=expired)
+    dates = dates_of(pair.certificate, pair.key)
+    assert dates is not None
+    assert abs(dates[0] - datetime.now(UTC)) < SLACK
+    assert dates[1] - dates[0] == until
+
+
+def test_of_a_chain_it_is_the_servers_own(authority: TestAuthority, tmp_path: Path) -> None:
+    pair, chain = authority.pair(), tmp_path / "chain.pem"
+    chain.write_bytes(pair.certificate.read_bytes() + authority.certificate.read_bytes())
+    assert dates_of(chain, pair.key) == dates_of(pair.certificate, pair.key) is not None
+
+
+def test_of_what_can_not_be_shown_nothing_is_known(
+    authority: TestAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = authority.pair(), authority.pair()
+    assert dates_of(one.certificate, other.key) is None
+    assert dates_of(tmp_path / "none", one.key) is None
+    monkeypatch.setattr(ssl.SSLObject, "getpeercert", lambda _: None)
+    assert dates_of(one.certificate, one.key) is None

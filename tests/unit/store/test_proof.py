@@ -1,0 +1,64 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from session_authority_server.store import proof
+
+
+@pytest.mark.parametrize(
+    ("parameters", "asked"),
+    [
+        ({}, False),
+        *(({"sslmode": mode}, False) for mode in ("disable", "allow", "prefer", "require")),
+        *(({"sslmode": mode}, True) for mode in ("verify-ca", "verify-full")),
+        ({"sslmode": "require", "sslrootcert": "root.crt"}, True),
+        ({"sslmode": "require", "sslrootcert": "none.crt"}, False),
+        ({"sslmode": "prefer", "sslrootcert": "root.crt"}, False),  # it falls back to plain text
+        ({"channel_binding": "require"}, True),
+        ({"channel_binding": "prefer"}, False),
+        ({"gssencmode": "require"}, True),
+        ({"gssencmode": "prefer"}, False),
+    ],
+)
+def test_a_proof_is_asked_for_as_libpq_does(
+    parameters: Mapping[str, str], asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("root.crt").touch()
+    assert proof.is_asked_for(parameters) is asked
+
+
+def test_a_root_certificate_in_its_usual_place_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".postgresql").mkdir()
+    (tmp_path / ".postgresql" / "root.crt").touch()
+    assert proof.is_asked_for({"sslmode": "require"})
+    assert not proof.is_asked_for({"sslmode": "prefer"})
+
+
+@pytest.mark.parametrize(
+    ("address", "leaves"),
+    [
+        ("postgresql:///authority", False),
+        ("postgresql://localhost/authority", False),
+        ("postgresql://ann@127.0.0.1:5433/authority", False),
+        ("postgresql://[::1]/authority", False),
+        ("postgresql:///authority?host=/run/postgresql", False),
+        ("postgresql://db.example.com/authority", True),
+        ("postgresql://localhost,db.example.com/authority", True),
+        ("postgresql://localhost/authority?hostaddr=203.0.113.7", True),
+    ],
+)
+def test_what_may_be_another_machine_is_known_as_such(address: str, leaves: bool) -> None:
+    assert proof.leaves_this_machine(proof.parameters_of(address)) is leaves
+
+
+def test_the_environment_speaks_where_an_address_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert proof.is_asked_for(proof.parameters_of("postgresql://db.example.com/authority"))
+    address = "postgresql://db.example.com/authority?sslmode=require&sslrootcert=/none"
+    assert not proof.is_asked_for(proof.parameters_of(address))
