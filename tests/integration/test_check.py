@@ -30,6 +30,12 @@ FILE = "session-authority.sqlite"
 PASSWORD = "not-to-be-shown"
 USER = "ann@example.com"  # which is in no word of ours, as "ann" is in "channel"
 
+STRICT_POLICY = {
+    "SESSION_AUTHORITY_ABSOLUTE_LIFETIME_SECONDS": "43200",
+    "SESSION_AUTHORITY_IDLE_TIMEOUT_SECONDS": "900",
+    "SESSION_AUTHORITY_MAX_AUTHENTICATION_AGE_SECONDS": "600",
+}
+
 
 def check(
     cwd: Path, *options: str, settings: Mapping[str, str] | None = None
@@ -91,9 +97,13 @@ def test_beside_a_running_server_it_tells_all_and_disturbs_nothing(tmp_path: Pat
         with SessionClient(server.address, api_key=key) as client:
             new = client.create(USER, ip_address="203.0.113.7")
             said = report(tmp_path)
+            # This session keeps the limits that it began under.
+            shorter = verdicts(report(tmp_path, "--aal", "3", settings=STRICT_POLICY, status=1))
             assert client.validate(new.token)
             client.sign_out(new.token)
         assert warnings(said) >= {"development-key", "key-without-expiry", "no-audit-log"}
+        for requirement in ("7.3.1", "7.3.2", "2.3.3-12-hours", "2.3.3-idle"):
+            assert shorter[requirement] == "not_met"
         assert said["warnings"][0]["about"] != ""
         table = check(tmp_path)
         assert table.returncode == 0
@@ -126,15 +136,10 @@ def test_people_get_a_table_with_every_requirement_and_the_justification(tmp_pat
 
 def test_the_status_follows_what_is_required(tmp_path: Path) -> None:
     asyncio.run(_begin(tmp_path / FILE))
-    strict_policy = {
-        "SESSION_AUTHORITY_ABSOLUTE_LIFETIME_SECONDS": "43200",
-        "SESSION_AUTHORITY_IDLE_TIMEOUT_SECONDS": "900",
-        "SESSION_AUTHORITY_MAX_AUTHENTICATION_AGE_SECONDS": "600",
-    }
     for options, settings, status in (
         (("--strict",), {}, 1),
         (("--level", "2", "--accept", "7.3.1", "--accept", "7.5.2"), {}, 0),
-        (("--level", "3", "--aal", "3"), strict_policy, 0),
+        (("--level", "3", "--aal", "3"), STRICT_POLICY, 0),
         (("--listen", "0.0.0.0:50551"), {}, 1),
         (("--listen", "0.0.0.0:50551", "--allow-plaintext"), {}, 0),
     ):

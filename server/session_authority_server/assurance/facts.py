@@ -156,6 +156,11 @@ class Facts:
         """Whether nobody on the way to the server can read along, as far as the server can tell."""
         return self.exposure.tls or self.exposure.is_loopback
 
+    @property
+    def has_standbys(self) -> bool:
+        """Whether another server could take the database's place."""
+        return isinstance(self.condition, PostgresqlCondition) and self.condition.standbys > 0
+
     def forgets(self) -> Iterator[str]:
         """Give the reasons why a crash of the database's machine can undo what had been answered."""
         match self.condition:

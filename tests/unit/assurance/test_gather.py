@@ -32,10 +32,9 @@ class Place:
 
     async def facts(self, **settings: Any) -> Facts:
         database = Database.sqlite(self.path, read_only=True)
+        given = {"database_url": f"sqlite:///{self.path}", **settings}
         try:
-            return await gather(
-                Settings(database_url=f"sqlite:///{self.path}", **settings), database, self.clock
-            )
+            return await gather(Settings(**given), database, self.clock)
         finally:
             await database.close()
 
@@ -96,12 +95,7 @@ async def test_what_settings_say_is_known(place: Place) -> None:
 async def test_whether_another_address_to_listen_at_is_verified_is_known(
     place: Place, address: str, verified: bool
 ) -> None:
-    settings = Settings(database_url="postgresql://localhost/x", watch_database_url=address)
-    database = Database.sqlite(place.path, read_only=True)
-    try:
-        facts = await gather(settings, database, place.clock)
-    finally:
-        await database.close()
+    facts = await place.facts(database_url="postgresql://localhost/x", watch_database_url=address)
     assert facts.watch_is_verified is verified
 
 

@@ -292,6 +292,13 @@ def test_a_clock_that_is_known_to_be_behind_makes_no_session_longer() -> None:
     assert found(lives_for(16 * MINUTE, clock_skew=HOUR), "7.3.1").verdict is NOT_MET
 
 
+@pytest.mark.parametrize("changes", [{}, {"waits_for_standbys": False}, {"standbys": 2}])
+def test_what_a_standby_that_takes_over_may_lack_is_not_promised(changes: dict[str, Any]) -> None:
+    assert "unless a standby takes over" in found(postgresql(**changes), "7.4.1").why
+    for facts in (postgresql(standbys=0), an_installation(condition=SQLITE)):
+        assert "standby" not in found(facts, "7.4.1").why
+
+
 def test_a_mesh_that_encrypts_is_the_operators_to_see_to() -> None:
     finding = found(exposure(tls=False, allow_plaintext=True), "5.1-channel")
     assert finding.verdict is APP_DUTY

@@ -1,0 +1,40 @@
+from collections.abc import Iterator
+
+import pytest
+
+from session_authority_server.store.condition import PostgresqlCondition, read_condition
+from session_authority_server.store.database import Database
+from tests import postgresql
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The address of a socket, over which libpq takes any sslmode and, lacking a need, heeds none."""
+    with postgresql.cluster() as server:
+        server.stop()
+        folder = server.folder / "data"
+        server.options["unix_socket_directories"] = str(folder)
+        server.start()
+        yield f"postgresql://postgres@/postgres?host={folder}&port={server.port}"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "verified"),
+    [
+        ("", False),
+        ("&sslmode=require&sslrootcert=/none", False),
+        ("&sslmode=verify-full", True),
+    ],
+)
+async def test_what_a_connection_asks_for_is_known_from_itself(
+    url: str, parameters: str, verified: bool
+) -> None:
+    database = Database.postgresql(url + parameters)
+    try:
+        condition = await read_condition(database)
+    finally:
+        await database.close()
+    assert isinstance(condition, PostgresqlCondition)
+    assert condition.is_local
+    assert not condition.encrypted
+    assert condition.verified is verified
