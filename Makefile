@@ -5,6 +5,8 @@ PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 SOURCES := client server workers tests benchmarks examples
 
 .DEFAULT_GOAL := help
+# Where this is set, each of the many processes that the tests start would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help run test check proto format lock clean
 
 help: ## Show what can be made
