@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     )
     watch_database_url: str = Field(
         "",
-        description="The address of the same PostgreSQL database without a transaction pooler in between, to listen "
+        description="The address of the same PostgreSQL database without a pooler in between, to listen "
         "at for what caches must forget; empty for DATABASE_URL.",
     )
     processes: Annotated[int, Field(ge=1, le=64)] = Field(

@@ -40,7 +40,8 @@ MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 SECRET = b"s" * 32
 
-_CHUNK = 100  # so that one transaction stays far below the store's own limit of time
+_CHUNK = 100
+_USERS_CHUNK = 10  # so that one transaction stays far below the store's own limit of time
 _INSERT = insert(sessions_table)
 _sqlite_template: list[bytes] = []
 _databases = contextlib.ExitStack()
@@ -83,10 +84,10 @@ class Engine:
     async def fill(self, sessions: Sequence[Session], check_time: datetime | None = None) -> None:
         """Add many sessions as they stand, epochs and endings included, for users that may be new."""
         users_there = sorted({session.user_id for session in sessions})
-        for start in range(0, len(users_there), _CHUNK):
+        for start in range(0, len(users_there), _USERS_CHUNK):
 
             async def lock(transaction: Transaction, start: int = start) -> None:
-                for user_id in users_there[start : start + _CHUNK]:
+                for user_id in users_there[start : start + _USERS_CHUNK]:
                     await transaction.lock_user(user_id)
 
             await self.sessions.transact(lock)
@@ -96,7 +97,7 @@ class Engine:
             async def insert_all(connection: Any, filled: Any = filled) -> None:
                 await connection.execute(_INSERT, filled)
 
-            await self.database.write(insert_all)
+            await self.database.write(insert_all, limited=False)
 
     async def get(self, session_id: UUID) -> Session:
         """Return a session that must exist."""

@@ -61,13 +61,13 @@ async def test_it_is_measured_again_after_an_outage(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock_skew, "INTERVAL_SECONDS", 0.01)
-    monkeypatch.setattr(database.dialect, "tell_time", "SELECT missing", raising=False)
     CLOCK_SKEW_SECONDS.set(99)
-    watching = asyncio.create_task(ClockSkew(database, SystemClock()).watch())
-    await asyncio.sleep(0.1)
-    assert exported() == 99
-    monkeypatch.undo()
-    async with asyncio.timeout(clock_skew.INTERVAL_SECONDS):
+    with monkeypatch.context() as outage:
+        outage.setattr(database.dialect, "tell_time", "SELECT missing", raising=False)
+        watching = asyncio.create_task(ClockSkew(database, SystemClock()).watch())
+        await asyncio.sleep(0.1)
+        assert exported() == 99
+    async with asyncio.timeout(10):
         while exported() == 99:
             await asyncio.sleep(0.01)
     watching.cancel()

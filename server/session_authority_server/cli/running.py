@@ -35,6 +35,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run work to its end; what keeps it from starting or going on is told in one line."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work)
-    except (CannotStart, StoppedServing, AlreadyServed, StoreUnavailable) as error:
+            try:
+                return runner.run(work)
+            except StoppedServing as error:
+                # All is drained, and what is left of gRPC crashes when it is taken down.
+                click.ClickException(str(error)).show()
+                os._exit(1)
+    except (CannotStart, AlreadyServed, StoreUnavailable) as error:
         raise click.ClickException(str(error)) from None

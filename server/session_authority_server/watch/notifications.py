@@ -31,6 +31,10 @@ Connection: TypeAlias = "psycopg.AsyncConnection[Any]"
 _NOBODYS = 0
 
 
+class NotDirect(Exception):
+    """A pooler is in between, through which nothing can be listened to."""
+
+
 class Following:
     """What comes in on one connection, from its opening to its loss.
 
@@ -131,7 +135,7 @@ class NotificationChannel:
             following = Following(receiver)
             try:
                 await self._follow(following)
-            except (psycopg.Error, OSError, TimeoutError) as error:
+            except (psycopg.Error, OSError, TimeoutError, NotDirect) as error:
                 _log_loss(error, was_up=following.was_up)
             except Exception:  # noqa: BLE001 - nothing stops the listening
                 _log.exception("listening for changes failed")
@@ -145,6 +149,7 @@ class NotificationChannel:
     async def _follow(self, following: Following) -> None:
         """Listen and probe until a connection is lost, or a probe."""
         async with _connected(self._listener_arguments) as listener:
+            await _check_direct(listener)
             for channel in (notification.CHANNEL, following.probe_channel):
                 await listener.execute(f"LISTEN {channel}".encode())
             with _heard_by(following, listener):
@@ -213,6 +218,19 @@ def _heard_by(following: Following, connection: Connection) -> Iterator[None]:
         loop.remove_reader(socket)
 
 
+async def _check_direct(connection: Connection) -> None:
+    """Check that a connection is PostgreSQL's own, before something is left behind on one that others share.
+
+    A pooler gives out numbers of its own in place of that of the process behind it.
+
+    Raises:
+        NotDirect: If there is a pooler between.
+    """
+    cursor = await connection.execute("SELECT pg_backend_pid()")
+    if await cursor.fetchone() != (connection.info.backend_pid,):
+        raise NotDirect
+
+
 @contextlib.asynccontextmanager
 async def _connected(arguments: dict[str, Any]) -> AsyncIterator[Connection]:
     connection = await psycopg.AsyncConnection.connect(autocommit=True, **arguments)
@@ -225,7 +243,7 @@ async def _connected(arguments: dict[str, Any]) -> AsyncIterator[Connection]:
 def _log_loss(error: Exception, *, was_up: bool) -> None:
     if was_up:
         _log.error("the listener for changes was lost: %s; its streams ended", reason_of(error))
-    elif isinstance(error, TimeoutError):
+    elif isinstance(error, TimeoutError | NotDirect):
         _log.error(
             "what the database notifies does not come through; give its direct address, without a pooler, in "
             "SESSION_AUTHORITY_WATCH_DATABASE_URL"

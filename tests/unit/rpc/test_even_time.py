@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ from session_authority_server.rpc.even_time import PERIOD_SECONDS, even_time
 class Loop:
     """A loop whose clock is moved by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, real: asyncio.AbstractEventLoop) -> None:
         self.now = 1_000.0
         self.called: list[tuple[float, Callable[..., None], Any]] = []
-        self.create_future = asyncio.new_event_loop().create_future
+        self.create_future = real.create_future
 
     def time(self) -> float:
         return self.now
@@ -23,10 +24,11 @@ class Loop:
 
 
 @pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
-    made = Loop()
-    monkeypatch.setattr(asyncio, "get_running_loop", lambda: made)
-    return made
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    with closing(asyncio.new_event_loop()) as real:
+        made = Loop(real)
+        monkeypatch.setattr(asyncio, "get_running_loop", lambda: made)
+        yield made
 
 
 @pytest.mark.parametrize(
