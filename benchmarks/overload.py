@@ -310,6 +310,7 @@ def _measure(seconds: float, times: float, limit: int | None) -> None:
                 "serve",
                 "--listen",
                 "127.0.0.1:0",
+                "--insecure",
             ],
             stdout=subprocess.PIPE,
             text=True,

@@ -31,7 +31,7 @@ from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 
 _WATCH = "/session_authority.v1.SessionWatchService/WatchSessions"
 _STREAMS_OF_A_CONNECTION = 20  # no more than the server has wait to be taken on
-_PING_SECONDS = 0.5
+_PING_SECONDS = 1.0  # as the client does
 _SECONDS = 4.0
 _DATA, _SETTINGS, _PING, _ACK = 0, 4, 6, 1
 

@@ -11,7 +11,7 @@ FIRST_PINGS_SECONDS = 0.5
 """The time between pings while no pong has said what the lease is."""
 
 STALE_AFTER_SECONDS = 5.0
-PINGS_PER_LEASE = 4
+PINGS_PER_LEASE = 2
 JITTER = 0.25
 
 

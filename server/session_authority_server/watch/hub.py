@@ -21,8 +21,8 @@ from session_authority_server.watch.stream import Stream
 TICK_SECONDS = 0.05
 # How many streams are told of changes in one tick. A message costs some 30 us: to tell a thousand of them in every
 # tick would leave nothing for validations.
-GROUP_LIMIT = 125
-STREAMS_LIMIT = 8 * GROUP_LIMIT
+GROUP_LIMIT = 100
+STREAMS_LIMIT = 10 * GROUP_LIMIT
 # Beyond so many names in one message, everybody is meant: it stays below 128 KiB, or 512 of user ids.
 NAMES_LIMIT = 2_000
 SILENCE_SECONDS = 30.0

@@ -119,10 +119,10 @@ def test_what_the_lease_is_measured_by_may_jump_while_the_machine_is_suspended(p
     assert not play.hits("a")
 
 
-def test_pings_are_a_quarter_of_the_lease_apart_with_jitter(play: Play) -> None:
+def test_pings_are_half_of_the_lease_apart_with_jitter(play: Play) -> None:
     play.renew(lease=8)
-    assert play.core.pause_seconds(0) == 2
-    assert play.core.pause_seconds(1) == 1.5
+    assert play.core.pause_seconds(0) == 4
+    assert play.core.pause_seconds(1) == 3
 
 
 def test_a_stream_that_leaves_pings_unanswered_is_to_be_given_up(play: Play) -> None:
