@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import types
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -34,8 +35,6 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _refused = RPC_ERRORS.labels(method="unknown", reason="UNIMPLEMENTED")
 _log = structlog.get_logger("session_authority.rpc")
-# What waits for calls, for gRPC writes into it even should the loop end that did wait for it.
-_waiting: set[asyncio.Task[Any] | None] = set()
 
 
 class Open:
@@ -70,6 +69,7 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
         }
         self._open: dict[bytes, Open] = {}
         self._refusing: set[asyncio.Task[None]] = set()
+        self.abandoned: list[object] = []
         super().__init__(*arguments, **named)
 
     def add_registered_method_handlers(self, method_handlers: dict[str, Handler]) -> None:
@@ -127,18 +127,30 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
 
 async def _taken_on(server: _Acceptor, request: Any, *arguments: Any) -> Any:
     """Return the next call; one that broke off while it was taken on is none of the loop's business."""
-    waiting = asyncio.current_task()
-    _waiting.add(waiting)
     while True:
         try:
-            call = await request(*arguments)
+            return await _kept(request(*arguments), server.abandoned)
         except cygrpc._RequestCallError:
             if not server.is_running():
-                _waiting.discard(waiting)
                 raise
-        else:
-            _waiting.discard(waiting)
-            return call
+
+
+@types.coroutine
+def _kept(request: Any, abandoned: list[object]) -> Generator[Any, None, Any]:
+    """Await a coroutine of gRPC's, and keep it should the wait for it be cancelled.
+
+    A loop that ends cancels who waits for calls, but not what is yet to be written into what they wait with.
+    """
+    while True:
+        try:
+            waiting = request.send(None)
+        except StopIteration as done:
+            return done.value
+        try:
+            yield waiting
+        except asyncio.CancelledError:
+            abandoned.append(request)
+            raise
 
 
 def _context(call: Any) -> Any:

@@ -1,6 +1,8 @@
 """Which calls are taken on at all, and how many may be open."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -207,3 +209,40 @@ async def test_a_server_stops_while_calls_are_waited_for_and_under_way(address: 
 def _refused(method: str, reason: str) -> float:
     labels = {"method": method, "reason": reason}
     return REGISTRY.get_sample_value("session_authority_rpc_errors_total", labels) or 0
+
+
+async def test_what_waited_for_calls_is_let_go_when_the_server_stops() -> None:
+    server = accepting.server(PACKAGE)
+    health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
+    server.add_insecure_port("127.0.0.1:0")
+    acceptor: Any = weakref.ref(server._server)  # type: ignore[attr-defined]
+    await server.start()
+    await server.stop(None)
+    del server
+    await asyncio.sleep(0)  # the last of its tasks ends
+    gc.collect()
+    assert acceptor() is None
+
+
+async def test_what_waits_for_a_call_is_kept_when_the_wait_is_cancelled() -> None:
+    # gRPC's core is yet to write into it.
+    unwound: list[bool] = []
+    kept: list[Any] = []
+
+    async def request() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            unwound.append(True)
+
+    async def wait() -> None:
+        await accepting._kept(request(), kept)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not unwound
+    kept.pop().close()
+    assert unwound
