@@ -19,7 +19,7 @@ POOL_SIZE = 4
 CALLERS = 60
 LOAD_CREATED = 200
 OVERDUE = 700
-NO_TURN = "TimeoutError"
+NO_TURN = "was to be had in time"
 SETTINGS = (
     "lock_timeout",
     "statement_timeout",
