@@ -1,20 +1,39 @@
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from session_authority_server.cli.check import check
-from session_authority_server.cli.demo import demo
-from session_authority_server.cli.keys import keys
-from session_authority_server.cli.migrate import migrate
-from session_authority_server.cli.revoke import revoke
-from session_authority_server.cli.serve import serve
-from session_authority_server.cli.server_process import server_process
-from session_authority_server.cli.worker import worker
+_NAMES = ("serve", "worker", "migrate", "keys", "revoke", "check", "demo", "server-process")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Imports a command when it is asked for: nobody waits for what only others need."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=_NAMES, ctx=ctx) from None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_NAMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _NAMES:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="session-authority")
 @click.option(
     "--config",
@@ -27,10 +46,6 @@ from session_authority_server.cli.worker import worker
 def commands(context: click.Context, config_file: Path | None) -> None:
     """Session Authority: is this login still good?"""
     context.obj = config_file
-
-
-for command in (serve, worker, migrate, keys, revoke, check, demo, server_process):
-    commands.add_command(command)
 
 
 def main() -> NoReturn:
