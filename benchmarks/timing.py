@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.timing [--level usecases|rpc] [--engine sqlite|postgresql] [--tries N]
 
-All arms take turns in random order, ten thousand tries each: over a socket (five minutes), or in this process, where
-there is least noise (two). There, a token whose id exists does cost more than one whose id nobody has; what evens
+All arms take turns in random order, ten thousand tries each: over a socket (ten minutes, for most answers there wait),
+or in this process, where there is least noise (two). There, a token whose id exists does cost more than one whose id nobody has; what evens
 that out is the service (`rpc/even_time.py`), so that only the other level must not tell them apart. Differences that
 are planted, an early return, a delay and a second read, show what would be found.
 
@@ -187,6 +187,8 @@ async def measure(found: Sequence[Pair], tries: int) -> None:
         if number == warm_up:
             for arm in arms:
                 arm.seconds.clear()
+        if number % 1_000 == 0:
+            print(f"{number} of {warm_up + tries} tries", file=sys.stderr, flush=True)
         random.shuffle(arms)
         for arm in arms:
             await arm.attempt()
