@@ -25,7 +25,7 @@ from session_authority_server.domain.errors import (
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, Session
-from session_authority_server.domain.token import time_of
+from session_authority_server.domain.token import first_id
 from session_authority_server.domain.verdict import Rejection, RejectionReason
 from session_authority_server.store.coalescer import CoalescedReads
 from session_authority_server.usecases.activity import DECISIVE, Activity
@@ -341,7 +341,8 @@ class Sessions(RuleBasedStateMachine):
         done = self.run(self.admin.revoke_key(KEY, since))
         assert done == KeyRevocation(self.effective_time, None)
         for each in self.known:
-            if each.made_by_key and time_of(each.session_id) >= since and each.is_live(self.now):
+            made_since = each.session_id >= first_id(since)  # to the millisecond
+            if each.made_by_key and made_since and each.is_live(self.now):
                 each.recorded = Ending(self.now, EndReason.REVOKED, ADMIN)
 
     @rule(user_id=st.sampled_from(USERS))
@@ -457,10 +458,16 @@ class Sessions(RuleBasedStateMachine):
     @rule()
     def run_expire(self) -> None:
         cutoff = self.now - self.pace.hold_back
-        due = [each for each in self.known if each.recorded is None and not each.is_live(cutoff)]
+        due = [each for each in self.known if each.recorded is None and self.is_due(each, cutoff)]
         assert self.run(self.expire()) == len(due)
         for each in due:
             each.recorded = each.ending(self.now)
+
+    def is_due(self, known: Known, cutoff: datetime) -> bool:
+        ending = known.ending(self.now)
+        # What expired before a sweep that is later than the cutoff will be due as what it is.
+        late = ending and ending.reason is EndReason.EXPIRED and ending.time > cutoff
+        return not known.is_live(cutoff) and not late
 
     @rule()
     def run_purge(self) -> None:
