@@ -13,6 +13,7 @@ from typing import cast
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
+_FRAME_BYTES = 16_384  # what every server takes
 END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
 
 
@@ -102,8 +103,15 @@ class _Connection(asyncio.Protocol):
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         message = self._messages[index]
         self._open[stream] = (time.perf_counter(), index)
-        return frame(_HEADERS, _END_HEADERS, stream, self._headers) + frame(
-            _DATA, END_STREAM, stream, b"\0" + len(message).to_bytes(4) + message
+        body = b"\0" + len(message).to_bytes(4) + message
+        return frame(_HEADERS, _END_HEADERS, stream, self._headers) + b"".join(
+            frame(
+                _DATA,
+                END_STREAM if at + _FRAME_BYTES >= len(body) else 0,
+                stream,
+                body[at : at + _FRAME_BYTES],
+            )
+            for at in range(0, len(body), _FRAME_BYTES)
         )
 
     def data_received(self, data: bytes) -> None:
@@ -169,7 +177,7 @@ async def drive(
     Args:
         address: Where the server listens.
         path: The method, as `/package.Service/Method`.
-        messages: What to send, in turn; a connection begins at a place of its own.
+        messages: What to send, in turn, each within the window of 64 KiB that HTTP/2 begins with; a connection begins at a place of its own.
         expected: Bytes that each answer must contain.
         concurrency: How many calls are open at any time.
         seconds: For how long.
