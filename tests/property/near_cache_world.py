@@ -9,6 +9,7 @@ come for a session a lease after its ending was committed, whatever the network 
 import random
 import sys
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from session_authority import NearCache, Rejection, RejectionReason, Session
 from session_authority.near_cache.activity import CLOCK_SKEW_SECONDS
 from session_authority.near_cache.core import Due, NearCacheCore
-from session_authority.near_cache.entries import Entries
+from session_authority.near_cache.entries import USE_NOTED_SECONDS, Entries
 from session_authority.near_cache.flights import Flight
 from session_authority.near_cache.questions import decoded
 from session_authority.near_cache.token_key import key_of
@@ -62,12 +63,19 @@ class Call:
 
 @dataclass(eq=False)
 class Kept:
-    """What the naive cache keeps of a session."""
+    """What the naive cache keeps of a session.
+
+    Attributes:
+        used: Its latest use that counts, be it noted or not.
+        looked: The latest time that it was looked at, which may count.
+    """
 
     login: Login
     dead: float
     due: float
     ip_address: str | None
+    used: float
+    looked: float
 
 
 Event = tuple[str, Any]
@@ -98,7 +106,7 @@ class World:
         self.unpublished: deque[Event] = deque()
         self.wire: deque[Event] = deque()
         # The naive cache.
-        self.kept: dict[str, Kept] = {}  # the least recently used first
+        self.kept: dict[str, Kept] = {}
         self.until = -1.0
         self.established = False
 
@@ -163,7 +171,7 @@ class World:
         kept = self.kept.get(login.token)
         expected: list[Due] = []
         if kept is not None and self.now < self.until:
-            self.kept[login.token] = self.kept.pop(login.token)
+            kept.looked = self.now
         if kept is None or self.now >= self.until or self.now >= kept.dead:
             outcome = "miss"
         else:
@@ -172,6 +180,7 @@ class World:
                 outcome = "mismatch"
             else:
                 outcome = "hit"
+                kept.used = self.now
                 if not passive and self.now >= kept.due:
                     kept.due = self.now + 6
                     expected = [Due(login.token, kept.ip_address)]
@@ -251,10 +260,16 @@ class World:
         due = call.sent + (0 if call.passive else max(60 - age, 6) if 0 <= age < 60 else 60)
         earlier = self.kept.pop(login.token, None)
         ip_address = call.ip_address or (earlier.ip_address if earlier else None)
-        self.kept[login.token] = Kept(login, dead, due, ip_address)
+        self.kept[login.token] = Kept(login, dead, due, ip_address, self.now, self.now)
         if len(self.kept) > MAX_SESSIONS:
-            del self.kept[next(iter(self.kept))]
+            there = set(self._order())
+            [gone] = [token for token in self.kept if key_of(token) not in there]
+            self._check_order(self.kept.pop(gone), self.kept.values())
         return True
+
+    @staticmethod
+    def _check_order(first: Kept, others: Iterable[Kept]) -> None:
+        assert all(first.used - USE_NOTED_SECONDS <= other.looked for other in others)
 
     # Endings.
 
@@ -376,10 +391,18 @@ class World:
             if concerns(call.login) or call.login.token in tokens:
                 call.overtaken = True
 
+    def _order(self) -> list[bytes]:
+        """Return what the real cache keeps, the least recently used first."""
+        return [*self.core._entries._cold, *self.core._entries.hot]
+
     def check(self) -> None:
         """Compare what both caches keep."""
         entries = self.core._entries
-        assert [*entries._cold, *entries.hot] == [key_of(token) for token in self.kept]
+        kept = {key_of(token): kept for token, kept in self.kept.items()}
+        in_order = [kept.pop(key) for key in self._order()]
+        assert not kept
+        for at, each in enumerate(in_order):
+            self._check_order(each, in_order[at + 1 :])
         assert len(entries) <= MAX_SESSIONS
         assert len(entries.hot) <= HOT_SESSIONS
         sessions = {kept.login.session_id for kept in self.kept.values()}

@@ -19,7 +19,7 @@ def test_it_is_and_does_over_a_long_time() -> None:
     world = World(Random(2030))
     for _ in range(30_000):
         world.step()
-    world.check()
+        world.check()
     # It isn't for want of hits, or of endings that are still on their way.
     assert world.counts["hit"] > 200
     assert world.counts["hit within the lease of an ending"] > 5

@@ -38,7 +38,8 @@ class Due:
 class NearCacheCore:
     """Keeps answers, and says of each whether it may be used.
 
-    Everything but a hit takes the lock, and nothing waits while it is held.
+    Everything but a hit takes the lock, and so does a hit once a second, or where a report is due. Nothing waits
+    while it is held.
 
     Args:
         settings: What the app chose.
@@ -96,27 +97,19 @@ class NearCacheCore:
         entry = self._hot.get(key)
         if entry is None:
             entry = self._warmed(key)
-        else:
-            try:  # noqa: SIM105 - a context manager would cost more than the rest
-                self._hot.move_to_end(key)
-            except KeyError:  # another thread made it cold, or forgot it, since it was found
-                pass
-        if (
-            entry is None
-            or now >= entry.dead_at
-            or (
-                ip_address is not None
-                and ip_address != entry.ip_address
-                and not _is_moved(entry, ip_address)
-            )
+        if entry is None or (
+            ip_address is not None
+            and ip_address != entry.ip_address
+            and not _is_moved(entry, ip_address)
         ):
             self._misses += 1
             return None
-        if user_id is not None and user_id != entry.user_id:
+        if user_id is not None and user_id != entry.user_id and now < entry.dead_at:
             # An empty one is an app's mistake, which is told by whoever makes the call.
             return _USER_MISMATCH if user_id else None
-        if now >= entry.due_at and not passive:
-            self._fall_due(now, text, entry)
+        if now >= entry.look_at and not self._stands(now, key, text, entry, passive):
+            self._misses += 1
+            return None
         self._hits += 1
         return entry.session
 
@@ -289,6 +282,16 @@ class NearCacheCore:
     def _warmed(self, key: bytes) -> Entry | None:
         with self._lock:
             return self._entries.get(key)
+
+    def _stands(self, now: float, key: bytes, token: str, entry: Entry, passive: bool) -> bool:
+        """Do what an entry's use asks for but now and then; say whether it may still be used."""
+        if now >= entry.dead_at:
+            return False
+        if now >= entry.due_at and not passive:
+            self._fall_due(now, token, entry)
+        with self._lock:
+            self._entries.note_use(key, entry, now)
+        return True
 
     def _fall_due(self, now: float, token: str, entry: Entry) -> None:
         with self._lock:

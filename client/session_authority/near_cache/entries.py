@@ -6,6 +6,7 @@ is asked for becomes hot, and the least recently used hot one becomes cold, so t
 hot ones are always in the order of their use.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
@@ -20,6 +21,9 @@ HOT_SHARE = 16
 
 DISPLACED_SHARE = 64
 """When there is no more room, one in so many has to go."""
+
+USE_NOTED_SECONDS = 1.0
+"""How old what is known of an entry's use may be: to note each use would cost more than to find the entry."""
 
 _HEADER = Struct("=ddqqB")
 _HASH_BITS = (1 << 60) - 1  # what Python keeps in 32 bytes
@@ -38,6 +42,7 @@ class Entry:
         ip_address: The latest address that it was used from, as the app gave it; None where it never gave one.
         dead_at: From when on it is not to be answered.
         due_at: From when on its use is to be reported.
+        look_at: From when on its use asks for more than an answer; never after it is dead.
     """
 
     __slots__ = (
@@ -47,6 +52,7 @@ class Entry:
         "dead_at",
         "due_at",
         "ip_address",
+        "look_at",
         "session",
         "user_id",
     )
@@ -64,6 +70,7 @@ class Entry:
         self.ip_address = ip_address
         self.dead_at = dead_at
         self.due_at = due_at
+        self.look_at = -math.inf
         self._encoded = encoded
         self._session_hash = _hash_of_session(session.session_id)
         self._user_hash = _hash_of_user(session.user_id)
@@ -126,6 +133,12 @@ class Entries:
         self.hot[key] = entry
         self._cool()
         return entry
+
+    def note_use(self, key: bytes, entry: Entry, now: float) -> None:
+        """Count an entry as the latest used, where it has not been forgotten meanwhile."""
+        if key in self.hot:
+            self.hot.move_to_end(key)
+        entry.look_at = min(entry.dead_at, entry.due_at, now + USE_NOTED_SECONDS)
 
     def put(self, key: bytes, entry: Entry) -> int:
         """Keep an entry in place of the key's earlier one, and say how many others had to go."""

@@ -560,6 +560,43 @@ def test_the_least_recently_used_sessions_make_room() -> None:
     assert (statistics.size, statistics.displacements, statistics.evictions) == (3, 1, 0)
 
 
+def test_what_is_used_every_second_stays_though_not_every_use_is_noted() -> None:
+    play = Play(max_sessions=64)
+    names = [str(number) for number in range(64)]
+    for name in names:
+        play.keep(name)
+    play.look("0")
+    for number in range(64, 200):
+        for _ in range(10):
+            play.look("0")
+            play.wait(0.1)
+        play.keep(str(number))
+    assert play.hits("0")
+
+
+def test_a_session_that_was_looked_at_a_moment_before_its_end_ends_all_the_same(play: Play) -> None:
+    play.keep(expire_time=play.after(seconds=10.5 + CLOCK_SKEW_SECONDS))
+    play.wait(10.25)
+    assert play.look()
+    play.wait(0.2)
+    assert play.look(user_id="bob") == Rejection(RejectionReason.USER_MISMATCH)
+    assert play.look()
+    play.wait(0.1)
+    misses = play.core.statistics(play.now).misses
+    assert play.look() is play.look(user_id="bob") is None
+    assert play.core.statistics(play.now).misses == misses + 2
+
+
+def test_a_use_that_falls_due_a_moment_after_another_is_reported(play: Play) -> None:
+    play.keep()
+    play.wait(59.5)
+    play.look()
+    assert not play.due
+    play.wait(0.5)
+    play.look()
+    assert play.due == [Due("t-a", None)]
+
+
 def test_the_order_of_use_spans_what_is_hot_and_what_is_cold() -> None:
     play = Play(max_sessions=200)
     names = [str(number) for number in range(200)]
