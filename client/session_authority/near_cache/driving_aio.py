@@ -207,7 +207,8 @@ class _Asker:
     def _send(self) -> None:
         self._scheduled = False
         while len(self._calls) < CALLS_LIMIT and self._questions:
-            call = asyncio.create_task(self._call(self._questions.take()))
+            free = CALLS_LIMIT - len(self._calls)
+            call = asyncio.create_task(self._call(self._questions.take(free)))
             self._calls.add(call)
             call.add_done_callback(self._called)
 

@@ -1,7 +1,9 @@
 """Questions that wait to be asked: those that come together go out in one call."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeAlias, TypeVar
 
 from session_authority import _conversion as convert
@@ -18,6 +20,10 @@ from session_authority.v1 import session_service_pb2 as v1
 CALLS_LIMIT = 4
 """As many calls are in flight at most. One that comes alone is sent at once; what comes while all are in flight
 goes out together in the next one."""
+
+SHARED_QUESTIONS = 64
+"""What more than as many wait with shares the calls that are free, so that the authority answers some while the
+answers to others are taken in. Fewer cost it more each (docs/performance.md)."""
 
 QUESTION_LIMIT_BYTES = 768
 """A larger one is asked by itself. So a batch of 1,000 is smaller than the authority's limit of 1 MiB."""
@@ -79,9 +85,10 @@ class Questions(Generic[_Waiter]):
                 v1.ValidateSessionRequest(session_token=due.token, ip_address=due.ip_address or "")
             )
 
-    def take(self) -> list[Question[_Waiter]]:
-        """Take what goes out in one call, the oldest first."""
-        payloads = list(self._waiting)[:BATCH_LIMIT_REQUESTS]
+    def take(self, calls: int = 1) -> list[Question[_Waiter]]:
+        """Take what goes out in the next of some calls, the oldest first."""
+        share = max(math.ceil(len(self._waiting) / calls), SHARED_QUESTIONS)
+        payloads = list(islice(self._waiting, min(share, BATCH_LIMIT_REQUESTS)))
         return [self._waiting.pop(payload) for payload in payloads]
 
     def _question(self, message: v1.ValidateSessionRequest) -> Question[_Waiter]:

@@ -19,7 +19,12 @@ from session_authority import (
     Unavailable,
 )
 from session_authority.near_cache.core import Due
-from session_authority.near_cache.questions import CALLS_LIMIT, QUESTION_LIMIT_BYTES, Questions
+from session_authority.near_cache.questions import (
+    CALLS_LIMIT,
+    QUESTION_LIMIT_BYTES,
+    SHARED_QUESTIONS,
+    Questions,
+)
 from session_authority.v1 import session_service_pb2 as v1
 from tests.unit.client.fake_authority import FakeAuthority, batch_of, fault
 from tests.unit.client.near_cache.conftest import NearTwin, answer_by_token, tokens_asked, until
@@ -103,6 +108,20 @@ async def test_what_comes_while_all_calls_are_in_flight_goes_out_together(
     methods = [call.method for call in authority.calls]
     assert methods == ["ValidateSession"] * CALLS_LIMIT + ["BatchValidateSessions"]
     assert near.statistics.size == CALLS_LIMIT + 50
+
+
+@pytest.mark.parametrize("client_type", [AsyncSessionClient])
+async def test_what_many_ask_at_once_is_shared_by_the_calls_that_are_free(
+    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+) -> None:
+    many = [ask(f"t-{number}") for number in range(CALLS_LIMIT * SHARED_QUESTIONS)]
+    await until(lambda: len(authority.calls) == CALLS_LIMIT)
+    gate.open()
+    sessions = await asyncio.gather(*many)
+    assert [session.session_id for session in sessions] == [
+        f"s-{number}" for number in range(len(many))
+    ]
+    assert len(authority.calls) == CALLS_LIMIT
 
 
 async def test_the_same_question_is_asked_once_while_it_waits(
@@ -274,6 +293,20 @@ def test_reports_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         questions.report(Due(f"t-{number}"))
     assert [question.message.session_token for question in questions.take()] == ["t-0", "t-1"]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "shares"),
+    [(1, [1]), (65, [64, 1]), (200, [64, 64, 64, 8]), (1_000, [250] * 4), (5_000, [1_000] * 4)],
+)
+def test_the_calls_that_are_free_share_what_is_worth_sharing(
+    waiting: int, shares: list[int]
+) -> None:
+    questions: Questions[None] = Questions()
+    for number in range(waiting):
+        questions.report(Due(f"t-{number}"))
+    free = range(CALLS_LIMIT, CALLS_LIMIT - len(shares), -1)
+    assert [len(questions.take(calls)) for calls in free] == shares
 
 
 async def test_a_fault_in_the_library_is_raised_and_leaves_nobody_waiting(
