@@ -14,6 +14,7 @@ import uvloop
 from google.protobuf.empty_pb2 import Empty
 
 from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from session_authority_server import logs
 from session_authority_server.app import calm_garbage_collector, until_told_to_stop
 from session_authority_server.composing import usecases
 from session_authority_server.config import load_settings
@@ -85,6 +86,8 @@ async def _serve(database: str) -> None:
 
 
 if __name__ == "__main__":
+    # To standard error: nobody reads what comes after the address, and a pipe that is full would stop the server.
+    logs.configure("warning", "auto")
     calm_garbage_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(sys.argv[1]))
