@@ -35,7 +35,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from session_authority_server.domain.changes import Changes
-from session_authority_server.store import notification
+from session_authority_server.store import notification, one_trip
 from session_authority_server.store.wire import values_of
 
 # How long a caller waits for a connection to come free. With the time that the work itself may take
@@ -209,13 +209,20 @@ class Sqlite:
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
         )
+        event.listen(engine.sync_engine, "do_connect", one_trip.connect)
         event.listen(engine.sync_engine, "connect", self._prepare)
         return engine
 
     def writer(self) -> AsyncEngine:
         engine = create_async_engine(
-            self.url, pool_size=1, max_overflow=0, pool_timeout=WAIT_SECONDS
+            self.url,
+            pool_reset_on_return=None,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=WAIT_SECONDS,
         )
+        event.listen(engine.sync_engine, "do_connect", one_trip.connect)
+        event.listen(engine.sync_engine, "reset", one_trip.reset)
         event.listen(engine.sync_engine, "connect", self._prepare)
 
         @event.listens_for(engine.sync_engine, "begin")

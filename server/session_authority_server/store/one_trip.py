@@ -1,0 +1,99 @@
+"""SQLite statements that go to the thread of their connection once.
+
+aiosqlite keeps each connection in a thread. SQLAlchemy asks it for a cursor, to execute, to fetch and to close it: four
+trips, each of which takes the interpreter's lock from the loop and gives it back.
+"""
+
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+
+from sqlalchemy.dialects.sqlite.aiosqlite import (
+    AsyncAdapt_aiosqlite_connection,
+    AsyncAdapt_aiosqlite_cursor,
+)
+from sqlalchemy.util import await_only
+
+
+class _Outcome(NamedTuple):
+    description: Any
+    rowcount: int
+    lastrowid: int | None
+    rows: Sequence[Any]
+
+
+class _Cursor(AsyncAdapt_aiosqlite_cursor):
+    """What SQLAlchemy takes for a cursor: the outcome of a statement, with every row."""
+
+    __slots__ = ("_outcome",)
+
+    arraysize = 1
+
+    def __init__(self, adapt_connection: AsyncAdapt_aiosqlite_connection) -> None:
+        self._adapt_connection = adapt_connection
+        self._connection = adapt_connection._connection
+        self._outcome = _Outcome(None, -1, None, ())
+        self._rows = deque()
+
+    @property
+    def description(self) -> Any:
+        return self._outcome.description
+
+    @property
+    def rowcount(self) -> int:
+        return self._outcome.rowcount
+
+    @property
+    def lastrowid(self) -> Any:
+        return self._outcome.lastrowid
+
+    def execute(self, operation: Any, parameters: Any = None) -> None:
+        self._run(_executed, operation, parameters or ())
+
+    def executemany(self, operation: Any, seq_of_parameters: Any) -> None:
+        self._run(_executed_many, operation, seq_of_parameters)
+
+    def close(self) -> None:
+        self._rows.clear()
+
+    async def _async_soft_close(self) -> None:
+        """Do nothing: it was closed in its thread."""
+
+    def _run(self, work: Callable[..., _Outcome], operation: str, parameters: Any) -> None:
+        aiosqlite: Any = self._connection
+        try:
+            running = aiosqlite._execute(work, aiosqlite._conn, operation, parameters)
+            self._outcome = await_only(running)
+        except (sqlite3.Error, ValueError) as error:
+            self._adapt_connection._handle_exception(error)
+        self._rows = deque(self._outcome.rows)
+
+
+class _Connection(AsyncAdapt_aiosqlite_connection):
+    __slots__ = ()
+    _cursor_cls: type[AsyncAdapt_aiosqlite_cursor] = _Cursor
+
+
+def connect(dialect: Any, _record: object, arguments: Any, settings: Any) -> _Connection:
+    """Connect as SQLAlchemy would: a listener to its `do_connect`."""
+    made = dialect.loaded_dbapi.connect(*arguments, **settings)
+    return _Connection(made.dbapi, made._connection)
+
+
+def reset(connection: Any, _record: object, state: Any) -> None:
+    """Roll back, where there is anything to: a listener to SQLAlchemy's `reset`, in place of its own trip each time."""
+    if not state.terminate_only and connection.driver_connection.in_transaction:
+        connection.rollback()
+
+
+def _executed(connection: sqlite3.Connection, operation: str, parameters: Any) -> _Outcome:
+    with closing(connection.execute(operation, parameters)) as cursor:
+        rows = cursor.fetchall()
+        return _Outcome(cursor.description, cursor.rowcount, cursor.lastrowid, rows)
+
+
+def _executed_many(connection: sqlite3.Connection, operation: str, parameters: Any) -> _Outcome:
+    with closing(connection.executemany(operation, parameters)) as cursor:
+        return _Outcome(None, cursor.rowcount, cursor.lastrowid, ())

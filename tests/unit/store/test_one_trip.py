@@ -1,0 +1,92 @@
+"""What SQLAlchemy finds where its own cursor of aiosqlite would be."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, Text, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from session_authority_server.store.dialect import Sqlite
+
+metadata = MetaData()
+parents = Table("parents", metadata, Column("id", Integer, primary_key=True), Column("name", Text))
+_CHILDREN = "CREATE TABLE children (parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
+
+
+@pytest.fixture
+async def writer(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    engine = Sqlite(tmp_path / "one.sqlite").writer()
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(text(_CHILDREN))
+    yield engine
+    await engine.dispose()
+
+
+async def test_what_a_statement_gave_is_all_there(writer: AsyncEngine) -> None:
+    async with writer.begin() as connection:
+        added = insert(parents).returning(parents.c.id)
+        many = [{"name": f"p{number}"} for number in range(2_500)]
+        assert len((await connection.execute(added, many)).all()) == 2_500
+        one = await connection.execute(insert(parents), {"name": "last"})
+        assert one.inserted_primary_key == (2_501,)
+        renamed = update(parents).where(parents.c.id > 2_400).values(name="x")
+        assert (await connection.execute(renamed)).rowcount == 101
+        returned = await connection.execute(renamed.returning(parents.c.id))
+        assert len(returned.all()) == 101
+        found: Any = await connection.execute(select(parents).where(parents.c.name == "nobody's"))
+        assert (list(found.keys()), found.all()) == (["id", "name"], [])
+        found = await connection.execute(select(parents.c.id).order_by(parents.c.id))
+        assert (found.fetchone(), found.fetchmany(), found.fetchmany(2)) == (
+            (1,),
+            [(2,)],
+            [(3,), (4,)],
+        )
+        removed = text("DELETE FROM parents WHERE id = :id")
+        assert (await connection.execute(removed, [{"id": 1}, {"id": 2}])).rowcount == 2
+
+
+async def test_a_commit_that_failed_leaves_the_next_transaction_nothing(
+    writer: AsyncEngine,
+) -> None:
+    async with writer.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        await driver.execute_fetchall("PRAGMA foreign_keys = ON")
+    with pytest.raises(IntegrityError):
+        async with writer.begin() as connection:
+            await connection.execute(text("INSERT INTO children VALUES (7)"))
+    async with writer.begin() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM children"))).scalar() == 0
+        await connection.execute(insert(parents), {"name": "next"})
+    async with writer.connect() as connection:
+        assert (await connection.execute(select(func.count()).select_from(parents))).scalar() == 1
+
+
+async def test_a_transaction_that_was_left_open_is_rolled_back(writer: AsyncEngine) -> None:
+    connection = await writer.connect()
+    await connection.exec_driver_sql("INSERT INTO parents (name) VALUES ('open')")
+    await connection.close()
+    async with writer.begin() as connection:
+        assert (await connection.execute(select(parents))).all() == []
+
+
+async def test_errors_are_those_of_the_database(writer: AsyncEngine) -> None:
+    async with writer.connect() as connection:
+        with pytest.raises(OperationalError, match="no such table"):
+            await connection.execute(text("SELECT * FROM nowhere"))
+        with pytest.raises(OperationalError, match="no such table"):
+            await connection.execute(text("DELETE FROM nowhere WHERE id = :id"), [{"id": 1}] * 2)
+
+
+async def test_a_connection_that_was_closed_is_known_to_be_lost(writer: AsyncEngine) -> None:
+    async with writer.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        await driver.close()
+        with pytest.raises(DBAPIError) as caught:
+            await connection.execute(select(parents))
+        assert caught.value.connection_invalidated
+    async with writer.connect() as connection:
+        assert (await connection.execute(select(parents))).all() == []
