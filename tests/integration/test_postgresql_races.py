@@ -30,6 +30,7 @@ from session_authority import (
     SessionAuthorityError,
     SessionNotLive,
     SessionToken,
+    Unavailable,
     ValidationRequest,
 )
 from session_authority._channel import channel_options
@@ -234,13 +235,20 @@ class Race:
         try:
             answer = _verdict(await client.validate(held.token, ip_address=address))
         except SessionAuthorityError as error:
+            if _was_shed(error):
+                return
             answer = _answer(error)
         self._note("validate", begin, held, answer)
 
     async def _validate_many(self, client: AsyncSessionClient, asked: list[Held]) -> None:
         asked = list(asked)
         begin = time.monotonic()
-        answers = await client.validate_many([ValidationRequest(held.token) for held in asked])
+        try:
+            answers = await client.validate_many([ValidationRequest(held.token) for held in asked])
+        except SessionAuthorityError as error:
+            if _was_shed(error):
+                return
+            raise
         for held, answer in zip(asked, answers, strict=True):
             self._note("validate", begin, held, _verdict(answer))
 
@@ -362,6 +370,11 @@ def _answer(error: SessionAuthorityError) -> str:
     if isinstance(error, AuthenticationTooOld):
         return "AUTHENTICATION_TOO_OLD"
     return f"{type(error).__name__}: {error}"
+
+
+def _was_shed(error: SessionAuthorityError) -> bool:
+    """Say whether a busy machine kept a question from being asked, which then tells nothing."""
+    return isinstance(error, Unavailable) and error.reason == "SERVER_OVERLOADED"
 
 
 async def _nudge(url: str) -> None:
