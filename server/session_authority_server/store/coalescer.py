@@ -18,8 +18,8 @@ class CoalescedReads:
 
     A read joins only a statement that has not been sent, and so sees every commit answered before it. While
     reads come one at a time, each is sent at once. After a statement that served several, the next waits
-    for the rest of a breath, in which the callers just answered come back and new ones gather. One
-    statement is in flight at a time, unless it has stalled: then others pass it by.
+    for a breath, in which the callers just answered come back and new ones gather, or until as many have as were
+    there. One statement is in flight at a time, unless it has stalled: then others pass it by.
     """
 
     def __init__(self, read_many: ReadMany) -> None:
@@ -29,6 +29,7 @@ class CoalescedReads:
         self._timer: asyncio.TimerHandle | None = None
         self._last_sent = 0.0
         self._breath_ends = 0.0
+        self._expected = 0
 
     async def read(self, session_id: UUID) -> Session | None:
         """Return a session as of a moment after this call, or None.
@@ -41,6 +42,10 @@ class CoalescedReads:
         self._waiting.append((session_id, future))
         if self._timer is None:
             self._schedule(loop)
+        elif not self._in_flight and len(self._waiting) >= self._expected:
+            self._timer.cancel()
+            self._timer = None
+            self._send(loop)
         return await future
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -92,6 +97,7 @@ class CoalescedReads:
                 if not future.done():
                     future.set_result(found.get(session_id))
         if len(batch) > 1:
+            self._expected = len(batch) + len(self._waiting)
             # The callers go first: a breath that began before them would be over once they are answered.
             await asyncio.sleep(0)
             self._breath_ends = asyncio.get_running_loop().time() + BREATH_SECONDS

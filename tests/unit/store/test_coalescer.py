@@ -132,17 +132,22 @@ async def test_calls_for_the_same_session_share_a_statement(
     assert await asyncio.gather(*calls) == [session] * 5
 
 
-async def test_after_a_statement_that_served_several_the_next_takes_a_breath(
-    store: Store, reads: CoalescedReads
-) -> None:
+async def serve_several(store: Store, reads: CoalescedReads, count: int) -> None:
+    """Have one statement serve several callers, as none does the first."""
     (first,) = ask(reads, uuid4())
     await settle()
-    several = ask(reads, uuid4(), uuid4())
+    several = ask(reads, *(uuid4() for _ in range(count)))
     await settle()
     store.statements[0].succeed()
     await settle()
     store.statements[1].succeed()
     await asyncio.gather(first, *several)
+
+
+async def test_after_a_statement_that_served_several_the_next_takes_a_breath(
+    store: Store, reads: CoalescedReads
+) -> None:
+    await serve_several(store, reads, 3)
     served = time.monotonic()
     (next_call,) = ask(reads, uuid4())
     await settle()
@@ -153,6 +158,31 @@ async def test_after_a_statement_that_served_several_the_next_takes_a_breath(
     assert store.statements[2].sent - served >= BREATH_SECONDS * 0.8
     store.statements[2].succeed()
     await asyncio.gather(next_call, *joining)
+
+
+async def test_a_breath_is_over_when_as_many_wait_as_were_there(
+    store: Store, reads: CoalescedReads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coalescer, "BREATH_SECONDS", 60)
+    await serve_several(store, reads, 3)
+    back = ask(reads, uuid4(), uuid4())
+    await settle()
+    assert len(store.statements) == 2
+    back += ask(reads, uuid4())
+    await settle()
+    assert len(store.statements[2].ids) == 3
+    late = ask(reads, uuid4(), uuid4())  # of those who are served next
+    await settle()
+    store.statements[2].succeed()
+    await asyncio.gather(*back)
+    late += ask(reads, uuid4(), uuid4())
+    await settle()
+    assert len(store.statements) == 3
+    late += ask(reads, uuid4())  # three that were answered and two that waited
+    await settle()
+    assert len(store.statements[3].ids) == 5
+    store.statements[3].succeed()
+    await asyncio.gather(*late)
 
 
 async def test_a_statement_that_stalls_is_passed_by_others(
