@@ -28,9 +28,10 @@ _SERVICE_CONFIG = json.dumps(
                     "initialBackoff": "0.05s",
                     "maxBackoff": "0.5s",
                     "backoffMultiplier": 2,
-                    # The latter is an overloaded server's; where it means something else, the authority
-                    # says in a header of gRPC's that the call is not to be repeated.
-                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                    # The latter two are an overloaded server's, with and without a reason, or what a proxy says.
+                    # Where the authority means something else by them, a header of gRPC's says not to repeat
+                    # the call.
+                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
                 },
             },
         ],

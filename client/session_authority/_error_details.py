@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from session_authority._throttle import RETRY_AFTER
 from session_authority.errors import (
     ApiKeyRejected,
     AuthenticationTooOld,
@@ -101,18 +102,19 @@ def was_answered(code: grpc.StatusCode, error: BaseException) -> bool | None:
     """
     if not isinstance(error, Unavailable):
         return True
+    if error.reason == "SERVER_OVERLOADED":
+        return False
     if code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
         return None
-    return error.reason not in (None, "SERVER_OVERLOADED")
+    return error.reason is not None
 
 
 def error_of(failure: Failure) -> SessionAuthorityError:
     """Give the exception for a failed call. It repeats no secret, and never fails itself."""
     code, text = failure.code(), failure.details() or ""
     reason, metadata, violations, retry_after = _details(failure.trailing_metadata() or ())
-    # A server too busy to give a reason refuses so, in gRPC's own words.
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Too many pending requests" in text:
-        reason = reason or "SERVER_OVERLOADED"
+    if _is_refused_unread(code, text) and reason is None:
+        reason, retry_after = "SERVER_OVERLOADED", RETRY_AFTER
     kind = _BY_REASON.get(reason or "") or _kind_of(code, text)
     detail = ": ".join(filter(None, [reason or code.name, _masked(text)]))
     if issubclass(kind, InvalidArgument):
@@ -120,6 +122,14 @@ def error_of(failure: Failure) -> SessionAuthorityError:
     if issubclass(kind, Unavailable):
         return kind(detail, reason=reason, metadata=metadata, retry_after=retry_after)
     return kind(detail, reason=reason, metadata=metadata)
+
+
+def _is_refused_unread(code: grpc.StatusCode, text: str) -> bool:
+    # The gRPC of a server too busy to take a call on gives no reason. It cancels the call, in this one word;
+    # where it has newer parts, it says what there are too many of.
+    if code is grpc.StatusCode.CANCELLED:
+        return text == "CANCELLED"
+    return code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Too many pending requests" in text
 
 
 def _kind_of(code: grpc.StatusCode, text: str) -> type[SessionAuthorityError]:

@@ -43,7 +43,8 @@ _MULTIPLIER = 2.0
 _MEMORY_SECONDS = 0.1
 """In how long what was counted fades to 1/e."""
 
-_RETRY_AFTER = timedelta(seconds=1)
+RETRY_AFTER = timedelta(seconds=1)
+"""What a user is told, when nobody says when to come back."""
 
 # A validation shed is a page that is shown a second later. Signing in, out and others out are few calls, and
 # users miss them more.
@@ -115,7 +116,7 @@ class Throttle:
         raise Unavailable(
             "SERVER_OVERLOADED: not asked, for the authority answers no more calls of this client",
             reason="SERVER_OVERLOADED",
-            retry_after=_RETRY_AFTER,
+            retry_after=RETRY_AFTER,
         )
 
     def end(self, call: Begun, *, answered: bool | None) -> None:

@@ -84,8 +84,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 18
     """RESOURCE_EXHAUSTED. The server has as many calls under way as it takes on at once, and refused this one
     before looking at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where
-    it has one. Under still more calls the server may refuse some with RESOURCE_EXHAUSTED or UNAVAILABLE
-    and no reason at all; the same holds for those.
+    it has one. Under still more calls, and while it stops, the server refuses some with CANCELLED, the message
+    "CANCELLED" and no reason at all; the same holds for those.
     """
     ERROR_REASON_TOO_MANY_REJECTED_TOKENS: _ErrorReason.ValueType  # 19
     """RESOURCE_EXHAUSTED. The caller has presented too many session tokens that were rejected.
@@ -182,8 +182,8 @@ gives the permission that it lacks.
 ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 18
 """RESOURCE_EXHAUSTED. The server has as many calls under way as it takes on at once, and refused this one
 before looking at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where
-it has one. Under still more calls the server may refuse some with RESOURCE_EXHAUSTED or UNAVAILABLE
-and no reason at all; the same holds for those.
+it has one. Under still more calls, and while it stops, the server refuses some with CANCELLED, the message
+"CANCELLED" and no reason at all; the same holds for those.
 """
 ERROR_REASON_TOO_MANY_REJECTED_TOKENS: ErrorReason.ValueType  # 19
 """RESOURCE_EXHAUSTED. The caller has presented too many session tokens that were rejected.

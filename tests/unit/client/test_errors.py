@@ -115,13 +115,20 @@ def test_no_refusal_of_the_caller_looks_like_a_users_end() -> None:
         assert not issubclass(kind, sa.SessionNotLive)
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Fault(Code.CANCELLED, "CANCELLED"),
+        Fault(Code.RESOURCE_EXHAUSTED, "Too many pending requests for this server"),
+    ],
+)
 async def test_a_server_too_busy_to_give_a_reason_is_overloaded(
-    twin: Twin, authority: FakeAuthority
+    twin: Twin, authority: FakeAuthority, refusal: Fault
 ) -> None:
-    text = "Too many pending requests for this server"
-    caught = await error(twin, authority, Fault(Code.RESOURCE_EXHAUSTED, text))
+    caught = await error(twin, authority, refusal)
     assert type(caught) is sa.Unavailable
     assert caught.reason == "SERVER_OVERLOADED"
+    assert caught.retry_after == timedelta(seconds=1)
 
 
 async def test_an_overloaded_server_says_when_to_come_back(

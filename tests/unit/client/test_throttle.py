@@ -170,7 +170,12 @@ BUSY = fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED")
 
 
 @pytest.mark.parametrize(
-    "refusal", [BUSY, Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many pending requests")]
+    "refusal",
+    [
+        BUSY,
+        Fault(grpc.StatusCode.CANCELLED, "CANCELLED"),
+        Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many pending requests"),
+    ],
 )
 async def test_a_client_that_is_refused_refuses_some_itself_and_signs_in_all_the_same(
     twin: Twin, authority: FakeAuthority, refusal: Fault
