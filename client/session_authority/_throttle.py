@@ -29,7 +29,7 @@ _NARROW_CALLS = 4.0
 """Below, a window hardly tells what the authority takes, and what share it answers begins to count."""
 
 _FEW_CALLS = 64
-"""More than a server takes of a connection at once, which is 48: beyond, calls wait in the client."""
+"""More than a server takes of a client at once, which is 48: beyond, calls wait in the client."""
 
 _LONG_WAIT_SECONDS = 0.15
 """Calls that wait so long behind others of their client are too many, even if the authority refuses none."""
@@ -67,7 +67,7 @@ class Begun(NamedTuple):
 
 
 class Throttle:
-    """What goes through one connection to the authority."""
+    """What goes through one channel to the authority."""
 
     __slots__ = (
         "_answered",

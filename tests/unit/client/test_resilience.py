@@ -3,9 +3,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,6 +21,7 @@ from session_authority import (
 from session_authority.v1 import session_service_pb2 as v1
 from tests.unit.client.conftest import Twin
 from tests.unit.client.fake_authority import (
+    CALLS_OF_A_CONNECTION,
     TOKEN,
     FakeAuthority,
     Fault,
@@ -302,3 +304,28 @@ def test_every_process_that_forks_off_gets_a_connection_of_its_own(
     )
     assert ran.returncode == 0, ran.stderr
     assert len(threaded.calls) == calls
+
+
+async def test_sign_ins_that_wait_for_the_store_keep_no_validation_waiting(
+    client_type: type[SessionClient | AsyncSessionClient], running: RunningAuthority
+) -> None:
+    authority = running.fake
+    authority.answers("CreateSession", Silence())
+    authority.answers("ValidateSession", accepted())
+    client = client_type(authority.address, deadline_seconds=2)
+    threads = ThreadPoolExecutor(2 * CALLS_OF_A_CONNECTION)
+
+    async def ask(method: Callable[[str], Any], argument: str) -> Any:
+        if isinstance(client, AsyncSessionClient):
+            return await method(argument)
+        return await asyncio.get_running_loop().run_in_executor(threads, method, argument)
+
+    waiting = [ask(client.create, "ana") for _ in range(CALLS_OF_A_CONNECTION + 2)]
+    outcomes = asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(1.5):
+        while len(authority.calls) < len(waiting):
+            await asyncio.sleep(0.01)
+        assert await ask(client.validate, TOKEN)
+    assert {type(outcome) for outcome in await outcomes} == {DeadlineExceeded}
+    await Twin(client).close()
+    threads.shutdown()
