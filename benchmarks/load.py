@@ -13,6 +13,7 @@ from typing import cast
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
+_CALLS_OF_A_CONNECTION = 8
 _FRAME_BYTES = 16_384  # what every server takes
 END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
 
@@ -170,7 +171,7 @@ async def drive(
     *,
     concurrency: int,
     seconds: float,
-    connections: int = 4,
+    connections: int | None = None,
 ) -> Result:
     """Call a method for a while, and return what was seen.
 
@@ -181,11 +182,12 @@ async def drive(
         expected: Bytes that each answer must contain.
         concurrency: How many calls are open at any time.
         seconds: For how long.
-        connections: Over how many connections.
+        connections: Over how many connections; unless given, over 4, or as many as it takes, for a server
+            takes 8 calls at once on each.
     """
     loop = asyncio.get_running_loop()
     host, port = address.rsplit(":", 1)
-    connections = min(connections, concurrency)
+    connections = min(connections or max(4, -(-concurrency // _CALLS_OF_A_CONNECTION)), concurrency)
     started = time.perf_counter()
     opened = []
     for number in range(connections):

@@ -23,38 +23,26 @@ from session_authority._throttle import Begun, Throttle
 from session_authority.v1 import session_service_pb2 as pb
 
 _SESSIONS = 2_000
-_CONNECTIONS = 32
+_CLIENTS = 32
+_LIBRARY_CONNECTIONS = 6
 _TICK_SECONDS = 0.002
 _METRICS = "127.0.0.1:50559"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _MAX_CONCURRENT_STREAMS = 3
 
 
-class _OpenLoop(asyncio.Protocol):
-    """A connection that sends calls at set times, however many are unanswered.
+class _Connection(asyncio.Protocol):
+    """A connection of a client's, which sends no more than HTTP/2 lets it."""
 
-    It sends no more than HTTP/2 lets it, as any client: what exceeds that is held back, and counted. With the
-    throttle of the client library, it is the library but for gRPC, which would cost more than the whole server:
-    what the throttle lets through waits for its turn.
-    """
-
-    def __init__(
-        self, authority: str, messages: list[bytes], outcomes: list[Any], throttle: Throttle | None
-    ) -> None:
-        self._headers = header_block(VALIDATE, authority)
-        self._bodies = [b"\0" + len(each).to_bytes(4) + each for each in messages]
+    def __init__(self, client: "_Client") -> None:
+        self._client = client
         self._stream = 1
-        self._next = 0
         self._credit = 65_535
         self._streams_limit = 2**31
-        self._open: dict[int, tuple[float, Begun | None]] = {}
         self._answered: set[int] = set()
         self._buffer = b""
-        self._outcomes = outcomes
-        self._throttle = throttle
-        self._waiting: deque[tuple[float, Begun | None]] = deque()
-        self.held_back = 0
-        self.refused_at_home: list[tuple[float, float]] = []
+        self._out: list[bytes] = []
+        self.open: dict[int, tuple[float, Begun | None]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -65,44 +53,21 @@ class _OpenLoop(asyncio.Protocol):
             + frame(_WINDOW, 0, 0, (2**31 - 2**16).to_bytes(4))
         )
 
-    def send(self, count: int) -> None:
-        out: list[bytes] = []
-        for _ in range(count):
-            now = time.perf_counter()
-            begun = None
-            if self._throttle is not None:
-                try:
-                    begun = self._throttle.begin(VALIDATE)
-                except Unavailable:
-                    self.refused_at_home.append((now, time.perf_counter() - now))
-                    continue
-            if not self._may_send():
-                if self._throttle is None:
-                    self.held_back += 1
-                else:
-                    self._waiting.append((now, begun))
-                continue
-            self._send_one((now, begun), out)
-        self._transport.write(b"".join(out))
+    @property
+    def has_room(self) -> bool:
+        return len(self.open) < self._streams_limit and self._credit > 1_000
 
-    def _may_send(self) -> bool:
-        return len(self._open) < self._streams_limit and self._credit > 1_000
-
-    def _send_one(self, call: tuple[float, Begun | None], out: list[bytes]) -> None:
-        body = self._bodies[self._next % len(self._bodies)]
-        self._next += 1
+    def send(self, call: tuple[float, Begun | None], headers: bytes, body: bytes) -> None:
         stream, self._stream = self._stream, self._stream + 2
-        self._open[stream] = call
+        self.open[stream] = call
         self._credit -= len(body)
-        out.append(frame(_HEADERS, 4, stream, self._headers))
-        out.append(frame(_DATA, 1, stream, body))
+        self._out.append(frame(_HEADERS, 4, stream, headers))
+        self._out.append(frame(_DATA, 1, stream, body))
 
-    def _send_waiting(self) -> None:
-        out: list[bytes] = []
-        while self._waiting and self._may_send():
-            self._send_one(self._waiting.popleft(), out)
-        if out:
-            self._transport.write(b"".join(out))
+    def flush(self) -> None:
+        if self._out:
+            self._transport.write(b"".join(self._out))
+            self._out.clear()
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
@@ -117,16 +82,13 @@ class _OpenLoop(asyncio.Protocol):
                 self._manage(kind, flags, buffer[at + 9 : at + 9 + size])
             elif kind == _DATA:
                 self._answered.add(stream)
-            if stream in self._open and (kind == _RST or (kind < 2 and flags & 1)):
-                sent, begun = self._open.pop(stream)
+            if stream in self.open and (kind == _RST or (kind < 2 and flags & 1)):
                 accepted = stream in self._answered
                 self._answered.discard(stream)
-                self._outcomes.append((sent, now - sent, accepted))
-                if self._throttle is not None and begun is not None:
-                    self._throttle.end(begun, answered=accepted)
+                self._client.ended(self.open.pop(stream), now, accepted=accepted)
             at += 9 + size
         self._buffer = buffer[at:]
-        self._send_waiting()
+        self._client.send_waiting()
 
     def _manage(self, kind: int, flags: int, payload: bytes) -> None:
         if kind == _WINDOW:
@@ -141,13 +103,74 @@ class _OpenLoop(asyncio.Protocol):
         elif kind == _GOAWAY:
             raise SystemExit("the server hung up")
 
+
+class _Client:
+    """A client that makes calls at set times, however many are unanswered.
+
+    Raw, it has one connection, and what that can't take is not sent, and counted. With the throttle of the client
+    library, it is the library but for gRPC, which would cost more than the whole server: it has as many connections,
+    and what the throttle lets through waits for its turn.
+    """
+
+    def __init__(self, authority: str, messages: list[bytes], outcomes: list[Any]) -> None:
+        self._headers = header_block(VALIDATE, authority)
+        self._bodies = [b"\0" + len(each).to_bytes(4) + each for each in messages]
+        self._next = 0
+        self._connections: list[_Connection] = []
+        self._outcomes = outcomes
+        self._throttle: Throttle | None = None
+        self._waiting: deque[tuple[float, Begun | None]] = deque()
+        self.held_back = 0
+        self.refused_at_home: list[tuple[float, float]] = []
+
+    async def open(self, address: str, *, throttled: bool) -> None:
+        if throttled:
+            self._throttle = Throttle(time.perf_counter)
+        host, port = address.rsplit(":", 1)
+        for _ in range(_LIBRARY_CONNECTIONS if throttled else 1):
+            connection = _Connection(self)
+            await asyncio.get_running_loop().create_connection(
+                functools.partial(_same, connection), host, int(port)
+            )
+            self._connections.append(connection)
+
+    def send(self, count: int) -> None:
+        for _ in range(count):
+            now = time.perf_counter()
+            begun = None
+            if self._throttle is not None:
+                try:
+                    begun = self._throttle.begin(VALIDATE)
+                except Unavailable:
+                    self.refused_at_home.append((now, time.perf_counter() - now))
+                    continue
+            self._waiting.append((now, begun))
+        self.send_waiting()
+        if self._throttle is None:
+            self.held_back += len(self._waiting)
+            self._waiting.clear()
+
+    def send_waiting(self) -> None:
+        for connection in self._connections:
+            while self._waiting and connection.has_room:
+                body = self._bodies[self._next % len(self._bodies)]
+                self._next += 1
+                connection.send(self._waiting.popleft(), self._headers, body)
+            connection.flush()
+
+    def ended(self, call: tuple[float, Begun | None], now: float, *, accepted: bool) -> None:
+        sent, begun = call
+        self._outcomes.append((sent, now - sent, accepted))
+        if self._throttle is not None and begun is not None:
+            self._throttle.end(begun, answered=accepted)
+
     @property
     def unanswered(self) -> int:
-        return len(self._open) + len(self._waiting)
+        return len(self._waiting) + sum(len(each.open) for each in self._connections)
 
 
-def _same(protocol: _OpenLoop) -> _OpenLoop:
-    return protocol
+def _same(connection: _Connection) -> _Connection:
+    return connection
 
 
 async def _generate(
@@ -162,28 +185,24 @@ async def _generate(
 
     Gives for each phase what became of its calls: when sent, how long it took, whether accepted.
     """
-    loop = asyncio.get_running_loop()
-    host, port = address.rsplit(":", 1)
     outcomes: list[Any] = []
-    connections = []
+    clients = []
     for number in range(count):
         shift = number * len(messages) // count
-        mine = messages[shift:] + messages[:shift]
-        throttle = Throttle(time.perf_counter) if throttled else None
-        protocol = _OpenLoop(address, mine, outcomes, throttle)
-        await loop.create_connection(functools.partial(_same, protocol), host, int(port))
-        connections.append(protocol)
+        client = _Client(address, messages[shift:] + messages[:shift], outcomes)
+        await client.open(address, throttled=throttled)
+        clients.append(client)
     await asyncio.sleep(0.2)
     results: list[dict[str, Any]] = []
     for rate, seconds in phases:
-        held_back = sum(each.held_back for each in connections)
+        held_back = sum(each.held_back for each in clients)
         started, offered = time.perf_counter(), 0
         while (passed := time.perf_counter() - started) < seconds:
             due = int(passed * rate) - offered
-            # One call to each connection in turn: a tick's worth arrives spread, as from many clients.
+            # One call to each client in turn: a tick's worth arrives spread, as from many clients.
             for number in range(min(due, count)):
                 share = due // count + (number < due % count)
-                connections[(offered + number) % count].send(share)
+                clients[(offered + number) % count].send(share)
             offered += due
             await asyncio.sleep(_TICK_SECONDS)
         results.append(
@@ -191,18 +210,18 @@ async def _generate(
                 "started": started,
                 "seconds": time.perf_counter() - started,
                 "offered": offered,
-                "held_back": sum(each.held_back for each in connections) - held_back,
+                "held_back": sum(each.held_back for each in clients) - held_back,
             }
         )
     deadline = time.perf_counter() + 5
-    while any(each.unanswered for each in connections) and time.perf_counter() < deadline:
+    while any(each.unanswered for each in clients) and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)
     for result in results:
         end = result["started"] + result["seconds"]
         result["outcomes"] = [each for each in outcomes if result["started"] <= each[0] < end]
         result["refused_at_home"] = [
             took
-            for each in connections
+            for each in clients
             for at, took in each.refused_at_home
             if result["started"] <= at < end
         ]
@@ -225,9 +244,9 @@ class _Generator:
         messages: Path,
         *phases: tuple[float, float],
         throttled: bool = False,
-        connections: int = _CONNECTIONS,
+        clients: int = _CLIENTS,
     ) -> None:
-        how = json.dumps({"phases": phases, "throttled": throttled, "count": connections})
+        how = json.dumps({"phases": phases, "throttled": throttled, "count": clients})
         arguments = [address, str(messages), how]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.overload", "--generate", *arguments],
@@ -334,19 +353,19 @@ def _measure(seconds: float, times: float, limit: int | None) -> None:
 def _overload(
     address: str, file: Path, messages: list[bytes], ids: list[bytes], seconds: float, times: float
 ) -> None:
-    async def closed(connections: int) -> Result:
+    async def closed(connections: int | None = None) -> Result:
         return await drive(
             address, VALIDATE, messages, ids, concurrency=64, seconds=5, connections=connections
         )
 
-    uvloop.run(closed(4))  # until everything is warm
+    uvloop.run(closed())  # until everything is warm
     for throttled in (False, True):
-        full = uvloop.run(closed(4))
-        spread = uvloop.run(closed(_CONNECTIONS))
+        full = uvloop.run(closed())
+        spread = uvloop.run(closed(_CLIENTS))
         capacity, full_p99 = full.rate, full.percentile_ms(99)
         print(
             f"capacity: {capacity:,.0f}/s at concurrency 64, p99 {full_p99:.1f} ms, {full.wrong} wrong; "
-            f"over {_CONNECTIONS} connections {spread.rate / capacity:.2f} of it"
+            f"over {_CLIENTS} connections {spread.rate / capacity:.2f} of it"
         )
         half = capacity / 2
         [unloaded] = _Generator(address, file, (half, 5)).result()

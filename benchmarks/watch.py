@@ -30,7 +30,7 @@ from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 
 _WATCH = "/session_authority.v1.SessionWatchService/WatchSessions"
-_STREAMS_OF_A_CONNECTION = 20  # no more than the server has wait to be taken on
+_STREAMS_OF_A_CONNECTION = 8  # as many as the server takes
 _PING_SECONDS = 1.0  # as the client does
 _SECONDS = 4.0
 _DATA, _SETTINGS, _PING, _ACK = 0, 4, 6, 1

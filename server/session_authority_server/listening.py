@@ -51,9 +51,10 @@ WATCH_SERVICE = session_watch_service_pb2.DESCRIPTOR.services_by_name[
 ].full_name
 
 # How many calls may wait in gRPC to be taken on; from the first number on some are refused.
-PENDING_CALLS = 64
-PENDING_CALLS_LIMIT = 96
-STREAMS_OF_A_CONNECTION = 48  # less than may wait, so that a single client is never refused
+PENDING_CALLS = 96
+PENDING_CALLS_LIMIT = 128
+# Six connections, as many as our client opens, carry less than may wait: a single client is never refused.
+CALLS_OF_A_CONNECTION = 8
 _ACCEPT_LOOP_SECONDS = 0.5  # how often gRPC is asked whether it still takes calls on
 _log = structlog.get_logger("session_authority")
 
@@ -130,9 +131,10 @@ def new_server(
             # would have calls wait for seconds.
             ("grpc.server.max_pending_requests", PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_LIMIT),
-            # Beyond, calls wait in the client. What gRPC calls overload protection would refuse a client's
-            # next call because Python has not yet let go of its last one.
-            ("grpc.max_concurrent_streams", STREAMS_OF_A_CONNECTION),
+            # Beyond, calls wait in the client, so that a flood waits where it comes from. What gRPC calls
+            # overload protection would refuse a client's next call because Python has not yet let go of its
+            # last one.
+            ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),
             ("grpc.http.overload_protection", 0),
             # Who pings more often than this three times is hung up on.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),

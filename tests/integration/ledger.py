@@ -1,6 +1,7 @@
 """Callers that write down what they were answered, to be held against the database afterwards."""
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -23,7 +24,7 @@ LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Calls:
-    """Calls without retries."""
+    """Calls without retries, over as many connections as our client's."""
 
     def __init__(self, stub: "session_service_pb2_grpc.SessionServiceAsyncStub") -> None:
         self._stub = stub
@@ -47,7 +48,8 @@ class Calls:
 
 @asynccontextmanager
 async def calling(server: Program) -> AsyncIterator[Calls]:
-    options = [("grpc.enable_retries", 0)]
+    connections = json.dumps({"connectionScaling": {"maxConnectionsPerSubchannel": 6}})
+    options = [("grpc.enable_retries", 0), ("grpc.service_config", connections)]
     async with grpc.aio.insecure_channel(server.address, options) as channel:
         yield Calls(session_service_pb2_grpc.SessionServiceStub(channel))
 

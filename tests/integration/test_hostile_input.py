@@ -7,6 +7,7 @@ import random
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from session_authority import AsyncSessionClient, SessionClient
 from session_authority.v1 import session_service_pb2 as pb
+from session_authority_server.listening import CALLS_OF_A_CONNECTION
 from tests.integration.program import Program, running, serving
 from tests.integration.raw_http2 import Header, RawConnection, headers
 
@@ -249,12 +251,18 @@ def test_a_call_without_the_first_of_its_headers(server: Program, count: int) ->
 
 def test_thousands_of_paths_that_are_not_utf_8_leave_time_for_others(server: Program) -> None:
     lines = len(server.stderr.splitlines())
-    with SessionClient(server.address) as client, RawConnection(server.address) as connection:
+    with SessionClient(server.address) as client, ExitStack() as stack:
+        connections = [stack.enter_context(RawConnection(server.address)) for _ in range(5)]
         token = client.create("ada").token
         for _ in range(100):
-            connection.send(b"".join(connection.encoded(headers(b"/\xff")) for _ in range(40)))
+            for connection in connections:
+                calls = [
+                    connection.encoded(headers(b"/\xff")) for _ in range(CALLS_OF_A_CONNECTION)
+                ]
+                connection.send(b"".join(calls))
             assert client.validate(token)
-            connection.heard(quiet_seconds=0.02)
+            for connection in connections:
+                connection.heard(quiet_seconds=0.005)
     assert len(server.stderr.splitlines()) - lines < 50
 
 
@@ -263,10 +271,12 @@ def test_a_flood_without_a_key_leaves_some_lines_in_the_log_and_their_number(
 ) -> None:
     with serving(tmp_path, asking_for_keys=True) as program:
         with RawConnection(program.address) as connection:
-            for _ in range(50):
-                calls = [connection.encoded(headers(_VALIDATE)) for _ in range(40)]
+            for _ in range(100):
+                calls = [
+                    connection.encoded(headers(_VALIDATE)) for _ in range(CALLS_OF_A_CONNECTION)
+                ]
                 connection.send(b"".join(calls))
-                connection.heard(quiet_seconds=0.05)
+                connection.heard(quiet_seconds=0.02)
         assert program.stop() == 0
     lines = [json.loads(line) for line in program.stderr.splitlines()]
     refused = [line for line in lines if line["event"] == "call refused"]

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 _NAMES = frozenset(("event_engine", "lifeguard"))
-_NICENESS = 7
+_NICENESS = 12
 
 
 def yield_to_the_loop() -> None:
