@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_authority import SessionClient, Unavailable
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
-from tests.integration.program import Program, running, serving
+from tests.integration.program import COMMAND, Program, running, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -191,3 +191,14 @@ def test_whoever_watches_the_health_is_told_and_let_go(tmp_path: Path) -> None:
         assert server.exit_code() == 0
         assert time.monotonic() - started < 10  # far less than the grace
     assert told == [NOT_SERVING]
+
+
+def test_connections_are_not_bounded_by_the_few_files_that_a_shell_allows(tmp_path: Path) -> None:
+    few_files: list[str | Path] = ["/bin/sh", "-c", 'ulimit -S -n 64; exec "$@"', "sh", COMMAND]
+    arguments = ["serve", "--insecure", "--listen", "127.0.0.1:0"]
+    with running(*arguments, cwd=tmp_path, command=few_files) as program, ExitStack() as stack:
+        host, port = program.address.split(":")
+        for _ in range(200):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=5))
+        with SessionClient(program.address) as client:
+            assert client.validate(client.create("ada").token)

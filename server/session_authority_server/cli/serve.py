@@ -1,3 +1,6 @@
+import contextlib
+import resource
+
 import click
 
 from session_authority_server.app import calm_garbage_collector, serving, until_told_to_stop
@@ -5,6 +8,8 @@ from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.development_key import VARIABLE
+
+_OPEN_FILES = 65_536, 10_240, 4_096  # one for each connection, of which a client opens up to six
 
 
 @click.command()
@@ -38,11 +43,25 @@ def serve(
     """Serve the API until SIGTERM, then drain."""
     settings = settings_of(context, listen=listen, database_url=database_url, processes=processes)
     several = settings.processes > 1
+    _allow_many_connections()
     run(
         (serve_processes if several else _serve)(
             settings, worker=not no_worker, insecure=insecure, allow_plaintext=allow_plaintext
         )
     )
+
+
+def _allow_many_connections() -> None:
+    # What a shell or systemd sets, 1,024, is for programs that still use select(). Other processes inherit it.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in _OPEN_FILES:
+        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        if soft >= wanted or soft == resource.RLIM_INFINITY:
+            return
+        # Some systems take less than they call the hard limit, and macOS calls it infinite.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
 
 
 async def _serve(
