@@ -196,6 +196,7 @@ async def serving(
             interceptor,
             share_port=share_port,
             calls_limit=max(accepting.CALLS_LIMIT, 4 * settings.max_in_flight_calls),
+            calls_per_connection=settings.calls_per_connection,
         )
         address = bind(server, settings.listen, shown)
         stack.enter_context(metrics(settings))

@@ -160,6 +160,11 @@ class Settings(BaseSettings):
         256,
         description="How many calls a process takes on at once; beyond, it refuses with RESOURCE_EXHAUSTED.",
     )
+    calls_per_connection: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        8,
+        description="How many calls and streams a connection carries at once; more wait in the client. More are "
+        "needed by what puts several clients on one connection, as some proxies do.",
+    )
     rejected_tokens_per_minute: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
         60_000,
         description="How many unknown session tokens a caller may present to a process in a minute, before "

@@ -50,11 +50,11 @@ WATCH_SERVICE = session_watch_service_pb2.DESCRIPTOR.services_by_name[
     "SessionWatchService"
 ].full_name
 
-# How many calls may wait in gRPC to be taken on; from the first number on some are refused.
+# How many calls may wait in gRPC to be taken on; from the first number on some are refused. Six connections, as many as
+# our client opens, carry less, so that a single client is never refused.
 PENDING_CALLS = 96
 PENDING_CALLS_LIMIT = 128
-# Six connections, as many as our client opens, carry less than may wait: a single client is never refused.
-CALLS_OF_A_CONNECTION = 8
+_IDLE_CONNECTION_SECONDS = 600
 _ACCEPT_LOOP_SECONDS = 0.5  # how often gRPC is asked whether it still takes calls on
 _log = structlog.get_logger("session_authority")
 
@@ -117,6 +117,7 @@ def new_server(
     *,
     share_port: bool,
     calls_limit: int,
+    calls_per_connection: int,
 ) -> tuple[grpc.aio.Server, Health]:
     """Return a server of all services, which has no address yet, and what tells of its health."""
     server = accepting.server(
@@ -134,11 +135,13 @@ def new_server(
             # Beyond, calls wait in the client, so that a flood waits where it comes from. What gRPC calls
             # overload protection would refuse a client's next call because Python has not yet let go of its
             # last one.
-            ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),
+            ("grpc.max_concurrent_streams", calls_per_connection),
             ("grpc.http.overload_protection", 0),
             # Who pings more often than this three times is hung up on.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.http2.max_ping_strikes", 2),
+            # Clients never close those that they opened for a burst, which take some 50 KiB each.
+            ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_SECONDS * 1_000),
             # Who is gone without a word is noticed, and who never shakes hands.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),

@@ -19,13 +19,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from session_authority import AsyncSessionClient, SessionClient
 from session_authority.v1 import session_service_pb2 as pb
-from session_authority_server.listening import CALLS_OF_A_CONNECTION
 from tests.integration.program import Program, running, serving
 from tests.integration.raw_http2 import Header, RawConnection, headers
 
 [_SERVICE] = pb.DESCRIPTOR.services_by_name.values()
 METHODS = sorted(_SERVICE.methods_by_name)
 _VALIDATE = b"/session_authority.v1.SessionService/ValidateSession"
+CALLS_OF_A_CONNECTION = 8  # what CALLS_PER_CONNECTION is unless set
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -325,12 +325,18 @@ def test_metadata_beyond_measure(server: Program) -> None:
 
 
 def test_hundreds_of_calls_abandoned_at_once(server: Program) -> None:
-    with SessionClient(server.address) as client, grpc.insecure_channel(server.address) as channel:
+    own_connection = [("grpc.use_local_subchannel_pool", 1)]
+    with SessionClient(server.address) as client, ExitStack() as stack:
         token = client.create("ada").token.reveal()
-        call: Any = channel.unary_unary("/session_authority.v1.SessionService/ListSessions")
         body = pb.ListSessionsRequest(session_token=token).SerializeToString()
-        for under_way in [call.future(body, timeout=10) for _ in range(300)]:
-            under_way.cancel()
+        under_way: list[Any] = []
+        for _ in range(40):
+            channel = stack.enter_context(grpc.insecure_channel(server.address, own_connection))
+            call: Any = channel.unary_unary("/session_authority.v1.SessionService/ListSessions")
+            under_way += [call.future(body, timeout=10) for _ in range(CALLS_OF_A_CONNECTION)]
+        under_way[0].result()
+        for each in under_way:
+            each.cancel()
 
 
 def test_who_pings_without_end_is_hung_up_on(server: Program) -> None:

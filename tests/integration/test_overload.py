@@ -17,6 +17,7 @@ from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import SystemClock
 from tests.integration.program import serving
+from tests.integration.raw_http2 import RawConnection
 
 
 @contextmanager
@@ -66,6 +67,16 @@ def test_a_call_beyond_those_that_the_store_holds_up_is_refused_with_reason_and_
         with SessionClient(program.address) as client:
             assert client.validate(client.create("ada").token)
         assert program.stderr.count("overloaded; refusing calls") == 1
+
+
+@pytest.mark.parametrize(("settings", "calls"), [({}, 8), ({"CALLS_PER_CONNECTION": "500"}, 500)])
+def test_a_connection_carries_as_many_calls_as_the_operator_says(
+    tmp_path: Path, settings: dict[str, str], calls: int
+) -> None:
+    named = {f"SESSION_AUTHORITY_{name}": value for name, value in settings.items()}
+    with serving(tmp_path, settings=named) as program, RawConnection(program.address) as raw:
+        max_concurrent_streams = b"\x00\x03" + calls.to_bytes(4)
+        assert max_concurrent_streams in raw.heard()
 
 
 def _as_they_end(calls: list[Any]) -> Iterator[Any]:
