@@ -10,11 +10,12 @@ ANSWER_LIMIT_BYTES = 16 * _MIB_BYTES
 
 _KEEPALIVE_TIME_SECONDS = 30
 _KEEPALIVE_TIMEOUT_SECONDS = 10
+_CONNECT_TIMEOUT_SECONDS = 2
 _INITIAL_RECONNECT_BACKOFF_SECONDS = 0.1
 _MAX_RECONNECT_BACKOFF_SECONDS = 2
 _CONNECTIONS = 6
 """To each address. The authority takes 8 calls at once on a connection, and so 48 of a client, fewer than a server lets
-wait. Were it one connection, sign-ins that wait for the store would keep validations waiting behind them."""
+wait. Were it one connection, a few sign-ins that wait for the store would keep validations waiting behind them."""
 
 _SERVICE_CONFIG = json.dumps(
     {
@@ -40,8 +41,9 @@ _SERVICE_CONFIG = json.dumps(
                 },
             },
         ],
-        # In an outage or overload, retries stop rather than multiply the load that the recovery has to carry.
-        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
+        # In an outage or overload, retries stop rather than multiply the load that the recovery has to carry: after
+        # half of these, for one server of several may die with all that a client has under way.
+        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
     }
 )
 
@@ -59,6 +61,8 @@ def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
         # A peer that vanished without a word is noticed while calls or streams wait for it.
         ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        # Calls wait while another connection is opened to a server that never answers, by default for 20 seconds.
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_SECONDS * 1000),
         # gRPC's own maximum of two minutes would prolong every outage by as much.
         ("grpc.initial_reconnect_backoff_ms", int(_INITIAL_RECONNECT_BACKOFF_SECONDS * 1000)),
         ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_SECONDS * 1000),

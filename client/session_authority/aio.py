@@ -65,7 +65,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
     """Asks the session authority, on asyncio.
 
     One client serves every event loop and every process that forks off before it is first called, each
-    by a connection of its own. (gRPC itself does not survive a fork once its asyncio side has run.)
+    by connections of its own. (gRPC itself does not survive a fork once its asyncio side has run.)
     Nothing connects before the first call. Close it, or use it in an `async with` block.
 
     Any method that calls the authority may raise `Unavailable` when nothing is known,

@@ -58,7 +58,7 @@ class _Connection:
 class SessionClient(ConfiguredClient[int, _Connection, Driver]):
     """Asks the session authority, blocking the calling thread.
 
-    One client serves all threads of a process, and every process that forks off gets a connection of
+    One client serves all threads of a process, and every process that forks off gets connections of
     its own. Nothing connects before the first call. Close it, or use it in a `with` block.
 
     Any method that calls the authority may raise `Unavailable` when nothing is known,

@@ -1,12 +1,13 @@
 import asyncio
+import inspect
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import pytest
@@ -306,26 +307,86 @@ def test_every_process_that_forks_off_gets_a_connection_of_its_own(
     assert len(threaded.calls) == calls
 
 
+Ask: TypeAlias = Callable[[Any, str], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture
+def ask() -> Iterator[Ask]:
+    """Call a method of either client, many at a time."""
+    with ThreadPoolExecutor(2 * CALLS_OF_A_CONNECTION) as threads:
+
+        async def ask(method: Any, argument: str) -> Any:
+            if inspect.iscoroutinefunction(method):
+                return await method(argument)
+            return await asyncio.get_running_loop().run_in_executor(threads, method, argument)
+
+        yield ask
+
+
 async def test_sign_ins_that_wait_for_the_store_keep_no_validation_waiting(
-    client_type: type[SessionClient | AsyncSessionClient], running: RunningAuthority
+    twin: Twin, authority: FakeAuthority, ask: Ask
 ) -> None:
-    authority = running.fake
     authority.answers("CreateSession", Silence())
     authority.answers("ValidateSession", accepted())
-    client = client_type(authority.address, deadline_seconds=2)
-    threads = ThreadPoolExecutor(2 * CALLS_OF_A_CONNECTION)
-
-    async def ask(method: Callable[[str], Any], argument: str) -> Any:
-        if isinstance(client, AsyncSessionClient):
-            return await method(argument)
-        return await asyncio.get_running_loop().run_in_executor(threads, method, argument)
-
-    waiting = [ask(client.create, "ana") for _ in range(CALLS_OF_A_CONNECTION + 2)]
-    outcomes = asyncio.gather(*waiting, return_exceptions=True)
-    async with asyncio.timeout(1.5):
+    waiting = [
+        asyncio.create_task(ask(twin.client.create, "ana"))
+        for _ in range(CALLS_OF_A_CONNECTION + 2)
+    ]
+    async with asyncio.timeout(2):
         while len(authority.calls) < len(waiting):
             await asyncio.sleep(0.01)
+        assert await ask(twin.client.validate, TOKEN)
+    authority.released.set()
+    await twin.close()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+class Relay:
+    """A way to a server on which the second connection is never answered."""
+
+    def __init__(self, address: str) -> None:
+        self._host, self._port = address.split(":")
+        self._writers: list[asyncio.StreamWriter] = []
+        self._opened = 0
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._opened += 1
+        self._writers.append(writer)
+        if self._opened != 2:
+            far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+            self._writers.append(far_writer)
+            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+
+    async def stop(self) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    while data := await source.read(65_536):
+        target.write(data)
+    target.close()
+
+
+async def test_a_further_connection_that_is_never_answered_is_given_up_after_two_seconds(
+    client_type: type[SessionClient | AsyncSessionClient], authority: FakeAuthority, ask: Ask
+) -> None:
+    authority.answers("CreateSession", Silence())
+    authority.answers("ValidateSession", accepted())
+    relay = Relay(authority.address)
+    client: Any = client_type(await relay.start(), deadline_seconds=8)
+    waiting = [asyncio.create_task(ask(client.create, "ana")) for _ in range(CALLS_OF_A_CONNECTION)]
+    async with asyncio.timeout(2):
+        while len(authority.calls) < len(waiting):
+            await asyncio.sleep(0.01)
+    async with asyncio.timeout(6):
         assert await ask(client.validate, TOKEN)
-    assert {type(outcome) for outcome in await outcomes} == {DeadlineExceeded}
+    authority.released.set()
     await Twin(client).close()
-    threads.shutdown()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await relay.stop()
