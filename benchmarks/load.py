@@ -13,7 +13,7 @@ from typing import cast
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
-_CALLS_OF_A_CONNECTION = 8
+CALLS_OF_A_CONNECTION = 8  # as many as a server takes, streams among them
 _FRAME_BYTES = 16_384  # what every server takes
 END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
 
@@ -187,7 +187,7 @@ async def drive(
     """
     loop = asyncio.get_running_loop()
     host, port = address.rsplit(":", 1)
-    connections = min(connections or max(4, -(-concurrency // _CALLS_OF_A_CONNECTION)), concurrency)
+    connections = min(connections or max(4, -(-concurrency // CALLS_OF_A_CONNECTION)), concurrency)
     started = time.perf_counter()
     opened = []
     for number in range(connections):

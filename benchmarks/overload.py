@@ -19,12 +19,12 @@ import uvloop
 from benchmarks.authority import VALIDATE
 from benchmarks.load import _WINDOW, PREFACE, Result, drive, frame, header_block
 from session_authority import AsyncSessionClient, Unavailable
+from session_authority._channel import _CONNECTIONS
 from session_authority._throttle import Begun, Throttle
 from session_authority.v1 import session_service_pb2 as pb
 
 _SESSIONS = 2_000
 _CLIENTS = 32
-_LIBRARY_CONNECTIONS = 6
 _TICK_SECONDS = 0.002
 _METRICS = "127.0.0.1:50559"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
@@ -127,7 +127,7 @@ class _Client:
         if throttled:
             self._throttle = Throttle(time.perf_counter)
         host, port = address.rsplit(":", 1)
-        for _ in range(_LIBRARY_CONNECTIONS if throttled else 1):
+        for _ in range(_CONNECTIONS if throttled else 1):
             connection = _Connection(self)
             await asyncio.get_running_loop().create_connection(
                 functools.partial(_same, connection), host, int(port)

@@ -24,13 +24,12 @@ import uvloop
 
 from benchmarks import authority, rows
 from benchmarks.engines import add_engine, fresh
-from benchmarks.load import END_STREAM, PREFACE, drive, frame, header_block
+from benchmarks.load import CALLS_OF_A_CONNECTION, END_STREAM, PREFACE, drive, frame, header_block
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 
 _WATCH = "/session_authority.v1.SessionWatchService/WatchSessions"
-_STREAMS_OF_A_CONNECTION = 8  # as many as the server takes
 _PING_SECONDS = 1.0  # as the client does
 _SECONDS = 4.0
 _DATA, _SETTINGS, _PING, _ACK = 0, 4, 6, 1
@@ -116,8 +115,8 @@ async def _watching(
     loop = asyncio.get_running_loop()
     host, port = address.rsplit(":", 1)
     opened = []
-    for start in range(0, streams, _STREAMS_OF_A_CONNECTION):
-        count = min(_STREAMS_OF_A_CONNECTION, streams - start)
+    for start in range(0, streams, CALLS_OF_A_CONNECTION):
+        count = min(CALLS_OF_A_CONNECTION, streams - start)
         watchers = _Watchers(address, count, heard)
         transport, _ = await loop.create_connection(partial(_same, watchers), host, int(port))
         opened.append((watchers, transport))

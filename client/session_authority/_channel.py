@@ -41,8 +41,8 @@ _SERVICE_CONFIG = json.dumps(
                 },
             },
         ],
-        # In an outage or overload, retries stop rather than multiply the load that the recovery has to carry: after
-        # half of these, for one server of several may die with all that a client has under way.
+        # In an outage or overload, retries stop once half of these are spent, rather than multiply the load that the
+        # recovery has to carry. The half is what a client has under way, with which a server may die.
         "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
     }
 )
