@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from session_authority import NewSession
 from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.policy import Policy
+from tests.acceptance.authority import a_session, insert_sessions
 from tests.browser.conftest import Open
 from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPAD, IPHONE, PIXEL
 from tests.browser.site import ROOT, Site
@@ -92,6 +93,26 @@ def test_15_the_time_since_goes_on_while_the_page_is_open(
     page.clock.run_for(3 * 60 * 1000)
 
     expect(page.get_by_role("button", name="8 minutes ago")).to_be_visible()
+
+
+@pytest.mark.parametrize("locale", ["en-US", "de-DE", "es-ES", "fr-FR", "ja-JP"])
+def test_15_the_script_says_the_time_since_as_the_server_does(
+    site: Site, open_page: Open, user: str, locale: str
+) -> None:
+    mine = site.sign_in(user, CHROME_ON_WINDOWS)
+    now = site.authority.clock.now()
+    seconds = [30, 90, 3590, 3690, 86_000, 604_000, 605_000]
+    days = [13, 14, 29, 30, 59, 60, 364, 365, 729]
+    spans = [timedelta(seconds=each) for each in seconds] + [timedelta(days=each) for each in days]
+    made = [a_session(user, now - span, lifetime=timedelta(days=999))[0] for span in spans]
+    site.run(insert_sessions(site.authority.database, made))
+
+    scripted = open_page(mine.token.reveal(), locale=locale)
+    plain = open_page(mine.token.reveal(), locale=locale, java_script_enabled=False)
+
+    texts = plain.locator("time[data-kind=ago]").all_inner_texts()
+    assert len(texts) == len(spans) + 1
+    assert scripted.locator("time[data-kind=ago]").all_inner_texts() == texts
 
 
 def test_31_who_is_signed_out_gets_no_list(open_page: Open) -> None:

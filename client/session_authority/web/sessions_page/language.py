@@ -1,8 +1,10 @@
 """The page's texts in the languages that there are catalogues for, and how each writes times and lists."""
 
 import io
+import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from babel import Locale, UnknownLocaleError
@@ -18,9 +20,22 @@ SOURCE_LANGUAGE = "en"
 """The language of the texts in the code, which needs no catalogue."""
 
 ACCEPTED_LIMIT = 16
-"""So many languages of a browser's are looked at: nobody reads more."""
+"""How many entries of an `Accept-Language` header are read."""
 
 _SHIPPED = Path(__file__).with_name("catalogues")
+
+# A range of RFC 4647 with at most 8 subtags, and with the underscore that some programs write.
+_RANGE = re.compile(r"\*|[a-z]{1,8}(?:[-_][a-z0-9]{1,8}){0,8}")
+
+# Each unit, and how many of it are said at most. The script in page.js has the same table.
+_UNITS = (
+    (timedelta(days=365), None),
+    (timedelta(days=30), 11),
+    (timedelta(weeks=1), None),
+    (timedelta(days=1), None),
+    (timedelta(hours=1), None),
+    (timedelta(minutes=1), None),
+)
 
 
 class Language:
@@ -34,7 +49,7 @@ class Language:
     def __init__(self, locale: Locale, texts: Translations) -> None:
         self._locale = locale
         self._texts = texts
-        self.tag = str(locale).replace("_", "-")
+        self.tag = _tag_of(locale)
         self.direction = locale.text_direction
 
     def gettext(self, message: str, **values: object) -> str:
@@ -50,11 +65,19 @@ class Language:
         return str(self._texts.ngettext(singular, plural, count)) % {"count": count, **values}
 
     def ago(self, time: datetime, now: datetime) -> str:
-        """Say how long ago something was: "2 hours ago"; below a minute, "just now"."""
-        passed = now - time
-        if passed.total_seconds() < 60:  # or in the future: clocks differ
-            return self.gettext("just now")
-        return format_timedelta(-passed, threshold=1, add_direction=True, locale=self._locale)
+        """Say how long ago a time was, in whole units of the largest unit that fits: "1 hour ago".
+
+        Less than a minute is "just now". So is a time in the future, because clocks differ.
+        """
+        # In UTC: Python subtracts two times of one zone by their clock faces, also over a change of clocks.
+        passed = now.astimezone(UTC) - time.astimezone(UTC)
+        for unit, limit in _UNITS:
+            if passed >= unit:
+                count = min(passed // unit, limit or passed // unit)
+                return format_timedelta(
+                    -count * unit, threshold=1, add_direction=True, locale=self._locale
+                )
+        return self.gettext("just now")
 
     def moment(self, time: datetime) -> str:
         """Write a point in time to the minute, in UTC."""
@@ -107,24 +130,35 @@ class Languages:
         return self._catalogues.keys()
 
     def choose(self, accept_language: str) -> Language:
-        """Give the best language for an `Accept-Language` header, English where none fits."""
+        """Return the best language for an `Accept-Language` header, and English if none fits."""
         if self._only is not None:
             return self._only
-        for tag in preferred(accept_language):
-            if language := self._of_tag(tag):
+        accepted = _weights(accept_language)
+        for tag in _in_order(accepted):
+            language = self._any_but(accepted) if tag == "*" else self._of_tag(tag)
+            if language is not None:
                 return language
         language = self._of_tag(SOURCE_LANGUAGE)
         assert language is not None
         return language
 
+    def _any_but(self, accepted: dict[str, float]) -> Language | None:
+        """Return the language for "*": English, or the first one that the header does not name."""
+        names = (SOURCE_LANGUAGE, *self._catalogues)
+        return next((self._of_tag(name) for name in names if name not in accepted), None)
+
     def _of_tag(self, tag: str) -> Language | None:
         tag = tag.replace("_", "-").lower()
         found = self._made.get(tag)
-        if found is None and (name := self._catalogue_of(tag)) is not None:
-            locale = _locale(tag) or _locale(name)
-            if locale is not None:
+        if found is None:
+            locale = _locale(tag)
+            # The locale first: it knows that zh-TW is zh-Hant-TW.
+            name = self._catalogue_of(_tag_of(locale).lower()) if locale else None
+            name = name or self._catalogue_of(tag)
+            locale = locale or _locale(name or "")
+            if name is not None and locale is not None:
                 language = Language(locale, self._catalogues[name])
-                # Under the language's own name: visitors invent tags without end, regions are few.
+                # Keyed by the locale's own tag: visitors can invent tags without end, locales are few.
                 found = self._made.setdefault(language.tag.lower(), language)
         return found
 
@@ -137,24 +171,46 @@ class Languages:
 
 
 def preferred(accept_language: str) -> list[str]:
-    """Give the languages of an `Accept-Language` header (RFC 9110), most wanted first."""
-    weighted: list[tuple[float, str]] = []
-    for entry in accept_language.split(",")[:ACCEPTED_LIMIT]:
-        tag, _, parameters = entry.strip().partition(";")
-        try:
-            weight = float(parameters.strip().removeprefix("q=")) if parameters else 1.0
-        except ValueError:
-            continue
-        if tag.strip() and 0 < weight <= 1:
-            weighted.append((weight, tag.strip()))
-    return [tag for _, tag in sorted(weighted, key=lambda entry: -entry[0])]
+    """Return the languages of an `Accept-Language` header (RFC 9110), most wanted first."""
+    return _in_order(_weights(accept_language))
+
+
+def _in_order(accepted: dict[str, float]) -> list[str]:
+    return [tag for tag in sorted(accepted, key=lambda tag: -accepted[tag]) if accepted[tag]]
+
+
+def _weights(accept_language: str) -> dict[str, float]:
+    """Return each language of the header with its weight from 0 to 1. Malformed entries are left out."""
+    accepted: dict[str, float] = {}
+    entries = (entry for entry in accept_language.split(",") if entry.strip())
+    for entry in islice(entries, ACCEPTED_LIMIT):
+        tag, *parameters = (part.strip() for part in entry.lower().split(";"))
+        weight = _weight(parameters)
+        if _RANGE.fullmatch(tag) and weight is not None:
+            accepted.setdefault(tag, weight)
+    return accepted
+
+
+def _weight(parameters: Sequence[str]) -> float | None:
+    """Return the `q` among an entry's parameters: 1 if there is none, and None if it is malformed."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                weight = float(value)
+            except ValueError:
+                return None
+            return weight if 0 <= weight <= 1 else None
+    return 1.0
 
 
 def _read(path: Path) -> Translations:
     compiled = io.BytesIO()
     try:
         with path.open("rb") as file:
-            write_mo(compiled, read_po(file, locale=path.stem, abort_invalid=True))
+            # Babel wants "pt_BR"; files are also named as browsers write it, "pt-BR".
+            catalogue = read_po(file, locale=path.stem.replace("-", "_"), abort_invalid=True)
+        write_mo(compiled, catalogue)
     except (OSError, ValueError, PoFileError, UnknownLocaleError) as error:
         raise ConfigurationError(
             "catalogues", f"hold {path.name}, which is no catalogue"
@@ -163,8 +219,15 @@ def _read(path: Path) -> Translations:
     return Translations(compiled)
 
 
+def _tag_of(locale: Locale) -> str:
+    return str(locale).replace("_", "-")
+
+
 def _locale(tag: str) -> Locale | None:
-    try:
-        return Locale.parse(tag, sep="-")
-    except (ValueError, UnknownLocaleError):
-        return None
+    """Return the locale of a tag, without what the locale data don't know at its end."""
+    while tag:
+        try:
+            return Locale.parse(tag, sep="-")
+        except (ValueError, UnknownLocaleError):
+            tag = tag.rpartition("-")[0]
+    return None

@@ -1,5 +1,7 @@
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -25,7 +27,13 @@ def languages() -> Languages:
         ("de;q=seven, en", ["en"]),
         ("de;q=7, de;q=-1, de;q=nan, en", ["en"]),
         (" ,,; ,en", ["en"]),
+        ("," * 100 + "en", ["en"]),
         ("*", ["*"]),
+        ("de;Q=0.5, fr ; q=0.7 ,es; q = 0.6", ["fr", "es", "de"]),
+        ("de;q=0.5;level=1, fr;level=1;q=0.9", ["fr", "de"]),
+        ("de;q=, fr;q, ja;q=1e400, es;q=nan, en;q=1.001", []),
+        ("de-..,../../de,de@euro,de.UTF-8,\0,-de,de-,abcdefghi,en", ["en"]),
+        ("a" + "-b" * 5000 + ",en", ["en"]),
     ],
 )
 def test_the_header_is_read_as_the_standard_says(header: str, tags: list[str]) -> None:
@@ -33,7 +41,7 @@ def test_the_header_is_read_as_the_standard_says(header: str, tags: list[str]) -
 
 
 def test_no_more_of_the_header_is_read_than_anybody_speaks() -> None:
-    assert len(preferred(",".join(["de"] * 1_000))) == 16
+    assert len(preferred(",".join(f"de-{number}" for number in range(1_000)))) == 16
 
 
 @pytest.mark.parametrize(
@@ -48,6 +56,23 @@ def test_no_more_of_the_header_is_read_than_anybody_speaks() -> None:
         ("*", "en"),
         ("", "en"),
         ("de-XX-nonsense, fr", "de"),
+        ("DE-at", "de-AT"),
+        ("de_DE", "de-DE"),
+        ("en-US-u-hc-h23", "en-US"),
+        ("ja-JP-u-ca-japanese", "ja-JP"),
+        ("de-DE-1996-x-private", "de-DE"),
+        ("es-419", "es-419"),
+        ("zh-Hant, pt-BR;q=0.9", "en"),
+        ("nl, de;q=0.5", "de"),
+        ("nl, *;q=0.8, fr;q=0.5", "en"),
+        ("de;q=0.9, *", "en"),
+        ("de, *;q=0.1", "de"),
+        ("en;q=0, de;q=0.1", "de"),
+        ("EN;q=0, *", "de"),
+        ("en;q=0, de;q=0, *;q=0.5", "es"),
+        ("en;q=0", "en"),
+        ("*;q=0", "en"),
+        ("en;q=0, de;q=0, es;q=0, fr;q=0, ja;q=0, *", "en"),
         ("x" * 5000, "en"),
         ("../../etc/passwd", "en"),
         ("de\x00", "en"),
@@ -96,23 +121,70 @@ def test_numbers_take_the_form_that_the_language_wants(
     assert two in language.ngettext(*texts, 2)
 
 
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+MOMENT = timedelta(microseconds=1)
+
+
 @pytest.mark.parametrize(
     ("span", "english", "german"),
     [
-        (timedelta(seconds=-5), "just now", "gerade eben"),
-        (timedelta(seconds=59), "just now", "gerade eben"),
-        (timedelta(seconds=60), "1 minute ago", "vor 1 Minute"),
-        (timedelta(hours=2), "2 hours ago", "vor 2 Stunden"),
-        (timedelta(days=1, hours=2), "1 day ago", "vor 1 Tag"),
-        (timedelta(days=20), "3 weeks ago", "vor 3 Wochen"),
-        (timedelta(days=400), "1 year ago", "vor 1 Jahr"),
+        (-400 * DAY, "just now", "gerade eben"),
+        (-MOMENT, "just now", "gerade eben"),
+        (MINUTE - MOMENT, "just now", "gerade eben"),
+        (MINUTE, "1 minute ago", "vor 1 Minute"),
+        (2 * MINUTE - MOMENT, "1 minute ago", "vor 1 Minute"),
+        (HOUR - MOMENT, "59 minutes ago", "vor 59 Minuten"),
+        (HOUR, "1 hour ago", "vor 1 Stunde"),
+        (2 * HOUR - MOMENT, "1 hour ago", "vor 1 Stunde"),
+        (DAY - MOMENT, "23 hours ago", "vor 23 Stunden"),
+        (DAY, "1 day ago", "vor 1 Tag"),
+        (7 * DAY - MOMENT, "6 days ago", "vor 6 Tagen"),
+        (7 * DAY, "1 week ago", "vor 1 Woche"),
+        (30 * DAY - MOMENT, "4 weeks ago", "vor 4 Wochen"),
+        (30 * DAY, "1 month ago", "vor 1 Monat"),
+        (60 * DAY, "2 months ago", "vor 2 Monaten"),
+        (365 * DAY - MOMENT, "11 months ago", "vor 11 Monaten"),
+        (365 * DAY, "1 year ago", "vor 1 Jahr"),
+        (730 * DAY - MOMENT, "1 year ago", "vor 1 Jahr"),
     ],
 )
-def test_how_long_ago_is_said_as_people_do(
+def test_the_time_since_is_in_whole_units_of_the_largest_that_fits(
     languages: Languages, span: timedelta, english: str, german: str
 ) -> None:
     assert languages.choose("en").ago(NOON - span, NOON) == english
     assert languages.choose("de").ago(NOON - span, NOON) == german
+
+
+LARGEST = {"minute": 59, "hour": 23, "day": 6, "week": 4, "month": 11}
+UNIT_WORDS = {
+    "en": ("minute", "hour", "day", "week", "month"),
+    "de": ("Minute", "Stunde", "Tag", "Woche", "Monat"),
+    "es": ("minuto", "hora", "día", "semana", "mes"),
+    "fr": ("minute", "heure", "jour", "semaine", "mois"),
+    "ja": ("分", "時間", "日", "週間", "か月"),
+}
+
+
+@pytest.mark.parametrize("tag", UNIT_WORDS)
+def test_no_unit_reaches_the_next_one_in_any_language(languages: Languages, tag: str) -> None:
+    language = languages.choose(tag)
+    largest = dict.fromkeys(LARGEST, 0)
+    for minutes in (*range(1, 200), *range(200, 400 * 24 * 60, 61)):
+        said = language.ago(NOON - minutes * MINUTE, NOON)
+        for unit, word in zip(LARGEST, UNIT_WORDS[tag], strict=True):
+            found = re.search(rf"(\d+)\s*{word}", said)
+            largest[unit] = max(largest[unit], int(found[1]) if found else 0)
+
+    assert largest == LARGEST
+
+
+def test_a_change_of_clocks_is_no_time_that_passed(languages: Languages) -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    before = datetime(2026, 3, 29, 1, 59, tzinfo=berlin)
+    after = datetime(2026, 3, 29, 3, 1, tzinfo=berlin)
+
+    assert languages.choose("en").ago(before, after) == "2 minutes ago"
+    assert languages.choose("en").exact(before) == "Mar 29, 2026, 12:59:00\u202fAM UTC"
 
 
 def test_times_are_in_utc_and_say_so(languages: Languages) -> None:
@@ -143,6 +215,17 @@ def test_an_app_adds_a_language_with_a_file(tmp_path: Path) -> None:
     assert (arabic.tag, arabic.direction) == ("ar", "rtl")
     assert arabic.gettext("Your sessions") == "جلساتك"
     assert arabic.gettext("Back") == "Back", "what is not translated yet is said in English"
+
+
+@pytest.mark.parametrize("header", ["zh-Hant", "zh-TW", "zh-HK", "zh-Hant-MO", "zh_TW"])
+@pytest.mark.parametrize("name", ["zh_Hant.po", "zh-Hant.po"])
+def test_a_region_gets_the_script_that_it_writes(tmp_path: Path, name: str, header: str) -> None:
+    write(tmp_path, name, 'msgid "Back"\nmsgstr "返回"\n')
+    write(tmp_path, "zh.po", 'msgid "Back"\nmsgstr "后退"\n')
+    languages = Languages(tmp_path)
+
+    assert languages.choose(header).gettext("Back") == "返回"
+    assert languages.choose("zh-CN").gettext("Back") == "后退"
 
 
 def test_an_apps_own_words_replace_the_shipped_ones(tmp_path: Path) -> None:

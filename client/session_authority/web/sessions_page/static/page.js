@@ -11,11 +11,13 @@
   const exact = new Intl.DateTimeFormat(lang, { dateStyle: "full", timeStyle: "long" });
   const short = new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "short" });
   const relative = new Intl.RelativeTimeFormat(lang, { numeric: "always" });
-  const units = [["year", 31536e6], ["month", 2592e6], ["week", 6048e5], ["day", 864e5], ["hour", 36e5], ["minute", 6e4]];
+  // Whole units, and how many at most: as in language.py.
+  const units = [["year", 31536e6], ["month", 2592e6, 11], ["week", 6048e5], ["day", 864e5], ["hour", 36e5], ["minute", 6e4]];
   const ago = (time) => {
     const passed = Date.now() + skew - time;
     const unit = units.find(([, length]) => passed >= length);
-    return unit ? relative.format(-Math.round(passed / unit[1]), unit[0]) : main.dataset.justNow;
+    if (!unit) return main.dataset.justNow;
+    return relative.format(-Math.min(Math.floor(passed / unit[1]), unit[2] || Infinity), unit[0]);
   };
   const times = [...document.querySelectorAll("time[data-kind]")];
   const tell = () => times.forEach((element) => {
