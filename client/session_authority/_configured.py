@@ -110,6 +110,11 @@ class ConfiguredClient(Generic[_Key, _Connection, _NearCache]):
         )
 
     @property
+    def address(self) -> str:
+        """Where the authority listens, as given."""
+        return self._settings.address
+
+    @property
     def near_cache_statistics(self) -> NearCacheStatistics | None:
         """What the near cache has done in this process so far; None without one."""
         near = self._near

@@ -79,7 +79,7 @@ class SessionCookie:
         self._plain_name = name
         self._domain = domain and domain.lower().removeprefix(".")
         self._secure_name = ("__Secure-" if domain else "__Host-") + name
-        self._persistent = persistent
+        self.persistent = persistent
         self._warned = False
         self._warned_of_plain_http = False
 
@@ -126,7 +126,7 @@ class SessionCookie:
                 "Host header on.",
                 self._plain_name,
             )
-        kept = self._persistent if persistent is None else persistent
+        kept = self.persistent if persistent is None else persistent
         return self._set(token, MAX_AGE_SECONDS if kept else None, local)
 
     def warn_of_plain_http(self, origin: str) -> None:

@@ -14,14 +14,15 @@ async def me(session: CurrentSession) -> str:
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Self, TypeAlias
 
 try:
-    from fastapi import Depends
+    from fastapi import Depends, params
     from starlette.applications import Starlette
-    from starlette.requests import HTTPConnection
-    from starlette.responses import JSONResponse
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import JSONResponse, RedirectResponse, Response
     from starlette.routing import Route
     from starlette.websockets import WebSocket, WebSocketState
 except ImportError as error:
@@ -42,6 +43,8 @@ from session_authority.errors import (
 from session_authority.session import Rejection, Session
 from session_authority.web.asgi import SESSIONS_KEY, VISIT_KEY, SessionMiddleware
 from session_authority.web.asgi_page import PageApplication
+from session_authority.web.clock import system_time, time_at
+from session_authority.web.next_page import confirm_address, next_page
 from session_authority.web.sessions_page import PageOptions, SessionsPage
 from session_authority.web.visit import RETRY_AFTER_SECONDS, Site, Visit
 
@@ -75,6 +78,9 @@ class Sessions:
         """
         self.client = client
         self._site = site or Site()
+        if self._site.clock is system_time:
+            self._site = replace(self._site, clock=lambda: time_at(self.client.address))
+        self._options = PageOptions()
 
     @classmethod
     def from_env(cls, site: Site | None = None) -> Self:
@@ -94,7 +100,8 @@ class Sessions:
             app: A FastAPI or Starlette application that has not started yet.
             page: The path of the page on which users see and end their own sessions, "/account/sessions";
                 no page unless given.
-            options: How the page looks and where it leads.
+            options: How the page looks and where it leads. Browsers whose proof of identity is too old
+                are sent to its `reauthenticate_url`.
 
         Raises:
             ValueError: The path does not begin with one slash, or ends with one.
@@ -104,11 +111,11 @@ class Sessions:
         )
         for kind in _ANSWERS:
             app.exception_handlers.setdefault(kind, _answer)
+        options = self._options = options or PageOptions()
         if page is None:
             return
         if not page.startswith("/") or page.startswith("//") or page.endswith("/"):
             raise ValueError(f'the page\'s path is of the form "/account/sessions", not {page!r}')
-        options = options or PageOptions()
         if self.client.near_cache_statistics is not None:
             options = options.with_near_cache()
         application = PageApplication(
@@ -230,6 +237,20 @@ class Sessions:
             )
         )
 
+    def next_page(self, request: Request, given: str | None = None, *, default: str = "/") -> str:
+        """Return where to send a user who has signed in or confirmed who they are.
+
+        That is the path that `next` names. Another site's address, or the `reauthenticate_url` itself, is
+        replaced by the default.
+
+        Args:
+            request: The request.
+            given: The value of `next`; the query's unless given.
+            default: Where to send the user without a usable `next`.
+        """
+        given = request.query_params.get("next") if given is None else given
+        return next_page(given, default=default, confirm_url=self._options.reauthenticate_url)
+
     async def revoke_others(self, connection: HTTPConnection) -> datetime:
         """End every session of the user but the request's, and say when no cache accepts them any more.
 
@@ -264,18 +285,35 @@ OptionalSession: TypeAlias = Annotated[Session | None, Depends(_optional)]
 """A parameter of a path operation that gets the session, or None."""
 
 
-def RecentAuthentication(*, minutes: float) -> Any:  # noqa: N802 - stands where `Depends` does
-    """Let in only users who proved who they are that recently; the answer is 403 otherwise.
+class RecentAuthentication(params.Depends):
+    """Let in only users who proved who they are that recently.
 
+    Others get 403, and browsers are sent to the page's `reauthenticate_url` if there is one.
     `dependencies=[RecentAuthentication(minutes=10)]`, or
-    `session: Annotated[Session, RecentAuthentication(minutes=10)]` to get the session too.
+    `session: Annotated[Session, RecentAuthentication(minutes=10)]` to get the session too;
+    `Depends(RecentAuthentication(minutes=10))` means the same.
     """
-    maximum_age = timedelta(minutes=minutes)
 
-    async def recent(connection: HTTPConnection) -> Session:
-        return await _sessions(connection).require(connection, maximum_age=maximum_age)
+    def __init__(self, *, minutes: float) -> None:
+        """Set how many minutes ago the user may have proved who they are at most.
 
-    return Depends(recent)
+        Raises:
+            ValueError: The number is not positive: no proof would ever be recent enough.
+        """
+        if not minutes > 0:
+            raise ValueError(f"RecentAuthentication needs more than 0 minutes, not {minutes!r}")
+        maximum_age = timedelta(minutes=minutes)
+
+        async def recent(connection: HTTPConnection) -> Session:
+            return await _sessions(connection).require(connection, maximum_age=maximum_age)
+
+        super().__init__(recent)
+
+    async def __call__(self, connection: HTTPConnection) -> Session:
+        """Return the session, as a dependency of `Depends`."""
+        assert self.dependency is not None
+        session: Session = await self.dependency(connection)
+        return session
 
 
 def _sessions(connection: HTTPConnection) -> Sessions:
@@ -294,13 +332,15 @@ def _installed(connection: HTTPConnection, key: str) -> Any:
     return connection.scope[key]
 
 
-async def _answer(connection: HTTPConnection, error: Exception) -> JSONResponse | None:
+async def _answer(connection: HTTPConnection, error: Exception) -> Response | None:
     status, detail = next(each for kind, each in _ANSWERS.items() if isinstance(error, kind))
     if isinstance(connection, WebSocket) and (
         connection.application_state is not WebSocketState.CONNECTING
     ):
         await connection.close(_TRY_AGAIN_LATER if status == 503 else _POLICY_VIOLATION)
         return None
+    if isinstance(error, ReauthenticationRequired) and (address := _confirm_address(connection)):
+        return RedirectResponse(address, 303, {"cache-control": "no-store"})
     content, headers = {"detail": detail}, {"cache-control": "no-store"}
     if status == 503:
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
@@ -309,3 +349,20 @@ async def _answer(connection: HTTPConnection, error: Exception) -> JSONResponse 
     if isinstance(error, ReauthenticationRequired):
         content |= error.metadata
     return JSONResponse(content, status, headers)
+
+
+def _confirm_address(connection: HTTPConnection) -> str | None:
+    """Return where a browser can confirm who its user is; None for a program, and on that page itself."""
+    confirm_url = _sessions(connection)._options.reauthenticate_url
+    if confirm_url is None or "text/html" not in connection.headers.get("accept", ""):
+        return None
+    path, query = connection.url.path, connection.url.query
+    if next_page(path, default="", confirm_url=confirm_url) == "":
+        return None
+    return confirm_address(
+        confirm_url,
+        method=connection.scope.get("method", "GET"),
+        path=f"{path}?{query}" if query else path,
+        referer=connection.headers.get("referer", ""),
+        origin=_visit(connection).origin,
+    )

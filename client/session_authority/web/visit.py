@@ -23,6 +23,8 @@ from session_authority.web.cookies import SessionCookie, SetCookie, is_local
 
 RETRY_AFTER_SECONDS = 5
 """When a user who met an outage may try again."""
+PERSISTENT_ATTRIBUTE = "session_authority.persistent"
+"""The session attribute that records a sign-in's own choice of `persistent`: "yes" or "no"."""
 
 # A superseded token has a successor, which a parallel request may have brought into the cookie already. A reason
 # that this version does not know may be another such.
@@ -180,7 +182,7 @@ class Visit:
             authentication_methods=methods,
             lifetime=lifetime,
             idle_timeout=idle_timeout,
-            attributes=attributes,
+            attributes=self._with_choice(attributes, persistent),
             actor_id=actor_id,
             retry_secret=None,
         )
@@ -220,10 +222,15 @@ class Visit:
     ) -> _core.Operation[Session]:
         """Record that the user has proved again who they are, and put the new token into the cookie.
 
+        The cookie keeps the sign-in's choice of `persistent` unless this call makes another.
+
         Raises:
             RuntimeError: The response has begun.
         """
         self._refuse_if_too_late()
+        if persistent is None and self.session is not None:
+            chosen = self.session.attributes.get(PERSISTENT_ATTRIBUTE)
+            persistent = {"yes": True, "no": False}.get(chosen or "")
         new = yield from _core.reauthenticate(
             self.token,
             authentication_methods=methods,
@@ -301,6 +308,14 @@ class Visit:
         self._answer = (cookie.holding(token, local=self.local, persistent=persistent),)
         self.tokens, self._asked, self._in_use = (token,), 1, token
         self.outcome, self._handed_out = new.session, token
+
+    def _with_choice(
+        self, attributes: Mapping[str, str] | None, persistent: bool | None
+    ) -> Mapping[str, str] | None:
+        """Add the choice of `persistent` to the attributes. The site's default needs no record."""
+        if persistent is None or persistent == self._site.cookie.persistent:
+            return attributes
+        return {**(attributes or {}), PERSISTENT_ATTRIBUTE: "yes" if persistent else "no"}
 
     def _refuse_if_too_late(self) -> None:
         if self.responded:

@@ -298,7 +298,7 @@ def test_one_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     def serving(*_: object, **__: object) -> None:
         raise OSError("no room for the file")
 
-    monkeypatch.setattr(testing, "serving", serving)
+    monkeypatch.setattr("session_authority.testing._authority.serving", serving)
     with pytest.raises(OSError, match="no room"), testing.authority():
         pass
 

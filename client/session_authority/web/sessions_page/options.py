@@ -54,13 +54,13 @@ class PageOptions:
     def __post_init__(self) -> None:
         for name in ("home_url", "sign_in_url", "reauthenticate_url"):
             address = getattr(self, name)
-            if address is not None and not (_is_path(address) or _is_web_address(address)):
+            if address is not None and not (is_path(address) or _is_web_address(address)):
                 raise ConfigurationError(
                     name, 'must be a path of this site, as "/sign-in", or begin with "https://"'
                 )
         for name in ("signed_out_path", "stylesheet_path"):
             path = getattr(self, name)
-            if path is not None and not _is_path(path):
+            if path is not None and not is_path(path):
                 raise ConfigurationError(name, 'must be a path of this site, as "/goodbye"')
         if not 0 <= (self.effective_within_seconds or 0) <= EFFECTIVE_LIMIT_SECONDS:
             raise ConfigurationError(
@@ -76,7 +76,8 @@ class PageOptions:
         return replace(self, effective_within_seconds=LEASE_SECONDS)
 
 
-def _is_path(address: str) -> bool:
+def is_path(address: str) -> bool:
+    """Say whether an address is a path of this site, whatever a browser makes of it."""
     # Browsers take a backslash for a slash, drop control characters, and go to another host after two.
     return address.startswith("/") and not address.startswith("//") and _is_plain(address)
 

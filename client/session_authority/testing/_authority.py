@@ -1,18 +1,10 @@
-"""An authority for the tests of an app: the real server, in this process, with a clock that a test moves.
-
-    with testing.authority(idle_timeout=timedelta(hours=1)) as authority:
-        new = authority.sign_in("ada")
-        authority.advance(timedelta(hours=2))
-        ...  # whatever the app does now that the session is over
-
-It needs what the server needs: `pip install 'session-authority[server]'`.
-"""
+"""The authority that tests run."""
 
 import asyncio
 import contextlib
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -20,6 +12,7 @@ from typing import Any, TypeVar
 from session_authority.aio import AsyncSessionClient
 from session_authority.session import IpAddress, NewSession
 from session_authority.sync import SessionClient
+from session_authority.web.clock import test_clocks
 
 try:
     from session_authority_server.app import Served, serving
@@ -34,8 +27,6 @@ except ImportError as error:
         "session_authority.testing runs the real server, which is not installed completely "
         f"({error}); run: pip install 'session-authority[server]'"
     ) from error
-
-__all__ = ["Authority", "authority"]
 
 _DEFAULTS = Policy()
 _START_LIMIT_SECONDS = 30.0
@@ -80,6 +71,8 @@ class Authority:
             self._thread.start()
             self._loop, self._served = self._started.result(_START_LIMIT_SECONDS)
         self._client = SessionClient(self.address)
+        self._at_stop = contextlib.ExitStack()
+        test_clocks[self.address] = self._clock.now
 
     @property
     def address(self) -> str:
@@ -138,6 +131,9 @@ class Authority:
     def advance(self, by: timedelta) -> None:
         """Move the authority's clock on. Every call that begins afterwards sees the later time.
 
+        The web integrations whose clients call this authority follow the same clock, unless they were given
+        one of their own.
+
         Args:
             by: How far, not negative.
 
@@ -165,8 +161,14 @@ class Authority:
         finally:
             self._outages -= 1
 
+    def at_stop(self, work: Callable[[], object]) -> None:
+        """Have something done when the authority stops, such as giving an app its own client back."""
+        self._at_stop.callback(work)
+
     def stop(self) -> None:
-        """Stop for good, as at the end of the `with` block. To stop twice is fine."""
+        """Stop for good, as at the end of the `with` block. A second call does nothing."""
+        self._at_stop.close()
+        test_clocks.pop(self.address, None)
         self._client.close()
         if self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # its loop has closed meanwhile
