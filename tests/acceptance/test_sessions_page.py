@@ -447,7 +447,17 @@ class TestForgery:
         [
             {"origin": "https://evil.example"},
             {"origin": "null"},
+            {"origin": "null", "sec-fetch-site": "cross-site"},
+            {"origin": "null", "sec-fetch-site": "same-site"},
+            {"origin": "null", "sec-fetch-site": "none"},
+            {"origin": "null", "sec-fetch-site": "same-origin, same-origin"},
+            {"origin": ""},
             {"origin": "http://app.example"},
+            {"origin": "https://app.example:8443"},
+            {"origin": "https://app.example."},
+            {"origin": "https://app.example@evil.example"},
+            {"origin": "https://app.example https://evil.example"},
+            {"origin": "https://app.example, https://app.example"},
             {"sec-fetch-site": "cross-site"},
             {"sec-fetch-site": "same-site", "origin": ORIGIN},
             {"sec-fetch-site": "none"},
@@ -464,6 +474,29 @@ class TestForgery:
 
         assert response.status == 403
         assert await client.validate(other.token)
+
+    @pytest.mark.parametrize(
+        "origin", [ORIGIN, f"{ORIGIN}:443", ORIGIN.upper(), "null"], ids=str.lower
+    )
+    @pytest.mark.parametrize("accept", ["text/html", "application/json"])
+    async def test_a_form_of_the_page_is_taken_however_its_origin_is_spelled(
+        self, visitor: Visitor, other: NewSession, origin: str, accept: str
+    ) -> None:
+        """ "null" is what browsers send under a proxy's policy "no-referrer"."""
+        headers = {"origin": origin, "sec-fetch-site": "same-origin", "accept": accept}
+
+        response = await visitor.send("/log-out-elsewhere", headers, confirmed="yes")
+
+        assert response.status in (200, 303)
+        assert not await visitor.client.validate(other.token)
+
+    async def test_without_an_origin_the_proof_must_be_good(self, visitor: Visitor) -> None:
+        headers = {"origin": "null", "sec-fetch-site": "same-origin"}
+
+        response = await visitor.send("/sign-out", headers, proof="0" * 32 + "." + "0" * 64)
+
+        assert response.status == 403
+        assert await visitor.client.validate(visitor.token)
 
     async def test_whoever_set_the_site_up_wrongly_is_told_once(
         self, visitor: Visitor, other: NewSession, caplog: pytest.LogCaptureFixture

@@ -160,12 +160,15 @@ def is_local(scheme: str, host: str, origin: str = "") -> bool:
         origin: The `Origin` header, if any. It gives away a proxy that puts its own host name into the
             request, as some do unless told otherwise: no site that others visit loses Secure by that.
     """
-    if scheme not in {"http", "ws"} or not _is_own_machine(host):
-        return False
+    return scheme in {"http", "ws"} and _is_own_machine(host) and is_local_origin(origin)
+
+
+def is_local_origin(origin: str | None) -> bool:
+    """Say whether an origin, if there is one, is plain HTTP on the browser's own machine."""
     if not origin or origin == "null":
         return True
-    origin_scheme, _, origin_host = origin.partition("://")
-    return origin_scheme == "http" and _is_own_machine(origin_host)
+    scheme, _, host = origin.partition("://")
+    return scheme == "http" and _is_own_machine(host)
 
 
 def _is_own_machine(host: str) -> bool:

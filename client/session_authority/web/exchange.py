@@ -12,7 +12,7 @@ class PageRequest:
         method: The HTTP method, in capitals.
         root: The path at which the page is installed, without a slash at the end: "/account/sessions".
         below: What of the request's path comes after that: "" for the page itself, "/log-out" for an action.
-        origin: The origin that the browser sees, as "https://app.example": what an `Origin` header must equal.
+        origin: The origin that the browser sees, as "https://app.example": what an `Origin` header must be equivalent to.
         headers: The request's headers, by their names in lower case.
         query: The query's fields, of each the last.
         form: The form's fields, of each the last; empty unless the body was a URL-encoded form.

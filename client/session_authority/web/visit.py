@@ -19,7 +19,8 @@ from session_authority.session import (
 )
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.clock import system_time
-from session_authority.web.cookies import SessionCookie, SetCookie, is_local
+from session_authority.web.cookies import SessionCookie, SetCookie, is_local, is_local_origin
+from session_authority.web.origin import normal_origin, site_origin
 
 RETRY_AFTER_SECONDS = 5
 """When a user who met an outage may try again."""
@@ -59,14 +60,22 @@ class Site:
     Attributes:
         cookie: How its cookie looks.
         client_ip: Who is believed about addresses.
-        origin: The origin that browsers see, "https://app.example"; None where a request tells it.
+        origin: The one origin that browsers see, "https://app.example". It is kept in its normal form.
+            None: each request's scheme and `Host` say it.
         clock: What time it is.
+
+    Raises:
+        ValueError: The origin is not exactly one http or https origin.
     """
 
     cookie: SessionCookie = field(default_factory=SessionCookie)
     client_ip: ClientIp = field(default_factory=ClientIp)
     origin: str | None = None
     clock: Callable[[], datetime] = system_time
+
+    def __post_init__(self) -> None:
+        if self.origin is not None:
+            object.__setattr__(self, "origin", site_origin(self.origin))
 
 
 class Visit:
@@ -92,9 +101,18 @@ class Visit:
 
     @cached_property
     def local(self) -> bool:
-        """Whether the browser talks plain HTTP to its own machine."""
-        origin = self._arrival.header("origin")
-        return is_local(self._scheme, self._arrival.host, origin)
+        """Whether the browser talks plain HTTP to its own machine.
+
+        A proxy may put "localhost" into `Host`. So each of the other signs must agree: the site's origin, the
+        request's origin, and what any proxy says of the scheme, whether trusted or not.
+        """
+        header = self._arrival.header
+        said = header("x-forwarded-proto") + header("forwarded")
+        return (
+            is_local(self._scheme, self._arrival.host, header("origin"))
+            and is_local_origin(self._site.origin)
+            and "https" not in said.lower()
+        )
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -116,8 +134,11 @@ class Visit:
 
     @property
     def origin(self) -> str:
-        """The origin that the browser sees."""
-        return self._site.origin or f"{self._scheme}://{self._arrival.host}"
+        """The origin that the browser sees, in its normal form if the request names a host."""
+        if self._site.origin is not None:
+            return self._site.origin
+        named = f"{self._scheme}://{self._arrival.host}"
+        return normal_origin(named) or named
 
     @property
     def session(self) -> Session | None:

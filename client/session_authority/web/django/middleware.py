@@ -23,6 +23,7 @@ class SessionAuthorityMiddleware:
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        options()  # Wrong settings fail when the server starts.
         self._get_response = get_response
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:

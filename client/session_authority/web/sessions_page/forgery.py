@@ -11,6 +11,7 @@ import hmac
 import secrets
 
 from session_authority.web.exchange import PageRequest
+from session_authority.web.origin import normal_origin
 
 _SALT_BYTES = 16
 
@@ -40,15 +41,27 @@ def is_genuine(request: PageRequest, token: str) -> bool:
 
 def is_misplaced(request: PageRequest) -> bool:
     """Say whether the browser calls the request this site's own, though the app takes its site for another."""
-    site = request.headers.get("sec-fetch-site")
-    return site == "same-origin" and request.headers.get("origin", request.origin) != request.origin
+    origin = request.headers.get("origin", "null")
+    return _is_same_origin(request) and origin != "null" and not _is_origin(request, origin)
 
 
 def comes_from_here(request: PageRequest) -> bool:
     """Say whether the browser tells, or leaves open, that the request comes from this very site.
 
-    Every current browser sends both headers with a form; where one is missing, the proof has to do.
+    Every current browser sends both headers with a form. If one is missing, the proof has to do. Under the
+    policy "no-referrer", which a proxy may set, browsers send `Origin: null`; then `Sec-Fetch-Site` decides.
     """
+    origin = request.headers.get("origin")
+    if origin == "null":
+        return _is_same_origin(request)
     site = request.headers.get("sec-fetch-site", "same-origin")
-    origin = request.headers.get("origin", request.origin)
-    return site == "same-origin" and origin == request.origin
+    return site == "same-origin" and (origin is None or _is_origin(request, origin))
+
+
+def _is_same_origin(request: PageRequest) -> bool:
+    return request.headers.get("sec-fetch-site") == "same-origin"
+
+
+def _is_origin(request: PageRequest, origin: str) -> bool:
+    normal = normal_origin(origin)
+    return normal is not None and normal == normal_origin(request.origin)
