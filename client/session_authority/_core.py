@@ -31,6 +31,8 @@ SESSION_SERVICE = "/session_authority.v1.SessionService/"
 BATCH_LIMIT_REQUESTS = 1000
 PAGE_LIMIT_SESSIONS = 200
 _RETRY_SECRET_BYTES = 32
+# TOO_MANY_REJECTED_TOKENS: none of the tokens is good. A rejection without a reason keeps the user's cookie.
+_NOT_GOOD = v1.ValidateSessionResponse(rejection=v1.Rejection())
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,10 @@ def validations(
     """Ask about 1 to 1,000 tokens, a lone one by the cheaper call."""
     if len(messages) > 1:
         return (yield from batch_of_validations(messages))
-    answer = yield from _ask("ValidateSession", messages[0], v1.ValidateSessionResponse)
+    try:
+        answer = yield from _ask("ValidateSession", messages[0], v1.ValidateSessionResponse)
+    except SessionNotLive:
+        answer = _NOT_GOOD
     return (answer,)
 
 
@@ -121,11 +126,14 @@ def batch_of_validations(
     messages: Sequence[v1.ValidateSessionRequest],
 ) -> Operation[Sequence[v1.ValidateSessionResponse]]:
     """Ask about 1 to 1,000 tokens in one call."""
-    answer = yield from _ask(
-        "BatchValidateSessions",
-        v1.BatchValidateSessionsRequest(requests=messages),
-        v1.BatchValidateSessionsResponse,
-    )
+    try:
+        answer = yield from _ask(
+            "BatchValidateSessions",
+            v1.BatchValidateSessionsRequest(requests=messages),
+            v1.BatchValidateSessionsResponse,
+        )
+    except SessionNotLive:
+        return [_NOT_GOOD] * len(messages)
     if len(answer.responses) != len(messages):
         raise InternalError(f"{len(messages)} questions got {len(answer.responses)} answers")
     return answer.responses

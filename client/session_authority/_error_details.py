@@ -42,6 +42,8 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "MALFORMED_REQUEST": InvalidArgument,
     "REQUEST_TOO_LARGE": RequestTooLarge,
     "SESSION_NOT_LIVE": SessionNotLive,
+    # The authority looked the token up before it refused the call: the token is not good.
+    "TOO_MANY_REJECTED_TOKENS": SessionNotLive,
     "SESSION_NOT_FOUND": SessionNotFound,
     "AUTHENTICATION_TOO_OLD": AuthenticationTooOld,
     "REAUTHENTICATION_REQUIRED": ReauthenticationRequired,
@@ -52,7 +54,6 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "STORE_UNAVAILABLE": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "SERVER_OVERLOADED": Unavailable,
-    "TOO_MANY_REJECTED_TOKENS": Unavailable,
     "WATCH_INTERRUPTED": Unavailable,
     "TOO_MANY_STREAMS": Unavailable,
     "INTERNAL": InternalError,

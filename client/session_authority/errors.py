@@ -178,9 +178,8 @@ class Unavailable(SessionAuthorityError):
     """Nothing can be said about any session at this moment: keep the cookie and answer 503.
 
     The authority, its store or the network between is down or overloaded (`reason` is then
-    SERVER_OVERLOADED), and the library has already retried; or this caller presented too many tokens that
-    were rejected (TOO_MANY_REJECTED_TOKENS). While an authority is overloaded, the library itself refuses
-    a part of the validations and lists, without asking. Repeating the call later is safe.
+    SERVER_OVERLOADED), and the library has already retried. While an authority is overloaded, the library
+    itself refuses a part of the validations and lists, without asking. Repeating the call later is safe.
 
     Attributes:
         retry_after: In how long it may be worth it, where that is known.

@@ -91,7 +91,7 @@ class RejectionReason(StrEnum):
     USER_MISMATCH = "user_mismatch"
     """The session is live but not that of the `user_id` asked for."""
     UNKNOWN = "unknown"
-    """A reason that this version of the library does not know."""
+    """A reason that the authority did not give, or that this version of the library does not know."""
 
 
 @final

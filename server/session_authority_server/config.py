@@ -167,8 +167,8 @@ class Settings(BaseSettings):
     )
     rejected_tokens_per_minute: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
         60_000,
-        description="How many unknown session tokens a caller may present to a process in a minute, before "
-        "its calls are refused for a while; 0 for no limit.",
+        description="How many calls with unknown session tokens a process answers for an API key in a minute. "
+        "Further ones are refused with RESOURCE_EXHAUSTED; calls with a good token never are. 0 for no limit.",
     )
 
     @field_validator("listen", "metrics_listen")

@@ -31,6 +31,7 @@ from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.rpc.authentication import Authentication
 from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store import rows, schema
@@ -141,13 +142,18 @@ class Authority:
 
 
 @asynccontextmanager
-async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Authority]:
+async def running_authority(
+    folder: Path, policy: Policy, *, rejected_tokens_per_minute: int = 0
+) -> AsyncIterator[Authority]:
     path, clock = folder / "sessions.sqlite", ManualClock(NOON)
     database = Database.sqlite(path)
     audit = AuditLog(File(folder / "audit"), ManualClock(NOON), addresses=True)
     keys = SqlKeyStore(database)
     keyring = Keyring(keys, clock)
-    interceptor = CallInterceptor("session_authority.v1", Authentication(keyring))
+    rejected = RejectedTokens(clock, rejected_tokens_per_minute)
+    interceptor = CallInterceptor(
+        "session_authority.v1", Authentication(keyring), rejected=rejected
+    )
     server = grpc.aio.server(interceptors=[interceptor])
     keeping_current: list[asyncio.Task[None]] = []
     try:
@@ -158,7 +164,8 @@ async def running_authority(folder: Path, policy: Policy) -> AsyncIterator[Autho
         at_end = policy.erase_addresses is EraseAddresses.AT_END
         store = WatchedStore(database, erases_at_end=at_end)
         activity = Activity(store, clock, policy)
-        service = SessionService(composing.usecases(store, clock, policy, activity, audit), clock)
+        cases = composing.usecases(store, clock, policy, activity, audit)
+        service = SessionService(cases, clock, rejected)
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(service, server)
         admin = SessionAdminService(composing.admin_usecases(store, clock, policy, audit))
         session_admin_service_pb2_grpc.add_SessionAdminServiceServicer_to_server(admin, server)

@@ -11,7 +11,13 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from session_authority import RejectionReason, SessionClient, Unavailable
+from session_authority import (
+    Rejection,
+    RejectionReason,
+    SessionClient,
+    SessionNotLive,
+    ValidationRequest,
+)
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain import token as tokens
@@ -87,10 +93,8 @@ def _as_they_end(calls: list[Any]) -> Iterator[Any]:
             yield call
 
 
-def test_a_caller_of_unknown_tokens_is_refused_for_a_while_batches_included(
-    tmp_path: Path,
-) -> None:
-    settings = {"SESSION_AUTHORITY_REJECTED_TOKENS_PER_MINUTE": "5"}
+def test_an_empty_bucket_refuses_unknown_tokens_and_never_a_good_one(tmp_path: Path) -> None:
+    settings = {"SESSION_AUTHORITY_REJECTED_TOKENS_PER_MINUTE": "2"}
     with (
         serving(tmp_path, settings=settings) as program,
         SessionClient(program.address) as client,
@@ -98,23 +102,78 @@ def test_a_caller_of_unknown_tokens_is_refused_for_a_while_batches_included(
     ):
         stub = SessionServiceStub(channel)
         token = client.create("ada").token
-        rejection = client.validate(_unknown_token())
-        assert not rejection
-        batch = pb.BatchValidateSessionsRequest(
-            requests=[pb.ValidateSessionRequest(session_token=_unknown_token())] * 4
-        )
-        answers = stub.BatchValidateSessions(batch, timeout=10).responses
-        assert len(answers) == 4
+        ended = client.create("ada").token
+        client.sign_out(ended)
+        bad = [_question(_unknown_token()) for _ in range(4)]
+
+        # A call counts once, however many unknown tokens it presents.
+        assert not client.validate(_unknown_token())
+        assert len(_batch(stub, bad)) == 4
         with pytest.raises(grpc.RpcError) as caught:
-            stub.BatchValidateSessions(batch, timeout=10)
+            _batch(stub, bad)
         info, retry = _details(caught.value)
         assert info.reason == "TOO_MANY_REJECTED_TOKENS"
-        assert 10 < retry.retry_delay.ToTimedelta().total_seconds() <= 12
-        with pytest.raises(Unavailable) as unavailable:
-            client.validate(token)
-        assert unavailable.value.reason == "TOO_MANY_REJECTED_TOKENS"
+        assert 0 < retry.retry_delay.ToTimedelta().total_seconds() <= 30
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ListSessions(pb.ListSessionsRequest(session_token=_unknown_token()))
+        assert _details(caught.value)[0].reason == "TOO_MANY_REJECTED_TOKENS"
+
+        assert client.validate(token)
+        assert client.list(token)
+        known = [_question(token.reveal()), _question(ended.reveal()), *bad]
+        accepted, signed_out, *others = _batch(stub, known)
+        assert accepted.session.user_id == "ada"
+        assert signed_out.rejection.reason == pb.REJECTION_REASON_SIGNED_OUT
+        assert {each.rejection.reason for each in others} == {pb.REJECTION_REASON_NOT_FOUND}
+        client.reauthenticate(token)
         client.create("grace")
         client.sign_out(token)
+
+
+def test_a_malformed_token_costs_nothing_from_the_bucket(tmp_path: Path) -> None:
+    settings = {"SESSION_AUTHORITY_REJECTED_TOKENS_PER_MINUTE": "1"}
+    mistyped = _unknown_token()[:-1] + "!"
+    with serving(tmp_path, settings=settings) as program, SessionClient(program.address) as client:
+        for _ in range(5):
+            for text in ("ses_", "x", mistyped, "ses_" + "0" * 70):
+                assert client.validate(text) == Rejection(RejectionReason.NOT_FOUND)
+                with pytest.raises(SessionNotLive) as caught:
+                    client.list(text)
+                assert caught.value.reason == "SESSION_NOT_LIVE"
+        assert client.validate(_unknown_token()) == Rejection(RejectionReason.NOT_FOUND)
+        assert client.validate(_unknown_token()) == Rejection(RejectionReason.UNKNOWN)
+        assert client.validate("ses_") == Rejection(RejectionReason.NOT_FOUND)
+
+
+@pytest.mark.parametrize("near_cache", [False, True])
+def test_the_client_takes_the_refusal_for_a_rejection_that_keeps_the_cookie(
+    tmp_path: Path, near_cache: bool
+) -> None:
+    settings = {"SESSION_AUTHORITY_REJECTED_TOKENS_PER_MINUTE": "1"}
+    with (
+        serving(tmp_path, settings=settings) as program,
+        SessionClient(program.address, near_cache=near_cache) as client,
+    ):
+        assert client.validate(_unknown_token()) == Rejection(RejectionReason.NOT_FOUND)
+        kept = Rejection(RejectionReason.UNKNOWN)
+        assert client.validate(_unknown_token()) == kept
+        several = [ValidationRequest(_unknown_token()) for _ in range(3)]
+        assert client.validate_many(several) == [kept] * 3
+        with pytest.raises(SessionNotLive) as caught:
+            client.list(_unknown_token())
+        assert caught.value.reason == "TOO_MANY_REJECTED_TOKENS"
+        assert client.validate(client.create("ada").token)
+
+
+def _question(token: str) -> pb.ValidateSessionRequest:
+    return pb.ValidateSessionRequest(session_token=token)
+
+
+def _batch(
+    stub: SessionServiceStub, questions: list[pb.ValidateSessionRequest]
+) -> list[pb.ValidateSessionResponse]:
+    batch = pb.BatchValidateSessionsRequest(requests=questions)
+    return list(stub.BatchValidateSessions(batch, timeout=10).responses)
 
 
 def test_a_token_of_an_ended_session_is_not_held_against_who_presents_it(tmp_path: Path) -> None:

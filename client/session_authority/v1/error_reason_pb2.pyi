@@ -88,9 +88,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     "CANCELLED" and no reason at all; the same holds for those.
     """
     ERROR_REASON_TOO_MANY_REJECTED_TOKENS: _ErrorReason.ValueType  # 19
-    """RESOURCE_EXHAUSTED. The caller has presented too many session tokens that were rejected.
-    `google.rpc.RetryInfo` says when it may present another. Nothing was concluded about the token of this
-    call. Creating sessions and signing out are never refused so.
+    """RESOURCE_EXHAUSTED. The session token is not good: the authority looked it up and found no session. The
+    caller's API key has presented too many such tokens within a minute, so this replaces the rejection. A good
+    token is never refused so, and neither is a token whose session has ended. A batch is refused only if none
+    of its tokens is known. `google.rpc.RetryInfo` says when the next unknown token gets an ordinary rejection.
     """
     ERROR_REASON_REAUTHENTICATION_REQUIRED: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION. The session is live, but its user's last proof of identity is older than the policy
@@ -186,9 +187,10 @@ it has one. Under still more calls, and while it stops, the server refuses some 
 "CANCELLED" and no reason at all; the same holds for those.
 """
 ERROR_REASON_TOO_MANY_REJECTED_TOKENS: ErrorReason.ValueType  # 19
-"""RESOURCE_EXHAUSTED. The caller has presented too many session tokens that were rejected.
-`google.rpc.RetryInfo` says when it may present another. Nothing was concluded about the token of this
-call. Creating sessions and signing out are never refused so.
+"""RESOURCE_EXHAUSTED. The session token is not good: the authority looked it up and found no session. The
+caller's API key has presented too many such tokens within a minute, so this replaces the rejection. A good
+token is never refused so, and neither is a token whose session has ended. A batch is refused only if none
+of its tokens is known. `google.rpc.RetryInfo` says when the next unknown token gets an ordinary rejection.
 """
 ERROR_REASON_REAUTHENTICATION_REQUIRED: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION. The session is live, but its user's last proof of identity is older than the policy

@@ -261,8 +261,14 @@ class Sessions:
         return await self.client.revoke_others(_visit(connection).token)
 
     async def _look_up(self, visit: Visit) -> Session | Rejection:
-        while (token := visit.to_ask()) is not None:
-            visit.answered(await self.client.validate(token, ip_address=visit.ip_address))
+        match visit.to_ask():
+            case []:
+                pass
+            case [only]:
+                answer = await self.client.validate(only.token, ip_address=only.ip_address)
+                visit.answered([answer])
+            case several:
+                visit.answered(await self.client.validate_many(several))
         assert visit.outcome is not None
         return visit.outcome
 

@@ -4,7 +4,7 @@ Knows no framework and does no I/O: what asks the authority is an operation, for
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -16,6 +16,7 @@ from session_authority.session import (
     Rejection,
     RejectionReason,
     Session,
+    ValidationRequest,
 )
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.clock import system_time
@@ -27,8 +28,8 @@ RETRY_AFTER_SECONDS = 5
 PERSISTENT_ATTRIBUTE = "session_authority.persistent"
 """The session attribute that records a sign-in's own choice of `persistent`: "yes" or "no"."""
 
-# A superseded token has a successor, which a parallel request may have brought into the cookie already. A reason
-# that this version does not know may be another such.
+# A superseded token has a successor, which a parallel request may have put into the cookie already. An unknown
+# reason may mean the same.
 _KEEPING = frozenset((RejectionReason.SUPERSEDED, RejectionReason.UNKNOWN))
 _NOBODY = Rejection(RejectionReason.NOT_FOUND)
 
@@ -92,9 +93,7 @@ class Visit:
         self.outcome: Session | Rejection | None = None
         self._site = site
         self._arrival = arrival
-        self._asked = 0
         self._in_use: str | None = None
-        self._keeps_cookie = False
         self._answer: tuple[SetCookie, ...] = ()
         self.responded = False
         self._handed_out: str | None = None
@@ -145,37 +144,37 @@ class Visit:
         """The live session, where one has been found."""
         return self.outcome if isinstance(self.outcome, Session) else None
 
-    def to_ask(self) -> str | None:
-        """Give the next token to validate; None when the outcome is known."""
-        if self.outcome is not None and (self.outcome or self._asked == len(self.tokens)):
-            return None
-        if self._asked == len(self.tokens):
+    def to_ask(self) -> Sequence[ValidationRequest]:
+        """Return what to ask the authority, in one call; nothing if the outcome is known."""
+        if self.outcome is None and not self.tokens:
             self.outcome = _NOBODY
-            return None
-        return self.tokens[self._asked]
+        if self.outcome is not None:
+            return ()
+        return [ValidationRequest(token, ip_address=self.ip_address) for token in self.tokens]
 
-    def answered(self, answer: Session | Rejection) -> None:
-        """Take the answer about the token that `to_ask` gave.
+    def answered(self, answers: Sequence[Session | Rejection]) -> None:
+        """Take the answers to what `to_ask` returned. The first live session counts.
 
-        Only a rejection clears the cookie. Without an answer, in an outage, nothing happens to it.
+        Only rejections clear the cookie. Without an answer, in an outage, the cookie stays.
 
         A script's request in the background clears nothing either: it may have set out before a sign-in whose
         cookie it would take away. A page is loaded after the sign-in that leads to it.
         """
-        token = self.tokens[self._asked]
-        self._asked += 1
-        if isinstance(answer, Session):
-            self.outcome, self._in_use = answer, token
-            return
-        self.outcome = self.outcome or answer
-        self._keeps_cookie = self._keeps_cookie or answer.reason in _KEEPING
+        if self.outcome is not None:
+            return  # a sign-in or sign-out of this request came first
+        for token, answer in zip(self.tokens, answers, strict=True):
+            if isinstance(answer, Session):
+                self.outcome, self._in_use = answer, token
+                return
+        self.outcome = answers[0]
+        keeps = any(not answer and answer.reason in _KEEPING for answer in answers)
         navigates = self._arrival.header("sec-fetch-mode") in ("", "navigate")
-        if self._asked == len(self.tokens) and not self._keeps_cookie and navigates:
+        if navigates and not keeps:
             self._answer = self._site.cookie.cleared(local=self.local)
 
     def ask_again(self) -> None:
         """Forget the outcome, for a connection that has been open for long."""
-        self.outcome, self._asked, self._in_use, self._keeps_cookie = None, 0, None, False
+        self.outcome, self._in_use = None, None
 
     def sign_in(
         self,
@@ -274,7 +273,7 @@ class Visit:
         others = tuple(token for token in self.tokens if token != self.token)
         if self.tokens:
             self._answer = self._site.cookie.cleared(local=self.local)
-        self.tokens, self._asked, self._in_use = (), 0, None
+        self.tokens, self._in_use = (), None
         self.outcome = Rejection(RejectionReason.SIGNED_OUT)
         yield from _end_if_possible(others)
 
@@ -327,7 +326,7 @@ class Visit:
         if self._site.origin is None and not self.local and self._scheme in ("http", "ws"):
             cookie.warn_of_plain_http(self.origin)
         self._answer = (cookie.holding(token, local=self.local, persistent=persistent),)
-        self.tokens, self._asked, self._in_use = (token,), 1, token
+        self.tokens, self._in_use = (token,), token
         self.outcome, self._handed_out = new.session, token
 
     def _with_choice(

@@ -30,6 +30,8 @@ class Rejection:
 
 
 NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
+# Equal to NOT_FOUND, so callers get the same answer. The store was not asked.
+MALFORMED = Rejection(RejectionReason.NOT_FOUND)
 SUPERSEDED = Rejection(RejectionReason.SUPERSEDED)
 USER_MISMATCH = Rejection(RejectionReason.USER_MISMATCH)
 _ENDED = {reason: Rejection(RejectionReason[reason.name]) for reason in EndReason}

@@ -55,10 +55,12 @@ class ServerOverloaded(CallError):
 
 
 class TooManyRejectedTokens(CallError):
-    """The caller presented too many session tokens that were rejected."""
+    """The token is not good, and the caller has already presented too many unknown tokens."""
 
     def __init__(self, retry_after: timedelta) -> None:
-        super().__init__("too many session tokens of this caller were rejected; try again later")
+        super().__init__(
+            "the session token is not good, and this caller has presented too many unknown tokens"
+        )
         self.retry_after = retry_after
 
 

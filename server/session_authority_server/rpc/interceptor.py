@@ -7,7 +7,6 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from session_authority.v1.session_admin_service_pb2 import DESCRIPTOR
 from session_authority_server.domain.errors import AuthorityError, SessionNotLive
 from session_authority_server.metrics import RPC_ERRORS, RPC_SECONDS
 from session_authority_server.rpc import error_table
@@ -31,16 +30,6 @@ BATCH_REQUEST_LIMIT_BYTES = 1024 * 1024
 BATCH_METHOD = "BatchValidateSessions"
 SLOW_SECONDS = 1.0
 _OVERLOAD_LOG_SECONDS = 10.0
-# A user who signs in presents no token, and nothing must keep one from signing out. Nor an operator from ending
-# what others have stolen: those calls present no token either, or, to revoke one's session, are answered alike
-# whether or not it is good, so that nobody learns anything by them.
-_PASS_WITHOUT_GOOD_TOKENS = frozenset(
-    (
-        "CreateSession",
-        "SignOut",
-        *DESCRIPTOR.services_by_name["SessionAdminService"].methods_by_name,
-    )
-)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
@@ -95,7 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             package: Its name.
             authenticate: Who calls, or why they may not.
             max_in_flight_calls: How many calls may be under way at once.
-            rejected: Who counts the tokens that are rejected; nobody unless given.
+            rejected: Limits answers about unknown tokens; without it there is no limit.
         """
         self._prefix = f"/{package}."
         self._authenticate = authenticate
@@ -222,8 +211,6 @@ def _serializing(serialize: Any) -> Callable[[Message | bytes], bytes]:
 def _answering(
     method: str, behavior: Behavior, in_flight: InFlight, rejected: RejectedTokens | None
 ) -> Behavior:
-    if method in _PASS_WITHOUT_GOOD_TOKENS:
-        rejected = None
     refuse = _overloaded(method, in_flight)
 
     async def call(request: Message | AuthorityError, context: Context) -> Any:
@@ -232,15 +219,13 @@ def _answering(
         started, end_of_period = time.perf_counter(), even_time()
         in_flight.calls += 1
         try:
-            if rejected is not None:
-                rejected.check()
             if isinstance(request, AuthorityError):
                 error = request
             else:
                 return await _in_time(behavior(request, context), context.time_remaining())
         except SessionNotLive as raised:
-            await _counted(rejected, end_of_period())
-            error = raised
+            error = _counted(rejected, raised)
+            await end_of_period()
         except AuthorityError as raised:
             error = raised
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
@@ -257,10 +242,10 @@ def _answering(
     return call
 
 
-async def _counted(rejected: RejectedTokens | None, end_of_period: Awaitable[None]) -> None:
-    if rejected is not None:
-        rejected.count()
-    await end_of_period
+def _counted(rejected: RejectedTokens | None, error: SessionNotLive) -> AuthorityError:
+    """Count a proof that is unknown; return the error to answer with."""
+    is_unknown = error.rejected is not None and error.superseded is None
+    return (is_unknown and rejected is not None and rejected.count()) or error
 
 
 def _in_time(answer: Awaitable[Any], remaining_seconds: float | None) -> Awaitable[Any]:

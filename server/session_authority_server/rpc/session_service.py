@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -6,7 +7,7 @@ import grpc
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceServicer
 from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.verdict import NOT_FOUND
+from session_authority_server.domain.verdict import MALFORMED, NOT_FOUND
 from session_authority_server.rpc.caller import current_caller
 from session_authority_server.rpc.conversion import (
     from_duration,
@@ -94,9 +95,9 @@ class SessionService(SessionServiceServicer):
     ) -> pb.ValidateSessionResponse:
         end_of_period = even_time()
         verdict = await self._usecases.validate(_validation(request))
-        if verdict is NOT_FOUND:
-            self._rejected.count()
+        if verdict is NOT_FOUND or verdict is MALFORMED:
             await end_of_period()
+            self._count_unknown([verdict], verdicts=1)
         return cast("pb.ValidateSessionResponse", to_answer(verdict))
 
     async def BatchValidateSessions(
@@ -106,10 +107,23 @@ class SessionService(SessionServiceServicer):
         verdicts = await self._usecases.batch_validate(
             [_validation(each) for each in request.requests]
         )
-        if unknown := sum(verdict is NOT_FOUND for verdict in verdicts):
-            self._rejected.count(unknown)
+        bad = [each for each in verdicts if each is NOT_FOUND or each is MALFORMED]
+        if bad:
             await end_of_period()
+            self._count_unknown(bad, verdicts=len(verdicts))
         return cast("pb.BatchValidateSessionsResponse", to_batch_answer(verdicts))
+
+    def _count_unknown(self, bad: Sequence[object], *, verdicts: int) -> None:
+        """Count a call once if it presented unknown tokens, however many.
+
+        Raises:
+            TooManyRejectedTokens: The caller's bucket is empty, and no other token needs an answer.
+        """
+        if all(each is MALFORMED for each in bad):
+            return
+        refusal = self._rejected.count()
+        if refusal is not None and len(bad) == verdicts:
+            raise refusal
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context

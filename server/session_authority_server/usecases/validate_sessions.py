@@ -8,7 +8,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import (
-    NOT_FOUND,
+    MALFORMED,
     SUPERSEDED,
     Rejection,
     judge,
@@ -64,7 +64,7 @@ class ValidateSession:
         ip_address = _checked_ip_address(validation)
         token = tokens.parse(validation.session_token)
         if token is None:
-            return NOT_FOUND
+            return MALFORMED
         session = await self._read_one(token.id)
         now = self._clock.now()
         verdict = judge(session, token, now, validation.user_id)
@@ -119,7 +119,7 @@ class BatchValidateSessions:
         reused: dict[UUID, Session] = {}
         for validation, token, ip_address in zip(validations, parsed, ip_addresses, strict=True):
             if token is None:
-                verdicts.append(NOT_FOUND)
+                verdicts.append(MALFORMED)
                 continue
             session = found.get(token.id)
             verdict = judge(session, token, now, validation.user_id)

@@ -22,6 +22,7 @@ from django.test import AsyncClient, Client, override_settings  # isort: skip
 from session_authority import SessionClient, SessionLimitReached
 from session_authority.web.django.auth_session import OWED
 from session_authority.web.django.middleware import SessionAuthorityMiddleware
+from session_authority_server.domain.token import mint
 from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
 
 COOKIE = "__Host-auth_session"
@@ -567,6 +568,26 @@ def test_the_page_survives_an_outage_and_keeps_the_cookie() -> None:
             )
             assert answer.status_code == 503
             assert not answer.cookies
+
+
+def test_made_up_cookies_lock_out_nobody_who_is_signed_in(tmp_path: Path) -> None:
+    folder = tmp_path / "limited"
+    folder.mkdir()
+    with (
+        threaded_authority(folder, rejected_tokens_per_minute=2) as authority,
+        SessionClient(authority.address, api_key=authority.key) as client,
+        settings(client),
+    ):
+        browser, attacker = Browser(), Browser()
+        browser.sign_in()
+        for number in range(5):
+            made_up = [mint(datetime.now(UTC)).encode() for _ in range(4)]
+            cookie = "; ".join(f"{COOKIE}={token}" for token in made_up)
+            answer = attacker.get("/me", headers={"cookie": cookie})
+            assert answer.json()["user"] is None
+            # Each request counts once. The first two are rejections; a refusal keeps the cookie.
+            assert (COOKIE in answer.cookies) == (number < 2)
+            assert browser.who() == "ada"
 
 
 def test_the_page_takes_the_live_one_of_several_tokens(client: SessionClient) -> None:

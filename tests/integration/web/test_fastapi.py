@@ -3,7 +3,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +25,7 @@ from session_authority.web.fastapi import (
 from session_authority.web.sessions_page import PageOptions
 from session_authority.web.visit import RETRY_AFTER_SECONDS, Site
 from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.token import mint
 from tests.acceptance.authority import Authority, running_authority
 
 ORIGIN = "https://app.example"
@@ -369,6 +370,37 @@ async def test_what_an_app_answers_already_stays(shop: Shop) -> None:
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN) as browser:
         assert (await browser.get("/down")).text == "own"
+
+
+@pytest.mark.parametrize("near_cache", [False, True])
+async def test_made_up_cookies_lock_out_nobody_who_is_signed_in(
+    tmp_path: Path, near_cache: bool
+) -> None:
+    def made_up() -> str:
+        return "; ".join(f"{COOKIE}={mint(datetime.now(UTC)).encode()}" for _ in range(4))
+
+    async with (
+        running_authority(tmp_path, Policy(), rejected_tokens_per_minute=2) as authority,
+        AsyncSessionClient(
+            authority.address, api_key=authority.key, near_cache=near_cache
+        ) as client,
+    ):
+        sessions = Sessions(client, Site(clock=authority.clock.now))
+        shop = Shop(shop_app(sessions), sessions, authority)
+        async with shop.browser() as browser, shop.browser() as attacker:
+            await browser.post("/sign-in/ada")
+            for number in range(5):
+                answer = await attacker.get("/me", headers={"cookie": made_up()})
+                assert answer.status_code == 401
+                # Each request counts once. The first two are rejections; a refusal keeps the cookie.
+                assert ("set-cookie" in answer.headers) == (number < 2)
+                assert (await browser.get("/me")).json()["user"] == "ada"
+            good = browser.cookies[COOKIE]
+            mixed = await attacker.get(
+                "/me", headers={"cookie": f"{made_up()[:240]}; {COOKIE}={good}"}
+            )
+            assert mixed.json()["user"] == "ada"
+            assert (await attacker.post("/sign-in/eve")).status_code == 200
 
 
 async def test_two_tokens_in_one_cookie_header_are_one_session(shop: Shop) -> None:

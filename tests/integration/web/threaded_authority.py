@@ -37,14 +37,18 @@ class ThreadedAuthority:
 
 
 @contextmanager
-def threaded_authority(folder: Path) -> Iterator[ThreadedAuthority]:
+def threaded_authority(
+    folder: Path, *, rejected_tokens_per_minute: int = 0
+) -> Iterator[ThreadedAuthority]:
     """Run an authority whose clock shows the real time until it is moved."""
     started: Future[ThreadedAuthority] = Future()
     stop = threading.Event()
 
     async def run() -> None:
         try:
-            async with running_authority(folder, Policy()) as authority:
+            async with running_authority(
+                folder, Policy(), rejected_tokens_per_minute=rejected_tokens_per_minute
+            ) as authority:
                 authority.clock.advance(datetime.now(UTC) - NOON)
                 started.set_result(ThreadedAuthority(authority, asyncio.get_running_loop()))
                 await asyncio.to_thread(stop.wait)

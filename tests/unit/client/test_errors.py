@@ -36,7 +36,7 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "SERVER_OVERLOADED": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
     "WATCH_INTERRUPTED": (Code.UNAVAILABLE, sa.Unavailable),
     "TOO_MANY_STREAMS": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
-    "TOO_MANY_REJECTED_TOKENS": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
+    "TOO_MANY_REJECTED_TOKENS": (Code.RESOURCE_EXHAUSTED, sa.SessionNotLive),
 }
 
 BY_CODE: dict[grpc.StatusCode, type[sa.SessionAuthorityError]] = {

@@ -206,7 +206,7 @@ async def test_a_client_that_is_refused_refuses_some_itself_and_signs_in_all_the
     "failure",
     [
         fault(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
-        fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REJECTED_TOKENS"),
+        fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"),
     ],
 )
 async def test_a_client_that_fails_for_another_reason_than_overload_asks_again(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -13,13 +14,9 @@ from google.rpc.status_pb2 import Status
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from session_authority import AsyncSessionClient, Unavailable
-from session_authority.v1 import session_admin_service_pb2 as admin_pb
+from session_authority import AsyncSessionClient
+from session_authority import SessionNotLive as NotSignedIn
 from session_authority.v1 import session_service_pb2 as pb
-from session_authority.v1.session_admin_service_pb2_grpc import (
-    SessionAdminServiceServicer,
-    add_SessionAdminServiceServicer_to_server,
-)
 from session_authority.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     SessionServiceStub,
@@ -27,16 +24,20 @@ from session_authority.v1.session_service_pb2_grpc import (
 )
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import SessionNotLive
+from session_authority_server.domain.event import CredentialFault, CredentialRejected
 from session_authority_server.rpc import interceptor
 from session_authority_server.rpc.authentication import anybody
 from session_authority_server.rpc.interceptor import CallInterceptor
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
+from tests.acceptance.authority import a_session
 
 if TYPE_CHECKING:
     from session_authority.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
 LIMIT = 3
-_ADMIN_METHODS = admin_pb.DESCRIPTOR.services_by_name["SessionAdminService"].methods_by_name
+_NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+_UNKNOWN = CredentialRejected(uuid4(), "", CredentialFault.UNKNOWN, _NOON)
+_SUPERSEDED = CredentialRejected(uuid4(), "ada", CredentialFault.SUPERSEDED, _NOON)
 
 
 class Service(SessionServiceServicer):
@@ -58,26 +59,13 @@ class Service(SessionServiceServicer):
         return pb.SignOutResponse()
 
     async def ListSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
-        raise SessionNotLive
+        raise SessionNotLive(rejected=_UNKNOWN)
 
+    async def RevokeSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise SessionNotLive(rejected=_SUPERSEDED, superseded=a_session("ada", _NOON)[0])
 
-class Operators(SessionAdminServiceServicer):
-    """Ends whatever is asked for."""
-
-    async def RevokeUserSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return admin_pb.RevokeUserSessionsResponse()
-
-    async def RevokeAllSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return admin_pb.RevokeAllSessionsResponse()
-
-    async def RevokeOneSession(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return admin_pb.RevokeOneSessionResponse()
-
-    async def RevokeKeySessions(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return admin_pb.RevokeKeySessionsResponse()
-
-    async def EraseUser(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return admin_pb.EraseUserResponse()
+    async def RevokeOtherSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise SessionNotLive  # the session has ended, or the text is no token
 
 
 @pytest.fixture
@@ -93,7 +81,6 @@ async def address(service: Service) -> AsyncIterator[str]:
     )
     server = grpc.aio.server(interceptors=[bounded])
     add_SessionServiceServicer_to_server(service, server)
-    add_SessionAdminServiceServicer_to_server(Operators(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield f"127.0.0.1:{port}"
@@ -180,7 +167,7 @@ async def test_refusals_leave_one_line_in_the_log_not_one_each(
     service.go_on.set()
 
 
-async def test_who_presents_too_many_bad_proofs_is_refused_but_may_sign_in_and_out(
+async def test_an_empty_bucket_refuses_unknown_proofs_and_nothing_else(
     service: Service, stub: "SessionServiceAsyncStub"
 ) -> None:
     service.go_on.set()
@@ -189,29 +176,27 @@ async def test_who_presents_too_many_bad_proofs_is_refused_but_may_sign_in_and_o
     ]
     assert reasons == ["SESSION_NOT_LIVE", "SESSION_NOT_LIVE", "TOO_MANY_REJECTED_TOKENS"]
 
-    code, info, retry = await _refusal(stub.ValidateSession(_validation()))
+    code, info, retry = await _refusal(stub.ListSessions(pb.ListSessionsRequest()))
 
     assert (code, info.reason) == (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "TOO_MANY_REJECTED_TOKENS",
     )
     assert retry.retry_delay.ToTimedelta().total_seconds() == 30  # of two a minute
+    assert await stub.ValidateSession(_validation()) == pb.ValidateSessionResponse()
     assert await stub.CreateSession(pb.CreateSessionRequest()) == pb.CreateSessionResponse()
     assert await stub.SignOut(pb.SignOutRequest()) == pb.SignOutResponse()
 
 
-@pytest.mark.parametrize("method", sorted(_ADMIN_METHODS))
-async def test_who_presented_too_many_bad_proofs_may_still_end_sessions_as_an_operator(
-    stub: "SessionServiceAsyncStub", address: str, method: str
+async def test_proofs_that_are_known_or_malformed_are_not_counted(
+    stub: "SessionServiceAsyncStub",
 ) -> None:
-    for _ in range(2):
-        await _refusal(stub.ListSessions(pb.ListSessionsRequest()))
-    assert (await _refusal(stub.ListSessions(pb.ListSessionsRequest())))[1].reason == (
-        "TOO_MANY_REJECTED_TOKENS"
-    )
-    async with grpc.aio.insecure_channel(address) as channel:
-        call: Any = channel.unary_unary(f"/session_authority.v1.SessionAdminService/{method}")
-        assert await call(b"") == b""
+    for _ in range(5):
+        superseded = await _refusal(stub.RevokeSession(pb.RevokeSessionRequest()))
+        ended = await _refusal(stub.RevokeOtherSessions(pb.RevokeOtherSessionsRequest()))
+        assert superseded[1].reason == ended[1].reason == "SESSION_NOT_LIVE"
+    _, info, _ = await _refusal(stub.ListSessions(pb.ListSessionsRequest()))
+    assert info.reason == "SESSION_NOT_LIVE"
 
 
 async def test_an_absurdly_long_deadline_is_cut_short(
@@ -253,7 +238,7 @@ async def test_a_client_is_told_not_to_repeat_what_no_repetition_mends(
         await _refusal(stub.ListSessions(pb.ListSessionsRequest()))
     before = refusals()
     async with AsyncSessionClient(address) as client:
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(NotSignedIn) as caught:
             await client.list("ses_" + "A" * 70)
     assert caught.value.reason == "TOO_MANY_REJECTED_TOKENS"
     assert refusals() == before + 1

@@ -71,13 +71,19 @@ class AuthSession:
     @property
     def session(self) -> Session | None:
         """The live session of the request's token; None where there is none."""
-        while (token := self.visit.to_ask()) is not None:
-            try:
-                answer = self._options.client.validate(token, ip_address=self.visit.ip_address)
-            except Unavailable:
-                self.met_outage = True
-                raise
-            self.visit.answered(answer)
+        client = self._options.client
+        try:
+            match self.visit.to_ask():
+                case []:
+                    pass
+                case [only]:
+                    answer = client.validate(only.token, ip_address=only.ip_address)
+                    self.visit.answered([answer])
+                case several:
+                    self.visit.answered(client.validate_many(several))
+        except Unavailable:
+            self.met_outage = True
+            raise
         return self.visit.session
 
     def require(self, *, maximum_age: timedelta | None = None) -> Session:
