@@ -1,14 +1,14 @@
-"""Which IP address a request comes from: the peer's, unless the peer is a proxy that is trusted to say.
+"""The IP address and the scheme of a request: the socket's, unless its peer is a trusted proxy that says otherwise.
 
-A forwarding header is a claim of whoever sent it. Each proxy appends whom it was called by, so only what the
-trusted ones appended counts: the rightmost hop that is none of them. (RFC 7239, sections 4 to 6 and 8.1; MDN,
-"X-Forwarded-For", "Selecting an IP address".)
+A forwarding header is a claim of its sender. Each proxy appends the hop that called it. So only what trusted
+proxies appended counts, and the client is the rightmost hop that is not one of them. (RFC 7239, sections 4 to 6
+and 8.1; RFC 9110, section 5.6.1; MDN, "X-Forwarded-For", "Selecting an IP address".)
 """
 
 import ipaddress
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
 ForwardingHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
@@ -19,7 +19,10 @@ HOPS_LIMIT = 32
 HEADER_LIMIT_CHARACTERS = 8192
 """How much of a forwarding header is looked at, from the right: what is on the left, anybody may have put there."""
 
-_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]+)\s*(?=;|$)', re.IGNORECASE)
+_PARAMETER = re.compile(
+    r'(?:^|;)\s*(for|proto)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]+)\s*(?=;|$)', re.IGNORECASE
+)
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _ESCAPED = re.compile(r"\\(.)")
 
 _log = logging.getLogger("session_authority.web")
@@ -55,41 +58,68 @@ class ClientIp:
         self._warned = False
 
     def trusts(self, peer: str | None) -> bool:
-        """Say whether a peer is one of the trusted proxies; None and "" are those of Unix sockets."""
-        if not peer:
+        """Say whether a peer is one of the trusted proxies. None, "" and "unix:" are Unix sockets."""
+        if not peer or _is_unix(peer):
             return self._trusts_unix
         address = _address(peer)
-        return address is not None and self._is_trusted(address)
+        return address is not None and any(address in network for network in self._networks)
 
     def find(self, peer: str | None, forwarded: str) -> str | None:
-        """Give the client's address in canonical form, or None where it is not known.
+        """Return the client's address in canonical form, or None if it is not known.
 
         Args:
-            peer: The address of the socket's other end; None or "" where it has none.
-            forwarded: The value of the header, several joined by commas; "" where there is none.
+            peer: The address of the socket's other end; None or "" if it has none.
+            forwarded: The value of the header, several joined by commas; "" if there is none.
         """
         address = _address(peer or "")
         if not self.trusts(peer):
             if forwarded and address is not None:
                 self._warn_of_ignored(address)
-            return None if address is None else str(address)
-        for hop in reversed(self._hops(forwarded)):
-            address = _address(hop)
-            # "unknown", "_hidden" and the like: what came before is known to a proxy, not to us.
-            if address is None or not self._is_trusted(address):
-                break
+        elif hops := self._trusted_hops(forwarded):
+            address = _address(hops[-1])
         return None if address is None else str(address)
 
-    def _is_trusted(self, address: _Address) -> bool:
-        return any(address in network for network in self._networks)
+    def scheme(self, peer: str | None, header: Callable[[str], str]) -> str | None:
+        """Return the scheme that the browser used, "http" or "https"; None if no trusted proxy says it.
+
+        If the proxies maintain `Forwarded`, its `proto` comes before `X-Forwarded-Proto`.
+
+        Args:
+            peer: The address of the socket's other end; None or "" if it has none.
+            header: Returns a header by its name in lower case, several joined by commas, or "".
+        """
+        if not self.trusts(peer):
+            return None
+        said = [header("x-forwarded-proto").rstrip(", \t").rpartition(",")[2]]
+        if self.header == "forwarded":
+            # The proxy that the browser called knows best. The others saw only the next proxy.
+            elements = self._hops(header("forwarded"))[::-1]
+            trusted = elements[: len(self._trusted_hops(header("forwarded")))]
+            said += [_parameter("proto", element) for element in trusted]
+        schemes = [_SCHEMES.get(each.strip().lower()) for each in said]
+        return next(filter(None, reversed(schemes)), None)
+
+    def _trusted_hops(self, header: str) -> list[str]:
+        """Return what trusted proxies said they were called by, the nearest proxy's word first.
+
+        The last is the client. If that is "unknown" or "_hidden", a proxy knows the client, and we do not.
+        """
+        hops: list[str] = []
+        for element in reversed(self._hops(header)):
+            is_address = self.header == "x-forwarded-for"
+            hops.append(_unquoted(element) if is_address else _parameter("for", element))
+            if not self.trusts(hops[-1] or "unknown"):
+                break
+        return hops
 
     def _hops(self, header: str) -> list[str]:
-        if not header:
-            return []
+        """Return the elements of the header, without empty ones, which proxies may leave in a list."""
+        end = header[-HEADER_LIMIT_CHARACTERS:]
         if self.header == "x-forwarded-for":
-            end = header[-HEADER_LIMIT_CHARACTERS:]
-            return [hop.strip(" \t") for hop in end.rsplit(",", HOPS_LIMIT)[-HOPS_LIMIT:]]
-        return [_for(element) for element in _elements(header[-HEADER_LIMIT_CHARACTERS:])]
+            split = end.rsplit(",", HOPS_LIMIT)[-HOPS_LIMIT:]
+        else:
+            split = _elements(end)
+        return [hop for each in split if (hop := each.strip(" \t"))]
 
     def _warn_of_ignored(self, address: _Address) -> None:
         if self._warned or not address.is_private:
@@ -127,12 +157,19 @@ def _is_escaped(text: str, index: int) -> bool:
     return (len(before) - len(before.rstrip("\\"))) % 2 == 1
 
 
-def _for(element: str) -> str:
-    found = _FOR.search(element.strip(" \t"))
-    if found is None:
-        return ""
-    value = found[1]
-    return _ESCAPED.sub(r"\1", value[1:-1]) if value.startswith('"') else value
+def _parameter(name: str, element: str) -> str:
+    found = (each for each in _PARAMETER.finditer(element) if each[1].lower() == name)
+    return next((_unquoted(each[2]) for each in found), "")
+
+
+def _unquoted(value: str) -> str:
+    is_quoted = len(value) > 1 and value[0] == value[-1] == '"'
+    return _ESCAPED.sub(r"\1", value[1:-1]) if is_quoted else value
+
+
+def _is_unix(node: str) -> bool:
+    """Say whether a node is a Unix socket, as nginx names its client there: "unix:"."""
+    return node.partition(":")[0].lower() == "unix"
 
 
 def _address(node: str) -> _Address | None:

@@ -313,11 +313,9 @@ class Visit:
 
     @cached_property
     def _scheme(self) -> str:
-        if self._site.client_ip.trusts(self._arrival.peer):
-            # The rightmost is the nearest proxy's own.
-            said = self._arrival.header("x-forwarded-proto").rpartition(",")[2].strip().lower()
-            if said in {"http", "https"}:
-                return said
+        said = self._site.client_ip.scheme(self._arrival.peer, self._arrival.header)
+        if said is not None:
+            return said
         return {"ws": "http", "wss": "https"}.get(self._arrival.scheme, self._arrival.scheme)
 
     def _hand_out(self, new: NewSession, persistent: bool | None) -> None:

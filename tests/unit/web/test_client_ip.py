@@ -54,7 +54,11 @@ def test_a_proxy_that_calls_for_itself_is_the_client() -> None:
         ("203.0.113.7.", None),
         ("[203.0.113.7", "203.0.113.7"),
         ("1" * 65, None),
-        ("", None),
+        ('"203.0.113.7"', "203.0.113.7"),
+        ('"[2001:db8::5]:443"', "2001:db8::5"),
+        ('"', None),
+        ('""', None),
+        ("unix:", None),  # a Unix socket, but nobody trusts these here
     ],
 )
 def test_a_hop_is_an_address_or_nothing(hop: str, address: str | None) -> None:
@@ -87,6 +91,89 @@ def test_what_a_proxy_hides_stays_unknown_rather_than_being_what_a_client_claims
 )
 def test_the_standard_header_is_read_in_all_its_forms(header: str, address: str | None) -> None:
     assert FORWARDED.find(PROXY, header) == address
+
+
+@pytest.mark.parametrize(
+    ("header", "address"),
+    [
+        ("203.0.113.7, ", "203.0.113.7"),
+        (", 203.0.113.7", "203.0.113.7"),
+        ("203.0.113.7,, 10.2.2.2", "203.0.113.7"),
+        ("198.51.100.1, 203.0.113.7, \t ,10.2.2.2,", "203.0.113.7"),
+        ("198.51.100.1, unknown,, 10.2.2.2", None),
+        (", ,", PROXY),
+    ],
+)
+def test_empty_elements_of_a_list_are_no_hops(header: str, address: str | None) -> None:
+    standard = ", ".join(f"for={hop.strip()}" if hop.strip() else "" for hop in header.split(","))
+
+    assert BEHIND_PROXY.find(PROXY, header) == address
+    assert FORWARDED.find(PROXY, standard) == address
+
+
+@pytest.mark.parametrize("peer", [None, "", "unix:", "unix:/run/app.sock", PROXY])
+@pytest.mark.parametrize("socket", ["unix:", "UNIX:", "unix:/run/nginx.sock", '"unix:"', "unix"])
+def test_a_trusted_unix_socket_is_a_hop_like_others(peer: str | None, socket: str) -> None:
+    trusted = ["unix", "10.0.0.0/8"]
+    for chain in (f"198.51.100.1, 203.0.113.7, {socket}", f"203.0.113.7, {socket}, 10.2.2.2"):
+        standard = ", ".join(f"for={hop}" for hop in chain.split(", "))
+        assert ClientIp(trusted).find(peer, chain) == "203.0.113.7"
+        assert ClientIp(trusted, header="forwarded").find(peer, standard) == "203.0.113.7"
+        assert ClientIp([PROXY]).find(PROXY, f"203.0.113.7, {socket}") is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "scheme"),
+    [
+        ({"forwarded": "for=203.0.113.7;proto=https"}, "https"),
+        ({"forwarded": 'for="[2001:db8::5]:4711";Proto="HTTPS";host=app.example'}, "https"),
+        ({"forwarded": "proto=https"}, "https"),
+        ({"forwarded": "for=203.0.113.7;proto=wss"}, "https"),
+        ({"forwarded": "for=203.0.113.7;proto=http"}, "http"),
+        ({"forwarded": "for=203.0.113.7;proto=gopher"}, None),
+        ({"forwarded": "for=203.0.113.7;xproto=https"}, None),
+        ({"forwarded": 'for=203.0.113.7;host="a;proto=https"'}, None),
+        ({"forwarded": "for=203.0.113.7"}, None),
+        ({"forwarded": ""}, None),
+        # The browser speaks to the outer proxy, and the outer proxy to the inner one.
+        ({"forwarded": "for=203.0.113.7;proto=https, for=10.2.2.2;proto=http"}, "https"),
+        ({"forwarded": "for=203.0.113.7;proto=http, for=10.2.2.2;proto=https"}, "http"),
+        ({"forwarded": "for=203.0.113.7, , for=10.2.2.2;proto=https"}, "https"),
+        # A client wrote the first element.
+        ({"forwarded": "for=10.1.1.1;proto=https, for=203.0.113.7;proto=http"}, "http"),
+        ({"forwarded": "for=10.1.1.1;proto=https, for=203.0.113.7"}, None),
+        ({"forwarded": "for=10.1.1.1;proto=https, for=unknown;proto=http"}, "http"),
+        ({"forwarded": "for=203.0.113.7", "x-forwarded-proto": "https"}, "https"),
+        ({"forwarded": "for=203.0.113.7;proto=http", "x-forwarded-proto": "https"}, "http"),
+    ],
+)
+def test_the_standard_header_tells_the_scheme_that_the_browser_used(
+    headers: dict[str, str], scheme: str | None
+) -> None:
+    assert FORWARDED.scheme(PROXY, lambda name: headers.get(name, "")) == scheme
+    assert FORWARDED.scheme("203.0.113.9", lambda name: headers.get(name, "")) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "scheme"),
+    [
+        ("https", "https"),
+        ("HTTPS", "https"),
+        ("wss", "https"),
+        ("ws", "http"),
+        ("https, http", "http"),
+        ("http, https, ", "https"),
+        ("https, gopher", None),
+        (", ", None),
+    ],
+)
+def test_the_nearest_proxy_tells_the_scheme_in_a_header_of_its_own(
+    said: str, scheme: str | None
+) -> None:
+    headers = {"x-forwarded-proto": said, "forwarded": "for=203.0.113.7;proto=https"}
+
+    assert BEHIND_PROXY.scheme(PROXY, lambda name: headers.get(name, "")) == scheme
+    assert BEHIND_PROXY.scheme(None, lambda name: headers.get(name, "")) is None
 
 
 def test_only_the_header_that_the_proxies_maintain_is_named() -> None:
