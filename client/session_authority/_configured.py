@@ -6,6 +6,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import grpc
 
+from session_authority._outage_log import OutageLog
 from session_authority._settings import DEFAULT_ADDRESS, DEFAULT_DEADLINE_SECONDS, Settings
 from session_authority.errors import ClientClosed
 from session_authority.near_cache.core import NearCacheCore
@@ -77,6 +78,7 @@ class ConfiguredClient(Generic[_Key, _Connection, _NearCache]):
             if isinstance(near_cache, bool)
             else near_cache,
         )
+        self._outages = OutageLog(self._settings.address)
         self._connections: dict[_Key, _Connection] = {}
         self._closed = False
         self._near: _NearCache | None = None

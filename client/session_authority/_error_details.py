@@ -117,7 +117,7 @@ def error_of(failure: Failure) -> SessionAuthorityError:
     if _is_refused_unread(code, text) and reason is None:
         reason, retry_after = "SERVER_OVERLOADED", RETRY_AFTER
     kind = _BY_REASON.get(reason or "") or _kind_of(code, text)
-    detail = ": ".join(filter(None, [reason or code.name, _masked(text)]))
+    detail = ": ".join(filter(None, [reason or code.name, masked(text)]))
     if issubclass(kind, InvalidArgument):
         return kind(detail, violations=violations, reason=reason, metadata=metadata)
     if issubclass(kind, Unavailable):
@@ -158,19 +158,20 @@ def _decoded(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
             if packed.Unpack(info) and info.domain == _DOMAIN:
                 details = details._replace(
                     reason=info.reason,
-                    metadata={name: _masked(text) for name, text in info.metadata.items()},
+                    metadata={name: masked(text) for name, text in info.metadata.items()},
                 )
             elif packed.Unpack(retry_info):
                 details = details._replace(retry_after=retry_info.retry_delay.ToTimedelta())
             elif packed.Unpack(bad_request):
                 details = details._replace(
                     violations=tuple(
-                        FieldViolation(violation.field, _masked(violation.description))
+                        FieldViolation(violation.field, masked(violation.description))
                         for violation in bad_request.field_violations
                     )
                 )
     return details
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
+    """Return a text without the session tokens and API keys in it."""
     return _SECRET.sub("…", text)

@@ -320,6 +320,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
                 try:
                     answer = await self._send(call)
                 except SessionAuthorityError as failure:
+                    self._outages.failed(failure)
                     call = operation.throw(failure)
                 else:
                     call = operation.send(answer)
@@ -389,6 +390,9 @@ class _ForNearCache:
     @property
     def deadline_seconds(self) -> float:
         return self._client._settings.deadline_seconds
+
+    def failed(self, error: SessionAuthorityError) -> None:
+        self._client._outages.failed(error)
 
     async def run(self, operation: _core.Operation[_Result]) -> _Result:
         return await self._client.run_operation(operation)

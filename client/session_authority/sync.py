@@ -310,6 +310,7 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
                 try:
                     answer = self._send(call)
                 except SessionAuthorityError as failure:
+                    self._outages.failed(failure)
                     call = operation.throw(failure)
                 else:
                     call = operation.send(answer)
@@ -377,6 +378,9 @@ class _ForNearCache:
     @property
     def deadline_seconds(self) -> float:
         return self._client._settings.deadline_seconds
+
+    def failed(self, error: SessionAuthorityError) -> None:
+        self._client._outages.failed(error)
 
     def run(self, operation: _core.Operation[_Result]) -> _Result:
         return self._client.run_operation(operation)

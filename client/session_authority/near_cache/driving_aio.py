@@ -45,6 +45,9 @@ class Client(Protocol):
     def deadline_seconds(self) -> float:
         """How long an answer may take."""
 
+    def failed(self, error: SessionAuthorityError) -> None:
+        """Log that the stream can't be followed."""
+
     async def run(self, operation: _core.Operation[_Result]) -> _Result:
         """Make the calls of an operation."""
 
@@ -117,6 +120,7 @@ class AsyncDriver:
                 wanted = self.core.stream_lost(generation, None if error is None else str(error))
             if not wanted or isinstance(error, ClientClosed):
                 return
+            self._client.failed(error)
             await asyncio.sleep(backoff.next_seconds(error, watching.chance()))
 
     async def _stream(self, generation: int, backoff: watching.Backoff) -> SessionAuthorityError:

@@ -55,6 +55,9 @@ class Client(Protocol):
     def deadline_seconds(self) -> float:
         """How long an answer may take."""
 
+    def failed(self, error: SessionAuthorityError) -> None:
+        """Log that the stream can't be followed."""
+
     def run(self, operation: _core.Operation[_Result]) -> _Result:
         """Make the calls of an operation."""
 
@@ -129,6 +132,7 @@ class Driver:
             error = self._stream(generation, backoff)
             if not self.core.stream_lost(generation, str(error)) or isinstance(error, ClientClosed):
                 return
+            self._client.failed(error)
             self._stopped.wait(backoff.next_seconds(error, watching.chance()))
 
     def _stream(self, generation: int, backoff: watching.Backoff) -> SessionAuthorityError:
