@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -15,6 +15,8 @@ from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
 
 BACKLOG_INTERVAL = timedelta(seconds=30)
+# Due by any clock, also one that was set back between this being read and the scheduler reading the time.
+_LONG_DUE = datetime(1900, 1, 1, tzinfo=UTC)
 _log = logging.getLogger(__name__)
 
 Other = Erase | Partition | Purge
@@ -22,7 +24,11 @@ Job = Expire | Other
 
 
 class Schedule:
-    """Runs the upkeep at its times. A run that fails is logged, counted and tried again at the next tick."""
+    """Runs the upkeep at its times. A run that fails is logged, counted and tried again at the next tick.
+
+    The event loop's timers, which follow the monotonic clock, decide when a job is due. APScheduler follows the
+    wall clock: it would pause after a step back, and work through every missed run after a step forward.
+    """
 
     def __init__(
         self, expire: Expire, others: Sequence[Other], clock: Clock, interval: timedelta
@@ -34,28 +40,31 @@ class Schedule:
             *((job, max(interval, job.least_interval)) for job in others),
         )
         self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     def start(self) -> None:
         """Begin, with a run of every job at once."""
-        for job, interval in self._jobs:
-            self._scheduler.add_job(
-                self._run,
-                "interval",
-                args=[job],
-                seconds=interval.total_seconds(),
-                next_run_time=self._clock.now(),
-                misfire_grace_time=None,
-                max_instances=1,
-                coalesce=True,
-                id=job.name,
-            )
         self._scheduler.start()
+        for job, interval in self._jobs:
+            self._start_run(job, interval)
+
+    def _start_run(self, job: Job, interval: timedelta) -> None:
+        """Have APScheduler run a job once, now."""
+        self._scheduler.add_job(
+            self._run,
+            args=[job, interval],
+            next_run_time=_LONG_DUE,
+            misfire_grace_time=None,
+            id=job.name,
+        )
 
     async def stop(self) -> None:
         """Start nothing more, and end what runs between two batches."""
         self._stopping = True
+        for timer in self._timers.values():
+            timer.cancel()
         self._scheduler.pause()  # for it stops at the loop's next turn only
         await asyncio.sleep(
             0
@@ -66,15 +75,19 @@ class Schedule:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, interval: timedelta) -> None:
         if self._stopping:
             return
+        loop = asyncio.get_running_loop()
+        next_run = loop.time() + interval.total_seconds()
         # In a task of our own: the scheduler would lose sight of its own when it shuts down.
         task = asyncio.ensure_future(self.run_once(job))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         with contextlib.suppress(asyncio.CancelledError):  # it does, and would call that a failure
             await asyncio.wait([task])
+            if not self._stopping:
+                self._timers[job.name] = loop.call_at(next_run, self._start_run, job, interval)
 
     async def run_once(self, job: Job) -> None:
         """Run a job, and log and count how it went."""

@@ -1,8 +1,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
+from apscheduler import job as scheduled_job
+from apscheduler.executors import base as executors
+from apscheduler.schedulers import base as schedulers
+from apscheduler.triggers import date, interval
 
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
@@ -156,3 +160,46 @@ async def test_nothing_begins_after_stopping_whenever_that_is(
     await asyncio.sleep(0.05)
     assert (expire.runs, purge.runs) == before
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.fixture
+def step_wall_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Return what steps the wall clock that APScheduler reads."""
+    offset = timedelta(0)
+
+    class Stepped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Stepped":
+            return cls.fromtimestamp((datetime.now(tz) + offset).timestamp(), tz)
+
+    for module in (schedulers, scheduled_job, executors, date, interval):
+        if hasattr(module, "datetime"):
+            monkeypatch.setattr(module, "datetime", Stepped)
+
+    def step(by: timedelta) -> None:
+        nonlocal offset
+        offset = by
+
+    return step
+
+
+@pytest.mark.parametrize(
+    "by",
+    [timedelta(seconds=-40), timedelta(days=-20_000), timedelta(hours=3), timedelta(days=20_000)],
+    ids=["back by seconds", "back to 1972", "ahead by hours", "ahead by decades"],
+)
+async def test_runs_go_on_at_their_pace_when_the_wall_clock_is_stepped(
+    by: timedelta, step_wall_clock: Callable[[timedelta], None]
+) -> None:
+    expire = Job("expire")
+    schedule = scheduled(expire)
+    schedule.start()
+    await until(lambda: expire.runs >= 2)
+    step_wall_clock(by)
+    loop = asyncio.get_running_loop()
+    before, stepped = expire.runs, loop.time()
+    await until(lambda: expire.runs >= before + 4)
+    took = loop.time() - stepped
+    await schedule.stop()
+    # No missed run is made up for.
+    assert expire.runs - before <= took / OFTEN.total_seconds() + 2
