@@ -149,6 +149,24 @@ class TestLooking:
         assert (response.status, response.signed_out) == (401, True)
         assert "This device was logged out from elsewhere." in said(response)
 
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"sec-fetch-mode": "cors"},
+            {"sec-fetch-mode": "navigate", "sec-purpose": "prefetch;prerender"},
+            {"purpose": "prefetch"},
+            {"x-moz": "prefetch"},
+        ],
+    )
+    async def test_a_prefetch_of_a_dead_session_does_not_clear_the_cookie(
+        self, client: AsyncSessionClient, visitor: Visitor, headers: dict[str, str]
+    ) -> None:
+        await client.sign_out(visitor.token)
+
+        response = await visitor.ask("GET", headers=headers)
+
+        assert (response.status, response.signed_out) == (401, False)
+
     async def test_who_came_too_late_is_told_that_the_session_expired(
         self, authority: Authority, visitor: Visitor
     ) -> None:

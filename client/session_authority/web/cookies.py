@@ -8,6 +8,7 @@ lives as long as browsers let it, 400 days (RFC 6265bis, section 5.5), unless it
 import ipaddress
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 COOKIE_HEADER_LIMIT_BYTES = 64 * 1024
@@ -19,6 +20,9 @@ MAX_AGE_SECONDS = 400 * 24 * 60 * 60
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}")
 _VALUE = re.compile(r"[A-Za-z0-9_-]+")
+
+_EARLY_HEADERS = ("sec-purpose", "purpose", "x-purpose", "x-moz")
+"""What browsers send when nobody looks at the page yet: "prefetch", "prefetch;prerender", "preview"."""
 
 _log = logging.getLogger("session_authority.web")
 
@@ -91,6 +95,8 @@ class SessionCookie:
         """Find what may be tokens in a `Cookie` header, each once, in the browser's order.
 
         There may be several: browsers keep cookies of one name apart by domain and path, and send them all.
+        A value may stand in quotes (RFC 6265, section 4.1.1). Nothing but spaces and tabs is stripped: of other
+        characters, an attacker could make a name that browsers do not protect by its prefix.
         """
         if len(header) > COOKIE_HEADER_LIMIT_BYTES:
             return ()
@@ -102,7 +108,7 @@ class SessionCookie:
                 continue
             for pair in header.split(";"):
                 key, separator, value = pair.strip(" \t").partition("=")
-                if separator and key == name and value:
+                if separator and key == name and (value := _unquoted(value.lstrip(" \t"))):
                     found.setdefault(value)
                     if len(found) == CANDIDATES_LIMIT:
                         return tuple(found)
@@ -151,6 +157,21 @@ class SessionCookie:
         return SetCookie(self.name(local=local), value, max_age_seconds, domain, secure=not local)
 
 
+def may_clear(header: Callable[[str], str]) -> bool:
+    """Say whether the answer to a request may clear the cookie: only that to a page that is being opened.
+
+    A script's request, a prefetch or a preview may have started before a sign-in in the same browser. Its answer
+    would take the new cookie away. A page is opened after the sign-in that leads to it.
+
+    Args:
+        header: Returns a header by its name in lower case, or "".
+    """
+    opens = header("sec-fetch-mode").lower() in ("", "navigate")
+    is_script = header("sec-fetch-dest").lower() == "empty"
+    is_early = any(header(name) for name in _EARLY_HEADERS)
+    return opens and not is_script and not is_early
+
+
 def is_local(scheme: str, host: str, origin: str = "") -> bool:
     """Say whether a browser talks plain HTTP to its own machine, where a Secure cookie may not work.
 
@@ -169,6 +190,10 @@ def is_local_origin(origin: str | None) -> bool:
         return True
     scheme, _, host = origin.partition("://")
     return scheme == "http" and _is_own_machine(host)
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
 def _is_own_machine(host: str) -> bool:

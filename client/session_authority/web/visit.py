@@ -20,7 +20,13 @@ from session_authority.session import (
 )
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.clock import system_time
-from session_authority.web.cookies import SessionCookie, SetCookie, is_local, is_local_origin
+from session_authority.web.cookies import (
+    SessionCookie,
+    SetCookie,
+    is_local,
+    is_local_origin,
+    may_clear,
+)
 from session_authority.web.origin import normal_origin, site_origin
 
 RETRY_AFTER_SECONDS = 5
@@ -144,6 +150,11 @@ class Visit:
         """The live session, where one has been found."""
         return self.outcome if isinstance(self.outcome, Session) else None
 
+    @property
+    def may_clear(self) -> bool:
+        """Whether the answer may clear a cookie that the request presented."""
+        return may_clear(self._arrival.header)
+
     def to_ask(self) -> Sequence[ValidationRequest]:
         """Return what to ask the authority, in one call; nothing if the outcome is known."""
         if self.outcome is None and not self.tokens:
@@ -157,8 +168,7 @@ class Visit:
 
         Only rejections clear the cookie. Without an answer, in an outage, the cookie stays.
 
-        A script's request in the background clears nothing either: it may have set out before a sign-in whose
-        cookie it would take away. A page is loaded after the sign-in that leads to it.
+        A request in the background clears nothing either; `may_clear` says why.
         """
         if self.outcome is not None:
             return  # a sign-in or sign-out of this request came first
@@ -168,8 +178,7 @@ class Visit:
                 return
         self.outcome = answers[0]
         keeps = any(not answer and answer.reason in _KEEPING for answer in answers)
-        navigates = self._arrival.header("sec-fetch-mode") in ("", "navigate")
-        if navigates and not keeps:
+        if not keeps and self.may_clear:
             self._answer = self._site.cookie.cleared(local=self.local)
 
     def ask_again(self) -> None:
@@ -197,7 +206,7 @@ class Visit:
         new = yield from _core.create(
             user_id,
             ip_address=self.ip_address,
-            user_agent=self._arrival.header("user-agent"),
+            user_agent=self._user_agent,
             authenticate_time=authenticate_time or self.started,
             authentication_methods=methods,
             lifetime=lifetime,
@@ -221,7 +230,7 @@ class Visit:
         new = yield from _core.create(
             user_id,
             ip_address=None,
-            user_agent=self._arrival.header("user-agent"),
+            user_agent=self._user_agent,
             authenticate_time=authenticate_time,
             authentication_methods=(),
             lifetime=None,
@@ -310,6 +319,15 @@ class Visit:
     def was_looked_up(self) -> bool:
         """Whether the response may differ by the cookie."""
         return self.outcome is not None
+
+    @property
+    def _user_agent(self) -> str | bytes:
+        """The header as the browser sent it: web servers decode its bytes as Latin-1, and apps send UTF-8."""
+        header = self._arrival.header("user-agent")
+        try:
+            return header.encode("latin-1")
+        except UnicodeEncodeError:
+            return header
 
     @cached_property
     def _scheme(self) -> str:

@@ -97,6 +97,36 @@ def settings(client: SessionClient, **more: Any) -> Any:
     return override_settings(SESSION_AUTHORITY={"CLIENT": client} | more)
 
 
+@pytest.mark.parametrize(
+    ("headers", "clears"),
+    [
+        ({"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}, True),
+        ({"sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}, False),
+        ({"sec-fetch-mode": "navigate", "sec-purpose": "prefetch;prerender"}, False),
+        ({"purpose": "prefetch"}, False),
+    ],
+)
+def test_only_a_page_that_is_being_opened_clears_cookies(
+    client: SessionClient, headers: dict[str, str], clears: bool
+) -> None:
+    """Others may have started before a new login, whose cookies they would clear: ours and Django's."""
+    browser = Browser()
+    browser.sign_in()
+    client.sign_out(browser.token)
+
+    for path in ("/me", "/account/sessions"):
+        answer = browser.get(path, headers=headers)
+        if path == "/me":
+            assert answer.json()["user"] is None
+        if not clears:
+            assert not answer.cookies
+    if clears:
+        assert {name for name, cookie in browser.cookies.items() if not cookie.value} == {
+            COOKIE,
+            "sessionid",
+        }
+
+
 def user_id(name: str = "ada") -> str:
     return str(User.objects.get(username=name).pk)
 

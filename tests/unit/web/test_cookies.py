@@ -69,6 +69,44 @@ def test_the_token_is_found_among_other_cookies() -> None:
     assert SessionCookie().tokens(header, local=False) == (TOKEN,)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        f'__Host-auth_session="{TOKEN}"',
+        f'$Version="1"; __Host-auth_session="{TOKEN}"; $Path="/"; $Domain="app.example"',
+        f'__Host-auth_session=""; __Host-auth_session="{TOKEN}"',
+        f'a="open; __Host-auth_session="{TOKEN}" ; b',
+        f"a=b ;  \t__Host-auth_session= {TOKEN} \t; c",
+        f'__Host-auth_session={TOKEN}; __Host-auth_session="{TOKEN}"',
+    ],
+)
+def test_quotes_and_spaces_around_a_value_do_not_count(header: str) -> None:
+    assert SessionCookie().tokens(header, local=False) == (TOKEN,)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        # Browsers protect a name by its prefix only if it stands at the very beginning.
+        f"\x85__Host-auth_session={TOKEN}",
+        f"\xa0__Host-auth_session={TOKEN}",
+        f"\x0b__Host-auth_session={TOKEN}",
+        f"__Host-auth_session\xa0={TOKEN}",
+        f"__Host-auth_session ={TOKEN}",
+        f'"__Host-auth_session"={TOKEN}',
+        f"a=b,__Host-auth_session={TOKEN}",
+        f"__HOST-auth_session={TOKEN}",
+    ],
+)
+def test_a_name_that_only_looks_like_the_cookies_is_another(pair: str) -> None:
+    assert SessionCookie().tokens(pair, local=False) == ()
+
+
+@pytest.mark.parametrize("value", ['"', f'"{TOKEN}', f'{TOKEN}"', f"'{TOKEN}'", f'""{TOKEN}""'])
+def test_other_quotes_belong_to_the_value(value: str) -> None:
+    assert TOKEN not in SessionCookie().tokens(f"__Host-auth_session={value}", local=False)
+
+
 def test_a_name_without_the_prefix_counts_on_localhost_only() -> None:
     header = f"auth_session={TOKEN}"
 

@@ -143,17 +143,34 @@ def test_a_rejection_clears_the_cookie(reason: RejectionReason) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "cookies"),
-    [("navigate", CLEARED), ("cors", []), ("same-origin", []), ("websocket", [])],
+    ("headers", "clears"),
+    [
+        ({}, True),
+        ({"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}, True),
+        ({"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, True),
+        ({"sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}, False),
+        ({"sec-fetch-mode": "same-origin"}, False),
+        ({"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}, False),
+        ({"sec-fetch-mode": "websocket"}, False),
+        ({"sec-fetch-dest": "empty"}, False),
+        ({"sec-fetch-mode": "navigate", "sec-purpose": "prefetch"}, False),
+        ({"sec-fetch-mode": "navigate", "sec-purpose": "prefetch;prerender"}, False),
+        ({"sec-fetch-mode": "navigate", "sec-purpose": "prefetch;anonymous-client-ip"}, False),
+        ({"purpose": "prefetch"}, False),
+        ({"purpose": "preview"}, False),
+        ({"x-purpose": "preview"}, False),
+        ({"x-moz": "prefetch"}, False),
+    ],
 )
-def test_a_request_in_the_background_clears_no_cookie_that_may_be_newer(
-    mode: str, cookies: list[tuple[str, str, int]]
+def test_only_a_page_that_is_being_opened_clears_the_cookie(
+    headers: dict[str, Any], clears: bool
 ) -> None:
-    it = visit("ses_a", sec_fetch_mode=mode)
+    """Any other request may have started before a sign-in whose cookie it would clear."""
+    it = visit("ses_a", **headers)
     look_up(it, lambda _: RejectionReason.REVOKED)
 
     assert not it.outcome
-    assert set_cookies(it) == cookies
+    assert set_cookies(it) == (CLEARED if clears else [])
 
 
 @pytest.mark.parametrize("reason", [RejectionReason.SUPERSEDED, RejectionReason.UNKNOWN])
@@ -254,6 +271,34 @@ def test_signing_in_hands_out_the_token_and_tells_who_and_when_the_request_came_
     assert not it.to_ask()
     assert it.token == "ses_new"
     assert set_cookies(it) == [("__Host-auth_session", "ses_new", 34_560_000)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "recorded"),
+    [
+        ("Подкасты/1520.39".encode(), "Подкасты/1520.39"),
+        ("微信/8.0.50".encode(), "微信/8.0.50"),
+        (b"caf\xe9/1.0", "caf\ufffd/1.0"),
+        (b"\xff\xfe\x00", "\ufffd\ufffd\x00"),
+        (b"", ""),
+    ],
+)
+def test_a_user_agent_is_utf_8(sent: bytes, recorded: str) -> None:
+    authority = Authority()
+    it = visit(user_agent=sent.decode("latin-1"))  # so do web servers hand it on
+    authority.run(it.sign_in("ana"))
+    authority.run(it.adopt("ana", NOON, b"r" * 32))
+
+    assert [each.user_agent for each in authority.requests if hasattr(each, "user_agent")] == [
+        recorded
+    ] * 2
+
+
+def test_a_user_agent_that_is_decoded_already_stays() -> None:
+    authority = Authority()
+    authority.run(visit(user_agent="微信/8.0.50").sign_in("ana"))
+
+    assert authority.requests[0].user_agent == "微信/8.0.50"
 
 
 def test_signing_in_with_a_check_that_began_earlier_says_so() -> None:

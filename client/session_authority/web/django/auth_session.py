@@ -167,7 +167,7 @@ class AuthSession:
                 self.visit.sign_in(_user_id(user), methods=methods)
             )
         except SessionAuthorityError:
-            self._over()
+            self._forget_login()
             raise
         self._request.session[MARK] = session.session_id
         self._is_new = True
@@ -182,7 +182,7 @@ class AuthSession:
         """Record that the page found or made the session to be over."""
         self._options.client.run_operation(self.visit.end())
         if MARK in self._request.session:
-            self._over()
+            self._forget_login()
 
     def failed(self) -> None:
         """Undo a login of this request: after a fault of the site's, Django doesn't save that there was one."""
@@ -280,6 +280,10 @@ class AuthSession:
         )
 
     def _over(self) -> AnonymousUser:
+        """Forget a login that has ended, unless the answer must not clear Django's cookie either."""
+        return self._forget_login() if self.visit.may_clear else AnonymousUser()
+
+    def _forget_login(self) -> AnonymousUser:
         self._request.session.flush()
         self._user = nobody = AnonymousUser()
         self._request.user = nobody

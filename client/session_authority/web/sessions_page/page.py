@@ -17,6 +17,7 @@ from session_authority.errors import (
 )
 from session_authority.session import Rejection, RejectionReason, SessionState, ValidationRequest
 from session_authority.web.clock import system_time
+from session_authority.web.cookies import may_clear
 from session_authority.web.exchange import PageRequest, PageResponse
 from session_authority.web.sessions_page.assets import Assets
 from session_authority.web.sessions_page.export import to_json
@@ -208,9 +209,10 @@ class SessionsPage:
             rejection = answer if isinstance(answer, Rejection) else None
         if rejection is None or rejection.reason is RejectionReason.SUPERSEDED:
             return self._renderer.state(visit, visit.states.superseded())
-        # A reason that this version doesn't know may be one that keeps the cookie too. The page's
-        # script loads the page next, which tells the reason while the cookie is there.
-        clears = rejection.reason is not RejectionReason.UNKNOWN and not visit.is_scripts
+        # A reason that this version does not know may be one that keeps the cookie. The page's script opens
+        # the page next, while the cookie is there: that answer says the reason, and clears the cookie.
+        opens = may_clear(lambda name: visit.request.headers.get(name, ""))
+        clears = opens and rejection.reason is not RejectionReason.UNKNOWN and not visit.is_scripts
         return self._renderer.state(
             visit,
             visit.states.signed_out(rejection),
