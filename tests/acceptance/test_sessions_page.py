@@ -712,6 +712,50 @@ class TestHttp:
         assert (response.status, header(response, "allow")) == (status, allow)
         assert header(response, "cache-control") == "no-store"
 
+    @pytest.mark.parametrize(
+        ("stated", "status"),
+        [
+            ("4097", 413),
+            ("9" * 19, 413),
+            ("9" * 20, 413),
+            ("9" * 4300, 413),
+            ("9" * 5000, 413),
+            ("-1", 400),
+            ("+5", 400),
+            ("5, 5", 400),
+            ("5 5", 400),
+            ("0x10", 400),
+            ("1e3", 400),
+            ("1_0", 400),
+            ("\u00b2", 400),
+            ("\u0665", 400),
+            ("nonsense", 400),
+            ("61", 400),  # one byte more than came
+        ],
+    )
+    async def test_a_form_of_another_length_than_it_states_changes_nothing(
+        self, visitor: Visitor, stated: str, status: int
+    ) -> None:
+        form = {"proof": await visitor.proof()}
+        headers = {"content-type": FORM, "content-length": stated}
+
+        response = await visitor.ask("POST", "/sign-out", form=form, headers=headers, body_bytes=60)
+
+        assert (response.status, response.signed_out) == (status, False)
+        assert "Nothing was changed" in said(response)
+        assert await visitor.client.validate(visitor.token)
+
+    @pytest.mark.parametrize("stated", [None, "", "60", " 60 ", "0", "0000000060"])
+    async def test_a_form_that_came_whole_is_taken(
+        self, visitor: Visitor, stated: str | None
+    ) -> None:
+        form = {"proof": await visitor.proof()}
+        headers = {"content-type": FORM} | ({} if stated is None else {"content-length": stated})
+
+        response = await visitor.ask("POST", "/sign-out", form=form, headers=headers, body_bytes=60)
+
+        assert (response.status, response.signed_out) == (303, True)
+
     async def test_forms_are_bounded_and_of_one_type(self, visitor: Visitor) -> None:
         long = str(FORM_LIMIT_BYTES + 1)
         too_long = await visitor.send("/sign-out", {"content-length": long})

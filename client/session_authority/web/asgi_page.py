@@ -36,7 +36,13 @@ class PageApplication:
         self._look_up = look_up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._respond(scope, await _body(receive))
+        body = await _body(receive)
+        if body is None:
+            # Nobody reads this answer, but middleware may insist on one.
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        response = await self._respond(scope, body)
         headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in (*response.headers, ("content-length", str(len(response.body))))
@@ -58,15 +64,12 @@ class PageApplication:
 
     def _request(self, scope: Scope, visit: Visit, body: bytes) -> PageRequest:
         headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            headers[name.decode("latin-1")] = value.decode("latin-1")
+        for key, value in scope["headers"]:
+            name, earlier = key.decode("latin-1"), headers.get(key.decode("latin-1"))
+            headers[name] = ", ".join(filter(None, (earlier, value.decode("latin-1"))))
         below = scope["path_params"].get("below", "")
         form: dict[str, str] = {}
-        if len(body) > FORM_LIMIT_BYTES:
-            headers["content-length"] = str(
-                len(body)
-            )  # for the page to refuse it, whatever it said
-        elif is_form(headers.get("content-type", "")):
+        if len(body) <= FORM_LIMIT_BYTES and is_form(headers.get("content-type", "")):
             form = fields(body.decode("latin-1"))
         return PageRequest(
             method=scope["method"],
@@ -76,15 +79,22 @@ class PageApplication:
             headers=headers,
             query=fields(scope.get("query_string", b"").decode("latin-1")),
             form=form,
+            body_bytes=len(body),
             token=visit.token,
         )
 
 
-async def _body(receive: Receive) -> bytes:
-    """Read the body, or of one that is longer than any form of the page a little more than that."""
+async def _body(receive: Receive) -> bytes | None:
+    """Read the body, and of one that is longer than any form of the page only a little more than that.
+
+    Returns:
+        The body; None if the connection ended before the body did.
+    """
     body = bytearray()
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body += message.get("body", b"")
         if len(body) > FORM_LIMIT_BYTES or not message.get("more_body", False):
             return bytes(body)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,12 +11,14 @@ class PageRequest:
 
     Attributes:
         method: The HTTP method, in capitals.
-        root: The path at which the page is installed, without a slash at the end: "/account/sessions".
+        root: The path at which the page is installed, without a slash at the end: "/account/sessions". Give it
+            decoded, as frameworks do; it is kept quoted, as a path of this site.
         below: What of the request's path comes after that: "" for the page itself, "/log-out" for an action.
         origin: The origin that the browser sees, as "https://app.example": what an `Origin` header must be equivalent to.
         headers: The request's headers, by their names in lower case.
         query: The query's fields, of each the last.
         form: The form's fields, of each the last; empty unless the body was a URL-encoded form.
+        body_bytes: How many bytes of the body were read; None if the framework does not say it.
         token: The session token that the request's cookie held, if any.
     """
 
@@ -26,7 +29,14 @@ class PageRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body_bytes: int | None = None
     token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        # A visitor may choose a part of the path. Unquoted or after two slashes, browsers would read "\\" or a tab
+        # in it as the way to another host, and a header could not hold other letters.
+        path = quote(self.root, safe="/:@!$&'()*+,;=", errors="replace")
+        object.__setattr__(self, "root", "/" + path.lstrip("/") if path else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,5 +197,6 @@ urlpatterns = [
     path("async/again", again),
     path("async/vault", avault),
     path("account/sessions", include("session_authority.web.django.urls")),
+    path("konto/sitz\u00fcngen", include("session_authority.web.django.urls", namespace="konto")),
     path("elsewhere/", include("session_authority.web.django.urls", namespace="elsewhere")),
 ]

@@ -1,3 +1,4 @@
+import io
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -543,6 +544,44 @@ def _proof(page: str) -> str:
     found = re.search(r'name="proof" value="([^"]+)"', page)
     assert found, page
     return found[1]
+
+
+class CutOff(io.BytesIO):
+    """The body of a connection that has ended, as gunicorn hands it on."""
+
+    def read(self, *_args: Any) -> bytes:
+        raise OSError("client disconnected")
+
+
+@pytest.mark.parametrize("body", [io.BytesIO, CutOff])
+def test_a_form_that_is_cut_off_is_not_carried_out(
+    client: SessionClient, body: type[io.BytesIO]
+) -> None:
+    browser = Browser()
+    browser.sign_in()
+    form = f"proof={_proof(browser.get('/account/sessions').content.decode())}"
+
+    cut_off: Any = {"CONTENT_LENGTH": str(len(form) + 20), "wsgi.input": body(form.encode())}
+    answer = browser.post("/account/sessions/sign-out", **_form, **cut_off)
+
+    assert answer.status_code == 400
+    assert client.validate(browser.token)
+
+
+def test_the_page_at_a_path_beyond_ascii_leads_back_to_it(client: SessionClient) -> None:
+    browser = Browser()
+    browser.sign_in()
+    page = browser.get("/konto/sitz\u00fcngen").content.decode()
+
+    left = browser.post(
+        "/konto/sitz\u00fcngen/sign-out",
+        f"proof={_proof(page)}",
+        **_form,
+        headers={"origin": "https://app.example", "sec-fetch-site": "same-origin"},
+    )
+
+    assert 'action="/konto/sitz%C3%BCngen/' in page
+    assert (left.status_code, left.headers["location"]) == (303, "/konto/sitz%C3%BCngen")
 
 
 @pytest.mark.parametrize("root", ["/account/sessions", "/elsewhere"])

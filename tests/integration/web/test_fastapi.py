@@ -1,6 +1,6 @@
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -537,6 +537,157 @@ async def test_the_page_refuses_what_no_form_of_its_own_sends(shop: Shop) -> Non
         assert (await browser.get("/me")).status_code == 200
         assert (await browser.get("/account/sessionsx")).status_code == 404
         assert (await browser.get("/account/sessions/nothing")).status_code == 404
+
+
+_END = {"type": "http.disconnect"}
+_PART = {"type": "http.request", "body": b"&confirm", "more_body": True}
+
+
+@pytest.mark.parametrize(
+    ("rest", "states_length"),
+    [
+        ([_END], True),
+        ([_END], False),
+        ([_PART, _END], True),
+        ([_PART, _END], False),
+        ([{"type": "http.request", "more_body": True}, _END], False),
+        ([_PART | {"more_body": False}], True),  # by a server that does not say so
+    ],
+)
+async def test_a_form_that_is_cut_off_is_not_carried_out(
+    shop: Shop, rest: list[dict[str, Any]], states_length: bool
+) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        proof = _proof((await browser.get("/account/sessions")).text)
+        token = browser.cookies[COOKIE]
+    first: dict[str, Any] = {
+        "type": "http.request",
+        "body": f"proof={proof}".encode(),
+        "more_body": True,
+    }
+    length = [("content-length", str(len(first["body"]) + 100))] if states_length else []
+
+    status = await _post(
+        shop.app,
+        "/account/sessions/sign-out",
+        [first, *rest],
+        (("cookie", f"{COOKIE}={token}"), *length),
+    )
+
+    assert status == 400
+    assert await shop.authority.client.validate(token)
+
+
+@pytest.mark.parametrize("lengths", [("9" * 5000,), ("-5",), ("+5",), ("70", "71"), ("70, 70",)])
+async def test_a_length_that_is_no_number_of_bytes_is_refused(
+    shop: Shop, lengths: tuple[str, ...]
+) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        proof = _proof((await browser.get("/account/sessions")).text)
+        token = browser.cookies[COOKIE]
+    form = {"type": "http.request", "body": f"proof={proof}".encode()}
+    headers = [("cookie", f"{COOKIE}={token}"), *(("content-length", each) for each in lengths)]
+
+    assert await _post(shop.app, "/account/sessions/sign-out", [form], headers) in {400, 413}
+    assert await shop.authority.client.validate(token)
+
+
+async def _post(
+    app: FastAPI, path: str, messages: list[dict[str, Any]], headers: Iterable[tuple[str, str]]
+) -> int:
+    """Send a form as a server would hand it on, and return the status."""
+    waiting, sent = iter(messages), []
+
+    async def receive() -> Any:
+        return next(waiting)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    known = (("host", "app.example"), ("content-type", "application/x-www-form-urlencoded"))
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "scheme": "https",
+        "path": path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(key.encode(), value.encode()) for key, value in (*known, *headers)],
+        "client": ("203.0.113.7", 4711),
+    }
+    await app(scope, receive, send)
+    status: int = sent[0]["status"]
+    return status
+
+
+@pytest.mark.parametrize(
+    ("tenant", "quoted"),
+    [
+        ("acme", "acme"),
+        ("%5Cevil.example", "%5Cevil.example"),
+        ("%5C%5Cevil.example", "%5C%5Cevil.example"),
+        ("%09", "%09"),
+        ("%0D%0ALocation: x", "%0D%0ALocation:%20x"),
+        ("%25%32%66", "%252f"),
+        ("a%3Fb%23c", "a%3Fb%23c"),
+        ("b%C3%BCcher", "b%C3%BCcher"),
+        ("%E3%82%BB", "%E3%82%BB"),
+        ("%FF", "%EF%BF%BD"),
+    ],
+)
+async def test_the_page_leads_to_its_own_path_whatever_a_visitor_makes_of_it(
+    shop: Shop, tenant: str, quoted: str
+) -> None:
+    outer = FastAPI()
+    outer.mount("/{tenant}", shop.app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url=ORIGIN) as browser:
+        await browser.post("/acme/sign-in/ada")
+        page = await browser.get(f"/{tenant}/account/sessions")
+        left = await browser.post(
+            f"/{tenant}/account/sessions/sign-out",
+            data={"proof": _proof(page.text)},
+            headers={"origin": ORIGIN},
+        )
+
+    assert set(re.findall(r'action="([^"]*)/account/sessions/', page.text)) == {f"/{quoted}"}
+    assert (left.status_code, left.headers["location"]) == (303, f"/{quoted}/account/sessions")
+    assert "Max-Age=0" in left.headers["set-cookie"]
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "///evil.example", "/\\evil.example"])
+async def test_no_root_path_leads_to_another_host(shop: Shop, path: str) -> None:
+    outer = FastAPI(root_path="")
+    outer.mount("/{tenant:path}/shop", shop.app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url=ORIGIN) as browser:
+        left = await browser.post(
+            httpx.URL(ORIGIN, raw_path=f"{path}/shop/account/sessions/sign-out".encode()),
+            headers={"origin": ORIGIN, "content-type": "application/x-www-form-urlencoded"},
+        )
+
+    assert left.status_code == 303
+    assert re.match(r"/[^/\\]", left.headers["location"])
+
+
+async def test_a_page_and_a_way_out_may_have_any_letters(shop: Shop) -> None:
+    app = FastAPI()
+    options = PageOptions(signed_out_path="/tsch\u00fc\u00df?gru\u00df=1&x=%20")
+    shop.sessions.install(app, page="/konto/\u30bb\u30c3\u30b7\u30e7\u30f3", options=options)
+    new = await shop.authority.client.create("ada")
+    cookie = {"cookie": f"{COOKIE}={new.token.reveal()}"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url=ORIGIN, headers=cookie
+    ) as browser:
+        page = await browser.get("/konto/\u30bb\u30c3\u30b7\u30e7\u30f3")
+        action = re.findall(r'action="([^"]*)/sign-out"', page.text)[0]
+        left = await browser.post(
+            f"{action}/sign-out", data={"proof": _proof(page.text)}, headers={"origin": ORIGIN}
+        )
+
+    assert left.status_code == 303
+    assert left.headers["location"] == "/tsch%C3%BC%C3%9F?gru%C3%9F=1&x=%20"
+    assert not await shop.authority.client.validate(new.token)
 
 
 async def test_a_body_that_never_says_how_long_it_is_is_not_read_to_its_end(shop: Shop) -> None:

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Any, cast
 
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.views.decorators.csrf import csrf_exempt
 
 from session_authority.errors import SessionAuthorityError
@@ -37,9 +37,13 @@ def _request(request: HttpRequest, below: str, auth_session: AuthSession) -> Pag
     if below and not below.startswith("/") and not root.endswith("/"):
         raise Http404
     below = below.removeprefix("/")
-    form: dict[str, Any] = (
-        request.POST.dict() if is_form(request.headers.get("Content-Type", "")) else {}
-    )
+    form: dict[str, Any] = {}
+    body_bytes = None
+    if is_form(request.headers.get("Content-Type", "")):
+        with suppress(UnreadablePostError):  # The connection ended: no byte counts.
+            body_bytes = 0
+            body_bytes = len(request.body)
+            form = request.POST.dict()
     visit = auth_session.visit
     return PageRequest(
         method=request.method or "GET",
@@ -49,5 +53,6 @@ def _request(request: HttpRequest, below: str, auth_session: AuthSession) -> Pag
         headers={name.lower(): value for name, value in request.headers.items()},
         query=request.GET.dict(),
         form=form,
+        body_bytes=body_bytes,
         token=visit.token,
     )

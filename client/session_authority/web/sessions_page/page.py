@@ -42,6 +42,9 @@ from session_authority.web.sessions_page.state import Retry, State
 FORM_LIMIT_BYTES = 4096
 """No form of the page is longer. A framework need read no more of a body; beyond it the answer is 413."""
 
+_DIGITS_LIMIT = 19
+"""A `Content-Length` of more digits is too large. Python refuses to read one of more than 4,300."""
+
 _FORM_TYPE = "application/x-www-form-urlencoded"
 
 _log = logging.getLogger(__name__)
@@ -230,8 +233,14 @@ def _refusal(visit: Visit, route: _Route | None) -> State | None:
         return states.refused(405, (("Allow", ", ".join(allowed)),))
     if route.method == "GET":
         return None
-    if _form_bytes(request) > FORM_LIMIT_BYTES:
+    stated, read = _stated_bytes(request), request.body_bytes
+    if stated is None:
+        return states.refused(400)
+    fields = sum(len(name) + len(value) for name, value in request.form.items())
+    if max(stated, read or 0, fields) > FORM_LIMIT_BYTES:
         return states.refused(413)
+    if read is not None and read < stated:
+        return states.refused(400)  # The connection ended in the middle of the form.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
         return states.refused(415)
     # Another site's form comes without the cookie, and must not make the answer clear it.
@@ -239,10 +248,12 @@ def _refusal(visit: Visit, route: _Route | None) -> State | None:
     return None if genuine else states.forged()
 
 
-def _form_bytes(request: PageRequest) -> int:
-    stated = request.headers.get("content-length", "")
-    read = sum(len(name) + len(value) for name, value in request.form.items())
-    return max(read, int(stated) if stated.isdecimal() else 0)
+def _stated_bytes(request: PageRequest) -> int | None:
+    """Return the `Content-Length`, 0 without one, or None if the header is not one number."""
+    stated = request.headers.get("content-length", "").strip() or "0"
+    if not (stated.isascii() and stated.isdecimal()):
+        return None
+    return int(stated) if len(stated) <= _DIGITS_LIMIT else FORM_LIMIT_BYTES + 1
 
 
 def _state_of(error: SessionAuthorityError, visit: Visit) -> State:

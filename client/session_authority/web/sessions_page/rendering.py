@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -125,6 +126,7 @@ class Renderer:
         self, visit: Visit, message: str, location: str, *, signed_out: bool = False
     ) -> PageResponse:
         """Answer that a form was carried out: go there and look."""
+        location = quote(location, safe="/?#[]:@!$&'()*+,;=%")  # an option may have any letters
         if visit.is_scripts:
             name = "signed_out" if signed_out else "done"
             body = _json(name, message, location)
