@@ -2,8 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
-from session_authority.aio import AsyncSessionClient
+from session_authority import _core
 from session_authority.errors import SessionAuthorityError
 from session_authority.web.asgi import VISIT_KEY, Receive, Scope, Send
 from session_authority.web.exchange import PageRequest, PageResponse
@@ -19,7 +20,7 @@ class PageApplication:
         self,
         page: SessionsPage,
         path: str,
-        client: AsyncSessionClient,
+        run_operation: Callable[[_core.Operation[Any]], Awaitable[Any]],
         look_up: Callable[[Visit], Awaitable[object]],
     ) -> None:
         """Take what it needs.
@@ -27,12 +28,12 @@ class PageApplication:
         Args:
             page: The page.
             path: Where it is installed, without a slash at the end.
-            client: Asks the authority.
+            run_operation: Asks the authority.
             look_up: Finds out which of several tokens is the live one.
         """
         self._page = page
         self._path = path
-        self._client = client
+        self._run_operation = run_operation
         self._look_up = look_up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,9 +58,9 @@ class PageApplication:
             with suppress(SessionAuthorityError):  # the page meets the same, and says so
                 await self._look_up(visit)
         request = self._request(scope, visit, body)
-        response = await self._client.run_operation(self._page.handle(request))
+        response: PageResponse = await self._run_operation(self._page.handle(request))
         if response.signed_out:
-            await self._client.run_operation(visit.end())
+            await self._run_operation(visit.end())
         return response
 
     def _request(self, scope: Scope, visit: Visit, body: bytes) -> PageRequest:

@@ -121,7 +121,7 @@ class Sessions:
         application = PageApplication(
             SessionsPage(options, now=self._site.clock),
             page,
-            self.client,
+            lambda operation: self.client.run_operation(operation),
             self._look_up,
         )
         for path in (page, page + "/{below:path}"):
@@ -259,6 +259,14 @@ class Sessions:
         """
         await self.require(connection)
         return await self.client.revoke_others(_visit(connection).token)
+
+    def cookie_name(self, *, local: bool = False) -> str:
+        """Return the name of the cookie that holds a session token.
+
+        Args:
+            local: Whether the browser talks plain HTTP to its own machine.
+        """
+        return self._site.cookie.name(local=local)
 
     async def _look_up(self, visit: Visit) -> Session | Rejection:
         match visit.to_ask():

@@ -103,6 +103,7 @@ class Visit:
         self._answer: tuple[SetCookie, ...] = ()
         self.responded = False
         self._handed_out: str | None = None
+        self._keeps_earlier = False
 
     @cached_property
     def local(self) -> bool:
@@ -122,7 +123,12 @@ class Visit:
     @cached_property
     def tokens(self) -> tuple[str, ...]:
         """What the cookie presented, usually one token or none."""
-        return self._site.cookie.tokens(self._arrival.header("cookie"), local=self.local)
+        return self._site.cookie.tokens(self.cookie_header, local=self.local)
+
+    @property
+    def cookie_header(self) -> str:
+        """The request's `Cookie` header."""
+        return self._arrival.header("cookie")
 
     @property
     def token(self) -> str | None:
@@ -196,8 +202,11 @@ class Visit:
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
+        replaces: bool = True,
     ) -> _core.Operation[Session]:
-        """Record a sign-in, put its token into the cookie, and end the session that the cookie held before.
+        """Record a sign-in and put its token into the cookie.
+
+        The session that the cookie held before ends, unless `replaces` is False.
 
         Raises:
             RuntimeError: The response has begun.
@@ -215,10 +224,20 @@ class Visit:
             actor_id=actor_id,
             retry_secret=None,
         )
-        replaced = self.tokens
+        replaced = self.tokens if replaces else ()
+        self._keeps_earlier = not replaces
         self._hand_out(new, persistent)
         yield from _end_if_possible(replaced)
         return new.session
+
+    def resume(self, token: str, session: Session) -> _core.Operation[None]:
+        """Put the token of an earlier session of this browser into the cookie; end the session in use."""
+        self._refuse_if_too_late()
+        replaced = self.tokens
+        self._answer = (self._site.cookie.holding(token, local=self.local),)
+        self.tokens, self._in_use = (token,), token
+        self.outcome, self._handed_out = session, None
+        yield from _end_if_possible(replaced)
 
     def adopt(
         self, user_id: str, authenticate_time: datetime, retry_secret: bytes
@@ -293,7 +312,10 @@ class Visit:
         """
         if self._handed_out is not None:
             yield from _end_if_possible((self._handed_out,))
-            yield from self.end()
+            if self._keeps_earlier:
+                self._answer = ()  # the browser keeps the token of the session that was not replaced
+            else:
+                yield from self.end()
 
     def require_recent(self, maximum_age: timedelta) -> None:
         """Refuse a session whose user last proved who they are too long ago.

@@ -20,6 +20,9 @@ if not settings.configured:
             "django.contrib.auth",
             "django.contrib.contenttypes",
             "django.contrib.sessions",
+            "django_otp",
+            "django_otp.plugins.otp_static",
+            "hijack",
             "session_authority.web.django",
         ],
         MIDDLEWARE=[

@@ -24,9 +24,9 @@ from session_authority import SessionClient, SessionLimitReached
 from session_authority.web.django.auth_session import OWED
 from session_authority.web.django.middleware import SessionAuthorityMiddleware
 from session_authority_server.domain.token import mint
+from tests.integration.web.django_browser import COOKIE, Browser, user_id
 from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
 
-COOKIE = "__Host-auth_session"
 SETTING = "SESSION_AUTHORITY"
 BEFORE = "2026-01-15T12:00+00:00"
 
@@ -59,32 +59,6 @@ def site(client: SessionClient) -> Iterator[None]:
     with override_settings(SESSION_AUTHORITY={"CLIENT": client}):
         yield
     DjangoSession.objects.all().delete()
-
-
-class Browser(Client):
-    """Speaks HTTPS to the site, and is answered instead of being raised at."""
-
-    def __init__(self, **headers: str) -> None:
-        super().__init__(
-            raise_request_exception=False,
-            headers={"host": "app.example", "user-agent": "curl/8.5.0"} | headers,
-        )
-
-    def request(self, **request: Any) -> Any:
-        return super().request(
-            **request | {"wsgi.url_scheme": "https", "REMOTE_ADDR": "203.0.113.7"}
-        )
-
-    @property
-    def token(self) -> str | None:
-        return self.cookies[COOKIE].value if COOKIE in self.cookies else None
-
-    def sign_in(self, user: str = "ada") -> None:
-        assert self.get("/sign-in", {"user": user}).content == b"in"
-
-    def who(self) -> str | None:
-        name: str | None = self.get("/me").json()["user"]
-        return name
 
 
 def down(**more: Any) -> Any:
@@ -126,10 +100,6 @@ def test_only_a_page_that_is_being_opened_clears_cookies(
             COOKIE,
             "sessionid",
         }
-
-
-def user_id(name: str = "ada") -> str:
-    return str(User.objects.get(username=name).pk)
 
 
 def test_login_and_logout_work_as_ever(client: SessionClient) -> None:

@@ -7,38 +7,34 @@ kept where browsers can't reach it, so nobody gets around a revocation by losing
 """
 
 import logging
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.middleware import get_user
 from django.contrib.auth.models import AnonymousUser
-from django.contrib.sessions.backends.base import CreateError
 from django.http import HttpRequest
-from django.utils.crypto import salted_hmac
 
 from session_authority.errors import (
-    AuthenticationTooOld,
     ImpersonationForbidden,
-    RetryMismatch,
-    RetryStale,
+    InvalidArgument,
     SessionAuthorityError,
     SessionNotLive,
     Unavailable,
 )
 from session_authority.session import Rejection, RejectionReason, Session
-from session_authority.web.cookies import MAX_AGE_SECONDS
+from session_authority.web.cookies import SetCookie
+from session_authority.web.django.adopting import MARK, adopt
 from session_authority.web.django.options import Options
+from session_authority.web.django.own_session import OWN, OwnSession
 from session_authority.web.visit import Visit
 
-MARK = "_session_authority_id"
-"""Under which key of Django's session the id of the authority's session is."""
 OWED = "_session_authority_revoke_others"
-"""Under which key is noted that the user's other sessions are still to be ended."""
+"""The key of Django's session that records that the user's other sessions must still be ended."""
 
 _MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
 _User: TypeAlias = AbstractBaseUser | AnonymousUser
@@ -52,21 +48,41 @@ class AuthSession:
     What calls the authority may raise `Unavailable`, which the middleware answers with 503 and Retry-After.
     The methods that begin with an "a" are for asynchronous views.
 
+    The first seven attributes describe a sign-in. Set them before `login()`.
+
     Attributes:
-        methods: How the user proves who they are, in the names of RFC 8176; to be set before `login()` where
-            that is not by the password that Django's own backend asks for.
+        methods: How the user proves who they are, in the names of RFC 8176; the password unless set, if
+            Django's own backend asked for it.
+        authenticate_time: When the check of the credentials began; when the request arrived unless set.
+        persistent: Whether the login outlives the browser's being closed; as Django's session unless set. It
+            sets the expiry of Django's session too.
+        lifetime: The absolute lifetime, at most the policy's, which it is unless set.
+        idle_timeout: The idle timeout, from one minute up to the policy's, which it is unless set. A login that
+            goes with the browser gets the setting `BROWSER_IDLE_TIMEOUT` if the policy has none.
+        attributes: At most 16 texts to find again at each request.
+        actor_id: Who acts as the user, if it is not the user.
+        is_hijack: Whether the view is one of django-hijack's, whose logins leave the actor's own session live.
         met_outage: Whether the authority could not say whose session this is.
     """
 
     def __init__(self, request: HttpRequest, options: Options, visit: Visit) -> None:
         self.methods: Iterable[str] | None = None
+        self.authenticate_time: datetime | None = None
+        self.persistent: bool | None = None
+        self.lifetime: timedelta | None = None
+        self.idle_timeout: timedelta | None = None
+        self.attributes: Mapping[str, str] | None = None
+        self.actor_id: str | None = None
+        self.is_hijack = False
         self.visit = visit
+        self._own = OwnSession(options.own_cookie, visit, options.client)
         self._request = request
         self._options = options
         self._user: _User | None = None
         self._hash_seen: str | None = None
         self.met_outage = False
         self._is_new = False
+        self._may_be_kept = False
 
     @property
     def session(self) -> Session | None:
@@ -158,28 +174,82 @@ class AuthSession:
         return await sync_to_async(self.user)()
 
     def logged_in(self, user: AbstractBaseUser) -> None:
-        """Record a login of Django's, which does not stand if the authority can't."""
-        methods = self.methods
-        if methods is None:
-            methods = ("pwd",) if getattr(user, "backend", None) == _MODEL_BACKEND else ()
+        """Record a login of Django's. It does not stand if the authority can't record it."""
         try:
-            session = self._options.client.run_operation(
-                self.visit.sign_in(_user_id(user), methods=methods)
-            )
+            own_id = self._begin(user)
         except SessionAuthorityError:
             self._forget_login()
             raise
-        self._request.session[MARK] = session.session_id
+        if own_id is not None:
+            self._request.session[OWN] = own_id
         self._is_new = True
         self._user, self._hash_seen = user, self._request.session.get(HASH_SESSION_KEY)
 
+    def _begin(self, user: AbstractBaseUser) -> str | None:
+        """Record the sign-in; return the id of the own session that the actor keeps, if any."""
+        login = self._request.session
+        if self.is_hijack:
+
+            def act_as(*, actor_id: str, replaces: bool) -> Session:
+                self.actor_id = actor_id
+                return self._sign_in(user, (), replaces=replaces)
+
+            session, own_id = self._own.act(user_id(user), self.session, act_as)
+        else:
+            self._own.end()
+            if self.persistent is not None:
+                login.set_expiry(settings.SESSION_COOKIE_AGE if self.persistent else 0)
+            methods = self.methods
+            if methods is None:
+                by_password = getattr(user, "backend", None) == _MODEL_BACKEND
+                methods = ("pwd",) if by_password and self.actor_id is None else ()
+            session, own_id = self._sign_in(user, methods), None
+        login[MARK] = session.session_id
+        return own_id
+
+    def _sign_in(
+        self, user: AbstractBaseUser, methods: Iterable[str], *, replaces: bool = True
+    ) -> Session:
+        methods = tuple(methods)
+
+        def record(idle_timeout: timedelta | None) -> Session:
+            return self._options.client.run_operation(
+                self.visit.sign_in(
+                    user_id(user),
+                    methods=methods,
+                    authenticate_time=self.authenticate_time,
+                    persistent=self.persistent or None,  # False is in Django's session
+                    lifetime=self.lifetime,
+                    idle_timeout=idle_timeout,
+                    attributes=self.attributes,
+                    actor_id=self.actor_id,
+                    replaces=replaces,
+                )
+            )
+
+        self._may_be_kept = not self._goes_with_browser()
+        default = self._options.browser_idle_timeout
+        if self._may_be_kept or self.idle_timeout or self.lifetime or default is None:
+            return record(self.idle_timeout)
+        try:
+            return record(default)
+        except InvalidArgument:
+            return record(None)  # The policy has a shorter one, which counts.
+
+    def _goes_with_browser(self) -> bool:
+        if self._request.session.get_expire_at_browser_close():
+            return True
+        return not (self.persistent or self._options.site.cookie.persistent)
+
     def logged_out(self) -> None:
         """Record a logout of Django's, which is not one if the authority can't."""
+        self._own.end()
         self._options.client.run_operation(self.visit.sign_out())
         self._user = AnonymousUser()
 
     def signed_out_on_page(self) -> None:
         """Record that the page found or made the session to be over."""
+        self._own.end()
         self._options.client.run_operation(self.visit.end())
         if MARK in self._request.session:
             self._forget_login()
@@ -188,9 +258,40 @@ class AuthSession:
         """Undo a login of this request: after a fault of the site's, Django doesn't save that there was one."""
         if self._is_new:
             self._options.client.run_operation(self.visit.take_back())
+            self._own.forget()
             self._user = AnonymousUser()
 
+    @property
+    def set_cookies(self) -> tuple[SetCookie, ...]:
+        """What the response must do to the cookies."""
+        return self.visit.set_cookies + self._own.set_cookies
+
     def after_view(self) -> None:
+        """Do what a login or a change of password in this request still needs."""
+        if self._is_new and self._may_be_kept and self._goes_with_browser():
+            self._limit_idle_time()
+        self._sign_out_elsewhere()
+
+    def _limit_idle_time(self) -> None:
+        """Begin the session anew with an idle timeout: after `login()`, the view chose to keep it no longer."""
+        session = self.session
+        default = self._options.browser_idle_timeout
+        if (
+            not isinstance(self._user, AbstractBaseUser)
+            or session is None
+            or session.idle_expire_time is not None
+            or self.lifetime is not None
+            or default is None
+        ):
+            return
+        try:
+            anew = self._sign_in(self._user, session.authentication_methods)
+        except SessionAuthorityError as error:
+            _log.warning("a login that goes with the browser got no idle timeout: %s", error)
+            return
+        self._request.session[MARK] = anew.session_id
+
+    def _sign_out_elsewhere(self) -> None:
         """Sign the user out elsewhere, if the password was changed, now or once the authority is back."""
         if self._user is None or not self._user.is_authenticated:
             return
@@ -214,62 +315,31 @@ class AuthSession:
             return user
         mark = self._request.session.get(MARK)
         session = self.session
-        if session is not None and session.user_id == _user_id(user):
+        if session is not None and session.user_id == user_id(user):
             if mark == session.session_id:
-                return user
+                return user if self._actor_is_live() else self._over()
             if mark is None:
                 self._request.session[MARK] = session.session_id
                 return user
-        if mark is None and self._options.adopt_existing is not None:
-            return self._adopted(user, self._options.adopt_existing)
+        arrival = self._options.adopt_existing
+        if mark is None and arrival is not None:
+            login, client = self._request.session, self._options.client
+            adopted = adopt(self.visit, client, login, user_id(user), arrival, self._over)
+            return AnonymousUser() if adopted is None else user
         if session is not None or self._is_over():
             return self._over()
         return AnonymousUser()
 
-    def _adopted(self, user: AbstractBaseUser, authenticate_time: datetime) -> _User:
-        """Give a session to a login that is older than Session Authority's arrival.
-
-        As what time it was made counts that arrival's: whatever ended all of the user's sessions since then
-        covers it. Requests that come in at once get the same session, by a retry secret that they share.
-        """
-        authenticate_time = min(authenticate_time, self.visit.started)  # should it still lie ahead
-        key = self._request.session.session_key or ""
-        secret = salted_hmac("session_authority.adopt", key, algorithm="sha256").digest()
-        try:
-            session = self._options.client.run_operation(
-                self.visit.adopt(_user_id(user), authenticate_time, secret)
-            )
-        except (AuthenticationTooOld, RetryStale):
-            return self._over()
-        except RetryMismatch:
-            # Another request of this login was first, from another device it seems.
-            return AnonymousUser()
-        if self._first_adopted(session.session_id) != session.session_id:
-            self._options.client.run_operation(self.visit.sign_out())
-            return self._over()
-        self._request.session[MARK] = session.session_id
-        return user
-
-    def _first_adopted(self, session_id: str) -> str:
-        """Remember which session a login was given, and say which one that was the first time.
-
-        A request that began before the login was adopted may save Django's session after that, without the mark.
-        """
-        key = self._request.session.session_key or ""
-        record_key = salted_hmac("session_authority.adopted", key, algorithm="sha256").hexdigest()[
-            :32
-        ]
-        store = type(self._request.session)
-        recorded = store(record_key).get(MARK)
-        if isinstance(recorded, str):
-            return recorded
-        with suppress(CreateError):  # by a request at the same time, which was given the same
-            store(record_key).save(must_create=True)
-        record = store(record_key)
-        record[MARK] = session_id
-        record.set_expiry(MAX_AGE_SECONDS)  # longer than a login that is in use can be adopted
-        record.save()
-        return session_id
+    def _actor_is_live(self) -> bool:
+        """Say whether a borrowed session still stands, and end it if the actor's own session is over."""
+        own_id = self._request.session.get(OWN)
+        if own_id is None:
+            return True
+        own = self._own.live()
+        if own is not None and own.session_id == own_id:
+            return True
+        self._options.client.run_operation(self.visit.sign_out())
+        return False
 
     def _is_over(self) -> bool:
         """Say whether the login has ended, rather than that its token was replaced by a parallel request."""
@@ -290,6 +360,6 @@ class AuthSession:
         return nobody
 
 
-def _user_id(user: AbstractBaseUser) -> str:
-    # The primary key: names and addresses change, and may come to be another's.
+def user_id(user: AbstractBaseUser) -> str:
+    """Return the authority's name for a user: the primary key. Names and addresses can pass to another user."""
     return str(user.pk)

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.middleware import AuthenticationMiddleware, RemoteUserMiddleware
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
+from session_authority.web.django.middleware import SessionAuthorityMiddleware
 from session_authority.web.django.options import options
 
 _MIDDLEWARE = "session_authority.web.django.middleware.SessionAuthorityMiddleware"
@@ -21,18 +24,7 @@ def check_settings(**_kwargs: Any) -> Sequence[CheckMessage]:
     except ImproperlyConfigured as error:
         return [Error(str(error), id="session_authority.E001")]
     problems: list[CheckMessage] = []
-    middleware = list(settings.MIDDLEWARE)
-    if (
-        _MIDDLEWARE not in middleware
-        or _AUTHENTICATION not in middleware[: middleware.index(_MIDDLEWARE)]
-    ):
-        problems.append(
-            Error(
-                "Logins are not revocable: the middleware is missing or in the wrong place.",
-                hint=f"Put {_MIDDLEWARE} into MIDDLEWARE, after {_AUTHENTICATION}.",
-                id="session_authority.E002",
-            )
-        )
+    problems += _order_problems(settings.MIDDLEWARE)
     if found.adopt_existing is not None and settings.SESSION_ENGINE == _SIGNED_COOKIES:
         problems.append(
             Error(
@@ -43,3 +35,49 @@ def check_settings(**_kwargs: Any) -> Sequence[CheckMessage]:
             )
         )
     return problems
+
+
+def _order_problems(middleware: Sequence[str]) -> Sequence[CheckMessage]:
+    """Find out whether the middleware stands where nothing has taken `request.user` before it."""
+    ours = _place_of(SessionAuthorityMiddleware, middleware)
+    authentication = _place_of(AuthenticationMiddleware, middleware)
+    if ours is None or authentication is None or ours < authentication:
+        return [
+            Error(
+                "Logins are not revocable: the middleware is missing or in the wrong place.",
+                hint=f"Put {_MIDDLEWARE} into MIDDLEWARE, directly after {_AUTHENTICATION}.",
+                id="session_authority.E002",
+            )
+        ]
+    return [
+        Error(
+            f"{path} stands before SessionAuthorityMiddleware in MIDDLEWARE. If it uses or replaces "
+            "request.user, or logs users in, its work is undone.",
+            hint=f"Move {_MIDDLEWARE} up, directly after {_AUTHENTICATION}.",
+            id="session_authority.E004",
+        )
+        for path in middleware[authentication + 1 : ours]
+        if not _leaves_the_user_alone(path)
+    ]
+
+
+def _place_of(wanted: type, middleware: Sequence[str]) -> int | None:
+    for place, path in enumerate(middleware):
+        found = _imported(path)
+        if isinstance(found, type) and issubclass(found, wanted):
+            return place
+    return None
+
+
+def _leaves_the_user_alone(path: str) -> bool:
+    found = _imported(path)
+    if isinstance(found, type) and issubclass(found, RemoteUserMiddleware):
+        return False
+    return path.startswith("django.")
+
+
+def _imported(path: str) -> object:
+    try:
+        return import_string(path)
+    except ImportError:
+        return None  # Django says so itself when it starts.

@@ -10,9 +10,12 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.utils.functional import SimpleLazyObject
 
+from session_authority.web.clock import test_clocks
 from session_authority.web.django.answers import answer, unavailable
 from session_authority.web.django.auth_session import AuthSession
 from session_authority.web.django.options import options
+from session_authority.web.django.own_session import is_hijack
+from session_authority.web.django.testing_logins import cookie_of
 from session_authority.web.visit import Arrival, Visit
 
 
@@ -35,6 +38,12 @@ class SessionAuthorityMiddleware:
             return self._respond(request, auth_session)
         return _finish(request, auth_session, self._get_response(request))
 
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., Any], _args: object, _kwargs: object
+    ) -> None:
+        """Note a view that begins or ends acting as another user."""
+        cast("Any", request).auth_session.is_hijack = is_hijack(view)
+
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
@@ -49,8 +58,8 @@ class SessionAuthorityMiddleware:
 def _begin(request: HttpRequest) -> AuthSession:
     if not hasattr(request, "user"):
         raise ImproperlyConfigured(
-            "SessionAuthorityMiddleware comes after "
-            "django.contrib.auth.middleware.AuthenticationMiddleware in MIDDLEWARE"
+            "in MIDDLEWARE, put SessionAuthorityMiddleware directly after "
+            "django.contrib.auth.middleware.AuthenticationMiddleware"
         )
     found = options()
     auth_session = AuthSession(request, found, Visit(found.site, _arrival(request)))
@@ -68,12 +77,17 @@ def _arrival(request: HttpRequest) -> Arrival:
         value = meta.get("HTTP_" + name.upper().replace("-", "_"), "")
         return value if isinstance(value, str) else ""
 
+    def header_or_cookie(name: str) -> str:
+        if name != "cookie" or not test_clocks:
+            return header(name)
+        return "; ".join(filter(None, (header(name), cookie_of(request))))
+
     forwarded_host = header("x-forwarded-host") if settings.USE_X_FORWARDED_HOST else ""
     return Arrival(
         scheme=request.scheme or "http",
         host=forwarded_host or header("host"),
         peer=meta.get("REMOTE_ADDR") or None,
-        header=header,
+        header=header_or_cookie,
     )
 
 
@@ -88,7 +102,7 @@ def _finish(
     auth_session.after_view()
     visit = auth_session.visit
     visit.responded = True
-    for cookie in visit.set_cookies:
+    for cookie in auth_session.set_cookies:
         # No longer than Django's own, where that is to go with the browser: `set_expiry(0)`.
         kept = not cookie.value or not request.session.get_expire_at_browser_close()
         response.set_cookie(
@@ -100,7 +114,7 @@ def _finish(
             httponly=True,
             samesite="Lax",
         )
-    if visit.set_cookies:
+    if auth_session.set_cookies:
         patch_cache_control(response, no_store=True)
     if visit.was_looked_up:
         patch_vary_headers(response, ("Cookie",))

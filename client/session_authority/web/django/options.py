@@ -1,9 +1,9 @@
 """The settings dict, checked, and what is made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
+from datetime import datetime, timedelta
+from functools import lru_cache, partial
 from typing import Any
 
 from django.conf import settings
@@ -13,6 +13,7 @@ from django.shortcuts import resolve_url
 
 from session_authority.sync import SessionClient
 from session_authority.web.client_ip import ClientIp
+from session_authority.web.clock import time_at
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.sessions_page import PageOptions, SessionsPage
 from session_authority.web.visit import Site
@@ -27,6 +28,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "TRUSTED_PROXIES": (),
     "FORWARDING_HEADER": "x-forwarded-for",
     "ORIGIN": None,
+    "BROWSER_IDLE_TIMEOUT": timedelta(days=1),
+    "CLOCK": None,
     "ADOPT_EXISTING": None,
     "REVOKE_OTHERS_ON_PASSWORD_CHANGE": True,
     "PAGE": {},
@@ -40,6 +43,8 @@ class Options:
     Attributes:
         client: Asks the authority. It connects at the first call, in whatever process that is.
         site: The cookie, the trusted proxies and the origin.
+        own_cookie: The cookie that keeps the own session of a user who acts as another.
+        browser_idle_timeout: The idle timeout of logins that go with the browser, if the policy has none.
         page: The page of one's own sessions.
         page_options: How it looks and where it leads.
         adopt_existing: When Session Authority came in. Logins that may be older get a session; None: they
@@ -49,6 +54,8 @@ class Options:
 
     client: SessionClient
     site: Site
+    own_cookie: SessionCookie
+    browser_idle_timeout: timedelta | None
     page: SessionsPage
     page_options: PageOptions
     adopt_existing: datetime | None
@@ -74,18 +81,19 @@ def options() -> Options:
         page_options = _page_options(value["PAGE"])
         if client.near_cache_statistics is not None:
             page_options = page_options.with_near_cache()
+        name, domain = value["COOKIE_NAME"], value["COOKIE_DOMAIN"]
+        site = Site(
+            SessionCookie(name, domain=domain, persistent=value["COOKIE_PERSISTENT"]),
+            ClientIp(value["TRUSTED_PROXIES"], header=value["FORWARDING_HEADER"]),
+            value["ORIGIN"],
+            _clock(value["CLOCK"]) or partial(time_at, client.address),
+        )
         return Options(
             client=client,
-            site=Site(
-                SessionCookie(
-                    value["COOKIE_NAME"],
-                    domain=value["COOKIE_DOMAIN"],
-                    persistent=value["COOKIE_PERSISTENT"],
-                ),
-                ClientIp(value["TRUSTED_PROXIES"], header=value["FORWARDING_HEADER"]),
-                value["ORIGIN"],
-            ),
-            page=SessionsPage(page_options),
+            site=site,
+            own_cookie=SessionCookie(name + "_own", domain=domain, persistent=False),
+            browser_idle_timeout=_idle_timeout(value["BROWSER_IDLE_TIMEOUT"]),
+            page=SessionsPage(page_options, now=site.clock),
             page_options=page_options,
             adopt_existing=_moment(value["ADOPT_EXISTING"]),
             revoke_others_on_password_change=bool(value["REVOKE_OTHERS_ON_PASSWORD_CHANGE"]),
@@ -105,6 +113,20 @@ def _client(given: object) -> SessionClient:
 def _page_options(given: Mapping[str, Any]) -> PageOptions:
     # Where Django itself sends people to sign in.
     return PageOptions(**{"sign_in_url": resolve_url(settings.LOGIN_URL), **given})
+
+
+def _clock(given: object) -> Callable[[], datetime] | None:
+    if given is not None and not callable(given):
+        raise TypeError(f"CLOCK is a function that returns the time, not {type(given).__name__}")
+    return given
+
+
+def _idle_timeout(given: object) -> timedelta | None:
+    if given is None or (isinstance(given, timedelta) and given >= timedelta(minutes=1)):
+        return given
+    raise ValueError(
+        f"BROWSER_IDLE_TIMEOUT is a timedelta of at least a minute, or None, not {given!r}"
+    )
 
 
 def _moment(given: object) -> datetime | None:

@@ -1,0 +1,40 @@
+"""Logins that a test makes without a request: `client.login` and `client.force_login`.
+
+They count only if the client calls a `testing.Authority`. Django's session then holds the token, and each
+request of the test presents it. Anywhere else this module does nothing.
+"""
+
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.http import HttpRequest
+
+from session_authority.web.clock import test_clocks
+from session_authority.web.django.adopting import MARK
+from session_authority.web.django.options import options
+
+_TOKEN = "_session_authority_test_token"  # noqa: S105 - the key under which a test's token is
+
+
+def log_in(request: HttpRequest, user: AbstractBaseUser) -> None:
+    """Record a login without a request."""
+    found = options()
+    if found.client.address not in test_clocks:
+        return
+    new = found.client.create(str(user.pk), authenticate_time=found.site.clock())
+    request.session[MARK] = new.session.session_id
+    request.session[_TOKEN] = new.token.reveal()
+
+
+def log_out(request: HttpRequest) -> None:
+    """Record a logout without a request."""
+    found = options()
+    if found.client.address in test_clocks:
+        found.client.sign_out(request.session.get(_TOKEN))
+
+
+def cookie_of(request: HttpRequest) -> str:
+    """Return what a `Cookie` header would say of a test's login, or ""."""
+    found = options()
+    if found.client.address not in test_clocks:
+        return ""
+    token = request.session.get(_TOKEN)
+    return f"{found.site.cookie.name(local=False)}={token}" if token else ""

@@ -1,0 +1,32 @@
+from collections.abc import Iterator
+
+import pytest
+
+from session_authority import testing
+
+
+@pytest.fixture(scope="module")
+def django_database() -> Iterator[None]:
+    """Give the Django site of these tests its tables and the users ada and grace."""
+    from tests.integration.web.django_site import FOLDER  # configures Django
+
+    from django.contrib.auth.models import User  # isort: skip
+    from django.core.management import call_command  # isort: skip
+    from django.db import connections  # isort: skip
+
+    call_command("migrate", verbosity=0)
+    User.objects.create_user("ada", password="pass")
+    User.objects.create_user("grace", password="pass")
+    yield
+    connections.close_all()
+    for file in FOLDER.iterdir():
+        file.unlink()
+
+
+@pytest.fixture
+def django_authority(django_database: None) -> Iterator[testing.Authority]:
+    """Run an authority that the Django site calls."""
+    from session_authority.testing.django import connected
+
+    with testing.authority() as running, connected(running):
+        yield running

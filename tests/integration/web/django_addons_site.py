@@ -1,0 +1,96 @@
+"""Add-ons of Django's that take `request.user`, beside Session Authority. For `ROOT_URLCONF`."""
+
+from typing import Any
+
+from tests.integration.web import django_site  # configures Django, before all else of it
+
+from django.contrib.auth import authenticate, login  # isort: skip
+from django.contrib.auth.decorators import login_required  # isort: skip
+from django.http import HttpRequest, HttpResponse, JsonResponse  # isort: skip
+from django.contrib.auth.middleware import AuthenticationMiddleware  # isort: skip
+from django.urls import include, path  # isort: skip
+from django_otp import login as otp_login  # isort: skip
+from django_otp.decorators import otp_required  # isort: skip
+from django_otp.plugins.otp_static.models import StaticDevice  # isort: skip
+from rest_framework.authentication import SessionAuthentication  # isort: skip
+from rest_framework.permissions import IsAuthenticated  # isort: skip
+from rest_framework.response import Response  # isort: skip
+from rest_framework.views import APIView  # isort: skip
+from session_authority.web.django.middleware import SessionAuthorityMiddleware  # isort: skip
+
+SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
+AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+OURS = "session_authority.web.django.middleware.SessionAuthorityMiddleware"
+OTP = "django_otp.middleware.OTPMiddleware"
+HIJACK = "hijack.middleware.HijackUserMiddleware"
+REMOTE_USER = "django.contrib.auth.middleware.RemoteUserMiddleware"
+PERSISTENT_REMOTE_USER = "django.contrib.auth.middleware.PersistentRemoteUserMiddleware"
+LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+
+
+class OwnAuthentication(AuthenticationMiddleware):
+    """A site's own subclass."""
+
+
+class Ours(SessionAuthorityMiddleware):
+    """A site's own subclass."""
+
+
+def wrapping(get_response: Any) -> Any:
+    """Be a middleware of a site's own that replaces `request.user`."""
+
+    def wrap(request: Any) -> Any:
+        request.user.is_wrapped = True
+        return get_response(request)
+
+    return wrap
+
+
+def me(request: Any) -> JsonResponse:
+    session = request.auth_session.session
+    return JsonResponse(
+        {
+            "user": request.user.get_username() or None,
+            "verified": hasattr(request.user, "is_verified") and request.user.is_verified(),
+            "hijacked": getattr(request.user, "is_hijacked", None),
+            "actor": session and session.actor_id,
+        }
+    )
+
+
+def enter_code(request: HttpRequest) -> HttpResponse:
+    """Verify the user with a second factor."""
+    user: Any = request.user
+    otp_login(request, StaticDevice.objects.get(user_id=user.pk))
+    return HttpResponse("verified")
+
+
+def sign_in_with_code(request: Any) -> HttpResponse:
+    """Log in with both factors at once, as a form of django-otp does."""
+    user: Any = authenticate(request, username="ada", password="pass")
+    user.otp_device = StaticDevice.objects.get(user_id=user.pk)
+    request.auth_session.methods = ["pwd", "otp"]
+    login(request, user)
+    return HttpResponse("in")
+
+
+class Profile(APIView):  # type: ignore[misc]
+    authentication_classes = (SessionAuthentication,)
+    permission_classes = (IsAuthenticated,)
+
+    def get(self, request: Any) -> Response:
+        return Response({"user": request.user.get_username()})
+
+
+urlpatterns = [
+    path("sign-in", django_site.sign_in),
+    path("sign-out", django_site.sign_out),
+    path("me", me),
+    path("code", enter_code),
+    path("sign-in-with-code", sign_in_with_code),
+    path("vault", otp_required(lambda _request: HttpResponse("gold"))),
+    path("private", login_required(me)),
+    path("api/profile", Profile.as_view()),
+    path("hijack/", include("hijack.urls")),
+    path("account/sessions", include("session_authority.web.django.urls")),
+]
