@@ -1,73 +1,47 @@
-"""From a User-Agent header to a Device, for people to recognise their sign-ins by.
+"""Read a User-Agent header into a Device, by which people recognise their sign-ins.
 
-The brands come from ua-parser; the tables here put its answers into words for people and drop what browsers
-nowadays freeze or fake. Nothing here raises: a strange user agent must never fail a sign-in.
+ua-parser knows the brands; `device_rules` names what ua-parser misses or mistakes. Nothing here raises: a strange
+user agent must never fail a sign-in.
 """
 
 import re
 import threading
-import unicodedata
-from itertools import islice
-from urllib.parse import unquote
 
 from ua_parser import Domain, PartialResult, load_lazy_builtins
 from ua_parser.regex import Resolver
 
+from session_authority_server.domain import device_rules as rules
 from session_authority_server.domain.device import Device, DeviceType
+from session_authority_server.domain.user_agent_text import (
+    COMMENT,
+    NAME_LIMIT_CHARACTERS,
+    NO_PRODUCT,
+    Product,
+    clean_user_agent,
+    compatible_product,
+    label_of,
+    own_product,
+    products_of,
+    sane_name,
+    version_of,
+)
 
-# The design's limit; real ones have 100 to 300 bytes, those of in-app browsers up to about 500.
-USER_AGENT_LIMIT_BYTES = 1024
-# Web servers refuse longer headers (most at 8 KiB), so only a hostile one is not read to its end.
-_READ_LIMIT_CHARACTERS = 16 * 1024
-# RFC 9110 sets no limit on a product token; 40 holds every real name and keeps a list of devices tidy.
-NAME_LIMIT_CHARACTERS = 40
-VERSION_LIMIT_CHARACTERS = 20
+_CONTACT = re.compile(r"https?://|@|www\.")
+_CRAWLER_CONTACT = re.compile(r"\+ ?(?:http|www\.)")
+_CONTACT_NAME = re.compile(
+    rf"([A-Za-z][\w.-]{{2,{NAME_LIMIT_CHARACTERS - 1}}})((?:/[\w.-]{{1,40}}){{0,3}})[;,]? *\+ ?(?:http|www)"
+)
+# "Safari/537.36Snapchat11.83": an app has forgotten the space.
+_GLUED = re.compile(r"(Safari/\d{3}\.\d+)(?=[A-Za-z])")
+# Devices pretend to be others so that sites serve them: "Librem 5, like iPhone".
+_PRETENCE = re.compile(r" like (?:iPhone|iPad|Android|Quest)\b(?: OS)?(?: [\d._]+)?")
+_BOT_WORDS = ("bot", "spider", "crawl")
+# The systems of people. There a name such as "Botim" is no crawler's.
+_HUMAN = re.compile(r"CFNetwork|okhttp|Alamofire|iPhone|iPad|iOS|Android|Windows|Macintosh|macOS")
 
-# Control, format (bidi marks, zero widths, tags) and surrogate characters, line and paragraph breaks: all that
-# is invisible or can make a name look like another one.
-_DROPPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-
-# ua-parser's families whose name people would not know. Empty: it names no app at all.
-_BROWSER_NAMES = {
-    "Amazon Silk": "Silk",
-    "Android": "",
-    "CFNetwork": "",
-    "Chrome Mobile WebView": "In-app browser",
-    "Chromium Browser": "Chromium",
-    "DuckDuckGo Mobile": "DuckDuckGo",
-    "Electron": "Electron app",
-    "Google": "Google app",
-    "HeadlessChrome": "Headless Chrome",
-    "IE": "Internet Explorer",
-    "IE Mobile": "Internet Explorer",
-    "Mobile Safari": "Safari",
-    "Mobile Safari UI/WKWebView": "In-app browser",
-    "Oculus Browser": "Meta Quest Browser",
-    "Python Requests": "python-requests",
-    "Python aiohttp": "aiohttp",
-    "Slack Desktop Client": "Slack",
-    "WeChat Browser": "WeChat",
-}
-# Known by their platform only, so that a name of the app's own beats them.
-_GENERIC_BROWSERS = frozenset({"", "In-app browser"})
-# "Chrome Mobile iOS", "Firefox iOS", "Edge Mobile", "Ecosia Android": the system is told apart from the brand.
-_PLATFORM_SUFFIX = re.compile(r"(?: (?:Mobile|iOS|Android))+$")
-
-_OS_NAMES = {
-    "ATV OS X": "tvOS",
-    "Chrome OS": "ChromeOS",
-    "Chromecast Android": "Chromecast",
-    "Chromecast Fuchsia": "Chromecast",
-    "Chromecast Linux": "Chromecast",
-    "Mac OS": "macOS",
-    "Mac OS X": "macOS",
-    "Other": "",
-    "WatchOS": "watchOS",
-    "Web0S": "webOS",
-}
-# Consoles that ua-parser knows as a device only, or as what their browser is made from.
-_CONSOLE = re.compile(
-    r"\b(?:PlayStation (?:Vita|[3-9])|Xbox|Nintendo (?:Switch(?: 2)?|WiiU|Wii|3DS))\b"
+# Products that only browsers of iOS have, also when an iPad asks for the site of a computer.
+_IOS_ONLY = re.compile(
+    r"\bMobile/\w+|\b(?:CriOS|FxiOS|EdgiOS|OPiOS|OPT|GSA|FBIOS)/|FBAN/FBIOS|\biPad\d"
 )
 
 # Where one of these matches, the version of the operating system is a constant and says nothing.
@@ -78,50 +52,32 @@ _FROZEN_OS_VERSIONS = {
     "ChromeOS": re.compile("CrOS"),
     # Since iOS 26 WebKit says 18_6 or 18_7 (webkit.org/blog/17333); Version/18 shows a true one.
     "iOS": re.compile(r"CPU (?:iPhone )?OS 18_[67](?!.*\bVersion/18\.)"),
-    "iPadOS": re.compile(r"CPU (?:iPhone )?OS 18_[67](?!.*\bVersion/18\.)"),
+    "iPadOS": re.compile(r"CPU (?:iPhone )?OS 18_[67](?!.*\bVersion/18\.)|Macintosh"),
     "macOS": re.compile(r"Mac OS X 10[._]15"),
     # Windows 11 says 10.
     "Windows": re.compile(r"Windows NT 10\.0"),
 }
 _IPADOS_SINCE_VERSION = 13
+# "Outlook-iOS/709.2", "Pinterest for Android/9.0": the version is the app's.
+_APP_VERSION = re.compile(r"(?:(?:for |[A-Za-z]-)(?:iOS|Android)|\bandroid)/(\d+)")
 
-# Libraries and tools. ua-parser takes a few of them for crawlers and one for a phone.
-_SCRIPT = re.compile(
-    r"(?:grpc|python|connect|headless)[ -].*|apache-httpclient.*|java|java-http-client"
-    r"|curl|libcurl|wget|winhttp|httpie|powershell|postmanruntime|insomnia|k6"
-    r"|aiohttp|urllib3|axios|node|node-fetch|undici|got|deno|bun|okhttp|dart|go-http-client|reqwest"
-    r"|guzzlehttp|php|faraday|rest-client|ruby|libwww-perl|perl",
-    re.IGNORECASE,
-)
 
-# The first that matches tells the type; `_type_of` tells bots and scripts. Televisions and tablets claim to be
-# other things as well, so the special stand before the general.
-_TYPES = (
-    (
-        re.compile(
-            r"SMART-TV|Smart-?TV|\b(?:Web0S|BRAVIA|AFT[A-Z]\w*|CrKey|Roku|VIDAA|HbbTV|Apple ?TV|AppleTV\S*"
-            r"|Android ?TV|Google ?TV|PlayStation|Xbox|Nintendo|Apple Watch|watchOS|OculusBrowser)\b"
-        ),
-        DeviceType.APPLIANCE,
-    ),
-    (re.compile(r"\biPad"), DeviceType.TABLET),
-    (re.compile(r"\b(?:iPhone|iPod|Windows Phone|KAIOS)"), DeviceType.PHONE),
-    # Android browsers say "Mobile" on phones only; other Android apps say nothing of the kind.
-    (re.compile(r"\AMozilla/.*\bMobile\b"), DeviceType.PHONE),
-    (re.compile(r"\AMozilla/.*\b(?:Android|Tablet;)"), DeviceType.TABLET),
-    (re.compile(r"Windows NT|Macintosh|\bCrOS\b|\bX11\b"), DeviceType.DESKTOP),
+_PROGRAMS = {key: name for name, keys in rules.PROGRAMS.items() for key in keys.split()}
+_PROGRAM_RANKS = {key: rank for rank, key in enumerate(_PROGRAMS)}
+_NO_OWN_NAMES = rules.NOT_APPS | rules.CARRIERS
+_FEATURE_PHONE = re.compile(rules.FEATURE_PHONES)
+_SYSTEM_SIGNS = tuple(
+    (text, re.compile(pattern) if pattern else None, name)
+    for text, pattern, name in rules.SYSTEM_SIGNS
 )
-
-# What ua-parser gives can quote the user agent, so it is held to letters, digits and plain punctuation.
-_NAME = re.compile(rf"(?=.*[^\W\d_])[\w .+!&'()-]{{1,{NAME_LIMIT_CHARACTERS}}}")
-_VERSION_PART = re.compile(r"[0-9A-Za-z_-]+")
-_PRODUCT = re.compile(
-    rf"(?P<name>(?=[0-9._-]*[A-Za-z])[A-Za-z0-9._-]{{1,{NAME_LIMIT_CHARACTERS}}})"
-    r"(?:/(?P<version>[^\s;,()]+))?(?=[\s;,)]|$)"
+_SYSTEM_WORDS = tuple((re.compile(pattern), name) for pattern, name in rules.SYSTEM_WORDS)
+_TYPE_SIGNS = tuple(
+    (texts, re.compile(pattern) if pattern else None, DeviceType(type_))
+    for texts, pattern, type_ in rules.TYPE_SIGNS
 )
-# Products that say what an app is built with, or what it is compatible with, instead of its name.
-_PLATFORM_PRODUCTS = frozenset({"Mozilla", "Opera", "Dalvik", "CFNetwork", "Darwin"})
-_COMPATIBLE = re.compile(r"\bcompatible; ")
+_DESKTOP = re.compile(rules.DESKTOP_SIGNS)
+_SCRIPT = re.compile(rules.SCRIPTS, re.IGNORECASE)
+_BOT_NAME = re.compile(rules.BOT_NAMES, re.IGNORECASE)
 
 _resolver: Resolver | None = None
 _resolver_lock = threading.Lock()
@@ -132,28 +88,28 @@ def warm_up() -> None:
     parse_device("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
 
 
-def clean_user_agent(raw: str) -> str:
-    """Drop what can't be shown safely and cut at USER_AGENT_LIMIT_BYTES of UTF-8, never within a character."""
-    if len(raw) <= USER_AGENT_LIMIT_BYTES and raw.isascii() and raw.isprintable():
-        return raw
-    kept = (character for character in raw[:_READ_LIMIT_CHARACTERS] if _is_shown(character))
-    # No character takes less than a byte, so no more of them can fit.
-    text = "".join(islice(kept, USER_AGENT_LIMIT_BYTES))
-    return text.encode()[:USER_AGENT_LIMIT_BYTES].decode(errors="ignore")
-
-
 def parse_device(user_agent: str) -> Device:
-    """Tell what a user agent says that it is; what it doesn't say stays empty."""
-    agent = clean_user_agent(user_agent)
+    """Read what a user agent says about itself; leave empty what it does not say."""
+    whole = clean_user_agent(user_agent)
+    agent = _GLUED.sub(r"\1 ", _PRETENCE.sub("", _drop_bot_models(whole)))
     found = _the_resolver()(agent, Domain.ALL)
-    browser, browser_version = _browser(agent, found)
     os, os_version = _os(agent, found)
+    type_ = _type_of(whole, os)
+    if agent[:8].lower() == "mozilla/":
+        browser, version = _read_browser(agent, found, type_)
+    else:
+        browser, version = _read_app(agent, found)
+    if browser == "In-app browser" and os.startswith(("PlayStation", "Nintendo")):
+        browser = version = ""
+    if browser == "Safari" and os not in rules.SAFARI_SYSTEMS:
+        browser = version = ""
+    if _SCRIPT.fullmatch(browser):
+        type_ = DeviceType.SCRIPT
+    elif _is_bot(agent, browser, os, found):
+        type_ = DeviceType.BOT
+        browser, version = _bot(agent, browser, version, found)
     return Device(
-        browser=browser,
-        browser_version=browser_version,
-        os=os,
-        os_version=os_version,
-        type=_type_of(agent, browser, found),
+        browser=browser, browser_version=version, os=os, os_version=os_version, type=type_
     )
 
 
@@ -167,49 +123,207 @@ def _the_resolver() -> Resolver:
     return _resolver
 
 
-def _is_shown(character: str) -> bool:
-    return unicodedata.category(character) not in _DROPPED_CATEGORIES
+def _drop_bot_models(agent: str) -> str:
+    """Drop models such as "M bot 54" from the first comment, because ua-parser takes them for crawlers.
+
+    A crawler in the first comment has a version or an address.
+    """
+    comment = COMMENT.search(agent)
+    if comment is None or not _has_bot_word(comment[1]):
+        return agent
+    if "compatible" in comment[1] or _CONTACT.search(comment[1]):
+        return agent
+    kept = [
+        part
+        for part in comment[1].split(";")
+        if "/" in part.partition(" Build/")[0] or not _has_bot_word(part)
+    ]
+    return agent[: comment.start(1)] + ";".join(kept) + agent[comment.end(1) :]
 
 
-def _browser(agent: str, found: PartialResult) -> tuple[str, str]:
-    family = found.user_agent
-    name = version = ""
-    if family is not None:
-        name = _browser_name(family.family)
-        version = _version(family.major, family.minor, family.patch) if name else ""
-    if name not in _GENERIC_BROWSERS:
-        return name, version
-    own_name, own_version = _product(agent)
-    return (own_name, own_version) if own_name else (name, version)
+def _has_bot_word(text: str) -> bool:
+    text = text.lower()
+    return any(word in text for word in _BOT_WORDS)
 
 
-def _browser_name(family: str) -> str:
-    known = _BROWSER_NAMES.get(family)
+def _read_browser(agent: str, found: PartialResult, type_: DeviceType) -> tuple[str, str]:
+    """Return the name and version of a browser or of an app that shows web pages."""
+    family, version = _family(found)
+    comment = COMMENT.search(agent)
+    # The first comment names the system and the model; a program in it has a version.
+    system = comment[1] if comment else ""
+    products = products_of(agent[comment.end() :] if comment else agent)
+    if family == "Chrome" and any(each.key in rules.WEB_VIEWS for each in products):
+        family = "In-app browser"
+    in_comment = [each for each in products_of(system) if each.slashed] if "/" in system else []
+    known = _known_program(products + in_comment)
     if known is not None:
-        return known
-    # Apple's CFNetwork percent-encodes the name of the app.
-    return _sane_name(_PLATFORM_SUFFIX.sub("", clean_user_agent(unquote(family))))
+        return _named(known, family, version)
+    special = next((name for text, name in rules.PROGRAMS_IN_COMMENTS if text in system), "")
+    if special:
+        return special, ""
+    if family not in rules.SHARED_FAMILIES:
+        return family, version
+    # Televisions and consoles list their model and their firmware as products.
+    if type_ is not DeviceType.APPLIANCE:
+        own = next((each for each in _after_firefox(products) if _is_program(each, family)), None)
+        if own is not None:
+            return _named(own, family, version)
+        word = agent[max(agent.rfind(" "), agent.rfind("/")) + 1 :]
+        if _is_program_word(word):
+            return word, ""
+    if family:
+        return family, version
+    return _named(_left_over(agent, products), "", "")
 
 
-def _product(agent: str) -> tuple[str, str]:
-    """Return the name and version of the first product (RFC 9110, 10.1.5), or of what it is compatible with."""
-    product = _PRODUCT.match(agent)
-    if product is None or product["name"] in _PLATFORM_PRODUCTS:
-        compatible = _COMPATIBLE.search(agent)
-        product = _PRODUCT.match(agent, compatible.end()) if compatible else None
-    if product is None:
+def _after_firefox(products: list[Product]) -> list[Product]:
+    """Drop the products before "Firefox/", where Linux distributions put their names."""
+    keys = [each.key for each in products]
+    return products[keys.index("firefox") + 1 :] if "firefox" in keys else products
+
+
+def _is_program(product: Product, family: str = "") -> bool:
+    """Tell whether a product can only be the name of a program: it has a version, and no rule explains it."""
+    if family == "In-app browser":
+        # The app has added it, because the engine adds nothing of the kind.
+        versioned = product.slashed or bool(product.version) or product.dotted
+    else:
+        versioned = (product.slashed and bool(product.version)) or product.dotted
+    return (
+        versioned
+        and len(product.label) > 2
+        and product.key not in rules.NOT_PROGRAMS
+        and product.key not in rules.CARRIERS
+        and bool(sane_name(product.label))
+    )
+
+
+def _is_program_word(word: str) -> bool:
+    """Tell whether the last word, without a version, is the name of an app: "... Safari/537.36 Whatplay"."""
+    return (
+        4 <= len(word) <= NAME_LIMIT_CHARACTERS
+        and word.isascii()
+        and word.isalpha()
+        and word[0].isupper()
+        and word.lower() not in rules.NOT_PROGRAMS
+    )
+
+
+def _left_over(agent: str, products: list[Product]) -> Product:
+    """Return the best guess where neither ua-parser nor the rules know the program."""
+    firefox = next((each for each in products if each.key == "firefox"), None)
+    return firefox or compatible_product(agent) or NO_PRODUCT
+
+
+def _read_app(agent: str, found: PartialResult) -> tuple[str, str]:
+    """Return the name and version of a program that does not pose as a browser."""
+    family, family_version = _family(found)
+    own = own_product(agent)
+    feature_phone = bool(_FEATURE_PHONE.search(agent))
+    if own.key in _PROGRAMS or (own.label and own.key not in _NO_OWN_NAMES and not feature_phone):
+        return _named(own, family, family_version)
+    products = [each for each in products_of(agent) if each.slashed]
+    known = _known_program(products)
+    if known is not None:
+        return _named(known, family, family_version)
+    if family and family.lower() not in rules.CARRIERS:
+        return family, family_version
+    app = next((each for each in products if _is_program(each)), None)
+    if app is not None and not feature_phone:
+        return _named(app, family, family_version)
+    if not family and own.key in rules.CARRIERS - rules.NOT_APPS:
+        return _named(own, "", "")
+    return family, family_version
+
+
+def _known_program(products: list[Product]) -> Product | None:
+    known = [each for each in products if each.key in _PROGRAMS]
+    return min(known, key=lambda each: _PROGRAM_RANKS[each.key], default=None)
+
+
+def _named(product: Product, family: str, family_version: str) -> tuple[str, str]:
+    """Return the name for people and the version of a product."""
+    label = product.label
+    name = _PROGRAMS.get(product.key) or rules.FAMILIES.get(label, label) if label else ""
+    name = sane_name(name)
+    if name == family and family_version:
+        return name, family_version
+    return name, version_of(*product.version.split(".")[:3]) if name else ""
+
+
+def _family(found: PartialResult) -> tuple[str, str]:
+    """Return the program that ua-parser found, in words for people, and its version."""
+    if found.user_agent is None:
         return "", ""
-    return product["name"], _version(*(product["version"] or "").split(".")[:3])
+    family = found.user_agent.family
+    name = rules.FAMILIES.get(family)
+    if name is None:
+        name = sane_name(label_of(clean_user_agent(family)))
+        name = rules.FAMILIES.get(name, _PROGRAMS.get(name.lower(), name))
+    if not name or family == "Apple Mail":
+        # The version of a web view on macOS would be WebKit's.
+        return name, ""
+    found_version = found.user_agent
+    return name, version_of(found_version.major, found_version.minor, found_version.patch)
+
+
+def _is_bot(agent: str, browser: str, os: str, found: PartialResult) -> bool:
+    browses = agent.startswith("Mozilla/")
+    if _CRAWLER_CONTACT.search(agent) and (browses or not os):
+        return True
+    compatible = compatible_product(agent)
+    if compatible and (_CONTACT.search(agent) or (compatible.slashed and not os)):
+        return True
+    if not browses and _BOT_NAME.search(browser):
+        return not _HUMAN.search(agent)
+    if not browses and _HUMAN.search(agent):
+        return False
+    if browser in rules.PROGRAMS and not _BOT_NAME.search(browser):
+        return False
+    if found.device is None or found.device.family != "Spider":
+        return False
+    family = found.user_agent.family if found.user_agent else ""
+    # ua-parser finds a crawler in part of a name, too, such as "Microsoft" in "Microsoft Edge Update".
+    return family == browser or family not in browser or bool(_BOT_NAME.search(browser))
+
+
+def _bot(agent: str, browser: str, version: str, found: PartialResult) -> tuple[str, str]:
+    """Return the name and version of a crawler, which can pose as a browser."""
+    if browser and not agent.startswith("Mozilla/"):
+        return browser, version
+    compatible = compatible_product(agent)
+    if compatible is not None:
+        return sane_name(compatible.label), version_of(*compatible.version.split(".")[:3])
+    contact = _CONTACT_NAME.search(agent)
+    if contact is not None:
+        return contact[1], version_of(*contact[2].rpartition("/")[2].split(".")[:3])
+    name = sane_name(found.user_agent.family) if found.user_agent else ""
+    if not found.user_agent or not name:
+        return browser, version
+    return name, version_of(found.user_agent.major, found.user_agent.minor, found.user_agent.patch)
 
 
 def _os(agent: str, found: PartialResult) -> tuple[str, str]:
-    console = _CONSOLE.search(agent)
-    if console:
-        return console[0], ""
-    if found.os is None:
-        return "", ""
-    name = _sane_name(_OS_NAMES.get(found.os.family, found.os.family))
-    version = _version(found.os.major, found.os.minor, found.os.patch) if name else ""
+    for text, pattern, name in _SYSTEM_SIGNS:
+        if text in agent:
+            match = pattern.search(agent) if pattern else None
+            if pattern is None or (match and name):
+                return name, ""
+            if match:
+                return match[1], version_of(*re.split("[._]", match[2] or "")[:2])
+    name = rules.SYSTEMS.get(found.os.family, "") if found.os else ""
+    version = (
+        version_of(found.os.major, found.os.minor, found.os.patch) if found.os and name else ""
+    )
+    if not name:
+        name = next((word for pattern, word in _SYSTEM_WORDS if pattern.search(agent)), "")
+    app_version = _APP_VERSION.search(agent)
+    if app_version and version.partition(".")[0] == app_version[1]:
+        version = ""
+    if name in {"iOS", "macOS"} and "Macintosh" in agent and _IOS_ONLY.search(agent):
+        # An iPad that asks for the site of a computer; only its browser gives it away.
+        return "iPadOS", ""
     if name == "iOS" and "iPad" in agent and _is_ipados(version):
         name = "iPadOS"
     frozen = _FROZEN_OS_VERSIONS.get(name)
@@ -221,23 +335,14 @@ def _is_ipados(version: str) -> bool:
     return major.isdecimal() and int(major) >= _IPADOS_SINCE_VERSION
 
 
-def _type_of(agent: str, browser: str, found: PartialResult) -> DeviceType:
-    if _SCRIPT.fullmatch(browser):
-        return DeviceType.SCRIPT
-    if found.device is not None and found.device.family == "Spider":
-        return DeviceType.BOT
-    return next((type_ for sign, type_ in _TYPES if sign.search(agent)), DeviceType.UNKNOWN)
-
-
-def _sane_name(name: str) -> str:
-    name = name.strip()
-    return name if _NAME.fullmatch(name) else ""
-
-
-def _version(major: str | None = "", minor: str | None = "", patch: str | None = "") -> str:
-    """Return "major.minor", or "major" where the zeros after it are those of a reduced user agent."""
-    if not major or not _VERSION_PART.fullmatch(major):
-        return ""
-    if not minor or not _VERSION_PART.fullmatch(minor) or minor == patch == "0":
-        return major[:VERSION_LIMIT_CHARACTERS]
-    return f"{major}.{minor}"[:VERSION_LIMIT_CHARACTERS]
+def _type_of(agent: str, os: str) -> DeviceType:
+    if os == "iPadOS":
+        return DeviceType.TABLET
+    for texts, pattern, type_ in _TYPE_SIGNS:
+        # `map` keeps this loop out of Python: 0.03 us a text.
+        if any(map(agent.__contains__, texts)) and (pattern is None or pattern.search(agent)):
+            return type_
+    for of_system, systems in rules.TYPES_OF_SYSTEMS.items():
+        if os in systems:
+            return DeviceType(of_system)
+    return DeviceType.DESKTOP if _DESKTOP.search(agent) else DeviceType.UNKNOWN

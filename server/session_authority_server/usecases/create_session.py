@@ -18,7 +18,8 @@ from session_authority_server.domain.session import (
     Session,
 )
 from session_authority_server.domain.token import Token
-from session_authority_server.domain.user_agent import clean_user_agent, parse_device
+from session_authority_server.domain.user_agent import parse_device
+from session_authority_server.domain.user_agent_text import clean_user_agent
 from session_authority_server.store.protocol import SessionStore, Transaction
 from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 from session_authority_server.usecases.repetition import repeat

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from session_authority_server.domain.device import (
@@ -97,13 +99,13 @@ REAL_AGENTS = [
     ("Mozilla/5.0 (Windows NT 6.3; Trident/7.0; rv:11.0) like Gecko",
      "Internet Explorer", "11.0", "Windows", "8.1", DESKTOP, "Internet Explorer on Windows"),
     ("Mozilla/5.0 (SMART-TV; LINUX; Tizen 8.0) AppleWebKit/537.36 (KHTML, like Gecko) Version/8.0 TV Safari/537.36",
-     "Safari", "8.0", "Tizen", "8.0", APPLIANCE, "Safari on Tizen"),
+     "", "", "Tizen", "8.0", APPLIANCE, "Unknown app on Tizen"),
     ("Mozilla/5.0 (SMART-TV; Linux; Tizen 7.0) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/4.0 Chrome/94.0.4606.31 TV Safari/537.36",
      "Samsung Internet", "4.0", "Tizen", "7.0", APPLIANCE, "Samsung Internet on Tizen"),
     ("Mozilla/5.0 (Web0S; Linux/SmartTV) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.6099.270 Safari/537.36 WebAppManager",
      "Chrome", "120.0", "webOS", "", APPLIANCE, "Chrome on webOS"),
     ("Mozilla/5.0 (PlayStation; PlayStation 5/10.00) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/16.4 Safari/605.1.15",
-     "Safari", "16.4", "PlayStation 5", "", APPLIANCE, "Safari on PlayStation 5"),
+     "", "", "PlayStation 5", "", APPLIANCE, "Unknown app on PlayStation 5"),
     ("Mozilla/5.0 (Windows NT 10.0; Win64; x64; Xbox; Xbox One) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0.0.0",
      "Edge", "140", "Xbox", "", APPLIANCE, "Edge on Xbox"),
     ("Mozilla/5.0 (Nintendo Switch; WifiWebAuthApplet) AppleWebKit/609.4 (KHTML, like Gecko) NF/6.0.3.15.4 NintendoBrowser/5.1.0.22474",
@@ -197,7 +199,7 @@ REAL_AGENTS = [
     ("Mozilla/5.0 (X11; Linux x86_64)",
      "", "", "Linux", "", DESKTOP, "Unknown app on Linux"),
     ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Slack/4.45.69 Chrome/138.0.7204.157 Electron/37.2.3 Safari/537.36",
-     "Electron app", "37.2", "macOS", "", DESKTOP, "Electron app on macOS"),
+     "Slack", "4.45", "macOS", "", DESKTOP, "Slack on macOS"),
     ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/140.0.0.0 Safari/537.36",
      "Headless Chrome", "140", "Windows", "", SCRIPT, "Headless Chrome on Windows"),
     ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) GSA/383.0.797833943 Mobile/15E148 Safari/604.1",
@@ -213,7 +215,7 @@ REAL_AGENTS = [
     ("Mozilla/5.0 (Linux; Android 14; KFSNWI) AppleWebKit/537.36 (KHTML, like Gecko) Silk/128.2.1 like Chrome/128.0.6613.127 Safari/537.36",
      "Silk", "128.2", "Android", "14", TABLET, "Silk on Android"),
     ("Mozilla/5.0 (Phone; OpenHarmony 5.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/114.0.0.0 Safari/537.36 ArkWeb/4.1.6.1 Mobile HuaweiBrowser/5.0.4.300",
-     "Huawei Browser", "5.0", "", "", PHONE, "Huawei Browser"),
+     "Huawei Browser", "5.0", "OpenHarmony", "5.0", PHONE, "Huawei Browser on OpenHarmony"),
     ("Mozilla/5.0 (Linux; Android 13; Quest 3) AppleWebKit/537.36 (KHTML, like Gecko) OculusBrowser/33.0.0.0 Chrome/126.0.0.0 VR Safari/537.36",
      "Meta Quest Browser", "33", "Android", "13", APPLIANCE, "Meta Quest Browser on Android"),
     ("Mozilla/5.0 (X11; U; Linux armv7l like Android; en-us) AppleWebKit/531.2+ (KHTML, like Gecko) Version/5.0 Safari/533.2+ Kindle/3.0+",
@@ -258,6 +260,165 @@ def test_a_real_user_agent_is_told_in_words(
 
     assert device == Device(browser, browser_version, os, os_version, type_)
     assert device.display_name == words
+
+
+MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko)"
+ANDROID = (
+    "AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/140.0.7339.51 Mobile Safari/537.36"
+)
+WINDOWS = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko)"
+
+
+@pytest.mark.parametrize(
+    ("products", "browser"),
+    [
+        ("CriOS/140.0.7339.101 Version/17.5 Safari/605.1.15", "Chrome"),
+        ("FxiOS/143.0 Safari/605.1.15", "Firefox"),
+        ("EdgiOS/140.0.3485.71 Version/17.0 Safari/605.1.15", "Edge"),
+        ("GSA/383.0.797833943 Safari/604.1", "Google app"),
+        ("Version/17.4 Mobile/15E148 Safari/604.1", "Safari"),
+        ("Version/16.6 Mobile/15E148 DuckDuckGo/7 Safari/605.1.15", "DuckDuckGo"),
+        ("Mobile/15E148", "In-app browser"),
+        ("Mobile/15E148 [FBAN/FBIOS;FBAV/530.0.0.29.77;FBDV/iPad13,4]", "Facebook"),
+        ("Instagram 396.0.0.29.243 (iPad13,4; iOS 18_6; en_US; scale=2.00)", "Instagram"),
+    ],
+)
+def test_an_ipad_that_asks_for_the_site_of_a_computer_is_an_ipad(
+    products: str, browser: str
+) -> None:
+    device = parse_device(f"{MAC} {products}")
+
+    assert (device.browser, device.os, device.type) == (browser, "iPadOS", TABLET)
+
+
+def test_a_browser_of_macos_stays_on_macos() -> None:
+    for products in ("Version/18.6 Safari/605.1.15", "Version/18.6 Safari/605.1.15 Ddg/18.6", ""):
+        device = parse_device(f"{MAC} {products}")
+
+        assert (device.os, device.type) == ("macOS", DESKTOP)
+
+
+def test_webkit_without_a_product_is_never_a_mail_program() -> None:
+    assert parse_device(MAC) == Device("In-app browser", "", "macOS", "", DESKTOP)
+    console = "Mozilla/5.0 (PlayStation 5/SmartTV) AppleWebKit/605.1.15 (KHTML, like Gecko)"
+    assert parse_device(console) == Device("", "", "PlayStation 5", "", APPLIANCE)
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        ("MyBank/3.1 okhttp/4.12.0", "MyBank"),
+        ("okhttp/4.12.0 MyBank/3.1", "MyBank"),
+        ("MyBank/3.1 (Android 14; Pixel 8) okhttp/4.12.0", "MyBank"),
+        ("Dalvik/2.1.0 (Linux; U; Android 13; Pixel 7 Build/TQ3A) MyBank/3.1", "MyBank"),
+        ("Dart/3.9 (dart:io) MyBank/3.1", "MyBank"),
+        ("MyBank/3.1 (com.example.mybank; build:42; iOS 18.6.2) Alamofire/5.10.2", "MyBank"),
+        ("My%20Bank/42 CFNetwork/978.0.7 Darwin/18.7.0 (x86_64)", "My Bank"),
+        ("My Bank for Android/3.1 (Pixel 8; 14)", "My Bank"),
+        (
+            f"{WINDOWS} my-bank/1.4.16 Chrome/138.0.7204.251 Electron/37.6.0 Safari/537.36",
+            "my-bank",
+        ),
+        (f"{WINDOWS} Chrome/138.0.7204.251 Electron/37.6.0 Safari/537.36", "Electron app"),
+        (f"Mozilla/5.0 (Linux; Android 14; Pixel 8; wv) {ANDROID} MyBank/3.1", "MyBank"),
+        (f"Mozilla/5.0 (Linux; Android 14; Pixel 8; wv) {ANDROID}MyBank3.1.2", "MyBank"),
+        (f"Mozilla/5.0 (Linux; Android 14; Pixel 8; wv) {ANDROID} MyBank", "MyBank"),
+        (f"Mozilla/5.0 (Linux; Android 14; Pixel 8; wv) {ANDROID}", "In-app browser"),
+    ],
+)
+def test_an_app_is_called_by_its_own_name_and_not_by_what_it_is_built_with(
+    agent: str, name: str
+) -> None:
+    assert parse_device(agent).browser == name
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        (f"Mozilla/5.0 (Linux; Android 14; CUBOT P80) {ANDROID}", "In-app browser"),
+        (
+            f"Mozilla/5.0 (Linux; Android 7.0; M bot 54 Build/NRD90M; wv) {ANDROID}",
+            "In-app browser",
+        ),
+        (
+            f"Mozilla/5.0 (Linux; Android 7.0; Spider X Build/NRD90M; wv) {ANDROID}",
+            "In-app browser",
+        ),
+        (
+            "Mozilla/5.0 (Windows NT 6.1; Trident/7.0; Banca Caboto s.p.a.; rv:11.0) like Gecko",
+            "Internet Explorer",
+        ),
+        ("Botim/3.0 CFNetwork/1408.0.4 Darwin/22.5.0", "Botim"),
+        ("Talabot/2.0 (Android 14; Pixel 8) okhttp/4.12.0", "Talabot"),
+        ("SpiderOak/7.5 (Windows NT 10.0)", "SpiderOak"),
+        ("Microsoft Edge Update/1.3.153.47;winhttp", "Microsoft Edge Update"),
+    ],
+)
+def test_nobody_is_called_a_bot_for_a_part_of_a_name(agent: str, name: str) -> None:
+    device = parse_device(agent)
+
+    assert device.browser == name
+    assert device.type is not BOT
+
+
+@pytest.mark.parametrize(
+    ("agent", "os", "os_version"),
+    [
+        ("Outlook-iOS/709.2042344.prod.iphone (3.21.0)", "iOS", ""),
+        ("Pinterest for Android/9.0.4 (K83CA; 9)", "Android", ""),
+        (f"Mozilla/5.0 (Linux; Android 10) {ANDROID} Zalo android/12100580", "Android", "10"),
+        ("Swinsian/472 CFNetwork/978.0.7 Darwin/18.7.0 (x86_64)", "macOS", ""),
+        ("Safari/20621.1.10.21.6 CFNetwork/3826.500.61.1.1 Darwin/24.4.0", "macOS", ""),
+        ("SafariViewService/8614.1.25.0.31 CFNetwork/1390 Darwin/22.0.0", "iOS", "16.0"),
+    ],
+)
+def test_the_version_of_an_app_is_not_that_of_its_system(
+    agent: str, os: str, os_version: str
+) -> None:
+    device = parse_device(agent)
+
+    assert (device.os, device.os_version) == (os, os_version)
+
+
+def _collected() -> list[list[str]]:
+    """Return user agents that people have published, with all answers that are right."""
+    lines = Path(__file__).with_name("user_agents.tsv").read_text(encoding="utf-8").splitlines()
+    return [line.split("\t") for line in lines[1:]]
+
+
+def _answers(device: Device) -> tuple[str, str, str]:
+    # The system of a crawler is not shown, since crawlers pose as anything.
+    return device.browser, "*" if device.type is BOT else device.os, device.type.value
+
+
+HONEST = ({"", "In-app browser", "Electron app"}, {"", "*"}, {"unknown"})
+
+
+def test_no_collected_user_agent_gets_a_wrong_name_system_or_type() -> None:
+    wrong = []
+    for _, programs, systems, types, agent in _collected():
+        answers = _answers(parse_device(agent))
+        rights = (programs.split("|"), systems.split("|"), types.split("|"))
+        if any(
+            answer not in right and answer not in honest
+            for answer, right, honest in zip(answers, rights, HONEST, strict=True)
+        ):
+            wrong.append((answers, rights, agent))
+    assert not wrong
+
+
+def test_nearly_all_collected_user_agents_are_fully_recognised() -> None:
+    collected = _collected()
+    recognised = 0
+    for _, programs, systems, types, agent in collected:
+        program, system, type_ = _answers(parse_device(agent))
+        recognised += (
+            program in programs.split("|")
+            and (system == "*" or system in systems.split("|"))
+            and type_ in types.split("|")
+        )
+    assert len(collected) >= 600
+    assert recognised / len(collected) > 0.98
 
 
 @pytest.mark.parametrize(

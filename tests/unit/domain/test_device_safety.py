@@ -18,12 +18,12 @@ from session_authority_server.domain.device import (
     Device,
     DeviceType,
 )
-from session_authority_server.domain.user_agent import (
+from session_authority_server.domain.user_agent import parse_device
+from session_authority_server.domain.user_agent_text import (
     NAME_LIMIT_CHARACTERS,
     USER_AGENT_LIMIT_BYTES,
     VERSION_LIMIT_CHARACTERS,
     clean_user_agent,
-    parse_device,
 )
 
 # Building the parser once, inside whichever example comes first, is no reason to fail it.

@@ -1,0 +1,375 @@
+"""The rules by which `user_agent` reads user agents, as data.
+
+Keys are in lower case. Where several rows of a table match, the first row wins.
+"""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Programs, and the products that name them. Rows are ordered: an app stands before the browser or the engine that
+# shows its pages.
+PROGRAMS = {
+    # Apps that show web pages.
+    "WeChat": "micromessenger windowswechat macwechat wechat weixin",
+    "Threads": "barcelona",
+    "Instagram": "instagram",
+    "Facebook Messenger": "messengerforios messengerlite messengerliteforios orca-android messenger mlite",
+    "Facebook": "fban fbav fb_iab fb4a fbios facebook",
+    "KakaoTalk": "kakaotalk",
+    "KakaoStory": "kakaostory",
+    "Naver": "naver",
+    "Daum": "daumapps",
+    "LinkedIn": "linkedinapp",
+    "Snapchat": "snapchat",
+    "Pinterest": "pinterest",
+    "Twitter": "twitter twitterandroid",
+    "WhatsApp": "whatsapp whatsapp-app whatsappelectron",
+    "Telegram": "telegram telegram-android",
+    "Zalo": "zalo",
+    "Viber": "viber",
+    "Weibo": "weibo",
+    "TikTok": "musical_ly trill tiktok bytedancewebview",
+    "Douyin": "aweme",
+    "Toutiao": "newsarticle",
+    "Alipay": "alipayclient",
+    "DingTalk": "dingtalk",
+    "WeCom": "wxwork",
+    "Feishu": "feishu",
+    "Lark": "lark",
+    "Xiaohongshu": "xiaohongshu",
+    "Honor Browser": "bdhonorbrowser honorbrowser",
+    "Baidu": "baiduboxapp",
+    "Bing": "bingsapphire bingweb",
+    "Google app": "gsa googleapp",
+    "Ecosia": "ecosia",
+    "Discord": "discord",
+    "Slack": "slack slack_ssb",
+    "Microsoft Teams": "teams teamsmobile teamsmobile-ios teamsmobile-android",
+    "Skype": "skype",
+    "Visual Studio Code": "code",
+    "Evernote": "evernote",
+    "QuickBooks": "quickbooks",
+    "WeGame": "wegame",
+    "Steam": "steam",
+    "Presearch": "presearch",
+    "Yelp": "yelpapp",
+    "OK": "okapp",
+    "MailMaster": "mailmaster_android_mobile",
+    "BrightSign": "brightsign",
+    "Roku": "roku",
+    "Sonos": "sonos",
+    # Browsers that name another browser, or whose own name is shortened or glued together.
+    "Opera GX": "opx oprgx",
+    "Opera Touch": "opt",
+    "Avast Secure Browser": "avast avastsecurebrowser asw",
+    "AVG Secure Browser": "avg",
+    "CCleaner Browser": "ccleaner",
+    "Norton Private Browser": "norton",
+    "DuckDuckGo": "ddg duckduckgo",
+    "Meta Quest Browser": "oculusbrowser",
+    "PICO Browser": "picobrowser",
+    "Wolvic": "wolvic",
+    "Startpage": "startpage",
+    "Qwant": "qwantmobile qwantbrowser",
+    "Firefox Focus": "focus",
+    "Firefox Klar": "klar",
+    "GNOME Web": "epiphany",
+    "Falkon": "falkon",
+    "Quark": "quark quarkpc",
+    "ChatGPT Atlas": "atlas",
+    "Comet": "comet",
+    "Huawei Browser": "huaweibrowser hbpc",
+    "Harmony 360 Browser": "harmony360browser",
+    "Yandex Browser": "yabrowser yasearchbrowser yandexsearch yasearchapp",
+    "Mi Browser": "miuibrowser",
+    "vivo Browser": "vivobrowser",
+    "HeyTap Browser": "heytapbrowser",
+    "Meizu Browser": "mzbrowser",
+    "Sogou Browser": "sogoumobilebrowser metasr",
+    "UC Browser": "ucbrowser ubrowser ucweb",
+    "Phoenix Browser": "phx",
+    "Tizen Browser": "tizenbrowser",
+    "Samsung Internet": "samsungbrowser",
+    "Samsung Email": "samsungemail",
+    "Maxthon": "maxthon mxbrowser mxios",
+    "Coc Coc": "coc_coc_browser",
+    "Seznam": "sznprohlizec",
+    "WebPositive": "webpositive",
+    "Tesla": "teslabrowser tesla",
+    "QQ": "qq",
+    "QQ Browser": "mqqbrowser qqbrowser",
+    "NetFront Life": "netfrontlifebrowser",
+    "Ovi Browser": "s40ovibrowser",
+    "Nokia Browser": "nokiabrowser",
+    "Opera": "opr",
+    "Edge": "edge edgw",
+    # Libraries and bots that ua-parser knows by another name, or not at all.
+    "PowerShell": "windowspowershell",
+    "FFmpeg": "lavf",
+    "SkypeUriPreview": "skypeuripreview",
+    "HTTP-Tiny": "http-tiny",
+    "FacebookBot": "facebookexternalhit",
+}
+
+# Programs whose name stands only in the comment about the system: a text in the comment and the name.
+PROGRAMS_IN_COMMENTS = (
+    ("; AVGfil", "AVG Secure Browser"),
+    ("Valve Steam", "Steam"),
+    ("WinHttp.", "WinHTTP"),
+)
+
+# Products that name no program.
+NOT_PROGRAMS = (
+    # Engines, and what browsers claim to be compatible with.
+    _words("""
+        mozilla applewebkit applelwebkit webkit androidwebkit khtml gecko safari mobilesafari chrome chr0me chromium
+        crmo crosswalk version mobile trident presto goanna arkweb qtwebengine qt electron webview wkwebview wkbrowser
+        browser web app opera firefox fennec crios fxios edgios edg edga edge like midp cldc profile configuration
+        """)
+    # Systems and devices.
+    | _words("""
+        linux gnu linux-gnu android ios ipados iphone ipad macos mac macintosh darwin windows win nt x11 cros ubuntu
+        debian fedora mint centos suse mandriva gentoo red arch raspbian kaios os tv vr smarttv pc phone tablet model
+        build release beta pro lite config id deviceid s60 series60 cyanogenmod lenovo samsung wap wap-browser mre maui
+        """)
+    # Libraries, shells and bridges beneath an app.
+    | _words("""
+        glibc cpython pypy python java openssl zlib dalvik cfnetwork network upnp cronet okhttp_base cordova
+        cordova-amazon-fireos amazonwebappplatform reactnative expo flutter capacitor gonative median turbolinks hotwire
+        native turbo nebulasdk jssdk mmwebsdk xweb tbs tbs4 qbcore qblink u2 u3 u4 uws ucbs untrusted jbed clr .net
+        osmeta hmscore gmscore webtv winhttp.winhttprequest embeddedbrowser freewheeladmanager mobileappclient
+        """)
+    # Settings and parts of an app.
+    | _words("""
+        sa bropp yowser yaapp_android yaapp_ios yasearchwebview yandexsearchwebview yptp webomni nstnwv mmwebid abi
+        nettype language languagetype covc webp weixin channel region bytelocale bytefulllocale isdarkmode appname
+        appver appverc appversion app_version appid falcontag spark pia fbsv fbss fbop fbbv fbrv fbmd fbdv fbsn fbid
+        fblc fbcr fbpn fbdm fbnv iabmv t5 t7 t10 sp-engine nabar matrixstyle light bdos bdapp bd_dvt bdh_de bdh_dvt
+        bdh_ds tieba flyflow mmp rv a b s n svn air odd statusht titleht islp islb isdm statusbarheight
+        statusbarheightdp pixel qqtheme simpleuiswitch qbwebviewtype wktype currentfontscale studymode currentmode
+        slbchan slbvpv slcc slcc2 v1_and_sq v1_iph_sq acheetahi altair awp mms lg-android-mms lg-android-mms-v smm-mms
+        gnbr nac vpncapable ttid aliapp bnc opm yoda hawk lativu mobi mobil safa
+        """)
+    # Televisions.
+    | _words("""
+        hbbtv smarttva omi fvc ce-html vidaa odin whaletv signon tivoos nettv sraf nf nx maple dlnadoc viera crkey large
+        screen webappmanager
+        """)
+)
+
+# What a program that is no browser begins with, if it does not begin with its own name.
+NOT_APPS = _words("""
+    mozilla opera dalvik cfnetwork darwin j2me java-me url linux python version iphone ipad ipod android ios build
+    wap-browser mobile
+    """) | {"linux upnp"}
+
+# Products that show the pages of an app, where Chrome stands for nothing but the engine.
+WEB_VIEWS = frozenset({"arkweb"})
+
+# Phones from before the smartphone begin with their maker and model instead of the program.
+FEATURE_PHONES = (
+    r"\bMIDP\b|Profile/|\bBREW\b|\bWAP\b|UP\.Browser|\bMRE/|\bMMP/"
+    r"|\A(?:DoCoMo|KDDI|J-PHONE|Vodafone|SIE|MOT|SEC|LG|QC|[Nn]okia|NOKIA|S[Aa][Mm][Ss][Uu][Nn][Gg]|SonyEricsson"
+    r"|A[Ll][Cc][Aa][Tt][Ee][Ll]|H[Uu][Aa][Ww][Ee][Ii]|ZTE|HTC|Lenovo|PANTECH|Amoi|BlackBerry)[-_/\d]"
+)
+
+# Libraries that carry the requests of apps. An app that is named after one of them is the program.
+CARRIERS = _words("""
+    okhttp okhttp3 alamofire afnetworking cfnetwork dalvik dart axios apache-httpclient volley retrofit ktor-client
+    exoplayerlib node-fetch undici got go-http-client python-requests python-urllib urllib3 aiohttp guzzlehttp
+    nsurlsession urlsession react-native reactornetty
+    """)
+
+# What ua-parser calls a program, and what people call it. Empty: it says only what shows the page.
+FAMILIES = {
+    "Amazon Silk": "Silk",
+    "Android": "",
+    "Apple Mail": "In-app browser",
+    "BlackBerry WebKit": "BlackBerry Browser",
+    "BlackBerry": "BlackBerry Browser",
+    "CFNetwork": "",
+    "Chrome Mobile WebView": "In-app browser",
+    "Chromium Browser": "Chromium",
+    "Crosswalk": "In-app browser",
+    "DuckDuckGo Mobile": "DuckDuckGo",
+    "Electron": "Electron app",
+    "Explorer for ArcGIS": "ArcGIS Explorer",
+    "Google": "Google app",
+    "HbbTV": "",
+    "HeadlessChrome": "Headless Chrome",
+    "IE": "Internet Explorer",
+    "IE Mobile": "Internet Explorer",
+    "Mobile Safari": "Safari",
+    "MobileSafari": "Safari",
+    "Mobile Safari UI/WKWebView": "In-app browser",
+    "MullvadBrowser": "Mullvad Browser",
+    "NetFront NX": "",
+    "Nokia": "",
+    "Norton": "Norton Private Browser",
+    "Oculus Browser": "Meta Quest Browser",
+    "Odin": "",
+    "Other": "",
+    "Python Requests": "python-requests",
+    "Python aiohttp": "aiohttp",
+    "Qt Web Engine": "In-app browser",
+    "Slack Desktop Client": "Slack",
+    "Steam GameOverlay": "Steam",
+    "WMPlayer": "",
+    "WeChat Browser": "WeChat",
+    "WebKit Nightly": "",
+    "WebView": "In-app browser",
+}
+# Families that a browser or app of another name often contains. A product that nothing else explains beats them.
+SHARED_FAMILIES = frozenset(
+    {"", "Chrome", "Chromium", "Electron app", "Firefox", "In-app browser", "Safari"}
+)
+
+# What ua-parser calls a system, and what people call it. It takes brands of televisions for systems, too, so a name
+# that is not here is dropped.
+SYSTEMS = {
+    "ATV OS X": "tvOS",
+    "BlackBerry Tablet OS": "BlackBerry OS",
+    "Chrome OS": "ChromeOS",
+    "Chromecast Android": "Chromecast",
+    "Chromecast Fuchsia": "Chromecast",
+    "Chromecast Linux": "Chromecast",
+    "Chromecast SmartSpeaker": "Chromecast",
+    "Mac OS": "macOS",
+    "Mac OS X": "macOS",
+    "Symbian^3": "Symbian OS",
+    "Symbian^3 Anna": "Symbian OS",
+    "Symbian^3 Belle": "Symbian OS",
+    "WatchOS": "watchOS",
+    "Web0S": "webOS",
+} | {
+    name: name
+    for name in (
+        "Android", "Arch Linux", "BREW", "Bada", "BlackBerry OS", "CentOS", "Debian", "Fedora", "Firefox OS", "FreeBSD",
+        "Fuchsia", "Gentoo", "HarmonyOS", "KaiOS", "Kindle", "Kubuntu", "Linux", "Linux Mint", "Maemo", "Mandriva",
+        "MeeGo", "NetBSD", "Nokia Series 40", "OpenBSD", "Red Hat", "Roku", "SUSE", "Sailfish", "SerenityOS",
+        "Slackware", "Solaris", "Symbian OS", "Tizen", "Ubuntu", "Windows", "Windows CE", "Windows Mobile",
+        "Windows Phone", "Xbox", "iOS", "openSUSE", "tvOS", "webOS", "watchOS", "visionOS",
+    )
+}  # fmt: skip
+
+# Systems that ua-parser takes for the one that they are made from or look like. A row is a text that the user agent
+# contains, a pattern if the text is not enough, and the name. Without a name, the pattern's first group is the name,
+# and its second group is the version.
+SYSTEM_SIGNS = (
+    ("PlayStation", r"(PlayStation (?:Vita|Portable|[3-9]))()", ""),
+    ("PLAYSTATION 3", "", "PlayStation 3"),
+    ("(PS3)", "", "PlayStation 3"),
+    ("Xbox", "", "Xbox"),
+    ("Nintendo", r"(Nintendo (?:Switch(?: 2)?|WiiU|Wii|3DS|DSi?))()", ""),
+    ("iPadOS", r"(iPadOS)\b(?:[ /]([\d._]+))?", ""),
+    ("tvOS", r"(tvOS)(?:[ /]?([\d.]+))?", ""),
+    ("watchOS", r"(watchOS)\b(?:[ /]([\d.]+))?", ""),
+    ("visionOS", r"(visionOS)\b(?:[ /]([\d.]+))?", ""),
+    ("Watch OS", "", "watchOS"),
+    ("HarmonyOS", r"(HarmonyOS)\b(?:[ /]([\d.]+))?", ""),
+    ("OpenHarmony", r"(OpenHarmony)\b(?:[ /]([\d.]+))?", ""),
+    ("ViziOS", "", "ViziOS"),
+    ("VIZIO SmartCast", "", "SmartCast"),
+    ("PICO ", r"\bPICO \d", "PICO OS"),
+    ("VIDAA", "", "VIDAA"),
+    ("Web0S", "", "webOS"),
+    ("NetCast", "", "NetCast"),
+    ("Roku/", r"(Roku)/DVP-(\d+\.\d+)", ""),
+    ("Coolita OS", "", "Coolita OS"),
+    ("Windows CE", "", "Windows CE"),
+    ("WindowsCE", "", "Windows CE"),
+    ("Windows IoT", "", "Windows"),
+    ("Haiku", r"\bHaiku\b", "Haiku"),
+    ("Darwin", r"\((?:x86_64|i386|Power)|Darwin/?[ \d.]*;? ?(?:i386|x86_64|arm64)", "macOS"),
+    # Safari and the parts of macOS number WebKit by the system and the version: 20621, on iOS 8621.
+    ("Darwin", r"\A(?:Safari|com\.apple\.)[\w.]*/[12]\d{4}\.", "macOS"),
+)
+# Where ua-parser finds no system, the word for one.
+SYSTEM_WORDS = (
+    (r"\b(?:iPad|iPhone|iPod|iOS)|-iOS\b", "iOS"),
+    (r"Andr[o0]id", "Android"),
+    (r"\b(?:macOS|Mac ?OS)\b", "macOS"),
+    (r"(?i:\bwindows\b|\bwin(?:32|64)\b)", "Windows"),
+    (r"\bSymbian", "Symbian OS"),
+    (r"(?i:\blinux|\bManjaro|buntu)\b", "Linux"),
+)
+
+# The first row that matches tells the type: one of the texts is in the user agent, and the pattern, if any, matches.
+# Televisions and tablets claim to be other things as well, so the special stand before the general.
+TYPE_SIGNS = (
+    # Consoles, watches, headsets, cars, speakers, televisions.
+    (
+        (
+            "PlayStation", "PLAYSTATION", "(PS3)", "Xbox", "Nintendo", "OUYA", "Steam Deck", "Retroid",
+            "Apple Watch", "watchOS", "OculusBrowser", "PicoBrowser", "VR Safari", "Mobile VR", "PortalGo",
+            "Garmin", "Tesla/", "TeslaBrowser", "Polestar", "yandexstation",
+            "SMART-TV", "SmartTV", "Smart TV", "Smart-TV", "smart-tv", "Smart_TV", "SMARTTV", "LINUX; Tizen", "HbbTV",
+            "OMI/", "VIZIO", "BRAVIA", "Roku", "VIDAA", "Chromecast", "CrKey", "Web0S", "NetCast", "Android TV",
+            "AndroidTV", "Google TV", "GoogleTV", "SHIELD Android", "AppleTV", "Apple TV", "MIBOX", "MI BOX", "Freebox",
+            "BrightSign", "Coolita", "Family Hub", "(DTV;", "TSBNetTV",
+        ),
+        "", "appliance",
+    ),
+    (
+        ("Watch", "SM-R", "Quest", "Sonos/", "EO", "AFT"),
+        r"\bWatch\b|\bSM-R\d{3}|\bQuest (?:[23]\b|Pro)|Sonos/\S+ \(ZP|\bA[A-Z]?EO[A-Z]{2}\b|\bAFT[A-Z]", "appliance",
+    ),
+    (("(PC; ",), "", "desktop"),
+    (("iPad", "ablet"), r"\biPad|\b[Tt]ablet;|Android.*\bTablet\b", "tablet"),
+    (
+        (
+            "iPhone", "iPod", "Windows Phone", "Lumia", "XBLWP7", "KAIOS", "BlackBerry", "(BB10", "SymbianOS", "MIDP",
+            "(Phone; ", "QwantMobile",
+        ),
+        "", "phone",
+    ),
+    # Android browsers say "Mobile" on phones only; other Android apps say nothing of the kind.
+    (("Mobile",), r"\AMozilla/.*\bMobile\b", "phone"),
+    # Computers on which somebody has installed Android.
+    (
+        (
+            "Chromebook", "Pixelbook", "Inspiron", "Latitude", "Vostro", "EliteBook", "ProBook", "ThinkPad", "TravelMate",
+            "Aspire",
+        ),
+        "", "desktop",
+    ),
+    # Boxes and televisions with Android: "TV", or a model that starts with the size of a screen.
+    (
+        ("Android",),
+        r"(?<!D)TV\b|TV_|\b[Bb]ox\b|\bBOX|(?<!\w)4K\b|UHD|\bSTB|\bShell\b"
+        r"|\b(?:[XTH]9[56]|A95X|S95|HK1|MXQ|TX\d|UGOOS|Beelink)"
+        r"|; (?:2[48]|3[29]|4[0-9]|5[058]|6[05]|7[05])[A-Z]{2}\w+[ )]",
+        "appliance",
+    ),
+    (("Android",), r"\AMozilla/", "tablet"),
+)  # fmt: skip
+# What a system runs on, where nothing else tells.
+TYPES_OF_SYSTEMS = {
+    "desktop": {"macOS", "Windows", "ChromeOS"},
+    "phone": {
+        "Windows CE", "Windows Mobile", "Windows Phone", "BlackBerry OS", "Symbian OS", "Nokia Series 40", "Bada", "BREW",
+        "Firefox OS", "KaiOS",
+    },
+    "tablet": {"Kindle"},
+    "appliance": {"tvOS"},
+}  # fmt: skip
+
+# Signs of a computer, where its system is not known to be one.
+DESKTOP_SIGNS = r"\bX11\b|Macintosh|\bDesktop\b|\bWin(?:NT| ?9[58x])\b"
+# The systems whose "Safari" is Safari. Other browsers that are built on WebKit say "Safari" to be served its pages.
+SAFARI_SYSTEMS = frozenset({"iOS", "iPadOS", "macOS", "watchOS", "visionOS", "Windows"})
+
+# Names of libraries and tools.
+SCRIPTS = (
+    r"(?:grpc|python|headless)[ -].*"
+    r"|(?:connect|lib|aws-sdk|go|php|lua|rest|http|okhttp|node|java|perl)(?:-.*|[\d.]*)"
+    r"|.*[-_.](?:http|https|client|sdk|requests)|.*http-?client|.* http client|.* update"
+    r"|apache-httpclient.*|winhttp.*|libcurl|libwww-perl"
+    r"|curl|wget|httpie|powershell|postmanruntime|insomnia|k6|ffmpeg|git|conda"
+    r"|aiohttp|urllib3|urlgrabber|axios|undici|got|deno|bun|dart|reqwest|guzzlehttp|faraday|ruby|jsdom|phantomjs"
+    r"|www-mechanize|boto3|botocore"
+)
+# A name that a crawler gives itself.
+BOT_NAMES = r"bot\b|bot[-_/]|spider|crawl|slurp|InspectionTool|scraper|fetcher|scanner|checker|validator|UriPreview"
