@@ -132,11 +132,13 @@ def new_server(
             # would have calls wait for seconds.
             ("grpc.server.max_pending_requests", PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_LIMIT),
-            # Beyond, calls wait in the client, so that a flood waits where it comes from. What gRPC calls
-            # overload protection would refuse a client's next call because Python has not yet let go of its
-            # last one.
+            # Further calls wait in the client.
             ("grpc.max_concurrent_streams", calls_per_connection),
-            ("grpc.http.overload_protection", 0),
+            # A stream that the client resets still uses memory until Python has let go of it. Without this bound,
+            # one connection that opens and resets streams takes gigabytes. A client that keeps all its streams
+            # busy has up to twice as many in memory; the rest of the bound is reserve, so it is never refused.
+            ("grpc.http.overload_protection", 1),
+            ("grpc.http2.max_deallocating_streams", 2 * calls_per_connection),
             # Who pings more often than this three times is hung up on.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.http2.max_ping_strikes", 2),

@@ -69,6 +69,14 @@ class Program:
         raise AssertionError(f"no {pattern!r} in: {self.stdout}\n{self.stderr}")
 
     @property
+    def resident_mib(self) -> float:
+        """How much memory the process uses now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found, status
+        return int(found[1]) / 1024
+
+    @property
     def address(self) -> str:
         return self.wait_for(r"(?:serving|serves) on (\S+:\d+)(?=[,\s])")
 

@@ -3,12 +3,13 @@
 import contextlib
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0, 1, 4, 9
-_END_STREAM, _END_HEADERS, _ACKNOWLEDGE = 1, 4, 1
+DATA, HEADERS, RST_STREAM, _SETTINGS, _CONTINUATION = 0, 1, 3, 4, 9
+_CANCEL = struct.pack(">I", 8)
+END_STREAM, _END_HEADERS, _ACKNOWLEDGE = 1, 4, 1
 _FRAME_LIMIT_BYTES = 16_384
 
 Header = tuple[bytes, bytes]
@@ -51,21 +52,44 @@ class RawConnection:
 
     def encoded(self, some: Iterable[Header], message: bytes | None = b"") -> bytes:
         """Return a call as bytes to send, for who sends many at once."""
+        return self._next_call(_block(some), message)
+
+    def encoded_and_reset(self, some: Iterable[Header], message: bytes | None, calls: int) -> bytes:
+        """Return many calls as bytes, each followed by the frame that resets it."""
+        block = _block(some)
+        return b"".join(
+            self._next_call(block, message) + _frame(RST_STREAM, 0, self._stream, _CANCEL)
+            for _ in range(calls)
+        )
+
+    def _next_call(self, block: bytes, message: bytes | None) -> bytes:
         self._stream += 2
-        block = b"".join(b"\x00" + _string(name) + _string(value) for name, value in some)
         first, *rest = _pieces(block)
-        sent = _frame(_HEADERS, 0 if rest else _END_HEADERS, self._stream, first)
+        sent = _frame(HEADERS, 0 if rest else _END_HEADERS, self._stream, first)
         for at, piece in enumerate(rest, 1):
             last = _END_HEADERS if at == len(rest) else 0
             sent += _frame(_CONTINUATION, last, self._stream, piece)
         if message is not None:
             body = struct.pack(">BI", 0, len(message)) + message
-            sent += _frame(_DATA, _END_STREAM, self._stream, body)
+            sent += _frame(DATA, END_STREAM, self._stream, body)
         return sent
 
     def send(self, data: bytes) -> None:
         """Send bytes."""
         self._socket.sendall(data)
+
+    def frames(self) -> Iterator[tuple[int, int, bytes]]:
+        """Give each frame that the server sends as its kind, its flags and its content."""
+        received = b""
+        while True:
+            while len(received) < 9 or len(received) < 9 + int.from_bytes(received[:3]):
+                more = self._socket.recv(65_536)
+                if not more:
+                    return
+                received += more
+            end = 9 + int.from_bytes(received[:3])
+            yield received[3], received[4], received[9:end]
+            received = received[end:]
 
     def heard(self, quiet_seconds: float = 0.3) -> bytes:
         """Return what the server says until it says nothing for a while, or hangs up."""
@@ -75,6 +99,10 @@ class RawConnection:
             while data := self._socket.recv(65_536):
                 said += data
         return said
+
+
+def _block(some: Iterable[Header]) -> bytes:
+    return b"".join(b"\x00" + _string(name) + _string(value) for name, value in some)
 
 
 def _pieces(block: bytes) -> Sequence[bytes]:

@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_authority import AsyncSessionClient, SessionClient
 from session_authority.v1 import session_service_pb2 as pb
 from tests.integration.program import Program, running, serving
-from tests.integration.raw_http2 import Header, RawConnection, headers
+from tests.integration.raw_http2 import (
+    END_STREAM,
+    HEADERS,
+    RST_STREAM,
+    Header,
+    RawConnection,
+    headers,
+)
 
 [_SERVICE] = pb.DESCRIPTOR.services_by_name.values()
 METHODS = sorted(_SERVICE.methods_by_name)
@@ -264,6 +272,43 @@ def test_thousands_of_paths_that_are_not_utf_8_leave_time_for_others(server: Pro
             for connection in connections:
                 connection.heard(quiet_seconds=0.005)
     assert len(server.stderr.splitlines()) - lines < 50
+
+
+@pytest.mark.parametrize("message", [None, b""], ids=["headers", "headers and a message"])
+@pytest.mark.parametrize("path", [_VALIDATE, b"/nope"], ids=["known", "unknown"])
+def test_streams_that_are_opened_and_reset_cost_little_memory_and_no_call_of_others(
+    server: Program, path: bytes, message: bytes | None
+) -> None:
+    with SessionClient(server.address) as client, RawConnection(server.address) as attacker:
+        token = client.create("ada").token
+        flood = attacker.encoded_and_reset(headers(path), message, 40_000)
+        before = server.resident_mib
+        attacking = threading.Thread(target=attacker.send, args=(flood,))
+        attacking.start()
+        while attacking.is_alive():
+            assert client.validate(token)
+        for _ in range(20):  # while the server goes through what it received
+            assert client.validate(token)
+        assert server.resident_mib - before < 60
+        attacking.join()
+
+
+def test_a_connection_that_keeps_all_its_calls_busy_is_never_refused(server: Program) -> None:
+    # The server counts streams that have ended until Python lets go of them.
+    with SessionClient(server.address) as client:
+        token = client.create("ada").token.reveal()
+    body = pb.ValidateSessionRequest(session_token=token).SerializeToString()
+    with RawConnection(server.address) as connection:
+        for _ in range(CALLS_OF_A_CONNECTION):
+            connection.call(headers(_VALIDATE), body)
+        answered = 0
+        for kind, flags, content in connection.frames():
+            assert kind != RST_STREAM, content
+            if kind == HEADERS and flags & END_STREAM:
+                answered += 1
+                connection.call(headers(_VALIDATE), body)
+            if answered == 500:
+                break
 
 
 def test_a_flood_without_a_key_leaves_some_lines_in_the_log_and_their_number(

@@ -23,6 +23,8 @@ CALLS_LIMIT = 1_024
 STREAMS_LIMIT = 1_100  # more than may watch, so that who is one too many is told so
 KEYLESS_CALLS_LIMIT = 500
 KEYLESS_STREAMS_LIMIT = 500
+# How many new calls may be in the middle of being refused. Further ones are cancelled instead, which needs no memory.
+REFUSALS_LIMIT = 256
 # How long a call that asks for no key may take to say what it wants.
 KEYLESS_REQUEST_SECONDS = 5.0
 # How long a call of a method that answers once may be open. Its deadline, 60 seconds at most, counts from its request
@@ -86,7 +88,9 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
         while True:
             call = await _taken_on(self, super()._request_call)
             _refused.inc()
-            self._refuse(call, *_UNKNOWN_METHOD)
+            if len(self._refusing) < REFUSALS_LIMIT:
+                self._refuse(call, *_UNKNOWN_METHOD)
+            del call  # gRPC cancels a call that was not refused when its last reference goes
 
     async def _request_registered_call(self, method: bytes) -> Any:
         """Return the next call of a method; those beyond its limit are refused before they are read."""
@@ -103,8 +107,10 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
                     )
                     context.add_done_callback(lambda _context, end=end: end.cancel())
                 return call
-            name = self._refuse_for(call, method, ServerOverloaded())
-            _log.warning("too many calls are open", method=name, limit=its_kind.limit)
+            if len(self._refusing) < REFUSALS_LIMIT:
+                name = self._refuse_for(call, method, ServerOverloaded())
+                _log.warning("too many calls are open", method=name, limit=its_kind.limit)
+            del call
 
     def _refuse_for(self, call: Any, method: bytes, error: AuthorityError) -> str:
         """Refuse a call of a method that is known, and return the method's name."""

@@ -201,6 +201,21 @@ async def test_a_method_that_nobody_registered_is_refused_and_counted(
     assert _refused("unknown", "UNIMPLEMENTED") == before + 3
 
 
+async def test_a_call_beyond_those_that_are_being_refused_is_cancelled(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent: list[Any] = [channel.stream_stream(_ONCE)() for _ in range(LIMIT)]
+    once: Any = channel.unary_unary(_ONCE)
+    async with asyncio.timeout(5):
+        await _refusal(_repeated(once))  # all places are taken
+    monkeypatch.setattr(accepting, "REFUSALS_LIMIT", 0)
+    for path in ("/nope", _ONCE):
+        call: Any = channel.unary_unary(path)
+        assert (await _refusal(call(b""))).code() is grpc.StatusCode.CANCELLED
+    for each in silent:
+        each.cancel()
+
+
 async def test_a_server_stops_while_calls_are_waited_for_and_under_way(address: str) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         await _stream(channel, _OURS)
