@@ -52,6 +52,7 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "RETRY_MISMATCH": RetryMismatch,
     "RETRY_STALE": RetryStale,
     "STORE_UNAVAILABLE": Unavailable,
+    "CLOCK_WRONG": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "SERVER_OVERLOADED": Unavailable,
     "WATCH_INTERRUPTED": Unavailable,

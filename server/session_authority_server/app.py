@@ -46,7 +46,14 @@ from session_authority_server.listening import (
 )
 from session_authority_server.opening import be_only_server_of, key_store, opened, refuse_lack
 from session_authority_server.rpc import accepting
-from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
+from session_authority_server.rpc.authentication import (
+    Authenticate,
+    Authentication,
+    Metadata,
+    anybody,
+)
+from session_authority_server.rpc.caller import Caller
+from session_authority_server.rpc.health import Health
 from session_authority_server.rpc.interceptor import (
     CallInterceptor,
 )
@@ -140,7 +147,7 @@ async def serving(
         share_port: Whether other processes of the same user may listen on the same port.
         show_key: Is told the development key, should one be made.
         standard_output: The file descriptor that stands for it in the audit log's setting.
-        clock: Where all parts take the time from; the machine's unless given.
+        clock: Where all parts take the time from; unless given the database's, or the machine's with SQLite.
         authenticate: Who may call, in place of those who have an API key.
 
     Raises:
@@ -151,7 +158,6 @@ async def serving(
     refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
     shown = certificates(settings)
     path = settings.sqlite_path
-    clock = clock or SystemClock()
     if insecure:
         _log.warning(
             "--insecure: no API key is asked for, and anybody who gets here may do everything"
@@ -165,6 +171,9 @@ async def serving(
         # An empty file is made ready; a server that others share is migrated when its operator says so.
         database = await stack.enter_async_context(opened(settings, make_schema=path is not None))
         await refuse_lack(settings, database)
+        skew = ClockSkew(database, clock)
+        await skew.settle()
+        clock = skew.clock
         warm_up()
         channel, listener = _channel(settings, database)
         store = SqlSessionStore(
@@ -181,6 +190,7 @@ async def serving(
             keys = key_store(settings, database, stack)
             keyring = Keyring(keys, clock)
             authenticate = Authentication(keyring)
+        authenticate = _with_right_clock(authenticate, skew)
         hub = Hub(channel, encode_changes, encode_pong(settings.policy.cache_lease), time.monotonic)
         watch_service = SessionWatchService(hub, authenticate)
         interceptor = CallInterceptor(
@@ -210,7 +220,6 @@ async def serving(
         expire, *_ = jobs(database, settings, clock)
         for ever in (
             activity.run(),
-            ClockSkew(database, clock).watch(),
             watch_backlog(expire, clock),
             channel.run(hub),
             hub.run(),
@@ -225,9 +234,9 @@ async def serving(
         yield_to_the_loop()
         served = asyncio.create_task(served_to_its_end(server))
         stack.push_async_callback(drain, server, healthy, hub, settings.drain_seconds, served)
-        await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
-        for name in (SERVICE, ADMIN_SERVICE, WATCH_SERVICE):
-            await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await _set_serving(healthy, skew.wrong is None)
+        watching = skew.watch(lambda serving: _set_serving(healthy, serving))
+        stack.callback(asyncio.create_task(watching).cancel)
         yield Served(address, activity, watch_service.check)
         if served.done():
             raise StoppedServing
@@ -284,6 +293,22 @@ async def until_told_to_stop() -> None:
         await told.wait()
     finally:
         loop.remove_signal_handler(signal.SIGINT)
+
+
+def _with_right_clock(authenticate: Authenticate, skew: ClockSkew) -> Authenticate:
+    """Return what refuses every caller while the machine's clock is wrong, and ends the streams of all."""
+
+    def checked(method: str, metadata: Metadata) -> Caller:
+        skew.refuse_if_wrong()
+        return authenticate(method, metadata)
+
+    return checked
+
+
+async def _set_serving(healthy: Health, serving: bool) -> None:
+    response = health_pb2.HealthCheckResponse
+    for name in ("", SERVICE, ADMIN_SERVICE, WATCH_SERVICE):
+        await healthy.set(name, response.SERVING if serving else response.NOT_SERVING)
 
 
 def _channel(settings: Settings, database: Database) -> tuple[Channel, InProcessChannel | None]:

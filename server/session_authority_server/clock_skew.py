@@ -1,60 +1,157 @@
 import asyncio
+import contextlib
 import logging
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.clock import (
+    TOLERATED_SKEW,
+    Clock,
+    DatabaseClock,
+    SystemClock,
+    elapsed_seconds,
+)
+from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.metrics import CLOCK_SKEW_SECONDS
 from session_authority_server.store.database import Database
 
-INTERVAL_SECONDS = 30.0
-# A fifth of what sign-ins and the worker allow for (`policy.CLOCK_SKEW_ALLOWANCE`).
-WORTH_A_WARNING = timedelta(seconds=1)
+CHECK_SECONDS = 1.0
+MEASURE_SECONDS = 5.0
+WORTH_A_WARNING = TOLERATED_SKEW / 2
+# Before it serves, a server asks this often for an answer this quick.
+_FIRST_QUESTIONS = 5
+_QUICK_SECONDS = 0.02
 
 _log = logging.getLogger(__name__)
 
 
 class ClockSkew:
-    """How far this process's clock is ahead of the database's, which is the same for all servers."""
+    """How far the machine's clock is from the database's, which all servers share.
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    Attributes:
+        clock: What to take the time from: the database's clock on PostgreSQL, the machine's on SQLite.
+        wrong: What is wrong with the machine's clock, by the latest comparison; None if nothing.
+    """
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        """Compare clocks for one process.
+
+        Args:
+            database: Whose clock to compare with.
+            clock: Taken as right and compared with nothing, for tests that move it.
+        """
         self._database = database
-        self._clock = clock
+        self._statement = None if clock else database.dialect.tell_time
+        self.wrong: ClockWrong | None = None
+        self._theirs = DatabaseClock()
+        self.clock: Clock = clock or (self._theirs if self._statement else SystemClock())
 
-    async def watch(self) -> None:
-        """Measure and export it again and again, and warn while it is large; never returns."""
-        while True:
-            try:
-                skew = await self.measure()
-            except StoreUnavailable:
-                pass  # which the log was told already
-            else:
-                CLOCK_SKEW_SECONDS.set(skew.total_seconds())
-                if abs(skew) >= WORTH_A_WARNING:
-                    _log.warning(
-                        "this machine's clock is %.1f s ahead of the database's; keep both by NTP",
-                        skew.total_seconds(),
-                    )
-            await asyncio.sleep(INTERVAL_SECONDS)
-
-    async def measure(self) -> timedelta:
-        """Return how far the clock is ahead, to within half of what the question takes.
+    async def settle(self) -> None:
+        """Learn the database's time before anything depends on it.
 
         Raises:
             StoreUnavailable: If the database doesn't answer.
         """
-        statement = self._database.dialect.tell_time
-        if statement is None:
+        questions = 0 if self._statement is None else _FIRST_QUESTIONS
+        while questions and self._theirs.uncertainty_seconds > _QUICK_SECONDS:
+            await self.measure()
+            questions -= 1
+        self.wrong = self._judge()
+
+    async def measure(self) -> timedelta:
+        """Ask the database for its time, and return how far the machine's clock is ahead of it at least.
+
+        With SQLite both are the same clock.
+
+        Raises:
+            StoreUnavailable: If the database doesn't answer.
+        """
+        if self._statement is None:
             return timedelta(0)
+        statement = text(self._statement)
 
-        async def ask(connection: AsyncConnection) -> timedelta:
-            before = self._clock.now()
-            theirs = (await connection.execute(text(statement))).scalar_one()
-            after = self._clock.now()
-            skew: timedelta = before + (after - before) / 2 - theirs
-            return skew
+        async def ask(connection: AsyncConnection) -> tuple[datetime, float, float]:
+            asked = elapsed_seconds()
+            theirs: datetime = (await connection.execute(statement)).scalar_one()
+            return theirs, asked, elapsed_seconds()
 
-        return await self._database.read(ask)
+        self._theirs.learn(*await self._database.read(ask))
+        return self._theirs.skew()
+
+    async def require_right_clock(self) -> None:
+        """Compare the machine's clock with the database's, now.
+
+        Raises:
+            ClockWrong: If they differ by more than TOLERATED_SKEW.
+            StoreUnavailable: If the database doesn't answer.
+        """
+        await self.measure()
+        wrong = self._judge()
+        if wrong is not None:
+            raise wrong
+
+    def refuse_if_wrong(self) -> None:
+        """Refuse a call as long as the latest comparison found the machine's clock wrong.
+
+        Raises:
+            ClockWrong: If it did.
+        """
+        if self.wrong is not None:
+            raise self.wrong
+
+    async def watch(self, set_serving: Callable[[bool], Awaitable[None]]) -> None:
+        """Compare the clocks again and again, export the skew, and log when it becomes large.
+
+        The machine's clock is compared every second. The database is asked less often, because this process
+        knows how its clock goes on.
+
+        Args:
+            set_serving: Told whether this server can serve, whenever that changes.
+        """
+        CLOCK_SKEW_SECONDS.set(0)
+        if self._statement is None:
+            return
+        if self.wrong is not None:
+            self._log_change()
+        measure_at = 0.0
+        is_near = False
+        while True:
+            if elapsed_seconds() >= measure_at:
+                with contextlib.suppress(StoreUnavailable):  # the store has logged it
+                    await self.measure()
+                measure_at = elapsed_seconds() + MEASURE_SECONDS
+            before, self.wrong = self.wrong, self._judge()
+            if (self.wrong is None) != (before is None):
+                self._log_change()
+                await set_serving(self.wrong is None)
+            skew = self._skew()
+            if not is_near and self.wrong is None and abs(skew) >= WORTH_A_WARNING:
+                _log.warning("%s; keep both by NTP", _distance(skew))
+            is_near = abs(skew) >= WORTH_A_WARNING
+            CLOCK_SKEW_SECONDS.set(skew.total_seconds())
+            await asyncio.sleep(CHECK_SECONDS)
+
+    def _log_change(self) -> None:
+        if self.wrong is None:
+            _log.warning("this machine's clock is right again; serving")
+        else:
+            _log.error("stopped serving: %s; set the clock by NTP", self.wrong)
+
+    def _skew(self) -> timedelta:
+        return timedelta(0) if self._statement is None else self._theirs.skew()
+
+    def _judge(self) -> ClockWrong | None:
+        skew = self._skew()
+        if abs(skew) <= TOLERATED_SKEW:
+            return None
+        return ClockWrong(
+            f"{_distance(skew)}, which is more than the {TOLERATED_SKEW.total_seconds():g} s that are tolerated"
+        )
+
+
+def _distance(skew: timedelta) -> str:
+    side = "ahead of" if skew > timedelta(0) else "behind"
+    return f"this machine's clock is {abs(skew.total_seconds()):.1f} s {side} the database's"

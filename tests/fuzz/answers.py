@@ -17,7 +17,7 @@ from tests.api import Rpc
 
 # No input may bring these about: they say that the authority, not its caller, is at fault.
 _FAULTS_OF_THE_AUTHORITY = frozenset(
-    ("INTERNAL", "STORE_UNAVAILABLE", "DEADLINE_EXCEEDED", "SERVER_OVERLOADED")
+    ("INTERNAL", "STORE_UNAVAILABLE", "CLOCK_WRONG", "DEADLINE_EXCEEDED", "SERVER_OVERLOADED")
 )
 _CODES = {
     row.reason_name: row.code

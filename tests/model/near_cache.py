@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 
 LEASE = 2
 """How many steps of time a lease lasts."""
+SKEW = 2
+"""How many steps the clock that compares with `effective_time` is ahead of the database's."""
 END_OF_TIME = 4
 EXPIRY = 4
 """When the session ends by itself."""
@@ -57,6 +59,7 @@ class Rule(Enum):
     OWN_EXPIRY = "an entry outlives its session's own expiry"
     JOINS_ONLY_UNSENT = "a call takes the answer to a question that was sent before it began"
     EFFECTIVE_AFTER_COMMIT = "effective_time is taken before the commit"
+    MARGIN_COVERS_SKEW = "effective_time has no margin for a clock that is ahead"
 
 
 IN_FLIGHT: Final = {
@@ -190,7 +193,7 @@ class Protocol:
             return "accepted after its expiry"
         dead = self.change is not Change.TOKEN or state.entry == 1 or self._lacks(Rule.WHOLE_TOKEN)
         # With a lease, the cache is asked for as long as the clock is below its end.
-        if dead and 0 <= state.effective < state.time:
+        if dead and 0 <= state.effective < state.time + SKEW:
             if state.clock >= EXPIRY and not self._lacks(Rule.OWN_EXPIRY):
                 return None
             return "accepted after its effective_time"
@@ -226,7 +229,8 @@ class Protocol:
             yield f"{self.change.value} (committed)", s._replace(committed=True, channel=told)
         elif s.effective < 0:
             since = s.begun if self._lacks(Rule.EFFECTIVE_AFTER_COMMIT) else s.time
-            yield "the ending is answered", s._replace(effective=since + LEASE)
+            margin = 0 if self._lacks(Rule.MARGIN_COVERS_SKEW) else SKEW
+            yield "the ending is answered", s._replace(effective=since + LEASE + margin)
 
     def _of_the_server(self, s: State) -> Iterator[Step]:
         if s.open and not s.registered:
@@ -335,7 +339,7 @@ class Protocol:
         return not s.committed
 
     def _answer(self, s: State, asked: Validation) -> Step:
-        if asked.live and 0 <= s.effective < asked.joined and not asked.new_token:
+        if asked.live and 0 <= s.effective < asked.joined + SKEW and not asked.new_token:
             # The call that joined began after effective_time: it has just been answered "live".
             return "the answer arrives", s._replace(entry=1, lease_until=END_OF_TIME + 9)
         keep = (

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,22 +7,14 @@ import pytest
 
 from session_authority_server import clock_skew
 from session_authority_server.clock_skew import ClockSkew
-from session_authority_server.domain.clock import Clock, SystemClock
+from session_authority_server.domain.clock import TOLERATED_SKEW, ManualClock, SystemClock
+from session_authority_server.domain.errors import ClockWrong
 from session_authority_server.metrics import CLOCK_SKEW_SECONDS
 from session_authority_server.store.database import Database
 from tests.contract.engines import opened
+from tests.machine import MachineClocks
 
-CLOSE = timedelta(seconds=0.5)
-
-
-class Wrong:
-    """A clock that is ahead of the right one."""
-
-    def __init__(self, by: timedelta) -> None:
-        self._by = by
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + self._by
+CLOSE = timedelta(seconds=0.4)
 
 
 @pytest.fixture
@@ -31,54 +23,143 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
         yield engine.database
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> MachineClocks:
+    """A machine whose clock is right, until the test steps it; its time stands still."""
+    monkeypatch.setattr(clock_skew, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(clock_skew, "MEASURE_SECONDS", 0.0)
+    machine = MachineClocks(datetime.now(UTC))
+    machine.install(monkeypatch)
+    monkeypatch.setattr(clock_skew, "elapsed_seconds", lambda: machine.elapsed.total_seconds())
+    return machine
+
+
 @pytest.mark.parametrize("seconds", [-3600, 0, 2.5])
-async def test_it_is_how_far_the_clock_is_ahead_of_the_databases(
-    database: Database, seconds: float
+async def test_it_is_how_far_the_machines_clock_is_ahead_of_the_databases(
+    database: Database, machine: MachineClocks, seconds: float
 ) -> None:
     ahead = timedelta(seconds=seconds)
-    assert abs(await ClockSkew(database, Wrong(ahead)).measure() - ahead) < CLOSE
+    machine.step(ahead)
+    skew = ClockSkew(database)
+    assert abs(await skew.measure() - ahead) < CLOSE
+    assert abs(skew.clock.now() - datetime.now(UTC)) < CLOSE
 
 
 async def test_a_file_has_the_clock_of_its_machine(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as engine:
-        skew = ClockSkew(engine.database, Wrong(timedelta(days=1)))
+        skew = ClockSkew(engine.database)
+        await skew.settle()
         assert await skew.measure() == timedelta(0)
+        assert isinstance(skew.clock, SystemClock)
+        await skew.watch(no_change)
+        assert exported() == 0
 
 
-@pytest.mark.parametrize(
-    ("clock", "warnings"), [(SystemClock(), 0), (Wrong(timedelta(seconds=-3)), 1)]
-)
-async def test_it_is_exported_and_warned_about_when_it_is_large(
-    database: Database, clock: Clock, warnings: int, caplog: pytest.LogCaptureFixture
+async def test_a_clock_that_a_test_moves_is_compared_with_nothing(database: Database) -> None:
+    clock = ManualClock(datetime(2031, 1, 1, tzinfo=UTC))
+    skew = ClockSkew(database, clock)
+    await skew.settle()
+    await skew.require_right_clock()
+    assert skew.clock is clock
+
+
+@pytest.mark.parametrize("seconds", [-3600, -2, 2, 86_400 * 400])
+async def test_a_server_stops_serving_while_its_clock_is_wrong_and_goes_on_by_itself(
+    database: Database, machine: MachineClocks, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    CLOCK_SKEW_SECONDS.set(99)
-    await watched_until(ClockSkew(database, clock), lambda: exported() != 99)
-    assert sum("database's" in record.getMessage() for record in caplog.records) == warnings
-    assert abs(exported() - (-3 if warnings else 0)) < CLOSE.total_seconds()
+    step = timedelta(seconds=seconds)
+    serving: list[bool] = []
+
+    async def set_serving(serves: bool) -> None:
+        serving.append(serves)
+
+    skew = ClockSkew(database)
+    await skew.settle()
+    skew.refuse_if_wrong()
+    async with watching(skew, set_serving):
+        machine.step(step)
+        await until(lambda: serving == [False])
+        with pytest.raises(ClockWrong, match=r"of the database's|behind the database's"):
+            skew.refuse_if_wrong()
+        assert abs(exported() - seconds) < CLOSE.total_seconds()
+        assert abs(skew.clock.now() - machine.wall + step) < CLOSE
+        machine.step(-step)
+        await until(lambda: serving == [False, True])
+        skew.refuse_if_wrong()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert "stopped serving: this machine's clock is" in caplog.messages[0]
+
+
+async def test_a_step_is_noticed_while_the_database_does_not_answer(
+    database: Database, machine: MachineClocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skew = ClockSkew(database)
+    await skew.settle()
+    monkeypatch.setattr(skew, "_statement", "SELECT missing")
+    async with watching(skew, no_change):
+        machine.step(timedelta(hours=-1))
+        await until(lambda: skew.wrong is not None)
+
+
+async def test_a_server_that_starts_with_a_wrong_clock_serves_nothing_and_says_so(
+    database: Database, machine: MachineClocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.step(timedelta(hours=1))
+    skew = ClockSkew(database)
+    await skew.settle()
+    assert skew.wrong is not None
+    async with watching(skew, no_change):
+        await until(lambda: "stopped serving" in caplog.text)
+    with pytest.raises(ClockWrong, match=r"(3599\.9|3600\.\d) s ahead of the database's"):
+        await skew.require_right_clock()
+
+
+async def test_it_is_exported_and_warned_about_before_it_is_too_large(
+    database: Database, machine: MachineClocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    skew = ClockSkew(database)
+    await skew.settle()
+    machine.step(0.75 * TOLERATED_SKEW)
+    async with watching(skew, no_change):
+        await until(lambda: exported() > 0.5)
+    skew.refuse_if_wrong()
+    assert sum("keep both by NTP" in message for message in caplog.messages) == 1
 
 
 async def test_it_is_measured_again_after_an_outage(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, machine: MachineClocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock_skew, "INTERVAL_SECONDS", 0.01)
-    CLOCK_SKEW_SECONDS.set(99)
+    skew = ClockSkew(database)
     with monkeypatch.context() as outage:
-        outage.setattr(database.dialect, "tell_time", "SELECT missing", raising=False)
-        watching = asyncio.create_task(ClockSkew(database, SystemClock()).watch())
-        await asyncio.sleep(0.1)
-        assert exported() == 99
+        outage.setattr(skew, "_statement", "SELECT missing")
+        async with watching(skew, no_change):
+            await until(lambda: database._failures["reading"] > 0)
+    async with watching(skew, no_change):
+        await until(lambda: skew._theirs.uncertainty_seconds < 60)
+
+
+async def no_change(_serving: bool) -> None:
+    """Take no notice."""
+
+
+class watching:  # noqa: N801 - used like a function
+    """Watch clocks while the context lasts."""
+
+    def __init__(self, skew: ClockSkew, set_serving: Callable[[bool], Awaitable[None]]) -> None:
+        self._watch = skew.watch(set_serving)
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.ensure_future(self._watch)
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while exported() == 99:
-            await asyncio.sleep(0.01)
-    watching.cancel()
-
-
-async def watched_until(skew: ClockSkew, condition: Callable[[], bool]) -> None:
-    watching = asyncio.create_task(skew.watch())
-    async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.01)
-    watching.cancel()
 
 
 def exported() -> float:

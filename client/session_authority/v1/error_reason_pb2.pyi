@@ -113,6 +113,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. The server has as many WatchSessions streams as it allows; the metadata `limit` gives
     the number. `google.rpc.RetryInfo` says when to try again, perhaps at another server.
     """
+    ERROR_REASON_CLOCK_WRONG: _ErrorReason.ValueType  # 24
+    """UNAVAILABLE. The clock of the server's machine is more than a second from the database's clock, so the server
+    serves nothing until it is right again. Another server may serve. Repeating the request, with the same
+    `retry_secret` where it has one, is safe.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every `reason` that a `google.rpc.ErrorInfo` of this API carries, without the prefix
@@ -211,5 +216,10 @@ SILENT (the caller sent no ping for 30 seconds) or DRAINING (the server is shutt
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 23
 """RESOURCE_EXHAUSTED. The server has as many WatchSessions streams as it allows; the metadata `limit` gives
 the number. `google.rpc.RetryInfo` says when to try again, perhaps at another server.
+"""
+ERROR_REASON_CLOCK_WRONG: ErrorReason.ValueType  # 24
+"""UNAVAILABLE. The clock of the server's machine is more than a second from the database's clock, so the server
+serves nothing until it is right again. Another server may serve. Repeating the request, with the same
+`retry_secret` where it has one, is safe.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

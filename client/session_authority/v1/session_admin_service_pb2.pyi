@@ -54,7 +54,9 @@ class RevokeUserSessionsResponse(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment no validator anywhere, cached or not, accepts any of them."""
+        """After this moment no validator anywhere, cached or not, accepts any of them.
+        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        """
 
     def __init__(
         self,
@@ -100,7 +102,9 @@ class RevokeAllSessionsResponse(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment no validator anywhere, cached or not, accepts any of them."""
+        """After this moment no validator anywhere, cached or not, accepts any of them.
+        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        """
 
     def __init__(
         self,
@@ -158,7 +162,9 @@ class RevokeOneSessionResponse(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment no validator anywhere, cached or not, accepts the session."""
+        """After this moment no validator anywhere, cached or not, accepts the session.
+        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        """
 
     def __init__(
         self,
@@ -222,7 +228,9 @@ class RevokeKeySessionsResponse(_message.Message):
     """Whether that were all."""
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment no validator anywhere, cached or not, accepts any session that this call ended."""
+        """After this moment no validator anywhere, cached or not, accepts any session that this call ended.
+        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        """
 
     @_builtins.property
     def resume_time(self) -> _timestamp_pb2.Timestamp:
@@ -281,7 +289,9 @@ class EraseUserResponse(_message.Message):
     """
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment no validator anywhere, cached or not, accepts any session that the user had."""
+        """After this moment no validator anywhere, cached or not, accepts any session that the user had.
+        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        """
 
     def __init__(
         self,

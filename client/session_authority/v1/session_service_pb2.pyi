@@ -478,7 +478,9 @@ class RevokeSessionResponse(_message.Message):
 
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment no validator anywhere, cached or not, accepts the session."""
+        """After this moment no validator anywhere, cached or not, accepts the session.
+        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        """
 
     def __init__(
         self,
@@ -526,7 +528,9 @@ class RevokeOtherSessionsResponse(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment no validator anywhere, cached or not, accepts any of them."""
+        """After this moment no validator anywhere, cached or not, accepts any of them.
+        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        """
 
     def __init__(
         self,
@@ -572,7 +576,9 @@ class SignOutResponse(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment no validator anywhere, cached or not, accepts the session."""
+        """After this moment no validator anywhere, cached or not, accepts the session.
+        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        """
 
     def __init__(
         self,

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from session_authority_server.assurance.facts import Facts
 from session_authority_server.assurance.wording import span
-from session_authority_server.clock_skew import WORTH_A_WARNING
 from session_authority_server.domain.api_key import ApiKey, Permission
+from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 from session_authority_server.store.condition import PostgresqlCondition, SqliteCondition
 
@@ -110,11 +110,12 @@ def fails_over_to_the_past(facts: Facts) -> Iterator[Caution]:
 
 def clocks_differ(facts: Facts) -> Iterator[Caution]:
     """Tell of a clock that is not the database's."""
-    if abs(facts.clock_skew) >= WORTH_A_WARNING:
+    if abs(facts.clock_skew) >= TOLERATED_SKEW:
         yield Caution(
             "clock-skew",
             "clock",
-            f"this machine's clock is {facts.clock_skew.total_seconds():.1f} s ahead of the database's",
+            f"this machine's clock is {facts.clock_skew.total_seconds():.1f} s ahead of the database's: servers here "
+            "refuse every call, and workers do nothing",
             "keep both by NTP",
         )
 

@@ -77,7 +77,7 @@ async def gather(
         watch_is_verified=_is_verified(settings.watch_database_url),
         filesystem="" if path is None else filesystem_of(path),
         schema=version,
-        clock_skew=await ClockSkew(database, clock).measure(),
+        clock_skew=await ClockSkew(database).measure(),
         files=list(_files(settings, config_file)),
         development_key_id=_development_key_id(settings),
         token_secret_bits=8 * SECRET_BYTES,

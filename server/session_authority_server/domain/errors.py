@@ -15,6 +15,7 @@ AuthorityError
 ├── ApiKeyExpired           the caller's API key is past its time
 ├── ApiKeyRevoked           the caller's API key was revoked
 ├── PermissionMissing       the caller's API key does not permit this
+├── ClockWrong              the machine's clock can't be right
 └── StoreUnavailable        the store failed, or the outcome is not known
 """
 
@@ -192,6 +193,10 @@ class PermissionMissing(AuthorityError):
         needed = f"the permission {permission}" if permission else "what no key permits"
         super().__init__(f"the call needs {needed}, which the caller's API key doesn't give")
         self.permission = permission
+
+
+class ClockWrong(AuthorityError):
+    """The machine's clock can't be right, so nothing that depends on the time is done."""
 
 
 class StoreUnavailable(AuthorityError):

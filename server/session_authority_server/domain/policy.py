@@ -2,6 +2,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 
 MINIMUM_LIFETIME = timedelta(seconds=1)
@@ -37,7 +38,8 @@ class Policy:
         history_retention: How long an ended session stays in the history.
         retry_window: How long a repeated call gets the same answer.
         cache_lease: How long a client may trust its cache after its last contact.
-        effective_margin: What is added to the lease for clocks that run at different speeds.
+        effective_margin: What is added to the lease, for an observer's clock that is ahead by the tolerated skew
+            and for clocks that run at different speeds.
         max_authentication_age: How old the proof of identity may be with which a user looks at their sessions
             or ends them; None for any age.
         superseded_use: What the use of a superseded token does.
@@ -56,7 +58,7 @@ class Policy:
     history_retention: timedelta = timedelta(days=30)
     retry_window: timedelta = timedelta(minutes=10)
     cache_lease: timedelta = timedelta(seconds=2)
-    effective_margin: timedelta = timedelta(milliseconds=100)
+    effective_margin: timedelta = TOLERATED_SKEW + timedelta(milliseconds=100)
     max_authentication_age: timedelta | None = None
     superseded_use: SupersededUse = SupersededUse.REJECT
     superseded_grace: timedelta = timedelta(seconds=10)
@@ -87,6 +89,8 @@ class Policy:
 
     def effective_time(self, committed: datetime) -> datetime:
         """Return the moment after which no validator anywhere accepts what ended at a commit.
+
+        It holds by the database's clock, and by every clock that is ahead of it by TOLERATED_SKEW at most.
 
         Args:
             committed: A reading of the clock taken after the commit.

@@ -138,6 +138,9 @@ TABLE: dict[type[AuthorityError], Row] = {
     errors.StoreUnavailable: Row(
         grpc.StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORE_UNAVAILABLE, retry=True
     ),
+    errors.ClockWrong: Row(
+        grpc.StatusCode.UNAVAILABLE, reasons.ERROR_REASON_CLOCK_WRONG, retry=True
+    ),
     MalformedRequest: Row(grpc.StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_MALFORMED_REQUEST),
     RequestTooLarge: Row(
         grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -25,6 +25,7 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "SESSION_LIMIT_REACHED": (Code.RESOURCE_EXHAUSTED, sa.SessionLimitReached),
     "RETRY_MISMATCH": (Code.INVALID_ARGUMENT, sa.RetryMismatch),
     "RETRY_STALE": (Code.FAILED_PRECONDITION, sa.RetryStale),
+    "CLOCK_WRONG": (Code.UNAVAILABLE, sa.Unavailable),
     "STORE_UNAVAILABLE": (Code.UNAVAILABLE, sa.Unavailable),
     "DEADLINE_EXCEEDED": (Code.DEADLINE_EXCEEDED, sa.DeadlineExceeded),
     "INTERNAL": (Code.INTERNAL, sa.InternalError),

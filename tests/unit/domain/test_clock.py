@@ -1,12 +1,29 @@
+import math
 from datetime import UTC, datetime, timedelta
-from unittest.mock import patch
 
 import pytest
 
-from session_authority_server.domain import clock as clocks
-from session_authority_server.domain.clock import ManualClock, SystemClock
+from session_authority_server.domain.clock import (
+    STEP_BELIEVED_AFTER,
+    TOLERATED_SKEW,
+    DatabaseClock,
+    ManualClock,
+    SystemClock,
+)
+from tests.machine import MachineClocks
 
 NOON = datetime(2026, 3, 29, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
+TINY = timedelta(milliseconds=1)
+STEPS = [HOUR, -HOUR, timedelta(days=400), timedelta(days=-20_000), 1.1 * TOLERATED_SKEW]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> MachineClocks:
+    machine = MachineClocks(NOON)
+    machine.install(monkeypatch)
+    return machine
 
 
 def test_the_system_clock_tells_the_time_in_utc() -> None:
@@ -16,29 +33,154 @@ def test_the_system_clock_tells_the_time_in_utc() -> None:
     assert now.utcoffset() == timedelta(0)
 
 
-def test_a_process_never_sees_the_clock_go_back() -> None:
-    readings = [NOON, NOON - timedelta(hours=1), NOON + timedelta(seconds=1), NOON]
-    with patch.object(clocks, "datetime", wraps=datetime) as machine:
-        machine.min = NOON - timedelta(days=400)
-        clock = SystemClock()
-        machine.now.side_effect = readings
-        seen = [clock.now() for _ in readings]
-    assert seen == sorted(seen)
-    assert seen[0] == NOON
-    assert seen[2] == NOON + timedelta(seconds=1)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_does_not_last_is_never_seen(machine: MachineClocks, step: timedelta) -> None:
+    clock = SystemClock()
+    machine.step(step)
+    for _ in range(20):
+        machine.wait(SECOND)
+        assert abs(clock.now() - (machine.wall - step)) < TINY
+    machine.step(-step)
+    machine.wait(SECOND)
+    assert abs(clock.now() - machine.wall) < TINY
 
 
-def test_a_clock_that_was_set_back_goes_on_at_the_speed_of_time() -> None:
-    with (
-        patch.object(clocks, "datetime", wraps=datetime) as machine,
-        patch.object(clocks, "time") as stopwatch,
-    ):
-        machine.min = NOON - timedelta(days=400)
-        clock = SystemClock()
-        machine.now.side_effect = [NOON, *[NOON - timedelta(days=1)] * 3]
-        stopwatch.monotonic.side_effect = [100.0, 101.0, 161.0, 161.0]
-        seen = [clock.now() - NOON for _ in range(4)]
-    assert seen == [timedelta(seconds=seconds) for seconds in (0, 1, 61, 61)]
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_lasts_is_followed_in_both_directions(
+    machine: MachineClocks, step: timedelta
+) -> None:
+    clock = SystemClock()
+    machine.step(step)
+    clock.now()
+    machine.wait(STEP_BELIEVED_AFTER - TINY)
+    assert abs(clock.now() - (machine.wall - step)) < 2 * TINY
+    machine.wait(TINY)
+    assert abs(clock.now() - machine.wall) < TINY
+    machine.wait(HOUR)
+    assert abs(clock.now() - machine.wall) < TINY
+
+
+def test_a_second_step_must_last_for_itself(machine: MachineClocks) -> None:
+    clock = SystemClock()
+    for step in (HOUR, 2 * HOUR, -HOUR):
+        machine.step(step)
+        clock.now()
+        machine.wait(0.9 * STEP_BELIEVED_AFTER)
+    assert abs(clock.now() - (machine.wall - 2 * HOUR)) < TINY
+
+
+def test_a_small_step_back_makes_the_clock_stand_still_until_it_is_caught_up(
+    machine: MachineClocks,
+) -> None:
+    clock = SystemClock()
+    before = clock.now()
+    machine.step(-0.5 * SECOND)
+    assert clock.now() == before
+    machine.wait(0.4 * SECOND)
+    assert clock.now() == before
+    machine.wait(0.2 * SECOND)
+    assert clock.now() > before
+    assert abs(clock.now() - machine.wall) < TINY
+
+
+def test_small_steps_and_drift_are_followed(machine: MachineClocks) -> None:
+    clock = SystemClock()
+    for _ in range(100):
+        machine.wait(SECOND)
+        machine.step(0.1 * SECOND)
+        assert abs(clock.now() - machine.wall) < TINY
+
+
+def a_database_clock(machine: MachineClocks, ahead: timedelta, took: timedelta) -> DatabaseClock:
+    """Return one that had an answer of a database whose clock is ahead of the machine's."""
+    clock = DatabaseClock()
+    answer(clock, machine, ahead, took)
+    return clock
+
+
+def answer(
+    clock: DatabaseClock,
+    machine: MachineClocks,
+    ahead: timedelta,
+    took: timedelta,
+    *,
+    read_after: float = 0.5,
+) -> None:
+    asked = machine.elapsed.total_seconds()
+    machine.wait(read_after * took)
+    theirs = machine.wall + ahead
+    machine.wait((1 - read_after) * took)
+    clock.learn(theirs, asked, machine.elapsed.total_seconds())
+
+
+@pytest.mark.parametrize("ahead", [timedelta(0), 3 * SECOND, -HOUR, timedelta(days=400)])
+@pytest.mark.parametrize("read_after", [0, 0.5, 1])
+def test_the_databases_clock_is_known_from_its_answer_and_never_behind_it(
+    machine: MachineClocks, ahead: timedelta, read_after: float
+) -> None:
+    clock, took = DatabaseClock(), timedelta(milliseconds=40)
+    answer(clock, machine, ahead, took, read_after=read_after)
+    for _ in range(3):
+        assert -TINY / 10 <= clock.now() - (machine.wall + ahead) <= took + TINY / 10
+        machine.wait(SECOND)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_databases_clock_does_not_depend_on_the_machines(
+    machine: MachineClocks, step: timedelta
+) -> None:
+    clock = a_database_clock(machine, timedelta(0), TINY)
+    before = clock.now()
+    machine.step(step)
+    machine.wait(SECOND)
+    assert abs(clock.now() - before - SECOND) < 2 * TINY
+    assert abs(clock.skew() - step) < 2 * TINY
+
+
+def test_a_slow_answer_changes_nothing_and_a_quick_one_narrows_the_doubt(
+    machine: MachineClocks,
+) -> None:
+    clock = a_database_clock(machine, timedelta(0), 40 * TINY)
+    answer(clock, machine, timedelta(0), 3 * SECOND, read_after=1)
+    answer(clock, machine, timedelta(0), 3 * SECOND, read_after=0)
+    assert clock.uncertainty_seconds < 0.041
+    assert abs(clock.now() - machine.wall) < 41 * TINY
+    answer(clock, machine, timedelta(0), 2 * TINY)
+    assert clock.uncertainty_seconds < 0.003
+    assert -TINY / 10 < clock.now() - machine.wall + timedelta(seconds=0) < 41 * TINY
+
+
+def test_a_slow_answer_alone_is_no_skew(machine: MachineClocks) -> None:
+    for read_after in (0, 0.5, 1):
+        clock = DatabaseClock()
+        answer(clock, machine, timedelta(0), 10 * SECOND, read_after=read_after)
+        assert clock.skew() == timedelta(0)
+
+
+def test_nothing_is_known_of_a_database_that_has_not_answered(machine: MachineClocks) -> None:
+    clock = DatabaseClock()
+    assert clock.uncertainty_seconds == math.inf
+    assert abs(clock.now() - machine.wall) < TINY
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_a_step_of_the_databases_clock_is_followed_with_its_next_answer(
+    machine: MachineClocks, step: timedelta
+) -> None:
+    clock = a_database_clock(machine, timedelta(0), TINY)
+    clock.now()
+    answer(clock, machine, step, TINY)
+    assert abs(clock.now() - (machine.wall + step)) < 2 * TINY
+    assert abs(clock.skew() + step) < 2 * TINY
+
+
+def test_a_small_correction_never_takes_the_time_back(machine: MachineClocks) -> None:
+    clock = a_database_clock(machine, timedelta(0), TINY)
+    before = clock.now()
+    answer(clock, machine, -0.5 * SECOND, TINY)
+    assert clock.now() == before
+    machine.wait(SECOND)
+    assert before < clock.now() < machine.wall
 
 
 def test_a_manual_clock_stands_still_until_it_is_moved() -> None:

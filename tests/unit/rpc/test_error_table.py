@@ -24,6 +24,7 @@ EXAMPLES: list[AuthorityError] = [
     errors.ImpersonationForbidden(),
     errors.SessionLimitReached(100),
     errors.RetryStale(),
+    errors.ClockWrong("this machine's clock is 2.0 s ahead of the database's"),
     errors.ApiKeyMissing(),
     errors.ApiKeyInvalid(),
     errors.ApiKeyExpired(),
@@ -93,6 +94,7 @@ def test_only_what_a_repetition_can_mend_advises_one() -> None:
     advised = {type(error) for error in EXAMPLES if _details(error)[2].HasField("retry_delay")}
     assert advised == {
         errors.StoreUnavailable,
+        errors.ClockWrong,
         error_table.DeadlineExceeded,
         error_table.ServerOverloaded,
         error_table.TooManyRejectedTokens,

@@ -22,7 +22,7 @@ from session_authority_server.store.transaction import SqlTransaction
 from tests.contract.engines import MINUTE, SECOND, START
 from tests.unit.usecases.conftest import Authority
 
-EFFECTIVE = timedelta(seconds=2.1)
+EFFECTIVE = timedelta(seconds=3.1)
 USER = InitiatingEntity.USER
 
 
