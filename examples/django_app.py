@@ -62,6 +62,7 @@ from django.urls import include, path
 from django.views.decorators.http import require_POST
 
 from session_authority.web.django.decorators import recent_authentication
+from session_authority.web.django.requests import SessionRequest
 
 _HOME = """<!doctype html><title>Shop</title>
 {% if user.is_authenticated %}<h1>Hello, {{ user }}</h1>
@@ -72,10 +73,9 @@ _HOME = """<!doctype html><title>Shop</title>
 <label>Your name <input name="name" value="ada" required></label> <button>Sign in</button></form>{% endif %}"""
 
 
-def home(request: HttpRequest) -> HttpResponse:
-    """Greet whoever it is."""
-    auth_session = getattr(request, "auth_session")  # noqa: B009 - which mypy doesn't know
-    context = {"user": request.user, "auth_session": auth_session}
+def home(request: SessionRequest) -> HttpResponse:
+    """Greet the user."""
+    context = {"user": request.user, "auth_session": request.auth_session}
     return HttpResponse(engines["django"].from_string(_HOME).render(context, request))
 
 

@@ -4,7 +4,8 @@ from datetime import datetime, timedelta
 from typing import Annotated, assert_type
 
 from django.http import HttpRequest, HttpResponse
-from fastapi import FastAPI
+from django.urls import path
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.websockets import WebSocket
@@ -20,6 +21,7 @@ from session_authority.web.client_ip import ClientIp
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.django.auth_session import AuthSession
 from session_authority.web.django.decorators import recent_authentication
+from session_authority.web.django.requests import SessionRequest
 from session_authority.web.fastapi import (
     CurrentSession,
     OptionalSession,
@@ -59,6 +61,25 @@ async def me(session: CurrentSession, maybe: OptionalSession) -> None:
 
 async def safe(session: Annotated[Session, RecentAuthentication(minutes=10)]) -> None:
     assert_type(session, Session)
+
+
+async def safe_too(
+    session: Annotated[Session, Depends(RecentAuthentication(minutes=10))], request: Request
+) -> None:
+    assert_type(session, Session)
+
+
+def a_request_has_it(request: SessionRequest) -> None:
+    assert_type(request.auth_session, AuthSession)
+    request.auth_session.idle_timeout = timedelta(hours=1)
+    request.auth_session.idle_timeout = 3600  # type: ignore[assignment]
+    path("", a_view)
+    path("", a_typed_view)
+
+
+@recent_authentication(minutes=10)
+def a_typed_view(request: SessionRequest) -> HttpResponse:
+    return HttpResponse(request.auth_session.require().user_id)
 
 
 @recent_authentication(minutes=10)

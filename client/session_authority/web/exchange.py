@@ -20,6 +20,7 @@ class PageRequest:
         form: The form's fields, of each the last; empty unless the body was a URL-encoded form.
         body_bytes: How many bytes of the body were read; None if the framework does not say it.
         token: The session token that the request's cookie held, if any.
+        reauthenticate_url: Where users confirm who they are, unless the page's options say so.
     """
 
     method: str
@@ -31,6 +32,7 @@ class PageRequest:
     form: Mapping[str, str] = field(default_factory=dict, repr=False)
     body_bytes: int | None = None
     token: str | None = field(default=None, repr=False)
+    reauthenticate_url: str | None = None
 
     def __post_init__(self) -> None:
         # A visitor may choose a part of the path. Unquoted or after two slashes, browsers would read "\\" or a tab

@@ -464,7 +464,8 @@ def test_what_needs_a_recent_proof_is_shut_until_it_is_given(client: SessionClie
     assert browser.get("/vault").content == b"gold"
 
     browser = _with_old_proof(client)
-    assert browser.get("/vault").status_code == 403
+    sent = browser.get("/vault").headers["Location"]
+    assert sent == "/account/sessions/reauthenticate?next=%2Fvault"
     with settings(client, PAGE={"reauthenticate_url": "/prove?again=1"}):
         answer = browser.get("/vault?x=1")
         assert answer.status_code == 302

@@ -95,7 +95,10 @@ before = Client()
 before.force_login(ada)
 assert before.get("/me", secure=True).content == b"ada", "the deploy signed somebody out"
 assert before.get("/account/sessions", secure=True).status_code == 200
-assert before.get("/delete-account", secure=True).status_code == 403, "the proof is old"
+answer = before.get("/delete-account", secure=True)
+confirm = "/account/sessions/reauthenticate?next=%2Fdelete-account"
+assert answer.headers["Location"] == confirm, "the proof is old"
+assert before.get(confirm, secure=True).status_code == 200
 assert Client().get("/account/sessions", secure=True).status_code == 401
 print("done")
 """

@@ -1,7 +1,5 @@
 """What visitors see when the authority could not do what a view asked."""
 
-from urllib.parse import urlencode
-
 from django.contrib.auth.views import redirect_to_login
 from django.http import (
     HttpRequest,
@@ -19,7 +17,7 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
-from session_authority.web.django.options import options
+from session_authority.web.django.reauthentication import way_to_confirm
 from session_authority.web.visit import RETRY_AFTER_SECONDS
 
 
@@ -32,7 +30,7 @@ def answer(request: HttpRequest, error: Exception) -> HttpResponseBase | None:
         case SessionNotLive() | AuthenticationTooOld():
             response = redirect_to_login(request.get_full_path())
         case ReauthenticationRequired():
-            response = _reauthenticate(request)
+            response = _reauthenticate(request, error)
         case SessionLimitReached():
             detail = "Signed in on too many devices: sign out on one first."
             response = HttpResponse(detail, status=403, content_type="text/plain")
@@ -55,10 +53,11 @@ def unavailable(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _reauthenticate(request: HttpRequest) -> HttpResponse:
-    url = options().page_options.reauthenticate_url
-    if url is None:
-        detail = "Confirm who you are first."
+def _reauthenticate(request: HttpRequest, error: ReauthenticationRequired) -> HttpResponse:
+    address = way_to_confirm(request)
+    if address is not None:
+        return HttpResponseRedirect(address)
+    detail = "Confirm who you are first."
+    if request.accepts("text/html"):
         return HttpResponse(detail, status=403, content_type="text/plain")
-    joint = "&" if "?" in url else "?"
-    return HttpResponseRedirect(f"{url}{joint}{urlencode({'next': request.get_full_path()})}")
+    return JsonResponse({"detail": detail, **error.metadata}, status=403)

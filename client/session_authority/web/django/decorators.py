@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponseBase
 
 from session_authority.errors import ReauthenticationRequired
 from session_authority.web.django.answers import answer
+from session_authority.web.django.requests import SessionRequest
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
@@ -18,9 +19,15 @@ _View = TypeVar("_View", bound=Callable[..., Any])
 def recent_authentication(*, minutes: float) -> Callable[[_View], _View]:
     """Let a view be reached only by users who proved who they are that recently.
 
-    Others are sent to the page's `reauthenticate_url`, with `next`, or refused where there is none; visitors
-    who are not logged in are sent to `LOGIN_URL`. After the proof, call `request.auth_session.reauthenticate`.
+    Browsers of other users are sent to confirm their password and come back: to the view that
+    `session_authority.web.django.urls` includes, or to the page's `reauthenticate_url`. Programs get 403.
+    Visitors who are not logged in are sent to `LOGIN_URL`.
+
+    Raises:
+        ValueError: The number is not positive: no proof would ever be recent enough.
     """
+    if not minutes > 0:
+        raise ValueError(f"recent_authentication needs more than 0 minutes, not {minutes!r}")
     maximum_age = timedelta(minutes=minutes)
 
     def decorate(view: _View) -> _View:
@@ -46,7 +53,7 @@ def _refusal(request: HttpRequest, maximum_age: timedelta) -> HttpResponseBase |
     if not request.user.is_authenticated:
         return redirect_to_login(request.get_full_path())
     try:
-        cast("Any", request).auth_session.require(maximum_age=maximum_age)
+        cast("SessionRequest", request).auth_session.require(maximum_age=maximum_age)
     except ReauthenticationRequired as error:
         return answer(request, error)
     return None

@@ -1,11 +1,17 @@
-"""The page's addresses: `path("account/sessions", include("session_authority.web.django.urls"))`."""
+"""The page's addresses: `path("account/sessions", include("session_authority.web.django.urls"))`.
+
+Below it, at `reauthenticate`, users confirm their password.
+"""
 
 from django.urls import path, re_path
 
+from session_authority.web.django.reauthentication import BELOW, ReauthenticateView
 from session_authority.web.django.views import sessions_page
 
 app_name = "session_authority"
 urlpatterns = [
     path("", sessions_page, name="sessions"),
+    # Included with or without a slash at the end.
+    re_path(rf"^/?{BELOW}$", ReauthenticateView.as_view()),
     re_path(r"^(?P<below>.+)$", sessions_page),
 ]

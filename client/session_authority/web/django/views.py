@@ -9,6 +9,8 @@ from django.views.decorators.csrf import csrf_exempt
 from session_authority.errors import SessionAuthorityError
 from session_authority.web.django.auth_session import AuthSession
 from session_authority.web.django.options import options
+from session_authority.web.django.reauthentication import confirm_url
+from session_authority.web.django.requests import SessionRequest
 from session_authority.web.exchange import PageRequest
 from session_authority.web.form import is_form
 
@@ -16,7 +18,7 @@ from session_authority.web.form import is_form
 @csrf_exempt  # The page's forms carry a token of its own, bound to the session.
 def sessions_page(request: HttpRequest, below: str = "") -> HttpResponse:
     """Hand a request to the page, and its answer back."""
-    auth_session: AuthSession = cast("Any", request).auth_session
+    auth_session = cast("SessionRequest", request).auth_session
     request.get_host()  # refuses one that is not among ALLOWED_HOSTS
     visit, found = auth_session.visit, options()
     if len(visit.tokens) > 1:
@@ -55,4 +57,5 @@ def _request(request: HttpRequest, below: str, auth_session: AuthSession) -> Pag
         form=form,
         body_bytes=body_bytes,
         token=visit.token,
+        reauthenticate_url=confirm_url(),
     )

@@ -66,7 +66,7 @@ class Visit:
     @cached_property
     def states(self) -> States:
         """What can be said instead of the list."""
-        return States(self.language, self.options, self.root)
+        return States(self.language, self.options, self.root, self.request.reauthenticate_url)
 
 
 class Renderer:

@@ -56,7 +56,14 @@ class State:
 class States:
     """The states in one language, for one page."""
 
-    def __init__(self, language: Language, options: PageOptions, root: str) -> None:
+    def __init__(
+        self,
+        language: Language,
+        options: PageOptions,
+        root: str,
+        reauthenticate_url: str | None = None,
+    ) -> None:
+        self._reauthenticate_url = reauthenticate_url
         self._language = language
         self._options = options
         self._root = root
@@ -92,7 +99,8 @@ class States:
     def reauthenticate(self) -> State:
         """The authority's policy wants a fresh proof of identity."""
         _ = self._language.gettext
-        url = self._options.reauthenticate_url or self._options.sign_in_url
+        options = self._options
+        url = options.reauthenticate_url or self._reauthenticate_url or options.sign_in_url
         return State(
             status=403,
             name="reauthenticate",

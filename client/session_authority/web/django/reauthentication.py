@@ -1,0 +1,117 @@
+"""The page on which a user confirms the password, and the way there and back."""
+
+from typing import Any, cast
+
+from django import forms
+from django.conf import settings
+from django.contrib.auth import authenticate
+from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import resolve_url
+from django.urls import NoReverseMatch, reverse
+from django.utils.decorators import method_decorator
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.generic import FormView
+
+from session_authority.web.django.options import options
+from session_authority.web.django.requests import SessionRequest
+from session_authority.web.next_page import confirm_address, next_page
+
+BELOW = "reauthenticate"
+"""The path of the view below the sessions page."""
+
+
+class ConfirmPasswordForm(forms.Form):
+    """Asks for the password of the user who is signed in, and has Django's backends check it."""
+
+    password = forms.CharField(
+        label=_("Password"),
+        strip=False,
+        widget=forms.PasswordInput(
+            attrs={"autocomplete": "current-password", "autofocus": True, "required": True}
+        ),
+    )
+
+    def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        self._request = request
+        super().__init__(*args, **kwargs)
+
+    def clean_password(self) -> str:
+        """Refuse a password that is not the user's."""
+        password: str = self.cleaned_data["password"]
+        user = self._request.user
+        found = authenticate(self._request, username=user.get_username(), password=password)
+        if found is None or found.pk != user.pk:
+            raise ValidationError(_("This password is not right."), code="invalid")
+        return password
+
+
+@method_decorator(login_not_required, name="dispatch")  # it sends visitors to sign in by itself
+@method_decorator((csrf_protect, never_cache, sensitive_post_parameters("password")), "dispatch")
+class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is generic in its stubs alone
+    """Records that the user has proved who they are, and returns to `next`.
+
+    It always shows its form, so two pages cannot send a browser back and forth. Subclass it for another proof.
+
+    Attributes:
+        methods: How its users prove who they are, in the names of RFC 8176.
+    """
+
+    methods: tuple[str, ...] = ("pwd",)
+    form_class = ConfirmPasswordForm
+    template_name = "session_authority/reauthenticate.html"
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Let in users themselves. A visitor signs in, which is a proof, and goes straight to `next`."""
+        if not request.user.is_authenticated:
+            return redirect_to_login(self.get_success_url())
+        if cast("SessionRequest", request).auth_session.require().actor_id is not None:
+            detail = "Only users themselves can confirm who they are."
+            return HttpResponse(detail, status=403, content_type="text/plain")
+        return super().dispatch(request, *args, **kwargs)
+
+    def get_form_kwargs(self) -> dict[str, Any]:
+        """Give the form the request."""
+        return {**super().get_form_kwargs(), "request": self.request}
+
+    def form_valid(self, form: ConfirmPasswordForm) -> HttpResponse:
+        """Record the proof."""
+        cast("SessionRequest", self.request).auth_session.reauthenticate(methods=self.methods)
+        return HttpResponseRedirect(self.get_success_url())
+
+    def get_success_url(self) -> str:
+        """Return the path that `next` names, if it is one of this site and not this page."""
+        home = options().page_options.home_url or resolve_url(settings.LOGIN_REDIRECT_URL)
+        return next_page(self.request.GET.get("next"), default=home, confirm_url=self.request.path)
+
+
+def confirm_url() -> str | None:
+    """Return where users confirm who they are: the setting's address, or the page that `urls` includes."""
+    given = options().page_options.reauthenticate_url
+    if given is not None:
+        return given
+    try:
+        return f"{reverse('session_authority:sessions').rstrip('/')}/{BELOW}"
+    except NoReverseMatch:
+        return None
+
+
+def way_to_confirm(request: HttpRequest) -> str | None:
+    """Return the address that leads a browser to confirm and back; None for a program, and on that page itself."""
+    url = confirm_url()
+    if url is None or not request.accepts("text/html"):
+        return None
+    if next_page(request.path, default="", confirm_url=url) == "":
+        return None
+    return confirm_address(
+        url,
+        method=request.method or "GET",
+        path=request.get_full_path(),
+        referer=request.headers.get("referer", ""),
+        origin=cast("SessionRequest", request).auth_session.visit.origin,
+    )
