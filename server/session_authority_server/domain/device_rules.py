@@ -68,8 +68,8 @@ PROGRAMS = {
     "CCleaner Browser": "ccleaner",
     "Norton Private Browser": "norton",
     "DuckDuckGo": "ddg duckduckgo",
-    "Meta Quest Browser": "oculusbrowser",
     "PICO Browser": "picobrowser",
+    "Meta Quest Browser": "oculusbrowser",
     "Wolvic": "wolvic",
     "Startpage": "startpage",
     "Qwant": "qwantmobile qwantbrowser",
@@ -93,7 +93,12 @@ PROGRAMS = {
     "Tizen Browser": "tizenbrowser",
     "Samsung Internet": "samsungbrowser",
     "Samsung Email": "samsungemail",
-    "Maxthon": "maxthon mxbrowser mxios",
+    "Maxthon": "maxthon mxbrowser mxbrowser-inhouse mxios",
+    "Vivaldi": "vivaios",
+    "AdBlock Browser": "abb",
+    "360 Browser": "qihu 360ee 360se",
+    "T-Browser": "tbrowser",
+    "Sogou": "sogousearch",
     "Coc Coc": "coc_coc_browser",
     "Seznam": "sznprohlizec",
     "WebPositive": "webpositive",
@@ -161,7 +166,7 @@ NOT_PROGRAMS = (
 
 # What a program that is no browser begins with, if it does not begin with its own name.
 NOT_APPS = _words("""
-    mozilla opera dalvik cfnetwork darwin j2me java-me url linux python version iphone ipad ipod android ios build
+    mozilla opera dalvik cfnetwork darwin dv j2me java-me url linux version iphone ipad ipod android ios build
     wap-browser mobile
     """) | {"linux upnp"}
 
@@ -178,7 +183,7 @@ FEATURE_PHONES = (
 # Libraries that carry the requests of apps. An app that is named after one of them is the program.
 CARRIERS = _words("""
     okhttp okhttp3 alamofire afnetworking cfnetwork dalvik dart axios apache-httpclient volley retrofit ktor-client
-    exoplayerlib node-fetch undici got go-http-client python-requests python-urllib urllib3 aiohttp guzzlehttp
+    exoplayerlib node-fetch undici got go-http-client python python-requests python-urllib urllib3 aiohttp guzzlehttp
     nsurlsession urlsession react-native reactornetty
     """)
 
@@ -261,8 +266,8 @@ SYSTEM_SIGNS = (
     ("PlayStation", r"(PlayStation (?:Vita|Portable|[3-9]))()", ""),
     ("PLAYSTATION 3", "", "PlayStation 3"),
     ("(PS3)", "", "PlayStation 3"),
-    ("Xbox", "", "Xbox"),
-    ("Nintendo", r"(Nintendo (?:Switch(?: 2)?|WiiU|Wii|3DS|DSi?))()", ""),
+    ("; Xbox", "", "Xbox"),
+    ("(Nintendo", r"(Nintendo (?:Switch(?: 2)?|WiiU|Wii|3DS|DSi?))()", ""),
     ("iPadOS", r"(iPadOS)\b(?:[ /]([\d._]+))?", ""),
     ("tvOS", r"(tvOS)(?:[ /]?([\d.]+))?", ""),
     ("watchOS", r"(watchOS)\b(?:[ /]([\d.]+))?", ""),
@@ -281,7 +286,7 @@ SYSTEM_SIGNS = (
     ("Windows CE", "", "Windows CE"),
     ("WindowsCE", "", "Windows CE"),
     ("Windows IoT", "", "Windows"),
-    ("Haiku", r"\bHaiku\b", "Haiku"),
+    ("Haiku", r"(?:Intel |\(|; )Haiku\b", "Haiku"),
     ("Darwin", r"\((?:x86_64|i386|Power)|Darwin/?[ \d.]*;? ?(?:i386|x86_64|arm64)", "macOS"),
     # Safari and the parts of macOS number WebKit by the system and the version: 20621, on iOS 8621.
     ("Darwin", r"\A(?:Safari|com\.apple\.)[\w.]*/[12]\d{4}\.", "macOS"),
@@ -299,28 +304,34 @@ SYSTEM_WORDS = (
 # The first row that matches tells the type: one of the texts is in the user agent, and the pattern, if any, matches.
 # Televisions and tablets claim to be other things as well, so the special stand before the general.
 TYPE_SIGNS = (
+    # A phone's app can be called after the console or the television that it controls.
+    (("iPad", "ablet;"), r"\biPad|\b[Tt]ablet;", "tablet"),
+    (("iPhone", "iPod"), r"\A(?!.*Watch)", "phone"),
     # Consoles, watches, headsets, cars, speakers, televisions.
     (
         (
-            "PlayStation", "PLAYSTATION", "(PS3)", "Xbox", "Nintendo", "OUYA", "Steam Deck", "Retroid",
+            "(PlayStation", "(PLAYSTATION", "(PS3)", "; Xbox", "(Nintendo", "OUYA", "Steam Deck", "Retroid",
             "Apple Watch", "watchOS", "OculusBrowser", "PicoBrowser", "VR Safari", "Mobile VR", "PortalGo",
-            "Garmin", "Tesla/", "TeslaBrowser", "Polestar", "yandexstation",
+            "Tesla/20", "TeslaBrowser", "; Polestar", "yandexstation",
             "SMART-TV", "SmartTV", "Smart TV", "Smart-TV", "smart-tv", "Smart_TV", "SMARTTV", "LINUX; Tizen", "HbbTV",
-            "OMI/", "VIZIO", "BRAVIA", "Roku", "VIDAA", "Chromecast", "CrKey", "Web0S", "NetCast", "Android TV",
-            "AndroidTV", "Google TV", "GoogleTV", "SHIELD Android", "AppleTV", "Apple TV", "MIBOX", "MI BOX", "Freebox",
+            "OMI/", "VIZIO SmartCast", "ViziOS", "BRAVIA", "Roku/DVP", "VIDAA", "Chromecast", "CrKey", "Web0S", "NetCast", "Android TV",
+            "AndroidTV", "Google TV", "GoogleTV", "SHIELD Android", "AppleTV", "Apple TV", "MIBOX", "MI BOX", "MiTV", "MITV",
+            "TicWatch", "Ticwatch", "Freebox",
             "BrightSign", "Coolita", "Family Hub", "(DTV;", "TSBNetTV",
         ),
         "", "appliance",
     ),
     (
-        ("Watch", "SM-R", "Quest", "Sonos/", "EO", "AFT"),
-        r"\bWatch\b|\bSM-R\d{3}|\bQuest (?:[23]\b|Pro)|Sonos/\S+ \(ZP|\bA[A-Z]?EO[A-Z]{2}\b|\bAFT[A-Z]", "appliance",
+        ("Watch", "SM-R", "Quest", "Sonos/", "EO", "AFT", "Garmin"),
+        r"\bWatch\b|\bSM-R\d{3}|\bQuest (?:[23]\b|Pro)|Sonos/\S+ \(ZP|\bA[A-Z]?EO[A-Z]{2}\b|\bAFT[A-Z]"
+        r"|\AGarmin (?:[Ff]enix|Forerunner|vivo|Venu|Instinct)", "appliance",
     ),
     (("(PC; ",), "", "desktop"),
-    (("iPad", "ablet"), r"\biPad|\b[Tt]ablet;|Android.*\bTablet\b", "tablet"),
+    # Some tablets with Android say "Mobile", too; Yandex's browser adds "/apad" there.
+    (("/apad", "ab"), r"\A(?=.*Android).*(?:/apad|[ _](?i:tab)(?:let)?[ _\d;)])", "tablet"),
     (
         (
-            "iPhone", "iPod", "Windows Phone", "Lumia", "XBLWP7", "KAIOS", "BlackBerry", "(BB10", "SymbianOS", "MIDP",
+            "Windows Phone", "Lumia", "XBLWP7", "KAIOS", "BlackBerry", "(BB10", "SymbianOS", "MIDP",
             "(Phone; ", "QwantMobile",
         ),
         "", "phone",
@@ -329,18 +340,16 @@ TYPE_SIGNS = (
     (("Mobile",), r"\AMozilla/.*\bMobile\b", "phone"),
     # Computers on which somebody has installed Android.
     (
-        (
-            "Chromebook", "Pixelbook", "Inspiron", "Latitude", "Vostro", "EliteBook", "ProBook", "ThinkPad", "TravelMate",
-            "Aspire",
-        ),
-        "", "desktop",
+        ("Android",),
+        r"; [^;]*\b(?:Chromebook|Pixelbook|Inspiron|Latitude|Vostro|EliteBook|ProBook|ThinkPad|TravelMate|Aspire)\b",
+        "desktop",
     ),
     # Boxes and televisions with Android: "TV", or a model that starts with the size of a screen.
     (
         ("Android",),
-        r"(?<!D)TV\b|TV_|\b[Bb]ox\b|\bBOX|(?<!\w)4K\b|UHD|\bSTB|\bShell\b"
+        r"\A(?:Mozilla|Dalvik)/.*(?:(?<!D)TV\b|TV_|\b[Bb]ox\b|\bBOX|(?<!\w)4K\b|UHD|\bSTB|\bShell\b"
         r"|\b(?:[XTH]9[56]|A95X|S95|HK1|MXQ|TX\d|UGOOS|Beelink)"
-        r"|; (?:2[48]|3[29]|4[0-9]|5[058]|6[05]|7[05])[A-Z]{2}\w+[ )]",
+        r"|; (?:2[48]|3[29]|4[0-9]|5[058]|6[05]|7[05])[A-Z]{2}\w+[ )])",
         "appliance",
     ),
     (("Android",), r"\AMozilla/", "tablet"),
@@ -364,7 +373,8 @@ SAFARI_SYSTEMS = frozenset({"iOS", "iPadOS", "macOS", "watchOS", "visionOS", "Wi
 # Names of libraries and tools.
 SCRIPTS = (
     r"(?:grpc|python|headless)[ -].*"
-    r"|(?:connect|lib|aws-sdk|go|php|lua|rest|http|okhttp|node|java|perl)(?:-.*|[\d.]*)"
+    r"|(?:connect|lib|aws-sdk|go|php|lua|rest|http|okhttp|node|java|perl)-.*"
+    r"|(?:go|php|lua|okhttp|node|java|perl|python)[\d.]*"
     r"|.*[-_.](?:http|https|client|sdk|requests)|.*http-?client|.* http client|.* update"
     r"|apache-httpclient.*|winhttp.*|libcurl|libwww-perl"
     r"|curl|wget|httpie|powershell|postmanruntime|insomnia|k6|ffmpeg|git|conda"

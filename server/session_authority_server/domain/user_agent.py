@@ -61,7 +61,6 @@ _IPADOS_SINCE_VERSION = 13
 # "Outlook-iOS/709.2", "Pinterest for Android/9.0": the version is the app's.
 _APP_VERSION = re.compile(r"(?:(?:for |[A-Za-z]-)(?:iOS|Android)|\bandroid)/(\d+)")
 
-
 _PROGRAMS = {key: name for name, keys in rules.PROGRAMS.items() for key in keys.split()}
 _PROGRAM_RANKS = {key: rank for rank, key in enumerate(_PROGRAMS)}
 _NO_OWN_NAMES = rules.NOT_APPS | rules.CARRIERS
@@ -212,8 +211,8 @@ def _is_program_word(word: str) -> bool:
 
 def _left_over(agent: str, products: list[Product]) -> Product:
     """Return the best guess where neither ua-parser nor the rules know the program."""
-    firefox = next((each for each in products if each.key == "firefox"), None)
-    return firefox or compatible_product(agent) or NO_PRODUCT
+    engine = next((each for each in products if each.key in {"firefox", "chrome"}), None)
+    return engine or compatible_product(agent) or NO_PRODUCT
 
 
 def _read_app(agent: str, found: PartialResult) -> tuple[str, str]:
@@ -227,10 +226,9 @@ def _read_app(agent: str, found: PartialResult) -> tuple[str, str]:
     known = _known_program(products)
     if known is not None:
         return _named(known, family, family_version)
-    if family and family.lower() not in rules.CARRIERS:
-        return family, family_version
-    app = next((each for each in products if _is_program(each)), None)
-    if app is not None and not feature_phone:
+    carried = own.key in rules.CARRIERS or not family
+    app = next((each for each in products if _is_program(each)), None) if carried else None
+    if app is not None and not feature_phone and not _SCRIPT.fullmatch(app.label):
         return _named(app, family, family_version)
     if not family and own.key in rules.CARRIERS - rules.NOT_APPS:
         return _named(own, "", "")
@@ -319,7 +317,8 @@ def _os(agent: str, found: PartialResult) -> tuple[str, str]:
     if not name:
         name = next((word for pattern, word in _SYSTEM_WORDS if pattern.search(agent)), "")
     app_version = _APP_VERSION.search(agent)
-    if app_version and version.partition(".")[0] == app_version[1]:
+    major = version.partition(".")[0]
+    if (app_version and major == app_version[1]) or (name == "Android" and _is_api_level(major)):
         version = ""
     if name in {"iOS", "macOS"} and "Macintosh" in agent and _IOS_ONLY.search(agent):
         # An iPad that asks for the site of a computer; only its browser gives it away.
@@ -328,6 +327,11 @@ def _os(agent: str, found: PartialResult) -> tuple[str, str]:
         name = "iPadOS"
     frozen = _FROZEN_OS_VERSIONS.get(name)
     return name, "" if frozen and frozen.search(agent) else version
+
+
+def _is_api_level(major: str) -> bool:
+    """Tell the level of Android's API, such as 34, from the version, such as 14."""
+    return major.isdecimal() and int(major) >= 30
 
 
 def _is_ipados(version: str) -> bool:

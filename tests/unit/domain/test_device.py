@@ -362,8 +362,45 @@ def test_nobody_is_called_a_bot_for_a_part_of_a_name(agent: str, name: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("agent", "words"),
+    [
+        ("Xbox/2405 CFNetwork/1408.0.4 Darwin/22.5.0", "Xbox on iOS"),
+        ("PlayStationApp/22.1 (iPhone; iOS 17.5; Scale/3.00)", "PlayStationApp on iOS"),
+        ("Nintendo Switch Online/2.1 (Android 14; Pixel 8)", "Nintendo Switch Online on Android"),
+        ("Box/4.2 (Android 14; Pixel 8)", "Box on Android"),
+        ("Connect/1.2 (iPhone; iOS 17.5; Scale/3.00)", "Connect on iOS"),
+    ],
+)
+def test_an_app_that_is_called_after_a_console_or_a_library_is_still_an_app(
+    agent: str, words: str
+) -> None:
+    device = parse_device(agent)
+
+    assert device.display_name == words
+    assert device.type in {PHONE, UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("model", "type_"),
+    [
+        ("SM-S918B", PHONE),
+        ("Lenovo Tab P12", TABLET),
+        ("MiTV-AXSO2", APPLIANCE),
+        ("2021/22 Philips UHD Android TV", APPLIANCE),
+        ("SM-R960", APPLIANCE),
+        ("TicWatch Pro 5", APPLIANCE),
+    ],
+)
+def test_a_model_tells_the_type_of_a_device_that_calls_itself_mobile(
+    model: str, type_: DeviceType
+) -> None:
+    assert parse_device(f"Mozilla/5.0 (Linux; Android 14; {model}; wv) {ANDROID}").type is type_
+
+
+@pytest.mark.parametrize(
     ("agent", "os", "os_version"),
     [
+        ("Spotify/8.9.42.575 Android/34 (SM-S918B)", "Android", ""),
         ("Outlook-iOS/709.2042344.prod.iphone (3.21.0)", "iOS", ""),
         ("Pinterest for Android/9.0.4 (K83CA; 9)", "Android", ""),
         (f"Mozilla/5.0 (Linux; Android 10) {ANDROID} Zalo android/12100580", "Android", "10"),

@@ -34,7 +34,8 @@ PIECES = st.sampled_from(
     [
         "Mozilla/5.0 ", "(iPhone; CPU iPhone OS 18_6 ", "(iPad; ", "Windows NT 10.0; ", "Android 10; K) ",
         "Chrome/", "Version/", "Safari/", "Mobile ", "CFNetwork/1 ", "Darwin/24.6.0", "compatible; ",
-        "Googlebot/", "PlayStation 5", "X11; ", "%E2%80%AE", "%00", "/", ";", ") ", "1.0", "9" * 50,
+        "Googlebot/", "PlayStation 5", "X11; ", "M bot 54", "[FB_IAB/", "NAVER(", "okhttp/",
+        " like iPhone", "OpenHarmony 5.0", "Electron/", "+http://", "PlayStation 5/", "X11; ", "%E2%80%AE", "%00", "/", ";", ") ", "1.0", "9" * 50,
     ]
 )  # fmt: skip
 AGENT_LIKE = st.lists(PIECES | ANY_TEXT, max_size=20).map("".join)
