@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -145,19 +145,39 @@ def list_sessions(token: Token, *, show_ended: bool, page_size: int) -> Operatio
     sessions: dict[str, Session] = {}
     page_token = ""
     while True:
-        page, page_token = yield from list_page(
+        page = yield from list_page(
             token, show_ended=show_ended, page_size=page_size, page_token=page_token
         )
-        for session in page:
+        for session in page.sessions:
             sessions.setdefault(session.session_id, session)
+        page_token = page.next_page_token
         if not page_token:
             return list(sessions.values())
 
 
+class ListedPage(NamedTuple):
+    """One page of a user's sessions.
+
+    Attributes:
+        sessions: The sessions of this page.
+        next_page_token: Gives the next page; empty on the last one.
+        total: How many live sessions the user has over all pages; 10,001 if more than 10,000.
+    """
+
+    sessions: list[Session]
+    next_page_token: str
+    total: int
+
+
 def list_page(
-    token: Token, *, show_ended: bool, page_size: int, page_token: str
-) -> Operation[tuple[list[Session], str]]:
-    """Show a user one page of their own sessions, and what the next one is asked for with, if any."""
+    token: Token,
+    *,
+    show_ended: bool = False,
+    only_ended: bool = False,
+    page_size: int,
+    page_token: str = "",
+) -> Operation[ListedPage]:
+    """Show a user one page of their own sessions."""
     if not 1 <= page_size <= PAGE_LIMIT_SESSIONS:
         raise convert.invalid("page_size", f"must be from 1 to {PAGE_LIMIT_SESSIONS}")
     answer = yield from _ask(
@@ -167,12 +187,14 @@ def list_page(
             page_size=page_size,
             page_token=page_token,
             show_ended=show_ended,
+            only_ended=only_ended,
         ),
         v1.ListSessionsResponse,
     )
     if answer.next_page_token and answer.next_page_token == page_token:
         raise InternalError("the pages of the list lead in a circle")
-    return [convert.session_of(each) for each in answer.sessions], answer.next_page_token
+    sessions = [convert.session_of(each) for each in answer.sessions]
+    return ListedPage(sessions, answer.next_page_token, answer.total_size)
 
 
 def revoke(token: Token, session_id: str) -> Operation[RevokedSession]:

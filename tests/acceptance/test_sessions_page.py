@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -98,7 +99,7 @@ class TestLooking:
         text = said(await visitor.ask("GET"))
 
         assert (
-            "Chrome on Windows Current session Active now · authenticated 2 hours agoJan 15, 2026, "
+            "Chrome on Windows Current session Active now · identity confirmed 2 hours agoJan 15, 2026, "
             "12:00:00 PM UTC · 203.0.113.7 Signed in Jan 15, 2026, 12:00 PM UTC"
         ) in text.replace("\u202f", " ")
         assert "with password and one-time code" in text
@@ -261,7 +262,10 @@ class TestThousands:
             page = await visitor.look(query={"page": str(number)})
             ids = re.findall(r'name="session_id" value="([^"]+)"', page)
             seen += ids
-            assert len(ids) == (50 if number < 9 else 29)
+            # The viewer's own session is the first row of the first page.
+            assert len(ids) == (49 if number == 1 else 50 if number < 9 else 30)
+            assert f"{number * 50 - 49}-{min(number * 50, 430)} of 430" in page
+            assert "430 devices are signed in to your account." in page
             assert page.count("Current session") == (number == 1), "it is first wherever it is"
             assert ('rel="next"' in page) is (number < 9)
             assert ('rel="prev"' in page) is (number > 1)
@@ -272,17 +276,79 @@ class TestThousands:
     async def test_the_first_page_reads_no_more_than_it_shows(self, authority: Authority) -> None:
         made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(900)]
         await insert_sessions(authority.database, [session for session, _ in made])
-        operation = Visitor(authority, made[0][1]).page.handle(
-            PageRequest(method="GET", root=ROOT, origin=ORIGIN, token=made[0][1])
-        )
+        few = [a_session("bob", NOON - timedelta(minutes=number)) for number in range(190)]
+        await insert_sessions(authority.database, [session for session, _ in few])
+
+        assert await self._calls(authority, made[0][1]) == 2, "live ones, then ended ones"
+        assert await self._calls(authority, few[0][1]) == 1
+
+    async def _calls(self, authority: Authority, token: str) -> int:
+        request = PageRequest(method="GET", root=ROOT, origin=ORIGIN, token=token)
+        operation = Visitor(authority, token).page.handle(request)
         calls = [next(operation)]
         try:
             while True:
                 calls.append(operation.send(await authority.client._send(calls[-1])))
         except StopIteration:
-            pass
+            return len(calls)
 
-        assert len(calls) == 1
+    async def test_every_page_shows_what_ended_last(
+        self, authority: Authority, client: AsyncSessionClient
+    ) -> None:
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(430)]
+        await insert_sessions(authority.database, [session for session, _ in made])
+        for number in range(12):
+            gone = await client.create("ada", user_agent=f"app-{number}/1")
+            await client.sign_out(gone.token)
+            authority.pass_time(minutes=1)
+        visitor = Visitor(authority, made[0][1])
+
+        for place in ("1", "4", "9"):
+            page = await visitor.look(query={"page": place})
+            names = re.findall(r"<bdi>(app-\d+)", page)
+            assert names == [f"app-{number}" for number in range(11, 1, -1)]
+
+    async def test_more_sessions_than_are_counted_are_said_to_be_more(
+        self, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("session_authority.web.sessions_page.page.LISTED_LIMIT_SESSIONS", 250)
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(251)]
+        await insert_sessions(authority.database, [session for session, _ in made])
+
+        page = await Visitor(authority, made[0][1]).look()
+
+        assert "250+ devices are signed in" in page
+        assert "1-50 of 250+" in page
+
+    async def test_logging_out_leads_back_to_the_same_page_or_to_the_last_there_is(
+        self, authority: Authority
+    ) -> None:
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(102)]
+        await insert_sessions(authority.database, [session for session, _ in made])
+        visitor = Visitor(authority, made[0][1])
+
+        for page, shown in (("3", "101-101 of 101"), ("3", "51-100 of 100")):
+            [session_id, *_] = re.findall(
+                r'name="session_id" value="([^"]+)"', await visitor.look(query={"page": page})
+            )
+            asked = await visitor.send("/log-out", session_id=session_id, page=page)
+            assert f'href="{ROOT}?page={page}">Cancel' in asked.body.decode()
+            [carried] = re.findall(r'name="page" value="([^"]*)"', asked.body.decode())
+            done = await visitor.send(
+                "/log-out", session_id=session_id, page=carried, confirmed="yes"
+            )
+            text = said(await self._follow(visitor, done))
+            assert shown in text
+            assert "Firefox on Linux was logged out." in text
+            assert "Recently ended" in text
+
+    async def _follow(self, visitor: Visitor, response: PageResponse) -> PageResponse:
+        for _ in range(3):
+            if response.status != 303:
+                break
+            query = dict(parse_qsl(urlsplit(header(response, "location") or "").query))
+            response = await visitor.ask("GET", query=query)
+        return response
 
     @pytest.mark.parametrize("page", ["2", "9999", "1000000000000"])
     async def test_a_page_beyond_the_last_leads_to_the_first(
@@ -790,7 +856,7 @@ class TestHttp:
     ) -> None:
         page = await visitor.look()
         paths = re.findall(rf'(?:href|src)="{ROOT}(/static/[^"]+)"', page)
-        assert len(paths) == 2
+        assert [path.rpartition(".")[2] for path in paths] == ["svg", "css", "js"]
         for path in paths:
             response = await Visitor(authority, None).ask("GET", path)
             assert response.status == 200

@@ -164,6 +164,7 @@ STORE_SILENT = {
     "touch",  # moves an idle timeout on
     "erase_some",  # what was swept
     "list_live",
+    "count_live",
     "list_used_since",
     "list_ended",
 }

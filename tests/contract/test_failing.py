@@ -23,6 +23,7 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "transact": lambda engine: engine.add(a_session()),
     "touch": lambda engine: engine.sessions.touch([Touch(uuid4(), START, None)], lambda: START),
     "list_live": lambda engine: engine.sessions.list_live("ann", START, None, 10),
+    "count_live": lambda engine: engine.sessions.count_live("ann", START, 10),
     "list_used_since": lambda engine: engine.sessions.list_used_since(
         "ann", START, START, START, None, 10
     ),

@@ -126,6 +126,25 @@ async def test_what_is_not_live_is_in_the_other_list(engine: Engine) -> None:
     assert set(ids(found)) == set(ids([live, expired, idle]))
 
 
+async def test_live_sessions_are_counted_as_they_are_listed(engine: Engine) -> None:
+    ended, swept = a_session(), a_session("bob")
+    await engine.add(
+        a_session(),
+        a_session(idle_timeout=90 * MINUTE),
+        a_session(lifetime=60 * MINUTE),
+        a_session(idle_timeout=60 * MINUTE),
+        ended,
+        swept,
+    )
+    await end(engine, ended, 1)
+    await engine.sweep("bob", START)
+
+    assert len(await all_live(engine)) == 2
+    assert [await engine.sessions.count_live("ann", NOW, limit) for limit in (1, 2, 3)] == [1, 2, 2]
+    assert await engine.sessions.count_live("bob", NOW, 10) == 0
+    assert await engine.sessions.count_live("nobody", NOW, 10) == 0
+
+
 async def test_a_sweep_moves_all_into_the_other_list(engine: Engine) -> None:
     sessions = [a_session() for _ in range(3)]
     await engine.add(*sessions)

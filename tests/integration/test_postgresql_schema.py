@@ -121,6 +121,7 @@ STATEMENTS: dict[str, tuple[Call, str]] = {
         "sessions_pkey",
     ),
     "list live": (lambda engine: engine.sessions.list_live("user-7", START, None, 50), BY_USER),
+    "count live": (lambda engine: engine.sessions.count_live("user-7", START, 50), BY_USER),
     "list ended": (lambda engine: engine.sessions.list_ended("user-7", START, None, 50), BY_USER),
     "count towards the limit": (_lock, BY_USER),
     "touch": (

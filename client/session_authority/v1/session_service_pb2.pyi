@@ -374,6 +374,7 @@ class ListSessionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SHOW_ENDED_FIELD_NUMBER: _builtins.int
+    ONLY_ENDED_FIELD_NUMBER: _builtins.int
     session_token: _builtins.str
     """The token that proves whose sessions to show."""
     page_size: _builtins.int
@@ -388,6 +389,8 @@ class ListSessionsRequest(_message.Message):
     """Whether to show, after the live sessions, those that have ended and are still in the history (30 days
     by default).
     """
+    only_ended: _builtins.bool
+    """Whether to leave out the live sessions. Implies `show_ended`."""
     def __init__(
         self,
         *,
@@ -395,10 +398,11 @@ class ListSessionsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         show_ended: _builtins.bool = ...,
+        only_ended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "session_token", b"session_token", "show_ended", b"show_ended"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["only_ended", b"only_ended", "page_size", b"page_size", "page_token", b"page_token", "session_token", b"session_token", "show_ended", b"show_ended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,8 +416,13 @@ class ListSessionsResponse(_message.Message):
 
     SESSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Gives the next page. Empty on the last one."""
+    total_size: _builtins.int
+    """How many live sessions the user has, over all pages. 10,001 if there are more than 10,000. It is counted
+    anew for each page, so it changes while sessions begin and end.
+    """
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
         """The sessions of this page. Over all pages, every session that is live throughout appears at least
@@ -426,10 +435,11 @@ class ListSessionsResponse(_message.Message):
         *,
         sessions: _abc.Iterable[_session_pb2.Session] | None = ...,
         next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sessions", b"sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sessions", b"sessions", "total_size", b"total_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

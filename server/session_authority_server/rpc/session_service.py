@@ -134,11 +134,13 @@ class SessionService(SessionServiceServicer):
                 page_size=request.page_size,
                 page_token=request.page_token,
                 show_ended=request.show_ended,
+                only_ended=request.only_ended,
             )
         )
         return pb.ListSessionsResponse(
             sessions=[to_session(session, page.now, page.current) for session in page.sessions],
             next_page_token=page.next_page_token,
+            total_size=page.total,
         )
 
     async def RevokeSession(

@@ -310,6 +310,10 @@ class SessionStore(Protocol):
         """Return a user's live sessions, by last activity and id, the latest first, after a key."""
         ...
 
+    async def count_live(self, user_id: str, now: datetime, limit: int) -> int:
+        """Return how many live sessions a user has, and `limit` if there are at least as many."""
+        ...
+
     async def list_used_since(
         self,
         user_id: str,

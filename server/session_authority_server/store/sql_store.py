@@ -8,6 +8,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     and_,
+    func,
     or_,
     select,
     update,
@@ -189,6 +190,20 @@ class SqlSessionStore:
         self, user_id: str, now: datetime, after: PageKey | None, limit: int
     ) -> Sequence[Session]:
         return await self._list_active(user_id, is_live(now), after, limit)
+
+    async def count_live(self, user_id: str, now: datetime, limit: int) -> int:
+        live = (
+            select(sessions.c.session_id)
+            .where(sessions.c.user_id == user_id, is_live(now))
+            .limit(limit)
+            .subquery()
+        )
+        statement = select(func.count()).select_from(live)
+
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(statement)).scalar_one()
+
+        return await self._database.read(work)
 
     async def list_used_since(
         self,

@@ -17,6 +17,8 @@ from session_authority_server.usecases.superseded import SupersededTokens
 
 DEFAULT_PAGE_SIZE = 50
 PAGE_SIZE_LIMIT = 200
+COUNT_LIMIT = 10_001
+"""A user's live sessions are counted up to here; a larger number is not worth its cost."""
 # An activity may be recorded this long after it happened, and move a session among pages already read.
 _RECORDING_LAG = 5 * FLUSH_INTERVAL
 
@@ -29,6 +31,7 @@ class Listing:
     page_size: int = 0
     page_token: str = ""
     show_ended: bool = False
+    only_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,14 @@ class Page:
         now: The moment as of which they are shown.
         current: The id of the session whose token asked.
         next_page_token: Gives the next page; empty on the last.
+        total: How many live sessions the user has, counted up to `COUNT_LIMIT`.
     """
 
     sessions: Sequence[Session]
     now: datetime
     current: UUID
     next_page_token: str
+    total: int
 
 
 class ListSessions:
@@ -86,10 +91,25 @@ class ListSessions:
             with telling(self._audit):
                 proven = await prove(self._store, token, now)
         check_standing(proven, self._policy, now)
+        show_ended = listing.show_ended or listing.only_ended
         if listing.page_token:
-            place = PageToken.decode(listing.page_token, proven.user_id, listing.show_ended)
+            place = PageToken.decode(listing.page_token, proven.user_id, show_ended)
         else:
-            place = PageToken(proven.user_id, listing.show_ended, now, Section.LIVE, None)
+            first = Section.ENDED if listing.only_ended else Section.LIVE
+            place = PageToken(proven.user_id, show_ended, now, first, None)
+        found, next_page_token = await self._fill(
+            place, now, size, first_page=not listing.page_token
+        )
+        if listing.page_token or listing.only_ended or next_page_token:
+            total = await self._store.count_live(proven.user_id, now, COUNT_LIMIT)
+        else:  # Every live session is on this page.
+            total = sum(ending_of(session, now) is None for session in found)
+        return Page(found, now, proven.session_id, next_page_token, total)
+
+    async def _fill(
+        self, place: PageToken, now: datetime, size: int, *, first_page: bool
+    ) -> tuple[list[Session], str]:
+        """Read a page, section by section, and return it with what the next one is asked for with."""
         found: list[Session] = []
         while True:
             wanted = size - len(found)
@@ -98,14 +118,13 @@ class ListSessions:
             found += some[:wanted]
             if len(some) > wanted:
                 key = _page_key(found[-1], place.section, now)
-                token_text = replace(place, after=key).encode()
-                return Page(found, now, proven.session_id, token_text)
-            following = place.next_section(first_page=not listing.page_token)
+                return found, replace(place, after=key).encode()
+            following = place.next_section(first_page=first_page)
             if following is None:
-                return Page(found, now, proven.session_id, "")
+                return found, ""
             place = following
             if len(found) == size:
-                return Page(found, now, proven.session_id, place.encode())
+                return found, place.encode()
 
     async def _read(self, place: PageToken, now: datetime, limit: int) -> Sequence[Session]:
         user_id, after = place.user_id, place.after

@@ -60,6 +60,63 @@ async def test_who_proves_nothing_sees_nothing(authority: Authority, token: str)
     assert authority.store.asked == []
 
 
+@pytest.mark.parametrize("page_size", [1, 2, 4, 5, 6, 9])
+@pytest.mark.parametrize("show_ended", [True, False])
+async def test_every_page_says_how_many_sessions_are_live(
+    authority: Authority, page_size: int, show_ended: bool
+) -> None:
+    tokens = await signed_in(authority, 6)
+    await authority.sign_out(tokens[0])
+    await authority.sign_out(tokens[1])
+    await authority.sign_in("bob")
+    page_token, totals = "", set()
+    while True:
+        page = await authority.list(
+            Listing(
+                session_token=tokens[-1],
+                page_size=page_size,
+                page_token=page_token,
+                show_ended=show_ended,
+            )
+        )
+        totals.add(page.total)
+        page_token = page.next_page_token
+        if not page_token:
+            break
+
+    assert totals == {4}
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3])
+@pytest.mark.parametrize("show_ended", [True, False])
+async def test_the_ended_sessions_can_be_listed_alone(
+    authority: Authority, page_size: int, show_ended: bool
+) -> None:
+    tokens = await signed_in(authority, 4)
+    for token in tokens[:3]:
+        await authority.sign_out(token)
+        authority.clock.advance(SECOND)
+    page_token = ""
+    found: list[Session] = []
+    while True:
+        page = await authority.list(
+            Listing(
+                session_token=tokens[-1],
+                page_size=page_size,
+                page_token=page_token,
+                show_ended=show_ended,
+                only_ended=True,
+            )
+        )
+        assert page.total == 1
+        found += page.sessions
+        page_token = page.next_page_token
+        if not page_token:
+            break
+
+    assert [(each.create_time - START) // MINUTE for each in found] == [2, 1, 0]
+
+
 async def test_an_ended_session_proves_nothing(authority: Authority) -> None:
     _, token = await authority.sign_in(lifetime=MINUTE)
     authority.clock.advance(MINUTE)

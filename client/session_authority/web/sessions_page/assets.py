@@ -1,4 +1,4 @@
-"""The style sheet and the script: under names that change with their content, to be kept for ever."""
+"""The style sheet, the script and the icon, under names that change with their content and so never expire."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,11 @@ from session_authority.web.exchange import PageRequest, PageResponse
 PREFIX = "/static/"
 
 _FOLDER = Path(__file__).with_name("static")
-_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 
 
 class Assets:

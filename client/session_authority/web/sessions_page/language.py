@@ -12,6 +12,7 @@ from babel.dates import format_date, format_time, format_timedelta
 from babel.lists import format_list
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import PoFileError, read_po
+from babel.numbers import format_decimal
 from babel.support import Translations
 
 from session_authority.errors import ConfigurationError
@@ -86,6 +87,10 @@ class Language:
     def exact(self, time: datetime) -> str:
         """Write a point in time to the second, in UTC."""
         return self._in_utc(time, "medium")
+
+    def number(self, count: int) -> str:
+        """Write a number: "10,000"."""
+        return format_decimal(count, locale=self._locale)
 
     def together(self, items: Sequence[str]) -> str:
         """Join with commas and "and"."""

@@ -1,6 +1,5 @@
-"""Which sessions one page shows, read with as few calls as that takes."""
+"""Read the sessions that one page shows, with as few calls as possible."""
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from session_authority import _core
@@ -9,7 +8,7 @@ from session_authority.session import Session, SessionState, ValidationRequest
 ROWS_PER_PAGE = 50
 ENDED_SHOWN = 10
 LISTED_LIMIT_SESSIONS = 10_000
-"""Nobody looks further; a user has at most 100 live ones unless the policy says otherwise."""
+"""The page reads no further. A user has at most 100 live sessions unless the policy says otherwise."""
 PAGE_LIMIT = LISTED_LIMIT_SESSIONS // ROWS_PER_PAGE
 
 
@@ -18,100 +17,127 @@ class Listing:
     """What a page shows.
 
     Attributes:
-        number: Which page it is, from 1.
-        current: The viewer's own session; on the first page, wherever it is in order.
-        others: The other live ones of this page, most recently active first.
-        has_others: Whether there are any, on whatever page.
-        has_more: Whether another page follows.
-        ended: The latest that ended, on the last page.
+        number: The page's number, from 1.
+        total: How many live sessions the user has; 10,001 if more than 10,000.
+        current: The viewer's own session. It is the first row of the first page.
+        others: The other live sessions of this page, most recently active first.
+        ended: The sessions that ended last.
     """
 
     number: int
-    current: Session | None = None
-    others: list[Session] = field(default_factory=list)
-    has_others: bool = False
-    has_more: bool = False
+    total: int
+    current: Session | None
+    others: list[Session]
     ended: list[Session] = field(default_factory=list)
+
+    @property
+    def first(self) -> int:
+        """The position of the page's first row among all live sessions, from 1."""
+        return (self.number - 1) * ROWS_PER_PAGE + 1
+
+    @property
+    def last(self) -> int:
+        """The position of the page's last row."""
+        return self.first - 1 + len(self.others) + (self.current is not None)
+
+    @property
+    def page_count(self) -> int:
+        """How many pages there are."""
+        return min(-(-self.total // ROWS_PER_PAGE), PAGE_LIMIT)
 
 
 def read_page(token: str, number: int, *, show_ended: bool) -> _core.Operation[Listing]:
-    """Read what page `number` shows. The authority gives live sessions first, then ended ones."""
-    listing = Listing(number=number)
-    first, last = (number - 1) * ROWS_PER_PAGE, number * ROWS_PER_PAGE
-    position = 0
-    walk = _Walk(token, show_ended=show_ended)
-    while (session := (yield from walk.next())) is not None:
-        if session.state is SessionState.ENDED:
-            listing.ended.append(session)
-            if len(listing.ended) == ENDED_SHOWN:
-                break
-        elif session.current:
-            listing.current = session if number == 1 else None
-        else:
-            listing.has_others = True
-            if position >= last:
-                listing.has_more = True
-                break
-            if position >= first:
-                listing.others.append(session)
-            position += 1
-    if listing.current is None and number == 1:
+    """Read what page `number` shows. One call is enough for a user with up to 200 sessions."""
+    # The viewer's own session is the first row, so each later row is one place further down.
+    first, last = max((number - 1) * ROWS_PER_PAGE - 1, 0), number * ROWS_PER_PAGE - 1
+    reading = _Reading(token, show_ended=show_ended)
+    others: list[Session] = []
+    while len(others) < last and not reading.is_over:
+        yield from reading.read_on()
+        others = [session for session in reading.live() if not session.current]
+    listing = Listing(
+        number=number,
+        total=len(reading.live()) if reading.is_complete else reading.total,
+        current=next((session for session in reading.live() if session.current), None),
+        others=others[first:last],
+    )
+    if number > 1:
+        listing.current = None
+    elif listing.current is None:
         listing.current = yield from _current(token)
+    if listing.others:  # Sessions may begin and end between two calls.
+        listing.total = max(listing.total, listing.last)
+    if show_ended:
+        listing.ended = yield from _latest_ended(token, reading)
     return listing
 
 
 def find_session(token: str, session_id: str) -> _core.Operation[Session | None]:
     """Find one of the user's sessions, live or ended."""
-    walk = _Walk(token, show_ended=True)
-    while (session := (yield from walk.next())) is not None:
-        if session.session_id == session_id:
-            return session
-    return None
+    reading = _Reading(token, show_ended=True)
+    while session_id not in reading.sessions and not reading.is_over:
+        yield from reading.read_on()
+    return reading.sessions.get(session_id)
 
 
 def read_all(token: str) -> _core.Operation[tuple[list[Session], bool]]:
     """Read every session of the user, up to the limit, and say whether that is all."""
-    sessions: list[Session] = []
-    walk = _Walk(token, show_ended=True)
-    while (session := (yield from walk.next())) is not None:
-        sessions.append(session)
-    return sessions, walk.is_complete
+    reading = _Reading(token, show_ended=True)
+    while not reading.is_over:
+        yield from reading.read_on()
+    return list(reading.sessions.values())[:LISTED_LIMIT_SESSIONS], reading.is_complete
 
 
-class _Walk:
-    """Goes through a user's sessions, asking for the next ones when they are wanted."""
+class _Reading:
+    """A user's sessions as far as they have been read: the live ones, then the ended ones.
+
+    Attributes:
+        sessions: The sessions by id, in order. One that is used meanwhile may be sent twice.
+        total: How many live sessions the authority counted last.
+        is_complete: Whether the authority has no more sessions.
+    """
 
     def __init__(self, token: str, *, show_ended: bool) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.total = 0
+        self.is_complete = False
         self._token = token
         self._show_ended = show_ended
-        self._waiting: list[Session] = []
-        self._page_token: str | None = ""
-        # One that is used meanwhile may appear again.
-        self._seen: set[str] = set()
+        self._page_token = ""
 
     @property
-    def is_complete(self) -> bool:
-        """Say whether the authority had no more to give."""
-        return self._page_token is None
+    def is_over(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self.is_complete or len(self.sessions) >= LISTED_LIMIT_SESSIONS
 
-    def next(self) -> Generator[_core.Call, bytes, Session | None]:
-        """Give the next session; None at the end, or at the limit."""
-        while True:
-            while self._waiting:
-                session = self._waiting.pop()
-                if session.session_id not in self._seen:
-                    self._seen.add(session.session_id)
-                    return session
-            if self._page_token is None or len(self._seen) >= LISTED_LIMIT_SESSIONS:
-                return None
-            page, next_token = yield from _core.list_page(
-                self._token,
-                show_ended=self._show_ended,
-                page_size=_core.PAGE_LIMIT_SESSIONS,
-                page_token=self._page_token,
-            )
-            self._waiting = page[::-1]
-            self._page_token = next_token or None
+    def live(self) -> list[Session]:
+        """Return the live sessions."""
+        return [each for each in self.sessions.values() if each.state is not SessionState.ENDED]
+
+    def ended(self) -> list[Session]:
+        """Return the ended sessions."""
+        return [each for each in self.sessions.values() if each.state is SessionState.ENDED]
+
+    def read_on(self) -> _core.Operation[None]:
+        """Read the next sessions."""
+        page = yield from _core.list_page(
+            self._token,
+            show_ended=self._show_ended,
+            page_size=_core.PAGE_LIMIT_SESSIONS,
+            page_token=self._page_token,
+        )
+        for session in page.sessions:
+            self.sessions.setdefault(session.session_id, session)
+        self.total = page.total
+        self._page_token = page.next_page_token
+        self.is_complete = not page.next_page_token
+
+
+def _latest_ended(token: str, reading: _Reading) -> _core.Operation[list[Session]]:
+    if reading.is_complete:
+        return reading.ended()[:ENDED_SHOWN]
+    page = yield from _core.list_page(token, only_ended=True, page_size=ENDED_SHOWN)
+    return page.sessions
 
 
 def _current(token: str) -> _core.Operation[Session]:

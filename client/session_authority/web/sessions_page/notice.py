@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
-from urllib.parse import urlencode
 
 from session_authority.web.sessions_page.forgery import is_sealed, seal
 from session_authority.web.sessions_page.language import Language
 
 NOTICE_LIFETIME = timedelta(minutes=1)
+NOTICE_FIELDS = ("notice", "device", "until", "seal")
 
 
 class Deed(StrEnum):
@@ -37,17 +37,11 @@ class Notice:
     deed: Deed
     device: str = ""
 
-    def query(self, token: str, now: datetime) -> str:
-        """Give the query that carries it to the next request of this session."""
+    def fields(self, token: str, now: datetime) -> dict[str, str]:
+        """Return the query fields that carry the message to the next request of this session."""
         until = str(int((now + NOTICE_LIFETIME).timestamp()))
-        return urlencode(
-            {
-                "notice": self.deed,
-                "device": self.device,
-                "until": until,
-                "seal": seal(token, "notice", self._content(until)),
-            }
-        )
+        sealed = seal(token, "notice", self._content(until))
+        return dict(zip(NOTICE_FIELDS, (self.deed, self.device, until, sealed), strict=True))
 
     @classmethod
     def of_query(cls, query: Mapping[str, str], token: str, now: datetime) -> Self | None:

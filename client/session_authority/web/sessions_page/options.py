@@ -31,6 +31,7 @@ class PageOptions:
         catalogues: A folder with further `.po` files, named after their language ("nl.po").
         stylesheet_path: A style sheet of the site, to set the page's colours and fonts: a path of this
             site.
+        icon_path: An icon of the site, for the browser's tab: a path of this site. The page has its own.
         effective_within_seconds: How long an ended session may still be accepted somewhere, in whole
             seconds, where validations are cached; the page then says so. 0: at once, which it is unless
             given or the client has a near cache; then it is 2, the authority's lease.
@@ -48,6 +49,7 @@ class PageOptions:
     language: str | None = None
     catalogues: Path | None = None
     stylesheet_path: str | None = None
+    icon_path: str | None = None
     effective_within_seconds: int | None = None
     show_ended: bool = True
 
@@ -58,7 +60,7 @@ class PageOptions:
                 raise ConfigurationError(
                     name, 'must be a path of this site, as "/sign-in", or begin with "https://"'
                 )
-        for name in ("signed_out_path", "stylesheet_path"):
+        for name in ("signed_out_path", "stylesheet_path", "icon_path"):
             path = getattr(self, name)
             if path is not None and not is_path(path):
                 raise ConfigurationError(name, 'must be a path of this site, as "/goodbye"')

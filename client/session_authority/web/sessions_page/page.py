@@ -1,9 +1,10 @@
 """The page itself: which request gets which answer. It does no I/O, sets no cookie and reads no clock."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 from session_authority import _core
 from session_authority.errors import (
@@ -26,14 +27,15 @@ from session_authority.web.sessions_page.forgery import (
     is_genuine,
     is_misplaced,
 )
-from session_authority.web.sessions_page.language import Languages
+from session_authority.web.sessions_page.language import Language, Languages
 from session_authority.web.sessions_page.listing import (
+    LISTED_LIMIT_SESSIONS,
     PAGE_LIMIT,
     find_session,
     read_all,
     read_page,
 )
-from session_authority.web.sessions_page.notice import Deed, Notice, effect
+from session_authority.web.sessions_page.notice import NOTICE_FIELDS, Deed, Notice, effect
 from session_authority.web.sessions_page.options import PageOptions
 from session_authority.web.sessions_page.rendering import Renderer, Visit
 from session_authority.web.sessions_page.row import device_name, row_of
@@ -126,17 +128,24 @@ class SessionsPage:
             )
 
     def _show(self, visit: Visit) -> _Answer:
-        number = _page_number(visit)
+        query = visit.request.query
+        number = _page_number(query)
         listing = yield from read_page(visit.token, number, show_ended=self._options.show_ended)
         if number > 1 and not listing.others:
-            return self._renderer.done(visit, "", visit.root)
-        notice = Notice.of_query(visit.request.query, visit.token, visit.now)
+            last = min(listing.page_count, number - 1)
+            return self._renderer.done(visit, "", _address(visit, {**query, "page": str(last)}))
+        notice = Notice.of_query(query, visit.token, visit.now)
         say = visit.language, visit.now
         return self._renderer.page(
             visit,
             "sessions.html",
             title=visit.language.gettext("Your sessions"),
             listing=listing,
+            lead=_lead(visit.language, listing.total),
+            total=_total(visit.language, listing.total),
+            number=visit.language.number,
+            here=_address(visit, {"page": str(number)}),
+            address=lambda page: _address(visit, {"page": str(page)}),
             current=row_of(listing.current, *say) if listing.current else None,
             others=[row_of(session, *say) for session in listing.others],
             ended=[row_of(session, *say) for session in listing.ended],
@@ -172,6 +181,8 @@ class SessionsPage:
             title=visit.language.gettext("Log out %(device)s?", device=row.name),
             row=row,
             action="/log-out",
+            page=_page_number(visit.request.form),
+            here=_address(visit, visit.request.form),
             effect=effect(visit.language, self._within_seconds),
         )
 
@@ -186,6 +197,7 @@ class SessionsPage:
             title=visit.language.gettext("Log out everywhere else?"),
             row=None,
             action="/log-out-elsewhere",
+            here=visit.root,
             effect=effect(visit.language, self._within_seconds),
         )
 
@@ -201,7 +213,8 @@ class SessionsPage:
 
     def _tell(self, visit: Visit, notice: Notice) -> PageResponse:
         message = notice.text(visit.language, self._within_seconds)
-        location = f"{visit.root}?{notice.query(visit.token, visit.now)}"
+        page = visit.request.form.get("page", "1")
+        location = _address(visit, {**notice.fields(visit.token, visit.now), "page": page})
         return self._renderer.done(visit, message, location)
 
     def _signed_out(self, visit: Visit, rejection: Rejection | None) -> _Answer:
@@ -262,7 +275,7 @@ def _state_of(error: SessionAuthorityError, visit: Visit) -> State:
         case Unavailable():
             fields = {
                 name: request.form[name]
-                for name in ("session_id", "confirmed")
+                for name in ("session_id", "confirmed", "page")
                 if name in request.form
             }
             posted = request.method == "POST"
@@ -278,6 +291,29 @@ def _state_of(error: SessionAuthorityError, visit: Visit) -> State:
             return states.fault()
 
 
-def _page_number(visit: Visit) -> int:
-    number = visit.request.query.get("page", "1")
+def _page_number(fields: Mapping[str, str]) -> int:
+    number = fields.get("page", "1")
     return min(max(int(number), 1), PAGE_LIMIT) if number.isdecimal() and len(number) < 9 else 1
+
+
+def _address(visit: Visit, fields: Mapping[str, str]) -> str:
+    """Return the path of the list at the page that `fields` name, with the notice that they carry."""
+    number = _page_number(fields)
+    query = {"page": str(number)} if number > 1 else {}
+    query |= {name: fields[name] for name in NOTICE_FIELDS if name in fields}
+    return f"{visit.root}?{urlencode(query)}" if query else visit.root
+
+
+def _lead(language: Language, total: int) -> str:
+    return language.ngettext(
+        "%(number)s device is signed in to your account.",
+        "%(number)s devices are signed in to your account.",
+        total,
+        number=_total(language, total),
+    )
+
+
+def _total(language: Language, total: int) -> str:
+    if total > LISTED_LIMIT_SESSIONS:
+        return language.number(LISTED_LIMIT_SESSIONS) + "+"
+    return language.number(total)

@@ -99,7 +99,7 @@ class Renderer:
             asset=lambda name: root + self._assets.path_of(name),
             proof=lambda: form_proof(visit.token),
             bdi=lambda text: _ISOLATED.format(text),
-            **values,
+            **{"here": visit.root, **values},
         )
         return self._answer(visit, status, "text/html; charset=utf-8", text.encode())
 

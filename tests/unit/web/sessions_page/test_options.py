@@ -7,7 +7,7 @@ from session_authority import ConfigurationError
 from session_authority.web.sessions_page import PageOptions
 
 ADDRESSES = ["home_url", "sign_in_url", "reauthenticate_url"]
-PATHS = ["signed_out_path", "stylesheet_path"]
+PATHS = ["signed_out_path", "stylesheet_path", "icon_path"]
 
 
 def options(**values: Any) -> PageOptions:

@@ -1,14 +1,14 @@
-// What the page does better with a script: times in the viewer's own zone, and logging out in place.
-// Without it every form works too.
+// What a script adds to the page: times in the viewer's own zone, and logging out without leaving the page.
+// Every form also works without it.
 "use strict";
 (() => {
-  const main = document.querySelector("main");
   const { lang } = document.documentElement;
-  const skew = Date.parse(main.dataset.now) - Date.now();
   const byId = (id) => document.getElementById(id);
+  let main = document.querySelector("main");
+  const skew = Date.parse(main.dataset.now) - Date.now();
 
-  // Times. Only the browser knows its zone, and when that zone changes its clocks.
-  const exact = new Intl.DateTimeFormat(lang, { dateStyle: "full", timeStyle: "long" });
+  // Only the browser knows the viewer's zone, and when that zone changes its clocks.
+  const exact = new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "long" });
   const short = new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "short" });
   const relative = new Intl.RelativeTimeFormat(lang, { numeric: "always" });
   // Whole units, and how many at most: as in language.py.
@@ -19,41 +19,36 @@
     if (!unit) return main.dataset.justNow;
     return relative.format(-Math.min(Math.floor(passed / unit[1]), unit[2] || Infinity), unit[0]);
   };
-  const times = [...document.querySelectorAll("time[data-kind]")];
-  const tell = () => times.forEach((element) => {
-    const time = new Date(element.dateTime);
-    element.textContent = element.dataset.kind === "ago" ? ago(time) : short.format(time);
-  });
-  times.forEach((element) => {
-    byId(element.parentElement.getAttribute("aria-describedby")).textContent = exact.format(new Date(element.dateTime));
-  });
-  tell();
-  setInterval(tell, 6e4);
+  const writeTimes = () => {
+    for (const element of main.querySelectorAll("time")) {
+      const time = new Date(element.dateTime);
+      element.textContent = element.dataset.kind === "ago" ? ago(time) : short.format(time);
+      element.nextElementSibling.textContent = exact.format(time);
+    }
+  };
+  writeTimes();
+  setInterval(writeTimes, 6e4);
   document.addEventListener("keydown", (event) => main.classList.toggle("no-tips", event.key === "Escape"));
   document.addEventListener("pointerover", () => main.classList.remove("no-tips"));
 
-  // A page that the browser kept may show what is no longer so, to somebody who has signed out.
+  // A page from the browser's history may be out of date, and its viewer signed out.
   addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-  // The notice is said once: a reload doesn't repeat it. Set anew, it is read out.
-  const notice = byId("notice");
+  // Screen readers read the notice when its text is set anew. A reload does not repeat the notice.
   const say = (text) => {
-    notice.textContent = "";
-    setTimeout(() => (notice.textContent = text), 100);
+    byId("notice").textContent = "";
+    setTimeout(() => (byId("notice").textContent = text), 100);
   };
-  if (notice && notice.textContent) {
-    history.replaceState(null, "", location.pathname);
-    say(notice.textContent);
+  if (byId("notice")?.textContent) {
+    history.replaceState(null, "", main.dataset.here);
+    say(byId("notice").textContent);
   }
 
-  const ask = byId("ask");
-  let asking = null;
-
-  // When and from where: of several devices with one name, which is it?
+  // When and where a device was last active: this tells devices of one name apart.
   const which = (form) => {
     const line = form.closest(".row")?.querySelector(".about p:not(.actor)").cloneNode(true);
     line?.querySelectorAll(".tip").forEach((tip) => tip.remove());
-    line?.querySelectorAll(".when").forEach((button) => button.replaceWith(button.textContent));
+    line?.querySelectorAll("time").forEach((time) => time.replaceWith(time.textContent));
     return line ? line.childNodes : [];
   };
 
@@ -81,21 +76,31 @@
     error.textContent = message;
   };
 
-  const remove = (form) => {
-    const list = byId("elsewhere").querySelector(".list");
-    const rows = "all" in form.dataset ? [...list.children] : [form.closest(".row")];
-    const next = rows[0].nextElementSibling || rows[0].previousElementSibling;
-    rows.forEach((row) => row.classList.add("leaving"));
-    setTimeout(() => {
-      rows.forEach((row) => row.remove());
-      if (list.children.length) (next || byId("others")).querySelector("form button").focus();
-      else if (document.querySelector(".pages")) location.assign(main.dataset.root);
-      else {
-        byId("elsewhere").remove();
-        byId("alone").hidden = false;
-        byId("alone").focus();
-      }
-    }, 260);
+  let asking = null;
+  const idOf = (row) => row.querySelector("[name=session_id]")?.value;
+  const buttons = () => [...main.querySelectorAll("#elsewhere .row button")];
+
+  // Show the page as it is now: the count, the rows, and what ended. Rows stay as they are if they show an
+  // error, wait for an answer, or are being asked about.
+  const refresh = async (form, message) => {
+    const place = buttons().indexOf(form.querySelector("button"));
+    const gone = "all" in form.dataset ? main.querySelectorAll("#elsewhere .row") : [form.closest(".row")];
+    gone.forEach((row) => row.classList.add("leaving"));
+    const [response] = await Promise.all([fetch(main.dataset.here, { signal: AbortSignal.timeout(2e4) }), new Promise((done) => setTimeout(done, 260))]);
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("main");
+    const notice = fresh?.querySelector("#notice");
+    if (!response.ok || !notice) return location.assign(main.dataset.root);
+    gone.forEach((row) => row.remove());
+    const rows = new Map([...fresh.querySelectorAll("#elsewhere .row")].map((row) => [idOf(row), row]));
+    const kept = [...main.querySelectorAll("#elsewhere .row:is(.busy, :has(.error))"), asking?.closest("#elsewhere .row")];
+    kept.forEach((row) => row && rows.get(idOf(row))?.replaceWith(row));
+    notice.replaceWith(byId("notice"));
+    main.replaceWith(fresh);
+    main = fresh;
+    history.replaceState(null, "", main.dataset.here);
+    writeTimes();
+    say(message);
+    (buttons()[place] || buttons().at(-1) || byId("alone"))?.focus();
   };
 
   const send = async (form) => {
@@ -116,8 +121,7 @@
       return fail(form, main.dataset.offline);
     }
     if (answer.outcome === "done" || answer.outcome === "gone") {
-      say(answer.message);
-      remove(form);
+      refresh(form, answer.message).catch(() => location.assign(main.dataset.here));
     } else if (answer.outcome === "signed_out" || answer.outcome === "reauthenticate") location.assign(main.dataset.root);
     else fail(form, answer.message);
   };
@@ -133,11 +137,11 @@
     byId("ask-title").textContent = form.dataset.title;
     byId("ask-which").replaceChildren(...which(form));
     byId("ask-text").textContent = form.dataset.text;
-    ask.showModal();
+    byId("ask").showModal();
   });
-  byId("ask-no")?.addEventListener("click", () => ask.close());
-  byId("ask-yes")?.addEventListener("click", () => {
-    ask.close();
-    send(asking);
+  document.addEventListener("click", (event) => {
+    if (event.target.id !== "ask-no" && event.target.id !== "ask-yes") return;
+    byId("ask").close();
+    if (event.target.id === "ask-yes") send(asking);
   });
 })();
