@@ -15,7 +15,7 @@ PROGRAMS = {
     "WeChat": "micromessenger windowswechat macwechat wechat weixin",
     "Threads": "barcelona",
     "Instagram": "instagram",
-    "Facebook Messenger": "messengerforios messengerlite messengerliteforios orca-android messenger mlite",
+    "Facebook Messenger": "messengerforios messengerlite messengerliteforios orca messenger mlite",
     "Facebook": "fban fbav fb_iab fb4a fbios facebook",
     "KakaoTalk": "kakaotalk",
     "KakaoStory": "kakaostory",
@@ -26,7 +26,7 @@ PROGRAMS = {
     "Pinterest": "pinterest",
     "Twitter": "twitter twitterandroid",
     "WhatsApp": "whatsapp whatsapp-app whatsappelectron",
-    "Telegram": "telegram telegram-android",
+    "Telegram": "telegram",
     "Zalo": "zalo",
     "Viber": "viber",
     "Weibo": "weibo",
@@ -46,7 +46,7 @@ PROGRAMS = {
     "Ecosia": "ecosia",
     "Discord": "discord",
     "Slack": "slack slack_ssb",
-    "Microsoft Teams": "teams teamsmobile teamsmobile-ios teamsmobile-android",
+    "Microsoft Teams": "teams teamsmobile",
     "Skype": "skype",
     "Visual Studio Code": "code",
     "Evernote": "evernote",
@@ -143,7 +143,7 @@ NOT_PROGRAMS = (
     | _words("""
         glibc cpython pypy python java openssl zlib dalvik cfnetwork network upnp cronet okhttp_base cordova
         cordova-amazon-fireos amazonwebappplatform reactnative expo flutter capacitor gonative median turbolinks hotwire
-        native turbo nebulasdk jssdk mmwebsdk xweb tbs tbs4 qbcore qblink u2 u3 u4 uws ucbs untrusted jbed clr .net
+        native turbo nebulasdk jssdk mmwebsdk xweb tbs tbs4 qbcore qblink u2 u3 u4 uws ucbs untrusted jbed clr net
         osmeta hmscore gmscore webtv winhttp.winhttprequest embeddedbrowser freewheeladmanager mobileappclient
         """)
     # Settings and parts of an app.

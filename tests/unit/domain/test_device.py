@@ -2,12 +2,14 @@ from pathlib import Path
 
 import pytest
 
+from session_authority_server.domain import device_rules as rules
 from session_authority_server.domain.device import (
     DISPLAY_NAME_LIMIT_CHARACTERS,
     Device,
     DeviceType,
 )
 from session_authority_server.domain.user_agent import parse_device
+from session_authority_server.domain.user_agent_text import products_of
 
 UNKNOWN, DESKTOP, PHONE, TABLET, APPLIANCE, SCRIPT, BOT = DeviceType
 
@@ -333,6 +335,50 @@ def test_an_app_is_called_by_its_own_name_and_not_by_what_it_is_built_with(
 
 
 @pytest.mark.parametrize(
+    ("products", "name"),
+    [
+        ("MicroMessenger/8.0.60(0x18003c2f) NetType/WIFI Language/en", "WeChat"),
+        ("MQQBrowser/6.2 TBS/043024 MicroMessenger/8.0.46.2540 WeChat/arm64 NetType/4G", "WeChat"),
+        ("NAVER(inapp; search; 1000; 11.8.6)", "Naver"),
+        ("KAKAOTALK 8.6.3", "KakaoTalk"),
+        (";KAKAOTALK 1908210", "KakaoTalk"),
+        ("[LinkedInApp]/9.24.1488", "LinkedIn"),
+        ("Barcelona 384.0.0.33.86 (iPhone15,3; 18_6; es_ES)", "Threads"),
+        ("Zalo android/12100580", "Zalo"),
+        ("Zalo iOS/518", "Zalo"),
+        ("GoogleApp/16.34.61.ve.arm64 DSRP", "Google app"),
+        ("GSA/383.0.797833943", "Google app"),
+        ("Instagram 396.0.0.29.243 (iPhone15,3; iOS 18_6; en_US)", "Instagram"),
+        ("[FB_IAB/FB4A;FBAV/530.0.0.48.74;]", "Facebook"),
+        ("[FB_IAB/Orca-Android;FBAV/480.0.0.50.109;]", "Facebook Messenger"),
+        ("musical_ly_34.7.0 JsSdk/2.0 BytedanceWebview/d8a21c6", "TikTok"),
+        ("Snapchat/12.90.0.45 (like Safari/8618.2.12.11.6, panda)", "Snapchat"),
+        ("[Pinterest/iOS]", "Pinterest"),
+        ("Line/14.10.0/IAB", "LINE"),
+        ("Telegram/12.4.1", "Telegram"),
+        ("Twitter for iPhone/10.34", "Twitter"),
+        ("Viber/22.3.0", "Viber"),
+        ("DuckDuckGo/7", "DuckDuckGo"),
+        ("(Ecosia ios@11.2.1.2012)", "Ecosia"),
+    ],
+)
+@pytest.mark.parametrize(
+    "web_view",
+    [
+        "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148",
+        f"Mozilla/5.0 (Linux; Android 14; Pixel 8 Build/UQ1A.240205.004; wv) {ANDROID}",
+    ],
+)
+def test_an_app_that_shows_a_site_is_called_by_its_name(
+    web_view: str, products: str, name: str
+) -> None:
+    device = parse_device(f"{web_view} {products}")
+
+    assert (device.browser, device.type) == (name, PHONE)
+    assert device.os == ("iOS" if "iPhone OS" in web_view else "Android")
+
+
+@pytest.mark.parametrize(
     ("agent", "name"),
     [
         (f"Mozilla/5.0 (Linux; Android 14; CUBOT P80) {ANDROID}", "In-app browser"),
@@ -415,6 +461,14 @@ def test_the_version_of_an_app_is_not_that_of_its_system(
     device = parse_device(agent)
 
     assert (device.os, device.os_version) == (os, os_version)
+
+
+def test_every_key_of_the_rules_is_a_product_as_it_is_read() -> None:
+    keys = {key for row in rules.PROGRAMS.values() for key in row.split()}
+    for key in keys | rules.NOT_PROGRAMS | rules.CARRIERS:
+        read = products_of(f"{key}/1.0")
+
+        assert key in {product.key for product in read}, key
 
 
 def _collected() -> list[list[str]]:
