@@ -1,10 +1,12 @@
-"""What the integrations of ASGI frameworks rest on; it needs none of them.
+"""The part of the integrations that all ASGI frameworks share. It needs none of them.
 
-The middleware notes when a request came in and lets the cookie go out with its response, whichever it is. It
-asks the authority nothing by itself, unless a request fails whose sign-in would be left to nobody.
+The middleware notes when a request came in, and sends the cookie with its response, whatever that is. It asks the
+authority only if a request fails whose sign-in no browser will hear of.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from session_authority.web.visit import Arrival, Site, Visit
@@ -15,57 +17,118 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-VISIT_KEY = "session_authority.visit"
-"""Where in the scope the visit is."""
 SESSIONS_KEY = "session_authority.sessions"
-"""Where in the scope that is which asks the authority."""
+"""The scope's key of the innermost `Sessions` that the request has come to."""
+_COOKIES_KEY = "session_authority.cookies"
+"""The scope's key of the cookie names that are in use, each with the `Sessions` that uses it."""
+
+
+def visit_key(sessions: object) -> str:
+    """Return the scope's key of the visit that belongs to one `Sessions`."""
+    return f"session_authority.visit.{id(sessions)}"
+
 
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 
 
+class AsyncVisit(Visit):
+    """A visit of an ASGI request or WebSocket, through which its app sends.
+
+    Attributes:
+        turn: Held while the authority is asked. Several tasks of a WebSocket may ask at once.
+        delivered: Whether the server has taken the beginning of the response.
+        is_open: Whether a WebSocket has been accepted, and neither the app nor `close` has closed it.
+    """
+
+    def __init__(self, site: Site, arrival: Arrival, send: Send) -> None:
+        super().__init__(site, arrival)
+        self.turn = asyncio.Lock()
+        self.delivered = self.is_open = False
+        self._was_closed = False
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the app, the first one with the cookie.
+
+        Raises:
+            OSError: `close` has closed the WebSocket, so it is as if the browser had gone.
+        """
+        kind = message["type"]
+        if self._was_closed:
+            if kind == "websocket.close":
+                return
+            raise OSError("the WebSocket was closed, because its session could not be confirmed")
+        if kind in _STARTS:
+            self.responded = True
+            message["headers"] = [*message.get("headers", ()), *_headers(self)]
+        if kind in ("websocket.accept", "websocket.close"):
+            self.is_open = kind == "websocket.accept"
+        await self._send(message)
+        self.delivered = self.responded
+
+    async def close(self, code: int) -> None:
+        """Close an open WebSocket, whatever the app does next."""
+        self.is_open, self._was_closed = False, True
+        with suppress(OSError, RuntimeError):  # The browser may have gone before.
+            await self._send({"type": "websocket.close", "code": code})
+
+
 class SessionMiddleware:
-    """Puts a `Visit` into the scope of each request and WebSocket, and its cookies into the response."""
+    """Puts a visit into the scope of each request and WebSocket, and its cookies into the response."""
 
     def __init__(
         self,
         app: Application,
         site: Site,
         sessions: object,
-        take_back: Callable[[Visit], Awaitable[None]],
+        take_back: Callable[[AsyncVisit], Awaitable[None]],
     ) -> None:
         """Wrap an application.
 
         Args:
             app: The application.
             site: What is the same for all its requests.
-            sessions: What is put beside the visit, for those further inside to ask the authority by.
-            take_back: Ends the session that a visit began, if it began one.
+            sessions: The `Sessions` that the visit belongs to.
+            take_back: Ends the session that a visit made, if it made one.
         """
         self._app = app
         self._site = site
         self._sessions = sessions
+        self._key = visit_key(sessions)
         self._take_back = take_back
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or VISIT_KEY in scope:
+        """Hand a request on with its visit.
+
+        Raises:
+            RuntimeError: Another `Sessions` of the same request uses the same cookie.
+        """
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         scope[SESSIONS_KEY] = self._sessions
-        visit = scope[VISIT_KEY] = Visit(self._site, _arrival(scope))
-
-        async def send_with_cookies(message: Message) -> None:
-            if message["type"] in _STARTS:
-                visit.responded = True
-                message["headers"] = [*message.get("headers", ()), *_headers(visit)]
-            await send(message)
-
+        if self._key in scope:  # installed in the outer app too
+            await self._app(scope, receive, send)
+            return
+        self._claim_cookie(scope)
+        visit = scope[self._key] = AsyncVisit(self._site, _arrival(scope), send)
         try:
-            await self._app(scope, receive, send_with_cookies)
+            await self._app(scope, receive, visit.send)
         except BaseException:
-            # What answers instead is further outside, and knows of no cookie.
-            if not visit.responded:
+            # The answer comes from further outside, without the cookie.
+            if not visit.delivered:
                 await self._take_back(visit)
             raise
+
+    def _claim_cookie(self, scope: Scope) -> None:
+        """Refuse a second `Sessions` with the same cookie: each would overwrite and clear the other's."""
+        name = self._site.cookie.name(local=True)
+        users = scope.setdefault(_COOKIES_KEY, {})
+        if users.setdefault(name, self._sessions) is not self._sessions:
+            raise RuntimeError(
+                f"two Sessions use the cookie {name!r} in one request: install the same Sessions object in "
+                "both apps, or give one its own cookie with Site(SessionCookie('...'))"
+            )
 
 
 def headers_of(scope: Scope, name: str) -> str:

@@ -6,11 +6,10 @@ from typing import Any
 
 from session_authority import _core
 from session_authority.errors import SessionAuthorityError
-from session_authority.web.asgi import VISIT_KEY, Receive, Scope, Send
+from session_authority.web.asgi import AsyncVisit, Receive, Scope, Send
 from session_authority.web.exchange import PageRequest, PageResponse
 from session_authority.web.form import fields, is_form
 from session_authority.web.sessions_page import FORM_LIMIT_BYTES, SessionsPage
-from session_authority.web.visit import Visit
 
 
 class PageApplication:
@@ -21,7 +20,8 @@ class PageApplication:
         page: SessionsPage,
         path: str,
         run_operation: Callable[[_core.Operation[Any]], Awaitable[Any]],
-        look_up: Callable[[Visit], Awaitable[object]],
+        look_up: Callable[[AsyncVisit], Awaitable[object]],
+        visit_key: str,
     ) -> None:
         """Take what it needs.
 
@@ -30,11 +30,13 @@ class PageApplication:
             path: Where it is installed, without a slash at the end.
             run_operation: Asks the authority.
             look_up: Finds out which of several tokens is the live one.
+            visit_key: The scope's key of the visit.
         """
         self._page = page
         self._path = path
         self._run_operation = run_operation
         self._look_up = look_up
+        self._visit_key = visit_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(receive)
@@ -53,7 +55,7 @@ class PageApplication:
         await send({"type": "http.response.body", "body": shown})
 
     async def _respond(self, scope: Scope, body: bytes) -> PageResponse:
-        visit: Visit = scope[VISIT_KEY]
+        visit: AsyncVisit = scope[self._visit_key]
         if len(visit.tokens) > 1:
             with suppress(SessionAuthorityError):  # the page meets the same, and says so
                 await self._look_up(visit)
@@ -63,7 +65,7 @@ class PageApplication:
             await self._run_operation(visit.end())
         return response
 
-    def _request(self, scope: Scope, visit: Visit, body: bytes) -> PageRequest:
+    def _request(self, scope: Scope, visit: AsyncVisit, body: bytes) -> PageRequest:
         headers: dict[str, str] = {}
         for key, value in scope["headers"]:
             name, earlier = key.decode("latin-1"), headers.get(key.decode("latin-1"))

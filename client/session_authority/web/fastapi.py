@@ -16,15 +16,13 @@ async def me(session: CurrentSession) -> str:
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 try:
-    from fastapi import Depends, params
+    from fastapi import Depends, FastAPI, Security, params
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection, Request
-    from starlette.responses import JSONResponse, RedirectResponse, Response
     from starlette.routing import Route
-    from starlette.websockets import WebSocket, WebSocketState
 except ImportError as error:
     raise ImportError(
         f"session_authority.web.fastapi needs its extra ({error}): "
@@ -32,31 +30,18 @@ except ImportError as error:
     ) from None
 
 from session_authority.aio import AsyncSessionClient
-from session_authority.errors import (
-    AuthenticationTooOld,
-    ReauthenticationRequired,
-    SessionAuthorityError,
-    SessionLimitReached,
-    SessionNotLive,
-    Unavailable,
-)
+from session_authority.errors import SessionAuthorityError, SessionNotLive
 from session_authority.session import Rejection, Session
-from session_authority.web.asgi import SESSIONS_KEY, VISIT_KEY, SessionMiddleware
+from session_authority.web.asgi import SESSIONS_KEY, AsyncVisit, SessionMiddleware, visit_key
 from session_authority.web.asgi_page import PageApplication
+from session_authority.web.asgi_sign_in import SignIns
 from session_authority.web.clock import system_time, time_at
-from session_authority.web.next_page import confirm_address, next_page
+from session_authority.web.cookies import SessionCookie
+from session_authority.web.fastapi_answers import add_handlers, close_if_open
+from session_authority.web.fastapi_openapi import CookieScheme, document
+from session_authority.web.next_page import next_page
 from session_authority.web.sessions_page import PageOptions, SessionsPage
-from session_authority.web.visit import RETRY_AFTER_SECONDS, Site, Visit
-
-_POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013  # RFC 6455, section 7.4.1, and its registry
-
-_ANSWERS: Mapping[type[SessionAuthorityError], tuple[int, str]] = {
-    SessionNotLive: (401, "Not signed in"),
-    AuthenticationTooOld: (401, "Signed out everywhere meanwhile: sign in again"),
-    ReauthenticationRequired: (403, "Reauthentication required"),
-    SessionLimitReached: (403, "Signed in on too many devices: sign out on one first"),
-    Unavailable: (503, "Sign-in is unavailable for the moment: try again soon"),
-}
+from session_authority.web.visit import Site
 
 
 class Sessions:
@@ -80,7 +65,8 @@ class Sessions:
         self._site = site or Site()
         if self._site.clock is system_time:
             self._site = replace(self._site, clock=lambda: time_at(self.client.address))
-        self._options = PageOptions()
+        self.page_options = PageOptions()
+        self._sign_ins = SignIns(self)
 
     @classmethod
     def from_env(cls, site: Site | None = None) -> Self:
@@ -107,11 +93,12 @@ class Sessions:
             ValueError: The path does not begin with one slash, or ends with one.
         """
         app.add_middleware(
-            SessionMiddleware, site=self._site, sessions=self, take_back=self._take_back
+            SessionMiddleware, site=self._site, sessions=self, take_back=self._sign_ins.take_back
         )
-        for kind in _ANSWERS:
-            app.exception_handlers.setdefault(kind, _answer)
-        options = self._options = options or PageOptions()
+        add_handlers(app)
+        if isinstance(app, FastAPI):
+            document(app, self._site.cookie.name(local=False))
+        options = self.page_options = options or PageOptions()
         if page is None:
             return
         if not page.startswith("/") or page.startswith("//") or page.endswith("/"):
@@ -123,42 +110,60 @@ class Sessions:
             page,
             lambda operation: self.client.run_operation(operation),
             self._look_up,
+            visit_key(self),
         )
         for path in (page, page + "/{below:path}"):
             app.router.routes.append(Route(path, application, include_in_schema=False))
 
     async def session(
-        self, connection: HTTPConnection, *, again: bool = False
+        self, connection: HTTPConnection, *, again: bool = False, passive: bool = False
     ) -> Session | Rejection:
-        """Say whose session a request or WebSocket belongs to, asking the authority once.
+        """Return the session of a request or WebSocket, or a rejection, which is falsy.
 
         Args:
             connection: The request or WebSocket.
-            again: Whether to ask anew, of a WebSocket that has been open for a while.
+            again: Whether to ask the authority anew, for a WebSocket that has been open for a while. `require`
+                does so and cannot be overlooked.
+            passive: Whether the look-up is not the user's doing and must not count as activity.
         """
-        visit = _visit(connection)
-        if again:
-            visit.ask_again()
-        return await self._look_up(visit)
+        visit = self._visit(connection)
+        async with visit.turn:
+            if again:
+                visit.ask_again()
+            return await self._look_up(visit, passive=passive)
 
     async def require(
-        self, connection: HTTPConnection, *, maximum_age: timedelta | None = None
+        self,
+        connection: HTTPConnection,
+        *,
+        again: bool = False,
+        passive: bool = False,
+        maximum_age: timedelta | None = None,
     ) -> Session:
-        """Give the session of a request.
+        """Return the session of a request or WebSocket.
+
+        A WebSocket that has been accepted is closed before this raises: with 1008 if the user must sign in or
+        confirm who they are, with 1013 in an outage.
 
         Args:
             connection: The request or WebSocket.
+            again: Whether to ask the authority anew, for a WebSocket that has been open for a while.
+            passive: Whether the look-up is not the user's doing and must not count as activity.
             maximum_age: How long ago the user may have proved at most who they are.
 
         Raises:
             SessionNotLive: There is none: the user must sign in.
             ReauthenticationRequired: The proof is older.
         """
-        found = await self.session(connection)
-        if isinstance(found, Rejection):
-            raise SessionNotLive(found.reason, rejection=found)
-        if maximum_age is not None:
-            _visit(connection).require_recent(maximum_age)
+        try:
+            found = await self.session(connection, again=again, passive=passive)
+            if isinstance(found, Rejection):
+                raise SessionNotLive(found.reason, rejection=found)
+            if maximum_age is not None:
+                self._visit(connection).require_recent(maximum_age)
+        except SessionAuthorityError as error:
+            await close_if_open(self._visit(connection), error)
+            raise
         return found
 
     async def sign_in(
@@ -195,18 +200,18 @@ class Sessions:
         Raises:
             RuntimeError: The response has begun, so no cookie can go out any more.
         """
-        return await self.client.run_operation(
-            _visit(connection).sign_in(
-                user_id,
-                methods=methods,
-                authenticate_time=authenticate_time,
-                persistent=persistent,
-                lifetime=lifetime,
-                idle_timeout=idle_timeout,
-                attributes=attributes,
-                actor_id=actor_id,
-            )
+        visit = self._visit(connection)
+        making = visit.create(
+            user_id,
+            methods=methods,
+            authenticate_time=authenticate_time,
+            persistent=persistent,
+            lifetime=lifetime,
+            idle_timeout=idle_timeout,
+            attributes=attributes,
+            actor_id=actor_id,
         )
+        return await self._sign_ins.complete(visit, making, persistent=persistent, replaces=True)
 
     async def sign_out(self, connection: HTTPConnection) -> None:
         """End the request's session, and clear the cookie with its response.
@@ -214,7 +219,7 @@ class Sessions:
         Raises:
             Unavailable: The session may live on: the user keeps the cookie, and is to try again.
         """
-        await self.client.run_operation(_visit(connection).sign_out())
+        await self.client.run_operation(self._visit(connection).sign_out())
 
     async def reauthenticate(
         self,
@@ -231,11 +236,10 @@ class Sessions:
             RuntimeError: The response has begun, so no cookie can go out any more.
         """
         await self.require(connection)
-        return await self.client.run_operation(
-            _visit(connection).reauthenticate(
-                methods=methods, authenticate_time=authenticate_time, persistent=persistent
-            )
-        )
+        visit = self._visit(connection)
+        making = visit.renew(methods=methods, authenticate_time=authenticate_time)
+        persistent = visit.kept_choice(persistent)
+        return await self._sign_ins.complete(visit, making, persistent=persistent, replaces=False)
 
     def next_page(self, request: Request, given: str | None = None, *, default: str = "/") -> str:
         """Return where to send a user who has signed in or confirmed who they are.
@@ -249,7 +253,7 @@ class Sessions:
             default: Where to send the user without a usable `next`.
         """
         given = request.query_params.get("next") if given is None else given
-        return next_page(given, default=default, confirm_url=self._options.reauthenticate_url)
+        return next_page(given, default=default, confirm_url=self.page_options.reauthenticate_url)
 
     async def revoke_others(self, connection: HTTPConnection) -> datetime:
         """End every session of the user but the request's, and say when no cache accepts them any more.
@@ -258,7 +262,7 @@ class Sessions:
             SessionNotLive: There is no session: the user must sign in.
         """
         await self.require(connection)
-        return await self.client.revoke_others(_visit(connection).token)
+        return await self.client.revoke_others(self._visit(connection).token)
 
     def cookie_name(self, *, local: bool = False) -> str:
         """Return the name of the cookie that holds a session token.
@@ -268,23 +272,35 @@ class Sessions:
         """
         return self._site.cookie.name(local=local)
 
-    async def _look_up(self, visit: Visit) -> Session | Rejection:
-        match visit.to_ask():
+    async def _look_up(self, visit: AsyncVisit, *, passive: bool = False) -> Session | Rejection:
+        match visit.to_ask(passive=passive):
             case []:
                 pass
             case [only]:
-                answer = await self.client.validate(only.token, ip_address=only.ip_address)
+                answer = await self.client.validate(
+                    only.token, ip_address=only.ip_address, passive=only.passive
+                )
                 visit.answered([answer])
             case several:
                 visit.answered(await self.client.validate_many(several))
         assert visit.outcome is not None
         return visit.outcome
 
-    async def _take_back(self, visit: Visit) -> None:
-        await self.client.run_operation(visit.take_back())
+    def _visit(self, connection: HTTPConnection) -> AsyncVisit:
+        _sessions(connection)
+        visit: AsyncVisit | None = connection.scope.get(visit_key(self))
+        if visit is None:
+            raise RuntimeError(
+                "this request has come to another Sessions object: install this one too, sessions.install(app)"
+            )
+        return visit
 
 
-async def _current(connection: HTTPConnection) -> Session:
+_Cookie: TypeAlias = Annotated[None, Security(CookieScheme(SessionCookie().name(local=False)))]
+"""A parameter that shows the cookie in the OpenAPI document. `install` puts the site's own name there."""
+
+
+async def _current(connection: HTTPConnection, _: _Cookie = None) -> Session:
     return await _sessions(connection).require(connection)
 
 
@@ -318,12 +334,12 @@ class RecentAuthentication(params.Depends):
             raise ValueError(f"RecentAuthentication needs more than 0 minutes, not {minutes!r}")
         maximum_age = timedelta(minutes=minutes)
 
-        async def recent(connection: HTTPConnection) -> Session:
+        async def recent(connection: HTTPConnection, _: _Cookie = None) -> Session:
             return await _sessions(connection).require(connection, maximum_age=maximum_age)
 
         super().__init__(recent)
 
-    async def __call__(self, connection: HTTPConnection) -> Session:
+    async def __call__(self, connection: HTTPConnection, _: _Cookie = None) -> Session:
         """Return the session, as a dependency of `Depends`."""
         assert self.dependency is not None
         session: Session = await self.dependency(connection)
@@ -331,52 +347,11 @@ class RecentAuthentication(params.Depends):
 
 
 def _sessions(connection: HTTPConnection) -> Sessions:
-    found: Sessions = _installed(connection, SESSIONS_KEY)
+    found: Sessions | None = connection.scope.get(SESSIONS_KEY)
+    if found is None:
+        raise RuntimeError(
+            "this request has not come to sessions.install(app): call it for this app. If middleware asks here, "
+            "the order is wrong: add that middleware before sessions.install(app), because the middleware that "
+            "is added last runs first"
+        )
     return found
-
-
-def _visit(connection: HTTPConnection) -> Visit:
-    visit: Visit = _installed(connection, VISIT_KEY)
-    return visit
-
-
-def _installed(connection: HTTPConnection, key: str) -> Any:
-    if key not in connection.scope:
-        raise RuntimeError("sessions are not installed in this app: sessions.install(app)")
-    return connection.scope[key]
-
-
-async def _answer(connection: HTTPConnection, error: Exception) -> Response | None:
-    status, detail = next(each for kind, each in _ANSWERS.items() if isinstance(error, kind))
-    if isinstance(connection, WebSocket) and (
-        connection.application_state is not WebSocketState.CONNECTING
-    ):
-        await connection.close(_TRY_AGAIN_LATER if status == 503 else _POLICY_VIOLATION)
-        return None
-    if isinstance(error, ReauthenticationRequired) and (address := _confirm_address(connection)):
-        return RedirectResponse(address, 303, {"cache-control": "no-store"})
-    content, headers = {"detail": detail}, {"cache-control": "no-store"}
-    if status == 503:
-        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
-    if status == 401:
-        headers["www-authenticate"] = "Cookie"  # RFC 9110 asks for a challenge
-    if isinstance(error, ReauthenticationRequired):
-        content |= error.metadata
-    return JSONResponse(content, status, headers)
-
-
-def _confirm_address(connection: HTTPConnection) -> str | None:
-    """Return where a browser can confirm who its user is; None for a program, and on that page itself."""
-    confirm_url = _sessions(connection)._options.reauthenticate_url
-    if confirm_url is None or "text/html" not in connection.headers.get("accept", ""):
-        return None
-    path, query = connection.url.path, connection.url.query
-    if next_page(path, default="", confirm_url=confirm_url) == "":
-        return None
-    return confirm_address(
-        confirm_url,
-        method=connection.scope.get("method", "GET"),
-        path=f"{path}?{query}" if query else path,
-        referer=connection.headers.get("referer", ""),
-        origin=_visit(connection).origin,
-    )

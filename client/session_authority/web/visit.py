@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Any
 
 from session_authority import _core
 from session_authority.errors import ReauthenticationRequired, SessionAuthorityError
@@ -161,13 +162,16 @@ class Visit:
         """Whether the answer may clear a cookie that the request presented."""
         return may_clear(self._arrival.header)
 
-    def to_ask(self) -> Sequence[ValidationRequest]:
+    def to_ask(self, *, passive: bool = False) -> Sequence[ValidationRequest]:
         """Return what to ask the authority, in one call; nothing if the outcome is known."""
         if self.outcome is None and not self.tokens:
             self.outcome = _NOBODY
         if self.outcome is not None:
             return ()
-        return [ValidationRequest(token, ip_address=self.ip_address) for token in self.tokens]
+        return [
+            ValidationRequest(token, ip_address=self.ip_address, passive=passive)
+            for token in self.tokens
+        ]
 
     def answered(self, answers: Sequence[Session | Rejection]) -> None:
         """Take the answers to what `to_ask` returned. The first live session counts.
@@ -191,7 +195,7 @@ class Visit:
         """Forget the outcome, for a connection that has been open for long."""
         self.outcome, self._in_use = None, None
 
-    def sign_in(
+    def create(
         self,
         user_id: str,
         *,
@@ -202,17 +206,9 @@ class Visit:
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
-        replaces: bool = True,
-    ) -> _core.Operation[Session]:
-        """Record a sign-in and put its token into the cookie.
-
-        The session that the cookie held before ends, unless `replaces` is False.
-
-        Raises:
-            RuntimeError: The response has begun.
-        """
-        self._refuse_if_too_late()
-        new = yield from _core.create(
+    ) -> _core.Operation[NewSession]:
+        """Record a sign-in. `hand_out` then puts its token into the cookie."""
+        return _core.create(
             user_id,
             ip_address=self.ip_address,
             user_agent=self._user_agent,
@@ -224,20 +220,50 @@ class Visit:
             actor_id=actor_id,
             retry_secret=None,
         )
-        replaced = self.tokens if replaces else ()
+
+    def hand_out(self, new: NewSession, persistent: bool | None) -> tuple[str, ...]:
+        """Put a token into the cookie, and return the tokens that the cookie held before."""
+        replaced = self.tokens
+        token = new.token.reveal()
+        cookie = self._site.cookie
+        if self._site.origin is None and not self.local and self._scheme in ("http", "ws"):
+            cookie.warn_of_plain_http(self.origin)
+        self._answer = (cookie.holding(token, local=self.local, persistent=persistent),)
+        self.tokens, self._in_use = (token,), token
+        self.outcome, self._handed_out = new.session, token
+        return replaced
+
+    def sign_in(
+        self,
+        user_id: str,
+        *,
+        persistent: bool | None = None,
+        replaces: bool = True,
+        **how: Any,
+    ) -> _core.Operation[Session]:
+        """Record a sign-in and put its token into the cookie.
+
+        The session that the cookie held before ends, unless `replaces` is False. The other arguments are those
+        of `create`.
+
+        Raises:
+            RuntimeError: The response has begun.
+        """
+        self.refuse_if_too_late()
+        new = yield from self.create(user_id, persistent=persistent, **how)
+        replaced = self.hand_out(new, persistent)
         self._keeps_earlier = not replaces
-        self._hand_out(new, persistent)
-        yield from _end_if_possible(replaced)
+        yield from end_if_possible(replaced if replaces else ())
         return new.session
 
     def resume(self, token: str, session: Session) -> _core.Operation[None]:
         """Put the token of an earlier session of this browser into the cookie; end the session in use."""
-        self._refuse_if_too_late()
+        self.refuse_if_too_late()
         replaced = self.tokens
         self._answer = (self._site.cookie.holding(token, local=self.local),)
         self.tokens, self._in_use = (token,), token
         self.outcome, self._handed_out = session, None
-        yield from _end_if_possible(replaced)
+        yield from end_if_possible(replaced)
 
     def adopt(
         self, user_id: str, authenticate_time: datetime, retry_secret: bytes
@@ -258,8 +284,19 @@ class Visit:
             actor_id=None,
             retry_secret=retry_secret,
         )
-        self._hand_out(new, None)
+        self.hand_out(new, None)
         return new.session
+
+    def renew(
+        self, *, methods: Iterable[str] = (), authenticate_time: datetime | None = None
+    ) -> _core.Operation[NewSession]:
+        """Record that the user has proved again who they are. `hand_out` then puts the new token into the cookie."""
+        return _core.reauthenticate(
+            self.token,
+            authentication_methods=methods,
+            authenticate_time=authenticate_time or self.started,
+            retry_secret=None,
+        )
 
     def reauthenticate(
         self,
@@ -275,18 +312,17 @@ class Visit:
         Raises:
             RuntimeError: The response has begun.
         """
-        self._refuse_if_too_late()
+        self.refuse_if_too_late()
+        new = yield from self.renew(methods=methods, authenticate_time=authenticate_time)
+        self.hand_out(new, self.kept_choice(persistent))
+        return new.session
+
+    def kept_choice(self, persistent: bool | None) -> bool | None:
+        """Return the choice of `persistent` for a renewed cookie: a new one, or else the sign-in's own."""
         if persistent is None and self.session is not None:
             chosen = self.session.attributes.get(PERSISTENT_ATTRIBUTE)
-            persistent = {"yes": True, "no": False}.get(chosen or "")
-        new = yield from _core.reauthenticate(
-            self.token,
-            authentication_methods=methods,
-            authenticate_time=authenticate_time or self.started,
-            retry_secret=None,
-        )
-        self._hand_out(new, persistent)
-        return new.session
+            return {"yes": True, "no": False}.get(chosen or "")
+        return persistent
 
     def sign_out(self) -> _core.Operation[None]:
         """End the session in use, then clear the cookie.
@@ -297,25 +333,41 @@ class Visit:
         yield from self.end()
 
     def end(self) -> _core.Operation[None]:
-        """Take note that the session in use is over, clear the cookie, and end what else it presented."""
+        """Note that the session in use is over, and clear the cookie. The operation ends what else it presented."""
         others = tuple(token for token in self.tokens if token != self.token)
         if self.tokens:
             self._answer = self._site.cookie.cleared(local=self.local)
         self.tokens, self._in_use = (), None
         self.outcome = Rejection(RejectionReason.SIGNED_OUT)
-        yield from _end_if_possible(others)
+        return end_if_possible(others)
+
+    @property
+    def made_session(self) -> bool:
+        """Whether this request got a token for the cookie."""
+        return self._handed_out is not None
 
     def take_back(self) -> _core.Operation[None]:
-        """End the session whose token this request got, because the browser never will: the request failed.
+        """Forget the token that this request got. The operation ends its session.
 
-        It would stand in the user's list, live, and nobody could use it.
+        The browser never gets the token, because the request failed. The session would stay in the user's list,
+        live, and nobody could use it.
         """
-        if self._handed_out is not None:
-            yield from _end_if_possible((self._handed_out,))
-            if self._keeps_earlier:
-                self._answer = ()  # the browser keeps the token of the session that was not replaced
-            else:
-                yield from self.end()
+        if self._handed_out is None:
+            return end_if_possible(())
+        ended, self._handed_out = self._handed_out, None
+        if self._keeps_earlier:
+            self._answer = ()  # the browser keeps the token of the session that was not replaced
+        else:
+            self.end()  # It presents no other token than this one.
+        return end_if_possible((ended,))
+
+    def refuse_if_too_late(self) -> None:
+        """Refuse to make a token that no cookie can carry any more."""
+        if self.responded:
+            raise RuntimeError(
+                "the response has begun, so the token can't go out in its cookie: sign in and reauthenticate "
+                "before it, not in what it streams, in a background task or on an open WebSocket"
+            )
 
     def require_recent(self, maximum_age: timedelta) -> None:
         """Refuse a session whose user last proved who they are too long ago.
@@ -358,15 +410,6 @@ class Visit:
             return said
         return {"ws": "http", "wss": "https"}.get(self._arrival.scheme, self._arrival.scheme)
 
-    def _hand_out(self, new: NewSession, persistent: bool | None) -> None:
-        token = new.token.reveal()
-        cookie = self._site.cookie
-        if self._site.origin is None and not self.local and self._scheme in ("http", "ws"):
-            cookie.warn_of_plain_http(self.origin)
-        self._answer = (cookie.holding(token, local=self.local, persistent=persistent),)
-        self.tokens, self._in_use = (token,), token
-        self.outcome, self._handed_out = new.session, token
-
     def _with_choice(
         self, attributes: Mapping[str, str] | None, persistent: bool | None
     ) -> Mapping[str, str] | None:
@@ -375,16 +418,9 @@ class Visit:
             return attributes
         return {**(attributes or {}), PERSISTENT_ATTRIBUTE: "yes" if persistent else "no"}
 
-    def _refuse_if_too_late(self) -> None:
-        if self.responded:
-            raise RuntimeError(
-                "the response has begun, so the token can't go out in its cookie: sign in and reauthenticate "
-                "before it, not in what it streams, in a background task or on an open WebSocket"
-            )
 
-
-def _end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:
-    """End sessions that nobody asked to keep. What was done before stands, whatever becomes of them."""
+def end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:
+    """End sessions that no browser uses any more. A failure is logged: what was done before stands."""
     for token in tokens:
         try:
             yield from _core.sign_out(token)

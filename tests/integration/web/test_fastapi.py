@@ -1,4 +1,3 @@
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from session_authority.web.visit import RETRY_AFTER_SECONDS, Site
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.token import mint
 from tests.acceptance.authority import Authority, running_authority
+from tests.integration.web.browser_socket import Socket
 
 ORIGIN = "https://app.example"
 COOKIE = "__Host-auth_session"
@@ -775,36 +775,6 @@ async def test_behind_a_trusted_proxy_the_page_and_the_list_see_what_the_browser
             headers=cookie | {"origin": "https://app.example"},
         )
         assert "Max-Age=0" in left.headers["set-cookie"]
-
-
-class Socket:
-    """A WebSocket of a browser, spoken without a network."""
-
-    def __init__(self, app: FastAPI, cookie: str) -> None:
-        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
-        scope = {
-            "type": "websocket",
-            "scheme": "wss",
-            "path": "/socket",
-            "raw_path": b"/socket",
-            "root_path": "",
-            "query_string": b"",
-            "headers": [(b"host", b"app.example"), (b"cookie", cookie.encode())],
-            "client": ("203.0.113.7", 4711),
-            "subprotocols": [],
-            "extensions": {"websocket.http.response": {}},
-        }
-        self._running = asyncio.create_task(app(scope, self._incoming.get, self._outgoing.put))
-
-    async def send(self, **message: Any) -> None:
-        await self._incoming.put(message)
-
-    async def receive(self) -> Any:
-        return await asyncio.wait_for(self._outgoing.get(), 10)
-
-    async def end(self) -> None:
-        await asyncio.wait_for(self._running, 10)
 
 
 async def test_a_websocket_knows_whose_it_is_for_as_long_as_it_asks(shop: Shop) -> None:

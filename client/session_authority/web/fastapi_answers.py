@@ -1,0 +1,89 @@
+"""What visitors of a FastAPI or Starlette app see when the authority could not do what a handler asked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from session_authority.errors import (
+    AuthenticationTooOld,
+    ReauthenticationRequired,
+    SessionAuthorityError,
+    SessionLimitReached,
+    SessionNotLive,
+    Unavailable,
+)
+from session_authority.web.asgi import SESSIONS_KEY, AsyncVisit, visit_key
+from session_authority.web.next_page import confirm_address, next_page
+from session_authority.web.visit import RETRY_AFTER_SECONDS
+
+_POLICY_VIOLATION, _INTERNAL_ERROR, _TRY_AGAIN_LATER = 1008, 1011, 1013
+"""Codes that close a WebSocket (RFC 6455, section 7.4.1, and its registry)."""
+
+_ANSWERS: Mapping[type[SessionAuthorityError], tuple[int, str]] = {
+    SessionNotLive: (401, "Not signed in"),
+    AuthenticationTooOld: (401, "Signed out everywhere meanwhile: sign in again"),
+    ReauthenticationRequired: (403, "Reauthentication required"),
+    SessionLimitReached: (403, "Signed in on too many devices: sign out on one first"),
+    Unavailable: (503, "Sign-in is unavailable for the moment: try again soon"),
+}
+
+
+def add_handlers(app: Starlette) -> None:
+    """Have an app answer the errors that it does not answer by itself."""
+    for kind in _ANSWERS:
+        app.exception_handlers.setdefault(kind, _answer)
+
+
+async def close_if_open(visit: AsyncVisit, error: Exception) -> None:
+    """Close a WebSocket that has been accepted, with the code that says why."""
+    if not visit.is_open:
+        return
+    status = next((each for kind, (each, _) in _ANSWERS.items() if isinstance(error, kind)), 500)
+    codes = {500: _INTERNAL_ERROR, 503: _TRY_AGAIN_LATER}
+    await visit.close(codes.get(status, _POLICY_VIOLATION))
+
+
+async def _answer(connection: HTTPConnection, error: Exception) -> Response | None:
+    status, detail = next(each for kind, each in _ANSWERS.items() if isinstance(error, kind))
+    if connection.scope["type"] == "websocket" and _visit(connection).responded:
+        await close_if_open(_visit(connection), error)
+        return None
+    if isinstance(error, ReauthenticationRequired) and (address := _confirm_address(connection)):
+        return RedirectResponse(address, 303, {"cache-control": "no-store"})
+    content, headers = {"detail": detail}, {"cache-control": "no-store"}
+    if status == 503:
+        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+    if status == 401:
+        headers["www-authenticate"] = "Cookie"  # RFC 9110 asks for a challenge
+    if isinstance(error, ReauthenticationRequired):
+        content |= error.metadata
+    return JSONResponse(content, status, headers)
+
+
+def _confirm_address(connection: HTTPConnection) -> str | None:
+    """Return where a browser can confirm who its user is; None for a program, and on that page itself."""
+    confirm_url = _sessions(connection).page_options.reauthenticate_url
+    if confirm_url is None or "text/html" not in connection.headers.get("accept", ""):
+        return None
+    path, query = connection.url.path, connection.url.query
+    if next_page(path, default="", confirm_url=confirm_url) == "":
+        return None
+    return confirm_address(
+        confirm_url,
+        method=connection.scope.get("method", "GET"),
+        path=f"{path}?{query}" if query else path,
+        referer=connection.headers.get("referer", ""),
+        origin=_visit(connection).origin,
+    )
+
+
+def _sessions(connection: HTTPConnection) -> Any:
+    return connection.scope[SESSIONS_KEY]
+
+
+def _visit(connection: HTTPConnection) -> AsyncVisit:
+    visit: AsyncVisit = connection.scope[visit_key(_sessions(connection))]
+    return visit

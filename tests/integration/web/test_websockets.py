@@ -1,0 +1,258 @@
+"""Open WebSockets whose session ends, and the example of the documentation."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from starlette.endpoints import WebSocketEndpoint
+from starlette.routing import WebSocketRoute
+
+from session_authority import (
+    NewSession,
+    ReauthenticationRequired,
+    SessionAuthorityError,
+    SessionNotLive,
+    Unavailable,
+    testing,
+)
+from session_authority.web.fastapi import CurrentSession, Sessions
+from tests.integration.web.browser_socket import Socket
+from tests.integration.web.serving_apps import ROOT
+
+COOKIE = "__Host-auth_session"
+TEXT = {"type": "websocket.receive", "text": "hello"}
+GONE = {"type": "websocket.disconnect", "code": 1006}
+
+
+@pytest.fixture(scope="module")
+def authority() -> Iterator[testing.Authority]:
+    with testing.authority() as running:
+        yield running
+
+
+@pytest.fixture
+async def sessions(authority: testing.Authority) -> AsyncIterator[Sessions]:
+    async with authority.async_client() as client:
+        yield Sessions(client)
+
+
+@pytest.fixture
+def ada(authority: testing.Authority) -> NewSession:
+    return authority.sign_in("ada")
+
+
+async def opened(app: FastAPI, new: NewSession, path: str = "/socket") -> Socket:
+    socket = Socket(app, f"{COOKIE}={new.token.reveal()}", path)
+    await socket.send(type="websocket.connect")
+    assert (await socket.receive())["type"] == "websocket.accept"
+    return socket
+
+
+def app_with(sessions: Sessions, raised: list[Exception], **how: Any) -> FastAPI:
+    """Return an app that overlooks nothing but the exceptions of `require`."""
+    app = FastAPI()
+    sessions.install(app)
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket, session: CurrentSession) -> None:
+        await websocket.accept()
+        async for _ in websocket.iter_text():
+            try:
+                found = await sessions.require(websocket, again=True, **how)
+                await websocket.send_text(found.user_id)
+            except SessionAuthorityError as error:
+                raised.append(error)
+
+    return app
+
+
+async def test_a_socket_whose_session_has_ended_is_closed_though_the_app_goes_on(
+    sessions: Sessions, ada: NewSession
+) -> None:
+    raised: list[Exception] = []
+    socket = await opened(app_with(sessions, raised), ada)
+    await socket.send(**TEXT)
+    assert (await socket.receive())["text"] == "ada"
+
+    await sessions.client.sign_out(ada.token)
+    await socket.send(**TEXT)
+
+    closed = await socket.receive()
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
+    await socket.send(**GONE)
+    await socket.end()
+    assert [type(each) for each in raised] == [SessionNotLive]
+
+
+async def test_a_socket_is_closed_with_another_code_in_an_outage(
+    sessions: Sessions, ada: NewSession, authority: testing.Authority
+) -> None:
+    raised: list[Exception] = []
+    socket = await opened(app_with(sessions, raised), ada)
+
+    with authority.outage():
+        await socket.send(**TEXT)
+        assert (await socket.receive())["code"] == 1013
+
+    await socket.send(**GONE)
+    await socket.end()
+    assert [type(each) for each in raised] == [Unavailable]
+
+
+async def test_a_socket_whose_user_must_confirm_who_they_are_is_closed(
+    sessions: Sessions, ada: NewSession, authority: testing.Authority
+) -> None:
+    raised: list[Exception] = []
+    app = app_with(sessions, raised, maximum_age=timedelta(minutes=10))
+    socket = await opened(app, ada)
+    authority.advance(timedelta(minutes=11))
+
+    await socket.send(**TEXT)
+
+    assert (await socket.receive())["code"] == 1008
+    await socket.send(**GONE)
+    await socket.end()
+    assert [type(each) for each in raised] == [ReauthenticationRequired]
+
+
+async def test_an_endpoint_class_that_lets_the_exception_pass_closes_once(
+    sessions: Sessions, ada: NewSession
+) -> None:
+    class Endpoint(WebSocketEndpoint):
+        encoding = "text"
+
+        async def on_receive(self, websocket: WebSocket, _data: Any) -> None:
+            await sessions.require(websocket, again=True)
+
+    app = FastAPI()
+    sessions.install(app)
+    app.router.routes.append(WebSocketRoute("/socket", Endpoint))
+    socket = await opened(app, ada)
+    await sessions.client.sign_out(ada.token)
+
+    await socket.send(**TEXT)
+
+    assert (await socket.receive())["code"] == 1008
+    await socket.end()
+    assert socket.is_silent
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_what_the_app_sends_after_the_end_goes_nowhere(
+    sessions: Sessions, ada: NewSession, closes: bool
+) -> None:
+    app = FastAPI()
+    sessions.install(app)
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_text()
+        with suppress(SessionNotLive):
+            await sessions.require(websocket, again=True)
+        if closes:
+            await websocket.close(4001)
+            return
+        with pytest.raises(WebSocketDisconnect):
+            await websocket.send_text("secret")
+
+    opened_socket = await opened(app, ada)
+    await sessions.client.sign_out(ada.token)
+    await opened_socket.send(**TEXT)
+
+    assert (await opened_socket.receive())["code"] == 1008
+    await opened_socket.end()
+    assert opened_socket.is_silent
+
+
+async def test_tasks_that_ask_at_once_each_get_an_answer_of_their_own(
+    sessions: Sessions, ada: NewSession
+) -> None:
+    """An answer that was asked for before a sign-out must not stand in for a later question."""
+    app = FastAPI()
+    sessions.install(app)
+    found: list[Any] = []
+    real, answered = sessions.client.validate, asyncio.Event()
+
+    async def slow(*args: Any, **more: Any) -> Any:
+        answer = await real(*args, **more)
+        if not found:
+            await answered.wait()
+        return answer
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        first = asyncio.create_task(sessions.session(websocket))
+        await websocket.receive_text()
+        await sessions.client.sign_out(ada.token)
+        second = asyncio.create_task(sessions.session(websocket, again=True))
+        await asyncio.sleep(0)
+        answered.set()
+        found.extend((bool(await first), bool(await second)))
+
+    sessions.client.validate = slow  # type: ignore[method-assign]
+    opened_socket = await opened(app, ada)
+    await opened_socket.send(**TEXT)
+    await opened_socket.end()
+
+    assert found == [True, False]
+
+
+async def test_a_check_by_the_clock_is_no_activity(
+    authority: testing.Authority, sessions: Sessions
+) -> None:
+    new = authority.sign_in("ada", idle_timeout=timedelta(minutes=30))
+    raised: list[Exception] = []
+    socket = await opened(app_with(sessions, raised, passive=True), new)
+    for _ in range(3):
+        authority.advance(timedelta(minutes=11))
+        await socket.send(**TEXT)
+        last = await socket.receive()
+
+    assert last["code"] == 1008
+    await socket.send(**GONE)
+    await socket.end()
+
+
+def documented_app(sessions: Sessions) -> FastAPI:
+    """Run the example of the documentation, with another client and less patience."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs/web.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (example,) = [block for block in blocks if "async def close_when_ended" in block]
+    module: dict[str, Any] = {}
+    exec(compile(example, "docs/web.md", "exec"), module)
+    module["sessions"].client = sessions.client
+    module["CHECK_SECONDS"] = 0.02
+    app: FastAPI = module["app"]
+    return app
+
+
+async def test_the_documented_socket_closes_when_the_session_ends_though_nothing_is_sent(
+    sessions: Sessions, ada: NewSession
+) -> None:
+    socket = await opened(documented_app(sessions), ada, "/chat")
+    await socket.send(**TEXT)
+    assert (await socket.receive())["text"] == "ada: hello"
+
+    await sessions.client.sign_out(ada.token)
+
+    closed = await socket.receive()
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
+    await socket.send(**GONE)
+    await socket.end()
+
+
+async def test_the_documented_socket_ends_with_its_browser(
+    sessions: Sessions, ada: NewSession
+) -> None:
+    socket = await opened(documented_app(sessions), ada, "/chat")
+    await socket.send(**GONE)
+    await socket.end()
+    assert len([each for each in asyncio.all_tasks() if "close_when_ended" in repr(each)]) == 0
