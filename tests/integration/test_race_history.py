@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 from tests.integration.race_history import (
+    ANSWERS,
     EXPIRED_CODE,
     NOT_LIVE,
     OK,
+    UNKNOWN,
     Call,
     Change,
     Count,
@@ -203,7 +205,25 @@ def test_a_session_that_was_answered_and_lost() -> None:
 
 
 def test_a_session_that_nobody_was_given() -> None:
-    assert only(found(*TWO, kept={"s", "t", "u"}), "made and not answered: u")
+    assert only(found(*TWO, kept={"s", "t", "u"}), "made and not answered: ['u']")
+
+
+def test_a_session_whose_creation_got_no_answer_may_exist() -> None:
+    unknown = a("create", "", 4, UNKNOWN)
+    assert not found(*TWO, unknown, kept={"s", "t", "u"})
+    assert only(found(*TWO, unknown, kept={"s", "t", "u", "v"}), "made and not answered")
+
+
+def test_an_ending_without_an_answer_explains_a_rejection_and_promises_none() -> None:
+    unknown = a("sign_out", "s", 4, UNKNOWN)
+    assert not found(*TWO, unknown, a("validate", "s", 6, "SIGNED_OUT"))
+    assert not found(*TWO, unknown, a("validate", "s", 6))
+
+
+def test_an_internal_error_is_never_an_answer() -> None:
+    problem = "InternalError: the authority failed"
+    for kind in ANSWERS:
+        assert only(found(*TWO, a(kind, "s", 6, problem)), "answered wrongly")
 
 
 def test_work_that_was_done_twice() -> None:
