@@ -189,7 +189,7 @@ def test_whoever_watches_the_health_is_told_and_let_go(tmp_path: Path) -> None:
         server.terminate()
         told = [answer.status for answer in watching]
         assert server.exit_code() == 0
-        assert time.monotonic() - started < 10  # far less than the grace
+        assert time.monotonic() - started < 25  # less than the grace
     assert told == [NOT_SERVING]
 
 

@@ -225,7 +225,7 @@ def test_a_database_that_hangs_gets_no_pong_and_ends_the_streams(
             code, _ = watcher.end()
             took = time.monotonic() - began
         assert code is grpc.StatusCode.UNAVAILABLE
-        assert took < 10  # 2 seconds, on a machine that has nothing else to do
+        assert took < 25  # 2 seconds, on a machine that has nothing else to do
     with opened(servers[0].address):
         pass
 
@@ -255,7 +255,8 @@ def test_a_client_that_is_killed_is_forgotten(servers: list[Program]) -> None:
 
 
 def test_a_server_that_drains_ends_its_streams_and_is_gone_soon(url: str, tmp_path: Path) -> None:
-    with serving(tmp_path, "--no-worker", settings={URL: url}) as program:
+    settings = {URL: url, "SESSION_AUTHORITY_DRAIN_SECONDS": "30"}
+    with serving(tmp_path, "--no-worker", settings=settings) as program:
         with contextlib.ExitStack() as stack:
             watchers = [stack.enter_context(opened(program.address)) for _ in range(3)]
             began = time.monotonic()
@@ -265,7 +266,7 @@ def test_a_server_that_drains_ends_its_streams_and_is_gone_soon(url: str, tmp_pa
                 assert code is grpc.StatusCode.UNAVAILABLE
                 assert "shutting down" in said
             assert program.exit_code() == 0
-            assert time.monotonic() - began < 9  # of the 10 seconds that calls are given
+            assert time.monotonic() - began < 25  # less than the 30 seconds that calls are given
         assert "Traceback" not in program.stderr
 
 

@@ -121,9 +121,7 @@ def test_a_disk_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted_and_
     disk.free.clear()
     audit.record(ended(0))
     assert disk.asked.wait(PATIENCE_SECONDS)
-    started = time.perf_counter()
-    audit.record(*map(ended, range(1, QUEUE_LIMIT_EVENTS + 43)))
-    assert time.perf_counter() - started < 1
+    audit.record(*map(ended, range(1, QUEUE_LIMIT_EVENTS + 43)))  # returns while the disk hangs
     assert dropped() - before == 42
     disk.free.set()
     wait_for(lambda: disk.of("events-dropped"))
@@ -165,7 +163,7 @@ def test_a_stop_gives_up_in_time_on_a_disk_that(
     audit.record(*map(ended, range(3)))
     started = time.monotonic()
     audit.close(0.1)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < PATIENCE_SECONDS
     assert dropped() - before == 3
     assert "3 lines" in caplog.text
 
@@ -189,9 +187,8 @@ async def test_upkeep_waits_for_room_but_not_for_ever(
     audit.record(ended(0))
     assert disk.asked.wait(PATIENCE_SECONDS)
     audit.record(*map(ended, range(QUEUE_LIMIT_EVENTS - EVENTS_AT_ONCE)))
-    started = time.monotonic()
-    await audit.room()
-    assert time.monotonic() - started < 0.04
+    with pytest.raises(StopIteration):
+        audit.room().send(None)  # there is room, so it does not wait
     audit.record(ended(1))
     started = time.monotonic()
     await audit.room()

@@ -105,7 +105,7 @@ async def test_silence_ends_at_the_deadline(
     with pytest.raises(DeadlineExceeded) as caught:
         await twin.validate(TOKEN)
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4  # the default is 5 seconds
     assert isinstance(caught.value, Unavailable)
     await twin.close()
 
@@ -117,11 +117,10 @@ async def test_a_server_that_is_gone_is_unavailable_quickly(
     assert await twin.validate(TOKEN)
     await running.stop()
 
-    began = time.monotonic()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as caught:
         await twin.validate(TOKEN)
 
-    assert time.monotonic() - began < 3
+    assert not isinstance(caught.value, DeadlineExceeded)  # it did not wait for the deadline
 
 
 async def test_nothing_connects_before_the_first_call(

@@ -58,12 +58,14 @@ async def test_a_nearer_moment_does_not_wait_for_a_farther_one_that_was_set_befo
 
 
 async def test_a_moment_is_met_to_less_than_a_millisecond() -> None:
-    alarm, late = module._Alarm(), []
-    for _ in range(50):
+    alarm, give_up = module._Alarm(), time.monotonic() + 10
+    late = 1.0
+    while late >= 0.001:  # a busy machine may be late at times
+        assert time.monotonic() < give_up
         moment = time.monotonic() + PERIOD_SECONDS
         await alarm.at(moment)
-        late.append(time.monotonic() - moment)
-    assert 0 <= min(late) < 0.001
+        late = time.monotonic() - moment
+        assert late >= 0
 
 
 async def test_who_has_gone_away_is_not_answered() -> None:

@@ -97,7 +97,7 @@ async def test_hits_end_within_the_lease_when_pongs_do(
     await until(lambda: (near.statistics.lease_age_seconds or 9) > 0.5)
     await near.validate("t-1")
     assert near.statistics.hits == hits
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # a lease may last 30 seconds
     assert near.statistics.size == 1  # it's only not used
     authority.watch.mute = False
     await until(lambda: (near.statistics.lease_age_seconds or 9) < 0.5)

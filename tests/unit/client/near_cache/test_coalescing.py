@@ -258,7 +258,7 @@ async def test_a_question_that_waits_too_long_ends_at_its_deadline(
         await first[0]
     with pytest.raises(DeadlineExceeded):
         await other
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10
     gate.open()
     await asyncio.gather(*first, return_exceptions=True)
     assert await near.validate("t-1")
