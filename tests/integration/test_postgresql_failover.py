@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from tests import postgresql
-from tests.integration.ledger import UNAVAILABLE, calling, settings, under_load
+from tests.integration.ledger import calling, settings, under_load
 from tests.integration.program import run, serving
 from tests.postgresql import Cluster
 
@@ -15,7 +15,7 @@ def url_of(*clusters: Cluster) -> str:
     return f"postgresql://postgres@{hosts}/postgres"
 
 
-async def test_a_standby_that_takes_over_has_all_that_was_answered_and_serves_within_two_seconds(
+async def test_a_standby_that_takes_over_has_all_that_was_answered_and_serves(
     tmp_path: Path,
 ) -> None:
     with (
@@ -28,10 +28,8 @@ async def test_a_standby_that_takes_over_has_all_that_was_answered_and_serves_wi
         with serving(tmp_path, settings=both) as program:
             async with calling(program) as calls, under_load(calls) as ledger:
                 await asyncio.sleep(1)
-                assert not ledger.failures
-                await asyncio.to_thread(primary.stop, at_once=True)
+                await ledger.fails(asyncio.to_thread(primary.stop, at_once=True))
                 await asyncio.to_thread(deputy.promote)
                 await ledger.passes(back=time.monotonic())
-                assert ledger.codes == {UNAVAILABLE}
             assert program.stop() == 0
             assert "Traceback" not in program.stderr
