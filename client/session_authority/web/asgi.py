@@ -111,7 +111,7 @@ class SessionMiddleware:
             await self._app(scope, receive, send)
             return
         self._claim_cookie(scope)
-        visit = scope[self._key] = AsyncVisit(self._site, _arrival(scope), send)
+        visit = scope[self._key] = AsyncVisit(self._site, arrival_of(scope), send)
         try:
             await self._app(scope, receive, visit.send)
         except BaseException:
@@ -138,7 +138,8 @@ def headers_of(scope: Scope, name: str) -> str:
     return joint.join(value.decode("latin-1") for key, value in scope["headers"] if key == wanted)
 
 
-def _arrival(scope: Scope) -> Arrival:
+def arrival_of(scope: Scope) -> Arrival:
+    """Return what a scope tells of its request or WebSocket."""
     client = scope.get("client")
     return Arrival(
         scheme=scope.get("scheme", "http"),

@@ -10,12 +10,11 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.utils.functional import SimpleLazyObject
 
-from session_authority.web.clock import test_clocks
 from session_authority.web.django.answers import answer, unavailable
 from session_authority.web.django.auth_session import AuthSession
 from session_authority.web.django.options import options
 from session_authority.web.django.own_session import is_hijack
-from session_authority.web.django.testing_logins import cookie_of
+from session_authority.web.django.testing_logins import presenting
 from session_authority.web.visit import Arrival, Visit
 
 
@@ -77,17 +76,12 @@ def _arrival(request: HttpRequest) -> Arrival:
         value = meta.get("HTTP_" + name.upper().replace("-", "_"), "")
         return value if isinstance(value, str) else ""
 
-    def header_or_cookie(name: str) -> str:
-        if name != "cookie" or not test_clocks:
-            return header(name)
-        return "; ".join(filter(None, (header(name), cookie_of(request))))
-
     forwarded_host = header("x-forwarded-host") if settings.USE_X_FORWARDED_HOST else ""
     return Arrival(
         scheme=request.scheme or "http",
         host=forwarded_host or header("host"),
         peer=meta.get("REMOTE_ADDR") or None,
-        header=header_or_cookie,
+        header=presenting(header, request.session),
     )
 
 

@@ -4,7 +4,10 @@ They count only if the client calls a `testing.Authority`. Django's session then
 request of the test presents it. Anywhere else this module does nothing.
 """
 
+from collections.abc import Callable
+
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
 from session_authority.web.clock import test_clocks
@@ -31,10 +34,17 @@ def log_out(request: HttpRequest) -> None:
         found.client.sign_out(request.session.get(_TOKEN))
 
 
-def cookie_of(request: HttpRequest) -> str:
-    """Return what a `Cookie` header would say of a test's login, or ""."""
-    found = options()
-    if found.client.address not in test_clocks:
-        return ""
-    token = request.session.get(_TOKEN)
-    return f"{found.site.cookie.name(local=False)}={token}" if token else ""
+def presenting(header: Callable[[str], str], login: SessionBase) -> Callable[[str], str]:
+    """Return a way to read headers by which a request presents the token of a test's login, if any."""
+    if not test_clocks:
+        return header
+
+    def header_or_token(name: str) -> str:
+        found = options()
+        token = login.get(_TOKEN) if name == "cookie" else None
+        if token is None or found.client.address not in test_clocks:
+            return header(name)
+        presented = f"{found.site.cookie.name(local=False)}={token}"
+        return "; ".join(filter(None, (header(name), presented)))
+
+    return header_or_token
