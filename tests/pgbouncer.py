@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.postgresql import Cluster, as_owner, folder, free_port
+from tests.postgresql import as_owner, folder, free_port
 
 START_SECONDS = 10
 _NAMES = ("pgbouncer", "/usr/sbin/pgbouncer")
@@ -33,14 +33,20 @@ class Pooler:
 
 
 @contextlib.contextmanager
-def pooler(cluster: Cluster, size: int) -> Iterator[Pooler]:
-    """Give a pooler in front of a cluster; it is gone afterwards."""
+def pooler(port: int, size: int, session: str = "") -> Iterator[Pooler]:
+    """Give a pooler in front of a server; it is gone afterwards.
+
+    Args:
+        port: Where the server listens.
+        size: How many connections to the database the pooler shares among all.
+        session: What else the pooler is configured to do with each of these connections.
+    """
     assert PROGRAM is not None
     with folder() as place:
         made = Pooler(free_port(), size)
         (place / "pgbouncer.ini").write_text(
             "[databases]\n"
-            f"* = host=127.0.0.1 port={cluster.port} user=postgres\n"
+            f"* = host=127.0.0.1 port={port} user=postgres {session}\n"
             "[pgbouncer]\n"
             "listen_addr = 127.0.0.1\n"
             f"listen_port = {made.port}\n"

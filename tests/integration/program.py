@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 BIN = Path(sys.executable).parent
 COMMAND = BIN / "session-authority"
@@ -39,6 +40,12 @@ def run(
         timeout=seconds,
         check=False,
     )
+
+
+class Refusal(Protocol):
+    """Run a command that must refuse, and return what it says."""
+
+    def __call__(self, *arguments: str, **settings: str) -> str: ...
 
 
 class Program:

@@ -50,7 +50,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def pooler(cluster: Cluster) -> Iterator[Pooler]:
-    with pgbouncer.pooler(cluster, POOL_SIZE) as made:
+    with pgbouncer.pooler(cluster.port, POOL_SIZE) as made:
         yield made
 
 

@@ -1,55 +1,20 @@
 """What can't work is refused at the start, in words that say what to do."""
 
-import logging
-import os
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
 
 import pytest
-import structlog
-from click.testing import CliRunner
 
 from session_authority import SessionClient
-from session_authority_server.cli import commands
 from session_authority_server.config import load_settings
 from session_authority_server.listening import refuse_exposure
 from tests.certificates import TestAuthority
-from tests.integration.program import environment, run, serving
+from tests.integration.program import Refusal, run, serving
 
 FREE = ("serve", "--listen", "127.0.0.1:0")
-
-
-class Refusal(Protocol):
-    def __call__(self, *arguments: str, **settings: str) -> str: ...
-
-
-@pytest.fixture
-def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusal]:
-    """Run the command in this process, for most refusals need no process of their own."""
-    monkeypatch.chdir(tmp_path)
-    for name in environment().keys() ^ os.environ.keys():
-        monkeypatch.delenv(name, raising=False)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-
-    def refuse(*arguments: str, **settings: str) -> str:
-        done = CliRunner().invoke(commands, arguments, env=settings)
-        assert isinstance(done.exception, SystemExit), done.exception
-        assert done.exit_code > 0
-        assert done.stdout == ""
-        assert "Traceback" not in done.stderr
-        return done.stderr
-
-    try:
-        yield refuse
-    finally:
-        root.handlers[:], root.level = handlers, level
-        structlog.reset_defaults()
 
 
 def test_a_second_server_on_the_same_file(tmp_path: Path, refusal: Refusal) -> None:

@@ -323,7 +323,7 @@ needs_a_pooler = pytest.mark.skipif(
 def test_behind_a_pooler_a_direct_address_is_listened_at(
     url: str, cluster: Cluster, tmp_path: Path
 ) -> None:
-    with pgbouncer.pooler(cluster, 3) as pooler:
+    with pgbouncer.pooler(cluster.port, 3) as pooler:
         settings = {URL: pooler.url(), WATCH_URL: url}
         with (
             serving(tmp_path, "--no-worker", settings=settings) as program,
@@ -338,7 +338,7 @@ def test_behind_a_pooler_alone_nobody_is_told_that_they_know_everything(
     url: str, cluster: Cluster, tmp_path: Path
 ) -> None:
     with (
-        pgbouncer.pooler(cluster, 3) as pooler,
+        pgbouncer.pooler(cluster.port, 3) as pooler,
         serving(tmp_path, "--no-worker", settings={URL: pooler.url()}) as program,
         watching(program.address) as watcher,
         SessionClient(program.address) as client,

@@ -45,7 +45,6 @@ _BUSY_TIMEOUT_MILLISECONDS = 1_500
 # Whoever waits longer is behind somebody who went away with a lock, and keeps a connection from others.
 _LOCK_TIMEOUT_MILLISECONDS = 1_000
 _STATEMENT_TIMEOUT_MILLISECONDS = 1_900
-_CONNECT_TIMEOUT_SECONDS = 2
 _CANCEL_TIMEOUT_SECONDS = 0.5
 # Of each connection: what some ten thousand sessions in use are spread over in a large file.
 _CACHE_KIBIBYTES = 65_536
@@ -320,16 +319,17 @@ class PostgreSQL:
     def __init__(self, url: str) -> None:
         import psycopg
 
-        from session_authority_server.store import libpq
+        from session_authority_server.store import libpq, postgresql_session
 
         self._libpq = libpq
+        self._prepare = postgresql_session.prepare
         self._standby_answered = psycopg.errors.ReadOnlySqlTransaction
         self.driver_errors: tuple[type[Exception], ...] = (psycopg.Error,)
         self.url = url
-        self._connect_args = connect_arguments(url)
+        self._connect_args = postgresql_session.connect_arguments(url)
 
     def reader(self) -> AsyncEngine:
-        return create_async_engine(
+        engine = create_async_engine(
             _ANY_POSTGRESQL,
             hide_parameters=True,
             isolation_level="AUTOCOMMIT",
@@ -340,16 +340,20 @@ class PostgreSQL:
             pool_timeout=WAIT_SECONDS,
             connect_args=self._connect_args,
         )
+        event.listen(engine.sync_engine, "connect", self._prepare)
+        return engine
 
     def writer(self) -> AsyncEngine:
         engine = create_async_engine(
             _ANY_POSTGRESQL,
             hide_parameters=True,
+            isolation_level="READ COMMITTED",  # whatever the default of the role or the database is
             pool_size=self.writers,
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
             connect_args=self._connect_args,
         )
+        event.listen(engine.sync_engine, "connect", self._prepare)
         event.listen(engine.sync_engine, "connect", _watch_for_doubtful_commits)
 
         @event.listens_for(engine.sync_engine, "begin")
@@ -359,7 +363,9 @@ class PostgreSQL:
                 f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT_MILLISECONDS}', true), "
                 f"set_config('statement_timeout', '{_STATEMENT_TIMEOUT_MILLISECONDS}', true), "
                 # Or a commit that is in doubt would go unsaid.
-                "set_config('client_min_messages', 'warning', true)"
+                "set_config('client_min_messages', 'warning', true), "
+                # Or the names of types would be quoted when the schema is looked at.
+                "set_config('quote_all_identifiers', 'off', true)"
             )
 
         return engine
@@ -436,45 +442,6 @@ class PostgreSQL:
 
     def cut_off(self, driver: Any) -> None:
         self._libpq.cut_off(driver)
-
-
-def connect_arguments(url: str) -> dict[str, Any]:
-    """Return what to connect to a primary with.
-
-    Raises:
-        ValueError: If the address can't be read.
-    """
-    return {
-        # Works behind a transaction pooler too, which may run each transaction elsewhere.
-        "prepare_threshold": None,
-        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-        "application_name": "session-authority",
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 5_000,
-        # Read as libpq reads it, with several hosts too, and not as SQLAlchemy would.
-        **_parameters_of(url),
-        # A standby, or a primary that became one, must not answer.
-        "target_session_attrs": "read-write",
-    }
-
-
-def _parameters_of(url: str) -> dict[str, Any]:
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        parameters = conninfo_to_dict(url)
-    except ProgrammingError:
-        raise ValueError("that is no address") from None
-    # What stands where a host or a port should may be part of a password; libpq would quote it.
-    ports = str(parameters.get("port", "")).split(",")
-    if "@" in str(parameters.get("host", "")) or not all(
-        port.isdecimal() or not port for port in ports
-    ):
-        raise ValueError("that is no host or port")
-    return dict(parameters)
 
 
 def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:

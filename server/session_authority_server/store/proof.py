@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from session_authority_server.store.dialect import connect_arguments
-
 _VERIFYING = frozenset(("verify-ca", "verify-full"))
 
 
@@ -40,6 +38,8 @@ def parameters_of(url: str) -> Mapping[str, Any]:
         ValueError: If the address can't be read.
     """
     from psycopg import pq
+
+    from session_authority_server.store.postgresql_session import connect_arguments
 
     of_environment = {
         option.keyword.decode(): option.val.decode()

@@ -34,12 +34,14 @@ class SchemaVersion:
         wanted: The version that this program was made for.
         known: Whether this program knows the current one, and so the way from there.
         oldest_program: Which version the oldest program wants that the current one still serves.
+        elsewhere: A schema of PostgreSQL that has an authority's tables though search_path does not name it.
     """
 
     current: str | None
     wanted: str
     known: bool
     oldest_program: str | None
+    elsewhere: str | None = None
 
     @property
     def is_current(self) -> bool:
@@ -56,6 +58,11 @@ class SchemaVersion:
     @property
     def remedy(self) -> str:
         """What an operator can do about a schema that this program can't work with."""
+        if self.elsewhere is not None:
+            return (
+                f"the schema {self.elsewhere} has such tables, but search_path does not name it; let its owner run: "
+                f"ALTER ROLE role SET search_path = {self.elsewhere}"
+            )
         if self.known:
             return "run: session-authority migrate"
         if self.current is not None and _AND in self.current:
@@ -84,7 +91,8 @@ async def read_version(database: Database) -> SchemaVersion:
             return SchemaVersion(_AND.join(sorted(revisions)), wanted, False, None)
         current = revisions[0] if revisions else None
         oldest = _oldest_program(connection) if current not in known else None
-        return SchemaVersion(current, wanted, current in known, oldest)
+        elsewhere = _schema_elsewhere(connection) if current is None else None
+        return SchemaVersion(current, wanted, current in known, oldest, elsewhere)
 
     return await database.run_sync(read)
 
@@ -181,6 +189,18 @@ def _step(
 
 def _current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def _schema_elsewhere(connection: Connection) -> str | None:
+    """Return a schema of PostgreSQL that has an authority's tables and that search_path does not name."""
+    if connection.dialect.name != "postgresql":
+        return None
+    found: str | None = connection.exec_driver_sql(
+        "SELECT min(quote_ident(nspname)) FROM pg_namespace n "
+        "WHERE nspname != ALL (current_schemas(false)) AND 2 = (SELECT count(*) FROM pg_class c "
+        "WHERE c.relnamespace = n.oid AND c.relname IN ('authority', 'alembic_version'))"
+    ).scalar_one()
+    return found
 
 
 def _oldest_program(connection: Connection) -> str | None:

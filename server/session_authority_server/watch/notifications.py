@@ -10,8 +10,8 @@ import psycopg
 
 from session_authority_server.store import notification
 from session_authority_server.store.database import reason_of
-from session_authority_server.store.dialect import connect_arguments
 from session_authority_server.store.libpq import cut_off
+from session_authority_server.store.postgresql_session import connect_arguments, verify
 from session_authority_server.watch.channel import Receiver
 
 # How long a probe may take. No cache is used any more by then, because its lease is no longer.
@@ -235,6 +235,7 @@ async def _check_direct(connection: Connection) -> None:
 async def _connected(arguments: dict[str, Any]) -> AsyncIterator[Connection]:
     connection = await psycopg.AsyncConnection.connect(autocommit=True, **arguments)
     try:
+        verify(connection)
         yield connection
     finally:
         await connection.close()
