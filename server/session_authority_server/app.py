@@ -44,7 +44,7 @@ from session_authority_server.listening import (
     refuse_exposure,
     served_to_its_end,
 )
-from session_authority_server.opening import be_only_server_of, key_store, opened, refuse_lack
+from session_authority_server.opening import in_place, key_store, opened, refuse_lack
 from session_authority_server.rpc import accepting
 from session_authority_server.rpc.authentication import (
     Authenticate,
@@ -153,6 +153,7 @@ async def serving(
     Raises:
         CannotStart: If the address, the certificates or the database can't be used.
         AlreadyServed: If another process serves the same SQLite file.
+        FileReplaced: If a SQLite file was moved, removed or replaced, at the end.
         StoppedServing: If gRPC stopped by itself, at the end.
     """
     refuse_exposure(settings, insecure=insecure, allow_plaintext=allow_plaintext)
@@ -164,12 +165,13 @@ async def serving(
         )
         authenticate = anybody
     async with contextlib.AsyncExitStack() as stack:
-        if path is not None:
-            be_only_server_of(path, stack)
         # Before the database, which at the end waits for the transactions that are to be told.
         audit = await stack.enter_async_context(auditing(settings, standard_output))
         # An empty file is made ready; a server that others share is migrated when its operator says so.
-        database = await stack.enter_async_context(opened(settings, make_schema=path is not None))
+        database = await stack.enter_async_context(
+            opened(settings, make_schema=path is not None, serve=True)
+        )
+        await stack.enter_async_context(in_place(database))
         await refuse_lack(settings, database)
         skew = ClockSkew(database, clock)
         await skew.settle()

@@ -1,7 +1,10 @@
 """The database of an operator's settings, opened or refused."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import structlog
@@ -11,41 +14,53 @@ from session_authority_server.config import Settings
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database, reason_of
-from session_authority_server.store.server_lock import ServerLock
 from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.store.sqlite_file import SqliteFile
+
+# How often it is looked whether a SQLite file is in its place. With what ending takes, that is within a second.
+_LOOK_SECONDS = 0.25
 
 _log = structlog.get_logger("session_authority")
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, *, make_schema: bool = False) -> AsyncIterator[Database]:
+async def opened(
+    settings: Settings, *, make_schema: bool = False, serve: bool = False
+) -> AsyncIterator[Database]:
     """Open a database whose schema is one that this program works with.
 
     Args:
         settings: Which database.
         make_schema: Whether to make the schema where there is none at all.
+        serve: Whether this process is to be the one server of a SQLite file.
 
     Raises:
         CannotStart: If the database can't be opened, or its schema is another.
+        AlreadyServed: If a server keeps this process from a SQLite file.
     """
-    database = database_of(settings, must_exist=not make_schema)
-    try:
+    with claimed(settings, make=make_schema, serve=serve) as file:
+        database = database_of(settings, file=file)
         try:
-            version = await schema.read_version(database)
-            if version.current is None and make_schema:
-                await schema.migrate(database)
-            elif not version.serves:
-                raise CannotStart(
-                    f"the schema of {settings.database} is {version.current or 'missing'}, and this program works "
-                    f"with {version.wanted}; {version.remedy}"
-                )
-            elif not version.is_current:
-                _log.info("the schema is of a newer release", schema=version.current)
-        except StoreUnavailable as error:
-            raise cannot_use(settings, error) from None
-        yield database
-    finally:
-        await database.close()
+            await _check_schema(settings, database, make_schema=make_schema)
+            yield database
+        finally:
+            await database.close()
+
+
+async def _check_schema(settings: Settings, database: Database, *, make_schema: bool) -> None:
+    try:
+        version = await schema.read_version(database)
+        if version.current is None and make_schema:
+            await schema.migrate(database)
+        elif not version.serves:
+            raise CannotStart(
+                f"the schema of {settings.database} is {version.current or 'missing'}, and this program works "
+                f"with {version.wanted}; {version.remedy}"
+            )
+        elif not version.is_current:
+            _log.info("the schema is of a newer release", schema=version.current)
+    except StoreUnavailable as error:
+        raise cannot_use(settings, error) from None
 
 
 async def refuse_lack(settings: Settings, database: Database) -> None:
@@ -62,13 +77,15 @@ async def refuse_lack(settings: Settings, database: Database) -> None:
         raise CannotStart(f"the database {settings.database} can't be used: {lack}")
 
 
-def database_of(settings: Settings, *, must_exist: bool, read_only: bool = False) -> Database:
+def database_of(
+    settings: Settings, *, read_only: bool = False, file: SqliteFile | None = None
+) -> Database:
     """Return the database that the settings name, not yet connected to.
 
     Args:
         settings: Which database.
-        must_exist: Whether a file that is not there is not to be made.
         read_only: Whether a file is to be opened without the means to change it, or to keep others waiting.
+        file: The file, where this process has claimed it; no commit is answered once it is not in its place.
 
     Raises:
         CannotStart: If it is plain already that it can't be used.
@@ -87,6 +104,52 @@ def database_of(settings: Settings, *, must_exist: bool, read_only: bool = False
                 "postgresql://user:password@host:port/database, with what is not a letter, digit or "
                 "one of -._~ in a password as %XX"
             ) from None
+    _check_path(path, must_exist=True)
+    return Database.sqlite(path, read_only=read_only, file=file)
+
+
+@contextlib.contextmanager
+def claimed(
+    settings: Settings, *, make: bool = False, serve: bool = False
+) -> Iterator[SqliteFile | None]:
+    """Claim a SQLite file for this process for as long as the context lasts; nothing where there is none.
+
+    Args:
+        settings: Which database.
+        make: Whether to make the file where there is none.
+        serve: Whether this process is to be the one server of the file.
+
+    Raises:
+        CannotStart: If the file can't be used.
+        AlreadyServed: If a server keeps this process from it.
+        FileReplaced: If it is replaced at this very moment.
+    """
+    path = settings.sqlite_path
+    if path is None:
+        yield None
+        return
+    _check_path(path, must_exist=not make)
+    with contextlib.ExitStack() as stack:
+        try:
+            if not path.exists():
+                path.touch(mode=0o600)  # nobody else may read addresses and names
+            file = stack.enter_context(SqliteFile(path, serve=serve))
+        except OSError as error:
+            raise CannotStart(
+                f"{error.filename or path} can't be written to: {error.strerror}"
+            ) from None
+        except sqlite3.Error as error:
+            raise CannotStart(f"the database {settings.database} can't be used: {error}") from None
+        if serve and file.links > 1:
+            _log.warning(
+                "the database file has several names; opened by two of them, it is corrupted. Remove the others",
+                file=str(file.path),
+                names=file.links,
+            )
+        yield file
+
+
+def _check_path(path: Path, *, must_exist: bool) -> None:
     if not path.parent.is_dir():
         raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
     if must_exist and not path.exists():
@@ -94,9 +157,31 @@ def database_of(settings: Settings, *, must_exist: bool, read_only: bool = False
             f"there is no database {path}; name it in SESSION_AUTHORITY_DATABASE_URL, or make it "
             "with: session-authority migrate"
         )
-    if not path.exists():
-        path.touch(mode=0o600)  # addresses and names are nobody else's to read
-    return Database.sqlite(path, read_only=read_only)
+
+
+@contextlib.asynccontextmanager
+async def in_place(database: Database) -> AsyncIterator[None]:
+    """End the process, as SIGTERM does, once a SQLite file is no longer in its place.
+
+    Raises:
+        FileReplaced: If that was so, at the end.
+    """
+    watching = asyncio.create_task(_watch(database))
+    try:
+        yield
+    finally:
+        gone = watching.done()
+        watching.cancel()
+    if gone:
+        await watching
+
+
+async def _watch(database: Database) -> None:
+    while (error := database.dialect.displaced()) is None:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(_LOOK_SECONDS)
+    _log.critical("stopping", reason=str(error))
+    signal.raise_signal(signal.SIGTERM)
+    raise error
 
 
 def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:
@@ -106,26 +191,11 @@ def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:
     )
 
 
-def be_only_server_of(path: Path, stack: contextlib.AsyncExitStack) -> None:
-    """Keep every other server from a SQLite file for as long as the stack lasts.
-
-    Raises:
-        CannotStart: If the folder can't be used.
-        AlreadyServed: If another process serves it.
-    """
-    if not path.parent.is_dir():
-        raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
-    try:
-        stack.enter_context(ServerLock(path))
-    except OSError as error:
-        raise CannotStart(f"the folder {path.parent} can't be written to: {error}") from None
-
-
 def key_store(
     settings: Settings, database: Database, stack: contextlib.AsyncExitStack
 ) -> SqlKeyStore:
     """Return the store of API keys, with a way to the database of its own that ends with the stack."""
     # Reads of its own, which no crowd of other calls keeps waiting until the keys are no longer believed.
-    aside = database_of(settings, must_exist=True)
+    aside = database_of(settings)
     stack.push_async_callback(aside.close)
     return SqlKeyStore(database, reads_from=aside)

@@ -22,7 +22,9 @@ def test_a_second_server_on_the_same_file(tmp_path: Path, refusal: Refusal) -> N
         done = run(*FREE, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stdout == ""
-        assert done.stderr.startswith("Error: another process serves session-authority.sqlite")
+        assert done.stderr.startswith(
+            f"Error: another process serves {tmp_path}/session-authority.sqlite"
+        )
         assert "SESSION_AUTHORITY_DATABASE_URL" in done.stderr
         # By another spelling of the same path too, and the first goes on.
         url = f"sqlite:///{tmp_path}/./session-authority.sqlite"
@@ -98,7 +100,7 @@ def test_a_folder_that_is_missing(
 
 def test_a_folder_that_cannot_be_written_to(refusal: Refusal) -> None:
     told = refusal(*FREE, "--database-url", "sqlite:////proc/sessions.sqlite")
-    assert "/proc can't be written to" in told
+    assert "/proc/sessions.sqlite can't be written to" in told
 
 
 def test_a_database_from_the_future(tmp_path: Path, refusal: Refusal) -> None:

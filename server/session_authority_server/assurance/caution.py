@@ -335,6 +335,18 @@ def files_are_open(facts: Facts) -> Iterator[Caution]:
             )
 
 
+def the_file_has_several_names(facts: Facts) -> Iterator[Caution]:
+    """Tell of a SQLite file that can be opened by another name, and so with another log."""
+    if facts.names > 1:
+        yield Caution(
+            "several-names",
+            "database",
+            f"the file has {facts.names} names (hard links): a program that opens it by another name than the server "
+            "corrupts it",
+            "remove the other names",
+        )
+
+
 def memory_is_short_or_long(facts: Facts) -> Iterator[Caution]:
     """Tell of histories that serve nobody, or that serve others too."""
     policy = facts.policy
@@ -380,6 +392,7 @@ WATCHES: Sequence[Watch] = (
     the_certificate_ends,
     files_are_open,
     loses_commits,
+    the_file_has_several_names,
     fails_over_to_the_past,
     clocks_differ,
     keys_are_many_or_mighty,

@@ -104,6 +104,7 @@ class Facts:
         watch_is_verified: Whether a database that changes are heard from by another address has to prove who it is;
             true where it is on this machine, or there is no other address.
         filesystem: The type of the file system of a SQLite file; empty where that is not known.
+        names: How many names a SQLite file has.
         schema: Where its database's schema stands.
         clock_skew: How far this machine's clock is ahead of the database's.
         files: Those that others should not read.
@@ -121,6 +122,7 @@ class Facts:
     condition: Condition
     watch_is_verified: bool
     filesystem: str
+    names: int
     schema: SchemaVersion
     clock_skew: timedelta
     files: Sequence[File]

@@ -119,7 +119,7 @@ def check(
 async def _facts(
     settings: Settings, *, insecure: bool, allow_plaintext: bool, config_file: Path
 ) -> Facts:
-    database = database_of(settings, must_exist=True, read_only=True)
+    database = database_of(settings, read_only=True)
     try:
         return await gather(
             settings,

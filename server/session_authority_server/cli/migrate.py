@@ -7,8 +7,9 @@ from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.opening import cannot_use, database_of, refuse_lack
+from session_authority_server.opening import cannot_use, claimed, database_of, refuse_lack
 from session_authority_server.store import schema
+from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import Partitioning
 
 
@@ -58,35 +59,46 @@ def migrate(
 async def _migrate(
     settings: Settings, partitioning: Partitioning | None, *, only_check: bool
 ) -> None:
+    with claimed(settings, make=not only_check) as file:
+        database = database_of(settings, file=file)
+        try:
+            await _migrate_database(settings, database, partitioning, only_check=only_check)
+        except StoreUnavailable as error:
+            raise cannot_use(settings, error) from None
+        finally:
+            await database.close()
+
+
+async def _migrate_database(
+    settings: Settings,
+    database: Database,
+    partitioning: Partitioning | None,
+    *,
+    only_check: bool,
+) -> None:
     name = settings.database
-    database = database_of(settings, must_exist=only_check)
-    try:
-        version = await schema.read_version(database)
-        if version.serves and not version.is_current:
-            await refuse_lack(settings, database)
-            click.echo(
-                f"{name}: the schema is {version.current}, newer than this program's "
-                f"{version.wanted}, which it still serves"
-            )
-            return
-        if not version.is_current and (only_check or not version.known):
-            raise CannotStart(
-                f"the schema of {name} is {version.current or 'missing'}, and this program works with "
-                f"{version.wanted}; {version.remedy}"
-            )
-        if partitioning is not None and version.current is not None:
-            raise CannotStart(
-                f"{name} has a schema already, and whether it has partitions was chosen with it; "
-                "to change that, make another database and move the rows"
-            )
-        before = version.current if only_check else await schema.migrate(database, partitioning)
-        if only_check:
-            await refuse_lack(settings, database)
-        if before == version.wanted:
-            click.echo(f"{name}: the schema is {before} already")
-        else:
-            click.echo(f"{name}: the schema went from {before or 'none'} to {version.wanted}")
-    except StoreUnavailable as error:
-        raise cannot_use(settings, error) from None
-    finally:
-        await database.close()
+    version = await schema.read_version(database)
+    if version.serves and not version.is_current:
+        await refuse_lack(settings, database)
+        click.echo(
+            f"{name}: the schema is {version.current}, newer than this program's "
+            f"{version.wanted}, which it still serves"
+        )
+        return
+    if not version.is_current and (only_check or not version.known):
+        raise CannotStart(
+            f"the schema of {name} is {version.current or 'missing'}, and this program works with "
+            f"{version.wanted}; {version.remedy}"
+        )
+    if partitioning is not None and version.current is not None:
+        raise CannotStart(
+            f"{name} has a schema already, and whether it has partitions was chosen with it; "
+            "to change that, make another database and move the rows"
+        )
+    before = version.current if only_check else await schema.migrate(database, partitioning)
+    if only_check:
+        await refuse_lack(settings, database)
+    if before == version.wanted:
+        click.echo(f"{name}: the schema is {before} already")
+    else:
+        click.echo(f"{name}: the schema went from {before or 'none'} to {version.wanted}")

@@ -11,7 +11,7 @@ from session_authority_server.cli.running import run, settings_of
 from session_authority_server.composing import jobs, schedule
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock
-from session_authority_server.opening import opened
+from session_authority_server.opening import in_place, opened
 from session_authority_server.store.database import Database
 from session_authority_server.usecases.audit import Audit
 from session_authority_workers.expire import Progress as Report
@@ -41,7 +41,8 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
 async def _forever(settings: Settings) -> None:
     async with auditing(settings) as audit, opened(settings) as database:
         with metrics(settings):
-            await _work(settings, database, audit)
+            async with in_place(database):
+                await _work(settings, database, audit)
     click.echo("session-authority: stopped")
 
 

@@ -21,6 +21,7 @@ from session_authority_server.store.dialect import (
     Sqlite,
 )
 from session_authority_server.store.hot_read import HotRead
+from session_authority_server.store.sqlite_file import SqliteFile
 from session_authority_server.store.time_limit import within_time_limit
 
 T = TypeVar("T")
@@ -54,9 +55,17 @@ class Database:
         self._failures = {_READING: 0, _WRITING: 0}
 
     @classmethod
-    def sqlite(cls, path: Path, *, read_only: bool = False) -> "Database":
-        """Open a SQLite file; if so asked without the means to change it, or to keep others waiting."""
-        return cls(Sqlite(path, read_only=read_only))
+    def sqlite(
+        cls, path: Path, *, read_only: bool = False, file: SqliteFile | None = None
+    ) -> "Database":
+        """Open a SQLite file.
+
+        Args:
+            path: Where it is.
+            read_only: Whether to do so without the means to change it, or to keep others waiting.
+            file: This process's claim to it. A commit is answered only if the file is still in its place.
+        """
+        return cls(Sqlite(path, read_only=read_only, file=file))
 
     @classmethod
     def postgresql(cls, url: str) -> "Database":
@@ -203,6 +212,9 @@ class Database:
             if info.pop(COMMIT_IN_DOUBT, False):
                 _log.error("a commit was not confirmed by the synchronous standby")
                 raise StoreUnavailable("writing")
+            if (displaced := self.dialect.displaced()) is not None:
+                _log.error("a commit may be lost: %s", displaced)
+                raise StoreUnavailable("writing") from displaced
             if committed is not None:  # here, where nobody can be given the connection before
                 committed(result)
             return result

@@ -36,6 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from session_authority_server.domain.changes import Changes
 from session_authority_server.store import notification, one_trip
+from session_authority_server.store.sqlite_file import FileReplaced, SqliteFile
 from session_authority_server.store.wire import values_of
 
 # How long a caller waits for a connection to come free. With the time that the work itself may take
@@ -158,6 +159,10 @@ class Dialect(Protocol):
         """Say whether no other transaction migrates the schema; if so, none does until this one ends."""
         ...
 
+    def displaced(self) -> Exception | None:
+        """Return why what is committed now may never be found again; None where all is well."""
+        ...
+
     def as_worker(self) -> ColumnElement[Any]:
         """Return what, selected, fits a transaction to a worker who goes through an index in its order.
 
@@ -188,8 +193,11 @@ class Sqlite:
     tell_time: str | None = None
     driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, file: SqliteFile | None = None
+    ) -> None:
         self.read_only = read_only
+        self._file = file
         self.url = URL.create("sqlite+aiosqlite", database=str(path))
         if read_only:
             self.url = URL.create(
@@ -234,10 +242,15 @@ class Sqlite:
     def _prepare(self, connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         try:
+            self._check_place()
             _set_pragmas(connection, _PRAGMAS_READING if self.read_only else _PRAGMAS)
         except BaseException:
             connection.close()  # it never gets into the pool, so nobody else would
             raise
+
+    def _check_place(self) -> None:
+        if (displaced := self.displaced()) is not None:
+            raise sqlite3.OperationalError(str(displaced))
 
     def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
         return column.in_(bindparam("ids", expanding=True))
@@ -289,6 +302,11 @@ class Sqlite:
 
     def is_only_migrator(self, connection: Connection) -> bool:
         return True  # there is one writer
+
+    def displaced(self) -> Exception | None:
+        if self._file is None or self._file.is_in_place():
+            return None
+        return FileReplaced(self._file.path)
 
     def as_worker(self) -> ColumnElement[Any]:
         return null()
@@ -429,6 +447,9 @@ class PostgreSQL:
         )
         taking = f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})"
         return bool(connection.exec_driver_sql(taking).scalar_one())
+
+    def displaced(self) -> Exception | None:
+        return None
 
     def as_worker(self) -> ColumnElement[Any]:
         return func.row(*(func.set_config(name, value, True) for name, value in _AS_WORKER.items()))

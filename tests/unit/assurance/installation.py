@@ -94,6 +94,7 @@ def an_installation(**changes: Any) -> Facts:
         "condition": POSTGRESQL,
         "watch_is_verified": True,
         "filesystem": "",
+        "names": 1,
         "schema": SchemaVersion("0006", "0006", known=True, oldest_program=None),
         "clock_skew": timedelta(0),
         "files": [File(path=Path("/etc/authority/tls.key"), holds="a key", mode=0o640)],

@@ -126,6 +126,10 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
         ],
         [an_installation(condition=SQLITE, filesystem="xfs")],
     ),
+    "several-names": (
+        [an_installation(condition=SQLITE, names=2)],
+        [an_installation(condition=SQLITE, names=1)],
+    ),
     "journal-mode": (
         [an_installation(condition=SqliteCondition(journal_mode="delete"))],
         [an_installation(condition=SQLITE)],

@@ -49,6 +49,12 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await database.close()
 
 
+async def test_the_names_of_a_file_are_counted(place: Place) -> None:
+    assert (await place.facts()).names == 1
+    (place.path.parent / "link").hardlink_to(place.path)
+    assert (await place.facts()).names == 2
+
+
 async def test_a_fresh_file_is_known_as_such(place: Place) -> None:
     facts = await place.facts()
     assert facts.now == START

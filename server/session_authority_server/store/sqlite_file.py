@@ -1,0 +1,214 @@
+"""The SQLite file that this process works on: who may open it, and whether it is still in its place.
+
+SQLite keeps a log (`-wal`) and the log's index (`-shm`) beside the *name* by which it opened a file. Two names for
+one file are two logs, which corrupt it. A file that is replaced under an open connection keeps taking commits that
+nobody finds again.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+# SQLite's own locks belong to the process, and all of them end when the process closes any descriptor of the file.
+# Ours belong to a descriptor. Both kinds exclude each other, so ours covers a byte that SQLite never locks.
+_LOCKS_BY_DESCRIPTOR = sys.platform == "linux"
+_STRUCT_FLOCK = "hhqqi4x"  # of Linux: type, whence, start, length, process
+_OUR_BYTE = 1 << 62, 1
+_BUSY_SECONDS = 1.5
+# A server has one of its two locks without the other for less time than this.
+_STARTING_SECONDS = 0.2
+
+Identity = tuple[int, int] | None
+
+
+class AlreadyServed(Exception):
+    """A server serves the SQLite file, so that this process must not open it."""
+
+
+class FileReplaced(Exception):
+    """The SQLite file that this process opened was moved, removed or replaced."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"the database {path}, its -wal or its -shm was moved, removed or replaced while it was open; stop the "
+            "server before you do that, and start it when the files are as they should be"
+        )
+
+
+class SqliteFile:
+    """Claims a SQLite file for this process, and says whether the file is still in its place.
+
+    A server locks the file itself and also its name. Any other command works beside a server, but only if both are
+    locked or neither is. Otherwise the server knows the file by another name, or has another file open.
+    """
+
+    def __init__(self, path: Path, *, serve: bool = False) -> None:
+        """Take the path of a file that exists.
+
+        Args:
+            path: Where the file is.
+            serve: Whether this process is to be the one server of the file.
+        """
+        self.path = path.absolute()
+        self._serve = serve
+        file = path.resolve()  # SQLite puts the log beside the file, not beside a link to it
+        beside = [file.with_name(file.name + ending) for ending in ("-wal", "-shm", ".lock")]
+        self._paths = (self.path, file, *beside[:2])
+        self._lock_path = beside[2]
+        self._descriptors: list[int] = []
+        self._anchor: sqlite3.Connection | None = None
+        self._opened: list[Identity] = []
+
+    def __enter__(self) -> Self:
+        """Claim the file.
+
+        Raises:
+            AlreadyServed: If a server serves it, and this process would be another, or knows it by another name.
+            FileReplaced: If it is replaced at this very moment.
+            OSError: If the file or its folder can't be used.
+            sqlite3.Error: If it is no database.
+        """
+        try:
+            if self._serve:
+                self._lock()
+            else:
+                self._check_locks()
+            self._open_log()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the file. No other connection of this process may have it open any more."""
+        if self._anchor is not None:
+            if not self.is_in_place():
+                _empty_log(self._anchor)
+            self._anchor.close()
+            self._anchor = None
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    @property
+    def links(self) -> int:
+        """How many names the file has."""
+        return os.fstat(self._descriptors[-1]).st_nlink
+
+    def is_in_place(self) -> bool:
+        """Say whether the file, its log and the log's index are those that were opened. Takes microseconds."""
+        return self._look() == self._opened
+
+    def _look(self) -> list[Identity]:
+        return [_identity(path) for path in self._paths]
+
+    def _open_log(self) -> None:
+        # While this connection is open, SQLite does not delete the log, and so the log keeps its identity.
+        self._anchor = _anchor(self.path)
+        self._opened = self._look()
+        status = os.fstat(self._descriptors[-1])
+        if self._opened[0] != (status.st_dev, status.st_ino):
+            raise FileReplaced(self.path)
+
+    def _lock(self) -> None:
+        name = self._open(self._lock_path, os.O_RDWR | os.O_CREAT)
+        if not _take(name):
+            raise AlreadyServed(
+                f"another process serves {self.path}; SQLite takes one server process. Stop that one, or name "
+                "another file in SESSION_AUTHORITY_DATABASE_URL"
+            )
+        file = self._open(self.path, os.O_RDWR)
+        if _LOCKS_BY_DESCRIPTOR and not _take(file):
+            raise self._known_by_another_name()
+
+    def _check_locks(self) -> None:
+        file = self._open(self.path, os.O_RDWR)
+        give_up = time.monotonic() + _STARTING_SECONDS
+        while (by_file := _is_taken(file)) != self._is_name_taken():
+            if time.monotonic() < give_up:
+                time.sleep(_STARTING_SECONDS / 10)
+            elif by_file:
+                raise self._known_by_another_name()
+            else:
+                raise FileReplaced(self.path)
+
+    def _is_name_taken(self) -> bool:
+        try:
+            descriptor = os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return _is_taken(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _known_by_another_name(self) -> AlreadyServed:
+        return AlreadyServed(
+            f"another process serves {self.path} by another name (a hard link or a bind mount); two names mean two "
+            "logs, which corrupt the file. Name it as that process does, and remove the other name"
+        )
+
+    def _open(self, path: Path, flags: int) -> int:
+        self._descriptors.append(os.open(path, flags | os.O_CLOEXEC, 0o600))
+        return self._descriptors[-1]
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, before every commit
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _anchor(path: Path) -> sqlite3.Connection:
+    """Return a connection that has the log and its index open."""
+    anchor = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        anchor.execute("PRAGMA journal_mode = WAL")
+        anchor.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        anchor.close()
+        raise
+    return anchor
+
+
+def _empty_log(connection: sqlite3.Connection) -> None:
+    """Write all commits into the file that they belong to, wherever the file is now.
+
+    SQLite itself leaves the log as it is when it closes a file that was moved. If another file took the place, the
+    log would then be taken for that file's, and corrupt it.
+    """
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _take(descriptor: int) -> bool:
+    """Take the lock of a file until its descriptor is closed, unless another process has it."""
+    try:
+        if _LOCKS_BY_DESCRIPTOR:
+            _fcntl(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, _OUR_BYTE)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_taken(descriptor: int) -> bool:
+    if not _LOCKS_BY_DESCRIPTOR:
+        return False
+    return _fcntl(descriptor, fcntl.F_OFD_GETLK, fcntl.F_WRLCK, _OUR_BYTE) != fcntl.F_UNLCK
+
+
+def _fcntl(descriptor: int, command: int, kind: int, span: tuple[int, int]) -> int:
+    lock = struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, *span, 0)
+    found: int = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(descriptor, command, lock))[0]
+    return found
