@@ -17,6 +17,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from session_authority_server.database_url import (
+    SQLITE_PREFIX,
+    check_postgresql_url,
+    shown_url,
+)
 from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 
@@ -37,9 +42,7 @@ _OTHERS = frozenset(
 )
 STANDARD_OUTPUT = "-"
 CONFIG_FILE = Path("session-authority.toml")
-_SQLITE_PREFIX = "sqlite:///"
 _TEN_YEARS_SECONDS = 3_650 * 86_400
-_POSTGRESQL_PREFIX = "postgresql://"
 
 
 class ConfigurationError(Exception):
@@ -62,11 +65,13 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "sqlite:///session-authority.sqlite",
+        repr=False,
         description="Where sessions are kept: sqlite:///relative/path, sqlite:////absolute/path or "
         "postgresql://user:password@host/database.",
     )
     watch_database_url: str = Field(
         "",
+        repr=False,
         description="The address of the same PostgreSQL database without a pooler in between, to listen "
         "at for what caches must forget; empty for DATABASE_URL.",
     )
@@ -181,9 +186,11 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
-        path = value.removeprefix(_SQLITE_PREFIX)
-        is_file = path not in {value, "", ":memory:"} and not path.startswith("file:")
-        if is_file or re.match(f"{_POSTGRESQL_PREFIX}[^/]", value):
+        if value.startswith("postgresql:"):
+            check_postgresql_url(value)
+            return value
+        path = value.removeprefix(SQLITE_PREFIX)
+        if path not in {value, "", ":memory:"} and not path.startswith("file:"):
             return value
         raise ValueError(
             "give sqlite:/// and a path, for example sqlite:///sessions.sqlite, or "
@@ -195,9 +202,8 @@ class Settings(BaseSettings):
     def _check_watch_database_url(cls, value: str, info: ValidationInfo) -> str:
         if not value:
             return value
-        if not re.match(f"{_POSTGRESQL_PREFIX}[^/]", value):
-            raise ValueError("give postgresql://user:password@host/database, or nothing")
-        if info.data.get("database_url", "").startswith(_SQLITE_PREFIX):
+        check_postgresql_url(value)
+        if info.data.get("database_url", "").startswith(SQLITE_PREFIX):
             raise ValueError("needs a database_url of PostgreSQL; SQLite has no use for it")
         return value
 
@@ -260,19 +266,16 @@ class Settings(BaseSettings):
     @property
     def sqlite_path(self) -> Path | None:
         """The file that holds the sessions, where one does."""
-        if not self.database_url.startswith(_SQLITE_PREFIX):
+        if not self.database_url.startswith(SQLITE_PREFIX):
             return None
-        return Path(self.database_url.removeprefix(_SQLITE_PREFIX))
+        return Path(self.database_url.removeprefix(SQLITE_PREFIX))
 
     @property
     def database(self) -> str:
         """What to call the database before people: its path or address, without the password."""
         if self.sqlite_path is not None:
             return str(self.sqlite_path.resolve())
-        # A password may hold any character, and may stand among the parameters too. Where both could be, what
-        # stands before the last @ and what stands behind it may each be a part of one.
-        credentials, _, address = self.database_url.removeprefix(_POSTGRESQL_PREFIX).rpartition("@")
-        return _POSTGRESQL_PREFIX + ("" if "?" in credentials else address.partition("?")[0])
+        return shown_url(self.database_url)
 
     @property
     def policy(self) -> Policy:

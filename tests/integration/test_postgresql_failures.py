@@ -229,6 +229,8 @@ def test_a_server_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> No
         f"app:{SECRET}@127.0.0.1:port/postgres",
         f"app:{SECRET}@@127.0.0.1:1/postgres",
         f"app:{SECRET}/@127.0.0.1:1/postgres",
+        f"app:{SECRET}/postgres",
+        f"app:{SECRET}%40127.0.0.1:1/postgres",
         f"app:s@{SECRET}@127.0.0.1:1/postgres",
         f"127.0.0.1:1/postgres?user=app&password={SECRET}",
         f"127.0.0.1:1/postgres?user=app&password=@{SECRET}",

@@ -354,8 +354,9 @@ def test_behind_a_pooler_alone_nobody_is_told_that_they_know_everything(
 
 
 def test_an_address_that_is_none_is_refused_at_the_start(url: str, tmp_path: Path) -> None:
-    bad = {URL: url, WATCH_URL: "postgresql://me:pass@word@host/x"}
+    bad = {URL: url, WATCH_URL: "postgresql://me:word@host/x?passwort=pass"}
     done = run("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=bad)
     assert done.returncode != 0
     assert "SESSION_AUTHORITY_WATCH_DATABASE_URL is no address" in done.stderr
-    assert "pass@word" not in done.stderr
+    assert "word@" not in done.stderr
+    assert "passwort" not in done.stderr

@@ -171,16 +171,62 @@ def test_zero_means_no_idle_timeout_and_no_limit() -> None:
     ("url", "shown"),
     [
         ("postgresql://user:hush@db:5432/app?sslmode=require", "postgresql://db:5432/app"),
-        ("postgresql://user:hu@sh@db/app", "postgresql://db/app"),
+        ("postgresql://user:hush@db1:5432,db2:5433/app", "postgresql://db1:5432,db2:5433/app"),
+        ("postgresql://user:hu%40sh@[::1]/app", "postgresql://[::1]/app"),
+        ("postgresql://user:h:u#sh!@db/app", "postgresql://db/app"),
+        ("postgresql://user:hush@%2Frun%2Fpg/app", "postgresql://%2Frun%2Fpg/app"),
+        ("postgresql://user:hush@/app?host=/run/pg", "postgresql:///app"),
+        ("postgresql://db:5432/app", "postgresql://db:5432/app"),
         ("postgresql://db/app?password=hush", "postgresql://db/app"),
+        ("postgresql://db/app?password=hu%40sh&user=me", "postgresql://db/app"),
         ("postgresql://db/app?password=hu@sh", "postgresql://"),
-        ("postgresql://user:hu?sh@db/app", "postgresql://"),
+        ("postgresql://?service=app&password=hush", "postgresql://"),
+        ("postgresql://user:hush@db/hu:sh", "postgresql://db"),
     ],
 )
 def test_a_database_is_called_by_its_address_without_any_part_of_a_password(
     url: str, shown: str
 ) -> None:
-    assert load_settings(database_url=url).database == shown
+    settings = load_settings(database_url=url, watch_database_url=url)
+    assert settings.database == shown
+    assert url not in repr(settings)
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:hush/app",
+        "postgresql://user:hush%40db/app",
+        "postgresql://user%3Ahush/app",
+        "postgresql://user%3Ahush@db/app",
+        "postgresql://user%3Ahush%40db/app",
+        "postgresql://user:hu@sh@db/app",
+        "postgresql://user:hush@@db/app",
+        "postgresql://user:12/hush@db/app",
+        "postgresql://user:hu?sh@db/app",
+        "postgresql://db?password=hu@sh",
+        "postgresql://?password=hu@sh",
+        "postgresql://user:hush@db:hush/app",
+        "postgresql://user:99999/app",
+        "postgresql://user:hush@db\n/app",
+        "postgresql+psycopg://user:hush@db/app",
+        "postgres://user:hush@db/app",
+        "user:hush@db/app",
+        "host=db user=app password=hush",
+    ],
+)
+@pytest.mark.parametrize("setting", ["database_url", "watch_database_url"])
+def test_an_address_that_could_be_read_in_two_ways_is_refused_and_not_quoted(
+    setting: str, url: str
+) -> None:
+    given: dict[str, Any] = {"database_url": "postgresql://db/app", setting: url}
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(**given)
+    assert f"SESSION_AUTHORITY_{setting.upper()}" in str(caught.value)
+    assert "give" in str(caught.value)
+    for part in ("hush", "hu@", "hu?", "sh@", "99999"):
+        assert part not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -95,13 +95,6 @@ def _reported(connection: "psycopg.AsyncConnection[Any]", name: str) -> str:
 
 def _parameters_of(url: str) -> dict[str, Any]:
     try:
-        parameters = conninfo_to_dict(url)
+        return dict(conninfo_to_dict(url))
     except psycopg.ProgrammingError:
-        raise ValueError("that is no address") from None
-    # What stands where a host or a port should may be part of a password; libpq would quote it.
-    ports = str(parameters.get("port", "")).split(",")
-    if "@" in str(parameters.get("host", "")) or not all(
-        port.isdecimal() or not port for port in ports
-    ):
-        raise ValueError("that is no host or port")
-    return dict(parameters)
+        raise ValueError("that is no address") from None  # the driver's words quote it

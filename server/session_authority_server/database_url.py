@@ -1,0 +1,54 @@
+"""Addresses of databases: which are accepted, and how people are shown them without any part of a password."""
+
+import re
+from urllib.parse import unquote
+
+SQLITE_PREFIX = "sqlite:///"
+_POSTGRESQL = "postgresql://"
+_LARGEST_PORT = 65_535
+# As libpq reads an address, but only with what can't be part of a password that should have been encoded.
+_PARTS = re.compile(
+    rf"{_POSTGRESQL}(?=[^/])(?:(?P<user>[^:@/?]*)(?::[^@/?]*)?@)?"
+    r"(?P<hosts>[^@/?#]*)(?:(?P<name>/[^@/?#]*)(?P<parameters>\?.*)?|\?[^@]*)?",
+    re.DOTALL,
+)
+_HOST = re.compile(r"(?P<host>[\w.%-]*|\[[\w:.%]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
+_NAME = re.compile(r"/[\w.-]*", re.ASCII)
+
+
+def check_postgresql_url(url: str) -> None:
+    """Check that an address of PostgreSQL can be read in one way only.
+
+    What stands where a host, a port or a database should may be part of a password, which libpq and the server would
+    quote in their errors.
+
+    Raises:
+        ValueError: If it can't; the message quotes nothing of it.
+    """
+    parts = _PARTS.fullmatch(url)
+    if parts is None or not (
+        ":" not in unquote(parts["user"] or "") and all(map(_is_host, parts["hosts"].split(",")))
+    ):
+        raise ValueError(
+            "give postgresql://user:password@host:port/database, with what is not a letter, digit or one of -._~ in "
+            "a password as %XX"
+        )
+
+
+def shown_url(url: str) -> str:
+    """Return a checked address of PostgreSQL with its hosts, ports and database only."""
+    parts = _PARTS.fullmatch(url)
+    # A password with a slash or a question mark in it could stand before an @ there.
+    if parts is None or "@" in (parts["parameters"] or ""):
+        return _POSTGRESQL
+    name = parts["name"] or ""
+    return _POSTGRESQL + parts["hosts"] + (name if _NAME.fullmatch(name) else "")
+
+
+def _is_host(text: str) -> bool:
+    found = _HOST.fullmatch(text)
+    if found is None or int(found["port"] or 0) > _LARGEST_PORT:
+        return False
+    host = unquote(found["host"])
+    # A socket's folder has slashes, an abstract socket begins with @.
+    return host.startswith(("/", "@", "[")) or not re.search("[@:]", host)
