@@ -177,19 +177,19 @@ async def test_tasks_that_ask_at_once_each_get_an_answer_of_their_own(
     app = FastAPI()
     sessions.install(app)
     found: list[Any] = []
-    real, answered = sessions.client.validate, asyncio.Event()
+    real, reached, answered = sessions.client.validate, asyncio.Event(), asyncio.Event()
 
     async def slow(*args: Any, **more: Any) -> Any:
         answer = await real(*args, **more)
-        if not found:
-            await answered.wait()
+        reached.set()
+        await answered.wait()
         return answer
 
     @app.websocket("/socket")
     async def socket(websocket: WebSocket) -> None:
         await websocket.accept()
         first = asyncio.create_task(sessions.session(websocket))
-        await websocket.receive_text()
+        await reached.wait()
         await sessions.client.sign_out(ada.token)
         second = asyncio.create_task(sessions.session(websocket, again=True))
         await asyncio.sleep(0)
@@ -197,9 +197,7 @@ async def test_tasks_that_ask_at_once_each_get_an_answer_of_their_own(
         found.extend((bool(await first), bool(await second)))
 
     sessions.client.validate = slow  # type: ignore[method-assign]
-    opened_socket = await opened(app, ada)
-    await opened_socket.send(**TEXT)
-    await opened_socket.end()
+    await (await opened(app, ada)).end()
 
     assert found == [True, False]
 
