@@ -2,6 +2,14 @@
 
 import json
 
+from session_authority._retries import (
+    BUDGET_TOKENS,
+    INITIAL_PAUSE_SECONDS,
+    MAX_ATTEMPTS,
+    MAX_PAUSE_SECONDS,
+    RETRYABLE,
+    TOKENS_OF_AN_ANSWER,
+)
 from session_authority._settings import Settings, is_local
 
 _MIB_BYTES = 1024 * 1024
@@ -26,26 +34,24 @@ _SERVICE_CONFIG = json.dumps(
             # Whoever watches learns of each loss of the stream, and paces the attempts.
             {"name": [{"service": "session_authority.v1.SessionWatchService"}]},
             {
-                # Every other method, for all are safe to repeat: creations carry a retry secret. gRPC adds
-                # the jitter, and the deadline covers all attempts together.
+                # Every other method, for all are safe to repeat: creations carry a retry secret. This is for
+                # plain stubs. The clients repeat by themselves, by the same rules.
                 "name": [{}],
                 "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.05s",
-                    "maxBackoff": "0.5s",
+                    "maxAttempts": MAX_ATTEMPTS,
+                    "initialBackoff": f"{INITIAL_PAUSE_SECONDS}s",
+                    "maxBackoff": f"{MAX_PAUSE_SECONDS}s",
                     "backoffMultiplier": 2,
-                    # The latter two are an overloaded server's, with and without a reason, or what a proxy says.
-                    # Where the authority means something else by them, a header of gRPC's says not to repeat
-                    # the call.
-                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
+                    "retryableStatusCodes": [code.name for code in RETRYABLE],
                 },
             },
         ],
-        # In an outage or overload, retries stop once half of these are spent, rather than multiply the load that the
-        # recovery has to carry. The half is what a client has under way, with which a server may die.
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+        "retryThrottling": {"maxTokens": BUDGET_TOKENS, "tokenRatio": TOKENS_OF_AN_ANSWER},
     }
 )
+
+WITHOUT_RETRIES = ("grpc.enable_retries", 0)
+"""The option of a channel whose user repeats calls by itself (`_retries` says why)."""
 
 
 def channel_options(settings: Settings) -> list[tuple[str, str | int]]:

@@ -12,9 +12,10 @@ from typing import Self, TypeAlias, TypeVar
 import grpc
 
 from session_authority import _core
-from session_authority._channel import channel_options
+from session_authority._channel import WITHOUT_RETRIES, channel_options
 from session_authority._configured import ConfiguredClient
 from session_authority._error_details import error_of, was_answered
+from session_authority._retries import Attempts, Failed, RetryBudget
 from session_authority._settings import Settings
 from session_authority._throttle import Throttle
 from session_authority.errors import ClientClosed, SessionAuthorityError
@@ -41,6 +42,7 @@ _Key: TypeAlias = tuple[int, asyncio.AbstractEventLoop]
 class _Connection:
     channel: grpc.aio.Channel
     throttle: Throttle = field(default_factory=Throttle)
+    retries: RetryBudget = field(default_factory=RetryBudget)
     methods: dict[str, "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"] = field(
         default_factory=dict
     )
@@ -48,7 +50,8 @@ class _Connection:
     @classmethod
     def open(cls, settings: Settings) -> Self:
         """Make a channel. It connects when it is first called on."""
-        credentials, options = settings.credentials(), channel_options(settings)
+        credentials = settings.credentials()
+        options = [*channel_options(settings), WITHOUT_RETRIES]
         if credentials is None:
             return cls(grpc.aio.insecure_channel(settings.address, options))
         return cls(grpc.aio.secure_channel(settings.address, credentials, options))
@@ -330,20 +333,33 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
         finally:
             operation.close()  # at once, though an error still holds this frame
 
+    async def _repeated(self, connection: _Connection, call: _core.Call) -> bytes:
+        """Call until there is an answer, or a failure that is not to be repeated."""
+        method = connection.method(call.method)
+        attempts = Attempts(connection.retries, self._settings.deadline_seconds)
+        while True:
+            try:
+                answer = await method(
+                    call.payload, timeout=attempts.seconds_left(), metadata=self._settings.metadata
+                )
+            except grpc.RpcError as error:
+                code, failure = error.code(), error_of(error)
+                pause = attempts.pause_after(error, failure)
+            else:
+                connection.retries.answered()
+                return answer
+            if pause is None or self._closed:
+                raise Failed(failure, was_answered(code, failure))
+            await asyncio.sleep(pause)
+
     async def _send(self, call: _core.Call) -> bytes:
         connection = self._connection()
-        method = connection.method(call.method)
         failure: BaseException
         begun, answered = connection.throttle.begin(call.method), None
         try:
-            answer = await method(
-                call.payload,
-                timeout=self._settings.deadline_seconds,
-                metadata=self._settings.metadata,
-            )
-        except grpc.RpcError as error:
-            failure = error_of(error)
-            answered = was_answered(error.code(), failure)
+            answer = await self._repeated(connection, call)
+        except Failed as failed:
+            failure, answered = failed.failure, failed.answered
         except grpc.aio.UsageError as error:  # the channel was closed before the call began
             failure = error
         except asyncio.CancelledError as error:

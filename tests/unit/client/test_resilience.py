@@ -1,5 +1,6 @@
 import asyncio
 import inspect
+import resource
 import subprocess
 import sys
 import threading
@@ -389,3 +390,42 @@ async def test_a_further_connection_that_is_never_answered_is_given_up_after_two
     await Twin(client).close()
     await asyncio.gather(*waiting, return_exceptions=True)
     await relay.stop()
+
+
+_SETTINGS_AND_GOAWAY = b"\0\0\0\4\0\0\0\0\0" + b"\0\0\x08\7\0\0\0\0\0" + bytes(8)
+
+
+@pytest.mark.parametrize("callers", [1, 16])
+@pytest.mark.parametrize("hangs_up", [False, True])
+async def test_a_server_that_turns_every_connection_away_costs_neither_memory_nor_the_deadline(
+    client_type: type[SessionClient | AsyncSessionClient],
+    ask: Ask,
+    callers: int,
+    hangs_up: bool,
+) -> None:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def turn_away(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_SETTINGS_AND_GOAWAY)
+        writers.append(writer)
+        if hangs_up:
+            writer.close()
+
+    server = await asyncio.start_server(turn_away, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client: Any = client_type(f"127.0.0.1:{port}", deadline_seconds=4)
+    before = _resident_mib()
+    calls = [ask(client.validate, TOKEN) for _ in range(callers)]
+    for failure in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(failure, Unavailable)
+        assert not isinstance(failure, DeadlineExceeded)
+    assert _resident_mib() - before < 50
+    await Twin(client).close()
+    server.close()
+    for writer in writers:
+        writer.close()
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20

@@ -1,5 +1,4 @@
 import contextlib
-import json
 import math
 import random
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from session_authority import (
     InternalError,
     SessionClient,
     Unavailable,
-    _channel,
+    _retries,
 )
 from session_authority._throttle import Begun, Throttle
 from tests.unit.client.conftest import Twin
@@ -187,9 +186,7 @@ BUSY = fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED")
 async def test_a_client_that_is_refused_refuses_some_itself_and_signs_in_all_the_same(
     monkeypatch: pytest.MonkeyPatch, twin: Twin, authority: FakeAuthority, refusal: Fault
 ) -> None:
-    config = json.loads(_channel._SERVICE_CONFIG)
-    config["methodConfig"][1]["retryPolicy"] |= {"initialBackoff": "0.01s", "maxBackoff": "0.01s"}
-    monkeypatch.setattr(_channel, "_SERVICE_CONFIG", json.dumps(config))
+    monkeypatch.setattr(_retries, "MAX_PAUSE_SECONDS", 0.01)
     authority.answers("ValidateSession", refusal)
     authority.answers("CreateSession", created())
     caught = [await _refusal(twin) for _ in range(300)]
@@ -197,7 +194,7 @@ async def test_a_client_that_is_refused_refuses_some_itself_and_signs_in_all_the
     assert at_home
     assert {error.reason for error in at_home} == {"SERVER_OVERLOADED"}
     assert all(error.retry_after is not None for error in at_home)
-    # gRPC repeats what is refused too, but stops before that multiplies the load.
+    # The client repeats what is refused too, but stops before that multiplies the load.
     assert len(authority.calls) < 300
     assert await twin.create("ana")
 

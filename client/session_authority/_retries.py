@@ -1,0 +1,110 @@
+"""Repeating calls that failed because of an outage or an overload. Nothing here does I/O.
+
+The clients switch gRPC's own retries off. gRPC repeats a call that a server turns away with GOAWAY at once, without
+a pause or a limit, and keeps the memory of each attempt until the deadline of the call: gigabytes in seconds.
+"""
+
+import random
+import threading
+import time
+
+import grpc
+
+from session_authority._error_details import Failure
+from session_authority.errors import SessionAuthorityError, Unavailable
+
+MAX_ATTEMPTS = 4
+INITIAL_PAUSE_SECONDS = 0.05
+MAX_PAUSE_SECONDS = 0.5
+BUDGET_TOKENS = 100
+"""Retries stop once half of these are spent, rather than multiply the load that a recovery has to carry. The half is
+what a client has in flight when a server dies."""
+TOKENS_OF_AN_ANSWER = 0.1
+
+RETRYABLE = frozenset(
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        # An overloaded server's, with and without a reason, or a proxy's.
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+    )
+)
+_PUSHBACK = "grpc-retry-pushback-ms"
+_PUSHBACK_DIGITS = 9  # more than ten days
+_JITTER = 0.2
+
+
+class RetryBudget:
+    """How many retries one channel may still make, as gRPC counts them (its proposal A6)."""
+
+    __slots__ = ("_lock", "_tokens")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # a fork gets a channel and a budget of its own
+        self._tokens = float(BUDGET_TOKENS)
+
+    def answered(self) -> None:
+        """Count a call that succeeded."""
+        if self._tokens < BUDGET_TOKENS:
+            with self._lock:
+                self._tokens = min(self._tokens + TOKENS_OF_AN_ANSWER, BUDGET_TOKENS)
+
+    def failed(self) -> bool:
+        """Count an attempt that failed, and say whether there may be another."""
+        with self._lock:
+            self._tokens = max(self._tokens - 1, 0.0)
+            return self._tokens > BUDGET_TOKENS / 2
+
+
+class Failed(Exception):
+    """A call failed for good.
+
+    Attributes:
+        failure: What to raise.
+        answered: What `was_answered` says of it.
+    """
+
+    def __init__(self, failure: SessionAuthorityError, answered: bool | None) -> None:
+        super().__init__()
+        self.failure = failure
+        self.answered = answered
+
+
+class Attempts:
+    """The attempts of one call."""
+
+    __slots__ = ("_budget", "_deadline", "_made")
+
+    def __init__(self, budget: RetryBudget, deadline_seconds: float) -> None:
+        self._budget = budget
+        self._deadline = time.monotonic() + deadline_seconds
+        self._made = 0
+
+    def seconds_left(self) -> float:
+        """Return how long the next attempt may take: all attempts share one deadline."""
+        return self._deadline - time.monotonic()
+
+    def pause_after(self, status: Failure, failure: SessionAuthorityError) -> float | None:
+        """Return how many seconds to wait before the next attempt; None if there is to be none."""
+        self._made += 1
+        if status.code() not in RETRYABLE or not isinstance(failure, Unavailable):
+            return None
+        asked = _pushback(status)
+        if not self._budget.failed() or self._made >= MAX_ATTEMPTS:
+            return None
+        if asked is None:
+            pause = min(INITIAL_PAUSE_SECONDS * 2 ** (self._made - 1), MAX_PAUSE_SECONDS)
+            pause *= 1 + _JITTER * random.uniform(-1, 1)  # noqa: S311 - it spreads load and hides nothing
+        elif asked.isdecimal() and len(asked) <= _PUSHBACK_DIGITS:
+            pause = int(asked) / 1000
+        else:  # the server wants no further attempt
+            return None
+        return pause if pause < self.seconds_left() else None
+
+
+def _pushback(status: Failure) -> str | None:
+    """Return what the server says about a further attempt: a number of milliseconds, or that it wants none."""
+    for key, value in status.trailing_metadata() or ():
+        if key == _PUSHBACK:
+            return str(value)
+    return None
