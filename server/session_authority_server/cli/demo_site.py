@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from html import escape
+from string import Template
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -33,28 +34,74 @@ PRETEND_DEVICES = (
     ),
 )
 
-_FRAME = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Demo of Session Authority</title>
+_FRAME = Template("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title · Demo of Session Authority</title>
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E\
+%3Crect width='32' height='32' rx='8' fill='%230a58ca'/%3E%3Cpath d='m9 16.5 5 5 9-11' fill='none'\
+ stroke='%23fff' stroke-width='3'/%3E%3C/svg%3E">
 <style>
-:root {{ color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }}
-body {{ max-width: 34rem; margin: 3rem auto; padding: 0 1rem }}
-button, input {{ font: inherit; padding: .4rem .8rem }}
-a {{ font-weight: 600 }}
+:root { color-scheme: light dark; --back: #f5f6f8; --card: #fff; --text: #1c2127; --muted: #59626d;
+  --line: #dde1e6; --accent: #0a58ca; --on-accent: #fff; --good: #146c43; --good-back: #e3f4ea; --bad: #b3261e;
+  --bad-back: #fdeceb }
+@media (prefers-color-scheme: dark) { :root { --back: #0f1317; --card: #191f25; --text: #e8ebee; --muted: #a6b0bb;
+  --line: #303942; --accent: #9cc2ff; --on-accent: #0b1a30; --good: #8bd8ae; --good-back: #15301f; --bad: #ffaaa2;
+  --bad-back: #3a1a18 } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--back); color: var(--text); font: 1rem/1.5 system-ui, sans-serif;
+  overflow-wrap: anywhere }
+header, main { max-width: 46rem; margin: auto; padding: 0 clamp(1rem, 4vw, 1.5rem) }
+header { display: flex; align-items: center; justify-content: space-between; gap: 1rem; min-height: 4.5rem }
+header b { display: flex; align-items: center; line-height: 1.25 }
+header b::before { content: "✓"; flex: none; margin-right: .625rem; width: 1.75rem; line-height: 1.75rem;
+  border-radius: .5rem; background: var(--accent); color: var(--on-accent); text-align: center }
+main { padding-block: clamp(1.5rem, 6vw, 3.5rem) }
+h1 { margin: 0; font-size: clamp(1.6rem, 1.3rem + 1.4vw, 2.1rem); line-height: 1.2; letter-spacing: -.02em }
+h2 { margin: 0; font-size: 1.0625rem }
+p { margin: .625rem 0 0; color: var(--muted) }
+.card { margin-top: 1.75rem; padding: 1.5rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: .875rem }
+.narrow { max-width: 26rem; margin: 0 auto; padding: clamp(1.5rem, 6vw, 2.5rem) }
+ul { margin: .75rem 0 0; padding: 0; list-style: none }
+li { display: flex; flex-wrap: wrap; justify-content: space-between; gap: .25rem 1rem; padding: .75rem 0 }
+li + li { border-top: 1px solid var(--line) }
+strong { padding: .0625rem .625rem; border-radius: 1rem; background: var(--bad-back); color: var(--bad);
+  font-size: .8125rem; font-weight: 500; line-height: 1.7 }
+.live strong { background: var(--good-back); color: var(--good) }
+label { display: block; margin-top: 1.5rem; font-weight: 500 }
+input, button, .button { font: inherit; padding: .5rem 1rem; min-height: 2.625rem; border: 1px solid var(--line);
+  border-radius: .625rem }
+input { width: 100%; margin-top: .375rem; padding-inline: .75rem; background: var(--back); color: inherit }
+button, .button { display: inline-block; background: none; color: inherit; font-weight: 500; text-decoration: none;
+  white-space: nowrap; cursor: pointer }
+.card + p { margin-top: 1.5rem }
+.main { border-color: transparent; background: var(--accent); color: var(--on-accent) }
+.narrow button { width: 100%; margin-top: 1rem }
+.card .button { margin-top: .75rem }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px }
 </style>
-{content}
-</html>"""
-_SIGNED_OUT = """<h1>Demo of Session Authority</h1>
-<p>Sign in as anyone. No password is asked for here; an app checks it first.</p>
-<form method="post" action="/sign-in">
+<header><b>Demo of Session Authority</b>$corner</header>
+<main>
+$content
+</main>
+</html>""")
+_SIGNED_OUT = Template("""<form class="card narrow" method="post" action="/sign-in">
+<h1>Sign in</h1>
+<p>Sign in as anyone. This demo asks for no password; your app checks it first.</p>
 <label>Name <input name="name" value="mary" required maxlength="64" autocomplete="username"></label>
-<button>Sign in</button></form>"""
-_SIGNED_IN = """<h1>Hello, {name}</h1>
-<p>You are signed in on {device}. Two pretend devices are beside you:</p>
-<ul>{devices}</ul>
-<p><a href="{page}">Your sessions</a>: log one of them out, and come back to see it refused.</p>
-<p>Or sign in with another browser, and log that one out.</p>
-<form method="post" action="/sign-out"><button>Sign out</button></form>"""
+<input type="hidden" name="next" value="$next">
+<button class="main">Sign in</button>
+</form>""")
+_CORNER = '<form method="post" action="/sign-out"><button>Log out</button></form>'
+_SIGNED_IN = Template("""<h1>Hello, $name</h1>
+<p>You are signed in with $device.</p>
+<div class="card">
+<h2>Two more devices, which this demo pretends</h2>
+<ul>$devices</ul>
+<a class="button main" href="$page">Your sessions</a>
+</div>
+<p>Log a device out there, and come back: its session is refused.</p>
+<p>Or sign in with another browser as $name, and log that one out.</p>""")
 
 
 class DemoSite:
@@ -76,14 +123,22 @@ class DemoSite:
             app,
             page=PAGE_PATH,
             options=PageOptions(
-                app_name="Demo", home_url="/", sign_in_url="/", signed_out_path="/"
+                app_name="Demo of Session Authority",
+                home_url="/",
+                sign_in_url="/",
+                signed_out_path="/",
             ),
         )
 
-        @app.get("/", response_class=HTMLResponse)
-        async def home(session: OptionalSession) -> str:
-            content = _SIGNED_OUT if session is None else await self._welcome(session)
-            return _FRAME.format(content=content)
+        @app.get("/")
+        async def home(request: Request, session: OptionalSession) -> Response:
+            following = self._sessions.next_page(request)
+            if session is None:
+                content = _SIGNED_OUT.substitute(next=escape(following))
+                return _page("Sign in", content)
+            if following != "/":
+                return RedirectResponse(following, 303)
+            return _page("Home", await self._welcome(session), _CORNER)
 
         @app.post("/sign-in")
         async def sign_in(request: Request) -> Response:
@@ -92,7 +147,8 @@ class DemoSite:
             name = name.strip()[:NAME_LIMIT_CHARACTERS] or "mary"
             await self._sessions.sign_in(request, user_id=name, methods=["pwd"])
             await self._pretend(name)
-            return RedirectResponse("/", 303)
+            following = self._sessions.next_page(request, form.get("next", [""])[0])
+            return RedirectResponse(following, 303)
 
         @app.post("/sign-out")
         async def sign_out(request: Request) -> Response:
@@ -127,14 +183,20 @@ class DemoSite:
     async def _welcome(self, session: Session) -> str:
         devices = ""
         for name, token in self._pretended.get(session.user_id, []):
-            state = "signed in" if await self._is_live(token) else "logged out, and refused"
-            devices += f"<li>{escape(name)}: <strong>{state}</strong></li>"
-        return _SIGNED_IN.format(
+            is_live = await self._is_live(token)
+            kind = ' class="live"' if is_live else ""
+            state = "signed in" if is_live else "logged out, and refused"
+            devices += f"<li{kind}>{escape(name)} <strong>{state}</strong></li>"
+        return _SIGNED_IN.substitute(
             name=escape(session.user_id),
             device=escape(session.device.display_name),
             devices=devices,
             page=PAGE_PATH,
         )
+
+
+def _page(title: str, content: str, corner: str = "") -> Response:
+    return HTMLResponse(_FRAME.substitute(title=title, content=content, corner=corner))
 
 
 class _Server(uvicorn.Server):

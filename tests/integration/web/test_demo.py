@@ -20,6 +20,7 @@ def test_the_demonstration_opens_a_web_app_to_try_log_out_in(tmp_path: Path) -> 
             assert not address.endswith(f":{port}")  # which is another's
             with httpx.Client(base_url=address, follow_redirects=True, timeout=30) as laptop:
                 _try(laptop)
+                _come_back(laptop)
             assert program.stop() == 0
     assert program.stderr == ""
 
@@ -54,3 +55,24 @@ def _try(laptop: httpx.Client) -> None:
     assert len(re.findall(r'name="session_id"', page)) == len(PRETEND_DEVICES)
     assert "Sign in as anyone" in laptop.post("/sign-out").text
     assert laptop.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+def _come_back(laptop: httpx.Client) -> None:
+    """Sign in by the link on the sessions page, and be led back there, but to no other site."""
+    [link] = re.findall(r'href="([^"]+)">Sign in<', laptop.get("/account/sessions").text)
+    form = laptop.get(link).text
+    [following] = re.findall(r'name="next" value="([^"]*)"', form)
+    assert laptop.post("/sign-in", data={"name": "mary", "next": following}).url.path == (
+        "/account/sessions"
+    )
+    assert laptop.get(link).url.path == "/account/sessions", "who is signed in goes there at once"
+    for evil in (
+        "https://evil.example/",
+        "//evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+    ):
+        home = laptop.post("/sign-in", data={"name": "mary", "next": evil})
+        assert (home.url.host, home.url.path) == ("127.0.0.1", "/")
+        assert laptop.get("/", params={"next": evil}).url.host == "127.0.0.1"
+    assert 'rel="icon" href="data:' in laptop.get("/").text
