@@ -47,7 +47,7 @@ async def home(session: OptionalSession) -> str:
 async def sign_in(request: Request) -> Response:
     """Sign somebody in. An app checks a password or a passkey here first."""
     name = parse_qs((await request.body()).decode()).get("name", [""])[0]
-    await sessions.sign_in(request, user_id=name, methods=["pwd"])
+    await sessions.sign_in(request, user_id=name, authentication_methods=["pwd"])
     return RedirectResponse("/", 303)
 
 

@@ -51,6 +51,7 @@ async def its_handlers_ask(sessions: Sessions, request: Request, socket: WebSock
     assert_type(await sessions.require(request, maximum_age=timedelta(minutes=5)), Session)
     assert_type(await sessions.require(socket, again=True, passive=True), Session)
     assert_type(await sessions.reauthenticate(request, methods=["otp"]), Session)
+    assert_type(await sessions.reauthenticate(request, authentication_methods=["otp"]), Session)
     assert_type(await sessions.revoke_others(request), datetime)
     await sessions.sign_out(request)
 

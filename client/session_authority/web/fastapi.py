@@ -6,7 +6,7 @@ sessions.install(app, page="/account/sessions")
 @app.post("/sign-in")
 async def sign_in(request: Request) -> None:
     ...  # check the password
-    await sessions.sign_in(request, user_id="ada", methods=["pwd"])
+    await sessions.sign_in(request, user_id="ada", authentication_methods=["pwd"])
 
 @app.get("/me")
 async def me(session: CurrentSession) -> str:
@@ -41,7 +41,7 @@ from session_authority.web.fastapi_answers import add_handlers, close_if_open
 from session_authority.web.fastapi_openapi import CookieScheme, document
 from session_authority.web.next_page import next_page
 from session_authority.web.sessions_page import PageOptions, SessionsPage
-from session_authority.web.visit import Site
+from session_authority.web.visit import Site, one_name
 
 
 class Sessions:
@@ -171,13 +171,14 @@ class Sessions:
         connection: HTTPConnection,
         *,
         user_id: str,
-        methods: Iterable[str] = (),
+        authentication_methods: Iterable[str] = (),
         authenticate_time: datetime | None = None,
         persistent: bool | None = None,
         lifetime: timedelta | None = None,
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
+        methods: Iterable[str] | None = None,
     ) -> Session:
         """Record a sign-in that the app has just verified; the cookie goes out with the request's response.
 
@@ -188,7 +189,7 @@ class Sessions:
         Args:
             connection: The request.
             user_id: The app's own stable name for the user, 1 to 255 bytes.
-            methods: How the user proved who they are, in the names of RFC 8176.
+            authentication_methods: How the user proved who they are, in the names of RFC 8176.
             authenticate_time: When the credential check began; when the request arrived unless given. Give it
                 where the check took several requests.
             persistent: Whether the cookie outlives the browser's being closed; as for the site unless given.
@@ -196,6 +197,7 @@ class Sessions:
             idle_timeout: The idle timeout, at least a minute; the policy's unless given.
             attributes: At most 16 texts to find again at each look-up.
             actor_id: Who acts as the user, where it is not the user.
+            methods: Another name of `authentication_methods`.
 
         Raises:
             RuntimeError: The response has begun, so no cookie can go out any more.
@@ -203,7 +205,7 @@ class Sessions:
         visit = self._visit(connection)
         making = visit.create(
             user_id,
-            methods=methods,
+            authentication_methods=one_name(authentication_methods, methods),
             authenticate_time=authenticate_time,
             persistent=persistent,
             lifetime=lifetime,
@@ -225,9 +227,10 @@ class Sessions:
         self,
         connection: HTTPConnection,
         *,
-        methods: Iterable[str] = (),
+        authentication_methods: Iterable[str] = (),
         authenticate_time: datetime | None = None,
         persistent: bool | None = None,
+        methods: Iterable[str] | None = None,
     ) -> Session:
         """Record that the user has just proved again who they are; the cookie gets another token.
 
@@ -237,7 +240,10 @@ class Sessions:
         """
         await self.require(connection)
         visit = self._visit(connection)
-        making = visit.renew(methods=methods, authenticate_time=authenticate_time)
+        making = visit.renew(
+            authentication_methods=one_name(authentication_methods, methods),
+            authenticate_time=authenticate_time,
+        )
         persistent = visit.kept_choice(persistent)
         return await self._sign_ins.complete(visit, making, persistent=persistent, replaces=False)
 

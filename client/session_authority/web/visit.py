@@ -18,12 +18,7 @@ from session_authority.session import (
     Session,
     ValidationRequest,
 )
-from session_authority.web.cookies import (
-    SetCookie,
-    is_local,
-    is_local_origin,
-    may_clear,
-)
+from session_authority.web.cookies import SetCookie, is_local, is_local_origin, may_clear
 from session_authority.web.origin import normal_origin
 from session_authority.web.site import Arrival as Arrival
 from session_authority.web.site import Site as Site
@@ -154,7 +149,7 @@ class Visit:
         self,
         user_id: str,
         *,
-        methods: Iterable[str] = (),
+        authentication_methods: Iterable[str] = (),
         authenticate_time: datetime | None = None,
         persistent: bool | None = None,
         lifetime: timedelta | None = None,
@@ -168,7 +163,7 @@ class Visit:
             ip_address=self.ip_address,
             user_agent=self._user_agent,
             authenticate_time=authenticate_time or self.started,
-            authentication_methods=methods,
+            authentication_methods=authentication_methods,
             lifetime=lifetime,
             idle_timeout=idle_timeout,
             attributes=self._with_choice(attributes, persistent),
@@ -243,12 +238,15 @@ class Visit:
         return new.session
 
     def renew(
-        self, *, methods: Iterable[str] = (), authenticate_time: datetime | None = None
+        self,
+        *,
+        authentication_methods: Iterable[str] = (),
+        authenticate_time: datetime | None = None,
     ) -> _core.Operation[NewSession]:
         """Record that the user has proved again who they are. `hand_out` then puts the new token into the cookie."""
         return _core.reauthenticate(
             self.token,
-            authentication_methods=methods,
+            authentication_methods=authentication_methods,
             authenticate_time=authenticate_time or self.started,
             retry_secret=None,
         )
@@ -256,7 +254,7 @@ class Visit:
     def reauthenticate(
         self,
         *,
-        methods: Iterable[str] = (),
+        authentication_methods: Iterable[str] = (),
         authenticate_time: datetime | None = None,
         persistent: bool | None = None,
     ) -> _core.Operation[Session]:
@@ -268,7 +266,9 @@ class Visit:
             RuntimeError: The response has begun.
         """
         self.refuse_if_too_late()
-        new = yield from self.renew(methods=methods, authenticate_time=authenticate_time)
+        new = yield from self.renew(
+            authentication_methods=authentication_methods, authenticate_time=authenticate_time
+        )
         self.hand_out(new, self.kept_choice(persistent))
         return new.session
 
@@ -372,6 +372,19 @@ class Visit:
         if persistent is None or persistent == self._site.cookie.persistent:
             return attributes
         return {**(attributes or {}), PERSISTENT_ATTRIBUTE: "yes" if persistent else "no"}
+
+
+def one_name(authentication_methods: Iterable[str], methods: Iterable[str] | None) -> Iterable[str]:
+    """Return the authentication methods, whichever of their two names the app uses for them.
+
+    Raises:
+        TypeError: Both are given.
+    """
+    if methods is None:
+        return authentication_methods
+    if authentication_methods:
+        raise TypeError("methods is another name of authentication_methods: give one of them")
+    return methods
 
 
 def end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:

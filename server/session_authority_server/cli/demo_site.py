@@ -145,7 +145,7 @@ class DemoSite:
             form = parse_qs((await request.body()).decode("utf-8", "replace"))
             name = "".join(filter(str.isprintable, form.get("name", [""])[0]))
             name = name.strip()[:NAME_LIMIT_CHARACTERS] or "mary"
-            await self._sessions.sign_in(request, user_id=name, methods=["pwd"])
+            await self._sessions.sign_in(request, user_id=name, authentication_methods=["pwd"])
             await self._pretend(name)
             following = self._sessions.next_page(request, form.get("next", [""])[0])
             return RedirectResponse(following, 303)

@@ -43,7 +43,7 @@ class Vault(APIView):  # type: ignore[misc]
 
 
 class ConfirmKey(ReauthenticateView):
-    methods = ("hwk",)
+    authentication_methods = ("hwk",)
 
 
 urlpatterns = [

@@ -202,6 +202,22 @@ async def test_a_sign_in_after_the_response_has_begun_is_refused(shop: Shop, whe
     assert len(await shop.authority.client.list(other.token)) == 1
 
 
+async def test_authentication_methods_have_a_second_name(shop: Shop) -> None:
+    @shop.app.post("/both/{name}")
+    async def both(request: Request, name: str) -> list[str]:
+        other: dict[str, Any] = {"user_id": "ada"} if name == "sign_in" else {}
+        call = getattr(shop.sessions, name)
+        with pytest.raises(TypeError, match="another name"):
+            await call(request, methods=["pwd"], authentication_methods=["pwd"], **other)
+        first = await call(request, authentication_methods=["pwd", "otp"], **other)
+        second = await call(request, methods=("hwk",), **other)
+        return [*first.authentication_methods, *second.authentication_methods]
+
+    async with shop.browser() as browser:
+        for name in ("sign_in", "reauthenticate"):
+            assert (await browser.post(f"/both/{name}")).json() == ["pwd", "otp", "hwk"]
+
+
 async def test_the_answer_to_strangers_asks_them_to_sign_in(shop: Shop) -> None:
     async with shop.browser() as browser:
         answer = await browser.get("/me")

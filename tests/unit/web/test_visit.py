@@ -257,7 +257,9 @@ def test_signing_in_hands_out_the_token_and_tells_who_and_when_the_request_came_
     site = Site(client_ip=ClientIp(["10.0.0.0/8"]), clock=lambda: NOON)
     it = visit(site=site, peer="10.0.0.1", x_forwarded_for="203.0.113.7", user_agent="Firefox")
 
-    session = authority.run(it.sign_in("ana", methods=["pwd"], lifetime=timedelta(days=1)))
+    session = authority.run(
+        it.sign_in("ana", authentication_methods=["pwd"], lifetime=timedelta(days=1))
+    )
 
     (request,) = authority.requests
     assert request.user_id == "ana"
@@ -414,7 +416,7 @@ def test_reauthentication_puts_the_new_token_in_the_place_of_the_live_one() -> N
     it = visit("ses_a", "ses_b")
     look_up(it, lambda token: LIVE if token == "ses_b" else RejectionReason.REVOKED)
 
-    authority.run(it.reauthenticate(methods=["otp"]))
+    authority.run(it.reauthenticate(authentication_methods=["otp"]))
 
     (request,) = authority.requests
     assert request.session_token == "ses_b"

@@ -31,7 +31,7 @@ from session_authority.web.cookies import SetCookie
 from session_authority.web.django.adopting import MARK, adopt
 from session_authority.web.django.options import Options
 from session_authority.web.django.own_session import OWN, OwnSession
-from session_authority.web.visit import Visit
+from session_authority.web.visit import Visit, one_name
 
 OWED = "_session_authority_revoke_others"
 """The key of Django's session that records that the user's other sessions must still be ended."""
@@ -51,7 +51,7 @@ class AuthSession:
     The first seven attributes describe a sign-in. Set them before `login()`.
 
     Attributes:
-        methods: How the user proves who they are, in the names of RFC 8176; the password unless set, if
+        authentication_methods: How the user proves who they are, in the names of RFC 8176; the password unless set, if
             Django's own backend asked for it.
         authenticate_time: When the check of the credentials began; when the request arrived unless set.
         persistent: Whether the login outlives the browser's being closed; as Django's session unless set. It
@@ -66,7 +66,7 @@ class AuthSession:
     """
 
     def __init__(self, request: HttpRequest, options: Options, visit: Visit) -> None:
-        self.methods: Iterable[str] | None = None
+        self.authentication_methods: Iterable[str] | None = None
         self.authenticate_time: datetime | None = None
         self.persistent: bool | None = None
         self.lifetime: timedelta | None = None
@@ -83,6 +83,15 @@ class AuthSession:
         self.met_outage = False
         self._is_new = False
         self._may_be_kept = False
+
+    @property
+    def methods(self) -> Iterable[str] | None:
+        """Another name of `authentication_methods`."""
+        return self.authentication_methods
+
+    @methods.setter
+    def methods(self, names: Iterable[str] | None) -> None:
+        self.authentication_methods = names
 
     @property
     def session(self) -> Session | None:
@@ -120,20 +129,28 @@ class AuthSession:
         return session
 
     def reauthenticate(
-        self, *, methods: Iterable[str] = (), authenticate_time: datetime | None = None
+        self,
+        *,
+        authentication_methods: Iterable[str] = (),
+        authenticate_time: datetime | None = None,
+        methods: Iterable[str] | None = None,
     ) -> Session:
         """Record that the user has just proved again who they are; the cookie gets another token.
 
         Args:
-            methods: How they did, in the names of RFC 8176.
+            authentication_methods: How they did, in the names of RFC 8176.
             authenticate_time: When the check began; when the request arrived unless given.
+            methods: Another name of `authentication_methods`.
 
         Raises:
             SessionNotLive: There is no session: the user must sign in.
         """
         self.require()
         return self._options.client.run_operation(
-            self.visit.reauthenticate(methods=methods, authenticate_time=authenticate_time)
+            self.visit.reauthenticate(
+                authentication_methods=one_name(authentication_methods, methods),
+                authenticate_time=authenticate_time,
+            )
         )
 
     def revoke_others(self) -> datetime:
@@ -150,11 +167,16 @@ class AuthSession:
         return await sync_to_async(lambda: self.session)()
 
     async def areauthenticate(
-        self, *, methods: Iterable[str] = (), authenticate_time: datetime | None = None
+        self,
+        *,
+        authentication_methods: Iterable[str] = (),
+        authenticate_time: datetime | None = None,
+        methods: Iterable[str] | None = None,
     ) -> Session:
         """Do as `reauthenticate`, in an asynchronous view."""
         return await sync_to_async(self.reauthenticate)(
-            methods=methods, authenticate_time=authenticate_time
+            authentication_methods=one_name(authentication_methods, methods),
+            authenticate_time=authenticate_time,
         )
 
     async def arevoke_others(self) -> datetime:
@@ -199,7 +221,7 @@ class AuthSession:
             self._own.end()
             if self.persistent is not None:
                 login.set_expiry(settings.SESSION_COOKIE_AGE if self.persistent else 0)
-            methods = self.methods
+            methods = self.authentication_methods
             if methods is None:
                 by_password = getattr(user, "backend", None) == _MODEL_BACKEND
                 methods = ("pwd",) if by_password and self.actor_id is None else ()
@@ -216,7 +238,7 @@ class AuthSession:
             return self._options.client.run_operation(
                 self.visit.sign_in(
                     user_id(user),
-                    methods=methods,
+                    authentication_methods=methods,
                     authenticate_time=self.authenticate_time,
                     persistent=self.persistent or None,  # False is in Django's session
                     lifetime=self.lifetime,

@@ -59,10 +59,10 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is gene
     It always shows its form, so two pages cannot send a browser back and forth. Subclass it for another proof.
 
     Attributes:
-        methods: How its users prove who they are, in the names of RFC 8176.
+        authentication_methods: How its users prove who they are, in the names of RFC 8176.
     """
 
-    methods: tuple[str, ...] = ("pwd",)
+    authentication_methods: tuple[str, ...] = ("pwd",)
     form_class = ConfirmPasswordForm
     template_name = "session_authority/reauthenticate.html"
 
@@ -81,7 +81,9 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is gene
 
     def form_valid(self, form: ConfirmPasswordForm) -> HttpResponse:
         """Record the proof."""
-        cast("SessionRequest", self.request).auth_session.reauthenticate(methods=self.methods)
+        cast("SessionRequest", self.request).auth_session.reauthenticate(
+            authentication_methods=self.authentication_methods
+        )
         return HttpResponseRedirect(self.get_success_url())
 
     def get_success_url(self) -> str:
