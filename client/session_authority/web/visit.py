@@ -210,9 +210,10 @@ class Visit:
         """Put the token of an earlier session of this browser into the cookie; end the session in use."""
         self.refuse_if_too_late()
         replaced = self.tokens
-        self._answer = (self._site.cookie.holding(token, local=self.local),)
         self.tokens, self._in_use = (token,), token
         self.outcome, self._handed_out = session, None
+        cookie, persistent = self._site.cookie, self.kept_choice(None)
+        self._answer = (cookie.holding(token, local=self.local, persistent=persistent),)
         yield from end_if_possible(replaced)
 
     def adopt(

@@ -65,6 +65,11 @@ def enter_code(request: HttpRequest) -> HttpResponse:
     return HttpResponse("verified")
 
 
+def sign_in_to_stay(request: Any) -> HttpResponse:
+    request.auth_session.persistent = True
+    return django_site.sign_in(request)
+
+
 def sign_in_with_code(request: Any) -> HttpResponse:
     """Log in with both factors at once, as a form of django-otp does."""
     user: Any = authenticate(request, username="ada", password="pass")
@@ -84,6 +89,7 @@ class Profile(APIView):  # type: ignore[misc]
 
 urlpatterns = [
     path("sign-in", django_site.sign_in),
+    path("sign-in-to-stay", sign_in_to_stay),
     path("sign-out", django_site.sign_out),
     path("me", me),
     path("code", enter_code),

@@ -225,6 +225,19 @@ def test_a_cookie_that_goes_with_the_browser_still_does_after_acting(boss: Brows
         assert answer.cookies["__Host-auth_session"]["max-age"] == ""
 
 
+def test_a_cookie_that_was_chosen_to_stay_still_does_after_acting(
+    django_authority: testing.Authority,
+) -> None:
+    from django.conf import settings
+
+    brief = {**settings.SESSION_AUTHORITY, "COOKIE_PERSISTENT": False}
+    with override_settings(SESSION_AUTHORITY=brief):
+        browser = Browser()
+        browser.get("/sign-in-to-stay", {"user": "boss"})
+        act_as(browser, "ada")
+        assert release(browser).cookies["__Host-auth_session"]["max-age"]
+
+
 def test_without_hijack_no_view_is_one_of_its_views() -> None:
     with modify_settings(INSTALLED_APPS={"remove": "hijack"}):
         assert not is_hijack(lambda: None)

@@ -302,6 +302,19 @@ def test_a_login_of_the_test_client_counts(
     assert browser.get("/me").json()["user"] is None
 
 
+def test_the_latest_login_counts_however_it_was_made() -> None:
+    ada, grace = (User.objects.get(username=name) for name in ("ada", "grace"))
+    browser = Browser()
+    browser.sign_in("ada")
+    browser.force_login(grace)
+    assert browser.who() == "grace"
+    browser.sign_in("ada")
+    assert browser.who() == "ada"
+    browser.force_login(ada)
+    browser.sign_in("ada")
+    assert browser.who() == "ada"
+
+
 async def test_a_login_of_the_asynchronous_test_client_counts(
     django_authority: testing.Authority,
 ) -> None:

@@ -45,6 +45,7 @@ def presenting(header: Callable[[str], str], login: SessionBase) -> Callable[[st
         if token is None or found.client.address not in test_clocks:
             return header(name)
         presented = f"{found.site.cookie.name(local=False)}={token}"
-        return "; ".join(filter(None, (header(name), presented)))
+        # First, so that it counts more than the cookie of an earlier login.
+        return "; ".join(filter(None, (presented, header(name))))
 
     return header_or_token
