@@ -17,8 +17,8 @@ from session_authority_server.store.database import Database, reason_of
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sqlite_file import SqliteFile
 
-# How often it is looked whether a SQLite file is in its place. With what ending takes, that is within a second.
-_LOOK_SECONDS = 0.25
+# How often a server checks that its SQLite file is in its place.
+_LOOK_SECONDS = 0.1
 
 _log = structlog.get_logger("session_authority")
 

@@ -59,7 +59,7 @@ class SqliteFile:
         self._serve = serve
         file = path.resolve()  # SQLite puts the log beside the file, not beside a link to it
         beside = [file.with_name(file.name + ending) for ending in ("-wal", "-shm", ".lock")]
-        self._paths = (self.path, file, *beside[:2])
+        self._paths = [os.fspath(each) for each in dict.fromkeys((self.path, file, *beside[:2]))]
         self._lock_path = beside[2]
         self._descriptors: list[int] = []
         self._anchor: sqlite3.Connection | None = None
@@ -158,7 +158,7 @@ class SqliteFile:
         return self._descriptors[-1]
 
 
-def _identity(path: Path) -> Identity:
+def _identity(path: str) -> Identity:
     try:
         status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, before every commit
     except OSError:
