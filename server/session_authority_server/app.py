@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import NamedTuple
 
 import structlog
 from grpc_health.v1 import health_pb2
-from prometheus_client import start_http_server
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server import development_key
@@ -44,6 +44,7 @@ from session_authority_server.listening import (
     refuse_exposure,
     served_to_its_end,
 )
+from session_authority_server.metrics_port import MetricsServer
 from session_authority_server.opening import in_place, key_store, opened, refuse_lack
 from session_authority_server.rpc import accepting
 from session_authority_server.rpc.authentication import (
@@ -257,12 +258,14 @@ def metrics(settings: Settings) -> Iterator[None]:
         return
     host, port = split_address(address)
     try:
-        server, thread = start_http_server(port, addr=host)
+        server = MetricsServer(host, port)
     except OSError as error:
         raise CannotStart(
             f"metrics can't be served on {address}: {error.strerror}; set "
             "SESSION_AUTHORITY_METRICS_LISTEN to another address"
         ) from None
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     try:
         yield
     finally:

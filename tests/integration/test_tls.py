@@ -72,12 +72,17 @@ def _lets_in(client: SessionClient) -> bool:
 
 
 @contextmanager
-def _shaken(program: Program, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
-    """Shake hands with the server."""
+def _shaken(
+    program: Program, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> Iterator[ssl.SSLSocket]:
+    """Shake hands with the server, in an earlier TLS session where one is given."""
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     host, port = program.address.split(":")
-    with socket.create_connection((host, int(port)), 5) as raw, context.wrap_socket(raw) as shaken:
+    with (
+        socket.create_connection((host, int(port)), 5) as raw,
+        context.wrap_socket(raw, session=session) as shaken,
+    ):
         yield shaken
 
 
@@ -158,6 +163,24 @@ def test_a_client_whose_certificate_expired_stays_outside(
     picky: Program, authority: TestAuthority
 ) -> None:
     assert not _lets_in(_client(picky, authority, authority.pair(expired=True)))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_with_a_certificate_cannot_resume_an_earlier_tls_session(
+    picky: Program, authority: TestAuthority, version: ssl.TLSVersion
+) -> None:
+    # The server does not check the certificate of a session that is resumed, and the certificate may have expired.
+    pair = authority.pair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(pair.certificate, pair.key)
+    with _shaken(picky, context) as first:
+        first.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        assert first.recv(100)  # with TLS 1.3, tickets come before it
+        session = first.session
+    assert session is not None
+    with _shaken(picky, context, session) as second:
+        assert not second.session_reused
 
 
 def test_a_client_takes_its_certificate_from_the_environment(

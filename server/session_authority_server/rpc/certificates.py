@@ -116,7 +116,7 @@ class Certificates:
         self._files = files
         # Before they are read: what changes meanwhile will be seen as changed.
         self._seen = files.seen()
-        self._first = files.read()
+        self._shown = files.read()
         self._failing = False
         self._lock = Lock()  # gRPC asks from threads of its own
 
@@ -124,23 +124,36 @@ class Certificates:
         """Return what a port is opened with."""
         ask: Any = self.changed  # gRPC takes None for "no change", and its types don't say so
         return grpc.dynamic_ssl_server_credentials(
-            self._first, ask, self._files.client_ca is not None
+            self._shown, ask, self._files.client_ca is not None
         )
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the certificates if they are others than those returned last; None to go on with those."""
+        """Return the certificates to show from now on; None to go on with those returned last.
+
+        If clients must show a certificate, there is always an answer. gRPC then makes new keys for session tickets,
+        so no client can resume an earlier TLS session. The server would not check its certificate again, and that
+        may have expired.
+        """
         with self._lock:
-            seen = self._files.seen()
-            if seen == self._seen and not self._failing:
-                return None
-            try:
-                found = self._files.read()
-            except UnusableCertificates as error:
-                if not self._failing:
-                    _log.error("certificates can't be reloaded; the old ones stay", why=str(error))
-                self._failing = True
-                return None
-            self._failing = False
-            self._seen = seen
-            _log.info("certificates reloaded")
+            found = self._reread()
+            if found is not None:
+                self._shown = found
+            elif self._files.client_ca is not None:
+                return self._shown
             return found
+
+    def _reread(self) -> grpc.ServerCertificateConfiguration | None:
+        seen = self._files.seen()
+        if seen == self._seen and not self._failing:
+            return None
+        try:
+            found = self._files.read()
+        except UnusableCertificates as error:
+            if not self._failing:
+                _log.error("certificates can't be reloaded; the old ones stay", why=str(error))
+            self._failing = True
+            return None
+        self._failing = False
+        self._seen = seen
+        _log.info("certificates reloaded")
+        return found

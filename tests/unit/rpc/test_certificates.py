@@ -54,6 +54,17 @@ def test_another_authority_of_clients_counts_as_a_change(
     assert certificates.changed() is not None
 
 
+def test_servers_that_ask_clients_for_a_certificate_make_new_session_tickets_for_each_connection(
+    authority: TestAuthority, shown: Pair
+) -> None:
+    certificates = _certificates(shown, authority.certificate)
+    unchanged = certificates.changed()
+    assert unchanged is not None
+    assert certificates.changed() is unchanged
+    shown.replace(authority.pair())
+    assert certificates.changed() is not unchanged
+
+
 def test_of_two_files_replaced_one_by_one_none_is_shown_without_the_other(
     authority: TestAuthority, shown: Pair
 ) -> None:
