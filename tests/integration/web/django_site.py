@@ -1,6 +1,8 @@
 """A site of Django's, as somebody has it who then adds Session Authority."""
 
+import asyncio
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,6 +63,9 @@ from django.utils.decorators import sync_and_async_middleware  # noqa: E402
 from session_authority import SessionAuthorityError  # noqa: E402
 from session_authority.web.django.decorators import recent_authentication  # noqa: E402
 
+SIGNED_IN = threading.Event()
+"""Set by the view that signs in and then never answers."""
+
 
 @sync_and_async_middleware
 def greeting(get_response: Any) -> Any:
@@ -104,6 +109,13 @@ def sign_in_anyway(request: HttpRequest) -> HttpResponse:
 def stumble(request: HttpRequest) -> HttpResponse:
     sign_in(request)
     raise ZeroDivisionError
+
+
+async def await_nothing(request: HttpRequest) -> HttpResponse:
+    await asign_in(request)
+    SIGNED_IN.set()
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 async def astumble(request: HttpRequest) -> HttpResponse:
@@ -196,6 +208,7 @@ urlpatterns = [
     path("async/me", ame),
     path("async/sign-in", asign_in),
     path("async/stumble", astumble),
+    path("async/wait", await_nothing),
     path("async/sign-out", asign_out),
     path("async/again", again),
     path("async/vault", avault),

@@ -1,3 +1,4 @@
+import asyncio
 import io
 import re
 from collections.abc import Iterator
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 
-from tests.integration.web.django_site import FOLDER  # configures Django, before all else of it
+from tests.integration.web.django_site import (  # configures Django, before all else of it
+    FOLDER,
+    SIGNED_IN,
+)
 
 from django.contrib.auth.models import User  # isort: skip
 from django.contrib.sessions.models import Session as DjangoSession  # isort: skip
@@ -26,6 +30,7 @@ from session_authority.web.django.middleware import SessionAuthorityMiddleware
 from session_authority_server.domain.token import mint
 from tests.integration.web.django_browser import COOKIE, Browser, user_id
 from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
+from tests.unit.client.near_cache.conftest import until
 
 SETTING = "SESSION_AUTHORITY"
 BEFORE = "2026-01-15T12:00+00:00"
@@ -676,6 +681,22 @@ async def test_an_outage_is_a_503_in_asynchronous_views_too() -> None:
     with down():
         assert (await browser.get("/async/me", secure=True)).status_code == 503
     assert (await browser.get("/async/me", secure=True)).json()["user"] == "ada"
+    await sync_to_async(connections.close_all)()
+
+
+async def test_a_login_whose_request_is_cancelled_leaves_no_session(client: SessionClient) -> None:
+    """Django cancels a request whose browser has gone."""
+    other = client.create("1").token
+    SIGNED_IN.clear()
+    asking = asyncio.create_task(AsyncClient().get("/async/wait?user=ada", secure=True))
+    await until(SIGNED_IN.is_set)
+    assert len(client.list(other)) == 2
+
+    asking.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await until(lambda: len(client.list(other)) == 1)
     await sync_to_async(connections.close_all)()
 
 

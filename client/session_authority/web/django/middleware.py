@@ -1,5 +1,6 @@
 """The middleware: it gives requests their `auth_session`, and responses the cookie."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -50,7 +51,12 @@ class SessionAuthorityMiddleware:
         return answer(request, exception)
 
     async def _respond(self, request: HttpRequest, auth_session: AuthSession) -> HttpResponseBase:
-        response = await self._get_response(request)
+        try:
+            response = await self._get_response(request)
+        except BaseException:
+            # Cancelled: the browser has gone, and never gets the cookie of a login.
+            await asyncio.shield(asyncio.ensure_future(sync_to_async(auth_session.failed)()))
+            raise
         return await sync_to_async(_finish)(request, auth_session, response)
 
 
