@@ -24,6 +24,7 @@ from session_authority_server.composing import (
     count_superseded,
     erases_at_end,
     jobs,
+    right_clock,
     schedule,
     usecases,
 )
@@ -229,10 +230,13 @@ async def serving(
             watch_service.keep_checking(),
         ):
             stack.callback(asyncio.create_task(ever).cancel)
+        right = right_clock(database, skew)
         if worker:
-            upkeep = schedule(database, settings, clock, audit)
+            upkeep = schedule(database, settings, clock, audit, right)
             upkeep.start()
             stack.push_async_callback(upkeep.stop)
+        elif right is not None:
+            stack.callback(asyncio.create_task(right.keep_noting()).cancel)
         await server.start()
         yield_to_the_loop()
         served = asyncio.create_task(served_to_its_end(server))

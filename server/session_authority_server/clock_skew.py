@@ -33,6 +33,7 @@ class ClockSkew:
 
     Attributes:
         clock: What to take the time from: the database's clock on PostgreSQL, the machine's on SQLite.
+        is_given: Whether that was given, and is taken as right.
         wrong: What is wrong with the machine's clock, by the latest comparison; None if nothing.
     """
 
@@ -47,6 +48,7 @@ class ClockSkew:
         self._statement = None if clock else database.dialect.tell_time
         self.wrong: ClockWrong | None = None
         self._theirs = DatabaseClock()
+        self.is_given = clock is not None
         self.clock: Clock = clock or (self._theirs if self._statement else SystemClock())
 
     async def settle(self) -> None:

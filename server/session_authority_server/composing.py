@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from session_authority_server.clock_skew import ClockSkew
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
@@ -36,6 +37,7 @@ from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
+from session_authority_workers.right_clock import RightClock
 from session_authority_workers.schedule import Schedule
 
 
@@ -82,12 +84,23 @@ def admin_usecases(
 
 
 def schedule(
-    database: Database, settings: Settings, clock: Clock, audit: Audit = NOWHERE
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    audit: Audit = NOWHERE,
+    right_clock: RightClock | None = None,
 ) -> Schedule:
     """Return the upkeep's schedule over a database."""
     interval = timedelta(seconds=settings.worker_interval_seconds)
     expire, erase, partition, purge = jobs(database, settings, clock, audit)
-    return Schedule(expire, [erase, partition, purge], clock, interval)
+    return Schedule(expire, [erase, partition, purge], clock, interval, right_clock)
+
+
+def right_clock(database: Database, skew: ClockSkew) -> RightClock | None:
+    """Return what the upkeep asks whether the clock is right; None for a clock that a test moves."""
+    if skew.is_given:
+        return None
+    return RightClock(SqlUpkeepStore(database), skew.clock, skew.require_right_clock)
 
 
 def jobs(

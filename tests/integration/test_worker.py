@@ -5,16 +5,18 @@ import re
 import sqlite3
 import time
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from click.testing import CliRunner
+from sqlalchemy import update
 
 from session_authority import SessionClient
 from session_authority_server.cli import commands
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
+from session_authority_server.store.tables import upkeep
 from tests.acceptance.authority import a_session, insert_sessions
 from tests.integration.program import run, running, serving
 
@@ -150,3 +152,63 @@ def test_two_workers_at_once_do_the_work_once(tmp_path: Path) -> None:
 
     assert sum(ended) == 40_000
     assert _count(tmp_path, f"NOT {ENDED}") == 0
+
+
+def _make_live(folder: Path, clock_right_before: timedelta) -> None:
+    """Leave a file behind with live sessions, whose upkeep ran some time ago: so far ahead is the clock now."""
+
+    async def write() -> None:
+        database = Database.sqlite(folder / "session-authority.sqlite")
+        now = SystemClock().now()
+        noted = update(upkeep).values(clock_time=now - clock_right_before)
+        made = (a_session(f"user-{n}", now - timedelta(days=89))[0] for n in range(20))
+        try:
+            await schema.migrate(database)
+            await insert_sessions(database, made)
+            await database.write(lambda connection: connection.execute(noted))
+        finally:
+            await database.close()
+
+    asyncio.run(write())
+
+
+def test_a_clock_that_is_far_ahead_ends_and_deletes_nothing_until_an_operator_has_confirmed_it(
+    tmp_path: Path,
+) -> None:
+    _make_live(tmp_path, timedelta(days=400))
+    _make_overdue(tmp_path, 10)
+    refused = run("worker", "--once", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert re.search(
+        r"the clock says .* no server or worker has run since .* session-authority repair-clock",
+        refused.stderr,
+    )
+    assert refused.stdout == ""
+    assert _count(tmp_path, ENDED) == 0
+
+    asked = run("repair-clock", cwd=tmp_path)
+    assert asked.returncode == 1  # nobody answered
+    assert "Is that right?" in asked.stdout
+    assert run("worker", "--once", cwd=tmp_path).returncode == 1
+
+    confirmed = run("repair-clock", "--yes", cwd=tmp_path)
+    assert confirmed.returncode == 0
+    assert "times of 0 sessions, and 0 times of sweeps; reopened: 0 sessions" in confirmed.stdout
+    assert "expire: 10 rows" in run("worker", "--once", cwd=tmp_path).stdout
+    assert _count(tmp_path, ENDED) == 10
+
+
+def test_a_server_without_a_worker_keeps_the_pause_short(tmp_path: Path) -> None:
+    _make_live(tmp_path, timedelta(hours=20))
+    with serving(tmp_path, "--no-worker"):
+        give_up = time.monotonic() + 20
+        while _clock_time(tmp_path) < SystemClock().now() - timedelta(minutes=1):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+
+
+def _clock_time(folder: Path) -> datetime:
+    path = folder / "session-authority.sqlite"
+    with closing(sqlite3.connect(path, timeout=10)) as connection:
+        [(microseconds,)] = connection.execute("SELECT clock_time FROM upkeep")
+        return datetime.fromtimestamp(microseconds / 1e6, UTC)

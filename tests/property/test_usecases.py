@@ -127,7 +127,7 @@ class Sessions(RuleBasedStateMachine):
 
     @property
     def effective_time(self) -> datetime:
-        return self.now + timedelta(seconds=2.1)
+        return self.now + timedelta(seconds=3.1)
 
     def run(self, awaitable: Awaitable[T]) -> T:
         return self.bench.run(lambda _engine: awaitable)

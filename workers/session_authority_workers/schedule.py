@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.metrics import OLDEST_OVERDUE_SECONDS, WORKER_ROWS, WORKER_RUNS
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
+from session_authority_workers.right_clock import RightClock
 
 BACKLOG_INTERVAL = timedelta(seconds=30)
 # Due by any clock, also one that was set back between this being read and the scheduler reading the time.
@@ -31,8 +32,24 @@ class Schedule:
     """
 
     def __init__(
-        self, expire: Expire, others: Sequence[Other], clock: Clock, interval: timedelta
+        self,
+        expire: Expire,
+        others: Sequence[Other],
+        clock: Clock,
+        interval: timedelta,
+        right_clock: RightClock | None = None,
     ) -> None:
+        """Plan the upkeep.
+
+        Args:
+            expire: The job that runs at each tick.
+            others: Those that may run less often.
+            clock: By which the backlog is measured.
+            interval: How long a tick is.
+            right_clock: Asked before each run whether the clock is right.
+        """
+        self._right_clock = right_clock
+        self._paused = False
         self._clock = clock
         self._expire = expire
         self._jobs: Sequence[tuple[Job, timedelta]] = (
@@ -89,11 +106,24 @@ class Schedule:
             if not self._stopping:
                 self._timers[job.name] = loop.call_at(next_run, self._start_run, job, interval)
 
+    async def _require_right_clock(self) -> None:
+        if self._right_clock is not None:
+            await self._right_clock.require()
+            if self._paused:
+                _log.warning("the clock is right again; the upkeep goes on")
+            self._paused = False
+
     async def run_once(self, job: Job) -> None:
         """Run a job, and log and count how it went."""
         try:
+            await self._require_right_clock()
             rows = await job()
             await measure_backlog(self._expire, self._clock)
+        except ClockWrong as error:
+            WORKER_RUNS.labels(job=job.name, outcome="refused").inc()
+            if not self._paused:
+                _log.error("the upkeep is paused: %s", error)
+            self._paused = True
         except StoreUnavailable as error:  # which has told the log why already
             WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
             _log.error("%s failed; it will be tried again at the next tick: %s", job.name, error)

@@ -120,6 +120,20 @@ def clocks_differ(facts: Facts) -> Iterator[Caution]:
         )
 
 
+def times_lie_in_the_future(facts: Facts) -> Iterator[Caution]:
+    """Tell of stored times that a wrong clock has left behind."""
+    latest = None if facts.contents is None else facts.contents.latest_time
+    ahead = timedelta(0) if latest is None else latest - (facts.now - facts.clock_skew)
+    if ahead > 2 * TOLERATED_SKEW:
+        yield Caution(
+            "future-times",
+            "clock",
+            f"the database holds times up to {latest:%Y-%m-%d %H:%M:%S} UTC, which lies in the future: a clock was "
+            "ahead, or this one is behind",
+            "set the clock by NTP, then run: session-authority repair-clock",
+        )
+
+
 def others_listen_in(facts: Facts) -> Iterator[Caution]:
     """Tell of what travels in clear text."""
     exposure = facts.exposure
@@ -395,6 +409,7 @@ WATCHES: Sequence[Watch] = (
     the_file_has_several_names,
     fails_over_to_the_past,
     clocks_differ,
+    times_lie_in_the_future,
     keys_are_many_or_mighty,
     work_is_left_undone,
     memory_is_short_or_long,

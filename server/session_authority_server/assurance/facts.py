@@ -78,6 +78,7 @@ class Contents:
         overdue_since: When the longest overdue session should have been looked at; None where none is overdue.
         live_until: Until when that live session needs no look which needs one last; None where there is none.
         unfinished: What else waits for the worker.
+        latest_time: The latest of the times that were recorded when something happened; None where there is none.
         sign_ins_until: From when on sign-ins have no partition to go to; None where there are enough.
     """
 
@@ -87,6 +88,7 @@ class Contents:
     live_until: datetime | None
     unfinished: Unfinished
     sign_ins_until: datetime | None
+    latest_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from session_authority_server.domain.api_key import parse
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.token import SECRET_BYTES
 from session_authority_server.store import proof, schema
+from session_authority_server.store.clock_times import read_latest_time
 from session_authority_server.store.condition import (
     read_condition,
     read_live_until,
@@ -113,6 +114,7 @@ async def _contents(database: Database, now: datetime) -> Contents:
         overdue_since=await SqlUpkeepStore(database).oldest_overdue(now),
         live_until=await read_live_until(database, now),
         unfinished=await read_unfinished(database),
+        latest_time=await read_latest_time(database),
         sign_ins_until=await _sign_ins_until(Partitions(database), now),
     )
 

@@ -5,7 +5,17 @@ from typing import NoReturn
 
 import click
 
-_NAMES = ("serve", "worker", "migrate", "keys", "revoke", "check", "demo", "server-process")
+_NAMES = (
+    "serve",
+    "worker",
+    "migrate",
+    "keys",
+    "revoke",
+    "check",
+    "repair-clock",
+    "demo",
+    "server-process",
+)
 
 
 class _Commands(click.Group):

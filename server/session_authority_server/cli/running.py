@@ -11,7 +11,7 @@ import uvloop
 from session_authority_server import logs
 from session_authority_server.cannot_start import CannotStart
 from session_authority_server.config import ConfigurationError, Settings, load_settings
-from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.listening import StoppedServing
 from session_authority_server.store.sqlite_file import AlreadyServed, FileReplaced
 
@@ -41,5 +41,5 @@ def run(work: Coroutine[Any, Any, T]) -> T:
                 # All is drained, and what is left of gRPC crashes when it is taken down.
                 click.ClickException(str(error)).show()
                 os._exit(1)
-    except (CannotStart, AlreadyServed, FileReplaced, StoreUnavailable) as error:
+    except (CannotStart, AlreadyServed, ClockWrong, FileReplaced, StoreUnavailable) as error:
         raise click.ClickException(str(error)) from None

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from session_authority_server.app import auditing, metrics, until_told_to_stop
 from session_authority_server.cli.running import run, settings_of
-from session_authority_server.composing import jobs, schedule
+from session_authority_server.clock_skew import ClockSkew
+from session_authority_server.composing import jobs, right_clock, schedule
 from session_authority_server.config import Settings
-from session_authority_server.domain.clock import SystemClock
 from session_authority_server.opening import in_place, opened
 from session_authority_server.store.database import Database
 from session_authority_server.usecases.audit import Audit
@@ -47,7 +47,9 @@ async def _forever(settings: Settings) -> None:
 
 
 async def _work(settings: Settings, database: Database, audit: Audit) -> None:
-    upkeep = schedule(database, settings, SystemClock(), audit)
+    skew = await _settled(database)
+    right = right_clock(database, skew)
+    upkeep = schedule(database, settings, skew.clock, audit, right)
     upkeep.start()
     click.echo(
         f"session-authority: worker on {settings.database}, "
@@ -59,7 +61,11 @@ async def _work(settings: Settings, database: Database, audit: Audit) -> None:
 
 async def _once(settings: Settings) -> None:
     async with auditing(settings) as audit, opened(settings) as database:
-        for job in jobs(database, settings, SystemClock(), audit):
+        skew = await _settled(database)
+        right = right_clock(database, skew)
+        for job in jobs(database, settings, skew.clock, audit):
+            if right is not None:
+                await right.require()
             due = await job.count(_COUNT_LIMIT)
             with _reporting(job.name, due) as report:
                 rows = await job(report)
@@ -68,10 +74,17 @@ async def _once(settings: Settings) -> None:
 
 async def _count(settings: Settings) -> None:
     async with opened(settings) as database:
-        for job in jobs(database, settings, SystemClock()):
+        skew = await _settled(database)
+        for job in jobs(database, settings, skew.clock):
             due = await job.count(_COUNT_LIMIT)
             more = " or more" if due == _COUNT_LIMIT else ""
             click.echo(f"{job.name}: {due}{more} rows due; nothing was changed")
+
+
+async def _settled(database: Database) -> ClockSkew:
+    skew = ClockSkew(database)
+    await skew.settle()
+    return skew
 
 
 @contextmanager

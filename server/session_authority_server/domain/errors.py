@@ -96,14 +96,20 @@ class SessionNotFound(AuthorityError):
 
 
 class AuthenticationTooOld(AuthorityError):
-    """The credential check began before the user's sessions were last ended."""
+    """The credential check began before the user's sessions were last ended.
 
-    def __init__(self, swept_time: datetime) -> None:
+    Attributes:
+        swept_time: When that was.
+        user_id: The user.
+    """
+
+    def __init__(self, swept_time: datetime, user_id: str = "") -> None:
         super().__init__(
             "the credential check began before all of the user's sessions were ended; "
             "the user must sign in again"
         )
         self.swept_time = swept_time
+        self.user_id = user_id
 
 
 class ReauthenticationRequired(AuthorityError):

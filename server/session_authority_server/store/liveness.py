@@ -33,7 +33,7 @@ current_user_epoch = (
 current_global_epoch = select(authority.c.epoch).scalar_subquery()
 
 
-class _After(ColumnElement[datetime]):
+class After(ColumnElement[datetime]):
     """The moment a duration after another."""
 
     inherit_cache = True
@@ -49,21 +49,21 @@ class _After(ColumnElement[datetime]):
     ]
 
 
-@compiles(_After)
-def _add(element: _After, compiler: SQLCompiler, **rest: Any) -> str:
+@compiles(After)
+def _add(element: After, compiler: SQLCompiler, **rest: Any) -> str:
     return (
         f"({compiler.process(element.moment, **rest)} + {compiler.process(element.span, **rest)})"
     )
 
 
-@compiles(_After, "postgresql")
-def _add_in_utc(element: _After, compiler: SQLCompiler, **rest: Any) -> str:
+@compiles(After, "postgresql")
+def _add_in_utc(element: After, compiler: SQLCompiler, **rest: Any) -> str:
     # A day added to a timestamptz is one of the server's time zone, and can have 23 or 25 hours.
     moment, span = (compiler.process(each, **rest) for each in (element.moment, element.span))
     return f"(({moment} AT TIME ZONE 'UTC' + {span}) AT TIME ZONE 'UTC')"
 
 
-idle_expire_time = _After(sessions.c.last_active_time, sessions.c.idle_timeout)
+idle_expire_time = After(sessions.c.last_active_time, sessions.c.idle_timeout)
 
 # Stands for "not yet" where times are compared, because engines differ on the least of a null.
 _NEVER = literal(datetime(9999, 1, 1, tzinfo=UTC), Moment)

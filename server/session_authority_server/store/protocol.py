@@ -17,7 +17,7 @@ Obligations that hold for every method:
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -224,6 +224,13 @@ class Transaction(Protocol):
         """End every session that there is, by moving the common epoch on."""
         ...
 
+    async def correct_swept_time(self, user_id: str, now: datetime) -> None:
+        """Move the times of sweeps that a locked user is judged by to a moment, if they are later than it.
+
+        Times that are later by no more than TOLERATED_SKEW stay.
+        """
+        ...
+
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         """Note that a locked user, whose sessions were just swept, is to be erased.
 
@@ -338,6 +345,14 @@ class SessionStore(Protocol):
 
 class UpkeepStore(Protocol):
     """What the workers ask of the store. Each method is one small step, safe to repeat and to kill."""
+
+    async def note_clock_time(self, now: datetime, longest: timedelta) -> datetime | None:
+        """Note that the clock is right, unless more than `longest` has passed since that was noted last.
+
+        Returns:
+            What was noted before, to within a minute; None where nothing was.
+        """
+        ...
 
     async def end_overdue(
         self,

@@ -141,7 +141,7 @@ authority = Table(
     Column("erasure_key", LargeBinary),
 )
 
-# One row: how far the worker has looked at what is overdue. What it looked at and left as it was had expired.
+# One row: how far the worker has looked at overdue sessions. What it looked at and left as it was had expired.
 upkeep = Table(
     "upkeep",
     metadata,
@@ -149,6 +149,8 @@ upkeep = Table(
     # The check_time and session_id of the last session that it looked at.
     Column("expired_until", Moment, nullable=False),
     Column("expired_id", Id, nullable=False),
+    # Until when the clock was known to be right, to within a minute.
+    Column("clock_time", Moment),
 )
 
 # One row an "end everything": it ended the sessions whose epoch was one less, or lower.

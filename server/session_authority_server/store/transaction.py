@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.changes import Changes
+from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, Session, Sweep
 from session_authority_server.store import rows
@@ -215,6 +216,14 @@ class SqlTransaction:
                 settled=False,
             )
         )
+
+    async def correct_swept_time(self, user_id: str, now: datetime) -> None:
+        future = now + TOLERATED_SKEW
+        for later in (
+            update(users).where(users.c.user_id == user_id, users.c.swept_time > future),
+            update(authority).where(authority.c.swept_time > future),
+        ):
+            await self._connection.execute(later.values(swept_time=now))
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         epoch = (

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.token import first_id
+from session_authority_server.store.clock_times import note_clock_time
 from session_authority_server.store.database import Database
 from session_authority_server.store.erasing import erase_some
 from session_authority_server.store.expiry import end_overdue, is_ahead, write_endings
@@ -41,6 +42,9 @@ class SqlUpkeepStore:
         self._database = database
         self._erases_at_end = erases_at_end
         self._partitions = Partitions(database)
+
+    async def note_clock_time(self, now: datetime, longest: timedelta) -> datetime | None:
+        return await note_clock_time(self._database, now, longest)
 
     async def end_overdue(
         self,

@@ -6,7 +6,7 @@ from session_authority_server.domain import retry
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.errors import AuthenticationTooOld, SessionLimitReached
+from session_authority_server.domain.errors import SessionLimitReached
 from session_authority_server.domain.event import SessionEnded, SessionEstablished
 from session_authority_server.domain.policy import AtLimit, Policy
 from session_authority_server.domain.privacy import KeepUserAgents, family, kept_address
@@ -23,6 +23,10 @@ from session_authority_server.domain.user_agent_text import clean_user_agent
 from session_authority_server.store.protocol import SessionStore, Transaction
 from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 from session_authority_server.usecases.repetition import repeat
+from session_authority_server.usecases.sweep_time import (
+    require_begun_since,
+    with_possible_sweep_time,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,11 @@ class CreateSession:
             SessionLimitReached: If the user is at the limit and the policy refuses.
             StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
         """
+        return await with_possible_sweep_time(
+            self._store, self._clock, lambda: self._create(sign_in)
+        )
+
+    async def _create(self, sign_in: SignIn) -> tuple[Session, Token]:
         now = self._clock.now()
         # First of all, so that nothing that is not to be kept gets into anything that is.
         address = kept_address(sign_in.ip_address, self._policy.keep_ip_addresses)
@@ -104,8 +113,7 @@ class CreateSession:
 
     async def _add(self, transaction: Transaction, session: Session) -> Told[Session]:
         standing = await transaction.lock_user(session.user_id)
-        if standing.swept_time is not None and session.authenticate_time < standing.swept_time:
-            raise AuthenticationTooOld(standing.swept_time)
+        require_begun_since(standing, session.user_id, session.authenticate_time)
         ended = await self._make_room(transaction, session.user_id, self._clock.now())
         added = await transaction.insert_session(session)
         return added, [*ended, SessionEstablished(added)]

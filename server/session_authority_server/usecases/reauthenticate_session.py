@@ -5,7 +5,7 @@ from session_authority_server.domain import retry
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.errors import AuthenticationTooOld, SessionNotLive
+from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.event import SessionReauthenticated
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.retry import Attempt
@@ -16,6 +16,10 @@ from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transa
 from session_authority_server.usecases.proof import parse_proof, prove_in
 from session_authority_server.usecases.repetition import repeat
 from session_authority_server.usecases.superseded import SupersededTokens
+from session_authority_server.usecases.sweep_time import (
+    require_begun_since,
+    with_possible_sweep_time,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,11 @@ class ReauthenticateSession:
             AuthenticationTooOld: If the credential check began before the user's sessions were swept.
             StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
         """
+        return await with_possible_sweep_time(
+            self._store, self._clock, lambda: self._reauthenticate(request)
+        )
+
+    async def _reauthenticate(self, request: Reauthentication) -> tuple[Session, Token]:
         now = self._clock.now()
         authenticate_time = _checked_authenticate_time(request, now)
         old = parse_proof(request.session_token)
@@ -82,8 +91,7 @@ class ReauthenticateSession:
             session = await prove_in(transaction, old, self._clock.now)
             turn = self._clock.now()
             standing = await transaction.lock_user(session.user_id)
-            if standing.swept_time is not None and authenticate_time < standing.swept_time:
-                raise AuthenticationTooOld(standing.swept_time)
+            require_begun_since(standing, session.user_id, authenticate_time)
             renewed = self._renewed(session, new, authenticate_time, request, turn)
             if not await transaction.renew_session(renewed, replaces=session.secret_hash):
                 raise SessionNotLive

@@ -77,6 +77,7 @@ def contents(
         "live_until": None,
         "unfinished": NOTHING_UNFINISHED,
         "sign_ins_until": None,
+        "latest_time": None,
         **changes,
     }
     return Contents(keys=kept, uses=uses, **given)
@@ -95,7 +96,7 @@ def an_installation(**changes: Any) -> Facts:
         "watch_is_verified": True,
         "filesystem": "",
         "names": 1,
-        "schema": SchemaVersion("0006", "0006", known=True, oldest_program=None),
+        "schema": SchemaVersion("0007", "0007", known=True, oldest_program=None),
         "clock_skew": timedelta(0),
         "files": [File(path=Path("/etc/authority/tls.key"), holds="a key", mode=0o640)],
         "development_key_id": None,

@@ -63,7 +63,7 @@ def file(mode: int) -> Facts:
 
 
 def version(current: str | None, *, known: bool, oldest_program: str | None) -> Facts:
-    at = SchemaVersion(current, "0006", known=known, oldest_program=oldest_program)
+    at = SchemaVersion(current, "0007", known=known, oldest_program=oldest_program)
     return an_installation(schema=at, contents=contents() if at.serves else None)
 
 
@@ -74,11 +74,11 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
         [
             version("0005", known=True, oldest_program=None),
             version(None, known=True, oldest_program=None),
-            version("0009", known=False, oldest_program="0007"),
+            version("0009", known=False, oldest_program="0008"),
         ],
-        [version("0006", known=True, oldest_program=None)],
+        [version("0007", known=True, oldest_program=None)],
     ),
-    "schema-newer": ([version("0009", known=False, oldest_program="0006")], []),
+    "schema-newer": ([version("0009", known=False, oldest_program="0007")], []),
     "insecure": ([an_installation(exposure=replace(LOCAL, insecure=True))], []),
     "plaintext-listener": (
         [exposure(tls=False, allow_plaintext=True), exposure(tls=False)],
@@ -149,6 +149,16 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
     "clock-skew": (
         [an_installation(clock_skew=SECOND), an_installation(clock_skew=-SECOND)],
         [an_installation(clock_skew=0.99 * SECOND)],
+    ),
+    "future-times": (
+        [tables(latest_time=NOW + 3 * SECOND)],
+        [
+            tables(latest_time=NOW + SECOND),
+            tables(latest_time=NOW - DAY),
+            an_installation(
+                contents=contents(latest_time=NOW + 3 * SECOND), clock_skew=-2 * SECOND
+            ),
+        ],
     ),
     "no-keys": (
         [

@@ -25,7 +25,7 @@ from session_authority_server.usecases.revoke_key_sessions import KeyRevocation,
 from tests.contract.engines import MINUTE, SECOND, START
 from tests.unit.usecases.conftest import Authority
 
-EFFECTIVE = timedelta(seconds=2.1)
+EFFECTIVE = timedelta(seconds=3.1)
 ADMIN = InitiatingEntity.ADMIN
 REVOKED = Rejection(RejectionReason.REVOKED)
 RETRY_SECRET = b"r" * 32

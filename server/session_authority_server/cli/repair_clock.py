@@ -1,0 +1,36 @@
+import click
+
+from session_authority_server.cli.running import run, settings_of
+from session_authority_server.clock_skew import ClockSkew
+from session_authority_server.config import Settings
+from session_authority_server.opening import opened
+from session_authority_server.store.clock_times import repair
+
+
+@click.command("repair-clock")
+@click.option("--database-url", help="Where sessions are kept.")
+@click.option("--yes", is_flag=True, help="The clock is right: don't ask.")
+@click.pass_context
+def repair_clock(context: click.Context, database_url: str | None, yes: bool) -> None:
+    """Repair what a wrong clock has left behind, once the clock is right.
+
+    Moves stored times that lie in the future to the present, so that nobody is locked out by a sweep of the
+    future. Reopens sessions that were ended by a lifetime or an idle timeout that is not over yet. Lets the worker
+    go on if it is paused. Sessions that users or operators ended stay ended; deleted ones can't be restored.
+    """
+    run(_repair(settings_of(context, database_url=database_url), yes=yes))
+
+
+async def _repair(settings: Settings, *, yes: bool) -> None:
+    async with opened(settings) as database:
+        skew = ClockSkew(database)
+        await skew.settle()
+        await skew.require_right_clock()
+        if not yes:
+            now = skew.clock.now()
+            click.confirm(f"It is {now:%Y-%m-%d %H:%M:%S} UTC. Is that right?", abort=True)
+        done = await repair(database, skew.clock.now())
+    click.echo(
+        f"moved to the present: times of {done.sessions} sessions, and {done.sweeps} times of sweeps; "
+        f"reopened: {done.reopened} sessions"
+    )

@@ -1,0 +1,181 @@
+"""Stored times that tell of a wrong clock, and their repair."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Table, and_, case, func, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.domain.clock import TOLERATED_SKEW
+from session_authority_server.domain.session import EndReason
+from session_authority_server.domain.token import first_id
+from session_authority_server.store.column_types import Moment
+from session_authority_server.store.database import Database
+from session_authority_server.store.liveness import After
+from session_authority_server.store.tables import (
+    authority,
+    erasures,
+    sessions,
+    sweeps,
+    upkeep,
+    users,
+)
+
+# How much newer the clock must be than what is noted of it, for it to be noted again.
+_NOTED_EVERY = timedelta(minutes=1)
+_LOOKED_AT = 2_000
+_BY_THE_CLOCK = (EndReason.EXPIRED, EndReason.IDLE_TIMEOUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What a repair changed.
+
+    Attributes:
+        sessions: How many sessions had a time that lay in the future.
+        reopened: How many of them had been ended by a lifetime or an idle timeout that is not over yet.
+        sweeps: How many sweeps, and users and erasures with the time of one, had such a time.
+    """
+
+    sessions: int = 0
+    reopened: int = 0
+    sweeps: int = 0
+
+
+async def note_clock_time(database: Database, now: datetime, longest: timedelta) -> datetime | None:
+    """Note that the clock is right, unless more than `longest` has passed since that was noted last.
+
+    Returns:
+        What was noted before, or None.
+    """
+    noted: datetime | None = await database.read(_read_clock_time)
+    if noted is None or noted + _NOTED_EVERY <= now <= noted + longest:
+        statement = (
+            update(upkeep)
+            .where(or_(upkeep.c.clock_time.is_(None), upkeep.c.clock_time < now))
+            .values(clock_time=now)
+        )
+        await database.write(lambda connection: connection.execute(statement))
+    return noted
+
+
+async def _read_clock_time(connection: AsyncConnection) -> datetime | None:
+    noted: datetime | None = (await connection.execute(select(upkeep.c.clock_time))).scalar_one()
+    return noted
+
+
+async def read_latest_time(database: Database) -> datetime | None:
+    """Return the latest of the stored times that can be found quickly and should not lie in the future."""
+    ended = select(func.max(sessions.c.end_time)).where(sessions.c.end_time.is_not(None))
+    newest = select(sessions.c.create_time).order_by(sessions.c.session_id.desc()).limit(1)
+    statement = select(
+        select(authority.c.swept_time).scalar_subquery(),
+        select(func.max(sweeps.c.sweep_time)).scalar_subquery(),
+        select(func.max(erasures.c.erase_time)).scalar_subquery(),
+        select(upkeep.c.clock_time).scalar_subquery(),
+        ended.scalar_subquery(),
+        newest.scalar_subquery(),
+    )
+
+    async def work(connection: AsyncConnection) -> datetime | None:
+        times = (await connection.execute(statement)).one()
+        return max((time for time in times if time is not None), default=None)
+
+    return await database.read(work)
+
+
+async def repair(database: Database, now: datetime) -> Repaired:
+    """Move every stored time that lies in the future to the present, and reopen what was ended by such a time.
+
+    Sessions that users or operators ended stay ended.
+
+    Args:
+        database: Which.
+        now: The present, by a clock that is right.
+    """
+    swept = await database.write(lambda connection: _repair_sweeps(connection, now))
+    changed = reopened = 0
+    after: UUID | None = first_id(datetime.fromtimestamp(0, now.tzinfo))
+    while after is not None:
+        step = after
+
+        async def work(
+            connection: AsyncConnection, step: UUID = step
+        ) -> tuple[int, int, UUID | None]:
+            return await _repair_sessions(connection, now, step)
+
+        some, some_reopened, after = await database.write(work)
+        changed += some
+        reopened += some_reopened
+    return Repaired(changed, reopened, swept)
+
+
+async def _repair_sweeps(connection: AsyncConnection, now: datetime) -> int:
+    future = now + TOLERATED_SKEW
+    count = 0
+    for table, column in (
+        (authority, authority.c.swept_time),
+        (users, users.c.swept_time),
+        (sweeps, sweeps.c.sweep_time),
+        (erasures, erasures.c.erase_time),
+    ):
+        count += await _set(connection, table, column > future, {column.name: now})
+    # The worker looks at the sessions anew that are moved to the present.
+    place = {"expired_until": now, "expired_id": UUID(int=0)}
+    await _set(connection, upkeep, upkeep.c.expired_until >= now, place)
+    await connection.execute(update(upkeep).values(clock_time=now))
+    return count
+
+
+async def _set(
+    connection: AsyncConnection,
+    table: Table,
+    condition: ColumnElement[bool],
+    values: dict[str, Any],
+) -> int:
+    return (await connection.execute(update(table).where(condition).values(values))).rowcount
+
+
+async def _repair_sessions(
+    connection: AsyncConnection, now: datetime, after: UUID
+) -> tuple[int, int, UUID | None]:
+    future = now + TOLERATED_SKEW
+    columns = sessions.c
+    ended_too_early = and_(columns.end_time > future, columns.end_reason.in_(_BY_THE_CLOCK))
+    moved = (columns.create_time, columns.authenticate_time, columns.last_active_time)
+    is_future = or_(*(column > future for column in moved), columns.end_time > future)
+    seen = (
+        select(columns.session_id, is_future.label("is_future"), ended_too_early.label("early"))
+        .where(columns.session_id > after)
+        .order_by(columns.session_id)
+        .limit(_LOOKED_AT)
+    )
+    rows = (await connection.execute(seen)).all()
+    reopened = [row.session_id for row in rows if row.early]
+    changed = [row.session_id for row in rows if row.is_future]
+    if changed:
+        moves: dict[str, Any] = {
+            column.name: case((column > future, literal(now, column.type)), else_=column)
+            for column in moved
+        }
+        longest = After(literal(now, Moment), columns.lifetime)
+        moves["expire_time"] = case(
+            (columns.expire_time > longest, longest), else_=columns.expire_time
+        )
+        moves["check_time"] = case(
+            (columns.check_time > now, literal(now, Moment)), else_=columns.check_time
+        )
+        await _set(connection, sessions, columns.session_id.in_(changed), moves)
+        still = and_(columns.session_id.in_(changed), columns.end_time > future)
+        reopening = {
+            "end_time": None,
+            "end_reason": None,
+            "initiating_entity": None,
+            "check_time": now,
+        }
+        await _set(connection, sessions, and_(still, ended_too_early), reopening)
+        await _set(connection, sessions, still, {"end_time": now})
+    last = rows[-1].session_id if len(rows) == _LOOKED_AT else None
+    return len(changed), len(reopened), last

@@ -1,0 +1,51 @@
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
+
+from session_authority_server.domain.clock import TOLERATED_SKEW, Clock
+from session_authority_server.domain.errors import AuthenticationTooOld
+from session_authority_server.store.protocol import SessionStore, Transaction, UserStanding
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+def require_begun_since(standing: UserStanding, user_id: str, authenticate_time: datetime) -> None:
+    """Require that a credential check began after the user's sessions were last swept.
+
+    Raises:
+        AuthenticationTooOld: If it began before.
+    """
+    if standing.swept_time is not None and authenticate_time < standing.swept_time:
+        raise AuthenticationTooOld(standing.swept_time, user_id)
+
+
+async def with_possible_sweep_time(
+    store: SessionStore, clock: Clock, attempt: Callable[[], Awaitable[T]]
+) -> T:
+    """Run a sign-in; if a sweep of the future refuses it, correct that sweep's time and run the sign-in again.
+
+    A clock was ahead when such a sweep was made. The sweep was made before this sign-in arrived, so it gets that
+    moment as its time: whoever begins to sign in from then on is let in.
+
+    Raises:
+        AuthenticationTooOld: If the credential check began before that.
+    """
+    arrived = clock.now()
+    try:
+        return await attempt()
+    except AuthenticationTooOld as error:
+        swept_time, user_id = error.swept_time, error.user_id
+        if swept_time <= clock.now() + TOLERATED_SKEW:
+            raise
+
+    async def correct(transaction: Transaction) -> None:
+        await transaction.lock_user(user_id)
+        await transaction.correct_swept_time(user_id, arrived)
+
+    await store.transact(correct)
+    _log.warning(
+        "a sweep was made at %s by a clock that was ahead; its time is corrected", swept_time
+    )
+    return await attempt()

@@ -1,0 +1,130 @@
+"""What a wrong clock leaves in the tables, and its repair."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
+from session_authority_server.store.clock_times import Repaired, read_latest_time, repair
+from session_authority_server.store.protocol import Transaction
+from session_authority_server.store.tables import upkeep
+from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session
+
+HOUR = timedelta(hours=1)
+
+
+async def noted(engine: Engine) -> datetime | None:
+    async def read(connection: AsyncConnection) -> datetime | None:
+        found: datetime | None = (
+            await connection.execute(select(upkeep.c.clock_time))
+        ).scalar_one()
+        return found
+
+    return await engine.database.read(read)
+
+
+@pytest.fixture
+async def right_until_start(engine: Engine) -> Engine:
+    await engine.execute(update(upkeep).values(clock_time=START))
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("later", "moves"),
+    [
+        (timedelta(0), False),
+        (59 * SECOND, False),
+        (MINUTE, True),
+        (DAY, True),
+        (DAY + SECOND, False),
+        (400 * DAY, False),
+        (-HOUR, False),
+    ],
+)
+async def test_a_clock_is_noted_as_right_unless_too_much_time_has_passed(
+    right_until_start: Engine, later: timedelta, moves: bool
+) -> None:
+    now = START + later
+    assert await right_until_start.upkeep.note_clock_time(now, DAY) == START
+    assert await noted(right_until_start) == (now if moves else START)
+
+
+async def test_a_new_database_notes_that_its_clock_is_right(engine: Engine) -> None:
+    assert await noted(engine) is not None
+
+
+async def test_sessions_of_the_future_are_moved_to_the_present(engine: Engine) -> None:
+    ahead = a_session("ann", at=START + HOUR)
+    right = a_session("bob", at=START - HOUR)
+    used = a_session("cyd", at=START - HOUR, last_active=START + HOUR)
+    await engine.add(ahead, right, used)
+    assert await repair(engine.database, START) == Repaired(sessions=2)
+    for each in (ahead, used):
+        found = await engine.get(each.session_id)
+        assert max(found.create_time, found.authenticate_time, found.last_active_time) == START
+        assert found.expire_time <= START + found.lifetime
+    assert (await engine.get(right.session_id)).create_time == START - HOUR
+    assert (await engine.get(used.session_id)).create_time == START - HOUR
+    assert await repair(engine.database, START) == Repaired()
+
+
+async def test_what_only_a_future_time_ended_is_reopened_and_ends_in_its_time(
+    engine: Engine,
+) -> None:
+    idle = a_session("ann", at=START, idle_timeout=HOUR)
+    left = a_session("bob", at=START)
+    await engine.add(idle, left)
+    signed_out = Ending(START + 3 * HOUR, EndReason.SIGNED_OUT, InitiatingEntity.USER)
+    await engine.sessions.transact(lambda t: t.end_session(left.session_id, signed_out))
+    assert (await engine.upkeep.end_overdue(START + 3 * HOUR, 10)).count == 1
+    assert (await engine.get(idle.session_id)).ending is not None
+
+    done = await repair(engine.database, START + MINUTE)
+    assert done == Repaired(sessions=2, reopened=1)
+    assert (await engine.get(idle.session_id)).ending is None
+    assert (await engine.get(left.session_id)).ending == replace(signed_out, time=START + MINUTE)
+    assert (await engine.upkeep.end_overdue(START + HOUR - SECOND, 10)).count == 0
+    assert (await engine.upkeep.end_overdue(START + HOUR + SECOND, 10)).count == 1
+    ending = (await engine.get(idle.session_id)).ending
+    assert ending is not None
+    assert ending.reason is EndReason.IDLE_TIMEOUT
+
+
+async def test_what_ended_before_the_present_stays_ended(engine: Engine) -> None:
+    idle = a_session("ann", at=START, idle_timeout=HOUR)
+    await engine.add(idle)
+    await engine.upkeep.end_overdue(START + 3 * HOUR, 10)
+    assert (await repair(engine.database, START + 2 * HOUR)).reopened == 0
+    assert (await engine.get(idle.session_id)).ending is not None
+
+
+async def test_sweeps_of_the_future_are_moved_to_the_present(engine: Engine) -> None:
+    await engine.add(a_session("ann"))
+    sweep = Sweep(START + HOUR, InitiatingEntity.ADMIN)
+
+    async def sweep_both(transaction: Transaction) -> None:
+        await transaction.lock_user("ann")
+        await transaction.sweep_user("ann", sweep)
+        await transaction.sweep_everybody(sweep)
+
+    await engine.sessions.transact(sweep_both)
+    latest = await read_latest_time(engine.database)
+    assert latest is not None
+    assert latest >= START + HOUR
+    assert (await repair(engine.database, START)).sweeps == 4
+    assert await read_latest_time(engine.database) == START
+
+    async def standing(transaction: Transaction) -> datetime | None:
+        return (await transaction.lock_user("ann")).swept_time
+
+    assert await engine.sessions.transact(standing) == START
+
+
+async def test_a_repair_says_that_the_clock_is_right(right_until_start: Engine) -> None:
+    await repair(right_until_start.database, START + 400 * DAY)
+    assert (
+        await right_until_start.upkeep.note_clock_time(START + 400 * DAY, DAY) == START + 400 * DAY
+    )

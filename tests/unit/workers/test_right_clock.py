@@ -1,0 +1,114 @@
+import asyncio
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import update
+
+from session_authority_server.domain import clock as clocks
+from session_authority_server.domain.clock import STEP_BELIEVED_AFTER, SystemClock
+from session_authority_server.domain.errors import ClockWrong
+from session_authority_server.metrics import WORKER_RUNS
+from session_authority_server.store.clock_times import repair
+from session_authority_server.store.tables import upkeep
+from session_authority_workers import right_clock
+from session_authority_workers.right_clock import LONGEST_PAUSE, STEADY_FOR, RightClock
+from session_authority_workers.schedule import Schedule
+from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine
+from tests.machine import MachineClocks
+from tests.unit.workers.test_schedule import Job
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> MachineClocks:
+    machine = MachineClocks(START)
+    machine.install(monkeypatch)
+    monkeypatch.setattr(right_clock, "elapsed_seconds", clocks.elapsed_seconds)
+    return machine
+
+
+async def agree() -> None:
+    """Find the machine's clock and the database's in agreement."""
+
+
+async def judging(engine: Engine, last_right: datetime) -> RightClock:
+    await engine.execute(update(upkeep).values(clock_time=last_right))
+    return RightClock(engine.upkeep, SystemClock(), agree)
+
+
+@pytest.mark.parametrize("pause", [timedelta(0), LONGEST_PAUSE, timedelta(days=-400)])
+async def test_a_clock_that_goes_on_from_where_it_was_right_is_right(
+    engine: Engine, machine: MachineClocks, pause: timedelta
+) -> None:
+    await (await judging(engine, START - pause)).require()
+
+
+@pytest.mark.parametrize("ahead", [LONGEST_PAUSE + SECOND, 400 * DAY])
+async def test_after_a_longer_pause_an_operator_must_say_that_the_clock_is_right(
+    engine: Engine, machine: MachineClocks, ahead: timedelta
+) -> None:
+    right = await judging(engine, START - ahead)
+    for _ in range(2):
+        with pytest.raises(ClockWrong, match="session-authority repair-clock"):
+            await right.require()
+    await repair(engine.database, START)
+    await right.require()
+
+
+async def test_a_clock_that_the_database_contradicts_is_wrong(
+    engine: Engine, machine: MachineClocks
+) -> None:
+    async def differ() -> None:
+        raise ClockWrong("2 s ahead")
+
+    with pytest.raises(ClockWrong, match="2 s ahead"):
+        await RightClock(engine.upkeep, SystemClock(), differ).require()
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=1), timedelta(hours=-1)])
+async def test_after_a_step_the_clock_must_be_steady_for_a_while(
+    engine: Engine, machine: MachineClocks, step: timedelta
+) -> None:
+    right = await judging(engine, START)
+    await right.require()
+    machine.step(step)
+    await right.require()  # the step is not believed yet
+    machine.wait(STEP_BELIEVED_AFTER)
+    waited = timedelta(0)
+    while waited < STEADY_FOR:
+        with pytest.raises(ClockWrong, match="stepped less than 10 minutes ago"):
+            await right.require()
+        machine.wait(MINUTE)
+        waited += MINUTE
+    await right.require()
+
+
+async def test_servers_without_a_worker_note_that_the_clock_is_right(
+    engine: Engine, machine: MachineClocks
+) -> None:
+    right = await judging(engine, START - MINUTE)
+    noting = asyncio.create_task(right.keep_noting())
+    async with asyncio.timeout(5):
+        while await engine.upkeep.note_clock_time(START - DAY, DAY) != START:
+            await asyncio.sleep(0.01)
+    noting.cancel()
+
+
+async def test_the_upkeep_pauses_while_the_clock_is_wrong_and_says_so_once(
+    engine: Engine, machine: MachineClocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = await judging(engine, START - 400 * DAY)
+    expire = Job("expire")
+    schedule = Schedule(expire, [], SystemClock(), MINUTE, right)  # type: ignore[arg-type]
+    refused = WORKER_RUNS.labels(job="expire", outcome="refused")._value.get
+    before = refused()
+    for _ in range(3):
+        await schedule.run_once(expire)  # type: ignore[arg-type]
+    assert expire.runs == 0
+    assert refused() == before + 3
+    await repair(engine.database, START)
+    await schedule.run_once(expire)  # type: ignore[arg-type]
+    assert expire.runs == 1
+    told = [message for message in caplog.messages if "upkeep" in message]
+    assert len(told) == 2
+    assert told[0].startswith("the upkeep is paused: the clock says")
+    assert told[1].endswith("the upkeep goes on")

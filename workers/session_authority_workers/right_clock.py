@@ -1,0 +1,77 @@
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from session_authority_server.domain.clock import TOLERATED_SKEW, Clock, elapsed_seconds
+from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
+from session_authority_server.store.protocol import UpkeepStore
+
+# After a longer pause of all servers and workers, an operator must say that the clock is right.
+LONGEST_PAUSE = timedelta(days=1)
+# For how long the upkeep waits after the clock was stepped, so that somebody can set it right.
+STEADY_FOR = timedelta(minutes=10)
+_NOTE_SECONDS = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class RightClock:
+    """Refuses the upkeep while the clock may be wrong, because what it ends and deletes is lost for good."""
+
+    def __init__(
+        self, store: UpkeepStore, clock: Clock, compare: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Judge a clock.
+
+        Args:
+            store: Where it is noted until when the clock was right.
+            clock: The clock.
+            compare: Raises ClockWrong if the machine's clock is too far from the database's.
+        """
+        self._store = store
+        self._clock = clock
+        self._compare = compare
+        self._offset: float | None = None
+        self._stepped_at: float | None = None
+
+    async def require(self) -> None:
+        """Require that the clock is right by all that is known.
+
+        It must agree with the database's clock, with the monotonic clock since the last call, and with the time
+        at which it was right before.
+
+        Raises:
+            ClockWrong: If it may be wrong.
+            StoreUnavailable: If the store failed.
+        """
+        await self._compare()
+        self._require_steady()
+        now = self._clock.now()
+        noted = await self._store.note_clock_time(now, LONGEST_PAUSE)
+        if noted is not None and now - noted > LONGEST_PAUSE:
+            raise ClockWrong(
+                f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, and no server or worker has run since "
+                f"{noted:%Y-%m-%d %H:%M} UTC; if the clock is right, run: session-authority repair-clock"
+            )
+
+    async def keep_noting(self) -> None:
+        """Note again and again that the clock is right, where no worker does. Never returns."""
+        while True:
+            with contextlib.suppress(ClockWrong, StoreUnavailable):
+                await self.require()
+            await asyncio.sleep(_NOTE_SECONDS)
+
+    def _require_steady(self) -> None:
+        elapsed = elapsed_seconds()
+        offset = self._clock.now().timestamp() - elapsed
+        if self._offset is not None and abs(offset - self._offset) > TOLERATED_SKEW.total_seconds():
+            self._stepped_at = elapsed
+        self._offset = offset
+        if self._stepped_at is None:
+            return
+        if elapsed - self._stepped_at < STEADY_FOR.total_seconds():
+            minutes = STEADY_FOR.total_seconds() / 60
+            raise ClockWrong(f"the clock was stepped less than {minutes:.0f} minutes ago")
+        self._stepped_at = None
