@@ -28,6 +28,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # connections that the accept loop has yet to take
 
     def __init__(self, host: str, port: int) -> None:
         """Listen.
