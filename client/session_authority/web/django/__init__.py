@@ -1,7 +1,7 @@
 """Sessions for Django: revocable logins beside `login()` and `logout()`, which stay as they are.
 
 INSTALLED_APPS += ["session_authority.web.django"]
-MIDDLEWARE += ["session_authority.web.django.middleware.SessionAuthorityMiddleware"]  # after authentication
+MIDDLEWARE += ["session_authority.web.django.middleware.SessionAuthorityMiddleware"]  # directly after authentication
 SESSION_AUTHORITY = {"TRUSTED_PROXIES": ["10.0.0.0/8"]}
 urlpatterns += [path("account/sessions", include("session_authority.web.django.urls"))]
 """
