@@ -47,6 +47,7 @@ from session_authority_server.usecases.keyring import Keyring
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 
+PATIENCE_SECONDS = 30.0  # for answers on a busy machine
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 NO_HOLD_BACK = Pace(pause_share=0, hold_back=timedelta(0))
 
@@ -143,9 +144,13 @@ class Authority:
 
 @asynccontextmanager
 async def running_authority(
-    folder: Path, policy: Policy, *, rejected_tokens_per_minute: int = 0
+    folder: Path,
+    policy: Policy,
+    *,
+    clock: ManualClock | None = None,
+    rejected_tokens_per_minute: int = 0,
 ) -> AsyncIterator[Authority]:
-    path, clock = folder / "sessions.sqlite", ManualClock(NOON)
+    path, clock = folder / "sessions.sqlite", clock or ManualClock(NOON)
     database = Database.sqlite(path)
     audit = AuditLog(File(folder / "audit"), ManualClock(NOON), addresses=True)
     keys = SqlKeyStore(database)
@@ -172,7 +177,7 @@ async def running_authority(
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         async with (
-            AsyncSessionClient(address, api_key=key) as client,
+            AsyncSessionClient(address, api_key=key, deadline_seconds=PATIENCE_SECONDS) as client,
             grpc.aio.insecure_channel(address, interceptors=[Bearer(key)]) as raw,
         ):
             yield Authority(

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import Executable, insert, select
+from sqlalchemy import Executable, insert, select, text
 
 from session_authority_server.domain.device import Device
 from session_authority_server.domain.session import (
@@ -41,7 +41,9 @@ DAY = timedelta(days=1)
 SECRET = b"s" * 32
 
 _CHUNK = 100
-_USERS_CHUNK = 10  # so that one transaction stays far below the store's own limit of time
+_INSERT_USERS = text(
+    "INSERT INTO users (user_id, epoch) VALUES (:user_id, 0) ON CONFLICT DO NOTHING"
+)
 _INSERT = insert(sessions_table)
 _sqlite_template: list[bytes] = []
 _databases = contextlib.ExitStack()
@@ -83,14 +85,13 @@ class Engine:
 
     async def fill(self, sessions: Sequence[Session], check_time: datetime | None = None) -> None:
         """Add many sessions as they stand, epochs and endings included, for users that may be new."""
-        users_there = sorted({session.user_id for session in sessions})
-        for start in range(0, len(users_there), _USERS_CHUNK):
+        there = [{"user_id": user_id} for user_id in {session.user_id for session in sessions}]
 
-            async def lock(transaction: Transaction, start: int = start) -> None:
-                for user_id in users_there[start : start + _USERS_CHUNK]:
-                    await transaction.lock_user(user_id)
+        async def add_users(connection: Any) -> None:
+            await connection.execute(_INSERT_USERS, there)
 
-            await self.sessions.transact(lock)
+        if there:
+            await self.database.write(add_users, limited=False)
         for start in range(0, len(sessions), _CHUNK):
             filled = [_as_row(each, check_time) for each in sessions[start : start + _CHUNK]]
 

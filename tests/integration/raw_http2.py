@@ -11,6 +11,7 @@ DATA, HEADERS, RST_STREAM, _SETTINGS, _CONTINUATION = 0, 1, 3, 4, 9
 _CANCEL = struct.pack(">I", 8)
 END_STREAM, _END_HEADERS, _ACKNOWLEDGE = 1, 4, 1
 _FRAME_LIMIT_BYTES = 16_384
+PATIENCE_SECONDS = 30
 
 Header = tuple[bytes, bytes]
 
@@ -90,6 +91,15 @@ class RawConnection:
             end = 9 + int.from_bytes(received[:3])
             yield received[3], received[4], received[9:end]
             received = received[end:]
+
+    def wait_for(self, expected: bytes = b"") -> None:
+        """Read until the server has said something, and what is expected of it."""
+        self._socket.settimeout(PATIENCE_SECONDS)
+        said = b""
+        while not said or expected not in said:
+            data = self._socket.recv(65_536)
+            assert data, f"no {expected!r} in {said!r}"
+            said += data
 
     def heard(self, quiet_seconds: float = 0.3) -> bytes:
         """Return what the server says until it says nothing for a while, or hangs up."""

@@ -129,7 +129,8 @@ def test_a_loop_of_calls_over_a_restart_sees_answers_or_unavailable_and_nothing_
         asking = threading.Thread(target=ask)
         asking.start()
         try:
-            time.sleep(0.2)
+            while seen.count(True) <= 10 and asking.is_alive():
+                time.sleep(0.01)
             assert server.stop() == 0
         finally:
             stop.set()

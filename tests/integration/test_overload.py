@@ -82,7 +82,7 @@ def test_a_connection_carries_as_many_calls_as_the_operator_says(
     named = {f"SESSION_AUTHORITY_{name}": value for name, value in settings.items()}
     with serving(tmp_path, settings=named) as program, RawConnection(program.address) as raw:
         max_concurrent_streams = b"\x00\x03" + calls.to_bytes(4)
-        assert max_concurrent_streams in raw.heard()
+        raw.wait_for(max_concurrent_streams)
 
 
 def _as_they_end(calls: list[Any]) -> Iterator[Any]:

@@ -28,6 +28,7 @@ from session_authority import SessionClient, SessionLimitReached
 from session_authority.web.django.auth_session import OWED
 from session_authority.web.django.middleware import SessionAuthorityMiddleware
 from session_authority_server.domain.token import mint
+from tests.acceptance.authority import PATIENCE_SECONDS
 from tests.integration.web.django_browser import COOKIE, Browser, user_id
 from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
 from tests.unit.client.near_cache.conftest import until
@@ -55,7 +56,9 @@ def authority(tmp_path: Path) -> Iterator[ThreadedAuthority]:
 
 @pytest.fixture
 def client(authority: ThreadedAuthority) -> Iterator[SessionClient]:
-    with SessionClient(authority.address, api_key=authority.key) as client:
+    with SessionClient(
+        authority.address, api_key=authority.key, deadline_seconds=PATIENCE_SECONDS
+    ) as client:
         yield client
 
 

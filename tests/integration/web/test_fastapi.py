@@ -25,7 +25,7 @@ from session_authority.web.sessions_page import PageOptions
 from session_authority.web.visit import RETRY_AFTER_SECONDS, Site
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.token import mint
-from tests.acceptance.authority import Authority, running_authority
+from tests.acceptance.authority import PATIENCE_SECONDS, Authority, running_authority
 from tests.integration.web.browser_socket import Socket
 
 ORIGIN = "https://app.example"
@@ -116,7 +116,9 @@ def shop_app(sessions: Sessions, **install: Any) -> FastAPI:  # noqa: C901 - rou
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     async with running_authority(tmp_path, Policy()) as authority:
-        client = AsyncSessionClient(authority.address, api_key=authority.key)
+        client = AsyncSessionClient(
+            authority.address, api_key=authority.key, deadline_seconds=PATIENCE_SECONDS
+        )
         sessions = Sessions(client, Site(clock=authority.clock.now))
         yield Shop(shop_app(sessions, page="/account/sessions"), sessions, authority)
         await client.close()

@@ -2,16 +2,18 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.policy import Policy
-from tests.acceptance.authority import NOON, Authority, running_authority
+from tests.acceptance.authority import Authority, running_authority
 
 T = TypeVar("T")
 WAIT_SECONDS = 30
@@ -36,20 +38,33 @@ class ThreadedAuthority:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
 
 
+class _GoingClock(ManualClock):
+    """Shows the real time, plus what it was advanced by."""
+
+    def __init__(self, start: datetime) -> None:
+        super().__init__(start)
+        self._started = time.monotonic()
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=time.monotonic() - self._started)
+
+
 @contextmanager
 def threaded_authority(
     folder: Path, *, rejected_tokens_per_minute: int = 0
 ) -> Iterator[ThreadedAuthority]:
-    """Run an authority whose clock shows the real time until it is moved."""
+    """Run an authority whose clock shows the real time, plus what it was advanced by."""
     started: Future[ThreadedAuthority] = Future()
     stop = threading.Event()
 
     async def run() -> None:
         try:
             async with running_authority(
-                folder, Policy(), rejected_tokens_per_minute=rejected_tokens_per_minute
+                folder,
+                Policy(),
+                clock=_GoingClock(datetime.now(UTC)),
+                rejected_tokens_per_minute=rejected_tokens_per_minute,
             ) as authority:
-                authority.clock.advance(datetime.now(UTC) - NOON)
                 started.set_result(ThreadedAuthority(authority, asyncio.get_running_loop()))
                 await asyncio.to_thread(stop.wait)
         except BaseException as error:
