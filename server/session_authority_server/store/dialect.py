@@ -71,6 +71,9 @@ _ANY_POSTGRESQL = "postgresql+psycopg://"
 _NOTIFY = text(
     "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
 ).bindparams(channel=notification.CHANNEL)
+# A query keeps its snapshot until the next statement of its transaction. Another connection that works CONCURRENTLY
+# would wait for the snapshot to go. This statement takes none.
+LET_GO_OF_SNAPSHOT = "SET LOCAL client_min_messages = warning"
 COMMIT_IN_DOUBT = "commit in doubt"
 # Several values of a row as one, from which none of them can be missed or mistaken for another.
 Fingerprint = str | bytes

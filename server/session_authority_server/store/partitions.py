@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.token import first_id
 from session_authority_server.store.database import Database
+from session_authority_server.store.dialect import LET_GO_OF_SNAPSHOT
 from session_authority_server.store.tables import authority
 
 # How far ahead there are partitions: how long sign-ins go on without a worker.
@@ -141,6 +142,7 @@ class Partitions:
             if name not in states:
                 return False
             if states[name].attached:
+                await connection.exec_driver_sql(LET_GO_OF_SNAPSHOT)
                 # Not in this transaction: without CONCURRENTLY, nobody could use the table meanwhile.
                 how = "FINALIZE" if states[name].pending else "CONCURRENTLY"
                 await self._database.run_alone(
