@@ -55,7 +55,7 @@ class RevokeUserSessionsResponse(_message.Message):
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """After this moment no validator anywhere, cached or not, accepts any of them.
-        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        It holds by the database's clock, and by every clock that is at most one second ahead of it.
         """
 
     def __init__(
@@ -103,7 +103,7 @@ class RevokeAllSessionsResponse(_message.Message):
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """After this moment no validator anywhere, cached or not, accepts any of them.
-        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        It holds by the database's clock, and by every clock that is at most one second ahead of it.
         """
 
     def __init__(
@@ -163,7 +163,7 @@ class RevokeOneSessionResponse(_message.Message):
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """After this moment no validator anywhere, cached or not, accepts the session.
-        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        It holds by the database's clock, and by every clock that is at most one second ahead of it.
         """
 
     def __init__(
@@ -229,7 +229,7 @@ class RevokeKeySessionsResponse(_message.Message):
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """After this moment no validator anywhere, cached or not, accepts any session that this call ended.
-        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        It holds by the database's clock, and by every clock that is at most one second ahead of it.
         """
 
     @_builtins.property
@@ -290,7 +290,7 @@ class EraseUserResponse(_message.Message):
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """After this moment no validator anywhere, cached or not, accepts any session that the user had.
-        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        It holds by the database's clock, and by every clock that is at most one second ahead of it.
         """
 
     def __init__(

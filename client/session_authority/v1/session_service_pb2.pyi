@@ -489,7 +489,7 @@ class RevokeSessionResponse(_message.Message):
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """After this moment no validator anywhere, cached or not, accepts the session.
-        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        It holds by the database's clock, and by every clock that is at most one second ahead of it.
         """
 
     def __init__(
@@ -539,7 +539,7 @@ class RevokeOtherSessionsResponse(_message.Message):
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """After this moment no validator anywhere, cached or not, accepts any of them.
-        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        It holds by the database's clock, and by every clock that is at most one second ahead of it.
         """
 
     def __init__(
@@ -587,7 +587,7 @@ class SignOutResponse(_message.Message):
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """After this moment no validator anywhere, cached or not, accepts the session.
-        It holds by the database\\'s clock, and by every clock that is at most one second ahead of it.
+        It holds by the database's clock, and by every clock that is at most one second ahead of it.
         """
 
     def __init__(
