@@ -149,7 +149,7 @@ async def serving(
         share_port: Whether other processes of the same user may listen on the same port.
         show_key: Is told the development key, should one be made.
         standard_output: The file descriptor that stands for it in the audit log's setting.
-        clock: Where all parts take the time from; unless given the database's, or the machine's with SQLite.
+        clock: Where all parts take the time from. By default the database's clock, or the machine's with SQLite.
         authenticate: Who may call, in place of those who have an API key.
 
     Raises:
@@ -305,7 +305,7 @@ async def until_told_to_stop() -> None:
 
 
 def _with_right_clock(authenticate: Authenticate, skew: ClockSkew) -> Authenticate:
-    """Return what refuses every caller while the machine's clock is wrong, and ends the streams of all."""
+    """Return an authentication that refuses every caller while the machine's clock is wrong. Open streams then end."""
 
     def checked(method: str, metadata: Metadata) -> Caller:
         skew.refuse_if_wrong()

@@ -21,7 +21,7 @@ from session_authority_server.store.database import Database
 CHECK_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 WORTH_A_WARNING = TOLERATED_SKEW / 2
-# Before it serves, a server asks this often for an answer this quick.
+# Before it serves, a server asks up to this many times, until an answer is this quick.
 _FIRST_QUESTIONS = 5
 _QUICK_SECONDS = 0.02
 
@@ -32,9 +32,9 @@ class ClockSkew:
     """How far the machine's clock is from the database's, which all servers share.
 
     Attributes:
-        clock: What to take the time from: the database's clock on PostgreSQL, the machine's on SQLite.
-        is_given: Whether that was given, and is taken as right.
-        wrong: What is wrong with the machine's clock, by the latest comparison; None if nothing.
+        clock: The clock to take the time from: the database's on PostgreSQL, the machine's on SQLite.
+        is_given: Whether the clock was given. It is then taken as right.
+        wrong: Why the machine's clock is wrong, by the latest comparison; None if it is right.
     """
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
@@ -64,7 +64,7 @@ class ClockSkew:
         self.wrong = self._judge()
 
     async def measure(self) -> timedelta:
-        """Ask the database for its time, and return how far the machine's clock is ahead of it at least.
+        """Ask the database for its time, and return how far the machine's clock is certainly ahead of it.
 
         With SQLite both are the same clock.
 
@@ -107,11 +107,11 @@ class ClockSkew:
     async def watch(self, set_serving: Callable[[bool], Awaitable[None]]) -> None:
         """Compare the clocks again and again, export the skew, and log when it becomes large.
 
-        The machine's clock is compared every second. The database is asked less often, because this process
-        knows how its clock goes on.
+        The machine's clock is compared every second. The database is asked less often: between its answers, its
+        clock is advanced with the monotonic clock.
 
         Args:
-            set_serving: Told whether this server can serve, whenever that changes.
+            set_serving: Called with whether this server can serve, whenever that changes.
         """
         CLOCK_SKEW_SECONDS.set(0)
         if self._statement is None:

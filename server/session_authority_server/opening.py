@@ -36,7 +36,7 @@ async def opened(
 
     Raises:
         CannotStart: If the database can't be opened, or its schema is another.
-        AlreadyServed: If a server keeps this process from a SQLite file.
+        AlreadyServed: If a server has claimed the SQLite file, and this process may not work beside it.
     """
     with claimed(settings, make=make_schema, serve=serve) as file:
         database = database_of(settings, file=file)
@@ -84,8 +84,8 @@ def database_of(
 
     Args:
         settings: Which database.
-        read_only: Whether a file is to be opened without the means to change it, or to keep others waiting.
-        file: The file, where this process has claimed it; no commit is answered once it is not in its place.
+        read_only: Whether to open a file so that this process can neither change it nor block others.
+        file: This process's claim to a SQLite file. Once the file is not in its place, no commit is answered.
 
     Raises:
         CannotStart: If it is plain already that it can't be used.
@@ -112,7 +112,7 @@ def database_of(
 def claimed(
     settings: Settings, *, make: bool = False, serve: bool = False
 ) -> Iterator[SqliteFile | None]:
-    """Claim a SQLite file for this process for as long as the context lasts; nothing where there is none.
+    """Claim the SQLite file for this process for as long as the context lasts. Do nothing for PostgreSQL.
 
     Args:
         settings: Which database.
@@ -121,8 +121,8 @@ def claimed(
 
     Raises:
         CannotStart: If the file can't be used.
-        AlreadyServed: If a server keeps this process from it.
-        FileReplaced: If it is replaced at this very moment.
+        AlreadyServed: If a server has claimed the file, and this process may not work beside it.
+        FileReplaced: If the file is replaced meanwhile.
     """
     path = settings.sqlite_path
     if path is None:
@@ -142,7 +142,7 @@ def claimed(
             raise CannotStart(f"the database {settings.database} can't be used: {error}") from None
         if serve and file.links > 1:
             _log.warning(
-                "the database file has several names; opened by two of them, it is corrupted. Remove the others",
+                "the database file has several names; opening it by two of them corrupts it. Remove the others",
                 file=str(file.path),
                 names=file.links,
             )
@@ -161,10 +161,10 @@ def _check_path(path: Path, *, must_exist: bool) -> None:
 
 @contextlib.asynccontextmanager
 async def in_place(database: Database) -> AsyncIterator[None]:
-    """End the process, as SIGTERM does, once a SQLite file is no longer in its place.
+    """Send SIGTERM to this process once its SQLite file is no longer in its place.
 
     Raises:
-        FileReplaced: If that was so, at the end.
+        FileReplaced: At the end of the context, if the file was moved, removed or replaced.
     """
     watching = asyncio.create_task(_watch(database))
     try:
@@ -177,7 +177,7 @@ async def in_place(database: Database) -> AsyncIterator[None]:
 
 
 async def _watch(database: Database) -> None:
-    while (error := database.dialect.displaced()) is None:  # noqa: ASYNC110 - nothing tells of it
+    while (error := database.dialect.displaced()) is None:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(_LOOK_SECONDS)
     _log.critical("stopping", reason=str(error))
     signal.raise_signal(signal.SIGTERM)

@@ -10,7 +10,7 @@ from session_authority_server.store.protocol import UpkeepStore
 
 # After a longer pause of all servers and workers, an operator must say that the clock is right.
 LONGEST_PAUSE = timedelta(days=1)
-# For how long the upkeep waits after the clock was stepped, so that somebody can set it right.
+# How long the upkeep waits after the clock was stepped, so that an operator can correct the clock.
 STEADY_FOR = timedelta(minutes=10)
 _NOTE_SECONDS = 60.0
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class RightClock:
-    """Refuses the upkeep while the clock may be wrong, because what it ends and deletes is lost for good."""
+    """Refuses the upkeep while the clock may be wrong. What the upkeep ends or deletes cannot be restored."""
 
     def __init__(
         self, store: UpkeepStore, clock: Clock, compare: Callable[[], Awaitable[None]]
@@ -26,7 +26,7 @@ class RightClock:
         """Judge a clock.
 
         Args:
-            store: Where it is noted until when the clock was right.
+            store: Where right times are noted.
             clock: The clock.
             compare: Raises ClockWrong if the machine's clock is too far from the database's.
         """
@@ -37,10 +37,10 @@ class RightClock:
         self._stepped_at: float | None = None
 
     async def require(self) -> None:
-        """Require that the clock is right by all that is known.
+        """Require that nothing contradicts the clock.
 
-        It must agree with the database's clock, with the monotonic clock since the last call, and with the time
-        at which it was right before.
+        It must agree with the database's clock, with the monotonic clock since the last call, and with the right
+        time that was noted last.
 
         Raises:
             ClockWrong: If it may be wrong.
@@ -57,7 +57,7 @@ class RightClock:
             )
 
     async def keep_noting(self) -> None:
-        """Note again and again that the clock is right, where no worker does. Never returns."""
+        """Note every minute that the clock is right, in a server without a worker. Never returns."""
         while True:
             with contextlib.suppress(ClockWrong, StoreUnavailable):
                 await self.require()

@@ -16,7 +16,7 @@ from session_authority_workers.purge import Purge
 from session_authority_workers.right_clock import RightClock
 
 BACKLOG_INTERVAL = timedelta(seconds=30)
-# Due by any clock, also one that was set back between this being read and the scheduler reading the time.
+# In the past by any clock, so APScheduler runs the job at once.
 _LONG_DUE = datetime(1900, 1, 1, tzinfo=UTC)
 _log = logging.getLogger(__name__)
 

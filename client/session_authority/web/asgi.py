@@ -1,7 +1,7 @@
 """The part of the integrations that all ASGI frameworks share. It needs none of them.
 
-The middleware notes when a request came in, and sends the cookie with its response, whatever that is. It asks the
-authority only if a request fails whose sign-in no browser will hear of.
+The middleware notes when a request came in, and sends the cookie with its response, whatever that is. It calls the
+authority only to end a sign-in whose request failed.
 """
 
 import asyncio

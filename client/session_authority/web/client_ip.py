@@ -100,9 +100,9 @@ class ClientIp:
         return next(filter(None, reversed(schemes)), None)
 
     def _trusted_hops(self, header: str) -> list[str]:
-        """Return what trusted proxies said they were called by, the nearest proxy's word first.
+        """Return the hops that trusted proxies name, the nearest first. The last hop is the client.
 
-        The last is the client. If that is "unknown" or "_hidden", a proxy knows the client, and we do not.
+        If the last hop is "unknown" or "_hidden", a proxy hides the client.
         """
         hops: list[str] = []
         for element in reversed(self._hops(header)):

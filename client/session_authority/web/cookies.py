@@ -95,8 +95,8 @@ class SessionCookie:
         """Find what may be tokens in a `Cookie` header, each once, in the browser's order.
 
         There may be several: browsers keep cookies of one name apart by domain and path, and send them all.
-        A value may stand in quotes (RFC 6265, section 4.1.1). Nothing but spaces and tabs is stripped: of other
-        characters, an attacker could make a name that browsers do not protect by its prefix.
+        A value may stand in quotes (RFC 6265, section 4.1.1). Only spaces and tabs are stripped. If other characters
+        were, an attacker could set a cookie under a name that browsers do not protect by its prefix.
         """
         if len(header) > COOKIE_HEADER_LIMIT_BYTES:
             return ()
@@ -158,7 +158,7 @@ class SessionCookie:
 
 
 def may_clear(header: Callable[[str], str]) -> bool:
-    """Say whether the answer to a request may clear the cookie: only that to a page that is being opened.
+    """Say whether the answer to a request may clear the cookie: only if the request opens a page.
 
     A script's request, a prefetch or a preview may have started before a sign-in in the same browser. Its answer
     would take the new cookie away. A page is opened after the sign-in that leads to it.

@@ -35,8 +35,8 @@ class PageRequest:
     reauthenticate_url: str | None = None
 
     def __post_init__(self) -> None:
-        # A visitor may choose a part of the path. Unquoted or after two slashes, browsers would read "\\" or a tab
-        # in it as the way to another host, and a header could not hold other letters.
+        # A visitor may choose a part of the path. Browsers go to another host after two slashes, and they take
+        # an unquoted "\\" or tab for a slash. A header holds no letters beyond Latin-1.
         path = quote(self.root, safe="/:@!$&'()*+,;=", errors="replace")
         object.__setattr__(self, "root", "/" + path.lstrip("/") if path else "")
 

@@ -289,7 +289,7 @@ class Visit:
         yield from self.end()
 
     def end(self) -> _core.Operation[None]:
-        """Note that the session in use is over, and clear the cookie. The operation ends what else it presented."""
+        """Note that the session in use is over, and clear the cookie. The operation ends the cookie's other sessions."""
         others = tuple(token for token in self.tokens if token != self.token)
         if self.tokens:
             self._answer = self._site.cookie.cleared(local=self.local)

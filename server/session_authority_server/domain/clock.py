@@ -12,7 +12,7 @@ _TOLERATED_SECONDS = TOLERATED_SKEW.total_seconds()
 _BELIEVED_AFTER_SECONDS = STEP_BELIEVED_AFTER.total_seconds()
 # How fast two clocks drift apart at most, as a part of the time that passes.
 _DRIFT = 2e-4
-_UNSET_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_NEVER_SET_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock(Protocol):
@@ -28,7 +28,7 @@ class Clock(Protocol):
 
 def elapsed_seconds() -> float:
     """Return the time since some fixed moment, by a clock that is never set and that counts suspend."""
-    return time.clock_gettime(_UNSET_CLOCK)
+    return time.clock_gettime(_NEVER_SET_CLOCK)
 
 
 class SystemClock:
@@ -41,7 +41,7 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._latest = datetime.now(UTC).timestamp()
-        # What the monotonic clock's reading lacks to be the time.
+        # The time is `elapsed_seconds()` plus this.
         self._offset = self._latest - elapsed_seconds()
         self._step = 0.0
         self._stepped_at = 0.0
@@ -73,7 +73,7 @@ class SystemClock:
 
 
 class DatabaseClock:
-    """The database's clock, as far as the database's answers tell.
+    """The database's clock, estimated from the database's answers.
 
     Advances with the monotonic clock between answers. It is never behind the database's clock, and ahead of it by
     `uncertainty_seconds` at most.
@@ -83,7 +83,7 @@ class DatabaseClock:
         # The machine's time, until the first answer.
         self._latest = datetime.now(UTC).timestamp()
         self._answered = elapsed_seconds()
-        # What the monotonic clock's reading lacks to be the time.
+        # The time is `elapsed_seconds()` plus this.
         self._offset = self._latest - self._answered
         self.uncertainty_seconds = math.inf
 
@@ -101,9 +101,9 @@ class DatabaseClock:
         too, as long as the answer does not contradict it.
 
         Args:
-            theirs: What the database's clock said, at some moment between the next two.
-            asked: What `elapsed_seconds` was before the question.
-            answered: What it was after the answer.
+            theirs: The database's time, at some moment between `asked` and `answered`.
+            asked: `elapsed_seconds()` before the question.
+            answered: `elapsed_seconds()` after the answer.
         """
         earliest = theirs.timestamp() - answered
         latest = theirs.timestamp() - asked
@@ -120,7 +120,7 @@ class DatabaseClock:
             self._latest = seconds
 
     def skew(self) -> timedelta:
-        """Return how far the machine's clock is ahead of the database's, at least; negative if it is behind."""
+        """Return how far the machine's clock is certainly ahead of the database's; negative if it is behind."""
         ahead = datetime.now(UTC).timestamp() - elapsed_seconds() - self._offset
         if ahead < 0:
             ahead = min(ahead + self.uncertainty_seconds, 0.0)

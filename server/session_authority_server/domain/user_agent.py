@@ -36,7 +36,7 @@ _GLUED = re.compile(r"(Safari/\d{3}\.\d+)(?=[A-Za-z])")
 # Devices pretend to be others so that sites serve them: "Librem 5, like iPhone".
 _PRETENCE = re.compile(r" like (?:iPhone|iPad|Android|Quest)\b(?: OS)?(?: [\d._]+)?")
 _BOT_WORDS = ("bot", "spider", "crawl")
-# The systems of people. There a name such as "Botim" is no crawler's.
+# Systems that people use. With one of these, a name such as "Botim" is an app's and not a crawler's.
 _HUMAN = re.compile(r"CFNetwork|okhttp|Alamofire|iPhone|iPad|iOS|Android|Windows|Macintosh|macOS")
 
 # Products that only browsers of iOS have, also when an iPad asks for the site of a computer.

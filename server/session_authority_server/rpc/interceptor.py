@@ -243,9 +243,10 @@ def _answering(
 
 
 def _counted(rejected: RejectedTokens | None, error: SessionNotLive) -> AuthorityError:
-    """Count a proof that is unknown; return the error to answer with."""
-    is_unknown = error.rejected is not None and error.superseded is None
-    return (is_unknown and rejected is not None and rejected.count()) or error
+    """Return the error to answer with, after counting a token that is unknown."""
+    if rejected is None or error.rejected is None or error.superseded is not None:
+        return error
+    return rejected.count() or error
 
 
 def _in_time(answer: Awaitable[Any], remaining_seconds: float | None) -> Awaitable[Any]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,9 +24,10 @@ from session_authority_server.store.tables import (
     users,
 )
 
-# How much newer the clock must be than what is noted of it, for it to be noted again.
+# How much later than the noted time it must be before the time is noted again.
 _NOTED_EVERY = timedelta(minutes=1)
-_LOOKED_AT = 2_000
+# How many sessions one transaction of a repair looks at.
+_BATCH_SESSIONS = 2_000
 _BY_THE_CLOCK = (EndReason.EXPIRED, EndReason.IDLE_TIMEOUT)
 
 
@@ -34,9 +36,9 @@ class Repaired:
     """What a repair changed.
 
     Attributes:
-        sessions: How many sessions had a time that lay in the future.
+        sessions: How many sessions had a time in the future.
         reopened: How many of them had been ended by a lifetime or an idle timeout that is not over yet.
-        sweeps: How many sweeps, and users and erasures with the time of one, had such a time.
+        sweeps: How many times of sweeps lay in the future, in sweeps, users and erasures.
     """
 
     sessions: int = 0
@@ -45,10 +47,10 @@ class Repaired:
 
 
 async def note_clock_time(database: Database, now: datetime, longest: timedelta) -> datetime | None:
-    """Note that the clock is right, unless more than `longest` has passed since that was noted last.
+    """Note `now` as a right time, unless more than `longest` has passed since the last noted time.
 
     Returns:
-        What was noted before, or None.
+        The time that was noted before, or None.
     """
     noted: datetime | None = await database.read(_read_clock_time)
     if noted is None or noted + _NOTED_EVERY <= now <= noted + longest:
@@ -92,21 +94,15 @@ async def repair(database: Database, now: datetime) -> Repaired:
     Sessions that users or operators ended stay ended.
 
     Args:
-        database: Which.
+        database: The database.
         now: The present, by a clock that is right.
     """
     swept = await database.write(lambda connection: _repair_sweeps(connection, now))
     changed = reopened = 0
     after: UUID | None = first_id(datetime.fromtimestamp(0, now.tzinfo))
     while after is not None:
-        step = after
-
-        async def work(
-            connection: AsyncConnection, step: UUID = step
-        ) -> tuple[int, int, UUID | None]:
-            return await _repair_sessions(connection, now, step)
-
-        some, some_reopened, after = await database.write(work)
+        batch = partial(_repair_sessions, now=now, after=after)
+        some, some_reopened, after = await database.write(batch)
         changed += some
         reopened += some_reopened
     return Repaired(changed, reopened, swept)
@@ -122,7 +118,7 @@ async def _repair_sweeps(connection: AsyncConnection, now: datetime) -> int:
         (erasures, erasures.c.erase_time),
     ):
         count += await _set(connection, table, column > future, {column.name: now})
-    # The worker looks at the sessions anew that are moved to the present.
+    # The worker must look again at the sessions that are moved to the present.
     place = {"expired_until": now, "expired_id": UUID(int=0)}
     await _set(connection, upkeep, upkeep.c.expired_until >= now, place)
     await connection.execute(update(upkeep).values(clock_time=now))
@@ -150,7 +146,7 @@ async def _repair_sessions(
         select(columns.session_id, is_future.label("is_future"), ended_too_early.label("early"))
         .where(columns.session_id > after)
         .order_by(columns.session_id)
-        .limit(_LOOKED_AT)
+        .limit(_BATCH_SESSIONS)
     )
     rows = (await connection.execute(seen)).all()
     reopened = [row.session_id for row in rows if row.early]
@@ -177,5 +173,5 @@ async def _repair_sessions(
         }
         await _set(connection, sessions, and_(still, ended_too_early), reopening)
         await _set(connection, sessions, still, {"end_time": now})
-    last = rows[-1].session_id if len(rows) == _LOOKED_AT else None
+    last = rows[-1].session_id if len(rows) == _BATCH_SESSIONS else None
     return len(changed), len(reopened), last

@@ -62,8 +62,8 @@ class Database:
 
         Args:
             path: Where it is.
-            read_only: Whether to do so without the means to change it, or to keep others waiting.
-            file: This process's claim to it. A commit is answered only if the file is still in its place.
+            read_only: Whether this process can neither change the file nor block others.
+            file: This process's claim to the file. A commit is answered only if the file is still in its place.
         """
         return cls(Sqlite(path, read_only=read_only, file=file))
 

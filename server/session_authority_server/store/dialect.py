@@ -163,7 +163,7 @@ class Dialect(Protocol):
         ...
 
     def displaced(self) -> Exception | None:
-        """Return why what is committed now may never be found again; None where all is well."""
+        """Return an error if the database's file was moved, removed or replaced, so that commits may be lost."""
         ...
 
     def as_worker(self) -> ColumnElement[Any]:

@@ -225,9 +225,9 @@ class Transaction(Protocol):
         ...
 
     async def correct_swept_time(self, user_id: str, now: datetime) -> None:
-        """Move the times of sweeps that a locked user is judged by to a moment, if they are later than it.
+        """Set the times of the sweeps that cover a locked user to `now`, if they lie in the future.
 
-        Times that are later by no more than TOLERATED_SKEW stay.
+        Times that are later than `now` by no more than TOLERATED_SKEW stay.
         """
         ...
 
@@ -318,7 +318,7 @@ class SessionStore(Protocol):
         ...
 
     async def count_live(self, user_id: str, now: datetime, limit: int) -> int:
-        """Return how many live sessions a user has, and `limit` if there are at least as many."""
+        """Return how many live sessions a user has, counted up to `limit`."""
         ...
 
     async def list_used_since(

@@ -19,7 +19,7 @@ from typing import Self
 # Ours belong to a descriptor. Both kinds exclude each other, so ours covers a byte that SQLite never locks.
 _LOCKS_BY_DESCRIPTOR = sys.platform == "linux"
 _STRUCT_FLOCK = "hhqqi4x"  # of Linux: type, whence, start, length, process
-_OUR_BYTE = 1 << 62, 1
+_OUR_BYTE = 1 << 62, 1  # offset and length
 _BUSY_SECONDS = 1.5
 # A server has one of its two locks without the other for less time than this.
 _STARTING_SECONDS = 0.2
@@ -69,8 +69,8 @@ class SqliteFile:
         """Claim the file.
 
         Raises:
-            AlreadyServed: If a server serves it, and this process would be another, or knows it by another name.
-            FileReplaced: If it is replaced at this very moment.
+            AlreadyServed: If another server serves it, or serves it by another name.
+            FileReplaced: If the file is replaced meanwhile.
             OSError: If the file or its folder can't be used.
             sqlite3.Error: If it is no database.
         """

@@ -24,8 +24,8 @@ from session_authority_server.store.protocol import SessionStore, Transaction
 from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 from session_authority_server.usecases.repetition import repeat
 from session_authority_server.usecases.sweep_time import (
+    correcting_future_sweep,
     require_begun_since,
-    with_possible_sweep_time,
 )
 
 
@@ -68,7 +68,7 @@ class CreateSession:
             SessionLimitReached: If the user is at the limit and the policy refuses.
             StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
         """
-        return await with_possible_sweep_time(
+        return await correcting_future_sweep(
             self._store, self._clock, lambda: self._create(sign_in)
         )
 

@@ -109,7 +109,7 @@ class ListSessions:
     async def _fill(
         self, place: PageToken, now: datetime, size: int, *, first_page: bool
     ) -> tuple[list[Session], str]:
-        """Read a page, section by section, and return it with what the next one is asked for with."""
+        """Return the sessions of a page, and the token of the next page."""
         found: list[Session] = []
         while True:
             wanted = size - len(found)

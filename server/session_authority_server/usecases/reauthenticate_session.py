@@ -17,8 +17,8 @@ from session_authority_server.usecases.proof import parse_proof, prove_in
 from session_authority_server.usecases.repetition import repeat
 from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.usecases.sweep_time import (
+    correcting_future_sweep,
     require_begun_since,
-    with_possible_sweep_time,
 )
 
 
@@ -61,7 +61,7 @@ class ReauthenticateSession:
             AuthenticationTooOld: If the credential check began before the user's sessions were swept.
             StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
         """
-        return await with_possible_sweep_time(
+        return await correcting_future_sweep(
             self._store, self._clock, lambda: self._reauthenticate(request)
         )
 

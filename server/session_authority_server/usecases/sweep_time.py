@@ -21,16 +21,16 @@ def require_begun_since(standing: UserStanding, user_id: str, authenticate_time:
         raise AuthenticationTooOld(standing.swept_time, user_id)
 
 
-async def with_possible_sweep_time(
+async def correcting_future_sweep(
     store: SessionStore, clock: Clock, attempt: Callable[[], Awaitable[T]]
 ) -> T:
-    """Run a sign-in; if a sweep of the future refuses it, correct that sweep's time and run the sign-in again.
+    """Run a sign-in. If a sweep whose time lies in the future refuses it, correct that time and run it again.
 
-    A clock was ahead when such a sweep was made. The sweep was made before this sign-in arrived, so it gets that
-    moment as its time: whoever begins to sign in from then on is let in.
+    A clock was ahead when the sweep was made. The sweep happened before this sign-in arrived, so the time of arrival
+    becomes its time. Credential checks that begin later are accepted.
 
     Raises:
-        AuthenticationTooOld: If the credential check began before that.
+        AuthenticationTooOld: If the credential check began before the sweep's time.
     """
     arrived = clock.now()
     try:

@@ -61,7 +61,7 @@ class AuthSession:
             goes with the browser gets the setting `BROWSER_IDLE_TIMEOUT` if the policy has none.
         attributes: At most 16 texts to find again at each request.
         actor_id: Who acts as the user, if it is not the user.
-        is_hijack: Whether the view is one of django-hijack's, whose logins leave the actor's own session live.
+        is_hijack: Whether the view is one of django-hijack's. Its logins leave the actor's own session live.
         met_outage: Whether the authority could not say whose session this is.
     """
 
@@ -295,7 +295,7 @@ class AuthSession:
         self._sign_out_elsewhere()
 
     def _limit_idle_time(self) -> None:
-        """Begin the session anew with an idle timeout: after `login()`, the view chose to keep it no longer."""
+        """Replace the session with one that has an idle timeout: the view called `set_expiry(0)` after `login()`."""
         session = self.session
         default = self._options.browser_idle_timeout
         if (

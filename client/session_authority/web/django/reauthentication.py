@@ -67,7 +67,7 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is gene
     template_name = "session_authority/reauthenticate.html"
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Let in users themselves. A visitor signs in, which is a proof, and goes straight to `next`."""
+        """Refuse somebody who acts as the user. A visitor signs in, which is a proof, and goes straight to `next`."""
         if not request.user.is_authenticated:
             return redirect_to_login(self.get_success_url())
         if cast("SessionRequest", request).auth_session.require().actor_id is not None:

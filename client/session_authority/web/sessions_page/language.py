@@ -28,7 +28,7 @@ _SHIPPED = Path(__file__).with_name("catalogues")
 # A range of RFC 4647 with at most 8 subtags, and with the underscore that some programs write.
 _RANGE = re.compile(r"\*|[a-z]{1,8}(?:[-_][a-z0-9]{1,8}){0,8}")
 
-# Each unit, and how many of it are said at most. The script in page.js has the same table.
+# Each unit, and its largest count. The script in page.js has the same table.
 _UNITS = (
     (timedelta(days=365), None),
     (timedelta(days=30), 11),
