@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from session_authority import AsyncSessionClient, NewSession, SessionAuthorityError
-from tests.integration.program import COMMAND, Refusal, environment, run, running, serving
+from tests.integration.program import COMMAND, Refusal, environment, running, serving
 
 CALLERS = 8
 BEFORE = 50
@@ -36,11 +36,15 @@ def _settings(folder: Path) -> dict[str, str]:
     return {"SESSION_AUTHORITY_DATABASE_URL": f"sqlite:///{_file(folder)}"}
 
 
+def _back_up(file: Path, backup: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("VACUUM INTO ?", (str(backup),))
+
+
 def _replace(file: Path) -> None:
     """Put a backup in the place of the file, as a restoration does."""
     backup = file.with_name("backup")
-    with closing(sqlite3.connect(file)) as connection:
-        connection.execute("VACUUM INTO ?", (str(backup),))
+    _back_up(file, backup)
     file.rename(file.with_name("before"))
     backup.rename(file)
 
@@ -106,15 +110,6 @@ def _ids(file: Path) -> set[str]:
         return {row[0] for row in found}
 
 
-def test_a_worker_ends_when_its_file_was_replaced(tmp_path: Path, folder: Path) -> None:
-    assert run("migrate", cwd=tmp_path, settings=_settings(folder)).returncode == 0
-    with running("worker", cwd=tmp_path, settings=_settings(folder)) as worker:
-        worker.wait_for("(worker on)")
-        _file(folder).rename(folder / "before")
-        assert worker.exit_code() == 1
-    assert REASON in worker.stderr
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a file that a server serves, undisturbed."""
@@ -122,6 +117,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with serving(folder) as server:
         yield folder
         assert server.stop() == 0
+
+
+def test_a_worker_ends_when_its_file_was_replaced(
+    served: Path, tmp_path: Path, folder: Path
+) -> None:
+    _back_up(_file(served), _file(folder))
+    with running("worker", cwd=tmp_path, settings=_settings(folder)) as worker:
+        worker.wait_for("(worker on)")
+        _file(folder).rename(folder / "before")
+        assert worker.exit_code() == 1
+    assert REASON in worker.stderr
 
 
 COMMANDS = ("serve --listen 127.0.0.1:0", "worker --once", "migrate", "keys list")
@@ -179,7 +185,7 @@ def test_commands_work_through_a_mount_of_the_folder(served: Path, tmp_path: Pat
 
 
 def test_a_server_of_a_file_with_several_names_warns(tmp_path: Path, folder: Path) -> None:
-    assert run("migrate", cwd=tmp_path, settings=_settings(folder)).returncode == 0
+    _file(folder).touch()
     (folder / "link").hardlink_to(_file(folder))
     with serving(tmp_path, settings=_settings(folder)) as server:
         assert "the database file has several names" in server.stderr

@@ -10,7 +10,6 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from tests.integration.web.django_site import (  # configures Django, before all else of it
-    FOLDER,
     SIGNED_IN,
 )
 
@@ -37,15 +36,7 @@ SETTING = "SESSION_AUTHORITY"
 BEFORE = "2026-01-15T12:00+00:00"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def database() -> Iterator[None]:
-    call_command("migrate", verbosity=0)
-    User.objects.create_user("ada", password="pass")
-    User.objects.create_user("grace", password="pass")
-    yield
-    connections.close_all()
-    for file in FOLDER.iterdir():
-        file.unlink()
+pytestmark = pytest.mark.usefixtures("django_database")
 
 
 @pytest.fixture
