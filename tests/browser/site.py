@@ -16,7 +16,7 @@ from session_authority._core import Operation
 from session_authority.web.asgi import Receive, Scope, Send
 from session_authority.web.fastapi import CurrentSession, Sessions
 from session_authority.web.sessions_page import PageOptions
-from session_authority.web.visit import Site as WebSite
+from session_authority.web.site import Site as WebSite
 from session_authority_server.domain.policy import Policy
 from tests.acceptance.authority import Authority, running_authority
 

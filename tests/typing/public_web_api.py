@@ -29,7 +29,7 @@ from session_authority.web.fastapi import (
     Sessions,
 )
 from session_authority.web.sessions_page import PageOptions
-from session_authority.web.visit import Site
+from session_authority.web.site import Site
 
 
 def an_app_installs_sessions(app: FastAPI, other: Starlette) -> None:

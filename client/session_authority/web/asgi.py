@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from session_authority.web.visit import Arrival, Site, Visit
+from session_authority.web.site import Arrival, Site
+from session_authority.web.visit import Visit
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]

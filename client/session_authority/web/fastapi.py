@@ -41,7 +41,8 @@ from session_authority.web.fastapi_answers import add_handlers, close_if_open
 from session_authority.web.fastapi_openapi import CookieScheme, document
 from session_authority.web.next_page import next_page
 from session_authority.web.sessions_page import PageOptions, SessionsPage
-from session_authority.web.visit import Site, one_name
+from session_authority.web.site import Site
+from session_authority.web.visit import one_name
 
 
 class Sessions:

@@ -20,8 +20,8 @@ from session_authority.session import (
 )
 from session_authority.web.cookies import SetCookie, is_local, is_local_origin, may_clear
 from session_authority.web.origin import normal_origin
-from session_authority.web.site import Arrival as Arrival
-from session_authority.web.site import Site as Site
+from session_authority.web.site import Arrival
+from session_authority.web.site import Site as Site  # apps may import it from here
 
 RETRY_AFTER_SECONDS = 5
 """When a user who met an outage may try again."""

@@ -22,7 +22,8 @@ from session_authority.web.fastapi import (
     Sessions,
 )
 from session_authority.web.sessions_page import PageOptions
-from session_authority.web.visit import RETRY_AFTER_SECONDS, Site
+from session_authority.web.site import Site
+from session_authority.web.visit import RETRY_AFTER_SECONDS
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.token import mint
 from tests.acceptance.authority import PATIENCE_SECONDS, Authority, running_authority

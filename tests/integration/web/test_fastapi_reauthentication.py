@@ -12,7 +12,7 @@ from session_authority import Session, testing
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.fastapi import RecentAuthentication, Sessions
 from session_authority.web.sessions_page import PageOptions
-from session_authority.web.visit import Site
+from session_authority.web.site import Site
 
 HOUR = timedelta(hours=1)
 HTML = {"accept": "text/html,*/*;q=0.8"}

@@ -13,7 +13,7 @@ from session_authority.web.fastapi import (
     RecentAuthentication,
     Sessions,
 )
-from session_authority.web.visit import Site
+from session_authority.web.site import Site
 
 
 def an_app(site: Site | None = None) -> FastAPI:

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from session_authority import testing
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.fastapi import CurrentSession, OptionalSession, Sessions
-from session_authority.web.visit import Site
+from session_authority.web.site import Site
 
 COOKIE = "__Host-auth_session"
 STAFF_COOKIE = "__Host-staff_session"

@@ -2,7 +2,7 @@ import pytest
 
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.origin import normal_origin, site_origin
-from session_authority.web.visit import Site
+from session_authority.web.site import Site
 
 
 @pytest.mark.parametrize(

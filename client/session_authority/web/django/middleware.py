@@ -16,7 +16,8 @@ from session_authority.web.django.auth_session import AuthSession
 from session_authority.web.django.options import options
 from session_authority.web.django.own_session import is_hijack
 from session_authority.web.django.testing_logins import presenting
-from session_authority.web.visit import Arrival, Visit
+from session_authority.web.site import Arrival
+from session_authority.web.visit import Visit
 
 
 class SessionAuthorityMiddleware:

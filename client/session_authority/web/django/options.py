@@ -16,7 +16,7 @@ from session_authority.web.client_ip import ClientIp
 from session_authority.web.clock import time_at
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.sessions_page import PageOptions, SessionsPage
-from session_authority.web.visit import Site
+from session_authority.web.site import Site
 
 SETTING = "SESSION_AUTHORITY"
 
