@@ -35,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> MachineClocks:
 
 
 @pytest.mark.parametrize("seconds", [-3600, 0, 2.5])
-async def test_it_is_how_far_the_machines_clock_is_ahead_of_the_databases(
+async def test_the_skew_is_how_far_the_machines_clock_is_ahead_of_the_databases(
     database: Database, machine: MachineClocks, seconds: float
 ) -> None:
     ahead = timedelta(seconds=seconds)

@@ -45,7 +45,7 @@ def _device(django_authority: testing.Authority) -> Iterator[None]:
     "between",
     [OTP, HIJACK, REMOTE_USER, PERSISTENT_REMOTE_USER, f"{SITE}.wrapping"],
 )
-def test_the_check_says_what_to_move_in_front_of_what(between: str) -> None:
+def test_the_check_names_the_middleware_that_must_come_later(between: str) -> None:
     with (
         site("django.contrib.messages.middleware.MessageMiddleware", between, OURS),
         pytest.raises(SystemCheckError) as caught,

@@ -132,7 +132,7 @@ async def test_a_socket_needs_both_cookies(browser: Browser, lost: str) -> None:
         assert await opened.receive() == "hello"
 
 
-async def test_the_token_of_another_session_does_not_do(
+async def test_the_token_of_another_session_leaves_a_socket_anonymous(
     browser: Browser, client: SessionClient
 ) -> None:
     me = client.require(browser.token)
@@ -183,7 +183,7 @@ async def test_a_silent_socket_of_a_revoked_user_is_closed(
         assert await opened.close_code() == 1008
 
 
-async def test_after_a_reauthentication_the_browser_is_to_connect_anew(
+async def test_after_a_reauthentication_the_socket_is_closed_with_1013(
     browser: Browser, client: SessionClient
 ) -> None:
     async with socket(browser) as opened:

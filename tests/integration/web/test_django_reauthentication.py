@@ -111,7 +111,7 @@ def test_a_wrong_password_changes_nothing(browser: Browser, password: str) -> No
     assert browser.get("/vault").status_code == 302
 
 
-def test_the_password_of_another_user_does_not_do(browser: Browser) -> None:
+def test_the_password_of_another_user_is_refused(browser: Browser) -> None:
     User.objects.create_user("eve", password="other")
     try:
         assert confirm(browser, CONFIRM, "other").status_code == 200
@@ -189,7 +189,7 @@ def test_a_site_without_our_pages_refuses(browser: Browser) -> None:
     assert refused.content == b"Confirm who you are first."
 
 
-def test_who_acts_as_a_user_cannot_confirm_to_be_the_user(client: SessionClient) -> None:
+def test_somebody_who_acts_as_a_user_cannot_confirm_who_the_user_is(client: SessionClient) -> None:
     browser = Browser()
     browser.get("/act", {"user": "ada"})
     assert browser.get(CONFIRM).status_code == 403

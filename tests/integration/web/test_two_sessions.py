@@ -91,7 +91,7 @@ async def test_a_mounted_app_with_its_own_sessions_takes_no_other_cookie(
         assert (await it.get("/me")).json() == "ada"
 
 
-async def test_code_of_the_outer_app_goes_on_to_know_its_own_session(
+async def test_code_of_the_outer_app_still_sees_its_own_session(
     shop: Sessions, staff: Sessions
 ) -> None:
     seen: list[Any] = []
@@ -151,7 +151,7 @@ async def test_a_sessions_object_that_is_not_installed_is_not_taken_for_the_one_
 
 
 @pytest.mark.parametrize("comes_after", [False, True])
-async def test_middleware_that_asks_too_early_is_told_of_the_order(
+async def test_middleware_that_asks_too_early_gets_an_error_about_the_order(
     shop: Sessions, comes_after: bool
 ) -> None:
     app = FastAPI()

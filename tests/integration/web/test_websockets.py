@@ -202,7 +202,7 @@ async def test_tasks_that_ask_at_once_each_get_an_answer_of_their_own(
     assert found == [True, False]
 
 
-async def test_a_check_by_the_clock_is_no_activity(
+async def test_a_passive_check_is_no_activity(
     authority: testing.Authority, sessions: Sessions
 ) -> None:
     new = authority.sign_in("ada", idle_timeout=timedelta(minutes=30))

@@ -115,7 +115,7 @@ def answer(
 
 @pytest.mark.parametrize("ahead", [timedelta(0), 3 * SECOND, -HOUR, timedelta(days=400)])
 @pytest.mark.parametrize("read_after", [0, 0.5, 1])
-def test_the_databases_clock_is_known_from_its_answer_and_never_behind_it(
+def test_the_clock_is_never_behind_the_databases_and_ahead_by_the_uncertainty_at_most(
     machine: MachineClocks, ahead: timedelta, read_after: float
 ) -> None:
     clock, took = DatabaseClock(), timedelta(milliseconds=40)

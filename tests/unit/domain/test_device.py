@@ -400,7 +400,7 @@ def test_an_app_that_shows_a_site_is_called_by_its_name(
         ("Microsoft Edge Update/1.3.153.47;winhttp", "Microsoft Edge Update"),
     ],
 )
-def test_nobody_is_called_a_bot_for_a_part_of_a_name(agent: str, name: str) -> None:
+def test_part_of_a_name_makes_nobody_a_bot(agent: str, name: str) -> None:
     device = parse_device(agent)
 
     assert device.browser == name

@@ -168,7 +168,7 @@ def _replace_folder(path: Path) -> None:
         "folder removed",
     ],
 )
-def test_a_file_is_not_in_place_when_it_was(path: Path, served: SqliteFile, move: Move) -> None:
+def test_a_damaged_file_is_not_in_place(path: Path, served: SqliteFile, move: Move) -> None:
     assert served.is_in_place()
     move(path)
     assert not served.is_in_place()

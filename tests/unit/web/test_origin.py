@@ -87,7 +87,7 @@ def test_what_is_not_one_web_origin_is_refused_at_start(given: str) -> None:
 
 
 @pytest.mark.parametrize("given", [["https://app.example"], ("https://a", "https://b"), b"x", 5])
-def test_a_site_has_one_origin_in_a_str(given: object) -> None:
+def test_an_origin_that_is_not_a_str_is_refused(given: object) -> None:
     with pytest.raises(ValueError, match="leave it out if the site has several origins"):
         site_origin(given)
 

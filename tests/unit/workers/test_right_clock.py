@@ -82,7 +82,7 @@ async def test_after_a_step_the_clock_must_be_steady_for_a_while(
     await right.require()
 
 
-async def test_servers_without_a_worker_note_that_the_clock_is_right(
+async def test_a_server_without_a_worker_notes_that_the_clock_is_right(
     engine: Engine, machine: MachineClocks
 ) -> None:
     right = await judging(engine, START - MINUTE)
