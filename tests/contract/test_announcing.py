@@ -147,6 +147,9 @@ SILENT: dict[str, Work] = {
         session.user_id, LATER, 0
     ),
     "insert_session": _insert,
+    "correct_swept_time": lambda transaction, session: transaction.correct_swept_time(
+        session.user_id, LATER
+    ),
     "begin_erasure": _erase,  # of sessions that were swept before
     "exempt_from_sweep": lambda transaction, session: transaction.exempt_from_sweep(
         session.session_id
@@ -170,6 +173,7 @@ STORE_SILENT = {
 }
 # Upkeep records, deletes and counts what is over by the sessions' own times, or was swept, and told of, before.
 UPKEEP_SILENT = {
+    "note_clock_time",
     "end_overdue",
     "pending_sweeps",
     "end_swept",

@@ -16,7 +16,8 @@ from session_authority_server.store.protocol import (
     Touch,
     UpkeepStore,
 )
-from tests.contract.engines import START, Engine, a_session, numbered, told
+from tests.conftest import PATIENCE_SECONDS
+from tests.contract.engines import DAY, START, Engine, a_session, numbered, told
 
 CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "read_sessions": lambda engine: engine.sessions.read_sessions([uuid4()]),
@@ -34,6 +35,7 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "erase_some": lambda engine: engine.sessions.erase_some(PendingErasure("ann", 1), 10),
     "pending_erasures": lambda engine: engine.upkeep.pending_erasures(10),
     "purge_erasures": lambda engine: engine.upkeep.purge_erasures(START, 10),
+    "note_clock_time": lambda engine: engine.upkeep.note_clock_time(START, DAY),
     "end_overdue": lambda engine: engine.upkeep.end_overdue(START, 10),
     "pending_sweeps": lambda engine: engine.upkeep.pending_sweeps(10),
     "end_swept": lambda engine: engine.upkeep.end_swept(PendingSweep("ann", 1), START, None, 10),
@@ -51,13 +53,12 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "drop_partition": lambda engine: engine.upkeep.drop_partition("sessions_until_20260308"),
     "forget_attempts": lambda engine: engine.upkeep.forget_attempts(START, 10),
 }
-TABLES = ("sessions", "users", "authority", "sweeps", "attempts", "erasures")
-LONG_ENOUGH_SECONDS = 2
+TABLES = ("sessions", "users", "authority", "sweeps", "attempts", "erasures", "upkeep")
 
 
 async def assert_unavailable(call: Callable[[Engine], Awaitable[object]], engine: Engine) -> None:
     with pytest.raises(StoreUnavailable) as failure:
-        await asyncio.wait_for(call(engine), LONG_ENOUGH_SECONDS)
+        await asyncio.wait_for(call(engine), PATIENCE_SECONDS / 2)
     assert "INSERT" not in str(failure.value)
 
 

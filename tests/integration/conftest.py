@@ -1,14 +1,9 @@
-import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
-from click.testing import CliRunner
 
-from session_authority_server.cli import commands
-from tests.integration.program import Program, Refusal, environment, serving
+from tests.integration.program import Program, Refusal, run, serving
 
 
 @pytest.fixture(scope="session")
@@ -22,24 +17,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 @pytest.fixture
-def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusal]:
-    """Run the command in this process, for most refusals need no process of their own."""
-    monkeypatch.chdir(tmp_path)
-    for name in environment().keys() ^ os.environ.keys():
-        monkeypatch.delenv(name, raising=False)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+def refusal(tmp_path: Path) -> Refusal:
+    """Run a command that must refuse, and return what it says."""
 
     def refuse(*arguments: str, **settings: str) -> str:
-        done = CliRunner().invoke(commands, arguments, env=settings)
-        assert isinstance(done.exception, SystemExit), done.exception
-        assert done.exit_code > 0
+        done = run(*arguments, cwd=tmp_path, settings=settings)
+        assert done.returncode > 0
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
         return done.stderr
 
-    try:
-        yield refuse
-    finally:
-        root.handlers[:], root.level = handlers, level
-        structlog.reset_defaults()
+    return refuse

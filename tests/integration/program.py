@@ -1,15 +1,23 @@
 """The command as an operator runs it: a process of its own, ended by its own id whatever happens."""
 
+import contextlib
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
+
+import structlog
+from click.testing import CliRunner
+
+from session_authority_server.cli import commands
 
 BIN = Path(sys.executable).parent
 COMMAND = BIN / "session-authority"
@@ -28,9 +36,29 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(
+    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself, in this process: starting another takes two seconds."""
+    given = environment(**(settings or {}))
+    absent = dict.fromkeys(os.environ.keys() - given.keys())
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        with contextlib.chdir(cwd):
+            done = CliRunner().invoke(commands, arguments, env=absent | given)
+    finally:
+        root.handlers[:], root.level = handlers, level
+        structlog.reset_defaults()
+    stderr = done.stderr
+    if done.exc_info is not None and not isinstance(done.exception, SystemExit | None):
+        stderr += "".join(traceback.format_exception(*done.exc_info))
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, stderr)
+
+
+def run_process(
     *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that ends by itself."""
+    """Run a command that ends by itself, in a process of its own."""
     return subprocess.run(
         [COMMAND, *arguments],
         cwd=cwd,

@@ -16,7 +16,7 @@ from session_authority import SessionClient, SessionToken
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.token import Token
 from tests.contract.engines import migrated_postgresql
-from tests.integration.program import run, running, serving
+from tests.integration.program import run, run_process, running, serving
 
 LOG = {"SESSION_AUTHORITY_AUDIT_LOG": "audit.jsonl"}
 
@@ -114,9 +114,9 @@ def test_what_a_worker_ends_is_told_on_standard_output(tmp_path: Path) -> None:
     ):
         swept, asking = client.create("ada"), client.create("ada")
         client.revoke_others(asking.token)
-        done = run("worker", "--once", cwd=tmp_path, settings=output)
+        done = run_process("worker", "--once", cwd=tmp_path, settings=output)
         assert done.returncode == 0, done.stderr
-        again = run("worker", "--once", cwd=tmp_path, settings=output)
+        again = run_process("worker", "--once", cwd=tmp_path, settings=output)
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [line["session_id"] for line in told] == [swept.session.session_id]
     assert told[0]["initiating_entity"] == "user"
@@ -185,7 +185,8 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
 
 def test_keys_are_told_and_a_new_one_stands_alone_on_standard_output(tmp_path: Path) -> None:
     def keys(*arguments: str, log: str = "audit.jsonl") -> subprocess.CompletedProcess[str]:
-        done = run("keys", *arguments, cwd=tmp_path, settings={"SESSION_AUTHORITY_AUDIT_LOG": log})
+        how = run_process if log == "-" else run
+        done = how("keys", *arguments, cwd=tmp_path, settings={"SESSION_AUTHORITY_AUDIT_LOG": log})
         assert done.returncode == 0, done.stderr
         return done
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from session_authority_server.cli import commands
-from tests.integration.program import BIN, Program, environment, run, running
+from tests.integration.program import BIN, Program, environment, run, run_process, running
 
 SERVICE = "session_authority.v1.SessionService"
 
@@ -28,7 +28,7 @@ def test_each_command_explains_itself_and_its_options(command: str) -> None:
 
 
 def test_the_whole_command_lists_its_parts(tmp_path: Path) -> None:
-    done = run("--help", cwd=tmp_path)
+    done = run_process("--help", cwd=tmp_path)
     assert done.returncode == 0
     for command in ("serve", "worker", "migrate", "keys", "revoke", "check", "demo"):
         assert re.search(rf"^  {command} +[A-Z]", done.stdout, re.MULTILINE)
@@ -48,7 +48,7 @@ def test_migrate_makes_the_schema_and_then_has_nothing_to_do(tmp_path: Path) -> 
 def test_demo_shows_three_devices_and_that_a_revoked_one_is_refused(tmp_path: Path) -> None:
     # The second time there are sessions of the first one in the file.
     for _ in range(2):
-        done = run("demo", "--leave", "--listen", "127.0.0.1:0", cwd=tmp_path)
+        done = run_process("demo", "--leave", "--listen", "127.0.0.1:0", cwd=tmp_path)
 
         assert done.returncode == 0
         assert done.stderr == ""

@@ -20,7 +20,7 @@ from session_authority import SessionClient
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.contract.engines import migrated_postgresql
-from tests.integration.program import Program, run, running
+from tests.integration.program import Program, run_process, running
 
 PASSWORD = "corr3ct-horse"
 LIFETIME_SECONDS = 4_321
@@ -306,7 +306,7 @@ def test_another_one_on_the_same_port_is_refused_and_no_command_line_tells_the_p
         assert PASSWORD not in told + line
 
         arguments = ("serve", "--listen", servers.address, "--insecure", "--processes", "2")
-        done = run(*arguments, cwd=tmp_path)
+        done = run_process(*arguments, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"Error: {servers.address} can't be listened on")
         with SessionClient(servers.address) as client:
@@ -383,7 +383,7 @@ def test_one_that_cannot_start_ends_all_with_what_it_says(tmp_path: Path, url: s
             "SESSION_AUTHORITY_METRICS_LISTEN": f"127.0.0.1:{port}",
             "SESSION_AUTHORITY_PROCESSES": "2",
         }
-        done = run("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=settings)
+        done = run_process("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=settings)
     assert (done.returncode, done.stdout) == (1, "")
     # The other process may have logged something before.
     *_, last = done.stderr.splitlines()

@@ -12,14 +12,14 @@ from session_authority import SessionClient
 from session_authority_server.config import load_settings
 from session_authority_server.listening import refuse_exposure
 from tests.certificates import TestAuthority
-from tests.integration.program import Refusal, run, serving
+from tests.integration.program import Refusal, run, run_process, serving
 
 FREE = ("serve", "--listen", "127.0.0.1:0")
 
 
 def test_a_second_server_on_the_same_file(tmp_path: Path, refusal: Refusal) -> None:
     with serving(tmp_path) as server:
-        done = run(*FREE, cwd=tmp_path)
+        done = run_process(*FREE, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stdout == ""
         assert done.stderr.startswith(

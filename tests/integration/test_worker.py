@@ -52,7 +52,7 @@ def _count(folder: Path, condition: str) -> int:
         return int(count)
 
 
-def _wait_until_ended(folder: Path, at_least: int, seconds: float = 20) -> None:
+def _wait_until_ended(folder: Path, at_least: int, seconds: float = 60) -> None:
     give_up = time.monotonic() + seconds
     while _count(folder, ENDED) < at_least:
         assert time.monotonic() < give_up, "the worker did not get that far"

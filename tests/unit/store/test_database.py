@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from session_authority_server.store.protocol import Touch, Transaction
 from session_authority_server.store.schema import migrate, read_version
 from tests.contract.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
 
-SOON_SECONDS = 2
+SOON_SECONDS = 15
 
 
 @pytest.fixture
@@ -30,11 +30,12 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
         yield fresh
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let databases opened from here on wait for a moment only."""
-    monkeypatch.setattr(dialect, "WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(dialect, "_BUSY_TIMEOUT_MILLISECONDS", 50)
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Wait only for a moment for a connection."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialect, "WAIT_SECONDS", 0.05)
+        yield
 
 
 async def assert_unavailable(database: Database) -> None:
@@ -135,10 +136,10 @@ def locked_elsewhere(tmp_path: Path, engine: Engine) -> Iterator[Path]:
         yield path
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_file_that_another_process_keeps_locked_is_waited_for_so_long_only(
-    locked_elsewhere: Path,
+    locked_elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dialect, "_BUSY_TIMEOUT_MILLISECONDS", 50)
     engine = over(Database.sqlite(locked_elsewhere))
     with pytest.raises(StoreUnavailable):
         await asyncio.wait_for(engine.add(a_session()), SOON_SECONDS)
@@ -146,36 +147,37 @@ async def test_a_file_that_another_process_keeps_locked_is_waited_for_so_long_on
     await engine.database.close()
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_writer_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as engine:
-        go_on = asyncio.Event()
+        held, go_on = asyncio.Event(), asyncio.Event()
 
         async def slow(_transaction: Transaction) -> None:
+            held.set()
             await go_on.wait()
 
         holder = asyncio.create_task(engine.sessions.transact(slow))
-        await asyncio.sleep(0.01)
-        waiting = await asyncio.gather(
-            *(engine.add(a_session()) for _ in range(20)), return_exceptions=True
-        )
+        await held.wait()
+        with impatient():
+            waiting = await asyncio.gather(
+                *(engine.add(a_session()) for _ in range(20)), return_exceptions=True
+            )
         assert {type(outcome) for outcome in waiting} == {StoreUnavailable}
         go_on.set()
         await holder
         await engine.add(a_session())
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_reader_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as engine:
-        go_on = asyncio.Event()
+        all_held, go_on = asyncio.Barrier(Sqlite.readers + 1), asyncio.Event()
 
         async def slow(_connection: object) -> None:
+            await all_held.wait()
             await go_on.wait()
 
         holders = [asyncio.create_task(engine.database.read(slow)) for _ in range(Sqlite.readers)]
-        await asyncio.sleep(0.02)
-        with pytest.raises(StoreUnavailable):
+        await all_held.wait()
+        with impatient(), pytest.raises(StoreUnavailable):
             await engine.sessions.list_live("ann", START, None, 10)
         go_on.set()
         await asyncio.gather(*holders)
@@ -185,11 +187,13 @@ async def test_a_reader_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
 async def test_a_validation_waits_for_its_turn_so_long_only(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = asyncio.Event()
+    all_held, go_on = asyncio.Barrier(Sqlite.readers + 1), asyncio.Event()
     fetch_gathered = Sqlite.fetch_gathered
 
     async def slow(*args: Any) -> Any:
-        await go_on.wait()
+        if not go_on.is_set():
+            await all_held.wait()
+            await go_on.wait()
         return await fetch_gathered(*args)
 
     monkeypatch.setattr(Sqlite, "fetch_gathered", slow)
@@ -197,7 +201,7 @@ async def test_a_validation_waits_for_its_turn_so_long_only(
     holders = [
         asyncio.create_task(engine.sessions.read_sessions([uuid4()])) for _ in range(Sqlite.readers)
     ]
-    await asyncio.sleep(0.02)
+    await all_held.wait()
     with pytest.raises(StoreUnavailable):
         await engine.sessions.read_sessions([uuid4()])
     go_on.set()

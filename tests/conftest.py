@@ -1,0 +1,20 @@
+from collections.abc import Iterator
+
+import pytest
+
+from session_authority_server.store import dialect, hot_read, postgresql_session, time_limit
+
+PATIENCE_SECONDS = 30.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_store() -> Iterator[None]:
+    """Give stores in this process time on a busy machine. Tests of a limit set their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (dialect, hot_read):
+            patch.setattr(module, "WAIT_SECONDS", PATIENCE_SECONDS)
+        patch.setattr(time_limit, "WORK_SECONDS", PATIENCE_SECONDS)
+        patch.setattr(postgresql_session, "_CONNECT_TIMEOUT_SECONDS", int(PATIENCE_SECONDS))
+        for limit in ("_LOCK_TIMEOUT_MILLISECONDS", "_STATEMENT_TIMEOUT_MILLISECONDS"):
+            patch.setattr(dialect, limit, int(PATIENCE_SECONDS * 1_000))
+        yield
