@@ -51,9 +51,14 @@ class ClientIp:
             raise TypeError("trusted_proxies is a sequence of networks, not one str")
         if header not in ("x-forwarded-for", "forwarded"):
             raise ValueError(f'header is "x-forwarded-for" or "forwarded", not {header!r}')
-        given = [each.strip() for each in trusted_proxies]
+        given = [str(each).strip() for each in trusted_proxies]
         self.header = header
-        self._networks = [ipaddress.ip_network(each) for each in given if each != "unix"]
+        try:
+            self._networks = [ipaddress.ip_network(each) for each in given if each != "unix"]
+        except ValueError as error:
+            raise ValueError(
+                f'trusted_proxies has addresses and networks, such as "10.0.0.0/8", and "unix": {error}'
+            ) from None
         self._trusts_unix = "unix" in given
         self._warned = False
 
@@ -82,7 +87,8 @@ class ClientIp:
     def scheme(self, peer: str | None, header: Callable[[str], str]) -> str | None:
         """Return the scheme that the browser used, "http" or "https"; None if no trusted proxy says it.
 
-        If the proxies maintain `Forwarded`, its `proto` comes before `X-Forwarded-Proto`.
+        If the proxies maintain `Forwarded`, its `proto` comes before `X-Forwarded-Proto`. If each proxy appends to
+        `X-Forwarded-Proto`, the word of the trusted proxy that the browser called counts.
 
         Args:
             peer: The address of the socket's other end; None or "" if it has none.
@@ -90,14 +96,15 @@ class ClientIp:
         """
         if not self.trusts(peer):
             return None
-        said = [header("x-forwarded-proto").rstrip(", \t").rpartition(",")[2]]
+        # One scheme for each trusted hop: what stands further left may be a client's invention. The leftmost
+        # comes first, because the proxy that the browser called knows best. The others saw only the next proxy.
+        count = max(1, len(self._trusted_hops(header(self.header))))
+        said = _items(header("x-forwarded-proto"))[-count:]
         if self.header == "forwarded":
-            # The proxy that the browser called knows best. The others saw only the next proxy.
-            elements = self._hops(header("forwarded"))[::-1]
-            trusted = elements[: len(self._trusted_hops(header("forwarded")))]
-            said += [_parameter("proto", element) for element in trusted]
-        schemes = [_SCHEMES.get(each.strip().lower()) for each in said]
-        return next(filter(None, reversed(schemes)), None)
+            elements = self._hops(header("forwarded"))[-count:]
+            said = [_parameter("proto", element) for element in elements] + said
+        schemes = [_SCHEMES.get(each.lower()) for each in said]
+        return next(filter(None, schemes), None)
 
     def _trusted_hops(self, header: str) -> list[str]:
         """Return the hops that trusted proxies name, the nearest first. The last hop is the client.
@@ -114,12 +121,10 @@ class ClientIp:
 
     def _hops(self, header: str) -> list[str]:
         """Return the elements of the header, without empty ones, which proxies may leave in a list."""
-        end = header[-HEADER_LIMIT_CHARACTERS:]
         if self.header == "x-forwarded-for":
-            split = end.rsplit(",", HOPS_LIMIT)[-HOPS_LIMIT:]
-        else:
-            split = _elements(end)
-        return [hop for each in split if (hop := each.strip(" \t"))]
+            return _items(header)
+        elements = _elements(header[-HEADER_LIMIT_CHARACTERS:])
+        return [hop for each in elements if (hop := each.strip(" \t"))]
 
     def _warn_of_ignored(self, address: _Address) -> None:
         if self._warned or not address.is_private:
@@ -131,6 +136,12 @@ class ClientIp:
             address,
             self.header,
         )
+
+
+def _items(header: str) -> list[str]:
+    """Return the last items of a list that has no quotes, without empty ones."""
+    split = header[-HEADER_LIMIT_CHARACTERS:].rsplit(",", HOPS_LIMIT)[-HOPS_LIMIT:]
+    return [item for each in split if (item := each.strip(" \t"))]
 
 
 def _elements(header: str) -> list[str]:

@@ -176,6 +176,31 @@ def test_the_nearest_proxy_tells_the_scheme_in_a_header_of_its_own(
     assert BEHIND_PROXY.scheme(None, lambda name: headers.get(name, "")) is None
 
 
+@pytest.mark.parametrize(
+    ("hops", "said", "scheme"),
+    [
+        ("203.0.113.7, 10.2.2.2", "https, http", "https"),
+        ("203.0.113.7,10.2.2.2", "https,http", "https"),
+        ("203.0.113.7, 10.2.2.2, 10.3.3.3", "https, http, http", "https"),
+        ("203.0.113.7, 10.2.2.2", "http, https", "http"),
+        ("203.0.113.7, 10.2.2.2", "https", "https"),
+        ("203.0.113.7", "https, https", "https"),
+        # A client wrote the first scheme.
+        ("203.0.113.7", "https, http", "http"),
+        ("198.51.100.1, 203.0.113.7", "https, http", "http"),
+        ("10.1.1.1, 203.0.113.7, 10.2.2.2", "https, http, https", "http"),
+    ],
+)
+def test_of_several_schemes_that_of_the_outermost_trusted_proxy_counts(
+    hops: str, said: str, scheme: str
+) -> None:
+    standard = ", ".join(f"for={hop.strip()}" for hop in hops.split(","))
+    headers = {"x-forwarded-proto": said, "x-forwarded-for": hops, "forwarded": standard}
+
+    assert BEHIND_PROXY.scheme(PROXY, lambda name: headers.get(name, "")) == scheme
+    assert FORWARDED.scheme(PROXY, lambda name: headers.get(name, "")) == scheme
+
+
 def test_only_the_header_that_the_proxies_maintain_is_named() -> None:
     assert FORWARDED.header == "forwarded"
     assert BEHIND_PROXY.header == "x-forwarded-for"
