@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}")
 _VALUE = re.compile(r"[A-Za-z0-9_-]+")
 
-_EARLY_HEADERS = ("sec-purpose", "purpose", "x-purpose", "x-moz")
+_EARLY_HEADERS = ("sec-purpose", "x-sec-purpose", "purpose", "x-purpose", "x-moz")
 """What browsers send when nobody looks at the page yet: "prefetch", "prefetch;prerender", "preview"."""
 
 _log = logging.getLogger("session_authority.web")
@@ -167,7 +167,12 @@ def may_clear(header: Callable[[str], str]) -> bool:
         header: Returns a header by its name in lower case, or "".
     """
     opens = header("sec-fetch-mode").lower() in ("", "navigate")
-    is_script = header("sec-fetch-dest").lower() == "empty"
+    is_script = (
+        header("sec-fetch-dest").lower() == "empty"
+        # Of browsers that send no Sec-Fetch headers. Android apps send their own name in X-Requested-With.
+        or header("x-requested-with").lower() == "xmlhttprequest"
+        or header("upgrade").lower() == "websocket"
+    )
     is_early = any(header(name) for name in _EARLY_HEADERS)
     return opens and not is_script and not is_early
 

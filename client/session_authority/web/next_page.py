@@ -1,6 +1,7 @@
 """The way to a page that confirms who the user is, and back to where the user was."""
 
-from urllib.parse import urlencode, urlsplit
+from posixpath import normpath
+from urllib.parse import unquote, urlencode, urlsplit
 
 from session_authority.web.sessions_page.options import is_path
 
@@ -37,4 +38,9 @@ def next_page(given: str | None, *, default: str, confirm_url: str | None) -> st
 
 
 def _is_same_page(path: str, url: str) -> bool:
-    return urlsplit(path).path.rstrip("/") == urlsplit(url).path.rstrip("/")
+    return _normal_path(path) == _normal_path(url)
+
+
+def _normal_path(address: str) -> str:
+    """Return the path of an address as a server reads it: unquoted, and without dots."""
+    return normpath(unquote(urlsplit(address).path))

@@ -27,6 +27,9 @@ def test_a_path_of_this_site_is_returned_to(given: str) -> None:
         CONFIRM,
         CONFIRM + "/",
         CONFIRM + "?next=/account/confirm",
+        "/account/./confirm",
+        "/account/vault/../confirm",
+        "/account/%63onfirm",
     ],
 )
 def test_another_site_and_the_confirming_page_are_not_returned_to(given: str | None) -> None:

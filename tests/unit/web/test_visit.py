@@ -161,6 +161,10 @@ def test_a_rejection_clears_the_cookie(reason: RejectionReason) -> None:
         ({"purpose": "preview"}, False),
         ({"x-purpose": "preview"}, False),
         ({"x-moz": "prefetch"}, False),
+        ({"x-sec-purpose": "prefetch"}, False),
+        ({"x-requested-with": "XMLHttpRequest"}, False),
+        ({"x-requested-with": "com.example.webview"}, True),
+        ({"upgrade": "websocket"}, False),
     ],
 )
 def test_only_a_page_that_is_being_opened_clears_the_cookie(
