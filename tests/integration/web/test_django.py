@@ -221,11 +221,21 @@ def test_an_outage_is_a_503_that_signs_nobody_out(path: str) -> None:
     assert browser.who() == "ada"
 
 
-def test_programs_are_told_of_an_outage_in_their_own_way() -> None:
-    browser = Browser(accept="application/json")
+@pytest.mark.parametrize("accept", ["application/json", "*/*"])
+def test_programs_get_json_in_an_outage(accept: str) -> None:
+    browser = Browser(accept=accept)
     browser.sign_in()
     with down():
         assert "unavailable" in browser.get("/me").json()["detail"]
+
+
+def test_a_site_without_templates_says_in_json_that_there_is_an_outage() -> None:
+    browser = Browser(accept="text/html")
+    browser.sign_in()
+    with down(), override_settings(TEMPLATES=[]):
+        answer = browser.get("/me")
+    assert answer.status_code == 503
+    assert "unavailable" in answer.json()["detail"]
 
 
 def test_a_login_that_the_authority_could_not_record_does_not_stand() -> None:

@@ -171,8 +171,10 @@ def test_a_confirming_page_that_is_guarded_itself_is_refused_instead_of_looped(
 
 
 @pytest.mark.parametrize("path", ["/vault", "/api/vault"])
-def test_a_program_gets_403(browser: Browser, path: str) -> None:
-    refused = browser.get(path, headers={"accept": "application/json"})
+@pytest.mark.parametrize("accept", ["application/json", "*/*"])
+def test_a_program_gets_403(browser: Browser, path: str, accept: str) -> None:
+    """Programs accept anything unless told otherwise, and so do scripts in a page."""
+    refused = browser.get(path, headers={"accept": accept})
     assert refused.status_code == 403
     assert refused.json() == {
         "detail": "Confirm who you are first.",

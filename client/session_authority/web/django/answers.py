@@ -1,5 +1,7 @@
 """What visitors see when the authority could not do what a view asked."""
 
+from contextlib import suppress
+
 from django.contrib.auth.views import redirect_to_login
 from django.http import (
     HttpRequest,
@@ -8,7 +10,7 @@ from django.http import (
     HttpResponseRedirect,
     JsonResponse,
 )
-from django.template import loader
+from django.template import TemplateDoesNotExist, loader
 
 from session_authority.errors import (
     AuthenticationTooOld,
@@ -17,7 +19,7 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
-from session_authority.web.django.reauthentication import way_to_confirm
+from session_authority.web.django.reauthentication import wants_html, way_to_confirm
 from session_authority.web.visit import RETRY_AFTER_SECONDS
 
 
@@ -41,13 +43,12 @@ def answer(request: HttpRequest, error: Exception) -> HttpResponseBase | None:
 
 def unavailable(request: HttpRequest) -> HttpResponse:
     """Say that it is a matter of a moment. The template can be replaced; it knows neither request nor user."""
-    response: HttpResponse
-    if request.accepts("text/html"):
-        content = loader.render_to_string("session_authority/unavailable.html")
-        response = HttpResponse(content, status=503)
-    else:
-        detail = "Sign-in is unavailable for the moment: try again soon"
-        response = JsonResponse({"detail": detail}, status=503)
+    detail = "Sign-in is unavailable for the moment: try again soon"
+    response: HttpResponse = JsonResponse({"detail": detail}, status=503)
+    if wants_html(request):
+        with suppress(TemplateDoesNotExist):  # A site without templates answers in JSON alone.
+            content = loader.render_to_string("session_authority/unavailable.html")
+            response = HttpResponse(content, status=503)
     response.headers["Cache-Control"] = "no-store"
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
@@ -58,6 +59,6 @@ def _reauthenticate(request: HttpRequest, error: ReauthenticationRequired) -> Ht
     if address is not None:
         return HttpResponseRedirect(address)
     detail = "Confirm who you are first."
-    if request.accepts("text/html"):
+    if wants_html(request):
         return HttpResponse(detail, status=403, content_type="text/plain")
     return JsonResponse({"detail": detail, **error.metadata}, status=403)

@@ -103,10 +103,15 @@ def confirm_url() -> str | None:
         return None
 
 
+def wants_html(request: HttpRequest) -> bool:
+    """Say whether to answer with a page. Browsers that open one name HTML; programs and scripts accept anything."""
+    return "text/html" in request.headers.get("accept", "text/html").lower()
+
+
 def way_to_confirm(request: HttpRequest) -> str | None:
     """Return the address that leads a browser to confirm and back; None for a program, and on that page itself."""
     url = confirm_url()
-    if url is None or not request.accepts("text/html"):
+    if url is None or not wants_html(request):
         return None
     if next_page(request.path, default="", confirm_url=url) == "":
         return None
