@@ -113,8 +113,11 @@ class Sessions:
             self._look_up,
             visit_key(self),
         )
-        for path in (page, page + "/{below:path}"):
-            app.router.routes.append(Route(path, application, include_in_schema=False))
+        # First, so that an app at "/" or a route that takes every path does not hide them.
+        app.router.routes[:0] = [
+            Route(path, application, include_in_schema=False)
+            for path in (page, page + "/{below:path}")
+        ]
 
     async def session(
         self, connection: HTTPConnection, *, again: bool = False, passive: bool = False

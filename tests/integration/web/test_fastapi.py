@@ -744,6 +744,26 @@ async def test_the_page_survives_an_outage_and_keeps_the_cookie(shop: Shop) -> N
         await down.close()
 
 
+@pytest.mark.parametrize("earlier", ["mount", "route"])
+async def test_the_page_is_found_in_an_app_that_takes_every_path(shop: Shop, earlier: str) -> None:
+    """An app of one page mounts its files at "/", often before it installs its sessions."""
+    app = FastAPI()
+
+    async def everything(request: Request) -> Response:
+        return PlainTextResponse("every path")
+
+    if earlier == "mount":
+        app.mount("/", Starlette(routes=[Route("/{path:path}", everything)]))
+    else:
+        app.get("/{path:path}")(everything)
+    shop.sessions.install(app, page="/account/sessions")
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as browser:
+        assert (await browser.get("/account/sessions")).status_code == 401
+        assert (await browser.get("/account/sessions/sessions.json")).status_code == 401
+        assert (await browser.get("/account")).text == "every path"
+
+
 async def test_the_page_knows_its_place_below_a_mount(shop: Shop) -> None:
     outer = FastAPI()
     outer.mount("/shop", shop.app)
