@@ -34,6 +34,7 @@ from session_authority_server.rpc.health import Health
 from session_authority_server.rpc.interceptor import (
     BATCH_REQUEST_LIMIT_BYTES,
     DEADLINE_SECONDS,
+    REQUEST_LIMIT_BYTES,
     CallInterceptor,
 )
 from session_authority_server.rpc.session_admin_service import SessionAdminService
@@ -125,9 +126,12 @@ def new_server(
         interceptors=[interceptor],
         options=[
             ("grpc.so_reuseport", int(share_port)),
-            # Twice what is allowed, so that what is too large is refused with a reason.
-            ("grpc.max_receive_message_length", 2 * BATCH_REQUEST_LIMIT_BYTES),
+            # A little more than is allowed, so that a request slightly too large is refused with a reason.
+            ("grpc.max_receive_message_length", BATCH_REQUEST_LIMIT_BYTES + REQUEST_LIMIT_BYTES),
             ("grpc.max_metadata_size", 16 * 1024),
+            # A caller may send 64 KiB of a request before the server reads it. gRPC would raise that to 16 MiB for each
+            # call of a fast connection, with or without an API key.
+            ("grpc.http2.bdp_probe", 0),
             # gRPC refuses these by itself, for a twentieth of what a call costs. Its own limits, thousands,
             # would have calls wait for seconds.
             ("grpc.server.max_pending_requests", PENDING_CALLS),

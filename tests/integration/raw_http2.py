@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, _SETTINGS, _CONTINUATION = 0, 1, 3, 4, 9
+DATA, HEADERS, RST_STREAM, _SETTINGS, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 8, 9
 _CANCEL = struct.pack(">I", 8)
 END_STREAM, _END_HEADERS, _ACKNOWLEDGE = 1, 4, 1
 _FRAME_LIMIT_BYTES = 16_384
+_FIRST_WINDOW_BYTES = 65_535
+_INITIAL_WINDOW_SIZE = 4  # a setting (RFC 9113, 6.5.2)
 PATIENCE_SECONDS = 30
 
 Header = tuple[bytes, bytes]
@@ -30,12 +32,19 @@ def headers(path: bytes, *more: Header, authority: bytes = b"localhost") -> list
 
 
 class RawConnection:
-    """One connection, on which calls are sent as they are given."""
+    """One connection, on which calls are sent as they are given.
+
+    Attributes:
+        window_bytes: How much of a call the server takes before it reads the call.
+    """
 
     def __init__(self, address: str, timeout_seconds: float = 5) -> None:
         host, port = address.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout=timeout_seconds)
         self._stream = -1
+        self._received = b""
+        self._windows = {0: _FIRST_WINDOW_BYTES}
+        self.window_bytes = _FIRST_WINDOW_BYTES
         self._socket.sendall(
             _PREFACE + _frame(_SETTINGS, 0, 0, b"") + _frame(_SETTINGS, _ACKNOWLEDGE, 0, b"")
         )
@@ -78,6 +87,51 @@ class RawConnection:
     def send(self, data: bytes) -> None:
         """Send bytes."""
         self._socket.sendall(data)
+
+    def begin_message(self, some: Iterable[Header], length: int) -> None:
+        """Send a call and the length of its message. `continue_messages` sends the rest."""
+        self._socket.sendall(self._next_call(_block(some), None))
+        self._socket.sendall(_frame(DATA, 0, self._stream, struct.pack(">BI", 0, length)))
+        self._windows[0] -= 5
+        self._windows[self._stream] = _FIRST_WINDOW_BYTES - 5
+
+    def open_messages(self) -> int:
+        """Return how many of the messages that were begun the server still waits for."""
+        self._read_windows()
+        return len(self._windows) - 1
+
+    def continue_messages(self) -> int:
+        """Send a frame of each message that was begun, if the server has room; return how many bytes that is."""
+        self._read_windows()
+        sent = 0
+        for stream in [each for each in self._windows if each]:
+            size = min(self._windows[0], self._windows[stream], _FRAME_LIMIT_BYTES)
+            if size > 0:
+                self._socket.sendall(_frame(DATA, 0, stream, bytes(size)))
+                self._windows[0] -= size
+                self._windows[stream] -= size
+                sent += size
+        return sent
+
+    def _read_windows(self) -> None:
+        patience = self._socket.gettimeout()
+        self._socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            self._received += self._socket.recv(1 << 20)
+        self._socket.settimeout(patience)
+        while len(self._received) >= 9:
+            end = 9 + int.from_bytes(self._received[:3])
+            if len(self._received) < end:
+                return
+            kind, stream = self._received[3], int.from_bytes(self._received[5:9])
+            content, self._received = self._received[9:end], self._received[end:]
+            if kind == _WINDOW_UPDATE and stream in self._windows:
+                self._windows[stream] += int.from_bytes(content)
+            elif kind in (HEADERS, RST_STREAM) and stream in self._windows:
+                del self._windows[stream]
+            elif kind == _SETTINGS:
+                settings = dict(struct.iter_unpack(">HI", content))
+                self.window_bytes = settings.get(_INITIAL_WINDOW_SIZE, self.window_bytes)
 
     def frames(self) -> Iterator[tuple[int, int, bytes]]:
         """Give each frame that the server sends as its kind, its flags and its content."""

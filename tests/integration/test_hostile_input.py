@@ -7,6 +7,7 @@ import random
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from session_authority import AsyncSessionClient, SessionClient
 from session_authority.v1 import session_service_pb2 as pb
+from session_authority_server.rpc import accepting
 from tests.integration.program import Program, running, serving
 from tests.integration.raw_http2 import (
     END_STREAM,
@@ -33,6 +35,7 @@ from tests.integration.raw_http2 import (
 [_SERVICE] = pb.DESCRIPTOR.services_by_name.values()
 METHODS = sorted(_SERVICE.methods_by_name)
 _VALIDATE = b"/session_authority.v1.SessionService/ValidateSession"
+REQUEST_OF_A_BATCH_BYTES = 1024 * 1024
 CALLS_OF_A_CONNECTION = 8  # what CALLS_PER_CONNECTION is unless set
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -291,6 +294,46 @@ def test_streams_that_are_opened_and_reset_cost_little_memory_and_no_call_of_oth
             assert client.validate(token)
         assert server.resident_mib - before < 60
         attacking.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        (b"/grpc.health.v1.Health/Check", accepting.KEYLESS_CALLS_LIMIT),
+        (b"/grpc.health.v1.Health/Watch", accepting.KEYLESS_STREAMS_LIMIT),
+    ],
+)
+def test_few_unfinished_requests_are_in_memory_without_a_key(
+    server: Program, path: bytes, limit: int
+) -> None:
+    assert limit * REQUEST_OF_A_BATCH_BYTES < 160 * 1024 * 1024
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(RawConnection(server.address))
+            for _ in range(2 * limit // CALLS_OF_A_CONNECTION)
+        ]
+        for connection in connections:
+            for _ in range(CALLS_OF_A_CONNECTION):
+                connection.begin_message(headers(path), REQUEST_OF_A_BATCH_BYTES)
+        give_up = time.monotonic() + 4
+        while sum(each.open_messages() for each in connections) > limit:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+
+
+def test_a_fast_connection_gets_no_more_room_for_what_the_server_has_not_read(
+    server: Program,
+) -> None:
+    path = b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    with RawConnection(server.address) as connection:
+        for _ in range(CALLS_OF_A_CONNECTION):
+            connection.begin_message(headers(path), REQUEST_OF_A_BATCH_BYTES)
+        sent, give_up = 0, time.monotonic() + 10
+        while sent < REQUEST_OF_A_BATCH_BYTES - 200_000:  # no message is whole
+            assert time.monotonic() < give_up
+            sent += connection.continue_messages()
+        connection.heard()
+        assert connection.window_bytes <= 64 * 1024
 
 
 def test_a_connection_that_keeps_all_its_calls_busy_is_never_refused(server: Program) -> None:

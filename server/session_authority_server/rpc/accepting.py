@@ -19,10 +19,11 @@ from session_authority_server.rpc.interceptor import LONGEST_DEADLINE_SECONDS
 
 # How many calls of each kind may be open in a process: of our methods that answer once, from the first byte of a
 # call to its end; of our streams; and, of services that ask for no key, again those that answer once and streams.
+# gRPC reads the request of a keyless call into memory, up to its largest message: the two keyless limits bound that.
 CALLS_LIMIT = 1_024
 STREAMS_LIMIT = 1_100  # more than may watch, so that who is one too many is told so
-KEYLESS_CALLS_LIMIT = 500
-KEYLESS_STREAMS_LIMIT = 500
+KEYLESS_CALLS_LIMIT = 64
+KEYLESS_STREAMS_LIMIT = 128
 # How many new calls may be in the middle of being refused. Further ones are cancelled instead, which needs no memory.
 REFUSALS_LIMIT = 256
 # How long a call that asks for no key may take to say what it wants.
