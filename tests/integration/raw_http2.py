@@ -147,7 +147,7 @@ class RawConnection:
             received = received[end:]
 
     def wait_for(self, expected: bytes = b"") -> None:
-        """Read until the server has said something, and what is expected of it."""
+        """Read until the server has sent something that contains what is expected."""
         self._socket.settimeout(PATIENCE_SECONDS)
         said = b""
         while not said or expected not in said:

@@ -197,7 +197,7 @@ def test_without_an_answer_the_cookie_stays() -> None:
     it = visit("ses_a")
 
     assert it.to_ask() == [ValidationRequest("ses_a", ip_address="8.8.8.8")]
-    # and then comes no answer
+    # No answer comes.
 
     assert it.outcome is None
     assert set_cookies(it) == []
