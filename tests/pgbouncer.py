@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.postgresql import as_owner, folder, free_port
 
-START_SECONDS = 10
+START_SECONDS = 60
 _NAMES = ("pgbouncer", "/usr/sbin/pgbouncer")
 PROGRAM = next(filter(None, map(shutil.which, _NAMES)), None)
 

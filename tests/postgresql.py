@@ -21,7 +21,7 @@ from pathlib import Path
 import psycopg
 
 _UNPRIVILEGED = "nobody"
-_START_SECONDS = 20
+_START_SECONDS = 60
 
 
 @dataclass

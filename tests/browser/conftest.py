@@ -11,7 +11,7 @@ from session_authority_server.domain.policy import Policy
 from tests.browser.chromium import EXECUTABLE, launch
 from tests.browser.site import COOKIE, ROOT, Site, running_site
 
-LIMIT_MILLISECONDS = 15_000  # generous: the machine may be busy
+LIMIT_MILLISECONDS = 60_000  # generous: the machine may be busy
 
 expect.set_options(timeout=LIMIT_MILLISECONDS)
 

@@ -19,7 +19,7 @@ def hits() -> int:
 
 def hold() -> None:
     """Validate until the answer comes from memory."""
-    ends_at = time.monotonic() + 20
+    ends_at = time.monotonic() + 60
     before = hits()
     while hits() == before:
         assert client.validate(token)
@@ -49,7 +49,7 @@ else:
     process.start()
     process.join()
     assert process.exitcode == 0
-ends_at = time.monotonic() + 20
+ends_at = time.monotonic() + 60
 while client.validate(token):
     assert time.monotonic() < ends_at
 client.close()

@@ -24,7 +24,7 @@ from tests.integration.program import Program, serving
 
 ROUNDS = 20
 STORM_SECONDS = 0.3
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 CLIENTS = 4
 TASKS_A_CLIENT = 3
 

@@ -26,7 +26,7 @@ SERVICE = "session_authority.v1.SessionService"
 def _accepts_connections(server: Program) -> bool:
     host, port = server.address.split(":")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host, int(port)), timeout=60).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -59,7 +59,7 @@ def test_sigterm_lets_calls_under_way_finish_and_then_closes_the_port(tmp_path: 
         assert next(health).status == SERVING
         with _writers_held_up(tmp_path):
             under_way = SessionServiceStub(channel).CreateSession.future(
-                pb.CreateSessionRequest(user_id="ada"), timeout=10
+                pb.CreateSessionRequest(user_id="ada"), timeout=60
             )
             time.sleep(0.3)  # for the call to reach the store
             server.terminate()
@@ -82,7 +82,7 @@ def test_sigterm_twice_drains_all_the_same(tmp_path: Path) -> None:
     with serving(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         with _writers_held_up(tmp_path):
             under_way = SessionServiceStub(channel).CreateSession.future(
-                pb.CreateSessionRequest(user_id="ada"), timeout=10
+                pb.CreateSessionRequest(user_id="ada"), timeout=60
             )
             time.sleep(0.3)
             server.terminate()
@@ -100,7 +100,7 @@ def test_calls_that_do_not_finish_are_cut_off_when_the_grace_is_over(tmp_path: P
     with serving(tmp_path, settings=settings) as server:
         with _writers_held_up(tmp_path), grpc.insecure_channel(server.address) as channel:
             under_way = SessionServiceStub(channel).CreateSession.future(
-                pb.CreateSessionRequest(user_id="ada"), timeout=10
+                pb.CreateSessionRequest(user_id="ada"), timeout=60
             )
             time.sleep(0.3)
             server.terminate()
@@ -134,7 +134,7 @@ def test_a_loop_of_calls_over_a_restart_sees_answers_or_unavailable_and_nothing_
             assert server.stop() == 0
         finally:
             stop.set()
-            asking.join(20)
+            asking.join(60)
     assert seen.count(True) > 10
     assert False not in seen
 
@@ -200,6 +200,6 @@ def test_connections_are_not_bounded_by_the_few_files_that_a_shell_allows(tmp_pa
     with running(*arguments, cwd=tmp_path, command=few_files) as program, ExitStack() as stack:
         host, port = program.address.split(":")
         for _ in range(200):
-            stack.enter_context(socket.create_connection((host, int(port)), timeout=5))
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
         with SessionClient(program.address) as client:
             assert client.validate(client.create("ada").token)

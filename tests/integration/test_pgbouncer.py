@@ -11,7 +11,7 @@ import pytest
 from session_authority import AsyncSessionClient, Rejection, Session, SessionNotLive
 from tests import pgbouncer, postgresql
 from tests.integration.ledger import calling, settings, under_load
-from tests.integration.program import Program, run, run_process, serving
+from tests.integration.program import Program, run, serving
 from tests.pgbouncer import Pooler
 from tests.postgresql import Cluster
 
@@ -145,7 +145,7 @@ async def test_the_worker_does_its_work_once(
         f"WHERE s.session_id = '{new.session.session_id}'"
     )
     for rows in (OVERDUE, 0):
-        done = run_process("worker", "--once", cwd=tmp_path, settings=settings(migrated))
+        done = run("worker", "--once", cwd=tmp_path, settings=settings(migrated))
         assert done.returncode == 0, done.stderr
         assert f"expire: {rows} rows" in done.stdout
     passed = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests import postgresql
 from tests.integration.ledger import calling, settings, under_load
-from tests.integration.program import run_process, serving
+from tests.integration.program import run, serving
 from tests.postgresql import Cluster
 
 
@@ -23,7 +23,7 @@ async def test_a_standby_that_takes_over_has_all_that_was_answered_and_serves(
         postgresql.standby(primary, "deputy") as deputy,
     ):
         both = settings(url_of(primary, deputy))
-        migrated = run_process("migrate", cwd=tmp_path, settings=both)
+        migrated = run("migrate", cwd=tmp_path, settings=both)
         assert migrated.returncode == 0, migrated.stderr
         with serving(tmp_path, settings=both) as program:
             async with calling(program) as calls, under_load(calls) as ledger:

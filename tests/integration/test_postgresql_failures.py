@@ -277,7 +277,7 @@ def lonely(tmp_path: Path) -> Iterator[tuple[Cluster, Program]]:
 def _wait_for_standby(cluster: Cluster, names: str) -> None:
     cluster.psql(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
     cluster.psql("SELECT pg_reload_conf()")
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + 60
     while cluster.psql("SHOW synchronous_standby_names") != names:
         assert time.monotonic() < give_up
         time.sleep(0.02)

@@ -206,7 +206,7 @@ async def test_a_worker_that_went_away_in_mid_step_keeps_others_from_it_for_seco
                 await gone.execute(_sql(select(database.dialect.as_worker())).encode())
                 await gone.execute("SELECT FROM upkeep FOR UPDATE")
                 assert (await engine.upkeep.end_overdue(now, 10)).busy
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while (await engine.upkeep.end_overdue(now, 10)).busy:
                         await asyncio.sleep(0.2)
             finally:

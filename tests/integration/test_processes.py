@@ -50,7 +50,7 @@ class Several:
         """What a process counted; 0 where there is no process."""
         url = f"http://127.0.0.1:{self._metrics_port + number}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 page = answer.read().decode()
         except OSError:
             return 0.0
@@ -83,7 +83,7 @@ class Several:
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
             channel = stack.enter_context(grpc.insecure_channel(self.address, options))
             stub = SessionServiceStub(channel)
-            validate(stub, "ses_nobody's", timeout=10)
+            validate(stub, "ses_nobody's", timeout=60)
             [pid] = {pid for port, pid in self.connections().items() if port not in before}
             callers.setdefault(pid, stub)
             if callers.keys() == self.children.keys():
@@ -96,7 +96,7 @@ def validate(stub: SessionServiceStub, token: str, **options: Any) -> pb.Validat
 
 
 def create(stub: SessionServiceStub, user_id: str) -> pb.CreateSessionResponse:
-    return stub.CreateSession(pb.CreateSessionRequest(user_id=user_id), timeout=10)
+    return stub.CreateSession(pb.CreateSessionRequest(user_id=user_id), timeout=60)
 
 
 def processes_in(folder: Path) -> dict[int, int]:
@@ -206,7 +206,7 @@ def calls_under_way(servers: Several) -> Iterator[list[Any]]:
         with sign_ins_held_up(servers.database):
             # Each of a user of its own, or they would wait for each other.
             waiting = [
-                stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=20)
+                stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=60)
                 for pid, stub in callers.items()
             ]
             until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
@@ -223,7 +223,7 @@ def _assert_stopped_in_order(servers: Several, folder: Path) -> None:
     for wrong in ("Traceback", "starting it anew", "killing"):
         assert wrong not in servers.program.stderr
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", servers.port), timeout=5)
+        socket.create_connection(("127.0.0.1", servers.port), timeout=60)
 
 
 def test_all_processes_answer_and_one_that_is_killed_is_replaced_while_the_others_go_on(
@@ -247,7 +247,7 @@ def test_all_processes_answer_and_one_that_is_killed_is_replaced_while_the_other
             until(lambda: 0 in servers.children.values() and servers.metric(0, WORKED) > 0)
             callers_now = servers.one_caller_each(stack)
         # Whoever was connected to the killed one finds another.
-        answer = validate(callers[first], "ses_nobody's", timeout=10, wait_for_ready=True)
+        answer = validate(callers[first], "ses_nobody's", timeout=60, wait_for_ready=True)
         assert answer.HasField("rejection")
         assert callers_now.keys() == servers.children.keys()
         assert first not in callers_now
@@ -279,7 +279,7 @@ def _asking_all_the_time(stub: SessionServiceStub) -> Iterator[None]:
     def ask() -> None:
         while not stop.wait(0.002):
             try:
-                answers.append(validate(stub, token, timeout=10).HasField("session"))
+                answers.append(validate(stub, token, timeout=60).HasField("session"))
             except grpc.RpcError as error:
                 failures.append(error)
 
@@ -289,7 +289,7 @@ def _asking_all_the_time(stub: SessionServiceStub) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        asking.join(20)
+        asking.join(60)
     assert failures == []
     assert all(answers)
     assert len(answers) > 10
@@ -350,7 +350,7 @@ def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path, url: str) -> None:
         with sign_ins_held_up(servers.database):
             # Each of a user of its own, or they would wait for each other.
             waiting = [
-                stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=20)
+                stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=60)
                 for pid, stub in callers.items()
             ]
             until(lambda: _sign_ins_waiting(servers.database) == len(waiting))

@@ -47,7 +47,7 @@ def _make_overdue(folder: Path, count: int) -> None:
 
 def _count(folder: Path, condition: str) -> int:
     path = folder / "session-authority.sqlite"
-    with closing(sqlite3.connect(path, timeout=10)) as connection:
+    with closing(sqlite3.connect(path, timeout=60)) as connection:
         [(count,)] = connection.execute(f"SELECT count(*) FROM sessions WHERE {condition}")
         return int(count)
 
@@ -199,7 +199,7 @@ def test_a_clock_that_is_far_ahead_ends_and_deletes_nothing_until_an_operator_ha
 def test_a_server_without_a_worker_keeps_the_pause_short(tmp_path: Path) -> None:
     _make_live(tmp_path, timedelta(hours=20))
     with serving(tmp_path, "--no-worker"):
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 60
         while _clock_time(tmp_path) < SystemClock().now() - timedelta(minutes=1):
             assert time.monotonic() < give_up
             time.sleep(0.05)
@@ -207,6 +207,6 @@ def test_a_server_without_a_worker_keeps_the_pause_short(tmp_path: Path) -> None
 
 def _clock_time(folder: Path) -> datetime:
     path = folder / "session-authority.sqlite"
-    with closing(sqlite3.connect(path, timeout=10)) as connection:
+    with closing(sqlite3.connect(path, timeout=60)) as connection:
         [(microseconds,)] = connection.execute("SELECT clock_time FROM upkeep")
         return datetime.fromtimestamp(microseconds / 1e6, UTC)

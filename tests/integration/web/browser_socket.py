@@ -28,10 +28,10 @@ class Socket:
         await self._incoming.put(message)
 
     async def receive(self) -> Any:
-        return await asyncio.wait_for(self._outgoing.get(), 10)
+        return await asyncio.wait_for(self._outgoing.get(), 60)
 
     async def end(self) -> None:
-        await asyncio.wait_for(self._running, 10)
+        await asyncio.wait_for(self._running, 60)
 
     @property
     def is_silent(self) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from asgiref.testing import ApplicationCommunicator
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 _Communicator: Any = ApplicationCommunicator  # its methods have no types
 
 

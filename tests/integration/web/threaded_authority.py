@@ -16,7 +16,7 @@ from session_authority_server.domain.policy import Policy
 from tests.acceptance.authority import Authority, running_authority
 
 T = TypeVar("T")
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 
 
 @dataclass

@@ -23,7 +23,7 @@ from session_authority_server.domain.session import Ending, EndReason, Initiatin
 from session_authority_server.usecases.audit import EVENTS_AT_ONCE
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 
 
 def ended(number: int) -> SessionEnded:

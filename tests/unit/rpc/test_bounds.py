@@ -114,7 +114,7 @@ async def _fill(service: Service, stub: "SessionServiceAsyncStub") -> list[Any]:
     """Have as many calls under way as may be."""
     calls = [asyncio.ensure_future(stub.ValidateSession(_validation())) for _ in range(LIMIT)]
     for _ in calls:
-        await asyncio.wait_for(service.begun.acquire(), 5)
+        await asyncio.wait_for(service.begun.acquire(), 60)
     return calls
 
 
@@ -147,7 +147,7 @@ async def test_there_is_room_again_when_calls_end_however_they_end(
                 continue
             return
 
-    await asyncio.wait_for(until_there_is_room(), 5)
+    await asyncio.wait_for(until_there_is_room(), 60)
     service.go_on.set()
     await asyncio.gather(*calls[1:])
     for _ in range(LIMIT + 1):  # failures leave no trace either

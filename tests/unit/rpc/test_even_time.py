@@ -85,7 +85,7 @@ def test_a_loop_that_was_closed_keeps_no_other_waiting() -> None:
         await alarm.at(time.monotonic() + 0.1)
 
     asyncio.run(leave())
-    asyncio.run(asyncio.wait_for(wait(), 10))
+    asyncio.run(asyncio.wait_for(wait(), 60))
 
 
 async def test_its_thread_ends_when_nobody_waits_and_another_begins_with_the_next(
@@ -113,7 +113,7 @@ async def test_who_comes_just_as_its_thread_would_end_is_woken(
     with alarm._changed:  # as its wait is over, before it is told so
         await asyncio.sleep(0.2)
         end = alarm.at(time.monotonic())
-    await asyncio.wait_for(end, 10)
+    await asyncio.wait_for(end, 60)
 
 
 async def test_a_thread_that_could_not_start_keeps_no_later_caller_waiting(
@@ -127,4 +127,4 @@ async def test_a_thread_that_could_not_start_keeps_no_later_caller_waiting(
         patched.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="new thread"):
             alarm.at(time.monotonic())
-    await asyncio.wait_for(alarm.at(time.monotonic()), 10)
+    await asyncio.wait_for(alarm.at(time.monotonic()), 60)

@@ -30,7 +30,7 @@ from session_authority_server.watch.hub import SILENCE_SECONDS, STREAMS_LIMIT, H
 from session_authority_server.watch.in_process import InProcessChannel
 
 LEASE = timedelta(seconds=2)
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class Watched:

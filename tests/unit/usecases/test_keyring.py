@@ -227,7 +227,7 @@ async def test_a_failure_stops_neither_the_reading_nor_the_writing(
     tasks = [
         asyncio.create_task(each) for each in (keyring.keep_current(), keyring.keep_uses_written())
     ]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while store.reads < 3:
             await asyncio.sleep(0.001)
         store.failing = False

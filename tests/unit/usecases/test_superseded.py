@@ -138,7 +138,7 @@ async def test_a_store_that_is_slow_to_end_a_session_neither_delays_nor_spoils_a
     strict.clock.advance(GRACE)
     go_on = asyncio.Event()
     strict.store.before["transact"] = go_on.wait
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await use(strict, how, old)
         go_on.set()
         await strict.superseded.settle()

@@ -14,7 +14,7 @@ from tests.unit.client.fake_authority import (
     session_message,
 )
 
-PATIENCE_SECONDS = 15
+PATIENCE_SECONDS = 60
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -204,7 +204,7 @@ async def test_use_is_reported_in_the_background_with_the_latest_address(
         await near.validate("t-1")
         return bool(authority.calls)
 
-    ends_at = time.monotonic() + 10
+    ends_at = time.monotonic() + 60
     while not await used():
         assert time.monotonic() < ends_at
         await asyncio.sleep(0.05)
@@ -230,7 +230,7 @@ async def test_a_report_that_finds_the_session_dead_takes_it_out(
         v1.ValidateSessionResponse(rejection=v1.Rejection(reason=v1.REJECTION_REASON_EXPIRED)),
     )
     assert await near.validate("t-1")
-    ends_at = time.monotonic() + 10
+    ends_at = time.monotonic() + 60
     while near.statistics.size:
         await near.validate("t-1")  # the first report fails, which is no reason to forget anything
         assert time.monotonic() < ends_at
