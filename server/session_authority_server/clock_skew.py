@@ -61,7 +61,6 @@ class ClockSkew:
         while questions and self._theirs.uncertainty_seconds > _QUICK_SECONDS:
             await self.measure()
             questions -= 1
-        self.wrong = self._judge()
 
     async def measure(self) -> timedelta:
         """Ask the database for its time, and return how far the machine's clock is certainly ahead of it.
@@ -81,6 +80,8 @@ class ClockSkew:
             return theirs, asked, elapsed_seconds()
 
         self._theirs.learn(*await self._database.read(ask))
+        # At once: calls already get the time that was just learned.
+        self.wrong = self._judge()
         return self._theirs.skew()
 
     async def require_right_clock(self) -> None:
@@ -91,9 +92,7 @@ class ClockSkew:
             StoreUnavailable: If the database doesn't answer.
         """
         await self.measure()
-        wrong = self._judge()
-        if wrong is not None:
-            raise wrong
+        self.refuse_if_wrong()
 
     def refuse_if_wrong(self) -> None:
         """Refuse a call as long as the latest comparison found the machine's clock wrong.
@@ -119,16 +118,18 @@ class ClockSkew:
         if self.wrong is not None:
             self._log_change()
         measure_at = 0.0
-        is_near = False
+        is_near, served = False, self.wrong is None
         while True:
             if elapsed_seconds() >= measure_at:
                 with contextlib.suppress(StoreUnavailable):  # the store has logged it
                     await self.measure()
                 measure_at = elapsed_seconds() + MEASURE_SECONDS
-            before, self.wrong = self.wrong, self._judge()
-            if (self.wrong is None) != (before is None):
+            self.wrong = self._judge()
+            serves = self.wrong is None
+            if serves != served:
                 self._log_change()
-                await set_serving(self.wrong is None)
+                await set_serving(serves)
+            served = serves
             skew = self._skew()
             if not is_near and self.wrong is None and abs(skew) >= WORTH_A_WARNING:
                 _log.warning("%s; keep both by NTP", _distance(skew))

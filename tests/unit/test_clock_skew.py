@@ -90,6 +90,18 @@ async def test_a_server_stops_serving_while_its_clock_is_wrong_and_goes_on_by_it
     assert "stopped serving: this machine's clock is" in caplog.messages[0]
 
 
+async def test_every_comparison_that_finds_the_clock_wrong_stops_calls_at_once(
+    database: Database, machine: MachineClocks
+) -> None:
+    skew = ClockSkew(database)
+    await skew.settle()
+    machine.step(timedelta(hours=1))
+    with pytest.raises(ClockWrong):
+        await skew.require_right_clock()  # as the upkeep does
+    with pytest.raises(ClockWrong):
+        skew.refuse_if_wrong()
+
+
 async def test_a_step_is_noticed_while_the_database_does_not_answer(
     database: Database, machine: MachineClocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
