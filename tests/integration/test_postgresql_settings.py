@@ -25,6 +25,7 @@ from session_authority_server.composing import jobs
 from session_authority_server.config import Settings, load_settings
 from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.clock import SystemClock
+from session_authority_server.store.condition import PostgresqlCondition, read_condition
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
 from session_authority_server.watch.notifications import NotificationChannel
@@ -249,6 +250,20 @@ def test_tables_that_search_path_hides_are_named(refusal: Refusal) -> None:
             said = refusal(*command.split(), "--database-url", hiding)
             assert "the schema public has such tables, but search_path does not name it" in said
             assert "SET search_path = public" in said
+
+
+async def test_schemas_in_which_every_role_may_create_objects_are_named() -> None:
+    with postgresql.fresh_database() as url:
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute("CREATE SCHEMA closed")
+            admin.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        database = Database.postgresql(f"{url}?options={quote('-c search_path=closed,public')}")
+        try:
+            condition = await read_condition(database)
+        finally:
+            await database.close()
+    assert isinstance(condition, PostgresqlCondition)
+    assert condition.open_schemas == "public"
 
 
 async def _every_call_means_the_same(url: str, listen_url: str) -> None:

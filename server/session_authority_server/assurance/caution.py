@@ -349,6 +349,19 @@ def files_are_open(facts: Facts) -> Iterator[Caution]:
             )
 
 
+def others_change_what_statements_mean(facts: Facts) -> Iterator[Caution]:
+    """Warn of schemas in which others may create operators and functions that our statements would then call."""
+    match facts.condition:
+        case PostgresqlCondition(open_schemas=str(schemas)):
+            yield Caution(
+                "open-schema",
+                "database",
+                f"every role of the database may create operators and functions in {schemas}, and our statements "
+                "would call them",
+                f"run: REVOKE CREATE ON SCHEMA {schemas} FROM PUBLIC",
+            )
+
+
 def the_file_has_several_names(facts: Facts) -> Iterator[Caution]:
     """Tell of a SQLite file that can be opened by another name, and so with another log."""
     if facts.names > 1:
@@ -406,6 +419,7 @@ WATCHES: Sequence[Watch] = (
     the_certificate_ends,
     files_are_open,
     loses_commits,
+    others_change_what_statements_mean,
     the_file_has_several_names,
     fails_over_to_the_past,
     clocks_differ,

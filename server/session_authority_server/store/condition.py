@@ -27,6 +27,8 @@ _POSTGRESQL = text(
     "WHERE state IS DISTINCT FROM 'backup' AND sync_state = 'async') AS asynchronous_standbys, "
     "coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) OR "
     "coalesce((SELECT encrypted FROM pg_stat_gssapi WHERE pid = pg_backend_pid()), false) AS encrypted, "
+    "(SELECT string_agg(quote_ident(nspname), ', ') FROM pg_namespace WHERE nspname = ANY (current_schemas(false)) "
+    "AND has_schema_privilege('public', oid, 'CREATE')) AS open_schemas, "
     "host(inet_client_addr()) AS client_address, host(inet_server_addr()) AS server_address"
 )
 
@@ -56,6 +58,7 @@ class PostgresqlCondition:
         encrypted: Whether the connection is.
         verified: Whether the server has to prove who it is.
         is_local: Whether the connection stays on this machine.
+        open_schemas: The schemas of search_path in which every role may create objects; None if there are none.
     """
 
     synchronous_commit: str
@@ -67,6 +70,7 @@ class PostgresqlCondition:
     encrypted: bool
     verified: bool
     is_local: bool
+    open_schemas: str | None = None
 
 
 Condition = SqliteCondition | PostgresqlCondition

@@ -126,6 +126,7 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
         ],
         [an_installation(condition=SQLITE, filesystem="xfs")],
     ),
+    "open-schema": ([postgresql(open_schemas="public")], [an_installation(condition=SQLITE)]),
     "several-names": (
         [an_installation(condition=SQLITE, names=2)],
         [an_installation(condition=SQLITE, names=1)],
