@@ -24,6 +24,19 @@ _VALUE = re.compile(r"[A-Za-z0-9_-]+")
 _EARLY_HEADERS = ("sec-purpose", "x-sec-purpose", "purpose", "x-purpose", "x-moz")
 """What browsers send when nobody looks at the page yet: "prefetch", "prefetch;prerender", "preview"."""
 
+_SCHEME_HEADERS = (
+    "x-forwarded-proto",
+    "forwarded",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-url-scheme",
+    "cloudfront-forwarded-proto",
+    "cf-visitor",
+)
+_TLS_HEADERS = ("x-forwarded-ssl", "front-end-https")
+"""What proxies set to "on" if the browser uses HTTPS."""
+_FORWARDED_HOST = re.compile(r'host\s*=\s*"?([^";,]+)', re.IGNORECASE)
+
 _log = logging.getLogger("session_authority.web")
 
 
@@ -195,6 +208,27 @@ def is_local_origin(origin: str | None) -> bool:
         return True
     scheme, _, host = origin.partition("://")
     return scheme == "http" and _is_own_machine(host)
+
+
+def is_local_request(scheme: str, host: str, header: Callable[[str], str]) -> bool:
+    """Say whether a request is local by all that its headers say, even those of proxies that nobody trusts.
+
+    Args:
+        scheme: The request's scheme, as far as is known.
+        host: The `Host` header.
+        header: Returns a header by its name in lower case, or "".
+    """
+    return is_local(scheme, host, header("origin")) and not _is_forwarded_from_elsewhere(header)
+
+
+def _is_forwarded_from_elsewhere(header: Callable[[str], str]) -> bool:
+    """Say whether a proxy says that the browser uses HTTPS or another machine's host name."""
+    hosts = [*header("x-forwarded-host").split(","), *_FORWARDED_HOST.findall(header("forwarded"))]
+    return (
+        any("https" in header(name).lower() for name in _SCHEME_HEADERS)
+        or any(header(name).strip().lower() == "on" for name in _TLS_HEADERS)
+        or not all(_is_own_machine(host.strip()) for host in hosts if host.strip())
+    )
 
 
 def _unquoted(value: str) -> str:

@@ -18,7 +18,7 @@ from session_authority.session import (
     Session,
     ValidationRequest,
 )
-from session_authority.web.cookies import SetCookie, is_local, is_local_origin, may_clear
+from session_authority.web.cookies import SetCookie, is_local_origin, is_local_request, may_clear
 from session_authority.web.origin import normal_origin
 from session_authority.web.site import Arrival
 from session_authority.web.site import Site as Site  # apps may import it from here
@@ -61,15 +61,11 @@ class Visit:
         """Whether the browser talks plain HTTP to its own machine.
 
         A proxy may put "localhost" into `Host`. So each of the other signs must agree: the site's origin, the
-        request's origin, and what any proxy says of the scheme, whether trusted or not.
+        request's origin, and what any proxy says of the scheme and the host, whether trusted or not.
         """
-        header = self._arrival.header
-        said = header("x-forwarded-proto") + header("forwarded")
-        return (
-            is_local(self._scheme, self._arrival.host, header("origin"))
-            and is_local_origin(self._site.origin)
-            and "https" not in said.lower()
-        )
+        arrival = self._arrival
+        is_local = is_local_request(self._scheme, arrival.host, arrival.header)
+        return is_local and is_local_origin(self._site.origin)
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:

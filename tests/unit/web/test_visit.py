@@ -520,6 +520,14 @@ def test_the_origin_can_be_given() -> None:
         (Site(), {"origin": "https://app.example"}),
         (Site(), {"x-forwarded-proto": "https"}),  # of a proxy that nobody named
         (Site(), {"forwarded": "for=203.0.113.7;Proto=HTTPS"}),
+        (Site(), {"forwarded": 'for=203.0.113.7;host="app.example"'}),
+        (Site(), {"x-forwarded-host": "app.example"}),
+        (Site(), {"x-forwarded-host": "localhost, app.example:443"}),
+        (Site(), {"x-forwarded-ssl": "on"}),
+        (Site(), {"front-end-https": "On"}),
+        (Site(), {"x-forwarded-scheme": "https"}),
+        (Site(), {"x-url-scheme": "https"}),
+        (Site(), {"cf-visitor": '{"scheme":"https"}'}),
         (Site(client_ip=ClientIp(["8.8.8.8"])), {"x-forwarded-proto": "https"}),
     ],
 )
@@ -538,7 +546,11 @@ def test_behind_a_proxy_that_says_localhost_the_plain_cookie_is_neither_read_nor
 @pytest.mark.parametrize("origin", [None, "http://localhost:8000", "http://[::1]:8000"])
 def test_a_site_in_development_uses_the_plain_cookie(origin: str | None) -> None:
     it = visit(
-        site=Site(origin=origin), scheme="http", host="localhost:8000", cookie="auth_session=ses_a"
+        site=Site(origin=origin),
+        scheme="http",
+        host="localhost:8000",
+        cookie="auth_session=ses_a",
+        **{"x-forwarded-host": "localhost:5173", "x-forwarded-proto": "http"},
     )
 
     assert it.tokens == ("ses_a",)
