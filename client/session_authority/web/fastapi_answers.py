@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
@@ -15,8 +16,8 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
-from session_authority.web.asgi import SESSIONS_KEY, AsyncVisit, visit_key
-from session_authority.web.next_page import confirm_address, next_page
+from session_authority.web.asgi import SESSIONS_KEY, AsyncVisit, Scope, visit_key
+from session_authority.web.next_page import confirm_address, is_same_page
 from session_authority.web.visit import RETRY_AFTER_SECONDS
 
 _POLICY_VIOLATION, _INTERNAL_ERROR, _TRY_AGAIN_LATER = 1008, 1011, 1013
@@ -68,8 +69,8 @@ def _confirm_address(connection: HTTPConnection) -> str | None:
     confirm_url = _sessions(connection).page_options.reauthenticate_url
     if confirm_url is None or "text/html" not in connection.headers.get("accept", ""):
         return None
-    path, query = connection.url.path, connection.url.query
-    if next_page(path, default="", confirm_url=confirm_url) == "":
+    path, query = _path(connection.scope), connection.url.query
+    if is_same_page(path, confirm_url):
         return None
     return confirm_address(
         confirm_url,
@@ -78,6 +79,14 @@ def _confirm_address(connection: HTTPConnection) -> str | None:
         referer=connection.headers.get("referer", ""),
         origin=_visit(connection).origin,
     )
+
+
+def _path(scope: Scope) -> str:
+    """Return the path that the browser sees, quoted. A proxy may have taken the root path off."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    if not (path + "/").startswith(root.rstrip("/") + "/"):
+        path = root + path
+    return quote(path, safe="/:@!$&'()*+,;=")
 
 
 def _sessions(connection: HTTPConnection) -> Any:

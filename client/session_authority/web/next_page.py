@@ -22,7 +22,7 @@ def confirm_address(
     """
     if method not in ("GET", "HEAD"):
         path = referer.removeprefix(origin) if referer.startswith(origin + "/") else ""
-    if not is_path(path) or _is_same_page(path, confirm_url):
+    if not is_path(path) or is_same_page(path, confirm_url):
         return confirm_url
     return f"{confirm_url}{'&' if '?' in confirm_url else '?'}{urlencode({'next': path})}"
 
@@ -32,12 +32,13 @@ def next_page(given: str | None, *, default: str, confirm_url: str | None) -> st
 
     The confirming page itself is no page to return to: the user would confirm without end.
     """
-    if not given or not is_path(given) or (confirm_url and _is_same_page(given, confirm_url)):
+    if not given or not is_path(given) or (confirm_url and is_same_page(given, confirm_url)):
         return default
     return given
 
 
-def _is_same_page(path: str, url: str) -> bool:
+def is_same_page(path: str, url: str) -> bool:
+    """Say whether a path of this site is that of an address."""
     return _normal_path(path) == _normal_path(url)
 
 

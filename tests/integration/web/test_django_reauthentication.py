@@ -51,6 +51,7 @@ urlpatterns = [
     path("act", act),
     path("me", me),
     path("vault", vault),
+    path("vaults/<path:name>", lambda request, name: vault(request)),
     path("api/vault", Vault.as_view()),
     path("confirm-key", ConfirmKey.as_view()),
     path("guarded-confirm", recent_authentication(minutes=10)(ConfirmKey.as_view())),
@@ -168,6 +169,13 @@ def test_a_confirming_page_that_is_guarded_itself_is_refused_instead_of_looped(
     with override_settings(SESSION_AUTHORITY={**settings.SESSION_AUTHORITY, "PAGE": page}):
         assert browser.get("/vault").headers["Location"] == "/guarded-confirm?next=%2Fvault"
         assert browser.get("/guarded-confirm").status_code == 403
+
+
+@pytest.mark.parametrize("name", ["a%20b", "%C3%A4", "a%3Fb", "a%25b"])
+def test_a_path_with_any_letters_is_returned_to(browser: Browser, name: str) -> None:
+    sent = browser.get(f"/vaults/{name}").headers["Location"]
+    back = confirm(browser, sent)
+    assert back.headers["Location"] == f"/vaults/{name}"
 
 
 @pytest.mark.parametrize("path", ["/vault", "/api/vault"])

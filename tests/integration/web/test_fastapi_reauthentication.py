@@ -172,3 +172,21 @@ async def test_a_site_with_a_clock_of_its_own_keeps_it(authority: testing.Author
         await browser.post("/sign-in")
         authority.advance(HOUR)
         assert (await browser.get("/listed")).status_code == 200
+
+
+@pytest.mark.parametrize("root_path", ["", "/api"])
+@pytest.mark.parametrize("name", ["a", "a%20b", "%C3%A4", "a%3Fb", "a%25b", "a?x=1&y=%20"])
+async def test_the_path_that_the_browser_sees_is_returned_to(
+    authority: testing.Authority, root_path: str, name: str
+) -> None:
+    """A proxy may serve the app below a root path, which it takes off."""
+    async with authority.async_client() as client:
+        app = shop_app(Sessions(client), f"{root_path}/confirm")
+        add_guarded(app, "/vaults/{name}", dependencies=[RecentAuthentication(minutes=10)])
+        transport = httpx.ASGITransport(app, root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="https://app.example") as it:
+            await it.post("/sign-in")
+            authority.advance(HOUR)
+            sent = (await it.get(f"/vaults/{name}", headers=HTML)).headers["location"]
+            back = await it.post(sent.removeprefix(root_path))
+    assert back.headers["location"] == f"{root_path}/vaults/{name}"

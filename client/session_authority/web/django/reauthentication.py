@@ -20,7 +20,7 @@ from django.views.generic import FormView
 
 from session_authority.web.django.options import options
 from session_authority.web.django.requests import SessionRequest
-from session_authority.web.next_page import confirm_address, next_page
+from session_authority.web.next_page import confirm_address, is_same_page, next_page
 
 BELOW = "reauthenticate"
 """The path of the view below the sessions page."""
@@ -113,7 +113,7 @@ def way_to_confirm(request: HttpRequest) -> str | None:
     url = confirm_url()
     if url is None or not wants_html(request):
         return None
-    if next_page(request.path, default="", confirm_url=url) == "":
+    if is_same_page(request.path, url):
         return None
     return confirm_address(
         url,
