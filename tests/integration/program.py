@@ -24,6 +24,7 @@ BIN = Path(sys.executable).parent
 COMMAND = BIN / "session-authority"
 START_SECONDS = 60
 EXIT_SECONDS = 60
+_COMMAND_SECONDS = 120
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -37,21 +38,21 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(
-    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None
+    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None, said: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself, in this process: starting another takes two seconds.
 
     A command needs an event loop of its own, so that an asynchronous test starts a process after all.
     """
     if _is_in_an_event_loop():
-        return run_process(*arguments, cwd=cwd, settings=settings)
+        return run_process(*arguments, cwd=cwd, settings=settings, said=said)
     given = environment(**(settings or {}))
     absent = dict.fromkeys(os.environ.keys() - given.keys())
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
         with contextlib.chdir(cwd):
-            done = CliRunner().invoke(commands, arguments, env=absent | given)
+            done = CliRunner().invoke(commands, arguments, input=said, env=absent | given)
     finally:
         root.handlers[:], root.level = handlers, level
         structlog.reset_defaults()
@@ -70,16 +71,17 @@ def _is_in_an_event_loop() -> bool:
 
 
 def run_process(
-    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None, seconds: float = 60
+    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None, said: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself, in a process of its own."""
     return subprocess.run(
         [COMMAND, *arguments],
         cwd=cwd,
         env=environment(**(settings or {})),
+        input=said,
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=_COMMAND_SECONDS,
         check=False,
     )
 

@@ -10,14 +10,14 @@ import pytest
 
 from session_authority import NewSession, SessionClient
 from session_authority.session import RejectionReason
-from tests.integration.program import COMMAND, Program, environment, run, serving
+from tests.integration.program import Program, run, run_process, serving
 
 MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Program]:
-    with serving(tmp_path) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    with serving(tmp_path_factory.mktemp("served")) as running:
         yield running
 
 
@@ -30,15 +30,8 @@ def client(server: Program) -> Iterator[SessionClient]:
 def revoke(
     address: str, *options: str, said: str = "", **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, "revoke", *options],
-        env=environment(SESSION_AUTHORITY_ADDRESS=address, **settings),
-        input=said,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    given = {"SESSION_AUTHORITY_ADDRESS": address, **settings}
+    return run("revoke", *options, cwd=Path(), settings=given, said=said)
 
 
 def assert_ended(done: subprocess.CompletedProcess[str]) -> None:
@@ -138,7 +131,7 @@ def test_an_operator_beside_the_database_has_its_development_key(tmp_path: Path)
     elsewhere.mkdir()
     with serving(tmp_path, asking_for_keys=True) as server:
         at = {"SESSION_AUTHORITY_ADDRESS": server.address}
-        assert_ended(run("revoke", "--user", "ada", cwd=tmp_path, settings=at))
+        assert_ended(run_process("revoke", "--user", "ada", cwd=tmp_path, settings=at))
         refused = run("revoke", "--user", "ada", cwd=elsewhere, settings=at)
     assert refused.returncode == 1
     assert "no API key" in refused.stderr
