@@ -79,7 +79,13 @@ def test_any_other_answer_is_found(answer: Answer) -> None:
 
 def test_every_fault_of_the_authority_is_one() -> None:
     faulty = {row.reason_name for row in TABLE.values() if faults(CREATE, _of(row))}
-    assert faulty == {"INTERNAL", "STORE_UNAVAILABLE", "DEADLINE_EXCEEDED", "SERVER_OVERLOADED"}
+    assert faulty == {
+        "INTERNAL",
+        "STORE_UNAVAILABLE",
+        "CLOCK_WRONG",
+        "DEADLINE_EXCEEDED",
+        "SERVER_OVERLOADED",
+    }
 
 
 def _of(row: error_table.Row) -> Answer:
