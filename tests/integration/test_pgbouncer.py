@@ -17,6 +17,7 @@ from tests.postgresql import Cluster
 
 POOL_SIZE = 4
 CALLERS = 60
+LOAD_SECONDS = 120  # for a busy machine, or until a pooler that has gone is noticed
 LOAD_CREATED = 200
 OVERDUE = 700
 NO_TURN = "was to be had in time"
@@ -110,8 +111,9 @@ async def test_many_callers_share_few_connections_and_nothing_leaks_between_them
     server: Program, cluster: Cluster, pooler: Pooler
 ) -> None:
     async with calling(server) as calls, under_load(calls, CALLERS) as ledger:
-        while len(ledger.created) < LOAD_CREATED:
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(LOAD_SECONDS):
+            while len(ledger.created) < LOAD_CREATED:
+                await asyncio.sleep(0.02)
     expected = [cluster.psql(f"SHOW {name}") for name in SETTINGS]
     with contextlib.ExitStack() as stack:
         held = [
