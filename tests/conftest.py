@@ -1,10 +1,24 @@
+"""What every test uses: the host that serves, and stores that are patient on a busy machine."""
+
 from collections.abc import Iterator
 
 import pytest
 
 from session_authority_server.store import dialect, hot_read, postgresql_session, time_limit
+from tests.hosts import HOSTS
 
 PATIENCE_SECONDS = 30.0
+
+
+@pytest.fixture(scope="session")
+def host() -> str:
+    """The host of the servers that a test starts."""
+    return "native"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "host" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_hosts"):
+        metafunc.parametrize("host", HOSTS, scope="session")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,15 +21,10 @@ _KEEPALIVE_TIMEOUT_SECONDS = 10
 _CONNECT_TIMEOUT_SECONDS = 2
 _INITIAL_RECONNECT_BACKOFF_SECONDS = 0.1
 _MAX_RECONNECT_BACKOFF_SECONDS = 2
-_CONNECTIONS = 6
-"""To each address. The authority takes 8 calls at once on a connection, and so 48 of a client, fewer than a server lets
-wait. Were it one connection, a few sign-ins that wait for the store would keep validations waiting behind them."""
 
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
-        # One more is opened when all are full: gRPC's proposal A105.
-        "connectionScaling": {"maxConnectionsPerSubchannel": _CONNECTIONS},
         "methodConfig": [
             # Whoever watches learns of each loss of the stream, and paces the attempts.
             {"name": [{"service": "session_authority.v1.SessionWatchService"}]},

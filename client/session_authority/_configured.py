@@ -43,6 +43,7 @@ class ConfiguredClient(Generic[_Key, _Connection, _NearCache]):
         client_certificate: bytes | None = None,
         client_key: bytes | None = None,
         near_cache: NearCache | bool = False,
+        batching: bool = True,
     ) -> None:
         """Take the settings; nothing connects yet.
 
@@ -61,6 +62,7 @@ class ConfiguredClient(Generic[_Key, _Connection, _NearCache]):
             client_key: The private key of that certificate, as PEM without a passphrase.
             near_cache: Whether to keep answers in memory for as long as the authority vouches for them, and
                 with which settings (docs/near-cache.md). The API key has to permit watching.
+            batching: Whether calls of `validate` that wait at the same time share one RPC.
 
         Raises:
             ConfigurationError: An argument has no usable value.
@@ -77,6 +79,7 @@ class ConfiguredClient(Generic[_Key, _Connection, _NearCache]):
             near_cache=(NearCache() if near_cache else None)
             if isinstance(near_cache, bool)
             else near_cache,
+            batching=batching,
         )
         self._outages = OutageLog(self._settings.address)
         self._connections: dict[_Key, _Connection] = {}
@@ -94,7 +97,8 @@ class ConfiguredClient(Generic[_Key, _Connection, _NearCache]):
         `SESSION_AUTHORITY_DEADLINE_SECONDS` (5), `SESSION_AUTHORITY_TLS` ("on" or "off"; on unless
         the address is local), and the paths of PEM files: `SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES`,
         `SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE` and `SESSION_AUTHORITY_TLS_CLIENT_KEY`. Also
-        `SESSION_AUTHORITY_NEAR_CACHE` ("on" or "off", which it is unless set).
+        `SESSION_AUTHORITY_NEAR_CACHE` ("on" or "off"; off unless set) and `SESSION_AUTHORITY_BATCHING` ("on" or
+        "off"; on unless set).
 
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
@@ -109,6 +113,7 @@ class ConfiguredClient(Generic[_Key, _Connection, _NearCache]):
             client_certificate=settings.client_certificate,
             client_key=settings.client_key,
             near_cache=settings.near_cache or False,
+            batching=settings.batching,
         )
 
     @property

@@ -9,7 +9,6 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from session_authority._throttle import RETRY_AFTER
 from session_authority.errors import (
     ApiKeyRejected,
     AuthenticationTooOld,
@@ -32,6 +31,7 @@ from session_authority.errors import (
 )
 
 _DOMAIN = "session-authority"
+RETRY_AFTER = timedelta(seconds=1)  # where the server names no delay
 _DETAILS_KEY = "grpc-status-details-bin"
 
 # No answer of the authority quotes a secret; what stands between may.
@@ -94,21 +94,6 @@ class _Details(NamedTuple):
     metadata: Mapping[str, str] = {}
     violations: tuple[FieldViolation, ...] = ()
     retry_after: timedelta | None = None
-
-
-def was_answered(code: grpc.StatusCode, error: BaseException) -> bool | None:
-    """Say whether a failed call was answered, or else refused for overload; None for neither.
-
-    What can't be reached, has no store or gives no answer in time says nothing of how much it carries. Whoever
-    refuses without a reason (gRPC, a proxy) is overloaded.
-    """
-    if not isinstance(error, Unavailable):
-        return True
-    if error.reason == "SERVER_OVERLOADED":
-        return False
-    if code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return None
-    return error.reason is not None
 
 
 def error_of(failure: Failure) -> SessionAuthorityError:

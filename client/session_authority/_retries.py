@@ -56,20 +56,6 @@ class RetryBudget:
             return self._tokens > BUDGET_TOKENS / 2
 
 
-class Failed(Exception):
-    """A call failed for good.
-
-    Attributes:
-        failure: What to raise.
-        answered: What `was_answered` says of it.
-    """
-
-    def __init__(self, failure: SessionAuthorityError, answered: bool | None) -> None:
-        super().__init__()
-        self.failure = failure
-        self.answered = answered
-
-
 class Attempts:
     """The attempts of one call."""
 

@@ -23,6 +23,7 @@ _TLS_ROOT_CERTIFICATES = "SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES"
 _TLS_CLIENT_CERTIFICATE = "SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE"
 _TLS_CLIENT_KEY = "SESSION_AUTHORITY_TLS_CLIENT_KEY"
 _NEAR_CACHE = "SESSION_AUTHORITY_NEAR_CACHE"
+_BATCHING = "SESSION_AUTHORITY_BATCHING"
 _VARIABLES = {
     "address": _ADDRESS,
     "api_key": _API_KEY,
@@ -32,6 +33,7 @@ _VARIABLES = {
     "client_certificate": _TLS_CLIENT_CERTIFICATE,
     "client_key": _TLS_CLIENT_KEY,
     "near_cache": _NEAR_CACHE,
+    "batching": _BATCHING,
 }
 
 # What gRPC does with anything else, it does in silence: it calls without a certificate.
@@ -56,6 +58,7 @@ class Settings:
     client_certificate: bytes | None = field(default=None, repr=False)
     client_key: bytes | None = field(default=None, repr=False)
     near_cache: NearCache | None = None
+    batching: bool = True
 
     def __post_init__(self) -> None:
         if not _is_address(self.address):
@@ -145,6 +148,7 @@ class Settings:
                 ),
                 client_key=_content("client_key", environ.get(_TLS_CLIENT_KEY)),
                 near_cache=NearCache() if _switch("near_cache", environ.get(_NEAR_CACHE)) else None,
+                batching=_switch("batching", environ.get(_BATCHING)) is not False,
             )
         except ConfigurationError as error:
             problem = ConfigurationError(_VARIABLES[error.setting], error.problem)

@@ -11,13 +11,13 @@ from typing import Self, TypeAlias, TypeVar
 
 import grpc
 
-from session_authority import _core
+from session_authority import _batching, _core
+from session_authority._batching_aio import Batcher, Run
 from session_authority._channel import WITHOUT_RETRIES, channel_options
 from session_authority._configured import ConfiguredClient
-from session_authority._error_details import error_of, was_answered
-from session_authority._retries import Attempts, Failed, RetryBudget
+from session_authority._error_details import error_of
+from session_authority._retries import Attempts, RetryBudget
 from session_authority._settings import Settings
-from session_authority._throttle import Throttle
 from session_authority.errors import ClientClosed, SessionAuthorityError
 from session_authority.near_cache import operations, watching
 from session_authority.near_cache.driving_aio import AsyncDriver
@@ -41,20 +41,21 @@ _Key: TypeAlias = tuple[int, asyncio.AbstractEventLoop]
 @dataclass(frozen=True, slots=True)
 class _Connection:
     channel: grpc.aio.Channel
-    throttle: Throttle = field(default_factory=Throttle)
+    batcher: Batcher
     retries: RetryBudget = field(default_factory=RetryBudget)
     methods: dict[str, "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"] = field(
         default_factory=dict
     )
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
-        """Make a channel. It connects when it is first called on."""
+    def open(cls, settings: Settings, run: Run) -> Self:
+        """Make a channel, which connects at its first call, and what sends validations through it."""
+        batcher = Batcher(run, _batching.ask, settings.deadline_seconds)
         credentials = settings.credentials()
         options = [*channel_options(settings), WITHOUT_RETRIES]
         if credentials is None:
-            return cls(grpc.aio.insecure_channel(settings.address, options))
-        return cls(grpc.aio.secure_channel(settings.address, credentials, options))
+            return cls(grpc.aio.insecure_channel(settings.address, options), batcher)
+        return cls(grpc.aio.secure_channel(settings.address, credentials, options), batcher)
 
     def method(self, path: str) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
         """Give the callable for a method, made once."""
@@ -153,9 +154,11 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
         """
         near = self._near
         if near is None:
-            return await self.run_operation(
-                _core.validate(ValidationRequest(token, ip_address, user_id, passive))
-            )
+            request = ValidationRequest(token, ip_address, user_id, passive)
+            if not self._settings.batching:
+                return await self.run_operation(_core.validate(request))
+            self._check_open()
+            return await self._connection().batcher.validate(request)
         # The clock is read before anything is looked up: `NearCacheCore.lookup` says why.
         found = near.lookup(near.now(), token, ip_address, user_id, passive)
         if found is not None:
@@ -333,7 +336,9 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
         finally:
             operation.close()  # at once, though an error still holds this frame
 
-    async def _repeated(self, connection: _Connection, call: _core.Call) -> bytes:
+    async def _repeated(
+        self, connection: _Connection, call: _core.Call
+    ) -> bytes | SessionAuthorityError:
         """Call until there is an answer, or a failure that is not to be repeated."""
         method = connection.method(call.method)
         attempts = Attempts(connection.retries, self._settings.deadline_seconds)
@@ -343,23 +348,23 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
                     call.payload, timeout=attempts.seconds_left(), metadata=self._settings.metadata
                 )
             except grpc.RpcError as error:
-                code, failure = error.code(), error_of(error)
+                failure = error_of(error)
                 pause = attempts.pause_after(error, failure)
             else:
                 connection.retries.answered()
                 return answer
             if pause is None or self._closed:
-                raise Failed(failure, was_answered(code, failure))
+                return failure
             await asyncio.sleep(pause)
 
     async def _send(self, call: _core.Call) -> bytes:
         connection = self._connection()
         failure: BaseException
-        begun, answered = connection.throttle.begin(call.method), None
         try:
             answer = await self._repeated(connection, call)
-        except Failed as failed:
-            failure, answered = failed.failure, failed.answered
+            if isinstance(answer, bytes):
+                return answer
+            failure = answer
         except grpc.aio.UsageError as error:  # the channel was closed before the call began
             failure = error
         except asyncio.CancelledError as error:
@@ -368,11 +373,7 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
             if not self._closed or (task is not None and task.cancelling()):
                 raise
             failure = error
-        else:
-            answered = True
-            return answer
         finally:
-            connection.throttle.end(begun, answered=answered)
             if self._near is not None:
                 operations.forget_changed(self._near.core, call)
         if self._closed:
@@ -394,7 +395,9 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
         for owner, loop in [*self._connections]:
             if owner == process_id and loop.is_closed():
                 self._connections.pop((owner, loop), None)
-        return self._connections.setdefault(here, _Connection.open(self._settings))
+        return self._connections.setdefault(
+            here, _Connection.open(self._settings, self.run_operation)
+        )
 
 
 class _ForNearCache:

@@ -11,13 +11,13 @@ from typing import Self, TypeVar
 
 import grpc
 
-from session_authority import _core
+from session_authority import _batching, _core
+from session_authority._batching_sync import Batcher, Run
 from session_authority._channel import WITHOUT_RETRIES, channel_options
 from session_authority._configured import ConfiguredClient
-from session_authority._error_details import error_of, was_answered
-from session_authority._retries import Attempts, Failed, RetryBudget
+from session_authority._error_details import error_of
+from session_authority._retries import Attempts, RetryBudget
 from session_authority._settings import Settings
-from session_authority._throttle import Throttle
 from session_authority.errors import ClientClosed, SessionAuthorityError
 from session_authority.near_cache import operations, watching
 from session_authority.near_cache.driving_sync import Driver, Stream
@@ -38,18 +38,19 @@ _Result = TypeVar("_Result")
 @dataclass(frozen=True, slots=True)
 class _Connection:
     channel: grpc.Channel
-    throttle: Throttle = field(default_factory=Throttle)
+    batcher: Batcher
     retries: RetryBudget = field(default_factory=RetryBudget)
     methods: dict[str, "grpc.UnaryUnaryMultiCallable[bytes, bytes]"] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
-        """Make a channel. It connects when it is first called on."""
+    def open(cls, settings: Settings, run: Run) -> Self:
+        """Make a channel, which connects at its first call, and what sends validations through it."""
+        batcher = Batcher(run, _batching.ask, settings.deadline_seconds)
         credentials = settings.credentials()
         options = [*channel_options(settings), WITHOUT_RETRIES]
         if credentials is None:
-            return cls(grpc.insecure_channel(settings.address, options))
-        return cls(grpc.secure_channel(settings.address, credentials, options))
+            return cls(grpc.insecure_channel(settings.address, options), batcher)
+        return cls(grpc.secure_channel(settings.address, credentials, options), batcher)
 
     def method(self, path: str) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
         """Give the callable for a method, made once."""
@@ -147,9 +148,11 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
         """
         near = self._near
         if near is None:
-            return self.run_operation(
-                _core.validate(ValidationRequest(token, ip_address, user_id, passive))
-            )
+            request = ValidationRequest(token, ip_address, user_id, passive)
+            if not self._settings.batching:
+                return self.run_operation(_core.validate(request))
+            self._check_open()
+            return self._connection().batcher.validate(request)
         # The clock is read before anything is looked up: `NearCacheCore.lookup` says why.
         found = near.lookup(near.now(), token, ip_address, user_id, passive)
         if found is not None:
@@ -324,7 +327,7 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
         finally:
             operation.close()  # at once, though an error still holds this frame
 
-    def _repeated(self, connection: _Connection, call: _core.Call) -> bytes:
+    def _repeated(self, connection: _Connection, call: _core.Call) -> bytes | SessionAuthorityError:
         """Call until there is an answer, or a failure that is not to be repeated."""
         method = connection.method(call.method)
         attempts = Attempts(connection.retries, self._settings.deadline_seconds)
@@ -334,30 +337,26 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
                     call.payload, timeout=attempts.seconds_left(), metadata=self._settings.metadata
                 )
             except grpc.RpcError as error:
-                code, failure = error.code(), error_of(error)
+                failure = error_of(error)
                 pause = attempts.pause_after(error, failure)
             else:
                 connection.retries.answered()
                 return answer
             if pause is None or self._closed:
-                raise Failed(failure, was_answered(code, failure))
+                return failure
             time.sleep(pause)
 
     def _send(self, call: _core.Call) -> bytes:
         connection = self._connection()
         failure: Exception
-        begun, answered = connection.throttle.begin(call.method), None
         try:
             answer = self._repeated(connection, call)
-        except Failed as failed:
-            failure, answered = failed.failure, failed.answered
+            if isinstance(answer, bytes):
+                return answer
+            failure = answer
         except ValueError as error:  # the channel was closed before the call began
             failure = error
-        else:
-            answered = True
-            return answer
         finally:
-            connection.throttle.end(begun, answered=answered)
             if self._near is not None:
                 operations.forget_changed(self._near.core, call)
         if self._closed:
@@ -376,7 +375,7 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
         found = self._connections.get(process_id)
         if found is not None:
             return found
-        opened = _Connection.open(self._settings)
+        opened = _Connection.open(self._settings, self.run_operation)
         kept = self._connections.setdefault(process_id, opened)
         if kept is not opened:
             opened.channel.close()

@@ -33,33 +33,27 @@ from session_authority_server.domain.clock import Clock, SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.listening import (
-    ADMIN_SERVICE,
-    PACKAGE,
-    SERVICE,
-    WATCH_SERVICE,
     StoppedServing,
     bind,
     certificates,
     drain,
-    new_server,
+    new_host,
     refuse_exposure,
     served_to_its_end,
 )
 from session_authority_server.metrics_port import MetricsServer
 from session_authority_server.opening import in_place, key_store, opened, refuse_lack
-from session_authority_server.rpc import accepting
 from session_authority_server.rpc.authentication import (
     Authenticate,
     Authentication,
     Metadata,
     anybody,
 )
+from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.caller import Caller
-from session_authority_server.rpc.health import Health
-from session_authority_server.rpc.interceptor import (
-    CallInterceptor,
-)
-from session_authority_server.rpc.io_threads import yield_to_the_loop
+from session_authority_server.rpc.dispatcher import Dispatcher
+from session_authority_server.rpc.host.health import Health
+from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
@@ -88,11 +82,13 @@ class Served(NamedTuple):
 
     Attributes:
         address: Where.
+        host: The host's name.
         activity: What it gathers of the use of sessions until it is written.
         check_streams: Ends at once the streams of those who may watch no longer.
     """
 
     address: str
+    host: str
     activity: Activity
     check_streams: Callable[[], None]
 
@@ -197,22 +193,18 @@ async def serving(
         authenticate = _with_right_clock(authenticate, skew)
         hub = Hub(channel, encode_changes, encode_pong(settings.policy.cache_lease), time.monotonic)
         watch_service = SessionWatchService(hub, authenticate)
-        interceptor = CallInterceptor(
-            PACKAGE,
-            authenticate,
-            max_in_flight_calls=settings.max_in_flight_calls,
-            rejected=rejected,
-        )
-        server, healthy = new_server(
+        dispatcher = Dispatcher(
             service,
-            admin_service,
-            watch_service,
-            interceptor,
-            share_port=share_port,
-            calls_limit=max(accepting.CALLS_LIMIT, 4 * settings.max_in_flight_calls),
-            calls_per_connection=settings.calls_per_connection,
+            [admin_service],
+            authenticate,
+            CallQueue(running_limit=settings.max_in_flight_calls),
+            rejected,
         )
-        address = bind(server, settings.listen, shown)
+        healthy = Health()
+        host = new_host(
+            settings, dispatcher, watch_service.streams, healthy, shown, share_port=share_port
+        )
+        address = bind(host, settings.listen)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
         stack.push_async_callback(superseded.settle)
@@ -237,14 +229,13 @@ async def serving(
             stack.push_async_callback(upkeep.stop)
         elif right is not None:
             stack.callback(asyncio.create_task(right.keep_noting()).cancel)
-        await server.start()
-        yield_to_the_loop()
-        served = asyncio.create_task(served_to_its_end(server))
-        stack.push_async_callback(drain, server, healthy, hub, settings.drain_seconds, served)
+        await host.start()
+        served = asyncio.create_task(served_to_its_end(host))
+        stack.push_async_callback(drain, host, healthy, hub, settings.drain_seconds, served)
         await _set_serving(healthy, skew.wrong is None)
         watching = skew.watch(lambda serving: _set_serving(healthy, serving))
         stack.callback(asyncio.create_task(watching).cancel)
-        yield Served(address, activity, watch_service.check)
+        yield Served(address, host.name, activity, watch_service.check)
         if served.done():
             raise StoppedServing
 
@@ -316,7 +307,7 @@ def _with_right_clock(authenticate: Authenticate, skew: ClockSkew) -> Authentica
 
 async def _set_serving(healthy: Health, serving: bool) -> None:
     response = health_pb2.HealthCheckResponse
-    for name in ("", SERVICE, ADMIN_SERVICE, WATCH_SERVICE):
+    for name in ("", *(each.full_name for each in SERVICES)):
         await healthy.set(name, response.SERVING if serving else response.NOT_SERVING)
 
 

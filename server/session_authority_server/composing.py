@@ -11,7 +11,6 @@ from session_authority_server.domain.session import Session
 from session_authority_server.metrics import SUPERSEDED_TOKENS
 from session_authority_server.rpc.session_admin_service import AdminUseCases
 from session_authority_server.rpc.session_service import UseCases
-from session_authority_server.store.coalescer import CoalescedReads
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import SessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
@@ -29,10 +28,7 @@ from session_authority_server.usecases.revoke_session import RevokeSession
 from session_authority_server.usecases.revoke_user_sessions import RevokeUserSessions
 from session_authority_server.usecases.sign_out import SignOut
 from session_authority_server.usecases.superseded import SupersededTokens
-from session_authority_server.usecases.validate_sessions import (
-    BatchValidateSessions,
-    ValidateSession,
-)
+from session_authority_server.usecases.validate_sessions import ValidateSessions
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
@@ -55,13 +51,11 @@ def usecases(
     superseded: SupersededTokens | None = None,
 ) -> UseCases:
     """Return the use-cases over a store, telling an audit log what they did."""
-    reads = CoalescedReads(store.read_sessions)
     if superseded is None:
         superseded = SupersededTokens(store, clock, policy, count_superseded, audit)
     return UseCases(
         create=CreateSession(store, clock, policy, audit),
-        validate=ValidateSession(reads.read, clock, activity, superseded, audit),
-        batch_validate=BatchValidateSessions(store, clock, activity, superseded, audit),
+        validate=ValidateSessions(store, clock, activity, superseded, audit),
         list=ListSessions(store, clock, policy, superseded, audit),
         revoke=RevokeSession(store, clock, policy, superseded, audit),
         revoke_others=RevokeOtherSessions(store, clock, policy, superseded, audit),

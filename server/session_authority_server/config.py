@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     listen: str = Field(
         "127.0.0.1:50551",
         description="Where to serve gRPC, as host:port; port 0 picks a free one.",
+    )
+    host: Literal["auto", "grpcio", "native"] = Field(
+        "auto",
+        description="What speaks HTTP/2: grpcio, native (several times as fast, without TLS), or auto: native where "
+        "it is installed and there is no certificate.",
     )
     database_url: str = Field(
         "sqlite:///session-authority.sqlite",
@@ -163,12 +168,12 @@ class Settings(BaseSettings):
     )
     max_in_flight_calls: Annotated[int, Field(ge=1, le=100_000)] = Field(
         256,
-        description="How many calls a process takes on at once; beyond, it refuses with RESOURCE_EXHAUSTED.",
+        description="How many calls a process runs at once, not counting validations. More calls wait in a queue, for "
+        "up to a second; then they are refused with RESOURCE_EXHAUSTED.",
     )
     calls_per_connection: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        8,
-        description="How many calls and streams a connection carries at once; more wait in the client. More are "
-        "needed by what puts several clients on one connection, as some proxies do.",
+        200,
+        description="How many calls and streams a connection carries at once; more wait in the client.",
     )
     rejected_tokens_per_minute: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
         60_000,

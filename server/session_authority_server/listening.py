@@ -1,62 +1,28 @@
 """The gRPC server: what it serves on, how much it takes on, and how it ends."""
 
 import asyncio
-import contextlib
 import signal
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
-import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from session_authority.v1 import (
-    session_admin_service_pb2,
-    session_service_pb2,
-    session_watch_service_pb2,
-)
-from session_authority.v1.session_admin_service_pb2_grpc import (
-    add_SessionAdminServiceServicer_to_server,
-)
-from session_authority.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
-from session_authority.v1.session_watch_service_pb2_grpc import (
-    add_SessionWatchServiceServicer_to_server,
-)
 from session_authority_server.cannot_start import CannotStart
 from session_authority_server.config import Settings, is_loopback
-from session_authority_server.rpc import accepting
 from session_authority_server.rpc.certificates import (
     CertificateFiles,
     Certificates,
     UnusableCertificates,
 )
-from session_authority_server.rpc.health import Health
-from session_authority_server.rpc.interceptor import (
-    BATCH_REQUEST_LIMIT_BYTES,
-    DEADLINE_SECONDS,
-    REQUEST_LIMIT_BYTES,
-    CallInterceptor,
-)
-from session_authority_server.rpc.session_admin_service import SessionAdminService
-from session_authority_server.rpc.session_service import SessionService
-from session_authority_server.rpc.session_watch_service import SessionWatchService
+from session_authority_server.rpc.dispatcher import DEADLINE_SECONDS, Dispatcher
+from session_authority_server.rpc.host import CannotListen, Host
+from session_authority_server.rpc.host.grpcio import GrpcioHost, Stream
+from session_authority_server.rpc.host.health import Health
 from session_authority_server.watch.hub import Hub
 
-PACKAGE = session_service_pb2.DESCRIPTOR.package
-SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
-ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name[
-    "SessionAdminService"
-].full_name
-WATCH_SERVICE = session_watch_service_pb2.DESCRIPTOR.services_by_name[
-    "SessionWatchService"
-].full_name
-
-# How many calls may wait in gRPC to be taken on; from the first number on some are refused. Six connections, as many as
-# our client opens, carry less, so that a single client is never refused.
-PENDING_CALLS = 96
-PENDING_CALLS_LIMIT = 128
-_IDLE_CONNECTION_SECONDS = 600
-_ACCEPT_LOOP_SECONDS = 0.5  # how often gRPC is asked whether it still takes calls on
+# Behind the native host, of the calls that grpcio serves: streams, health and reflection.
+STREAMS_PER_CONNECTION = 128
 _log = structlog.get_logger("session_authority")
 
 
@@ -110,93 +76,92 @@ def cannot_listen(address: str) -> CannotStart:
     )
 
 
-def new_server(
-    service: SessionService,
-    admin_service: SessionAdminService,
-    watch_service: SessionWatchService,
-    interceptor: CallInterceptor,
+def new_host(
+    settings: Settings,
+    dispatcher: Dispatcher,
+    streams: Mapping[str, Stream],
+    health: Health,
+    shown: Certificates | None,
     *,
     share_port: bool,
-    calls_limit: int,
-    calls_per_connection: int,
-) -> tuple[grpc.aio.Server, Health]:
-    """Return a server of all services, which has no address yet, and what tells of its health."""
-    server = accepting.server(
-        PACKAGE,
-        interceptors=[interceptor],
-        options=[
-            ("grpc.so_reuseport", int(share_port)),
-            # A little more than is allowed, so that a request slightly too large is refused with a reason.
-            ("grpc.max_receive_message_length", BATCH_REQUEST_LIMIT_BYTES + REQUEST_LIMIT_BYTES),
-            ("grpc.max_metadata_size", 16 * 1024),
-            # A caller may send 64 KiB of a request before the server reads it. gRPC would raise that to 16 MiB for each
-            # call of a fast connection, with or without an API key.
-            ("grpc.http2.bdp_probe", 0),
-            # gRPC refuses these by itself, for a twentieth of what a call costs. Its own limits, thousands,
-            # would have calls wait for seconds.
-            ("grpc.server.max_pending_requests", PENDING_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_LIMIT),
-            # Further calls wait in the client.
-            ("grpc.max_concurrent_streams", calls_per_connection),
-            # A stream that the client resets still uses memory until Python has let go of it. Without this bound,
-            # one connection that opens and resets streams takes gigabytes. A client that keeps all its streams
-            # busy has up to twice as many in memory; the rest of the bound is reserve, so it is never refused.
-            ("grpc.http.overload_protection", 1),
-            ("grpc.http2.max_deallocating_streams", 2 * calls_per_connection),
-            # Who pings more often than this three times is hung up on.
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-            ("grpc.http2.max_ping_strikes", 2),
-            # Clients never close those that they opened for a burst, which take some 50 KiB each.
-            ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_SECONDS * 1_000),
-            # Who is gone without a word is noticed, and who never shakes hands.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.server_handshake_timeout_ms", 5_000),
-        ],
-        calls_limit=calls_limit,
+) -> Host:
+    """Return the host that the settings name, which has no address yet.
+
+    Raises:
+        CannotStart: If it isn't installed, or can't serve with certificates.
+    """
+    name = host_name(settings)
+    credentials = None if shown is None else shown.credentials()
+    grpcio = GrpcioHost(
+        dispatcher,
+        streams,
+        health,
+        credentials=credentials,
+        share_port=share_port and name == "grpcio",
+        calls_per_connection=settings.calls_per_connection
+        if name == "grpcio"
+        else min(settings.calls_per_connection, STREAMS_PER_CONNECTION),
     )
-    add_SessionServiceServicer_to_server(service, server)
-    add_SessionAdminServiceServicer_to_server(admin_service, server)
-    add_SessionWatchServiceServicer_to_server(watch_service, server)
-    healthy = Health()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    names = (SERVICE, ADMIN_SERVICE, WATCH_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
-    return server, healthy
+    if name == "grpcio":
+        return grpcio
+    from session_authority_server.rpc.host.native import NativeHost
+
+    return NativeHost(
+        dispatcher,
+        grpcio,
+        share_port=share_port,
+        calls_per_connection=settings.calls_per_connection,
+    )
 
 
-def bind(server: grpc.aio.Server, address: str, shown: Certificates | None) -> str:
-    """Have a server listen on an address, and return it with the port that it got.
+def host_name(settings: Settings) -> str:
+    """Return the name of the host that the settings mean.
+
+    Raises:
+        CannotStart: If it isn't installed, or can't serve with certificates.
+    """
+    if settings.host == "grpcio":
+        return "grpcio"
+    installed = find_spec("pygrpc_native") is not None
+    if settings.host == "auto":
+        return "native" if installed and not settings.tls_certificate else "grpcio"
+    if settings.tls_certificate:
+        raise CannotStart(
+            "the native host has no TLS; set SESSION_AUTHORITY_HOST=grpcio, or end TLS in a proxy on this machine "
+            "and leave SESSION_AUTHORITY_TLS_CERTIFICATE empty"
+        )
+    if not installed:
+        raise CannotStart(
+            "the native host is not installed; run: pip install 'session-authority[server,native]', or set "
+            "SESSION_AUTHORITY_HOST=grpcio"
+        )
+    return "native"
+
+
+def bind(host: Host, address: str) -> str:
+    """Have a host listen on an address, and return it with the port that it got.
 
     Raises:
         CannotStart: If the address can't be had.
     """
     try:
-        if shown is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, shown.credentials())
-    except RuntimeError:
+        return host.bind(address)
+    except CannotListen:
         raise cannot_listen(address) from None
-    return f"{address.rpartition(':')[0]}:{port}"
 
 
-async def served_to_its_end(server: grpc.aio.Server) -> None:
-    """Wait for the end of gRPC's accept loop, which nothing should bring about, and have the process stop.
+async def served_to_its_end(host: Host) -> None:
+    """Stop the process if the host takes no more calls although nobody stopped it.
 
-    Whoever keeps it, a supervisor or `--processes`, then starts one anew. Left alone, it would live on and
-    refuse every connection.
+    A supervisor, or `--processes`, then starts another one. Left alone, the process would refuse every connection.
     """
-    # Asked again and again: the end alone is not told before the last of the calls under way has ended.
-    with contextlib.suppress(Exception):  # gRPC has logged it
-        while await server.wait_for_termination(_ACCEPT_LOOP_SECONDS):
-            pass
+    await host.ended()
     _log.critical("gRPC takes no more calls on; stopping, to be started anew")
     signal.raise_signal(signal.SIGTERM)
 
 
 async def drain(
-    server: grpc.aio.Server,
+    host: Host,
     healthy: Health,
     hub: Hub,
     grace_seconds: float,
@@ -209,4 +174,4 @@ async def drain(
     served.cancel()
     await healthy.drain()
     hub.drain()
-    await server.stop(grace_seconds)
+    await host.stop(grace_seconds)

@@ -17,7 +17,8 @@ class CallTimes(Collector):
 
     _BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, meaning: str, label: str | None) -> None:
+        self._name, self._meaning, self._label = name, meaning, label
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
 
@@ -33,21 +34,28 @@ class CallTimes(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Return what was counted, as the library asks for it."""
         family = HistogramMetricFamily(
-            "session_authority_rpc_seconds",
-            "How long calls took to answer, by method.",
-            labels=["method"],
+            self._name, self._meaning, labels=[self._label] if self._label else []
         )
         for method, counts in list(self._counts.items()):
             total, buckets = 0, []
             for bound, count in zip((*map(str, self._BOUNDS), "+Inf"), counts, strict=True):
                 total += count
                 buckets.append((bound, total))
-            family.add_metric([method], buckets, self._sums[method])
+            family.add_metric([method] if self._label else [], buckets, self._sums[method])
         yield family
 
 
-RPC_SECONDS = CallTimes()
+RPC_SECONDS = CallTimes(
+    "session_authority_rpc_seconds", "How long calls took to answer, by method.", "method"
+)
 REGISTRY.register(RPC_SECONDS)
+QUEUE_SECONDS = CallTimes(
+    "session_authority_queue_seconds",
+    "How long the oldest waiting call had waited, whenever the queue was looked at.",
+    None,
+)
+REGISTRY.register(QUEUE_SECONDS)
+QUEUE_CALLS = Gauge("session_authority_queue_calls", "Calls that wait in the queue.")
 
 RPC_ERRORS = Counter(
     "session_authority_rpc_errors",

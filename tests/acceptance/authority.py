@@ -17,7 +17,7 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority import AsyncSessionClient
-from session_authority.v1 import session_admin_service_pb2_grpc, session_service_pb2_grpc
+from session_authority.v1 import session_service_pb2_grpc
 from session_authority_server import composing
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import File
@@ -30,7 +30,8 @@ from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.rpc.authentication import Authentication
-from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.rpc.call_queue import CallQueue
+from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
@@ -46,6 +47,7 @@ from session_authority_server.usecases.api_keys import ApiKeys
 from session_authority_server.usecases.keyring import Keyring
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
+from tests.hosts import serving
 
 PATIENCE_SECONDS = 30.0  # for answers on a busy machine
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -149,6 +151,7 @@ async def running_authority(
     *,
     clock: ManualClock | None = None,
     rejected_tokens_per_minute: int = 0,
+    host: str = "native",
 ) -> AsyncIterator[Authority]:
     path, clock = folder / "sessions.sqlite", clock or ManualClock(NOON)
     database = Database.sqlite(path)
@@ -156,10 +159,6 @@ async def running_authority(
     keys = SqlKeyStore(database)
     keyring = Keyring(keys, clock)
     rejected = RejectedTokens(clock, rejected_tokens_per_minute)
-    interceptor = CallInterceptor(
-        "session_authority.v1", Authentication(keyring), rejected=rejected
-    )
-    server = grpc.aio.server(interceptors=[interceptor])
     keeping_current: list[asyncio.Task[None]] = []
     try:
         await schema.migrate(database)
@@ -171,12 +170,10 @@ async def running_authority(
         activity = Activity(store, clock, policy)
         cases = composing.usecases(store, clock, policy, activity, audit)
         service = SessionService(cases, clock, rejected)
-        session_service_pb2_grpc.add_SessionServiceServicer_to_server(service, server)
         admin = SessionAdminService(composing.admin_usecases(store, clock, policy, audit))
-        session_admin_service_pb2_grpc.add_SessionAdminServiceServicer_to_server(admin, server)
-        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
+        dispatcher = Dispatcher(service, [admin], Authentication(keyring), CallQueue(), rejected)
         async with (
+            serving(host, dispatcher) as address,
             AsyncSessionClient(address, api_key=key, deadline_seconds=PATIENCE_SECONDS) as client,
             grpc.aio.insecure_channel(address, interceptors=[Bearer(key)]) as raw,
         ):
@@ -195,7 +192,6 @@ async def running_authority(
     finally:
         for task in keeping_current:
             task.cancel()
-        await server.stop(None)
         await database.close()
         audit.close()
 

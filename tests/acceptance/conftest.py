@@ -30,8 +30,8 @@ def capture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Captu
 
 
 @pytest.fixture
-async def authority(tmp_path: Path, policy: Policy) -> AsyncIterator[Authority]:
-    async with running_authority(tmp_path, policy) as running:
+async def authority(tmp_path: Path, policy: Policy, host: str) -> AsyncIterator[Authority]:
+    async with running_authority(tmp_path, policy, host=host) as running:
         yield running
 
 

@@ -30,6 +30,8 @@ from session_authority import (
 from session_authority.v1 import session_service_pb2 as pb
 from tests.acceptance.authority import NOON, Authority, a_session
 
+pytestmark = pytest.mark.both_hosts
+
 
 async def test_16_the_owner_revokes_another_session_of_their_own(
     authority: Authority, client: AsyncSessionClient

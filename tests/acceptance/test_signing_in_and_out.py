@@ -14,6 +14,8 @@ from session_authority import (
 from session_authority.v1 import session_service_pb2 as pb
 from tests.acceptance.authority import NOON, Authority
 
+pytestmark = pytest.mark.both_hosts
+
 CHROME_ON_WINDOWS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
     "Chrome/141.0.0.0 Safari/537.36"

@@ -16,6 +16,8 @@ from session_authority import (
 from session_authority.v1 import session_service_pb2 as pb
 from tests.acceptance.authority import NOON, Authority
 
+pytestmark = pytest.mark.both_hosts
+
 
 async def test_05_a_live_session_validates_and_its_last_activity_moves_forward(
     authority: Authority, client: AsyncSessionClient

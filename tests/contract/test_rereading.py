@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import lru_cache
 from uuid import UUID
 
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy import update
 
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import hash_secret, supersede
-from session_authority_server.store import hot_read, rows
+from session_authority_server.store import rows
 from session_authority_server.store.protocol import Touch
 from session_authority_server.store.tables import sessions as sessions_table
 from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, told
@@ -102,10 +103,11 @@ async def test_a_session_that_was_read_before_is_shown_as_it_is_now(
     assert told(after) != told(before)
 
 
-async def test_many_sessions_read_again_and_again_stay_apart(
+async def test_more_sessions_than_are_remembered_stay_apart(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.database._hot_read._remembered, "_limit", 3)
+    read = engine.database._hot_read
+    monkeypatch.setattr(read, "_session", lru_cache(3)(read._decode))
     many = [a_session(f"user-{number}") for number in range(20)]
     await engine.add(*many)
     for _ in range(3):
@@ -116,30 +118,12 @@ async def test_many_sessions_read_again_and_again_stay_apart(
         assert (await engine.get(many[0].session_id)).user_id == "user-0"
 
 
-# What only changes together with the secret, or never: all else must be read every time.
-FIXED = frozenset(
-    (
-        "session_id",
-        "user_id",
-        "superseded_hashes",
-        "browser",
-        "browser_version",
-        "os",
-        "os_version",
-        "device_type",
-        "ip_address",
-        "create_time",
-        "authenticate_time",
-        "authentication_methods",
-        "lifetime",
-        "attributes",
-        "created_by",
-        "actor_id",
-        # Written together with end_time, once.
-        "end_reason",
-        "initiating_entity",
-    )
-)
+async def test_a_session_that_has_not_changed_is_decoded_once(engine: Engine) -> None:
+    session, other = a_session(), a_session("bob")
+    await engine.add(session, other)
+    found = await engine.sessions.read_sessions([session.session_id, other.session_id])
+    again = await engine.get(session.session_id)
+    assert again is found[session.session_id]
 
 
 @pytest.mark.parametrize(
@@ -175,10 +159,3 @@ async def test_a_column_that_may_change_is_read_every_time(
     after = told(await engine.get(session.session_id))
     assert after != before
     assert after == told(await read_first(engine, session.session_id))
-
-
-def test_every_column_is_known_to_change_or_not() -> None:
-    read = {column.name for column in rows.select_sessions().selected_columns}
-    changing = set(hot_read._CHANGING)
-    assert read == changing | FIXED
-    assert changing & FIXED == {"session_id"}

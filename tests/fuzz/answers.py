@@ -16,13 +16,13 @@ from session_authority_server.rpc.error_table import ERROR_DOMAIN, TABLE
 from tests.api import Rpc
 
 # No input may bring these about: they say that the authority, not its caller, is at fault.
-_FAULTS_OF_THE_AUTHORITY = frozenset(
+FAULTS_OF_THE_AUTHORITY = frozenset(
     ("INTERNAL", "STORE_UNAVAILABLE", "CLOCK_WRONG", "DEADLINE_EXCEEDED", "SERVER_OVERLOADED")
 )
 _CODES = {
     row.reason_name: row.code
     for row in TABLE.values()
-    if row.reason_name not in _FAULTS_OF_THE_AUTHORITY
+    if row.reason_name not in FAULTS_OF_THE_AUTHORITY
 }
 # Metadata beyond this is dropped by callers with gRPC's defaults, and the whole answer with it.
 TRAILERS_LIMIT_BYTES = 8 * 1024

@@ -11,7 +11,7 @@ from session_authority_server.domain.errors import InvalidRequest, SessionNotFou
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.error_table import TABLE
 from tests.api import RPCS
-from tests.fuzz.answers import Answer, faults
+from tests.fuzz.answers import FAULTS_OF_THE_AUTHORITY, Answer, faults
 
 _BY_NAME = {rpc.method: rpc for rpc in RPCS}
 CREATE = _BY_NAME["CreateSession"]
@@ -79,13 +79,7 @@ def test_any_other_answer_is_found(answer: Answer) -> None:
 
 def test_every_fault_of_the_authority_is_one() -> None:
     faulty = {row.reason_name for row in TABLE.values() if faults(CREATE, _of(row))}
-    assert faulty == {
-        "INTERNAL",
-        "STORE_UNAVAILABLE",
-        "CLOCK_WRONG",
-        "DEADLINE_EXCEEDED",
-        "SERVER_OVERLOADED",
-    }
+    assert faulty == {*FAULTS_OF_THE_AUTHORITY}
 
 
 def _of(row: error_table.Row) -> Answer:

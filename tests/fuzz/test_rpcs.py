@@ -20,6 +20,8 @@ from tests.fuzz.messages import Metadata, metadata, raw, structured
 from tests.fuzz.residents import Residents
 from tests.integration.program import Program, serving
 
+pytestmark = pytest.mark.both_hosts
+
 DATABASE = "session-authority.sqlite"
 # Of each RPC; all of them take some 20 s.
 EXAMPLES, EXAMPLES_OF_METADATA = 30, 10
@@ -79,10 +81,10 @@ class Fuzzed:
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+def fuzzed(tmp_path_factory: pytest.TempPathFactory, host: str) -> Iterator[Fuzzed]:
     folder = tmp_path_factory.mktemp("fuzzed")
     with (
-        serving(folder, asking_for_keys=True) as program,
+        serving(folder, asking_for_keys=True, host=host) as program,
         grpc.insecure_channel(program.address) as channel,
     ):
         key = development_key.key_file(folder / DATABASE).read_text().strip()

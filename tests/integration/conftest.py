@@ -3,17 +3,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.program import Program, Refusal, run, serving
+from tests.integration.program import HOST, Program, Refusal, of_each_server, run, serving
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def server(tmp_path_factory: pytest.TempPathFactory, host: str) -> Iterator[Program]:
     """A server that many tests ask at the same time, none of which may end or upset it."""
-    with serving(tmp_path_factory.mktemp("server")) as program:
+    with serving(tmp_path_factory.mktemp("server"), host=host) as program:
         yield program
         assert program.process.poll() is None
         assert program.stop() == 0
         assert "Traceback" not in program.stderr
+
+
+@pytest.fixture(autouse=True)
+def host_of_each_server(
+    request: pytest.FixtureRequest, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Have every server of a test that runs on both hosts use the one whose turn it is."""
+    if request.node.get_closest_marker("both_hosts"):
+        monkeypatch.setitem(of_each_server, HOST, host)
 
 
 @pytest.fixture

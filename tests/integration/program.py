@@ -25,6 +25,11 @@ COMMAND = BIN / "session-authority"
 START_SECONDS = 60
 EXIT_SECONDS = 60
 _COMMAND_SECONDS = 120
+HOST = "SESSION_AUTHORITY_HOST"
+
+
+# Settings that a test wants of every process that it starts.
+of_each_server: dict[str, str] = {}
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -34,7 +39,7 @@ def environment(**variables: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("SESSION_AUTHORITY_")
     }
-    return inherited | {"COLUMNS": "120"} | variables
+    return inherited | {"COLUMNS": "120"} | of_each_server | variables
 
 
 def run(
@@ -185,9 +190,11 @@ def serving(
     *arguments: str,
     settings: Mapping[str, str] | None = None,
     asking_for_keys: bool = False,
+    host: str | None = None,
 ) -> Iterator[Program]:
     """Serve on a free port, from `cwd/session-authority.sqlite`, anybody unless keys are asked for."""
+    chosen = {} if host is None else {HOST: host}
     given = ("--listen", "127.0.0.1:0", *(() if asking_for_keys else ("--insecure",)), *arguments)
-    with running("serve", *given, cwd=cwd, settings=settings) as it:
+    with running("serve", *given, cwd=cwd, settings=chosen | dict(settings or {})) as it:
         assert it.address
         yield it

@@ -15,6 +15,8 @@ from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.integration.program import Program
 
+pytestmark = pytest.mark.both_hosts
+
 Violations: TypeAlias = dict[str, str]
 DAY = 86_400
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority import (
@@ -22,7 +23,9 @@ from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.store.database import Database
 from tests.integration.program import Program, serving
 
-ROUNDS = 20
+pytestmark = pytest.mark.both_hosts
+
+ROUNDS = 10  # on each host
 STORM_SECONDS = 0.3
 PATIENCE_SECONDS = 60
 CLIENTS = 4

@@ -18,6 +18,8 @@ from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.integration.program import COMMAND, Program, running, serving
 
+pytestmark = pytest.mark.both_hosts
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE = "session_authority.v1.SessionService"

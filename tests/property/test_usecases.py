@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,6 @@ from session_authority_server.domain.policy import AtLimit, Policy, SupersededUs
 from session_authority_server.domain.session import Ending, EndReason, Session
 from session_authority_server.domain.token import first_id
 from session_authority_server.domain.verdict import Rejection, RejectionReason
-from session_authority_server.store.coalescer import CoalescedReads
 from session_authority_server.usecases.activity import DECISIVE, Activity
 from session_authority_server.usecases.create_session import CreateSession, SignIn
 from session_authority_server.usecases.erase_user import Erasure
@@ -41,17 +41,14 @@ from session_authority_server.usecases.revoke_other_sessions import RevokeOtherS
 from session_authority_server.usecases.revoke_session import Revocation, RevokeSession
 from session_authority_server.usecases.sign_out import SignOut
 from session_authority_server.usecases.superseded import SupersededTokens
-from session_authority_server.usecases.validate_sessions import (
-    BatchValidateSessions,
-    ValidateSession,
-    Validation,
-)
+from session_authority_server.usecases.validate_sessions import ValidateSessions, Validation
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import Purge
 from tests.contract.engines import MINUTE, SECOND, START
 from tests.property.conftest import bench_in
 from tests.property.reference_model import ADMIN, POLICY, USER, Known, by_activity, by_ending
+from tests.validating import validate, validate_all
 
 T = TypeVar("T")
 LIMIT = 3
@@ -96,10 +93,9 @@ class Sessions(RuleBasedStateMachine):
         self.reused: list[Session] = []
         self.superseded = superseded = SupersededTokens(store, clock, policy, self.reused.append)
         self.create = CreateSession(store, clock, policy)
-        self.validate = ValidateSession(
-            CoalescedReads(store.read_sessions).read, clock, self.activity, superseded
-        )
-        self.validate_all = BatchValidateSessions(store, clock, self.activity, superseded)
+        validations = ValidateSessions(store, clock, self.activity, superseded)
+        self.validate = partial(validate, validations)
+        self.validate_all = partial(validate_all, validations)
         self.list = ListSessions(store, clock, policy, superseded)
         self.revoke = RevokeSession(store, clock, policy, superseded)
         self.revoke_others = RevokeOtherSessions(store, clock, policy, superseded)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from session_authority._address import is_address
 from session_authority.near_cache.activity import (
     RETRY_SHARE,
     Expiry,
     due_at,
     resolution_seconds,
 )
-from session_authority.near_cache.address import is_address
 from session_authority.near_cache.entries import Decode, Entries, Entry
 from session_authority.near_cache.flights import Flight, Flights, Subject
 from session_authority.near_cache.lease import Lease

@@ -1,18 +1,19 @@
 """The near cache of the client for asyncio: a task follows the stream, and others carry what is asked."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import grpc
 
 from session_authority import _core
+from session_authority._batching_aio import Batcher
 from session_authority._error_details import error_of
 from session_authority.errors import (
     ClientClosed,
     DeadlineExceeded,
-    InvalidArgument,
     SessionAuthorityError,
     Unavailable,
 )
@@ -20,22 +21,12 @@ from session_authority.near_cache import watching
 from session_authority.near_cache.clock import lease_clock
 from session_authority.near_cache.core import Due, NearCacheCore
 from session_authority.near_cache.lease import STALE_AFTER_SECONDS
-from session_authority.near_cache.operations import ask
-from session_authority.near_cache.questions import (
-    CALLS_LIMIT,
-    Outcome,
-    Question,
-    Questions,
-    decoded,
-    may_be_batched,
-    own_copy,
-)
+from session_authority.near_cache.operations import ask, report_of
+from session_authority.near_cache.questions import decoded
 from session_authority.near_cache.settings import NearCache
 from session_authority.session import Rejection, Session, ValidationRequest
-from session_authority.v1 import session_service_pb2 as v1
 
 _Result = TypeVar("_Result")
-_Waiter = asyncio.Future[Outcome]
 
 
 class Client(Protocol):
@@ -72,22 +63,13 @@ class AsyncDriver:
         self.lookup = self.core.lookup
         self.now = clock
         self._client = client
-        self._askers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Asker] = WeakKeyDictionary()
+        self._batchers: WeakKeyDictionary[asyncio.AbstractEventLoop, Batcher] = WeakKeyDictionary()
         self._following: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
     async def validate(self, request: ValidationRequest) -> Session | Rejection:
         """Ask the authority, together with others who ask at this moment, and keep the answer."""
         self.follow()
-        message = _core.validation(request)
-        if not message.session_token or not may_be_batched(message):
-            return await self._client.run(_core.validate(request))
-        outcome = await self._asker().ask(message)
-        if isinstance(outcome, InvalidArgument):
-            # Somebody's in the batch, perhaps not this one's.
-            return await self._client.run(_core.validate(request))
-        if isinstance(outcome, Exception):
-            raise own_copy(outcome)
-        return outcome
+        return await self._batcher().validate(request)
 
     def follow(self) -> None:
         """Make sure that the stream is followed."""
@@ -164,70 +146,15 @@ class AsyncDriver:
         finally:
             call.cancel()
 
-    def _asker(self) -> "_Asker":
+    def _batcher(self) -> Batcher:
         loop = asyncio.get_running_loop()
-        asker = self._askers.get(loop)
-        if asker is None:
-            asker = self._askers[loop] = _Asker(self.core, self._client, self.now)
-        return asker
+        batcher = self._batchers.get(loop)
+        if batcher is None:
+            client = self._client
+            exchange = partial(ask, self.core, self.now)
+            batcher = Batcher(client.run, exchange, client.deadline_seconds)
+            self._batchers[loop] = batcher
+        return batcher
 
     def _report(self, due: Due) -> None:
-        self._asker().report(due)
-
-
-class _Asker:
-    """Asks the questions of one event loop."""
-
-    def __init__(self, core: NearCacheCore, client: Client, clock: Callable[[], float]) -> None:
-        self._core = core
-        self._client = client
-        self._now = clock
-        self._questions: Questions[_Waiter] = Questions()
-        self._calls: set[asyncio.Task[None]] = set()
-        self._scheduled = False
-
-    async def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
-        """Give the outcome of a question. Whoever is cancelled hurts no other who waits for it."""
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
-        self._questions.join(message, waiter)
-        self._pump()
-        try:
-            async with asyncio.timeout(self._client.deadline_seconds):
-                return await waiter
-        except TimeoutError:
-            return DeadlineExceeded("waiting for calls before it")
-
-    def report(self, due: Due) -> None:
-        """Report use, with the next call."""
-        self._questions.report(due)
-        self._pump()
-
-    def _pump(self) -> None:
-        # At the end of this turn of the loop, with all who ask in it.
-        if not self._scheduled and len(self._calls) < CALLS_LIMIT and self._questions:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._send)
-
-    def _send(self) -> None:
-        self._scheduled = False
-        while len(self._calls) < CALLS_LIMIT and self._questions:
-            free = CALLS_LIMIT - len(self._calls)
-            call = asyncio.create_task(self._call(self._questions.take(free)))
-            self._calls.add(call)
-            call.add_done_callback(self._called)
-
-    def _called(self, call: asyncio.Task[None]) -> None:
-        self._calls.discard(call)
-        if not call.cancelled():
-            self._pump()
-
-    async def _call(self, questions: Sequence[Question[_Waiter]]) -> None:
-        outcomes: Sequence[Outcome]
-        try:
-            outcomes = await self._client.run(ask(self._core, self._now, questions))
-        except Exception as error:  # noqa: BLE001 - whoever waits raises it
-            outcomes = [error] * len(questions)
-        for question, outcome in zip(questions, outcomes, strict=True):
-            for waiter in question.waiters:
-                if not waiter.done():  # it may have been cancelled
-                    waiter.set_result(outcome)
+        self._batcher().report(report_of(due))

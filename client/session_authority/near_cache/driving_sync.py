@@ -2,39 +2,29 @@
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
 import grpc
 
 from session_authority import _core
+from session_authority._batching import WAITING_LIMIT, Questions
+from session_authority._batching_sync import Batcher
 from session_authority._error_details import error_of
 from session_authority.errors import (
     ClientClosed,
-    DeadlineExceeded,
-    InvalidArgument,
     SessionAuthorityError,
     Unavailable,
 )
 from session_authority.near_cache import watching
 from session_authority.near_cache.clock import lease_clock
 from session_authority.near_cache.core import Due, NearCacheCore
-from session_authority.near_cache.operations import ask
-from session_authority.near_cache.questions import (
-    CALLS_LIMIT,
-    REPORTS_LIMIT,
-    Outcome,
-    Question,
-    Questions,
-    decoded,
-    may_be_batched,
-    own_copy,
-)
+from session_authority.near_cache.operations import ask, report_of
+from session_authority.near_cache.questions import decoded
 from session_authority.near_cache.settings import NearCache
 from session_authority.session import Rejection, Session, ValidationRequest
-from session_authority.v1 import session_service_pb2 as v1
 
 _STOP_SECONDS = 1.0
 _Result = TypeVar("_Result")
@@ -79,7 +69,7 @@ class Driver:
         self.lookup = self.core.lookup
         self.now = clock
         self._client = client
-        self._asker = _Asker(self.core, client, clock)
+        self._batcher = Batcher(client.run, partial(ask, self.core, clock), client.deadline_seconds)
         self._reports: SimpleQueue[Due | None] = SimpleQueue()
         self._stopped = threading.Event()
         self._starting = threading.Lock()
@@ -89,16 +79,7 @@ class Driver:
     def validate(self, request: ValidationRequest) -> Session | Rejection:
         """Ask the authority, together with others who ask at this moment, and keep the answer."""
         self.follow()
-        message = _core.validation(request)
-        if not message.session_token or not may_be_batched(message):
-            return self._client.run(_core.validate(request))
-        outcome = self._asker.ask(message)
-        if isinstance(outcome, InvalidArgument):
-            # Somebody's in the batch, perhaps not this one's.
-            return self._client.run(_core.validate(request))
-        if isinstance(outcome, Exception):
-            raise own_copy(outcome)
-        return outcome
+        return self._batcher.validate(request)
 
     def follow(self) -> None:
         """Make sure that the stream is followed."""
@@ -169,14 +150,14 @@ class Driver:
             call.cancel()
 
     def _report(self, due: Due) -> None:
-        if self._reports.qsize() < REPORTS_LIMIT:
+        if self._reports.qsize() < WAITING_LIMIT:
             self._reports.put(due)
 
     def _send_reports(self) -> None:
         while (due := self._reports.get()) is not None:
             questions: Questions[None] = Questions()
             while due is not None:
-                questions.report(due)
+                questions.report(report_of(due))
                 if len(questions) == _core.BATCH_LIMIT_REQUESTS:
                     break
                 try:
@@ -187,85 +168,3 @@ class Driver:
                 return
             with contextlib.suppress(Exception):  # the next use repeats it
                 self._client.run(ask(self.core, self.now, questions.take()))
-
-
-class _Waiter:
-    """Somebody who waits for an answer, and may be told to make the next call meanwhile."""
-
-    __slots__ = ("leads", "outcome", "woken")
-
-    def __init__(self, leads: bool) -> None:
-        self.leads = leads
-        self.outcome: Outcome | None = None
-        self.woken = threading.Event()
-
-
-class _Asker:
-    """Asks the questions of all threads.
-
-    Each call is made by a thread that waits for an answer itself. What comes while as many are in flight as may
-    be is left to the thread that one of them appoints when it is done.
-    """
-
-    def __init__(self, core: NearCacheCore, client: Client, clock: Callable[[], float]) -> None:
-        self._core = core
-        self._client = client
-        self._now = clock
-        self._lock = threading.Lock()
-        self._questions: Questions[_Waiter] = Questions()
-        self._calls = 0
-
-    def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
-        """Give the outcome of a question."""
-        ends_at = time.monotonic() + self._client.deadline_seconds
-        with self._lock:
-            waiter = _Waiter(leads=self._calls < CALLS_LIMIT)
-            self._calls += waiter.leads
-            question = self._questions.join(message, waiter)
-        try:
-            while waiter.outcome is None:
-                if waiter.leads:
-                    self._lead(waiter)
-                elif not waiter.woken.wait(max(ends_at - time.monotonic(), 0)):
-                    break
-        finally:
-            self._leave(question, waiter)
-        if waiter.outcome is None:
-            return DeadlineExceeded("waiting for calls before it")
-        return waiter.outcome
-
-    def _lead(self, leader: _Waiter) -> None:
-        with self._lock:
-            leader.leads = False
-            leader.woken.clear()
-            questions = self._questions.take()
-        outcomes: Sequence[Outcome] = [Unavailable("interrupted")] * len(questions)
-        try:
-            if questions:
-                outcomes = self._client.run(ask(self._core, self._now, questions))
-        except Exception as error:  # noqa: BLE001 - whoever waits raises it
-            outcomes = [error] * len(questions)
-        finally:
-            with self._lock:
-                for question, outcome in zip(questions, outcomes, strict=True):
-                    for waiter in question.waiters:
-                        waiter.outcome = outcome
-                        waiter.woken.set()
-                self._hand_over()
-
-    def _leave(self, question: Question[_Waiter], waiter: _Waiter) -> None:
-        with self._lock:
-            if waiter.outcome is None:
-                self._questions.leave(question, waiter)
-            if waiter.leads:
-                waiter.leads = False
-                self._hand_over()
-
-    def _hand_over(self) -> None:
-        # To the one that has waited least, who has the most time left.
-        waiter = self._questions.last_waiter()
-        if waiter is None:
-            self._calls -= 1
-        else:
-            waiter.leads = True
-            waiter.woken.set()

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from session_authority import _core
+from session_authority._batching import Outcome, Question
 from session_authority._core import BATCH_LIMIT_REQUESTS, Operation
 from session_authority.near_cache.clock import wall_clock
-from session_authority.near_cache.core import NearCacheCore
-from session_authority.near_cache.questions import Outcome, Question, settle
+from session_authority.near_cache.core import Due, NearCacheCore
+from session_authority.near_cache.questions import settle
 from session_authority.near_cache.token_key import key_of
 from session_authority.session import Rejection, RejectionReason, Session, ValidationRequest
 from session_authority.v1 import session_service_pb2 as v1
@@ -27,6 +28,11 @@ def ask(
         return settle(core, flight, questions, responses, now())
     finally:
         core.rpc_done(flight)
+
+
+def report_of(due: Due) -> v1.ValidateSessionRequest:
+    """Return the question that reports the use of a session."""
+    return v1.ValidateSessionRequest(session_token=due.token, ip_address=due.ip_address or "")
 
 
 def validate_many(

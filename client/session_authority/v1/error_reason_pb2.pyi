@@ -82,10 +82,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     gives the permission that it lacks.
     """
     ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 18
-    """RESOURCE_EXHAUSTED. The server has as many calls under way as it takes on at once, and refused this one
-    before looking at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where
-    it has one. Under still more calls, and while it stops, the server refuses some with CANCELLED, the message
-    "CANCELLED" and no reason at all; the same holds for those.
+    """RESOURCE_EXHAUSTED. Too many calls wait in the server, or this one has waited for too long. The server did
+    not look at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where it has one.
+    Under still more calls, and while it stops, the server may refuse calls with CANCELLED, the message "CANCELLED"
+    and no reason; repeat those in the same way.
     """
     ERROR_REASON_TOO_MANY_REJECTED_TOKENS: _ErrorReason.ValueType  # 19
     """RESOURCE_EXHAUSTED. The session token is not good: the authority looked it up and found no session. The
@@ -186,10 +186,10 @@ ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 17
 gives the permission that it lacks.
 """
 ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 18
-"""RESOURCE_EXHAUSTED. The server has as many calls under way as it takes on at once, and refused this one
-before looking at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where
-it has one. Under still more calls, and while it stops, the server refuses some with CANCELLED, the message
-"CANCELLED" and no reason at all; the same holds for those.
+"""RESOURCE_EXHAUSTED. Too many calls wait in the server, or this one has waited for too long. The server did
+not look at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where it has one.
+Under still more calls, and while it stops, the server may refuse calls with CANCELLED, the message "CANCELLED"
+and no reason; repeat those in the same way.
 """
 ERROR_REASON_TOO_MANY_REJECTED_TOKENS: ErrorReason.ValueType  # 19
 """RESOURCE_EXHAUSTED. The session token is not good: the authority looked it up and found no session. The

@@ -76,7 +76,7 @@ async def _serve(
     ) as served:
         calm_garbage_collector()
         click.echo(
-            f"session-authority: serving on {served.address}, sessions in {settings.database}"
+            f"session-authority: serving on {served.address}, sessions in {settings.database} ({served.host} host)"
         )
         await until_told_to_stop()
         click.echo("session-authority: draining")

@@ -27,6 +27,7 @@ _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGIT_VALUES = bytes(
     _DIGITS.index(chr(byte)) if chr(byte) in _DIGITS else _NO_DIGIT for byte in range(256)
 )
+_BITS_BEHIND_ID = 8 * (SECRET_BYTES + _CHECKSUM_BYTES)
 _VALUE_LIMIT = 1 << (8 * _VALUE_BYTES)
 
 TOKEN_LENGTH = len(SESSION_PREFIX) + _VALUE_DIGITS
@@ -77,7 +78,7 @@ def parse(text: str, prefix: str = SESSION_PREFIX) -> Token | None:
     body = encoded[:-_CHECKSUM_BYTES]
     if encoded[-_CHECKSUM_BYTES:] != _checksum(prefix, body):
         return None
-    return Token(UUID(bytes=body[:_ID_BYTES]), body[_ID_BYTES:])
+    return Token(UUID(int=value >> _BITS_BEHIND_ID), body[_ID_BYTES:])
 
 
 def hash_secret(secret: bytes) -> bytes:

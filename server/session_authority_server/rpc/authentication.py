@@ -10,33 +10,11 @@ from session_authority_server.domain.errors import (
     PermissionMissing,
 )
 from session_authority_server.rpc.caller import ANYBODY, Caller
+from session_authority_server.rpc.methods import METHODS
 from session_authority_server.usecases.keyring import Keyring
 
-# What has nobody's permission here is refused to everybody.
-_SERVICES: Mapping[str, Mapping[str, Permission]] = {
-    "SessionService": {
-        "CreateSession": Permission.CREATE,
-        "ReauthenticateSession": Permission.CREATE,
-        "ValidateSession": Permission.VALIDATE,
-        "BatchValidateSessions": Permission.VALIDATE,
-        "ListSessions": Permission.MANAGE,
-        "RevokeSession": Permission.MANAGE,
-        "RevokeOtherSessions": Permission.MANAGE,
-        "SignOut": Permission.MANAGE,
-    },
-    "SessionWatchService": {"WatchSessions": Permission.WATCH},
-    "SessionAdminService": {
-        "RevokeUserSessions": Permission.TERMINATE,
-        "RevokeAllSessions": Permission.TERMINATE,
-        "RevokeOneSession": Permission.TERMINATE,
-        "RevokeKeySessions": Permission.TERMINATE,
-        "EraseUser": Permission.TERMINATE,
-    },
-}
 PERMISSIONS: Mapping[str, Permission] = {
-    f"/session_authority.v1.{service}/{method}": permission
-    for service, methods in _SERVICES.items()
-    for method, permission in methods.items()
+    path: method.rule.permission for path, method in METHODS.items()
 }
 
 Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...] | None"

@@ -16,7 +16,7 @@ from session_authority_server.watch.interrupted import Cause, TooManyStreams, Wa
 
 ERROR_DOMAIN = "session-authority"
 _RETRY_AFTER = timedelta(milliseconds=250)
-_DETAILS_KEY = "grpc-status-details-bin"
+DETAILS_KEY = "grpc-status-details-bin"
 # Clients repeat what is refused with RESOURCE_EXHAUSTED, which is right for an overload alone.
 _DO_NOT_REPEAT = ("grpc-retry-pushback-ms", "-1")
 
@@ -202,7 +202,7 @@ def answer(error: AuthorityError) -> Answer:
         delay = Duration()
         delay.FromTimedelta(getattr(error, "retry_after", _RETRY_AFTER))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
-    metadata: tuple[tuple[str, str | bytes], ...] = ((_DETAILS_KEY, status.SerializeToString()),)
+    metadata: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
     if row.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not isinstance(error, ServerOverloaded):
         metadata += (_DO_NOT_REPEAT,)
     return Answer(row.code, row.reason_name, message, metadata)

@@ -1,7 +1,7 @@
 from datetime import datetime, timedelta
 
 from session_authority_server.domain.clock import Clock
-from session_authority_server.rpc.caller import current_caller
+from session_authority_server.rpc.caller import Caller
 from session_authority_server.rpc.error_table import TooManyRejectedTokens
 
 _MINUTE_SECONDS = 60.0
@@ -20,11 +20,11 @@ class RejectedTokens:
         self._per_minute = per_minute
         self._left: dict[str, tuple[float, datetime]] = {}
 
-    def count(self) -> TooManyRejectedTokens | None:
-        """Take one call from the current caller's bucket; return the refusal if the bucket is empty."""
+    def count(self, caller: Caller) -> TooManyRejectedTokens | None:
+        """Take one call from a caller's bucket; return the refusal if the bucket is empty."""
         if not self._per_minute:
             return None
-        key_id, now = current_caller.get().key_id, self._clock.now()
+        key_id, now = caller.key_id, self._clock.now()
         left = self._filled(key_id, now)
         if left < 1:
             return TooManyRejectedTokens(

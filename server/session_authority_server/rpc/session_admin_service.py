@@ -4,7 +4,6 @@ from typing import Any
 import grpc
 
 from session_authority.v1 import session_admin_service_pb2 as pb
-from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceServicer
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.rpc.conversion import from_timestamp, to_timestamp
 from session_authority_server.usecases.erase_user import EraseUser
@@ -27,26 +26,26 @@ class AdminUseCases:
     erase_user: EraseUser
 
 
-class SessionAdminService(SessionAdminServiceServicer):
+class SessionAdminService:
     """`session_authority.v1.SessionAdminService`: parses, calls, answers."""
 
     def __init__(self, usecases: AdminUseCases) -> None:
         self._usecases = usecases
 
     async def RevokeUserSessions(
-        self, request: pb.RevokeUserSessionsRequest, context: Context
+        self, request: pb.RevokeUserSessionsRequest
     ) -> pb.RevokeUserSessionsResponse:
         effective_time = await self._usecases.revoke_user(request.user_id, request.reason)
         return pb.RevokeUserSessionsResponse(effective_time=to_timestamp(effective_time))
 
     async def RevokeAllSessions(
-        self, request: pb.RevokeAllSessionsRequest, context: Context
+        self, request: pb.RevokeAllSessionsRequest
     ) -> pb.RevokeAllSessionsResponse:
         effective_time = await self._usecases.revoke_all(request.reason)
         return pb.RevokeAllSessionsResponse(effective_time=to_timestamp(effective_time))
 
     async def RevokeOneSession(
-        self, request: pb.RevokeOneSessionRequest, context: Context
+        self, request: pb.RevokeOneSessionRequest
     ) -> pb.RevokeOneSessionResponse:
         revoke = self._usecases.revoke_one
         match request.WhichOneof("target"):
@@ -59,7 +58,7 @@ class SessionAdminService(SessionAdminServiceServicer):
         return pb.RevokeOneSessionResponse(effective_time=to_timestamp(effective_time))
 
     async def RevokeKeySessions(
-        self, request: pb.RevokeKeySessionsRequest, context: Context
+        self, request: pb.RevokeKeySessionsRequest
     ) -> pb.RevokeKeySessionsResponse:
         since = from_timestamp(request.since, "since") if request.HasField("since") else None
         done = await self._usecases.revoke_key(request.created_by_key, since, request.reason)
@@ -70,9 +69,7 @@ class SessionAdminService(SessionAdminServiceServicer):
             resume_time=None if resume_time is None else to_timestamp(resume_time),
         )
 
-    async def EraseUser(
-        self, request: pb.EraseUserRequest, context: Context
-    ) -> pb.EraseUserResponse:
+    async def EraseUser(self, request: pb.EraseUserRequest) -> pb.EraseUserResponse:
         erasure = await self._usecases.erase_user(request.user_id)
         return pb.EraseUserResponse(
             effective_time=to_timestamp(erasure.effective_time), complete=erasure.complete

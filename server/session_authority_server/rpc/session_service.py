@@ -1,14 +1,11 @@
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-import grpc
 
 from session_authority.v1 import session_service_pb2 as pb
-from session_authority.v1.session_service_pb2_grpc import SessionServiceServicer
 from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.verdict import MALFORMED, NOT_FOUND
-from session_authority_server.rpc.caller import current_caller
+from session_authority_server.domain.errors import AuthorityError, InvalidRequest
+from session_authority_server.domain.verdict import NOT_FOUND
+from session_authority_server.rpc.caller import Caller, current_caller
 from session_authority_server.rpc.conversion import (
     from_duration,
     from_timestamp,
@@ -17,7 +14,6 @@ from session_authority_server.rpc.conversion import (
     to_session,
     to_timestamp,
 )
-from session_authority_server.rpc.even_time import even_time
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.usecases.create_session import CreateSession, SignIn
 from session_authority_server.usecases.list_sessions import Listing, ListSessions
@@ -29,12 +25,12 @@ from session_authority_server.usecases.revoke_other_sessions import RevokeOtherS
 from session_authority_server.usecases.revoke_session import RevokeSession
 from session_authority_server.usecases.sign_out import SignOut
 from session_authority_server.usecases.validate_sessions import (
-    BatchValidateSessions,
-    ValidateSession,
+    Outcome,
+    Undecided,
+    ValidateSessions,
     Validation,
+    check_count,
 )
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +38,7 @@ class UseCases:
     """What the service can be asked to do."""
 
     create: CreateSession
-    validate: ValidateSession
-    batch_validate: BatchValidateSessions
+    validate: ValidateSessions
     list: ListSessions
     revoke: RevokeSession
     revoke_others: RevokeOtherSessions
@@ -51,7 +46,7 @@ class UseCases:
     reauthenticate: ReauthenticateSession
 
 
-class SessionService(SessionServiceServicer):
+class SessionService:
     """`session_authority.v1.SessionService`: parses, calls, answers."""
 
     def __init__(
@@ -61,9 +56,7 @@ class SessionService(SessionServiceServicer):
         self._clock = clock
         self._rejected = rejected or RejectedTokens(clock, 0)
 
-    async def CreateSession(
-        self, request: pb.CreateSessionRequest, context: Context
-    ) -> pb.CreateSessionResponse:
+    async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
         session, token = await self._usecases.create(
             SignIn(
                 user_id=request.user_id,
@@ -90,44 +83,48 @@ class SessionService(SessionServiceServicer):
             session_token=token.encode(),
         )
 
-    async def ValidateSession(
-        self, request: pb.ValidateSessionRequest, context: Context
-    ) -> pb.ValidateSessionResponse:
-        end_of_period = even_time()
-        verdict = await self._usecases.validate(_validation(request))
-        if verdict is NOT_FOUND or verdict is MALFORMED:
-            await end_of_period()
-            self._count_unknown([verdict], verdicts=1)
-        return cast("pb.ValidateSessionResponse", to_answer(verdict))
+    async def validate_each(
+        self, calls: Sequence[tuple[Caller, pb.ValidateSessionRequest]]
+    ) -> list[bytes | AuthorityError | Awaitable[bytes]]:
+        """Answer ValidateSession calls that arrived together.
 
-    async def BatchValidateSessions(
-        self, request: pb.BatchValidateSessionsRequest, context: Context
-    ) -> pb.BatchValidateSessionsResponse:
-        end_of_period = even_time()
-        verdicts = await self._usecases.batch_validate(
-            [_validation(each) for each in request.requests]
-        )
-        bad = [each for each in verdicts if each is NOT_FOUND or each is MALFORMED]
-        if bad:
-            await end_of_period()
-            self._count_unknown(bad, verdicts=len(verdicts))
-        return cast("pb.BatchValidateSessionsResponse", to_batch_answer(verdicts))
-
-    def _count_unknown(self, bad: Sequence[object], *, verdicts: int) -> None:
-        """Count a call once if it presented unknown tokens, however many.
-
-        Raises:
-            TooManyRejectedTokens: The caller's bucket is empty, and no other token needs an answer.
+        Returns:
+            One answer a call, in order: the response, the error, or what gives the response once the use of the
+            session is written.
         """
-        if all(each is MALFORMED for each in bad):
-            return
-        refusal = self._rejected.count()
-        if refusal is not None and len(bad) == verdicts:
-            raise refusal
+        outcomes = await self._usecases.validate([_validation(request) for _, request in calls])
+        return [
+            self._answer(caller, outcome)
+            for (caller, _), outcome in zip(calls, outcomes, strict=True)
+        ]
 
-    async def ListSessions(
-        self, request: pb.ListSessionsRequest, context: Context
-    ) -> pb.ListSessionsResponse:
+    def _answer(
+        self, caller: Caller, outcome: Outcome
+    ) -> bytes | AuthorityError | Awaitable[bytes]:
+        if isinstance(outcome, Undecided):
+            return self._decided(outcome)
+        if isinstance(outcome, InvalidRequest):
+            return outcome
+        if outcome is NOT_FOUND:
+            return self._rejected.count(caller) or to_answer(outcome)
+        return to_answer(outcome)
+
+    async def _decided(self, undecided: Undecided) -> bytes:
+        await self._usecases.validate.decide([undecided])
+        return to_answer(undecided.session)
+
+    async def BatchValidateSessions(self, request: pb.BatchValidateSessionsRequest) -> bytes:
+        outcomes = await self._usecases.validate(
+            check_count([_validation(each) for each in request.requests])
+        )
+        verdicts = await self._usecases.validate.decided(outcomes)
+        unknown = [each for each in verdicts if each is NOT_FOUND]
+        refused = self._rejected.count(current_caller.get()) if unknown else None
+        if refused is not None and all(each == NOT_FOUND for each in verdicts):
+            raise refused
+        return to_batch_answer(verdicts)
+
+    async def ListSessions(self, request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:
         page = await self._usecases.list(
             Listing(
                 session_token=request.session_token,
@@ -143,9 +140,7 @@ class SessionService(SessionServiceServicer):
             total_size=page.total,
         )
 
-    async def RevokeSession(
-        self, request: pb.RevokeSessionRequest, context: Context
-    ) -> pb.RevokeSessionResponse:
+    async def RevokeSession(self, request: pb.RevokeSessionRequest) -> pb.RevokeSessionResponse:
         revocation = await self._usecases.revoke(request.session_token, request.session_id)
         session = revocation.session
         current = session.session_id if revocation.current else None
@@ -156,19 +151,17 @@ class SessionService(SessionServiceServicer):
         )
 
     async def RevokeOtherSessions(
-        self, request: pb.RevokeOtherSessionsRequest, context: Context
+        self, request: pb.RevokeOtherSessionsRequest
     ) -> pb.RevokeOtherSessionsResponse:
         effective_time = await self._usecases.revoke_others(request.session_token)
         return pb.RevokeOtherSessionsResponse(effective_time=to_timestamp(effective_time))
 
-    async def SignOut(self, request: pb.SignOutRequest, context: Context) -> pb.SignOutResponse:
-        end_of_period = even_time()
+    async def SignOut(self, request: pb.SignOutRequest) -> pb.SignOutResponse:
         effective_time = await self._usecases.sign_out(request.session_token)
-        await end_of_period()  # whether there was anything to end
         return pb.SignOutResponse(effective_time=to_timestamp(effective_time))
 
     async def ReauthenticateSession(
-        self, request: pb.ReauthenticateSessionRequest, context: Context
+        self, request: pb.ReauthenticateSessionRequest
     ) -> pb.ReauthenticateSessionResponse:
         session, token = await self._usecases.reauthenticate(
             Reauthentication(

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, cast
 
@@ -8,7 +8,6 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from session_authority.v1 import session_watch_service_pb2 as pb
-from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServiceServicer
 from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
 from session_authority_server.rpc.authentication import Authenticate, Metadata
@@ -29,7 +28,7 @@ SHORTEST_PING_SECONDS = 0.05
 LAST_WORD_SECONDS = 1.0
 
 
-class SessionWatchService(SessionWatchServiceServicer):
+class SessionWatchService:
     """`session_authority.v1.SessionWatchService`: moves messages between streams and the hub."""
 
     def __init__(self, hub: Hub, authenticate: Authenticate) -> None:
@@ -37,11 +36,11 @@ class SessionWatchService(SessionWatchServiceServicer):
         self._hub = hub
         self._authenticate = authenticate
         self._callers: dict[Stream, Metadata] = {}
+        self.streams: Mapping[str, Callable[[object, Context], Awaitable[None]]] = {
+            METHOD: self.WatchSessions
+        }
 
-    # gRPC takes a coroutine that reads and writes by its context, and its types don't say so.
-    async def WatchSessions(  # type: ignore[override]
-        self, request_iterator: object, context: Context
-    ) -> None:
+    async def WatchSessions(self, _requests: object, context: Context) -> None:
         stream = self._hub.join()
         # Not before its caller has heard that it ended, for which one that doesn't read takes its time.
         done: Any = lambda _context: self._hub.leave(stream)  # noqa: E731 - what gRPC's types ask for it never gives

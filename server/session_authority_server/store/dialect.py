@@ -2,9 +2,8 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from datetime import datetime
-from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
@@ -28,7 +27,6 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
-    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -37,7 +35,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from session_authority_server.domain.changes import Changes
 from session_authority_server.store import notification, one_trip
 from session_authority_server.store.sqlite_file import FileReplaced, SqliteFile
-from session_authority_server.store.wire import values_of
 
 # How long a caller waits for a connection to come free. With the time that the work itself may take
 # (`time_limit.WORK_SECONDS`), it is less than the deadline that callers have by default.
@@ -63,10 +60,9 @@ _AS_WORKER = {
     "enable_bitmapscan": "off",
     "enable_sort": "off",
 }
+_RECORD_OID = 2249
 # A serialization failure, a deadlock, and a key that somebody else has inserted meanwhile.
 _LOST_RACES = frozenset(("40001", "40P01", "23505"))
-_QUOTED_ID_DIGITS = slice(2, 34)  # of X'...'
-_SENT_FALSE = b"\0"
 _ANY_POSTGRESQL = "postgresql+psycopg://"
 _NOTIFY = text(
     "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
@@ -75,8 +71,6 @@ _NOTIFY = text(
 # would wait for the snapshot to go. This statement takes none.
 LET_GO_OF_SNAPSHOT = "SET LOCAL client_min_messages = warning"
 COMMIT_IN_DOUBT = "commit in doubt"
-# Several values of a row as one, from which none of them can be missed or mistaken for another.
-Fingerprint = str | bytes
 
 
 class Dialect(Protocol):
@@ -84,7 +78,6 @@ class Dialect(Protocol):
 
     Attributes:
         readers: How many connections read, of each of the two kinds (validation and all else).
-        fingerprints_are_whole: Whether a fingerprint is better made of all columns, and decoded when it is new.
         takes_arrays: Whether a parameter can be an array.
         tell_time: The statement that asks for the engine's time; None where its clock is this machine's.
         driver_errors: What the driver raises where SQLAlchemy is not in between.
@@ -92,7 +85,6 @@ class Dialect(Protocol):
 
     readers: int
     takes_arrays: bool
-    fingerprints_are_whole: bool
     tell_time: str | None
     driver_errors: tuple[type[Exception], ...]
 
@@ -108,34 +100,22 @@ class Dialect(Protocol):
         """Return the condition that a column is one of the parameter `ids`."""
         ...
 
-    def raw_id(self, session_id: UUID) -> Any:
-        """Return an id as the driver gives and takes it."""
+    def packed(self, statement: Select[Any]) -> Select[Any]:
+        """Return a SELECT of the same rows, each in the form that is cheapest to fetch."""
         ...
 
-    def padded(self, raw_ids: Sequence[Any]) -> Sequence[Any]:
-        """Return ids, repeated where that lets fewer statements serve all their numbers."""
+    def size(self, ids: int) -> int:
+        """Return how many ids a statement by so many ids is written for."""
         ...
 
-    async def fetch_by_ids(self, driver: Any, statement: str, raw_ids: Sequence[Any]) -> list[Any]:
-        """Run a SELECT by ids on a driver's own connection."""
+    async def fetch_packed(
+        self, driver: Any, statement: str, ids: Sequence[UUID]
+    ) -> Sequence[Hashable]:
+        """Run a SELECT of packed rows by ids on a driver's own connection."""
         ...
 
-    def fingerprint(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[Any]:
-        """Return columns, the first of which is an id, as one value."""
-        ...
-
-    def gathered(self, fingerprint: ColumnElement[Any]) -> Select[Any]:
-        """Return a SELECT of fingerprints in the form in which many are the cheapest to fetch: as one row."""
-        ...
-
-    async def fetch_gathered(
-        self, driver: Any, statement: str, raw_ids: Sequence[Any]
-    ) -> Sequence[Fingerprint]:
-        """Run a SELECT of gathered fingerprints by ids on a driver's own connection."""
-        ...
-
-    def fingerprinted(self, fingerprint: Any) -> Sequence[Any]:
-        """Return the columns in a fingerprint, or the first alone where it is not made to be decoded."""
+    def unpacked(self, row: Any) -> Sequence[Any]:
+        """Return the columns of a packed row, as the driver gives them."""
         ...
 
     def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
@@ -192,7 +172,6 @@ class Sqlite:
 
     readers = 4
     takes_arrays = False
-    fingerprints_are_whole = False
     tell_time: str | None = None
     driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
@@ -258,35 +237,22 @@ class Sqlite:
     def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
         return column.in_(bindparam("ids", expanding=True))
 
-    def raw_id(self, session_id: UUID) -> bytes:
-        return session_id.bytes
+    def packed(self, statement: Select[Any]) -> Select[Any]:
+        return statement
 
-    def padded(self, raw_ids: Sequence[Any]) -> Sequence[Any]:
-        size = 1 << (len(raw_ids) - 1).bit_length()
-        return [*raw_ids, *[raw_ids[-1]] * (size - len(raw_ids))]
+    def size(self, ids: int) -> int:
+        return 1 << (ids - 1).bit_length()  # so that a few statements serve every number of ids
 
-    async def fetch_by_ids(self, driver: Any, statement: str, raw_ids: Sequence[Any]) -> list[Any]:
+    async def fetch_packed(
+        self, driver: Any, statement: str, ids: Sequence[UUID]
+    ) -> Sequence[Hashable]:
+        raw_ids = [each.bytes for each in ids]
+        raw_ids += raw_ids[-1:] * (self.size(len(ids)) - len(ids))
         return list(await driver.execute_fetchall(statement, raw_ids))
 
-    def fingerprint(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[Any]:
-        # As SQL literals, so that none runs into another.
-        literals = [func.quote(column, type_=Text) for column in columns]
-        comma = literal_column("','", Text)
-        return reduce(lambda text, more: text + comma + more, literals)
-
-    def gathered(self, fingerprint: ColumnElement[Any]) -> Select[Any]:
-        # sqlite3 lets go of the interpreter's lock for every row, and each time it takes the lock again
-        # costs two changes of threads.
-        return select(func.group_concat(fingerprint, literal_column("char(10)")))
-
-    async def fetch_gathered(
-        self, driver: Any, statement: str, raw_ids: Sequence[Any]
-    ) -> Sequence[Fingerprint]:
-        ((text,),) = await driver.execute_fetchall(statement, raw_ids)
-        return text.split("\n") if text else ()
-
-    def fingerprinted(self, fingerprint: Any) -> Sequence[Any]:
-        return (bytes.fromhex(fingerprint[_QUOTED_ID_DIGITS]),)
+    def unpacked(self, row: Any) -> Sequence[Any]:
+        columns: Sequence[Any] = row
+        return columns
 
     def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
         return func.hex(column, type_=Text)
@@ -334,15 +300,17 @@ class PostgreSQL:
     readers = 4
     writers = 8
     takes_arrays = True
-    fingerprints_are_whole = True
     tell_time: str | None = "SELECT clock_timestamp()"
 
     def __init__(self, url: str) -> None:
         import psycopg
+        from psycopg.types.composite import RecordBinaryLoader
 
-        from session_authority_server.store import libpq, postgresql_session
+        from session_authority_server.store import postgresql_session
 
-        self._libpq = libpq
+        # Without a connection: times are then in UTC, and text is in UTF-8 (`postgresql_session.verify`).
+        self._records = RecordBinaryLoader(_RECORD_OID)
+        self._cut_off = postgresql_session.cut_off
         self._prepare = postgresql_session.prepare
         self._standby_answered = psycopg.errors.ReadOnlySqlTransaction
         self.driver_errors: tuple[type[Exception], ...] = (psycopg.Error,)
@@ -394,37 +362,28 @@ class PostgreSQL:
     def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
         return column == any_(bindparam("ids", type_=ARRAY(Uuid())))
 
-    def raw_id(self, session_id: UUID) -> UUID:
-        return session_id
+    def packed(self, statement: Select[Any]) -> Select[Any]:
+        # As PostgreSQL sends a row in binary: psycopg need not decode what is remembered. A pooler may have moved on
+        # to a standby, whose rows are out of date.
+        row = func.record_send(func.row(*statement.selected_columns), type_=LargeBinary)
+        return statement.with_only_columns(func.pg_is_in_recovery(), func.array_agg(row))
 
-    def padded(self, raw_ids: Sequence[Any]) -> Sequence[Any]:
-        return raw_ids
+    def size(self, ids: int) -> int:
+        return 1  # the ids are one parameter
 
-    async def fetch_by_ids(self, driver: Any, statement: str, raw_ids: Sequence[Any]) -> list[Any]:
+    async def fetch_packed(
+        self, driver: Any, statement: str, ids: Sequence[UUID]
+    ) -> Sequence[Hashable]:
         cursor = driver.cursor(binary=True)
-        await cursor.execute(statement, {"ids": raw_ids})
-        return list(await cursor.fetchall())
-
-    def fingerprint(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[Any]:
-        # The wire's own form: faster to make, to fetch and to compare than any that must be decoded.
-        return func.record_send(func.row(*columns), type_=LargeBinary)
-
-    def gathered(self, fingerprint: ColumnElement[Any]) -> Select[Any]:
-        # A pooler in between may have moved on to a standby, whose rows are of the past.
-        return select(func.pg_is_in_recovery(), func.array_agg(fingerprint))
-
-    async def fetch_gathered(
-        self, driver: Any, statement: str, raw_ids: Sequence[Any]
-    ) -> Sequence[Fingerprint]:
-        in_recovery, array = await self._libpq.fetch_row(
-            driver.pgconn, statement.replace("%(ids)s", "$1").encode(), raw_ids
-        )
-        if in_recovery != _SENT_FALSE:
+        await cursor.execute(statement, {"ids": list(ids)})  # psycopg sends a tuple as a record
+        in_recovery, packed = await cursor.fetchone()
+        if in_recovery:
             raise self._standby_answered("a standby answered instead of the primary")
-        return () if array is None else self._libpq.array_items(array)
+        return packed or ()
 
-    def fingerprinted(self, fingerprint: Any) -> Sequence[Any]:
-        return values_of(fingerprint)
+    def unpacked(self, row: Any) -> Sequence[Any]:
+        columns: Sequence[Any] = self._records.load(row)
+        return columns
 
     def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
         return cast(column, Text)
@@ -465,7 +424,7 @@ class PostgreSQL:
             await driver.cancel_safe(timeout=_CANCEL_TIMEOUT_SECONDS)
 
     def cut_off(self, driver: Any) -> None:
-        self._libpq.cut_off(driver)
+        self._cut_off(driver)
 
 
 def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:

@@ -5,6 +5,9 @@ therefore travel in binary, which DateStyle, IntervalStyle, TimeZone and bytea_o
 still has an encoding: every connection asks for UTF8 and verifies that it got it.
 """
 
+import contextlib
+import os
+import socket
 from datetime import timedelta
 from typing import Any
 
@@ -86,6 +89,15 @@ def prepare(connection: Any, _record: object) -> None:
         connection.close()  # the pool never gets it, and so would never close it
         raise
     driver.adapters.register_dumper(timedelta, TimedeltaBinaryDumper)
+
+
+def cut_off(connection: Any) -> None:
+    """Shut the socket of a driver's connection, so that whoever waits on the connection gets an error."""
+    with (
+        contextlib.suppress(psycopg.Error, OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as same,
+    ):
+        same.shutdown(socket.SHUT_RDWR)
 
 
 def _reported(connection: "psycopg.AsyncConnection[Any]", name: str) -> str:

@@ -1,5 +1,6 @@
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 from session_authority_server.domain import sign_in as checks
@@ -7,6 +8,7 @@ from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.session import Session
+from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import (
     MALFORMED,
     SUPERSEDED,
@@ -20,8 +22,6 @@ from session_authority_server.usecases.audit import NOWHERE, Audit
 from session_authority_server.usecases.superseded import SupersededTokens
 
 VALIDATIONS_LIMIT = BATCH_LIMIT
-
-ReadOne = Callable[[UUID], Awaitable[Session | None]]
 
 
 @dataclass(slots=True)
@@ -37,50 +37,19 @@ class Validation:
     passive: bool = False
 
 
-class ValidateSession:
-    """Says whether one token is good."""
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """A live session whose use must be written before it is accepted, for it is about to end for lack of use."""
 
-    def __init__(
-        self,
-        read_one: ReadOne,
-        clock: Clock,
-        activity: Activity,
-        superseded: SupersededTokens,
-        audit: Audit = NOWHERE,
-    ) -> None:
-        self._read_one = read_one
-        self._clock = clock
-        self._activity = activity
-        self._superseded = superseded
-        self._audit = audit
-
-    async def __call__(self, validation: Validation) -> Session | Rejection:
-        """Return the live session or why the token is not accepted.
-
-        Raises:
-            InvalidRequest: If a field breaks a limit.
-            StoreUnavailable: If the store can't be read.
-        """
-        ip_address = _checked_ip_address(validation)
-        token = tokens.parse(validation.session_token)
-        if token is None:
-            return MALFORMED
-        session = await self._read_one(token.id)
-        now = self._clock.now()
-        verdict = judge(session, token, now, validation.user_id)
-        if not isinstance(verdict, Session):
-            rejected = rejected_credential(session, token, verdict, now)
-            if rejected is not None:
-                self._audit.record(rejected)
-        elif not validation.passive and not self._activity.is_fresh(verdict, now):
-            await self._activity.record(verdict, now, ip_address)
-        if verdict is SUPERSEDED and session is not None:
-            self._superseded.used(session)
-        return verdict
+    session: Session
+    touch: Touch
 
 
-class BatchValidateSessions:
-    """Says of many tokens whether they are good."""
+Outcome = Session | Rejection | InvalidRequest | Undecided
+
+
+class ValidateSessions:
+    """Says of tokens whether they are good."""
 
     def __init__(
         self,
@@ -96,61 +65,103 @@ class BatchValidateSessions:
         self._superseded = superseded
         self._audit = audit
 
-    async def __call__(self, validations: Sequence[Validation]) -> list[Session | Rejection]:
-        """Return an answer for each question, in order.
+    async def __call__(self, validations: Sequence[Validation]) -> list[Outcome]:
+        """Return an outcome for each question, in order. A question that breaks a limit fails alone.
 
         Raises:
-            InvalidRequest: If there are none or too many, or a field of one breaks a limit.
             StoreUnavailable: If the store can't be read.
         """
-        _check_count(validations)
-        ip_addresses = [
-            _checked_ip_address(validation, f"requests[{index}].")
-            if validation.ip_address
-            else None
-            for index, validation in enumerate(validations)
-        ]
         parsed = [tokens.parse(validation.session_token) for validation in validations]
-        wanted = {token.id for token in parsed if token is not None}
-        found = await self._store.read_sessions(tuple(wanted)) if wanted else {}
+        wanted = [token.id for token in parsed if token is not None]
+        found = await self._store.read_sessions(wanted) if wanted else {}
         now = self._clock.now()
-        verdicts: list[Session | Rejection] = []
-        decisive: list[Touch] = []
         reused: dict[UUID, Session] = {}
-        for validation, token, ip_address in zip(validations, parsed, ip_addresses, strict=True):
-            if token is None:
-                verdicts.append(MALFORMED)
-                continue
-            session = found.get(token.id)
-            verdict = judge(session, token, now, validation.user_id)
-            verdicts.append(verdict)
-            if not isinstance(verdict, Session):
-                rejected = rejected_credential(session, token, verdict, now)
-                if rejected is not None:
-                    self._audit.record(rejected)
-                if verdict is SUPERSEDED:
-                    reused[token.id] = found[token.id]
-            elif not validation.passive:
-                touch = self._activity.gather(verdict, now, ip_address)
-                if touch is not None:
-                    decisive.append(touch)
-        if decisive:
-            await self._activity.write(decisive)
+        outcomes = [
+            MALFORMED
+            if token is None and not validation.ip_address
+            else self._outcome(validation, token, found, now, reused)
+            for validation, token in zip(validations, parsed, strict=True)
+        ]
         for session in reused.values():
             self._superseded.used(session)
-        return verdicts
+        return outcomes
+
+    def _outcome(
+        self,
+        validation: Validation,
+        token: Token | None,
+        found: Mapping[UUID, Session],
+        now: datetime,
+        reused: dict[UUID, Session],
+    ) -> Outcome:
+        ip_address = None
+        if validation.ip_address:
+            try:
+                ip_address = _checked_ip_address(validation.ip_address)
+            except InvalidRequest as error:
+                return error
+        if token is None:
+            return MALFORMED
+        session = found.get(token.id)
+        verdict = judge(session, token, now, validation.user_id)
+        if not isinstance(verdict, Session):
+            rejected = rejected_credential(session, token, verdict, now)
+            if rejected is not None:
+                self._audit.record(rejected)
+            if verdict is SUPERSEDED and session is not None:
+                reused[token.id] = session
+        elif not validation.passive:
+            touch = self._activity.gather(verdict, now, ip_address)
+            if touch is not None:
+                return Undecided(verdict, touch)
+        return verdict
+
+    async def decide(self, undecided: Sequence[Undecided]) -> None:
+        """Write the use of sessions, after which they are accepted.
+
+        Raises:
+            StoreUnavailable: If it can't be written.
+        """
+        await self._activity.write([each.touch for each in undecided])
+
+    async def decided(self, outcomes: Sequence[Outcome]) -> list[Session | Rejection]:
+        """Return the verdicts of one request with many questions.
+
+        Raises:
+            InvalidRequest: If a question breaks a limit.
+            StoreUnavailable: If the use of a session can't be written.
+        """
+        violations = [
+            Violation(f"requests[{index}].{each.field}", each.description)
+            for index, outcome in enumerate(outcomes)
+            if isinstance(outcome, InvalidRequest)
+            for each in outcome.violations
+        ]
+        if violations:
+            raise InvalidRequest(violations)
+        undecided = [outcome for outcome in outcomes if isinstance(outcome, Undecided)]
+        if undecided:
+            await self.decide(undecided)
+        return [
+            outcome.session if isinstance(outcome, Undecided) else outcome
+            for outcome in outcomes
+            if not isinstance(outcome, InvalidRequest)
+        ]
 
 
-def _checked_ip_address(validation: Validation, prefix: str = "") -> str | None:
-    if not validation.ip_address:
-        return None
-    violations = checks.Violations(prefix)
-    ip_address = checks.check_ip_address(validation.ip_address, violations)
+def _checked_ip_address(text: str) -> str | None:
+    violations = checks.Violations()
+    ip_address = checks.check_ip_address(text, violations)
     violations.raise_if_any()
     return ip_address
 
 
-def _check_count(validations: Sequence[Validation]) -> None:
+def check_count(validations: Sequence[Validation]) -> Sequence[Validation]:
+    """Return the questions of one request.
+
+    Raises:
+        InvalidRequest: There are none, or too many.
+    """
     if not 1 <= len(validations) <= VALIDATIONS_LIMIT:
         raise InvalidRequest(
             [
@@ -160,3 +171,4 @@ def _check_count(validations: Sequence[Validation]) -> None:
                 )
             ]
         )
+    return validations

@@ -10,8 +10,7 @@ import psycopg
 
 from session_authority_server.store import notification
 from session_authority_server.store.database import reason_of
-from session_authority_server.store.libpq import cut_off
-from session_authority_server.store.postgresql_session import connect_arguments, verify
+from session_authority_server.store.postgresql_session import connect_arguments, cut_off, verify
 from session_authority_server.watch.channel import Receiver
 
 # How long a probe may take. No cache is used any more by then, because its lease is no longer.

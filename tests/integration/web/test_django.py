@@ -30,7 +30,7 @@ from session_authority_server.domain.token import mint
 from tests.acceptance.authority import PATIENCE_SECONDS
 from tests.integration.web.django_browser import COOKIE, Browser, user_id
 from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
-from tests.unit.client.near_cache.conftest import until
+from tests.unit.client.conftest import until
 
 SETTING = "SESSION_AUTHORITY"
 BEFORE = "2026-01-15T12:00+00:00"

@@ -21,15 +21,8 @@ from tests.unit.client.fake_watch import FakeWatch
 
 SERVICE = v1.DESCRIPTOR.services_by_name["SessionService"]
 TOKEN = "ses_" + "A" * 70
-CALLS_OF_A_CONNECTION = 8
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 NOON_MESSAGE = Timestamp(seconds=int(NOON.timestamp()))
-
-
-_OPTIONS = [
-    ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),
-    ("grpc.http.overload_protection", 0),
-]
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,9 @@ class ThreadedAuthority:
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.fake = FakeAuthority()
         self._threads = ThreadPoolExecutor(16)
-        self._server = grpc.server(self._threads, options=_OPTIONS)
+        self._server = grpc.server(
+            self._threads,
+        )
         watch = self.fake.watch
         self._server.add_generic_rpc_handlers(
             (_handlers(self._behaviour), watch.handlers(watch.in_threads))
@@ -145,7 +140,7 @@ class AioAuthority:
 
     def __init__(self) -> None:
         self.fake = FakeAuthority()
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server()
         watch = self.fake.watch
         self._server.add_generic_rpc_handlers(
             (_handlers(self._behaviour), watch.handlers(watch.in_tasks))

@@ -24,11 +24,11 @@ from session_authority_server.rpc.authentication import (
     Metadata,
     anybody,
 )
-from session_authority_server.rpc.caller import ANYBODY
-from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.rpc.caller import ANYBODY, Caller
 from session_authority_server.usecases import keyring as keyring_module
 from session_authority_server.usecases.keyring import Keyring
 from tests.api import RPCS
+from tests.hosts import HOSTS, new_dispatcher, serving
 from tests.unit.usecases.test_keyring import NOON, Store
 
 VALIDATE = "/session_authority.v1.SessionService/ValidateSession"
@@ -197,28 +197,24 @@ async def test_guesses_are_not_remembered(
     assert not any(type(each) is dict and f"Bearer {guess}" in each for each in gc.get_objects())
 
 
-async def test_a_stream_of_the_package_is_refused_before_it_sends_anything() -> None:
+@pytest.mark.parametrize("host", HOSTS)
+async def test_a_stream_is_refused_before_it_sends_anything(host: str) -> None:
     begun = False
 
     async def watch(requests: object, context: object) -> None:
         nonlocal begun
         begun = True
 
-    def nobody(method: str, metadata: Metadata) -> object:
+    def nobody(method: str, metadata: Metadata) -> Caller:
         raise ApiKeyMissing
 
-    server = grpc.aio.server(
-        interceptors=[CallInterceptor("session_authority.v1", nobody)]  # type: ignore[arg-type]
-    )
-    service = "session_authority.v1.SessionWatchService"
-    handlers: Any = {"WatchSessions": grpc.stream_stream_rpc_method_handler(watch)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call: Any = channel.stream_stream(f"/{service}/WatchSessions")()
+    path = "/session_authority.v1.SessionWatchService/WatchSessions"
+    async with (
+        serving(host, new_dispatcher(authenticate=nobody), {path: watch}) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        call: Any = channel.stream_stream(path)()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
-    await server.stop(None)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert not begun

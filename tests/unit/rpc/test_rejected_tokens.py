@@ -1,11 +1,9 @@
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.rpc.caller import Caller, current_caller
+from session_authority_server.rpc.caller import ANYBODY, Caller
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 
 SECOND = timedelta(seconds=1)
@@ -22,22 +20,13 @@ def sixty(clock: ManualClock) -> RejectedTokens:
     return RejectedTokens(clock, 60)
 
 
-@contextmanager
-def calling(key_id: str) -> Iterator[None]:
-    before = current_caller.set(Caller(key_id))
-    try:
-        yield
-    finally:
-        current_caller.reset(before)
-
-
-def empty(rejected: RejectedTokens) -> None:
+def empty(rejected: RejectedTokens, caller: Caller = ANYBODY) -> None:
     for _ in range(60):
-        assert rejected.count() is None
+        assert rejected.count(caller) is None
 
 
-def wait_of(rejected: RejectedTokens) -> timedelta | None:
-    refusal = rejected.count()
+def wait_of(rejected: RejectedTokens, caller: Caller = ANYBODY) -> timedelta | None:
+    refusal = rejected.count(caller)
     return None if refusal is None else refusal.retry_after
 
 
@@ -68,21 +57,19 @@ def test_the_refusal_says_when_the_next_call_is_answered(
 def test_a_bucket_never_holds_more_than_one_minute(
     sixty: RejectedTokens, clock: ManualClock
 ) -> None:
-    sixty.count()
+    sixty.count(ANYBODY)
     clock.advance(timedelta(days=1))
     empty(sixty)
     assert wait_of(sixty) == SECOND
 
 
 def test_each_api_key_has_its_own_bucket(sixty: RejectedTokens) -> None:
-    with calling("bad"):
-        empty(sixty)
-        assert wait_of(sixty) == SECOND
-    with calling("good"):
-        assert wait_of(sixty) is None
+    empty(sixty, Caller("bad"))
+    assert wait_of(sixty, Caller("bad")) == SECOND
+    assert wait_of(sixty, Caller("good")) is None
 
 
 def test_zero_means_no_limit(clock: ManualClock) -> None:
     unlimited = RejectedTokens(clock, 0)
     for _ in range(1_000):
-        assert unlimited.count() is None
+        assert unlimited.count(ANYBODY) is None

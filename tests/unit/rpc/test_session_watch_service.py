@@ -12,14 +12,10 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from session_authority.v1 import session_watch_service_pb2 as pb
-from session_authority.v1.session_watch_service_pb2_grpc import (
-    SessionWatchServiceStub,
-    add_SessionWatchServiceServicer_to_server,
-)
+from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServiceStub
 from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.errors import ApiKeyRevoked, AuthorityError
 from session_authority_server.rpc.caller import ANYBODY, Caller
-from session_authority_server.rpc.interceptor import CallInterceptor
 from session_authority_server.rpc.session_watch_service import (
     SHORTEST_PING_SECONDS,
     SessionWatchService,
@@ -28,7 +24,9 @@ from session_authority_server.rpc.session_watch_service import (
 )
 from session_authority_server.watch.hub import SILENCE_SECONDS, STREAMS_LIMIT, Hub
 from session_authority_server.watch.in_process import InProcessChannel
+from tests.hosts import HOSTS, new_dispatcher, serving
 
+WATCH = "/session_authority.v1.SessionWatchService/WatchSessions"
 LEASE = timedelta(seconds=2)
 PATIENCE_SECONDS = 60.0
 
@@ -49,7 +47,7 @@ class Watched:
         self.service = SessionWatchService(self.hub, self.authenticate)
 
     def authenticate(self, method: str, metadata: Any) -> Caller:
-        assert method == "/session_authority.v1.SessionWatchService/WatchSessions"
+        assert method == WATCH
         if self.refusal is not None:
             raise self.refusal
         return ANYBODY
@@ -111,21 +109,18 @@ async def watched() -> Watched:
     return Watched()
 
 
-@pytest.fixture
-async def channel(watched: Watched) -> AsyncIterator[grpc.aio.Channel]:
-    interceptor = CallInterceptor(
-        "session_authority.v1", watched.authenticate, max_in_flight_calls=1
-    )
+@pytest.fixture(params=HOSTS)
+async def channel(
+    watched: Watched, request: pytest.FixtureRequest
+) -> AsyncIterator[grpc.aio.Channel]:
+    dispatcher = new_dispatcher(authenticate=watched.authenticate)
+    streams = {WATCH: watched.service.WatchSessions}
     async with AsyncExitStack() as stack:
-        server = grpc.aio.server(interceptors=[interceptor])
-        add_SessionWatchServiceServicer_to_server(watched.service, server)
-        port = server.add_insecure_port("127.0.0.1:0")
         for ever in (watched.channel.run(watched.hub), watched.hub.run()):
             task = asyncio.create_task(ever)
             stack.callback(task.cancel)
-        await server.start()
-        stack.push_async_callback(server.stop, None)
-        yield await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+        address = await stack.enter_async_context(serving(request.param, dispatcher, streams))
+        yield await stack.enter_async_context(grpc.aio.insecure_channel(address))
 
 
 @pytest.fixture
@@ -205,7 +200,7 @@ async def test_a_message_that_is_no_ping_is_refused(stub: Any) -> None:
 async def test_bytes_that_are_no_message_are_refused(
     channel: grpc.aio.Channel, sent: bytes, code: grpc.StatusCode, reason: str
 ) -> None:
-    method: Any = channel.stream_stream("/session_authority.v1.SessionWatchService/WatchSessions")
+    method: Any = channel.stream_stream(WATCH)
 
     class Raw:
         WatchSessions = staticmethod(method)
@@ -270,7 +265,7 @@ async def test_a_draining_server_ends_its_streams(watched: Watched, stub: Any) -
 async def test_a_caller_who_does_not_read_is_ended_and_keeps_its_room(
     watched: Watched, channel: grpc.aio.Channel
 ) -> None:
-    slow: Any = channel.stream_stream("/session_authority.v1.SessionWatchService/WatchSessions")()
+    slow: Any = channel.stream_stream(WATCH)()
     await slow.write(pb.WatchSessionsRequest(ping=pb.Ping(ping_id=1)).SerializeToString())
     await until(lambda: watched.hub.streams)
     async with asyncio.timeout(60):

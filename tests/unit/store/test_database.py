@@ -188,15 +188,15 @@ async def test_a_validation_waits_for_its_turn_so_long_only(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     all_held, go_on = asyncio.Barrier(Sqlite.readers + 1), asyncio.Event()
-    fetch_gathered = Sqlite.fetch_gathered
+    fetch_packed = Sqlite.fetch_packed
 
     async def slow(*args: Any) -> Any:
         if not go_on.is_set():
             await all_held.wait()
             await go_on.wait()
-        return await fetch_gathered(*args)
+        return await fetch_packed(*args)
 
-    monkeypatch.setattr(Sqlite, "fetch_gathered", slow)
+    monkeypatch.setattr(Sqlite, "fetch_packed", slow)
     monkeypatch.setattr(hot_read, "WAIT_SECONDS", 0.05)
     holders = [
         asyncio.create_task(engine.sessions.read_sessions([uuid4()])) for _ in range(Sqlite.readers)

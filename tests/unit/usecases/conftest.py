@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import Rejection
-from session_authority_server.store.coalescer import CoalescedReads
 from session_authority_server.store.protocol import SessionStore
 from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.create_session import CreateSession, SignIn
@@ -20,12 +20,9 @@ from session_authority_server.usecases.revoke_other_sessions import RevokeOtherS
 from session_authority_server.usecases.revoke_session import RevokeSession
 from session_authority_server.usecases.sign_out import SignOut
 from session_authority_server.usecases.superseded import SupersededTokens
-from session_authority_server.usecases.validate_sessions import (
-    BatchValidateSessions,
-    ValidateSession,
-    Validation,
-)
+from session_authority_server.usecases.validate_sessions import ValidateSessions, Validation
 from tests.contract.engines import START, Engine, opened
+from tests.validating import validate, validate_all
 
 
 class WatchedStore:
@@ -63,10 +60,9 @@ class Authority:
         self.reused: list[Session] = []
         self.superseded = superseded = SupersededTokens(store, clock, policy, self.reused.append)
         self.create = CreateSession(store, clock, policy)
-        self.validate = ValidateSession(
-            CoalescedReads(store.read_sessions).read, clock, self.activity, superseded
-        )
-        self.validate_all = BatchValidateSessions(store, clock, self.activity, superseded)
+        self.validations = ValidateSessions(store, clock, self.activity, superseded)
+        self.validate = partial(validate, self.validations)
+        self.validate_all = partial(validate_all, self.validations)
         self.list = ListSessions(store, clock, policy, superseded)
         self.revoke = RevokeSession(store, clock, policy, superseded)
         self.revoke_others = RevokeOtherSessions(store, clock, policy, superseded)

@@ -13,7 +13,7 @@ from session_authority_server.domain.verdict import Rejection
 from session_authority_server.store.protocol import Transaction
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
-from session_authority_server.usecases.validate_sessions import Validation
+from session_authority_server.usecases.validate_sessions import Undecided, Validation
 from tests.contract.engines import DAY, MINUTE, SECOND
 from tests.unit.usecases.conftest import Authority
 
@@ -68,9 +68,11 @@ async def test_decisive_activities_at_once_are_written_together(authority: Autho
     tokens = [(await authority.sign_in(f"user-{n}", idle_timeout=MINUTE))[1] for n in range(40)]
     authority.clock.advance(55 * SECOND)
     authority.store.asked.clear()
-    asked = [authority.answer(token, passive=False) for token in tokens * 3]
-    assert all(isinstance(answer, Session) for answer in await asyncio.gather(*asked))
-    assert 1 <= authority.store.asked.count("touch") <= 4
+    outcomes = await authority.validations([Validation(token) for token in tokens * 3])
+    await asyncio.gather(
+        *(authority.validations.decide([each]) for each in outcomes if isinstance(each, Undecided))
+    )
+    assert authority.store.asked == ["read_sessions", "touch"]
     authority.clock.advance(30 * SECOND)
     assert all([await authority.is_good(token) for token in tokens])
 

@@ -24,7 +24,7 @@ from session_authority import (
     _core,
 )
 from session_authority.v1 import session_service_pb2 as v1
-from tests.unit.client.conftest import Twin
+from tests.unit.client.conftest import Twin, answer_by_token, tokens_asked, until
 from tests.unit.client.fake_authority import (
     NOON_MESSAGE,
     FakeAuthority,
@@ -33,7 +33,7 @@ from tests.unit.client.fake_authority import (
     fault,
     session_message,
 )
-from tests.unit.client.near_cache.conftest import NearTwin, answer_by_token, tokens_asked, until
+from tests.unit.client.near_cache.conftest import NearTwin
 
 
 async def test_the_second_validation_makes_no_call(

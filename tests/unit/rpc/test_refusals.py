@@ -1,14 +1,13 @@
-"""How many calls are taken on at once, and what those are told that are not."""
+"""How many calls run at once, which ones wait, and which ones are refused."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import grpc
 import pytest
-from google.protobuf.empty_pb2 import Empty
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from prometheus_client import REGISTRY
@@ -17,74 +16,66 @@ from structlog.testing import capture_logs
 from session_authority import AsyncSessionClient
 from session_authority import SessionNotLive as NotSignedIn
 from session_authority.v1 import session_service_pb2 as pb
-from session_authority.v1.session_service_pb2_grpc import (
-    SessionServiceServicer,
-    SessionServiceStub,
-    add_SessionServiceServicer_to_server,
-)
-from session_authority_server.domain.clock import ManualClock
+from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.event import CredentialFault, CredentialRejected
-from session_authority_server.rpc import interceptor
-from session_authority_server.rpc.authentication import anybody
-from session_authority_server.rpc.interceptor import CallInterceptor
-from session_authority_server.rpc.rejected_tokens import RejectedTokens
+from session_authority_server.rpc import call_queue, dispatcher
+from session_authority_server.rpc.call_queue import CallQueue
 from tests.acceptance.authority import a_session
+from tests.hosts import HOSTS, new_dispatcher, serving
 
 if TYPE_CHECKING:
     from session_authority.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
 LIMIT = 3
+_PROOF = pb.ReauthenticateSessionRequest(session_token="ses_")
 _NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _UNKNOWN = CredentialRejected(uuid4(), "", CredentialFault.UNKNOWN, _NOON)
 _SUPERSEDED = CredentialRejected(uuid4(), "ada", CredentialFault.SUPERSEDED, _NOON)
 
 
-class Service(SessionServiceServicer):
-    """Keeps validations waiting, and knows no session."""
+class Service:
+    """Keeps lists waiting, and knows no session."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         self.begun = asyncio.Semaphore(0)
 
-    async def ValidateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def validate_each(self, calls: Sequence[Any]) -> list[Any]:
+        return [b"" for _ in calls]
+
+    async def ReauthenticateSession(self, _request: Any) -> Any:  # noqa: N802
         self.begun.release()
         await self.go_on.wait()
-        return pb.ValidateSessionResponse()
+        return pb.ReauthenticateSessionResponse()
 
-    async def CreateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def CreateSession(self, _request: Any) -> Any:  # noqa: N802
         return pb.CreateSessionResponse()
 
-    async def SignOut(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def SignOut(self, _request: Any) -> Any:  # noqa: N802
         return pb.SignOutResponse()
 
-    async def ListSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ListSessions(self, _request: Any) -> Any:  # noqa: N802
         raise SessionNotLive(rejected=_UNKNOWN)
 
-    async def RevokeSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def RevokeSession(self, _request: Any) -> Any:  # noqa: N802
         raise SessionNotLive(rejected=_SUPERSEDED, superseded=a_session("ada", _NOON)[0])
 
-    async def RevokeOtherSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def RevokeOtherSessions(self, _request: Any) -> Any:  # noqa: N802
         raise SessionNotLive  # the session has ended, or the text is no token
 
 
 @pytest.fixture
 def service() -> Service:
-    return Service()  # type: ignore[abstract]  # the other methods are not called
+    return Service()
 
 
-@pytest.fixture
-async def address(service: Service) -> AsyncIterator[str]:
-    rejected = RejectedTokens(ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), 2)
-    bounded = CallInterceptor(
-        "session_authority.v1", anybody, max_in_flight_calls=LIMIT, rejected=rejected
-    )
-    server = grpc.aio.server(interceptors=[bounded])
-    add_SessionServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
+@pytest.fixture(params=HOSTS)
+async def address(service: Any, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    queue = CallQueue(running_limit=LIMIT, waiting_limit=LIMIT)
+    dispatcher = new_dispatcher(service, queue=queue, rejected_per_minute=2)
+    async with serving(request.param, dispatcher) as address:
+        yield address
 
 
 @pytest.fixture
@@ -111,43 +102,67 @@ async def _refusal(call: Awaitable[Any]) -> tuple[grpc.StatusCode, ErrorInfo, Re
 
 
 async def _fill(service: Service, stub: "SessionServiceAsyncStub") -> list[Any]:
-    """Have as many calls under way as may be."""
-    calls = [asyncio.ensure_future(stub.ValidateSession(_validation())) for _ in range(LIMIT)]
+    """Have as many calls running as may run."""
+    calls = [asyncio.ensure_future(stub.ReauthenticateSession(_PROOF)) for _ in range(LIMIT)]
     for _ in calls:
         await asyncio.wait_for(service.begun.acquire(), 60)
     return calls
 
 
-async def test_a_call_beyond_the_limit_is_refused_at_once_and_told_when_to_return(
+async def test_calls_beyond_the_limit_wait_their_turn_and_are_answered(
     service: Service, stub: "SessionServiceAsyncStub"
 ) -> None:
-    calls = await _fill(service, stub)
+    running = await _fill(service, stub)
+    waiting = [asyncio.ensure_future(stub.ReauthenticateSession(_PROOF)) for _ in range(LIMIT)]
+    service.go_on.set()
+    answers = await asyncio.gather(*running, *waiting)
+    assert answers == [pb.ReauthenticateSessionResponse()] * 2 * LIMIT
 
-    code, info, retry = await asyncio.wait_for(_refusal(stub.ValidateSession(_validation())), 2)
+
+async def test_a_call_that_has_waited_for_too_long_is_refused_and_told_when_to_return(
+    service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_queue, "WAIT_SECONDS", 0.05)
+    running = await _fill(service, stub)
+
+    code, info, retry = await asyncio.wait_for(_refusal(stub.ReauthenticateSession(_PROOF)), 5)
 
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (info.reason, info.domain) == ("SERVER_OVERLOADED", "session-authority")
     assert retry.retry_delay.ToTimedelta().total_seconds() == 0.25
-    assert not any(call.done() for call in calls)
+    assert not any(call.done() for call in running)
     service.go_on.set()
-    assert await asyncio.gather(*calls) == [pb.ValidateSessionResponse()] * LIMIT
+    assert await asyncio.gather(*running) == [pb.ReauthenticateSessionResponse()] * LIMIT
 
 
-async def test_there_is_room_again_when_calls_end_however_they_end(
+async def test_a_call_that_finds_the_queue_full_is_refused(
+    service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_queue, "WAIT_SECONDS", 60)
+    calls = await _fill(service, stub)
+    calls += [asyncio.ensure_future(stub.ReauthenticateSession(_PROOF)) for _ in range(LIMIT + 1)]
+    done, _ = await asyncio.wait(calls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    [refused] = done
+    assert (await _refusal(refused))[1].reason == "SERVER_OVERLOADED"
+    service.go_on.set()
+    await asyncio.gather(*(call for call in calls if call is not refused))
+
+
+async def test_validations_are_answered_while_other_calls_wait(
+    service: Service, stub: "SessionServiceAsyncStub"
+) -> None:
+    running = await _fill(service, stub)
+    assert await stub.ValidateSession(_validation()) == pb.ValidateSessionResponse()
+    service.go_on.set()
+    await asyncio.gather(*running)
+
+
+async def test_a_place_is_free_again_when_its_call_ends_however_it_ends(
     service: Service, stub: "SessionServiceAsyncStub"
 ) -> None:
     calls = await _fill(service, stub)
     calls[0].cancel()  # given up by the caller
-
-    async def until_there_is_room() -> None:
-        while True:
-            try:
-                await stub.CreateSession(pb.CreateSessionRequest())
-            except grpc.aio.AioRpcError:
-                continue
-            return
-
-    await asyncio.wait_for(until_there_is_room(), 60)
+    await stub.CreateSession(pb.CreateSessionRequest(), timeout=5)
     service.go_on.set()
     await asyncio.gather(*calls[1:])
     for _ in range(LIMIT + 1):  # failures leave no trace either
@@ -157,14 +172,16 @@ async def test_there_is_room_again_when_calls_end_however_they_end(
 
 
 async def test_refusals_leave_one_line_in_the_log_not_one_each(
-    service: Service, stub: "SessionServiceAsyncStub"
+    service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _fill(service, stub)
+    running = await _fill(service, stub)
+    monkeypatch.setattr(call_queue, "WAIT_SECONDS", 0.01)
     with capture_logs() as logs:
         for _ in range(10):
-            await _refusal(stub.ValidateSession(_validation()))
+            await _refusal(stub.ReauthenticateSession(_PROOF))
     assert [line["event"] for line in logs] == ["overloaded; refusing calls"]
     service.go_on.set()
+    await asyncio.gather(*running)
 
 
 async def test_an_empty_bucket_refuses_unknown_proofs_and_nothing_else(
@@ -202,29 +219,9 @@ async def test_proofs_that_are_known_or_malformed_are_not_counted(
 async def test_an_absurdly_long_deadline_is_cut_short(
     stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptor, "LONGEST_DEADLINE_SECONDS", 0.05)
-    code, info, _ = await _refusal(stub.ValidateSession(_validation(), timeout=86_400))
+    monkeypatch.setattr(dispatcher, "LONGEST_DEADLINE_SECONDS", 0.05)
+    code, info, _ = await _refusal(stub.ReauthenticateSession(_PROOF, timeout=86_400))
     assert (code, info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
-
-
-async def test_services_of_others_are_not_counted(service: Service) -> None:
-    async def answer(request: Empty, context: Any) -> Empty:
-        return request
-
-    handler: Any = grpc.unary_unary_rpc_method_handler(
-        answer, Empty.FromString, Empty.SerializeToString
-    )
-    bounded = CallInterceptor("session_authority.v1", anybody, max_in_flight_calls=0)
-    server = grpc.aio.server(interceptors=[bounded])
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("another.Service", {"Empty": handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call: Any = channel.unary_unary("/another.Service/Empty")
-        assert await call(b"") == b""
-    await server.stop(None)
 
 
 async def test_a_client_is_told_not_to_repeat_what_no_repetition_mends(

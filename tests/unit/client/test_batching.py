@@ -1,9 +1,9 @@
-"""Questions that are asked at the same time, in both clients."""
+"""Validations that are asked for at the same time, by both clients, with and without near cache."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,22 +12,24 @@ import pytest
 
 from session_authority import (
     AsyncSessionClient,
+    ClientClosed,
     DeadlineExceeded,
     InternalError,
     InvalidArgument,
+    RejectionReason,
     SessionClient,
     Unavailable,
 )
-from session_authority.near_cache.core import Due
-from session_authority.near_cache.questions import (
+from session_authority._batching import (
     CALLS_LIMIT,
     QUESTION_LIMIT_BYTES,
     SHARED_QUESTIONS,
     Questions,
 )
 from session_authority.v1 import session_service_pb2 as v1
+from tests.unit.client.conftest import answer_by_token, tokens_asked, until
 from tests.unit.client.fake_authority import FakeAuthority, batch_of, fault
-from tests.unit.client.near_cache.conftest import NearTwin, answer_by_token, tokens_asked, until
+from tests.unit.client.near_cache.conftest import NearTwin
 
 
 class Gate:
@@ -40,8 +42,31 @@ class Gate:
         self._held.set()
 
 
+@pytest.fixture(params=["plain", "near"])
+def near_cache(request: pytest.FixtureRequest) -> bool:
+    kind: str = request.param
+    return kind == "near"
+
+
 @pytest.fixture
-def gate(near: NearTwin, authority: FakeAuthority) -> Iterator[Gate]:
+async def twin(
+    client_type: type[SessionClient | AsyncSessionClient],
+    authority_by_token: FakeAuthority,
+    near_cache: bool,
+) -> AsyncIterator[NearTwin]:
+    client = client_type(
+        authority_by_token.address, api_key="key-1", deadline_seconds=5, near_cache=near_cache
+    )
+    twin = NearTwin(client)
+    if near_cache:
+        await twin.connected()
+        authority_by_token.calls.clear()
+    yield twin
+    await twin.close()
+
+
+@pytest.fixture
+def gate(twin: NearTwin, authority: FakeAuthority) -> Iterator[Gate]:
     gate = Gate(authority)
     yield gate
     gate.open()
@@ -56,11 +81,11 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 Ask = Callable[..., "asyncio.Future[Any]"]
 
 
-def asking(near: NearTwin, threads: ThreadPoolExecutor) -> Ask:
+def asking(twin: NearTwin, threads: ThreadPoolExecutor) -> Ask:
     """Ask in a task or a thread of its own."""
 
     def asks(token: str, **question: Any) -> "asyncio.Future[Any]":
-        client = near.client
+        client = twin.client
         if isinstance(client, AsyncSessionClient):
             return asyncio.ensure_future(client.validate(token, **question))
         loop = asyncio.get_running_loop()
@@ -70,8 +95,8 @@ def asking(near: NearTwin, threads: ThreadPoolExecutor) -> Ask:
 
 
 @pytest.fixture
-def ask(near: NearTwin, gate: Gate, threads: ThreadPoolExecutor) -> Ask:
-    return asking(near, threads)
+def ask(twin: NearTwin, gate: Gate, threads: ThreadPoolExecutor) -> Ask:
+    return asking(twin, threads)
 
 
 async def fill(ask: Ask, authority: FakeAuthority) -> "list[asyncio.Future[Any]]":
@@ -84,21 +109,95 @@ async def fill(ask: Ask, authority: FakeAuthority) -> "list[asyncio.Future[Any]]
     return calls
 
 
-async def queued(near: NearTwin, expected: int) -> None:
+async def queued(twin: NearTwin, expected: int) -> None:
     """Wait until as many different questions wait behind the calls in flight."""
-    near_cache: Any = near.client._near
-    asker = (
-        near_cache._asker() if isinstance(near.client, AsyncSessionClient) else near_cache._asker
-    )
-    await until(lambda: len(asker._questions) == expected)
+    client: Any = twin.client
+    if client._near is None:
+        batcher = client._connection().batcher
+    elif isinstance(client, AsyncSessionClient):
+        batcher = client._near._batcher()
+    else:
+        batcher = client._near._batcher
+    await until(lambda: len(batcher._questions) == expected)
+
+
+async def test_a_lone_call_is_sent_at_once_as_what_it_is(
+    twin: NearTwin, authority: FakeAuthority
+) -> None:
+    assert (await twin.validate("t-1")).session_id == "s-1"
+    assert (await twin.validate("t-2", user_id="ana")).session_id == "s-2"
+    assert [call.method for call in authority.calls] == ["ValidateSession"] * 2
+
+
+async def test_a_batch_says_of_each_question_all_that_its_caller_said(
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+) -> None:
+    first = await fill(ask, authority)
+    others = [
+        ask("t-1", ip_address="192.0.2.1"),
+        ask("t-2", user_id="ana"),
+        ask("t-3", passive=True),
+    ]
+    await queued(twin, 3)
+    gate.open()
+    await asyncio.gather(*first, *others)
+    [batch] = [call for call in authority.calls if call.method == "BatchValidateSessions"]
+    asked = sorted(batch.request.requests, key=lambda question: question.session_token)
+    assert asked == [
+        v1.ValidateSessionRequest(session_token="t-1", ip_address="192.0.2.1"),
+        v1.ValidateSessionRequest(session_token="t-2", user_id="ana"),
+        v1.ValidateSessionRequest(session_token="t-3", passive=True),
+    ]
+    assert batch.metadata["authorization"] == "Bearer key-1"
+
+
+async def test_a_rejection_in_a_batch_is_the_answer_of_its_caller_alone(
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+) -> None:
+    first = await fill(ask, authority)
+    dead, alive = ask("x-dead"), ask("t-1")
+    await queued(twin, 2)
+    gate.open()
+    assert (await dead).reason is RejectionReason.REVOKED
+    assert (await alive).session_id == "s-1"
+    await asyncio.gather(*first)
+
+
+async def test_closing_ends_the_calls_in_flight_and_those_that_wait_behind_them(
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+) -> None:
+    calls = await fill(ask, authority)
+    calls += [ask(f"t-{number}") for number in range(5)]
+    await queued(twin, 5)
+    await twin.close()
+    async with asyncio.timeout(4):  # less than their deadline
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {ClientClosed}
+
+
+async def test_a_client_without_batching_makes_a_call_for_each_question(
+    client_type: type[SessionClient | AsyncSessionClient],
+    authority_by_token: FakeAuthority,
+    threads: ThreadPoolExecutor,
+) -> None:
+    twin = NearTwin(client_type(authority_by_token.address, batching=False))
+    gate = Gate(authority_by_token)
+    asks = asking(twin, threads)
+    calls = [asks(f"t-{number}") for number in range(2 * CALLS_LIMIT)]
+    await until(lambda: len(authority_by_token.calls) == len(calls))
+    gate.open()
+    answers = await asyncio.gather(*calls)
+    assert [answer.session_id for answer in answers] == [f"s-{n}" for n in range(len(calls))]
+    assert {call.method for call in authority_by_token.calls} == {"ValidateSession"}
+    await twin.close()
 
 
 async def test_what_comes_while_all_calls_are_in_flight_goes_out_together(
-    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask, near_cache: bool
 ) -> None:
     first = await fill(ask, authority)
     others = [ask(f"t-{number}") for number in range(50)]
-    await queued(near, 50)
+    await queued(twin, 50)
     assert len(authority.calls) == CALLS_LIMIT
     gate.open()
     sessions = await asyncio.gather(*first, *others)
@@ -107,12 +206,13 @@ async def test_what_comes_while_all_calls_are_in_flight_goes_out_together(
     ]
     methods = [call.method for call in authority.calls]
     assert methods == ["ValidateSession"] * CALLS_LIMIT + ["BatchValidateSessions"]
-    assert near.statistics.size == CALLS_LIMIT + 50
+    if near_cache:
+        assert twin.statistics.size == CALLS_LIMIT + 50
 
 
 @pytest.mark.parametrize("client_type", [AsyncSessionClient])
 async def test_what_many_ask_at_once_is_shared_by_the_calls_that_are_free(
-    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     many = [ask(f"t-{number}") for number in range(CALLS_LIMIT * SHARED_QUESTIONS)]
     await until(lambda: len(authority.calls) == CALLS_LIMIT)
@@ -125,13 +225,13 @@ async def test_what_many_ask_at_once_is_shared_by_the_calls_that_are_free(
 
 
 async def test_the_same_question_is_asked_once_while_it_waits(
-    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     first = await fill(ask, authority)
     alike = [ask("t-1") for _ in range(10)]
-    await queued(near, 1)
+    await queued(twin, 1)
     different = [ask("t-1", user_id="eve"), ask("t-1", passive=True)]
-    await queued(near, 3)
+    await queued(twin, 3)
     await asyncio.sleep(0.1)  # for the slowest of the ten threads
     gate.open()
     await asyncio.gather(*first, *alike, *different)
@@ -139,7 +239,7 @@ async def test_the_same_question_is_asked_once_while_it_waits(
 
 
 async def test_an_answer_that_is_on_its_way_is_not_shared(
-    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     # It may have been made before an ending that was answered before the second question was asked.
     first = ask("t-1")
@@ -151,7 +251,7 @@ async def test_an_answer_that_is_on_its_way_is_not_shared(
 
 
 async def test_questions_that_one_of_them_spoils_are_asked_one_by_one(
-    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     refusal = fault(
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -164,7 +264,7 @@ async def test_questions_that_one_of_them_spoils_are_asked_one_by_one(
     )
     first = await fill(ask, authority)
     good, bad = ask("t-1"), ask("t-2", user_id="\t")
-    await queued(near, 2)
+    await queued(twin, 2)
     gate.open()
     assert (await good).session_id == "s-1"
     with pytest.raises(InvalidArgument, match="user_id: has control characters"):
@@ -173,7 +273,7 @@ async def test_questions_that_one_of_them_spoils_are_asked_one_by_one(
 
 
 async def test_what_could_spoil_a_batch_is_asked_by_itself_at_once(
-    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     first = await fill(ask, authority)
     alone = [
@@ -197,7 +297,7 @@ async def test_what_could_spoil_a_batch_is_asked_by_itself_at_once(
     ids=["fault", "too few answers", "outage"],
 )
 async def test_the_failure_of_a_batch_is_told_to_each_by_an_exception_of_its_own(
-    near: NearTwin,
+    twin: NearTwin,
     authority: FakeAuthority,
     gate: Gate,
     ask: Ask,
@@ -207,7 +307,7 @@ async def test_the_failure_of_a_batch_is_told_to_each_by_an_exception_of_its_own
     authority.answers("BatchValidateSessions", answer)
     first = await fill(ask, authority)
     others = [ask(f"t-{number}") for number in range(5)]
-    await queued(near, 5)
+    await queued(twin, 5)
     gate.open()
     await asyncio.gather(*first)
     errors = await asyncio.gather(*others, return_exceptions=True)
@@ -217,7 +317,7 @@ async def test_the_failure_of_a_batch_is_told_to_each_by_an_exception_of_its_own
 
 
 async def test_one_answer_that_is_not_understood_spoils_no_other(
-    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     authority.answers_by(
         "BatchValidateSessions",
@@ -231,7 +331,7 @@ async def test_one_answer_that_is_not_understood_spoils_no_other(
     )
     first = await fill(ask, authority)
     good, bad = ask("t-1"), ask("t-2")
-    await queued(near, 2)
+    await queued(twin, 2)
     gate.open()
     assert (await good).session_id == "s-1"
     with pytest.raises(InternalError, match="neither a session nor a rejection"):
@@ -243,13 +343,15 @@ async def test_a_question_that_waits_too_long_ends_at_its_deadline(
     client_type: type[SessionClient | AsyncSessionClient],
     authority_by_token: FakeAuthority,
     threads: ThreadPoolExecutor,
+    near_cache: bool,
 ) -> None:
     authority = authority_by_token
-    near = NearTwin(client_type(authority.address, deadline_seconds=1, near_cache=True))
-    await near.connected()
-    authority.calls.clear()
+    twin = NearTwin(client_type(authority.address, deadline_seconds=1, near_cache=near_cache))
+    if near_cache:
+        await twin.connected()
+        authority.calls.clear()
     gate = Gate(authority)
-    asks = asking(near, threads)
+    asks = asking(twin, threads)
     first = await fill(asks, authority)
     await asyncio.sleep(0.3)
     began = time.monotonic()
@@ -261,19 +363,19 @@ async def test_a_question_that_waits_too_long_ends_at_its_deadline(
     assert time.monotonic() - began < 10
     gate.open()
     await asyncio.gather(*first, return_exceptions=True)
-    assert await near.validate("t-1")
-    await near.close()
+    assert await twin.validate("t-1")
+    await twin.close()
 
 
 @pytest.mark.parametrize(
     "client_type", [AsyncSessionClient], ids=["aio"]
 )  # threads are not cancelled
 async def test_one_that_no_longer_waits_hurts_no_other(
-    near: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
+    twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask, near_cache: bool
 ) -> None:
     first = await fill(ask, authority)
     gone, alike, other = ask("t-1"), ask("t-1"), ask("t-2")
-    await queued(near, 2)
+    await queued(twin, 2)
     gone.cancel()
     first[0].cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -284,14 +386,15 @@ async def test_one_that_no_longer_waits_hurts_no_other(
     with pytest.raises(asyncio.CancelledError):
         await first[0]
     await asyncio.gather(*first[1:])
-    await until(lambda: near.statistics.size == CALLS_LIMIT + 2)  # even its answer is kept
+    if near_cache:
+        await until(lambda: twin.statistics.size == CALLS_LIMIT + 2)  # even its answer is kept
 
 
 def test_reports_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("session_authority.near_cache.questions.REPORTS_LIMIT", 2)
+    monkeypatch.setattr("session_authority._batching.WAITING_LIMIT", 2)
     questions: Questions[None] = Questions()
     for number in range(3):
-        questions.report(Due(f"t-{number}"))
+        questions.report(v1.ValidateSessionRequest(session_token=f"t-{number}"))
     assert [question.message.session_token for question in questions.take()] == ["t-0", "t-1"]
 
 
@@ -304,20 +407,21 @@ def test_the_calls_that_are_free_share_what_is_worth_sharing(
 ) -> None:
     questions: Questions[None] = Questions()
     for number in range(waiting):
-        questions.report(Due(f"t-{number}"))
+        questions.report(v1.ValidateSessionRequest(session_token=f"t-{number}"))
     free = range(CALLS_LIMIT, CALLS_LIMIT - len(shares), -1)
     assert [len(questions.take(calls)) for calls in free] == shares
 
 
 async def test_a_fault_in_the_library_is_raised_and_leaves_nobody_waiting(
-    near: NearTwin, monkeypatch: pytest.MonkeyPatch
+    twin: NearTwin, near_cache: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr("session_authority.near_cache.operations.settle", broken)
+    inside = "near_cache.operations.settle" if near_cache else "_batching._outcome"
+    monkeypatch.setattr(f"session_authority.{inside}", broken)
     for _ in range(CALLS_LIMIT + 1):
         with pytest.raises(ZeroDivisionError, match="here"):
-            await near.validate("t-1")
+            await twin.validate("t-1")
     monkeypatch.undo()
-    assert await near.validate("t-1")
+    assert await twin.validate("t-1")

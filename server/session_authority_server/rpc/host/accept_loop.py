@@ -14,13 +14,13 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it is compiled,
 from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.metrics import RPC_ERRORS
 from session_authority_server.rpc import error_table
+from session_authority_server.rpc.dispatcher import LONGEST_DEADLINE_SECONDS
 from session_authority_server.rpc.error_table import DeadlineExceeded, ServerOverloaded
-from session_authority_server.rpc.interceptor import LONGEST_DEADLINE_SECONDS
 
 # How many calls of each kind may be open in a process: of our methods that answer once, from the first byte of a
 # call to its end; of our streams; and, of services that ask for no key, again those that answer once and streams.
 # gRPC reads the request of a keyless call into memory, up to its largest message: the two keyless limits bound that.
-CALLS_LIMIT = 1_024
+CALLS_LIMIT = 20_000
 STREAMS_LIMIT = 1_100  # more than may watch, so that who is one too many is told so
 KEYLESS_CALLS_LIMIT = 64
 KEYLESS_STREAMS_LIMIT = 128

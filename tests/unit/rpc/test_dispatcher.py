@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,61 +10,58 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from session_authority.v1 import session_service_pb2 as pb
-from session_authority.v1.session_service_pb2_grpc import (
-    SessionServiceServicer,
-    SessionServiceStub,
-    add_SessionServiceServicer_to_server,
-)
+from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain.errors import SessionNotFound
-from session_authority_server.rpc import interceptor
-from session_authority_server.rpc.authentication import anybody
-from session_authority_server.rpc.interceptor import CallInterceptor
+from session_authority_server.rpc import dispatcher, methods
+from tests.hosts import HOSTS, new_dispatcher, serving
 
 if TYPE_CHECKING:
     from session_authority.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
 SECRET = "ses_" + "7" * 70
-REQUEST = pb.ValidateSessionRequest(session_token=SECRET)
+REQUEST = pb.ListSessionsRequest(session_token=SECRET)
 
 
-class Service(SessionServiceServicer):
+class Service:
     """Does what a test says."""
 
     def __init__(self) -> None:
-        self.does: Callable[[Any], Awaitable[Any]]
+        self.does: Callable[[], Awaitable[Any]]
         self.begun = asyncio.Event()
         self.cancelled = asyncio.Event()
 
-    async def ValidateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ListSessions(self, _request: Any) -> Any:  # noqa: N802
         self.begun.set()
         try:
-            await self.does(context)
+            await self.does()
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
-        return pb.ValidateSessionResponse()
+        return pb.ListSessionsResponse()
 
-    async def BatchValidateSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def BatchValidateSessions(self, _request: Any) -> Any:  # noqa: N802
         return pb.BatchValidateSessionsResponse()
 
+    async def validate_each(self, calls: Sequence[Any]) -> list[Any]:
+        await self.does()
+        return [b"" for _ in calls]
 
-async def _forever(_context: object) -> None:
+
+async def _forever() -> None:
     await asyncio.Event().wait()
 
 
-async def _nothing(_context: object) -> None:
+async def _nothing() -> None:
     pass
 
 
-@pytest.fixture
-async def address_and_service() -> AsyncIterator[tuple[str, Service]]:
-    server = grpc.aio.server(interceptors=[CallInterceptor("session_authority.v1", anybody)])
-    service = Service()  # type: ignore[abstract]  # the other methods are not called
-    add_SessionServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}", service
-    await server.stop(None)
+@pytest.fixture(params=HOSTS)
+async def address_and_service(
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[tuple[str, Service]]:
+    service: Any = Service()
+    async with serving(request.param, new_dispatcher(service)) as address:
+        yield address, service
 
 
 @pytest.fixture
@@ -99,10 +96,10 @@ def _info(error: grpc.aio.AioRpcError) -> ErrorInfo:
 async def test_a_call_without_a_deadline_gets_one(
     service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptor, "DEADLINE_SECONDS", 0.05)
+    monkeypatch.setattr(dispatcher, "DEADLINE_SECONDS", 0.05)
     service.does = _forever
 
-    error = await _error(stub.ValidateSession(REQUEST))
+    error = await _error(stub.ListSessions(REQUEST))
 
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert _info(error).reason == "DEADLINE_EXCEEDED"
@@ -112,14 +109,13 @@ async def test_a_call_without_a_deadline_gets_one(
 async def test_a_callers_own_deadline_stands(
     service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptor, "DEADLINE_SECONDS", 0.01)
+    monkeypatch.setattr(dispatcher, "DEADLINE_SECONDS", 0.01)
 
-    async def slowly(context: Any) -> None:
-        assert context.time_remaining() > 5
+    async def slowly() -> None:
         await asyncio.sleep(0.1)
 
     service.does = slowly
-    assert await stub.ValidateSession(REQUEST, timeout=10) == pb.ValidateSessionResponse()
+    assert await stub.ListSessions(REQUEST, timeout=10) == pb.ListSessionsResponse()
 
 
 async def test_a_callers_shorter_deadline_ends_the_work(
@@ -127,7 +123,7 @@ async def test_a_callers_shorter_deadline_ends_the_work(
 ) -> None:
     service.does = _forever
 
-    error = await _error(stub.ValidateSession(REQUEST, timeout=0.1))
+    error = await _error(stub.ListSessions(REQUEST, timeout=0.1))
 
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.wait_for(service.cancelled.wait(), 60)
@@ -137,12 +133,12 @@ async def test_a_callers_shorter_deadline_ends_the_work(
 async def test_the_unforeseen_is_internal_and_told_to_the_log_alone(
     service: Service, stub: "SessionServiceAsyncStub", timeout: float | None
 ) -> None:
-    async def fail(_context: object) -> None:
+    async def fail() -> None:
         raise RuntimeError(f"no room for {SECRET} on /dev/sda1")
 
     service.does = fail
     with capture_logs() as logs:
-        error = await _error(stub.ValidateSession(REQUEST, timeout=timeout))
+        error = await _error(stub.ListSessions(REQUEST, timeout=timeout))
 
     assert error.code() is grpc.StatusCode.INTERNAL
     assert _info(error).reason == "INTERNAL"
@@ -152,24 +148,24 @@ async def test_the_unforeseen_is_internal_and_told_to_the_log_alone(
     assert "RuntimeError" not in told
     [line] = [line for line in logs if line["log_level"] == "error"]
     assert line["event"] == "unforeseen failure"
-    assert line["method"] == "ValidateSession"
-    assert line["exc_info"] is True
+    assert line["method"] == "ListSessions"
+    assert isinstance(line["exc_info"], RuntimeError)
 
 
 async def test_a_domain_error_is_answered_by_the_table_and_counted(
     service: Service, stub: "SessionServiceAsyncStub"
 ) -> None:
-    async def refuse(_context: object) -> None:
+    async def refuse() -> None:
         raise SessionNotFound
 
     def count() -> float:
-        labels = {"method": "ValidateSession", "reason": "SESSION_NOT_FOUND"}
+        labels = {"method": "ListSessions", "reason": "SESSION_NOT_FOUND"}
         return REGISTRY.get_sample_value("session_authority_rpc_errors_total", labels) or 0
 
     service.does = refuse
     before = count()
     with capture_logs() as logs:
-        error = await _error(stub.ValidateSession(REQUEST))
+        error = await _error(stub.ListSessions(REQUEST))
 
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert count() == before + 1
@@ -182,7 +178,7 @@ async def test_a_cancelled_call_is_neither_an_error_nor_the_end(
 ) -> None:
     service.does = _forever
     with capture_logs() as logs:
-        call = stub.ValidateSession(REQUEST)
+        call = stub.ListSessions(REQUEST)
         answer = asyncio.ensure_future(call)
         await asyncio.wait_for(service.begun.wait(), 60)
         call.cancel()
@@ -192,16 +188,16 @@ async def test_a_cancelled_call_is_neither_an_error_nor_the_end(
 
     assert [line for line in logs if line["log_level"] in {"error", "critical"}] == []
     service.does = _nothing
-    assert await stub.ValidateSession(REQUEST) == pb.ValidateSessionResponse()
+    assert await stub.ListSessions(REQUEST) == pb.ListSessionsResponse()
 
 
 async def test_a_slow_call_leaves_a_line_in_the_log(
     service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptor, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(dispatcher, "SLOW_SECONDS", 0.0)
     service.does = _nothing
     with capture_logs() as logs:
-        await stub.ValidateSession(REQUEST)
+        await stub.ListSessions(REQUEST)
     assert [line["event"] for line in logs] == ["slow call"]
 
 
@@ -218,8 +214,8 @@ async def test_bytes_that_are_no_message_are_told_apart_from_a_fault(
 @pytest.mark.parametrize(
     ("method", "limit_bytes"),
     [
-        ("ValidateSession", interceptor.REQUEST_LIMIT_BYTES),
-        ("BatchValidateSessions", interceptor.BATCH_REQUEST_LIMIT_BYTES),
+        ("ValidateSession", methods.REQUEST_LIMIT_BYTES),
+        ("BatchValidateSessions", methods.BATCH_REQUEST_LIMIT_BYTES),
     ],
 )
 async def test_a_request_may_be_as_large_as_its_limit_and_no_larger(

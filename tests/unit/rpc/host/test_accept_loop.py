@@ -1,4 +1,4 @@
-"""Which calls are taken on at all, and how many may be open."""
+"""Which calls the host on grpc.aio takes, and how many may be open."""
 
 import asyncio
 import gc
@@ -15,8 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 from prometheus_client import REGISTRY
 
-from session_authority_server.rpc import accepting
-from session_authority_server.rpc.health import Health
+from session_authority_server.rpc.host import accept_loop
+from session_authority_server.rpc.host.health import Health
 
 PACKAGE = "session_authority.v1"
 LIMIT = 3
@@ -25,8 +25,8 @@ LIMIT = 3
 @pytest.fixture
 async def address(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     for name in ("STREAMS_LIMIT", "KEYLESS_CALLS_LIMIT", "KEYLESS_STREAMS_LIMIT"):
-        monkeypatch.setattr(accepting, name, LIMIT)
-    server = accepting.server(PACKAGE, calls_limit=LIMIT)
+        monkeypatch.setattr(accept_loop, name, LIMIT)
+    server = accept_loop.server(PACKAGE, calls_limit=LIMIT)
     health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
     add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
     add_reflection(ReflectionServicer([]), server)
@@ -160,7 +160,7 @@ async def test_calls_that_never_say_what_they_want_are_bounded_too(
 async def test_who_asks_for_health_without_asking_makes_room_for_others_after_a_while(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accepting, "KEYLESS_REQUEST_SECONDS", 0.05)
+    monkeypatch.setattr(accept_loop, "KEYLESS_REQUEST_SECONDS", 0.05)
     path = "/grpc.health.v1.Health/Check"
     silent: Any = channel.stream_stream(path)()
     assert await silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -172,7 +172,7 @@ async def test_who_asks_for_health_without_asking_makes_room_for_others_after_a_
 async def test_a_call_that_never_says_what_it_wants_makes_room_for_others_after_a_while(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accepting, "OPEN_SECONDS", 0.05)
+    monkeypatch.setattr(accept_loop, "OPEN_SECONDS", 0.05)
     silent: list[Any] = [channel.stream_stream(_ONCE)() for _ in range(LIMIT)]
     async with asyncio.timeout(60):
         for call in silent:
@@ -204,12 +204,16 @@ async def test_a_method_that_nobody_registered_is_refused_and_counted(
 async def test_a_call_beyond_those_that_are_being_refused_is_cancelled(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = [await _stream(channel, _OURS) for _ in range(LIMIT)]
-    monkeypatch.setattr(accepting, "REFUSALS_LIMIT", 0)
-    for path in ("/nope", _OURS):
-        assert (await _refusal(_silently(channel, path))).code() is grpc.StatusCode.CANCELLED
-    for call in calls:
-        call.cancel()
+    silent: list[Any] = [channel.stream_stream(_ONCE)() for _ in range(LIMIT)]
+    once: Any = channel.unary_unary(_ONCE)
+    async with asyncio.timeout(5):
+        await _refusal(_repeated(once))  # all places are taken
+    monkeypatch.setattr(accept_loop, "REFUSALS_LIMIT", 0)
+    for path in ("/nope", _ONCE):
+        call: Any = channel.unary_unary(path)
+        assert (await _refusal(call(b""))).code() is grpc.StatusCode.CANCELLED
+    for each in silent:
+        each.cancel()
 
 
 async def test_a_server_stops_while_calls_are_waited_for_and_under_way(address: str) -> None:
@@ -223,7 +227,7 @@ def _refused(method: str, reason: str) -> float:
 
 
 async def test_what_waited_for_calls_is_let_go_when_the_server_stops() -> None:
-    server = accepting.server(PACKAGE)
+    server = accept_loop.server(PACKAGE)
     health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
     server.add_insecure_port("127.0.0.1:0")
     acceptor: Any = weakref.ref(server._server)  # type: ignore[attr-defined]
@@ -247,7 +251,7 @@ async def test_what_waits_for_a_call_is_kept_when_the_wait_is_cancelled() -> Non
             unwound.append(True)
 
     async def wait() -> None:
-        await accepting._kept(request(), kept)
+        await accept_loop._kept(request(), kept)
 
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(0)

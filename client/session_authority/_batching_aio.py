@@ -1,0 +1,106 @@
+"""Sends validations for the client for asyncio."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from session_authority import _core
+from session_authority._batching import (
+    CALLS_LIMIT,
+    Exchange,
+    Outcome,
+    Question,
+    Questions,
+    may_be_batched,
+    own_copy,
+)
+from session_authority.errors import DeadlineExceeded, InvalidArgument
+from session_authority.session import Rejection, Session, ValidationRequest
+from session_authority.v1 import session_service_pb2 as v1
+
+_Waiter: TypeAlias = "asyncio.Future[Outcome]"
+Run: TypeAlias = Callable[[_core.Operation[Any]], Awaitable[Any]]
+
+
+class Batcher:
+    """Sends the validations of one event loop, those that wait together in one call."""
+
+    def __init__(self, run: Run, exchange: Exchange[_Waiter], deadline_seconds: float) -> None:
+        """Send through a client.
+
+        Args:
+            run: Makes the calls of an operation.
+            exchange: The operation that asks questions.
+            deadline_seconds: How long a caller waits.
+        """
+        self._run = run
+        self._exchange = exchange
+        self._deadline_seconds = deadline_seconds
+        self._questions: Questions[_Waiter] = Questions()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    async def validate(self, request: ValidationRequest) -> Session | Rejection:
+        """Ask the authority about one token."""
+        message = _core.validation(request)
+        if not message.session_token or not may_be_batched(message):
+            return await self._alone(request)
+        outcome = await self._ask(message)
+        if isinstance(outcome, InvalidArgument):
+            # Some question of the batch is invalid, perhaps not this one.
+            return await self._alone(request)
+        if isinstance(outcome, Exception):
+            raise own_copy(outcome)
+        return outcome
+
+    def report(self, message: v1.ValidateSessionRequest) -> None:
+        """Send a question that reports use, with the next call."""
+        self._questions.report(message)
+        self._pump()
+
+    async def _alone(self, request: ValidationRequest) -> Session | Rejection:
+        answer: Session | Rejection = await self._run(_core.validate(request))
+        return answer
+
+    async def _ask(self, message: v1.ValidateSessionRequest) -> Outcome:
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        question = self._questions.join(message, waiter)
+        self._pump()
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                return await waiter
+        except TimeoutError:
+            return DeadlineExceeded("waiting for calls before it")
+        finally:
+            if not waiter.done() or waiter.cancelled():
+                self._questions.leave(question, waiter)
+
+    def _pump(self) -> None:
+        # At the end of this turn of the loop, with all that ask in it.
+        if not self._scheduled and len(self._calls) < CALLS_LIMIT and self._questions:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        self._scheduled = False
+        while len(self._calls) < CALLS_LIMIT and self._questions:
+            free = CALLS_LIMIT - len(self._calls)
+            call = asyncio.create_task(self._call(self._questions.take(free)))
+            self._calls.add(call)
+            call.add_done_callback(self._called)
+
+    def _called(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            self._pump()
+
+    async def _call(self, questions: Sequence[Question[_Waiter]]) -> None:
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = await self._run(self._exchange(questions))
+        except Exception as error:  # noqa: BLE001 - each caller raises it
+            outcomes = [error] * len(questions)
+        for question, outcome in zip(questions, outcomes, strict=True):
+            for waiter in question.waiters:
+                if not waiter.done():  # it may have been cancelled
+                    waiter.set_result(outcome)

@@ -1,0 +1,127 @@
+"""Sends validations for the client for threads."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from session_authority import _core
+from session_authority._batching import (
+    CALLS_LIMIT,
+    Exchange,
+    Outcome,
+    Question,
+    Questions,
+    may_be_batched,
+    own_copy,
+)
+from session_authority.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from session_authority.session import Rejection, Session, ValidationRequest
+from session_authority.v1 import session_service_pb2 as v1
+
+Run: TypeAlias = Callable[[_core.Operation[Any]], Any]
+
+
+class _Waiter:
+    """A thread that waits for an answer, and may be asked to make the next call meanwhile."""
+
+    __slots__ = ("leads", "outcome", "woken")
+
+    def __init__(self, leads: bool) -> None:
+        self.leads = leads
+        self.outcome: Outcome | None = None
+        self.woken = threading.Event()
+
+
+class Batcher:
+    """Sends the validations of all threads, those that wait together in one call.
+
+    Each call is made by a thread that waits for an answer itself. Questions that come while all calls are in flight are
+    left to the thread that one of the callers appoints when it is done.
+    """
+
+    def __init__(self, run: Run, exchange: Exchange[_Waiter], deadline_seconds: float) -> None:
+        """Send through a client.
+
+        Args:
+            run: Makes the calls of an operation.
+            exchange: The operation that asks questions.
+            deadline_seconds: How long a caller waits.
+        """
+        self._run = run
+        self._exchange = exchange
+        self._deadline_seconds = deadline_seconds
+        self._lock = threading.Lock()
+        self._questions: Questions[_Waiter] = Questions()
+        self._calls = 0
+
+    def validate(self, request: ValidationRequest) -> Session | Rejection:
+        """Ask the authority about one token."""
+        message = _core.validation(request)
+        if not message.session_token or not may_be_batched(message):
+            return self._alone(request)
+        outcome = self._ask(message)
+        if isinstance(outcome, InvalidArgument):
+            # Some question of the batch is invalid, perhaps not this one.
+            return self._alone(request)
+        if isinstance(outcome, Exception):
+            raise own_copy(outcome)
+        return outcome
+
+    def _alone(self, request: ValidationRequest) -> Session | Rejection:
+        answer: Session | Rejection = self._run(_core.validate(request))
+        return answer
+
+    def _ask(self, message: v1.ValidateSessionRequest) -> Outcome:
+        ends_at = time.monotonic() + self._deadline_seconds
+        with self._lock:
+            waiter = _Waiter(leads=self._calls < CALLS_LIMIT)
+            self._calls += waiter.leads
+            question = self._questions.join(message, waiter)
+        try:
+            while waiter.outcome is None:
+                if waiter.leads:
+                    self._lead(waiter)
+                elif not waiter.woken.wait(max(ends_at - time.monotonic(), 0)):
+                    break
+        finally:
+            self._leave(question, waiter)
+        if waiter.outcome is None:
+            return DeadlineExceeded("waiting for calls before it")
+        return waiter.outcome
+
+    def _lead(self, leader: _Waiter) -> None:
+        with self._lock:
+            leader.leads = False
+            leader.woken.clear()
+            questions = self._questions.take()
+        outcomes: Sequence[Outcome] = [Unavailable("interrupted")] * len(questions)
+        try:
+            if questions:
+                outcomes = self._run(self._exchange(questions))
+        except Exception as error:  # noqa: BLE001 - each caller raises it
+            outcomes = [error] * len(questions)
+        finally:
+            with self._lock:
+                for question, outcome in zip(questions, outcomes, strict=True):
+                    for waiter in question.waiters:
+                        waiter.outcome = outcome
+                        waiter.woken.set()
+                self._hand_over()
+
+    def _leave(self, question: Question[_Waiter], waiter: _Waiter) -> None:
+        with self._lock:
+            if waiter.outcome is None:
+                self._questions.leave(question, waiter)
+            if waiter.leads:
+                waiter.leads = False
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        # To the caller that has waited least: it has the most time left.
+        waiter = self._questions.last_waiter()
+        if waiter is None:
+            self._calls -= 1
+        else:
+            waiter.leads = True
+            waiter.woken.set()

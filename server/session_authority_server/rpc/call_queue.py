@@ -1,0 +1,216 @@
+"""The one queue in front of the use-cases."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import structlog
+
+from session_authority_server.metrics import QUEUE_CALLS, QUEUE_SECONDS
+from session_authority_server.rpc.caller import Caller
+from session_authority_server.rpc.error_table import Answer
+from session_authority_server.rpc.methods import Method
+
+RUNNING_LIMIT = 256
+WAITING_LIMIT = 20_000
+WAIT_SECONDS = 1.0
+BATCH_LIMIT = 256
+BATCHES_LIMIT = 4
+# How long a batch may take before the next one overtakes it; also how often waiting calls are looked at.
+TICK_SECONDS = 0.02
+# How long the callers of a batch get to ask again before the next batch is sent: docs/performance.md.
+BREATH_SECONDS = 0.001
+# How many late calls are refused at once. A refusal costs half as much as an answer, and frees a place for the next call
+# of a flood: refused all at once, the calls of a flood would leave no time for answers.
+REFUSALS_AT_ONCE = 32
+_LOG_SECONDS = 10.0
+
+_log = structlog.get_logger("session_authority.rpc")
+
+
+class Call:
+    """A unary call that a host received.
+
+    Attributes:
+        method: The RPC.
+        request: The parsed request.
+        caller: The program that calls.
+        seconds_left: The seconds from its arrival until the caller's deadline; None for no deadline.
+        arrived: When it arrived, on the clock of `time.perf_counter`.
+        over: Whether it was answered or cancelled.
+    """
+
+    __slots__ = ("_reply", "arrived", "caller", "method", "over", "request", "seconds_left", "task")
+
+    def __init__(
+        self,
+        method: Method,
+        caller: Caller,
+        seconds_left: float | None,
+        reply: Callable[[bytes | Answer], object],
+    ) -> None:
+        """Take a call whose answer goes to `reply`, which is not called after `cancel`."""
+        self.method = method
+        self.caller = caller
+        self.seconds_left = seconds_left
+        self.request: Any = None
+        self.arrived = time.perf_counter()
+        self.over = False
+        self.task: asyncio.Task[None] | None = None
+        self._reply = reply
+
+    def answer(self, answer: bytes | Answer) -> None:
+        """Send the answer, unless the call is over."""
+        if not self.over:
+            self.over = True
+            self._reply(answer)
+
+    def cancel(self) -> None:
+        """Give the call up: its caller has gone, or its deadline has passed."""
+        self.over = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+RunOne: TypeAlias = Callable[[Call], Awaitable[None]]
+RunMany: TypeAlias = Callable[[Sequence[Call]], Awaitable[None]]
+Refuse: TypeAlias = Callable[[Call], None]
+
+
+class CallQueue:
+    """Runs a bounded number of calls at once. The others wait their turn, first come, first served.
+
+    A call is refused only if the queue is full, or if the call has waited for `WAIT_SECONDS`. Validations that wait
+    together run together, as one batch: while one batch reads the store, the next one gathers. A batch that takes long
+    is overtaken, so that one slow connection to the database does not hold up everybody.
+
+    Attributes:
+        running: How many calls run, not counting validations.
+    """
+
+    def __init__(self, *, running_limit: int = RUNNING_LIMIT, waiting_limit: int = WAITING_LIMIT):
+        self.running = 0
+        self._running_limit = running_limit
+        self._waiting_limit = waiting_limit
+        self._validations: deque[Call] = deque()
+        self._others: deque[Call] = deque()
+        self._batches = 0
+        self._last_batch = float("-inf")
+        self._breath_ends = float("-inf")
+        self._expected = 0
+        self._pumping = False
+        self._ticking = False
+        self._logged = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._validations) + len(self._others)
+
+    def serve(self, run_one: RunOne, run_validations: RunMany, refuse: Refuse) -> None:
+        """Set what runs the calls and what refuses them. None of the three may raise."""
+        self._run_one = run_one
+        self._run_validations = run_validations
+        self._refuse = refuse
+        QUEUE_CALLS.set_function(self.__len__)
+
+    def put(self, call: Call) -> None:
+        """Run a call as soon as there is a place, or refuse it."""
+        if len(self._validations) + len(self._others) >= self._waiting_limit:
+            self._refuse_late(call)
+            return
+        (self._validations if call.method.batched else self._others).append(call)
+        if not self._pumping:
+            # At the end of this turn of the loop, together with all calls that arrive in it.
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        now = time.perf_counter()
+        self._age(self._validations, now)
+        self._age(self._others, now)
+        while self._others and self.running < self._running_limit:
+            call = self._others.popleft()
+            if not call.over:
+                self.running += 1
+                call.task = self._start(self._run_one(call), self._one_ended)
+        while self._validations and self._may_send(now):
+            batch = self._take_batch()
+            if batch:
+                self._batches += 1
+                self._last_batch = now
+                self._start(self._run_validations(batch), partial(self._batch_ended, len(batch)))
+        if (self._validations or self._others) and not self._ticking:
+            self._ticking = True
+            due = (
+                TICK_SECONDS
+                if self._batches or not self._validations
+                else max(self._breath_ends - now, 0)
+            )
+            asyncio.get_running_loop().call_later(due, self._tick)
+
+    def _may_send(self, now: float) -> bool:
+        if not self._batches:
+            return now >= self._breath_ends or len(self._validations) >= self._expected
+        return self._batches < BATCHES_LIMIT and now - self._last_batch >= TICK_SECONDS
+
+    def _take_batch(self) -> list[Call]:
+        batch: list[Call] = []
+        waiting = self._validations
+        # While late calls wait to be refused, the newest go first: after a flood, new calls do not wait for its rest.
+        newest_first = time.perf_counter() - waiting[0].arrived > WAIT_SECONDS
+        while waiting and len(batch) < BATCH_LIMIT:
+            call = waiting.pop() if newest_first else waiting.popleft()
+            if not call.over:
+                batch.append(call)
+        return batch
+
+    def _start(self, run: Any, ended: Callable[[], None]) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(run)
+        task.add_done_callback(lambda _task: ended())
+        return task
+
+    def _one_ended(self) -> None:
+        self.running -= 1
+        if self._others:
+            self._pump()
+
+    def _batch_ended(self, calls: int) -> None:
+        # The callers just answered go first: a breath that began before them would be over once they are answered.
+        asyncio.get_running_loop().call_soon(self._breathe, calls)
+
+    def _breathe(self, calls: int) -> None:
+        self._batches -= 1
+        if calls > 1:
+            self._expected = calls + len(self._validations)
+            self._breath_ends = time.perf_counter() + BREATH_SECONDS
+        if self._validations:
+            self._pump()
+
+    def _tick(self) -> None:
+        self._ticking = False
+        self._pump()
+
+    def _age(self, waiting: deque[Call], now: float) -> None:
+        """Refuse calls that have waited too long, and note how long the oldest has waited."""
+        if waiting:
+            QUEUE_SECONDS.observe("", now - waiting[0].arrived)
+        refused = 0
+        while waiting and (waiting[0].over or now - waiting[0].arrived > WAIT_SECONDS):
+            if refused == REFUSALS_AT_ONCE:
+                return
+            call = waiting.popleft()
+            if not call.over:
+                refused += 1
+                self._refuse_late(call)
+
+    def _refuse_late(self, call: Call) -> None:
+        now = time.perf_counter()
+        if now - self._logged >= _LOG_SECONDS:
+            self._logged = now
+            _log.warning(
+                "overloaded; refusing calls", running_calls=self.running, waiting_calls=len(self)
+            )
+        self._refuse(call)

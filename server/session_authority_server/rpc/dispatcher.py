@@ -1,0 +1,196 @@
+"""What happens to a call between the host that received it and the use-case that answers it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from session_authority_server.domain.errors import AuthorityError, SessionNotLive
+from session_authority_server.metrics import RPC_ERRORS, RPC_SECONDS
+from session_authority_server.rpc import error_table
+from session_authority_server.rpc.authentication import Authenticate, Metadata
+from session_authority_server.rpc.call_queue import Call, CallQueue
+from session_authority_server.rpc.caller import Caller, current_caller
+from session_authority_server.rpc.error_table import (
+    Answer,
+    DeadlineExceeded,
+    MalformedRequest,
+    RequestTooLarge,
+    ServerOverloaded,
+    Unforeseen,
+)
+from session_authority_server.rpc.methods import METHODS, Method
+from session_authority_server.rpc.rejected_tokens import RejectedTokens
+from session_authority_server.rpc.session_service import SessionService
+
+DEADLINE_SECONDS = 5.0
+LONGEST_DEADLINE_SECONDS = 60.0
+SLOW_SECONDS = 1.0
+
+# Answers a request with a message, or with the bytes of one.
+Handler: TypeAlias = "Callable[[Any], Awaitable[Message | bytes]]"
+
+# Made once: an overload has thousands of these in a second.
+_OVERLOADED = error_table.answer(ServerOverloaded())
+
+_log = structlog.get_logger("session_authority.rpc")
+
+
+class Dispatcher:
+    """Authenticates calls, bounds their size and time, queues them, and maps their errors to statuses.
+
+    Attributes:
+        unary: The unary RPCs that are served.
+    """
+
+    def __init__(
+        self,
+        sessions: SessionService,
+        others: Sequence[object],
+        authenticate: Authenticate,
+        queue: CallQueue,
+        rejected: RejectedTokens,
+    ) -> None:
+        """Serve the unary RPCs of some services.
+
+        Args:
+            sessions: `SessionService`.
+            others: Further services: each an object with a coroutine for each of its RPCs.
+            authenticate: Names the caller, or raises why it may not call.
+            queue: Bounds how many calls run at once.
+            rejected: Limits answers about unknown tokens.
+        """
+        self._authenticate = authenticate
+        self._sessions = sessions
+        self._queue = queue
+        self._rejected = rejected
+        self._handlers = _handlers((sessions, *others))
+        self.unary: Sequence[Method] = [
+            each for each in METHODS.values() if each.batched or each.name in self._handlers
+        ]
+        queue.serve(self._run_one, self._run_validations, self._refuse)
+
+    def admit(self, path: str, metadata: Metadata) -> Caller | Answer:
+        """Return who calls an RPC, or the status that refuses the call."""
+        try:
+            return self._authenticate(path, metadata)
+        except AuthorityError as error:
+            return refusal(path.rpartition("/")[2], error)
+
+    def take(self, call: Call, payload: bytes) -> None:
+        """Take charge of a call: it will be answered, unless it is cancelled."""
+        method = call.method
+        if len(payload) > method.rule.request_limit_bytes:
+            self._fail(call, RequestTooLarge(method.rule.request_limit_bytes))
+            return
+        try:
+            call.request = method.parse(payload)
+        except DecodeError:
+            self._fail(call, MalformedRequest(f"{method.name}Request"))
+            return
+        self._queue.put(call)
+
+    async def _run_one(self, call: Call) -> None:
+        current_caller.set(call.caller)
+        try:
+            answered = await _in_time(
+                self._handlers[call.method.name](call.request), call.seconds_left
+            )
+        except SessionNotLive as error:
+            self._fail(call, self._counted(call.caller, error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            self._fail(call, error)
+        else:
+            _succeed(
+                call, answered if isinstance(answered, bytes) else answered.SerializeToString()
+            )
+
+    async def _run_validations(self, calls: Sequence[Call]) -> None:
+        try:
+            answers = await self._sessions.validate_each(
+                [(call.caller, call.request) for call in calls]
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers get a documented error
+            for call in calls:
+                self._fail(call, error)
+            return
+        for call, answer in zip(calls, answers, strict=True):
+            if type(answer) is bytes:
+                _succeed(call, answer)
+            elif isinstance(answer, AuthorityError):
+                self._fail(call, answer)
+            else:
+                call.task = asyncio.create_task(self._finish(call, answer))
+
+    async def _finish(self, call: Call, answer: Any) -> None:
+        try:
+            _succeed(call, await _in_time(answer, call.seconds_left))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            self._fail(call, error)
+
+    def _counted(self, caller: Caller, error: SessionNotLive) -> AuthorityError:
+        """Count a proof that is unknown; return the error to answer with."""
+        is_unknown = error.rejected is not None and error.superseded is None
+        return (self._rejected.count(caller) if is_unknown else None) or error
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        name = call.method.name
+        if not isinstance(error, AuthorityError):
+            _log.error("unforeseen failure", method=name, exc_info=error)
+            error = Unforeseen()
+        _observe(call)
+        call.answer(refusal(name, error))
+
+    def _refuse(self, call: Call) -> None:
+        # Without a line in the log, of which an overload would make thousands.
+        RPC_ERRORS.labels(method=call.method.name, reason=_OVERLOADED.reason).inc()
+        call.answer(_OVERLOADED)
+
+
+def refusal(method: str, error: AuthorityError) -> Answer:
+    """Count and log a call that ends with an error, and return the status that answers it."""
+    answer = error_table.answer(error)
+    RPC_ERRORS.labels(method=method, reason=answer.reason).inc()
+    _log.info("call refused", method=method, code=answer.code.name, reason=answer.reason)
+    return answer
+
+
+def _handlers(services: Sequence[object]) -> Mapping[str, Handler]:
+    return {
+        method.name: handler
+        for method in METHODS.values()
+        for service in services
+        if not method.streams and (handler := getattr(service, method.name, None)) is not None
+    }
+
+
+def _succeed(call: Call, answer: bytes) -> None:
+    _observe(call)
+    call.answer(answer)
+
+
+def _observe(call: Call) -> None:
+    seconds = time.perf_counter() - call.arrived
+    RPC_SECONDS.observe(call.method.name, seconds)
+    if seconds > SLOW_SECONDS:
+        _log.warning("slow call", method=call.method.name, seconds=round(seconds, 3))
+
+
+def _in_time(answer: Awaitable[Any], seconds_left: float | None) -> Awaitable[Any]:
+    """Bound a call that has no deadline of its own, or one that is too far away. The host enforces the others."""
+    if seconds_left is None:
+        return _within(DEADLINE_SECONDS, answer)
+    if seconds_left > LONGEST_DEADLINE_SECONDS:
+        return _within(LONGEST_DEADLINE_SECONDS, answer)
+    return answer
+
+
+async def _within(seconds: float, answer: Awaitable[Any]) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError:
+        raise DeadlineExceeded from None

@@ -1,0 +1,201 @@
+"""The host that grpcio brings: TLS, and every kind of method."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from session_authority_server.domain.errors import AuthorityError
+from session_authority_server.rpc.call_queue import Call
+from session_authority_server.rpc.caller import current_caller
+from session_authority_server.rpc.dispatcher import Dispatcher, refusal
+from session_authority_server.rpc.error_table import (
+    Answer,
+    MalformedRequest,
+    RequestTooLarge,
+    Unforeseen,
+)
+from session_authority_server.rpc.host import CannotListen, accept_loop
+from session_authority_server.rpc.host.health import Health
+from session_authority_server.rpc.methods import (
+    BATCH_REQUEST_LIMIT_BYTES,
+    METHODS,
+    REQUEST_LIMIT_BYTES,
+    SERVICES,
+    Method,
+)
+
+CALLS_PER_CONNECTION = 200
+PENDING_CALLS = 10_000
+_IDLE_CONNECTION_SECONDS = 600
+_ENDED_POLL_SECONDS = 0.5
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Stream: TypeAlias = "Callable[[Any, Context], Awaitable[None]]"
+
+_log = structlog.get_logger("session_authority.rpc")
+
+
+class GrpcioHost:
+    """Serves unary RPCs and streams with grpc.aio."""
+
+    name = "grpcio"
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        streams: Mapping[str, Stream],
+        health_service: Health,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        share_port: bool = False,
+        calls_per_connection: int = CALLS_PER_CONNECTION,
+    ) -> None:
+        self._credentials = credentials
+        self._server = accept_loop.server(
+            "session_authority.v1",
+            interceptors=[_Admission(dispatcher)],
+            options=[
+                ("grpc.so_reuseport", int(share_port)),
+                # A little more than is allowed, so that a request slightly too large is refused with a reason.
+                (
+                    "grpc.max_receive_message_length",
+                    BATCH_REQUEST_LIMIT_BYTES + REQUEST_LIMIT_BYTES,
+                ),
+                # A caller may send 64 KiB of a request before the server reads it. gRPC would raise that to 16 MiB for
+                # each call of a fast connection, with or without an API key.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.max_metadata_size", 16 * 1024),
+                ("grpc.server.max_pending_requests", PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+                ("grpc.max_concurrent_streams", calls_per_connection),
+                # A stream that the client resets still uses memory until Python has let go of it. Without this bound,
+                # one connection that opens and resets streams takes gigabytes. A client that keeps all its streams
+                # busy has up to twice as many in memory; the rest of the bound is reserve, so it is never refused.
+                ("grpc.http.overload_protection", 1),
+                ("grpc.http2.max_deallocating_streams", 2 * calls_per_connection),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.http2.max_ping_strikes", 2),
+                ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_SECONDS * 1_000),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.server_handshake_timeout_ms", 5_000),
+            ],
+        )
+        handlers = {method.path: _unary(dispatcher, method) for method in dispatcher.unary}
+        handlers |= {path: _stream(path, stream) for path, stream in streams.items()}
+        for path, handler in handlers.items():
+            service, name = path[1:].split("/")
+            self._server.add_registered_method_handlers(service, {name: handler})
+        health_pb2_grpc.add_HealthServicer_to_server(health_service, self._server)
+        names = [each.full_name for each in SERVICES]
+        reflection.enable_server_reflection(
+            (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+
+    def bind(self, address: str) -> str:
+        try:
+            if self._credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise CannotListen(address) from error
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        await self._server.stop(grace_seconds)
+
+    async def ended(self) -> None:
+        # Polled, because gRPC reports the end of its accept loop only after the last call has ended.
+        with contextlib.suppress(Exception):  # gRPC has logged it
+            while await self._server.wait_for_termination(_ENDED_POLL_SECONDS):
+                pass
+
+
+class _Admission(grpc.aio.ServerInterceptor):
+    """Refuses callers before their requests are read."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._admit = dispatcher.admit
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        path = details.method
+        if path not in METHODS:
+            return await continuation(details)
+        handler = self._handlers.get(path)
+        if handler is None:
+            handler = self._handlers[path] = await continuation(details)
+        caller = self._admit(path, details.invocation_metadata)
+        if isinstance(caller, Answer):
+            return _refusing(caller)
+        current_caller.set(caller)  # in this call's own task, in which its handler runs too
+        return handler
+
+
+async def _abort(context: Context, answer: Answer) -> NoReturn:
+    await context.abort(answer.code, answer.message, answer.trailing_metadata)
+
+
+def _refusing(answer: Answer) -> Handler:
+    async def refuse(_requests: object, context: Context) -> None:
+        await _abort(context, answer)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
+    async def behave(payload: bytes, context: Context) -> bytes:
+        answered: asyncio.Future[bytes | Answer] = asyncio.get_running_loop().create_future()
+        call = Call(method, current_caller.get(), context.time_remaining(), answered.set_result)
+        dispatcher.take(call, payload)
+        try:
+            answer = await answered
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        if isinstance(answer, bytes):
+            return answer
+        return await _abort(context, answer)
+
+    return grpc.unary_unary_rpc_method_handler(behave)
+
+
+def _stream(path: str, behave: Stream) -> Handler:
+    method = METHODS[path]
+    parse = method.parse
+
+    def deserialize(data: bytes) -> Any:
+        """Return what is wrong instead of raising it, which gRPC would answer as INTERNAL."""
+        if len(data) > REQUEST_LIMIT_BYTES:
+            return RequestTooLarge(REQUEST_LIMIT_BYTES)
+        try:
+            return parse(data)
+        except DecodeError:
+            return MalformedRequest(f"{method.name}Request")
+
+    async def run(requests: object, context: Context) -> None:
+        error: AuthorityError
+        try:
+            await behave(requests, context)
+        except AuthorityError as raised:
+            error = raised
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            _log.exception("unforeseen failure", method=method.name)
+            error = Unforeseen()
+        else:
+            return
+        await _abort(context, refusal(method.name, error))
+
+    return grpc.stream_stream_rpc_method_handler(run, deserialize)

@@ -1,0 +1,189 @@
+"""The host whose HTTP/2 runs in Rust, outside the interpreter's lock (the package pygrpc-native)."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
+
+from session_authority_server.rpc import error_table
+from session_authority_server.rpc.call_queue import Call
+from session_authority_server.rpc.dispatcher import Dispatcher
+from session_authority_server.rpc.error_table import DETAILS_KEY, Answer, Unforeseen
+from session_authority_server.rpc.host import CannotListen
+from session_authority_server.rpc.host.grpcio import GrpcioHost
+
+EVENTS_AT_ONCE = 256
+HAND_OVERS_AT_ONCE = 2
+CALLS_PER_CONNECTION = 200
+METADATA_LIMIT_BYTES = 16 * 1024
+_UNAVAILABLE = 14
+_FLUSH_SECONDS = 0.1
+# A socket's path may have 103 bytes on macOS and 107 on Linux.
+_PARENT_LIMIT_BYTES = 60
+
+_log = structlog.get_logger("session_authority.rpc")
+
+
+class NativeHost:
+    """Serves unary RPCs itself, and passes everything else on to a `GrpcioHost` behind a Unix socket."""
+
+    name = "native"
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        others: GrpcioHost,
+        *,
+        share_port: bool = False,
+        calls_per_connection: int = CALLS_PER_CONNECTION,
+    ) -> None:
+        """Serve RPCs.
+
+        Args:
+            dispatcher: Answers unary RPCs.
+            others: Serves streams, health, reflection and unknown methods.
+            share_port: Whether other processes may listen on the same port.
+            calls_per_connection: How many calls and streams a connection carries at once.
+        """
+        self._dispatcher = dispatcher
+        self._methods = dispatcher.unary
+        self._others = others
+        self._share_port = share_port
+        self._calls_per_connection = calls_per_connection
+        self._calls: dict[int, Call] = {}
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._front: Any = None
+        self._folder: str | None = None
+        # Of a flood, what has not been handed over waits outside the interpreter: answers take turns with arrivals.
+        self._may_hand_over = threading.Semaphore(HAND_OVERS_AT_ONCE)
+
+    def bind(self, address: str) -> str:
+        try:
+            self._front = NativeGrpcFront(
+                address,
+                [(method.path, False) for method in self._methods],
+                call_details=True,
+                max_concurrent_streams=self._calls_per_connection,
+                max_metadata_size=METADATA_LIMIT_BYTES,
+                keepalive_time_ms=60_000,
+                keepalive_timeout_ms=20_000,
+                reuse_port=self._share_port,
+            )
+        except OSError as error:
+            raise CannotListen(address) from error
+        return f"{address.rpartition(':')[0]}:{self._front.bound_port}"
+
+    async def start(self) -> None:
+        self._folder = _private_folder()
+        socket = Path(self._folder, "grpcio.sock")
+        self._others.bind(f"unix:{socket}")
+        await self._others.start()
+        self._front.set_fallback(str(socket))
+        self._front.start()
+        loop = asyncio.get_running_loop()
+        threading.Thread(
+            target=self._receive, args=(loop,), name="native-host", daemon=True
+        ).start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        self._stopping = True
+        others = asyncio.create_task(self._others.stop(grace_seconds))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                while self._calls:
+                    self._idle.clear()
+                    await self._idle.wait()
+        for call in list(self._calls.values()):
+            call.cancel()
+        await others
+        # The front does not say when it has written its last answers, and drops the others.
+        await asyncio.sleep(min(_FLUSH_SECONDS, grace_seconds))
+        await asyncio.to_thread(self._front.close)
+        self._may_hand_over.release()  # in case the thread waits for a loop that ends
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def ended(self) -> None:
+        endings = [asyncio.create_task(each) for each in (self._ended.wait(), self._others.ended())]
+        try:
+            await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in endings:
+                each.cancel()
+
+    def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand calls over to the event loop, many at a time; runs in a thread of its own."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            try:
+                while (events := self._front.recv_batch_details(EVENTS_AT_ONCE)) is not None:
+                    self._may_hand_over.acquire()
+                    loop.call_soon_threadsafe(self._take, events)
+            finally:
+                loop.call_soon_threadsafe(self._ended.set)
+
+    def _take(self, events: Sequence[tuple[Any, ...]]) -> None:
+        self._may_hand_over.release()
+        for kind, call_id, method_id, payload, _, details in events:
+            if kind == EVENT_CANCEL:
+                self._cancel(call_id)
+            elif self._stopping:
+                self._front.fail(call_id, _UNAVAILABLE, "the server is shutting down")
+            else:
+                try:
+                    self._begin(call_id, method_id, payload, details)
+                except Exception:  # noqa: BLE001 - the other calls go on, and this one gets an answer
+                    _log.exception("unforeseen failure", method=self._methods[method_id].name)
+                    self._reply(call_id, error_table.answer(Unforeseen()))
+
+    def _begin(self, call_id: int, method_id: int, payload: bytes, details: Any) -> None:
+        metadata, _peer, seconds_left = details
+        method = self._methods[method_id]
+        caller = self._dispatcher.admit(method.path, metadata)
+        if isinstance(caller, Answer):
+            self._fail(call_id, caller)
+            return
+        call = Call(method, caller, seconds_left, partial(self._reply, call_id))
+        self._calls[call_id] = call
+        self._dispatcher.take(call, payload)
+
+    def _cancel(self, call_id: int) -> None:
+        call = self._calls.get(call_id)
+        if call is not None:
+            self._forget(call_id)
+            call.cancel()
+
+    def _reply(self, call_id: int, answer: bytes | Answer) -> None:
+        self._forget(call_id)
+        if isinstance(answer, bytes):
+            self._front.respond(call_id, answer)
+        else:
+            self._fail(call_id, answer)
+
+    def _forget(self, call_id: int) -> None:
+        self._calls.pop(call_id, None)
+        if not self._calls:
+            self._idle.set()
+
+    def _fail(self, call_id: int, answer: Answer) -> None:
+        # The native front reserves every key that begins with "grpc-" but this one.
+        metadata = [pair for pair in answer.trailing_metadata if pair[0] == DETAILS_KEY]
+        self._front.fail(call_id, answer.code.value[0], answer.message, metadata)
+
+
+def _private_folder() -> str:
+    """Make a folder for its owner alone, with a path so short that a socket in it can be bound."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > _PARENT_LIMIT_BYTES:
+        parent = "/tmp"  # noqa: S108 - mkdtemp makes a name that cannot be guessed
+    return tempfile.mkdtemp(prefix="session-authority-", dir=parent)

@@ -1,0 +1,96 @@
+"""Every RPC, and what the server must know of it before it runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from session_authority.v1 import (
+    session_admin_service_pb2,
+    session_service_pb2,
+    session_watch_service_pb2,
+)
+from session_authority_server.domain.api_key import Permission
+
+REQUEST_LIMIT_BYTES = 64 * 1024
+BATCH_REQUEST_LIMIT_BYTES = 1024 * 1024
+
+SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name["SessionAdminService"]
+WATCH_SERVICE = session_watch_service_pb2.DESCRIPTOR.services_by_name["SessionWatchService"]
+SERVICES: tuple[ServiceDescriptor, ...] = (SESSION_SERVICE, ADMIN_SERVICE, WATCH_SERVICE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is particular to an RPC.
+
+    Attributes:
+        permission: What the caller's API key must permit.
+        request_limit_bytes: The largest request.
+    """
+
+    permission: Permission
+    request_limit_bytes: int = REQUEST_LIMIT_BYTES
+
+
+_RULES: Mapping[str, Rule] = {
+    "CreateSession": Rule(Permission.CREATE),
+    "ReauthenticateSession": Rule(Permission.CREATE),
+    "ValidateSession": Rule(Permission.VALIDATE),
+    "BatchValidateSessions": Rule(Permission.VALIDATE, BATCH_REQUEST_LIMIT_BYTES),
+    "ListSessions": Rule(Permission.MANAGE),
+    "RevokeSession": Rule(Permission.MANAGE),
+    "RevokeOtherSessions": Rule(Permission.MANAGE),
+    "SignOut": Rule(Permission.MANAGE),
+    "WatchSessions": Rule(Permission.WATCH),
+    "RevokeUserSessions": Rule(Permission.TERMINATE),
+    "RevokeAllSessions": Rule(Permission.TERMINATE),
+    "RevokeOneSession": Rule(Permission.TERMINATE),
+    "RevokeKeySessions": Rule(Permission.TERMINATE),
+    "EraseUser": Rule(Permission.TERMINATE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An RPC.
+
+    Attributes:
+        path: `/package.Service/Name`, as HTTP/2 carries it.
+        name: The RPC's name alone.
+        parse: Makes a request of its bytes.
+        streams: Whether requests and responses are streams.
+        batched: Whether calls that wait together are answered together.
+        rule: What is particular to it.
+    """
+
+    path: str
+    name: str
+    parse: Callable[[bytes], Message]
+    streams: bool
+    batched: bool
+    rule: Rule
+
+
+def _methods() -> Iterator[Method]:
+    for service in SERVICES:
+        for each in service.methods:
+            yield _method(service, each)
+
+
+def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
+    return Method(
+        f"/{service.full_name}/{method.name}",
+        method.name,
+        GetMessageClass(method.input_type).FromString,
+        method.client_streaming or method.server_streaming,
+        method.name == "ValidateSession",
+        _RULES[method.name],
+    )
+
+
+# An RPC without a rule fails this import, so none can be served by accident.
+METHODS: Mapping[str, Method] = {each.path: each for each in _methods()}

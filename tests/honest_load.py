@@ -1,0 +1,117 @@
+"""Honest load: callers that wait for their answer before they ask again. A server refuses none of it, however many."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, cycle, islice
+from typing import TypeAlias
+
+from session_authority import AsyncSessionClient, Session, SessionAuthorityError, SessionClient
+
+# A token, and the id of its session.
+Known: TypeAlias = tuple[str, str]
+Shape: TypeAlias = "Callable[[str, Sequence[Known], float], Coroutine[None, None, Tally]]"
+
+
+@dataclass
+class Tally:
+    """What became of the calls.
+
+    Attributes:
+        right: The latencies of right answers, in seconds.
+        wrong: How many answers were not the session asked for.
+        failures: The errors, as text.
+        seconds: How long it all took.
+    """
+
+    right: list[float] = field(default_factory=list, repr=False)
+    wrong: int = 0
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def took(self, seconds: float, answer: object, session_id: str) -> None:
+        """Count an answer."""
+        if isinstance(answer, Session) and answer.session_id == session_id:
+            self.right.append(seconds)
+        else:
+            self.wrong += 1
+
+    def failed(self, error: SessionAuthorityError) -> None:
+        """Count an error."""
+        self.failures.append(f"{type(error).__name__}: {error}")
+
+
+async def tasks(
+    clients: int, callers: int, address: str, sessions: Sequence[Known], seconds: float
+) -> Tally:
+    """Ask through some clients for asyncio, each with a number of concurrent callers."""
+    tally, began = Tally(), time.perf_counter()
+    async with AsyncExitStack() as stack:
+        opened = [
+            await stack.enter_async_context(AsyncSessionClient(address)) for _ in range(clients)
+        ]
+
+        async def ask(client: AsyncSessionClient, first: int) -> None:
+            for token, session_id in islice(cycle(sessions), first, None):
+                sent = time.perf_counter()
+                if sent > began + seconds:
+                    return
+                try:
+                    answer = await client.validate(token)
+                except SessionAuthorityError as error:
+                    tally.failed(error)
+                else:
+                    tally.took(time.perf_counter() - sent, answer, session_id)
+
+        numbers = count()
+        await asyncio.gather(
+            *(
+                ask(client, next(numbers) * 37 % len(sessions))
+                for client in opened
+                for _ in range(callers)
+            )
+        )
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+async def threads(callers: int, address: str, sessions: Sequence[Known], seconds: float) -> Tally:
+    """Ask through one client for threads, from a number of threads."""
+    tally, began = Tally(), time.perf_counter()
+    with SessionClient(address) as client:
+
+        def ask(first: int) -> None:
+            for token, session_id in islice(cycle(sessions), first, None):
+                sent = time.perf_counter()
+                if sent > began + seconds:
+                    return
+                try:
+                    answer = client.validate(token)
+                except SessionAuthorityError as error:
+                    tally.failed(error)
+                else:
+                    tally.took(time.perf_counter() - sent, answer, session_id)
+
+        asking = [
+            threading.Thread(target=ask, args=(number * 37 % len(sessions),))
+            for number in range(callers)
+        ]
+        for each in asking:
+            each.start()
+        for each in asking:
+            await asyncio.to_thread(each.join)
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+SHAPES: dict[str, Shape] = {
+    "1 client, 16 callers": partial(tasks, 1, 16),
+    "1 client, 256 callers": partial(tasks, 1, 256),
+    "1 client, 1,024 callers": partial(tasks, 1, 1_024),
+    "12 clients, 100 callers each": partial(tasks, 12, 100),
+    "1 client, 64 threads": partial(threads, 64),
+}

@@ -1,0 +1,85 @@
+"""The proxies of `docs/tls.md`, as configured there: TLS in front of a server without TLS."""
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.certificates import Pair
+from tests.postgresql import free_port
+
+START_SECONDS = 10
+NAMES = ("haproxy", "nginx")
+_DOCUMENT = Path(__file__).parents[1] / "docs" / "tls.md"
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+def program(name: str) -> str | None:
+    """Return where a proxy is installed; None if it isn't."""
+    return shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
+
+
+@contextlib.contextmanager
+def proxy(
+    name: str, folder: Path, server_address: str, pair: Pair
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Run a proxy in front of a server; give its address and process."""
+    port = free_port()
+    with_key = folder / "tls-with-key.pem"
+    with_key.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
+    configuration = _documented(name)
+    for documented, here in {
+        "127.0.0.1:50551": server_address,
+        "bind :50552": f"bind 127.0.0.1:{port}",
+        "listen 50552": f"listen 127.0.0.1:{port}",
+        "/etc/session-authority/tls-with-key.pem": str(with_key),
+        "/etc/session-authority/tls.pem": str(pair.certificate),
+        "/etc/session-authority/tls.key": str(pair.key),
+    }.items():
+        configuration = configuration.replace(documented, here)
+    file = folder / f"{name}.conf"
+    file.write_text(_whole_nginx(folder, configuration) if name == "nginx" else configuration)
+    found = program(name)
+    assert found is not None
+    command = (
+        [found, "-p", str(folder), "-c", str(file), "-e", "stderr"]
+        if name == "nginx"
+        else [found, "-f", str(file)]
+    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, process)
+        yield f"127.0.0.1:{port}", process
+    finally:
+        process.terminate()
+        process.wait(START_SECONDS)
+
+
+def _documented(name: str) -> str:
+    found = re.search(rf"```{name}\n(.*?)```", _DOCUMENT.read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def _whole_nginx(folder: Path, configuration: str) -> str:
+    """Return what includes a file of nginx's `conf.d`; one process, with all its files in a folder."""
+    paths = "\n".join(f"{each}_temp_path {folder}/{each};" for each in _TEMPORARY)
+    return (
+        f"daemon off; master_process off; pid {folder}/nginx.pid;\n"
+        "events { worker_connections 8192; }\n"
+        f"http {{\naccess_log off;\n{paths}\n{configuration}\n}}\n"
+    )
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert process.poll() is None, "the proxy did not start"
+        assert time.monotonic() < deadline, "the proxy does not listen"
+        time.sleep(0.02)
