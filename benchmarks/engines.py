@@ -47,12 +47,19 @@ def fresh(engine: str, *names: str, leave_a_core: bool = True) -> Iterator[list[
         with tempfile.TemporaryDirectory() as folder:
             yield [f"sqlite:///{folder}/{name}.sqlite" for name in names]
     else:
-        with postgresql.cluster(**_SETTINGS) as cluster:
-            if leave_a_core:
-                _leave_a_core(cluster.pid)
+        with postgresql_cluster(leave_a_core=leave_a_core) as cluster:
             for name in names:
                 cluster.psql(f"CREATE DATABASE {name}")
             yield [cluster.url(name) for name in names]
+
+
+@contextlib.contextmanager
+def postgresql_cluster(*, leave_a_core: bool = True) -> Iterator[postgresql.Cluster]:
+    """Run a PostgreSQL server with an operator's settings."""
+    with postgresql.cluster(**_SETTINGS) as cluster:
+        if leave_a_core:
+            _leave_a_core(cluster.pid)
+        yield cluster
 
 
 def _leave_a_core(pid: int) -> None:

@@ -43,7 +43,7 @@ async def _measure(database: str, sample: list[tuple[str, str]]) -> None:
             at = 0
             while not done.is_set():
                 started = time.perf_counter()
-                await cases.validate(Validation(sample[at % len(sample)][0], passive=True))
+                await cases.validate([Validation(sample[at % len(sample)][0], passive=True)])
                 seconds.append(time.perf_counter() - started)
                 at += 1
                 await asyncio.sleep(0.002)

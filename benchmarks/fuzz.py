@@ -44,15 +44,17 @@ with watched:  # what is imported here guides the fuzzer
     from tests.fuzz.residents import Residents
     from tests.integration.program import serving
 
-    from session_authority.v1 import session_admin_service_pb2_grpc as admin_grpc
-    from session_authority.v1 import session_service_pb2_grpc as service_grpc
+    from benchmarks.support.process import resident_mib
     from session_authority_server import composing
     from session_authority_server.audit.log import AuditLog
     from session_authority_server.audit.output import File
     from session_authority_server.domain.clock import SystemClock
     from session_authority_server.domain.policy import Policy
     from session_authority_server.rpc.authentication import anybody
-    from session_authority_server.rpc.interceptor import CallInterceptor
+    from session_authority_server.rpc.call_queue import Call, CallQueue
+    from session_authority_server.rpc.caller import Caller
+    from session_authority_server.rpc.dispatcher import Dispatcher
+    from session_authority_server.rpc.rejected_tokens import RejectedTokens
     from session_authority_server.rpc.session_admin_service import SessionAdminService
     from session_authority_server.rpc.session_service import SessionService
     from session_authority_server.store import schema
@@ -65,43 +67,8 @@ _REPORT_SECONDS = 20.0
 _UNSERVED = Answer(grpc.StatusCode.UNIMPLEMENTED)
 
 
-class _Aborted(Exception):
-    def __init__(self, answer: Answer) -> None:
-        super().__init__()
-        self.answer = answer
-
-
-class _Context:
-    """What a handler sees of a call."""
-
-    def time_remaining(self) -> None:
-        return None
-
-    async def abort(self, code: grpc.StatusCode, message: str, trailers: Any = ()) -> None:
-        raise _Aborted(Answer(code, b"", message, trailers))
-
-
-class _Registrar:
-    """Stands where the services expect gRPC's server, and keeps what they register."""
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, Any] = {}
-
-    def add_generic_rpc_handlers(self, _handlers: Any) -> None:
-        pass
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
-
-
-class _Details:
-    def __init__(self, method: str) -> None:
-        self.method = method
-        self.invocation_metadata = ()
-
-
 class InProcess:
-    """The services behind their interceptor, without gRPC around them."""
+    """The dispatcher and what is behind it, without a host around them."""
 
     def __init__(self, folder: Path) -> None:
         self._runner = asyncio.Runner()
@@ -111,34 +78,33 @@ class InProcess:
         store = SqlSessionStore(database)
         audit = AuditLog(File(folder / "audit"), clock, addresses=True)
         usecases = composing.usecases(store, clock, policy, Activity(store, clock, policy), audit)
-        registrar: Any = _Registrar()
-        service_grpc.add_SessionServiceServicer_to_server(
-            SessionService(usecases, clock), registrar
+        rejected = RejectedTokens(clock, 0)
+        self._dispatcher = Dispatcher(
+            SessionService(usecases, clock, rejected),
+            [SessionAdminService(composing.admin_usecases(store, clock, policy, audit))],
+            anybody,
+            CallQueue(),
+            rejected,
         )
-        admin_grpc.add_SessionAdminServiceServicer_to_server(
-            SessionAdminService(composing.admin_usecases(store, clock, policy, audit)), registrar
-        )
-        self.handlers = registrar.handlers
-        self._interceptor = CallInterceptor("session_authority.v1", anybody)
+        self._methods = {method.path: method for method in self._dispatcher.unary}
 
     def call(self, rpc: Rpc, body: bytes) -> Answer:
         """Answer a call as the server would."""
-        if rpc.path not in self.handlers:
+        if rpc.path not in self._methods:
             return _UNSERVED
         return self._runner.run(self._answer(rpc, body))
 
     async def _answer(self, rpc: Rpc, body: bytes) -> Answer:
-        async def found(_details: Any) -> Any:
-            return self.handlers[rpc.path]
-
-        details: Any = _Details(rpc.path)
-        handler: Any = await self._interceptor.intercept_service(found, details)
-        try:
-            async with asyncio.timeout(3 * _WITHIN_SECONDS):
-                answer = await handler.unary_unary(handler.request_deserializer(body), _Context())
-        except _Aborted as aborted:
-            return aborted.answer
-        return Answer(grpc.StatusCode.OK, handler.response_serializer(answer))
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        caller = self._dispatcher.admit(rpc.path, ())
+        assert isinstance(caller, Caller)
+        call = Call(self._methods[rpc.path], caller, None, answered.set_result)
+        self._dispatcher.take(call, body)
+        async with asyncio.timeout(3 * _WITHIN_SECONDS):
+            answer = await answered
+        if isinstance(answer, bytes):
+            return Answer(grpc.StatusCode.OK, answer)
+        return Answer(answer.code, b"", answer.message, answer.trailing_metadata)
 
 
 class Run:
@@ -163,15 +129,9 @@ class Run:
         seconds = self._reported - self._began
         print(
             f"{seconds:6.0f} s: {self.count} calls, {self.count / seconds:.0f}/s, "
-            f"{rss_mib(self._pid):.1f} MiB resident",
+            f"{resident_mib(self._pid):.1f} MiB resident",
             flush=True,
         )
-
-
-def rss_mib(pid: int) -> float:
-    """Return how much memory of a process is resident."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def guided(seconds: int, corpus: Path, replayed: list[str]) -> None:

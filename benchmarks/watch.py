@@ -9,13 +9,9 @@ and how long after the answer of SignOut a stream has the eviction, with 100 str
 import argparse
 import asyncio
 import contextlib
-import os
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import cast
 
@@ -24,7 +20,8 @@ import uvloop
 
 from benchmarks import authority, rows
 from benchmarks.engines import add_engine, fresh
-from benchmarks.load import CALLS_OF_A_CONNECTION, END_STREAM, PREFACE, drive, frame, header_block
+from benchmarks.load import CALLS_OF_A_CONNECTION, drive
+from benchmarks.support.http2 import END_STREAM, frame, header_block, opening
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
@@ -50,12 +47,7 @@ class _Watchers(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        big_window = (0x4).to_bytes(2) + (2**30).to_bytes(4)
-        self._transport.write(
-            PREFACE
-            + frame(_SETTINGS, 0, 0, big_window)
-            + frame(8, 0, 0, (2**31 - 2**16).to_bytes(4))
-        )
+        self._transport.write(opening())
         self._transport.write(
             b"".join(
                 frame(1, 0x4, 2 * number + 1, self._headers) for number in range(self._streams)
@@ -248,27 +240,6 @@ async def _delay(address: str, ended: Iterator[Token], streams: int, number: int
     )
 
 
-@contextlib.contextmanager
-def _server(database: str) -> Iterator[tuple[str, int]]:
-    command = [str(Path(sys.executable).parent / "session-authority"), "serve", "--no-worker"]
-    process = subprocess.Popen(
-        [*command, "--insecure", "--listen", "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"SESSION_AUTHORITY_DATABASE_URL": database},
-    )
-    try:
-        os.sched_setaffinity(process.pid, {0})
-        os.sched_setaffinity(0, {1})
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        yield line.partition("serving on ")[2].partition(",")[0], process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=1_000)
@@ -279,7 +250,7 @@ def main() -> None:
     with fresh(arguments.engine, "sessions") as (database,):
         sample = rows.fill(database, 50_000, sample=20_000)
         live, ended = sample[:5_000], iter(sample[5_000:])
-        with _server(database) as (address, pid):
+        with authority.process(database) as (address, pid):
             uvloop.run(_delay(address, ended, 100, 100))
             uvloop.run(_throughput(address, pid, live, ended, arguments))
 

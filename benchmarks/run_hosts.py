@@ -1,0 +1,104 @@
+"""ValidateSession on both hosts against an empty grpc.aio RPC, on the same core, in alternation.
+
+    .venv/bin/python -m benchmarks.run_hosts [--engine sqlite|postgresql] [--rounds N] [--seconds N]
+
+The servers have one core, and the load has the other. At 64 calls in flight, eight connections have 8 calls each.
+Every answer's bytes are checked. Prints for each host the ratio of its rate to the empty RPC's at 64, the p99, the
+server's CPU per call, and what a lone call adds to the median.
+"""
+
+import argparse
+import contextlib
+from statistics import median
+from typing import NamedTuple
+
+import uvloop
+
+from benchmarks import authority, rows
+from benchmarks.engines import add_engine, fresh
+from benchmarks.load import drive
+from session_authority.v1 import session_service_pb2 as pb
+
+_EMPTY = "grpc.aio, empty RPC"
+_WARM_SECONDS = 1.0
+
+
+class _Server(NamedTuple):
+    address: str
+    pid: int
+    path: str
+    messages: list[bytes]
+    expected: list[bytes]
+
+
+class _Run(NamedTuple):
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+
+
+async def _run(server: _Server, concurrency: int, seconds: float) -> _Run:
+    before = authority.cpu_seconds(server.pid)
+    result = await drive(
+        server.address,
+        server.path,
+        server.messages,
+        server.expected,
+        concurrency=concurrency,
+        seconds=seconds,
+    )
+    if result.wrong:
+        raise SystemExit(f"{result.wrong} wrong answers")
+    used = (authority.cpu_seconds(server.pid) - before) / len(result.latencies) * 1e6
+    return _Run(result.rate, result.percentile_ms(50), result.percentile_ms(99), used)
+
+
+async def _measure(servers: dict[str, _Server], rounds: int, seconds: float) -> None:
+    for concurrency in (64, 1):
+        runs: dict[str, list[_Run]] = {name: [] for name in servers}
+        for server in servers.values():
+            await _run(server, concurrency, _WARM_SECONDS)
+        for _ in range(rounds):
+            for name, server in servers.items():
+                runs[name].append(await _run(server, concurrency, seconds))
+        print(f"{concurrency} in flight, medians of {rounds} rounds:")
+        for name, some in runs.items():
+            rate, p50, p99, cpu = (median(each) for each in zip(*some, strict=True))
+            pairs = list(zip(some, runs[_EMPTY], strict=True))
+            ratios = [own.rate / empty.rate for own, empty in pairs]
+            print(
+                f"  {name:20s} {rate:7,.0f}/s, p50 {p50:5.2f} ms, p99 {p99:5.1f} ms, {cpu:4.0f} us of CPU; "
+                f"{median(ratios):.2f} times the empty RPC ({min(ratios):.2f} to {max(ratios):.2f}), "
+                f"{median(own.p50_ms - empty.p50_ms for own, empty in pairs):+.2f} ms",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=50_000)
+    parser.add_argument("--tokens", type=int, default=5_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    add_engine(parser)
+    given = parser.parse_args()
+    with fresh(given.engine, *authority.HOSTS) as databases, contextlib.ExitStack() as stack:
+        empty = stack.enter_context(authority.empty())
+        servers = {_EMPTY: _Server(*empty, authority.EMPTY, [b""], [b"\0\0\0\0\0"])}
+        for host, database in zip(authority.HOSTS, databases, strict=True):
+            sample = rows.fill(database, given.sessions, sample=given.tokens)
+            messages = [
+                pb.ValidateSessionRequest(session_token=token).SerializeToString()
+                for token, _ in sample
+            ]
+            expected = [session_id.encode() for _, session_id in sample]
+            process = stack.enter_context(authority.process(database, host=host))
+            servers[f"{given.engine}, {host}"] = _Server(
+                *process, authority.VALIDATE, messages, expected
+            )
+        uvloop.run(_measure(servers, given.rounds, given.seconds))
+
+
+if __name__ == "__main__":
+    main()
