@@ -358,5 +358,5 @@ def test_an_address_that_is_none_is_refused_at_the_start(url: str, tmp_path: Pat
     done = run("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=bad)
     assert done.returncode != 0
     assert "SESSION_AUTHORITY_WATCH_DATABASE_URL is no address" in done.stderr
-    assert "word@" not in done.stderr
+    assert "me:word" not in done.stderr
     assert "passwort" not in done.stderr
