@@ -38,6 +38,10 @@ _OTHERS = frozenset(
         "TLS_ROOT_CERTIFICATES",
         "TLS_CLIENT_CERTIFICATE",
         "TLS_CLIENT_KEY",
+        # What Kubernetes sets for a Service named session-authority.
+        "PORT",
+        "SERVICE_HOST",
+        "SERVICE_PORT",
     )
 )
 STANDARD_OUTPUT = "-"
