@@ -204,16 +204,12 @@ async def test_a_method_that_nobody_registered_is_refused_and_counted(
 async def test_a_call_beyond_those_that_are_being_refused_is_cancelled(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent: list[Any] = [channel.stream_stream(_ONCE)() for _ in range(LIMIT)]
-    once: Any = channel.unary_unary(_ONCE)
-    async with asyncio.timeout(5):
-        await _refusal(_repeated(once))  # all places are taken
+    calls = [await _stream(channel, _OURS) for _ in range(LIMIT)]
     monkeypatch.setattr(accept_loop, "REFUSALS_LIMIT", 0)
-    for path in ("/nope", _ONCE):
-        call: Any = channel.unary_unary(path)
-        assert (await _refusal(call(b""))).code() is grpc.StatusCode.CANCELLED
-    for each in silent:
-        each.cancel()
+    for path in ("/nope", _OURS):
+        assert (await _refusal(_silently(channel, path))).code() is grpc.StatusCode.CANCELLED
+    for call in calls:
+        call.cancel()
 
 
 async def test_a_server_stops_while_calls_are_waited_for_and_under_way(address: str) -> None:
