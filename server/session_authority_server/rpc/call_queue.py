@@ -81,7 +81,9 @@ Refuse: TypeAlias = Callable[[Call], None]
 
 
 class CallQueue:
-    """Runs a bounded number of calls at once. The others wait their turn, first come, first served.
+    """Runs a bounded number of calls at once. The others wait their turn.
+
+    The oldest call goes first. Only while late validations wait to be refused, the newest validation goes first.
 
     A call is refused only if the queue is full, or if the call has waited for `WAIT_SECONDS`. Validations that wait
     together run together, as one batch: while one batch reads the store, the next one gathers. A batch that takes long
