@@ -158,7 +158,13 @@ def _refusing(answer: Answer) -> Handler:
 def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
     async def behave(payload: bytes, context: Context) -> bytes:
         answered: asyncio.Future[bytes | Answer] = asyncio.get_running_loop().create_future()
-        call = Call(method, current_caller.get(), context.time_remaining(), answered.set_result)
+
+        def reply(answer: bytes | Answer) -> None:
+            # A call that gRPC has just cancelled may not have come round to `call.cancel` yet.
+            if not answered.done():
+                answered.set_result(answer)
+
+        call = Call(method, current_caller.get(), context.time_remaining(), reply)
         dispatcher.take(call, payload)
         try:
             answer = await answered
