@@ -12,6 +12,9 @@ from typing import TypeAlias
 
 from session_authority import AsyncSessionClient, Session, SessionAuthorityError, SessionClient
 
+# Long enough for a busy machine: what is asked is whether callers are refused, not how long they wait.
+_DEADLINE_SECONDS = 30
+
 # A token, and the id of its session.
 Known: TypeAlias = tuple[str, str]
 Shape: TypeAlias = "Callable[[str, Sequence[Known], float], Coroutine[None, None, Tally]]"
@@ -52,7 +55,10 @@ async def tasks(
     tally, began = Tally(), time.perf_counter()
     async with AsyncExitStack() as stack:
         opened = [
-            await stack.enter_async_context(AsyncSessionClient(address)) for _ in range(clients)
+            await stack.enter_async_context(
+                AsyncSessionClient(address, deadline_seconds=_DEADLINE_SECONDS)
+            )
+            for _ in range(clients)
         ]
 
         async def ask(client: AsyncSessionClient, first: int) -> None:
@@ -82,7 +88,7 @@ async def tasks(
 async def threads(callers: int, address: str, sessions: Sequence[Known], seconds: float) -> Tally:
     """Ask through one client for threads, from a number of threads."""
     tally, began = Tally(), time.perf_counter()
-    with SessionClient(address) as client:
+    with SessionClient(address, deadline_seconds=_DEADLINE_SECONDS) as client:
 
         def ask(first: int) -> None:
             for token, session_id in islice(cycle(sessions), first, None):

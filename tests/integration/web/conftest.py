@@ -5,9 +5,13 @@ import pytest
 from session_authority import testing
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def django_database() -> Iterator[None]:
-    """Give the Django site of these tests its tables and the users ada and grace."""
+    """Give the Django site of these tests its tables and the users ada and grace.
+
+    Asynchronous views have a thread of their own, and it keeps its connection to the file. So the file lives as long as
+    the process.
+    """
     from tests.integration.web.django_site import FOLDER  # configures Django
 
     from django.contrib.auth.models import User  # isort: skip
