@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
-from tests import postgresql
+from tests.support import postgresql
 
 ENGINES = ("sqlite", "postgresql")
 # As an operator would have it, but for its size: what was answered survives a power cut.

@@ -38,11 +38,11 @@ except ImportError:
     atheris, watched = None, contextlib.nullcontext()
 
 with watched:  # what is imported here guides the fuzzer
-    from tests.api import RPCS, Rpc
     from tests.fuzz.answers import Answer, faults
     from tests.fuzz.messages import any_call
     from tests.fuzz.residents import Residents
-    from tests.integration.program import serving
+    from tests.support.api import RPCS, Rpc
+    from tests.support.program import serving
 
     from benchmarks.support.process import resident_mib
     from session_authority_server import composing

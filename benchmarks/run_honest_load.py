@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections import Counter
 
-from tests.honest_load import SHAPES
+from tests.support.honest_load import SHAPES
 
 from benchmarks import authority, rows
 from benchmarks.engines import add_engine, fresh

@@ -26,7 +26,7 @@ from statistics import median
 from typing import NamedTuple
 
 import uvloop
-from tests import postgresql
+from tests.support import postgresql
 
 from benchmarks import authority, rows
 from benchmarks.engines import postgresql_cluster

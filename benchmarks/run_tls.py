@@ -16,8 +16,8 @@ from statistics import median
 from typing import NamedTuple
 
 import uvloop
-from tests import proxies
-from tests.certificates import TestAuthority
+from tests.support import proxies
+from tests.support.certificates import TestAuthority
 
 from benchmarks import authority, rows
 from benchmarks.load import drive

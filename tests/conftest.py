@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from session_authority_server.store import dialect, hot_read, postgresql_session, time_limit
-from tests.hosts import HOSTS
+from tests.support.hosts import HOSTS
 
 PATIENCE_SECONDS = 30.0
 

@@ -6,8 +6,8 @@ import pytest
 
 from session_authority import AsyncSessionClient
 from session_authority_server.domain.policy import Policy
-from tests.acceptance.authority import Authority, running_authority
-from tests.leaks import Capture, capturing
+from tests.support.authority import Authority, running_authority
+from tests.support.leaks import Capture, capturing
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.token import Token
 from session_authority_server.store.transaction import SqlTransaction
-from tests.acceptance.authority import (
+from tests.support.authority import (
     NOON,
     Authority,
     a_session,

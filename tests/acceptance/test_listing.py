@@ -16,7 +16,7 @@ from session_authority import (
 from session_authority._error_details import error_of
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.policy import AtLimit, Policy
-from tests.acceptance.authority import NOON, Authority, a_session, insert_sessions
+from tests.support.authority import NOON, Authority, a_session, insert_sessions
 
 CHROME_ON_WINDOWS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "

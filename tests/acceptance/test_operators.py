@@ -23,7 +23,7 @@ from session_authority import (
 from session_authority.v1 import session_admin_service_pb2 as pb
 from session_authority.v1 import session_admin_service_pb2_grpc
 from session_authority_server.domain.policy import Policy
-from tests.acceptance.authority import NOON, Authority, a_session, insert_sessions
+from tests.support.authority import NOON, Authority, a_session, insert_sessions
 
 pytestmark = pytest.mark.both_hosts
 

@@ -10,7 +10,7 @@ from session_authority import AsyncSessionClient, Session
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
-from tests.acceptance.authority import Authority
+from tests.support.authority import Authority
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0"
 SIGNED_IN, SEEN = "203.0.113.77", "2001:db8:1:2:3:4:5:6"

@@ -28,7 +28,7 @@ from session_authority import (
     SessionState,
 )
 from session_authority.v1 import session_service_pb2 as pb
-from tests.acceptance.authority import NOON, Authority, a_session
+from tests.support.authority import NOON, Authority, a_session
 
 pytestmark = pytest.mark.both_hosts
 

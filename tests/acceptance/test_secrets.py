@@ -8,8 +8,8 @@ import pytest
 from session_authority import AsyncSessionClient, InvalidArgument, SessionNotFound
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain import token as tokens
-from tests.acceptance.authority import Authority
-from tests.leaks import Capture
+from tests.support.authority import Authority
+from tests.support.leaks import Capture
 
 SPEAKING = {"answers", "exceptions", "logs", "received errors", "reprs", "structlog"}
 FILES = {"sessions.sqlite", "sessions.sqlite-wal", "audit"}

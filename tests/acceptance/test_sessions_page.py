@@ -13,8 +13,8 @@ from session_authority import ApiKeyRejected, AsyncSessionClient, NewSession
 from session_authority.web.exchange import PageRequest, PageResponse
 from session_authority.web.sessions_page import FORM_LIMIT_BYTES, PageOptions, SessionsPage
 from session_authority_server.domain.policy import Policy
-from tests.acceptance.authority import NOON, Authority, a_session, insert_sessions
 from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX
+from tests.support.authority import NOON, Authority, a_session, insert_sessions
 
 ORIGIN = "https://app.example"
 ROOT = "/account/sessions"

@@ -14,7 +14,7 @@ from session_authority import (
     ValidationRequest,
 )
 from session_authority.v1 import session_service_pb2 as pb
-from tests.acceptance.authority import NOON, Authority
+from tests.support.authority import NOON, Authority
 
 pytestmark = pytest.mark.both_hosts
 

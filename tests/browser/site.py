@@ -18,7 +18,7 @@ from session_authority.web.fastapi import CurrentSession, Sessions
 from session_authority.web.sessions_page import PageOptions
 from session_authority.web.site import Site as WebSite
 from session_authority_server.domain.policy import Policy
-from tests.acceptance.authority import Authority, running_authority
+from tests.support.authority import Authority, running_authority
 
 ROOT = "/account/sessions"
 COOKIE = "auth_session"

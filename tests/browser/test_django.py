@@ -8,13 +8,13 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import LIMIT_MILLISECONDS
 from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX
-from tests.integration.program import serving
 from tests.integration.web.serving_apps import (
     EXAMPLES,
     RUNSERVER,
     django_example,
     serving_app,
 )
+from tests.support.program import serving
 
 SignIn = Callable[..., Page]
 

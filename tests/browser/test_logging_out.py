@@ -9,10 +9,10 @@ from playwright.sync_api import Locator, Page, expect
 from session_authority import NewSession
 from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.device import Device
-from tests.acceptance.authority import a_session, insert_sessions
 from tests.browser.conftest import Open
 from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPHONE, PIXEL
 from tests.browser.site import ROOT, Site
+from tests.support.authority import a_session, insert_sessions
 
 
 @pytest.fixture

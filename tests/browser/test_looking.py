@@ -11,10 +11,10 @@ from playwright.sync_api import Page, expect
 from session_authority import NewSession
 from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.policy import Policy
-from tests.acceptance.authority import a_session, insert_sessions
 from tests.browser.conftest import Open
 from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPAD, IPHONE, PIXEL
 from tests.browser.site import ROOT, Site
+from tests.support.authority import a_session, insert_sessions
 
 BUDGET_BYTES = 30 * 1024
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.engines import Engine, opened
+from tests.support.engines import Engine, opened
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "partitioned"])

@@ -30,7 +30,7 @@ from session_authority_server.store.protocol import (
     UpkeepStore,
 )
 from session_authority_server.store.sql_store import SqlSessionStore
-from tests.contract.engines import MINUTE, SECOND, START, Engine, a_session, at, opened
+from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, at, opened
 
 ENDING = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.USER)
 SWEEP = Sweep(START + SECOND, InitiatingEntity.USER)

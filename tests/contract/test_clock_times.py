@@ -11,7 +11,7 @@ from session_authority_server.domain.session import Ending, EndReason, Initiatin
 from session_authority_server.store.clock_times import Repaired, read_latest_time, repair
 from session_authority_server.store.protocol import Transaction
 from session_authority_server.store.tables import upkeep
-from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session
 
 HOUR = timedelta(hours=1)
 

@@ -7,7 +7,7 @@ import pytest
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.store import condition
 from session_authority_server.store.condition import read_live_until
-from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session
 
 NOW = START + DAY
 

@@ -14,7 +14,7 @@ from session_authority_server.store.protocol import (
     UserStanding,
 )
 from session_authority_server.store.tables import erasures, sessions, sweeps, users
-from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
 
 DONE = ErasureBatch(0, complete=True)
 

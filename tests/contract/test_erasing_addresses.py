@@ -14,7 +14,7 @@ from session_authority_server.domain.session import Ending, EndReason, Initiatin
 from session_authority_server.store.protocol import PendingSweep, Transaction
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
-from tests.contract.engines import MINUTE, SECOND, START, Engine, a_session
+from tests.support.engines import MINUTE, SECOND, START, Engine, a_session
 
 NOW = START + 60 * MINUTE
 DEVICE = Device("Firefox", "143.0", "Windows", "11", DeviceType.DESKTOP)

@@ -17,7 +17,7 @@ from session_authority_server.store.protocol import (
     UpkeepStore,
 )
 from tests.conftest import PATIENCE_SECONDS
-from tests.contract.engines import DAY, START, Engine, a_session, numbered, told
+from tests.support.engines import DAY, START, Engine, a_session, numbered, told
 
 CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "read_sessions": lambda engine: engine.sessions.read_sessions([uuid4()]),

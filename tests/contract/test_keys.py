@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from session_authority_server.domain.api_key import ApiKey, KeyState, KeyUse, Permission, issue
 from session_authority_server.domain.token import new_id
-from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine
 
 
 def a_key(name: str = "shop", lifetime: timedelta | None = None) -> ApiKey:

@@ -6,7 +6,7 @@ from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import new_id
 from session_authority_server.store.protocol import PageKey, Touch, Transaction
-from tests.contract.engines import (
+from tests.support.engines import (
     DAY,
     MINUTE,
     SECOND,

@@ -12,7 +12,7 @@ from session_authority_server.domain.session import (
     Sweep,
 )
 from session_authority_server.store.protocol import BATCH_LIMIT, Touch, Transaction
-from tests.contract.engines import DAY, SECOND, START, Engine, a_session, at, ids, told
+from tests.support.engines import DAY, SECOND, START, Engine, a_session, at, ids, told
 
 
 async def test_every_field_of_a_session_comes_back_as_it_was_written(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from session_authority_server.domain.token import hash_secret, supersede
 from session_authority_server.store import rows
 from session_authority_server.store.protocol import Touch
 from session_authority_server.store.tables import sessions as sessions_table
-from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, told
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, told
 
 Change = Callable[[Engine, Session], Awaitable[object]]
 

@@ -4,7 +4,7 @@ import pytest
 
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.store.protocol import BATCH_LIMIT, Touch, Transaction
-from tests.contract.engines import MINUTE, SECOND, START, Engine, a_session, ids, told
+from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, ids, told
 
 
 async def test_an_activity_moves_time_and_address_forward(engine: Engine) -> None:

@@ -17,7 +17,7 @@ from session_authority_server.domain.session import (
 )
 from session_authority_server.domain.token import hash_secret
 from session_authority_server.store.protocol import Transaction, UserStanding
-from tests.contract.engines import (
+from tests.support.engines import (
     DAY,
     MINUTE,
     SECOND,

@@ -20,7 +20,7 @@ from session_authority_server.store.protocol import (
     Transaction,
 )
 from session_authority_server.store.tables import EVERYBODY, sweeps
-from tests.contract.engines import (
+from tests.support.engines import (
     DAY,
     MINUTE,
     SECOND,

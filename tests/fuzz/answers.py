@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 
 from session_authority_server.domain.token import TOKEN_PATTERN
 from session_authority_server.rpc.error_table import ERROR_DOMAIN, TABLE
-from tests.api import Rpc
+from tests.support.api import Rpc
 
 # No input may bring these about: they say that the authority, not its caller, is at fault.
 FAULTS_OF_THE_AUTHORITY = frozenset(

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import strategies as st
 
-from tests.api import RPCS, Rpc
+from tests.support.api import RPCS, Rpc
 
 Metadata: TypeAlias = list[tuple[str, str | bytes]]
 

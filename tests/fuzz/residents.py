@@ -9,9 +9,9 @@ from google.protobuf.message import Message
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.token import Token
-from tests.api import RPCS, Rpc
 from tests.fuzz.answers import Answer
 from tests.fuzz.messages import Known
+from tests.support.api import RPCS, Rpc
 
 Call = Callable[[Rpc, bytes], Answer]
 _BY_NAME = {rpc.method: rpc for rpc in RPCS}

@@ -10,8 +10,8 @@ from google.rpc.status_pb2 import Status
 from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.error_table import TABLE
-from tests.api import RPCS
 from tests.fuzz.answers import FAULTS_OF_THE_AUTHORITY, Answer, faults
+from tests.support.api import RPCS
 
 _BY_NAME = {rpc.method: rpc for rpc in RPCS}
 CREATE = _BY_NAME["CreateSession"]

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from session_authority_server import development_key
-from tests.api import RPCS, Rpc, served_by
 from tests.fuzz.answers import Answer, faults
 from tests.fuzz.messages import Metadata, metadata, raw, structured
 from tests.fuzz.residents import Residents
-from tests.integration.program import Program, serving
+from tests.support.api import RPCS, Rpc, served_by
+from tests.support.program import Program, serving
 
 pytestmark = pytest.mark.both_hosts
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.program import HOST, Program, Refusal, of_each_server, run, serving
+from tests.support.program import HOST, Program, Refusal, of_each_server, run, serving
 
 
 @pytest.fixture(scope="session")

@@ -33,12 +33,12 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
-from tests import postgresql
 from tests.integration.near_cache_history import Ending, Verdict, judge
 from tests.integration.near_cache_validator import Validator, validator
-from tests.integration.program import Program, serving
-from tests.integration.unruly_link import Links, unruly_links
-from tests.postgresql import Cluster
+from tests.support import postgresql
+from tests.support.postgresql import Cluster
+from tests.support.program import Program, serving
+from tests.support.unruly_link import Links, unruly_links
 
 LEASE_SECONDS = 2.0
 SESSION_LIMIT = 3

@@ -34,9 +34,9 @@ from session_authority_server.rpc.authentication import PERMISSIONS
 from session_authority_server.store.database import Database
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
-from tests.api import RPCS, Rpc, served_by
-from tests.contract.engines import migrated_postgresql
-from tests.integration.program import Program, run, running, serving
+from tests.support.api import RPCS, Rpc, served_by
+from tests.support.engines import migrated_postgresql
+from tests.support.program import Program, run, running, serving
 
 SERVICE = "/session_authority.v1.SessionService/"
 ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"

@@ -15,8 +15,8 @@ import pytest
 from session_authority import SessionClient, SessionToken
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.token import Token
-from tests.contract.engines import migrated_postgresql
-from tests.integration.program import run, run_process, running, serving
+from tests.support.engines import migrated_postgresql
+from tests.support.program import run, run_process, running, serving
 
 LOG = {"SESSION_AUTHORITY_AUDIT_LOG": "audit.jsonl"}
 

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
-from tests.integration.program import Program
+from tests.support.program import Program
 
 pytestmark = pytest.mark.both_hosts
 

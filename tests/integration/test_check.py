@@ -21,10 +21,10 @@ from session_authority_server.store import schema
 from session_authority_server.store.database import Database
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
-from tests import postgresql
-from tests.certificates import TestAuthority
-from tests.integration.program import run, serving
-from tests.postgresql import Cluster
+from tests.support import postgresql
+from tests.support.certificates import TestAuthority
+from tests.support.postgresql import Cluster
+from tests.support.program import run, serving
 
 FILE = "session-authority.sqlite"
 PASSWORD = "not-to-be-shown"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from session_authority_server.cli import commands
-from tests.integration.program import BIN, Program, environment, run, run_process, running
+from tests.support.program import BIN, Program, environment, run, run_process, running
 
 SERVICE = "session_authority.v1.SessionService"
 

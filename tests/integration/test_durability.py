@@ -21,7 +21,7 @@ from session_authority import (
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.store.database import Database
-from tests.integration.program import Program, serving
+from tests.support.program import Program, serving
 
 pytestmark = pytest.mark.both_hosts
 

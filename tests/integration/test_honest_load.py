@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from session_authority import SessionClient
-from tests.honest_load import SHAPES, Known
-from tests.hosts import HOSTS
-from tests.integration.program import Program, running, serving
+from tests.support.honest_load import SHAPES, Known
+from tests.support.hosts import HOSTS
+from tests.support.program import Program, running, serving
 
 _SECONDS = 0.5
 _BUSY = ("python3", "-c", "while True: pass")

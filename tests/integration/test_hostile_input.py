@@ -22,8 +22,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_authority import AsyncSessionClient, SessionClient
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.rpc.host import accept_loop
-from tests.integration.program import Program, running, serving
-from tests.integration.raw_http2 import (
+from tests.support.program import Program, running, serving
+from tests.support.raw_http2 import (
     END_STREAM,
     HEADERS,
     RST_STREAM,

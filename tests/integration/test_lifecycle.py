@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_authority import SessionClient, Unavailable
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
-from tests.integration.program import COMMAND, Program, running, serving
+from tests.support.program import COMMAND, Program, running, serving
 
 pytestmark = pytest.mark.both_hosts
 

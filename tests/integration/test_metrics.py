@@ -10,8 +10,8 @@ from pathlib import Path
 from session_authority import InvalidArgument, SessionClient
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
-from tests.contract.engines import a_session, over
-from tests.integration.program import run, running, serving
+from tests.support.engines import a_session, over
+from tests.support.program import run, running, serving
 
 
 def _free_address() -> str:

@@ -20,7 +20,7 @@ from session_authority import (
     Session,
     SessionClient,
 )
-from tests.integration.program import Program, running
+from tests.support.program import Program, running
 
 LEASE_SECONDS = 2
 # What a busy machine may add to anything.

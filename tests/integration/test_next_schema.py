@@ -12,8 +12,8 @@ from alembic import command
 from session_authority import SessionClient
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
-from tests import postgresql
-from tests.integration.program import run, serving
+from tests.support import postgresql
+from tests.support.program import run, serving
 
 # What a next release may do before the last of its predecessors is gone: add.
 NEXT = """

@@ -22,8 +22,8 @@ from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import SystemClock
-from tests.integration.program import serving
-from tests.integration.raw_http2 import RawConnection
+from tests.support.program import serving
+from tests.support.raw_http2 import RawConnection
 
 pytestmark = pytest.mark.both_hosts
 

@@ -20,9 +20,9 @@ from session_authority_server.store.protocol import Touch
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge
-from tests import postgresql
-from tests.contract.engines import DAY, START, Engine, a_session, migrated_postgresql, over
-from tests.integration.program import run, running, serving
+from tests.support import postgresql
+from tests.support.engines import DAY, START, Engine, a_session, migrated_postgresql, over
+from tests.support.program import run, running, serving
 
 SPAN = 7 * DAY
 POLICY = Policy()

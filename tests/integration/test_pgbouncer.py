@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from session_authority import AsyncSessionClient, Rejection, Session, SessionNotLive
-from tests import pgbouncer, postgresql
-from tests.integration.ledger import calling, settings, under_load
-from tests.integration.program import Program, run, serving
-from tests.pgbouncer import Pooler
-from tests.postgresql import Cluster
+from tests.support import pgbouncer, postgresql
+from tests.support.ledger import calling, settings, under_load
+from tests.support.pgbouncer import Pooler
+from tests.support.postgresql import Cluster
+from tests.support.program import Program, run, serving
 
 POOL_SIZE = 4
 CALLERS = 60

@@ -4,10 +4,10 @@ import asyncio
 import time
 from pathlib import Path
 
-from tests import postgresql
-from tests.integration.ledger import calling, settings, under_load
-from tests.integration.program import run, serving
-from tests.postgresql import Cluster
+from tests.support import postgresql
+from tests.support.ledger import calling, settings, under_load
+from tests.support.postgresql import Cluster
+from tests.support.program import run, serving
 
 
 def url_of(*clusters: Cluster) -> str:

@@ -10,9 +10,9 @@ import grpc
 import psycopg
 import pytest
 
-from tests import postgresql
-from tests.contract.engines import migrated_postgresql
-from tests.integration.ledger import (
+from tests.support import postgresql
+from tests.support.engines import migrated_postgresql
+from tests.support.ledger import (
     DEADLINE_SECONDS,
     LATE,
     RECOVERY_SECONDS,
@@ -22,8 +22,8 @@ from tests.integration.ledger import (
     settings,
     under_load,
 )
-from tests.integration.program import Program, run, serving
-from tests.postgresql import Cluster
+from tests.support.postgresql import Cluster
+from tests.support.program import Program, run, serving
 
 SILENCE_SECONDS = 6.0
 

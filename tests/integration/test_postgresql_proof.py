@@ -4,7 +4,7 @@ import pytest
 
 from session_authority_server.store.condition import PostgresqlCondition, read_condition
 from session_authority_server.store.database import Database
-from tests import postgresql
+from tests.support import postgresql
 
 
 @pytest.fixture(scope="module")

@@ -43,9 +43,6 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_workers.pace import Pace
-from tests import postgresql
-from tests.integration import audit
-from tests.integration.program import Program, run, running
 from tests.integration.race_history import (
     ANSWERS,
     NOT_LIVE,
@@ -57,8 +54,10 @@ from tests.integration.race_history import (
     History,
     violations,
 )
-from tests.integration.slow_link import slow_link
-from tests.postgresql import Cluster
+from tests.support import audit, postgresql
+from tests.support.postgresql import Cluster
+from tests.support.program import Program, run, running
+from tests.support.slow_link import slow_link
 
 Admin: TypeAlias = "session_admin_service_pb2_grpc.SessionAdminServiceAsyncStub"
 

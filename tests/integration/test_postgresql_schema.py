@@ -23,8 +23,8 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.dialect import PostgreSQL, Sqlite
 from session_authority_server.store.protocol import PendingSweep, Touch, Transaction
 from session_authority_server.store.tables import metadata
-from tests import postgresql
-from tests.contract.engines import (
+from tests.support import postgresql
+from tests.support.engines import (
     DAY,
     MINUTE,
     SECOND,
@@ -37,8 +37,8 @@ from tests.contract.engines import (
     opened,
     over,
 )
-from tests.integration.program import run, running
-from tests.postgresql import Cluster
+from tests.support.postgresql import Cluster
+from tests.support.program import run, running
 
 WANTED = ScriptDirectory.from_config(schema.configuration()).get_current_head()
 USERS = 2_000

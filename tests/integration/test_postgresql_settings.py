@@ -29,9 +29,9 @@ from session_authority_server.store.condition import PostgresqlCondition, read_c
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
 from session_authority_server.watch.notifications import NotificationChannel
-from tests import pgbouncer, postgresql
-from tests.contract.engines import migrated_postgresql
-from tests.integration.program import Refusal
+from tests.support import pgbouncer, postgresql
+from tests.support.engines import migrated_postgresql
+from tests.support.program import Refusal
 
 if TYPE_CHECKING:
     from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceAsyncStub

@@ -18,7 +18,7 @@ from session_authority_server.domain.session import Ending, EndReason, Initiatin
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import LeftOut, Touch, Transaction
 from session_authority_workers.expire import Expire
-from tests.contract.engines import (
+from tests.support.engines import (
     DAY,
     MINUTE,
     SECOND,

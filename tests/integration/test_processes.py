@@ -19,8 +19,8 @@ import pytest
 from session_authority import SessionClient
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
-from tests.contract.engines import migrated_postgresql
-from tests.integration.program import Program, run_process, running
+from tests.support.engines import migrated_postgresql
+from tests.support.program import Program, run_process, running
 
 PASSWORD = "corr3ct-horse"
 LIFETIME_SECONDS = 4_321

@@ -11,8 +11,8 @@ import pytest
 from session_authority import SessionClient
 from session_authority_server.config import load_settings
 from session_authority_server.listening import refuse_exposure
-from tests.certificates import TestAuthority
-from tests.integration.program import Refusal, run, run_process, serving
+from tests.support.certificates import TestAuthority
+from tests.support.program import Refusal, run, run_process, serving
 
 FREE = ("serve", "--listen", "127.0.0.1:0")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from session_authority import AsyncSessionClient, NewSession, SessionAuthorityError
-from tests.integration.program import COMMAND, Refusal, environment, running, serving
+from tests.support.program import COMMAND, Refusal, environment, running, serving
 
 CALLERS = 8
 BEFORE = 50

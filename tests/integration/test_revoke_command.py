@@ -10,7 +10,7 @@ import pytest
 
 from session_authority import NewSession, SessionClient
 from session_authority.session import RejectionReason
-from tests.integration.program import Program, run, run_process, serving
+from tests.support.program import Program, run, run_process, serving
 
 MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 

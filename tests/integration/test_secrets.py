@@ -16,9 +16,9 @@ from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.validate_sessions import Validation
-from tests.acceptance.authority import NOON, a_session
-from tests.integration.program import serving
-from tests.leaks import Secrets, spellings
+from tests.support.authority import NOON, a_session
+from tests.support.leaks import Secrets, spellings
+from tests.support.program import serving
 
 
 class _Life:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from session_authority import SessionClient, Unavailable
-from tests.certificates import Pair, TestAuthority
-from tests.contract.engines import migrated_postgresql
-from tests.integration.program import Program, running, serving
+from tests.support.certificates import Pair, TestAuthority
+from tests.support.engines import migrated_postgresql
+from tests.support.program import Program, running, serving
 
 _TLS_REFUSAL_SECONDS = 2.0
 

@@ -11,9 +11,9 @@ from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServiceStub
-from tests import proxies
-from tests.certificates import TestAuthority
-from tests.integration.program import serving
+from tests.support import proxies
+from tests.support.certificates import TestAuthority
+from tests.support.program import serving
 
 _SECONDS = 20.0
 

@@ -20,9 +20,9 @@ import pytest
 from session_authority import SessionClient
 from session_authority.v1 import session_watch_service_pb2 as pb
 from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServiceStub
-from tests import pgbouncer, postgresql
-from tests.integration.program import Program, run, serving
-from tests.postgresql import Cluster
+from tests.support import pgbouncer, postgresql
+from tests.support.postgresql import Cluster
+from tests.support.program import Program, run, serving
 
 PATIENCE_SECONDS = 30.0
 LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"

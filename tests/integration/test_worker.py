@@ -17,8 +17,8 @@ from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
 from session_authority_server.store.tables import upkeep
-from tests.acceptance.authority import a_session, insert_sessions
-from tests.integration.program import Refusal, run, running, serving
+from tests.support.authority import a_session, insert_sessions
+from tests.support.program import Refusal, run, running, serving
 
 # What the worker has ended: it recorded that, or has gone through it and left it as it was, for it expired.
 ENDED = (

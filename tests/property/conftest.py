@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.contract.engines import Engine, opened
+from tests.support.engines import Engine, opened
 
 T = TypeVar("T")
 

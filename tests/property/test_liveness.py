@@ -22,8 +22,8 @@ from session_authority_server.store.tables import (
     upkeep,
     users,
 )
-from tests.contract.engines import SECOND, START, Engine, a_session, numbered, sweep_row, told
 from tests.property.conftest import Bench
+from tests.support.engines import SECOND, START, Engine, a_session, numbered, sweep_row, told
 
 USERS = ("ann", "bob")
 # Few distinct seconds, so that what is compared is often equal.

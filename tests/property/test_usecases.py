@@ -45,10 +45,10 @@ from session_authority_server.usecases.validate_sessions import ValidateSessions
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import Purge
-from tests.contract.engines import MINUTE, SECOND, START
 from tests.property.conftest import bench_in
 from tests.property.reference_model import ADMIN, POLICY, USER, Known, by_activity, by_ending
-from tests.validating import validate, validate_all
+from tests.support.engines import MINUTE, SECOND, START
+from tests.support.validating import validate, validate_all
 
 T = TypeVar("T")
 LIMIT = 3

@@ -11,8 +11,8 @@ from session_authority_server.domain.clock import TOLERATED_SKEW, ManualClock, S
 from session_authority_server.domain.errors import ClockWrong
 from session_authority_server.metrics import CLOCK_SKEW_SECONDS
 from session_authority_server.store.database import Database
-from tests.contract.engines import opened
-from tests.machine import MachineClocks
+from tests.support.engines import opened
+from tests.support.machine import MachineClocks
 
 CLOSE = timedelta(seconds=0.4)
 

@@ -23,7 +23,7 @@ from session_authority_server.rpc import error_table
 from session_authority_server.store.database import Database
 from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.validate_sessions import Validation
-from tests.leaks import Capture, Secrets, capturing
+from tests.support.leaks import Capture, Secrets, capturing
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.integration.program import environment
+from tests.support.program import environment
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from session_authority_server.cli.demo_site import PRETEND_DEVICES
-from tests.integration.program import running
+from tests.support.program import running
 
 
 def test_the_demonstration_opens_a_web_app_to_try_log_out_in(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ from session_authority import SessionClient, SessionLimitReached
 from session_authority.web.django.auth_session import OWED
 from session_authority.web.django.middleware import SessionAuthorityMiddleware
 from session_authority_server.domain.token import mint
-from tests.acceptance.authority import PATIENCE_SECONDS
 from tests.integration.web.django_browser import COOKIE, Browser, user_id
 from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
+from tests.support.authority import PATIENCE_SECONDS
 from tests.unit.client.conftest import until
 
 SETTING = "SESSION_AUTHORITY"

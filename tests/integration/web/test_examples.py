@@ -11,8 +11,8 @@ import pytest
 
 from session_authority import SessionClient
 from session_authority.grpc import token_metadata
-from tests.integration.program import Program, serving
 from tests.integration.web.serving_apps import EXAMPLES, RUNSERVER, django_example, serving_app
+from tests.support.program import Program, serving
 
 UVICORN = r"Uvicorn running on (http://127\.0\.0\.1:\d+)"
 GUNICORN = r"Listening at: (http://127\.0\.0\.1:\d+)"

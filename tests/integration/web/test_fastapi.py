@@ -26,8 +26,8 @@ from session_authority.web.site import Site
 from session_authority.web.visit import RETRY_AFTER_SECONDS
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.token import mint
-from tests.acceptance.authority import PATIENCE_SECONDS, Authority, running_authority
 from tests.integration.web.browser_socket import Socket
+from tests.support.authority import PATIENCE_SECONDS, Authority, running_authority
 
 ORIGIN = "https://app.example"
 COOKIE = "__Host-auth_session"

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.integration.program import Program, environment, serving
 from tests.integration.web.serving_apps import ROOT, serving_app
+from tests.support.program import Program, environment, serving
 
 LINES_LIMIT = 12
 

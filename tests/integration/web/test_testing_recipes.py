@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.program import environment
 from tests.integration.web.serving_apps import ROOT
+from tests.support.program import environment
 
 SHOP = """
 from fastapi import FastAPI

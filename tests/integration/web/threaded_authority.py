@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.policy import Policy
-from tests.acceptance.authority import Authority, running_authority
+from tests.support.authority import Authority, running_authority
 
 T = TypeVar("T")
 WAIT_SECONDS = 60

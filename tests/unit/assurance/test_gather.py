@@ -19,7 +19,7 @@ from session_authority_server.domain.session import InitiatingEntity
 from session_authority_server.store.condition import SqliteCondition
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
-from tests.contract.engines import DAY, MINUTE, START, Engine, a_session, over
+from tests.support.engines import DAY, MINUTE, START, Engine, a_session, over
 
 
 class Place:

@@ -20,7 +20,7 @@ from session_authority_server.domain.event import (
     SessionsSwept,
 )
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
-from tests.acceptance.authority import a_session
+from tests.support.authority import a_session
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 SECONDS = 1768478400.0

@@ -8,7 +8,7 @@ import pytest
 
 from session_authority import AsyncSessionClient, SessionClient
 from session_authority.v1 import session_service_pb2 as v1
-from tests.unit.client.fake_authority import (
+from tests.support.fake_authority import (
     AioAuthority,
     FakeAuthority,
     RunningAuthority,

@@ -27,8 +27,8 @@ from session_authority._batching import (
     Questions,
 )
 from session_authority.v1 import session_service_pb2 as v1
+from tests.support.fake_authority import FakeAuthority, batch_of, fault
 from tests.unit.client.conftest import answer_by_token, tokens_asked, until
-from tests.unit.client.fake_authority import FakeAuthority, batch_of, fault
 from tests.unit.client.near_cache.conftest import NearTwin
 
 

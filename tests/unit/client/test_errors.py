@@ -8,8 +8,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 import session_authority as sa
 from session_authority.v1.error_reason_pb2 import ErrorReason
+from tests.support.fake_authority import TOKEN, FakeAuthority, Fault, fault
 from tests.unit.client.conftest import Twin
-from tests.unit.client.fake_authority import TOKEN, FakeAuthority, Fault, fault
 
 Code = grpc.StatusCode
 

@@ -25,8 +25,7 @@ from session_authority import (
 )
 from session_authority.v1 import session_pb2
 from session_authority.v1 import session_service_pb2 as v1
-from tests.unit.client.conftest import Twin
-from tests.unit.client.fake_authority import (
+from tests.support.fake_authority import (
     NOON,
     NOON_MESSAGE,
     TOKEN,
@@ -37,6 +36,7 @@ from tests.unit.client.fake_authority import (
     rejected,
     session_message,
 )
+from tests.unit.client.conftest import Twin
 
 NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
 UNPRESENTABLE = [None, "", "sés_", "ses_\udcff", "ses_" + "A" * 5000]

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from session_authority import SessionClient, Unavailable
-from tests.unit.client.fake_authority import TOKEN, accepted
+from tests.support.fake_authority import TOKEN, accepted
 
 PENDING_CALLS = 4
 CALLERS = 24

@@ -21,8 +21,7 @@ from session_authority import (
     Unavailable,
 )
 from session_authority.v1 import session_service_pb2 as v1
-from tests.unit.client.conftest import Twin
-from tests.unit.client.fake_authority import (
+from tests.support.fake_authority import (
     TOKEN,
     FakeAuthority,
     Fault,
@@ -35,6 +34,7 @@ from tests.unit.client.fake_authority import (
     fault,
     session_message,
 )
+from tests.unit.client.conftest import Twin
 
 DOWN = fault(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 

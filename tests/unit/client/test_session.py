@@ -24,7 +24,7 @@ from session_authority import (
 from session_authority.session_token import SessionToken
 from session_authority.v1 import session_pb2
 from session_authority.v1 import session_service_pb2 as v1
-from tests.unit.client.fake_authority import NOON, TOKEN, session_message
+from tests.support.fake_authority import NOON, TOKEN, session_message
 
 
 def test_a_session_has_aware_times_and_none_for_what_is_unset() -> None:

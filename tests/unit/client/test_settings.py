@@ -14,8 +14,8 @@ from session_authority import (
 )
 from session_authority._channel import channel_options
 from session_authority._settings import Settings, is_local
+from tests.support.fake_authority import TOKEN, ThreadedAuthority, accepted
 from tests.unit.client.conftest import Twin
-from tests.unit.client.fake_authority import TOKEN, ThreadedAuthority, accepted
 
 CERTIFICATES = b"-----BEGIN CERTIFICATE-----"
 KEY = b"-----BEGIN PRIVATE KEY-----"

@@ -10,7 +10,7 @@ from session_authority_server.domain.clock import (
     ManualClock,
     SystemClock,
 )
-from tests.machine import MachineClocks
+from tests.support.machine import MachineClocks
 
 NOON = datetime(2026, 3, 29, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -11,7 +11,7 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from tests.contract.engines import DAY, MINUTE, SECOND, START, a_session
+from tests.support.engines import DAY, MINUTE, SECOND, START, a_session
 
 INSTANT = timedelta(microseconds=1)
 POLICY = InitiatingEntity.POLICY

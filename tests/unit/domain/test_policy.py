@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from session_authority_server.domain.policy import Policy
-from tests.contract.engines import START
+from tests.support.engines import START
 
 MILLISECOND = timedelta(milliseconds=1)
 SECOND = timedelta(seconds=1)

@@ -2,7 +2,7 @@ import pytest
 
 from session_authority_server.domain.device import Device, DeviceType
 from session_authority_server.domain.privacy import KeepAddresses, erased, family, kept_address
-from tests.contract.engines import a_session
+from tests.support.engines import a_session
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from uuid import uuid4
 import pytest
 
 from session_authority_server.domain.retry import Attempt, new_salt
-from tests.contract.engines import START
+from tests.support.engines import START
 
 ATTEMPT = Attempt("create", "key-1", "ann", b"r" * 32, ["pwd", None, {"a": "b"}])
 SALT = b"s" * 32

@@ -7,7 +7,7 @@ from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain.errors import InvalidRequest
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.sign_in import Violations
-from tests.contract.engines import DAY, MINUTE, SECOND, START
+from tests.support.engines import DAY, MINUTE, SECOND, START
 
 INSTANT = timedelta(microseconds=1)
 

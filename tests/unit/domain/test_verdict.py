@@ -12,7 +12,7 @@ from session_authority_server.domain.verdict import (
     RejectionReason,
     judge,
 )
-from tests.contract.engines import DAY, MINUTE, SECRET, START, a_session
+from tests.support.engines import DAY, MINUTE, SECRET, START, a_session
 
 SESSION = a_session("ann", idle_timeout=MINUTE)
 GOOD = Token(SESSION.session_id, SECRET)

@@ -27,8 +27,8 @@ from session_authority_server.rpc.authentication import (
 from session_authority_server.rpc.caller import ANYBODY, Caller
 from session_authority_server.usecases import keyring as keyring_module
 from session_authority_server.usecases.keyring import Keyring
-from tests.api import RPCS
-from tests.hosts import HOSTS, new_dispatcher, serving
+from tests.support.api import RPCS
+from tests.support.hosts import HOSTS, new_dispatcher, serving
 from tests.unit.usecases.test_keyring import NOON, Store
 
 VALIDATE = "/session_authority.v1.SessionService/ValidateSession"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from session_authority_server.rpc.certificate_dates import dates_of
-from tests.certificates import TestAuthority
+from tests.support.certificates import TestAuthority
 
 DAY = timedelta(days=1)
 SLACK = timedelta(minutes=5)

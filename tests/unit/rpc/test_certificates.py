@@ -9,7 +9,7 @@ from session_authority_server.rpc.certificates import (
     Certificates,
     UnusableCertificates,
 )
-from tests.certificates import Pair, TestAuthority
+from tests.support.certificates import Pair, TestAuthority
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain.errors import SessionNotFound
 from session_authority_server.rpc import dispatcher, methods
-from tests.hosts import HOSTS, new_dispatcher, serving
+from tests.support.hosts import HOSTS, new_dispatcher, serving
 
 if TYPE_CHECKING:
     from session_authority.v1.session_service_pb2_grpc import SessionServiceAsyncStub

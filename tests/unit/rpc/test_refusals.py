@@ -21,8 +21,8 @@ from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.event import CredentialFault, CredentialRejected
 from session_authority_server.rpc import call_queue, dispatcher
 from session_authority_server.rpc.call_queue import CallQueue
-from tests.acceptance.authority import a_session
-from tests.hosts import HOSTS, new_dispatcher, serving
+from tests.support.authority import a_session
+from tests.support.hosts import HOSTS, new_dispatcher, serving
 
 if TYPE_CHECKING:
     from session_authority.v1.session_service_pb2_grpc import SessionServiceAsyncStub

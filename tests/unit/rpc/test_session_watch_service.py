@@ -24,7 +24,7 @@ from session_authority_server.rpc.session_watch_service import (
 )
 from session_authority_server.watch.hub import SILENCE_SECONDS, STREAMS_LIMIT, Hub
 from session_authority_server.watch.in_process import InProcessChannel
-from tests.hosts import HOSTS, new_dispatcher, serving
+from tests.support.hosts import HOSTS, new_dispatcher, serving
 
 WATCH = "/session_authority.v1.SessionWatchService/WatchSessions"
 LEASE = timedelta(seconds=2)

@@ -19,7 +19,7 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.dialect import Sqlite
 from session_authority_server.store.protocol import Touch, Transaction
 from session_authority_server.store.schema import migrate, read_version
-from tests.contract.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
+from tests.support.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
 
 SOON_SECONDS = 15
 

@@ -21,8 +21,8 @@ from session_authority_server.usecases.revoke_session import RevokeSession
 from session_authority_server.usecases.sign_out import SignOut
 from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.usecases.validate_sessions import ValidateSessions, Validation
-from tests.contract.engines import START, Engine, opened
-from tests.validating import validate, validate_all
+from tests.support.engines import START, Engine, opened
+from tests.support.validating import validate, validate_all
 
 
 class WatchedStore:

@@ -13,7 +13,7 @@ from session_authority_server.domain.session import Session
 from session_authority_server.store.protocol import LeftOut, SessionStore, Touch
 from session_authority_server.usecases import activity as module
 from session_authority_server.usecases.activity import DECISIVE, FLUSH_BATCH, Activity
-from tests.contract.engines import MINUTE, SECOND, START, a_session
+from tests.support.engines import MINUTE, SECOND, START, a_session
 
 INSTANT = timedelta(microseconds=1)
 

@@ -14,7 +14,7 @@ from session_authority_server.usecases.api_keys import (
     NoSuchKey,
     TooManyKeys,
 )
-from tests.contract.engines import opened
+from tests.support.engines import opened
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

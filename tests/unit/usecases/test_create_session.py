@@ -16,7 +16,7 @@ from session_authority_server.domain.token import hash_secret, parse
 from session_authority_server.domain.verdict import Rejection, RejectionReason
 from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
-from tests.contract.engines import DAY, MINUTE, SECOND, START, told
+from tests.support.engines import DAY, MINUTE, SECOND, START, told
 from tests.unit.usecases.conftest import Authority
 
 CHROME = (

@@ -19,7 +19,7 @@ from session_authority_server.domain.session import Ending, EndReason, Initiatin
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import NOT_FOUND, Rejection, RejectionReason
 from session_authority_server.store.transaction import SqlTransaction
-from tests.contract.engines import MINUTE, SECOND, START
+from tests.support.engines import MINUTE, SECOND, START
 from tests.unit.usecases.conftest import Authority
 
 EFFECTIVE = timedelta(seconds=3.1)

@@ -9,7 +9,7 @@ from session_authority_server.usecases.list_sessions import (
     PAGE_SIZE_LIMIT,
     Listing,
 )
-from tests.contract.engines import MINUTE, SECOND, START, a_session
+from tests.support.engines import MINUTE, SECOND, START, a_session
 from tests.unit.usecases.conftest import Authority
 
 

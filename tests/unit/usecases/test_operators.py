@@ -22,7 +22,7 @@ from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.erase_user import EraseUser, Erasure
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.revoke_key_sessions import KeyRevocation, RevokeKeySessions
-from tests.contract.engines import MINUTE, SECOND, START
+from tests.support.engines import MINUTE, SECOND, START
 from tests.unit.usecases.conftest import Authority
 
 EFFECTIVE = timedelta(seconds=3.1)

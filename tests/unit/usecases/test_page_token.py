@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from session_authority_server.domain.errors import InvalidRequest
 from session_authority_server.store.protocol import PageKey
 from session_authority_server.usecases.page_token import PageToken, Section
-from tests.contract.engines import START, numbered
+from tests.support.engines import START, numbered
 
 KEY = PageKey(START, numbered(7))
 TOKEN = PageToken("ann", True, START, Section.LIVE, KEY)

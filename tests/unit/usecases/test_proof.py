@@ -15,7 +15,7 @@ from session_authority_server.domain.session import (
 from session_authority_server.domain.token import Token
 from session_authority_server.store.protocol import UserStanding
 from session_authority_server.usecases.proof import parse_proof, prove_in
-from tests.contract.engines import SECRET, START, a_session
+from tests.support.engines import SECRET, START, a_session
 
 SESSION = a_session()
 ENDED = replace(SESSION, ending=Ending(START, EndReason.REVOKED, InitiatingEntity.USER))

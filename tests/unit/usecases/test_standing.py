@@ -19,7 +19,7 @@ from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.validate_sessions import Validation
-from tests.contract.engines import MINUTE, SECOND, START
+from tests.support.engines import MINUTE, SECOND, START
 from tests.unit.usecases.conftest import Authority
 
 MAX_AGE = timedelta(minutes=5)

@@ -9,7 +9,7 @@ from session_authority_server.domain.clock import TOLERATED_SKEW, ManualClock
 from session_authority_server.domain.errors import AuthenticationTooOld
 from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
-from tests.contract.engines import SECOND, START
+from tests.support.engines import SECOND, START
 from tests.unit.usecases.conftest import Authority
 
 HOUR = timedelta(hours=1)

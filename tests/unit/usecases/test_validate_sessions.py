@@ -13,7 +13,7 @@ from session_authority_server.domain.verdict import (
     RejectionReason,
 )
 from session_authority_server.usecases.validate_sessions import VALIDATIONS_LIMIT, Validation
-from tests.contract.engines import DAY, MINUTE, SECOND, START
+from tests.support.engines import DAY, MINUTE, SECOND, START
 from tests.unit.usecases.conftest import Authority
 
 GARBAGE = ["", "garbage", "ses_" + "0" * 70, "sak_" + "0" * 70, "ses_\0", "é" * 74]

@@ -14,7 +14,7 @@ from session_authority_server.store.protocol import Transaction
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.validate_sessions import Undecided, Validation
-from tests.contract.engines import DAY, MINUTE, SECOND
+from tests.support.engines import DAY, MINUTE, SECOND
 from tests.unit.usecases.conftest import Authority
 
 

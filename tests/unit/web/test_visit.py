@@ -22,7 +22,7 @@ from session_authority.v1 import session_service_pb2 as v1
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.site import Arrival, Site
 from session_authority.web.visit import Visit
-from tests.unit.client.fake_authority import NOON_MESSAGE, created, session_message
+from tests.support.fake_authority import NOON_MESSAGE, created, session_message
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LIVE = Session(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from session_authority_server.domain.clock import ManualClock
-from tests.contract.engines import START, Engine, opened
+from tests.support.engines import START, Engine, opened
 
 
 @pytest.fixture

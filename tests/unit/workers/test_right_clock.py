@@ -13,8 +13,8 @@ from session_authority_server.store.tables import upkeep
 from session_authority_workers import right_clock
 from session_authority_workers.right_clock import LONGEST_PAUSE, STEADY_FOR, RightClock
 from session_authority_workers.schedule import Schedule
-from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine
-from tests.machine import MachineClocks
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine
+from tests.support.machine import MachineClocks
 from tests.unit.workers.test_schedule import Job
 
 

@@ -23,7 +23,7 @@ from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import LEAST_RETENTION, Purge
-from tests.contract.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
 
 QUICK = Pace(batch=3, largest_batch=3, largest_look=3, pause_share=0)
 RETENTION = Policy().history_retention

@@ -3,10 +3,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from session_authority import AsyncSessionClient, NearCacheStatistics, SessionClient
-from tests.unit.client.conftest import Twin, until
-from tests.unit.client.fake_authority import (
+from tests.support.fake_authority import (
     FakeAuthority,
 )
+from tests.unit.client.conftest import Twin, until
 
 
 class NearTwin(Twin):

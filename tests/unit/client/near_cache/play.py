@@ -8,7 +8,7 @@ from session_authority.near_cache.core import Due, NearCacheCore
 from session_authority.near_cache.flights import Flight
 from session_authority.near_cache.questions import decoded
 from session_authority.near_cache.token_key import key_of
-from tests.unit.client.fake_authority import NOON, session_message
+from tests.support.fake_authority import NOON, session_message
 
 LEASE = 2.0
 BOOT = 1000.0

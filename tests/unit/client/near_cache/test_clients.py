@@ -24,8 +24,7 @@ from session_authority import (
     _core,
 )
 from session_authority.v1 import session_service_pb2 as v1
-from tests.unit.client.conftest import Twin, answer_by_token, tokens_asked, until
-from tests.unit.client.fake_authority import (
+from tests.support.fake_authority import (
     NOON_MESSAGE,
     FakeAuthority,
     RunningAuthority,
@@ -33,6 +32,7 @@ from tests.unit.client.fake_authority import (
     fault,
     session_message,
 )
+from tests.unit.client.conftest import Twin, answer_by_token, tokens_asked, until
 from tests.unit.client.near_cache.conftest import NearTwin
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from session_authority_server.rpc.host import grpcio
 from session_authority_server.rpc.methods import METHODS
-from tests.hosts import new_dispatcher
+from tests.support.hosts import new_dispatcher
 
 VALIDATE = METHODS["/session_authority.v1.SessionService/ValidateSession"]
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.rpc.host import CannotListen, Host
 from session_authority_server.rpc.host.native import NativeHost
-from tests.hosts import HOSTS, new_dispatcher, new_host
+from tests.support.hosts import HOSTS, new_dispatcher, new_host
 
 SERVICE = "/session_authority.v1.SessionService"
 PATIENCE_SECONDS = 10

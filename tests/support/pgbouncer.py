@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.postgresql import as_owner, folder, free_port
+from tests.support.postgresql import as_owner, folder, free_port
 
 START_SECONDS = 60
 _NAMES = ("pgbouncer", "/usr/sbin/pgbouncer")

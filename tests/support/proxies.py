@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.certificates import Pair
-from tests.postgresql import free_port
+from tests.support.certificates import Pair
+from tests.support.postgresql import free_port
 
 START_SECONDS = 10
 NAMES = ("haproxy", "nginx")
-_DOCUMENT = Path(__file__).parents[1] / "docs" / "tls.md"
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "tls.md"
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 

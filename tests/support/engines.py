@@ -32,7 +32,7 @@ from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.tables import sessions as sessions_table
 from session_authority_server.store.upkeep import SqlUpkeepStore
-from tests import postgresql
+from tests.support import postgresql
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

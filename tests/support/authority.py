@@ -47,7 +47,7 @@ from session_authority_server.usecases.api_keys import ApiKeys
 from session_authority_server.usecases.keyring import Keyring
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
-from tests.hosts import serving
+from tests.support.hosts import serving
 
 PATIENCE_SECONDS = 30.0  # for answers on a busy machine
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)

@@ -13,7 +13,7 @@ import grpc
 
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_service_pb2_grpc
-from tests.integration.program import Program
+from tests.support.program import Program
 
 T = TypeVar("T")
 DEADLINE_SECONDS = 5.0
