@@ -12,12 +12,12 @@ import uvloop
 
 from benchmarks import rows
 from benchmarks.engines import add_engine, fresh
-from session_authority_server.app import calm_garbage_collector
-from session_authority_server.composing import usecases
+from session_authority_server.app.database import opened
+from session_authority_server.app.serving import calm_garbage_collector
+from session_authority_server.app.wiring import usecases
 from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.opening import opened
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.activity import Activity

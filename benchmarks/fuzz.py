@@ -45,7 +45,7 @@ with watched:  # what is imported here guides the fuzzer
     from tests.support.program import serving
 
     from benchmarks.support.process import resident_mib
-    from session_authority_server import composing
+    from session_authority_server.app import wiring
     from session_authority_server.audit.log import AuditLog
     from session_authority_server.audit.output import File
     from session_authority_server.domain.clock import SystemClock
@@ -77,11 +77,11 @@ class InProcess:
         self._runner.run(schema.migrate(database))
         store = SqlSessionStore(database)
         audit = AuditLog(File(folder / "audit"), clock, addresses=True)
-        usecases = composing.usecases(store, clock, policy, Activity(store, clock, policy), audit)
+        usecases = wiring.usecases(store, clock, policy, Activity(store, clock, policy), audit)
         rejected = RejectedTokens(clock, 0)
         self._dispatcher = Dispatcher(
             SessionService(usecases, clock, rejected),
-            [SessionAdminService(composing.admin_usecases(store, clock, policy, audit))],
+            [SessionAdminService(wiring.admin_usecases(store, clock, policy, audit))],
             anybody,
             CallQueue(),
             rejected,

@@ -11,12 +11,12 @@ from typing import Any
 import psycopg
 from sqlalchemy import TypeDecorator
 
+from session_authority_server.app.database import opened
 from session_authority_server.config import load_settings
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.device import Device, DeviceType
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
-from session_authority_server.opening import opened
 from session_authority_server.store import rows
 from session_authority_server.store.dialect import Dialect
 from session_authority_server.store.tables import sessions

@@ -17,13 +17,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from session_authority_server.database_url import (
+from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
+from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
+from session_authority_server.store.database_url import (
     SQLITE_PREFIX,
     check_postgresql_url,
     shown_url,
 )
-from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
-from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 
 ENV_PREFIX = "SESSION_AUTHORITY_"
 # Of the same prefix, and for others: the command line and the client.

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from session_authority_server import development_key
+from session_authority_server.app import development_key
 from tests.fuzz.answers import Answer, faults
 from tests.fuzz.messages import Metadata, metadata, raw, structured
 from tests.fuzz.residents import Residents

@@ -25,7 +25,7 @@ from session_authority.v1 import session_admin_service_pb2 as admin_pb
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
-from session_authority_server import development_key
+from session_authority_server.app import development_key
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import SystemClock

@@ -156,7 +156,7 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
     os.set_blocking(writing, True)
     script = (
         "import os, sys, asyncio\n"
-        "from session_authority_server.app import serving\n"
+        "from session_authority_server.app.serving import serving\n"
         "from session_authority_server.config import Settings\n"
         "from session_authority import AsyncSessionClient\n"
         "async def main():\n"

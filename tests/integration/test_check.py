@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from session_authority import SessionClient
-from session_authority_server import development_key
+from session_authority_server.app import development_key
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store import schema

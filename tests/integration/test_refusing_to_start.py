@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from session_authority import SessionClient
+from session_authority_server.app.grpc_server import refuse_exposure
 from session_authority_server.config import load_settings
-from session_authority_server.listening import refuse_exposure
 from tests.support.certificates import TestAuthority
 from tests.support.program import Refusal, run, run_process, serving
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from session_authority_server.composing import admin_usecases
+from session_authority_server.app.wiring import admin_usecases
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import (
     AuthenticationTooOld,

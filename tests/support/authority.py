@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_service_pb2_grpc
-from session_authority_server import composing
+from session_authority_server.app import wiring
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import File
 from session_authority_server.domain import token as tokens
@@ -168,9 +168,9 @@ async def running_authority(
         at_end = policy.erase_addresses is EraseAddresses.AT_END
         store = WatchedStore(database, erases_at_end=at_end)
         activity = Activity(store, clock, policy)
-        cases = composing.usecases(store, clock, policy, activity, audit)
+        cases = wiring.usecases(store, clock, policy, activity, audit)
         service = SessionService(cases, clock, rejected)
-        admin = SessionAdminService(composing.admin_usecases(store, clock, policy, audit))
+        admin = SessionAdminService(wiring.admin_usecases(store, clock, policy, audit))
         dispatcher = Dispatcher(service, [admin], Authentication(keyring), CallQueue(), rejected)
         async with (
             serving(host, dispatcher) as address,

@@ -8,7 +8,11 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
-from session_authority_server.metrics import OLDEST_OVERDUE_SECONDS, WORKER_ROWS, WORKER_RUNS
+from session_authority_server.observability.metrics import (
+    OLDEST_OVERDUE_SECONDS,
+    WORKER_ROWS,
+    WORKER_RUNS,
+)
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition

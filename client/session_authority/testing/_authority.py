@@ -15,7 +15,7 @@ from session_authority.sync import SessionClient
 from session_authority.web.clock import test_clocks
 
 try:
-    from session_authority_server.app import Served, serving
+    from session_authority_server.app.serving import Served, serving
     from session_authority_server.config import Settings
     from session_authority_server.domain.clock import Clock, ManualClock, SystemClock
     from session_authority_server.domain.errors import StoreUnavailable

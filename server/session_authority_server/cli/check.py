@@ -9,11 +9,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from session_authority_server import logs
-from session_authority_server.assurance.facts import Facts
-from session_authority_server.assurance.gather import gather
-from session_authority_server.assurance.justification import JUSTIFICATION
-from session_authority_server.assurance.report import (
+from session_authority_server.app.database import cannot_use, database_of
+from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.grpc_server import certificates
+from session_authority_server.check.facts import Facts
+from session_authority_server.check.gather import gather
+from session_authority_server.check.justification import JUSTIFICATION
+from session_authority_server.check.report import (
     REQUIREMENTS,
     Demand,
     Judged,
@@ -22,14 +24,12 @@ from session_authority_server.assurance.report import (
     as_json,
     assess,
 )
-from session_authority_server.assurance.requirement import Standard, Verdict
-from session_authority_server.cannot_start import CannotStart
+from session_authority_server.check.requirement import Standard, Verdict
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import CONFIG_FILE, ENV_PREFIX, Settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.listening import certificates
-from session_authority_server.opening import cannot_use, database_of
+from session_authority_server.observability import logs
 from session_authority_server.rpc.certificate_dates import dates_of
 
 _WIDE_COLUMNS = 160

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from session_authority import AsyncSessionClient, Session
-from session_authority_server import development_key
-from session_authority_server.app import serving, until_told_to_stop
-from session_authority_server.cannot_start import CannotStart
+from session_authority_server.app import development_key
+from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.serving import serving, until_told_to_stop
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 

@@ -12,13 +12,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from session_authority_server.app import auditing
+from session_authority_server.app.database import opened
+from session_authority_server.app.serving import auditing
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.api_key import LONGEST_LIFETIME, ApiKey, Permission
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import InvalidRequest
-from session_authority_server.opening import opened
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.usecases.api_keys import (
     ApiKeys,

@@ -2,12 +2,12 @@ import sys
 
 import click
 
-from session_authority_server.cannot_start import CannotStart
+from session_authority_server.app.database import cannot_use, claimed, database_of, refuse_lack
+from session_authority_server.app.errors import CannotStart
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.opening import cannot_use, claimed, database_of, refuse_lack
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import Partitioning

@@ -13,13 +13,13 @@ from typing import Self
 import click
 import structlog
 
-from session_authority_server.app import until_told_to_stop
-from session_authority_server.cannot_start import CannotStart
+from session_authority_server.app.database import opened
+from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.grpc_server import certificates, refuse_exposure
+from session_authority_server.app.serving import until_told_to_stop
 from session_authority_server.cli.reserved_port import reserved
 from session_authority_server.cli.server_process import READY, Assignment
 from session_authority_server.config import Settings, split_address
-from session_authority_server.listening import certificates, refuse_exposure
-from session_authority_server.opening import opened
 
 # How long a process that drains may take beyond its calls: for its activity, transactions and connections.
 MARGIN_SECONDS = 20.0

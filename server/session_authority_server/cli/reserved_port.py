@@ -2,8 +2,8 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+from session_authority_server.app.grpc_server import cannot_listen
 from session_authority_server.config import split_address
-from session_authority_server.listening import cannot_listen
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from session_authority._error_details import error_of
 from session_authority._settings import Settings
 from session_authority.v1 import session_admin_service_pb2 as pb
 from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
-from session_authority_server import development_key
+from session_authority_server.app import development_key
 from session_authority_server.cli.running import settings_of
 
 Ask = Callable[[str, Message], Any]

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 import click
 import uvloop
 
-from session_authority_server import logs
-from session_authority_server.cannot_start import CannotStart
+from session_authority_server.app.errors import CannotStart, StoppedServing
 from session_authority_server.config import ConfigurationError, Settings, load_settings
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
-from session_authority_server.listening import StoppedServing
+from session_authority_server.observability import logs
 from session_authority_server.store.sqlite_file import AlreadyServed, FileReplaced
 
 T = TypeVar("T")

@@ -3,11 +3,11 @@ import resource
 
 import click
 
-from session_authority_server.app import calm_garbage_collector, serving, until_told_to_stop
+from session_authority_server.app.development_key import VARIABLE
+from session_authority_server.app.serving import calm_garbage_collector, serving, until_told_to_stop
 from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
-from session_authority_server.development_key import VARIABLE
 
 _OPEN_FILES = 65_536, 10_240, 4_096  # one for each connection, of which a client opens up to six
 

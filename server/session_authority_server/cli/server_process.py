@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import click
 import structlog
 
-from session_authority_server import logs
-from session_authority_server.app import calm_garbage_collector, serving, until_told_to_stop
+from session_authority_server.app.serving import calm_garbage_collector, serving, until_told_to_stop
 from session_authority_server.cli.running import run
 from session_authority_server.config import Settings
+from session_authority_server.observability import logs
 
 # What a process says to its parent when it serves; if it can't, it says why in its place.
 READY = "ready"

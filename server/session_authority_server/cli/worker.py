@@ -6,12 +6,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from session_authority_server.app import auditing, metrics, until_told_to_stop
+from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.app.database import in_place, opened
+from session_authority_server.app.serving import auditing, metrics, until_told_to_stop
+from session_authority_server.app.wiring import jobs, right_clock, schedule
 from session_authority_server.cli.running import run, settings_of
-from session_authority_server.clock_skew import ClockSkew
-from session_authority_server.composing import jobs, right_clock, schedule
 from session_authority_server.config import Settings
-from session_authority_server.opening import in_place, opened
 from session_authority_server.store.database import Database
 from session_authority_server.usecases.audit import Audit
 from session_authority_workers.expire import Progress as Report

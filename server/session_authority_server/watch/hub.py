@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.errors import AuthorityError
-from session_authority_server.metrics import (
+from session_authority_server.observability.metrics import (
     WATCH_BARRIER_SECONDS,
     WATCH_EVICTIONS,
     WATCH_INTERRUPTIONS,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.cannot_start import CannotStart
+from session_authority_server.app.errors import CannotStart
 from session_authority_server.cli import processes
 from session_authority_server.cli.processes import (
     Processes,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.composing import admin_usecases
+from session_authority_server.app.wiring import admin_usecases
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session

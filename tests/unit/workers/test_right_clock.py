@@ -7,7 +7,7 @@ from sqlalchemy import update
 from session_authority_server.domain import clock as clocks
 from session_authority_server.domain.clock import STEP_BELIEVED_AFTER, SystemClock
 from session_authority_server.domain.errors import ClockWrong
-from session_authority_server.metrics import WORKER_RUNS
+from session_authority_server.observability.metrics import WORKER_RUNS
 from session_authority_server.store.clock_times import repair
 from session_authority_server.store.tables import upkeep
 from session_authority_workers import right_clock

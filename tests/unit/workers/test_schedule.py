@@ -10,7 +10,11 @@ from apscheduler.triggers import date, interval
 
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.metrics import OLDEST_OVERDUE_SECONDS, WORKER_ROWS, WORKER_RUNS
+from session_authority_server.observability.metrics import (
+    OLDEST_OVERDUE_SECONDS,
+    WORKER_ROWS,
+    WORKER_RUNS,
+)
 from session_authority_workers.schedule import Schedule
 
 OFTEN = timedelta(milliseconds=20)

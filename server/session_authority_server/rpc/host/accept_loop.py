@@ -12,7 +12,7 @@ import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it is compiled, and has no types
 
 from session_authority_server.domain.errors import AuthorityError
-from session_authority_server.metrics import RPC_ERRORS
+from session_authority_server.observability.metrics import RPC_ERRORS
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.dispatcher import LONGEST_DEADLINE_SECONDS
 from session_authority_server.rpc.error_table import DeadlineExceeded, ServerOverloaded

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from session_authority_server.assurance.facts import Facts
-from session_authority_server.assurance.wording import span
+from session_authority_server.check.facts import Facts
+from session_authority_server.check.wording import span
 from session_authority_server.domain.api_key import ApiKey, Permission
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents

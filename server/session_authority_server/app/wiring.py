@@ -2,13 +2,13 @@
 
 from datetime import timedelta
 
-from session_authority_server.clock_skew import ClockSkew
+from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
-from session_authority_server.metrics import SUPERSEDED_TOKENS
+from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
 from session_authority_server.rpc.session_admin_service import AdminUseCases
 from session_authority_server.rpc.session_service import UseCases
 from session_authority_server.store.database import Database

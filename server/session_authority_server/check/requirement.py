@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import Enum
 from typing import TypeAlias
 
-from session_authority_server.assurance.facts import Facts
+from session_authority_server.check.facts import Facts
 from session_authority_server.domain.api_key import Permission
 
 

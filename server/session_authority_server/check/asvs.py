@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from session_authority_server.assurance.facts import Facts
-from session_authority_server.assurance.justification import LONGEST_JUSTIFIED
-from session_authority_server.assurance.requirement import (
+from session_authority_server.check.facts import Facts
+from session_authority_server.check.justification import LONGEST_JUSTIFIED
+from session_authority_server.check.requirement import (
     Finding,
     Judge,
     Requirement,
@@ -16,7 +16,7 @@ from session_authority_server.assurance.requirement import (
     not_met,
     outlived,
 )
-from session_authority_server.assurance.wording import span
+from session_authority_server.check.wording import span
 from session_authority_server.domain.api_key import Permission
 
 # What 7.2.3 asks for.

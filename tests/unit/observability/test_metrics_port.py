@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from session_authority_server import metrics_port
-from session_authority_server.metrics_port import CONNECTIONS_LIMIT, MetricsServer
+from session_authority_server.observability import metrics_port
+from session_authority_server.observability.metrics_port import CONNECTIONS_LIMIT, MetricsServer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from session_authority_server.cannot_start import CannotStart
+from session_authority_server.app.errors import CannotStart
 from session_authority_server.config import Settings, is_loopback
 from session_authority_server.rpc.certificates import (
     CertificateFiles,
@@ -24,13 +24,6 @@ from session_authority_server.watch.hub import Hub
 # Behind the native host, of the calls that grpcio serves: streams, health and reflection.
 STREAMS_PER_CONNECTION = 128
 _log = structlog.get_logger("session_authority")
-
-
-class StoppedServing(Exception):
-    """gRPC takes no more calls on, though nobody told it to stop."""
-
-    def __init__(self) -> None:
-        super().__init__("gRPC stopped taking calls on, as the log says; start the server anew")
 
 
 def refuse_exposure(settings: Settings, *, insecure: bool, allow_plaintext: bool = False) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import structlog
 
-from session_authority_server import bounded_log, logs
-from session_authority_server.bounded_log import LINES_A_SECOND, BoundedHandler
+from session_authority_server.observability import bounded_log, logs
+from session_authority_server.observability.bounded_log import LINES_A_SECOND, BoundedHandler
 
 
 class Elapsed:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.assurance.facts import Facts
-from session_authority_server.assurance.report import REQUIREMENTS
-from session_authority_server.assurance.requirement import (
+from session_authority_server.check.facts import Facts
+from session_authority_server.check.report import REQUIREMENTS
+from session_authority_server.check.requirement import (
     Finding,
     Requirement,
     Standard,
@@ -18,7 +18,7 @@ from session_authority_server.assurance.requirement import (
 from session_authority_server.config import Settings
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.policy import AtLimit
-from tests.unit.assurance.installation import (
+from tests.unit.check.installation import (
     DAY,
     EXPOSURE,
     HOUR,

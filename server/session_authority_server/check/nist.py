@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from session_authority_server.assurance.facts import Facts
-from session_authority_server.assurance.justification import (
+from session_authority_server.check.facts import Facts
+from session_authority_server.check.justification import (
     LONGEST_JUSTIFIED,
     WITHIN_ASSURANCE_LEVEL,
 )
-from session_authority_server.assurance.requirement import (
+from session_authority_server.check.requirement import (
     Finding,
     Judge,
     Requirement,
@@ -20,7 +20,7 @@ from session_authority_server.assurance.requirement import (
     not_met,
     outlived,
 )
-from session_authority_server.assurance.wording import span
+from session_authority_server.check.wording import span
 from session_authority_server.domain.api_key import Permission
 
 _SECRET_BITS = 64

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.assurance.caution import WATCHES, Caution
-from session_authority_server.assurance.facts import Facts, File
+from session_authority_server.check.facts import Facts, File
+from session_authority_server.check.warnings import WATCHES, Caution
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 from session_authority_server.store.condition import SqliteCondition, Unfinished
 from session_authority_server.store.schema import SchemaVersion
-from tests.unit.assurance.installation import (
+from tests.unit.check.installation import (
     DAY,
     EXPOSURE,
     LOCAL,

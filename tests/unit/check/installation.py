@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from session_authority_server.assurance.facts import Contents, Exposure, Facts, File
+from session_authority_server.check.facts import Contents, Exposure, Facts, File
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission, issue
 from session_authority_server.domain.policy import Policy
 from session_authority_server.store.condition import (

@@ -15,7 +15,7 @@ from session_authority_server.domain.clock import (
     elapsed_seconds,
 )
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
-from session_authority_server.metrics import CLOCK_SKEW_SECONDS
+from session_authority_server.observability.metrics import CLOCK_SKEW_SECONDS
 from session_authority_server.store.database import Database
 
 CHECK_SECONDS = 1.0

@@ -14,12 +14,19 @@ import structlog
 from grpc_health.v1 import health_pb2
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server import development_key
-from session_authority_server.audit.log import AuditLog
-from session_authority_server.audit.output import Descriptor, File
-from session_authority_server.cannot_start import CannotStart
-from session_authority_server.clock_skew import ClockSkew
-from session_authority_server.composing import (
+from session_authority_server.app import development_key
+from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.app.database import in_place, key_store, opened, refuse_lack
+from session_authority_server.app.errors import CannotStart, StoppedServing
+from session_authority_server.app.grpc_server import (
+    bind,
+    certificates,
+    drain,
+    new_host,
+    refuse_exposure,
+    served_to_its_end,
+)
+from session_authority_server.app.wiring import (
     admin_usecases,
     count_superseded,
     erases_at_end,
@@ -28,21 +35,13 @@ from session_authority_server.composing import (
     schedule,
     usecases,
 )
+from session_authority_server.audit.log import AuditLog
+from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, split_address
 from session_authority_server.domain.clock import Clock, SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.user_agent import warm_up
-from session_authority_server.listening import (
-    StoppedServing,
-    bind,
-    certificates,
-    drain,
-    new_host,
-    refuse_exposure,
-    served_to_its_end,
-)
-from session_authority_server.metrics_port import MetricsServer
-from session_authority_server.opening import in_place, key_store, opened, refuse_lack
+from session_authority_server.observability.metrics_port import MetricsServer
 from session_authority_server.rpc.authentication import (
     Authenticate,
     Authentication,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from session_authority_server import clock_skew
-from session_authority_server.clock_skew import ClockSkew
+from session_authority_server.app import clock_skew
+from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.domain.clock import TOLERATED_SKEW, ManualClock, SystemClock
 from session_authority_server.domain.errors import ClockWrong
-from session_authority_server.metrics import CLOCK_SKEW_SECONDS
+from session_authority_server.observability.metrics import CLOCK_SKEW_SECONDS
 from session_authority_server.store.database import Database
 from tests.support.engines import opened
 from tests.support.machine import MachineClocks

@@ -3,8 +3,8 @@ import sys
 
 import structlog
 
-from session_authority_server.bounded_log import BoundedHandler
 from session_authority_server.domain.token import mask_tokens
+from session_authority_server.observability.bounded_log import BoundedHandler
 
 _GRPC = "grpc._cython.cygrpc"
 _NOT_UTF_8 = "Invalid encoding on %s"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.assurance.facts import Facts
-from session_authority_server.assurance.justification import JUSTIFICATION
-from session_authority_server.assurance.report import (
+from session_authority_server.check.facts import Facts
+from session_authority_server.check.justification import JUSTIFICATION
+from session_authority_server.check.report import (
     REQUIREMENTS,
     Demand,
     Status,
@@ -18,7 +18,7 @@ from session_authority_server.assurance.report import (
     assess,
 )
 from session_authority_server.domain.policy import Policy
-from tests.unit.assurance.installation import DAY, EXPOSURE, POLICY, an_installation
+from tests.unit.check.installation import DAY, EXPOSURE, POLICY, an_installation
 
 DEFAULTS = an_installation(policy=Policy())
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from session_authority_server import logs
+from session_authority_server.observability import logs
 
 TOKEN = "ses_" + "7" * 70
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.assurance.facts import Facts
-from session_authority_server.assurance.gather import filesystem_of, gather
+from session_authority_server.app.development_key import key_file, make
+from session_authority_server.check.facts import Facts
+from session_authority_server.check.gather import filesystem_of, gather
 from session_authority_server.config import Settings
-from session_authority_server.development_key import key_file, make
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable

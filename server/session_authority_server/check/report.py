@@ -4,16 +4,16 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
-from session_authority_server.assurance import asvs, nist
-from session_authority_server.assurance.caution import WATCHES, Caution
-from session_authority_server.assurance.facts import Facts
-from session_authority_server.assurance.justification import JUSTIFICATION
-from session_authority_server.assurance.requirement import (
+from session_authority_server.check import asvs, nist
+from session_authority_server.check.facts import Facts
+from session_authority_server.check.justification import JUSTIFICATION
+from session_authority_server.check.requirement import (
     Finding,
     Requirement,
     Standard,
     Verdict,
 )
+from session_authority_server.check.warnings import WATCHES, Caution
 from session_authority_server.config import ENV_PREFIX
 
 REQUIREMENTS: Sequence[Requirement] = (*asvs.REQUIREMENTS, *nist.REQUIREMENTS)

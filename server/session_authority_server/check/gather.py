@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from session_authority_server import development_key
-from session_authority_server.assurance.facts import Contents, Exposure, Facts, File
-from session_authority_server.clock_skew import ClockSkew
+from session_authority_server.app import development_key
+from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.check.facts import Contents, Exposure, Facts, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, is_loopback
 from session_authority_server.domain.api_key import parse
 from session_authority_server.domain.clock import Clock
