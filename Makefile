@@ -18,9 +18,7 @@ run: .venv/ready ## Start the whole thing on embedded defaults, with a short dem
 # More processes than cores: what takes long waits, for a lease to lapse or a server to come back.
 JOBS ?= 3
 test: .venv/ready ## Run every test, in random order, with coverage
-	@rm -f .coverage .coverage.*
-	@set -o pipefail; $(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal $(ARGS) 2>&1 | tee .test-output
-	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report && tail -n 1 .test-output
+	$(BIN)/python -m pytest --cov -n $(JOBS) --dist worksteal $(ARGS)
 
 check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports and generated code
 	$(BIN)/ruff format --check $(SOURCES)
