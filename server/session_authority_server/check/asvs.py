@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from session_authority_server.check.facts import Facts
-from session_authority_server.check.justification import LONGEST_JUSTIFIED
+from session_authority_server.check.nist import LONGEST_JUSTIFIED
 from session_authority_server.check.requirement import (
     Finding,
     Judge,
@@ -15,8 +15,8 @@ from session_authority_server.check.requirement import (
     nobody_may,
     not_met,
     outlived,
+    span,
 )
-from session_authority_server.check.wording import span
 from session_authority_server.domain.api_key import Permission
 
 # What 7.2.3 asks for.

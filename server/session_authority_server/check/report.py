@@ -6,14 +6,15 @@ from typing import Any
 
 from session_authority_server.check import asvs, nist
 from session_authority_server.check.facts import Facts
-from session_authority_server.check.justification import JUSTIFICATION
+from session_authority_server.check.nist import JUSTIFICATION
 from session_authority_server.check.requirement import (
+    CheckWarning,
     Finding,
     Requirement,
     Standard,
     Verdict,
 )
-from session_authority_server.check.warnings import WATCHES, Caution
+from session_authority_server.check.warnings import WARNINGS
 from session_authority_server.config import ENV_PREFIX
 
 REQUIREMENTS: Sequence[Requirement] = (*asvs.REQUIREMENTS, *nist.REQUIREMENTS)
@@ -37,7 +38,7 @@ class Demand:
         asvs_level: Up to which level of ASVS.
         assurance_level: Up to which authenticator assurance level of NIST SP 800-63B-4.
         accepted: The ids of requirements from which its operator deviates, with a justification of their own.
-        strict: Whether cautions count too.
+        strict: Whether warnings count too.
     """
 
     asvs_level: int = 1
@@ -78,13 +79,13 @@ class Report:
     Attributes:
         time: When it was looked at.
         judged: Every requirement, in the standards' order.
-        cautions: What else there is to know.
+        warnings: What else there is to know.
         status: What it comes to.
     """
 
     time: datetime
     judged: Sequence[Judged]
-    cautions: Sequence[Caution]
+    warnings: Sequence[CheckWarning]
     status: Status
 
 
@@ -94,14 +95,14 @@ def assess(facts: Facts, demand: Demand) -> Report:
         Judged(requirement, requirement.judge(facts), demand.asks(requirement))
         for requirement in REQUIREMENTS
     ]
-    cautions = [caution for watch in WATCHES for caution in watch(facts)]
+    warnings = [warning for judge in WARNINGS for warning in judge(facts)]
     if facts.contents is None:
         status = Status.NOT_CHECKED
-    elif any(each.fails for each in judged) or (demand.strict and cautions):
+    elif any(each.fails for each in judged) or (demand.strict and warnings):
         status = Status.NOT_MET
     else:
         status = Status.GOOD
-    return Report(time=facts.now, judged=judged, cautions=cautions, status=status)
+    return Report(time=facts.now, judged=judged, warnings=warnings, status=status)
 
 
 def as_json(report: Report, demand: Demand, database: str) -> dict[str, Any]:
@@ -116,12 +117,12 @@ def as_json(report: Report, demand: Demand, database: str) -> dict[str, Any]:
         "requirements": [_judged_as_json(each, demand) for each in report.judged],
         "warnings": [
             {
-                "name": caution.name,
-                "about": caution.about,
-                "why": caution.why,
-                "remedy": caution.remedy,
+                "name": warning.name,
+                "about": warning.about,
+                "why": warning.why,
+                "remedy": warning.remedy,
             }
-            for caution in report.cautions
+            for warning in report.warnings
         ],
         "justification": JUSTIFICATION,
     }

@@ -1,11 +1,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import TypeAlias
 
 from session_authority_server.check.facts import Facts
 from session_authority_server.domain.api_key import Permission
+
+_UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 class Standard(Enum):
@@ -66,6 +68,23 @@ class Requirement:
     judge: Judge
 
 
+@dataclass(frozen=True, slots=True)
+class CheckWarning:
+    """Something that no standard asks for and that an operator should look at.
+
+    Attributes:
+        name: The kind of warning, for programs.
+        about: What the warning is about: a setting, a file, a key.
+        why: What is wrong, or could become wrong.
+        remedy: What to do.
+    """
+
+    name: str
+    about: str
+    why: str
+    remedy: str
+
+
 def met(why: str, *, duty: str = "", setting: str = "") -> Finding:
     """Return that a requirement is met."""
     return Finding(verdict=Verdict.MET, why=why, duty=duty, setting=setting)
@@ -102,3 +121,13 @@ def app_duty(why: str, duty: str, *, setting: str = "") -> Finding:
 def always(finding: Finding) -> Judge:
     """Return what judges every installation alike: what depends on the program alone, or on the app."""
     return lambda _facts: finding
+
+
+def span(length: timedelta) -> str:
+    """Return how long something is, in the largest unit that says it exactly: "90 days", "1 hour"."""
+    seconds = int(length.total_seconds())
+    for unit_seconds, name in _UNITS:
+        if seconds % unit_seconds == 0 and seconds >= unit_seconds:
+            count = seconds // unit_seconds
+            return f"{count:,} {name}" + ("" if count == 1 else "s")
+    return "no time"

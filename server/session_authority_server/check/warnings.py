@@ -1,21 +1,15 @@
-"""What no standard's list names, and an operator should know nevertheless."""
+"""Warnings about an installation that no standard's list names."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TypeAlias
+from datetime import timedelta
 
 from session_authority_server.check.facts import Facts
-from session_authority_server.check.wording import span
-from session_authority_server.domain.api_key import ApiKey, Permission
+from session_authority_server.check.key_warnings import EXPIRES_SOON, keys_are_many_or_mighty
+from session_authority_server.check.requirement import CheckWarning, span
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 from session_authority_server.store.condition import PostgresqlCondition, SqliteCondition
 
-# How long a key, or a permission of it, may go unused before that is told.
-UNUSED_AFTER = timedelta(days=30)
-# How long before a key's or a certificate's end its successor should be on its way.
-EXPIRES_SOON = timedelta(days=14)
 # Which part of a certificate's time is its last, if that is less.
 _LAST_PART = 0.25
 # How long what is due may wait for the worker: so many of its intervals, and at least so long.
@@ -25,39 +19,18 @@ _LEAST_BACKLOG = timedelta(minutes=10)
 _PARTITIONS_AHEAD = timedelta(days=14)
 _LONG_HISTORY = timedelta(days=90)
 _SHORT_HISTORY = timedelta(days=1)
-_DEVELOPMENT = "development"
 _WAITS_FOR_DISK = frozenset(("on", "remote_apply"))
 
 
-@dataclass(frozen=True, slots=True)
-class Caution:
-    """Something to look at.
-
-    Attributes:
-        name: Of its kind, for programs.
-        about: What it is about: a setting, a file, a key.
-        why: What is wrong, or could be.
-        remedy: What to do.
-    """
-
-    name: str
-    about: str
-    why: str
-    remedy: str
-
-
-Watch: TypeAlias = Callable[[Facts], Iterator[Caution]]
-
-
-def loses_commits(facts: Facts) -> Iterator[Caution]:
-    """Tell of a database that does not keep what it answered."""
+def loses_commits(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of a database that does not keep what it answered."""
     for reason in facts.forgets():
         remedy = (
             "turn it on, for the authority's role and database at least"
             if isinstance(facts.condition, PostgresqlCondition)
             else "keep it on a disk of this machine"
         )
-        yield Caution(
+        yield CheckWarning(
             "not-durable",
             "database",
             f"{reason}: sessions that were created or ended may be otherwise after a crash",
@@ -65,7 +38,7 @@ def loses_commits(facts: Facts) -> Iterator[Caution]:
         )
     match facts.condition:
         case SqliteCondition(journal_mode=mode) if mode != "wal":
-            yield Caution(
+            yield CheckWarning(
                 "journal-mode",
                 "database",
                 f"the file's journal mode is {mode}: no server has opened it yet, or another program changed it",
@@ -73,21 +46,21 @@ def loses_commits(facts: Facts) -> Iterator[Caution]:
             )
 
 
-def fails_over_to_the_past(facts: Facts) -> Iterator[Caution]:
-    """Tell of a PostgreSQL whose standbys may lack what was answered."""
+def fails_over_to_the_past(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of a PostgreSQL whose standbys may lack what was answered."""
     condition = facts.condition
     if not isinstance(condition, PostgresqlCondition):
         return
     remedy = "name standbys that commits wait for in synchronous_standby_names"
     if condition.standbys == 0:
-        yield Caution(
+        yield CheckWarning(
             "no-standby",
             "database",
             "no standby follows it: what was answered is lost with its disk",
             "add a standby, and " + remedy,
         )
     elif not condition.waits_for_standbys or condition.asynchronous_standbys:
-        yield Caution(
+        yield CheckWarning(
             "asynchronous-standby",
             "database",
             f"of {condition.standbys} standbys, commits wait for "
@@ -100,7 +73,7 @@ def fails_over_to_the_past(facts: Facts) -> Iterator[Caution]:
         and condition.synchronous_commit not in _WAITS_FOR_DISK
         and condition.synchronous_commit != "off"  # which is told as worse
     ):
-        yield Caution(
+        yield CheckWarning(
             "weak-commit",
             "database",
             f"synchronous_commit is {condition.synchronous_commit}: an answer doesn't wait for a standby's disk",
@@ -108,10 +81,10 @@ def fails_over_to_the_past(facts: Facts) -> Iterator[Caution]:
         )
 
 
-def clocks_differ(facts: Facts) -> Iterator[Caution]:
-    """Tell of a clock that is not the database's."""
+def clocks_differ(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of a clock that is not the database's."""
     if abs(facts.clock_skew) >= TOLERATED_SKEW:
-        yield Caution(
+        yield CheckWarning(
             "clock-skew",
             "clock",
             f"this machine's clock is {facts.clock_skew.total_seconds():.1f} s ahead of the database's: servers here "
@@ -120,12 +93,12 @@ def clocks_differ(facts: Facts) -> Iterator[Caution]:
         )
 
 
-def times_lie_in_the_future(facts: Facts) -> Iterator[Caution]:
-    """Tell of stored times that a wrong clock has left behind."""
+def times_lie_in_the_future(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of stored times that a wrong clock has left behind."""
     latest = None if facts.contents is None else facts.contents.latest_time
     ahead = timedelta(0) if latest is None else latest - (facts.now - facts.clock_skew)
     if ahead > 2 * TOLERATED_SKEW:
-        yield Caution(
+        yield CheckWarning(
             "future-times",
             "clock",
             f"the database holds times up to {latest:%Y-%m-%d %H:%M:%S} UTC, which lies in the future: a clock was "
@@ -134,11 +107,11 @@ def times_lie_in_the_future(facts: Facts) -> Iterator[Caution]:
         )
 
 
-def others_listen_in(facts: Facts) -> Iterator[Caution]:
-    """Tell of what travels in clear text."""
+def others_listen_in(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of what travels in clear text."""
     exposure = facts.exposure
     if not facts.is_encrypted:
-        yield Caution(
+        yield CheckWarning(
             "plaintext-listener",
             exposure.listen,
             "other machines can get there, and calls are not encrypted"
@@ -152,7 +125,7 @@ def others_listen_in(facts: Facts) -> Iterator[Caution]:
             "set SESSION_AUTHORITY_TLS_CERTIFICATE and SESSION_AUTHORITY_TLS_KEY, unless a mesh encrypts",
         )
     if exposure.metrics_listen and not exposure.metrics_is_loopback:
-        yield Caution(
+        yield CheckWarning(
             "plaintext-metrics",
             exposure.metrics_listen,
             "metrics are served over plain HTTP, to whoever gets there",
@@ -160,7 +133,7 @@ def others_listen_in(facts: Facts) -> Iterator[Caution]:
         )
     match facts.condition:
         case PostgresqlCondition(encrypted=False, is_local=False):
-            yield Caution(
+            yield CheckWarning(
                 "plaintext-database",
                 "database",
                 "the connection to it leaves this machine, and is not encrypted",
@@ -172,8 +145,8 @@ def others_listen_in(facts: Facts) -> Iterator[Caution]:
         yield _unverified("SESSION_AUTHORITY_WATCH_DATABASE_URL")
 
 
-def _unverified(setting: str) -> Caution:
-    return Caution(
+def _unverified(setting: str) -> CheckWarning:
+    return CheckWarning(
         "unverified-database",
         setting,
         "the connection to it leaves this machine, and the database need not prove who it is: whoever is in between "
@@ -182,14 +155,14 @@ def _unverified(setting: str) -> Caution:
     )
 
 
-def the_certificate_ends(facts: Facts) -> Iterator[Caution]:
-    """Tell of a certificate that no client accepts now, or soon."""
+def the_certificate_ends(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of a certificate that no client accepts now, or soon."""
     if facts.exposure.tls_dates is None:
         return
     begin, end = facts.exposure.tls_dates
     remedy = "replace the certificate and its key; servers take the new ones up by themselves"
     if not begin <= facts.now <= end:
-        yield Caution(
+        yield CheckWarning(
             "certificate-not-valid",
             "SESSION_AUTHORITY_TLS_CERTIFICATE",
             f"it holds from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, which is not now",
@@ -197,7 +170,7 @@ def the_certificate_ends(facts: Facts) -> Iterator[Caution]:
         )
     # One that lives for days alone is replaced days before its end.
     elif end - facts.now <= min(EXPIRES_SOON, (end - begin) * _LAST_PART):
-        yield Caution(
+        yield CheckWarning(
             "certificate-expires-soon",
             "SESSION_AUTHORITY_TLS_CERTIFICATE",
             f"it expires at {end:%Y-%m-%d %H:%M} UTC",
@@ -205,10 +178,10 @@ def the_certificate_ends(facts: Facts) -> Iterator[Caution]:
         )
 
 
-def nobody_is_asked_who_they_are(facts: Facts) -> Iterator[Caution]:
-    """Tell of a server without API keys."""
+def nobody_is_asked_who_they_are(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of a server without API keys."""
     if facts.exposure.insecure:
-        yield Caution(
+        yield CheckWarning(
             "insecure",
             "--insecure",
             "no API key is asked for: whoever gets there may do everything",
@@ -216,81 +189,8 @@ def nobody_is_asked_who_they_are(facts: Facts) -> Iterator[Caution]:
         )
 
 
-def keys_are_many_or_mighty(facts: Facts) -> Iterator[Caution]:
-    """Tell of keys that are not used, do not end, or can do more than they are used for."""
-    if facts.contents is None:
-        return
-    if not facts.good_keys and not facts.exposure.insecure:
-        yield Caution(
-            "no-keys",
-            "API keys",
-            "there is no good API key, so every call is refused",
-            "session-authority keys create NAME --permission PERMISSION",
-        )
-    for key in facts.good_keys:
-        about = f"key {key.key_id} ({key.name})"
-        if key.key_id == facts.development_key_id or (
-            key.name == _DEVELOPMENT and key.permissions == frozenset(Permission)
-        ):
-            yield Caution(
-                "development-key",
-                about,
-                "the key for development is good, and may do everything",
-                f"give programs keys of their own, then: session-authority keys revoke {key.key_id}",
-            )
-        yield from _about_its_end(key, about, facts.now)
-        yield from _about_its_use(key, about, facts)
-
-
-def _about_its_end(key: ApiKey, about: str, now: datetime) -> Iterator[Caution]:
-    if key.expire_time is None:
-        yield Caution(
-            "key-without-expiry",
-            about,
-            "it never expires",
-            f"session-authority keys rotate {key.key_id} --expires-in 90d",
-        )
-    elif key.expire_time - now <= EXPIRES_SOON:
-        yield Caution(
-            "key-expires-soon",
-            about,
-            f"it expires at {key.expire_time:%Y-%m-%d %H:%M} UTC",
-            f"unless its program has a successor: session-authority keys rotate {key.key_id}",
-        )
-
-
-def _about_its_use(key: ApiKey, about: str, facts: Facts) -> Iterator[Caution]:
-    now = facts.now
-    if key.last_used_time is None:
-        if now - key.create_time >= UNUSED_AFTER:
-            yield Caution(
-                "key-never-used",
-                about,
-                f"it was made {span(timedelta(days=(now - key.create_time).days))} ago and never used",
-                f"session-authority keys revoke {key.key_id}",
-            )
-        return
-    uses = facts.contents.uses.get(key.key_id, {}) if facts.contents else {}
-    # What was used before uses were recorded is not known; nor what a new program has not come to yet.
-    if not uses or now - min(use.first_time for use in uses.values()) < UNUSED_AFTER:
-        return
-    unused = [
-        permission.value
-        for permission in Permission
-        if permission in key.permissions
-        and (permission not in uses or now - uses[permission].last_time >= UNUSED_AFTER)
-    ]
-    if unused:
-        yield Caution(
-            "unused-permission",
-            about,
-            f"in the last {span(UNUSED_AFTER)} it used no {', '.join(unused)}",
-            "make one that permits less, and revoke this one",
-        )
-
-
-def work_is_left_undone(facts: Facts) -> Iterator[Caution]:
-    """Tell of what should have been done by the worker."""
+def work_is_left_undone(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of what should have been done by the worker."""
     if facts.contents is None:
         return
     patience = max(_LEAST_BACKLOG, _BACKLOG_INTERVALS * facts.worker_interval)
@@ -301,7 +201,7 @@ def work_is_left_undone(facts: Facts) -> Iterator[Caution]:
         ("an erasure is not complete", unfinished.erase_time),
     ):
         if since is not None and facts.now - since >= patience:
-            yield Caution(
+            yield CheckWarning(
                 "backlog",
                 "worker",
                 f"{what} since {since:%Y-%m-%d %H:%M:%S} UTC; no ended session is accepted for that",
@@ -309,7 +209,7 @@ def work_is_left_undone(facts: Facts) -> Iterator[Caution]:
             )
     until = facts.contents.sign_ins_until
     if until is not None and until - facts.now <= _PARTITIONS_AHEAD:
-        yield Caution(
+        yield CheckWarning(
             "partitions-missing",
             "database",
             f"from {until:%Y-%m-%d} on there is no partition for sign-ins, which will fail",
@@ -317,11 +217,11 @@ def work_is_left_undone(facts: Facts) -> Iterator[Caution]:
         )
 
 
-def schema_is_another(facts: Facts) -> Iterator[Caution]:
-    """Tell of a schema that is not this program's."""
+def schema_is_another(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of a schema that is not this program's."""
     version = facts.schema
     if not version.serves:
-        yield Caution(
+        yield CheckWarning(
             "schema",
             "database",
             f"its schema is {version.current or 'missing'}, and this program works with {version.wanted}; "
@@ -329,7 +229,7 @@ def schema_is_another(facts: Facts) -> Iterator[Caution]:
             version.remedy,
         )
     elif not version.is_current:
-        yield Caution(
+        yield CheckWarning(
             "schema-newer",
             "database",
             f"its schema is {version.current}, newer than this program's {version.wanted}, which it still serves",
@@ -337,11 +237,11 @@ def schema_is_another(facts: Facts) -> Iterator[Caution]:
         )
 
 
-def files_are_open(facts: Facts) -> Iterator[Caution]:
-    """Tell of files that others can read."""
+def files_are_open(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of files that others can read."""
     for file in facts.files:
         if file.mode & 0o007:
-            yield Caution(
+            yield CheckWarning(
                 "open-file",
                 str(file.path),
                 f"it holds {file.holds}, and everybody on this machine can get at it (mode {file.mode:04o})",
@@ -349,11 +249,11 @@ def files_are_open(facts: Facts) -> Iterator[Caution]:
             )
 
 
-def others_change_what_statements_mean(facts: Facts) -> Iterator[Caution]:
+def others_change_what_statements_mean(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of schemas in which others may create operators and functions that our statements would then call."""
     match facts.condition:
         case PostgresqlCondition(open_schemas=str(schemas)):
-            yield Caution(
+            yield CheckWarning(
                 "open-schema",
                 "database",
                 f"every role of the database may create operators and functions in {schemas}, and our statements "
@@ -362,10 +262,10 @@ def others_change_what_statements_mean(facts: Facts) -> Iterator[Caution]:
             )
 
 
-def the_file_has_several_names(facts: Facts) -> Iterator[Caution]:
-    """Tell of a SQLite file that can be opened by another name, and so with another log."""
+def the_file_has_several_names(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of a SQLite file that can be opened by another name, and so with another log."""
     if facts.names > 1:
-        yield Caution(
+        yield CheckWarning(
             "several-names",
             "database",
             f"the file has {facts.names} names (hard links): a program that opens it by another name than the server "
@@ -374,18 +274,18 @@ def the_file_has_several_names(facts: Facts) -> Iterator[Caution]:
         )
 
 
-def memory_is_short_or_long(facts: Facts) -> Iterator[Caution]:
-    """Tell of histories that serve nobody, or that serve others too."""
+def memory_is_short_or_long(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of histories that serve nobody, or that serve others too."""
     policy = facts.policy
     if not facts.audit_log:
-        yield Caution(
+        yield CheckWarning(
             "no-audit-log",
             "SESSION_AUTHORITY_AUDIT_LOG",
             "no audit log is written",
             "name a file, or - for standard output",
         )
     if policy.history_retention < _SHORT_HISTORY:
-        yield Caution(
+        yield CheckWarning(
             "short-history",
             "SESSION_AUTHORITY_HISTORY_RETENTION_DAYS",
             "ended sessions are deleted within a day: nobody can look into what happened",
@@ -397,14 +297,14 @@ def memory_is_short_or_long(facts: Facts) -> Iterator[Caution]:
     )
     erases_at_end = policy.erase_addresses is EraseAddresses.AT_END
     if keeps_addresses and not erases_at_end and policy.history_retention > _LONG_HISTORY:
-        yield Caution(
+        yield CheckWarning(
             "long-history",
             "SESSION_AUTHORITY_HISTORY_RETENTION_DAYS",
             f"addresses or user agents are kept in full for {span(policy.history_retention)} after a session's end",
             "keep less of them, or set SESSION_AUTHORITY_ERASE_ADDRESSES to at-end (docs/privacy.md)",
         )
     if erases_at_end and facts.audit_log and facts.audit_addresses:
-        yield Caution(
+        yield CheckWarning(
             "addresses-outlive-erasure",
             "SESSION_AUTHORITY_AUDIT_ADDRESSES",
             "the audit log keeps the addresses that are erased when a session ends",
@@ -412,7 +312,7 @@ def memory_is_short_or_long(facts: Facts) -> Iterator[Caution]:
         )
 
 
-WATCHES: Sequence[Watch] = (
+WARNINGS: Sequence[Callable[[Facts], Iterator[CheckWarning]]] = (
     schema_is_another,
     nobody_is_asked_who_they_are,
     others_listen_in,

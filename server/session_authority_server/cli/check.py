@@ -14,7 +14,7 @@ from session_authority_server.app.errors import CannotStart
 from session_authority_server.app.grpc_server import certificates
 from session_authority_server.check.facts import Facts
 from session_authority_server.check.gather import gather
-from session_authority_server.check.justification import JUSTIFICATION
+from session_authority_server.check.nist import JUSTIFICATION
 from session_authority_server.check.report import (
     REQUIREMENTS,
     Demand,
@@ -160,9 +160,9 @@ def _print(report: Report, demand: Demand, settings: Settings) -> None:
         console.print(_table(standard, judged, demand))
     if any(each.finding.justified for each in report.judged):
         console.print(f"Why 90 days: {JUSTIFICATION}\n")
-    for caution in report.cautions:
+    for warning in report.warnings:
         console.print(
-            f"Warning: {caution.about}: {caution.why}. Remedy: {caution.remedy} [{caution.name}]"
+            f"Warning: {warning.about}: {warning.why}. Remedy: {warning.remedy} [{warning.name}]"
         )
     console.print(_outcome(report, demand))
 
@@ -199,7 +199,7 @@ def _verdict(judged: Judged, demand: Demand) -> str:
 
 def _outcome(report: Report, demand: Demand) -> str:
     failing = [each.requirement.id for each in report.judged if each.fails]
-    warnings = f"{len(report.cautions)} warnings"
+    warnings = f"{len(report.warnings)} warnings"
     asked = f"ASVS level {demand.asvs_level}, AAL{demand.assurance_level}"
     if report.status is Status.NOT_CHECKED:
         return f"{asked}: could not be checked; {warnings}."

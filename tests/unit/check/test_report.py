@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from session_authority_server.check.facts import Facts
-from session_authority_server.check.justification import JUSTIFICATION
+from session_authority_server.check.nist import JUSTIFICATION
 from session_authority_server.check.report import (
     REQUIREMENTS,
     Demand,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from session_authority_server.check.facts import Facts, File
-from session_authority_server.check.warnings import WATCHES, Caution
+from session_authority_server.check.requirement import CheckWarning
+from session_authority_server.check.warnings import WARNINGS
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 from session_authority_server.store.condition import SqliteCondition, Unfinished
@@ -32,8 +33,8 @@ from tests.unit.check.installation import (
 VALIDATE, CREATE, TERMINATE = Permission.VALIDATE, Permission.CREATE, Permission.TERMINATE
 
 
-def cautions(facts: Facts) -> list[Caution]:
-    return [caution for watch in WATCHES for caution in watch(facts)]
+def warnings(facts: Facts) -> list[CheckWarning]:
+    return [warning for judge in WARNINGS for warning in judge(facts)]
 
 
 def policy(**changes: Any) -> Facts:
@@ -266,22 +267,22 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
 
 
 def test_nothing_is_to_be_said_of_an_installation_that_lacks_nothing() -> None:
-    assert cautions(an_installation()) == []
+    assert warnings(an_installation()) == []
 
 
 @pytest.mark.parametrize("name", WARRANTED)
 def test_a_warning_is_given_where_it_is_warranted_and_not_short_of_that(name: str) -> None:
     warranted, unwarranted = WARRANTED[name]
     for facts in warranted:
-        assert name in [each.name for each in cautions(facts)]
+        assert name in [each.name for each in warnings(facts)]
     for facts in unwarranted:
-        assert name not in [each.name for each in cautions(facts)]
+        assert name not in [each.name for each in warnings(facts)]
 
 
 @pytest.mark.parametrize("name", WARRANTED)
 def test_each_says_what_it_is_about_why_and_what_to_do(name: str) -> None:
     for facts in WARRANTED[name][0]:
-        given = [each for each in cautions(facts) if each.name == name]
+        given = [each for each in warnings(facts) if each.name == name]
         for each in given:
             assert each.about
             assert each.why
@@ -294,7 +295,7 @@ def test_no_other_warnings_are_given_than_these_and_all_are_documented() -> None
         each.name
         for warranted, unwarranted in WARRANTED.values()
         for facts in (*warranted, *unwarranted)
-        for each in cautions(facts)
+        for each in warnings(facts)
     }
     assert given == set(WARRANTED)
     text = (Path(__file__).parents[3] / "docs" / "check.md").read_text()
@@ -304,26 +305,26 @@ def test_no_other_warnings_are_given_than_these_and_all_are_documented() -> None
 
 def test_a_key_that_may_too_much_is_told_with_what_it_did_not_use() -> None:
     facts = one_key(VALIDATE, CREATE, TERMINATE, used_=used(VALIDATE, first=LONG_AGO, last=NOW))
-    [caution] = cautions(facts)
-    assert "no create, terminate" in caution.why
-    assert str(facts.good_keys[0].key_id) in caution.about
-    assert "shop" in caution.about
+    [warning] = warnings(facts)
+    assert "no create, terminate" in warning.why
+    assert str(facts.good_keys[0].key_id) in warning.about
+    assert "shop" in warning.about
 
 
 def test_of_keys_that_are_over_nothing_is_said() -> None:
     over = a_key(expire_time=None, revoke_time=NOW, last_used_time=None)
     good = a_key(VALIDATE)
-    assert cautions(an_installation(contents=contents(good, over))) == []
+    assert warnings(an_installation(contents=contents(good, over))) == []
 
 
 def test_without_tables_nothing_is_said_of_what_they_hold() -> None:
-    names = [each.name for each in cautions(version("0005", known=True, oldest_program=None))]
+    names = [each.name for each in warnings(version("0005", known=True, oldest_program=None))]
     assert names == ["schema"]
 
 
 def test_no_warning_shows_a_secret() -> None:
     key = a_key()
     for watched in (one_key(expire_time=None), one_key(*Permission, name="development")):
-        for each in cautions(watched):
+        for each in warnings(watched):
             assert key.secret_hash.hex() not in repr(each)
             assert "sak_" not in repr(each)
