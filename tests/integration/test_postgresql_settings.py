@@ -28,7 +28,7 @@ from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.condition import PostgresqlCondition, read_condition
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
-from session_authority_server.watch.notifications import NotificationChannel
+from session_authority_server.watch.postgresql_channel import PostgresqlChannel
 from tests.support import pgbouncer, postgresql
 from tests.support.engines import migrated_postgresql
 from tests.support.program import Refusal
@@ -235,7 +235,7 @@ class Receiver:
 async def test_a_listener_in_another_encoding_is_never_up(caplog: pytest.LogCaptureFixture) -> None:
     with encoded("LATIN1") as url:
         running = asyncio.create_task(
-            NotificationChannel(postgresql.shared_url(), url).run(Receiver())
+            PostgresqlChannel(postgresql.shared_url(), url).run(Receiver())
         )
         async with asyncio.timeout(60):
             while "can't listen for changes: its encoding is LATIN1" not in caplog.text:

@@ -70,7 +70,7 @@ from session_authority_server.usecases.keyring import Keyring
 from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.watch.channel import Channel
 from session_authority_server.watch.hub import Hub
-from session_authority_server.watch.in_process import InProcessChannel
+from session_authority_server.watch.sqlite_channel import SqliteChannel
 from session_authority_workers.schedule import watch_backlog
 
 _log = structlog.get_logger("session_authority")
@@ -310,20 +310,20 @@ async def _set_serving(healthy: Health, serving: bool) -> None:
         await healthy.set(name, response.SERVING if serving else response.NOT_SERVING)
 
 
-def _channel(settings: Settings, database: Database) -> tuple[Channel, InProcessChannel | None]:
+def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteChannel | None]:
     """Return what brings the changes that caches must hear of, and who is to be told of those made here.
 
     Raises:
         CannotStart: If it is plain already that it can't be used.
     """
     if settings.sqlite_path is not None:
-        here = InProcessChannel(lambda: database.write(_nothing))
+        here = SqliteChannel(lambda: database.write(_nothing))
         return here, here
-    from session_authority_server.watch.notifications import NotificationChannel
+    from session_authority_server.watch.postgresql_channel import PostgresqlChannel
 
     listen_url = settings.watch_database_url or settings.database_url
     try:
-        return NotificationChannel(settings.database_url, listen_url), None
+        return PostgresqlChannel(settings.database_url, listen_url), None
     except ValueError:
         raise CannotStart(
             "SESSION_AUTHORITY_WATCH_DATABASE_URL is no address of a database; give "

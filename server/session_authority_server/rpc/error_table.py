@@ -12,7 +12,7 @@ from google.rpc.status_pb2 import Status
 from session_authority.v1 import error_reason_pb2 as reasons
 from session_authority_server.domain import errors
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
-from session_authority_server.watch.interrupted import Cause, TooManyStreams, WatchInterrupted
+from session_authority_server.watch.stream import Cause, TooManyStreams, WatchInterrupted
 
 ERROR_DOMAIN = "session-authority"
 _RETRY_AFTER = timedelta(milliseconds=250)

@@ -2,9 +2,10 @@ from session_authority_server.watch.stream import Stream
 
 
 class Barrier:
-    """Which pings may be answered: those that were received before a probe was sent that has come back.
+    """Decides which pings may be answered: those received before a probe was sent that has come back.
 
-    One probe is under way at a time. It serves all who wait when it is sent; who comes later waits for the next.
+    One probe is under way at a time. It serves every ping that waits when it is sent. Later pings wait for the next
+    probe.
     """
 
     def __init__(self) -> None:
@@ -15,26 +16,26 @@ class Barrier:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a probe is to be sent."""
+        """Whether a probe should be sent now."""
         return bool(self._waiting) and not self._under_way
 
     def wait(self, stream: Stream, ping_id: int) -> None:
-        """Have a stream's ping wait, in place of its earlier ones."""
+        """Have a stream's ping wait, in place of its earlier ping."""
         self._waiting[stream] = ping_id
 
     def waits(self, stream: Stream) -> bool:
-        """Say whether a ping of a stream is yet to be served."""
+        """Return whether a ping of a stream waits."""
         return stream in self._waiting or stream in self._served
 
     def send(self) -> int:
-        """Return the number of the probe that is to be sent now."""
+        """Begin a probe, and return its number."""
         self._number += 1
         self._under_way = True
         self._served, self._waiting = self._waiting, {}
         return self._number
 
     def returned(self, number: int) -> dict[Stream, int]:
-        """Return the pings that may be answered now that a probe has come back."""
+        """Return the pings that a returned probe serves."""
         if not self._under_way or number != self._number:
             return {}
         self._under_way = False

@@ -6,22 +6,22 @@ from session_authority_server.domain.changes import Changes
 
 
 class Receiver(Protocol):
-    """Who is told what comes through a channel. Its methods must neither wait nor raise."""
+    """Takes what comes through a channel. Its methods must neither wait nor raise."""
 
     def up(self) -> None:
-        """Hear that from now on every change that is committed comes through."""
+        """Every change that is committed from now on comes through."""
         ...
 
     def lost(self) -> None:
-        """Hear that changes may have been missed, and may be, until `up`."""
+        """Changes may have been missed, and more may be missed until `up`."""
         ...
 
     def changed(self, changes: Changes) -> None:
-        """Hear of changes."""
+        """Changes were committed."""
         ...
 
     def returned(self, number: int) -> None:
-        """Hear that a probe came back: every change that was committed before it was sent has been told."""
+        """A probe came back. Every change that was committed before it was sent has come through."""
         ...
 
 
@@ -29,12 +29,12 @@ class Channel(Protocol):
     """Brings every change that is committed, in an order that probes keep to."""
 
     def probe(self, number: int) -> None:
-        """Send a number through, to come back behind every change that is committed by now.
+        """Send a number that comes back after every change that is committed by now.
 
-        While the channel is down it may be lost.
+        While the channel is down, the number may be lost.
         """
         ...
 
     async def run(self, receiver: Receiver) -> None:
-        """Bring what comes to a receiver, and open the channel anew whenever it is lost, until cancelled."""
+        """Pass what comes to a receiver. Reopen the channel whenever it is lost, until cancelled."""
         ...

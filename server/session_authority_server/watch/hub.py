@@ -14,16 +14,14 @@ from session_authority_server.observability.metrics import (
 )
 from session_authority_server.watch.barrier import Barrier
 from session_authority_server.watch.channel import Channel
-from session_authority_server.watch.group import Group
-from session_authority_server.watch.interrupted import Cause, TooManyStreams, WatchInterrupted
-from session_authority_server.watch.stream import Stream
+from session_authority_server.watch.stream import Cause, Stream, TooManyStreams, WatchInterrupted
 
 TICK_SECONDS = 0.05
-# How many streams are told of changes in one tick. A message costs some 30 us: to tell a thousand of them in every
-# tick would leave nothing for validations.
+# How many streams get changes in one tick. A message costs some 30 us: a thousand messages in every tick would
+# leave no time for validations.
 GROUP_LIMIT = 100
 STREAMS_LIMIT = 10 * GROUP_LIMIT
-# Beyond so many names in one message, everybody is meant: it stays below 128 KiB, or 512 of user ids.
+# Above this many names, a message invalidates everything instead. It stays below 128 KiB, or 512 KiB of user ids.
 NAMES_LIMIT = 2_000
 SILENCE_SECONDS = 30.0
 
@@ -33,15 +31,52 @@ EncodeChanges = Callable[[Changes], bytes]
 EncodePong = Callable[[int], bytes]
 
 
-class Hub:
-    """Tells every stream of every change, and answers its pings once it has been told of all (`Receiver`).
-
-    What is to be said goes out in ticks, to one group of streams in each where there are many: first the changes,
-    as one message for all of the group, and then the pongs. Whoever asks to join while no changes come through
-    may, and gets no pong until they do.
+class Group:
+    """Streams that get changes in the same tick, and what waits to be sent to them.
 
     Attributes:
-        open_streams: How many there are, with those that have ended but whose callers have yet to hear of it.
+        streams: The streams, in the order in which they joined.
+        changes: The changes to send to all of them.
+        answered: The pings to answer after the changes.
+    """
+
+    def __init__(self) -> None:
+        self.streams: dict[Stream, None] = {}
+        self.changes = Changes()
+        self.answered: dict[Stream, int] = {}
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self.answered) or bool(self.streams and self.changes)
+
+    def take_changes(self) -> Changes:
+        """Return the changes to send, and count them as sent."""
+        changes, self.changes = self.changes, Changes()
+        return changes
+
+    def take_answered(self) -> dict[Stream, int]:
+        """Return the pings to answer, and count them as answered."""
+        answered, self.answered = self.answered, {}
+        return answered
+
+    def forget(self, stream: Stream) -> None:
+        """Remove a stream. Drop the changes once no stream is left."""
+        self.streams.pop(stream, None)
+        self.answered.pop(stream, None)
+        if not self.streams:
+            self.changes = Changes()
+
+
+class Hub:
+    """Sends every change to every stream, and answers a ping after all earlier changes (`Receiver`).
+
+    The hub sends in ticks, and with many streams to one group in each tick: first the changes, as one message
+    for the whole group, then the pongs. A stream may join while the channel is down. It gets no pong until the
+    channel is up.
+
+    Attributes:
+        open_streams: How many streams there are, including ended ones whose callers have not been answered yet.
     """
 
     def __init__(
@@ -54,17 +89,17 @@ class Hub:
         """Begin with the channel down.
 
         Args:
-            channel: What changes come through, and probes.
-            encode_changes: Gives the message that tells of changes.
-            encode_pong: Gives the message that answers a ping.
-            monotonic: Tells the seconds since some moment.
+            channel: Brings changes and takes probes.
+            encode_changes: Returns the message for changes.
+            encode_pong: Returns the message that answers a ping.
+            monotonic: Returns the seconds since some moment.
         """
         self._channel = channel
         self._encode_changes = encode_changes
         self._encode_pong = encode_pong
         self._monotonic = monotonic
         self._barrier = Barrier()
-        # In the order in which they are to have their turn.
+        # In the order of their turns.
         self._groups = deque(Group() for _ in range(STREAMS_LIMIT // GROUP_LIMIT))
         self._group_of: dict[Stream, Group] = {}
         self.open_streams = 0
@@ -75,14 +110,14 @@ class Hub:
 
     @property
     def streams(self) -> Sequence[Stream]:
-        """Those who watch."""
+        """The open streams."""
         return tuple(self._group_of)
 
     def join(self) -> Stream:
-        """Return a new stream, which is told of every change from now on.
+        """Return a new stream, which gets every change from now on.
 
         Raises:
-            TooManyStreams: If there are as many as there may be.
+            TooManyStreams: If STREAMS_LIMIT streams are open.
             WatchInterrupted: If the server is shutting down.
         """
         if self._draining:
@@ -97,13 +132,13 @@ class Hub:
         return stream
 
     def leave(self, stream: Stream) -> None:
-        """Make room for another stream. One that has ended takes its room until its caller has been told."""
+        """Give up a stream's place. An ended stream keeps its place until its caller has been answered."""
         self._forget(stream)
         self.open_streams -= 1
         WATCH_STREAMS.set(self.open_streams)
 
     def pinged(self, stream: Stream, ping_id: int) -> None:
-        """Have a ping of a stream answered as soon as may be."""
+        """Have a ping answered as soon as all earlier changes have been sent."""
         stream.pinged(self._monotonic())
         if stream in self._group_of:
             self._barrier.wait(stream, ping_id)
@@ -133,36 +168,36 @@ class Hub:
             self._wanted.set()
 
     def drain(self) -> None:
-        """End every stream, and let nobody join any more."""
+        """End every stream, and refuse new ones."""
         self._draining = True
         self._end_all(Cause.DRAINING)
 
     def end_silent(self) -> None:
-        """End the streams that have not said anything for long."""
+        """End the streams whose callers sent nothing for SILENCE_SECONDS."""
         heard_after = self._monotonic() - SILENCE_SECONDS
         for stream in self.streams:
             if stream.heard_at <= heard_after:
                 self.end(stream, WatchInterrupted(Cause.SILENT))
 
     def end(self, stream: Stream, error: AuthorityError) -> None:
-        """End a stream, and say why."""
+        """End a stream with an error."""
         stream.end(error)
         self._has_ended(stream)
 
     async def run(self) -> None:
-        """Tick when there is something to say, and not more often than every TICK_SECONDS, until cancelled."""
+        """Tick when there is something to send, at most every TICK_SECONDS, until cancelled."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             try:
                 self.tick()
-            except Exception:  # noqa: BLE001 - a stream that was not told of something must not go on
+            except Exception:  # noqa: BLE001 - a stream that missed a change must not go on
                 _log.exception("streams could not be told of changes")
                 self._end_all(Cause.CHANNEL_LOST)
             await asyncio.sleep(TICK_SECONDS)
 
     def tick(self) -> None:
-        """Send a probe if any ping waits for one, and tell a group, or several small ones, what there is."""
+        """Send a probe if a ping waits for one. Send what waits to one group, or to several small ones."""
         if self._barrier.is_wanted and self._is_up:
             self._probed_at = self._monotonic()
             self._channel.probe(self._barrier.send())
@@ -190,7 +225,7 @@ class Hub:
             self._put(stream, self._encode_pong(ping_id), answers=not self._barrier.waits(stream))
 
     def _group_with_room(self) -> Group:
-        """Return the group for a new stream: the fullest that has room, so that there are few."""
+        """Return the group for a new stream: the fullest one with room, to keep groups few."""
         return max(
             (group for group in self._groups if len(group.streams) < GROUP_LIMIT),
             key=lambda group: len(group.streams),
@@ -198,7 +233,7 @@ class Hub:
 
     def _put(self, stream: Stream, message: bytes, *, answers: bool = False) -> None:
         stream.put(message, answers=answers)
-        if stream.ended.done():  # it didn't take those before
+        if stream.ended.done():  # its queue was full
             self._has_ended(stream)
 
     def _has_ended(self, stream: Stream) -> None:

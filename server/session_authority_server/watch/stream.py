@@ -1,19 +1,48 @@
 import asyncio
 from collections import deque
+from enum import Enum
 
 from session_authority_server.domain.errors import AuthorityError
-from session_authority_server.watch.interrupted import Cause, WatchInterrupted
 
-# How many messages wait for a stream to take them. Who is so far behind has no lease any more.
+# How many messages wait in a stream. A caller this far behind has lost its lease already.
 QUEUE_LIMIT = 64
 
 
+class Cause(Enum):
+    """Why the server ended a stream, and what the caller reads about it."""
+
+    CHANNEL_LOST = "the server could not be sure to hear of every change"
+    SLOW = "the caller didn't read as fast as changes came"
+    SILENT = "the caller sent no ping for long"
+    DRAINING = "the server is shutting down"
+
+
+class WatchInterrupted(AuthorityError):
+    """The server ended the stream and sends no more changes on it."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(
+            f"{cause.value}; forget what was kept under this stream, and open another one"
+        )
+        self.cause = cause
+
+
+class TooManyStreams(AuthorityError):
+    """The server has as many streams as it allows."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the server has {limit:,} streams already, the most that it allows; try again later"
+        )
+        self.limit = limit
+
+
 class Stream:
-    """One who watches: what is yet to be sent, in order, until it ends.
+    """One caller that watches changes, with the messages that wait for it in order.
 
     Attributes:
-        heard_at: When it last said something, by the hub's clock.
-        ended: Done when it has ended, with the reason.
+        heard_at: When the caller last sent something, by the hub's clock.
+        ended: Done when the stream has ended, with the reason.
     """
 
     __slots__ = ("_finishing", "_queue", "_ready", "_unanswered", "ended", "heard_at")
@@ -28,16 +57,16 @@ class Stream:
         self._finishing = False
 
     def pinged(self, now: float) -> None:
-        """Note that a ping came, which is to be answered."""
+        """Record a ping that needs an answer."""
         self.heard_at = now
         self._unanswered = True
 
     def put(self, message: bytes, *, answers: bool = False) -> None:
-        """Send a message after those before it. A stream that doesn't take them ends.
+        """Queue a message. End the stream if QUEUE_LIMIT messages wait already.
 
         Args:
             message: What to send.
-            answers: Whether it answers the latest ping.
+            answers: Whether the message answers the latest ping.
         """
         if self.ended.done():
             return
@@ -50,19 +79,19 @@ class Stream:
         self._wake()
 
     def finish(self) -> None:
-        """Note that no more pings will come: once the latest is answered, nobody wants to hear anything."""
+        """Record that no more pings will come. The stream is over once the latest ping is answered."""
         self._finishing = True
         self._wake()
 
     def end(self, error: AuthorityError) -> None:
-        """End it, once, and at once: what was yet to be sent is not any more."""
+        """End the stream at once, and drop the messages that wait. Further calls change nothing."""
         if not self.ended.done():
             self.ended.set_result(error)
             self._queue.clear()
             self._wake()
 
     async def take(self) -> bytes | None:
-        """Return the next message, when there is one; None when there will be none. For one task alone."""
+        """Wait for the next message and return it; return None once the stream is over. For one task alone."""
         while not self._queue:
             if self.ended.done() or (self._finishing and not self._unanswered):
                 return None

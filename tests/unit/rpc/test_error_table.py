@@ -12,7 +12,7 @@ from session_authority_server.domain import errors
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.error_table import TABLE, CallError, answer
-from session_authority_server.watch.interrupted import Cause, TooManyStreams, WatchInterrupted
+from session_authority_server.watch.stream import Cause, TooManyStreams, WatchInterrupted
 
 EXAMPLES: list[AuthorityError] = [
     InvalidRequest([Violation("user_id", "is empty; give one"), Violation("lifetime", "is odd")]),

@@ -23,7 +23,7 @@ from session_authority_server.rpc.session_watch_service import (
     encode_pong,
 )
 from session_authority_server.watch.hub import SILENCE_SECONDS, STREAMS_LIMIT, Hub
-from session_authority_server.watch.in_process import InProcessChannel
+from session_authority_server.watch.sqlite_channel import SqliteChannel
 from tests.support.hosts import HOSTS, new_dispatcher, serving
 
 WATCH = "/session_authority.v1.SessionWatchService/WatchSessions"
@@ -37,7 +37,7 @@ class Watched:
     def __init__(self) -> None:
         self.refusal: AuthorityError | None = None
         self.time_passed = 0.0
-        self.channel = InProcessChannel(self._no_turn)
+        self.channel = SqliteChannel(self._no_turn)
         self.hub = Hub(
             self.channel,
             encode_changes,

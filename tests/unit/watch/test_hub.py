@@ -12,8 +12,13 @@ from session_authority_server.watch.hub import (
     STREAMS_LIMIT,
     Hub,
 )
-from session_authority_server.watch.interrupted import Cause, TooManyStreams, WatchInterrupted
-from session_authority_server.watch.stream import QUEUE_LIMIT, Stream
+from session_authority_server.watch.stream import (
+    QUEUE_LIMIT,
+    Cause,
+    Stream,
+    TooManyStreams,
+    WatchInterrupted,
+)
 
 ONE, OTHER = Changes({UUID(int=1)}), Changes(user_ids={"ann"})
 

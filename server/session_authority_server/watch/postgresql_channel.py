@@ -13,34 +13,34 @@ from session_authority_server.store.database import reason_of
 from session_authority_server.store.postgresql_session import connect_arguments, cut_off, verify
 from session_authority_server.watch.channel import Receiver
 
-# How long a probe may take. No cache is used any more by then, because its lease is no longer.
+# How long a probe may take. A cache lease is no longer than this.
 PROBE_SECONDS = 2.0
-# How often one is sent that nobody waits for, so that a connection which died in silence is noticed.
+# How often a probe is sent although no ping waits, to notice a connection that died silently.
 IDLE_SECONDS = 5.0
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 5.0
-# Nothing is written that a crash must not lose, and so its commit waits for no disk. It can't overtake another.
+# A probe writes nothing, so its commit need not wait for the disk. It still can't overtake another commit.
 _PROBE = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 
 _log = logging.getLogger(__name__)
 
 
 Connection: TypeAlias = "psycopg.AsyncConnection[Any]"
-# Of a probe that no ping waits for.
-_NOBODYS = 0
+# The number of a probe that no ping waits for.
+_IDLE_PROBE = 0
 
 
 class NotDirect(Exception):
-    """A pooler is in between, through which nothing can be listened to."""
+    """A pooler stands in between. LISTEN doesn't work through a pooler."""
 
 
 class Following:
-    """What comes in on one connection, from its opening to its loss.
+    """One listening connection, from its opening to its loss.
 
     Attributes:
-        probe_channel: A channel of its own, so that no other server is bothered with its probes.
-        was_up: Whether the receiver was ever told of everything.
-        lost: Done when it is lost, with the reason.
+        probe_channel: A channel of this connection's own, so that its probes don't reach other servers.
+        was_up: Whether the channel was ever up on this connection.
+        lost: Done when the connection is lost, with the reason.
     """
 
     def __init__(self, receiver: Receiver) -> None:
@@ -48,23 +48,23 @@ class Following:
         self.was_up = False
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._receiver: Receiver | None = receiver
-        self._expected = _NOBODYS
+        self._expected = _IDLE_PROBE
         self._back: asyncio.Future[None] | None = None
 
     def come_up(self) -> None:
-        """Have the receiver told of everything from now on."""
+        """Report that every change comes through from now on."""
         if self._receiver is not None:
             self.was_up = True
             self._receiver.up()
 
     def expect(self, number: int) -> "asyncio.Future[None]":
-        """Return what is done when a probe has come back."""
+        """Return a future that is done when a probe has come back."""
         self._expected = number
         self._back = asyncio.get_running_loop().create_future()
         return self._back
 
     def hear(self, channel: str, payload: str) -> None:
-        """Take in a notification."""
+        """Handle a notification."""
         if self._receiver is None:
             return
         if channel == notification.CHANNEL:
@@ -74,50 +74,50 @@ class Following:
             self._receiver.returned(self._expected)
 
     def sent(self, sending: "asyncio.Future[Any]") -> None:
-        """Hear how sending a probe went."""
+        """Report the loss if sending a probe failed."""
         error = None if sending.cancelled() else sending.exception()
         if isinstance(error, Exception):
             self.lose(error)
 
     def lose(self, error: Exception) -> None:
-        """Have the receiver know at once that it is not told of everything any more."""
+        """Report the loss to the receiver at once."""
         if not self.lost.done():
             self.lost.set_result(error)
             self.end()
 
     def end(self) -> None:
-        """Tell the receiver of nothing any more."""
+        """Stop passing anything to the receiver."""
         receiver, self._receiver = self._receiver, None
         if self.was_up and receiver is not None:
             receiver.lost()
 
     def check(self) -> None:
-        """Check that it goes on.
+        """Check that the connection is not lost.
 
         Raises:
-            Exception: Why it doesn't.
+            Exception: Why it is lost.
         """
         if self.lost.done():
             raise self.lost.result()
 
 
-class NotificationChannel:
-    """The channel through PostgreSQL: changes are notified by the transactions that make them.
+class PostgresqlChannel:
+    """The channel for PostgreSQL, where the transaction that makes a change also notifies of it.
 
-    One connection listens, and does nothing else. Probes are sent by another, which goes where transactions go:
-    what comes back has proven that the listener hears what is committed there. A listener behind a transaction
-    pooler, at a standby or at a primary that was replaced doesn't, and so nobody is ever told that it did.
+    One connection only listens. Another connection, which goes where transactions go, sends the probes. A probe
+    that comes back proves that the listener hears what is committed there. A listener behind a transaction pooler,
+    at a standby, or at a replaced primary hears no probe, so it never counts as up.
     """
 
     def __init__(self, database_url: str, listen_url: str) -> None:
-        """Take where transactions go, and where to listen.
+        """Make the channel.
 
         Args:
-            database_url: Of the database, possibly through a transaction pooler.
-            listen_url: Of the same one, directly.
+            database_url: The database's address, possibly through a transaction pooler.
+            listen_url: The same database's direct address.
 
         Raises:
-            ValueError: If either can't be read.
+            ValueError: If either address can't be read.
         """
         self._prober_arguments = connect_arguments(database_url)
         self._listener_arguments = connect_arguments(listen_url)
@@ -142,24 +142,24 @@ class NotificationChannel:
                 following.end()
             failures = 0 if following.was_up else failures + 1
             longest = min(FIRST_RETRY_SECONDS * 2 ** min(failures, 10), LONGEST_RETRY_SECONDS)
-            # Many servers lose it at once.
+            # At random, because many servers lose the database at once.
             await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
 
     async def _follow(self, following: Following) -> None:
-        """Listen and probe until a connection is lost, or a probe."""
+        """Listen and probe until a connection or a probe is lost."""
         async with _connected(self._listener_arguments) as listener:
             await _check_direct(listener)
             for channel in (notification.CHANNEL, following.probe_channel):
                 await listener.execute(f"LISTEN {channel}".encode())
             with _heard_by(following, listener):
                 async with _connected(self._prober_arguments) as prober:
-                    await _probe(prober, following, _NOBODYS)
+                    await _probe(prober, following, _IDLE_PROBE)
                     following.come_up()
                     while True:
                         await _probe(prober, following, await self._next(following))
 
     async def _next(self, following: Following) -> int:
-        """Return the number of the next probe, when there is one, or else when it is time for one."""
+        """Wait until a ping wants a probe or IDLE_SECONDS have passed, and return the probe's number."""
         wanting = asyncio.ensure_future(self._wanted.wait())
         try:
             await _first(IDLE_SECONDS, wanting, following.lost)
@@ -167,7 +167,7 @@ class NotificationChannel:
             wanting.cancel()
         following.check()
         if not self._wanted.is_set():
-            return _NOBODYS
+            return _IDLE_PROBE
         self._wanted.clear()
         return self._number
 
@@ -180,7 +180,7 @@ async def _probe(prober: Connection, following: Following, number: int) -> None:
     try:
         await _first(PROBE_SECONDS, back, following.lost)
         if not back.done():
-            # At once, for what follows may take its time.
+            # At once, because what follows may take a while.
             following.lose(TimeoutError("a probe did not come back"))
         await _first(PROBE_SECONDS, sending, following.lost)
         following.check()
@@ -191,13 +191,13 @@ async def _probe(prober: Connection, following: Following, number: int) -> None:
 
 
 async def _first(seconds: float, *futures: "asyncio.Future[Any]") -> None:
-    """Wait for one of several things, and not for long."""
+    """Wait until one of several futures is done, or some seconds have passed."""
     await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
 
 @contextlib.contextmanager
 def _heard_by(following: Following, connection: Connection) -> Iterator[None]:
-    """Have what comes in on a connection heard as it does, without a task that would wait for it."""
+    """Pass on notifications as they arrive, from the event loop's reader rather than a waiting task."""
     loop, libpq = asyncio.get_running_loop(), connection.pgconn
 
     def read() -> None:
@@ -205,7 +205,7 @@ def _heard_by(following: Following, connection: Connection) -> Iterator[None]:
             libpq.consume_input()
             while (notify := libpq.notifies()) is not None:
                 following.hear(notify.relname.decode(), notify.extra.decode())
-        except Exception as error:  # noqa: BLE001 - whatever was not heard must not go unnoticed
+        except Exception as error:  # noqa: BLE001 - a missed notification must not go unnoticed
             loop.remove_reader(socket)
             following.lose(error)
 
@@ -218,12 +218,12 @@ def _heard_by(following: Following, connection: Connection) -> Iterator[None]:
 
 
 async def _check_direct(connection: Connection) -> None:
-    """Check that a connection is PostgreSQL's own, before something is left behind on one that others share.
+    """Check that no pooler stands between, before LISTEN changes a connection that others share.
 
-    A pooler gives out numbers of its own in place of that of the process behind it.
+    A pooler reports a process number of its own instead of PostgreSQL's.
 
     Raises:
-        NotDirect: If there is a pooler between.
+        NotDirect: If a pooler stands between.
     """
     cursor = await connection.execute("SELECT pg_backend_pid()")
     if await cursor.fetchone() != (connection.info.backend_pid,):

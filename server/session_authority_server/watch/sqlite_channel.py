@@ -11,15 +11,19 @@ RETRY_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
 
-class InProcessChannel:
-    """The channel where all changes are made by this process, to a database with one writer (`store.Listener`).
+class SqliteChannel:
+    """The channel for SQLite, where this process makes all changes, one transaction at a time (`store.Listener`).
 
-    A commit of which it isn't known whether it succeeded may yet do so, after it was told of: the channel is
-    then lost, and up again once another transaction has had the one writer's turn.
+    A commit whose outcome is unknown may still succeed after it was passed on. The channel is then lost, and is up
+    again once another transaction has had its turn.
     """
 
     def __init__(self, take_turn: Callable[[], Awaitable[object]]) -> None:
-        """Take what takes the one writer's turn, and returns when nobody else has it."""
+        """Make the channel.
+
+        Args:
+            take_turn: Runs an empty transaction, after those under way.
+        """
         self._take_turn = take_turn
         self._receiver: Receiver | None = None
         self._begun = 0
@@ -41,8 +45,8 @@ class InProcessChannel:
             self._return(self._receiver)
 
     def probe(self, number: int) -> None:
-        # A commit may have happened of which this thread hasn't heard. There is one writer, so that they end
-        # in the order in which they began.
+        # The database may have committed before this thread knows. Transactions end in the order in which they
+        # began, so the probe waits for those that have begun.
         self._probes.append((self._begun, number))
         if self._receiver is not None:
             self._return(self._receiver)
@@ -59,7 +63,7 @@ class InProcessChannel:
             await self._doubt.wait()
             self._doubt.clear()
             _log.warning("whether a change was made is not known; no cache may be used until it is")
-            while not await self._is_known():  # noqa: ASYNC110 - there is nothing that would tell
+            while not await self._is_known():  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _is_known(self) -> bool:

@@ -6,8 +6,8 @@ import pytest
 
 from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.watch import in_process
-from session_authority_server.watch.in_process import InProcessChannel
+from session_authority_server.watch import sqlite_channel
+from session_authority_server.watch.sqlite_channel import SqliteChannel
 
 ONE, OTHER = Changes({UUID(int=1)}), Changes(user_ids={"ann"})
 
@@ -54,8 +54,8 @@ async def receiver() -> Receiver:
 
 
 @pytest.fixture
-async def channel(writer: Writer, receiver: Receiver) -> AsyncIterator[InProcessChannel]:
-    channel = InProcessChannel(writer.take_turn)
+async def channel(writer: Writer, receiver: Receiver) -> AsyncIterator[SqliteChannel]:
+    channel = SqliteChannel(writer.take_turn)
     running = asyncio.create_task(channel.run(receiver))
     await asyncio.sleep(0)
     yield channel
@@ -63,14 +63,14 @@ async def channel(writer: Writer, receiver: Receiver) -> AsyncIterator[InProcess
 
 
 async def test_a_probe_comes_back_at_once_where_nothing_is_being_committed(
-    channel: InProcessChannel, receiver: Receiver
+    channel: SqliteChannel, receiver: Receiver
 ) -> None:
     channel.probe(1)
     assert receiver.heard == ["up", 1]
 
 
 async def test_a_probe_waits_for_the_commits_that_were_under_way_and_no_others(
-    channel: InProcessChannel, receiver: Receiver
+    channel: SqliteChannel, receiver: Receiver
 ) -> None:
     channel.committing()
     channel.probe(1)
@@ -83,12 +83,12 @@ async def test_a_probe_waits_for_the_commits_that_were_under_way_and_no_others(
 
 
 async def test_where_a_commit_is_in_doubt_the_channel_is_down_until_the_writer_is_free(
-    channel: InProcessChannel,
+    channel: SqliteChannel,
     receiver: Receiver,
     writer: Writer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(in_process, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(sqlite_channel, "RETRY_SECONDS", 0)
     writer.failures = 2
     channel.committing()
     channel.committed(ONE, certain=False)
@@ -103,7 +103,7 @@ async def test_where_a_commit_is_in_doubt_the_channel_is_down_until_the_writer_i
 
 
 async def test_a_doubt_while_another_is_resolved_keeps_the_channel_down(
-    channel: InProcessChannel, receiver: Receiver, writer: Writer
+    channel: SqliteChannel, receiver: Receiver, writer: Writer
 ) -> None:
     channel.committing()
     channel.committed(ONE, certain=False)
@@ -119,7 +119,7 @@ async def test_a_doubt_while_another_is_resolved_keeps_the_channel_down(
 
 async def test_before_anybody_receives_a_doubt_is_remembered() -> None:
     writer, receiver = Writer(), Receiver()
-    channel = InProcessChannel(writer.take_turn)
+    channel = SqliteChannel(writer.take_turn)
     channel.committing()
     channel.committed(ONE, certain=False)
     running = asyncio.create_task(channel.run(receiver))
