@@ -2,12 +2,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
-SOURCES := client server workers tests benchmarks examples
+SOURCES := client server workers tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
 # Where this is set, each of the many processes that the tests start would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run test check proto format lock clean
+.PHONY: help run test check proto sync format lock clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,12 +37,16 @@ check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, impor
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(MAKE) --no-print-directory proto OUT="$$fresh" && \
 		diff -r -x __init__.py -x __pycache__ "$$fresh/session_authority/v1" client/session_authority/v1 && \
 		echo "generated code is fresh"
+	@$(BIN)/python tools/unasync.py --check && echo "the synchronous client is fresh"
 
 OUT ?= client
 proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 from protos/
 	@PATH="$(CURDIR)/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -I protos \
 		--python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) \
 		$(PROTOS)
+
+sync: .venv/ready ## Generate the synchronous client from the asynchronous one
+	@$(BIN)/python tools/unasync.py
 
 format: .venv/ready ## Format code, protos and the table of settings, and mend what the linter can
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)

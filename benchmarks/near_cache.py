@@ -29,8 +29,8 @@ from benchmarks.engines import add_engine, fresh
 from session_authority import AsyncSessionClient, NearCache, Session, SessionClient
 from session_authority.near_cache.clock import lease_clock, wall_clock
 from session_authority.near_cache.core import NearCacheCore
-from session_authority.near_cache.questions import decoded
-from session_authority.near_cache.token_key import key_of
+from session_authority.near_cache.entries import key_of
+from session_authority.near_cache.operations import decoded
 from session_authority.v1 import session_pb2
 
 _HOUR_SECONDS = 3600

@@ -28,8 +28,7 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
-from session_authority.near_cache.settings import NearCache
-from session_authority.near_cache.statistics import NearCacheStatistics
+from session_authority.near_cache.options import NearCache, NearCacheStatistics
 from session_authority.session import (
     Device,
     DeviceType,

@@ -8,7 +8,6 @@ from typing import Generic, TypeAlias, TypeVar
 
 from session_authority import _conversion as convert
 from session_authority import _core
-from session_authority._address import is_address
 from session_authority._core import BATCH_LIMIT_REQUESTS, Operation
 from session_authority.errors import InternalError
 from session_authority.session import Rejection, Session
@@ -102,7 +101,7 @@ def may_be_batched(message: v1.ValidateSessionRequest) -> bool:
     """Say whether a question cannot make its whole batch fail."""
     if message.ByteSize() > QUESTION_LIMIT_BYTES:
         return False
-    return not message.ip_address or is_address(message.ip_address)
+    return not message.ip_address or convert.is_address(message.ip_address)
 
 
 def ask(questions: Sequence[Question[_Waiter]]) -> Operation[list[Outcome]]:

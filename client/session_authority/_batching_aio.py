@@ -58,6 +58,9 @@ class Batcher:
         self._questions.report(message)
         self._pump()
 
+    def close(self) -> None:
+        """Do nothing: no task waits for reports."""
+
     async def _alone(self, request: ValidationRequest) -> Session | Rejection:
         answer: Session | Rejection = await self._run(_core.validate(request))
         return answer

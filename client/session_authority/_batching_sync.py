@@ -1,13 +1,16 @@
 """Sends validations for the client for threads."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from session_authority import _core
 from session_authority._batching import (
     CALLS_LIMIT,
+    WAITING_LIMIT,
     Exchange,
     Outcome,
     Question,
@@ -15,6 +18,7 @@ from session_authority._batching import (
     may_be_batched,
     own_copy,
 )
+from session_authority._concurrency_sync import Background
 from session_authority.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from session_authority.session import Rejection, Session, ValidationRequest
 from session_authority.v1 import session_service_pb2 as v1
@@ -54,6 +58,8 @@ class Batcher:
         self._lock = threading.Lock()
         self._questions: Questions[_Waiter] = Questions()
         self._calls = 0
+        self._reports: SimpleQueue[v1.ValidateSessionRequest | None] = SimpleQueue()
+        self._reporter = Background(self._send_reports, "session-authority-report")
 
     def validate(self, request: ValidationRequest) -> Session | Rejection:
         """Ask the authority about one token."""
@@ -67,6 +73,17 @@ class Batcher:
         if isinstance(outcome, Exception):
             raise own_copy(outcome)
         return outcome
+
+    def report(self, message: v1.ValidateSessionRequest) -> None:
+        """Send a question that reports use, from a thread of its own, unless too many wait."""
+        if self._reports.qsize() < WAITING_LIMIT:
+            self._reports.put(message)
+            self._reporter.start()
+
+    def close(self) -> None:
+        """Send no more reports."""
+        self._reports.put(None)
+        self._reporter.stop()
 
     def _alone(self, request: ValidationRequest) -> Session | Rejection:
         answer: Session | Rejection = self._run(_core.validate(request))
@@ -125,3 +142,19 @@ class Batcher:
         else:
             waiter.leads = True
             waiter.woken.set()
+
+    def _send_reports(self) -> None:
+        while (message := self._reports.get()) is not None:
+            questions: Questions[_Waiter] = Questions()
+            while message is not None:
+                questions.report(message)
+                if len(questions) == _core.BATCH_LIMIT_REQUESTS:
+                    break
+                try:
+                    message = self._reports.get_nowait()
+                except Empty:
+                    break
+            if message is None:
+                return
+            with contextlib.suppress(Exception):  # the next use repeats it
+                self._run(self._exchange(questions.take()))

@@ -1,5 +1,6 @@
 """Between the messages of the API and the values of the library."""
 
+import ipaddress
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -95,6 +96,15 @@ def user_agent(value: str | bytes | None) -> str:
 def ip_address(value: values.IpAddress) -> str:
     """Convert an address; whether it is one, the authority decides."""
     return "" if value is None else text("ip_address", str(value))
+
+
+def is_address(text: str) -> bool:
+    """Say whether the authority accepts a text as an IP address. It accepts no zone."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
 
 
 def time_of(message: Timestamp) -> datetime:

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 
 from session_authority.errors import ConfigurationError
-from session_authority.near_cache.settings import NearCache
+from session_authority.near_cache.options import NearCache
 
 DEFAULT_ADDRESS = "127.0.0.1:50551"
 DEFAULT_DEADLINE_SECONDS = 5.0

@@ -1,27 +1,12 @@
 """The client for asyncio."""
 
-import asyncio
 import builtins
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
 
-import grpc
-
-from session_authority import _batching, _core
-from session_authority._batching_aio import Batcher, Run
-from session_authority._channel import WITHOUT_RETRIES, channel_options
-from session_authority._configured import ConfiguredClient
-from session_authority._error_details import error_of
-from session_authority._retries import Attempts, RetryBudget
-from session_authority._settings import Settings
-from session_authority.errors import ClientClosed, SessionAuthorityError
-from session_authority.near_cache import operations, watching
-from session_authority.near_cache.driving_aio import AsyncDriver
-from session_authority.near_cache.settings import NearCache
+from session_authority import _core
+from session_authority._caller_aio import AsyncCaller
+from session_authority.near_cache import operations
 from session_authority.session import (
     IpAddress,
     NewSession,
@@ -32,40 +17,8 @@ from session_authority.session import (
 )
 from session_authority.session_token import Token
 
-_Result = TypeVar("_Result")
 
-# A channel of gRPC belongs to one event loop of one process.
-_Key: TypeAlias = tuple[int, asyncio.AbstractEventLoop]
-
-
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    channel: grpc.aio.Channel
-    batcher: Batcher
-    retries: RetryBudget = field(default_factory=RetryBudget)
-    methods: dict[str, "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"] = field(
-        default_factory=dict
-    )
-
-    @classmethod
-    def open(cls, settings: Settings, run: Run) -> Self:
-        """Make a channel, which connects at its first call, and what sends validations through it."""
-        batcher = Batcher(run, _batching.ask, settings.deadline_seconds)
-        credentials = settings.credentials()
-        options = [*channel_options(settings), WITHOUT_RETRIES]
-        if credentials is None:
-            return cls(grpc.aio.insecure_channel(settings.address, options), batcher)
-        return cls(grpc.aio.secure_channel(settings.address, credentials, options), batcher)
-
-    def method(self, path: str) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
-        """Give the callable for a method, made once."""
-        found = self.methods.get(path)
-        if found is None:
-            found = self.methods[path] = self.channel.unary_unary(path)
-        return found
-
-
-class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
+class AsyncSessionClient(AsyncCaller):
     """Asks the session authority, on asyncio.
 
     One client serves every event loop and every process that forks off before it is first called, each
@@ -164,7 +117,9 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
         if found is not None:
             return found
         self._check_open()
-        return await near.validate(ValidationRequest(token, ip_address, user_id, passive))
+        near.follow()
+        request = ValidationRequest(token, ip_address, user_id, passive)
+        return await self._connection().batcher.validate(request)
 
     async def require(
         self,
@@ -286,146 +241,3 @@ class AsyncSessionClient(ConfiguredClient[_Key, _Connection, AsyncDriver]):
                 retry_secret=retry_secret,
             )
         )
-
-    async def close(self) -> None:
-        """Close the running loop's connection; calls under way end with `ClientClosed`.
-
-        Closing twice is fine.
-        """
-        self._closed = True
-        if self._near is not None:
-            await self._near.stop()
-        connection = self._connections.pop(_here(), None)
-        if connection is not None:
-            await connection.channel.close()
-
-    async def __aenter__(self) -> Self:
-        self._check_open()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def _new_near(self, settings: NearCache) -> AsyncDriver:
-        return AsyncDriver(settings, _ForNearCache(self))
-
-    async def run_operation(self, operation: _core.Operation[_Result]) -> _Result:
-        """Make the calls of an operation and return its result. For the library's own integrations.
-
-        A call that fails is thrown into the operation, which may go on in another way.
-        """
-        self._check_open()
-        try:
-            call = next(operation)
-            while True:
-                try:
-                    answer = await self._send(call)
-                except SessionAuthorityError as failure:
-                    self._outages.failed(failure)
-                    call = operation.throw(failure)
-                else:
-                    call = operation.send(answer)
-        except StopIteration as done:
-            result: _Result = done.value
-            return result
-        finally:
-            operation.close()  # at once, though an error still holds this frame
-
-    async def _repeated(
-        self, connection: _Connection, call: _core.Call
-    ) -> bytes | SessionAuthorityError:
-        """Call until there is an answer, or a failure that is not to be repeated."""
-        method = connection.method(call.method)
-        attempts = Attempts(connection.retries, self._settings.deadline_seconds)
-        while True:
-            try:
-                answer = await method(
-                    call.payload, timeout=attempts.seconds_left(), metadata=self._settings.metadata
-                )
-            except grpc.RpcError as error:
-                failure = error_of(error)
-                pause = attempts.pause_after(error, failure)
-            else:
-                connection.retries.answered()
-                return answer
-            if pause is None or self._closed:
-                return failure
-            await asyncio.sleep(pause)
-
-    async def _send(self, call: _core.Call) -> bytes:
-        connection = self._connection()
-        failure: BaseException
-        try:
-            answer = await self._repeated(connection, call)
-            if isinstance(answer, bytes):
-                return answer
-            failure = answer
-        except grpc.aio.UsageError as error:  # the channel was closed before the call began
-            failure = error
-        except asyncio.CancelledError as error:
-            # Closing cancels what is under way. That is not the cancellation of the waiting task.
-            task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
-                raise
-            failure = error
-        finally:
-            if self._near is not None:
-                operations.forget_changed(self._near.core, call)
-        if self._closed:
-            failure = ClientClosed()
-        # Raised out here, it drags no error of gRPC's along, whose text is not masked.
-        try:
-            raise failure
-        finally:
-            del failure  # or the error and this frame would hold each other
-
-    def _connection(self) -> _Connection:
-        # Those inherited from a parent process are left as they are: to close one would be to speak
-        # on its sockets.
-        here = process_id, _ = _here()
-        found = self._connections.get(here)
-        if found is not None:
-            return found
-        self._check_open()  # since the operation's last call
-        for owner, loop in [*self._connections]:
-            if owner == process_id and loop.is_closed():
-                self._connections.pop((owner, loop), None)
-        return self._connections.setdefault(
-            here, _Connection.open(self._settings, self.run_operation)
-        )
-
-
-class _ForNearCache:
-    """The client as its near cache sees it."""
-
-    def __init__(self, client: AsyncSessionClient) -> None:
-        self._client = client
-
-    @property
-    def deadline_seconds(self) -> float:
-        return self._client._settings.deadline_seconds
-
-    def failed(self, error: SessionAuthorityError) -> None:
-        self._client._outages.failed(error)
-
-    async def run(self, operation: _core.Operation[_Result]) -> _Result:
-        return await self._client.run_operation(operation)
-
-    def watch(self) -> "grpc.aio.StreamStreamCall[bytes, bytes]":
-        client = self._client
-        client._check_open()
-        method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
-        method = client._connection().channel.stream_stream(watching.WATCH_METHOD)
-        try:
-            return method(metadata=client._settings.metadata)
-        except grpc.aio.UsageError:
-            raise ClientClosed from None
-
-
-def _here() -> _Key:
-    return os.getpid(), asyncio.get_running_loop()

@@ -1,27 +1,13 @@
+# Generated from aio.py by `make sync`. Do not edit.
 """The client for threads."""
 
 import builtins
-import os
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from types import TracebackType
-from typing import Self, TypeVar
 
-import grpc
-
-from session_authority import _batching, _core
-from session_authority._batching_sync import Batcher, Run
-from session_authority._channel import WITHOUT_RETRIES, channel_options
-from session_authority._configured import ConfiguredClient
-from session_authority._error_details import error_of
-from session_authority._retries import Attempts, RetryBudget
-from session_authority._settings import Settings
-from session_authority.errors import ClientClosed, SessionAuthorityError
-from session_authority.near_cache import operations, watching
-from session_authority.near_cache.driving_sync import Driver, Stream
-from session_authority.near_cache.settings import NearCache
+from session_authority import _core
+from session_authority._caller_sync import Caller
+from session_authority.near_cache import operations
 from session_authority.session import (
     IpAddress,
     NewSession,
@@ -32,39 +18,12 @@ from session_authority.session import (
 )
 from session_authority.session_token import Token
 
-_Result = TypeVar("_Result")
 
-
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    channel: grpc.Channel
-    batcher: Batcher
-    retries: RetryBudget = field(default_factory=RetryBudget)
-    methods: dict[str, "grpc.UnaryUnaryMultiCallable[bytes, bytes]"] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, settings: Settings, run: Run) -> Self:
-        """Make a channel, which connects at its first call, and what sends validations through it."""
-        batcher = Batcher(run, _batching.ask, settings.deadline_seconds)
-        credentials = settings.credentials()
-        options = [*channel_options(settings), WITHOUT_RETRIES]
-        if credentials is None:
-            return cls(grpc.insecure_channel(settings.address, options), batcher)
-        return cls(grpc.secure_channel(settings.address, credentials, options), batcher)
-
-    def method(self, path: str) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
-        """Give the callable for a method, made once."""
-        found = self.methods.get(path)
-        if found is None:
-            found = self.methods[path] = self.channel.unary_unary(path)
-        return found
-
-
-class SessionClient(ConfiguredClient[int, _Connection, Driver]):
+class SessionClient(Caller):
     """Asks the session authority, blocking the calling thread.
 
     One client serves all threads of a process, and every process that forks off gets connections of
-    its own. Nothing connects before the first call. Close it, or use it in a `with` block.
+    its own. Nothing connects before the first call. Close it, or use it in an `with` block.
 
     Any method that calls the authority may raise `Unavailable` when nothing is known,
     `CallerRejected` when the API key is not accepted, `InvalidArgument` for what breaks a limit,
@@ -158,7 +117,9 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
         if found is not None:
             return found
         self._check_open()
-        return near.validate(ValidationRequest(token, ip_address, user_id, passive))
+        near.follow()
+        request = ValidationRequest(token, ip_address, user_id, passive)
+        return self._connection().batcher.validate(request)
 
     def require(
         self,
@@ -280,133 +241,3 @@ class SessionClient(ConfiguredClient[int, _Connection, Driver]):
                 retry_secret=retry_secret,
             )
         )
-
-    def close(self) -> None:
-        """Close the connection; calls under way end with `ClientClosed`. Closing twice is fine."""
-        self._closed = True
-        if self._near is not None:
-            self._near.stop()
-        connection = self._connections.pop(os.getpid(), None)
-        if connection is not None:
-            connection.channel.close()
-
-    def __enter__(self) -> Self:
-        self._check_open()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _new_near(self, settings: NearCache) -> Driver:
-        return Driver(settings, _ForNearCache(self))
-
-    def run_operation(self, operation: _core.Operation[_Result]) -> _Result:
-        """Make the calls of an operation and return its result. For the library's own integrations.
-
-        A call that fails is thrown into the operation, which may go on in another way.
-        """
-        self._check_open()
-        try:
-            call = next(operation)
-            while True:
-                try:
-                    answer = self._send(call)
-                except SessionAuthorityError as failure:
-                    self._outages.failed(failure)
-                    call = operation.throw(failure)
-                else:
-                    call = operation.send(answer)
-        except StopIteration as done:
-            result: _Result = done.value
-            return result
-        finally:
-            operation.close()  # at once, though an error still holds this frame
-
-    def _repeated(self, connection: _Connection, call: _core.Call) -> bytes | SessionAuthorityError:
-        """Call until there is an answer, or a failure that is not to be repeated."""
-        method = connection.method(call.method)
-        attempts = Attempts(connection.retries, self._settings.deadline_seconds)
-        while True:
-            try:
-                answer = method(
-                    call.payload, timeout=attempts.seconds_left(), metadata=self._settings.metadata
-                )
-            except grpc.RpcError as error:
-                failure = error_of(error)
-                pause = attempts.pause_after(error, failure)
-            else:
-                connection.retries.answered()
-                return answer
-            if pause is None or self._closed:
-                return failure
-            time.sleep(pause)
-
-    def _send(self, call: _core.Call) -> bytes:
-        connection = self._connection()
-        failure: Exception
-        try:
-            answer = self._repeated(connection, call)
-            if isinstance(answer, bytes):
-                return answer
-            failure = answer
-        except ValueError as error:  # the channel was closed before the call began
-            failure = error
-        finally:
-            if self._near is not None:
-                operations.forget_changed(self._near.core, call)
-        if self._closed:
-            failure = ClientClosed()
-        # Raised out here, it drags no error of gRPC's along, whose text is not masked.
-        try:
-            raise failure
-        finally:
-            del failure  # or the error and this frame would hold each other
-
-    def _connection(self) -> _Connection:
-        # Without a lock, for a fork might inherit it locked. Threads that race to be the first all
-        # make a connection, and all but one drop theirs, still unconnected. Those inherited from a
-        # parent process are left as they are: to close one would be to speak on its sockets.
-        process_id = os.getpid()
-        found = self._connections.get(process_id)
-        if found is not None:
-            return found
-        opened = _Connection.open(self._settings, self.run_operation)
-        kept = self._connections.setdefault(process_id, opened)
-        if kept is not opened:
-            opened.channel.close()
-        if self._closed:
-            self.close()
-            raise ClientClosed
-        return kept
-
-
-class _ForNearCache:
-    """The client as its near cache sees it."""
-
-    def __init__(self, client: SessionClient) -> None:
-        self._client = client
-
-    @property
-    def deadline_seconds(self) -> float:
-        return self._client._settings.deadline_seconds
-
-    def failed(self, error: SessionAuthorityError) -> None:
-        self._client._outages.failed(error)
-
-    def run(self, operation: _core.Operation[_Result]) -> _Result:
-        return self._client.run_operation(operation)
-
-    def watch(self, pings: Iterator[bytes]) -> Stream:
-        client = self._client
-        client._check_open()
-        method: grpc.StreamStreamMultiCallable[bytes, bytes]
-        method = client._connection().channel.stream_stream(watching.WATCH_METHOD)
-        try:
-            return method(pings, metadata=client._settings.metadata)
-        except ValueError:  # the channel is closed
-            raise ClientClosed from None

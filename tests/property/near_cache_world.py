@@ -17,10 +17,9 @@ from typing import Any
 from session_authority import NearCache, Rejection, RejectionReason, Session
 from session_authority.near_cache.activity import CLOCK_SKEW_SECONDS
 from session_authority.near_cache.core import Due, NearCacheCore
-from session_authority.near_cache.entries import USE_NOTED_SECONDS, Entries
+from session_authority.near_cache.entries import USE_NOTED_SECONDS, Entries, key_of
 from session_authority.near_cache.flights import Flight
-from session_authority.near_cache.questions import decoded
-from session_authority.near_cache.token_key import key_of
+from session_authority.near_cache.operations import decoded
 from session_authority.v1 import session_pb2
 
 LEASE = 2.0

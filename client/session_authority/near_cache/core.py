@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from session_authority._address import is_address
+from session_authority._conversion import is_address
 from session_authority.near_cache.activity import (
     RETRY_SHARE,
     Expiry,
@@ -19,8 +19,7 @@ from session_authority.near_cache.activity import (
 from session_authority.near_cache.entries import Decode, Entries, Entry
 from session_authority.near_cache.flights import Flight, Flights, Subject
 from session_authority.near_cache.lease import Lease
-from session_authority.near_cache.settings import NearCache
-from session_authority.near_cache.statistics import NearCacheStatistics
+from session_authority.near_cache.options import NearCache, NearCacheStatistics
 from session_authority.session import IpAddress, Rejection, RejectionReason, Session
 from session_authority.session_token import Token, presentable
 

@@ -1,14 +1,15 @@
 """The sessions that are kept: bounded, the least recently used out, and cheap for the garbage collector.
 
 The most recently used ones are *hot*: decoded, to be answered at once. The others are *cold*: each is one `bytes`
-in a plain dict, which takes half of the memory. The collector looks into no `bytes`, and into no dict of them. An entry is in one of the two; one that
-is asked for becomes hot, and the least recently used hot one becomes cold, so that the cold ones followed by the
-hot ones are always in the order of their use.
+in a plain dict, which takes half of the memory. The collector looks into no `bytes`, and into no dict of them. An entry
+is in one of the two; one that is asked for becomes hot, and the least recently used hot one becomes cold, so that the
+cold ones followed by the hot ones are always in the order of their use.
 """
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from hashlib import blake2b
 from itertools import islice
 from struct import Struct
 from typing import TypeAlias
@@ -31,6 +32,15 @@ _TUPLE_LIMIT_KEYS = 64
 
 Decode: TypeAlias = Callable[[bytes], Session]
 _Keys: TypeAlias = bytes | tuple[bytes, ...] | set[bytes]
+
+
+def key_of(text: str) -> bytes:
+    """Return the key that a presentable token is kept under: a digest, so that a memory dump opens no session.
+
+    BLAKE2b takes less time in Python than SHA-256, and a hit costs little more than this. A shorter digest would cost
+    more time than its 32 bytes are worth.
+    """
+    return blake2b(text.encode()).digest()
 
 
 class Entry:

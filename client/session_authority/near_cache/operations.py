@@ -1,16 +1,19 @@
-"""The operations of a client, told to its near cache. Like those of `_core`, they do no I/O."""
+"""The operations of a client with a near cache, which keeps their answers. Like those of `_core`, they do no I/O."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from session_authority import _conversion as convert
 from session_authority import _core
 from session_authority._batching import Outcome, Question
 from session_authority._core import BATCH_LIMIT_REQUESTS, Operation
+from session_authority.errors import InternalError
 from session_authority.near_cache.clock import wall_clock
 from session_authority.near_cache.core import Due, NearCacheCore
-from session_authority.near_cache.questions import settle
-from session_authority.near_cache.token_key import key_of
+from session_authority.near_cache.entries import key_of
+from session_authority.near_cache.flights import Flight
 from session_authority.session import Rejection, RejectionReason, Session, ValidationRequest
+from session_authority.v1 import session_pb2
 from session_authority.v1 import session_service_pb2 as v1
 
 _Waiter = TypeVar("_Waiter")
@@ -78,3 +81,49 @@ def forget_changed(core: NearCacheCore, call: _core.Call) -> None:
         case "RevokeOtherSessions":
             others = v1.RevokeOtherSessionsRequest.FromString(call.payload)
             core.others_ended(key_of(others.session_token))
+
+
+def decoded(encoded: bytes) -> Session:
+    """Return the session that the cache kept as bytes."""
+    return convert.session_of(session_pb2.Session.FromString(encoded))
+
+
+def settle(
+    core: NearCacheCore,
+    flight: Flight,
+    questions: Sequence[Question[_Waiter]],
+    responses: Sequence[v1.ValidateSessionResponse],
+    now: float,
+) -> list[Outcome]:
+    """Keep the answers of one call, and return the outcome of each question."""
+    return [
+        _settled(core, flight, question, response, now)
+        for question, response in zip(questions, responses, strict=True)
+    ]
+
+
+def _settled(
+    core: NearCacheCore,
+    flight: Flight,
+    question: Question[_Waiter],
+    response: v1.ValidateSessionResponse,
+    now: float,
+) -> Outcome:
+    key = key_of(question.message.session_token)
+    try:
+        answer = convert.answer_of(response)
+    except InternalError as error:
+        return error
+    if isinstance(answer, Session):
+        core.answer_received(
+            flight,
+            key,
+            answer,
+            response.session.SerializeToString(),
+            now=now,
+            ip_address=question.ip_address,
+            passive=question.message.passive,
+        )
+    else:
+        core.rejection_received(key, answer)
+    return answer

@@ -112,12 +112,7 @@ async def fill(ask: Ask, authority: FakeAuthority) -> "list[asyncio.Future[Any]]
 async def queued(twin: NearTwin, expected: int) -> None:
     """Wait until as many different questions wait behind the calls in flight."""
     client: Any = twin.client
-    if client._near is None:
-        batcher = client._connection().batcher
-    elif isinstance(client, AsyncSessionClient):
-        batcher = client._near._batcher()
-    else:
-        batcher = client._near._batcher
+    batcher = client._connection().batcher
     await until(lambda: len(batcher._questions) == expected)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from session_authority import NearCache, Rejection, RejectionReason, Session
 from session_authority.near_cache.core import Due, NearCacheCore
+from session_authority.near_cache.entries import key_of
 from session_authority.near_cache.flights import Flight
-from session_authority.near_cache.questions import decoded
-from session_authority.near_cache.token_key import key_of
+from session_authority.near_cache.operations import decoded
 from tests.support.fake_authority import NOON, session_message
 
 LEASE = 2.0

@@ -141,7 +141,7 @@ async def test_a_fault_in_following_a_stream_clears_the_cache_and_ends_nothing(
 ) -> None:
     await near.validate("t-1")
     with monkeypatch.context() as patch:
-        patch.setattr("session_authority.near_cache.watching.apply", lambda *_: 1 / 0)
+        patch.setattr("session_authority.near_cache.stream.apply", lambda *_: 1 / 0)
         authority.watch.evict("s-2")
         await until(lambda: near.statistics.size == 0)
         await until(lambda: "ZeroDivisionError" in str(near.statistics.problem))

@@ -17,9 +17,8 @@ from session_authority import (
 )
 from session_authority.near_cache.activity import CLOCK_SKEW_SECONDS
 from session_authority.near_cache.core import Due
-from session_authority.near_cache.entries import Entry
+from session_authority.near_cache.entries import Entry, key_of
 from session_authority.near_cache.flights import Flights
-from session_authority.near_cache.token_key import key_of
 from tests.unit.client.near_cache.play import LEASE, Play
 
 

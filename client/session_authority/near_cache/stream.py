@@ -1,9 +1,12 @@
-"""What is said on the stream, and how long to wait before the next one."""
+"""The stream of changes: its pings, its messages, and how long to wait before the next one."""
 
 import random
+from collections.abc import Callable
 
+import grpc
 from google.protobuf.message import DecodeError
 
+from session_authority._error_details import error_of
 from session_authority.errors import CallerRejected, InternalError, SessionAuthorityError
 from session_authority.near_cache.core import NearCacheCore
 from session_authority.v1 import session_watch_service_pb2 as v1
@@ -16,16 +19,23 @@ REFUSED_WAIT_SECONDS = 30.0
 """What needs an operator, a key without the permission or an authority without streams, is not asked for often."""
 
 
-def ping(ping_id: int) -> bytes:
-    """Give a ping as bytes."""
-    return v1.WatchSessionsRequest(ping=v1.Ping(ping_id=ping_id)).SerializeToString()
+def next_ping(
+    core: NearCacheCore, generation: int, clock: Callable[[], float]
+) -> tuple[bytes, float] | None:
+    """Return a ping and the seconds until the next one; None if the stream is over or no longer answers."""
+    now = clock()
+    ping_id = None if core.is_stale(generation, now) else core.ping_sent(generation, now)
+    if ping_id is None:
+        return None
+    ping = v1.WatchSessionsRequest(ping=v1.Ping(ping_id=ping_id))
+    return ping.SerializeToString(), core.pause_seconds(chance())
 
 
 def apply(core: NearCacheCore, generation: int, payload: bytes) -> None:
-    """Do what one message of the stream says.
+    """Apply one message of the stream.
 
     Raises:
-        InternalError: It is not of the expected form, so that nobody knows what has been missed.
+        InternalError: The message is not of the expected form, so a change may have been missed.
     """
     try:
         message = v1.WatchSessionsResponse.FromString(payload)
@@ -43,29 +53,31 @@ def apply(core: NearCacheCore, generation: int, payload: bytes) -> None:
 
 
 def fault_of(error: Exception) -> SessionAuthorityError:
-    """Give what is to be said of an error in following a stream."""
+    """Return what an error in following a stream means."""
     if isinstance(error, SessionAuthorityError):
         return error
+    if isinstance(error, grpc.RpcError):
+        return error_of(error)
     return InternalError(f"the stream could not be followed: {type(error).__name__}")
 
 
 def chance() -> float:
-    """Give a random number between 0 and 1, which keeps clients from doing things all at once."""
+    """Return a random number between 0 and 1, which keeps clients from acting all at once."""
     return random.random()  # noqa: S311 - no secret
 
 
 class Backoff:
-    """How long to wait before the next stream: longer each time, and never just as long as others do."""
+    """How long to wait before the next stream: longer each time, and at random."""
 
     def __init__(self) -> None:
         self._wait_seconds = FIRST_WAIT_SECONDS
 
     def succeeded(self) -> None:
-        """Begin anew, after a stream that was good for something."""
+        """Begin anew, after a stream that brought a message."""
         self._wait_seconds = FIRST_WAIT_SECONDS
 
     def next_seconds(self, error: SessionAuthorityError | None, random: float) -> float:
-        """Give the time to wait, from a random number between 0 and 1."""
+        """Return how long to wait, from a random number between 0 and 1."""
         wait_seconds = self._wait_seconds
         self._wait_seconds = min(2 * wait_seconds, WAIT_LIMIT_SECONDS)
         if isinstance(error, CallerRejected) or (

@@ -1,0 +1,307 @@
+# Generated from _caller_aio.py by `make sync`. Do not edit.
+"""Calls of the authority from threads: settings, connections, attempts and what failures mean."""
+
+import os
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+from weakref import WeakSet
+
+import grpc
+
+from session_authority import _batching, _core
+from session_authority._batching_sync import Batcher
+from session_authority._channel import WITHOUT_RETRIES, channel_options
+from session_authority._concurrency_sync import (
+    CHANNEL_CLOSED,
+    NextPing,
+    Place,
+    Stream,
+    connect,
+    here,
+    is_own_cancellation,
+)
+from session_authority._error_details import error_of
+from session_authority._outage_log import OutageLog
+from session_authority._retries import Attempts, RetryBudget
+from session_authority._settings import DEFAULT_ADDRESS, DEFAULT_DEADLINE_SECONDS, Settings
+from session_authority.errors import ClientClosed, SessionAuthorityError
+from session_authority.near_cache import operations
+from session_authority.near_cache.core import Due
+from session_authority.near_cache.driver_sync import Driver
+from session_authority.near_cache.options import NearCache, NearCacheStatistics
+from session_authority.near_cache.stream import WATCH_METHOD
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A channel, which connects at its first call, and what sends validations through it."""
+
+    channel: grpc.Channel
+    batcher: Batcher
+    retries: RetryBudget = field(default_factory=RetryBudget)
+    methods: dict[str, "grpc.UnaryUnaryMultiCallable[bytes, bytes]"] = field(default_factory=dict)
+
+    def method(self, path: str) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+        """Return the callable for a method, made once."""
+        found = self.methods.get(path)
+        if found is None:
+            found = self.methods[path] = self.channel.unary_unary(path)
+        return found
+
+    def close(self) -> None:
+        """End the calls under way."""
+        self.channel.close()
+        self.batcher.close()
+
+
+class Caller:
+    """A client without its methods: its settings, its connections, and how it makes calls."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        api_key: str | None = None,
+        deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+        tls: bool | None = None,
+        root_certificates: bytes | None = None,
+        channel_credentials: grpc.ChannelCredentials | None = None,
+        client_certificate: bytes | None = None,
+        client_key: bytes | None = None,
+        near_cache: NearCache | bool = False,
+        batching: bool = True,
+    ) -> None:
+        """Take the settings; nothing connects yet.
+
+        Args:
+            address: Where the authority listens, as `host:port` or another target in gRPC's syntax. All
+                addresses that a name resolves to share the load.
+            api_key: The key that this program identifies itself with.
+            deadline_seconds: How long one RPC may take in all, its retries included.
+            tls: Whether to encrypt. Unless given, everything is but what stays on this host: a loopback
+                address or a Unix socket. False is for a network that is encrypted already.
+            root_certificates: The authorities to trust, as PEM; the system's unless given.
+            channel_credentials: Credentials for the channel in place of those that the other arguments
+                describe.
+            client_certificate: The certificate that this program shows to an authority that asks for one,
+                as PEM, followed by those that lead to its own authority.
+            client_key: The private key of that certificate, as PEM without a passphrase.
+            near_cache: Whether to keep answers in memory for as long as the authority vouches for them, and
+                with which settings (docs/near-cache.md). The API key has to permit watching.
+            batching: Whether calls of `validate` that wait at the same time share one RPC.
+
+        Raises:
+            ConfigurationError: An argument has no usable value.
+        """
+        self._settings = Settings(
+            address=address,
+            api_key=api_key,
+            deadline_seconds=deadline_seconds,
+            tls=tls,
+            root_certificates=root_certificates,
+            channel_credentials=channel_credentials,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            near_cache=(NearCache() if near_cache else None)
+            if isinstance(near_cache, bool)
+            else near_cache,
+            batching=batching,
+        )
+        self._outages = OutageLog(self._settings.address)
+        self._connections: dict[Place, Connection] = {}
+        self._closed = False
+        self._near: Driver | None = None
+        if self._settings.near_cache is not None:
+            self._near = self._new_near(self._settings.near_cache)
+            _with_near_cache.add(self)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Make a client from the environment; what is unset or empty has its default.
+
+        `SESSION_AUTHORITY_ADDRESS` (127.0.0.1:50551), `SESSION_AUTHORITY_API_KEY`,
+        `SESSION_AUTHORITY_DEADLINE_SECONDS` (5), `SESSION_AUTHORITY_TLS` ("on" or "off"; on unless
+        the address is local), and the paths of PEM files: `SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES`,
+        `SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE` and `SESSION_AUTHORITY_TLS_CLIENT_KEY`. Also
+        `SESSION_AUTHORITY_NEAR_CACHE` ("on" or "off"; off unless set) and `SESSION_AUTHORITY_BATCHING` ("on" or
+        "off"; on unless set).
+
+        Raises:
+            ConfigurationError: A variable has no usable value; the message names it.
+        """
+        settings = Settings.from_env(os.environ)
+        return cls(
+            settings.address,
+            api_key=settings.api_key,
+            deadline_seconds=settings.deadline_seconds,
+            tls=settings.tls,
+            root_certificates=settings.root_certificates,
+            client_certificate=settings.client_certificate,
+            client_key=settings.client_key,
+            near_cache=settings.near_cache or False,
+            batching=settings.batching,
+        )
+
+    @property
+    def address(self) -> str:
+        """Where the authority listens, as given."""
+        return self._settings.address
+
+    @property
+    def near_cache_statistics(self) -> NearCacheStatistics | None:
+        """What the near cache has done in this process so far; None without one."""
+        near = self._near
+        return None if near is None else near.core.statistics(near.now())
+
+    def close(self) -> None:
+        """Close the connection; calls under way end with `ClientClosed`.
+
+        Closing twice is fine.
+        """
+        self._closed = True
+        if self._near is not None:
+            self._near.core.stream_opened()  # nothing is kept, and the present stream is over
+        connection = self._connections.pop(here(), None)
+        if connection is not None:
+            connection.close()
+        if self._near is not None:
+            self._near.stop()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._settings.address!r})"
+
+    def run_operation(self, operation: _core.Operation[_Result]) -> _Result:
+        """Make the calls of an operation and return its result. For the library's own integrations.
+
+        A call that fails is thrown into the operation, which may go on in another way.
+        """
+        self._check_open()
+        try:
+            call = next(operation)
+            while True:
+                try:
+                    answer = self._send(call)
+                except SessionAuthorityError as failure:
+                    self._outages.failed(failure)
+                    call = operation.throw(failure)
+                else:
+                    call = operation.send(answer)
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+        finally:
+            operation.close()  # at once, though an error still holds this frame
+
+    def _repeated(self, connection: Connection, call: _core.Call) -> bytes | SessionAuthorityError:
+        """Call until there is an answer, or a failure that is not to be repeated."""
+        method = connection.method(call.method)
+        attempts = Attempts(connection.retries, self._settings.deadline_seconds)
+        while True:
+            try:
+                answer = method(
+                    call.payload, timeout=attempts.seconds_left(), metadata=self._settings.metadata
+                )
+            except grpc.RpcError as error:
+                failure = error_of(error)
+                pause = attempts.pause_after(error, failure)
+            else:
+                connection.retries.answered()
+                return answer
+            if pause is None or self._closed:
+                return failure
+            time.sleep(pause)
+
+    def _send(self, call: _core.Call) -> bytes:
+        connection = self._connection()
+        failure: SessionAuthorityError
+        try:
+            answer = self._repeated(connection, call)
+            if isinstance(answer, bytes):
+                return answer
+            failure = answer
+        except CHANNEL_CLOSED as error:
+            if not self._closed or is_own_cancellation(error):
+                raise
+            failure = ClientClosed()
+        finally:
+            if self._near is not None:
+                operations.forget_changed(self._near.core, call)
+        if self._closed:
+            failure = ClientClosed()
+        # Raised out here, it drags no error of gRPC's along, whose text is not masked.
+        try:
+            raise failure
+        finally:
+            del failure  # or the error and this frame would hold each other
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed
+
+    def _connection(self) -> Connection:
+        # Connections inherited from a parent process stay as they are: to close one would write to its sockets.
+        found = self._connections.get(here())
+        if found is None:
+            found = connect(self._connections, self._new_connection, self._check_open)
+        return found
+
+    def _new_connection(self) -> Connection:
+        settings, near = self._settings, self._near
+        exchange = _batching.ask if near is None else partial(operations.ask, near.core, near.now)
+        batcher = Batcher(self.run_operation, exchange, settings.deadline_seconds)
+        credentials = settings.credentials()
+        options = [*channel_options(settings), WITHOUT_RETRIES]
+        if credentials is None:
+            return Connection(grpc.insecure_channel(settings.address, options), batcher)
+        return Connection(grpc.secure_channel(settings.address, credentials, options), batcher)
+
+    # What the near cache needs.
+
+    def forget_in_child(self) -> None:
+        """Begin with an empty near cache in a process that has just forked off."""
+        if self._settings.near_cache is not None:
+            self._near = self._new_near(self._settings.near_cache)
+
+    def _new_near(self, settings: NearCache) -> Driver:
+        return Driver(settings, self._watch, self._outages.failed, self._report)
+
+    def _watch(self, next_ping: NextPing) -> Stream:
+        self._check_open()
+        method: grpc.StreamStreamMultiCallable[bytes, bytes]
+        method = self._connection().channel.stream_stream(WATCH_METHOD)
+        try:
+            return Stream(method, self._settings.metadata, next_ping)
+        except CHANNEL_CLOSED:
+            raise ClientClosed from None
+
+    def _report(self, due: Due) -> None:
+        self._connection().batcher.report(operations.report_of(due))
+
+
+_with_near_cache: WeakSet[Caller] = WeakSet()
+
+
+def _forget_in_child() -> None:
+    for client in list(_with_near_cache):
+        client.forget_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

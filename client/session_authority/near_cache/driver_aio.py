@@ -1,0 +1,76 @@
+"""What keeps the near cache's lease: it follows the stream of changes from an event loop."""
+
+from collections.abc import Callable
+from functools import partial
+
+from session_authority._concurrency_aio import Background, NextPing, Stream
+from session_authority.errors import ClientClosed, SessionAuthorityError, Unavailable
+from session_authority.near_cache import stream
+from session_authority.near_cache.clock import lease_clock
+from session_authority.near_cache.core import Due, NearCacheCore
+from session_authority.near_cache.operations import decoded
+from session_authority.near_cache.options import NearCache
+
+
+class AsyncDriver:
+    """Follows the stream of changes, and opens another one when it is lost."""
+
+    def __init__(
+        self,
+        settings: NearCache,
+        watch: Callable[[NextPing], Stream],
+        failed: Callable[[SessionAuthorityError], None],
+        on_due: Callable[[Due], None],
+        *,
+        clock: Callable[[], float] = lease_clock,
+    ) -> None:
+        """Begin with nothing kept; the stream is opened by the first `follow`.
+
+        Args:
+            settings: What the app chose.
+            watch: Opens a stream, which sends the given pings.
+            failed: Logs why a stream ended.
+            on_due: Sends a report of use, without waiting.
+            clock: The clock of the lease.
+        """
+        self.core = NearCacheCore(settings, decoded, on_due)
+        self.lookup = self.core.lookup
+        self.now = clock
+        self._watch = watch
+        self._failed = failed
+        self._background = Background(self._follow, "session-authority-watch")
+        self.follow = self._background.start
+
+    async def stop(self) -> None:
+        """Stop following the stream, if it is followed here."""
+        await self._background.stop()
+
+    async def _follow(self) -> None:
+        backoff = stream.Backoff()
+        while True:
+            generation = self.core.stream_opened()
+            error: SessionAuthorityError | None = None
+            try:
+                error = await self._follow_one(generation, backoff)
+            finally:
+                wanted = self.core.stream_lost(generation, None if error is None else str(error))
+            if not wanted or isinstance(error, ClientClosed):
+                return
+            self._failed(error)
+            await self._background.pause(backoff.next_seconds(error, stream.chance()))
+
+    async def _follow_one(self, generation: int, backoff: stream.Backoff) -> SessionAuthorityError:
+        """Follow one stream, and return what it ended with."""
+        try:
+            opened = self._watch(partial(stream.next_ping, self.core, generation, self.now))
+        except ClientClosed as error:
+            return error
+        try:
+            while (payload := await opened.read()) is not None:
+                stream.apply(self.core, generation, payload)
+                backoff.succeeded()
+        except Exception as error:  # noqa: BLE001 - no fault of one stream ends the following
+            return stream.fault_of(error)
+        finally:
+            await opened.close()
+        return Unavailable("the stream ended")
