@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from session_authority_server.store import dialect, hot_read, postgresql_session, time_limit
+from session_authority_server.store import dialect, postgresql_session, time_limit
+from session_authority_server.store.engine import hot_read
 from tests.support.hosts import HOSTS
 
 PATIENCE_SECONDS = 30.0

@@ -20,7 +20,7 @@ from session_authority_server.store.dialect import (
     PostgreSQL,
     Sqlite,
 )
-from session_authority_server.store.hot_read import HotRead
+from session_authority_server.store.engine.hot_read import HotRead
 from session_authority_server.store.sqlite_file import SqliteFile
 from session_authority_server.store.time_limit import within_time_limit
 

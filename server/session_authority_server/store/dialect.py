@@ -33,7 +33,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from session_authority_server.domain.changes import Changes
-from session_authority_server.store import notification, one_trip
+from session_authority_server.store import notification
+from session_authority_server.store.engine import aiosqlite_batching
 from session_authority_server.store.sqlite_file import FileReplaced, SqliteFile
 
 # How long a caller waits for a connection to come free. With the time that the work itself may take
@@ -198,7 +199,7 @@ class Sqlite:
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
         )
-        event.listen(engine.sync_engine, "do_connect", one_trip.connect)
+        event.listen(engine.sync_engine, "do_connect", aiosqlite_batching.connect)
         event.listen(engine.sync_engine, "connect", self._prepare)
         return engine
 
@@ -210,8 +211,8 @@ class Sqlite:
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
         )
-        event.listen(engine.sync_engine, "do_connect", one_trip.connect)
-        event.listen(engine.sync_engine, "reset", one_trip.reset)
+        event.listen(engine.sync_engine, "do_connect", aiosqlite_batching.connect)
+        event.listen(engine.sync_engine, "reset", aiosqlite_batching.reset)
         event.listen(engine.sync_engine, "connect", self._prepare)
 
         @event.listens_for(engine.sync_engine, "begin")

@@ -40,7 +40,7 @@ from session_authority_server.store.protocol import (
     Transaction,
 )
 from session_authority_server.store.tables import sessions
-from session_authority_server.store.touching import still_due, touch_all, touch_each
+from session_authority_server.store.touches import still_due, touch_all, touch_each
 from session_authority_server.store.transaction import SqlTransaction
 
 T = TypeVar("T")

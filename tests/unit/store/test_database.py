@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.store import dialect, hot_read, rows
+from session_authority_server.store import dialect, rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.dialect import Sqlite
+from session_authority_server.store.engine import hot_read
 from session_authority_server.store.protocol import Touch, Transaction
 from session_authority_server.store.schema import migrate, read_version
 from tests.support.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
