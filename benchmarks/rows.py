@@ -18,7 +18,7 @@ from session_authority_server.domain.device import Device, DeviceType
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.store import rows
-from session_authority_server.store.dialect import Dialect
+from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.tables import sessions
 
 SESSIONS_A_USER = 5

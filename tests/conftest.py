@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from session_authority_server.store import dialect, postgresql_session, time_limit
-from session_authority_server.store.engine import hot_read
+from session_authority_server.store.engine import hot_read, limits, postgresql
 from tests.support.hosts import HOSTS
 
 PATIENCE_SECONDS = 30.0
@@ -26,10 +25,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def patient_store() -> Iterator[None]:
     """Give stores in this process time on a busy machine. Tests of a limit set their own."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (dialect, hot_read):
+        for module in (limits, hot_read):
             patch.setattr(module, "WAIT_SECONDS", PATIENCE_SECONDS)
-        patch.setattr(time_limit, "WORK_SECONDS", PATIENCE_SECONDS)
-        patch.setattr(postgresql_session, "_CONNECT_TIMEOUT_SECONDS", int(PATIENCE_SECONDS))
+        patch.setattr(limits, "WORK_SECONDS", PATIENCE_SECONDS)
+        patch.setattr(postgresql, "_CONNECT_TIMEOUT_SECONDS", int(PATIENCE_SECONDS))
         for limit in ("_LOCK_TIMEOUT_MILLISECONDS", "_STATEMENT_TIMEOUT_MILLISECONDS"):
-            patch.setattr(dialect, limit, int(PATIENCE_SECONDS * 1_000))
+            patch.setattr(postgresql, limit, int(PATIENCE_SECONDS * 1_000))
         yield

@@ -21,7 +21,7 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from session_authority_server.store import notification
+from session_authority_server.store.engine import postgresql
 from session_authority_server.store.protocol import (
     PendingErasure,
     SessionStore,
@@ -80,13 +80,13 @@ async def telling(engine: Engine) -> AsyncIterator[Told]:
         return
     url: str = engine.database.dialect.url  # type: ignore[attr-defined]  # PostgreSQL's
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        await connection.execute(f"LISTEN {notification.CHANNEL}".encode())
+        await connection.execute(f"LISTEN {postgresql.CHANNEL}".encode())
 
         async def notified() -> Changes:
             # What was committed before is delivered before this is answered.
             heard = Changes()
             connection.add_notify_handler(
-                lambda notify: heard.add(notification.read(notify.payload))
+                lambda notify: heard.add(postgresql.read_payload(notify.payload))
             )
             await connection.execute("SELECT 1")
             return heard

@@ -12,7 +12,7 @@ from session_authority_server.app.errors import CannotStart, StoppedServing
 from session_authority_server.config import ConfigurationError, Settings, load_settings
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.observability import logs
-from session_authority_server.store.sqlite_file import AlreadyServed, FileReplaced
+from session_authority_server.store.engine.sqlite import AlreadyServed, FileReplaced
 
 T = TypeVar("T")
 

@@ -13,16 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Session
-from session_authority_server.store.connecting import connected
-from session_authority_server.store.dialect import (
-    COMMIT_IN_DOUBT,
-    Dialect,
-    PostgreSQL,
-    Sqlite,
-)
+from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT, Dialect
 from session_authority_server.store.engine.hot_read import HotRead
-from session_authority_server.store.sqlite_file import SqliteFile
-from session_authority_server.store.time_limit import within_time_limit
+from session_authority_server.store.engine.limits import connected, within_time_limit
+from session_authority_server.store.engine.sqlite import Sqlite, SqliteFile
 
 T = TypeVar("T")
 # How often a transaction is run that fails only because of others.
@@ -70,6 +64,9 @@ class Database:
     @classmethod
     def postgresql(cls, url: str) -> "Database":
         """Open a PostgreSQL database."""
+        # Its driver is installed only where it is used.
+        from session_authority_server.store.engine.postgresql import PostgreSQL
+
         return cls(PostgreSQL(url))
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:

@@ -36,7 +36,7 @@ from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.store import rows
 from session_authority_server.store.column_types import Moment
-from session_authority_server.store.dialect import Dialect
+from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.liveness import (
     facts,
     first_check_time,

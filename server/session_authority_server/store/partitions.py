@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.token import first_id
 from session_authority_server.store.database import Database
-from session_authority_server.store.dialect import LET_GO_OF_SNAPSHOT
+from session_authority_server.store.engine.dialect import LET_GO_OF_SNAPSHOT
 from session_authority_server.store.tables import authority
 
 # How far ahead there are partitions: how long sign-ins go on without a worker.

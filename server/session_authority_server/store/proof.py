@@ -39,7 +39,7 @@ def parameters_of(url: str) -> Mapping[str, Any]:
     """
     from psycopg import pq
 
-    from session_authority_server.store.postgresql_session import connect_arguments
+    from session_authority_server.store.engine.postgresql import connect_arguments
 
     of_environment = {
         option.keyword.decode(): option.val.decode()

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, inspect, select
 
 from session_authority_server.store.database import Database
-from session_authority_server.store.dialect import Dialect
+from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.partitions import Partitioning, first_partitions, noting
 from session_authority_server.store.tables import authority
 

@@ -24,7 +24,7 @@ from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, Session, Sweep
 from session_authority_server.store import rows
 from session_authority_server.store.database import RunAgain
-from session_authority_server.store.dialect import Dialect
+from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.liveness import (
     current_global_epoch,
     current_user_epoch,

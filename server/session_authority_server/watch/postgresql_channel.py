@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import psycopg
 
-from session_authority_server.store import notification
 from session_authority_server.store.database import reason_of
-from session_authority_server.store.postgresql_session import connect_arguments, cut_off, verify
+from session_authority_server.store.engine import postgresql
+from session_authority_server.store.engine.postgresql import connect_arguments, cut_off, verify
 from session_authority_server.watch.channel import Receiver
 
 # How long a probe may take. A cache lease is no longer than this.
@@ -67,8 +67,8 @@ class Following:
         """Handle a notification."""
         if self._receiver is None:
             return
-        if channel == notification.CHANNEL:
-            self._receiver.changed(notification.read(payload))
+        if channel == postgresql.CHANNEL:
+            self._receiver.changed(postgresql.read_payload(payload))
         elif self._back is not None and payload == str(self._expected) and not self._back.done():
             self._back.set_result(None)
             self._receiver.returned(self._expected)
@@ -149,7 +149,7 @@ class PostgresqlChannel:
         """Listen and probe until a connection or a probe is lost."""
         async with _connected(self._listener_arguments) as listener:
             await _check_direct(listener)
-            for channel in (notification.CHANNEL, following.probe_channel):
+            for channel in (postgresql.CHANNEL, following.probe_channel):
                 await listener.execute(f"LISTEN {channel}".encode())
             with _heard_by(following, listener):
                 async with _connected(self._prober_arguments) as prober:

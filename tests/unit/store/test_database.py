@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.store import dialect, rows
+from session_authority_server.store import rows
 from session_authority_server.store.database import Database
-from session_authority_server.store.dialect import Sqlite
-from session_authority_server.store.engine import hot_read
+from session_authority_server.store.engine import hot_read, limits, sqlite
+from session_authority_server.store.engine.sqlite import Sqlite
 from session_authority_server.store.protocol import Touch, Transaction
 from session_authority_server.store.schema import migrate, read_version
 from tests.support.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
@@ -35,7 +35,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 def impatient() -> Iterator[None]:
     """Wait only for a moment for a connection."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dialect, "WAIT_SECONDS", 0.05)
+        patch.setattr(limits, "WAIT_SECONDS", 0.05)
         yield
 
 
@@ -140,7 +140,7 @@ def locked_elsewhere(tmp_path: Path, engine: Engine) -> Iterator[Path]:
 async def test_a_file_that_another_process_keeps_locked_is_waited_for_so_long_only(
     locked_elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialect, "_BUSY_TIMEOUT_MILLISECONDS", 50)
+    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_MILLISECONDS", 50)
     engine = over(Database.sqlite(locked_elsewhere))
     with pytest.raises(StoreUnavailable):
         await asyncio.wait_for(engine.add(a_session()), SOON_SECONDS)

@@ -9,10 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
-from session_authority_server.store.connecting import connected
-from session_authority_server.store.dialect import WAIT_SECONDS, Dialect
+from session_authority_server.store.engine.dialect import Dialect
+from session_authority_server.store.engine.limits import WAIT_SECONDS, connected, within_time_limit
 from session_authority_server.store.tables import sessions
-from session_authority_server.store.time_limit import within_time_limit
 
 # How many sessions are remembered. Each takes about 4 KiB.
 REMEMBERED_LIMIT = 20_000

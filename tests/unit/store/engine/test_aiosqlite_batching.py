@@ -9,7 +9,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, func, insert, sel
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from session_authority_server.store.dialect import Sqlite
+from session_authority_server.store.engine.sqlite import Sqlite
 
 metadata = MetaData()
 parents = Table("parents", metadata, Column("id", Integer, primary_key=True), Column("name", Text))

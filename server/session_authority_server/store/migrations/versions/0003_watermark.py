@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import context, op
 
 from session_authority_server.store.column_types import Id, Moment
-from session_authority_server.store.dialect import LET_GO_OF_SNAPSHOT
+from session_authority_server.store.engine.dialect import LET_GO_OF_SNAPSHOT
 
 revision = "0003"
 down_revision = "0002"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_authority_server.domain.changes import Changes
-from session_authority_server.store import notification
+from session_authority_server.store.engine import postgresql
 
 USER_IDS = st.text(
     "a\N{LATIN SMALL LETTER E WITH ACUTE}\N{LINE SEPARATOR} ,", min_size=1, max_size=9
@@ -16,8 +16,8 @@ CHANGES = st.builds(Changes, st.sets(st.uuids()), st.sets(USER_IDS), st.booleans
 @given(CHANGES)
 def test_what_is_sent_is_what_is_read(changes: Changes) -> None:
     read = Changes()
-    for payload in notification.payloads(changes):
-        read.add(notification.read(payload))
+    for payload in postgresql.payloads(changes):
+        read.add(postgresql.read_payload(payload))
     assert read == (Changes(everybody=True) if changes.everybody else changes)
 
 
@@ -26,15 +26,15 @@ def test_no_payload_is_larger_than_postgresql_takes() -> None:
         {UUID(int=number) for number in range(1_000)},
         {f"{number:03}" + "\N{EURO SIGN}" * 84 for number in range(500)},
     )
-    sent = list(notification.payloads(changes))
+    sent = list(postgresql.payloads(changes))
     assert max(len(payload.encode()) for payload in sent) < 8_000
     assert len(sent) < 25
 
 
 def test_no_payload_is_sent_of_nothing() -> None:
-    assert list(notification.payloads(Changes())) == []
+    assert list(postgresql.payloads(Changes())) == []
 
 
 @pytest.mark.parametrize("payload", ["", "z", "s\nnone", "x\n1", "a"])
 def test_what_can_t_be_read_means_everybody(payload: str) -> None:
-    assert notification.read(payload) == Changes(everybody=True)
+    assert postgresql.read_payload(payload) == Changes(everybody=True)

@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import pytest
 
-from session_authority_server.store import time_limit
-from session_authority_server.store.dialect import Dialect
-from session_authority_server.store.time_limit import within_time_limit
+from session_authority_server.store.engine import limits
+from session_authority_server.store.engine.dialect import Dialect
+from session_authority_server.store.engine.limits import within_time_limit
 
 LIMIT_SECONDS = 0.05
 
@@ -44,8 +44,8 @@ def within(driver: Driver, work: Coroutine[Any, Any, str]) -> Coroutine[Any, Any
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time_limit, "WORK_SECONDS", LIMIT_SECONDS)
-    monkeypatch.setattr(time_limit, "GIVE_UP_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(limits, "WORK_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(limits, "GIVE_UP_SECONDS", LIMIT_SECONDS)
 
 
 async def test_work_that_ends_in_time_is_left_alone() -> None:

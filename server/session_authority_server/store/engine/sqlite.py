@@ -1,4 +1,4 @@
-"""The SQLite file that this process works on: who may open it, and whether it is still in its place.
+"""SQLite: its connections, and who may open the file.
 
 SQLite keeps a log (`-wal`) and the log's index (`-shm`) beside the *name* by which it opened a file. Two names for
 one file are two logs, which corrupt it. A file that is replaced under an open connection keeps taking commits that
@@ -12,9 +12,43 @@ import sqlite3
 import struct
 import sys
 import time
+from collections.abc import Hashable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from uuid import UUID
 
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Insert,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    event,
+    func,
+    literal_column,
+    null,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from session_authority_server.domain.changes import Changes
+from session_authority_server.store.engine import aiosqlite_batching, limits
+
+_BUSY_TIMEOUT_MILLISECONDS = 1_500
+# The page cache of one connection: enough for about ten thousand sessions in use, spread over a large file.
+_CACHE_KIBIBYTES = 65_536
+_PRAGMAS_READING = (f"busy_timeout = {_BUSY_TIMEOUT_MILLISECONDS}", "temp_store = MEMORY")
+_PRAGMAS = (
+    *_PRAGMAS_READING,
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    f"cache_size = -{_CACHE_KIBIBYTES}",
+)
 # SQLite's own locks belong to the process, and all of them end when the process closes any descriptor of the file.
 # Ours belong to a descriptor. Both kinds exclude each other, so ours covers a byte that SQLite never locks.
 _LOCKS_BY_DESCRIPTOR = sys.platform == "linux"
@@ -158,6 +192,129 @@ class SqliteFile:
         return self._descriptors[-1]
 
 
+class Sqlite:
+    """A file; one writer at a time."""
+
+    readers = 4
+    takes_arrays = False
+    tell_time: str | None = None
+    driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+
+    def __init__(
+        self, path: Path, *, read_only: bool = False, file: SqliteFile | None = None
+    ) -> None:
+        self.read_only = read_only
+        self._file = file
+        self.url = URL.create("sqlite+aiosqlite", database=str(path))
+        if read_only:
+            self.url = URL.create(
+                "sqlite+aiosqlite",
+                database=path.absolute().as_uri(),
+                query={"mode": "ro", "uri": "true"},
+            )
+
+    def reader(self) -> AsyncEngine:
+        engine = create_async_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_reset_on_return=None,
+            pool_size=self.readers,
+            max_overflow=0,
+            pool_timeout=limits.WAIT_SECONDS,
+        )
+        event.listen(engine.sync_engine, "do_connect", aiosqlite_batching.connect)
+        event.listen(engine.sync_engine, "connect", self._prepare)
+        return engine
+
+    def writer(self) -> AsyncEngine:
+        engine = create_async_engine(
+            self.url,
+            pool_reset_on_return=None,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=limits.WAIT_SECONDS,
+        )
+        event.listen(engine.sync_engine, "do_connect", aiosqlite_batching.connect)
+        event.listen(engine.sync_engine, "reset", aiosqlite_batching.reset)
+        event.listen(engine.sync_engine, "connect", self._prepare)
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def wait_before_reading(connection: Any) -> None:
+            # So that no transaction works on what another changes meanwhile. Who can only read takes no lock by it.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+    def _prepare(self, connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        try:
+            self._check_place()
+            _set_pragmas(connection, _PRAGMAS_READING if self.read_only else _PRAGMAS)
+        except BaseException:
+            connection.close()  # it never gets into the pool, so nobody else would
+            raise
+
+    def _check_place(self) -> None:
+        if (displaced := self.displaced()) is not None:
+            raise sqlite3.OperationalError(str(displaced))
+
+    def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
+        return column.in_(bindparam("ids", expanding=True))
+
+    def packed(self, statement: Select[Any]) -> Select[Any]:
+        return statement
+
+    def size(self, ids: int) -> int:
+        return 1 << (ids - 1).bit_length()  # so that a few statements serve every number of ids
+
+    async def fetch_packed(
+        self, driver: Any, statement: str, ids: Sequence[UUID]
+    ) -> Sequence[Hashable]:
+        raw_ids = [each.bytes for each in ids]
+        raw_ids += raw_ids[-1:] * (self.size(len(ids)) - len(ids))
+        return list(await driver.execute_fetchall(statement, raw_ids))
+
+    def unpacked(self, row: Any) -> Sequence[Any]:
+        columns: Sequence[Any] = row
+        return columns
+
+    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
+        return func.hex(column, type_=Text)
+
+    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
+        return cast(column, Text)
+
+    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
+        return func.group_concat(column, literal_column("char(10)"), type_=Text)
+
+    async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
+        pass  # there are no others
+
+    def insert_if_absent(self, table: Table) -> Insert:
+        return sqlite.insert(table).on_conflict_do_nothing()
+
+    def is_only_migrator(self, connection: Connection) -> bool:
+        return True  # there is one writer
+
+    def displaced(self) -> Exception | None:
+        if self._file is None or self._file.is_in_place():
+            return None
+        return FileReplaced(self._file.path)
+
+    def as_worker(self) -> ColumnElement[Any]:
+        return null()
+
+    def may_run_again(self, error: Exception) -> bool:
+        return False  # there is one writer
+
+    async def interrupt(self, driver: Any) -> None:
+        await driver.interrupt()
+
+    def cut_off(self, driver: Any) -> None:
+        pass  # it is in this process: the interrupt is always heard
+
+
 def _identity(path: str) -> Identity:
     try:
         status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, before every commit
@@ -212,3 +369,10 @@ def _fcntl(descriptor: int, command: int, kind: int, span: tuple[int, int]) -> i
     lock = struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, *span, 0)
     found: int = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(descriptor, command, lock))[0]
     return found
+
+
+def _set_pragmas(connection: Any, pragmas: Sequence[str]) -> None:
+    cursor = connection.cursor()
+    for pragma in pragmas:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

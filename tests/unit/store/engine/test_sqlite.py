@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from session_authority_server.store.sqlite_file import AlreadyServed, FileReplaced, SqliteFile
+from session_authority_server.store.engine.sqlite import AlreadyServed, FileReplaced, SqliteFile
 
 Move = Callable[[Path], object]
 

@@ -1,0 +1,111 @@
+"""What the engines do differently, and what each must provide."""
+
+from collections.abc import Hashable, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Insert, Select, Table
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from session_authority_server.domain.changes import Changes
+
+# A query keeps its snapshot until the next statement of its transaction. Another connection that works CONCURRENTLY
+# would wait for the snapshot to go. This statement takes none.
+LET_GO_OF_SNAPSHOT = "SET LOCAL client_min_messages = warning"
+# The key in a connection's `info` that says that PostgreSQL did not wait for the synchronous standby.
+COMMIT_IN_DOUBT = "commit in doubt"
+
+
+class Dialect(Protocol):
+    """One engine's ways.
+
+    Attributes:
+        readers: How many connections read, of each of the two kinds (validation and all else).
+        takes_arrays: Whether a parameter can be an array.
+        tell_time: The statement that asks for the engine's time; None where its clock is this machine's.
+        driver_errors: What the driver raises where SQLAlchemy is not in between.
+    """
+
+    readers: int
+    takes_arrays: bool
+    tell_time: str | None
+    driver_errors: tuple[type[Exception], ...]
+
+    def reader(self) -> AsyncEngine:
+        """Return an engine for single reads outside transactions, several at once."""
+        ...
+
+    def writer(self) -> AsyncEngine:
+        """Return an engine for transactions."""
+        ...
+
+    def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
+        """Return the condition that a column is one of the parameter `ids`."""
+        ...
+
+    def packed(self, statement: Select[Any]) -> Select[Any]:
+        """Return a SELECT of the same rows, each in the form that is cheapest to fetch."""
+        ...
+
+    def size(self, ids: int) -> int:
+        """Return how many ids a statement by so many ids is written for."""
+        ...
+
+    async def fetch_packed(
+        self, driver: Any, statement: str, ids: Sequence[UUID]
+    ) -> Sequence[Hashable]:
+        """Run a SELECT of packed rows by ids on a driver's own connection."""
+        ...
+
+    def unpacked(self, row: Any) -> Sequence[Any]:
+        """Return the columns of a packed row, as the driver gives them."""
+        ...
+
+    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
+        """Return an id as text that `UUID` reads."""
+        ...
+
+    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
+        """Return a moment as text: its microseconds since 1970."""
+        ...
+
+    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
+        """Return a text of many rows as one, a line each, without those that are null."""
+        ...
+
+    async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
+        """Have other processes told of changes when, and only if, the present transaction is committed."""
+        ...
+
+    def insert_if_absent(self, table: Table) -> Insert:
+        """Return an INSERT that does nothing where a row of the same key exists."""
+        ...
+
+    def is_only_migrator(self, connection: Connection) -> bool:
+        """Say whether no other transaction migrates the schema; if so, none does until this one ends."""
+        ...
+
+    def displaced(self) -> Exception | None:
+        """Return an error if the database's file was moved, removed or replaced, so that commits may be lost."""
+        ...
+
+    def as_worker(self) -> ColumnElement[Any]:
+        """Return what, selected, fits a transaction to a worker who goes through an index in its order.
+
+        Where the engine can, it is answered before it is safe, is given up by the engine if the worker is
+        gone, and holds to the index even where the engine knows nothing of the table's contents.
+        """
+        ...
+
+    def may_run_again(self, error: Exception) -> bool:
+        """Say whether a transaction failed only because of others, with nothing done."""
+        ...
+
+    async def interrupt(self, driver: Any) -> None:
+        """Ask the engine to give up what it is doing for a driver's connection."""
+        ...
+
+    def cut_off(self, driver: Any) -> None:
+        """Have whoever waits for the engine on a driver's connection wait no more."""
+        ...

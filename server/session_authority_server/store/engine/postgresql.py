@@ -1,0 +1,337 @@
+"""PostgreSQL: its connections, and the notifications that carry changes from one server to the others.
+
+No setting of a session may change what is read or written. A role, a database, a pooler, a service file and the
+environment can all change such settings. Values therefore travel in binary, which DateStyle, IntervalStyle, TimeZone
+and bytea_output do not affect. Text in binary still has an encoding: every connection asks for UTF8 and verifies that
+it got it.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Hashable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Format
+from psycopg.types.composite import RecordBinaryLoader
+from psycopg.types.datetime import TimedeltaBinaryDumper
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Insert,
+    LargeBinary,
+    Select,
+    Table,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    cast,
+    event,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from session_authority_server.domain.changes import Changes
+from session_authority_server.store.engine import limits
+from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT
+
+_CONNECT_TIMEOUT_SECONDS = 2
+# A transaction that waits longer is behind a client that disappeared with a lock, and keeps a connection from others.
+_LOCK_TIMEOUT_MILLISECONDS = 1_000
+_STATEMENT_TIMEOUT_MILLISECONDS = 1_900
+_CANCEL_TIMEOUT_SECONDS = 0.5
+_UTF8 = "UTF8"
+_ANY_POSTGRESQL = "postgresql+psycopg://"
+_RECORD_OID = 2249
+_MIGRATION_LOCK = 0x5E551013_A07408  # any number that other programs are not likely to use
+_AS_WORKER = {
+    "synchronous_commit": "off",
+    "idle_in_transaction_session_timeout": "5s",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+}
+# A serialization failure, a deadlock, and a key that somebody else has inserted meanwhile.
+_LOST_RACES = frozenset(("40001", "40P01", "23505"))
+CHANNEL = "session_authority_changes"
+# A notification holds less than 8,000 bytes (PostgreSQL's NOTIFY_PAYLOAD_MAX_LENGTH).
+PAYLOAD_LIMIT_BYTES = 7_900
+_SESSION_IDS_AT_ONCE = PAYLOAD_LIMIT_BYTES // 33
+_USER_IDS_AT_ONCE = PAYLOAD_LIMIT_BYTES // 256  # of 255 bytes at most, and a line's end
+_SESSIONS, _USERS, _EVERYBODY = "s", "u", "a"
+_NOTIFY = text(
+    "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
+).bindparams(channel=CHANNEL)
+
+
+class PostgreSQL:
+    """A server, always asked on its primary; as many writers as there are processes.
+
+    Raises:
+        ValueError: If the address can't be read.
+    """
+
+    readers = 4
+    writers = 8
+    takes_arrays = True
+    tell_time: str | None = "SELECT clock_timestamp()"
+
+    def __init__(self, url: str) -> None:
+        # Without a connection: times are then in UTC, and text is in UTF-8 (`verify`).
+        self._records = RecordBinaryLoader(_RECORD_OID)
+        self.driver_errors: tuple[type[Exception], ...] = (psycopg.Error,)
+        self.url = url
+        self._connect_args = connect_arguments(url)
+
+    def reader(self) -> AsyncEngine:
+        engine = create_async_engine(
+            _ANY_POSTGRESQL,
+            hide_parameters=True,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_reset_on_return=None,
+            pool_size=self.readers,
+            max_overflow=0,
+            pool_timeout=limits.WAIT_SECONDS,
+            connect_args=self._connect_args,
+        )
+        event.listen(engine.sync_engine, "connect", prepare)
+        return engine
+
+    def writer(self) -> AsyncEngine:
+        engine = create_async_engine(
+            _ANY_POSTGRESQL,
+            hide_parameters=True,
+            isolation_level="READ COMMITTED",  # whatever the default of the role or the database is
+            pool_size=self.writers,
+            max_overflow=0,
+            pool_timeout=limits.WAIT_SECONDS,
+            connect_args=self._connect_args,
+        )
+        event.listen(engine.sync_engine, "connect", prepare)
+        event.listen(engine.sync_engine, "connect", _watch_for_doubtful_commits)
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def bound(connection: Any) -> None:
+            # For this transaction alone: a pooler may give the connection to somebody else after it.
+            connection.exec_driver_sql(
+                f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT_MILLISECONDS}', true), "
+                f"set_config('statement_timeout', '{_STATEMENT_TIMEOUT_MILLISECONDS}', true), "
+                # Or a commit that is in doubt would go unsaid.
+                "set_config('client_min_messages', 'warning', true), "
+                # Or the names of types would be quoted when the schema is looked at.
+                "set_config('quote_all_identifiers', 'off', true)"
+            )
+
+        return engine
+
+    def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
+        return column == any_(bindparam("ids", type_=ARRAY(Uuid())))
+
+    def packed(self, statement: Select[Any]) -> Select[Any]:
+        # As PostgreSQL sends a row in binary: psycopg need not decode what is remembered. A pooler may have moved on
+        # to a standby, whose rows are out of date.
+        row = func.record_send(func.row(*statement.selected_columns), type_=LargeBinary)
+        return statement.with_only_columns(func.pg_is_in_recovery(), func.array_agg(row))
+
+    def size(self, ids: int) -> int:
+        return 1  # the ids are one parameter
+
+    async def fetch_packed(
+        self, driver: Any, statement: str, ids: Sequence[UUID]
+    ) -> Sequence[Hashable]:
+        cursor = driver.cursor(binary=True)
+        await cursor.execute(statement, {"ids": list(ids)})  # psycopg sends a tuple as a record
+        in_recovery, packed = await cursor.fetchone()
+        if in_recovery:
+            raise psycopg.errors.ReadOnlySqlTransaction("a standby answered instead of the primary")
+        return packed or ()
+
+    def unpacked(self, row: Any) -> Sequence[Any]:
+        columns: Sequence[Any] = self._records.load(row)
+        return columns
+
+    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
+        return cast(column, Text)
+
+    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
+        return cast(cast(func.extract("epoch", column) * 1_000_000, BigInteger), Text)
+
+    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
+        return func.string_agg(column, literal_column("chr(10)"), type_=Text)
+
+    async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
+        await connection.execute(_NOTIFY, {"payloads": list(payloads(changes))})
+
+    def insert_if_absent(self, table: Table) -> Insert:
+        return postgresql.insert(table).on_conflict_do_nothing()
+
+    def is_only_migrator(self, connection: Connection) -> bool:
+        # A migration may take its time; but a table that it waits to lock is one that everybody else waits
+        # for behind it, and so it must not wait for long. It is idle while it builds indexes beside itself.
+        connection.exec_driver_sql(
+            "SELECT set_config('statement_timeout', '0', true), "
+            "set_config('idle_in_transaction_session_timeout', '0', true)"
+        )
+        taking = f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})"
+        return bool(connection.exec_driver_sql(taking).scalar_one())
+
+    def displaced(self) -> Exception | None:
+        return None
+
+    def as_worker(self) -> ColumnElement[Any]:
+        return func.row(*(func.set_config(name, value, True) for name, value in _AS_WORKER.items()))
+
+    def may_run_again(self, error: Exception) -> bool:
+        return getattr(getattr(error, "orig", error), "sqlstate", None) in _LOST_RACES
+
+    async def interrupt(self, driver: Any) -> None:
+        with contextlib.suppress(*self.driver_errors):
+            await driver.cancel_safe(timeout=_CANCEL_TIMEOUT_SECONDS)
+
+    def cut_off(self, driver: Any) -> None:
+        cut_off(driver)
+
+
+class WrongEncoding(psycopg.OperationalError):
+    """Text would not arrive as it was sent."""
+
+
+class BinaryCursor(psycopg.AsyncCursor[Any]):
+    """A cursor that has PostgreSQL send values in binary unless the caller asks otherwise."""
+
+    def __init__(self, connection: Any, **options: Any) -> None:
+        super().__init__(connection, **options)
+        self.format = Format.BINARY
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """Return what to connect to a primary with.
+
+    Raises:
+        ValueError: If the address can't be read.
+    """
+    return {
+        # Works behind a transaction pooler too, which may run each transaction elsewhere.
+        "prepare_threshold": None,
+        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+        "application_name": "session-authority",
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 5_000,
+        # Read as libpq reads it, with several hosts too, and not as SQLAlchemy would.
+        **_parameters_of(url),
+        # A standby, or a primary that became one, must not answer.
+        "target_session_attrs": "read-write",
+        # Outranks the environment, service files, roles and databases. Poolers pass it on.
+        "client_encoding": _UTF8,
+        "cursor_factory": BinaryCursor,
+    }
+
+
+def verify(connection: "psycopg.AsyncConnection[Any]") -> None:
+    """Check that text arrives as it was sent. What is checked was reported when the connection was opened.
+
+    Raises:
+        WrongEncoding: If it does not, and how to mend that.
+    """
+    stored = _reported(connection, "server_encoding")
+    if stored != _UTF8:
+        raise WrongEncoding(
+            f"its encoding is {stored}, and user ids need UTF8; make another database with: CREATE DATABASE name "
+            "TEMPLATE template0 ENCODING 'UTF8'"
+        )
+    sent = _reported(connection, "client_encoding")
+    if sent != _UTF8:
+        raise WrongEncoding(
+            f"client_encoding is {sent} although UTF8 was asked for; have the pooler pass client_encoding on"
+        )
+
+
+def prepare(connection: Any, _record: object) -> None:
+    """Make a new connection of SQLAlchemy's ready for use: a listener to its `connect`.
+
+    Raises:
+        WrongEncoding: If text would not arrive as it was sent.
+    """
+    driver = connection.driver_connection
+    try:
+        verify(driver)
+    except WrongEncoding:
+        connection.close()  # the pool never gets it, and so would never close it
+        raise
+    driver.adapters.register_dumper(timedelta, TimedeltaBinaryDumper)
+
+
+def cut_off(connection: Any) -> None:
+    """Shut the socket of a driver's connection, so that whoever waits on the connection gets an error."""
+    with (
+        contextlib.suppress(psycopg.Error, OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as same,
+    ):
+        same.shutdown(socket.SHUT_RDWR)
+
+
+def payloads(changes: Changes) -> Iterator[str]:
+    """Return changes as the texts of as many notifications as they take: a letter, and then a name a line."""
+    if changes.everybody:
+        yield _EVERYBODY
+        return
+    for kind, names, at_once in (
+        (_SESSIONS, [each.hex for each in changes.session_ids], _SESSION_IDS_AT_ONCE),
+        (_USERS, list(changes.user_ids), _USER_IDS_AT_ONCE),
+    ):
+        for start in range(0, len(names), at_once):
+            yield "\n".join((kind, *names[start : start + at_once]))
+
+
+def read_payload(payload: str) -> Changes:
+    """Return the changes that a notification tells of; everybody's where it can't be read.
+
+    A server of a later release may have sent it. To forget too much does no harm.
+    """
+    kind, *names = payload.split("\n")
+    if kind == _USERS:
+        return Changes(user_ids=set(names))
+    if kind == _SESSIONS:
+        try:
+            return Changes(session_ids={UUID(hex=name) for name in names})
+        except ValueError:
+            pass
+    return Changes(everybody=True)
+
+
+def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:
+    """Note where a commit was answered without the synchronous standby's word.
+
+    PostgreSQL then commits on the primary alone and says so in a warning, not in an error.
+    """
+
+    def note(diagnostic: Any) -> None:
+        # The message may be in any language.
+        if diagnostic.source_function == "SyncRepWaitForLSN":
+            record.info[COMMIT_IN_DOUBT] = True
+
+    connection.driver_connection.add_notice_handler(note)
+
+
+def _reported(connection: "psycopg.AsyncConnection[Any]", name: str) -> str:
+    value = connection.pgconn.parameter_status(name.encode())
+    return "not known" if value is None else value.decode()
+
+
+def _parameters_of(url: str) -> dict[str, Any]:
+    try:
+        return dict(conninfo_to_dict(url))
+    except psycopg.ProgrammingError:
+        raise ValueError("that is no address") from None  # the driver's words quote it
