@@ -14,15 +14,14 @@ from benchmarks import rows
 from benchmarks.engines import add_engine, fresh
 from session_authority_server.app.database import opened
 from session_authority_server.app.serving import calm_garbage_collector
-from session_authority_server.app.wiring import usecases
+from session_authority_server.app.wiring import usecase_context
 from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
-from session_authority_server.usecases.activity import Activity
-from session_authority_server.usecases.create_session import SignIn
-from session_authority_server.usecases.validate_sessions import Validation
+from session_authority_server.usecases.create_session import SignIn, create_session
+from session_authority_server.usecases.validate_sessions import Validation, validate_sessions
 from session_authority_workers.expire import Expire
 
 
@@ -36,14 +35,15 @@ async def _measure(database: str, sample: list[tuple[str, str]]) -> None:
     clock, policy = SystemClock(), Policy()
     async with opened(load_settings(database_url=database)) as opened_database:
         store = SqlSessionStore(opened_database)
-        cases = usecases(store, clock, policy, Activity(store, clock, policy))
+        context = usecase_context(store, clock, policy)
         done = asyncio.Event()
 
         async def validate(seconds: list[float]) -> None:
             at = 0
             while not done.is_set():
                 started = time.perf_counter()
-                await cases.validate([Validation(sample[at % len(sample)][0], passive=True)])
+                token = sample[at % len(sample)][0]
+                await validate_sessions(context, [Validation(token, passive=True)])
                 seconds.append(time.perf_counter() - started)
                 at += 1
                 await asyncio.sleep(0.002)
@@ -51,7 +51,7 @@ async def _measure(database: str, sample: list[tuple[str, str]]) -> None:
         async def create(seconds: list[float]) -> None:
             while not done.is_set():
                 started = time.perf_counter()
-                await cases.create(SignIn(user_id=f"new-{len(seconds)}"))
+                await create_session(context, SignIn(user_id=f"new-{len(seconds)}"))
                 seconds.append(time.perf_counter() - started)
                 await asyncio.sleep(0.005)
 

@@ -45,7 +45,7 @@ with watched:  # what is imported here guides the fuzzer
     from tests.support.program import serving
 
     from benchmarks.support.process import resident_mib
-    from session_authority_server.app import wiring
+    from session_authority_server.app.wiring import usecase_context
     from session_authority_server.audit.log import AuditLog
     from session_authority_server.audit.output import File
     from session_authority_server.domain.clock import SystemClock
@@ -60,7 +60,6 @@ with watched:  # what is imported here guides the fuzzer
     from session_authority_server.store import schema
     from session_authority_server.store.database import Database
     from session_authority_server.store.sql_store import SqlSessionStore
-    from session_authority_server.usecases.activity import Activity
 
 _WITHIN_SECONDS = 5.0
 _REPORT_SECONDS = 20.0
@@ -77,11 +76,11 @@ class InProcess:
         self._runner.run(schema.migrate(database))
         store = SqlSessionStore(database)
         audit = AuditLog(File(folder / "audit"), clock, addresses=True)
-        usecases = wiring.usecases(store, clock, policy, Activity(store, clock, policy), audit)
+        context = usecase_context(store, clock, policy, audit)
         rejected = RejectedTokens(clock, 0)
         self._dispatcher = Dispatcher(
-            SessionService(usecases, clock, rejected),
-            [SessionAdminService(wiring.admin_usecases(store, clock, policy, audit))],
+            SessionService(context, rejected),
+            [SessionAdminService(context)],
             anybody,
             CallQueue(),
             rejected,

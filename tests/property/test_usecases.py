@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from session_authority_server.app.wiring import admin_usecases
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import (
     AuthenticationTooOld,
@@ -28,27 +26,23 @@ from session_authority_server.domain.policy import AtLimit, Policy, SupersededUs
 from session_authority_server.domain.session import Ending, EndReason, Session
 from session_authority_server.domain.token import first_id
 from session_authority_server.domain.verdict import Rejection, RejectionReason
-from session_authority_server.usecases.activity import DECISIVE, Activity
-from session_authority_server.usecases.create_session import CreateSession, SignIn
+from session_authority_server.usecases.activity import DECISIVE
+from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.erase_user import Erasure
-from session_authority_server.usecases.list_sessions import Listing, ListSessions
+from session_authority_server.usecases.list_sessions import Listing
+from session_authority_server.usecases.operator_revoke import KeyRevocation
 from session_authority_server.usecases.reauthenticate_session import (
-    ReauthenticateSession,
     Reauthentication,
 )
-from session_authority_server.usecases.revoke_key_sessions import KeyRevocation
-from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
-from session_authority_server.usecases.revoke_session import Revocation, RevokeSession
-from session_authority_server.usecases.sign_out import SignOut
-from session_authority_server.usecases.superseded import SupersededTokens
-from session_authority_server.usecases.validate_sessions import ValidateSessions, Validation
+from session_authority_server.usecases.revoke_session import Revocation
+from session_authority_server.usecases.validate_sessions import Validation
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import Purge
 from tests.property.conftest import bench_in
 from tests.property.reference_model import ADMIN, POLICY, USER, Known, by_activity, by_ending
 from tests.support.engines import MINUTE, SECOND, START
-from tests.support.validating import validate, validate_all
+from tests.support.usecases import UseCases
 
 T = TypeVar("T")
 LIMIT = 3
@@ -89,19 +83,7 @@ class Sessions(RuleBasedStateMachine):
             superseded_use=self.superseded_use,
         )
         store = engine.sessions
-        self.activity = Activity(store, clock, policy)
-        self.reused: list[Session] = []
-        self.superseded = superseded = SupersededTokens(store, clock, policy, self.reused.append)
-        self.create = CreateSession(store, clock, policy)
-        validations = ValidateSessions(store, clock, self.activity, superseded)
-        self.validate = partial(validate, validations)
-        self.validate_all = partial(validate_all, validations)
-        self.list = ListSessions(store, clock, policy, superseded)
-        self.revoke = RevokeSession(store, clock, policy, superseded)
-        self.revoke_others = RevokeOtherSessions(store, clock, policy, superseded)
-        self.sign_out = SignOut(store, clock, policy)
-        self.admin = admin_usecases(store, clock, policy)
-        self.reauthenticate = ReauthenticateSession(store, clock, policy, superseded)
+        self.usecases = UseCases(store, clock, policy)
         # All that is pending is settled at once, for here no transaction is slow.
         self.pace = Pace(batch=2, largest_batch=2, largest_look=2, pause_share=0, rest=-60 * MINUTE)
         self.expire = Expire(engine.upkeep, clock, self.pace)
@@ -178,15 +160,15 @@ class Sessions(RuleBasedStateMachine):
         user_id, now = request.user_id, self.now
         began = request.authenticate_time or now
         if user_id in self.swept and began < self.swept[user_id]:
-            self.fails(AuthenticationTooOld, lambda: self.create(request))
+            self.fails(AuthenticationTooOld, lambda: self.usecases.create(request))
             return
         surplus = self.live(user_id)[LIMIT - 1 :]
         if surplus and self.at_limit is AtLimit.REFUSE:
-            self.fails(SessionLimitReached, lambda: self.create(request))
+            self.fails(SessionLimitReached, lambda: self.usecases.create(request))
             return
         for each in surplus:
             each.recorded = Ending(now, EndReason.LIMIT, POLICY)
-        session, token = self.run(self.create(request))
+        session, token = self.run(self.usecases.create(request))
         lifetime = request.lifetime or self.policy.absolute_lifetime
         known = Known(
             session_id=session.session_id,
@@ -215,9 +197,9 @@ class Sessions(RuleBasedStateMachine):
         request, known = before.request, before.known
         call: Callable[[], Awaitable[tuple[Session, Any]]]
         if isinstance(request, SignIn):
-            call = lambda: self.create(request)  # noqa: E731
+            call = lambda: self.usecases.create(request)  # noqa: E731
         else:
-            call = lambda: self.reauthenticate(request)  # noqa: E731
+            call = lambda: self.usecases.reauthenticate(request)  # noqa: E731
         if self.now >= before.expire_time:
             if isinstance(request, SignIn):
                 self.sign_in_with(request)
@@ -243,11 +225,11 @@ class Sessions(RuleBasedStateMachine):
             retry_secret=self.fresh_secret() if repeatable else b"",
         )
         if not known.is_live(now):
-            self.fails(SessionNotLive, lambda: self.reauthenticate(request))
+            self.fails(SessionNotLive, lambda: self.usecases.reauthenticate(request))
         elif known.user_id in self.swept and began < self.swept[known.user_id]:
-            self.fails(AuthenticationTooOld, lambda: self.reauthenticate(request))
+            self.fails(AuthenticationTooOld, lambda: self.usecases.reauthenticate(request))
         else:
-            session, token = self.run(self.reauthenticate(request))
+            session, token = self.run(self.usecases.reauthenticate(request))
             known.old_tokens.append(known.token)
             known.token = token.encode()
             known.last_active_time = now
@@ -264,7 +246,7 @@ class Sessions(RuleBasedStateMachine):
     def sign_out_of_one(self, choice: int, old: bool) -> None:
         known = self.pick(choice)
         token = known.old_tokens[-1] if old and known.old_tokens else known.token
-        assert self.run(self.sign_out(token)) == self.effective_time
+        assert self.run(self.usecases.sign_out(token)) == self.effective_time
         if known.is_live(self.now):
             known.recorded = Ending(self.now, EndReason.SIGNED_OUT, USER)
 
@@ -274,7 +256,7 @@ class Sessions(RuleBasedStateMachine):
         proof, target = self.pick(choice), self.pick(target_choice)
 
         def call() -> Awaitable[Revocation]:
-            return self.revoke(proof.token, str(target.session_id))
+            return self.usecases.revoke(proof.token, str(target.session_id))
 
         if not proof.is_live(self.now):
             self.fails(SessionNotLive, call)
@@ -296,9 +278,9 @@ class Sessions(RuleBasedStateMachine):
     def revoke_all_others(self, choice: int) -> None:
         proof = self.pick(choice)
         if not proof.is_live(self.now):
-            self.fails(SessionNotLive, lambda: self.revoke_others(proof.token))
+            self.fails(SessionNotLive, lambda: self.usecases.revoke_others(proof.token))
             return
-        assert self.run(self.revoke_others(proof.token)) == self.effective_time
+        assert self.run(self.usecases.revoke_others(proof.token)) == self.effective_time
         self.swept[proof.user_id] = self.now
         for each in self.known:
             if each.user_id == proof.user_id and each is not proof:
@@ -308,7 +290,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(user_id=st.sampled_from(USERS))
     def revoke_a_users(self, user_id: str) -> None:
-        assert self.run(self.admin.revoke_user(user_id)) == self.effective_time
+        assert self.run(self.usecases.revoke_user(user_id)) == self.effective_time
         self.swept[user_id] = self.now
         for each in self.known:
             if each.user_id == user_id:
@@ -316,7 +298,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def revoke_everybodys(self) -> None:
-        assert self.run(self.admin.revoke_all()) == self.effective_time
+        assert self.run(self.usecases.revoke_all()) == self.effective_time
         self.swept = dict.fromkeys(USERS, self.now)
         for each in self.known:
             each.sweep(self.now, ADMIN)
@@ -324,9 +306,10 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(choice=choices, by=st.sampled_from(["id", "token", "old token"]))
     def revoke_any_one(self, choice: int, by: str) -> None:
-        known, revoke = self.pick(choice), self.admin.revoke_one
+        known, asked = self.pick(choice), self.usecases
         old = known.old_tokens[-1] if by == "old token" and known.old_tokens else known.token
-        call = revoke.by_id(str(known.session_id)) if by == "id" else revoke.by_token(old)
+        by_id = by == "id"
+        call = asked.revoke_by_id(str(known.session_id)) if by_id else asked.revoke_by_token(old)
         assert self.run(call) == self.effective_time
         if known.is_live(self.now):
             known.recorded = Ending(self.now, EndReason.REVOKED, ADMIN)
@@ -334,7 +317,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(minutes_ago=st.sampled_from([0, 1, 60]))
     def revoke_what_the_key_made(self, minutes_ago: int) -> None:
         since = self.now - minutes_ago * MINUTE
-        done = self.run(self.admin.revoke_key(KEY, since))
+        done = self.run(self.usecases.revoke_key(KEY, since))
         assert done == KeyRevocation(self.effective_time, None)
         for each in self.known:
             made_since = each.session_id >= first_id(since)  # to the millisecond
@@ -343,7 +326,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(user_id=st.sampled_from(USERS))
     def erase(self, user_id: str) -> None:
-        erasure = self.run(self.admin.erase_user(user_id))
+        erasure = self.run(self.usecases.erase_user(user_id))
         assert erasure == Erasure(self.effective_time, complete=True)
         self.swept[user_id] = self.now
         gone = [each for each in self.known if each.user_id == user_id]
@@ -355,12 +338,12 @@ class Sessions(RuleBasedStateMachine):
     def use_a_superseded_token(self, choice: int) -> None:
         able = [each for each in self.known if each.old_tokens]
         known = able[choice % len(able)]
-        answer = self.run(self.validate(Validation(known.old_tokens[-1])))
+        answer = self.run(self.usecases.validate(Validation(known.old_tokens[-1])))
         assert self.reason(answer) is RejectionReason.SUPERSEDED
         self.note_reuse(known)
 
     def note_reuse(self, known: Known) -> None:
-        self.run(self.superseded.settle())
+        self.run(self.usecases.superseded.settle())
         is_late = self.now >= known.renewed_time + self.policy.superseded_grace
         ends = self.superseded_use is SupersededUse.END_SESSION
         if ends and is_late and known.is_live(self.now):
@@ -383,7 +366,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(choice=choices)
     def use_one(self, choice: int) -> None:
         known = self.pick(choice)
-        answer = self.run(self.validate(Validation(known.token)))
+        answer = self.run(self.usecases.validate(Validation(known.token)))
         assert self.reason(answer) == self.verdict(known)
         if known.is_live(self.now):
             known.use(self.now, self.policy.last_active_resolution, DECISIVE)
@@ -391,7 +374,9 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule()
     def use_all(self) -> None:
-        answers = self.run(self.validate_all([Validation(each.token) for each in self.known]))
+        answers = self.run(
+            self.usecases.validate_all([Validation(each.token) for each in self.known])
+        )
         assert [self.reason(each) for each in answers] == [
             self.verdict(each) for each in self.known
         ]
@@ -413,7 +398,7 @@ class Sessions(RuleBasedStateMachine):
             )
 
         if not proof.is_live(now):
-            self.fails(SessionNotLive, lambda: self.list(listing()))
+            self.fails(SessionNotLive, lambda: self.usecases.list(listing()))
             return
         expected = self.live(proof.user_id)
         if show_ended:
@@ -425,10 +410,10 @@ class Sessions(RuleBasedStateMachine):
                 ],
                 now,
             )
-        page = self.run(self.list(listing()))
+        page = self.run(self.usecases.list(listing()))
         found = list(page.sessions)
         while page.next_page_token:
-            page = self.run(self.list(listing(page.next_page_token)))
+            page = self.run(self.usecases.list(listing(page.next_page_token)))
             # What was used as the first page was read may come again at the end of the live ones.
             seen = {each.session_id for each in found}
             found += [each for each in page.sessions if each.session_id not in seen]
@@ -447,7 +432,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def write_activity(self) -> None:
-        self.run(self.activity.flush())
+        self.run(self.usecases.activity.flush())
         for each in self.known:
             each.flush(self.now)
 
@@ -496,7 +481,7 @@ class Sessions(RuleBasedStateMachine):
         if not questions:
             return
         asked = [Validation(token, passive=True) for token, _ in questions]
-        answers = self.run(self.validate_all(asked))
+        answers = self.run(self.usecases.validate_all(asked))
         assert [self.reason(answer) for answer in answers] == [reason for _, reason in questions]
 
     @invariant()

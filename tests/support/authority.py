@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_service_pb2_grpc
-from session_authority_server.app import wiring
+from session_authority_server.app.wiring import usecase_context
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import File
 from session_authority_server.domain import token as tokens
@@ -167,10 +167,9 @@ async def running_authority(
         keeping_current.append(asyncio.create_task(keyring.keep_current()))
         at_end = policy.erase_addresses is EraseAddresses.AT_END
         store = WatchedStore(database, erases_at_end=at_end)
-        activity = Activity(store, clock, policy)
-        cases = wiring.usecases(store, clock, policy, activity, audit)
-        service = SessionService(cases, clock, rejected)
-        admin = SessionAdminService(wiring.admin_usecases(store, clock, policy, audit))
+        context = usecase_context(store, clock, policy, audit)
+        service = SessionService(context, rejected)
+        admin = SessionAdminService(context)
         dispatcher = Dispatcher(service, [admin], Authentication(keyring), CallQueue(), rejected)
         async with (
             serving(host, dispatcher) as address,
@@ -183,7 +182,7 @@ async def running_authority(
                 clock,
                 database,
                 store,
-                activity,
+                context.activity,
                 client,
                 session_service_pb2_grpc.SessionServiceStub(raw),
                 audit,

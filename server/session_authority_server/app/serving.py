@@ -27,13 +27,11 @@ from session_authority_server.app.grpc_server import (
     served_to_its_end,
 )
 from session_authority_server.app.wiring import (
-    admin_usecases,
-    count_superseded,
     erases_at_end,
     jobs,
     right_clock,
     schedule,
-    usecases,
+    usecase_context,
 )
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import Descriptor, File
@@ -67,7 +65,6 @@ from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.audit import NOWHERE, Audit
 from session_authority_server.usecases.keyring import Keyring
-from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.watch.channel import Channel
 from session_authority_server.watch.hub import Hub
 from session_authority_server.watch.sqlite_channel import SqliteChannel
@@ -178,12 +175,11 @@ async def serving(
         store = SqlSessionStore(
             database, erases_at_end=erases_at_end(settings.policy), listener=listener
         )
-        activity = Activity(store, clock, settings.policy)
+        context = usecase_context(store, clock, settings.policy, audit)
+        activity = context.activity
         rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
-        superseded = SupersededTokens(store, clock, settings.policy, count_superseded, audit)
-        cases = usecases(store, clock, settings.policy, activity, audit, superseded)
-        service = SessionService(cases, clock, rejected)
-        admin_service = SessionAdminService(admin_usecases(store, clock, settings.policy, audit))
+        service = SessionService(context, rejected)
+        admin_service = SessionAdminService(context)
         keys = keyring = None
         if authenticate is None:
             keys = key_store(settings, database, stack)
@@ -206,7 +202,7 @@ async def serving(
         address = bind(host, settings.listen)
         stack.enter_context(metrics(settings))
         stack.push_async_callback(_flush, activity)
-        stack.push_async_callback(superseded.settle)
+        stack.push_async_callback(context.superseded.settle)
         if keys is not None and keyring is not None:
             await _make_first_key(settings, keys, clock, audit, show_key)
             await keyring.refresh()

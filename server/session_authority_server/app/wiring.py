@@ -9,26 +9,13 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
-from session_authority_server.rpc.session_admin_service import AdminUseCases
-from session_authority_server.rpc.session_service import UseCases
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import SessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.audit import NOWHERE, Audit
-from session_authority_server.usecases.create_session import CreateSession
-from session_authority_server.usecases.erase_user import EraseUser
-from session_authority_server.usecases.list_sessions import ListSessions
-from session_authority_server.usecases.reauthenticate_session import ReauthenticateSession
-from session_authority_server.usecases.revoke_all_sessions import RevokeAllSessions
-from session_authority_server.usecases.revoke_key_sessions import RevokeKeySessions
-from session_authority_server.usecases.revoke_one_session import RevokeOneSession
-from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
-from session_authority_server.usecases.revoke_session import RevokeSession
-from session_authority_server.usecases.revoke_user_sessions import RevokeUserSessions
-from session_authority_server.usecases.sign_out import SignOut
+from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.superseded import SupersededTokens
-from session_authority_server.usecases.validate_sessions import ValidateSessions
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
@@ -42,38 +29,17 @@ def count_superseded(_session: Session) -> None:
     SUPERSEDED_TOKENS.inc()
 
 
-def usecases(
-    store: SessionStore,
-    clock: Clock,
-    policy: Policy,
-    activity: Activity,
-    audit: Audit = NOWHERE,
-    superseded: SupersededTokens | None = None,
-) -> UseCases:
-    """Return the use-cases over a store, telling an audit log what they did."""
-    if superseded is None:
-        superseded = SupersededTokens(store, clock, policy, count_superseded, audit)
-    return UseCases(
-        create=CreateSession(store, clock, policy, audit),
-        validate=ValidateSessions(store, clock, activity, superseded, audit),
-        list=ListSessions(store, clock, policy, superseded, audit),
-        revoke=RevokeSession(store, clock, policy, superseded, audit),
-        revoke_others=RevokeOtherSessions(store, clock, policy, superseded, audit),
-        sign_out=SignOut(store, clock, policy, audit),
-        reauthenticate=ReauthenticateSession(store, clock, policy, superseded, audit),
-    )
-
-
-def admin_usecases(
+def usecase_context(
     store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NOWHERE
-) -> AdminUseCases:
-    """Return the operators' use-cases over a store, telling an audit log what they did."""
-    return AdminUseCases(
-        revoke_user=RevokeUserSessions(store, clock, policy, audit),
-        revoke_all=RevokeAllSessions(store, clock, policy, audit),
-        revoke_one=RevokeOneSession(store, clock, policy, audit),
-        revoke_key=RevokeKeySessions(store, clock, policy, audit),
-        erase_user=EraseUser(store, clock, policy, audit),
+) -> Context:
+    """Return what the use-cases over a store work with."""
+    return Context(
+        store=store,
+        clock=clock,
+        policy=policy,
+        audit=audit,
+        activity=Activity(store, clock, policy),
+        superseded=SupersededTokens(store, clock, policy, count_superseded, audit),
     )
 
 

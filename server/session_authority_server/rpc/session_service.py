@@ -1,8 +1,6 @@
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 
 from session_authority.v1 import session_service_pb2 as pb
-from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
 from session_authority_server.domain.verdict import NOT_FOUND
 from session_authority_server.rpc.caller import Caller, current_caller
@@ -15,49 +13,37 @@ from session_authority_server.rpc.conversion import (
     to_timestamp,
 )
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
-from session_authority_server.usecases.create_session import CreateSession, SignIn
-from session_authority_server.usecases.list_sessions import Listing, ListSessions
+from session_authority_server.usecases.context import Context
+from session_authority_server.usecases.create_session import SignIn, create_session
+from session_authority_server.usecases.list_sessions import Listing, list_sessions
 from session_authority_server.usecases.reauthenticate_session import (
-    ReauthenticateSession,
     Reauthentication,
+    reauthenticate_session,
 )
-from session_authority_server.usecases.revoke_other_sessions import RevokeOtherSessions
-from session_authority_server.usecases.revoke_session import RevokeSession
-from session_authority_server.usecases.sign_out import SignOut
+from session_authority_server.usecases.revoke_other_sessions import revoke_other_sessions
+from session_authority_server.usecases.revoke_session import revoke_session
+from session_authority_server.usecases.sign_out import sign_out
 from session_authority_server.usecases.validate_sessions import (
     Outcome,
     Undecided,
-    ValidateSessions,
     Validation,
     check_count,
+    decide,
+    record_use,
+    validate_sessions,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UseCases:
-    """What the service can be asked to do."""
-
-    create: CreateSession
-    validate: ValidateSessions
-    list: ListSessions
-    revoke: RevokeSession
-    revoke_others: RevokeOtherSessions
-    sign_out: SignOut
-    reauthenticate: ReauthenticateSession
 
 
 class SessionService:
     """`session_authority.v1.SessionService`: parses, calls, answers."""
 
-    def __init__(
-        self, usecases: UseCases, clock: Clock, rejected: RejectedTokens | None = None
-    ) -> None:
-        self._usecases = usecases
-        self._clock = clock
-        self._rejected = rejected or RejectedTokens(clock, 0)
+    def __init__(self, context: Context, rejected: RejectedTokens | None = None) -> None:
+        self._context = context
+        self._rejected = rejected or RejectedTokens(context.clock, 0)
 
     async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
-        session, token = await self._usecases.create(
+        session, token = await create_session(
+            self._context,
             SignIn(
                 user_id=request.user_id,
                 ip_address=request.ip_address,
@@ -76,10 +62,10 @@ class SessionService:
                 actor_id=request.actor_id,
                 retry_secret=request.retry_secret,
                 caller=current_caller.get().key_id,
-            )
+            ),
         )
         return pb.CreateSessionResponse(
-            session=to_session(session, self._clock.now(), session.session_id),
+            session=to_session(session, self._context.clock.now(), session.session_id),
             session_token=token.encode(),
         )
 
@@ -92,7 +78,9 @@ class SessionService:
             One answer a call, in order: the response, the error, or what gives the response once the use of the
             session is written.
         """
-        outcomes = await self._usecases.validate([_validation(request) for _, request in calls])
+        outcomes = await validate_sessions(
+            self._context, [_validation(request) for _, request in calls]
+        )
         return [
             self._answer(caller, outcome)
             for (caller, _), outcome in zip(calls, outcomes, strict=True)
@@ -110,14 +98,14 @@ class SessionService:
         return to_answer(outcome)
 
     async def _decided(self, undecided: Undecided) -> bytes:
-        await self._usecases.validate.decide([undecided])
+        await record_use(self._context, [undecided])
         return to_answer(undecided.session)
 
     async def BatchValidateSessions(self, request: pb.BatchValidateSessionsRequest) -> bytes:
-        outcomes = await self._usecases.validate(
-            check_count([_validation(each) for each in request.requests])
+        outcomes = await validate_sessions(
+            self._context, check_count([_validation(each) for each in request.requests])
         )
-        verdicts = await self._usecases.validate.decided(outcomes)
+        verdicts = await decide(self._context, outcomes)
         unknown = [each for each in verdicts if each is NOT_FOUND]
         refused = self._rejected.count(current_caller.get()) if unknown else None
         if refused is not None and all(each == NOT_FOUND for each in verdicts):
@@ -125,14 +113,15 @@ class SessionService:
         return to_batch_answer(verdicts)
 
     async def ListSessions(self, request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:
-        page = await self._usecases.list(
+        page = await list_sessions(
+            self._context,
             Listing(
                 session_token=request.session_token,
                 page_size=request.page_size,
                 page_token=request.page_token,
                 show_ended=request.show_ended,
                 only_ended=request.only_ended,
-            )
+            ),
         )
         return pb.ListSessionsResponse(
             sessions=[to_session(session, page.now, page.current) for session in page.sessions],
@@ -141,11 +130,11 @@ class SessionService:
         )
 
     async def RevokeSession(self, request: pb.RevokeSessionRequest) -> pb.RevokeSessionResponse:
-        revocation = await self._usecases.revoke(request.session_token, request.session_id)
+        revocation = await revoke_session(self._context, request.session_token, request.session_id)
         session = revocation.session
         current = session.session_id if revocation.current else None
         return pb.RevokeSessionResponse(
-            session=to_session(session, self._clock.now(), current),
+            session=to_session(session, self._context.clock.now(), current),
             effective_time=to_timestamp(revocation.effective_time),
             already_ended=revocation.already_ended,
         )
@@ -153,17 +142,18 @@ class SessionService:
     async def RevokeOtherSessions(
         self, request: pb.RevokeOtherSessionsRequest
     ) -> pb.RevokeOtherSessionsResponse:
-        effective_time = await self._usecases.revoke_others(request.session_token)
+        effective_time = await revoke_other_sessions(self._context, request.session_token)
         return pb.RevokeOtherSessionsResponse(effective_time=to_timestamp(effective_time))
 
     async def SignOut(self, request: pb.SignOutRequest) -> pb.SignOutResponse:
-        effective_time = await self._usecases.sign_out(request.session_token)
+        effective_time = await sign_out(self._context, request.session_token)
         return pb.SignOutResponse(effective_time=to_timestamp(effective_time))
 
     async def ReauthenticateSession(
         self, request: pb.ReauthenticateSessionRequest
     ) -> pb.ReauthenticateSessionResponse:
-        session, token = await self._usecases.reauthenticate(
+        session, token = await reauthenticate_session(
+            self._context,
             Reauthentication(
                 session_token=request.session_token,
                 authenticate_time=from_timestamp(request.authenticate_time, "authenticate_time")
@@ -172,10 +162,10 @@ class SessionService:
                 authentication_methods=tuple(request.authentication_methods),
                 retry_secret=request.retry_secret,
                 caller=current_caller.get().key_id,
-            )
+            ),
         )
         return pb.ReauthenticateSessionResponse(
-            session=to_session(session, self._clock.now(), session.session_id),
+            session=to_session(session, self._context.clock.now(), session.session_id),
             session_token=token.encode(),
         )
 

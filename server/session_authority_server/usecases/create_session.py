@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from session_authority_server.domain import retry
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
-from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import SessionLimitReached
 from session_authority_server.domain.event import SessionEnded, SessionEstablished
 from session_authority_server.domain.policy import AtLimit, Policy
@@ -20,9 +19,10 @@ from session_authority_server.domain.session import (
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.user_agent import parse_device
 from session_authority_server.domain.user_agent_text import clean_user_agent
-from session_authority_server.store.protocol import SessionStore, Transaction
-from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
-from session_authority_server.usecases.repetition import repeat
+from session_authority_server.store.protocol import Transaction
+from session_authority_server.usecases.audit import Told, transact
+from session_authority_server.usecases.context import Context
+from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer
 from session_authority_server.usecases.sweep_time import (
     correcting_future_sweep,
     require_begun_since,
@@ -31,7 +31,7 @@ from session_authority_server.usecases.sweep_time import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignIn:
-    """What a caller says about a sign-in, as it said it."""
+    """A sign-in, as the caller described it."""
 
     user_id: str
     ip_address: str = ""
@@ -46,148 +46,125 @@ class SignIn:
     caller: str = ""
 
 
-class CreateSession:
-    """Records a sign-in and gives out the token."""
+async def create_session(context: Context, sign_in: SignIn) -> tuple[Session, Token]:
+    """Record a sign-in. Return the new session and its token.
 
-    def __init__(
-        self, store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NOWHERE
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._policy = policy
-        self._audit = audit
+    Raises:
+        InvalidRequest: If a field breaks a limit.
+        RetryMismatch: If the retry secret was used with other parameters.
+        RetryStale: If this repeats a call whose session has ended or got another token.
+        AuthenticationTooOld: If the credential check began before the user's sessions were swept.
+        SessionLimitReached: If the user is at the limit and the policy refuses.
+        StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
+    """
+    return await correcting_future_sweep(context, lambda: _create(context, sign_in))
 
-    async def __call__(self, sign_in: SignIn) -> tuple[Session, Token]:
-        """Return the new session and its token.
 
-        Raises:
-            InvalidRequest: If a field breaks a limit.
-            RetryMismatch: If the retry secret was used with other parameters.
-            RetryStale: If this repeats a call whose session has ended or got another token.
-            AuthenticationTooOld: If the credential check began before the user's sessions were swept.
-            SessionLimitReached: If the user is at the limit and the policy refuses.
-            StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
-        """
-        return await correcting_future_sweep(
-            self._store, self._clock, lambda: self._create(sign_in)
-        )
+async def _create(context: Context, sign_in: SignIn) -> tuple[Session, Token]:
+    now, policy = context.clock.now(), context.policy
+    # First, so that the retry's hash holds no more of the address than the policy keeps.
+    address = kept_address(sign_in.ip_address, policy.keep_ip_addresses)
+    sign_in = replace(sign_in, ip_address=address or "")
+    attempt, salt = _attempt(sign_in, policy), retry.new_salt()
+    token = tokens.mint(now)
+    if attempt is not None:
+        token = Token(token.id, attempt.derive_secret(salt))
+    session = _session(sign_in, policy, token, now)
 
-    async def _create(self, sign_in: SignIn) -> tuple[Session, Token]:
-        now = self._clock.now()
-        # First of all, so that nothing that is not to be kept gets into anything that is.
-        address = kept_address(sign_in.ip_address, self._policy.keep_ip_addresses)
-        sign_in = replace(sign_in, ip_address=address or "")
-        if not sign_in.retry_secret:
-            token = tokens.mint(now)
-            session = self._session(sign_in, token, now)
-            return await transact(
-                self._store, self._audit, lambda work: self._add(work, session)
-            ), token
-        return await self._create_once(sign_in, now)
-
-    async def _create_once(self, sign_in: SignIn, now: datetime) -> tuple[Session, Token]:
-        attempt = Attempt(
-            "create",
-            sign_in.caller,
-            sign_in.user_id,
-            sign_in.retry_secret,
-            self._parameters(sign_in),
-        )
-        salt = retry.new_salt()
-        token = Token(tokens.new_id(now), attempt.derive_secret(salt))
-        session = self._session(sign_in, token, now)
-
-        async def work(transaction: Transaction) -> Told[tuple[Session, Token]]:
-            # Locked first, so that of two repetitions at once the second finds what the first did.
-            await transaction.lock_user(sign_in.user_id)
-            answered = await transaction.read_attempt(attempt.retry_hash)
-            turn = self._clock.now()
-            if answered is not None and turn < answered.expire_time:
-                return await repeat(transaction, attempt, answered, turn), ()
-            added, events = await self._add(transaction, session)
-            expire_time = turn + self._policy.retry_window
-            await transaction.write_attempt(attempt.answered(token.id, salt, expire_time))
-            return (added, token), events
-
-        return await transact(self._store, self._audit, work)
-
-    async def _add(self, transaction: Transaction, session: Session) -> Told[Session]:
+    async def work(transaction: Transaction) -> Told[tuple[Session, Token]]:
         standing = await transaction.lock_user(session.user_id)
+        if attempt is not None:
+            earlier = await earlier_answer(context, transaction, attempt)
+            if earlier is not None:
+                return earlier, ()
         require_begun_since(standing, session.user_id, session.authenticate_time)
-        ended = await self._make_room(transaction, session.user_id, self._clock.now())
+        ended = await _make_room(transaction, policy, session.user_id, context.clock.now())
         added = await transaction.insert_session(session)
-        return added, [*ended, SessionEstablished(added)]
+        if attempt is not None:
+            await keep_answer(context, transaction, attempt, token, salt)
+        return (added, token), [*ended, SessionEstablished(added)]
 
-    async def _make_room(
-        self, transaction: Transaction, user_id: str, now: datetime
-    ) -> list[SessionEnded]:
-        limit = self._policy.session_limit
-        if limit is None:
-            return []
-        if self._policy.at_limit is AtLimit.REFUSE:
-            if await transaction.live_sessions_beyond(user_id, now, keep=limit - 1):
-                raise SessionLimitReached(limit)
-            return []
-        ending = Ending(now, EndReason.LIMIT, InitiatingEntity.POLICY)
-        ended = await transaction.end_live_beyond(user_id, now, limit - 1, ending)
-        return [SessionEnded(session_id, user_id, ending) for session_id in ended]
+    return await transact(context.store, context.audit, work)
 
-    def _session(self, sign_in: SignIn, token: Token, now: datetime) -> Session:
-        violations = checks.Violations()
-        checks.check_user_id(sign_in.user_id, violations)
-        ip_address = checks.check_ip_address(sign_in.ip_address, violations)
-        authenticate_time = checks.check_authenticate_time(
-            sign_in.authenticate_time, now, violations
-        )
-        checks.check_authentication_methods(sign_in.authentication_methods, violations)
-        lifetime = checks.check_lifetime(sign_in.lifetime, self._policy, violations)
-        idle_timeout = checks.check_idle_timeout(sign_in.idle_timeout, self._policy, violations)
-        checks.check_attributes(sign_in.attributes, violations)
-        actor_id = checks.check_actor_id(sign_in.actor_id, violations)
-        checks.check_retry_secret(sign_in.retry_secret, violations)
-        violations.raise_if_any()
-        user_agent = clean_user_agent(sign_in.user_agent)
-        device = parse_device(user_agent)
-        if self._policy.keep_user_agents is KeepUserAgents.NONE:
-            user_agent, device = "", family(device)
-        return Session(
-            session_id=token.id,
-            user_id=sign_in.user_id,
-            secret_hash=tokens.hash_secret(token.secret),
-            device=device,
-            user_agent=user_agent,
-            ip_address=ip_address,
-            last_ip_address=ip_address,
-            create_time=now,
-            authenticate_time=authenticate_time,
-            authentication_methods=sign_in.authentication_methods,
-            last_active_time=now,
-            lifetime=lifetime,
-            expire_time=now + lifetime,
-            idle_timeout=idle_timeout,
-            attributes=sign_in.attributes,
-            created_by=sign_in.caller,
-            actor_id=actor_id,
-        )
 
-    def _parameters(self, sign_in: SignIn) -> list[object]:
-        """Return all that two calls must agree on for one to be the other's repetition.
+async def _make_room(
+    transaction: Transaction, policy: Policy, user_id: str, now: datetime
+) -> list[SessionEnded]:
+    limit = policy.session_limit
+    if limit is None:
+        return []
+    if policy.at_limit is AtLimit.REFUSE:
+        if await transaction.live_sessions_beyond(user_id, now, keep=limit - 1):
+            raise SessionLimitReached(limit)
+        return []
+    ending = Ending(now, EndReason.LIMIT, InitiatingEntity.POLICY)
+    ended = await transaction.end_live_beyond(user_id, now, limit - 1, ending)
+    return [SessionEnded(session_id, user_id, ending) for session_id in ended]
 
-        A hash of them is stored for a while, so what is not to be kept is not among them.
-        """
-        time, lifetime, idle_timeout = (
-            sign_in.authenticate_time,
-            sign_in.lifetime,
-            sign_in.idle_timeout,
-        )
-        return [
-            sign_in.ip_address,
-            "" if self._policy.keep_user_agents is KeepUserAgents.NONE else sign_in.user_agent,
-            None if time is None else time.isoformat(),
-            sign_in.authentication_methods,
-            None if lifetime is None else lifetime.total_seconds(),
-            None if idle_timeout is None else idle_timeout.total_seconds(),
-            dict(sign_in.attributes),
-            # Only where there is one: servers of the release before, which know none, repeat each other's calls.
-            *([sign_in.actor_id] if sign_in.actor_id else []),
-        ]
+
+def _session(sign_in: SignIn, policy: Policy, token: Token, now: datetime) -> Session:
+    violations = checks.Violations()
+    checks.check_user_id(sign_in.user_id, violations)
+    ip_address = checks.check_ip_address(sign_in.ip_address, violations)
+    authenticate_time = checks.check_authenticate_time(sign_in.authenticate_time, now, violations)
+    checks.check_authentication_methods(sign_in.authentication_methods, violations)
+    lifetime = checks.check_lifetime(sign_in.lifetime, policy, violations)
+    idle_timeout = checks.check_idle_timeout(sign_in.idle_timeout, policy, violations)
+    checks.check_attributes(sign_in.attributes, violations)
+    actor_id = checks.check_actor_id(sign_in.actor_id, violations)
+    checks.check_retry_secret(sign_in.retry_secret, violations)
+    violations.raise_if_any()
+    user_agent = clean_user_agent(sign_in.user_agent)
+    device = parse_device(user_agent)
+    if policy.keep_user_agents is KeepUserAgents.NONE:
+        user_agent, device = "", family(device)
+    return Session(
+        session_id=token.id,
+        user_id=sign_in.user_id,
+        secret_hash=tokens.hash_secret(token.secret),
+        device=device,
+        user_agent=user_agent,
+        ip_address=ip_address,
+        last_ip_address=ip_address,
+        create_time=now,
+        authenticate_time=authenticate_time,
+        authentication_methods=sign_in.authentication_methods,
+        last_active_time=now,
+        lifetime=lifetime,
+        expire_time=now + lifetime,
+        idle_timeout=idle_timeout,
+        attributes=sign_in.attributes,
+        created_by=sign_in.caller,
+        actor_id=actor_id,
+    )
+
+
+def _attempt(sign_in: SignIn, policy: Policy) -> Attempt | None:
+    """Return the call as a repeatable one; None if the caller sent no retry secret."""
+    if not sign_in.retry_secret:
+        return None
+    parameters = _parameters(sign_in, policy)
+    return Attempt("create", sign_in.caller, sign_in.user_id, sign_in.retry_secret, parameters)
+
+
+def _parameters(sign_in: SignIn, policy: Policy) -> list[object]:
+    """Return what a repetition must have in common with the first call.
+
+    The store keeps a hash of it, so the list leaves out what the policy says not to keep.
+    """
+    time, lifetime, idle_timeout = (
+        sign_in.authenticate_time,
+        sign_in.lifetime,
+        sign_in.idle_timeout,
+    )
+    return [
+        sign_in.ip_address,
+        "" if policy.keep_user_agents is KeepUserAgents.NONE else sign_in.user_agent,
+        None if time is None else time.isoformat(),
+        sign_in.authentication_methods,
+        None if lifetime is None else lifetime.total_seconds(),
+        None if idle_timeout is None else idle_timeout.total_seconds(),
+        dict(sign_in.attributes),
+        # Only if set: an earlier release hashes no actor, and both releases must agree during an upgrade.
+        *([sign_in.actor_id] if sign_in.actor_id else []),
+    ]

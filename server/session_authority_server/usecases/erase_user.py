@@ -3,10 +3,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from session_authority_server.domain import sign_in as checks
-from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.event import SessionsSwept
-from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import InitiatingEntity, Sweep
 from session_authority_server.store.protocol import (
     BATCH_LIMIT,
@@ -14,11 +12,12 @@ from session_authority_server.store.protocol import (
     SessionStore,
     Transaction,
 )
-from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
+from session_authority_server.usecases.audit import Told, transact
+from session_authority_server.usecases.context import Context
 
-# How long one call goes on deleting: well below the deadline that callers have by default.
+# How long one call deletes rows: well below the callers' default deadline.
 BUDGET_SECONDS = 2.0
-# What the audit log tells of it.
+# The reason in the audit log.
 _WHY = "The user was erased."
 
 
@@ -27,65 +26,51 @@ class Erasure:
     """How far an erasure got.
 
     Attributes:
-        effective_time: After this moment no validator anywhere accepts a session that the user had.
-        complete: Whether every trace is deleted; where not, the worker goes on.
+        effective_time: No validator accepts the user's sessions after this moment.
+        complete: Whether every trace is deleted. If not, the worker goes on.
     """
 
     effective_time: datetime
     complete: bool
 
 
-class EraseUser:
-    """Ends all sessions of a user, at once, and then deletes whatever there is of the user."""
+async def erase_user(
+    context: Context, user_id: str, *, budget_seconds: float = BUDGET_SECONDS
+) -> Erasure:
+    """End all sessions of a user, then delete what is stored of the user until the budget is used up.
 
-    def __init__(
-        self,
-        store: SessionStore,
-        clock: Clock,
-        policy: Policy,
-        audit: Audit = NOWHERE,
-        budget_seconds: float = BUDGET_SECONDS,
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._policy = policy
-        self._audit = audit
-        self._budget_seconds = budget_seconds
+    Raises:
+        InvalidRequest: If the user id breaks a limit.
+        StoreUnavailable: If the store failed before the sessions were ended; a repetition is safe.
+    """
+    violations = checks.Violations()
+    checks.check_user_id(user_id, violations)
+    violations.raise_if_any()
 
-    async def __call__(self, user_id: str) -> Erasure:
-        """Erase a user, for as long as a call may take.
+    async def work(transaction: Transaction) -> Told[PendingErasure]:
+        await transaction.lock_user(user_id)
+        now = context.clock.now()
+        sweep = Sweep(now, InitiatingEntity.ADMIN)
+        await transaction.sweep_user(user_id, sweep)
+        erasure = await transaction.begin_erasure(user_id, now)
+        return erasure, [SessionsSwept(user_id, sweep, why=_WHY)]
 
-        Raises:
-            InvalidRequest: If the user id breaks a limit.
-            StoreUnavailable: If the store failed before the sessions were ended; a repetition is safe.
-        """
-        violations = checks.Violations()
-        checks.check_user_id(user_id, violations)
-        violations.raise_if_any()
+    erasure = await transact(context.store, context.audit, work)
+    effective_time = context.effective_time()
+    return Erasure(effective_time, await _delete(context.store, erasure, budget_seconds))
 
-        async def work(transaction: Transaction) -> Told[PendingErasure]:
-            await transaction.lock_user(user_id)
-            now = self._clock.now()
-            sweep = Sweep(now, InitiatingEntity.ADMIN)
-            await transaction.sweep_user(user_id, sweep)
-            erasure = await transaction.begin_erasure(user_id, now)
-            return erasure, [SessionsSwept(user_id, sweep, why=_WHY)]
 
-        erasure = await transact(self._store, self._audit, work)
-        effective_time = self._policy.effective_time(self._clock.now())
-        return Erasure(effective_time, await self._delete(erasure))
-
-    async def _delete(self, erasure: PendingErasure) -> bool:
-        """Delete what there is time for, and return whether that was all."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._budget_seconds
-        while loop.time() < give_up:
-            try:
-                batch = await self._store.erase_some(erasure, BATCH_LIMIT)
-            except StoreUnavailable:
-                return False  # what was promised holds already, and the worker deletes the rest
-            if batch.complete:
-                return True
-            if not batch.deleted:  # others are at it, or have it locked
-                await asyncio.sleep(0.05)
-        return False
+async def _delete(store: SessionStore, erasure: PendingErasure, budget_seconds: float) -> bool:
+    """Delete rows until the budget is used up. Return whether none is left."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + budget_seconds
+    while loop.time() < give_up:
+        try:
+            batch = await store.erase_some(erasure, BATCH_LIMIT)
+        except StoreUnavailable:
+            return False  # The sessions have ended already, and the worker deletes the rest.
+        if batch.complete:
+            return True
+        if not batch.deleted:  # Another call deletes these rows, or has them locked.
+            await asyncio.sleep(0.05)
+    return False

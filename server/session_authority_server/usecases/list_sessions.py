@@ -3,17 +3,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
-from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.liveness import ending_of
-from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.store.protocol import PageKey, SessionStore
 from session_authority_server.usecases.activity import FLUSH_INTERVAL
-from session_authority_server.usecases.audit import NOWHERE, Audit, telling
+from session_authority_server.usecases.audit import telling
+from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.page_token import PageToken, Section
-from session_authority_server.usecases.proof import check_standing, parse_proof, prove
-from session_authority_server.usecases.superseded import SupersededTokens
+from session_authority_server.usecases.session_proof import check_standing, parse_proof, prove
 
 DEFAULT_PAGE_SIZE = 50
 PAGE_SIZE_LIMIT = 200
@@ -25,7 +23,7 @@ _RECORDING_LAG = 5 * FLUSH_INTERVAL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What a caller asks to see, as it asked."""
+    """A request for a page, as the caller made it."""
 
     session_token: str = field(repr=False)
     page_size: int = 0
@@ -53,91 +51,75 @@ class Page:
     total: int
 
 
-class ListSessions:
-    """Shows a user their own sessions."""
+async def list_sessions(context: Context, listing: Listing) -> Page:
+    """Return a page of the user's own sessions.
 
-    def __init__(
-        self,
-        store: SessionStore,
-        clock: Clock,
-        policy: Policy,
-        superseded: SupersededTokens,
-        audit: Audit = NOWHERE,
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._policy = policy
-        self._superseded = superseded
-        self._audit = audit
+    Live sessions come first, the most recently active first. A session that is used while its user reads pages
+    moves to the front of the list, where no later page would show it. So the live sessions close with those used
+    since the first page was read.
 
-    async def __call__(self, listing: Listing) -> Page:
-        """Return a page.
+    Raises:
+        SessionNotLive: If the token is not good.
+        ImpersonationForbidden: If the session is that of somebody who acts as the user.
+        ReauthenticationRequired: If the proof of identity is too old.
+        InvalidRequest: If the page token is not one for this list, or the page size is negative.
+        StoreUnavailable: If the store can't be read.
+    """
+    token = parse_proof(listing.session_token)
+    size = _page_size(listing.page_size)
+    now = context.clock.now()
+    async with context.superseded.noticed():
+        with telling(context.audit):
+            proven = await prove(context, token, now)
+    check_standing(proven, context.policy, now)
+    show_ended = listing.show_ended or listing.only_ended
+    if listing.page_token:
+        place = PageToken.decode(listing.page_token, proven.user_id, show_ended)
+    else:
+        first = Section.ENDED if listing.only_ended else Section.LIVE
+        place = PageToken(proven.user_id, show_ended, now, first, None)
+    first_page = not listing.page_token
+    found, next_page_token = await _fill(context.store, place, now, size, first_page=first_page)
+    if listing.page_token or listing.only_ended or next_page_token:
+        total = await context.store.count_live(proven.user_id, now, COUNT_LIMIT)
+    else:  # Every live session is on this page.
+        total = sum(ending_of(session, now) is None for session in found)
+    return Page(found, now, proven.session_id, next_page_token, total)
 
-        Live sessions come first, the most recently active first. A session that is used while pages are
-        read moves to their front, where no later page would show it; so the live ones close with those used
-        since the first page was read.
 
-        Raises:
-            SessionNotLive: If the token is not good.
-            ImpersonationForbidden: If the session is that of somebody who acts as the user.
-            ReauthenticationRequired: If the proof of identity is too old.
-            InvalidRequest: If the page token is not one for this list, or the page size is negative.
-            StoreUnavailable: If the store can't be read.
-        """
-        token = parse_proof(listing.session_token)
-        size = _page_size(listing.page_size)
-        now = self._clock.now()
-        async with self._superseded.noticed():
-            with telling(self._audit):
-                proven = await prove(self._store, token, now)
-        check_standing(proven, self._policy, now)
-        show_ended = listing.show_ended or listing.only_ended
-        if listing.page_token:
-            place = PageToken.decode(listing.page_token, proven.user_id, show_ended)
-        else:
-            first = Section.ENDED if listing.only_ended else Section.LIVE
-            place = PageToken(proven.user_id, show_ended, now, first, None)
-        found, next_page_token = await self._fill(
-            place, now, size, first_page=not listing.page_token
-        )
-        if listing.page_token or listing.only_ended or next_page_token:
-            total = await self._store.count_live(proven.user_id, now, COUNT_LIMIT)
-        else:  # Every live session is on this page.
-            total = sum(ending_of(session, now) is None for session in found)
-        return Page(found, now, proven.session_id, next_page_token, total)
+async def _fill(
+    store: SessionStore, place: PageToken, now: datetime, size: int, *, first_page: bool
+) -> tuple[list[Session], str]:
+    """Return the sessions of a page, and the token of the next page."""
+    found: list[Session] = []
+    while True:
+        wanted = size - len(found)
+        # One more than wanted shows whether there is more.
+        some = await _read(store, place, now, wanted + 1)
+        found += some[:wanted]
+        if len(some) > wanted:
+            key = _page_key(found[-1], place.section, now)
+            return found, replace(place, after=key).encode()
+        following = place.next_section(first_page=first_page)
+        if following is None:
+            return found, ""
+        place = following
+        if len(found) == size:
+            return found, place.encode()
 
-    async def _fill(
-        self, place: PageToken, now: datetime, size: int, *, first_page: bool
-    ) -> tuple[list[Session], str]:
-        """Return the sessions of a page, and the token of the next page."""
-        found: list[Session] = []
-        while True:
-            wanted = size - len(found)
-            # One more than wanted tells whether there is more.
-            some = await self._read(place, now, wanted + 1)
-            found += some[:wanted]
-            if len(some) > wanted:
-                key = _page_key(found[-1], place.section, now)
-                return found, replace(place, after=key).encode()
-            following = place.next_section(first_page=first_page)
-            if following is None:
-                return found, ""
-            place = following
-            if len(found) == size:
-                return found, place.encode()
 
-    async def _read(self, place: PageToken, now: datetime, limit: int) -> Sequence[Session]:
-        user_id, after = place.user_id, place.after
-        match place.section:
-            case Section.LIVE:
-                return await self._store.list_live(user_id, now, after, limit)
-            case Section.USED_SINCE:
-                used_since = place.as_of - _RECORDING_LAG
-                return await self._store.list_used_since(
-                    user_id, now, place.as_of, used_since, after, limit
-                )
-            case Section.ENDED:
-                return await self._store.list_ended(user_id, now, after, limit)
+async def _read(
+    store: SessionStore, place: PageToken, now: datetime, limit: int
+) -> Sequence[Session]:
+    user_id, after = place.user_id, place.after
+    match place.section:
+        case Section.LIVE:
+            return await store.list_live(user_id, now, after, limit)
+        case Section.USED_SINCE:
+            since = place.as_of - _RECORDING_LAG
+            return await store.list_used_since(user_id, now, place.as_of, since, after, limit)
+        case Section.ENDED:
+            return await store.list_ended(user_id, now, after, limit)
 
 
 def _page_size(asked: int) -> int:

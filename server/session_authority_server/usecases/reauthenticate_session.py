@@ -11,11 +11,12 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.retry import Attempt
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
-from session_authority_server.store.protocol import SessionStore, Transaction
-from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
-from session_authority_server.usecases.proof import parse_proof, prove_in
-from session_authority_server.usecases.repetition import repeat
-from session_authority_server.usecases.superseded import SupersededTokens
+from session_authority_server.domain.verdict import NOT_FOUND, judge
+from session_authority_server.store.protocol import Transaction, UserStanding
+from session_authority_server.usecases.audit import Told, transact
+from session_authority_server.usecases.context import Context
+from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer
+from session_authority_server.usecases.session_proof import parse_proof, read_proven
 from session_authority_server.usecases.sweep_time import (
     correcting_future_sweep,
     require_begun_since,
@@ -24,7 +25,7 @@ from session_authority_server.usecases.sweep_time import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthentication:
-    """What a caller says about a renewed proof of identity, as it said it."""
+    """A renewed proof of identity, as the caller described it."""
 
     session_token: str = field(repr=False)
     authenticate_time: datetime | None = None
@@ -33,107 +34,86 @@ class Reauthentication:
     caller: str = ""
 
 
-class ReauthenticateSession:
-    """Gives a session whose user proved again who they are a new token and a new life."""
+async def reauthenticate_session(
+    context: Context, request: Reauthentication
+) -> tuple[Session, Token]:
+    """Give a session whose user proved their identity again a new token and a new lifetime. Return both.
 
-    def __init__(
-        self,
-        store: SessionStore,
-        clock: Clock,
-        policy: Policy,
-        superseded: SupersededTokens,
-        audit: Audit = NOWHERE,
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._policy = policy
-        self._superseded = superseded
-        self._audit = audit
+    Raises:
+        SessionNotLive: If the token is not good.
+        InvalidRequest: If a field breaks a limit.
+        RetryMismatch: If the retry secret was used with other parameters.
+        RetryStale: If this repeats a call whose session has ended or got yet another token.
+        AuthenticationTooOld: If the credential check began before the user's sessions were swept.
+        StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
+    """
+    return await correcting_future_sweep(context, lambda: _reauthenticate(context, request))
 
-    async def __call__(self, request: Reauthentication) -> tuple[Session, Token]:
-        """Return the session and its new token.
 
-        Raises:
-            SessionNotLive: If the token is not good.
-            InvalidRequest: If a field breaks a limit.
-            RetryMismatch: If the retry secret was used with other parameters.
-            RetryStale: If this repeats a call whose session has ended or got yet another token.
-            AuthenticationTooOld: If the credential check began before the user's sessions were swept.
-            StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
-        """
-        return await correcting_future_sweep(
-            self._store, self._clock, lambda: self._reauthenticate(request)
-        )
+async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[Session, Token]:
+    clock = context.clock
+    now = clock.now()
+    authenticate_time = _checked_authenticate_time(request, now)
+    old = parse_proof(request.session_token)
+    attempt, salt = _attempt(request), retry.new_salt()
+    secret = tokens.mint(now).secret if attempt is None else attempt.derive_secret(salt)
+    new = Token(old.id, secret)
 
-    async def _reauthenticate(self, request: Reauthentication) -> tuple[Session, Token]:
-        now = self._clock.now()
-        authenticate_time = _checked_authenticate_time(request, now)
-        old = parse_proof(request.session_token)
-        attempt = Attempt(
-            "reauthenticate",
-            request.caller,
-            request.session_token,
-            request.retry_secret,
-            _parameters(request),
-        )
-        salt = retry.new_salt()
-        repeatable = bool(request.retry_secret)
-        secret = attempt.derive_secret(salt) if repeatable else tokens.mint(now).secret
-        new = Token(old.id, secret)
+    async def work(transaction: Transaction) -> Told[tuple[Session, Token]]:
+        standing = await _lock_user_of(transaction, old, clock)
+        if attempt is not None:
+            earlier = await earlier_answer(context, transaction, attempt)
+            if earlier is not None:
+                return earlier, ()
+        session = await read_proven(transaction, old, clock)
+        assert standing is not None, "a token that proves a session has its user locked"
+        require_begun_since(standing, session.user_id, authenticate_time)
+        turn = clock.now()
+        renewed = _renewed(session, request, context.policy, new, authenticate_time, turn)
+        if not await transaction.renew_session(renewed, replaces=session.secret_hash):
+            raise SessionNotLive
+        if attempt is not None:
+            await keep_answer(context, transaction, attempt, new, salt)
+        return (renewed, new), [SessionReauthenticated(renewed, turn)]
 
-        async def work(transaction: Transaction) -> Told[tuple[Session, Token]]:
-            if repeatable:
-                await _lock_user_of(transaction, old)
-                answered = await transaction.read_attempt(attempt.retry_hash)
-                turn = self._clock.now()
-                if answered is not None and turn < answered.expire_time:
-                    return await repeat(transaction, attempt, answered, turn), ()
-            session = await prove_in(transaction, old, self._clock.now)
-            turn = self._clock.now()
-            standing = await transaction.lock_user(session.user_id)
-            require_begun_since(standing, session.user_id, authenticate_time)
-            renewed = self._renewed(session, new, authenticate_time, request, turn)
-            if not await transaction.renew_session(renewed, replaces=session.secret_hash):
-                raise SessionNotLive
-            if repeatable:
-                expire_time = turn + self._policy.retry_window
-                await transaction.write_attempt(attempt.answered(new.id, salt, expire_time))
-            return (renewed, new), [SessionReauthenticated(renewed, turn)]
+    async with context.superseded.noticed():
+        return await transact(context.store, context.audit, work)
 
-        async with self._superseded.noticed():
-            return await transact(self._store, self._audit, work)
 
-    def _renewed(
-        self,
-        session: Session,
-        token: Token,
-        authenticate_time: datetime,
-        request: Reauthentication,
-        now: datetime,
-    ) -> Session:
-        lifetime = min(session.lifetime, self._policy.absolute_lifetime)
-        return replace(
-            session,
-            secret_hash=tokens.hash_secret(token.secret),
-            superseded_hashes=tokens.supersede(session.secret_hash, session.superseded_hashes),
-            authenticate_time=authenticate_time,
-            authentication_methods=request.authentication_methods,
-            last_active_time=max(now, session.last_active_time),
-            lifetime=lifetime,
-            expire_time=now + lifetime,
-            idle_timeout=_shorter(session.idle_timeout, self._policy.idle_timeout),
-        )
+async def _lock_user_of(
+    transaction: Transaction, token: Token, clock: Clock
+) -> UserStanding | None:
+    """Lock the user of the session that a token opens or once opened; lock nobody for another token."""
+    session = await transaction.read_session(token.id)
+    if session is None or judge(session, token, clock.now()) is NOT_FOUND:
+        return None
+    return await transaction.lock_user(session.user_id)
+
+
+def _renewed(
+    session: Session,
+    request: Reauthentication,
+    policy: Policy,
+    token: Token,
+    authenticate_time: datetime,
+    now: datetime,
+) -> Session:
+    lifetime = min(session.lifetime, policy.absolute_lifetime)
+    return replace(
+        session,
+        secret_hash=tokens.hash_secret(token.secret),
+        superseded_hashes=tokens.supersede(session.secret_hash, session.superseded_hashes),
+        authenticate_time=authenticate_time,
+        authentication_methods=request.authentication_methods,
+        last_active_time=max(now, session.last_active_time),
+        lifetime=lifetime,
+        expire_time=now + lifetime,
+        idle_timeout=_shorter(session.idle_timeout, policy.idle_timeout),
+    )
 
 
 def _shorter(one: timedelta | None, other: timedelta | None) -> timedelta | None:
     return min((each for each in (one, other) if each is not None), default=None)
-
-
-async def _lock_user_of(transaction: Transaction, token: Token) -> None:
-    # So that of two repetitions at once the second finds what the first did.
-    session = await transaction.read_session(token.id)
-    if session is not None:
-        await transaction.lock_user(session.user_id)
 
 
 def _checked_authenticate_time(request: Reauthentication, now: datetime) -> datetime:
@@ -145,7 +125,16 @@ def _checked_authenticate_time(request: Reauthentication, now: datetime) -> date
     return authenticate_time
 
 
-def _parameters(request: Reauthentication) -> list[object]:
-    """Return all that two calls must agree on for one to be the other's repetition."""
+def _attempt(request: Reauthentication) -> Attempt | None:
+    """Return the call as a repeatable one; None if the caller sent no retry secret."""
+    if not request.retry_secret:
+        return None
     time = request.authenticate_time
-    return [None if time is None else time.isoformat(), request.authentication_methods]
+    parameters = [None if time is None else time.isoformat(), request.authentication_methods]
+    return Attempt(
+        "reauthenticate",
+        request.caller,
+        request.session_token,
+        request.retry_secret,
+        parameters,
+    )

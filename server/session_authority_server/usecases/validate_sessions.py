@@ -5,7 +5,6 @@ from uuid import UUID
 
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
-from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
@@ -16,10 +15,8 @@ from session_authority_server.domain.verdict import (
     judge,
     rejected_credential,
 )
-from session_authority_server.store.protocol import BATCH_LIMIT, SessionStore, Touch
-from session_authority_server.usecases.activity import Activity
-from session_authority_server.usecases.audit import NOWHERE, Audit
-from session_authority_server.usecases.superseded import SupersededTokens
+from session_authority_server.store.protocol import BATCH_LIMIT, Touch
+from session_authority_server.usecases.context import Context
 
 VALIDATIONS_LIMIT = BATCH_LIMIT
 
@@ -39,7 +36,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """A live session whose use must be written before it is accepted, for it is about to end for lack of use."""
+    """A live session that is about to idle out, so its use must be written before it is accepted."""
 
     session: Session
     touch: Touch
@@ -48,105 +45,91 @@ class Undecided:
 Outcome = Session | Rejection | InvalidRequest | Undecided
 
 
-class ValidateSessions:
-    """Says of tokens whether they are good."""
+async def validate_sessions(context: Context, validations: Sequence[Validation]) -> list[Outcome]:
+    """Return an outcome for each question, in order. A question that breaks a limit fails alone.
 
-    def __init__(
-        self,
-        store: SessionStore,
-        clock: Clock,
-        activity: Activity,
-        superseded: SupersededTokens,
-        audit: Audit = NOWHERE,
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._activity = activity
-        self._superseded = superseded
-        self._audit = audit
+    Raises:
+        StoreUnavailable: If the store can't be read.
+    """
+    parsed = [tokens.parse(validation.session_token) for validation in validations]
+    wanted = [token.id for token in parsed if token is not None]
+    found = await context.store.read_sessions(wanted) if wanted else {}
+    now = context.clock.now()
+    reused: dict[UUID, Session] = {}
+    outcomes = [
+        MALFORMED
+        if token is None and not validation.ip_address
+        else _outcome(context, validation, token, found, now, reused)
+        for validation, token in zip(validations, parsed, strict=True)
+    ]
+    for session in reused.values():
+        context.superseded.used(session)
+    return outcomes
 
-    async def __call__(self, validations: Sequence[Validation]) -> list[Outcome]:
-        """Return an outcome for each question, in order. A question that breaks a limit fails alone.
 
-        Raises:
-            StoreUnavailable: If the store can't be read.
-        """
-        parsed = [tokens.parse(validation.session_token) for validation in validations]
-        wanted = [token.id for token in parsed if token is not None]
-        found = await self._store.read_sessions(wanted) if wanted else {}
-        now = self._clock.now()
-        reused: dict[UUID, Session] = {}
-        outcomes = [
-            MALFORMED
-            if token is None and not validation.ip_address
-            else self._outcome(validation, token, found, now, reused)
-            for validation, token in zip(validations, parsed, strict=True)
-        ]
-        for session in reused.values():
-            self._superseded.used(session)
-        return outcomes
+def _outcome(
+    context: Context,
+    validation: Validation,
+    token: Token | None,
+    found: Mapping[UUID, Session],
+    now: datetime,
+    reused: dict[UUID, Session],
+) -> Outcome:
+    ip_address = None
+    if validation.ip_address:
+        try:
+            ip_address = _checked_ip_address(validation.ip_address)
+        except InvalidRequest as error:
+            return error
+    if token is None:
+        return MALFORMED
+    session = found.get(token.id)
+    verdict = judge(session, token, now, validation.user_id)
+    if not isinstance(verdict, Session):
+        rejected = rejected_credential(session, token, verdict, now)
+        if rejected is not None:
+            context.audit.record(rejected)
+        if verdict is SUPERSEDED and session is not None:
+            reused[token.id] = session
+    elif not validation.passive:
+        touch = context.activity.gather(verdict, now, ip_address)
+        if touch is not None:
+            return Undecided(verdict, touch)
+    return verdict
 
-    def _outcome(
-        self,
-        validation: Validation,
-        token: Token | None,
-        found: Mapping[UUID, Session],
-        now: datetime,
-        reused: dict[UUID, Session],
-    ) -> Outcome:
-        ip_address = None
-        if validation.ip_address:
-            try:
-                ip_address = _checked_ip_address(validation.ip_address)
-            except InvalidRequest as error:
-                return error
-        if token is None:
-            return MALFORMED
-        session = found.get(token.id)
-        verdict = judge(session, token, now, validation.user_id)
-        if not isinstance(verdict, Session):
-            rejected = rejected_credential(session, token, verdict, now)
-            if rejected is not None:
-                self._audit.record(rejected)
-            if verdict is SUPERSEDED and session is not None:
-                reused[token.id] = session
-        elif not validation.passive:
-            touch = self._activity.gather(verdict, now, ip_address)
-            if touch is not None:
-                return Undecided(verdict, touch)
-        return verdict
 
-    async def decide(self, undecided: Sequence[Undecided]) -> None:
-        """Write the use of sessions, after which they are accepted.
+async def record_use(context: Context, undecided: Sequence[Undecided]) -> None:
+    """Write the use of sessions. They are accepted once it is written.
 
-        Raises:
-            StoreUnavailable: If it can't be written.
-        """
-        await self._activity.write([each.touch for each in undecided])
+    Raises:
+        StoreUnavailable: If it can't be written.
+    """
+    await context.activity.write([each.touch for each in undecided])
 
-    async def decided(self, outcomes: Sequence[Outcome]) -> list[Session | Rejection]:
-        """Return the verdicts of one request with many questions.
 
-        Raises:
-            InvalidRequest: If a question breaks a limit.
-            StoreUnavailable: If the use of a session can't be written.
-        """
-        violations = [
-            Violation(f"requests[{index}].{each.field}", each.description)
-            for index, outcome in enumerate(outcomes)
-            if isinstance(outcome, InvalidRequest)
-            for each in outcome.violations
-        ]
-        if violations:
-            raise InvalidRequest(violations)
-        undecided = [outcome for outcome in outcomes if isinstance(outcome, Undecided)]
-        if undecided:
-            await self.decide(undecided)
-        return [
-            outcome.session if isinstance(outcome, Undecided) else outcome
-            for outcome in outcomes
-            if not isinstance(outcome, InvalidRequest)
-        ]
+async def decide(context: Context, outcomes: Sequence[Outcome]) -> list[Session | Rejection]:
+    """Return the verdicts of one request with many questions.
+
+    Raises:
+        InvalidRequest: If a question breaks a limit.
+        StoreUnavailable: If the use of a session can't be written.
+    """
+    violations = [
+        Violation(f"requests[{index}].{each.field}", each.description)
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, InvalidRequest)
+        for each in outcome.violations
+    ]
+    if violations:
+        raise InvalidRequest(violations)
+    undecided = [outcome for outcome in outcomes if isinstance(outcome, Undecided)]
+    if undecided:
+        await record_use(context, undecided)
+    return [
+        outcome.session if isinstance(outcome, Undecided) else outcome
+        for outcome in outcomes
+        if not isinstance(outcome, InvalidRequest)
+    ]
 
 
 def _checked_ip_address(text: str) -> str | None:

@@ -1,8 +1,8 @@
 """What operators end: a user's sessions, everybody's, one, those of a key; and erasing a user."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -14,14 +14,13 @@ from session_authority_server.domain.errors import (
     SessionNotLive,
     StoreUnavailable,
 )
-from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import Token, time_of
 from session_authority_server.domain.verdict import NOT_FOUND, Rejection, RejectionReason
 from session_authority_server.usecases.create_session import SignIn
-from session_authority_server.usecases.erase_user import EraseUser, Erasure
+from session_authority_server.usecases.erase_user import Erasure
+from session_authority_server.usecases.operator_revoke import KeyRevocation
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
-from session_authority_server.usecases.revoke_key_sessions import KeyRevocation, RevokeKeySessions
 from tests.support.engines import MINUTE, SECOND, START
 from tests.unit.usecases.conftest import Authority
 
@@ -43,7 +42,7 @@ async def test_an_operator_ends_all_that_a_user_has_and_nothing_else(authority: 
     _, other = await authority.sign_in("ann")
     _, his = await authority.sign_in("bob")
     authority.clock.advance(MINUTE)
-    assert await authority.admin.revoke_user("ann", "stolen") == START + MINUTE + EFFECTIVE
+    assert await authority.revoke_user("ann", "stolen") == START + MINUTE + EFFECTIVE
     assert [await authority.answer(each) for each in (one, other)] == [REVOKED] * 2
     assert await authority.is_good(his)
     await authority.create(SignIn(user_id="ann"))
@@ -54,16 +53,16 @@ async def test_an_operator_ends_all_that_a_user_has_and_nothing_else(authority: 
 
 async def test_an_operator_ends_everything(authority: Authority) -> None:
     tokens = [(await authority.sign_in(user_id))[1] for user_id in ("ann", "bob", "cyd")]
-    assert await authority.admin.revoke_all("breach") == START + EFFECTIVE
+    assert await authority.revoke_all("breach") == START + EFFECTIVE
     assert [await authority.answer(each) for each in tokens] == [REVOKED] * 3
     assert await authority.is_good((await authority.sign_in("ann"))[1])
 
 
 Sweeping = Callable[[Authority], Awaitable[object]]
 SWEEPS: dict[str, Sweeping] = {
-    "hers": lambda authority: authority.admin.revoke_user("ann"),
-    "everybody's": lambda authority: authority.admin.revoke_all(),
-    "an erasure": lambda authority: authority.admin.erase_user("ann"),
+    "hers": lambda authority: authority.revoke_user("ann"),
+    "everybody's": lambda authority: authority.revoke_all(),
+    "an erasure": lambda authority: authority.erase_user("ann"),
 }
 
 
@@ -134,7 +133,7 @@ async def test_a_repeated_sign_in_of_before_is_not_made_anew(
 async def test_one_session_is_ended_by_its_id(authority: Authority) -> None:
     session, token = await authority.sign_in()
     _, other = await authority.sign_in()
-    effective_time = await authority.admin.revoke_one.by_id(str(session.session_id), "why not")
+    effective_time = await authority.revoke_by_id(str(session.session_id), "why not")
     assert effective_time == START + EFFECTIVE
     assert await authority.answer(token) == REVOKED
     ending = (await authority.engine.get(session.session_id)).ending
@@ -146,36 +145,36 @@ async def test_a_token_that_was_found_ends_its_session_also_when_superseded(
     authority: Authority,
 ) -> None:
     _, found = await authority.sign_in()
-    await authority.admin.revoke_one.by_token(found)
+    await authority.revoke_by_token(found)
     assert await authority.answer(found) == REVOKED
     _, old = await authority.sign_in()
     _, new = await authority.reauthenticate(Reauthentication(session_token=old))
-    await authority.admin.revoke_one.by_token(old)
+    await authority.revoke_by_token(old)
     assert await authority.answer(new.encode()) == REVOKED
 
 
 async def test_a_forged_token_ends_nothing_and_is_answered_alike(authority: Authority) -> None:
     session, token = await authority.sign_in()
     forged = Token(session.session_id, b"f" * 32).encode()
-    assert await authority.admin.revoke_one.by_token(forged) == START + EFFECTIVE
+    assert await authority.revoke_by_token(forged) == START + EFFECTIVE
     assert await authority.is_good(token)
 
 
 async def test_what_there_is_not_is_ended_like_what_there_is(authority: Authority) -> None:
     session, _ = await authority.sign_in()
     for session_id in (uuid4(), session.session_id, session.session_id):
-        answer = await authority.admin.revoke_one.by_id(str(session_id))
+        answer = await authority.revoke_by_id(str(session_id))
         assert answer == START + EFFECTIVE
-    assert await authority.admin.revoke_user("nobody") == START + EFFECTIVE
-    assert await authority.admin.erase_user("nobody") == Erasure(START + EFFECTIVE, True)
-    nothing = await authority.admin.revoke_key("no key")
+    assert await authority.revoke_user("nobody") == START + EFFECTIVE
+    assert await authority.erase_user("nobody") == Erasure(START + EFFECTIVE, True)
+    nothing = await authority.revoke_key("no key")
     assert nothing == KeyRevocation(START + EFFECTIVE, None)
 
 
 async def test_what_had_ended_stays_as_it_was(authority: Authority) -> None:
     session, token = await authority.sign_in(lifetime=MINUTE)
     authority.clock.advance(MINUTE)
-    await authority.admin.revoke_one.by_id(str(session.session_id))
+    await authority.revoke_by_id(str(session.session_id))
     assert await authority.answer(token) == Rejection(RejectionReason.EXPIRED)
 
 
@@ -185,7 +184,7 @@ async def test_a_user_id_that_nobody_can_have_is_refused(
     authority: Authority, call: str, user_id: str
 ) -> None:
     with pytest.raises(InvalidRequest):
-        await getattr(authority.admin, call)(user_id)
+        await getattr(authority, call)(user_id)
     assert authority.store.asked == []
 
 
@@ -195,11 +194,11 @@ async def test_a_reason_beyond_the_limits_is_refused_before_anything_ends(
 ) -> None:
     session, token = await authority.sign_in()
     calls: list[Callable[[], Awaitable[object]]] = [
-        lambda: authority.admin.revoke_user("ann", reason),
-        lambda: authority.admin.revoke_all(reason),
-        lambda: authority.admin.revoke_one.by_id(str(session.session_id), reason),
-        lambda: authority.admin.revoke_one.by_token(token, reason),
-        lambda: authority.admin.revoke_key("key", None, reason),
+        lambda: authority.revoke_user("ann", reason),
+        lambda: authority.revoke_all(reason),
+        lambda: authority.revoke_by_id(str(session.session_id), reason),
+        lambda: authority.revoke_by_token(token, reason),
+        lambda: authority.revoke_key("key", None, reason),
     ]
     for call in calls:
         with pytest.raises(InvalidRequest) as refusal:
@@ -212,7 +211,7 @@ async def test_a_badly_copied_token_is_not_taken_for_a_dead_one(authority: Autho
     _, token = await authority.sign_in()
     for text in ("", token[:-1], token + "x"):
         with pytest.raises(InvalidRequest) as refusal:
-            await authority.admin.revoke_one.by_token(text)
+            await authority.revoke_by_token(text)
         assert token[:-1] not in str(refusal.value)
 
 
@@ -228,22 +227,22 @@ async def test_all_that_a_key_made_since_a_moment_is_ended(authority: Authority)
     authority.clock.advance(MINUTE)
     since = await made_by(authority, "key", 3)
     others = await made_by(authority, "other", 2)
-    done = await authority.admin.revoke_key("key", START + MINUTE, "stolen")
+    done = await authority.revoke_key("key", START + MINUTE, "stolen")
     assert done == KeyRevocation(START + MINUTE + EFFECTIVE, None)
     assert [await authority.answer(token) for _, token in since] == [REVOKED] * 3
     for _, token in (*before, *others):
         assert await authority.is_good(token)
     ending = (await authority.engine.get(since[0][0].session_id)).ending
     assert ending == Ending(START + MINUTE, EndReason.REVOKED, ADMIN)
-    await authority.admin.revoke_key("key")
+    await authority.revoke_key("key")
     assert await authority.answer(before[0][1]) == REVOKED
 
 
 async def test_what_takes_too_long_is_gone_on_with_where_it_stopped(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("session_authority_server.usecases.revoke_key_sessions.BATCH_LIMIT", 2)
-    revoke = RevokeKeySessions(authority.store, authority.clock, Policy(), budget_seconds=0)
+    monkeypatch.setattr("session_authority_server.usecases.operator_revoke.BATCH_LIMIT", 2)
+    revoke = partial(authority.revoke_key, budget_seconds=0)
     made = []
     for _ in range(5):
         made += await made_by(authority, "key", 1)
@@ -263,7 +262,7 @@ async def test_what_takes_too_long_is_gone_on_with_where_it_stopped(
 async def test_after_an_erasure_nothing_is_known_of_the_user(authority: Authority) -> None:
     _, token = await authority.sign_in("ann")
     _, his = await authority.sign_in("bob")
-    assert await authority.admin.erase_user("ann") == Erasure(START + EFFECTIVE, True)
+    assert await authority.erase_user("ann") == Erasure(START + EFFECTIVE, True)
     assert await authority.answer(token) == NOT_FOUND
     assert await authority.is_good(his)
     authority.clock.advance(SECOND)
@@ -277,19 +276,20 @@ async def test_an_erasure_out_of_time_has_ended_everything_and_says_that_it_is_n
     authority: Authority,
 ) -> None:
     _, token = await authority.sign_in()
-    erase = EraseUser(authority.store, authority.clock, Policy(), budget_seconds=0)
-    assert await erase("ann") == Erasure(START + EFFECTIVE, complete=False)
+    assert await authority.erase_user("ann", budget_seconds=0) == Erasure(
+        START + EFFECTIVE, complete=False
+    )
     assert await authority.answer(token) == REVOKED
     [pending] = await authority.engine.upkeep.pending_erasures(10)
     assert pending.user_id == "ann"
-    assert (await authority.admin.erase_user("ann")).complete
+    assert (await authority.erase_user("ann")).complete
     assert await authority.answer(token) == NOT_FOUND
 
 
 async def test_an_erasure_whose_deleting_fails_has_ended_everything(authority: Authority) -> None:
     _, token = await authority.sign_in()
     authority.store.before["erase_some"] = store_fails
-    assert await authority.admin.erase_user("ann") == Erasure(START + EFFECTIVE, complete=False)
+    assert await authority.erase_user("ann") == Erasure(START + EFFECTIVE, complete=False)
     assert await authority.answer(token) == REVOKED
 
 
@@ -326,10 +326,10 @@ async def test_a_sign_out_that_an_erasure_overtakes_leaves_nothing_of_the_user(
         def __getattr__(self, name: str) -> object:
             return getattr(self._transaction, name)
 
-    await authority.admin.erase_user("ann")
-    overtaken = replace(authority, store=Overtaken())
+    await authority.erase_user("ann")
+    overtaken = Authority(engine, authority.clock, Overtaken(), authority.policy)
     assert await overtaken.sign_out(token) == START + EFFECTIVE
-    assert await overtaken.admin.revoke_one.by_token(token) == START + EFFECTIVE
+    assert await overtaken.revoke_by_token(token) == START + EFFECTIVE
 
     async def users(connection: object) -> list[str]:
         found = await connection.exec_driver_sql("SELECT user_id FROM users")  # type: ignore[attr-defined]
@@ -341,11 +341,11 @@ async def test_a_sign_out_that_an_erasure_overtakes_leaves_nothing_of_the_user(
 async def test_an_outcome_that_is_not_known_is_never_a_success(authority: Authority) -> None:
     session, token = await authority.sign_in()
     calls: list[Callable[[], Awaitable[object]]] = [
-        lambda: authority.admin.revoke_user("ann"),
-        lambda: authority.admin.revoke_all(),
-        lambda: authority.admin.revoke_one.by_id(str(session.session_id)),
-        lambda: authority.admin.revoke_one.by_token(token),
-        lambda: authority.admin.erase_user("ann"),
+        lambda: authority.revoke_user("ann"),
+        lambda: authority.revoke_all(),
+        lambda: authority.revoke_by_id(str(session.session_id)),
+        lambda: authority.revoke_by_token(token),
+        lambda: authority.erase_user("ann"),
     ]
     for call in calls:
         authority.store.before["transact"] = store_fails
@@ -353,4 +353,4 @@ async def test_an_outcome_that_is_not_known_is_never_a_success(authority: Author
             await call()
     authority.store.before["end_made_by"] = store_fails
     with pytest.raises(StoreUnavailable):
-        await authority.admin.revoke_key("key")
+        await authority.revoke_key("key")

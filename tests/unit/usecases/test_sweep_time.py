@@ -15,9 +15,9 @@ from tests.unit.usecases.conftest import Authority
 HOUR = timedelta(hours=1)
 Sweep = Callable[[Authority], Awaitable[object]]
 SWEEPS = {
-    "of a user": lambda authority: authority.admin.revoke_user("ann"),
-    "of everybody": lambda authority: authority.admin.revoke_all(),
-    "by an erasure": lambda authority: authority.admin.erase_user("ann"),
+    "of a user": lambda authority: authority.revoke_user("ann"),
+    "of everybody": lambda authority: authority.revoke_all(),
+    "by an erasure": lambda authority: authority.erase_user("ann"),
 }
 
 
@@ -54,7 +54,7 @@ async def test_a_sign_in_that_began_before_a_sweep_of_the_future_does_not_surviv
 
 async def test_a_sweep_within_the_tolerated_skew_keeps_its_time(authority: Authority) -> None:
     await authority.sign_in("ann")
-    await ahead(authority, TOLERATED_SKEW).admin.revoke_user("ann")
+    await ahead(authority, TOLERATED_SKEW).revoke_user("ann")
     with pytest.raises(AuthenticationTooOld):
         await authority.create(SignIn(user_id="ann"))
     authority.clock.advance(TOLERATED_SKEW)

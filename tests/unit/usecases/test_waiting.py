@@ -13,7 +13,12 @@ from session_authority_server.domain.verdict import Rejection
 from session_authority_server.store.protocol import Transaction
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
-from session_authority_server.usecases.validate_sessions import Undecided, Validation
+from session_authority_server.usecases.validate_sessions import (
+    Undecided,
+    Validation,
+    record_use,
+    validate_sessions,
+)
 from tests.support.engines import DAY, MINUTE, SECOND
 from tests.unit.usecases.conftest import Authority
 
@@ -68,9 +73,11 @@ async def test_decisive_activities_at_once_are_written_together(authority: Autho
     tokens = [(await authority.sign_in(f"user-{n}", idle_timeout=MINUTE))[1] for n in range(40)]
     authority.clock.advance(55 * SECOND)
     authority.store.asked.clear()
-    outcomes = await authority.validations([Validation(token) for token in tokens * 3])
+    outcomes = await validate_sessions(
+        authority.context, [Validation(token) for token in tokens * 3]
+    )
     await asyncio.gather(
-        *(authority.validations.decide([each]) for each in outcomes if isinstance(each, Undecided))
+        *(record_use(authority.context, [each]) for each in outcomes if isinstance(each, Undecided))
     )
     assert authority.store.asked == ["read_sessions", "touch"]
     authority.clock.advance(30 * SECOND)

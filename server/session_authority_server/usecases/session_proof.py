@@ -1,7 +1,7 @@
-from collections.abc import Callable
 from datetime import datetime
 
 from session_authority_server.domain import token as tokens
+from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import (
     ImpersonationForbidden,
     ReauthenticationRequired,
@@ -11,14 +11,15 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import SUPERSEDED, judge, rejected_credential
-from session_authority_server.store.protocol import SessionStore, Transaction
+from session_authority_server.store.protocol import Transaction
+from session_authority_server.usecases.context import Context
 
 
 def parse_proof(session_token: str) -> Token:
-    """Return the token that is to prove whose request this is.
+    """Return the token that proves whose request this is.
 
     Raises:
-        SessionNotLive: If it is no token.
+        SessionNotLive: If the text is not a token.
     """
     token = tokens.parse(session_token)
     if token is None:
@@ -26,32 +27,42 @@ def parse_proof(session_token: str) -> Token:
     return token
 
 
-async def prove(store: SessionStore, token: Token, now: datetime) -> Session:
+async def prove(context: Context, token: Token, now: datetime) -> Session:
     """Return the live session of a token.
 
     Raises:
         SessionNotLive: If the token is not good.
         StoreUnavailable: If the store can't be read.
     """
-    found = await store.read_sessions([token.id])
+    found = await context.store.read_sessions([token.id])
     return _accept(found.get(token.id), token, now)
 
 
-async def prove_in(transaction: Transaction, token: Token, now: Callable[[], datetime]) -> Session:
-    """Return the live session of a token, with its user locked until the transaction ends.
+async def prove_in(transaction: Transaction, token: Token, clock: Clock) -> Session:
+    """Lock the user of a token. Return its live session, as it is under the lock.
 
     Raises:
         SessionNotLive: If the token is not good.
         StoreUnavailable: If the store can't be read.
     """
-    session = _accept(await transaction.read_session(token.id), token, now())
+    session = await read_proven(transaction, token, clock)
     await transaction.lock_user(session.user_id)
-    # Read and judged again, for it may have ended while the lock was waited for.
-    return _accept(await transaction.read_session(token.id), token, now())
+    # The session may have ended while this waited for the lock.
+    return await read_proven(transaction, token, clock)
+
+
+async def read_proven(transaction: Transaction, token: Token, clock: Clock) -> Session:
+    """Return the live session of a token, without a lock.
+
+    Raises:
+        SessionNotLive: If the token is not good.
+        StoreUnavailable: If the store can't be read.
+    """
+    return _accept(await transaction.read_session(token.id), token, clock.now())
 
 
 def check_standing(proven: Session, policy: Policy, now: datetime) -> None:
-    """Require that whoever proved a session may look at its user's sessions and end them.
+    """Check that a proven session may list and end its user's sessions.
 
     Raises:
         ImpersonationForbidden: If somebody else acts as the user.

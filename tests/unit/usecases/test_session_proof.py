@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.session import (
     Ending,
@@ -14,7 +15,7 @@ from session_authority_server.domain.session import (
 )
 from session_authority_server.domain.token import Token
 from session_authority_server.store.protocol import UserStanding
-from session_authority_server.usecases.proof import parse_proof, prove_in
+from session_authority_server.usecases.session_proof import parse_proof, prove_in
 from tests.support.engines import SECRET, START, a_session
 
 SESSION = a_session()
@@ -39,7 +40,7 @@ class Transaction:
 
 
 async def prove(transaction: Transaction) -> Session:
-    return await prove_in(transaction, GOOD, lambda: START)  # type: ignore[arg-type]
+    return await prove_in(transaction, GOOD, ManualClock(START))  # type: ignore[arg-type]
 
 
 async def test_the_proven_session_is_the_one_read_under_its_users_lock() -> None:

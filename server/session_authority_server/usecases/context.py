@@ -1,0 +1,34 @@
+from dataclasses import dataclass
+from datetime import datetime
+
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.policy import Policy
+from session_authority_server.store.protocol import SessionStore
+from session_authority_server.usecases.activity import Activity
+from session_authority_server.usecases.audit import NOWHERE, Audit
+from session_authority_server.usecases.superseded import SupersededTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every use-case works with.
+
+    Attributes:
+        store: Keeps sessions.
+        clock: Tells the time.
+        policy: The operator's rules.
+        audit: Records what happened.
+        activity: Records when sessions are used.
+        superseded: Acts on the use of superseded tokens.
+    """
+
+    store: SessionStore
+    clock: Clock
+    policy: Policy
+    audit: Audit = NOWHERE
+    activity: Activity
+    superseded: SupersededTokens
+
+    def effective_time(self) -> datetime:
+        """Return the moment after which no validator accepts what has been ended by now."""
+        return self.policy.effective_time(self.clock.now())

@@ -1,0 +1,183 @@
+"""How an operator ends sessions: a user's, everybody's, one, or those that an API key made."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from session_authority_server.domain import sign_in as checks
+from session_authority_server.domain import token as tokens
+from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
+from session_authority_server.domain.event import SessionEnded, SessionsSwept
+from session_authority_server.domain.liveness import is_live
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
+from session_authority_server.domain.token import Token
+from session_authority_server.domain.verdict import NOT_FOUND, judge
+from session_authority_server.store.protocol import BATCH_LIMIT, KeyBatch, Transaction
+from session_authority_server.usecases.audit import Told, transact
+from session_authority_server.usecases.context import Context
+from session_authority_server.usecases.revoke_session import parse_id
+
+# How long one call looks at a key's sessions: well below the callers' default deadline.
+BUDGET_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRevocation:
+    """How far a call got.
+
+    Attributes:
+        effective_time: No validator accepts the ended sessions after this moment.
+        resume_time: Sessions made since this moment are not looked at yet; None where all were.
+    """
+
+    effective_time: datetime
+    resume_time: datetime | None
+
+
+async def revoke_user_sessions(context: Context, user_id: str, reason: str = "") -> datetime:
+    """End all sessions of a user. Return the moment after which no validator accepts any of them.
+
+    An unknown user may be signing in for the first time. That sign-in is covered too.
+
+    Raises:
+        InvalidRequest: If a field breaks a limit.
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    violations = checks.Violations()
+    checks.check_user_id(user_id, violations)
+    checks.check_reason(reason, violations)
+    violations.raise_if_any()
+
+    async def work(transaction: Transaction) -> Told[None]:
+        await transaction.lock_user(user_id)
+        sweep = Sweep(context.clock.now(), InitiatingEntity.ADMIN, reason)
+        await transaction.sweep_user(user_id, sweep)
+        return None, [SessionsSwept(user_id, sweep, why=reason)]
+
+    await transact(context.store, context.audit, work)
+    return context.effective_time()
+
+
+async def revoke_all_sessions(context: Context, reason: str = "") -> datetime:
+    """End all sessions of everybody. Return the moment after which no validator accepts any of them.
+
+    Raises:
+        InvalidRequest: If the reason breaks a limit.
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    _check_reason(reason)
+
+    async def work(transaction: Transaction) -> Told[None]:
+        sweep = Sweep(context.clock.now(), InitiatingEntity.ADMIN, reason)
+        await transaction.sweep_everybody(sweep)
+        return None, [SessionsSwept("", sweep, why=reason)]
+
+    await transact(context.store, context.audit, work)
+    return context.effective_time()
+
+
+async def revoke_session_by_id(context: Context, session_id: str, reason: str = "") -> datetime:
+    """End the session of an id. Return the moment after which no validator accepts it.
+
+    The answer does not say whether there was anything to end.
+
+    Raises:
+        InvalidRequest: If the id is malformed or the reason breaks a limit.
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    _check_reason(reason)
+    return await _end_one(context, parse_id(session_id), None, reason)
+
+
+async def revoke_session_by_token(
+    context: Context, session_token: str, reason: str = ""
+) -> datetime:
+    """End the session of a token that was found. Return the moment after which no validator accepts it.
+
+    The token opens the session, or opened it before a re-authentication. A forged token ends nothing.
+
+    Raises:
+        InvalidRequest: If the token is malformed or the reason breaks a limit.
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    _check_reason(reason)
+    token = tokens.parse(session_token)
+    if token is None:
+        # An operator who copied it badly would otherwise think that it is harmless now.
+        problem = "is not a whole token; copy all of it, from ses_ to the end"
+        raise InvalidRequest([Violation("session_token", problem)])
+    return await _end_one(context, token.id, token, reason)
+
+
+async def _end_one(
+    context: Context, session_id: UUID, proof: Token | None, reason: str
+) -> datetime:
+    async def work(transaction: Transaction) -> Told[None]:
+        session = await transaction.read_session(session_id)
+        if session is None:
+            raise SessionNotFound
+        # Also where there is nothing to end. A repetition must wait, as the first call did, until a standby
+        # has the ending, and only a write waits.
+        await transaction.lock_user(session.user_id)
+        session = await transaction.read_session(session_id)
+        if session is None:
+            raise SessionNotFound  # Erased meanwhile. The lock must leave nothing of the user.
+        now = context.clock.now()
+        if proof is not None and judge(session, proof, now) is NOT_FOUND:
+            return None, ()
+        if is_live(session, now):
+            ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
+            if await transaction.end_session(session_id, ending):
+                return None, [SessionEnded(session_id, session.user_id, ending, reason)]
+        return None, ()
+
+    with suppress(SessionNotFound):
+        await transact(context.store, context.audit, work)
+    return context.effective_time()
+
+
+async def revoke_key_sessions(
+    context: Context,
+    key_id: str,
+    since: datetime | None = None,
+    reason: str = "",
+    *,
+    budget_seconds: float = BUDGET_SECONDS,
+) -> KeyRevocation:
+    """End the sessions that an API key made since a moment, until the budget is used up.
+
+    Session ids carry the time at which they were made, so earlier sessions are not looked at.
+
+    Raises:
+        InvalidRequest: If a field breaks a limit.
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    violations = checks.Violations()
+    checks.check_user_id(key_id, violations, "created_by_key")
+    checks.check_reason(reason, violations)
+    violations.raise_if_any()
+
+    def tell(batch: KeyBatch) -> None:
+        context.audit.record(*(replace(each, why=reason) for each in batch.ended))
+
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + budget_seconds
+    after: UUID | None = tokens.first_id(since) if since is not None else UUID(int=0)
+    while after is not None:
+        now = context.clock.now()
+        ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
+        batch = await context.store.end_made_by(key_id, now, after, BATCH_LIMIT, ending, tell)
+        after = batch.last
+        if loop.time() >= give_up:
+            break
+    # A moment, not an id: an id would reveal whose session was looked at last.
+    resume_time = None if after is None else tokens.time_of(after)
+    return KeyRevocation(context.effective_time(), resume_time)
+
+
+def _check_reason(reason: str) -> None:
+    violations = checks.Violations()
+    checks.check_reason(reason, violations)
+    violations.raise_if_any()

@@ -1,0 +1,83 @@
+"""The use-cases over one context, for tests."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.errors import InvalidRequest
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.session import Session
+from session_authority_server.domain.verdict import Rejection
+from session_authority_server.store.protocol import SessionStore
+from session_authority_server.usecases.activity import Activity
+from session_authority_server.usecases.context import Context
+from session_authority_server.usecases.create_session import create_session
+from session_authority_server.usecases.erase_user import erase_user
+from session_authority_server.usecases.list_sessions import list_sessions
+from session_authority_server.usecases.operator_revoke import (
+    revoke_all_sessions,
+    revoke_key_sessions,
+    revoke_session_by_id,
+    revoke_session_by_token,
+    revoke_user_sessions,
+)
+from session_authority_server.usecases.reauthenticate_session import reauthenticate_session
+from session_authority_server.usecases.revoke_other_sessions import revoke_other_sessions
+from session_authority_server.usecases.revoke_session import revoke_session
+from session_authority_server.usecases.sign_out import sign_out
+from session_authority_server.usecases.superseded import SupersededTokens
+from session_authority_server.usecases.validate_sessions import (
+    Undecided,
+    Validation,
+    check_count,
+    decide,
+    record_use,
+    validate_sessions,
+)
+
+
+class UseCases:
+    """Every use-case, as a function of its request alone.
+
+    Attributes:
+        reused: The sessions whose superseded tokens were used.
+    """
+
+    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+        self.reused: list[Session] = []
+        self.activity = Activity(store, clock, policy)
+        self.superseded = SupersededTokens(store, clock, policy, self.reused.append)
+        self.context = context = Context(
+            store=store,
+            clock=clock,
+            policy=policy,
+            activity=self.activity,
+            superseded=self.superseded,
+        )
+        self.create = partial(create_session, context)
+        self.list = partial(list_sessions, context)
+        self.revoke = partial(revoke_session, context)
+        self.revoke_others = partial(revoke_other_sessions, context)
+        self.sign_out = partial(sign_out, context)
+        self.reauthenticate = partial(reauthenticate_session, context)
+        self.revoke_user = partial(revoke_user_sessions, context)
+        self.revoke_all = partial(revoke_all_sessions, context)
+        self.revoke_by_id = partial(revoke_session_by_id, context)
+        self.revoke_by_token = partial(revoke_session_by_token, context)
+        self.revoke_key = partial(revoke_key_sessions, context)
+        self.erase_user = partial(erase_user, context)
+
+    async def validate(self, asked: Validation) -> Session | Rejection:
+        """Answer one question, as ValidateSession does."""
+        [outcome] = await validate_sessions(self.context, [asked])
+        if isinstance(outcome, InvalidRequest):
+            raise outcome
+        if isinstance(outcome, Undecided):
+            await record_use(self.context, [outcome])
+            return outcome.session
+        return outcome
+
+    async def validate_all(self, asked: Sequence[Validation]) -> list[Session | Rejection]:
+        """Answer many questions, as BatchValidateSessions does."""
+        outcomes = await validate_sessions(self.context, check_count(asked))
+        return await decide(self.context, outcomes)
