@@ -156,12 +156,13 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
     os.set_blocking(writing, True)
     script = (
         "import os, sys, asyncio\n"
-        "from session_authority_server.app.serving import serving\n"
+        "from session_authority_server.app.serving import ServeOptions, serving\n"
         "from session_authority_server.config import Settings\n"
         "from session_authority import AsyncSessionClient\n"
         "async def main():\n"
         "    settings = Settings(listen='127.0.0.1:0', audit_log='-')\n"
-        "    async with serving(settings, worker=True, insecure=True, standard_output=int(sys.argv[1])) as served:\n"
+        "    options = ServeOptions(insecure=True, standard_output=int(sys.argv[1]))\n"
+        "    async with serving(settings, options) as served:\n"
         "        async with AsyncSessionClient(served.address) as client:\n"
         "            for _ in range(50):\n"
         "                await client.sign_out((await client.create('ada')).token)\n"

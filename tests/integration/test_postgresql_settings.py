@@ -20,7 +20,7 @@ from session_authority import AsyncSessionClient, NewSession, Rejection, Session
 from session_authority.session_token import Token
 from session_authority.v1 import session_admin_service_pb2 as pb
 from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
-from session_authority_server.app.serving import serving
+from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.app.wiring import jobs
 from session_authority_server.config import Settings, load_settings
 from session_authority_server.domain.changes import Changes
@@ -272,7 +272,7 @@ async def _every_call_means_the_same(url: str, listen_url: str) -> None:
     try:
         await migrate(database)
         async with (
-            serving(settings, worker=False, insecure=True) as served,
+            serving(settings, ServeOptions(worker=False, insecure=True)) as served,
             AsyncSessionClient(served.address) as client,
             AsyncSessionClient(served.address, near_cache=True) as near,
             grpc.aio.insecure_channel(served.address) as channel,

@@ -15,7 +15,7 @@ from session_authority.sync import SessionClient
 from session_authority.web.clock import test_clocks
 
 try:
-    from session_authority_server.app.serving import Served, serving
+    from session_authority_server.app.serving import Served, ServeOptions, serving
     from session_authority_server.config import Settings
     from session_authority_server.domain.clock import Clock, ManualClock, SystemClock
     from session_authority_server.domain.errors import StoreUnavailable
@@ -209,8 +209,7 @@ class Authority:
     async def _serve(self) -> None:
         async with serving(
             self._settings,
-            worker=False,
-            insecure=False,
+            ServeOptions(worker=False),
             clock=self._clock,
             authenticate=self._admit,
         ) as served:

@@ -1,4 +1,4 @@
-"""The database of an operator's settings, opened or refused."""
+"""Open the database that the settings name, or refuse to start."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from session_authority_server.store.database import Database, reason_of
 from session_authority_server.store.engine.sqlite import SqliteFile
 from session_authority_server.store.sql_key_store import SqlKeyStore
 
-# How often a server checks that its SQLite file is in its place.
+# How often a server checks that its SQLite file is still in place.
 _LOOK_SECONDS = 0.1
 
 _log = structlog.get_logger("session_authority")
@@ -27,15 +27,15 @@ _log = structlog.get_logger("session_authority")
 async def opened(
     settings: Settings, *, make_schema: bool = False, serve: bool = False
 ) -> AsyncIterator[Database]:
-    """Open a database whose schema is one that this program works with.
+    """Open a database, and check that this program works with its schema.
 
     Args:
         settings: Which database.
-        make_schema: Whether to make the schema where there is none at all.
-        serve: Whether this process is to be the one server of a SQLite file.
+        make_schema: Whether to make the schema if there is none.
+        serve: Whether this process becomes the one server of a SQLite file.
 
     Raises:
-        CannotStart: If the database can't be opened, or its schema is another.
+        CannotStart: If the database can't be opened, or has another schema.
         AlreadyServed: If a server has claimed the SQLite file, and this process may not work beside it.
     """
     with claimed(settings, make=make_schema, serve=serve) as file:
@@ -63,8 +63,8 @@ async def _check_schema(settings: Settings, database: Database, *, make_schema: 
         raise cannot_use(settings, error) from None
 
 
-async def refuse_lack(settings: Settings, database: Database) -> None:
-    """Refuse to use a database in which every call would fail, though its schema's version is right.
+async def check_tables_and_grants(settings: Settings, database: Database) -> None:
+    """Check that the database has every table, column and right that calls need, beside the right schema version.
 
     Raises:
         CannotStart: If a table, a column or a right is missing.
@@ -85,10 +85,10 @@ def database_of(
     Args:
         settings: Which database.
         read_only: Whether to open a file so that this process can neither change it nor block others.
-        file: This process's claim to a SQLite file. Once the file is not in its place, no commit is answered.
+        file: This process's claim to a SQLite file. No commit is answered once the file has moved.
 
     Raises:
-        CannotStart: If it is plain already that it can't be used.
+        CannotStart: If the settings alone show that the database can't be used.
     """
     path = settings.sqlite_path
     if path is None:
@@ -112,12 +112,12 @@ def database_of(
 def claimed(
     settings: Settings, *, make: bool = False, serve: bool = False
 ) -> Iterator[SqliteFile | None]:
-    """Claim the SQLite file for this process for as long as the context lasts. Do nothing for PostgreSQL.
+    """Claim the SQLite file for this process while the context lasts. Do nothing for PostgreSQL.
 
     Args:
         settings: Which database.
         make: Whether to make the file where there is none.
-        serve: Whether this process is to be the one server of the file.
+        serve: Whether this process becomes the one server of the file.
 
     Raises:
         CannotStart: If the file can't be used.
@@ -185,17 +185,20 @@ async def _watch(database: Database) -> None:
 
 
 def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:
-    """Return what to tell an operator whose database doesn't answer."""
+    """Return the error for a database that doesn't answer."""
     return CannotStart(
         f"the database {settings.database} can't be used: {reason_of(error.__cause__)}"
     )
 
 
-def key_store(
-    settings: Settings, database: Database, stack: contextlib.AsyncExitStack
-) -> SqlKeyStore:
-    """Return the store of API keys, with a way to the database of its own that ends with the stack."""
-    # Reads of its own, which no crowd of other calls keeps waiting until the keys are no longer believed.
-    aside = database_of(settings)
-    stack.push_async_callback(aside.close)
-    return SqlKeyStore(database, reads_from=aside)
+@contextlib.asynccontextmanager
+async def key_store(settings: Settings, database: Database) -> AsyncIterator[SqlKeyStore]:
+    """Open the store of API keys, which reads over connections of its own.
+
+    A server that can't read its keys for some seconds refuses every call. Busy connections must not delay that read.
+    """
+    reads = database_of(settings)
+    try:
+        yield SqlKeyStore(database, reads_from=reads)
+    finally:
+        await reads.close()

@@ -1,13 +1,16 @@
-"""The key that the first server of a SQLite file makes, so that nobody has to make one to begin with.
+"""The development key, which the first server of a SQLite file makes.
 
-It may do everything, and lies in a file beside the database that only its owner can read.
+The key permits everything. It lies beside the database in a file that only the file's owner can read.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
+import structlog
+
+from session_authority_server.app.errors import CannotStart
 from session_authority_server.config import ENV_PREFIX, Settings
 from session_authority_server.domain.api_key import Permission, issue
 from session_authority_server.domain.event import KeyCreated
@@ -17,6 +20,8 @@ from session_authority_server.usecases.audit import NOWHERE, Audit
 VARIABLE = f"{ENV_PREFIX}API_KEY"
 _NAME = "development"
 
+_log = structlog.get_logger("session_authority")
+
 
 def key_file(database: Path) -> Path:
     """Return the file that holds, or would hold, the development key of a SQLite file."""
@@ -24,15 +29,45 @@ def key_file(database: Path) -> Path:
     return file.with_name(file.name + ".key")
 
 
+async def make_first_key(
+    settings: Settings,
+    store: KeyStore,
+    now: datetime,
+    audit: Audit,
+    show_key: Callable[[str], None],
+) -> None:
+    """Make the development key if there has never been a key. For PostgreSQL, ask the operator to make one.
+
+    Raises:
+        CannotStart: If the key's file can't be written.
+        StoreUnavailable: If the store failed.
+    """
+    if await store.read_keys():
+        return
+    path = settings.sqlite_path
+    if path is None:
+        _log.warning(
+            "there is no API key, so every call is refused; make one: session-authority keys create"
+        )
+        return
+    try:
+        key = await make(path, store, now, audit)
+    except OSError as error:
+        raise CannotStart(
+            f"the development key {key_file(path)} can't be written: {error.strerror}"
+        ) from None
+    show_key(key)
+
+
 async def make(database: Path, store: KeyStore, now: datetime, audit: Audit = NOWHERE) -> str:
-    """Make the development key, tell the audit log so, and return it.
+    """Make the development key, record that in the audit log, and return the key.
 
     Raises:
         OSError: If its file can't be written.
         StoreUnavailable: If the store failed.
     """
     key, presented = issue(_NAME, frozenset(Permission), now, lifetime=None)
-    # The file first: whoever dies in between leaves no key that nobody has, and the next one makes both.
+    # The file first: a process that dies in between stores no key that is lost, and the next process makes both.
     _write(key_file(database), presented)
     await store.add_key(key)
     audit.record(KeyCreated(str(key.key_id), now))
@@ -40,15 +75,12 @@ async def make(database: Path, store: KeyStore, now: datetime, audit: Audit = NO
 
 
 def presented_by(settings: Settings, environment: Mapping[str, str]) -> str | None:
-    """Return the key with which this program's own clients call, if there is one.
-
-    That is the one in the environment, or else the development key of the database.
-    """
+    """Return the key for this program's own clients: from the environment, or else the development key."""
     return environment.get(VARIABLE) or read(settings)
 
 
 def read(settings: Settings) -> str | None:
-    """Return the development key of the database, if it has one and we may read it."""
+    """Return the development key of the database, if there is one and this user may read it."""
     if settings.sqlite_path is None:
         return None
     try:
@@ -58,7 +90,7 @@ def read(settings: Settings) -> str | None:
 
 
 def _write(file: Path, presented: str) -> None:
-    """Write a key, readable for nobody else at any moment, in place of one that was there before."""
+    """Replace the key's file. At no moment can another user read the key."""
     fresh = file.with_name(file.name + ".new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,21 +1,46 @@
-"""Use-cases and upkeep, put together over a store."""
+"""The one composition: a server's parts, use-cases and upkeep over a database."""
 
+import time
+from dataclasses import dataclass
 from datetime import timedelta
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.grpc_server import new_host
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
+from session_authority_server.rpc.authentication import Authenticate, Metadata
+from session_authority_server.rpc.call_queue import CallQueue
+from session_authority_server.rpc.caller import Caller
+from session_authority_server.rpc.certificates import Certificates
+from session_authority_server.rpc.dispatcher import Dispatcher
+from session_authority_server.rpc.host import Host
+from session_authority_server.rpc.host.health import Health
+from session_authority_server.rpc.rejected_tokens import RejectedTokens
+from session_authority_server.rpc.session_admin_service import SessionAdminService
+from session_authority_server.rpc.session_service import SessionService
+from session_authority_server.rpc.session_watch_service import (
+    SessionWatchService,
+    encode_changes,
+    encode_pong,
+)
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import SessionStore
+from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.audit import NOWHERE, Audit
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.superseded import SupersededTokens
+from session_authority_server.watch.channel import Channel
+from session_authority_server.watch.hub import Hub
+from session_authority_server.watch.sqlite_channel import SqliteChannel
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
@@ -80,3 +105,83 @@ def jobs(
 def erases_at_end(policy: Policy) -> bool:
     """Say whether addresses go when a session ends."""
     return policy.erase_addresses is EraseAddresses.AT_END
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The parts of a server that its start and its drain handle."""
+
+    host: Host
+    health: Health
+    hub: Hub
+    channel: Channel
+    watch_service: SessionWatchService
+    context: Context
+
+
+def new_server(
+    settings: Settings,
+    database: Database,
+    skew: ClockSkew,
+    audit: Audit,
+    authenticate: Authenticate,
+    shown: Certificates | None,
+    *,
+    share_port: bool,
+) -> Server:
+    """Return the parts of a server over an open database. None of them runs yet."""
+    clock, policy = skew.clock, settings.policy
+    channel, listener = _channel(settings, database)
+    store = SqlSessionStore(database, erases_at_end=erases_at_end(policy), listener=listener)
+    context = usecase_context(store, clock, policy, audit)
+    rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
+    authenticate = _with_right_clock(authenticate, skew)
+    hub = Hub(channel, encode_changes, encode_pong(policy.cache_lease), time.monotonic)
+    watch_service = SessionWatchService(hub, authenticate)
+    dispatcher = Dispatcher(
+        SessionService(context, rejected),
+        [SessionAdminService(context)],
+        authenticate,
+        CallQueue(running_limit=settings.max_in_flight_calls),
+        rejected,
+    )
+    health = Health()
+    host = new_host(
+        settings, dispatcher, watch_service.streams, health, shown, share_port=share_port
+    )
+    return Server(host, health, hub, channel, watch_service, context)
+
+
+def _with_right_clock(authenticate: Authenticate, skew: ClockSkew) -> Authenticate:
+    """Return an authentication that refuses every caller while the machine's clock is wrong. Open streams then end."""
+
+    def checked(method: str, metadata: Metadata) -> Caller:
+        skew.refuse_if_wrong()
+        return authenticate(method, metadata)
+
+    return checked
+
+
+def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteChannel | None]:
+    """Return the channel that brings changes, and the listener for changes of this process, if it needs one.
+
+    Raises:
+        CannotStart: If the settings alone show that the channel can't be used.
+    """
+    if settings.sqlite_path is not None:
+        here = SqliteChannel(lambda: database.write(_nothing))
+        return here, here
+    from session_authority_server.watch.postgresql_channel import PostgresqlChannel
+
+    listen_url = settings.watch_database_url or settings.database_url
+    try:
+        return PostgresqlChannel(settings.database_url, listen_url), None
+    except ValueError:
+        raise CannotStart(
+            "SESSION_AUTHORITY_WATCH_DATABASE_URL is no address of a database; give "
+            "postgresql://user:password@host:port/database"
+        ) from None
+
+
+async def _nothing(_connection: AsyncConnection) -> None:
+    pass

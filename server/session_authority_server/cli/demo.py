@@ -10,7 +10,8 @@ from rich.table import Table
 from session_authority import AsyncSessionClient, Session
 from session_authority_server.app import development_key
 from session_authority_server.app.errors import CannotStart
-from session_authority_server.app.serving import serving, until_told_to_stop
+from session_authority_server.app.process import until_signalled
+from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 
@@ -61,7 +62,7 @@ def demo(
 
 async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
     console = Console(highlight=False)
-    async with serving(settings, worker=True, insecure=False) as served:
+    async with serving(settings, ServeOptions()) as served:
         address = served.address
         console.print(
             f"[bold]Session Authority[/] serves on {address}, sessions in {settings.database}\n",
@@ -75,7 +76,7 @@ async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
                 _invite(console, address, settings)
                 console.print("Ctrl-C stops it.")
                 console.print(f"\n[bold]{told}[/]", soft_wrap=True)
-                await until_told_to_stop()
+                await until_signalled()
                 console.print("\nDraining ...")
     console.print("Stopped.")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from session_authority_server.app.database import opened
-from session_authority_server.app.serving import auditing
+from session_authority_server.app.outputs import auditing
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.api_key import LONGEST_LIFETIME, ApiKey, Permission

@@ -2,7 +2,12 @@ import sys
 
 import click
 
-from session_authority_server.app.database import cannot_use, claimed, database_of, refuse_lack
+from session_authority_server.app.database import (
+    cannot_use,
+    check_tables_and_grants,
+    claimed,
+    database_of,
+)
 from session_authority_server.app.errors import CannotStart
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
@@ -79,7 +84,7 @@ async def _migrate_database(
     name = settings.database
     version = await schema.read_version(database)
     if version.serves and not version.is_current:
-        await refuse_lack(settings, database)
+        await check_tables_and_grants(settings, database)
         click.echo(
             f"{name}: the schema is {version.current}, newer than this program's "
             f"{version.wanted}, which it still serves"
@@ -97,7 +102,7 @@ async def _migrate_database(
         )
     before = version.current if only_check else await schema.migrate(database, partitioning)
     if only_check:
-        await refuse_lack(settings, database)
+        await check_tables_and_grants(settings, database)
     if before == version.wanted:
         click.echo(f"{name}: the schema is {before} already")
     else:

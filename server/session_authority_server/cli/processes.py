@@ -16,7 +16,7 @@ import structlog
 from session_authority_server.app.database import opened
 from session_authority_server.app.errors import CannotStart
 from session_authority_server.app.grpc_server import certificates, refuse_exposure
-from session_authority_server.app.serving import until_told_to_stop
+from session_authority_server.app.process import until_signalled
 from session_authority_server.cli.reserved_port import reserved
 from session_authority_server.cli.server_process import READY, Assignment
 from session_authority_server.config import Settings, split_address
@@ -67,7 +67,7 @@ async def serve_processes(
         ]
         async with opened(settings):
             pass  # what is wrong with the database is told once
-        told = asyncio.create_task(until_told_to_stop())
+        told = asyncio.create_task(until_signalled())
         async with Processes(tasks, settings.drain_seconds + MARGIN_SECONDS) as processes:
             serving = asyncio.create_task(processes.serving.wait())
             await processes.keep_until(serving, told)

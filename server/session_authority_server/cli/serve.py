@@ -4,7 +4,8 @@ import resource
 import click
 
 from session_authority_server.app.development_key import VARIABLE
-from session_authority_server.app.serving import calm_garbage_collector, serving, until_told_to_stop
+from session_authority_server.app.process import tune_gc, until_signalled
+from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
@@ -67,18 +68,13 @@ def _allow_many_connections() -> None:
 async def _serve(
     settings: Settings, *, worker: bool, insecure: bool, allow_plaintext: bool
 ) -> None:
-    async with serving(
-        settings,
-        worker=worker,
-        insecure=insecure,
-        allow_plaintext=allow_plaintext,
-        show_key=show_development_key,
-    ) as served:
-        calm_garbage_collector()
+    options = ServeOptions(worker=worker, insecure=insecure, allow_plaintext=allow_plaintext)
+    async with serving(settings, options, show_key=show_development_key) as served:
+        tune_gc()
         click.echo(
             f"session-authority: serving on {served.address}, sessions in {settings.database} ({served.host} host)"
         )
-        await until_told_to_stop()
+        await until_signalled()
         click.echo("session-authority: draining")
     click.echo("session-authority: stopped")
 

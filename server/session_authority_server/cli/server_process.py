@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import click
 import structlog
 
-from session_authority_server.app.serving import calm_garbage_collector, serving, until_told_to_stop
+from session_authority_server.app.process import tune_gc, until_signalled
+from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.running import run
 from session_authority_server.config import Settings
 from session_authority_server.observability import logs
@@ -81,15 +82,15 @@ def server_process(context: click.Context, number: int) -> None:
 
 
 async def _serve(assignment: Assignment) -> None:
-    async with serving(
-        assignment.settings,
+    options = ServeOptions(
         worker=assignment.worker,
         insecure=assignment.insecure,
         allow_plaintext=assignment.allow_plaintext,
         share_port=True,
         standard_output=assignment.standard_output,
-    ):
-        calm_garbage_collector()
+    )
+    async with serving(assignment.settings, options):
+        tune_gc()
         click.echo(READY)
         await _until_told_or_alone()
 
@@ -99,7 +100,7 @@ async def _until_told_or_alone() -> None:
     loop = asyncio.get_running_loop()
     alone = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), alone.set)
-    waiting = [asyncio.create_task(until_told_to_stop()), asyncio.create_task(alone.wait())]
+    waiting = [asyncio.create_task(until_signalled()), asyncio.create_task(alone.wait())]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:

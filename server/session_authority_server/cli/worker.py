@@ -8,7 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import in_place, opened
-from session_authority_server.app.serving import auditing, metrics, until_told_to_stop
+from session_authority_server.app.outputs import auditing, metrics
+from session_authority_server.app.process import until_signalled
 from session_authority_server.app.wiring import jobs, right_clock, schedule
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
@@ -55,7 +56,7 @@ async def _work(settings: Settings, database: Database, audit: Audit) -> None:
         f"session-authority: worker on {settings.database}, "
         f"every {settings.worker_interval_seconds:g} s"
     )
-    await until_told_to_stop()
+    await until_signalled()
     await upkeep.stop()
 
 

@@ -1,0 +1,73 @@
+"""What a process writes beside its answers: the audit log and the metrics."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from session_authority_server.app.errors import CannotStart
+from session_authority_server.audit.log import AuditLog
+from session_authority_server.audit.output import Descriptor, File
+from session_authority_server.config import STANDARD_OUTPUT, Settings, split_address
+from session_authority_server.domain.clock import SystemClock
+from session_authority_server.observability.metrics_port import MetricsServer
+from session_authority_server.usecases.audit import NOWHERE, Audit
+
+
+@contextlib.asynccontextmanager
+async def auditing(settings: Settings, standard_output: int = 1) -> AsyncIterator[Audit]:
+    """Open the audit log, if the settings name one, and write what waits before closing it.
+
+    Args:
+        settings: Where the audit log goes.
+        standard_output: The file descriptor to use for standard output.
+
+    Raises:
+        CannotStart: If the audit log can't be written to.
+    """
+    where = settings.audit_log
+    if not where:
+        yield NOWHERE
+        return
+    try:
+        output = Descriptor(standard_output) if where == STANDARD_OUTPUT else File(Path(where))
+    except OSError as error:
+        raise CannotStart(
+            f"the audit log {where} can't be written: {error.strerror}; set SESSION_AUTHORITY_AUDIT_LOG to another "
+            "path, or to - for standard output"
+        ) from None
+    audit = AuditLog(output, SystemClock(), addresses=settings.audit_addresses)
+    try:
+        yield audit
+    finally:
+        await asyncio.to_thread(audit.close)
+
+
+@contextlib.contextmanager
+def metrics(settings: Settings) -> Iterator[None]:
+    """Serve metrics while the context lasts, if the settings name an address.
+
+    Raises:
+        CannotStart: If the address can't be used.
+    """
+    address = settings.metrics_listen
+    if not address:
+        yield
+        return
+    host, port = split_address(address)
+    try:
+        server = MetricsServer(host, port)
+    except OSError as error:
+        raise CannotStart(
+            f"metrics can't be served on {address}: {error.strerror}; set "
+            "SESSION_AUTHORITY_METRICS_LISTEN to another address"
+        ) from None
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
