@@ -35,7 +35,7 @@ from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
-from session_authority_server.store import rows, schema
+from session_authority_server.store import rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import Touch, Transaction
 from session_authority_server.store.sql_key_store import SqlKeyStore
@@ -47,6 +47,7 @@ from session_authority_server.usecases.api_keys import ApiKeys
 from session_authority_server.usecases.keyring import Keyring
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
+from tests.support.engines import migrated_sqlite
 from tests.support.hosts import serving
 
 PATIENCE_SECONDS = 30.0  # for answers on a busy machine
@@ -154,14 +155,13 @@ async def running_authority(
     host: str = "native",
 ) -> AsyncIterator[Authority]:
     path, clock = folder / "sessions.sqlite", clock or ManualClock(NOON)
-    database = Database.sqlite(path)
+    database = await migrated_sqlite(path)
     audit = AuditLog(File(folder / "audit"), ManualClock(NOON), addresses=True)
     keys = SqlKeyStore(database)
     keyring = Keyring(keys, clock)
     rejected = RejectedTokens(clock, rejected_tokens_per_minute)
     keeping_current: list[asyncio.Task[None]] = []
     try:
-        await schema.migrate(database)
         _, key = await ApiKeys(keys, clock).create("apps", frozenset(Permission))
         await keyring.refresh()
         keeping_current.append(asyncio.create_task(keyring.keep_current()))

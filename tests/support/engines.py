@@ -228,7 +228,7 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Engine]:
     """Open a fresh database of a kind."""
     with contextlib.ExitStack() as stack:
         if kind == "sqlite":
-            database = await _fresh_sqlite(folder / "authority.db")
+            database = await migrated_sqlite(folder / "authority.db")
         else:
             days = {"postgresql": None, "partitioned": 30}[kind]
             database = Database.postgresql(stack.enter_context(migrated_postgresql(days)))
@@ -264,7 +264,10 @@ def _anew(partition_days: int | None) -> str:
     return f"DROP SCHEMA public CASCADE; CREATE SCHEMA public; {sql.getvalue()}"
 
 
-async def _fresh_sqlite(path: Path) -> Database:
+async def migrated_sqlite(path: Path) -> Database:
+    """Open a migrated SQLite file, which is made unless it exists."""
+    if path.exists():
+        return Database.sqlite(path)
     if not _sqlite_template:  # migrated once, then copied: a hundred times faster
         first = Database.sqlite(path)
         await migrate(first)

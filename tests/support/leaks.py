@@ -14,7 +14,8 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from functools import wraps
+from functools import cache, wraps
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,7 +37,9 @@ from session_authority_server.usecases.reauthenticate_session import Reauthentic
 _PREFIXES = ("ses_", "sak_")
 # Tokens share the characters of their id; what follows proves something.
 _SECRET_PART_OF_TOKEN = slice(30, None)
+# The shortest form has 16 bytes: wherever it begins, one of every _STRIDE windows lies within it.
 _WINDOW = 12
+_STRIDE = 16 - _WINDOW + 1
 # Of each class: what the next ones show follows from the same few lines of code.
 REPRS_LIMIT = 500
 
@@ -62,6 +65,8 @@ class Secrets:
     def __init__(self) -> None:
         self._known: set[bytes] = set()
         self._forms: dict[bytes, str] = {}
+        self._windows: dict[bytes, list[tuple[bytes, int]]] = defaultdict(list)
+        self._indexed = 0
 
     def __len__(self) -> int:
         return len(self._known)
@@ -85,24 +90,25 @@ class Secrets:
 
     def found_in(self, content: bytes) -> list[str]:
         """Return the names of the secrets that are in some bytes."""
-        if len(self._forms) * len(content) < 10**9:
-            return sorted({name for form, name in self._forms.items() if form in content})
-        # Too many to look for one by one: look up what begins at every byte.
-        by_start: dict[bytes, list[bytes]] = defaultdict(list)
-        for form in self._forms:
-            by_start[form[:_WINDOW]].append(form)
-        starts = set(by_start)
-        candidates = [
-            at for at in range(len(content) - _WINDOW + 1) if content[at : at + _WINDOW] in starts
-        ]
+        starts = range(0, len(content) - _WINDOW + 1, _STRIDE)
+        index = self._index()
+        windows = [at for at in starts if content[at : at + _WINDOW] in index]
         return sorted(
             {
                 self._forms[form]
-                for at in candidates
-                for form in by_start[content[at : at + _WINDOW]]
-                if content.startswith(form, at)
+                for at in windows
+                for form, offset in index[content[at : at + _WINDOW]]
+                if at >= offset and content.startswith(form, at - offset)
             }
         )
+
+    def _index(self) -> dict[bytes, list[tuple[bytes, int]]]:
+        """Return the forms by each of the windows at their beginning, so that one pass over a text finds all."""
+        for form in islice(self._forms, self._indexed, None):
+            for offset in range(_STRIDE):
+                self._windows[form[offset : offset + _WINDOW]].append((form, offset))
+        self._indexed = len(self._forms)
+        return self._windows
 
 
 class Capture(logging.Handler):
@@ -207,6 +213,9 @@ def _all_logs(capture: Capture) -> Iterator[None]:
     ]
     loggers = [logging.root, *named]
     before = [(logger, logger.level, logger.disabled, logger.propagate) for logger in loggers]
+    others = [(handler, handler.level) for handler in logging.root.handlers]
+    for handler, level in others:  # pytest's, which would format every line of every library's
+        handler.setLevel(max(level, logging.INFO))
     for logger in loggers:
         logger.setLevel(logging.DEBUG if logger is logging.root else logging.NOTSET)
         logger.disabled, logger.propagate = False, True
@@ -215,6 +224,8 @@ def _all_logs(capture: Capture) -> Iterator[None]:
         yield
     finally:
         logging.root.removeHandler(capture)
+        for handler, level in others:
+            handler.setLevel(level)
         for logger, level, disabled, propagate in before:
             logger.setLevel(level)
             logger.disabled, logger.propagate = disabled, propagate
@@ -269,7 +280,12 @@ def _databases(capture: Capture) -> Iterator[None]:
         yield
 
 
-def _kinds() -> Iterator[type]:
+@cache
+def _kinds() -> tuple[type, ...]:
+    return tuple(_found_kinds())
+
+
+def _found_kinds() -> Iterator[type]:
     """Give every class of ours whose objects somebody may come to see, those that are raised included."""
     for package in (session_authority, session_authority_server):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
