@@ -7,7 +7,7 @@ SOURCES := client server workers tests benchmarks examples tools
 .DEFAULT_GOAL := help
 # Where this is set, each of the many processes that the tests start would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run test check proto sync format lock clean
+.PHONY: help run test soak check proto sync format lock clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ run: .venv/ready ## Start the whole thing on embedded defaults, with a short dem
 JOBS ?= 3
 test: .venv/ready ## Run every test, in random order, with coverage
 	$(BIN)/python -m pytest --cov -n $(JOBS) --dist worksteal $(ARGS)
+
+soak: .venv/ready ## Run the long form of every campaign: races, chaos, faults, fuzzing, properties
+	SOAK=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m soak $(ARGS)
 
 check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports and generated code
 	$(BIN)/ruff format --check $(SOURCES)

@@ -1,6 +1,6 @@
 """Whatever is sent to an RPC, the answer is a documented one, in time, and the next call is answered too.
 
-The same every time, so that a failure can be looked at; `benchmarks/fuzz.py` looks for new ones.
+`make test` tries the same requests every time; `make soak` and `tests/fuzz/guided.py` try others.
 """
 
 import time
@@ -19,21 +19,23 @@ from tests.fuzz.messages import Metadata, metadata, raw, structured
 from tests.fuzz.residents import Residents
 from tests.support.api import RPCS, Rpc, served_by
 from tests.support.program import Program, serving
+from tests.support.soak import soaked
 
-pytestmark = pytest.mark.both_hosts
+pytestmark = [pytest.mark.both_hosts, pytest.mark.soak]
 
 DATABASE = "session-authority.sqlite"
-# Of each RPC; all of them take some 20 s.
-EXAMPLES, EXAMPLES_OF_METADATA = 30, 10
+# Of each RPC.
+EXAMPLES = soaked(long=1_000, short=10)
+EXAMPLES_OF_METADATA = soaked(long=300, short=5)
 ANSWERED_WITHIN_SECONDS = 5.0  # the deadline imposed where none is sent
 STREAMS_LAST_SECONDS = 0.2
 
 
 def repeatable(examples: int) -> settings:
-    """Return settings under which the same is tried every time."""
+    """Return settings under which `make test` tries the same every time."""
     return settings(
         max_examples=examples,
-        derandomize=True,
+        derandomize=soaked(long=False, short=True),
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -22,10 +22,11 @@ from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.store.database import Database
 from tests.support.program import Program, serving
+from tests.support.soak import soaked
 
 pytestmark = pytest.mark.both_hosts
 
-ROUNDS = 10  # on each host
+ROUNDS = soaked(long=30, short=2)  # on each host
 STORM_SECONDS = 0.3
 PATIENCE_SECONDS = 60
 CLIENTS = 4
@@ -87,6 +88,7 @@ async def _check(server: Program, ledger: Ledger) -> None:
             assert answer == new.session, "an answered sign-in was lost"
 
 
+@pytest.mark.soak
 async def test_answered_sign_ins_and_endings_survive_kill_9_in_a_storm(tmp_path: Path) -> None:
     settings = {"SESSION_AUTHORITY_SESSION_LIMIT": "0"}
     answered: list[Ledger] = []

@@ -6,8 +6,9 @@ import pytest
 
 from tests.integration.near_cache_chaos import world
 from tests.integration.near_cache_history import Ending, Validation, Verdict, judge
+from tests.support.soak import soaked
 
-ROUNDS = 2
+ROUNDS = soaked(long=30, short=1)
 ENDING = Ending("sign-out", session=0, effective=102.1, answered=50.0)
 
 
@@ -44,6 +45,7 @@ def test_each_ending_of_a_session_has_to_hold_and_no_other_session_s() -> None:
     assert not judge([later, other], {"sync": history}).violations
 
 
+@pytest.mark.soak
 def test_nobody_accepts_after_an_effective_time_whatever_goes_wrong(tmp_path: Path) -> None:
     total = Verdict()
     with world(2030, tmp_path) as made:

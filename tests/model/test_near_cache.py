@@ -2,15 +2,28 @@
 
 import pytest
 
-from tests.model.near_cache import ONE_QUESTION, Change, Protocol, Rule, explore, without
+from tests.model.near_cache import (
+    ONE_QUESTION,
+    Bounds,
+    Change,
+    Protocol,
+    Rule,
+    explore,
+    without,
+)
+from tests.support.soak import soaked
+
+BOUNDS = soaked(long=ONE_QUESTION, short=Bounds(pings=1, streams=1, validations=1))
+STATES = soaked(long=100_000, short=10_000)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("change", Change)
 def test_no_schedule_breaks_the_promise(change: Change) -> None:
-    found = explore(Protocol(change, bounds=ONE_QUESTION))
+    found = explore(Protocol(change, bounds=BOUNDS))
 
     assert found.promise is None, found.schedule
-    assert found.states > 100_000
+    assert found.states > STATES
 
 
 @pytest.mark.parametrize("rule", Rule)

@@ -24,6 +24,7 @@ from session_authority_server.store.tables import (
 )
 from tests.property.conftest import Bench
 from tests.support.engines import SECOND, START, Engine, a_session, numbered, sweep_row, told
+from tests.support.soak import soaked
 
 USERS = ("ann", "bob")
 # Few distinct seconds, so that what is compared is often equal.
@@ -155,7 +156,7 @@ async def assert_agreement(
 
 
 _settings = settings(
-    max_examples=60,
+    max_examples=soaked(long=1_000, short=20),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -167,6 +168,7 @@ _given = given(
 )
 
 
+@pytest.mark.soak
 @_settings
 @_given
 def test_sqlite_and_the_domain_agree_before_and_after_the_worker(
@@ -175,7 +177,8 @@ def test_sqlite_and_the_domain_agree_before_and_after_the_worker(
     sqlite_bench.run(lambda engine: check_agreement(engine, world, instants, page))
 
 
-@settings(_settings, max_examples=25)
+@pytest.mark.soak
+@settings(_settings, max_examples=soaked(long=300, short=8))
 @_given
 def test_postgresql_and_the_domain_agree_before_and_after_the_worker(
     postgresql_bench: Bench, world: World, instants: list[int], page: int

@@ -1,12 +1,16 @@
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.property.near_cache_world import World
+from tests.support.soak import soaked
+
+pytestmark = pytest.mark.soak
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=soaked(long=2_000, short=20), deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 300))
 def test_the_near_cache_is_the_naive_one_and_keeps_its_promise(chance: Random, steps: int) -> None:
     world = World(chance)
@@ -17,7 +21,7 @@ def test_the_near_cache_is_the_naive_one_and_keeps_its_promise(chance: Random, s
 
 def test_it_is_and_does_over_a_long_time() -> None:
     world = World(Random(2030))
-    for _ in range(30_000):
+    for _ in range(soaked(long=1_000_000, short=30_000)):
         world.step()
         world.check()
     # It isn't for want of hits, or of endings that are still on their way.

@@ -42,7 +42,10 @@ from session_authority_workers.purge import Purge
 from tests.property.conftest import bench_in
 from tests.property.reference_model import ADMIN, POLICY, USER, Known, by_activity, by_ending
 from tests.support.engines import MINUTE, SECOND, START
+from tests.support.soak import soaked
 from tests.support.usecases import UseCases
+
+pytestmark = pytest.mark.soak
 
 T = TypeVar("T")
 LIMIT = 3
@@ -508,7 +511,7 @@ class PostgreSQLSessions(Sessions):
 
 
 _settings = settings(
-    max_examples=15,
+    max_examples=soaked(long=300, short=5),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
@@ -520,4 +523,4 @@ TestRefusingSessions.settings = _settings
 TestWarySessions = WarySessions.TestCase
 TestWarySessions.settings = _settings
 TestPostgreSQLSessions = PostgreSQLSessions.TestCase
-TestPostgreSQLSessions.settings = settings(_settings, max_examples=8)
+TestPostgreSQLSessions.settings = settings(_settings, max_examples=soaked(long=100, short=3))

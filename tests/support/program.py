@@ -91,6 +91,14 @@ def run_process(
     )
 
 
+def resident_mib(pid: int) -> float:
+    """Return how much memory a process uses now."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found, status
+    return int(found[1]) / 1024
+
+
 class Refusal(Protocol):
     """Run a command that must refuse, and return what it says."""
 
@@ -127,10 +135,7 @@ class Program:
     @property
     def resident_mib(self) -> float:
         """How much memory the process uses now."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-        assert found, status
-        return int(found[1]) / 1024
+        return resident_mib(self.process.pid)
 
     @property
     def address(self) -> str:

@@ -1,8 +1,8 @@
 """Fuzzes every RPC for as long as one likes, guided by what the server's code does with what it gets.
 
     pip install --target FOLDER atheris
-    PYTHONPATH=FOLDER:. .venv/bin/python -m benchmarks.fuzz [--seconds N] [--corpus FOLDER] [INPUT ...]
-    .venv/bin/python -m benchmarks.fuzz --soak SECONDS
+    PYTHONPATH=FOLDER:. .venv/bin/python -m tests.fuzz.guided [--seconds N] [--corpus FOLDER] [INPUT ...]
+    .venv/bin/python -m tests.fuzz.guided --soak SECONDS
 
 Needs atheris, which is in no lock: it is built for few versions of Python, and only this uses it. Requests are
 made as those of `tests/fuzz`, or are bytes as the fuzzer has bred them, and go through the interceptor and the
@@ -38,13 +38,6 @@ except ImportError:
     atheris, watched = None, contextlib.nullcontext()
 
 with watched:  # what is imported here guides the fuzzer
-    from tests.fuzz.answers import Answer, faults
-    from tests.fuzz.messages import any_call
-    from tests.fuzz.residents import Residents
-    from tests.support.api import RPCS, Rpc
-    from tests.support.program import serving
-
-    from benchmarks.support.process import resident_mib
     from session_authority_server.app.wiring import usecase_context
     from session_authority_server.audit.log import AuditLog
     from session_authority_server.audit.output import File
@@ -60,6 +53,11 @@ with watched:  # what is imported here guides the fuzzer
     from session_authority_server.store import schema
     from session_authority_server.store.database import Database
     from session_authority_server.store.sql_store import SqlSessionStore
+    from tests.fuzz.answers import Answer, faults
+    from tests.fuzz.messages import any_call
+    from tests.fuzz.residents import Residents
+    from tests.support.api import RPCS, Rpc
+    from tests.support.program import resident_mib, serving
 
 _WITHIN_SECONDS = 5.0
 _REPORT_SECONDS = 20.0
@@ -126,11 +124,11 @@ class Run:
     def report(self) -> None:
         self._reported = time.monotonic()
         seconds = self._reported - self._began
-        print(
+        sys.stdout.write(
             f"{seconds:6.0f} s: {self.count} calls, {self.count / seconds:.0f}/s, "
-            f"{resident_mib(self._pid):.1f} MiB resident",
-            flush=True,
+            f"{resident_mib(self._pid):.1f} MiB resident\n"
         )
+        sys.stdout.flush()
 
 
 def guided(seconds: int, corpus: Path, replayed: list[str]) -> None:
