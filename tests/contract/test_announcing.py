@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.event import SessionEstablished
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Ending,
@@ -121,6 +122,10 @@ TELLING: dict[str, tuple[Work, Callable[[Session], Changes]]] = {
         lambda session: Changes({session.session_id}),
     ),
     "end_live_beyond": (_end_beyond, lambda session: Changes({session.session_id})),
+    "end_made_by": (
+        lambda transaction, _: transaction.end_made_by("", LATER, UUID(int=0), 1_000, ENDING),
+        lambda session: Changes({session.session_id}),
+    ),
     "renew_session": (_renew, lambda session: Changes({session.session_id})),
     "sweep_user": (_sweep_user, lambda session: Changes(user_ids={session.user_id})),
     "sweep_everybody": (
@@ -139,8 +144,13 @@ async def _erase(transaction: Transaction, session: Session) -> object:
     return await transaction.begin_erasure(session.user_id, LATER)
 
 
+async def _record(transaction: Transaction, session: Session) -> None:
+    transaction.record(SessionEstablished(session))
+
+
 # Those that make no token invalid that was valid.
 SILENT: dict[str, Work] = {
+    "record": _record,
     "lock_user": lambda transaction, session: transaction.lock_user(session.user_id),
     "read_session": lambda transaction, session: transaction.read_session(session.session_id),
     "live_sessions_beyond": lambda transaction, session: transaction.live_sessions_beyond(
@@ -161,7 +171,7 @@ SILENT: dict[str, Work] = {
 }
 
 # Of the stores: `transact` is the above.
-STORE_TELLING = {"transact", "end_made_by"}
+STORE_TELLING = {"transact"}
 STORE_SILENT = {
     "read_sessions",
     "touch",  # moves an idle timeout on
@@ -274,7 +284,9 @@ async def test_more_sessions_than_a_notification_holds_are_told(engine: Engine, 
 async def test_what_a_key_made_is_told_batch_by_batch(engine: Engine, told: Told) -> None:
     mine, others = replace(a_session(), created_by="k"), a_session()
     await engine.add(mine, others)
-    done = await told.store.end_made_by("k", LATER, UUID(int=0), 1_000, ENDING)
+    done = await told.store.transact(
+        lambda transaction: transaction.end_made_by("k", LATER, UUID(int=0), 1_000, ENDING)
+    )
     assert [each.session_id for each in done.ended] == [mine.session_id]
     assert await told.hear() == Changes({mine.session_id})
 

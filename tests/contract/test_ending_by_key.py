@@ -23,7 +23,9 @@ def told(*some: Session) -> Sequence[SessionEnded]:
 
 
 async def end(engine: Engine, after: UUID, limit: int) -> KeyBatch:
-    batch = await engine.sessions.end_made_by("key", NOW, after, limit, REVOKED)
+    batch = await engine.sessions.transact(
+        lambda transaction: transaction.end_made_by("key", NOW, after, limit, REVOKED)
+    )
     return replace(batch, ended=sorted(batch.ended, key=lambda each: each.session_id))
 
 
@@ -56,15 +58,3 @@ async def test_since_a_moment_ids_tell(engine: Engine) -> None:
     before, after = replace(before, created_by="key"), replace(after, created_by="key")
     await engine.add(before, after)
     assert await end(engine, first_id(START + SECOND), 10) == KeyBatch(told(after), None)
-
-
-async def test_what_was_ended_is_told_once_it_is_committed(engine: Engine) -> None:
-    session = made("key", 1)
-    await engine.add(session)
-    heard: list[KeyBatch] = []
-    for ended in (told(session), []):
-        batch = await engine.sessions.end_made_by(
-            "key", NOW, numbered(0), 10, REVOKED, heard.append
-        )
-        assert batch.ended == ended
-        assert heard.pop() is batch

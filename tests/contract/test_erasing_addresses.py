@@ -1,6 +1,5 @@
 """Addresses and user agents, where they go when a session ends."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -144,43 +143,6 @@ async def test_a_session_that_is_only_looked_at_keeps_them(engine: Engine) -> No
 
 
 # What was committed
-
-
-async def test_a_store_tells_what_it_committed_and_nothing_else(engine: Engine) -> None:
-    told: list[object] = []
-
-    async def works(_: Transaction) -> str:
-        assert told == []
-        return "done"
-
-    async def fails(_: Transaction) -> str:
-        raise ZeroDivisionError
-
-    assert await engine.sessions.transact(works, told.append) == "done"
-    with pytest.raises(ZeroDivisionError):
-        await engine.sessions.transact(fails, told.append)
-    assert told == ["done"]
-
-
-async def test_what_was_committed_is_told_even_where_whoever_asked_has_gone(engine: Engine) -> None:
-    told: list[object] = []
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def work(transaction: Transaction) -> str:
-        await transaction.lock_user("ann")
-        begun.set()
-        await go_on.wait()
-        return "done"
-
-    asking = asyncio.create_task(engine.sessions.transact(work, told.append))
-    await begun.wait()
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    assert told == []
-    go_on.set()
-    await engine.add(a_session())  # waits for the user's lock or the one writer
-    assert told == ["done"]
 
 
 async def test_the_worker_is_told_what_was_committed(engine: Engine) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.domain.session import InitiatingEntity
 from session_authority_server.store.protocol import (
     PendingErasure,
     PendingSweep,
@@ -17,7 +17,7 @@ from session_authority_server.store.protocol import (
     UpkeepStore,
 )
 from tests.conftest import PATIENCE_SECONDS
-from tests.support.engines import DAY, START, Engine, a_session, numbered, told
+from tests.support.engines import DAY, START, Engine, a_session, told
 
 CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "read_sessions": lambda engine: engine.sessions.read_sessions([uuid4()]),
@@ -29,9 +29,6 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
         "ann", START, START, START, None, 10
     ),
     "list_ended": lambda engine: engine.sessions.list_ended("ann", START, None, 10),
-    "end_made_by": lambda engine: engine.sessions.end_made_by(
-        "key", START, numbered(0), 10, Ending(START, EndReason.REVOKED, InitiatingEntity.ADMIN)
-    ),
     "erase_some": lambda engine: engine.sessions.erase_some(PendingErasure("ann", 1), 10),
     "pending_erasures": lambda engine: engine.upkeep.pending_erasures(10),
     "purge_erasures": lambda engine: engine.upkeep.purge_erasures(START, 10),

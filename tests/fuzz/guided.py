@@ -72,8 +72,8 @@ class InProcess:
         clock, policy = SystemClock(), Policy()
         database = Database.sqlite(folder / "fuzzed.sqlite")
         self._runner.run(schema.migrate(database))
-        store = SqlSessionStore(database)
         audit = AuditLog(File(folder / "audit"), clock, addresses=True)
+        store = SqlSessionStore(database, audit=audit)
         context = usecase_context(store, clock, policy, audit)
         rejected = RejectedTokens(clock, 0)
         self._dispatcher = Dispatcher(

@@ -37,7 +37,7 @@ from session_authority_server.rpc.session_admin_service import SessionAdminServi
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import Touch, Transaction
+from session_authority_server.store.protocol import Audit, Touch, Transaction
 from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.tables import sessions
@@ -63,8 +63,8 @@ _ROWS_AT_ONCE = 1_000  # so that a transaction stays far below the store's own l
 class WatchedStore(SqlSessionStore):
     """The production store, noting what it is asked, and failing to read where a test says how."""
 
-    def __init__(self, database: Database, *, erases_at_end: bool = False) -> None:
-        super().__init__(database, erases_at_end=erases_at_end)
+    def __init__(self, database: Database, audit: Audit, *, erases_at_end: bool = False) -> None:
+        super().__init__(database, erases_at_end=erases_at_end, audit=audit)
         self.erases_at_end = erases_at_end
         self.asked: list[str] = []
         self.touches: list[Touch] = []
@@ -76,13 +76,9 @@ class WatchedStore(SqlSessionStore):
             raise self.failure
         return await super().read_sessions(session_ids)
 
-    async def transact(
-        self,
-        work: Callable[[Transaction], Any],
-        committed: Callable[[Any], None] | None = None,
-    ) -> Any:
+    async def transact(self, work: Callable[[Transaction], Any]) -> Any:
         self.asked.append("transact")
-        return await super().transact(work, committed)
+        return await super().transact(work)
 
     async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
         self.asked.append("touch")
@@ -166,7 +162,7 @@ async def running_authority(
         await keyring.refresh()
         keeping_current.append(asyncio.create_task(keyring.keep_current()))
         at_end = policy.erase_addresses is EraseAddresses.AT_END
-        store = WatchedStore(database, erases_at_end=at_end)
+        store = WatchedStore(database, audit, erases_at_end=at_end)
         context = usecase_context(store, clock, policy, audit)
         service = SessionService(context, rejected)
         admin = SessionAdminService(context)

@@ -5,6 +5,7 @@ from functools import partial
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest
+from session_authority_server.domain.event import Event
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import Rejection
@@ -34,6 +35,19 @@ from session_authority_server.usecases.validate_sessions import (
     record_use,
     validate_sessions,
 )
+
+
+class Recorder:
+    """An audit log that keeps its events in memory."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def record(self, *events: Event) -> None:
+        self.events += events
+
+    async def room(self) -> None:
+        pass
 
 
 class UseCases:

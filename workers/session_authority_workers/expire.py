@@ -5,12 +5,14 @@ from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.store.protocol import (
+    EVENTS_AT_ONCE,
+    NOWHERE,
+    Audit,
     ExpiryBatch,
     PendingSweep,
     SweepBatch,
     UpkeepStore,
 )
-from session_authority_server.usecases.audit import EVENTS_AT_ONCE, NOWHERE, Audit
 from session_authority_workers.pace import Pace, Stride
 
 SWEEPS_AT_ONCE = 1_000

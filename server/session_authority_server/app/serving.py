@@ -35,8 +35,8 @@ from session_authority_server.rpc.authentication import Authenticate, Authentica
 from session_authority_server.rpc.host.health import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import Audit
 from session_authority_server.usecases.activity import Activity
-from session_authority_server.usecases.audit import Audit
 from session_authority_server.usecases.keyring import Keyring
 from session_authority_workers.schedule import watch_backlog
 

@@ -31,11 +31,10 @@ from session_authority_server.rpc.session_watch_service import (
     encode_pong,
 )
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import SessionStore
+from session_authority_server.store.protocol import NOWHERE, Audit, SessionStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.activity import Activity
-from session_authority_server.usecases.audit import NOWHERE, Audit
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.watch.channel import Channel
@@ -64,7 +63,7 @@ def usecase_context(
         policy=policy,
         audit=audit,
         activity=Activity(store, clock, policy),
-        superseded=SupersededTokens(store, clock, policy, count_superseded, audit),
+        superseded=SupersededTokens(store, clock, policy, count_superseded),
     )
 
 
@@ -132,7 +131,9 @@ def new_server(
     """Return the parts of a server over an open database. None of them runs yet."""
     clock, policy = skew.clock, settings.policy
     channel, listener = _channel(settings, database)
-    store = SqlSessionStore(database, erases_at_end=erases_at_end(policy), listener=listener)
+    store = SqlSessionStore(
+        database, erases_at_end=erases_at_end(policy), listener=listener, audit=audit
+    )
     context = usecase_context(store, clock, policy, audit)
     rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
     authenticate = _with_right_clock(authenticate, skew)

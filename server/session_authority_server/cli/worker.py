@@ -14,7 +14,7 @@ from session_authority_server.app.wiring import jobs, right_clock, schedule
 from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.store.database import Database
-from session_authority_server.usecases.audit import Audit
+from session_authority_server.store.protocol import Audit
 from session_authority_workers.expire import Progress as Report
 
 _COUNT_LIMIT = 1_000_000

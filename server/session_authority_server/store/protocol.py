@@ -18,12 +18,12 @@ Obligations that hold for every method:
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
 from session_authority_server.domain.changes import Changes
-from session_authority_server.domain.event import SessionEnded
+from session_authority_server.domain.event import Event, SessionEnded
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Ending,
@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 # How many sessions one statement reads, touches or ends at most.
 BATCH_LIMIT = 1_000
+
+# What `Audit.room` makes room for.
+EVENTS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +176,38 @@ class Listener(Protocol):
         ...
 
 
+class Audit(Protocol):
+    """Where events are recorded."""
+
+    def record(self, *events: Event) -> None:
+        """Record events that happened, in order. Never waits and never raises."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until EVENTS_AT_ONCE can be recorded without loss, but only for some seconds.
+
+        For upkeep, which can wait. A call never does.
+        """
+        ...
+
+
+class _Nowhere:
+    def record(self, *events: Event) -> None:
+        pass
+
+    async def room(self) -> None:
+        pass
+
+
+NOWHERE: Final[Audit] = _Nowhere()
+
+
 class Transaction(Protocol):
     """What can be done in one transaction. All of it happens, or none."""
+
+    def record(self, *events: Event) -> None:
+        """Record events in the audit log once the transaction is committed, and never if it is rolled back."""
+        ...
 
     async def lock_user(self, user_id: str) -> UserStanding:
         """Keep every other transaction that locks this user waiting, and return the user's standing.
@@ -203,6 +236,12 @@ class Transaction(Protocol):
         self, user_id: str, now: datetime, keep: int, ending: Ending
     ) -> Sequence[UUID]:
         """End the user's live sessions but for the `keep` most recently active ones, however many."""
+        ...
+
+    async def end_made_by(
+        self, key_id: str, now: datetime, after: UUID, limit: int, ending: Ending
+    ) -> KeyBatch:
+        """End the live sessions that an API key made, in the order of ids, looking at `limit` sessions at most."""
         ...
 
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
@@ -267,21 +306,15 @@ class SessionStore(Protocol):
         """Return those of at most BATCH_LIMIT sessions that exist, in one read outside a transaction."""
         ...
 
-    async def transact(
-        self,
-        work: Callable[[Transaction], Awaitable[T]],
-        committed: Callable[[T], None] | None = None,
-    ) -> T:
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run a piece of work in one transaction, commit it, and return what it returned.
 
         What the work raises rolls the transaction back and is raised here. The work may be run again from
         the start where the store asks for it, so it must have no effect of its own.
 
-        Args:
-            work: What to do.
-            committed: Given what the work returned as soon as that is committed, even where whoever waits
-                for it has gone, and before another transaction of this store that had to wait for this one.
-                Not called where the outcome is not known. It must neither wait nor raise.
+        The events of the transaction are recorded as soon as it is committed, even where its caller was
+        cancelled, and before those of a transaction of this store that had to wait for this one. Nothing is
+        recorded where the outcome is not known.
         """
         ...
 
@@ -293,21 +326,6 @@ class SessionStore(Protocol):
 
         Raises:
             LeftOut: If somebody else kept sessions locked for a third of a second. The others were touched.
-        """
-        ...
-
-    async def end_made_by(
-        self,
-        key_id: str,
-        now: datetime,
-        after: UUID,
-        limit: int,
-        ending: Ending,
-        committed: Callable[[KeyBatch], None] | None = None,
-    ) -> KeyBatch:
-        """End the live sessions that an API key made, in the order of ids, looking at `limit` sessions at most.
-
-        What was done is given to `committed` as by `transact`.
         """
         ...
 
@@ -375,7 +393,8 @@ class UpkeepStore(Protocol):
 
         A store that erases addresses at the end records those endings too, whose rows it must write anyway.
 
-        What was done is given to `committed` as by SessionStore.transact.
+        What was done is given to `committed` as soon as it is committed, even where the caller was cancelled.
+        It must neither wait nor raise.
         """
         ...
 
@@ -401,7 +420,7 @@ class UpkeepStore(Protocol):
         """Record the endings that a sweep implies, in the order of ids, looking at `limit` sessions at most.
 
         A session that expired before the sweep stays as it is. What was done is given to `committed` as by
-        SessionStore.transact.
+        end_overdue.
         """
         ...
 

@@ -11,14 +11,11 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server.domain.changes import Changes
-from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import ending_of
-from session_authority_server.domain.session import Ending, Session
+from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.erasing import erase_some
@@ -30,8 +27,9 @@ from session_authority_server.store.liveness import (
     is_swept,
 )
 from session_authority_server.store.protocol import (
+    NOWHERE,
+    Audit,
     ErasureBatch,
-    KeyBatch,
     LeftOut,
     Listener,
     PageKey,
@@ -57,6 +55,7 @@ class SqlSessionStore:
         *,
         erases_at_end: bool = False,
         listener: Listener | None = None,
+        audit: Audit = NOWHERE,
     ) -> None:
         """Keep sessions in a database.
 
@@ -64,10 +63,12 @@ class SqlSessionStore:
             database: Which.
             erases_at_end: Whether to erase addresses and the user agent when a session ends.
             listener: Who in this process is told of changes, where the database doesn't tell others.
+            audit: Where the events of transactions are recorded.
         """
         self._database = database
         self._erases_at_end = erases_at_end
         self._listener = listener
+        self._audit = audit
 
     async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
         found = await self._database.read_hot(session_ids)
@@ -76,42 +77,29 @@ class SqlSessionStore:
             found = await self._database.read(lambda connection: rows.dated(connection, swept))
         return {session.session_id: session for session in found}
 
-    async def transact(
-        self,
-        work: Callable[[Transaction], Awaitable[T]],
-        committed: Callable[[T], None] | None = None,
-    ) -> T:
-        async def in_transaction(connection: AsyncConnection) -> tuple[T, Changes]:
-            dialect, erases = self._database.dialect, self._erases_at_end
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        dialect, listener = self._database.dialect, self._listener
+
+        async def in_transaction(connection: AsyncConnection) -> tuple[T, SqlTransaction]:
+            erases = self._erases_at_end
             transaction = SqlTransaction(connection, dialect, erases_at_end=erases)
-            return await work(transaction), transaction.changes
-
-        return await self._change(in_transaction, committed)
-
-    async def _change(
-        self,
-        work: Callable[[AsyncConnection], Awaitable[tuple[T, Changes]]],
-        committed: Callable[[T], None] | None,
-    ) -> T:
-        """Run work in one transaction, and have caches told of what it changed."""
-        listener = self._listener
-
-        async def announced(connection: AsyncConnection) -> tuple[T, Changes]:
-            result, changes = await work(connection)
-            if changes:
-                # Last, for from here to the commit nothing may fail that a listener would have to hear of.
-                await self._database.dialect.announce(connection, changes)
+            result = await work(transaction)
+            if transaction.changes:
+                # Last: a failure between here and the commit would leave the listener without an outcome.
+                await dialect.announce(connection, transaction.changes)
                 if listener is not None:
                     listener.committing()
-            return result, changes
+            return result, transaction
 
-        def settled(done: tuple[T, Changes], certain: bool) -> None:
-            if listener is not None and done[1]:
-                listener.committed(done[1], certain=certain)
+        def settled(done: tuple[T, SqlTransaction], certain: bool) -> None:
+            changes = done[1].changes
+            if listener is not None and changes:
+                listener.committed(changes, certain=certain)
 
-        result, _ = await self._database.write(
-            announced, lambda done: committed and committed(done[0]), settled=settled
-        )
+        def committed(done: tuple[T, SqlTransaction]) -> None:
+            self._audit.record(*done[1].events)
+
+        result, _ = await self._database.write(in_transaction, committed, settled=settled)
         return result
 
     async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:
@@ -146,45 +134,6 @@ class SqlSessionStore:
 
     async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
         return await erase_some(self._database, erasure, limit)
-
-    async def end_made_by(
-        self,
-        key_id: str,
-        now: datetime,
-        after: UUID,
-        limit: int,
-        ending: Ending,
-        committed: Callable[[KeyBatch], None] | None = None,
-    ) -> KeyBatch:
-        # What bounds a step is what it looks at, for there is no index of who made what.
-        seen = (
-            select(sessions.c.session_id, (sessions.c.created_by == key_id).label("made"))
-            .where(sessions.c.session_id > after)
-            .order_by(sessions.c.session_id)
-            .limit(limit)
-        )
-
-        async def work(connection: AsyncConnection) -> tuple[KeyBatch, Changes]:
-            found = (await connection.execute(seen)).all()
-            last = found[-1].session_id if len(found) == limit else None
-            made = [row.session_id for row in found if row.made]
-            due = (
-                select(sessions.c.session_id)
-                .where(sessions.c.session_id.in_(made), is_live(now))
-                .order_by(sessions.c.session_id)
-                .with_for_update(key_share=True)
-            )
-            statement = (
-                update(sessions)
-                .where(sessions.c.session_id.in_(due))
-                .values(rows.ending_columns(ending) | (rows.ERASED if self._erases_at_end else {}))
-                .returning(sessions.c.session_id, sessions.c.user_id)
-            )
-            ended = (await connection.execute(statement)).all() if made else ()
-            events = [SessionEnded(row.session_id, row.user_id, ending) for row in ended]
-            return KeyBatch(events, last), Changes({row.session_id for row in ended})
-
-        return await self._change(work, committed)
 
     async def list_live(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.clock import TOLERATED_SKEW
+from session_authority_server.domain.event import Event, SessionEnded
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, Session, Sweep
 from session_authority_server.store import rows
@@ -30,7 +31,7 @@ from session_authority_server.store.liveness import (
     current_user_epoch,
     is_live,
 )
-from session_authority_server.store.protocol import PendingErasure, UserStanding
+from session_authority_server.store.protocol import KeyBatch, PendingErasure, UserStanding
 from session_authority_server.store.tables import (
     EVERYBODY,
     attempts,
@@ -59,6 +60,7 @@ class SqlTransaction:
 
     Attributes:
         changes: What caches must forget once it is committed.
+        events: What the audit log records once it is committed.
     """
 
     def __init__(
@@ -69,6 +71,10 @@ class SqlTransaction:
         self._erased = rows.ERASED if erases_at_end else {}
         self._global_epoch: int | None = None
         self.changes = Changes()
+        self.events: list[Event] = []
+
+    def record(self, *events: Event) -> None:
+        self.events += events
 
     async def lock_user(self, user_id: str) -> UserStanding:
         whose = {"user_id": user_id}
@@ -146,6 +152,37 @@ class SqlTransaction:
         ended: Sequence[UUID] = (await self._connection.execute(statement)).scalars().all()
         self.changes.session_ids.update(ended)
         return ended
+
+    async def end_made_by(
+        self, key_id: str, now: datetime, after: UUID, limit: int, ending: Ending
+    ) -> KeyBatch:
+        # No index says who made a session, so the sessions looked at bound a step, not the sessions ended.
+        seen = (
+            select(sessions.c.session_id, (sessions.c.created_by == key_id).label("made"))
+            .where(sessions.c.session_id > after)
+            .order_by(sessions.c.session_id)
+            .limit(limit)
+        )
+        found = (await self._connection.execute(seen)).all()
+        last = found[-1].session_id if len(found) == limit else None
+        made = [row.session_id for row in found if row.made]
+        if not made:
+            return KeyBatch((), last)
+        due = (
+            select(sessions.c.session_id)
+            .where(sessions.c.session_id.in_(made), is_live(now))
+            .order_by(sessions.c.session_id)
+            .with_for_update(key_share=True)
+        )
+        statement = (
+            update(sessions)
+            .where(sessions.c.session_id.in_(due))
+            .values(rows.ending_columns(ending) | self._erased)
+            .returning(sessions.c.session_id, sessions.c.user_id)
+        )
+        ended = (await self._connection.execute(statement)).all()
+        self.changes.session_ids.update(row.session_id for row in ended)
+        return KeyBatch([SessionEnded(row.session_id, row.user_id, ending) for row in ended], last)
 
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
         statement = (

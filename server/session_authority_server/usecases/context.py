@@ -3,9 +3,8 @@ from datetime import datetime
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.store.protocol import SessionStore
+from session_authority_server.store.protocol import NOWHERE, Audit, SessionStore
 from session_authority_server.usecases.activity import Activity
-from session_authority_server.usecases.audit import NOWHERE, Audit
 from session_authority_server.usecases.superseded import SupersededTokens
 
 

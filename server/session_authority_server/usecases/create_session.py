@@ -20,7 +20,6 @@ from session_authority_server.domain.token import Token
 from session_authority_server.domain.user_agent import parse_device
 from session_authority_server.domain.user_agent_text import clean_user_agent
 from session_authority_server.store.protocol import Transaction
-from session_authority_server.usecases.audit import Told, transact
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer
 from session_authority_server.usecases.sweep_time import (
@@ -71,35 +70,34 @@ async def _create(context: Context, sign_in: SignIn) -> tuple[Session, Token]:
         token = Token(token.id, attempt.derive_secret(salt))
     session = _session(sign_in, policy, token, now)
 
-    async def work(transaction: Transaction) -> Told[tuple[Session, Token]]:
+    async def work(transaction: Transaction) -> tuple[Session, Token]:
         standing = await transaction.lock_user(session.user_id)
         if attempt is not None:
             earlier = await earlier_answer(context, transaction, attempt)
             if earlier is not None:
-                return earlier, ()
+                return earlier
         require_begun_since(standing, session.user_id, session.authenticate_time)
-        ended = await _make_room(transaction, policy, session.user_id, context.clock.now())
+        await _make_room(transaction, policy, session.user_id, context.clock.now())
         added = await transaction.insert_session(session)
         if attempt is not None:
             await keep_answer(context, transaction, attempt, token, salt)
-        return (added, token), [*ended, SessionEstablished(added)]
+        transaction.record(SessionEstablished(added))
+        return added, token
 
-    return await transact(context.store, context.audit, work)
+    return await context.store.transact(work)
 
 
-async def _make_room(
-    transaction: Transaction, policy: Policy, user_id: str, now: datetime
-) -> list[SessionEnded]:
+async def _make_room(transaction: Transaction, policy: Policy, user_id: str, now: datetime) -> None:
     limit = policy.session_limit
     if limit is None:
-        return []
+        return
     if policy.at_limit is AtLimit.REFUSE:
         if await transaction.live_sessions_beyond(user_id, now, keep=limit - 1):
             raise SessionLimitReached(limit)
-        return []
+        return
     ending = Ending(now, EndReason.LIMIT, InitiatingEntity.POLICY)
     ended = await transaction.end_live_beyond(user_id, now, limit - 1, ending)
-    return [SessionEnded(session_id, user_id, ending) for session_id in ended]
+    transaction.record(*(SessionEnded(session_id, user_id, ending) for session_id in ended))
 
 
 def _session(sign_in: SignIn, policy: Policy, token: Token, now: datetime) -> Session:

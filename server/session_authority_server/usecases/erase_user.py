@@ -12,7 +12,6 @@ from session_authority_server.store.protocol import (
     SessionStore,
     Transaction,
 )
-from session_authority_server.usecases.audit import Told, transact
 from session_authority_server.usecases.context import Context
 
 # How long one call deletes rows: well below the callers' default deadline.
@@ -47,15 +46,15 @@ async def erase_user(
     checks.check_user_id(user_id, violations)
     violations.raise_if_any()
 
-    async def work(transaction: Transaction) -> Told[PendingErasure]:
+    async def work(transaction: Transaction) -> PendingErasure:
         await transaction.lock_user(user_id)
         now = context.clock.now()
         sweep = Sweep(now, InitiatingEntity.ADMIN)
         await transaction.sweep_user(user_id, sweep)
-        erasure = await transaction.begin_erasure(user_id, now)
-        return erasure, [SessionsSwept(user_id, sweep, why=_WHY)]
+        transaction.record(SessionsSwept(user_id, sweep, why=_WHY))
+        return await transaction.begin_erasure(user_id, now)
 
-    erasure = await transact(context.store, context.audit, work)
+    erasure = await context.store.transact(work)
     effective_time = context.effective_time()
     return Erasure(effective_time, await _delete(context.store, erasure, budget_seconds))
 

@@ -8,10 +8,14 @@ from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Session
 from session_authority_server.store.protocol import PageKey, SessionStore
 from session_authority_server.usecases.activity import FLUSH_INTERVAL
-from session_authority_server.usecases.audit import telling
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.page_token import PageToken, Section
-from session_authority_server.usecases.session_proof import check_standing, parse_proof, prove
+from session_authority_server.usecases.session_proof import (
+    check_standing,
+    parse_proof,
+    prove,
+    reporting_failed_proof,
+)
 
 DEFAULT_PAGE_SIZE = 50
 PAGE_SIZE_LIMIT = 200
@@ -68,9 +72,8 @@ async def list_sessions(context: Context, listing: Listing) -> Page:
     token = parse_proof(listing.session_token)
     size = _page_size(listing.page_size)
     now = context.clock.now()
-    async with context.superseded.noticed():
-        with telling(context.audit):
-            proven = await prove(context, token, now)
+    with reporting_failed_proof(context):
+        proven = await prove(context, token, now)
     check_standing(proven, context.policy, now)
     show_ended = listing.show_ended or listing.only_ended
     if listing.page_token:

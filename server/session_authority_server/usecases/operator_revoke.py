@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from session_authority_server.domain import sign_in as checks
@@ -14,8 +15,7 @@ from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import NOT_FOUND, judge
-from session_authority_server.store.protocol import BATCH_LIMIT, KeyBatch, Transaction
-from session_authority_server.usecases.audit import Told, transact
+from session_authority_server.store.protocol import BATCH_LIMIT, Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.revoke_session import parse_id
 
@@ -50,13 +50,13 @@ async def revoke_user_sessions(context: Context, user_id: str, reason: str = "")
     checks.check_reason(reason, violations)
     violations.raise_if_any()
 
-    async def work(transaction: Transaction) -> Told[None]:
+    async def work(transaction: Transaction) -> None:
         await transaction.lock_user(user_id)
         sweep = Sweep(context.clock.now(), InitiatingEntity.ADMIN, reason)
         await transaction.sweep_user(user_id, sweep)
-        return None, [SessionsSwept(user_id, sweep, why=reason)]
+        transaction.record(SessionsSwept(user_id, sweep, why=reason))
 
-    await transact(context.store, context.audit, work)
+    await context.store.transact(work)
     return context.effective_time()
 
 
@@ -69,12 +69,12 @@ async def revoke_all_sessions(context: Context, reason: str = "") -> datetime:
     """
     _check_reason(reason)
 
-    async def work(transaction: Transaction) -> Told[None]:
+    async def work(transaction: Transaction) -> None:
         sweep = Sweep(context.clock.now(), InitiatingEntity.ADMIN, reason)
         await transaction.sweep_everybody(sweep)
-        return None, [SessionsSwept("", sweep, why=reason)]
+        transaction.record(SessionsSwept("", sweep, why=reason))
 
-    await transact(context.store, context.audit, work)
+    await context.store.transact(work)
     return context.effective_time()
 
 
@@ -114,7 +114,7 @@ async def revoke_session_by_token(
 async def _end_one(
     context: Context, session_id: UUID, proof: Token | None, reason: str
 ) -> datetime:
-    async def work(transaction: Transaction) -> Told[None]:
+    async def work(transaction: Transaction) -> None:
         session = await transaction.read_session(session_id)
         if session is None:
             raise SessionNotFound
@@ -126,15 +126,14 @@ async def _end_one(
             raise SessionNotFound  # Erased meanwhile. The lock must leave nothing of the user.
         now = context.clock.now()
         if proof is not None and judge(session, proof, now) is NOT_FOUND:
-            return None, ()
+            return
         if is_live(session, now):
             ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
             if await transaction.end_session(session_id, ending):
-                return None, [SessionEnded(session_id, session.user_id, ending, reason)]
-        return None, ()
+                transaction.record(SessionEnded(session_id, session.user_id, ending, reason))
 
     with suppress(SessionNotFound):
-        await transact(context.store, context.audit, work)
+        await context.store.transact(work)
     return context.effective_time()
 
 
@@ -159,22 +158,27 @@ async def revoke_key_sessions(
     checks.check_reason(reason, violations)
     violations.raise_if_any()
 
-    def tell(batch: KeyBatch) -> None:
-        context.audit.record(*(replace(each, why=reason) for each in batch.ended))
-
     loop = asyncio.get_running_loop()
     give_up = loop.time() + budget_seconds
     after: UUID | None = tokens.first_id(since) if since is not None else UUID(int=0)
     while after is not None:
         now = context.clock.now()
-        ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
-        batch = await context.store.end_made_by(key_id, now, after, BATCH_LIMIT, ending, tell)
-        after = batch.last
+        after = await context.store.transact(partial(_end_some, key_id, after, now, reason))
         if loop.time() >= give_up:
             break
     # A moment, not an id: an id would reveal whose session was looked at last.
     resume_time = None if after is None else tokens.time_of(after)
     return KeyRevocation(context.effective_time(), resume_time)
+
+
+async def _end_some(
+    key_id: str, after: UUID, now: datetime, reason: str, transaction: Transaction
+) -> UUID | None:
+    """End some sessions of a key. Return the id to go on after; None where there are no more."""
+    ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
+    batch = await transaction.end_made_by(key_id, now, after, BATCH_LIMIT, ending)
+    transaction.record(*(replace(each, why=reason) for each in batch.ended))
+    return batch.last
 
 
 def _check_reason(reason: str) -> None:

@@ -13,10 +13,13 @@ from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import NOT_FOUND, judge
 from session_authority_server.store.protocol import Transaction, UserStanding
-from session_authority_server.usecases.audit import Told, transact
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer
-from session_authority_server.usecases.session_proof import parse_proof, read_proven
+from session_authority_server.usecases.session_proof import (
+    parse_proof,
+    read_proven,
+    reporting_failed_proof,
+)
 from session_authority_server.usecases.sweep_time import (
     correcting_future_sweep,
     require_begun_since,
@@ -59,12 +62,12 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
     secret = tokens.mint(now).secret if attempt is None else attempt.derive_secret(salt)
     new = Token(old.id, secret)
 
-    async def work(transaction: Transaction) -> Told[tuple[Session, Token]]:
+    async def work(transaction: Transaction) -> tuple[Session, Token]:
         standing = await _lock_user_of(transaction, old, clock)
         if attempt is not None:
             earlier = await earlier_answer(context, transaction, attempt)
             if earlier is not None:
-                return earlier, ()
+                return earlier
         session = await read_proven(transaction, old, clock)
         assert standing is not None, "a token that proves a session has its user locked"
         require_begun_since(standing, session.user_id, authenticate_time)
@@ -74,10 +77,11 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
             raise SessionNotLive
         if attempt is not None:
             await keep_answer(context, transaction, attempt, new, salt)
-        return (renewed, new), [SessionReauthenticated(renewed, turn)]
+        transaction.record(SessionReauthenticated(renewed, turn))
+        return renewed, new
 
-    async with context.superseded.noticed():
-        return await transact(context.store, context.audit, work)
+    with reporting_failed_proof(context):
+        return await context.store.transact(work)
 
 
 async def _lock_user_of(

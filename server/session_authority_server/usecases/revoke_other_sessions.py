@@ -3,9 +3,13 @@ from datetime import datetime
 from session_authority_server.domain.event import SessionsSwept
 from session_authority_server.domain.session import InitiatingEntity, Sweep
 from session_authority_server.store.protocol import Transaction
-from session_authority_server.usecases.audit import Told, transact
 from session_authority_server.usecases.context import Context
-from session_authority_server.usecases.session_proof import check_standing, parse_proof, prove_in
+from session_authority_server.usecases.session_proof import (
+    check_standing,
+    parse_proof,
+    prove_in,
+    reporting_failed_proof,
+)
 
 
 async def revoke_other_sessions(context: Context, session_token: str) -> datetime:
@@ -19,14 +23,14 @@ async def revoke_other_sessions(context: Context, session_token: str) -> datetim
     """
     token = parse_proof(session_token)
 
-    async def work(transaction: Transaction) -> Told[None]:
+    async def work(transaction: Transaction) -> None:
         proven = await prove_in(transaction, token, context.clock)
         check_standing(proven, context.policy, context.clock.now())
         sweep = Sweep(context.clock.now(), InitiatingEntity.USER)
         await transaction.sweep_user(proven.user_id, sweep)
         await transaction.exempt_from_sweep(proven.session_id)
-        return None, [SessionsSwept(proven.user_id, sweep, kept=proven.session_id)]
+        transaction.record(SessionsSwept(proven.user_id, sweep, kept=proven.session_id))
 
-    async with context.superseded.noticed():
-        await transact(context.store, context.audit, work)
+    with reporting_failed_proof(context):
+        await context.store.transact(work)
     return context.effective_time()

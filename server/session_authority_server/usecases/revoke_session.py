@@ -3,15 +3,19 @@ from datetime import datetime
 from uuid import UUID
 
 from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
-from session_authority_server.domain.event import Event, SessionEnded
+from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses, erased
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.store.protocol import Transaction
-from session_authority_server.usecases.audit import Told, transact
 from session_authority_server.usecases.context import Context
-from session_authority_server.usecases.session_proof import check_standing, parse_proof, prove_in
+from session_authority_server.usecases.session_proof import (
+    check_standing,
+    parse_proof,
+    prove_in,
+    reporting_failed_proof,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
     token = parse_proof(session_token)
     target_id = parse_id(session_id)
 
-    async def work(transaction: Transaction) -> Told[tuple[Session, bool, bool]]:
+    async def work(transaction: Transaction) -> tuple[Session, bool, bool]:
         proven = await prove_in(transaction, token, context.clock)
         check_standing(proven, context.policy, context.clock.now())
         # Read with the user's id, so that another user's session costs what an unknown one does.
@@ -55,21 +59,20 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
         now = context.clock.now()
         current = target.session_id == proven.session_id
         ending = ending_of(target, now)
-        events: list[Event] = []
         already_ended = ending is not None
         if ending is None:
             reason = EndReason.SIGNED_OUT if current else EndReason.REVOKED
             ending = Ending(now, reason, InitiatingEntity.USER)
             if await transaction.end_session(target_id, ending):
                 target = _ended(target, ending, context.policy)
-                events.append(SessionEnded(target_id, target.user_id, ending))
+                transaction.record(SessionEnded(target_id, target.user_id, ending))
             else:  # signed out, or found overdue, while this ran
                 target = await transaction.read_session(target_id) or target
                 already_ended = True
-        return (target, current, already_ended), events
+        return target, current, already_ended
 
-    async with context.superseded.noticed():
-        session, current, already_ended = await transact(context.store, context.audit, work)
+    with reporting_failed_proof(context):
+        session, current, already_ended = await context.store.transact(work)
     return Revocation(session, current, already_ended, context.effective_time())
 
 

@@ -3,7 +3,7 @@ from datetime import datetime
 
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.errors import SessionNotLive
-from session_authority_server.domain.event import CredentialRejected, SessionEnded
+from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.verdict import (
@@ -14,7 +14,6 @@ from session_authority_server.domain.verdict import (
     rejected_credential,
 )
 from session_authority_server.store.protocol import Transaction
-from session_authority_server.usecases.audit import Told, transact
 from session_authority_server.usecases.context import Context
 
 
@@ -31,7 +30,7 @@ async def sign_out(context: Context, session_token: str) -> datetime:
     if token is None:
         return context.effective_time()
 
-    async def work(transaction: Transaction) -> Told[CredentialRejected | None]:
+    async def work(transaction: Transaction) -> None:
         session = await transaction.read_session(token.id)
         # With a wrong secret the call must not wait for the user: the wait would reveal that the id exists.
         if session is not None and judge(session, token, context.clock.now()) is not NOT_FOUND:
@@ -46,13 +45,14 @@ async def sign_out(context: Context, session_token: str) -> datetime:
         if session is not None and _opens(verdict, session, now):
             ending = Ending(now, EndReason.SIGNED_OUT, InitiatingEntity.USER)
             if await transaction.end_session(token.id, ending):
-                return None, [SessionEnded(token.id, session.user_id, ending)]
-        return rejected_credential(session, token, verdict, now), ()
+                transaction.record(SessionEnded(token.id, session.user_id, ending))
+                return
+        rejected = rejected_credential(session, token, verdict, now)
+        if rejected is not None:
+            transaction.record(rejected)
 
     with suppress(SessionNotLive):
-        rejected = await transact(context.store, context.audit, work)
-        if rejected is not None:
-            context.audit.record(rejected)
+        await context.store.transact(work)
     return context.effective_time()
 
 

@@ -1,7 +1,8 @@
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
@@ -11,7 +12,6 @@ from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.store.protocol import SessionStore, Transaction
-from session_authority_server.usecases.audit import NOWHERE, Audit, Told, transact
 
 OnSuperseded = Callable[[Session], None]
 
@@ -44,7 +44,6 @@ class SupersededTokens:
         clock: Clock,
         policy: Policy,
         told: OnSuperseded,
-        audit: Audit = NOWHERE,
     ) -> None:
         """Act by a policy.
 
@@ -53,13 +52,11 @@ class SupersededTokens:
             clock: Tells the time.
             policy: Says what to do.
             told: Told of each use, with the session as it stands; must not fail or take long.
-            audit: Told of the sessions that are ended.
         """
         self._store = store
         self._clock = clock
         self._policy = policy
         self._told = told
-        self._audit = audit
         self._endings: dict[UUID, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(ENDINGS_AT_ONCE)
 
@@ -90,11 +87,7 @@ class SupersededTokens:
             try:
                 async with self._turns:
                     with suppress(SessionNotLive):
-                        await transact(
-                            self._store,
-                            self._audit,
-                            lambda transaction: self._end(transaction, session),
-                        )
+                        await self._store.transact(partial(self._end, session))
             except StoreUnavailable:
                 await asyncio.sleep(ENDING_PAUSE_SECONDS)
             except Exception:  # noqa: BLE001 - nobody waits for it
@@ -104,16 +97,6 @@ class SupersededTokens:
                 return
         _log.error("a session could not be ended for a superseded token; its next use tries again")
 
-    @asynccontextmanager
-    async def noticed(self) -> AsyncIterator[None]:
-        """Note what is found out within: that the token which was to prove something was superseded."""
-        try:
-            yield
-        except SessionNotLive as error:
-            if error.superseded is not None:
-                self.used(error.superseded)
-            raise
-
     def _is_to_end(self, session: Session) -> bool:
         now = self._clock.now()
         return (
@@ -122,7 +105,7 @@ class SupersededTokens:
             and is_live(session, now)
         )
 
-    async def _end(self, transaction: Transaction, session: Session) -> Told[None]:
+    async def _end(self, session: Session, transaction: Transaction) -> None:
         await transaction.lock_user(session.user_id)
         current = await transaction.read_session(session.session_id)
         if current is None:
@@ -130,5 +113,4 @@ class SupersededTokens:
         if self._is_to_end(current):
             ending = Ending(self._clock.now(), EndReason.REVOKED, InitiatingEntity.POLICY)
             if await transaction.end_session(session.session_id, ending):
-                return None, [SessionEnded(session.session_id, session.user_id, ending)]
-        return None, ()
+                transaction.record(SessionEnded(session.session_id, session.user_id, ending))

@@ -5,7 +5,7 @@ import pytest
 
 from session_authority_server.domain.api_key import KeyState, Permission
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.domain.event import Event, KeyCreated, KeyGivenEnd
+from session_authority_server.domain.event import KeyCreated, KeyGivenEnd
 from session_authority_server.domain.token import new_id
 from session_authority_server.usecases import api_keys as module
 from session_authority_server.usecases.api_keys import (
@@ -15,6 +15,7 @@ from session_authority_server.usecases.api_keys import (
     TooManyKeys,
 )
 from tests.support.engines import opened
+from tests.support.usecases import Recorder
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -69,23 +70,10 @@ async def test_there_are_no_more_good_keys_than_a_server_may_hold(
         await keys.create("three", PERMISSIONS)
 
 
-class Told:
-    """An audit log that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def record(self, *events: Event) -> None:
-        self.events += events
-
-    async def room(self) -> None:
-        pass
-
-
 async def test_the_audit_log_is_told_when_a_key_is_given_an_end_and_only_then(
     tmp_path: Path,
 ) -> None:
-    clock, told = ManualClock(NOON), Told()
+    clock, told = ManualClock(NOON), Recorder()
     async with opened("sqlite", tmp_path) as engine:
         keys = ApiKeys(engine.keys, clock, told)
         made, _ = await keys.create("shop", PERMISSIONS)

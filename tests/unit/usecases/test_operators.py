@@ -305,15 +305,11 @@ async def test_a_sign_out_that_an_erasure_overtakes_leaves_nothing_of_the_user(
         def __getattr__(self, name: str) -> object:
             return getattr(engine.sessions, name)
 
-        async def transact(
-            self,
-            work: Callable[[object], Awaitable[object]],
-            committed: Callable[[object], None] | None = None,
-        ) -> object:
+        async def transact(self, work: Callable[[object], Awaitable[object]]) -> object:
             async def with_a_gap(transaction: object) -> object:
                 return await work(Gap(transaction))
 
-            return await engine.sessions.transact(with_a_gap, committed)
+            return await engine.sessions.transact(with_a_gap)
 
     class Gap:
         def __init__(self, transaction: object) -> None:
@@ -351,6 +347,6 @@ async def test_an_outcome_that_is_not_known_is_never_a_success(authority: Author
         authority.store.before["transact"] = store_fails
         with pytest.raises(StoreUnavailable):
             await call()
-    authority.store.before["end_made_by"] = store_fails
+    authority.store.before["transact"] = store_fails
     with pytest.raises(StoreUnavailable):
         await authority.revoke_key("key")

@@ -90,7 +90,7 @@ async def test_a_session_that_ends_while_it_is_renewed_stays_ended(
     """As where a store lets a sign-out commit between the proof and the renewal."""
     _, token = await authority.sign_in()
 
-    async def transact(work: object, committed: object = None) -> object:
+    async def transact(work: object) -> object:
         class Late:
             def __init__(self, transaction: Transaction) -> None:
                 self._transaction = transaction
