@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,10 @@ def test_the_interceptors_of_services_need_no_extra() -> None:
     )
     script = f"import sys; {blocked}import session_authority.grpc, session_authority.web.visit"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_server_and_the_workers_use_no_private_module_of_the_client() -> None:
+    private = re.compile(r"\b(from|import) session_authority(\.\w+)*(\._| import _)")
+    for package in ("server", "workers"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert not private.search(path.read_text()), path

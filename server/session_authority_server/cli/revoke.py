@@ -1,26 +1,15 @@
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 import click
-import grpc
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-# Of the same distribution as these, the client tells how to reach an authority, and what its errors mean.
-from session_authority import ConfigurationError
-from session_authority._channel import channel_options
-from session_authority._error_details import error_of
-from session_authority._settings import Settings
+from session_authority.admin import AdminCall, admin_calls
+from session_authority.errors import SessionAuthorityError
 from session_authority.v1 import session_admin_service_pb2 as pb
-from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
 from session_authority_server.app import development_key
 from session_authority_server.cli.running import settings_of
-
-Ask = Callable[[str, Message], Any]
 
 
 @click.command()
@@ -69,7 +58,7 @@ def revoke(
     if everybody and not yes:
         click.confirm("This signs everybody out, everywhere. Go on?", abort=True)
     try:
-        with _authority(Settings.from_env(_environment(context))) as ask:
+        with admin_calls(_environment(context)) as ask:
             if user_id is not None:
                 by_user = pb.RevokeUserSessionsRequest(user_id=user_id, reason=reason)
                 effective_time = ask("RevokeUserSessions", by_user).effective_time
@@ -80,10 +69,8 @@ def revoke(
                 effective_time = _made_by(ask, key_id, begin, reason)
             else:
                 effective_time = _one(ask, session_id, reason)
-    except ConfigurationError as error:
+    except SessionAuthorityError as error:
         raise click.ClickException(str(error)) from None
-    except grpc.RpcError as error:
-        raise click.ClickException(str(error_of(error))) from None
     click.echo(f"ended; nobody anywhere accepts what was ended after {_shown(effective_time)}")
 
 
@@ -92,7 +79,7 @@ def _environment(context: click.Context) -> dict[str, str]:
     return {**os.environ, development_key.VARIABLE: key or ""}
 
 
-def _one(ask: Ask, session_id: str | None, reason: str) -> Timestamp:
+def _one(ask: AdminCall, session_id: str | None, reason: str) -> Timestamp:
     request = pb.RevokeOneSessionRequest(reason=reason)
     if session_id is not None:
         request.session_id = session_id
@@ -102,7 +89,7 @@ def _one(ask: Ask, session_id: str | None, reason: str) -> Timestamp:
     return effective_time
 
 
-def _made_by(ask: Ask, key_id: str, since: datetime | None, reason: str) -> Timestamp:
+def _made_by(ask: AdminCall, key_id: str, since: datetime | None, reason: str) -> Timestamp:
     request = pb.RevokeKeySessionsRequest(created_by_key=key_id, reason=reason)
     if since is not None:
         request.since.FromDatetime(since)
@@ -112,23 +99,6 @@ def _made_by(ask: Ask, key_id: str, since: datetime | None, reason: str) -> Time
             return done.effective_time
         click.echo(f"looked at what was made until {_shown(done.resume_time)}", err=True)
         request.since.CopyFrom(done.resume_time)
-
-
-@contextmanager
-def _authority(settings: Settings) -> Iterator[Ask]:
-    credentials, options = settings.credentials(), channel_options(settings)
-    if credentials is None:
-        channel = grpc.insecure_channel(settings.address, options)
-    else:
-        channel = grpc.secure_channel(settings.address, credentials, options)
-    with channel:
-        stub = SessionAdminServiceStub(channel)
-
-        def ask(method: str, request: Message) -> Any:
-            call = getattr(stub, method)
-            return call(request, timeout=settings.deadline_seconds, metadata=settings.metadata)
-
-        yield ask
 
 
 def _moment(text: str) -> datetime:
