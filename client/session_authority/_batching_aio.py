@@ -11,11 +11,8 @@ from session_authority._batching import (
     Outcome,
     Question,
     Questions,
-    may_be_batched,
-    own_copy,
 )
-from session_authority.errors import DeadlineExceeded, InvalidArgument
-from session_authority.session import Rejection, Session, ValidationRequest
+from session_authority.errors import DeadlineExceeded
 from session_authority.v1 import session_service_pb2 as v1
 
 _Waiter: TypeAlias = "asyncio.Future[Outcome]"
@@ -40,32 +37,8 @@ class Batcher:
         self._calls: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
-    async def validate(self, request: ValidationRequest) -> Session | Rejection:
-        """Ask the authority about one token."""
-        message = _core.validation(request)
-        if not message.session_token or not may_be_batched(message):
-            return await self._alone(request)
-        outcome = await self._ask(message)
-        if isinstance(outcome, InvalidArgument):
-            # Some question of the batch is invalid, perhaps not this one.
-            return await self._alone(request)
-        if isinstance(outcome, Exception):
-            raise own_copy(outcome)
-        return outcome
-
-    def report(self, message: v1.ValidateSessionRequest) -> None:
-        """Send a question that reports use, with the next call."""
-        self._questions.report(message)
-        self._pump()
-
-    def close(self) -> None:
-        """Do nothing: no task waits for reports."""
-
-    async def _alone(self, request: ValidationRequest) -> Session | Rejection:
-        answer: Session | Rejection = await self._run(_core.validate(request))
-        return answer
-
-    async def _ask(self, message: v1.ValidateSessionRequest) -> Outcome:
+    async def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
+        """Return the answer to a question, or the error of the call that it was sent with."""
         waiter: _Waiter = asyncio.get_running_loop().create_future()
         question = self._questions.join(message, waiter)
         self._pump()
@@ -77,6 +50,14 @@ class Batcher:
         finally:
             if not waiter.done() or waiter.cancelled():
                 self._questions.leave(question, waiter)
+
+    def report(self, message: v1.ValidateSessionRequest) -> None:
+        """Send a question that reports use, with the next call."""
+        self._questions.report(message)
+        self._pump()
+
+    def close(self) -> None:
+        """Do nothing: no task waits for reports."""
 
     def _pump(self) -> None:
         # At the end of this turn of the loop, with all that ask in it.

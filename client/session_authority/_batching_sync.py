@@ -15,12 +15,9 @@ from session_authority._batching import (
     Outcome,
     Question,
     Questions,
-    may_be_batched,
-    own_copy,
 )
 from session_authority._concurrency_sync import Background
-from session_authority.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from session_authority.session import Rejection, Session, ValidationRequest
+from session_authority.errors import DeadlineExceeded, Unavailable
 from session_authority.v1 import session_service_pb2 as v1
 
 Run: TypeAlias = Callable[[_core.Operation[Any]], Any]
@@ -61,35 +58,8 @@ class Batcher:
         self._reports: SimpleQueue[v1.ValidateSessionRequest | None] = SimpleQueue()
         self._reporter = Background(self._send_reports, "session-authority-report")
 
-    def validate(self, request: ValidationRequest) -> Session | Rejection:
-        """Ask the authority about one token."""
-        message = _core.validation(request)
-        if not message.session_token or not may_be_batched(message):
-            return self._alone(request)
-        outcome = self._ask(message)
-        if isinstance(outcome, InvalidArgument):
-            # Some question of the batch is invalid, perhaps not this one.
-            return self._alone(request)
-        if isinstance(outcome, Exception):
-            raise own_copy(outcome)
-        return outcome
-
-    def report(self, message: v1.ValidateSessionRequest) -> None:
-        """Send a question that reports use, from a thread of its own, unless too many wait."""
-        if self._reports.qsize() < WAITING_LIMIT:
-            self._reports.put(message)
-            self._reporter.start()
-
-    def close(self) -> None:
-        """Send no more reports."""
-        self._reports.put(None)
-        self._reporter.stop()
-
-    def _alone(self, request: ValidationRequest) -> Session | Rejection:
-        answer: Session | Rejection = self._run(_core.validate(request))
-        return answer
-
-    def _ask(self, message: v1.ValidateSessionRequest) -> Outcome:
+    def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
+        """Return the answer to a question, or the error of the call that it was sent with."""
         ends_at = time.monotonic() + self._deadline_seconds
         with self._lock:
             waiter = _Waiter(leads=self._calls < CALLS_LIMIT)
@@ -106,6 +76,17 @@ class Batcher:
         if waiter.outcome is None:
             return DeadlineExceeded("waiting for calls before it")
         return waiter.outcome
+
+    def report(self, message: v1.ValidateSessionRequest) -> None:
+        """Send a question that reports use, from a thread of its own, unless too many wait."""
+        if self._reports.qsize() < WAITING_LIMIT:
+            self._reports.put(message)
+            self._reporter.start()
+
+    def close(self) -> None:
+        """Send no more reports."""
+        self._reports.put(None)
+        self._reporter.stop()
 
     def _lead(self, leader: _Waiter) -> None:
         with self._lock:

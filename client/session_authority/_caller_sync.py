@@ -27,12 +27,13 @@ from session_authority._error_details import error_of
 from session_authority._outage_log import OutageLog
 from session_authority._retries import Attempts, RetryBudget
 from session_authority._settings import DEFAULT_ADDRESS, DEFAULT_DEADLINE_SECONDS, Settings
-from session_authority.errors import ClientClosed, SessionAuthorityError
+from session_authority.errors import ClientClosed, InvalidArgument, SessionAuthorityError
 from session_authority.near_cache import operations
 from session_authority.near_cache.core import Due
 from session_authority.near_cache.driver_sync import Driver
 from session_authority.near_cache.options import NearCache, NearCacheStatistics
 from session_authority.near_cache.stream import WATCH_METHOD
+from session_authority.session import Rejection, Session, ValidationRequest
 
 _Result = TypeVar("_Result")
 
@@ -83,16 +84,16 @@ class Caller:
                 addresses that a name resolves to share the load.
             api_key: The key that this program identifies itself with.
             deadline_seconds: How long one RPC may take in all, its retries included.
-            tls: Whether to encrypt. Unless given, everything is but what stays on this host: a loopback
-                address or a Unix socket. False is for a network that is encrypted already.
+            tls: Whether to encrypt. By default, only connections within this host are not encrypted: to a
+                loopback address or a Unix socket. Give False on a network that is encrypted already.
             root_certificates: The authorities to trust, as PEM; the system's unless given.
             channel_credentials: Credentials for the channel in place of those that the other arguments
                 describe.
             client_certificate: The certificate that this program shows to an authority that asks for one,
                 as PEM, followed by those that lead to its own authority.
             client_key: The private key of that certificate, as PEM without a passphrase.
-            near_cache: Whether to keep answers in memory for as long as the authority vouches for them, and
-                with which settings (docs/near-cache.md). The API key has to permit watching.
+            near_cache: Whether to answer from memory for as long as the authority permits, or the settings
+                to do so with (docs/near-cache.md). The API key has to permit watching.
             batching: Whether calls of `validate` that wait at the same time share one RPC.
 
         Raises:
@@ -208,6 +209,18 @@ class Caller:
             return result
         finally:
             operation.close()  # at once, though an error still holds this frame
+
+    def _validate(self, request: ValidationRequest) -> Session | Rejection:
+        """Ask about one token, together with the questions that wait at this moment."""
+        message = _core.validation(request)
+        if message.session_token and _batching.may_be_batched(message):
+            outcome = self._connection().batcher.ask(message)
+            if not isinstance(outcome, Exception):
+                return outcome
+            if not isinstance(outcome, InvalidArgument):
+                raise _batching.own_copy(outcome)
+            # Some question of the batch is invalid, perhaps not this one.
+        return self.run_operation(_core.validate(request))
 
     def _repeated(self, connection: Connection, call: _core.Call) -> bytes | SessionAuthorityError:
         """Call until there is an answer, or a failure that is not to be repeated."""

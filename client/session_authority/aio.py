@@ -53,11 +53,11 @@ class AsyncSessionClient(AsyncCaller):
             authenticate_time: When the credential check *began*, aware; now unless given. It lets
                 the authority refuse a sign-in that "end everything" was to shut out.
             authentication_methods: How the user proved who they are, in the names of RFC 8176.
-            lifetime: The absolute lifetime, at most the policy's, which it is unless given.
+            lifetime: The absolute lifetime; by default and at most the policy's.
             idle_timeout: The idle timeout, at least a minute; the policy's unless given.
-            attributes: At most 16 texts to find again at each validation; they never change.
-            actor_id: Who acts as the user, in the form of a user id, where it is not the user. Such a
-                session can neither list nor revoke.
+            attributes: At most 16 texts, which each validation returns; they never change.
+            actor_id: Another person who acts as the user, by an id of the same form. Such a session can
+                neither list nor revoke.
             retry_secret: 32 random bytes, to repeat this very call later, after `Unavailable`, and get
                 the same session. The client's own repetitions need none.
 
@@ -111,15 +111,14 @@ class AsyncSessionClient(AsyncCaller):
             if not self._settings.batching:
                 return await self.run_operation(_core.validate(request))
             self._check_open()
-            return await self._connection().batcher.validate(request)
+            return await self._validate(request)
         # The clock is read before anything is looked up: `NearCacheCore.lookup` says why.
         found = near.lookup(near.now(), token, ip_address, user_id, passive)
         if found is not None:
             return found
         self._check_open()
         near.follow()
-        request = ValidationRequest(token, ip_address, user_id, passive)
-        return await self._connection().batcher.validate(request)
+        return await self._validate(ValidationRequest(token, ip_address, user_id, passive))
 
     async def require(
         self,
