@@ -1,12 +1,14 @@
 import asyncio
 import inspect
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from session_authority import AsyncSessionClient, SessionClient
+from session_authority import AsyncSessionClient, Rejection, RejectionReason, SessionClient
 from session_authority.v1 import session_service_pb2 as v1
 from tests.support.fake_authority import (
     AioAuthority,
@@ -18,6 +20,8 @@ from tests.support.fake_authority import (
 )
 
 PATIENCE_SECONDS = 15
+NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
+UNPRESENTABLE = [None, "", "sés_", "ses_\udcff", "ses_" + "A" * 5000]
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -62,6 +66,32 @@ class Twin:
             return await answer if inspect.isawaitable(answer) else answer
 
         return ask
+
+
+class Gate:
+    """Makes the calls of an authority wait until the test opens it."""
+
+    def __init__(self, authority: FakeAuthority) -> None:
+        self._held = authority.hold = threading.Event()
+
+    def open(self) -> None:
+        self._held.set()
+
+
+Ask = Callable[..., "asyncio.Future[Any]"]
+
+
+def asking(twin: Twin, threads: ThreadPoolExecutor) -> Ask:
+    """Ask in a task or a thread of its own."""
+
+    def asks(token: str, **question: Any) -> "asyncio.Future[Any]":
+        client = twin.client
+        if isinstance(client, AsyncSessionClient):
+            return asyncio.ensure_future(client.validate(token, **question))
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(threads, lambda: client.validate(token, **question))
+
+    return asks
 
 
 @pytest.fixture(params=[SessionClient, AsyncSessionClient], ids=["sync", "aio"])

@@ -1,9 +1,8 @@
 """Validations that are asked for at the same time, by both clients, with and without near cache."""
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,18 +27,8 @@ from session_authority._batching import (
 )
 from session_authority.v1 import session_service_pb2 as v1
 from tests.support.fake_authority import FakeAuthority, batch_of, fault
-from tests.unit.client.conftest import answer_by_token, tokens_asked, until
+from tests.unit.client.conftest import Ask, Gate, answer_by_token, asking, tokens_asked, until
 from tests.unit.client.near_cache.conftest import NearTwin
-
-
-class Gate:
-    """Makes the calls of an authority wait until the test opens it."""
-
-    def __init__(self, authority: FakeAuthority) -> None:
-        self._held = authority.hold = threading.Event()
-
-    def open(self) -> None:
-        self._held.set()
 
 
 @pytest.fixture(params=["plain", "near"])
@@ -76,22 +65,6 @@ def gate(twin: NearTwin, authority: FakeAuthority) -> Iterator[Gate]:
 def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(64) as pool:
         yield pool
-
-
-Ask = Callable[..., "asyncio.Future[Any]"]
-
-
-def asking(twin: NearTwin, threads: ThreadPoolExecutor) -> Ask:
-    """Ask in a task or a thread of its own."""
-
-    def asks(token: str, **question: Any) -> "asyncio.Future[Any]":
-        client = twin.client
-        if isinstance(client, AsyncSessionClient):
-            return asyncio.ensure_future(client.validate(token, **question))
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(threads, lambda: client.validate(token, **question))
-
-    return asks
 
 
 @pytest.fixture

@@ -5,22 +5,17 @@ from ipaddress import ip_address
 
 import grpc
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from session_authority import (
     AsyncSessionClient,
     InternalError,
     InvalidArgument,
     NewSession,
-    Rejection,
-    RejectionReason,
     RevokedSession,
-    Session,
     SessionClient,
     SessionNotLive,
     SessionState,
     SessionToken,
-    ValidationRequest,
     _core,
 )
 from session_authority.v1 import session_pb2
@@ -33,13 +28,9 @@ from tests.support.fake_authority import (
     Fault,
     accepted,
     created,
-    rejected,
     session_message,
 )
-from tests.unit.client.conftest import Twin
-
-NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
-UNPRESENTABLE = [None, "", "sés_", "ses_\udcff", "ses_" + "A" * 5000]
+from tests.unit.client.conftest import NOT_FOUND, UNPRESENTABLE, Twin
 
 
 async def test_create_sends_what_it_was_given_and_returns_the_session_with_its_token(
@@ -151,161 +142,6 @@ async def test_an_answer_without_the_new_token_is_a_fault(
     authority.answers("CreateSession", created(token=""))
     with pytest.raises(InternalError, match="no token"):
         await twin.create("ana")
-
-
-async def test_validate_returns_the_session_of_a_good_token(
-    twin: Twin, authority: FakeAuthority
-) -> None:
-    authority.answers("ValidateSession", accepted())
-
-    session = await twin.validate(
-        SessionToken(TOKEN), ip_address="192.0.2.7", user_id="ana", passive=True
-    )
-
-    assert isinstance(session, Session)
-    assert session
-    assert session.state is SessionState.ACTIVE
-    assert authority.requests == [
-        v1.ValidateSessionRequest(
-            session_token=TOKEN, ip_address="192.0.2.7", user_id="ana", passive=True
-        )
-    ]
-
-
-async def test_validate_returns_a_falsy_rejection_of_a_bad_token(
-    twin: Twin, authority: FakeAuthority
-) -> None:
-    authority.answers("ValidateSession", rejected(v1.REJECTION_REASON_REVOKED))
-
-    answer = await twin.validate(TOKEN)
-
-    assert answer == Rejection(RejectionReason.REVOKED)
-    assert not answer
-
-
-@pytest.mark.parametrize("token", UNPRESENTABLE)
-async def test_what_cannot_be_a_token_is_rejected_without_a_call(
-    twin: Twin, authority: FakeAuthority, token: str | None
-) -> None:
-    assert await twin.validate(token) == NOT_FOUND
-    assert authority.calls == []
-
-
-async def test_a_token_of_another_type_is_a_mistake_that_is_not_quoted(twin: Twin) -> None:
-    with pytest.raises(TypeError, match="not bytes") as caught:
-        await twin.validate(TOKEN.encode())
-    assert TOKEN not in str(caught.value)
-
-
-async def test_an_empty_user_id_does_not_stand_for_any_user(
-    twin: Twin, authority: FakeAuthority
-) -> None:
-    with pytest.raises(InvalidArgument, match="user_id: must not be empty"):
-        await twin.validate(TOKEN, user_id="")
-    assert authority.calls == []
-
-
-async def test_an_answer_that_is_neither_session_nor_rejection_signs_nobody_out(
-    twin: Twin, authority: FakeAuthority
-) -> None:
-    authority.answers("ValidateSession", v1.ValidateSessionResponse())
-    with pytest.raises(InternalError, match="neither a session nor a rejection"):
-        await twin.validate(TOKEN)
-
-
-async def test_a_time_beyond_the_calendar_is_a_fault(twin: Twin, authority: FakeAuthority) -> None:
-    authority.answers("SignOut", v1.SignOutResponse(effective_time=Timestamp(seconds=2**62)))
-    with pytest.raises(InternalError, match="beyond the calendar"):
-        await twin.sign_out(TOKEN)
-
-
-async def test_an_answer_that_is_no_message_is_a_fault(
-    twin: Twin, authority: FakeAuthority
-) -> None:
-    authority.answers("ValidateSession", b"\xff\xff\xff")
-    with pytest.raises(InternalError, match="ValidateSession is not of the expected form"):
-        await twin.validate(TOKEN)
-
-
-async def test_require_returns_the_session(twin: Twin, authority: FakeAuthority) -> None:
-    authority.answers("ValidateSession", accepted())
-    assert (await twin.require(TOKEN)).session_id == "s-1"
-
-
-async def test_require_raises_the_rejection(twin: Twin, authority: FakeAuthority) -> None:
-    authority.answers("ValidateSession", rejected(v1.REJECTION_REASON_IDLE_TIMEOUT))
-    with pytest.raises(SessionNotLive, match="idle_timeout") as caught:
-        await twin.require(TOKEN)
-    assert caught.value.rejection == Rejection(RejectionReason.IDLE_TIMEOUT)
-
-
-async def test_validate_many_answers_in_order_and_asks_only_about_tokens(
-    twin: Twin, authority: FakeAuthority
-) -> None:
-    authority.answers(
-        "BatchValidateSessions",
-        v1.BatchValidateSessionsResponse(
-            responses=[accepted("s-1"), rejected(v1.REJECTION_REASON_EXPIRED)]
-        ),
-    )
-
-    answers = await twin.validate_many(
-        [
-            ValidationRequest(None),
-            ValidationRequest(TOKEN, user_id="ana"),
-            ValidationRequest(""),
-            ValidationRequest(SessionToken("ses_2"), passive=True),
-        ]
-    )
-
-    assert answers[0] == answers[2] == NOT_FOUND
-    assert answers[1].session_id == "s-1"
-    assert answers[3] == Rejection(RejectionReason.EXPIRED)
-    (request,) = authority.requests
-    assert [item.session_token for item in request.requests] == [TOKEN, "ses_2"]
-
-
-async def test_validate_many_asks_about_a_thousand_at_a_time(
-    twin: Twin, authority: FakeAuthority
-) -> None:
-    authority.answers_by(
-        "BatchValidateSessions",
-        lambda request: v1.BatchValidateSessionsResponse(
-            responses=[accepted(item.session_token) for item in request.requests]
-        ),
-    )
-
-    answers = await twin.validate_many(ValidationRequest(f"ses_{n}") for n in range(2001))
-
-    assert [answer.session_id for answer in answers] == [f"ses_{n}" for n in range(2001)]
-    assert [len(request.requests) for request in authority.requests] == [1000, 1000, 1]
-
-
-async def test_a_batch_of_the_largest_sessions_fits(twin: Twin, authority: FakeAuthority) -> None:
-    attributes = {f"{n:02}".ljust(64, "k"): "v" * 256 for n in range(16)}
-    largest = v1.ValidateSessionResponse(
-        session=session_message(user_id="u" * 255, attributes=attributes)
-    )
-    authority.answers(
-        "BatchValidateSessions", v1.BatchValidateSessionsResponse(responses=[largest] * 1000)
-    )
-
-    answers = await twin.validate_many([ValidationRequest(TOKEN)] * 1000)
-
-    assert answers[999].attributes == attributes
-
-
-async def test_validate_many_of_nothing_asks_nothing(twin: Twin, authority: FakeAuthority) -> None:
-    assert await twin.validate_many([]) == []
-    assert authority.calls == []
-
-
-async def test_a_batch_with_an_answer_missing_is_a_fault(
-    twin: Twin, authority: FakeAuthority
-) -> None:
-    authority.answers("BatchValidateSessions", v1.BatchValidateSessionsResponse())
-    with pytest.raises(InternalError, match="1 questions got 0 answers"):
-        await twin.validate_many([ValidationRequest(TOKEN)])
 
 
 def page(next_page_token: str, *session_ids: str) -> v1.ListSessionsResponse:

@@ -296,13 +296,13 @@ async def test_an_async_client_serves_several_event_loops_at_a_time(
     await client.close()
 
 
-@pytest.mark.parametrize(("script", "calls"), [("fork_sync.py", 5), ("fork_aio.py", 3)])
+@pytest.mark.parametrize(("kind", "calls"), [("sync", 5), ("aio", 3)])
 def test_every_process_that_forks_off_gets_a_connection_of_its_own(
-    threaded: FakeAuthority, script: str, calls: int
+    threaded: FakeAuthority, kind: str, calls: int
 ) -> None:
     threaded.answers("ValidateSession", accepted())
     ran = subprocess.run(
-        [sys.executable, Path(__file__).parent / script, threaded.address, TOKEN],
+        [sys.executable, Path(__file__).with_name("forking.py"), kind, threaded.address, TOKEN],
         capture_output=True,
         check=False,
         text=True,

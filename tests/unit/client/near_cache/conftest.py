@@ -3,10 +3,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from session_authority import AsyncSessionClient, NearCacheStatistics, SessionClient
-from tests.support.fake_authority import (
-    FakeAuthority,
-)
+from tests.support.fake_authority import FakeAuthority
 from tests.unit.client.conftest import Twin, until
+from tests.unit.client.near_cache.play import Play
 
 
 class NearTwin(Twin):
@@ -36,3 +35,8 @@ async def near(
     authority_by_token.calls.clear()
     yield near
     await near.close()
+
+
+@pytest.fixture
+def play() -> Play:
+    return Play()

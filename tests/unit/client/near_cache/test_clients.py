@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -19,7 +17,6 @@ from session_authority import (
     RejectionReason,
     Session,
     SessionClient,
-    Unavailable,
     ValidationRequest,
     _core,
 )
@@ -27,12 +24,10 @@ from session_authority.v1 import session_service_pb2 as v1
 from tests.support.fake_authority import (
     NOON_MESSAGE,
     FakeAuthority,
-    RunningAuthority,
-    ThreadedAuthority,
     fault,
     session_message,
 )
-from tests.unit.client.conftest import Twin, answer_by_token, tokens_asked, until
+from tests.unit.client.conftest import answer_by_token, tokens_asked, until
 from tests.unit.client.near_cache.conftest import NearTwin
 
 
@@ -60,117 +55,6 @@ async def test_what_is_no_token_is_rejected_without_a_call(
     for token in (None, "", "ä"):
         assert await near.validate(token) == Rejection(RejectionReason.NOT_FOUND)
     assert authority.calls == []
-
-
-async def test_the_stream_identifies_the_caller(near: NearTwin, authority: FakeAuthority) -> None:
-    assert authority.watch.metadata["authorization"] == "Bearer key-1"
-
-
-@pytest.mark.parametrize("change", ["session", "user", "everything"])
-async def test_what_the_stream_takes_out_is_asked_for_again(
-    near: NearTwin, authority: FakeAuthority, change: str
-) -> None:
-    await near.validate("t-1")
-    if change == "session":
-        authority.watch.evict("s-1")
-    else:
-        authority.watch.evict(
-            users=("ana",) if change == "user" else (), everything=change == "everything"
-        )
-    await until(lambda: near.statistics.size == 0)
-    assert await near.validate("t-1")
-    assert tokens_asked(authority) == ["t-1", "t-1"]
-
-
-async def test_hits_end_within_the_lease_when_pongs_do(
-    client_type: type[SessionClient | AsyncSessionClient], authority_by_token: FakeAuthority
-) -> None:
-    authority = authority_by_token
-    authority.watch.lease = timedelta(seconds=0.5)
-    near = NearTwin(client_type(authority.address, near_cache=True))
-    await near.connected()
-    await until(lambda: authority.watch.pings > 3)
-    await near.validate("t-1")
-    authority.watch.mute = True
-    began = time.monotonic()
-    hits = near.statistics.hits
-    await until(lambda: (near.statistics.lease_age_seconds or 9) > 0.5)
-    await near.validate("t-1")
-    assert near.statistics.hits == hits
-    assert time.monotonic() - began < 15  # a lease may last 30 seconds
-    assert near.statistics.size == 1  # it's only not used
-    authority.watch.mute = False
-    await until(lambda: (near.statistics.lease_age_seconds or 9) < 0.5)
-    await near.close()
-
-
-async def test_a_stream_that_no_longer_answers_is_replaced(
-    client_type: type[SessionClient | AsyncSessionClient],
-    authority_by_token: FakeAuthority,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("session_authority.near_cache.lease.STALE_AFTER_SECONDS", 0.2)
-    authority = authority_by_token
-    authority.watch.lease = timedelta(seconds=0.2)
-    near = NearTwin(client_type(authority.address, near_cache=True))
-    await near.connected()
-    authority.watch.mute = True
-    await until(lambda: authority.watch.opened > 1)
-    authority.watch.mute = False
-    await until(lambda: near.statistics.connected)
-    await near.close()
-
-
-@pytest.mark.parametrize(
-    "end", [grpc.StatusCode.UNAVAILABLE, b"\xff\xff", b""], ids=["status", "garbage", "unknown"]
-)
-async def test_a_stream_that_is_lost_clears_the_cache_and_is_opened_again(
-    near: NearTwin, authority: FakeAuthority, end: Any
-) -> None:
-    await near.validate("t-1")
-    authority.watch.tell(end)
-    await until(lambda: near.statistics.size == 0)
-    await until(lambda: authority.watch.opened == 2 and near.statistics.connected)
-    assert await near.validate("t-1")
-    assert await near.validate("t-1")
-    assert tokens_asked(authority) == ["t-1", "t-1"]
-
-
-async def test_a_fault_in_following_a_stream_clears_the_cache_and_ends_nothing(
-    near: NearTwin, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await near.validate("t-1")
-    with monkeypatch.context() as patch:
-        patch.setattr("session_authority.near_cache.stream.apply", lambda *_: 1 / 0)
-        authority.watch.evict("s-2")
-        await until(lambda: near.statistics.size == 0)
-        await until(lambda: "ZeroDivisionError" in str(near.statistics.problem))
-    await until(lambda: near.statistics.connected)
-
-
-async def test_a_stream_that_ends_in_order_is_opened_again(
-    near: NearTwin, authority: FakeAuthority
-) -> None:
-    authority.watch.end()
-    await until(lambda: authority.watch.opened == 2 and near.statistics.connected)
-
-
-async def test_without_a_stream_everything_is_asked_for(
-    client_type: type[SessionClient | AsyncSessionClient], authority_by_token: FakeAuthority
-) -> None:
-    authority = authority_by_token
-    authority.watch.refused = grpc.StatusCode.PERMISSION_DENIED
-    near = NearTwin(client_type(authority.address, near_cache=True))
-    for _ in range(3):
-        assert await near.validate("t-1")
-    await until(lambda: near.statistics.problem)
-    assert "refuses this caller" in str(near.statistics.problem)
-    assert await near.validate("t-1")
-    assert len(authority.calls) == 4
-    assert near.statistics.hits == 0
-    await asyncio.sleep(0.3)
-    assert authority.watch.opened == 1  # and it isn't asked for often
-    await near.close()
 
 
 async def test_a_validation_that_a_change_overtakes_is_answered_but_not_kept(
@@ -350,98 +234,3 @@ async def test_a_closed_client_says_so_and_remembers_nothing(
         with pytest.raises(ClientClosed):
             await ask
     await until(lambda: authority.watch.streams == 0)
-
-
-async def test_the_authority_s_end_is_noticed_and_nothing_is_answered_from_memory(
-    near: NearTwin, running: RunningAuthority
-) -> None:
-    await near.validate("t-1")
-    await running.stop()
-    await until(lambda: near.statistics.size == 0)
-    with pytest.raises(Unavailable):
-        await near.validate("t-1")
-
-
-@pytest.fixture
-def threaded() -> Iterator[FakeAuthority]:
-    authority = ThreadedAuthority()
-    authority.fake.answers_by("ValidateSession", answer_by_token)
-    yield authority.fake
-    authority.stop_now()
-
-
-async def test_event_loops_share_what_is_kept_and_one_stream(threaded: FakeAuthority) -> None:
-    client = AsyncSessionClient(threaded.address, near_cache=True)
-    near = NearTwin(client)
-    await near.connected()
-    await client.validate("t-1")
-
-    async def elsewhere() -> None:
-        assert await client.validate("t-1")
-        assert await client.validate("t-2")
-
-    await asyncio.to_thread(asyncio.run, elsewhere())
-    assert tokens_asked(threaded) == ["x-to-begin", "t-1", "t-2"]
-    assert await client.validate("t-2")
-    assert threaded.watch.opened == 1
-    assert near.statistics.hits == 2
-    await client.close()
-
-
-def test_another_event_loop_follows_when_the_first_no_longer_runs(threaded: FakeAuthority) -> None:
-    client = AsyncSessionClient(threaded.address, near_cache=True)
-    near = NearTwin(client)
-    with asyncio.Runner() as first:
-
-        async def here() -> None:
-            await near.connected()
-            await client.validate("t-1")
-
-        async def elsewhere() -> None:
-            await client.validate("t-2")
-            await until(lambda: threaded.watch.opened == 2 and near.statistics.connected)
-            assert await client.validate("t-1")
-            await client.close()
-
-        first.run(here())
-        with asyncio.Runner() as second:
-            second.run(elsewhere())
-
-
-async def test_a_client_closed_on_another_loop_is_closed_everywhere(
-    threaded: FakeAuthority,
-) -> None:
-    client = AsyncSessionClient(threaded.address, near_cache=True)
-    await NearTwin(client).connected()
-    await asyncio.to_thread(asyncio.run, client.close())
-    await until(lambda: threaded.watch.streams == 0)
-    with pytest.raises(ClientClosed):
-        await client.validate("t-1")
-    await client.close()
-
-
-async def test_a_child_process_begins_with_nothing(near: NearTwin) -> None:
-    await near.validate("t-1")
-    parent = near.client._near
-    near.client.forget_in_child()
-    statistics = near.statistics
-    assert (statistics.size, statistics.hits, statistics.misses) == (0, 0, 0)
-    assert not statistics.connected
-    assert parent is not None
-    stopped: Any = parent.stop()
-    if stopped is not None:
-        await stopped
-
-
-async def test_without_a_near_cache_there_is_no_stream(
-    client_type: type[SessionClient | AsyncSessionClient], authority_by_token: FakeAuthority
-) -> None:
-    twin = Twin(client_type(authority_by_token.address))
-    for _ in range(2):
-        assert await twin.validate("t-1")
-    assert twin.client.near_cache_statistics is None
-    twin.client.forget_in_child()
-    assert twin.client.near_cache_statistics is None
-    assert [call.method for call in authority_by_token.calls] == ["ValidateSession"] * 2
-    assert authority_by_token.watch.opened == 0
-    await twin.close()

@@ -1,0 +1,141 @@
+from typing import Any
+
+import pytest
+
+from session_authority import (
+    RejectionReason,
+)
+from session_authority.near_cache.entries import key_of
+from session_authority.near_cache.flights import Flights
+from tests.unit.client.near_cache.play import Play
+
+
+def test_a_change_takes_out_the_session_the_user_or_all(play: Play) -> None:
+    for name, user in (("a", "ana"), ("b", "ana"), ("c", "eve"), ("d", "eve")):
+        play.keep(name, user_id=user)
+    play.evict("a", "unknown")
+    assert play.hits("a", "b", "c", "d") == {"b", "c", "d"}
+    play.evict(users=("eve", "nobody"))
+    assert play.hits("a", "b", "c", "d") == {"b"}
+    play.keep("c")
+    play.evict(everything=True)
+    assert play.hits("a", "b", "c", "d") == set()
+    assert play.core.statistics(play.now).evictions == 5
+
+
+def test_a_session_is_taken_out_under_each_of_its_tokens(play: Play) -> None:
+    play.keep("a", token="t-old")
+    play.keep("a", token="t-new")
+    play.evict("a")
+    assert not play.hits("old", "new")
+
+
+@pytest.mark.parametrize("sessions", [2, 64, 65, 80])
+def test_a_user_may_have_many_sessions(play: Play, sessions: int) -> None:
+    names = [str(number) for number in range(sessions)]
+    for name in names:
+        play.keep(name)
+    for name in names[1:]:
+        play.evict(name)
+        assert not play.hits(name)
+    assert play.hits(*names) == {"0"}
+    play.evict(users=("ana",))
+    assert not play.hits(*names)
+    assert play.core.statistics(play.now).size == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": ["a"]},
+        {"names": [], "users": ("ana",)},
+        {"names": [], "everything": True},
+    ],
+    ids=["session", "user", "everything"],
+)
+def test_a_change_wins_against_an_answer_that_is_on_its_way(
+    play: Play, change: dict[str, Any]
+) -> None:
+    flight = play.sent()
+    play.evict(*change.pop("names"), **change)
+    assert not play.answered(flight)
+    assert play.keep()
+
+
+def test_a_change_of_others_leaves_an_answer_on_its_way_alone(play: Play) -> None:
+    flight = play.sent()
+    play.evict("b", users=("eve",))
+    assert play.answered(flight)
+
+
+def test_a_change_is_remembered_for_each_call_that_was_sent_before_it(play: Play) -> None:
+    first, second = play.sent(), play.sent()
+    play.evict("a")
+    third = play.sent()
+    assert not play.answered(second)
+    play.evict("b")
+    assert not play.answered(first)
+    assert play.answered(third)
+
+
+def test_so_many_changes_that_they_can_not_be_remembered_discard_every_answer() -> None:
+    flights = Flights(changes_limit=3)
+    flight = flights.begin(1, 0, 0)
+    flights.overtake(["a", "b", "c"])
+    assert not flights.is_overtaken(flight, ["d"])
+    flights.overtake(["e"])
+    assert flights.is_overtaken(flight, ["d"])
+    assert not flights.is_overtaken(flights.begin(1, 0, 0), ["a", "d"])
+
+
+def test_changes_are_forgotten_with_the_calls_that_they_concern() -> None:
+    flights = Flights()
+    flights.overtake(["x"])
+    first = flights.begin(1, 0, 0)
+    flights.overtake(["a"])
+    second = flights.begin(1, 0, 0)
+    flights.overtake(["b"])
+    assert set(flights._changes) == {"a", "b"}
+    flights.end(first)
+    assert set(flights._changes) == {"b"}
+    flights.end(second)
+    assert not flights._changes
+
+
+def test_a_rejection_takes_out_what_was_kept_and_is_not_kept_itself(play: Play) -> None:
+    play.keep()
+    flight = play.sent()
+    play.reject("a", RejectionReason.REVOKED)
+    assert play.look() is None
+    assert not play.answered(flight)
+
+
+def test_a_rejection_for_another_user_says_nothing_about_the_session(play: Play) -> None:
+    play.keep()
+    play.reject("a", RejectionReason.USER_MISMATCH)
+    assert play.hits("a")
+
+
+def test_what_this_client_ended_itself_is_gone_at_once(play: Play) -> None:
+    play.keep("a")
+    play.keep("b")
+    flight = play.sent()
+    play.core.token_ended(key_of("t-a"))
+    assert play.hits("a", "b") == {"b"}
+    assert not play.answered(flight, "a")
+
+
+def test_ending_a_user_s_other_sessions_takes_them_out(play: Play) -> None:
+    play.keep("a")
+    play.keep("b")
+    play.keep("c", user_id="eve")
+    play.core.others_ended(key_of("t-a"))
+    assert play.hits("a", "b", "c") == {"c"}
+
+
+def test_ending_the_other_sessions_of_an_unknown_user_takes_all_out(play: Play) -> None:
+    play.keep("b")
+    flight = play.sent()
+    play.core.others_ended(key_of("t-a"))
+    assert not play.hits("b")
+    assert not play.answered(flight, "b")

@@ -1,0 +1,158 @@
+import math
+
+import pytest
+
+from tests.unit.client.near_cache.play import LEASE, Play
+
+
+def test_a_hit_ends_with_the_lease_which_counts_from_when_the_ping_was_sent(play: Play) -> None:
+    play.keep()
+    ping_id = play.core.ping_sent(play.generation, play.now)
+    play.wait(1, renewing=False)
+    assert ping_id is not None
+    play.core.pong_received(play.generation, ping_id, LEASE)  # a second later: nothing gained
+    play.wait(LEASE - 1 - 0.001, renewing=False)
+    assert play.hits("a")
+    play.wait(0.001, renewing=False)
+    assert not play.hits("a")
+
+
+def test_a_pong_renews_from_its_own_ping_and_no_later_one(play: Play) -> None:
+    play.keep()
+    first = play.core.ping_sent(play.generation, play.now)
+    play.wait(1.5, renewing=False)
+    play.core.ping_sent(play.generation, play.now)
+    assert first is not None
+    play.core.pong_received(play.generation, first, LEASE)
+    play.wait(0.6, renewing=False)
+    assert not play.hits("a")
+
+
+def test_without_a_clock_that_counts_suspend_nothing_is_answered_from_memory() -> None:
+    play = Play(connected=False)
+    play.now = math.inf
+    play.connect()
+    play.keep()
+    assert not play.hits("a")
+    assert not play.core.is_stale(play.generation, play.now)
+
+
+def test_a_lease_that_lapsed_and_is_renewed_on_the_same_stream_goes_on(play: Play) -> None:
+    play.keep()
+    play.wait(LEASE + 10, renewing=False)
+    assert not play.hits("a")
+    play.renew()
+    assert play.hits("a")
+
+
+def test_the_lease_is_what_the_latest_pong_says(play: Play) -> None:
+    play.keep()
+    play.renew(lease=1)
+    play.wait(0.999, renewing=False)
+    assert play.hits("a")
+    play.wait(0.001, renewing=False)
+    assert not play.hits("a")
+
+
+def test_a_pong_answers_the_pings_before_it_and_none_twice(play: Play) -> None:
+    play.keep()
+    first = play.core.ping_sent(play.generation, play.now)
+    play.wait(1, renewing=False)
+    second = play.core.ping_sent(play.generation, play.now)
+    assert first is not None
+    assert second is not None
+    play.core.pong_received(play.generation, second, LEASE)
+    play.wait(1.5, renewing=False)
+    for ping_id in (first, second, 999):
+        play.core.pong_received(play.generation, ping_id, 3600)
+    assert play.hits("a")
+    play.wait(0.5, renewing=False)
+    assert not play.hits("a")
+
+
+@pytest.mark.parametrize("lease", [0, -1, float("inf"), float("nan")])
+def test_a_lease_that_is_none_renews_nothing(lease: float) -> None:
+    play = Play(connected=False)
+    play.generation = play.core.stream_opened()
+    play.renew(lease)
+    assert not play.keep()
+
+
+def test_what_the_lease_is_measured_by_may_jump_while_the_machine_is_suspended(play: Play) -> None:
+    play.keep()
+    play.wait(8 * 3600, renewing=False)
+    assert not play.hits("a")
+
+
+def test_pings_are_half_of_the_lease_apart_with_jitter(play: Play) -> None:
+    play.renew(lease=8)
+    assert play.core.pause_seconds(0) == 4
+    assert play.core.pause_seconds(1) == 3
+
+
+def test_a_stream_that_leaves_pings_unanswered_is_to_be_given_up(play: Play) -> None:
+    play.core.ping_sent(play.generation, play.now)
+    assert not play.core.is_stale(play.generation, play.now + 5)
+    assert play.core.is_stale(play.generation, play.now + 5.1)
+    play.renew()
+    assert not play.core.is_stale(play.generation, play.now + 5.1)
+    play.core.stream_opened()
+    assert play.core.is_stale(play.generation, play.now)
+
+
+def test_nothing_is_kept_without_a_stream_or_before_its_first_pong() -> None:
+    play = Play(connected=False)
+    assert not play.keep()
+    play.generation = play.core.stream_opened()
+    assert not play.keep()
+    play.renew()
+    assert not play.hits("a")
+    assert play.keep()
+
+
+def test_an_answer_is_kept_only_if_it_was_sent_after_the_first_pong() -> None:
+    play = Play(connected=False)
+    play.generation = play.core.stream_opened()
+    flight = play.sent()
+    play.renew()
+    assert not play.answered(flight)
+
+
+def test_the_loss_of_the_stream_clears_the_cache(play: Play) -> None:
+    play.keep()
+    assert play.core.stream_lost(play.generation, "gone")
+    assert not play.hits("a")
+    assert play.core.statistics(play.now).problem == "gone"
+    play.connect()
+    assert not play.hits("a")
+    assert play.core.statistics(play.now).problem is None
+
+
+def test_a_new_stream_clears_the_cache_even_if_the_loss_was_not_told(play: Play) -> None:
+    play.keep()
+    play.connect()
+    assert not play.hits("a")
+
+
+def test_an_answer_of_an_earlier_generation_is_not_kept(play: Play) -> None:
+    flight = play.sent()
+    play.connect()
+    assert not play.answered(flight)
+    flight = play.sent()
+    play.core.stream_lost(play.generation)
+    assert not play.answered(flight)
+
+
+def test_what_a_stream_says_after_it_was_replaced_renews_nothing(play: Play) -> None:
+    old = play.generation
+    ping_id = play.core.ping_sent(old, play.now)
+    play.connect()
+    play.keep()
+    assert ping_id is not None
+    play.core.pong_received(old, ping_id, 3600)
+    play.core.pong_received(play.generation, ping_id, 3600)
+    assert play.core.ping_sent(old, play.now) is None
+    assert not play.core.stream_lost(old)
+    assert play.hits("a")
+    play.wait(LEASE, renewing=False)
+    assert not play.hits("a")
