@@ -1,5 +1,6 @@
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -14,22 +15,30 @@ from session_authority_server.store.protocol import (
     UpkeepStore,
 )
 from session_authority_workers.pace import Pace, Stride
+from session_authority_workers.step import Batch, Job, Progress, Step, once
 
 SWEEPS_AT_ONCE = 1_000
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[int], None]
+
+@dataclass(slots=True)
+class _Settling:
+    """How far a run has gone through the sessions that a sweep covers."""
+
+    sweep: PendingSweep
+    after: UUID | None = None
+    all_ended: bool = True
 
 
-class Expire:
-    """Goes through the sessions that lifetimes, idle timeouts and sweeps have ended already.
+class Expire(Job):
+    """Finds the sessions that lifetimes, idle timeouts and sweeps have already ended.
 
-    Of those that idleness or a sweep ended it records that; those that expired say so themselves. Validation
-    never waits for it. It can be killed between any two statements and run any number of times at once: each
-    batch is one transaction, and what one worker is at, it does not begin anew with the others.
+    It records the endings by idleness or a sweep; a row says by itself that its lifetime is over. Validation never
+    waits for it. It can be killed between any two statements, and any number can run at once: each batch is one
+    transaction, and two workers never process the same session at the same time.
 
-    Each session that it finds ended is told to the audit log, if there is one.
+    It sends each session that it finds ended to the audit log, if there is one.
     """
 
     name = "expire"
@@ -46,81 +55,70 @@ class Expire:
         self._audit = audit
         self._named = audit is not NOWHERE
         self._pace = pace or Pace()
-        self._looking = Stride(self._pace, self._pace.largest_look)
-        self._sweeping = Stride(self._pace, self._pace.largest_batch)
-
-    async def __call__(self, progress: Progress = lambda _ended: None) -> int:
-        """Work until nothing is due, and return how many sessions were ended.
-
-        Args:
-            progress: Told after each batch how many sessions it ended.
-
-        Raises:
-            StoreUnavailable: If the store failed; what was done stays done.
-        """
-        ended = await self._end_overdue(progress)
-        settled = True
-        while settled:
-            settled = False
-            for sweep in await self._pending_sweeps():
-                ended_now, settled_now = await self._settle(sweep, progress)
-                ended += ended_now
-                settled |= settled_now
-        return ended
-
-    async def count(self, limit: int) -> int:
-        """Return how many sessions would be ended, counting to about a limit."""
-        due = await self._store.count_overdue(self._cutoff(), limit)
-        for sweep in await self._pending_sweeps():
-            if due >= limit:
-                break
-            due += await self._store.count_swept(sweep, limit - due)
-        return due
+        self._overdue = Step(
+            once,
+            self._end_overdue,
+            Stride(self._pace, self._pace.largest_look),
+            lambda limit: store.count_overdue(self._cutoff(), limit),
+            self._make_room,
+        )
+        swept = Step(
+            self._unsettled,
+            self._end_swept,
+            Stride(self._pace, self._pace.largest_batch),
+            self._count_swept,
+            self._end_overdue_meanwhile,
+        )
+        self.steps = (self._overdue, swept)
 
     async def oldest_overdue(self) -> datetime | None:
-        """Return since when the session longest overdue has been so."""
+        """Return since when the session that is longest overdue has been overdue."""
         return await self._store.oldest_overdue(self._cutoff())
 
-    async def _end_overdue(self, progress: Progress) -> int:
-        ended = 0
-        while True:
-            await self._audit.room()
-            batch = await self._looking.take(
-                lambda limit: self._store.end_overdue(
-                    self._cutoff(), self._at_most(limit), named=self._named, committed=self._tell
-                ),
-                lambda batch, limit: batch.examined >= self._at_most(limit),
-            )
-            if batch.busy:
-                _log.info("another worker is going through what is overdue")
-            ended += batch.count
-            progress(batch.count)
-            if not batch.examined:  # somebody else who is at it goes on until nothing is due
-                return ended
+    async def _end_overdue(self, _: None, limit: int) -> Batch:
+        limit = self._at_most(limit)
+        batch = await self._store.end_overdue(
+            self._cutoff(), limit, named=self._named, committed=self._record
+        )
+        if batch.busy:  # the other worker continues until nothing is due
+            _log.info("another worker is going through what is overdue")
+        return Batch(batch.count, more=batch.examined > 0, full=batch.examined >= limit)
 
-    async def _settle(self, sweep: PendingSweep, progress: Progress) -> tuple[int, bool]:
-        """Record what a sweep ended, and return how many sessions that was and whether it was all."""
-        ended, all_ended = 0, True
-        after: UUID | None = None
-        while True:
-            await self._audit.room()
-            batch = await self._sweeping.take(
-                lambda limit, after=after: self._store.end_swept(  # type: ignore[misc]
-                    sweep, self._cutoff(), after, self._at_most(limit), committed=self._tell
-                ),
-                lambda batch, _limit: batch.last is not None,
-            )
-            ended += len(batch.ended)
-            all_ended &= not batch.left
-            progress(len(batch.ended))
-            after = batch.last
-            if after is None:
-                break
-            # However much was swept, what comes due meanwhile does not wait for it.
-            ended += await self._end_overdue(progress)
-        if all_ended:
-            await self._store.settle_sweep(sweep)
-        return ended, all_ended
+    async def _make_room(self, _: None, _progress: Progress) -> int:
+        await self._audit.room()
+        return 0
+
+    async def _unsettled(self) -> Sequence[_Settling]:
+        return [_Settling(sweep) for sweep in await self._pending_sweeps()]
+
+    async def _end_swept(self, settling: _Settling, limit: int) -> Batch:
+        batch = await self._store.end_swept(
+            settling.sweep,
+            self._cutoff(),
+            settling.after,
+            self._at_most(limit),
+            committed=self._record,
+        )
+        settling.after = batch.last
+        settling.all_ended &= not batch.left
+        more = batch.last is not None
+        settled = not more and settling.all_ended
+        if settled:
+            await self._store.settle_sweep(settling.sweep)
+        return Batch(len(batch.ended), more=more, full=more, done=settled)
+
+    async def _end_overdue_meanwhile(self, settling: _Settling, progress: Progress) -> int:
+        # Sessions that come due meanwhile do not wait for the end of a long sweep.
+        ended = 0 if settling.after is None else await self._overdue.run(progress)
+        await self._audit.room()
+        return ended
+
+    async def _count_swept(self, limit: int) -> int:
+        due = 0
+        for sweep in await self._pending_sweeps():
+            if due < limit:
+                due += await self._store.count_swept(sweep, limit - due)
+        return due
 
     async def _pending_sweeps(self) -> Sequence[PendingSweep]:
         rested = self._cutoff() - self._pace.rest
@@ -129,7 +127,7 @@ class Expire:
     def _at_most(self, limit: int) -> int:
         return min(limit, EVENTS_AT_ONCE) if self._named else limit
 
-    def _tell(self, batch: ExpiryBatch | SweepBatch) -> None:
+    def _record(self, batch: ExpiryBatch | SweepBatch) -> None:
         self._audit.record(*batch.ended)
 
     def _cutoff(self) -> datetime:

@@ -13,19 +13,14 @@ from session_authority_server.observability.metrics import (
     WORKER_ROWS,
     WORKER_RUNS,
 )
-from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
-from session_authority_workers.partition import Partition
-from session_authority_workers.purge import Purge
 from session_authority_workers.right_clock import RightClock
+from session_authority_workers.step import Job
 
 BACKLOG_INTERVAL = timedelta(seconds=30)
 # In the past by any clock, so APScheduler runs the job at once.
 _LONG_DUE = datetime(1900, 1, 1, tzinfo=UTC)
 _log = logging.getLogger(__name__)
-
-Other = Erase | Partition | Purge
-Job = Expire | Other
 
 
 class Schedule:
@@ -38,7 +33,7 @@ class Schedule:
     def __init__(
         self,
         expire: Expire,
-        others: Sequence[Other],
+        others: Sequence[Job],
         clock: Clock,
         interval: timedelta,
         right_clock: RightClock | None = None,

@@ -15,7 +15,7 @@ from session_authority_server.cli.running import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import Audit
-from session_authority_workers.expire import Progress as Report
+from session_authority_workers.step import Progress as Report
 
 _COUNT_LIMIT = 1_000_000
 _PLAIN_EVERY_ROWS = 50_000
