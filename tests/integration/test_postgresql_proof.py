@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from session_authority_server.store.condition import PostgresqlCondition, read_condition
+from session_authority_server.check.database_condition import PostgresqlCondition, read_condition
 from session_authority_server.store.database import Database
 from tests.support import postgresql
 

@@ -16,9 +16,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, create_engine
 
+from session_authority_server.check.database_condition import read_live_until
 from session_authority_server.domain.token import new_id
 from session_authority_server.store import schema
-from session_authority_server.store.condition import read_live_until
 from session_authority_server.store.database import Database
 from session_authority_server.store.engine.postgresql import PostgreSQL
 from session_authority_server.store.engine.sqlite import Sqlite

@@ -6,14 +6,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from session_authority_server.domain.api_key import ApiKey, KeyState, KeyUse, Permission
-from session_authority_server.domain.policy import Policy
-from session_authority_server.store.condition import (
+from session_authority_server.check.database_condition import (
     Condition,
     PostgresqlCondition,
     SqliteCondition,
     Unfinished,
 )
+from session_authority_server.domain.api_key import ApiKey, KeyState, KeyUse, Permission
+from session_authority_server.domain.policy import Policy
 from session_authority_server.store.schema import SchemaVersion
 
 # What lies there is gone when the machine is switched off.

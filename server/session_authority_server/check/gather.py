@@ -7,18 +7,19 @@ from uuid import UUID
 
 from session_authority_server.app import development_key
 from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.check import database_identity
+from session_authority_server.check.database_condition import (
+    read_condition,
+    read_live_until,
+    read_unfinished,
+)
 from session_authority_server.check.facts import Contents, Exposure, Facts, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, is_loopback
 from session_authority_server.domain.api_key import parse
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.token import SECRET_BYTES
-from session_authority_server.store import proof, schema
+from session_authority_server.store import schema
 from session_authority_server.store.clock_times import read_latest_time
-from session_authority_server.store.condition import (
-    read_condition,
-    read_live_until,
-    read_unfinished,
-)
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import Partitions
 from session_authority_server.store.sql_key_store import SqlKeyStore
@@ -100,10 +101,12 @@ def _is_verified(url: str) -> bool:
     if not url:
         return True
     try:
-        parameters = proof.parameters_of(url)
+        parameters = database_identity.parameters_of(url)
     except ValueError:
         return True  # no server starts with it, and each says so
-    return proof.is_asked_for(parameters) or not proof.leaves_this_machine(parameters)
+    return database_identity.is_asked_for(parameters) or not database_identity.leaves_this_machine(
+        parameters
+    )
 
 
 async def _contents(database: Database, now: datetime) -> Contents:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
+from session_authority_server.check.database_condition import PostgresqlCondition, SqliteCondition
 from session_authority_server.check.facts import Facts
 from session_authority_server.check.key_warnings import EXPIRES_SOON, keys_are_many_or_mighty
 from session_authority_server.check.requirement import CheckWarning, span
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
-from session_authority_server.store.condition import PostgresqlCondition, SqliteCondition
 
 # Which part of a certificate's time is its last, if that is less.
 _LAST_PART = 0.25

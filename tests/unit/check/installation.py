@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from session_authority_server.check.facts import Contents, Exposure, Facts, File
-from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission, issue
-from session_authority_server.domain.policy import Policy
-from session_authority_server.store.condition import (
+from session_authority_server.check.database_condition import (
     PostgresqlCondition,
     SqliteCondition,
     Unfinished,
 )
+from session_authority_server.check.facts import Contents, Exposure, Facts, File
+from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission, issue
+from session_authority_server.domain.policy import Policy
 from session_authority_server.store.schema import SchemaVersion
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

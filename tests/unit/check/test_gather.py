@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from session_authority_server.app.development_key import key_file, make
+from session_authority_server.check.database_condition import SqliteCondition
 from session_authority_server.check.facts import Facts
 from session_authority_server.check.gather import filesystem_of, gather
 from session_authority_server.config import Settings
@@ -16,7 +17,6 @@ from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import InitiatingEntity
-from session_authority_server.store.condition import SqliteCondition
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
 from tests.support.engines import DAY, MINUTE, START, Engine, a_session, over

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from session_authority_server.check.database_condition import SqliteCondition, Unfinished
 from session_authority_server.check.facts import Facts, File
 from session_authority_server.check.requirement import CheckWarning
 from session_authority_server.check.warnings import WARNINGS
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
-from session_authority_server.store.condition import SqliteCondition, Unfinished
 from session_authority_server.store.schema import SchemaVersion
 from tests.unit.check.installation import (
     DAY,

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server.store import proof
+from session_authority_server.check import database_identity
 from session_authority_server.store.database import Database
 from session_authority_server.store.liveness import is_live
 from session_authority_server.store.tables import erasures, sessions, sweeps
@@ -105,7 +105,7 @@ async def read_condition(database: Database) -> Condition:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         return PostgresqlCondition(
             **row,
-            verified=proof.is_asked_for(driver.info.get_parameters()),
+            verified=database_identity.is_asked_for(driver.info.get_parameters()),
             is_local=_is_local(client, server),
         )
 

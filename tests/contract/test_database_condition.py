@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from session_authority_server.check import database_condition
+from session_authority_server.check.database_condition import read_live_until
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
-from session_authority_server.store import condition
-from session_authority_server.store.condition import read_live_until
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session
 
 NOW = START + DAY
@@ -57,5 +57,5 @@ async def test_where_all_that_were_looked_at_were_swept_they_are_taken_for_live(
     await engine.add(a_session("bob", lifetime=2 * DAY))
     await engine.sweep("ann", START + MINUTE)
     for looked_at, until in ((3, 90 * DAY), (4, 2 * DAY)):
-        monkeypatch.setattr(condition, "LOOKED_AT", looked_at)
+        monkeypatch.setattr(database_condition, "LOOKED_AT", looked_at)
         assert await read_live_until(engine.database, NOW) == START + until
