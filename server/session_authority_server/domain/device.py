@@ -6,7 +6,7 @@ DISPLAY_NAME_LIMIT_CHARACTERS = 100
 
 
 class DeviceType(Enum):
-    """What kind of thing a user signed in with."""
+    """What kind of thing a user signed in with. The store keeps a member's place: append, and never reorder."""
 
     UNKNOWN = "unknown"
     DESKTOP = "desktop"

@@ -11,7 +11,7 @@ NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
 class EndReason(Enum):
-    """Why a session ended."""
+    """Why a session ended. The store keeps a member's place: append, and never reorder."""
 
     SIGNED_OUT = "signed_out"
     REVOKED = "revoked"
@@ -21,7 +21,10 @@ class EndReason(Enum):
 
 
 class InitiatingEntity(Enum):
-    """Who brought a session's end about, in the words of OpenID CAEP."""
+    """Who brought a session's end about, in the words of OpenID CAEP.
+
+    The store keeps a member's place: append, and never reorder.
+    """
 
     ADMIN = "admin"
     USER = "user"
@@ -47,26 +50,25 @@ class Sweep:
     reason: str = ""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Session:
     """One sign-in of one user on one device, as the store holds it.
 
-    `user_epoch` and `global_epoch` are what they were when the session was made; the `current_` ones are
-    what they are now. `sweep` is the earliest one that covers the session, and dates it; whether one does,
-    the epochs alone decide.
+    `user_epoch` and `global_epoch` are the epochs in which the session was made; the `current_` ones are the
+    present epochs. `sweep` is the earliest sweep that covers the session, and says when it ended. Whether a sweep
+    covers it, the epochs alone decide.
 
-    `actor_id` is who signed in as the user, where it was somebody else. `user_agent` is as given at sign-in; it is kept, but not read back.
+    `actor_id` is who signed in as the user, if somebody else did. `user_agent` is written at sign-in and never read.
 
-    Not frozen, because a validation builds one and that would double its cost; nothing changes one.
-    Compared by identity, so that what follows from one can be remembered with it.
+    Not frozen, because a validation builds one and freezing would double the cost; nothing changes a session.
+    Compared by identity, so that what follows from a session can be cached with it. The store reads sessions in the
+    order of these fields, and does not read those after `ending`.
     """
 
     session_id: UUID
     user_id: str
     secret_hash: bytes = field(repr=False)
-    superseded_hashes: bytes = field(default=b"", repr=False)
     device: Device
-    user_agent: str = ""
     ip_address: str | None
     last_ip_address: str | None
     create_time: datetime
@@ -77,14 +79,16 @@ class Session:
     expire_time: datetime
     idle_timeout: timedelta | None
     attributes: Mapping[str, str]
+    superseded_hashes: bytes = field(default=b"", repr=False)
     created_by: str = ""
     actor_id: str | None = None
     user_epoch: int = 0
     global_epoch: int = 0
     current_user_epoch: int = 0
     current_global_epoch: int = 0
-    sweep: Sweep | None = None
     ending: Ending | None = None
+    sweep: Sweep | None = None
+    user_agent: str = ""
 
     @property
     def renewed_time(self) -> datetime:

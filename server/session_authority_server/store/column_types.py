@@ -1,7 +1,7 @@
 """How the domain's values lie in a column of either engine."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from types import MappingProxyType
@@ -129,14 +129,14 @@ class Address(_Stored[str]):
 
 
 class Code(_Stored[Enum]):
-    """An enum member as its place in a list that is only ever appended to, from 1."""
+    """An enum member as its place in the enum, counted from 1. New members go to the end of the enum."""
 
     impl = SmallInteger
     cache_ok = True
 
-    def __init__(self, members: tuple[Enum, ...]) -> None:
+    def __init__(self, members: Iterable[Enum]) -> None:
         super().__init__()
-        self.members = members
+        self.members = tuple(members)
 
     def encode(self, value: Enum) -> int:
         return self.members.index(value) + 1

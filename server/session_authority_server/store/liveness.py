@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.sql.functions import FunctionElement
 
 from session_authority_server.domain.session import EndReason, InitiatingEntity
 from session_authority_server.store.column_types import Moment
@@ -33,33 +33,23 @@ current_user_epoch = (
 current_global_epoch = select(authority.c.epoch).scalar_subquery()
 
 
-class After(ColumnElement[datetime]):
-    """The moment a duration after another."""
+class After(FunctionElement[datetime]):
+    """The moment a duration after another: `After(moment, span)`."""
 
     inherit_cache = True
     type = Moment()
 
-    def __init__(self, moment: ColumnElement[datetime], span: ColumnElement[Any]) -> None:
-        self.moment = moment
-        self.span = span
-
-    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy's own declaration
-        ("moment", InternalTraversal.dp_clauseelement),
-        ("span", InternalTraversal.dp_clauseelement),
-    ]
-
 
 @compiles(After)
 def _add(element: After, compiler: SQLCompiler, **rest: Any) -> str:
-    return (
-        f"({compiler.process(element.moment, **rest)} + {compiler.process(element.span, **rest)})"
-    )
+    moment, span = (compiler.process(each, **rest) for each in element.clauses)
+    return f"({moment} + {span})"
 
 
 @compiles(After, "postgresql")
 def _add_in_utc(element: After, compiler: SQLCompiler, **rest: Any) -> str:
     # A day added to a timestamptz is one of the server's time zone, and can have 23 or 25 hours.
-    moment, span = (compiler.process(each, **rest) for each in (element.moment, element.span))
+    moment, span = (compiler.process(each, **rest) for each in element.clauses)
     return f"(({moment} AT TIME ZONE 'UTC' + {span}) AT TIME ZONE 'UTC')"
 
 

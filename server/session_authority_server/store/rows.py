@@ -1,7 +1,7 @@
 """Sessions to rows and back."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,37 +14,26 @@ from session_authority_server.domain.session import Ending, Session, Sweep
 from session_authority_server.store.liveness import current_global_epoch, current_user_epoch
 from session_authority_server.store.tables import EVERYBODY, sessions, sweeps
 
-_COLUMNS = (
-    sessions.c.session_id,
-    sessions.c.user_id,
-    sessions.c.secret_hash,
-    sessions.c.superseded_hashes,
-    sessions.c.browser,
-    sessions.c.browser_version,
-    sessions.c.os,
-    sessions.c.os_version,
-    sessions.c.device_type,
-    sessions.c.ip_address,
-    sessions.c.last_ip_address,
-    sessions.c.create_time,
-    sessions.c.authenticate_time,
-    sessions.c.authentication_methods,
-    sessions.c.last_active_time,
-    sessions.c.lifetime,
-    sessions.c.expire_time,
-    sessions.c.idle_timeout,
-    sessions.c.attributes,
-    sessions.c.created_by,
-    sessions.c.actor_id,
-    sessions.c.user_epoch,
-    sessions.c.global_epoch,
-    current_user_epoch.label("current_user_epoch"),
-    current_global_epoch.label("current_global_epoch"),
-    sessions.c.end_time,
-    sessions.c.end_reason,
-    sessions.c.initiating_entity,
+# The columns of a session's device and ending, in the order of the fields of Device and Ending. Every other column
+# that is read has the name of a field of Session.
+_DEVICE = ("browser", "browser_version", "os", "os_version", "device_type")
+_ENDING = ("end_time", "end_reason", "initiating_entity")
+_FIELDS = tuple(field.name for field in fields(Session))
+_DEVICE_AT, _ENDING_AT = _FIELDS.index("device"), _FIELDS.index("ending")
+_READ = (*_FIELDS[:_DEVICE_AT], *_DEVICE, *_FIELDS[_DEVICE_AT + 1 : _ENDING_AT], *_ENDING)
+_DEVICE_COLUMNS = slice(_DEVICE_AT, _DEVICE_AT + len(_DEVICE))
+_BETWEEN = slice(_DEVICE_AT + len(_DEVICE), -len(_ENDING))
+_CURRENT_EPOCHS = {
+    each.name: each
+    for each in (
+        current_user_epoch.label("current_user_epoch"),
+        current_global_epoch.label("current_global_epoch"),
+    )
+}
+_COLUMNS = tuple(
+    _CURRENT_EPOCHS[name] if name in _CURRENT_EPOCHS else sessions.c[name] for name in _READ
 )
-
+_WRITTEN = tuple(name for name in _FIELDS if name in sessions.c)
 
 # What `domain.privacy.erased` leaves of a session, in columns.
 ERASED: dict[str, Any] = {
@@ -75,99 +64,32 @@ def needs_date(session: Session) -> bool:
 
 
 def as_row(session: Session, check_time: datetime) -> dict[str, Any]:
-    """Return the columns of a session but for its epochs, which only the store knows."""
+    """Return the columns of a session that has not ended."""
+    device = session.device
+    parts = (device.browser, device.browser_version, device.os, device.os_version, device.type)
     return {
-        "session_id": session.session_id,
-        "user_id": session.user_id,
-        "secret_hash": session.secret_hash,
-        "superseded_hashes": session.superseded_hashes,
-        "create_time": session.create_time,
-        "authenticate_time": session.authenticate_time,
-        "last_active_time": session.last_active_time,
-        "lifetime": session.lifetime,
-        "expire_time": session.expire_time,
-        "idle_timeout": session.idle_timeout,
+        **{name: getattr(session, name) for name in _WRITTEN},
+        **dict(zip(_DEVICE, parts, strict=True)),
         "check_time": check_time,
-        "ip_address": session.ip_address,
-        "last_ip_address": session.last_ip_address,
-        "user_agent": session.user_agent,
-        "browser": session.device.browser,
-        "browser_version": session.device.browser_version,
-        "os": session.device.os,
-        "os_version": session.device.os_version,
-        "device_type": session.device.type,
-        "authentication_methods": session.authentication_methods,
-        "attributes": session.attributes,
-        "created_by": session.created_by,
-        "actor_id": session.actor_id,
     }
 
 
 def ending_columns(ending: Ending) -> dict[str, Any]:
     """Return the columns of an ending."""
-    return {
-        "end_time": ending.time,
-        "end_reason": ending.reason,
-        "initiating_entity": ending.initiated_by,
-    }
+    parts = (ending.time, ending.reason, ending.initiated_by)
+    return dict(zip(_ENDING, parts, strict=True))
 
 
 def session(row: Sequence[Any]) -> Session:
     """Return the session of a row that `select_sessions` selected."""
-    (
-        session_id,
-        user_id,
-        secret_hash,
-        superseded_hashes,
-        browser,
-        browser_version,
-        os,
-        os_version,
-        device_type,
-        ip_address,
-        last_ip_address,
-        create_time,
-        authenticate_time,
-        authentication_methods,
-        last_active_time,
-        lifetime,
-        expire_time,
-        idle_timeout,
-        attributes,
-        created_by,
-        actor_id,
-        user_epoch,
-        global_epoch,
-        current_user_epoch,
-        current_global_epoch,
-        end_time,
-        end_reason,
-        initiating_entity,
-    ) = row
-    return Session(
-        session_id=session_id,
-        user_id=user_id,
-        secret_hash=secret_hash,
-        superseded_hashes=superseded_hashes,
-        device=Device(browser, browser_version, os, os_version, device_type),
-        ip_address=ip_address,
-        last_ip_address=last_ip_address,
-        create_time=create_time,
-        authenticate_time=authenticate_time,
-        authentication_methods=authentication_methods,
-        last_active_time=last_active_time,
-        lifetime=lifetime,
-        expire_time=expire_time,
-        idle_timeout=idle_timeout,
-        attributes=attributes,
-        created_by=created_by,
-        actor_id=actor_id,
-        user_epoch=user_epoch,
-        global_epoch=global_epoch,
-        current_user_epoch=current_user_epoch,
-        current_global_epoch=current_global_epoch,
-        ending=Ending(end_time, end_reason, initiating_entity) if end_time is not None else None,
+    end_time, end_reason, initiated_by = row[-3:]
+    parts: Sequence[Any] = (
+        *row[:_DEVICE_AT],
+        Device(*row[_DEVICE_COLUMNS]),
+        *row[_BETWEEN],
+        None if end_time is None else Ending(end_time, end_reason, initiated_by),
     )
+    return Session(*parts)
 
 
 async def dated(connection: AsyncConnection, found: Sequence[Session]) -> list[Session]:

@@ -35,34 +35,9 @@ metadata = MetaData(
     }
 )
 
-_END_REASON = Code(
-    (
-        EndReason.SIGNED_OUT,
-        EndReason.REVOKED,
-        EndReason.EXPIRED,
-        EndReason.IDLE_TIMEOUT,
-        EndReason.LIMIT,
-    )
-)
-_INITIATING_ENTITY = Code(
-    (
-        InitiatingEntity.ADMIN,
-        InitiatingEntity.USER,
-        InitiatingEntity.POLICY,
-        InitiatingEntity.SYSTEM,
-    )
-)
-_DEVICE_TYPE = Code(
-    (
-        DeviceType.UNKNOWN,
-        DeviceType.DESKTOP,
-        DeviceType.PHONE,
-        DeviceType.TABLET,
-        DeviceType.APPLIANCE,
-        DeviceType.SCRIPT,
-        DeviceType.BOT,
-    )
-)
+_END_REASON = Code(EndReason)
+_INITIATING_ENTITY = Code(InitiatingEntity)
+_DEVICE_TYPE = Code(DeviceType)
 
 sessions = Table(
     "sessions",

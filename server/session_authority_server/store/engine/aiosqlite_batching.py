@@ -1,7 +1,9 @@
 """SQLite statements that go to the thread of their connection once.
 
 aiosqlite keeps each connection in a thread. SQLAlchemy asks it for a cursor, to execute, to fetch and to close it: four
-trips, each of which takes the interpreter's lock from the loop and gives it back.
+trips, each of which takes the interpreter's lock from the loop and gives it back. The private names below are from
+https://github.com/sqlalchemy/sqlalchemy/blob/main/lib/sqlalchemy/connectors/asyncio.py and
+https://github.com/omnilib/aiosqlite/blob/main/aiosqlite/core.py.
 """
 
 import sqlite3

@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from session_authority_server.store.engine.sqlite import Sqlite
 
@@ -24,6 +25,32 @@ async def writer(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
         await connection.execute(text(_CHILDREN))
     yield engine
     await engine.dispose()
+
+
+async def test_a_statement_goes_to_its_thread_once_and_sqlalchemys_own_would_go_more_often(
+    writer: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once SQLAlchemy goes only once too, `aiosqlite_batching` is unnecessary: delete it."""
+    trips = 0
+    run: Any = aiosqlite.Connection._execute
+
+    async def counted(self: Any, *arguments: Any, **named: Any) -> Any:
+        nonlocal trips
+        trips += 1
+        return await run(self, *arguments, **named)
+
+    async def trips_of_a_select(engine: AsyncEngine) -> int:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))  # begins the transaction
+            before = trips
+            assert (await connection.execute(text("SELECT 1"))).all() == [(1,)]
+            return trips - before
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+    stock = create_async_engine(writer.url)
+    assert await trips_of_a_select(writer) == 1
+    assert await trips_of_a_select(stock) > 1
+    await stock.dispose()
 
 
 async def test_what_a_statement_gave_is_all_there(writer: AsyncEngine) -> None:
