@@ -38,7 +38,7 @@ class _Run(NamedTuple):
     cpu_us: float
 
 
-async def _run(server: _Server, concurrency: int, seconds: float) -> _Run:
+async def _run(server: _Server, concurrency: int, seconds: float, connections: int | None) -> _Run:
     before = authority.cpu_seconds(server.pid)
     result = await drive(
         server.address,
@@ -47,6 +47,7 @@ async def _run(server: _Server, concurrency: int, seconds: float) -> _Run:
         server.expected,
         concurrency=concurrency,
         seconds=seconds,
+        connections=connections,
     )
     if result.wrong:
         raise SystemExit(f"{result.wrong} wrong answers")
@@ -54,14 +55,16 @@ async def _run(server: _Server, concurrency: int, seconds: float) -> _Run:
     return _Run(result.rate, result.percentile_ms(50), result.percentile_ms(99), used)
 
 
-async def _measure(servers: dict[str, _Server], rounds: int, seconds: float) -> None:
+async def _measure(
+    servers: dict[str, _Server], rounds: int, seconds: float, connections: int | None
+) -> None:
     for concurrency in (64, 1):
         runs: dict[str, list[_Run]] = {name: [] for name in servers}
         for server in servers.values():
-            await _run(server, concurrency, _WARM_SECONDS)
+            await _run(server, concurrency, _WARM_SECONDS, connections)
         for _ in range(rounds):
             for name, server in servers.items():
-                runs[name].append(await _run(server, concurrency, seconds))
+                runs[name].append(await _run(server, concurrency, seconds, connections))
         print(f"{concurrency} in flight, medians of {rounds} rounds:")
         for name, some in runs.items():
             rate, p50, p99, cpu = (median(each) for each in zip(*some, strict=True))
@@ -81,6 +84,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument(
+        "--connections", type=int, help="over how many connections; by default 8 calls on each"
+    )
     add_engine(parser)
     given = parser.parse_args()
     with fresh(given.engine, *authority.HOSTS) as databases, contextlib.ExitStack() as stack:
@@ -97,7 +103,7 @@ def main() -> None:
             servers[f"{given.engine}, {host}"] = _Server(
                 *process, authority.VALIDATE, messages, expected
             )
-        uvloop.run(_measure(servers, given.rounds, given.seconds))
+        uvloop.run(_measure(servers, given.rounds, given.seconds, given.connections))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ class Settings(BaseSettings):
         "up to a second; then they are refused with RESOURCE_EXHAUSTED.",
     )
     calls_per_connection: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        200,
+        170,
         description="How many calls and streams a connection carries at once; more wait in the client.",
     )
     rejected_tokens_per_minute: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(

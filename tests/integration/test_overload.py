@@ -77,7 +77,7 @@ def test_a_call_beyond_those_that_the_store_holds_up_is_refused_with_reason_and_
         assert program.stderr.count("overloaded; refusing calls") == 1
 
 
-@pytest.mark.parametrize(("settings", "calls"), [({}, 200), ({"CALLS_PER_CONNECTION": "500"}, 500)])
+@pytest.mark.parametrize(("settings", "calls"), [({}, 170), ({"CALLS_PER_CONNECTION": "500"}, 500)])
 def test_a_connection_carries_as_many_calls_as_the_operator_says(
     tmp_path: Path, settings: dict[str, str], calls: int
 ) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.errors import CannotStart
-from session_authority_server.app.grpc_server import new_host
+from session_authority_server.app.grpc_server import host_name, new_host
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
@@ -16,7 +16,7 @@ from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
 from session_authority_server.rpc.authentication import Authenticate, Metadata
-from session_authority_server.rpc.call_queue import CallQueue
+from session_authority_server.rpc.call_queue import GRPCIO_BREATH_SECONDS, CallQueue
 from session_authority_server.rpc.caller import Caller
 from session_authority_server.rpc.certificates import Certificates
 from session_authority_server.rpc.dispatcher import Dispatcher
@@ -143,7 +143,10 @@ def new_server(
         SessionService(context, rejected),
         [SessionAdminService(context)],
         authenticate,
-        CallQueue(running_limit=settings.max_in_flight_calls),
+        CallQueue(
+            running_limit=settings.max_in_flight_calls,
+            breath_seconds=GRPCIO_BREATH_SECONDS if host_name(settings) == "grpcio" else 0.0,
+        ),
         rejected,
     )
     health = Health()

@@ -15,14 +15,15 @@ from session_authority_server.rpc.error_table import Answer
 from session_authority_server.rpc.methods import Method
 
 RUNNING_LIMIT = 256
-WAITING_LIMIT = 20_000
+WAITING_LIMIT = 25_000
 WAIT_SECONDS = 1.0
 BATCH_LIMIT = 256
 BATCHES_LIMIT = 4
 # How long a batch may take before the next one overtakes it; also how often waiting calls are looked at.
 TICK_SECONDS = 0.02
-# How long the callers of a batch get to ask again before the next batch is sent: docs/performance.md.
-BREATH_SECONDS = 0.001
+# How long the callers of a batch get to ask again before the next batch is sent. On grpc.aio, a call costs so much
+# that larger batches pay for the pause; on the native host the pause costs more than it saves: docs/performance.md.
+GRPCIO_BREATH_SECONDS = 0.001
 # How many late calls are refused at once. A refusal costs half as much as an answer, and frees a place for the next call
 # of a flood: refused all at once, the calls of a flood would leave no time for answers.
 REFUSALS_AT_ONCE = 32
@@ -93,8 +94,15 @@ class CallQueue:
         running: How many calls run, not counting validations.
     """
 
-    def __init__(self, *, running_limit: int = RUNNING_LIMIT, waiting_limit: int = WAITING_LIMIT):
+    def __init__(
+        self,
+        *,
+        running_limit: int = RUNNING_LIMIT,
+        waiting_limit: int = WAITING_LIMIT,
+        breath_seconds: float = 0.0,
+    ) -> None:
         self.running = 0
+        self._breath_seconds = breath_seconds
         self._running_limit = running_limit
         self._waiting_limit = waiting_limit
         self._validations: deque[Call] = deque()
@@ -187,7 +195,7 @@ class CallQueue:
         self._batches -= 1
         if calls > 1:
             self._expected = calls + len(self._validations)
-            self._breath_ends = time.perf_counter() + BREATH_SECONDS
+            self._breath_ends = time.perf_counter() + self._breath_seconds
         if self._validations:
             self._pump()
 

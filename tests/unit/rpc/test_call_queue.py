@@ -25,8 +25,16 @@ REFUSED = answer(ServerOverloaded())
 class Queued:
     """A queue, what runs its calls, and what they were answered."""
 
-    def __init__(self, *, running_limit: int = RUNNING_LIMIT, waiting_limit: int = WAITING_LIMIT):
-        self.queue = CallQueue(running_limit=running_limit, waiting_limit=waiting_limit)
+    def __init__(
+        self,
+        *,
+        running_limit: int = RUNNING_LIMIT,
+        waiting_limit: int = WAITING_LIMIT,
+        breath_seconds: float = 0.0,
+    ) -> None:
+        self.queue = CallQueue(
+            running_limit=running_limit, waiting_limit=waiting_limit, breath_seconds=breath_seconds
+        )
         self.queue.serve(self._run_one, self._run_validations, self._refuse)
         self.calls: list[Call] = []
         self.answers: list[list[Any]] = []
@@ -166,7 +174,6 @@ async def test_while_late_validations_wait_to_be_refused_the_newest_run_first(
     late = [queued.put(VALIDATE) for _ in range(5)]
     await turns()
     monkeypatch.setattr(call_queue, "WAIT_SECONDS", 0)
-    monkeypatch.setattr(call_queue, "BREATH_SECONDS", 0)
     queued.go_on[0].set()
     await until(lambda: len(queued.batches) == 2)
     assert running.over
@@ -235,6 +242,24 @@ async def test_validations_that_arrive_while_a_batch_runs_wait_for_it_and_run_to
     await until(lambda: len(queued.batches) == 2)
     assert queued.batches[1] == others
     assert queued.answer_of(first) == b""
+
+
+@pytest.mark.parametrize(("arrive", "batches"), [(1, 1), (2, 2)])
+async def test_after_a_batch_the_next_one_waits_for_as_many_calls_as_were_answered(
+    arrive: int, batches: int
+) -> None:
+    queued = Queued(breath_seconds=60)
+    for _ in range(2):
+        queued.put(VALIDATE)
+    await turns()
+    queued.end_everything()
+    await turns()
+
+    for _ in range(arrive):
+        queued.put(VALIDATE)
+        await turns()
+
+    assert len(queued.batches) == batches
 
 
 async def test_a_batch_holds_a_bounded_number_of_calls() -> None:

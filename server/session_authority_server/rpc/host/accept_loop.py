@@ -20,7 +20,7 @@ from session_authority_server.rpc.error_table import DeadlineExceeded, ServerOve
 # How many calls of each kind may be open in a process: of our methods that answer once, from the first byte of a
 # call to its end; of our streams; and, of services that ask for no key, again those that answer once and streams.
 # gRPC reads the request of a keyless call into memory, up to its largest message: the two keyless limits bound that.
-CALLS_LIMIT = 20_000
+CALLS_LIMIT = 25_000
 STREAMS_LIMIT = 1_100  # more than may watch, so that who is one too many is told so
 KEYLESS_CALLS_LIMIT = 64
 KEYLESS_STREAMS_LIMIT = 128
