@@ -24,8 +24,8 @@ from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.app.wiring import jobs
 from session_authority_server.check.database_condition import PostgresqlCondition, read_condition
 from session_authority_server.config import Settings, load_settings
-from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.clock import SystemClock
+from session_authority_server.domain.invalidations import Changes
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
 from session_authority_server.watch.postgresql_channel import PostgresqlChannel

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from session_authority_server.background.activity import DECISIVE
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import (
     AuthenticationTooOld,
@@ -26,7 +27,6 @@ from session_authority_server.domain.policy import AtLimit, Policy, SupersededUs
 from session_authority_server.domain.session import Ending, EndReason, Session
 from session_authority_server.domain.token import first_id
 from session_authority_server.domain.verdict import Rejection, RejectionReason
-from session_authority_server.usecases.activity import DECISIVE
 from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.erase_user import Erasure
 from session_authority_server.usecases.list_sessions import Listing

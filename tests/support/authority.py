@@ -21,6 +21,8 @@ from session_authority.v1 import session_service_pb2_grpc
 from session_authority_server.app.wiring import usecase_context
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import File
+from session_authority_server.background.activity import Activity
+from session_authority_server.background.keyring import Keyring
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import ManualClock
@@ -42,9 +44,7 @@ from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.tables import sessions
 from session_authority_server.store.upkeep import SqlUpkeepStore
-from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.api_keys import ApiKeys
-from session_authority_server.usecases.keyring import Keyring
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from tests.support.engines import migrated_sqlite

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from functools import partial
 
+from session_authority_server.background.activity import Activity
+from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import InvalidRequest
 from session_authority_server.domain.event import Event
@@ -10,7 +12,6 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import Rejection
 from session_authority_server.store.protocol import SessionStore
-from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.create_session import create_session
 from session_authority_server.usecases.erase_user import erase_user
@@ -26,7 +27,6 @@ from session_authority_server.usecases.reauthenticate_session import reauthentic
 from session_authority_server.usecases.revoke_other_sessions import revoke_other_sessions
 from session_authority_server.usecases.revoke_session import revoke_session
 from session_authority_server.usecases.sign_out import sign_out
-from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.usecases.validate_sessions import (
     Undecided,
     Validation,

@@ -20,8 +20,7 @@ try:
     from session_authority_server.domain.clock import Clock, ManualClock, SystemClock
     from session_authority_server.domain.errors import StoreUnavailable
     from session_authority_server.domain.policy import AtLimit, Policy
-    from session_authority_server.rpc.authentication import Metadata, anybody
-    from session_authority_server.rpc.caller import Caller
+    from session_authority_server.rpc.authentication import Caller, Metadata, anybody
 except ImportError as error:
     raise ImportError(
         "session_authority.testing runs the real server, which is not installed completely "

@@ -27,6 +27,8 @@ from session_authority_server.app.grpc_server import (
 )
 from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.wiring import Server, jobs, new_server, right_clock, schedule
+from session_authority_server.background.activity import Activity
+from session_authority_server.background.keyring import Keyring
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
@@ -36,8 +38,6 @@ from session_authority_server.rpc.host.health import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import Audit
-from session_authority_server.usecases.activity import Activity
-from session_authority_server.usecases.keyring import Keyring
 from session_authority_workers.schedule import watch_backlog
 
 _log = structlog.get_logger("session_authority")

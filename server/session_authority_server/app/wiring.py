@@ -9,15 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.errors import CannotStart
 from session_authority_server.app.grpc_server import host_name, new_host
+from session_authority_server.background.activity import Activity
+from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
-from session_authority_server.rpc.authentication import Authenticate, Metadata
+from session_authority_server.rpc.authentication import Authenticate, Caller, Metadata
 from session_authority_server.rpc.call_queue import GRPCIO_BREATH_SECONDS, CallQueue
-from session_authority_server.rpc.caller import Caller
 from session_authority_server.rpc.certificates import Certificates
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.host import Host
@@ -34,9 +35,7 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import NOWHERE, Audit, SessionStore
 from session_authority_server.store.sql_store import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
-from session_authority_server.usecases.activity import Activity
 from session_authority_server.usecases.context import Context
-from session_authority_server.usecases.superseded import SupersededTokens
 from session_authority_server.watch.channel import Channel
 from session_authority_server.watch.hub import Hub
 from session_authority_server.watch.sqlite_channel import SqliteChannel

@@ -1,17 +1,35 @@
-"""Who calls, and whether they may: asked at every call, answered from memory."""
+"""Which program a call comes from, and whether it may: asked at every call, answered from memory."""
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeAlias
 
+from session_authority_server.background.keyring import Keyring
 from session_authority_server.domain.api_key import ApiKey, Permission
 from session_authority_server.domain.errors import (
     ApiKeyInvalid,
     ApiKeyMissing,
     PermissionMissing,
 )
-from session_authority_server.rpc.caller import ANYBODY, Caller
 from session_authority_server.rpc.methods import METHODS
-from session_authority_server.usecases.keyring import Keyring
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A program that calls the authority.
+
+    Attributes:
+        key_id: The id of its API key; empty where the server asks for none.
+        permissions: What it may do.
+    """
+
+    key_id: str = ""
+    permissions: frozenset[Permission] = frozenset(Permission)
+
+
+ANYBODY = Caller()
+current_caller: ContextVar[Caller] = ContextVar("current_caller", default=ANYBODY)
 
 PERMISSIONS: Mapping[str, Permission] = {
     path: method.rule.permission for path, method in METHODS.items()

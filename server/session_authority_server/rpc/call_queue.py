@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from session_authority_server.observability.metrics import QUEUE_CALLS, QUEUE_SECONDS
-from session_authority_server.rpc.caller import Caller
+from session_authority_server.rpc.authentication import Caller
 from session_authority_server.rpc.error_table import Answer
 from session_authority_server.rpc.methods import Method
 

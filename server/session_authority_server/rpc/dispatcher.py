@@ -11,9 +11,13 @@ from google.protobuf.message import DecodeError, Message
 from session_authority_server.domain.errors import AuthorityError, SessionNotLive
 from session_authority_server.observability.metrics import RPC_ERRORS, RPC_SECONDS
 from session_authority_server.rpc import error_table
-from session_authority_server.rpc.authentication import Authenticate, Metadata
+from session_authority_server.rpc.authentication import (
+    Authenticate,
+    Caller,
+    Metadata,
+    current_caller,
+)
 from session_authority_server.rpc.call_queue import Call, CallQueue
-from session_authority_server.rpc.caller import Caller, current_caller
 from session_authority_server.rpc.error_table import (
     Answer,
     DeadlineExceeded,

@@ -1,7 +1,7 @@
 from datetime import datetime, timedelta
 
 from session_authority_server.domain.clock import Clock
-from session_authority_server.rpc.caller import Caller
+from session_authority_server.rpc.authentication import Caller
 from session_authority_server.rpc.error_table import TooManyRejectedTokens
 
 _MINUTE_SECONDS = 60.0

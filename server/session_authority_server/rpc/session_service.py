@@ -3,7 +3,7 @@ from collections.abc import Awaitable, Sequence
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
 from session_authority_server.domain.verdict import NOT_FOUND
-from session_authority_server.rpc.caller import Caller, current_caller
+from session_authority_server.rpc.authentication import Caller, current_caller
 from session_authority_server.rpc.conversion import (
     from_duration,
     from_timestamp,

@@ -22,8 +22,8 @@ from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
-from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.event import Event, SessionEnded
+from session_authority_server.domain.invalidations import Changes
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Ending,

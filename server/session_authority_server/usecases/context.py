@@ -1,11 +1,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from session_authority_server.background.activity import Activity
+from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.store.protocol import NOWHERE, Audit, SessionStore
-from session_authority_server.usecases.activity import Activity
-from session_authority_server.usecases.superseded import SupersededTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

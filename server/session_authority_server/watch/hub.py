@@ -3,8 +3,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from session_authority_server.domain.changes import Changes
 from session_authority_server.domain.errors import AuthorityError
+from session_authority_server.domain.invalidations import Changes
 from session_authority_server.observability.metrics import (
     WATCH_BARRIER_SECONDS,
     WATCH_EVICTIONS,

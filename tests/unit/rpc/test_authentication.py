@@ -6,6 +6,8 @@ from typing import Any
 import grpc
 import pytest
 
+from session_authority_server.background import keyring as keyring_module
+from session_authority_server.background.keyring import Keyring
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import ManualClock
@@ -19,17 +21,16 @@ from session_authority_server.domain.errors import (
     StoreUnavailable,
 )
 from session_authority_server.rpc.authentication import (
+    ANYBODY,
     PERMISSIONS,
     Authentication,
+    Caller,
     Metadata,
     anybody,
 )
-from session_authority_server.rpc.caller import ANYBODY, Caller
-from session_authority_server.usecases import keyring as keyring_module
-from session_authority_server.usecases.keyring import Keyring
 from tests.support.api import RPCS
 from tests.support.hosts import HOSTS, new_dispatcher, serving
-from tests.unit.usecases.test_keyring import NOON, Store
+from tests.unit.background.test_keyring import NOON, Store
 
 VALIDATE = "/session_authority.v1.SessionService/ValidateSession"
 CREATE = "/session_authority.v1.SessionService/CreateSession"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from session_authority_server.rpc import call_queue
+from session_authority_server.rpc.authentication import ANYBODY
 from session_authority_server.rpc.call_queue import BATCH_LIMIT, BATCHES_LIMIT, Call, CallQueue
-from session_authority_server.rpc.caller import ANYBODY
 from session_authority_server.rpc.error_table import ServerOverloaded, answer
 from session_authority_server.rpc.methods import METHODS
 

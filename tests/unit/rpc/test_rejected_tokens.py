@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.rpc.caller import ANYBODY, Caller
+from session_authority_server.rpc.authentication import ANYBODY, Caller
 from session_authority_server.rpc.rejected_tokens import RejectedTokens
 
 SECOND = timedelta(seconds=1)

@@ -12,8 +12,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from session_authority_server.domain.errors import AuthorityError
+from session_authority_server.rpc.authentication import current_caller
 from session_authority_server.rpc.call_queue import Call
-from session_authority_server.rpc.caller import current_caller
 from session_authority_server.rpc.dispatcher import Dispatcher, refusal
 from session_authority_server.rpc.error_table import (
     Answer,

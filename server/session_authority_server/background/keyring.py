@@ -18,11 +18,11 @@ from session_authority_server.domain.errors import (
 from session_authority_server.store.protocol import KeyStore
 
 REFRESH_SECONDS = 0.5
-# How long after the start of the last read that succeeded what it found is believed.
+# How long the keys are believed after the start of the last read that succeeded.
 TRUST_SECONDS = 5.0
 WRITE_SECONDS = 10.0
 USE_RESOLUTION = timedelta(minutes=10)
-# A key that was over for so long is as good as unknown.
+# A key that ended longer ago is treated as unknown.
 MEMORY_OF_ENDED = timedelta(days=30)
 _NO_HASH = bytes(32)
 _Use: TypeAlias = tuple[UUID, Permission]
@@ -31,30 +31,33 @@ _log = logging.getLogger(__name__)
 
 
 class Keyring:
-    """Every API key, in memory, as the store had them half a second ago.
+    """Every API key, in memory, as the store had it half a second ago.
 
-    A call never waits for the store to have its caller recognised; and what has not been read for long is
-    not believed, so that a key which was revoked during an outage doesn't go on being good.
+    A call never waits for the store to recognise its caller. Keys that were not read for TRUST_SECONDS are not
+    believed, so a key that was revoked during an outage does not stay good.
 
     Attributes:
-        generation: Another number whenever any key changed, for whoever remembers what was found.
+        generation: Changes whenever any key changes, so that others know when to forget what they looked up.
     """
 
-    def __init__(self, store: KeyStore, clock: Clock) -> None:
+    def __init__(
+        self, store: KeyStore, clock: Clock, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._monotonic = monotonic
         self.generation = 0
         self._keys: Mapping[UUID, ApiKey] = {}
         self._trusted_until = float("-inf")
         self._used: set[_Use] = set()
-        # When this process wrote which use, of keys that there are.
+        # When this process last wrote each use, of keys that still exist.
         self._written: dict[_Use, datetime] = {}
 
     def recognise(self, presented: str) -> ApiKey:
         """Return the key that is presented.
 
         Raises:
-            ApiKeyInvalid: If it is none of ours.
+            ApiKeyInvalid: If it is not a key of this authority.
             ApiKeyExpired: If it is past its time.
             ApiKeyRevoked: If it was revoked.
             StoreUnavailable: If the keys have not been read for long.
@@ -64,7 +67,7 @@ class Keyring:
             raise ApiKeyInvalid
         self.check_current()
         key = self._keys.get(token.id)
-        # Compared even where there is nothing to compare with, so that it takes as long.
+        # Compared even for an unknown key, so that both take equally long.
         proven = tokens.proves(token.secret, _NO_HASH if key is None else key.secret_hash)
         if key is None or not proven:
             raise ApiKeyInvalid
@@ -72,12 +75,12 @@ class Keyring:
         return key
 
     def check_current(self) -> None:
-        """Check that the keys have been read lately.
+        """Check that the keys were read within TRUST_SECONDS.
 
         Raises:
             StoreUnavailable: If not.
         """
-        if time.monotonic() >= self._trusted_until:
+        if self._monotonic() >= self._trusted_until:
             raise StoreUnavailable("checking API keys")
 
     def check_good(self, key: ApiKey) -> None:
@@ -104,9 +107,9 @@ class Keyring:
         """Read the keys.
 
         Raises:
-            StoreUnavailable: If that fails; what was read before is believed for a while longer.
+            StoreUnavailable: If that fails. The keys read before are believed for a while longer.
         """
-        began = time.monotonic()
+        began = self._monotonic()
         ended_after = self._clock.now() - MEMORY_OF_ENDED
         keys = {key.key_id: key for key in await self._store.read_keys(ended_after)}
         self._trusted_until = began + TRUST_SECONDS
@@ -114,10 +117,10 @@ class Keyring:
         self._keys = keys
 
     async def write_uses(self) -> None:
-        """Write which keys were used, and for what, of each use at most every ten minutes.
+        """Write which keys were used, and for what; each use at most every ten minutes.
 
         Raises:
-            StoreUnavailable: If that fails; the next use is written instead.
+            StoreUnavailable: If that fails. The next use is written instead.
         """
         now, used, self._used = self._clock.now(), self._used, set()
         due = {use for use in used if self._is_due(use, now)}
@@ -138,7 +141,7 @@ class Keyring:
         await _again_and_again(self.refresh, REFRESH_SECONDS)
 
     async def keep_uses_written(self) -> None:
-        """Write uses again and again until cancelled; apart from the reading, which never waits for it."""
+        """Write uses again and again until cancelled. Reading the keys never waits for this."""
         await _again_and_again(self.write_uses, WRITE_SECONDS)
 
 
@@ -148,6 +151,6 @@ async def _again_and_again(work: Callable[[], Awaitable[None]], seconds: float) 
         try:
             await work()
         except StoreUnavailable:
-            pass  # which the log was told already
-        except Exception:  # noqa: BLE001 - nothing stops it
+            pass  # the store has logged it
+        except Exception:  # noqa: BLE001 - the loop never stops
             _log.exception("API keys could not be read, or their uses not written")

@@ -6,13 +6,13 @@ from uuid import UUID
 
 import pytest
 
+from session_authority_server.background import activity as module
+from session_authority_server.background.activity import DECISIVE, FLUSH_BATCH, Activity
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.store.protocol import LeftOut, SessionStore, Touch
-from session_authority_server.usecases import activity as module
-from session_authority_server.usecases.activity import DECISIVE, FLUSH_BATCH, Activity
 from tests.support.engines import MINUTE, SECOND, START, a_session
 
 INSTANT = timedelta(microseconds=1)

@@ -4,12 +4,12 @@ from uuid import UUID
 
 @dataclass(slots=True)
 class Changes:
-    """Sessions of which nothing that was known before may be used any more: they ended, or got another token.
+    """Sessions whose cached answers are now invalid: they ended, or got another token.
 
     Attributes:
-        session_ids: Single ones.
-        user_ids: Users of whom all are meant.
-        everybody: Whether all of everybody are meant.
+        session_ids: Single sessions.
+        user_ids: Users whose sessions are all meant.
+        everybody: Whether every session is meant.
     """
 
     session_ids: set[UUID] = field(default_factory=set)
@@ -20,11 +20,11 @@ class Changes:
         return self.everybody or bool(self.session_ids or self.user_ids)
 
     def __len__(self) -> int:
-        """Return how many names there are."""
+        """Return how many ids there are."""
         return len(self.session_ids) + len(self.user_ids)
 
     def add(self, others: "Changes") -> None:
-        """Mean what others mean, too."""
+        """Merge others into this set."""
         self.session_ids |= others.session_ids
         self.user_ids |= others.user_ids
         self.everybody = self.everybody or others.everybody

@@ -15,18 +15,18 @@ from session_authority_server.store.protocol import LeftOut, SessionStore, Touch
 FLUSH_INTERVAL = timedelta(seconds=2)
 FLUSH_BATCH = 500
 PENDING_LIMIT = 100_000
-# An activity this close to the idle deadline could come too late if it waited for a flush, even one that the
-# store lets wait as long as it ever does (2 s for a turn, 2 s for the work) and that then fails once.
+# An activity this close to the idle deadline is written at once. A flush could come too late: the store may wait
+# 2 s for a turn and 2 s for the work, and then fail once.
 DECISIVE = timedelta(seconds=15)
 
 _log = logging.getLogger(__name__)
 
 
 class Activity:
-    """Records when sessions are used: gathered in memory, written every few seconds.
+    """Records when sessions are used: gathers activities in memory and writes them every few seconds.
 
-    At most one write a session and resolution window. What is gathered is lost with the process; an
-    activity that decides whether the session outlives its idle timeout is written before it is answered.
+    Each session is written at most once in a resolution window. Gathered activities are lost with the process.
+    So an activity that decides whether the session outlives its idle timeout is written before it is answered.
     """
 
     def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
@@ -53,7 +53,7 @@ class Activity:
             await self.write([decisive])
 
     def gather(self, session: Session, now: datetime, ip_address: str | None) -> Touch | None:
-        """Note that a live session was used, and return what must be written before it is answered."""
+        """Note that a live session was used. Return the activity if it must be written before the answer."""
         if self.is_fresh(session, now):
             return None
         ip_address = kept_address(ip_address, self._policy.keep_ip_addresses)
@@ -70,7 +70,7 @@ class Activity:
         return None
 
     async def write(self, decisive: Sequence[Touch]) -> None:
-        """Write decisive activities before they are answered, together with those of others who wait.
+        """Write decisive activities, together with those of other waiting calls.
 
         Raises:
             StoreUnavailable: If they can't be written.
@@ -79,7 +79,7 @@ class Activity:
             self._decisive[touch.session_id] = touch
         if self._next_write is None:
             self._next_write = asyncio.ensure_future(self._write_next(self._this_write))
-            # Whoever waits for it hears of a failure, but perhaps everybody has gone.
+            # Every waiting call may have been cancelled. The failure must count as seen even then.
             self._next_write.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.shield(self._next_write)
@@ -103,12 +103,12 @@ class Activity:
             raise LeftOut(left)
 
     def is_fresh(self, session: Session, now: datetime) -> bool:
-        """Say whether a session's recorded activity is recent enough to leave."""
+        """Say whether a session's recorded activity is recent enough."""
         resolution = self._policy.resolution_for(session.idle_timeout)
         return now - session.last_active_time < resolution
 
     async def flush(self) -> None:
-        """Write what has gathered; what can't be written stays for the next time.
+        """Write the gathered activities. Those that can't be written stay for the next flush.
 
         Raises:
             StoreUnavailable: If a write fails.
@@ -130,7 +130,7 @@ class Activity:
                 await self.flush()
             except StoreUnavailable:
                 _log.warning("activity of %d sessions waits to be written", len(self))
-            except Exception:  # noqa: BLE001 - nothing stops the recording
+            except Exception:  # noqa: BLE001 - the loop never stops
                 _log.exception("activity of %d sessions could not be written", len(self))
 
     def _is_decisive(self, session: Session, now: datetime) -> bool:

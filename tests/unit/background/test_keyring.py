@@ -2,11 +2,12 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 
+from session_authority_server.background import keyring as module
+from session_authority_server.background.keyring import TRUST_SECONDS, Keyring
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission, issue
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import (
@@ -16,8 +17,6 @@ from session_authority_server.domain.errors import (
     StoreUnavailable,
 )
 from session_authority_server.domain.token import Token, mint
-from session_authority_server.usecases import keyring as module
-from session_authority_server.usecases.keyring import TRUST_SECONDS, Keyring
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -124,10 +123,10 @@ async def test_that_a_key_is_over_is_told_to_whoever_has_its_secret_alone(
 
 
 async def test_keys_that_have_not_been_read_for_long_are_not_believed(
-    store: Store, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+    store: Store, clock: ManualClock
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    keyring = Keyring(store, clock, lambda: now)
     key, presented = store.issue()
     with pytest.raises(StoreUnavailable):
         keyring.recognise(presented)

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from session_authority_server.background import superseded as module
 from session_authority_server.domain.errors import SessionNotLive, StoreUnavailable
 from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.domain.verdict import SUPERSEDED, Rejection, RejectionReason
-from session_authority_server.usecases import superseded as module
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.validate_sessions import Validation

@@ -15,27 +15,26 @@ from session_authority_server.store.protocol import SessionStore, Transaction
 
 OnSuperseded = Callable[[Session], None]
 
-# How many sessions may wait to be ended; a further one has to wait for the next use of its token.
+# How many sessions may wait to be ended. A further one waits for the next use of its token.
 ENDINGS_LIMIT = 1_000
-# How many of them are written at once, which leaves connections for calls.
+# How many are written at once. This leaves connections for calls.
 ENDINGS_AT_ONCE = 2
-# How often an ending is tried, and how long after one that failed.
+# How often an ending is tried, and the pause after a failure.
 ENDING_TRIES = 30
 ENDING_PAUSE_SECONDS = 1.0
-# How long an orderly stop waits for them.
+# How long an orderly stop waits for the endings.
 SETTLE_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 class SupersededTokens:
-    """What is done when a token is used that was superseded by a re-authentication.
+    """Acts on the use of a token that a re-authentication superseded.
 
-    Whoever uses one may have stolen it. Or it is the user's own browser, which sent it before the new one came:
-    so soon, nothing is done but to reject it.
+    The token may be stolen. Or the user's own browser sent it before the new token arrived, so within the policy's
+    grace the use is only rejected.
 
-    A session that is to end is ended beside the answer, which the store's slowness, or somebody's lock on the
-    user, neither delays nor spoils.
+    Sessions are ended in the background. A slow store or a locked user does not delay the answer.
     """
 
     def __init__(
@@ -48,10 +47,10 @@ class SupersededTokens:
         """Act by a policy.
 
         Args:
-            store: Where sessions are kept.
+            store: Keeps sessions.
             clock: Tells the time.
             policy: Says what to do.
-            told: Told of each use, with the session as it stands; must not fail or take long.
+            told: Called at each use with the session as it stands. It must not fail or take long.
         """
         self._store = store
         self._clock = clock
@@ -61,7 +60,7 @@ class SupersededTokens:
         self._turns = asyncio.Semaphore(ENDINGS_AT_ONCE)
 
     def used(self, session: Session) -> None:
-        """Note that a superseded token of a session was used, and see to its end if the policy says so."""
+        """Note the use of a superseded token of a session. End the session if the policy says so."""
         self._told(session)
         session_id = session.session_id
         if not self._is_to_end(session) or session_id in self._endings:
@@ -69,11 +68,11 @@ class SupersededTokens:
         if len(self._endings) >= ENDINGS_LIMIT:
             _log.error("too many sessions wait to be ended for a superseded token; left out one")
             return
-        self._endings[session_id] = ending = asyncio.create_task(self._see_to_end(session))
+        self._endings[session_id] = ending = asyncio.create_task(self._end_with_retries(session))
         ending.add_done_callback(lambda _done: self._endings.pop(session_id))
 
     async def settle(self) -> None:
-        """Wait for the sessions that are to end, but not for longer than SETTLE_SECONDS."""
+        """Wait until the pending endings are written, for SETTLE_SECONDS at most."""
         if not self._endings:
             return
         late = (await asyncio.wait(self._endings.values(), timeout=SETTLE_SECONDS))[1]
@@ -82,7 +81,7 @@ class SupersededTokens:
         if late:
             _log.error("%d sessions could not be ended for a superseded token", len(late))
 
-    async def _see_to_end(self, session: Session) -> None:
+    async def _end_with_retries(self, session: Session) -> None:
         for _ in range(ENDING_TRIES):
             try:
                 async with self._turns:
@@ -90,7 +89,7 @@ class SupersededTokens:
                         await self._store.transact(partial(self._end, session))
             except StoreUnavailable:
                 await asyncio.sleep(ENDING_PAUSE_SECONDS)
-            except Exception:  # noqa: BLE001 - nobody waits for it
+            except Exception:  # noqa: BLE001 - no caller waits for it
                 _log.exception("a session could not be ended for a superseded token")
                 return
             else:
@@ -109,7 +108,7 @@ class SupersededTokens:
         await transaction.lock_user(session.user_id)
         current = await transaction.read_session(session.session_id)
         if current is None:
-            raise SessionNotLive  # erased meanwhile; nothing of the user is to be left by the lock
+            raise SessionNotLive  # Erased meanwhile. The lock must leave nothing of the user.
         if self._is_to_end(current):
             ending = Ending(self._clock.now(), EndReason.REVOKED, InitiatingEntity.POLICY)
             if await transaction.end_session(session.session_id, ending):

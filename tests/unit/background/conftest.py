@@ -1,0 +1,1 @@
+from tests.unit.usecases.conftest import authority as authority
