@@ -1,23 +1,4 @@
-"""What the domain and its use-cases raise.
-
-AuthorityError
-├── InvalidRequest          a field breaks a limit or form
-│   └── RetryMismatch       a retry secret with other parameters
-├── SessionNotLive          the proof token names no live session
-├── SessionNotFound         the user has no session of that id
-├── AuthenticationTooOld    the credential check began before a sweep
-├── ReauthenticationRequired  the proof of identity is too old for what is asked
-├── ImpersonationForbidden  who acts as the user may not do what is asked
-├── SessionLimitReached     the policy refuses another session
-├── RetryStale              a repeated call whose first answer no longer holds
-├── ApiKeyMissing           the caller shows no API key
-├── ApiKeyInvalid           the caller shows what is no API key of this authority
-├── ApiKeyExpired           the caller's API key is past its time
-├── ApiKeyRevoked           the caller's API key was revoked
-├── PermissionMissing       the caller's API key does not permit this
-├── ClockWrong              the machine's clock can't be right
-└── StoreUnavailable        the store failed, or the outcome is not known
-"""
+"""What the domain and its use-cases raise. `rpc/error_table.py` says how each is answered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,14 +21,25 @@ class Violation:
 
 
 class AuthorityError(Exception):
-    """Anything that keeps the authority from doing what was asked."""
+    """The authority can't do what was asked.
+
+    The first line of a subclass's docstring is its message, unless the message names something of the call.
+    """
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(_stated_by(type(self)) if message is None else message)
+
+
+def _stated_by(kind: type) -> str:
+    [summary, *_] = (kind.__doc__ or kind.__name__).splitlines()
+    return summary[:1].lower() + summary[1:].removesuffix(".")
 
 
 class InvalidRequest(AuthorityError):
     """The request breaks a documented limit or form.
 
     Attributes:
-        violations: What is wrong, VIOLATIONS_LIMIT at most; of more, only the number is told.
+        violations: What is wrong, VIOLATIONS_LIMIT at most. Of more, the message says only how many.
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
@@ -62,14 +54,8 @@ class RetryMismatch(InvalidRequest):
     """The retry secret was used before with other parameters."""
 
     def __init__(self) -> None:
-        super().__init__(
-            [
-                Violation(
-                    "retry_secret",
-                    "was used before with other parameters; make a fresh one for each new attempt",
-                )
-            ]
-        )
+        problem = "was used before with other parameters; make a fresh one for each new attempt"
+        super().__init__([Violation("retry_secret", problem)])
 
 
 class SessionNotLive(AuthorityError):
@@ -83,7 +69,7 @@ class SessionNotLive(AuthorityError):
     def __init__(
         self, *, rejected: CredentialRejected | None = None, superseded: Session | None = None
     ) -> None:
-        super().__init__("the session token names no live session; the user must sign in")
+        super().__init__()
         self.rejected = rejected
         self.superseded = superseded
 
@@ -91,23 +77,17 @@ class SessionNotLive(AuthorityError):
 class SessionNotFound(AuthorityError):
     """The user has no session of this id."""
 
-    def __init__(self) -> None:
-        super().__init__("the user has no session of this id")
-
 
 class AuthenticationTooOld(AuthorityError):
-    """The credential check began before the user's sessions were last ended.
+    """The credential check began before all of the user's sessions were ended; the user must sign in again.
 
     Attributes:
-        swept_time: When that was.
+        swept_time: When the sessions were ended.
         user_id: The user.
     """
 
     def __init__(self, swept_time: datetime, user_id: str = "") -> None:
-        super().__init__(
-            "the credential check began before all of the user's sessions were ended; "
-            "the user must sign in again"
-        )
+        super().__init__()
         self.swept_time = swept_time
         self.user_id = user_id
 
@@ -124,13 +104,7 @@ class ReauthenticationRequired(AuthorityError):
 
 
 class ImpersonationForbidden(AuthorityError):
-    """Somebody else acts as the user, which lets them neither look at the user's sessions nor end them."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the session is that of somebody who acts as the user; "
-            "they may neither list the user's sessions nor revoke them"
-        )
+    """The session is that of somebody who acts as the user; they may neither list the user's sessions nor revoke them."""
 
 
 class SessionLimitReached(AuthorityError):
@@ -145,47 +119,23 @@ class SessionLimitReached(AuthorityError):
 
 
 class RetryStale(AuthorityError):
-    """The session made by the first of these calls has ended or got another token."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "an earlier call with this retry_secret succeeded, but its session has since ended "
-            "or got another token; begin anew with a fresh retry_secret"
-        )
+    """An earlier call with this retry_secret succeeded, but its session has since ended or got another token; begin anew with a fresh retry_secret."""
 
 
 class ApiKeyMissing(AuthorityError):
-    """The caller shows no API key."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the call carries no API key; send it as the metadata authorization: Bearer sak_... "
-            "(`session-authority keys create` makes one)"
-        )
+    """The call carries no API key; send it as the metadata authorization: Bearer sak_... (`session-authority keys create` makes one)."""
 
 
 class ApiKeyInvalid(AuthorityError):
-    """What the caller shows is no API key of this authority; in which way, nobody is told."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the call carries no API key that this authority knows "
-            "(`session-authority keys create` makes one)"
-        )
+    """The call carries no API key that this authority knows (`session-authority keys create` makes one)."""
 
 
 class ApiKeyExpired(AuthorityError):
-    """The caller's API key is past its time."""
-
-    def __init__(self) -> None:
-        super().__init__("the caller's API key has expired; it needs another one")
+    """The caller's API key has expired; it needs another one."""
 
 
 class ApiKeyRevoked(AuthorityError):
-    """The caller's API key was revoked."""
-
-    def __init__(self) -> None:
-        super().__init__("the caller's API key was revoked; it needs another one")
+    """The caller's API key was revoked; it needs another one."""
 
 
 class PermissionMissing(AuthorityError):

@@ -43,7 +43,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """An "end everything" that covers one user's sessions or everybody's; the reason is for operators."""
+    """The end of all sessions of one user, or of everybody. The reason is for operators."""
 
     time: datetime
     initiated_by: InitiatingEntity
@@ -92,10 +92,10 @@ class Session:
 
     @property
     def renewed_time(self) -> datetime:
-        """When the session's present token was given out: at sign-in, or at the latest re-authentication."""
+        """When the session got its present token: at sign-in or at the latest re-authentication."""
         return self.expire_time - self.lifetime
 
     @property
     def idle_expire_time(self) -> datetime | None:
-        """When the session ends for want of use, were it not used again."""
+        """When the session ends if it is not used again."""
         return None if self.idle_timeout is None else self.last_active_time + self.idle_timeout

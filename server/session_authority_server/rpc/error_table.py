@@ -41,34 +41,23 @@ class RequestTooLarge(CallError):
 
 
 class DeadlineExceeded(CallError):
-    """The imposed deadline passed."""
-
-    def __init__(self) -> None:
-        super().__init__("the answer was not ready in time; try again")
+    """The answer was not ready in time; try again."""
 
 
 class ServerOverloaded(CallError):
-    """As many calls are under way as the server takes on at once."""
-
-    def __init__(self) -> None:
-        super().__init__("the authority has too many calls under way; try again")
+    """The authority has too many calls under way; try again."""
 
 
 class TooManyRejectedTokens(CallError):
-    """The token is not good, and the caller has already presented too many unknown tokens."""
+    """The session token is not good, and this caller has presented too many unknown tokens."""
 
     def __init__(self, retry_after: timedelta) -> None:
-        super().__init__(
-            "the session token is not good, and this caller has presented too many unknown tokens"
-        )
+        super().__init__()
         self.retry_after = retry_after
 
 
 class Unforeseen(CallError):
-    """A fault of the authority. What it was stays in the log."""
-
-    def __init__(self) -> None:
-        super().__init__("the authority failed; its log says why")
+    """The authority failed; its log says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,19 @@
+from session_authority_server.domain.errors import (
+    ApiKeyMissing,
+    AuthorityError,
+    ClockWrong,
+    SessionNotLive,
+)
+
+
+def test_an_error_says_what_its_docstring_states() -> None:
+    assert str(SessionNotLive()) == "the session token names no live session; the user must sign in"
+    assert str(ApiKeyMissing()) == (
+        "the call carries no API key; send it as the metadata authorization: Bearer sak_... "
+        "(`session-authority keys create` makes one)"
+    )
+
+
+def test_an_error_can_say_more() -> None:
+    error: AuthorityError = ClockWrong("the machine's clock is 5 s ahead")
+    assert str(error) == "the machine's clock is 5 s ahead"
