@@ -1,7 +1,6 @@
-"""API keys: what a program that calls the authority proves itself with, and what each may do.
+"""API keys: how a program that calls the authority proves itself, and what it may do.
 
-A key is spelled like a session token, but for its prefix: its id selects, its secret proves, and its
-checksum refuses typing errors. The store keeps a hash of the secret.
+A key is spelled like a session token, with another prefix. The store keeps a hash of its secret.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ LONGEST_LIFETIME = timedelta(days=3_650)
 
 
 class Permission(Enum):
-    """What a caller may do; of which methods, `rpc/authentication.py` says."""
+    """What a caller may do. `rpc/methods.py` says which permission each RPC needs."""
 
     CREATE = "create"
     VALIDATE = "validate"
@@ -38,11 +37,11 @@ class KeyState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """When a key used one of its permissions, to within some ten minutes.
+    """When a key used one of its permissions, to within about ten minutes.
 
     Attributes:
-        first_time: The first time since uses are recorded.
-        last_time: The last time.
+        first_time: The first recorded use.
+        last_time: The latest recorded use.
     """
 
     first_time: datetime
@@ -51,17 +50,17 @@ class KeyUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What is kept of an API key.
+    """An API key, as the store keeps it.
 
     Attributes:
-        key_id: Names it, and is no secret.
-        name: What its operator calls it; several may have the same, such as one and its successor.
+        key_id: Its public id.
+        name: The operator's name for it. Several keys may share one, such as a key and its successor.
         permissions: What its bearer may do.
-        secret_hash: Of the secret that proves it.
+        secret_hash: The hash of its secret.
         create_time: When it was made.
-        expire_time: From when on it is no longer good; None where it doesn't expire.
+        expire_time: When it expires; None if it doesn't.
         revoke_time: When it was revoked, if it was.
-        last_used_time: When it was last used, or up to ten minutes earlier; None if never.
+        last_used_time: When it was last used, to within ten minutes; None if never.
     """
 
     key_id: UUID
@@ -86,7 +85,7 @@ class ApiKey:
 def issue(
     name: str, permissions: frozenset[Permission], now: datetime, lifetime: timedelta | None
 ) -> tuple[ApiKey, str]:
-    """Return a new key, as it is kept and as its bearer presents it.
+    """Return a new key, and the text that its bearer presents.
 
     Raises:
         InvalidRequest: If the name, the permissions or the lifetime are not allowed.
@@ -122,5 +121,5 @@ def issue(
 
 
 def parse(text: str) -> Token | None:
-    """Return the id and secret of a presented key, or None where it is no key's one spelling."""
+    """Return the id and secret of a presented key; None if the text is not a key."""
     return tokens.parse(text, KEY_PREFIX)

@@ -1,4 +1,4 @@
-"""What happened to sessions and credentials, for the audit log. Never a token, and never a hash of one."""
+"""What happened to sessions and credentials, for the audit log. Events hold no token and no hash of one."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,19 +16,19 @@ class SessionEstablished:
 
     @property
     def time(self) -> datetime:
-        """When that was."""
+        """When it happened."""
         return self.session.create_time
 
 
 @dataclass(frozen=True, slots=True)
 class SessionEnded:
-    """A session ended, in whatever way. Of each session there is one.
+    """A session ended, for any reason. Each session ends with one such event.
 
     Attributes:
-        session_id: Which it was.
-        user_id: Whose.
-        ending: When, why and by whom.
-        why: What an operator who ended it gave as the reason.
+        session_id: The session.
+        user_id: Its user.
+        ending: When, why and by whom it was ended.
+        why: The reason that an operator gave.
     """
 
     session_id: UUID
@@ -38,19 +38,19 @@ class SessionEnded:
 
     @property
     def time(self) -> datetime:
-        """When it ended, which may be long before anybody noticed."""
+        """When it ended. That may be long before the worker found it."""
         return self.ending.time
 
 
 @dataclass(frozen=True, slots=True)
 class SessionsSwept:
-    """All of a user's sessions were ended at once, or everybody's; that each of them ended is told later.
+    """All sessions of a user, or of everybody, were ended at once. A SessionEnded for each follows later.
 
     Attributes:
-        user_id: Whose; empty for everybody's.
-        sweep: When and by whom.
+        user_id: The user; empty for everybody.
+        sweep: When and by whom they were ended.
         kept: The session that was spared, if one was.
-        why: What the one who did it gave as the reason.
+        why: The reason that an operator gave.
     """
 
     user_id: str
@@ -60,7 +60,7 @@ class SessionsSwept:
 
     @property
     def time(self) -> datetime:
-        """When that was."""
+        """When it happened."""
         return self.sweep.time
 
 
@@ -70,7 +70,7 @@ class SessionReauthenticated:
 
     Attributes:
         session: The session as it is now.
-        time: When that was.
+        time: When it happened.
     """
 
     session: Session
@@ -78,7 +78,7 @@ class SessionReauthenticated:
 
 
 class CredentialFault(Enum):
-    """What is wrong with a token whose session is none, or another's."""
+    """Why a token does not prove its session."""
 
     SUPERSEDED = "superseded"
     FORGED = "forged"
@@ -87,13 +87,12 @@ class CredentialFault(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CredentialRejected:
-    """A well-formed token was presented that is not, or no longer, the session's.
+    """A caller presented a well-formed token that does not, or no longer, prove its session.
 
     Attributes:
         session_id: The session that the token names.
-        user_id: Whose that session is; empty where there is none.
-        fault: A token that was replaced by a re-authentication, one with a wrong secret, or one of an
-            unknown session.
+        user_id: The session's user; empty if the session is unknown.
+        fault: Superseded by a re-authentication, forged with a wrong secret, or of an unknown session.
         time: When it was presented.
     """
 
@@ -113,12 +112,12 @@ class KeyCreated:
 
 @dataclass(frozen=True, slots=True)
 class KeyGivenEnd:
-    """An API key was given an end, or an earlier one.
+    """An API key was given an expiry time, or an earlier one.
 
     Attributes:
-        key_id: Which.
-        expire_time: When it is good no more.
-        time: When it was given that.
+        key_id: The key.
+        expire_time: When it expires.
+        time: When it was given that time.
     """
 
     key_id: str

@@ -19,7 +19,7 @@ def is_live(session: Session, now: datetime) -> bool:
 
 
 def is_swept(session: Session) -> bool:
-    """Say whether an "end everything" covers a session: by its epochs alone, never by times."""
+    """Say whether a sweep covers a session. Its epochs alone decide, never times."""
     return (
         session.user_epoch != session.current_user_epoch
         or session.global_epoch != session.current_global_epoch
@@ -29,8 +29,8 @@ def is_swept(session: Session) -> bool:
 def ending_of(session: Session, now: datetime) -> Ending | None:
     """Return how a session ended, or None while it is live.
 
-    What has been recorded stands. Otherwise the earliest ending that the rules imply counts, and of two in
-    the same instant a sweep before idleness before the lifetime.
+    A recorded ending stands. Otherwise the earliest ending that the rules imply counts. Of two at the same
+    instant, a sweep comes before idleness, and idleness before the lifetime.
     """
     if session.ending is not None:
         return session.ending
@@ -43,7 +43,7 @@ def ending_of(session: Session, now: datetime) -> Ending | None:
         else:
             sweep = session.sweep
             implied.append(Ending(sweep.time, EndReason.REVOKED, sweep.initiated_by))
-    # Whether these have come yet need not be asked: the session isn't live, so the earliest has.
+    # The session isn't live, so the earliest of these has certainly come.
     if session.idle_expire_time is not None:
         idle_end = session.idle_expire_time
         implied.append(Ending(idle_end, EndReason.IDLE_TIMEOUT, InitiatingEntity.POLICY))

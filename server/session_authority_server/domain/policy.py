@@ -7,19 +7,19 @@ from session_authority_server.domain.privacy import EraseAddresses, KeepAddresse
 
 MINIMUM_LIFETIME = timedelta(seconds=1)
 MINIMUM_IDLE_TIMEOUT = timedelta(minutes=1)
-# Apps' clocks are not exactly ours: a moment this far ahead is taken as the present.
+# An app's clock may differ from ours: a moment this far ahead is taken as the present.
 CLOCK_SKEW_ALLOWANCE = timedelta(seconds=5)
 
 
 class AtLimit(Enum):
-    """What a sign-in does when its user has as many live sessions as allowed."""
+    """What a sign-in does when its user has reached the session limit."""
 
     END_LEAST_RECENTLY_ACTIVE = "end-least-recently-active"
     REFUSE = "refuse"
 
 
 class SupersededUse(Enum):
-    """What the use of a superseded token does to the session that it opened once."""
+    """What the use of a superseded token does to its session."""
 
     REJECT = "reject"
     END_SESSION = "end-session"
@@ -38,16 +38,16 @@ class Policy:
         history_retention: How long an ended session stays in the history.
         retry_window: How long a repeated call gets the same answer.
         cache_lease: How long a client may trust its cache after its last contact.
-        effective_margin: What is added to the lease, for an observer's clock that is ahead by the tolerated skew
-            and for clocks that run at different speeds.
-        max_authentication_age: How old the proof of identity may be with which a user looks at their sessions
-            or ends them; None for any age.
+        effective_margin: Added to the lease for clocks that are ahead by the tolerated skew or run at different
+            speeds.
+        max_authentication_age: How old the proof of identity may be when a user lists or ends their sessions;
+            None for any age.
         superseded_use: What the use of a superseded token does.
-        superseded_grace: How long after a re-authentication it does nothing: a browser that asked for several
-            things at once still sends the old token.
+        superseded_grace: How long after a re-authentication it does nothing: a browser's parallel requests may
+            still carry the old token.
         keep_ip_addresses: How much of an IP address is kept.
-        keep_user_agents: Whether a user agent is kept, or only what family of device it names.
-        erase_addresses: When both are erased.
+        keep_user_agents: Whether a user agent is kept in full.
+        erase_addresses: When addresses and user agents are erased.
     """
 
     absolute_lifetime: timedelta = timedelta(days=90)
@@ -88,7 +88,7 @@ class Policy:
         return min(self.last_active_resolution, idle_timeout / 10)
 
     def effective_time(self, committed: datetime) -> datetime:
-        """Return the moment after which no validator anywhere accepts what ended at a commit.
+        """Return the moment after which no validator accepts the sessions that a commit ended.
 
         It holds by the database's clock, and by every clock that is ahead of it by TOLERATED_SKEW at most.
 

@@ -1,4 +1,4 @@
-"""How much of where a user signed in from is kept. Decided before anything is stored, logged or told."""
+"""How much the authority keeps of where a user signed in from. Decided before anything is stored or logged."""
 
 import ipaddress
 from dataclasses import replace
@@ -20,7 +20,7 @@ class KeepAddresses(Enum):
 
 
 class KeepUserAgents(Enum):
-    """Whether a user agent is kept, or only the families of the browser and the system that it names."""
+    """Whether a user agent is kept in full, or only the browser and system it names, without versions."""
 
     FULL = "full"
     NONE = "none"
@@ -36,8 +36,8 @@ class EraseAddresses(Enum):
 def kept_address(address: str | None, keep: KeepAddresses) -> str | None:
     """Return what is kept of an address: all of it, its /24 (IPv4) or /48 (IPv6), or nothing.
 
-    A mapped IPv4 address is truncated as the IPv4 address that it is. What is no address is returned as it is:
-    it is for others to refuse.
+    An IPv4-mapped IPv6 address counts as IPv4. Text that is not an address is returned unchanged; the sign-in's
+    checks refuse it.
     """
     if not address or keep is KeepAddresses.FULL:
         return address
@@ -56,12 +56,12 @@ def kept_address(address: str | None, keep: KeepAddresses) -> str | None:
 
 
 def family(device: Device) -> Device:
-    """Return a device without what singles one out: the browser, the system and the type, and no versions."""
+    """Return a device without its versions: only the browser, the system and the type."""
     return replace(device, browser_version="", os_version="")
 
 
 def erased(session: Session) -> Session:
-    """Return an ended session without where its user signed in from."""
+    """Return an ended session without its addresses, user agent and device versions."""
     return replace(
         session,
         ip_address=None,

@@ -1,8 +1,8 @@
 """Repeatable calls: the same retry secret and parameters give the same token.
 
-The token's secret is derived from the caller's retry secret under a random salt that the store keeps for
-the length of the window. Neither the store (salt and hash) nor the caller's log (retry secret) suffices to
-make the token; once the salt is erased, nothing does.
+The token's secret is derived from the caller's retry secret and a random salt. The store keeps the salt until the
+retry window closes. Neither the store (salt and hash) nor the caller's log (retry secret) is enough to make the
+token. Once the salt is erased, nothing is.
 """
 
 import hmac
@@ -21,27 +21,27 @@ class Attempt:
     """A repeatable call.
 
     Attributes:
-        purpose: What kind of call it is.
-        caller: Who makes it; another caller's repetition is no repetition.
-        subject: Whose session it is about.
-        retry_secret: What the caller sent.
-        parameters: Everything else that it asked for, as JSON can hold it.
+        purpose: The kind of call.
+        caller: The calling program. Another program's call is never a repetition.
+        subject: The user of a sign-in, or the token of a re-authentication.
+        retry_secret: The secret that the caller sent.
+        parameters: Everything else in the request, in a form that JSON can hold.
     """
 
     purpose: str
     caller: str
-    subject: str = field(repr=False)  # of a re-authentication it is the token
+    subject: str = field(repr=False)  # may be a token
     retry_secret: bytes = field(repr=False)
     parameters: object = field(repr=False)
 
     @property
     def retry_hash(self) -> bytes:
-        """What a repetition is recognised by."""
+        """The hash by which a repetition is recognised."""
         return sha256(_joined(self.purpose, self.caller) + self.retry_secret).digest()
 
     @property
     def parameters_hash(self) -> bytes:
-        """What tells a repetition from another call with the same retry secret."""
+        """The hash that tells a repetition from another call with the same retry secret."""
         parameters = json.dumps([self.subject, self.parameters], sort_keys=True)
         return sha256(parameters.encode()).digest()
 
@@ -51,7 +51,7 @@ class Attempt:
         return hmac.digest(salt, message, "sha256")
 
     def answered(self, session_id: UUID, salt: bytes, expire_time: datetime) -> "AnsweredAttempt":
-        """Return what is to be kept so that a repetition gets the same answer."""
+        """Return what the store must keep so that a repetition gets the same answer."""
         return AnsweredAttempt(self.retry_hash, self.parameters_hash, session_id, salt, expire_time)
 
 

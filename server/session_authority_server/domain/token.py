@@ -1,8 +1,8 @@
 """Tokens: what a device holds, and the only proof of a session.
 
-A token is a prefix and 70 characters of base62 over 52 bytes: the id (16) that selects, the secret (32)
-that proves, and a CRC-32 over the prefix and both, which refuses typing errors and garbage without a look
-at the store and lets scanners recognise a leaked token for certain. Each value has one spelling.
+A token is a prefix and 70 base62 characters. They spell 52 bytes: the id (16), the secret (32), and a CRC-32 over the
+prefix and both. The checksum refuses typing errors and garbage without asking the store, and lets scanners recognise
+a leaked token for certain. Each token has exactly one spelling.
 """
 
 import hmac
@@ -38,14 +38,14 @@ TOKEN_PATTERN = re.compile(rf"(?:ses|sak)_[0-9A-Za-z]{{{_VALUE_DIGITS}}}")
 class Token:
     """An id and the secret that proves the right to use it.
 
-    Not frozen, which would double what making one costs.
+    Not frozen, because freezing doubles the cost of making one.
     """
 
     id: UUID
     secret: bytes = field(repr=False)
 
     def encode(self, prefix: str = SESSION_PREFIX) -> str:
-        """Return the token's one spelling."""
+        """Return the token as text."""
         body = self.id.bytes + self.secret
         value = int.from_bytes(body + _checksum(prefix, body))
         digits = []
@@ -61,7 +61,7 @@ def mint(now: datetime) -> Token:
 
 
 def parse(text: str, prefix: str = SESSION_PREFIX) -> Token | None:
-    """Return the token of a spelling, or None where it is not exactly one."""
+    """Return the token that a text spells; None if it spells none."""
     if (
         len(text) != len(prefix) + _VALUE_DIGITS
         or not text.startswith(prefix)
@@ -95,7 +95,7 @@ def proves(secret: bytes, secret_hash: bytes) -> bool:
 
 
 def is_superseded(secret: bytes, superseded_hashes: bytes) -> bool:
-    """Say whether a secret is one of those that a session had before."""
+    """Say whether a secret is one that the session had before a re-authentication."""
     hashed = hash_secret(secret)
     step = len(hashed)
     found = False
@@ -105,14 +105,14 @@ def is_superseded(secret: bytes, superseded_hashes: bytes) -> bool:
 
 
 def supersede(secret_hash: bytes, superseded_hashes: bytes) -> bytes:
-    """Return the superseded hashes with one more, the oldest beyond the limit forgotten."""
+    """Return the superseded hashes with one more. The oldest beyond the limit is dropped."""
     return (superseded_hashes + secret_hash)[-SUPERSEDED_HASHES_KEPT * len(secret_hash) :]
 
 
 def new_id(now: datetime) -> UUID:
     """Return a UUID version 7 (RFC 9562, section 5.7): milliseconds, then 74 random bits.
 
-    Ids in time order keep what expires together on the same pages of the store.
+    Ids in time order keep sessions that expire together on the same pages of the store.
     """
     milliseconds = int(now.timestamp() * 1000)
     value = milliseconds << 80 | secrets.randbits(80)
@@ -122,13 +122,13 @@ def new_id(now: datetime) -> UUID:
 
 
 def first_id(moment: datetime) -> UUID:
-    """Return an id that no session made before a moment has or exceeds, and every later one exceeds."""
+    """Return an id above those of all sessions made before a moment, and below those of all later ones."""
     milliseconds = max(0, (moment - _UNIX_EPOCH) // timedelta(milliseconds=1))
     return UUID(int=milliseconds << 80)
 
 
 def time_of(session_id: UUID) -> datetime:
-    """Return when an id was made, to the millisecond before."""
+    """Return when an id was made, rounded down to the millisecond."""
     return _UNIX_EPOCH + timedelta(milliseconds=session_id.int >> 80)
 
 
@@ -153,8 +153,8 @@ _STEPS = _steps()
 def _from_base62(digits: bytes) -> int:
     """Return the value of digits, one a byte.
 
-    Each step joins all neighbouring lanes of one large integer at once, and so doubles how many digits a
-    lane holds: 7 steps instead of 70, a fifth of the time of a loop over the digits.
+    Each step joins all neighbouring lanes of one large integer at once, which doubles the digits in a lane.
+    So 7 steps replace 70, in a fifth of the time of a loop over the digits.
     """
     value = int.from_bytes(digits)
     for width, low_lanes, base in _STEPS:

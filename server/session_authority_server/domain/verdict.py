@@ -40,13 +40,13 @@ _ENDED = {reason: Rejection(RejectionReason[reason.name]) for reason in EndReaso
 def judge(
     session: Session | None, token: Token, now: datetime, user_id: str = ""
 ) -> Session | Rejection:
-    """Say whether a token is good for the session that its id selects.
+    """Return the session if a token is good for it, or why it is not.
 
     Args:
-        session: What the store has under the token's id.
-        token: What was presented.
+        session: The session that the store has under the token's id.
+        token: The presented token.
         now: The present moment.
-        user_id: Whose session it must be; empty for anybody's.
+        user_id: The user whose session it must be; empty for any user.
     """
     if session is None:
         return NOT_FOUND
@@ -65,9 +65,9 @@ def judge(
 def rejected_credential(
     session: Session | None, token: Token, verdict: Session | Rejection, now: datetime
 ) -> CredentialRejected | None:
-    """Return what to tell of a token that was judged, if it is not the session's.
+    """Return the event to record for a rejected token, if its secret is not the session's.
 
-    Of an unknown session too, so that telling takes as long as of one that exists.
+    There is one for an unknown session too, so that recording takes equally long.
     """
     if verdict is SUPERSEDED:
         fault = CredentialFault.SUPERSEDED

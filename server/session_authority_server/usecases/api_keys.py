@@ -11,7 +11,7 @@ KEY_LIMIT = 1_000
 
 
 class TooManyKeys(Exception):
-    """There are as many good keys as there may be; every server keeps all of them in memory."""
+    """There are KEY_LIMIT good keys already. Every server keeps all of them in memory."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -27,14 +27,14 @@ class NoSuchKey(Exception):
 
 
 class KeyIsOver(Exception):
-    """The key expired or was revoked, so there is nothing left to change or to replace."""
+    """The key has expired or was revoked, so it can be neither changed nor replaced."""
 
     def __init__(self, key_id: UUID, state: KeyState) -> None:
         super().__init__(f"the key {key_id} is {state.value} already")
 
 
 class ApiKeys:
-    """What an operator does about API keys. Every server follows within a second."""
+    """How an operator manages API keys. Every server follows within a second."""
 
     def __init__(self, store: KeyStore, clock: Clock, audit: Audit = NOWHERE) -> None:
         self._store = store
@@ -42,7 +42,7 @@ class ApiKeys:
         self._audit = audit
 
     async def list(self) -> Sequence[ApiKey]:
-        """Return every key there is or was, the oldest first.
+        """Return every key, the oldest first, with those that have ended.
 
         Raises:
             StoreUnavailable: If the store failed, as with every method here.
@@ -52,11 +52,11 @@ class ApiKeys:
     async def create(
         self, name: str, permissions: frozenset[Permission], lifetime: timedelta | None = None
     ) -> tuple[ApiKey, str]:
-        """Make a key; return it, and what its bearer is to present.
+        """Make a key. Return it, and the text that its bearer presents.
 
         Raises:
             InvalidRequest: If the name, the permissions or the lifetime are not allowed.
-            TooManyKeys: If there are as many as there may be.
+            TooManyKeys: If there are KEY_LIMIT good keys already.
         """
         now = self._clock.now()
         key, presented = issue(name, permissions, now, lifetime)
@@ -70,42 +70,42 @@ class ApiKeys:
     async def rotate(
         self, key_id: UUID, overlap: timedelta, lifetime: timedelta | None = None
     ) -> tuple[ApiKey, str]:
-        """Make a key's successor, with its name and permissions; the old one expires after an overlap.
+        """Make a key's successor with the same name and permissions. The old key expires after an overlap.
 
         Args:
-            key_id: The old one's.
+            key_id: The old key.
             overlap: How long both are good.
-            lifetime: The new one's; None for one that doesn't expire.
+            lifetime: The new key's lifetime; None for one that doesn't expire.
 
         Raises:
             InvalidRequest: If the lifetime is not allowed.
             NoSuchKey: If there is no such key.
-            KeyIsOver: If it is not good any more.
+            KeyIsOver: If it has expired or was revoked.
         """
         old, now = await self._find(key_id), self._clock.now()
         key, presented = issue(old.name, old.permissions, now, lifetime)
         if not await self._store.expire_key(key_id, now + overlap, now, key):
             raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
         self._audit.record(KeyCreated(str(key.key_id), now))
-        self._tell_end(old, await self._find(key_id), now)
+        self._record_end(old, await self._find(key_id), now)
         return key, presented
 
     async def expire(self, key_id: UUID, within: timedelta) -> ApiKey:
-        """Have a key expire after a while, or earlier where it would; return it as it is then.
+        """Have a key expire after a while, unless it expires earlier already. Return it as it is then.
 
         Raises:
             NoSuchKey: If there is no such key.
-            KeyIsOver: If it is not good any more.
+            KeyIsOver: If it has expired or was revoked.
         """
         before, now = await self._find(key_id), self._clock.now()
         if not await self._store.expire_key(key_id, now + within, now):
             raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
         after = await self._find(key_id)
-        self._tell_end(before, after, now)
+        self._record_end(before, after, now)
         return after
 
     async def revoke(self, key_id: UUID) -> ApiKey:
-        """Revoke a key at once, be it expired or not; return it. A revoked one stays as it is.
+        """Revoke a key at once, even an expired one. Return it. A revoked key stays as it is.
 
         Raises:
             NoSuchKey: If there is no such key.
@@ -116,7 +116,7 @@ class ApiKeys:
             self._audit.record(KeyRevoked(str(key_id), now))
         return await self._find(key_id)
 
-    def _tell_end(self, before: ApiKey, after: ApiKey, now: datetime) -> None:
+    def _record_end(self, before: ApiKey, after: ApiKey, now: datetime) -> None:
         if after.expire_time is not None and after.expire_time != before.expire_time:
             self._audit.record(KeyGivenEnd(str(after.key_id), after.expire_time, now))
 

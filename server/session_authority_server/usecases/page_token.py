@@ -27,9 +27,9 @@ class Section(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PageToken:
-    """Where a list goes on.
+    """Where the next page of a list begins.
 
-    It is no secret and proves nothing: whose list it is follows from the session token alone.
+    It is not secret and proves nothing. The session token alone decides whose list it is.
     """
 
     user_id: str
@@ -39,7 +39,7 @@ class PageToken:
     after: PageKey | None
 
     def next_section(self, *, first_page: bool) -> "PageToken | None":
-        """Return the place where the following section begins, or None after the last."""
+        """Return where the following section begins, or None after the last."""
         section = self.section
         if section is Section.LIVE and not first_page:
             section = Section.USED_SINCE
@@ -69,7 +69,7 @@ class PageToken:
         """Return the place in a user's list.
 
         Raises:
-            InvalidRequest: If the text is no place in this list.
+            InvalidRequest: If the text is not a place in this list.
         """
         try:
             packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
