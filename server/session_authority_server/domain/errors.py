@@ -14,7 +14,7 @@ VIOLATIONS_LIMIT = 8
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What is wrong with one field of a request, and how to mend it."""
+    """What is wrong with one field of a request, and how to correct it."""
 
     field: str
     description: str

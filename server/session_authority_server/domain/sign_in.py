@@ -1,4 +1,4 @@
-"""What a caller may say about a sign-in, and the limits on it."""
+"""The limits on what a caller says about a sign-in."""
 
 import ipaddress
 import re
@@ -27,18 +27,17 @@ _METHOD = re.compile(rf"[!-~]{{1,{METHOD_LIMIT_CHARACTERS}}}")
 
 
 class Violations:
-    """Collects what is wrong with a request, so that its sender can mend it all at once."""
+    """Collects everything that is wrong with a request, so that its sender can correct it at once."""
 
-    def __init__(self, prefix: str = "") -> None:
-        self._prefix = prefix
+    def __init__(self) -> None:
         self._found: list[Violation] = []
 
     def add(self, field: str, description: str) -> None:
-        """Note what is wrong with a field and how to mend it."""
-        self._found.append(Violation(self._prefix + field, description))
+        """Note what is wrong with a field and how to correct it."""
+        self._found.append(Violation(field, description))
 
     def raise_if_any(self) -> None:
-        """Raise InvalidRequest where anything was noted."""
+        """Raise InvalidRequest if anything was noted."""
         if self._found:
             raise InvalidRequest(self._found)
 
@@ -55,7 +54,7 @@ def check_user_id(user_id: str, violations: Violations, field: str = "user_id") 
 
 
 def check_actor_id(actor_id: str, violations: Violations) -> str | None:
-    """Return who acts as the user, in the form of a user id, or None where nobody does."""
+    """Return the user id of whoever acts as the user; None if nobody does."""
     if not actor_id:
         return None
     check_user_id(actor_id, violations, "actor_id")
@@ -72,7 +71,7 @@ def check_reason(reason: str, violations: Violations) -> None:
 
 
 def check_ip_address(text: str, violations: Violations) -> str | None:
-    """Return an address in canonical form, a mapped one as IPv4, or None where none was given."""
+    """Return an address in canonical form, a mapped one as IPv4; None if none was given."""
     if not text:
         return None
     if len(text) <= IP_ADDRESS_LIMIT_CHARACTERS:

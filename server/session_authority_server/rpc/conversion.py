@@ -106,15 +106,15 @@ def to_outcome(verdict: Session | Rejection) -> session_service_pb2.ValidateSess
 
 @lru_cache(ANSWERS_LIMIT)
 def to_answer(verdict: Session | Rejection) -> bytes:
-    """Return the answer to a validation as it goes over the wire, which follows from the verdict alone."""
+    """Return the answer to a validation as it goes over the wire. It depends on the verdict alone."""
     return to_outcome(verdict).SerializeToString()
 
 
 def to_batch_answer(verdicts: Sequence[Session | Rejection]) -> bytes:
-    """Return the answer to a batch as it goes over the wire: that of each, one behind the other.
+    """Return the answer to a batch as it goes over the wire: the answers one after the other.
 
-    Put together by hand, for the message would be made of copies of messages and then serialised anew, at a
-    quarter of what the whole validation costs.
+    Assembled by hand. Protobuf would copy each message and serialise it again, which takes a quarter of the time of
+    the whole validation.
     """
     parts: list[bytes] = []
     for verdict in verdicts:
@@ -145,7 +145,7 @@ def from_timestamp(message: Timestamp, field: str) -> datetime:
     """Return a message's moment, to the microsecond.
 
     Raises:
-        InvalidRequest: If it is none, or none that a calendar holds.
+        InvalidRequest: If it is not a valid moment between the years 1 and 9999.
     """
     if 0 <= message.nanos < _NANOS_A_SECOND:
         try:
@@ -159,7 +159,7 @@ def from_duration(message: Duration, field: str) -> timedelta:
     """Return a message's duration, to the microsecond.
 
     Raises:
-        InvalidRequest: If it is none.
+        InvalidRequest: If the message is not a valid duration.
     """
     same_sign = message.seconds * message.nanos >= 0
     if abs(message.nanos) < _NANOS_A_SECOND and same_sign:
@@ -171,7 +171,7 @@ def from_duration(message: Duration, field: str) -> timedelta:
 
 
 def _set(message: Timestamp, time: datetime) -> None:
-    # In place: making a message and copying it into another costs twice as much.
+    # In place: making a message and copying it costs twice as much.
     since = time - _EPOCH
     message.seconds = since.days * 86_400 + since.seconds
     message.nanos = since.microseconds * 1_000

@@ -127,14 +127,8 @@ async def _read(
 
 def _page_size(asked: int) -> int:
     if asked < 0:
-        raise InvalidRequest(
-            [
-                Violation(
-                    "page_size",
-                    f"is {asked}; it must be 1 to {PAGE_SIZE_LIMIT}, or 0 for {DEFAULT_PAGE_SIZE}",
-                )
-            ]
-        )
+        problem = f"is {asked}; it must be 1 to {PAGE_SIZE_LIMIT}, or 0 for {DEFAULT_PAGE_SIZE}"
+        raise InvalidRequest([Violation("page_size", problem)])
     return min(asked or DEFAULT_PAGE_SIZE, PAGE_SIZE_LIMIT)
 
 

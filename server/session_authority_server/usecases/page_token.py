@@ -97,12 +97,8 @@ def _digest(user_id: str) -> bytes:
 
 
 def _invalid() -> InvalidRequest:
-    return InvalidRequest(
-        [
-            Violation(
-                "page_token",
-                "is no page of this list; give the next_page_token of the page before, with the same "
-                "show_ended and a token of the same user, or leave it empty to start anew",
-            )
-        ]
+    problem = (
+        "is no page of this list; give the next_page_token of the page before, with the same "
+        "show_ended and a token of the same user, or leave it empty to start anew"
     )
+    return InvalidRequest([Violation("page_token", problem)])

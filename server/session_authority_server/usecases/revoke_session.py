@@ -92,13 +92,9 @@ def parse_id(session_id: str) -> UUID:
     except ValueError:
         parsed = None
     if parsed is None or str(parsed) != session_id.lower():
-        raise InvalidRequest(
-            [
-                Violation(
-                    "session_id",
-                    "is not a session id; give the session_id of one of the listed sessions, "
-                    "a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057",
-                )
-            ]
+        problem = (
+            "is not a session id; give the session_id of one of the listed sessions, "
+            "a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057"
         )
+        raise InvalidRequest([Violation("session_id", problem)])
     return parsed

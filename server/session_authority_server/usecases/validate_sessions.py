@@ -146,12 +146,6 @@ def check_count(validations: Sequence[Validation]) -> Sequence[Validation]:
         InvalidRequest: There are none, or too many.
     """
     if not 1 <= len(validations) <= VALIDATIONS_LIMIT:
-        raise InvalidRequest(
-            [
-                Violation(
-                    "requests",
-                    f"has {len(validations)} entries; it must have 1 to {VALIDATIONS_LIMIT}",
-                )
-            ]
-        )
+        problem = f"has {len(validations)} entries; it must have 1 to {VALIDATIONS_LIMIT}"
+        raise InvalidRequest([Violation("requests", problem)])
     return validations
