@@ -1,9 +1,8 @@
-"""Revoking one, revoking others, signing out."""
+"""Revoking one session of one's own, and what all endings promise."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,10 +15,8 @@ from session_authority_server.domain.errors import (
 )
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
-from session_authority_server.domain.token import Token
-from session_authority_server.domain.verdict import NOT_FOUND, Rejection, RejectionReason
-from session_authority_server.store.transaction import SqlTransaction
-from tests.support.engines import MINUTE, SECOND, START
+from session_authority_server.domain.verdict import Rejection, RejectionReason
+from tests.support.engines import MINUTE, START
 from tests.unit.usecases.conftest import Authority
 
 EFFECTIVE = timedelta(seconds=3.1)
@@ -28,9 +25,6 @@ USER = InitiatingEntity.USER
 
 async def store_fails() -> None:
     raise StoreUnavailable("writing")
-
-
-# Revoking one
 
 
 async def test_a_user_ends_another_session_of_theirs_and_that_one_only(
@@ -159,114 +153,7 @@ async def test_a_session_that_ends_while_it_asks_ends_nothing(authority: Authori
     assert await authority.is_good(token)
 
 
-# Revoking others
-
-
-async def test_all_others_end_and_the_one_that_asks_lives(authority: Authority) -> None:
-    others = [(await authority.sign_in())[1] for _ in range(5)]
-    _, proof = await authority.sign_in()
-    _, his = await authority.sign_in("bob")
-    authority.clock.advance(MINUTE)
-    assert await authority.revoke_others(proof) == START + MINUTE + EFFECTIVE
-    assert [await authority.answer(each) for each in others] == [
-        Rejection(RejectionReason.REVOKED)
-    ] * 5
-    assert await authority.is_good(proof)
-    assert await authority.is_good(his)
-
-
-async def test_ending_all_others_again_is_harmless(authority: Authority) -> None:
-    _, proof = await authority.sign_in()
-    for _ in range(3):
-        await authority.revoke_others(proof)
-        assert await authority.is_good(proof)
-
-
-async def test_two_sessions_that_end_all_others_leave_one(authority: Authority) -> None:
-    tokens = [(await authority.sign_in())[1] for _ in range(4)]
-    outcomes = await asyncio.gather(
-        *(authority.revoke_others(token) for token in tokens), return_exceptions=True
-    )
-    assert [isinstance(each, SessionNotLive) for each in outcomes].count(True) == 3
-    assert [await authority.is_good(token) for token in tokens].count(True) == 1
-
-
-async def test_the_past_tells_when_others_were_ended_and_by_whom(authority: Authority) -> None:
-    session, _ = await authority.sign_in()
-    _, proof = await authority.sign_in()
-    authority.clock.advance(MINUTE)
-    await authority.revoke_others(proof)
-    authority.clock.advance(MINUTE)
-    revocation = await authority.revoke(proof, str(session.session_id))
-    assert revocation.already_ended
-    assert revocation.session.sweep is not None
-    assert revocation.session.sweep.time == START + MINUTE
-
-
-# Signing out
-
-
-async def test_signing_out_ends_exactly_that_session(authority: Authority) -> None:
-    _, token = await authority.sign_in()
-    _, other = await authority.sign_in()
-    assert await authority.sign_out(token) == START + EFFECTIVE
-    assert await authority.answer(token) == Rejection(RejectionReason.SIGNED_OUT)
-    assert await authority.is_good(other)
-
-
-async def test_signing_out_again_is_a_success_that_changes_nothing(authority: Authority) -> None:
-    session, token = await authority.sign_in()
-    await authority.sign_out(token)
-    authority.clock.advance(SECOND)
-    assert await authority.sign_out(token) == START + SECOND + EFFECTIVE
-    ending = (await authority.engine.get(session.session_id)).ending
-    assert ending == Ending(START, EndReason.SIGNED_OUT, USER)
-
-
-async def test_what_is_no_token_is_signed_out_without_a_look_at_the_store(
-    authority: Authority,
-) -> None:
-    assert await authority.sign_out("garbage") == START + EFFECTIVE
-    assert authority.store.asked == []
-
-
-async def test_an_expired_session_is_not_recorded_as_signed_out(authority: Authority) -> None:
-    _, token = await authority.sign_in(lifetime=MINUTE)
-    authority.clock.advance(MINUTE)
-    await authority.sign_out(token)
-    assert await authority.answer(token) == Rejection(RejectionReason.EXPIRED)
-
-
-async def test_a_forged_token_signs_nobody_out(authority: Authority) -> None:
-    session, token = await authority.sign_in()
-    forged = Token(session.session_id, b"f" * 32).encode()
-    await authority.sign_out(forged)
-    assert await authority.is_good(token)
-    assert await authority.answer(forged) == NOT_FOUND
-
-
-async def test_a_forged_token_is_looked_at_no_longer_than_an_unknown_one(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session, token = await authority.sign_in()
-    asked: list[str] = []
-    for name in ("read_session", "lock_user", "end_session"):
-        original = getattr(SqlTransaction, name)
-
-        async def noted(*given: Any, name: str = name, original: Any = original) -> Any:
-            asked.append(name)
-            return await original(*given)
-
-        monkeypatch.setattr(SqlTransaction, name, noted)
-    for presented in (Token(session.session_id, b"f" * 32), Token(uuid4(), b"f" * 32)):
-        await authority.sign_out(presented.encode())
-        assert asked == ["read_session"]
-        asked.clear()
-    await authority.sign_out(token)
-    assert asked == ["read_session", "lock_user", "read_session", "end_session"]
-
-
-# Promises
+# Every ending
 
 
 async def test_an_ending_is_effective_a_lease_and_a_margin_after_its_commit(
