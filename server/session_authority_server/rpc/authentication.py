@@ -41,15 +41,15 @@ Authenticate: TypeAlias = Callable[[str, Metadata], Caller]
 
 _HEADER = "authorization"
 _SCHEME = "bearer"
-# Each good key is spelled in one way, but for the case of "Bearer".
+# A good key has one spelling, apart from the case of "Bearer".
 _REMEMBERED_LIMIT = 5_000
 
 
 class Authentication:
     """Recognises callers by their API keys.
 
-    What a header was found to say is remembered until any key changes: a call then costs a look into a
-    dictionary. Only good keys are remembered, so that nobody can fill it.
+    A header's caller is cached until any key changes, so a call usually costs one look into a dictionary. Only
+    good keys are cached, so that nobody can fill the cache.
     """
 
     def __init__(self, keyring: Keyring) -> None:
@@ -62,8 +62,8 @@ class Authentication:
 
         Raises:
             ApiKeyMissing: If it carries no key.
-            ApiKeyInvalid: If it carries none that is ours, or more than one.
-            ApiKeyExpired: If its key is past its time.
+            ApiKeyInvalid: If its key is unknown, or it carries more than one.
+            ApiKeyExpired: If its key has expired.
             ApiKeyRevoked: If its key was revoked.
             PermissionMissing: If its key doesn't permit the method.
             StoreUnavailable: If the keys have not been read for long.
@@ -98,7 +98,7 @@ class Authentication:
 
 
 def anybody(method: str, _metadata: Metadata) -> Caller:
-    """Let everybody do everything, as `--insecure` says.
+    """Let every caller do everything, for `--insecure`.
 
     Raises:
         PermissionMissing: If no permission covers the method.
@@ -109,11 +109,11 @@ def anybody(method: str, _metadata: Metadata) -> Caller:
 
 
 def _header(metadata: Metadata) -> str:
-    """Return the one header that says who calls."""
+    """Return the one header that names the caller."""
     found = None
     for key, value in metadata or ():
         if key == _HEADER:
-            # Of several, each could be meant for somebody else.
+            # Two headers could name two callers.
             if found is not None or not isinstance(value, str):
                 raise ApiKeyInvalid
             found = value

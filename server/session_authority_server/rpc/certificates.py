@@ -1,4 +1,4 @@
-"""What a server shows to prove who it is, read anew whenever its files change."""
+"""The server's TLS certificates, read again whenever their files change."""
 
 import ssl
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ import structlog
 
 _log = structlog.get_logger("session_authority.rpc")
 
-# Of each file: its inode, size and times, which no rewriting or replacing leaves as they were.
+# Of each file: its inode, size and times. Rewriting or replacing a file changes at least one.
 _Seen = tuple[tuple[int, int, int, int], ...]
 
 
 class UnusableCertificates(Exception):
-    """The certificate, its key or the clients' authority can't be used; the message says why."""
+    """The certificate, its key or the clients' CA can't be used. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,7 @@ class CertificateFiles:
     Attributes:
         certificate: The server's certificate, then those that lead from it to its authority.
         key: The private key of the certificate, without a passphrase.
-        client_ca: Authorities, one of which must have signed the certificate of whoever connects; None to
-            ask for no certificate.
+        client_ca: CA certificates. One of them must have signed a client's certificate; None to ask for none.
     """
 
     certificate: Path
@@ -35,22 +34,22 @@ class CertificateFiles:
     client_ca: Path | None = None
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Return what the files hold, once it is certain that it fits together.
+        """Return the contents of the files, after checking that they fit together.
 
         Raises:
-            UnusableCertificates: If a file can't be read, holds something else, or key and certificate are not
-                of one pair.
+            UnusableCertificates: If a file can't be read or holds something else, or if the key is not the
+                certificate's.
         """
         before = self._contents()
         self._check()
         certificate, key, client_ca = self._contents()
-        # What was checked is what was read, although another program may be replacing the files one by one.
+        # Another program may be replacing the files one by one. What was checked must be what was read.
         if (certificate, key, client_ca) != before:
             raise UnusableCertificates("the certificate's files are just being replaced")
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
     def seen(self) -> _Seen | None:
-        """Return what changes whenever a file does, for little; None if one is not there."""
+        """Return a cheap fingerprint of the files; None if one is missing."""
         try:
             states = [path.stat() for path in self._paths()]
         except OSError:
@@ -72,7 +71,7 @@ class CertificateFiles:
             raise UnusableCertificates(
                 f"the key {self.key} is encrypted; give one without a passphrase, readable by this user alone"
             ) from None
-        except (ssl.SSLError, OSError):  # whose words say less
+        except (ssl.SSLError, OSError):  # their messages say less
             raise UnusableCertificates(
                 f"{self.certificate} and {self.key} are no certificate and its private key, in PEM"
             ) from None
@@ -89,7 +88,7 @@ class _Encrypted(Exception):
 
 
 def _refuse_passphrase() -> NoReturn:
-    """Stand in for a question on the terminal, where nobody may be."""
+    """Stand in for OpenSSL's question on the terminal, which nobody may answer."""
     raise _Encrypted
 
 
@@ -101,34 +100,34 @@ def _read(path: Path) -> bytes:
 
 
 class Certificates:
-    """The certificates of a server that goes on while they are replaced.
+    """The certificates of a running server, whose files may be replaced.
 
-    They are looked at whenever somebody connects. Those who are connected stay so, under what held when they
-    came. While the files don't fit together, what was read last goes on to be shown.
+    The files are checked at each new connection. Open connections keep the certificate they began with. While the
+    files don't fit together, the server goes on with the certificates it read last.
     """
 
     def __init__(self, files: CertificateFiles) -> None:
-        """Read them.
+        """Read the files.
 
         Raises:
-            UnusableCertificates: If they can't be used.
+            UnusableCertificates: If the files can't be used.
         """
         self._files = files
-        # Before they are read: what changes meanwhile will be seen as changed.
+        # Before reading: a change during the reading is then seen later.
         self._seen = files.seen()
         self._shown = files.read()
         self._failing = False
-        self._lock = Lock()  # gRPC asks from threads of its own
+        self._lock = Lock()  # gRPC calls from its own threads
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return what a port is opened with."""
-        ask: Any = self.changed  # gRPC takes None for "no change", and its types don't say so
+        """Return the credentials to open a port with."""
+        ask: Any = self.changed  # None means "no change" to gRPC, but not to its types
         return grpc.dynamic_ssl_server_credentials(
             self._shown, ask, self._files.client_ca is not None
         )
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the certificates to show from now on; None to go on with those returned last.
+        """Return the certificates to show from now on; None if they have not changed.
 
         If clients must show a certificate, there is always an answer. gRPC then makes new keys for session tickets,
         so no client can resume an earlier TLS session. The server would not check its certificate again, and that

@@ -20,11 +20,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger("session_authority.rpc")
 
 METHOD = "/session_authority.v1.SessionWatchService/WatchSessions"
-# How often it is seen to that those who watch still may, and have not gone silent.
+# How often streams are checked for silence, and for callers who may no longer watch.
 CHECK_SECONDS = 0.5
 # How long after a ping the next one is read. A stream that pings more often is held back, not refused.
 SHORTEST_PING_SECONDS = 0.05
-# How long a message is given that is on its way when its stream ends.
+# How long a stream that ends waits for a message on its way.
 LAST_WORD_SECONDS = 1.0
 
 
@@ -42,7 +42,7 @@ class SessionWatchService:
 
     async def WatchSessions(self, _requests: object, context: Context) -> None:
         stream = self._hub.join()
-        # Not before its caller has heard that it ended, for which one that doesn't read takes its time.
+        # A stream keeps its place until its caller has learnt that it ended. One that doesn't read takes long.
         done: Any = lambda _context: self._hub.leave(stream)  # noqa: E731 - what gRPC's types ask for it never gives
         context.add_done_callback(done)
         self._callers[stream] = cast("Metadata", context.invocation_metadata())
@@ -50,7 +50,7 @@ class SessionWatchService:
         writing = asyncio.create_task(_write(stream, context))
         try:
             await asyncio.wait((writing, stream.ended), return_when=asyncio.FIRST_COMPLETED)
-            # gRPC can't begin a stream and end it at the same time. What is stuck in a slow one is not its beginning.
+            # gRPC can't end a stream while it writes the stream's first message.
             await asyncio.wait([writing], timeout=LAST_WORD_SECONDS)
             if stream.ended.done():
                 raise stream.ended.result()
@@ -61,13 +61,13 @@ class SessionWatchService:
             await asyncio.gather(reading, writing, return_exceptions=True)
 
     async def keep_checking(self) -> None:
-        """End the streams of callers who may watch no longer, or have gone silent, until cancelled."""
+        """End streams of callers who may no longer watch or have gone silent, again and again until cancelled."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self.check()
 
     def check(self) -> None:
-        """End the streams of callers who may watch no longer, or have gone silent."""
+        """End the streams of callers who may no longer watch or have gone silent."""
         for stream, metadata in list(self._callers.items()):
             try:
                 self._authenticate(METHOD, metadata)
@@ -117,7 +117,7 @@ def encode_changes(changes: Changes) -> bytes:
 
 
 def encode_pong(lease: timedelta) -> Callable[[int], bytes]:
-    """Return what gives the message that answers a ping with a lease."""
+    """Return a function that encodes the answer to a ping, with a lease."""
     duration = Duration()
     duration.FromTimedelta(lease)
 
