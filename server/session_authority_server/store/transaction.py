@@ -42,7 +42,7 @@ from session_authority_server.store.tables import (
     users,
 )
 
-# The statements of every ending, written once: to write one takes half as long as to run it.
+# Built once: building one of these takes half as long as running it.
 _BY_ID = rows.select_sessions().where(sessions.c.session_id == bindparam("session_id"))
 _STANDING = (
     select(
@@ -82,18 +82,18 @@ class SqlTransaction:
         if row is None:
             absent = self._dialect.insert_if_absent(users).values(user_id=user_id, epoch=0)
             await self._connection.execute(absent)
-            # Locks, so that nobody erases the user from here on.
+            # The lock keeps others from erasing the user from here on.
             await self._connection.execute(_STANDING, whose)
             await self._go_on_after_erasure(user_id)
             row = (await self._connection.execute(_STANDING, whose)).one_or_none()
             if row is None:
-                # Somebody else added the user, and erased them again.
+                # Another transaction added the user and erased them again.
                 raise RunAgain
         self._global_epoch, *swept_times = row
         return UserStanding(max((time for time in swept_times if time is not None), default=None))
 
     async def _go_on_after_erasure(self, user_id: str) -> None:
-        """Let a new user's row stand as that of an erased user of the same id stood at the end."""
+        """Give a new user's row the epoch and the time at which a user of the same id was erased."""
         user_hash = await hashed_user(self._connection, user_id)
         await self._connection.execute(
             update(users)
@@ -127,7 +127,7 @@ class SqlTransaction:
         epochs = statement.returning(sessions.c.user_epoch, sessions.c.global_epoch)
         row = (await self._connection.execute(epochs)).one()
         if self._global_epoch not in (None, row.global_epoch):
-            # The user's standing is no longer what the sign-in was judged by.
+            # Everybody was swept since the user's standing was read, so the sign-in must be judged again.
             raise RunAgain
         return replace(
             session,
@@ -144,7 +144,7 @@ class SqlTransaction:
             update(sessions)
             .where(
                 sessions.c.session_id.in_(_live_beyond(user_id, now, keep)),
-                is_live(now),  # still, if another's ending of it had to be waited for
+                is_live(now),  # another transaction may have ended it while this one waited
             )
             .values(rows.ending_columns(ending) | self._erased)
             .returning(sessions.c.session_id)
@@ -302,13 +302,13 @@ class SqlTransaction:
 
 
 async def hashed_user(connection: AsyncConnection, user_id: str) -> bytes:
-    """Return what is kept of a user who was erased, in place of the id."""
+    """Return the hash that is kept in place of an erased user's id."""
     key = (await connection.execute(select(authority.c.erasure_key))).scalar_one()
     return hmac.digest(key, user_id.encode(), "sha256")
 
 
 def _latest(column: ColumnElement[datetime], time: datetime) -> ColumnElement[datetime]:
-    # The clocks of two servers differ: what one has shut out, a sweep by the other must not let in again.
+    # The clocks of two servers differ. A sweep must not move the time back, or it would let old sign-ins in.
     return case((column > time, column), else_=literal(time, column.type))
 
 
