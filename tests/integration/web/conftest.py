@@ -1,8 +1,16 @@
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
-from session_authority import testing
+from session_authority import AsyncSessionClient, testing
+from session_authority.web.fastapi import (
+    Sessions,
+)
+from session_authority.web.site import Site
+from session_authority_server.domain.policy import Policy
+from tests.integration.web.fastapi_shop import Shop, shop_app
+from tests.support.authority import PATIENCE_SECONDS, running_authority
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +42,14 @@ def django_authority(django_database: None) -> Iterator[testing.Authority]:
 
     with testing.authority() as running, connected(running):
         yield running
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+    async with running_authority(tmp_path, Policy()) as authority:
+        client = AsyncSessionClient(
+            authority.address, api_key=authority.key, deadline_seconds=PATIENCE_SECONDS
+        )
+        sessions = Sessions(client, Site(clock=authority.clock.now))
+        yield Shop(shop_app(sessions, page="/account/sessions"), sessions, authority)
+        await client.close()

@@ -1,0 +1,129 @@
+"""Forms of the sessions page that other sites send."""
+
+import re
+
+import pytest
+
+from session_authority import AsyncSessionClient, NewSession
+from tests.acceptance.sessions_page.visitor import FORM, ORIGIN, Visitor, said
+from tests.support.authority import Authority
+
+
+class TestForgery:
+    """No other site can make a browser act on the page."""
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"origin": "https://evil.example"},
+            {"origin": "null"},
+            {"origin": "null", "sec-fetch-site": "cross-site"},
+            {"origin": "null", "sec-fetch-site": "same-site"},
+            {"origin": "null", "sec-fetch-site": "none"},
+            {"origin": "null", "sec-fetch-site": "same-origin, same-origin"},
+            {"origin": ""},
+            {"origin": "http://app.example"},
+            {"origin": "https://app.example:8443"},
+            {"origin": "https://app.example."},
+            {"origin": "https://app.example@evil.example"},
+            {"origin": "https://app.example https://evil.example"},
+            {"origin": "https://app.example, https://app.example"},
+            {"sec-fetch-site": "cross-site"},
+            {"sec-fetch-site": "same-site", "origin": ORIGIN},
+            {"sec-fetch-site": "none"},
+        ],
+    )
+    async def test_22_from_elsewhere_even_with_the_proof(
+        self,
+        client: AsyncSessionClient,
+        visitor: Visitor,
+        other: NewSession,
+        headers: dict[str, str],
+    ) -> None:
+        response = await visitor.send("/log-out-elsewhere", headers, confirmed="yes")
+
+        assert response.status == 403
+        assert await client.validate(other.token)
+
+    @pytest.mark.parametrize(
+        "origin", [ORIGIN, f"{ORIGIN}:443", ORIGIN.upper(), "null"], ids=str.lower
+    )
+    @pytest.mark.parametrize("accept", ["text/html", "application/json"])
+    async def test_a_form_of_the_page_is_taken_however_its_origin_is_spelled(
+        self, visitor: Visitor, other: NewSession, origin: str, accept: str
+    ) -> None:
+        """ "null" is what browsers send under a proxy's policy "no-referrer"."""
+        headers = {"origin": origin, "sec-fetch-site": "same-origin", "accept": accept}
+
+        response = await visitor.send("/log-out-elsewhere", headers, confirmed="yes")
+
+        assert response.status in (200, 303)
+        assert not await visitor.client.validate(other.token)
+
+    async def test_without_an_origin_the_proof_must_be_good(self, visitor: Visitor) -> None:
+        headers = {"origin": "null", "sec-fetch-site": "same-origin"}
+
+        response = await visitor.send("/sign-out", headers, proof="0" * 32 + "." + "0" * 64)
+
+        assert response.status == 403
+        assert await visitor.client.validate(visitor.token)
+
+    async def test_whoever_set_the_site_up_wrongly_is_told_once(
+        self, visitor: Visitor, other: NewSession, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A proxy that ends TLS: the browser itself says that the form is of the page's own site."""
+        headers = {"origin": "http://app.example", "sec-fetch-site": "same-origin"}
+        for _ in range(2):
+            response = await visitor.send("/log-out-elsewhere", headers, confirmed="yes")
+            assert response.status == 403
+
+        (told,) = [each for each in caplog.messages if "the browser sees" in each]
+        assert "the browser sees the site at 'http://app.example'" in told
+        assert f"the app at '{ORIGIN}'" in told
+
+    @pytest.mark.parametrize("proof", ["", ".", "a.b", "ä", "0" * 32 + "." + "0" * 64])
+    async def test_22_without_the_proof(
+        self, client: AsyncSessionClient, visitor: Visitor, other: NewSession, proof: str
+    ) -> None:
+        headers = {"origin": ORIGIN, "sec-fetch-site": "same-origin"}
+        for below in ("/log-out", "/log-out-elsewhere", "/sign-out"):
+            response = await visitor.send(below, headers, proof=proof, confirmed="yes")
+
+            assert response.status == 403
+            assert "Nothing was changed" in said(response)
+        assert len(await client.list(visitor.token)) == 2
+
+    async def test_22_with_another_sessions_proof(
+        self, authority: Authority, client: AsyncSessionClient, visitor: Visitor, other: NewSession
+    ) -> None:
+        bob = await client.create("bob")
+        stolen = await Visitor(authority, bob.token.reveal()).proof()
+
+        assert (await visitor.send("/sign-out", proof=stolen)).status == 403
+
+    @pytest.mark.parametrize("below", ["/log-out", "/log-out-elsewhere", "/sign-out"])
+    async def test_22_a_form_of_elsewhere_that_brings_no_cookie_clears_none(
+        self, authority: Authority, below: str
+    ) -> None:
+        response = await Visitor(authority, None).ask(
+            "POST", below, headers={"content-type": FORM, "sec-fetch-site": "cross-site"}
+        )
+
+        assert (response.status, response.signed_out) == (403, False)
+
+    async def test_signing_out_without_a_session_is_a_success(self, authority: Authority) -> None:
+        response = await Visitor(authority, None).ask(
+            "POST", "/sign-out", headers={"content-type": FORM, "sec-fetch-site": "same-origin"}
+        )
+
+        assert (response.status, response.signed_out) == (303, False)
+
+    async def test_each_answer_has_a_proof_of_its_own_and_none_holds_the_token(
+        self, visitor: Visitor, mine: NewSession, other: NewSession
+    ) -> None:
+        page = await visitor.look() + await visitor.look()
+        proofs = re.findall(r'name="proof" value="([^"]+)"', page)
+
+        assert len(set(proofs)) == len(proofs) == 6
+        assert mine.token.reveal() not in page
+        assert mine.token.reveal()[4:20] not in page

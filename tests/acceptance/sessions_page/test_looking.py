@@ -1,0 +1,219 @@
+"""What the sessions page shows, asked without a browser; tests/browser/ looks at it in one."""
+
+import re
+from datetime import timedelta
+
+import pytest
+
+from session_authority import AsyncSessionClient, NewSession
+from session_authority_server.domain.policy import Policy
+from tests.acceptance.sessions_page.visitor import FORM, Visitor, header, said
+from tests.support.authority import Authority
+
+
+class TestLooking:
+    async def test_15_a_row_says_device_address_and_times(
+        self, authority: Authority, visitor: Visitor, other: NewSession
+    ) -> None:
+        authority.pass_time(hours=2)
+
+        text = said(await visitor.ask("GET"))
+
+        assert (
+            "Chrome on Windows Current session Active now · identity confirmed 2 hours agoJan 15, 2026, "
+            "12:00:00 PM UTC · 203.0.113.7 Signed in Jan 15, 2026, 12:00 PM UTC"
+        ) in text.replace("\u202f", " ")
+        assert "with password and one-time code" in text
+        assert "Firefox on Linux Last active 2 hours ago" in text
+        assert "192.0.2.44" in text
+        assert text.index("Chrome on Windows") < text.index("Firefox on Linux")
+
+    async def test_15_where_the_address_changed_the_one_at_sign_in_is_said_too(
+        self, authority: Authority, client: AsyncSessionClient, visitor: Visitor
+    ) -> None:
+        authority.pass_time(minutes=5)
+        await client.validate(visitor.token, ip_address="198.51.100.1")
+        await authority.activity.flush()
+
+        text = said(await visitor.ask("GET"))
+
+        assert text.index("198.51.100.1") < text.index("from 203.0.113.7")
+
+    async def test_31_who_has_only_this_session_sees_it_alone_and_nothing_to_log_out_elsewhere(
+        self, visitor: Visitor
+    ) -> None:
+        page = await visitor.look()
+
+        assert "Chrome on Windows" in page
+        assert "You are not signed in anywhere else." in page
+        assert "everywhere else" not in page
+        assert "/log-out" not in page
+
+    @pytest.mark.parametrize("token", [None, "", "ses_nonsense", "käse", "x" * 5000])
+    async def test_31_who_is_signed_out_gets_no_list(
+        self, authority: Authority, mine: NewSession, token: str | None
+    ) -> None:
+        response = await Visitor(authority, token, sign_in_url="/sign-in?x=1#top").ask("GET")
+
+        assert response.status == 401
+        assert "You are signed out" in said(response)
+        assert "Chrome" not in response.body.decode()
+        assert 'href="/sign-in?x=1&amp;next=%2Faccount%2Fsessions#top"' in response.body.decode()
+        assert response.signed_out is (token is not None), "what is no token is cleared away"
+
+    async def test_who_was_logged_out_elsewhere_is_told_so_and_loses_the_cookie(
+        self, client: AsyncSessionClient, visitor: Visitor, mine: NewSession, other: NewSession
+    ) -> None:
+        await client.revoke(other.token, mine.session.session_id)
+
+        response = await visitor.ask("GET")
+
+        assert (response.status, response.signed_out) == (401, True)
+        assert "This device was logged out from elsewhere." in said(response)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"sec-fetch-mode": "cors"},
+            {"sec-fetch-mode": "navigate", "sec-purpose": "prefetch;prerender"},
+            {"purpose": "prefetch"},
+            {"x-moz": "prefetch"},
+        ],
+    )
+    async def test_a_prefetch_of_a_dead_session_does_not_clear_the_cookie(
+        self, client: AsyncSessionClient, visitor: Visitor, headers: dict[str, str]
+    ) -> None:
+        await client.sign_out(visitor.token)
+
+        response = await visitor.ask("GET", headers=headers)
+
+        assert (response.status, response.signed_out) == (401, False)
+
+    async def test_who_came_too_late_is_told_that_the_session_expired(
+        self, authority: Authority, visitor: Visitor
+    ) -> None:
+        authority.pass_time(days=90)
+
+        response = await visitor.ask("GET")
+
+        assert (response.status, response.signed_out) == (401, True)
+        assert "has expired" in said(response)
+
+    async def test_a_superseded_token_clears_no_cookie_for_that_may_be_its_successor(
+        self, client: AsyncSessionClient, visitor: Visitor
+    ) -> None:
+        await client.reauthenticate(visitor.token)
+
+        response = await visitor.ask("GET")
+
+        assert (response.status, response.signed_out) == (401, False)
+        assert "This page is out of date" in said(response)
+
+    async def test_ended_sessions_say_when_and_why(
+        self, authority: Authority, client: AsyncSessionClient, visitor: Visitor
+    ) -> None:
+        revoked, left = [await client.create("ada", user_agent="curl/8") for _ in range(2)]
+        await client.create("ada", user_agent="wget/1", lifetime=timedelta(minutes=30))
+        await client.create("ada", idle_timeout=timedelta(minutes=10))
+        await client.revoke(visitor.token, revoked.session.session_id)
+        await client.sign_out(left.token)
+        authority.pass_time(hours=1)
+
+        page = await visitor.look()
+
+        for why in (
+            "You logged it out from another device",
+            "You signed out",
+            "It reached its time limit",
+            "It was not used for too long",
+        ):
+            assert page.count(why) == 1, why
+        assert "30 minutes ago" in page
+        assert (
+            "Recently ended" not in await Visitor(authority, visitor.token, show_ended=False).look()
+        )
+
+    async def test_whoever_acted_as_the_user_is_named(
+        self, client: AsyncSessionClient, visitor: Visitor
+    ) -> None:
+        await client.create("ada", actor_id="support-<7>")
+
+        assert "on your behalf by <bdi>support-&lt;7&gt;</bdi>" in await visitor.look()
+
+    async def test_what_devices_say_of_themselves_stays_text(
+        self, client: AsyncSessionClient, visitor: Visitor
+    ) -> None:
+        await client.create("ada", user_agent="<script>alert(1)</script>/1 \"><img src=x>'")
+
+        page = await visitor.look()
+
+        assert "<img" not in page
+        assert page.count("<script") == 1
+
+    async def test_33_the_language_is_the_visitors(
+        self, authority: Authority, visitor: Visitor
+    ) -> None:
+        response = await visitor.ask("GET", headers={"accept-language": "de-AT,en;q=0.5"})
+
+        assert header(response, "content-language") == "de-AT"
+        assert '<html lang="de-AT" dir="ltr">' in response.body.decode()
+        assert "Chrome unter Windows" in said(response)
+        only = await Visitor(authority, visitor.token, language="ja").ask("GET")
+        assert "Windows の Chrome" in said(only)
+
+    async def test_a_head_request_is_answered_as_a_get(self, visitor: Visitor) -> None:
+        assert (await visitor.ask("HEAD")).status == 200
+
+
+class TestPolicies:
+    class TestFreshProof:
+        @pytest.fixture
+        def policy(self) -> Policy:
+            return Policy(max_authentication_age=timedelta(minutes=10))
+
+        async def test_a_stale_proof_of_identity_leads_to_where_it_is_renewed_and_back(
+            self, authority: Authority, client: AsyncSessionClient, mine: NewSession
+        ) -> None:
+            visitor = Visitor(authority, mine.token.reveal(), reauthenticate_url="/confirm")
+            proof = await visitor.proof()
+            authority.pass_time(minutes=11)
+
+            for response in (
+                await visitor.ask("GET", query={"next": "https://evil.example"}),
+                await visitor.ask("GET", "/sessions.json"),
+                await visitor.ask(
+                    "POST",
+                    "/log-out-elsewhere",
+                    form={"proof": proof},
+                    headers={"content-type": FORM},
+                ),
+            ):
+                assert (response.status, response.signed_out) == (403, False)
+                assert 'href="/confirm?next=%2Faccount%2Fsessions"' in response.body.decode()
+                assert "Chrome on Windows" not in response.body.decode()
+            anew = await client.reauthenticate(mine.token)
+            assert "Chrome on Windows" in await Visitor(authority, anew.token.reveal()).look()
+
+        async def test_without_such_an_address_signing_in_again_does(
+            self, authority: Authority, visitor: Visitor
+        ) -> None:
+            authority.pass_time(minutes=11)
+
+            assert 'href="/sign-in?next=' in (await visitor.ask("GET")).body.decode()
+
+    async def test_who_acts_as_the_user_sees_nothing_and_can_sign_out(
+        self, authority: Authority, client: AsyncSessionClient, mine: NewSession
+    ) -> None:
+        support = await client.create("ada", actor_id="support-7")
+        visitor = Visitor(authority, support.token.reveal(), home_url="/")
+
+        response = await visitor.ask("GET")
+
+        assert (response.status, response.signed_out) == (403, False)
+        assert "You are acting for somebody else" in said(response)
+        assert "Chrome" not in response.body.decode()
+        [proof] = re.findall(r'name="proof" value="([^"]+)"', response.body.decode())
+        left = await visitor.ask(
+            "POST", "/sign-out", form={"proof": proof}, headers={"content-type": FORM}
+        )
+        assert (left.status, left.signed_out) == (303, True)

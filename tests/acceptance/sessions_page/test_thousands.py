@@ -1,0 +1,135 @@
+"""The sessions page of a user with thousands of sessions."""
+
+import re
+from datetime import timedelta
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from session_authority import AsyncSessionClient
+from session_authority.web.exchange import PageRequest, PageResponse
+from session_authority_server.domain.policy import Policy
+from tests.acceptance.sessions_page.visitor import ORIGIN, ROOT, Visitor, header, said
+from tests.support.authority import NOON, Authority, a_session, insert_sessions
+
+
+class TestThousands:
+    @pytest.fixture
+    def policy(self) -> Policy:
+        return Policy(session_limit=None)
+
+    async def test_14_thousands_of_sessions_come_in_pages_each_exactly_once(
+        self, authority: Authority
+    ) -> None:
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(430)]
+        await insert_sessions(authority.database, [session for session, _ in made])
+        current, token = made[300]
+        visitor = Visitor(authority, token)
+        seen: list[str] = []
+
+        for number in range(1, 10):
+            page = await visitor.look(query={"page": str(number)})
+            ids = re.findall(r'name="session_id" value="([^"]+)"', page)
+            seen += ids
+            # The viewer's own session is the first row of the first page.
+            assert len(ids) == (49 if number == 1 else 50 if number < 9 else 30)
+            assert f"{number * 50 - 49}-{min(number * 50, 430)} of 430" in page
+            assert "430 devices are signed in to your account." in page
+            assert page.count("Current session") == (number == 1), "it is first wherever it is"
+            assert ('rel="next"' in page) is (number < 9)
+            assert ('rel="prev"' in page) is (number > 1)
+
+        assert len(seen) == len(set(seen)) == 429
+        assert str(current.session_id) not in seen
+
+    async def test_the_first_page_reads_no_more_than_it_shows(self, authority: Authority) -> None:
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(900)]
+        await insert_sessions(authority.database, [session for session, _ in made])
+        few = [a_session("bob", NOON - timedelta(minutes=number)) for number in range(190)]
+        await insert_sessions(authority.database, [session for session, _ in few])
+
+        assert await self._calls(authority, made[0][1]) == 2, "live ones, then ended ones"
+        assert await self._calls(authority, few[0][1]) == 1
+
+    async def _calls(self, authority: Authority, token: str) -> int:
+        request = PageRequest(method="GET", root=ROOT, origin=ORIGIN, token=token)
+        operation = Visitor(authority, token).page.handle(request)
+        calls = [next(operation)]
+        try:
+            while True:
+                calls.append(operation.send(await authority.client._send(calls[-1])))
+        except StopIteration:
+            return len(calls)
+
+    async def test_every_page_shows_what_ended_last(
+        self, authority: Authority, client: AsyncSessionClient
+    ) -> None:
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(430)]
+        await insert_sessions(authority.database, [session for session, _ in made])
+        for number in range(12):
+            gone = await client.create("ada", ip_address=f"192.0.2.{number}")
+            await client.sign_out(gone.token)
+            authority.pass_time(minutes=1)
+        visitor = Visitor(authority, made[0][1])
+
+        for place in ("1", "4", "9"):
+            page = await visitor.look(query={"page": place})
+            found = re.findall(r">192\.0\.2\.(\d+)<", page)
+            assert found == [str(number) for number in range(11, 1, -1)]
+
+    async def test_more_sessions_than_are_counted_are_said_to_be_more(
+        self, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("session_authority.web.sessions_page.page.LISTED_LIMIT_SESSIONS", 250)
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(251)]
+        await insert_sessions(authority.database, [session for session, _ in made])
+
+        page = await Visitor(authority, made[0][1]).look()
+
+        assert "250+ devices are signed in" in page
+        assert "1-50 of 250+" in page
+
+    async def test_logging_out_leads_back_to_the_same_page_or_to_the_last_there_is(
+        self, authority: Authority
+    ) -> None:
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(102)]
+        await insert_sessions(authority.database, [session for session, _ in made])
+        visitor = Visitor(authority, made[0][1])
+
+        for page, shown in (("3", "101-101 of 101"), ("3", "51-100 of 100")):
+            [session_id, *_] = re.findall(
+                r'name="session_id" value="([^"]+)"', await visitor.look(query={"page": page})
+            )
+            asked = await visitor.send("/log-out", session_id=session_id, page=page)
+            assert f'href="{ROOT}?page={page}">Cancel' in asked.body.decode()
+            [carried] = re.findall(r'name="page" value="([^"]*)"', asked.body.decode())
+            done = await visitor.send(
+                "/log-out", session_id=session_id, page=carried, confirmed="yes"
+            )
+            text = said(await self._follow(visitor, done))
+            assert shown in text
+            assert "Firefox on Linux was logged out." in text
+            assert "Recently ended" in text
+
+    async def _follow(self, visitor: Visitor, response: PageResponse) -> PageResponse:
+        for _ in range(3):
+            if response.status != 303:
+                break
+            query = dict(parse_qsl(urlsplit(header(response, "location") or "").query))
+            response = await visitor.ask("GET", query=query)
+        return response
+
+    @pytest.mark.parametrize("page", ["2", "9999", "1000000000000"])
+    async def test_a_page_beyond_the_last_leads_to_the_first(
+        self, visitor: Visitor, page: str
+    ) -> None:
+        response = await visitor.ask("GET", query={"page": page})
+
+        if page == "1000000000000":
+            assert response.status == 200
+        else:
+            assert (response.status, header(response, "location")) == (303, ROOT)
+
+    @pytest.mark.parametrize("page", ["", "0", "-1", "x", "²", "1.5"])
+    async def test_what_is_no_page_is_the_first(self, visitor: Visitor, page: str) -> None:
+        assert "Chrome on Windows" in await visitor.look(query={"page": page})

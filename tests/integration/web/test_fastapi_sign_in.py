@@ -1,0 +1,159 @@
+"""Signing in to a FastAPI app."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import BackgroundTasks, Request
+from starlette.responses import StreamingResponse
+
+from tests.integration.web.fastapi_shop import COOKIE, Shop
+
+
+async def test_signing_in_lets_in_and_signing_out_does_not(shop: Shop) -> None:
+    async with shop.browser(**{"user-agent": "curl/8.5.0"}) as browser:
+        assert (await browser.get("/me")).status_code == 401
+
+        signed_in = await browser.post("/sign-in/ada")
+        assert signed_in.status_code == 200
+        assert signed_in.headers["cache-control"] == "no-store"
+
+        me = await browser.get("/me")
+        assert me.json() == {"user": "ada", "methods": ["pwd"]}
+        assert me.headers["vary"] == "Cookie"
+        token = browser.cookies[COOKIE]
+        (session,) = await shop.authority.client.list(token)
+        assert session.ip_address == "203.0.113.7"
+        assert session.device.display_name == "curl"
+
+        signed_out = await browser.post("/sign-out")
+        assert "Max-Age=0" in signed_out.headers["set-cookie"]
+        assert COOKIE not in browser.cookies
+        assert (await browser.get("/me")).status_code == 401
+    assert not await shop.authority.client.validate(token)
+
+
+@pytest.mark.parametrize("response", ["none", "redirect", "stream", "shared"])
+async def test_the_cookie_goes_out_with_whatever_is_answered(shop: Shop, response: str) -> None:
+    async with shop.browser() as browser:
+        signed_in = await browser.post(f"/sign-in/ada?response={response}")
+
+        assert signed_in.headers["set-cookie"].startswith(f"{COOKIE}=ses_")
+        assert "no-store" in signed_in.headers["cache-control"]
+        assert (await browser.get("/me")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["sign-in/ada", "reauthenticate"])
+async def test_a_session_whose_request_fails_is_left_to_nobody(shop: Shop, path: str) -> None:
+    """The server's answer to a fault is made further outside, and has no cookie."""
+
+    @shop.app.post("/stumble/sign-in/ada")
+    async def sign_in(request: Request) -> None:
+        await shop.sessions.sign_in(request, user_id="ada")
+        raise ZeroDivisionError
+
+    @shop.app.post("/stumble/reauthenticate")
+    async def reauthenticate(request: Request) -> None:
+        await shop.sessions.reauthenticate(request)
+        raise ZeroDivisionError
+
+    other = await shop.authority.client.create("ada")
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        with pytest.raises(ZeroDivisionError):
+            await browser.post("/stumble/" + path)
+
+    assert [each.current for each in await shop.authority.client.list(other.token)] == [True]
+
+
+@pytest.mark.parametrize("when", ["stream", "task"])
+async def test_a_sign_in_after_the_response_has_begun_is_refused(shop: Shop, when: str) -> None:
+    @shop.app.post("/late")
+    async def late(request: Request, tasks: BackgroundTasks) -> Any:
+        async def sign_in() -> AsyncIterator[str]:
+            await shop.sessions.sign_in(request, user_id="ada")
+            yield ""
+
+        async def run() -> None:
+            await anext(sign_in())
+
+        if when == "stream":
+            return StreamingResponse(sign_in())
+        tasks.add_task(run)
+        return None
+
+    other = await shop.authority.client.create("ada")
+    async with shop.browser() as browser:
+        with pytest.raises(RuntimeError, match="the response has begun"):
+            await browser.post("/late")
+
+    assert len(await shop.authority.client.list(other.token)) == 1
+
+
+async def test_authentication_methods_have_a_second_name(shop: Shop) -> None:
+    @shop.app.post("/both/{name}")
+    async def both(request: Request, name: str) -> list[str]:
+        other: dict[str, Any] = {"user_id": "ada"} if name == "sign_in" else {}
+        call = getattr(shop.sessions, name)
+        with pytest.raises(TypeError, match="another name"):
+            await call(request, methods=["pwd"], authentication_methods=["pwd"], **other)
+        first = await call(request, authentication_methods=["pwd", "otp"], **other)
+        second = await call(request, methods=("hwk",), **other)
+        return [*first.authentication_methods, *second.authentication_methods]
+
+    async with shop.browser() as browser:
+        for name in ("sign_in", "reauthenticate"):
+            assert (await browser.post(f"/both/{name}")).json() == ["pwd", "otp", "hwk"]
+
+
+async def test_a_new_sign_in_in_the_same_browser_ends_the_session_before_it(shop: Shop) -> None:
+    async with shop.browser() as browser:
+        await browser.post("/sign-in/ada")
+        await browser.post("/sign-in/ada")
+        assert len(await shop.authority.client.list(browser.cookies[COOKIE])) == 1
+
+        await browser.post("/sign-in/grace")
+        assert (await browser.get("/me")).json()["user"] == "grace"
+
+
+async def test_a_sign_in_begun_before_everything_was_ended_is_shut_out(shop: Shop) -> None:
+    began = shop.authority.clock.now()
+
+    @shop.app.post("/slow-sign-in")
+    async def slow_sign_in(request: Request) -> None:
+        shop.authority.pass_time(seconds=2)
+        other = await shop.authority.client.create("ada")
+        await shop.authority.client.revoke_others(other.token)
+        shop.authority.pass_time(seconds=2)
+        await shop.sessions.sign_in(request, user_id="ada")
+
+    @shop.app.post("/two-step-sign-in")
+    async def two_step_sign_in(request: Request) -> None:
+        await shop.sessions.sign_in(request, user_id="ada", authenticate_time=began)
+
+    async with shop.browser() as browser:
+        for path in ("/slow-sign-in", "/two-step-sign-in"):
+            answer = await browser.post(path)
+            assert answer.status_code == 401
+            assert answer.json()["detail"].startswith("Signed out everywhere")
+            assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/vault", "/safe"])
+async def test_what_needs_a_recent_proof_is_shut_until_it_is_given(shop: Shop, path: str) -> None:
+    async with shop.browser() as browser:
+        assert (await browser.get(path)).status_code == 401
+        await browser.post("/sign-in/ada")
+        assert (await browser.get(path)).status_code == 200
+
+        shop.authority.pass_time(minutes=11)
+        refused = await browser.get(path)
+        assert refused.status_code == 403
+        assert refused.json() == {
+            "detail": "Reauthentication required",
+            "max_authentication_age_seconds": "600",
+        }
+        assert "set-cookie" not in refused.headers
+
+        await browser.post("/reauthenticate")
+        assert (await browser.get(path)).status_code == 200
