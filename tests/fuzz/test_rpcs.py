@@ -13,17 +13,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from session_authority_server.app import development_key
 from tests.fuzz.answers import Answer, faults
 from tests.fuzz.messages import Metadata, metadata, raw, structured
 from tests.fuzz.residents import Residents
 from tests.support.api import RPCS, Rpc, served_by
-from tests.support.program import Program, serving
+from tests.support.program import Program, development_key_in, serving
 from tests.support.soak import soaked
 
 pytestmark = [pytest.mark.both_hosts, pytest.mark.soak]
 
-DATABASE = "session-authority.sqlite"
 # Of each RPC.
 EXAMPLES = soaked(long=1_000, short=10)
 EXAMPLES_OF_METADATA = soaked(long=300, short=5)
@@ -89,7 +87,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory, host: str) -> Iterator[Fuzz
         serving(folder, asking_for_keys=True, host=host) as program,
         grpc.insecure_channel(program.address) as channel,
     ):
-        key = development_key.key_file(folder / DATABASE).read_text().strip()
+        key = development_key_in(folder)
         yield Fuzzed(program, channel, key)
         assert "Traceback" not in program.stderr
         assert "unforeseen" not in program.stderr

@@ -18,6 +18,7 @@ from typing import Protocol
 import structlog
 from click.testing import CliRunner
 
+from session_authority_server.app import development_key
 from session_authority_server.cli import commands
 
 BIN = Path(sys.executable).parent
@@ -26,6 +27,7 @@ START_SECONDS = 60
 EXIT_SECONDS = 60
 _COMMAND_SECONDS = 120
 HOST = "SESSION_AUTHORITY_HOST"
+DATABASE = "session-authority.sqlite"  # where `serving` keeps its sessions
 
 
 # Settings that a test wants of every process that it starts.
@@ -97,6 +99,11 @@ def resident_mib(pid: int) -> float:
     found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
     assert found, status
     return int(found[1]) / 1024
+
+
+def development_key_in(folder: Path) -> str:
+    """Return the key that a server which asks for keys made for its own folder."""
+    return development_key.key_file(folder / DATABASE).read_text().strip()
 
 
 class Refusal(Protocol):
@@ -197,7 +204,7 @@ def serving(
     asking_for_keys: bool = False,
     host: str | None = None,
 ) -> Iterator[Program]:
-    """Serve on a free port, from `cwd/session-authority.sqlite`, anybody unless keys are asked for."""
+    """Serve on a free port, from DATABASE in `cwd`, anybody unless keys are asked for."""
     chosen = {} if host is None else {HOST: host}
     given = ("--listen", "127.0.0.1:0", *(() if asking_for_keys else ("--insecure",)), *arguments)
     with running("serve", *given, cwd=cwd, settings=chosen | dict(settings or {})) as it:
