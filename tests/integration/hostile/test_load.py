@@ -1,0 +1,170 @@
+"""However much arrives on the port, the authority goes on answering."""
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from session_authority import AsyncSessionClient, SessionClient
+from session_authority.v1 import session_service_pb2 as pb
+from session_authority_server.rpc.host import accept_loop
+from tests.integration.hostile.sockets import CALLS_AT_ONCE, PREFACE, VALIDATE, drain, raw_socket
+from tests.support.program import Program, serving
+from tests.support.raw_http2 import (
+    END_STREAM,
+    HEADERS,
+    RST_STREAM,
+    RawConnection,
+    headers,
+)
+
+pytestmark = pytest.mark.both_hosts
+
+BUSY_CALLS = 100  # as many as each connection may have
+REQUEST_OF_A_BATCH_BYTES = 1024 * 1024
+
+
+@pytest.mark.parametrize("message", [None, b""], ids=["headers", "headers and a message"])
+@pytest.mark.parametrize("path", [VALIDATE, b"/nope"], ids=["known", "unknown"])
+def test_streams_that_are_opened_and_reset_cost_little_memory_and_no_call_of_others(
+    server: Program, path: bytes, message: bytes | None
+) -> None:
+    with SessionClient(server.address) as client, RawConnection(server.address) as attacker:
+        token = client.create("ada").token
+        flood = attacker.encoded_and_reset(headers(path), message, 40_000)
+        before = server.resident_mib
+        attacking = threading.Thread(target=_send_what_is_taken, args=(attacker, flood))
+        attacking.start()
+        while attacking.is_alive():
+            assert client.validate(token)
+        for _ in range(20):  # while the server goes through what it received
+            assert client.validate(token)
+        assert server.resident_mib - before < 60
+        attacking.join()
+
+
+def _send_what_is_taken(connection: RawConnection, data: bytes) -> None:
+    with contextlib.suppress(ConnectionError):  # the native host hangs up
+        connection.send(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        (b"/grpc.health.v1.Health/Check", accept_loop.KEYLESS_CALLS_LIMIT),
+        (b"/grpc.health.v1.Health/Watch", accept_loop.KEYLESS_STREAMS_LIMIT),
+    ],
+)
+def test_few_unfinished_requests_are_in_memory_without_a_key(
+    server: Program, path: bytes, limit: int
+) -> None:
+    assert limit * REQUEST_OF_A_BATCH_BYTES < 160 * 1024 * 1024
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(RawConnection(server.address))
+            for _ in range(2 * limit // CALLS_AT_ONCE)
+        ]
+        for connection in connections:
+            for _ in range(CALLS_AT_ONCE):
+                connection.begin_message(headers(path), REQUEST_OF_A_BATCH_BYTES)
+        give_up = time.monotonic() + 4
+        while sum(each.open_messages() for each in connections) > limit:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+
+
+def test_a_fast_connection_gets_no_more_room_for_what_the_server_has_not_read(
+    server: Program, host: str
+) -> None:
+    if host == "native":
+        pytest.skip("it takes less than a message before it is read")
+    path = b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    with RawConnection(server.address) as connection:
+        for _ in range(CALLS_AT_ONCE):
+            connection.begin_message(headers(path), REQUEST_OF_A_BATCH_BYTES)
+        sent, give_up = 0, time.monotonic() + 10
+        while sent < REQUEST_OF_A_BATCH_BYTES - 200_000:  # no message is whole
+            assert time.monotonic() < give_up
+            sent += connection.continue_messages()
+        connection.heard()
+        assert connection.window_bytes <= 64 * 1024
+
+
+def test_a_connection_that_keeps_all_its_calls_busy_is_never_refused(server: Program) -> None:
+    # The server counts streams that have ended until Python lets go of them.
+    with SessionClient(server.address) as client:
+        token = client.create("ada").token.reveal()
+    body = pb.ValidateSessionRequest(session_token=token).SerializeToString()
+    with RawConnection(server.address) as connection:
+        for _ in range(BUSY_CALLS):
+            connection.call(headers(VALIDATE), body)
+        answered = 0
+        for kind, flags, content in connection.frames():
+            assert kind != RST_STREAM, content
+            if kind == HEADERS and flags & END_STREAM:
+                answered += 1
+                connection.call(headers(VALIDATE), body)
+            if answered == 500:
+                break
+
+
+def test_a_flood_without_a_key_leaves_some_lines_in_the_log_and_their_number(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, asking_for_keys=True) as program:
+        with RawConnection(program.address) as connection:
+            for _ in range(100):
+                calls = [connection.encoded(headers(VALIDATE)) for _ in range(CALLS_AT_ONCE)]
+                connection.send(b"".join(calls))
+                connection.heard(quiet_seconds=0.02)
+        assert program.stop() == 0
+    lines = [json.loads(line) for line in program.stderr.splitlines()]
+    refused = [line for line in lines if line["event"] == "call refused"]
+    counted = [line for line in lines if line["event"] == "more of: call refused"]
+    seconds = len(counted) + 2
+    assert 0 < len(refused) <= seconds * 10
+    assert {line["reason"] for line in counted} == {"API_KEY_MISSING"}
+    assert len(refused) + sum(line["lines"] for line in counted) > 500
+
+
+def test_hundreds_of_calls_abandoned_at_once(server: Program) -> None:
+    own_connection = [("grpc.use_local_subchannel_pool", 1)]
+    with SessionClient(server.address) as client, ExitStack() as stack:
+        token = client.create("ada").token.reveal()
+        body = pb.ListSessionsRequest(session_token=token).SerializeToString()
+        under_way: list[Any] = []
+        for _ in range(40):
+            channel = stack.enter_context(grpc.insecure_channel(server.address, own_connection))
+            call: Any = channel.unary_unary("/session_authority.v1.SessionService/ListSessions")
+            under_way += [call.future(body, timeout=10) for _ in range(CALLS_AT_ONCE)]
+        under_way[0].result()
+        for each in under_way:
+            each.cancel()
+
+
+def test_who_pings_without_end_is_hung_up_on(server: Program, host: str) -> None:
+    if host == "native":
+        pytest.skip("it answers pings without a limit")
+    ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"pingping"
+    settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    with raw_socket(server) as connection:
+        connection.sendall(PREFACE + settings)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10):
+                connection.sendall(ping)
+        assert b"too_many_pings" in drain(connection)
+
+
+async def test_a_burst_of_one_client_waits_for_itself_and_is_answered_in_full(
+    server: Program,
+) -> None:
+    async with AsyncSessionClient(server.address) as client:
+        token = (await client.create("ada")).token
+        assert all(await asyncio.gather(*(client.validate(token) for _ in range(500))))
