@@ -2,15 +2,8 @@
 
 import pytest
 
-from tests.model.near_cache import (
-    ONE_QUESTION,
-    Bounds,
-    Change,
-    Protocol,
-    Rule,
-    explore,
-    without,
-)
+from tests.model.exploring import ONE_QUESTION, explore, without
+from tests.model.near_cache import Bounds, Change, Protocol, Rule
 from tests.support.soak import soaked
 
 BOUNDS = soaked(long=ONE_QUESTION, short=Bounds(pings=1, streams=1, validations=1))
