@@ -44,6 +44,14 @@ def _writers_held_up(folder: Path) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
+def _sign_in_under_way(channel: grpc.Channel) -> Any:
+    """Begin a sign-in that the server has: it answers a later call of the same connection."""
+    stub = SessionServiceStub(channel)
+    sign_in = stub.CreateSession.future(pb.CreateSessionRequest(user_id="ada"), timeout=60)
+    stub.ValidateSession(pb.ValidateSessionRequest(session_token="ses_nobody's"), timeout=60)
+    return sign_in
+
+
 def test_health_is_serving_for_the_server_and_for_the_service(server: Program) -> None:
     with grpc.insecure_channel(server.address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
@@ -60,10 +68,7 @@ def test_sigterm_lets_calls_under_way_finish_and_then_closes_the_port(tmp_path: 
         health = stub.Watch(health_pb2.HealthCheckRequest())
         assert next(health).status == SERVING
         with _writers_held_up(tmp_path):
-            under_way = SessionServiceStub(channel).CreateSession.future(
-                pb.CreateSessionRequest(user_id="ada"), timeout=60
-            )
-            time.sleep(0.3)  # for the call to reach the store
+            under_way = _sign_in_under_way(channel)
             server.terminate()
             assert next(health).status == NOT_SERVING
             server.wait_for("(draining)")
@@ -83,10 +88,7 @@ def test_sigterm_lets_calls_under_way_finish_and_then_closes_the_port(tmp_path: 
 def test_sigterm_twice_drains_all_the_same(tmp_path: Path) -> None:
     with serving(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         with _writers_held_up(tmp_path):
-            under_way = SessionServiceStub(channel).CreateSession.future(
-                pb.CreateSessionRequest(user_id="ada"), timeout=60
-            )
-            time.sleep(0.3)
+            under_way = _sign_in_under_way(channel)
             server.terminate()
             server.wait_for("(draining)")
             server.terminate()
@@ -101,10 +103,7 @@ def test_calls_that_do_not_finish_are_cut_off_when_the_grace_is_over(tmp_path: P
     settings = {"SESSION_AUTHORITY_DRAIN_SECONDS": "0.2"}
     with serving(tmp_path, settings=settings) as server:
         with _writers_held_up(tmp_path), grpc.insecure_channel(server.address) as channel:
-            under_way = SessionServiceStub(channel).CreateSession.future(
-                pb.CreateSessionRequest(user_id="ada"), timeout=60
-            )
-            time.sleep(0.3)
+            under_way = _sign_in_under_way(channel)
             server.terminate()
             with pytest.raises(grpc.RpcError) as caught:
                 under_way.result()
