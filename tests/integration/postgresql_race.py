@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
 import grpc
 
@@ -23,6 +24,7 @@ from session_authority import (
 )
 from session_authority._error_details import error_of
 from session_authority.v1 import session_admin_service_pb2 as pb
+from session_authority.v1 import session_admin_service_pb2_grpc
 from tests.integration.race_history import (
     ANSWERS,
     NOT_LIVE,
@@ -31,7 +33,8 @@ from tests.integration.race_history import (
     Call,
     History,
 )
-from tests.integration.test_postgresql_races import Admin
+
+Admin: TypeAlias = "session_admin_service_pb2_grpc.SessionAdminServiceAsyncStub"
 
 HASTY = ("ann", "bob", "cyd", "dan")
 STEADY = ("eve", "fay", "gil", "hal")  # whose sessions live long enough to be used twice

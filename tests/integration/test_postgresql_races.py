@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import grpc
 import psycopg
@@ -42,8 +41,6 @@ from tests.support.postgresql import Cluster
 from tests.support.program import Program, run, running
 from tests.support.slow_link import slow_link
 from tests.support.soak import soaked
-
-Admin: TypeAlias = "session_admin_service_pb2_grpc.SessionAdminServiceAsyncStub"
 
 SECONDS = soaked(long=120.0, short=2.0)
 PATIENCE_SECONDS = 60.0  # for everything to happen on a busy machine

@@ -1,0 +1,103 @@
+"""Sessions beyond a user's limit."""
+
+import asyncio
+from uuid import UUID
+
+from session_authority_server.domain.session import (
+    Ending,
+    EndReason,
+    InitiatingEntity,
+)
+from session_authority_server.store.protocol import Transaction
+from tests.contract.transacting import end
+from tests.support.engines import (
+    SECOND,
+    START,
+    Engine,
+    a_session,
+    ids,
+    numbered,
+    told,
+)
+
+LIMIT = Ending(START + 5 * SECOND, EndReason.LIMIT, InitiatingEntity.POLICY)
+
+
+# Counting
+
+
+async def test_all_but_the_most_recently_active_live_sessions_are_beyond(engine: Engine) -> None:
+    sessions = [a_session(last_active=START + n * SECOND) for n in (3, 1, 4, 2)]
+    ended = a_session(last_active=START + 9 * SECOND)
+    expired = a_session(last_active=START + 8 * SECOND, lifetime=SECOND)
+    strange = a_session("bob")
+    await engine.add(*sessions, ended, expired, strange)
+    await end(engine, ended)
+
+    async def beyond(keep: int) -> list[UUID]:
+        async def work(transaction: Transaction) -> list[UUID]:
+            now = START + 5 * SECOND
+            return list(await transaction.live_sessions_beyond("ann", now, keep))
+
+        return await engine.sessions.transact(work)
+
+    assert set(await beyond(2)) == {sessions[1].session_id, sessions[3].session_id}
+    assert set(await beyond(0)) == set(ids(sessions))
+    assert await beyond(4) == []
+
+
+async def test_of_equally_active_sessions_those_with_the_lower_ids_are_beyond(
+    engine: Engine,
+) -> None:
+    await engine.add(*(a_session(session_id=numbered(number)) for number in (2, 1, 3)))
+
+    async def work(transaction: Transaction) -> list[UUID]:
+        return list(await transaction.live_sessions_beyond("ann", START, 1))
+
+    assert set(await engine.sessions.transact(work)) == {numbered(1), numbered(2)}
+
+
+async def test_ending_all_beyond_a_number_ends_them_and_nothing_else(engine: Engine) -> None:
+    sessions = [a_session(last_active=START + n * SECOND) for n in (3, 1, 4, 2)]
+    ended = a_session(last_active=START + 9 * SECOND)
+    expired = a_session(lifetime=SECOND)
+    strange = a_session("bob")
+    await engine.add(*sessions, ended, expired, strange)
+    await end(engine, ended)
+    untouched = [told(await engine.get(each)) for each in ids([ended, expired, strange])]
+    assert set(await end_beyond(engine, 2)) == {sessions[1].session_id, sessions[3].session_id}
+    assert [(await engine.get(each)).ending for each in ids(sessions)] == [None, LIMIT, None, LIMIT]
+    assert [told(await engine.get(each)) for each in ids([ended, expired, strange])] == untouched
+    assert await end_beyond(engine, 2) == []
+    assert set(await end_beyond(engine, 0)) == {sessions[0].session_id, sessions[2].session_id}
+
+
+async def test_fifty_sign_ins_at_once_that_each_end_the_oldest_leave_as_many_as_allowed(
+    engine: Engine,
+) -> None:
+    limit = 3
+
+    async def sign_in(number: int) -> UUID:
+        session = a_session(last_active=START + number * SECOND / 100)
+
+        async def work(transaction: Transaction) -> UUID:
+            await transaction.lock_user("ann")
+            await transaction.end_live_beyond("ann", START + SECOND, limit - 1, LIMIT)
+            return (await transaction.insert_session(session)).session_id
+
+        return await engine.sessions.transact(work)
+
+    made = await asyncio.gather(*(sign_in(number) for number in range(50)))
+    live = await engine.sessions.list_live("ann", START + SECOND, None, 100)
+    assert len(live) == limit
+    endings = [(await engine.get(each)).ending for each in made]
+    assert endings.count(LIMIT) == 50 - limit
+    assert endings.count(None) == limit
+
+
+async def end_beyond(engine: Engine, keep: int) -> list[UUID]:
+    async def work(transaction: Transaction) -> list[UUID]:
+        await transaction.lock_user("ann")
+        return list(await transaction.end_live_beyond("ann", START + 5 * SECOND, keep, LIMIT))
+
+    return await engine.sessions.transact(work)
