@@ -12,37 +12,35 @@ from session_authority_server.domain.device import (
 )
 from session_authority_server.domain.user_agent import parse_device
 from session_authority_server.domain.user_agent_text import products_of
-from tests.unit.domain.real_agents import (
-    APPLIANCE,
-    BOT,
-    DESKTOP,
-    PHONE,
-    REAL_AGENTS,
-    SCRIPT,
-    TABLET,
-    UNKNOWN,
-)
 
-# fmt: on
+UNKNOWN, DESKTOP, PHONE, TABLET, APPLIANCE, SCRIPT, BOT = DeviceType
+
+
+def _rows(name: str) -> list[list[str]]:
+    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+    return [line.split("	") for line in lines[1:]]
+
+
+REAL_AGENTS = _rows("real_agents.tsv")
 
 
 @pytest.mark.parametrize(
-    ("agent", "browser", "browser_version", "os", "os_version", "type_", "words"),
+    ("browser", "browser_version", "os", "os_version", "type_", "words", "agent"),
     REAL_AGENTS,
-    ids=[f"{row[-1]} {row[2]}" for row in REAL_AGENTS],
+    ids=[f"{row[5]} {row[1]}" for row in REAL_AGENTS],
 )
 def test_a_real_user_agent_is_told_in_words(
-    agent: str,
     browser: str,
     browser_version: str,
     os: str,
     os_version: str,
-    type_: DeviceType,
+    type_: str,
     words: str,
+    agent: str,
 ) -> None:
     device = parse_device(agent)
 
-    assert device == Device(browser, browser_version, os, os_version, type_)
+    assert device == Device(browser, browser_version, os, os_version, DeviceType(type_))
     assert device.display_name == words
 
 
@@ -259,8 +257,7 @@ def test_every_key_of_the_rules_is_a_product_as_it_is_read() -> None:
 
 def _collected() -> list[list[str]]:
     """Return user agents that people have published, with all answers that are right."""
-    lines = Path(__file__).with_name("user_agents.tsv").read_text(encoding="utf-8").splitlines()
-    return [line.split("\t") for line in lines[1:]]
+    return _rows("user_agents.tsv")
 
 
 def _answers(device: Device) -> tuple[str, str, str]:
