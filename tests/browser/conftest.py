@@ -6,9 +6,11 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
+from session_authority import NewSession
 from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.policy import Policy
 from tests.browser.chromium import EXECUTABLE, launch
+from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX
 from tests.browser.site import COOKIE, ROOT, Site, running_site
 
 LIMIT_MILLISECONDS = 60_000  # generous: the machine may be busy
@@ -90,3 +92,18 @@ def open_page(browser: Browser, site: Site) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert complaints == [], "the console is silent, and no other host is asked for anything"
+
+
+@pytest.fixture
+def mine(site: Site, user: str) -> NewSession:
+    return site.sign_in(user, CHROME_ON_WINDOWS)
+
+
+@pytest.fixture
+def firefox(site: Site, user: str, mine: NewSession) -> NewSession:
+    return site.sign_in(user, FIREFOX_ON_LINUX)
+
+
+@pytest.fixture
+def page(open_page: Open, mine: NewSession, firefox: NewSession) -> Page:
+    return open_page(mine.token.reveal())

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
+from playwright.sync_api import Page
 
 from session_authority import AsyncSessionClient, NewSession
 from session_authority._core import Operation
@@ -155,3 +156,11 @@ def running_site(folder: Path, policy: Policy) -> Iterator[Site]:
         thread.join(_DEADLINE_SECONDS)
     if failures:
         raise failures[0]
+
+
+def ask_for(page: Page, name: str) -> None:
+    page.get_by_role("button", name=f"Log Out {name}").click()
+
+
+def is_live(site: Site, session: NewSession) -> bool:
+    return bool(site.run(site.authority.client.validate(session.token, passive=True)))
