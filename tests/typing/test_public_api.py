@@ -1,11 +1,14 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import session_authority
 from session_authority import testing
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_public_names_are_these() -> None:
