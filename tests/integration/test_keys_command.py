@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from session_authority import ApiKeyRejected, SessionClient, Unavailable
+from session_authority_server.background.keyring import REFRESH_SECONDS
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.clock import SystemClock
-from session_authority_server.usecases.keyring import REFRESH_SECONDS
 from tests.support.authority import PATIENCE_SECONDS
 from tests.support.engines import migrated_postgresql
 from tests.support.program import DATABASE, development_key_in, run, running, serving
