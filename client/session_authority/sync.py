@@ -128,7 +128,7 @@ class SessionClient(Caller):
         user_id: str | None = None,
         passive: bool = False,
     ) -> Session:
-        """Give the session of a good token; the arguments are those of `validate`.
+        """Return the session of a good token; the arguments are those of `validate`.
 
         Raises:
             SessionNotLive: The token is not good; `rejection` says why.

@@ -1,6 +1,6 @@
 """The near cache without any I/O: what arrives goes in with its time, what is to be done comes out.
 
-`sync` and `aio` drive it. It reads no clock, draws no random number and starts nothing, so that a test or a model
+The drivers move it. It reads no clock, draws no random number and starts nothing, so that a test or a model
 can play every order of events against the very code that runs.
 """
 
