@@ -1,7 +1,7 @@
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from enum import Enum
@@ -21,12 +21,13 @@ from session_authority_server.domain.policy import AtLimit, Policy, SupersededUs
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 from session_authority_server.store.database_url import (
     SQLITE_PREFIX,
+    check_database_url,
     check_postgresql_url,
     shown_url,
 )
 
 ENV_PREFIX = "SESSION_AUTHORITY_"
-# Of the same prefix, and for others: the command line and the client.
+# Variables with the same prefix that the command line, the client or an orchestrator reads.
 _OTHERS = frozenset(
     f"{ENV_PREFIX}{name}"
     for name in (
@@ -38,7 +39,7 @@ _OTHERS = frozenset(
         "TLS_ROOT_CERTIFICATES",
         "TLS_CLIENT_CERTIFICATE",
         "TLS_CLIENT_KEY",
-        # What Kubernetes sets for a Service named session-authority.
+        # Kubernetes sets these for a Service named session-authority.
         "PORT",
         "SERVICE_HOST",
         "SERVICE_PORT",
@@ -47,18 +48,29 @@ _OTHERS = frozenset(
 STANDARD_OUTPUT = "-"
 CONFIG_FILE = Path("session-authority.toml")
 _TEN_YEARS_SECONDS = 3_650 * 86_400
+# The one source of the defaults about sessions.
+_DEFAULTS = Policy()
+_CHOICES = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("auto", "json", "console"),
+}
 
 
 class ConfigurationError(Exception):
-    """A setting is wrong; the message says which, and how to mend it."""
+    """A setting is wrong. The message says which one, and how to correct it."""
+
+
+def _seconds(span: timedelta | None) -> int:
+    """Return a span in seconds; 0 for none."""
+    return 0 if span is None else int(span.total_seconds())
 
 
 class Settings(BaseSettings):
     """Everything that an operator can set.
 
-    Each is read from the environment (`SESSION_AUTHORITY_` and the name in capitals), then from
-    `session-authority.toml` in the working directory or the file that `SESSION_AUTHORITY_CONFIG` names,
-    then from the defaults here.
+    Each setting comes from the environment (`SESSION_AUTHORITY_` and the name in capitals), then from
+    `session-authority.toml` in the working directory or the file that `SESSION_AUTHORITY_CONFIG` names, then from its
+    default. Defaults about sessions come from `domain/policy.py`.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
@@ -111,45 +123,50 @@ class Settings(BaseSettings):
         10, description="How long calls may go on after SIGTERM."
     )
     absolute_lifetime_seconds: Annotated[int, Field(ge=1, le=_TEN_YEARS_SECONDS)] = Field(
-        90 * 86_400, description="How long a session lives at most, in seconds (90 days)."
+        _seconds(_DEFAULTS.absolute_lifetime),
+        description="How long a session lives at most, in seconds "
+        f"({_DEFAULTS.absolute_lifetime.days} days).",
     )
     idle_timeout_seconds: Annotated[int, Field(ge=0, le=_TEN_YEARS_SECONDS)] = Field(
-        0,
+        _seconds(_DEFAULTS.idle_timeout),
         description="How long a session lives unused, in seconds, at least 60; 0 for no such rule.",
     )
     last_active_resolution_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
-        60, description="How far a recorded last activity may lag behind, in seconds."
+        _seconds(_DEFAULTS.last_active_resolution),
+        description="How far a recorded last activity may lag behind, in seconds.",
     )
     session_limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        100, description="How many live sessions a user may have; 0 for no limit."
+        _DEFAULTS.session_limit or 0,
+        description="How many live sessions a user may have; 0 for no limit.",
     )
     at_limit: AtLimit = Field(
-        AtLimit.END_LEAST_RECENTLY_ACTIVE,
+        _DEFAULTS.at_limit,
         description="What a sign-in at the limit does: end-least-recently-active or refuse.",
     )
     history_retention_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
-        30, description="How long ended sessions stay in the history, in days."
+        _DEFAULTS.history_retention.days,
+        description="How long ended sessions stay in the history, in days.",
     )
     max_authentication_age_seconds: Annotated[int, Field(ge=0, le=_TEN_YEARS_SECONDS)] = Field(
-        0,
+        _seconds(_DEFAULTS.max_authentication_age),
         description="How long ago users may have proved who they are to look at their sessions or end "
         "them, in seconds; 0 for any time. Signing out is always possible.",
     )
     superseded_use: SupersededUse = Field(
-        SupersededUse.REJECT,
-        description="What the use of a token does that a re-authentication superseded more than 10 seconds "
-        "ago: reject, or end-session, which ends the session too.",
+        _DEFAULTS.superseded_use,
+        description="What the use of a token does that a re-authentication superseded more than "
+        f"{_seconds(_DEFAULTS.superseded_grace)} seconds ago: reject, or end-session, which ends the session too.",
     )
     keep_ip_addresses: KeepAddresses = Field(
-        KeepAddresses.FULL,
+        _DEFAULTS.keep_ip_addresses,
         description="What is kept of IP addresses: full, truncated (to /24, IPv6 to /48) or none.",
     )
     keep_user_agents: KeepUserAgents = Field(
-        KeepUserAgents.FULL,
+        _DEFAULTS.keep_user_agents,
         description="What is kept of user agents: full, or none (but for the family of browser and system).",
     )
     erase_addresses: EraseAddresses = Field(
-        EraseAddresses.WITH_HISTORY,
+        _DEFAULTS.erase_addresses,
         description="When IP addresses and user agents are erased: with-history or at-end (of the session).",
     )
     worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
@@ -195,16 +212,8 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
-        if value.startswith("postgresql:"):
-            check_postgresql_url(value)
-            return value
-        path = value.removeprefix(SQLITE_PREFIX)
-        if path not in {value, "", ":memory:"} and not path.startswith("file:"):
-            return value
-        raise ValueError(
-            "give sqlite:/// and a path, for example sqlite:///sessions.sqlite, or "
-            "postgresql://user:password@host/database"
-        )
+        check_database_url(value)
+        return value
 
     @field_validator("watch_database_url")
     @classmethod
@@ -216,29 +225,21 @@ class Settings(BaseSettings):
             raise ValueError("needs a database_url of PostgreSQL; SQLite has no use for it")
         return value
 
-    @field_validator("audit_log")
+    @field_validator("audit_log", "tls_certificate", "tls_key", "tls_client_ca")
     @classmethod
-    def _check_audit_log(cls, value: str) -> str:
+    def _check_path(cls, value: str, info: ValidationInfo) -> str:
+        is_log = info.field_name == "audit_log"
         if "\0" in value:
-            raise ValueError("give a path, or - for standard output")
-        return STANDARD_OUTPUT if value == "stdout" else value
+            raise ValueError("give a path" + (", or - for standard output" if is_log else ""))
+        return STANDARD_OUTPUT if is_log and value == "stdout" else value
 
-    @field_validator("tls_certificate", "tls_key", "tls_client_ca")
+    @field_validator(*_CHOICES)
     @classmethod
-    def _check_tls_file(cls, value: str) -> str:
-        if "\0" in value:
-            raise ValueError("give a path")
-        return value
-
-    @field_validator("log_level")
-    @classmethod
-    def _check_log_level(cls, value: str) -> str:
-        return _one_of(value.lower(), ("debug", "info", "warning", "error"))
-
-    @field_validator("log_format")
-    @classmethod
-    def _check_log_format(cls, value: str) -> str:
-        return _one_of(value.lower(), ("auto", "json", "console"))
+    def _check_choice(cls, value: str, info: ValidationInfo) -> str:
+        choices = _CHOICES[str(info.field_name)]
+        if value.lower() not in choices:
+            raise ValueError(f"give one of {', '.join(choices)}")
+        return value.lower()
 
     @field_validator("idle_timeout_seconds")
     @classmethod
@@ -291,16 +292,13 @@ class Settings(BaseSettings):
         """The rules about sessions."""
         return Policy(
             absolute_lifetime=timedelta(seconds=self.absolute_lifetime_seconds),
-            idle_timeout=timedelta(seconds=self.idle_timeout_seconds)
-            if self.idle_timeout_seconds
-            else None,
+            # A setting of 0 means that there is no such rule.
+            idle_timeout=timedelta(seconds=self.idle_timeout_seconds) or None,
             last_active_resolution=timedelta(seconds=self.last_active_resolution_seconds),
             session_limit=self.session_limit or None,
             at_limit=self.at_limit,
             history_retention=timedelta(days=self.history_retention_days),
-            max_authentication_age=timedelta(seconds=self.max_authentication_age_seconds)
-            if self.max_authentication_age_seconds
-            else None,
+            max_authentication_age=timedelta(seconds=self.max_authentication_age_seconds) or None,
             superseded_use=self.superseded_use,
             keep_ip_addresses=self.keep_ip_addresses,
             keep_user_agents=self.keep_user_agents,
@@ -309,7 +307,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
-    """Return the settings; what is given outranks the environment, and that the file.
+    """Return the settings. Given values outrank the environment, which outranks the file.
 
     Raises:
         ConfigurationError: If one is wrong.
@@ -332,9 +330,9 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
 
 
 def _refuse_misspelt(environment: Mapping[str, str]) -> None:
-    """Refuse a variable that looks like a setting and is none: ignored, it would leave a rule unset.
+    """Refuse a variable that looks like a misspelt setting. Ignoring it would leave a rule unset.
 
-    Others of the prefix are let be: the client's, and those that an orchestrator sets for a service.
+    Ignore other variables with the prefix, such as those of the client or an orchestrator.
     """
     known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
     for name in environment:
@@ -365,12 +363,6 @@ def is_loopback(address: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _one_of(value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise ValueError(f"give one of {', '.join(choices)}")
-    return value
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""Addresses of databases: which are accepted, and how people are shown them without any part of a password."""
+"""Addresses of databases: check them, and show them without any part of a password."""
 
 import re
 from urllib.parse import unquote
@@ -16,14 +16,31 @@ _HOST = re.compile(r"(?P<host>[\w.%-]*|\[[\w:.%]+\])(?::(?P<port>\d{1,5}))?", re
 _NAME = re.compile(r"/[\w.-]*", re.ASCII)
 
 
+def check_database_url(url: str) -> None:
+    """Check that an address names a SQLite file or a PostgreSQL database.
+
+    Raises:
+        ValueError: If it doesn't. The message quotes no part of the address.
+    """
+    if url.startswith("postgresql:"):
+        check_postgresql_url(url)
+        return
+    path = url.removeprefix(SQLITE_PREFIX)
+    if path in {url, "", ":memory:"} or path.startswith("file:"):
+        raise ValueError(
+            "give sqlite:/// and a path, for example sqlite:///sessions.sqlite, or "
+            "postgresql://user:password@host/database"
+        )
+
+
 def check_postgresql_url(url: str) -> None:
     """Check that an address of PostgreSQL can be read in one way only.
 
-    What stands where a host, a port or a database should may be part of a password, which libpq and the server would
-    quote in their errors.
+    A part that looks like a host, port or database may belong to a password. libpq and the server would quote it in
+    their errors.
 
     Raises:
-        ValueError: If it can't; the message quotes nothing of it.
+        ValueError: If it can be read in several ways, or in none. The message quotes no part of the address.
     """
     parts = _PARTS.fullmatch(url)
     if parts is None or not (
