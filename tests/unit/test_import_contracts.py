@@ -1,0 +1,79 @@
+"""A new module can't escape the import contracts in pyproject.toml, wherever it stands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("client/session_authority", "server/session_authority_server")
+# A new module, and the contracts that it breaks.
+STRAYS: Mapping[str, tuple[str, set[str]]] = {
+    "session_authority_server/stray.py": (
+        "",
+        {"The server's rooms import one way, and every room has its place"},
+    ),
+    "session_authority_server/check/stray.py": ("", {"Facts are gathered before they are judged"}),
+    "session_authority_server/usecases/stray.py": (
+        "import session_authority_server.store.stray\nimport sqlalchemy\n",
+        {
+            "Use-cases and workers know the store by its protocol alone",
+            "Use-cases know neither wire nor database",
+        },
+    ),
+    "session_authority_server/domain/stray.py": ("import grpc\n", {"The domain is pure"}),
+    "session_authority_server/watch/stray.py": (
+        "import session_authority_server.watch.stray_too\n",
+        set(),
+    ),
+    "session_authority_server/watch/stray_too.py": (
+        "import session_authority_server.watch.stray\n",
+        {"No package imports in a circle"},
+    ),
+    "session_authority/stray.py": (
+        "import session_authority_server.config\nimport session_authority.testing\n",
+        {"The client stands alone", "Nothing imports the testing package"},
+    ),
+    "session_authority/web/stray.py": (
+        "import django\n",
+        {"Only the integration of a framework imports the framework"},
+    ),
+    "session_authority_server/store/stray.py": ("", set()),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Check the contracts with all stray modules in place, and return the names of the broken ones."""
+    folder = tmp_path_factory.mktemp("packages")
+    for package in PACKAGES:
+        copy = folder / Path(package).name
+        shutil.copytree(ROOT / package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, (text, _) in STRAYS.items():
+        (folder / name).write_text(text)
+    linted = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-c",
+                "from importlinter.cli import lint_imports_command as lint; lint()",
+            ),
+            *("--config", str(ROOT / "pyproject.toml"), "--no-cache"),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return set(re.findall(r"^(.+?) BROKEN", linted.stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, contracts) in STRAYS.items() if contracts])
+def test_a_stray_module_breaks_its_contract(name: str, broken: set[str]) -> None:
+    assert STRAYS[name][1] <= broken
