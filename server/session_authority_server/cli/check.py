@@ -26,7 +26,7 @@ from session_authority_server.check.report import (
     assess,
 )
 from session_authority_server.check.requirement import Standard, Verdict
-from session_authority_server.cli.running import run, settings_of
+from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import CONFIG_FILE, ENV_PREFIX, Settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable

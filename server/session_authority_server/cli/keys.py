@@ -14,7 +14,7 @@ from rich.table import Table
 
 from session_authority_server.app.database import opened
 from session_authority_server.app.outputs import auditing
-from session_authority_server.cli.running import run, settings_of
+from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.api_key import LONGEST_LIFETIME, ApiKey, Permission
 from session_authority_server.domain.clock import SystemClock

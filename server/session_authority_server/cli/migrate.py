@@ -9,7 +9,7 @@ from session_authority_server.app.database import (
     database_of,
 )
 from session_authority_server.app.errors import CannotStart
-from session_authority_server.cli.running import run, settings_of
+from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable

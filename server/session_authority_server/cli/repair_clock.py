@@ -2,7 +2,7 @@ import click
 
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import opened
-from session_authority_server.cli.running import run, settings_of
+from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.store.clock_times import repair
 

@@ -9,7 +9,7 @@ from session_authority.admin import AdminCall, admin_calls
 from session_authority.errors import SessionAuthorityError
 from session_authority.v1 import session_admin_service_pb2 as pb
 from session_authority_server.app import development_key
-from session_authority_server.cli.running import settings_of
+from session_authority_server.cli.shared import settings_of
 
 
 @click.command()

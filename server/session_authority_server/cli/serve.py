@@ -7,7 +7,7 @@ from session_authority_server.app.development_key import VARIABLE
 from session_authority_server.app.process import tune_gc, until_signalled
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.processes import serve_processes
-from session_authority_server.cli.running import run, settings_of
+from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 
 _OPEN_FILES = 65_536, 10_240, 4_096  # one for each connection, of which a client opens up to six
@@ -43,13 +43,9 @@ def serve(
 ) -> None:
     """Serve the API until SIGTERM, then drain."""
     settings = settings_of(context, listen=listen, database_url=database_url, processes=processes)
-    several = settings.processes > 1
+    options = ServeOptions(worker=not no_worker, insecure=insecure, allow_plaintext=allow_plaintext)
     _allow_many_connections()
-    run(
-        (serve_processes if several else _serve)(
-            settings, worker=not no_worker, insecure=insecure, allow_plaintext=allow_plaintext
-        )
-    )
+    run((serve_processes if settings.processes > 1 else _serve)(settings, options))
 
 
 def _allow_many_connections() -> None:
@@ -65,10 +61,7 @@ def _allow_many_connections() -> None:
             return
 
 
-async def _serve(
-    settings: Settings, *, worker: bool, insecure: bool, allow_plaintext: bool
-) -> None:
-    options = ServeOptions(worker=worker, insecure=insecure, allow_plaintext=allow_plaintext)
+async def _serve(settings: Settings, options: ServeOptions) -> None:
     async with serving(settings, options, show_key=show_development_key) as served:
         tune_gc()
         click.echo(

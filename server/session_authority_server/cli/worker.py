@@ -11,7 +11,7 @@ from session_authority_server.app.database import in_place, opened
 from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.process import until_signalled
 from session_authority_server.app.wiring import jobs, right_clock, schedule
-from session_authority_server.cli.running import run, settings_of
+from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import Audit

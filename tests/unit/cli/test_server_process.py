@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from session_authority_server.app.serving import ServeOptions
 from session_authority_server.cli import commands
 from session_authority_server.cli.server_process import Assignment
 from session_authority_server.config import load_settings
@@ -16,7 +17,7 @@ def test_an_assignment_arrives_as_it_was_given(
     file = tmp_path / "settings.toml"
     file.write_text('at_limit = "refuse"\nsession_limit = 7\n')
     given = Assignment(
-        3, load_settings(file, database_url=URL, log_level="error"), worker=True, insecure=False
+        3, load_settings(file, database_url=URL, log_level="error"), ServeOptions(insecure=True)
     )
     line = given.as_line()
     monkeypatch.setenv("SESSION_AUTHORITY_SESSION_LIMIT", "8")  # counts for nothing any more
@@ -26,11 +27,11 @@ def test_an_assignment_arrives_as_it_was_given(
     assert line.count("\n") == 1
     assert arrived.settings.model_dump() == given.settings.model_dump()
     assert arrived.settings.policy == given.settings.policy
-    assert (arrived.number, arrived.worker, arrived.insecure) == (3, True, False)
+    assert (arrived.number, arrived.options) == (3, given.options)
 
 
 def test_an_assignment_does_not_show_the_password() -> None:
-    assignment = Assignment(0, load_settings(database_url=URL), worker=False, insecure=False)
+    assignment = Assignment(0, load_settings(database_url=URL), ServeOptions())
     assert "s3cr" not in repr(assignment)
 
 

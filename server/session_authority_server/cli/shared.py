@@ -1,4 +1,4 @@
-"""What every command shares: settings, logs, the event loop, and errors told in one line."""
+"""What every command shares: settings, logs, the event loop, and errors in one line."""
 
 import asyncio
 import os
@@ -16,12 +16,12 @@ from session_authority_server.store.engine.sqlite import AlreadyServed, FileRepl
 
 T = TypeVar("T")
 
-# What keeps a port from being listened on is told once, in words of ours.
+# gRPC reports a port that is taken too; `CannotStart` says it once.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def settings_of(context: click.Context, **given: Any) -> Settings:
-    """Return the settings, those given on the command line first, with the log set up by them."""
+    """Return the settings, with those of the command line first, and set up the log."""
     try:
         settings = load_settings(context.obj, **given)
     except ConfigurationError as error:
@@ -31,13 +31,13 @@ def settings_of(context: click.Context, **given: Any) -> Settings:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run work to its end; what keeps it from starting or going on is told in one line."""
+    """Run a command's work, and print its errors in one line."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(work)
             except StoppedServing as error:
-                # All is drained, and what is left of gRPC crashes when it is taken down.
+                # Everything is drained. Taking down the rest of gRPC would crash.
                 click.ClickException(str(error)).show()
                 os._exit(1)
     except (CannotStart, AlreadyServed, ClockWrong, FileReplaced, StoreUnavailable) as error:

@@ -1,0 +1,161 @@
+"""Start processes, keep them alive, and drain them together."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Self
+
+import structlog
+
+from session_authority_server.app.errors import CannotStart
+from session_authority_server.cli.server_process import READY, Assignment
+
+# How long to wait before a process is started again: this at first, then twice as long each time.
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 30.0
+# After a life of this length, the waits begin anew.
+STEADY_SECONDS = 60.0
+
+# A fresh interpreter, because gRPC doesn't survive a fork. -P keeps it from importing files of the working folder.
+_COMMAND = (sys.executable, "-P", "-m", "session_authority_server.cli", "server-process")
+_STANDARD_ERROR = 2
+
+_log = structlog.get_logger("session_authority")
+
+
+def wait_seconds(ends: int) -> float:
+    """Return how long to wait before a process is started again, after so many ends in a row."""
+    return min(FIRST_WAIT_SECONDS * 2.0 ** min(ends - 1, 16), LONGEST_WAIT_SECONDS)
+
+
+class Supervisor:
+    """Starts server processes, and starts each of them again when it ends, while the context lasts.
+
+    At the end of the context all processes drain. Those that still live after the time for that are killed.
+
+    Attributes:
+        serving: Set once every process has been ready to serve.
+    """
+
+    def __init__(
+        self,
+        assignments: Sequence[Assignment],
+        stop_seconds: float,
+        command: Sequence[str] = _COMMAND,
+    ) -> None:
+        self.serving = asyncio.Event()
+        self._assignments = assignments
+        self._stop_seconds = stop_seconds
+        self._command = command
+        self._alive: dict[int, subprocess.Popen[bytes]] = {}
+        self._have_served: set[int] = set()
+        self._stopping = asyncio.Event()
+        self._keepers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Start the processes."""
+        self._keepers = [asyncio.create_task(self._keep(each)) for each in self._assignments]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Drain the processes, and wait for their ends."""
+        self._stopping.set()
+        try:
+            for process in self._alive.values():
+                process.terminate()
+            late = (await asyncio.wait(self._keepers, timeout=self._stop_seconds))[1]
+            if late:
+                _log.error("server processes did not end in time; killing them", count=len(late))
+        finally:  # an interrupted wait leaves no process behind
+            for process in self._alive.values():
+                process.kill()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    async def keep_until(self, *tasks: asyncio.Task[object]) -> None:
+        """Keep the processes alive until one of the tasks is done.
+
+        Raises:
+            CannotStart: If a process ended before it ever served.
+        """
+        await asyncio.wait({*tasks, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
+        for keeper in self._keepers:
+            if keeper.done():
+                keeper.result()
+
+    async def _keep(self, assignment: Assignment) -> None:
+        now = asyncio.get_running_loop().time
+        ends = 0
+        while not self._stopping.is_set():
+            started = now()
+            why = await self._live(assignment)
+            if self._stopping.is_set():
+                return
+            if assignment.number not in self._have_served:
+                raise CannotStart(why)
+            ends = 1 if now() - started >= STEADY_SECONDS else ends + 1
+            seconds = wait_seconds(ends)
+            _log.warning(
+                "a server process ended; starting it anew",
+                process=assignment.number,
+                why=why,
+                wait_seconds=seconds,
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _live(self, assignment: Assignment) -> str:
+        """Run a process from its start to its end, and return why it ended."""
+        try:
+            process = start(assignment, self._command)
+        except OSError as error:
+            return f"no server process can be started: {error}"
+        self._alive[assignment.number] = process
+        output = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(output), process.stdout
+        )
+        word = (await output.readline()).decode().strip()
+        if word == READY:
+            self._have_served.add(assignment.number)
+            if len(self._have_served) == len(self._assignments):
+                self.serving.set()
+        await output.read()  # the pipe closes when the process ends
+        status = await asyncio.to_thread(process.wait)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        del self._alive[assignment.number]
+        end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        if word == READY:
+            return end
+        return word or f"a server process ended before it could serve: {end}"
+
+
+def start(assignment: Assignment, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """Start a process, and send it its assignment.
+
+    Its standard input stays open while the parent lives, so that the process notices the end of its parent. Its
+    standard output says READY, or why it can't serve.
+
+    Raises:
+        OSError: If the system has no room for a process.
+    """
+    # A terminal sends Ctrl-C to every process. The signal is blocked in the child: only the parent acts on it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(  # noqa: S603 - this program's own interpreter
+            [*command, str(assignment.number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[fd for fd in [assignment.options.standard_output] if fd > _STANDARD_ERROR],
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has ended already, and its output says why
+        process.stdin.write(assignment.as_line().encode())
+        process.stdin.flush()
+    return process
