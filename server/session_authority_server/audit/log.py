@@ -4,20 +4,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
 
 from session_authority_server.audit.lines import DROPPED, as_line, counted
 from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.event import CredentialFault, CredentialRejected, Event
+from session_authority_server.observability.flood_limit import FloodLimit
 from session_authority_server.observability.metrics import AUDIT_EVENTS_DROPPED
 from session_authority_server.store.protocol import EVENTS_AT_ONCE
 
-# How many events wait to be written at most; as many again may be under way.
+# How many events wait to be written at most. As many again may be under way.
 QUEUE_LIMIT_EVENTS = 10 * EVENTS_AT_ONCE
-# How many rejected credentials of a kind are told in a second; the others are counted in one line.
-REJECTIONS_A_SECOND = 10
-# How long upkeep waits for room, and an orderly stop for what waits to be written.
+# How long the upkeep waits for room, and an orderly stop for the events that wait.
 ROOM_SECONDS = 10.0
 DRAIN_SECONDS = 5.0
 RETRY_SECONDS = 0.2
@@ -28,8 +26,8 @@ _log = logging.getLogger(__name__)
 class AuditLog:
     """Takes events without waiting, and writes them in order, in a thread of its own.
 
-    Where they come faster than they can be written, those beyond QUEUE_LIMIT_EVENTS are dropped, which a metric
-    counts, and a line tells as soon as there is one again.
+    If QUEUE_LIMIT_EVENTS wait, further events are dropped. A metric counts them, and a line reports them as soon as
+    one can be written again.
     """
 
     def __init__(
@@ -43,10 +41,10 @@ class AuditLog:
         """Begin to write.
 
         Args:
-            output: Where to.
-            clock: Nobody else's, for it is read in any thread.
-            addresses: Whether to tell the IP address and user agent of a sign-in.
-            elapsed: A clock in seconds that is never set.
+            output: Where the lines go.
+            clock: A clock of its own, because it is read in any thread.
+            addresses: Whether to write the IP address and user agent of a sign-in.
+            elapsed: Returns the seconds of a clock that is never set.
         """
         self._output = output
         self._clock = clock
@@ -54,8 +52,7 @@ class AuditLog:
         self._elapsed = elapsed
         self._changed = threading.Condition()
         self._queue: list[Event] = []
-        self._missing: dict[str, _Missing] = {}
-        self._window: tuple[float, dict[CredentialFault, int]] = (elapsed(), {})
+        self._flood: FloodLimit[str] = FloodLimit(clock, elapsed)
         self._stopping = False
         self._give_up = float("inf")
         self._failing = False
@@ -67,25 +64,25 @@ class AuditLog:
         """Take events that have been committed. Neither waits nor raises."""
         with self._changed:
             for event in events:
-                if isinstance(event, CredentialRejected) and not self._is_told_alone(event):
+                if isinstance(event, CredentialRejected) and not self._admits(event):
                     continue
                 if len(self._queue) < QUEUE_LIMIT_EVENTS:
                     self._queue.append(event)
                 else:
                     AUDIT_EVENTS_DROPPED.inc()
-                    self._miss(DROPPED)
+                    self._flood.leave_out(DROPPED)
             self._changed.notify()
 
     async def room(self) -> None:
         """Wait until EVENTS_AT_ONCE can be taken, but not for longer than ROOM_SECONDS."""
         give_up = self._elapsed() + ROOM_SECONDS
         most = QUEUE_LIMIT_EVENTS - EVENTS_AT_ONCE
-        # Asked again and again, for the writer is in another thread.
+        # By polling, because the writer is in another thread.
         while len(self._queue) > most and self._elapsed() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     def close(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Write what waits, for no longer than some seconds, and stop. Once more, it changes nothing."""
+        """Write what waits, for some seconds at most, and stop. A second call changes nothing."""
         with self._changed:
             if self._stopping:
                 return
@@ -100,59 +97,37 @@ class AuditLog:
         if not self._writer.is_alive():  # else it hangs in a write
             self._output.close()
 
-    def _is_told_alone(self, event: CredentialRejected) -> bool:
-        """Say whether a rejection gets a line of its own, or is counted, so that nobody can flood the log."""
-        now = self._elapsed()
-        started, counts = self._window
-        if now - started >= 1:
-            started, counts = self._window = (now, {})
-        counts[event.fault] = counts.get(event.fault, 0) + 1
-        if event.fault is CredentialFault.UNKNOWN:
-            return False  # an old cookie, most of the time, and no session that is at stake
-        if counts[event.fault] <= REJECTIONS_A_SECOND:
-            return True
-        self._miss(event.fault.value)
-        return False
+    def _admits(self, event: CredentialRejected) -> bool:
+        """Return whether a rejection gets a line of its own, so that nobody can flood the log."""
+        # An unknown credential is mostly an old cookie, and endangers no session.
+        return event.fault is not CredentialFault.UNKNOWN and self._flood.admits(event.fault.value)
 
-    def _miss(self, why: str) -> None:
-        missing = self._missing.get(why)
-        if missing is None:
-            missing = self._missing[why] = _Missing(why, self._clock.now(), self._elapsed())
-        missing.count += 1
+    def _is_due(self, why: str, age_seconds: float) -> bool:
+        """Return whether to report left-out events now: dropped ones at once, rejections once a second."""
+        return self._stopping or why == DROPPED or age_seconds >= 1
 
     def _write_all(self) -> None:
         while True:
             with self._changed:
-                while not (self._queue or self._stopping or self._due()):
-                    self._changed.wait(1.0 if self._missing else None)
+                if not (self._queue or self._stopping):
+                    self._changed.wait(1.0 if self._flood else None)
                 events, self._queue = self._queue, []
-                # What was dropped was dropped after all that waited.
-                due = self._due()
-                for missing in due:
-                    del self._missing[missing.why]
-                until = self._clock.now() if due else None
+                # Events are dropped only while others wait, so their report follows those that waited.
+                left_out = self._flood.take(self._is_due)
+                until = self._clock.now() if left_out else None
                 stopping = self._stopping
             try:
                 lines = deque(as_line(event, addresses=self._addresses) for event in events)
-                for each in due:
-                    lines.append(counted(each.why, each.count, each.since, until or each.since))
+                for why, each in left_out.items():
+                    lines.append(counted(why, each.count, each.since, until or each.since))
                 self._write(lines)
             except Exception:  # noqa: BLE001 - nothing stops the audit log
                 AUDIT_EVENTS_DROPPED.inc(len(events))
                 _log.exception("%d events could not be told by the audit log", len(events))
-            if stopping and not self._queue and not self._missing:
+            if stopping and not self._queue and not self._flood:
                 return
             if self._elapsed() >= self._give_up:
                 return
-
-    def _due(self) -> list["_Missing"]:
-        """Return of what to tell now: of what was dropped at once, of rejections once a second."""
-        over = self._elapsed() - 1
-        return [
-            missing
-            for missing in self._missing.values()
-            if self._stopping or missing.why == DROPPED or missing.since_elapsed <= over
-        ]
 
     def _write(self, lines: deque[bytes]) -> None:
         self._writing = lines
@@ -173,13 +148,3 @@ class AuditLog:
                 if self._failing:
                     _log.warning("the audit log can be written again")
                 self._failing = False
-
-
-class _Missing:
-    """Events that get no line of their own."""
-
-    def __init__(self, why: str, since: datetime, since_elapsed: float) -> None:
-        self.why = why
-        self.since = since
-        self.since_elapsed = since_elapsed
-        self.count = 0

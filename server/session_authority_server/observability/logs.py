@@ -1,13 +1,74 @@
+"""The log of a process: its format, its masking of tokens, and its limit for floods."""
+
+import contextvars
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TextIO, TypeAlias
 
 import structlog
 
+from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.token import mask_tokens
-from session_authority_server.observability.bounded_log import BoundedHandler
+from session_authority_server.observability.flood_limit import FloodLimit
 
+# How long after the first line was left out the number of such lines is logged.
+REPORT_SECONDS = 1.0
 _GRPC = "grpc._cython.cygrpc"
 _NOT_UTF_8 = "Invalid encoding on %s"
+
+# The logger, the level, what happened and, for a refused call, why.
+_Kind: TypeAlias = tuple[str, int, str, str]
+
+
+class BoundedHandler(logging.StreamHandler[TextIO]):
+    """Writes log lines, but only some of each kind in a second, because a flood of calls may cause a flood of lines.
+
+    Lines are of one kind if they say the same about different things. Within two seconds, one line reports the number
+    of the others as `lines`.
+    """
+
+    def __init__(self, stream: TextIO, elapsed: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream)
+        self._flood: FloodLimit[_Kind] = FloodLimit(SystemClock(), elapsed)
+        self._reporter: threading.Timer | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or count it. The caller holds this handler's lock."""
+        if self._flood.admits(_kind(record)):
+            super().emit(record)
+        elif self._reporter is None:
+            context = contextvars.copy_context()  # it holds the number of this process
+            self._reporter = threading.Timer(REPORT_SECONDS, context.run, [self.report])
+            self._reporter.daemon = True
+            self._reporter.start()
+
+    def report(self) -> None:
+        """Log how many lines of each kind were left out since the last report."""
+        assert self.lock is not None
+        with self.lock:
+            left_out = self._flood.take()
+            if self._reporter is not None:
+                self._reporter.cancel()
+                self._reporter = None
+        for (name, level, event, reason), each in left_out.items():
+            more: dict[str, Any] = {"reason": reason} if reason else {}
+            structlog.get_logger(name).log(level, f"more of: {event}", lines=each.count, **more)
+
+    def close(self) -> None:
+        """Report what was left out last."""
+        self.report()
+        super().close()
+
+
+def _kind(record: logging.LogRecord) -> _Kind:
+    message = record.msg
+    if isinstance(message, dict):
+        event, reason = str(message.get("event")), str(message.get("reason", ""))
+        return record.name, record.levelno, event, reason
+    return record.name, record.levelno, str(message), ""
 
 
 def configure(level: str, log_format: str) -> None:
@@ -52,7 +113,7 @@ def configure(level: str, log_format: str) -> None:
 
 
 def _without_headers(record: logging.LogRecord) -> bool:
-    """Take the value from what gRPC says of a header that is not UTF-8: it may be most of a token."""
+    """Remove the value from gRPC's line about a header that is not UTF-8, because it may be most of a token."""
     if record.msg == _NOT_UTF_8:
         record.msg, record.args, record.exc_info = "a header of a call is not UTF-8", (), None
         record.levelno, record.levelname = logging.INFO, "INFO"
@@ -62,7 +123,7 @@ def _without_headers(record: logging.LogRecord) -> bool:
 def _mask(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """The last line of defence: no code of ours logs a token, but an exception might quote one."""
+    """Mask tokens in every line. No code here logs a token, but an exception might quote one."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = mask_tokens(value)

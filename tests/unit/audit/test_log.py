@@ -15,11 +15,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from session_authority_server.audit import log
-from session_authority_server.audit.log import QUEUE_LIMIT_EVENTS, REJECTIONS_A_SECOND, AuditLog
+from session_authority_server.audit.log import QUEUE_LIMIT_EVENTS, AuditLog
 from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.event import CredentialFault, CredentialRejected, SessionEnded
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.observability.flood_limit import PER_SECOND
 from session_authority_server.store.protocol import EVENTS_AT_ONCE
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -205,15 +206,15 @@ def test_of_a_flood_of_rejected_credentials_some_are_told_and_the_others_counted
         audit.record(rejected(fault))
     audit.record(ended(5))
     wait_for(lambda: disk.of("session-ended"))
-    assert len(disk.of("credential-rejected")) == REJECTIONS_A_SECOND
+    assert len(disk.of("credential-rejected")) == PER_SECOND
     assert disk.of("credentials-rejected") == [], "not before the second is over"
     elapsed.seconds = 1.0
     wait_for(lambda: disk.of("credentials-rejected"))
     audit.record(rejected(fault))
     audit.close()
-    assert len(disk.of("credential-rejected")) == REJECTIONS_A_SECOND + 1, "a new second"
+    assert len(disk.of("credential-rejected")) == PER_SECOND + 1, "a new second"
     [told] = disk.of("credentials-rejected")
-    assert (told["count"], told["reason"]) == (1_000 - REJECTIONS_A_SECOND, fault.value)
+    assert (told["count"], told["reason"]) == (1_000 - PER_SECOND, fault.value)
 
 
 def test_a_flood_of_one_kind_hides_none_of_the_other(audit: AuditLog, disk: Disk) -> None:
@@ -223,7 +224,7 @@ def test_a_flood_of_one_kind_hides_none_of_the_other(audit: AuditLog, disk: Disk
     audit.close()
     reasons = [each["reason"] for each in disk.of("credential-rejected")]
     assert reasons.count("superseded") == 1
-    assert disk.of("credentials-rejected")[0]["count"] == 1_000 - REJECTIONS_A_SECOND
+    assert disk.of("credentials-rejected")[0]["count"] == 1_000 - PER_SECOND
 
 
 def test_tokens_of_sessions_that_are_unknown_are_not_told(audit: AuditLog, disk: Disk) -> None:

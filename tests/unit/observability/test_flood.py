@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import structlog
 
-from session_authority_server.observability import bounded_log, logs
-from session_authority_server.observability.bounded_log import LINES_A_SECOND, BoundedHandler
+from session_authority_server.observability import logs
+from session_authority_server.observability.flood_limit import PER_SECOND
+from session_authority_server.observability.logs import BoundedHandler
 
 
 class Elapsed:
@@ -26,9 +27,7 @@ class Log:
         self.elapsed, self._stream = Elapsed(), io.StringIO()
         self.handler = BoundedHandler(self._stream, self.elapsed)
         monkeypatch.setattr(logs, "BoundedHandler", lambda _stream: self.handler)
-        monkeypatch.setattr(
-            bounded_log, "TELL_SECONDS", 3_600
-        )  # nothing is told before it is asked to
+        monkeypatch.setattr(logs, "REPORT_SECONDS", 3_600)  # nothing is told before it is asked to
         logs.configure("info", "json")
 
     @property
@@ -58,52 +57,52 @@ def _refuse(times: int, reason: str = "API_KEY_MISSING") -> None:
 
 def test_a_flood_leaves_some_lines_and_one_that_counts_the_others(log: Log) -> None:
     _refuse(1_000)
-    assert log.events == ["call refused"] * LINES_A_SECOND
-    log.handler.tell()
+    assert log.events == ["call refused"] * PER_SECOND
+    log.handler.report()
 
     last = log.lines[-1]
     assert (last["event"], last["reason"]) == ("more of: call refused", "API_KEY_MISSING")
-    assert (last["lines"], last["level"], last["logger"]) == (1_000 - LINES_A_SECOND, "info", "rpc")
-    log.handler.tell()
-    assert len(log.lines) == LINES_A_SECOND + 1  # it is told once
+    assert (last["lines"], last["level"], last["logger"]) == (1_000 - PER_SECOND, "info", "rpc")
+    log.handler.report()
+    assert len(log.lines) == PER_SECOND + 1  # it is told once
 
 
 def test_each_kind_has_its_own_bound(log: Log) -> None:
-    _refuse(LINES_A_SECOND + 1)
+    _refuse(PER_SECOND + 1)
     _refuse(1, "API_KEY_INVALID")
-    for number in range(LINES_A_SECOND + 1):
+    for number in range(PER_SECOND + 1):
         logging.getLogger("store").error("failed while %s", number)
     logging.getLogger("store").error("something else")
 
-    assert log.events.count("call refused") == LINES_A_SECOND + 1
-    assert sum(event.startswith("failed while") for event in log.events) == LINES_A_SECOND
+    assert log.events.count("call refused") == PER_SECOND + 1
+    assert sum(event.startswith("failed while") for event in log.events) == PER_SECOND
     assert "something else" in log.events
 
 
 def test_a_second_later_there_is_room_again(log: Log) -> None:
-    _refuse(LINES_A_SECOND + 5)
+    _refuse(PER_SECOND + 5)
     log.elapsed.seconds = 0.99
     _refuse(5)
-    assert len(log.lines) == LINES_A_SECOND
+    assert len(log.lines) == PER_SECOND
     log.elapsed.seconds = 1
     _refuse(5)
-    assert len(log.lines) == LINES_A_SECOND + 5
+    assert len(log.lines) == PER_SECOND + 5
 
 
 def test_it_is_told_by_itself_with_what_every_line_of_the_process_says(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded_log, "TELL_SECONDS", 0.01)
+    monkeypatch.setattr(logs, "REPORT_SECONDS", 0.01)
     with structlog.contextvars.bound_contextvars(process=3):
-        _refuse(LINES_A_SECOND + 2)
-        teller = log.handler._teller
-    assert teller is not None
-    teller.join(5)
+        _refuse(PER_SECOND + 2)
+        reporter = log.handler._reporter
+    assert reporter is not None
+    reporter.join(5)
     assert log.lines[-1]["lines"] == 2
     assert log.lines[-1]["process"] == 3
 
 
 def test_what_was_left_out_is_told_at_the_end(log: Log) -> None:
-    _refuse(LINES_A_SECOND + 2)
+    _refuse(PER_SECOND + 2)
     log.handler.close()
     assert log.lines[-1]["lines"] == 2

@@ -1,0 +1,85 @@
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from session_authority_server.domain.clock import Clock
+
+PER_SECOND = 10
+"""How many lines of a kind are written in a second."""
+
+Kind = TypeVar("Kind", bound=Hashable)
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Lines of one kind that were not written.
+
+    Attributes:
+        since: When the first of them was left out.
+        since_elapsed: The same moment, in seconds of the clock that is never set.
+        count: How many there are.
+    """
+
+    since: datetime
+    since_elapsed: float
+    count: int = 0
+
+
+class FloodLimit(Generic[Kind]):
+    """Admits PER_SECOND lines of each kind in a second, and counts the others. Not safe for threads."""
+
+    def __init__(self, clock: Clock, elapsed: Callable[[], float] = time.monotonic) -> None:
+        """Begin the first second.
+
+        Args:
+            clock: Tells when a line was left out.
+            elapsed: Returns the seconds of a clock that is never set.
+        """
+        self._clock = clock
+        self._elapsed = elapsed
+        self._second_began = elapsed()
+        self._admitted: dict[Kind, int] = {}
+        self._left_out: dict[Kind, LeftOut] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether any left-out line waits to be taken."""
+        return bool(self._left_out)
+
+    def admits(self, kind: Kind) -> bool:
+        """Return whether to write a line now. Count the line if not."""
+        now = self._elapsed()
+        if now - self._second_began >= 1:
+            self._second_began = now
+            self._admitted.clear()
+        admitted = self._admitted[kind] = self._admitted.get(kind, 0) + 1
+        if admitted <= PER_SECOND:
+            return True
+        self.leave_out(kind)
+        return False
+
+    def leave_out(self, kind: Kind) -> None:
+        """Count a line that is not written."""
+        left_out = self._left_out.get(kind)
+        if left_out is None:
+            left_out = self._left_out[kind] = LeftOut(self._clock.now(), self._elapsed())
+        left_out.count += 1
+
+    def take(
+        self, is_due: Callable[[Kind, float], bool] = lambda _kind, _age_seconds: True
+    ) -> dict[Kind, LeftOut]:
+        """Return the lines that were left out, and forget them.
+
+        Args:
+            is_due: Decides by the kind, and by the seconds since its first line was left out.
+        """
+        now = self._elapsed()
+        taken = {
+            kind: each
+            for kind, each in self._left_out.items()
+            if is_due(kind, now - each.since_elapsed)
+        }
+        for kind in taken:
+            del self._left_out[kind]
+        return taken
