@@ -21,7 +21,7 @@ from session_authority.session_token import Token
 from session_authority.v1 import session_admin_service_pb2 as pb
 from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
 from session_authority_server.app.serving import ServeOptions, serving
-from session_authority_server.app.wiring import jobs
+from session_authority_server.app.upkeep import jobs
 from session_authority_server.check.database_condition import PostgresqlCondition, read_condition
 from session_authority_server.config import Settings, load_settings
 from session_authority_server.domain.clock import SystemClock

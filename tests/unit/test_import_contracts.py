@@ -26,6 +26,10 @@ STRAYS: Mapping[str, tuple[str, set[str]]] = {
             "Use-cases know neither wire nor database",
         },
     ),
+    "session_authority_server/app/stray.py": (
+        "import session_authority_workers.schedule\n",
+        {"Packages import one way"},
+    ),
     "session_authority_server/domain/stray.py": ("import grpc\n", {"The domain is pure"}),
     "session_authority_server/watch/stray.py": (
         "import session_authority_server.watch.stray_too\n",

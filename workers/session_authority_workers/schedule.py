@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from session_authority_server.app.right_clock import RightClock
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.observability.metrics import (
@@ -14,7 +15,6 @@ from session_authority_server.observability.metrics import (
     WORKER_RUNS,
 )
 from session_authority_workers.expire import Expire
-from session_authority_workers.right_clock import RightClock
 from session_authority_workers.step import Job
 
 BACKLOG_INTERVAL = timedelta(seconds=30)

@@ -26,7 +26,8 @@ from session_authority_server.app.grpc_server import (
     served_to_its_end,
 )
 from session_authority_server.app.outputs import auditing, metrics
-from session_authority_server.app.wiring import Server, jobs, new_server, right_clock, schedule
+from session_authority_server.app.upkeep import right_clock, schedule, watch_backlog
+from session_authority_server.app.wiring import Server, new_server
 from session_authority_server.background.activity import Activity
 from session_authority_server.background.keyring import Keyring
 from session_authority_server.config import Settings
@@ -38,7 +39,6 @@ from session_authority_server.rpc.host.health import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import Audit
-from session_authority_workers.schedule import watch_backlog
 
 _log = structlog.get_logger("session_authority")
 
@@ -188,12 +188,11 @@ async def _background(
     settings: Settings, database: Database, server: Server, clock: Clock, keyring: Keyring | None
 ) -> AsyncIterator[None]:
     """Run the loops of a server that answers. Without a keyring, there are no keys to keep current."""
-    expire, *_ = jobs(database, settings, clock)
     keys = () if keyring is None else (keyring.keep_current(), keyring.keep_uses_written())
     with _running(
         *keys,
         server.context.activity.run(),
-        watch_backlog(expire, clock),
+        watch_backlog(database, settings, clock),
         server.channel.run(server.hub),
         server.hub.run(),
         server.watch_service.keep_checking(),

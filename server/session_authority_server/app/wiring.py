@@ -1,20 +1,19 @@
-"""The one composition: a server's parts, use-cases and upkeep over a database."""
+"""The one composition: a server's parts and use-cases over a database."""
 
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.errors import CannotStart
 from session_authority_server.app.grpc_server import host_name, new_host
+from session_authority_server.app.upkeep import erases_at_end
 from session_authority_server.background.activity import Activity
 from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
 from session_authority_server.rpc.authentication import Authenticate, Caller, Metadata
@@ -34,17 +33,10 @@ from session_authority_server.rpc.session_watch_service import (
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import NOWHERE, Audit, SessionStore
 from session_authority_server.store.sql_store import SqlSessionStore
-from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.context import Context
 from session_authority_server.watch.channel import Channel
 from session_authority_server.watch.hub import Hub
 from session_authority_server.watch.sqlite_channel import SqliteChannel
-from session_authority_workers.erase import Erase
-from session_authority_workers.expire import Expire
-from session_authority_workers.partition import Partition
-from session_authority_workers.purge import Purge
-from session_authority_workers.right_clock import RightClock
-from session_authority_workers.schedule import Schedule
 
 
 def count_superseded(_session: Session) -> None:
@@ -64,45 +56,6 @@ def usecase_context(
         activity=Activity(store, clock, policy),
         superseded=SupersededTokens(store, clock, policy, count_superseded),
     )
-
-
-def schedule(
-    database: Database,
-    settings: Settings,
-    clock: Clock,
-    audit: Audit = NOWHERE,
-    right_clock: RightClock | None = None,
-) -> Schedule:
-    """Return the upkeep's schedule over a database."""
-    interval = timedelta(seconds=settings.worker_interval_seconds)
-    expire, erase, partition, purge = jobs(database, settings, clock, audit)
-    return Schedule(expire, [erase, partition, purge], clock, interval, right_clock)
-
-
-def right_clock(database: Database, skew: ClockSkew) -> RightClock | None:
-    """Return what the upkeep asks whether the clock is right; None for a clock that a test moves."""
-    if skew.is_given:
-        return None
-    return RightClock(SqlUpkeepStore(database), skew.clock, skew.require_right_clock)
-
-
-def jobs(
-    database: Database, settings: Settings, clock: Clock, audit: Audit = NOWHERE
-) -> tuple[Expire, Erase, Partition, Purge]:
-    """Return the upkeep's jobs over a database, in the order in which each finds the most done."""
-    policy = settings.policy
-    store = SqlUpkeepStore(database, erases_at_end=erases_at_end(policy))
-    return (
-        Expire(store, clock, audit=audit),
-        Erase(store),
-        Partition(store, clock, policy),
-        Purge(store, clock, policy),
-    )
-
-
-def erases_at_end(policy: Policy) -> bool:
-    """Say whether addresses go when a session ends."""
-    return policy.erase_addresses is EraseAddresses.AT_END
 
 
 @dataclass(frozen=True, slots=True)

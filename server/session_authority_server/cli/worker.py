@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -10,12 +10,11 @@ from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import in_place, opened
 from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.process import until_signalled
-from session_authority_server.app.wiring import jobs, right_clock, schedule
+from session_authority_server.app.upkeep import jobs, right_clock, schedule
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import Audit
-from session_authority_workers.step import Progress as Report
 
 _COUNT_LIMIT = 1_000_000
 _PLAIN_EVERY_ROWS = 50_000
@@ -89,7 +88,7 @@ async def _settled(database: Database) -> ClockSkew:
 
 
 @contextmanager
-def _reporting(name: str, due: int) -> Iterator[Report]:
+def _reporting(name: str, due: int) -> Iterator[Callable[[int], None]]:
     """Show progress: as a bar on a terminal, as a plain line now and then elsewhere."""
     if not sys.stdout.isatty():
         done = 0

@@ -4,14 +4,14 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import update
 
+from session_authority_server.app import right_clock
+from session_authority_server.app.right_clock import LONGEST_PAUSE, STEADY_FOR, RightClock
 from session_authority_server.domain import clock as clocks
 from session_authority_server.domain.clock import STEP_BELIEVED_AFTER, SystemClock
 from session_authority_server.domain.errors import ClockWrong
 from session_authority_server.observability.metrics import WORKER_RUNS
 from session_authority_server.store.clock_times import repair
 from session_authority_server.store.tables import upkeep
-from session_authority_workers import right_clock
-from session_authority_workers.right_clock import LONGEST_PAUSE, STEADY_FOR, RightClock
 from session_authority_workers.schedule import Schedule
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine
 from tests.support.machine import MachineClocks

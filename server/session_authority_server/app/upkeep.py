@@ -1,0 +1,102 @@
+"""The upkeep of a database, which the package `session_authority_workers` does.
+
+That package imports this one. So this package loads it by name, and imports run one way.
+"""
+
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
+from importlib import import_module
+from typing import Any, Protocol
+
+from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.app.right_clock import RightClock
+from session_authority_server.config import Settings
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.privacy import EraseAddresses
+from session_authority_server.store.database import Database
+from session_authority_server.store.protocol import NOWHERE, Audit
+from session_authority_server.store.upkeep import SqlUpkeepStore
+
+
+class Job(Protocol):
+    """One kind of upkeep.
+
+    Attributes:
+        name: The job's name in logs, metrics and on the command line.
+    """
+
+    name: str
+
+    async def __call__(self, progress: Callable[[int], None] = ...) -> int:
+        """Work until nothing is due, and return how many rows changed."""
+        ...
+
+    async def count(self, limit: int) -> int:
+        """Return how many rows are due, counting to about a limit."""
+        ...
+
+
+class Schedule(Protocol):
+    """Runs the jobs at their times."""
+
+    def start(self) -> None:
+        """Run every job now, and then at its times."""
+        ...
+
+    async def stop(self) -> None:
+        """Start no more runs, and end those under way between two batches."""
+        ...
+
+
+def jobs(
+    database: Database, settings: Settings, clock: Clock, audit: Audit = NOWHERE
+) -> Sequence[Job]:
+    """Return the jobs over a database, in the order in which each finds the most done."""
+    found: Sequence[Job] = _workers().jobs(
+        _store(database, settings), clock, settings.policy, audit
+    )
+    return found
+
+
+def schedule(
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    audit: Audit = NOWHERE,
+    right_clock: RightClock | None = None,
+) -> Schedule:
+    """Return the schedule of the jobs over a database."""
+    interval = timedelta(seconds=settings.worker_interval_seconds)
+    made: Schedule = _workers().schedule(
+        _store(database, settings), clock, settings.policy, audit, interval, right_clock
+    )
+    return made
+
+
+def watch_backlog(
+    database: Database, settings: Settings, clock: Clock
+) -> Coroutine[Any, Any, None]:
+    """Return a loop that exports how long overdue sessions have waited, for a server without a schedule."""
+    loop: Coroutine[Any, Any, None] = _workers().watch_backlog(_store(database, settings), clock)
+    return loop
+
+
+def right_clock(database: Database, skew: ClockSkew) -> RightClock | None:
+    """Return what stops the upkeep while the clock may be wrong; None for a clock that a test moves."""
+    if skew.is_given:
+        return None
+    return RightClock(SqlUpkeepStore(database), skew.clock, skew.require_right_clock)
+
+
+def erases_at_end(policy: Policy) -> bool:
+    """Return whether addresses are erased when a session ends."""
+    return policy.erase_addresses is EraseAddresses.AT_END
+
+
+def _store(database: Database, settings: Settings) -> SqlUpkeepStore:
+    return SqlUpkeepStore(database, erases_at_end=erases_at_end(settings.policy))
+
+
+def _workers() -> Any:
+    return import_module("session_authority_workers.upkeep")

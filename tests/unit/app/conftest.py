@@ -1,0 +1,3 @@
+from tests.unit.workers.conftest import engine
+
+__all__ = ["engine"]

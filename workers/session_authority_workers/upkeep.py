@@ -1,0 +1,43 @@
+"""The upkeep, put together over a store. The server loads this module by name."""
+
+from datetime import timedelta
+
+from session_authority_server.app.right_clock import RightClock
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.policy import Policy
+from session_authority_server.store.protocol import Audit, UpkeepStore
+from session_authority_workers import schedule as schedules
+from session_authority_workers.erase import Erase
+from session_authority_workers.expire import Expire
+from session_authority_workers.partition import Partition
+from session_authority_workers.purge import Purge
+
+
+def jobs(
+    store: UpkeepStore, clock: Clock, policy: Policy, audit: Audit
+) -> tuple[Expire, Erase, Partition, Purge]:
+    """Return the jobs, in the order in which each finds the most done."""
+    return (
+        Expire(store, clock, audit=audit),
+        Erase(store),
+        Partition(store, clock, policy),
+        Purge(store, clock, policy),
+    )
+
+
+def schedule(
+    store: UpkeepStore,
+    clock: Clock,
+    policy: Policy,
+    audit: Audit,
+    interval: timedelta,
+    right_clock: RightClock | None,
+) -> schedules.Schedule:
+    """Return the schedule of the jobs."""
+    expire, erase, partition, purge = jobs(store, clock, policy, audit)
+    return schedules.Schedule(expire, [erase, partition, purge], clock, interval, right_clock)
+
+
+async def watch_backlog(store: UpkeepStore, clock: Clock) -> None:
+    """Export how long the session longest overdue has waited, until cancelled."""
+    await schedules.watch_backlog(Expire(store, clock), clock)
