@@ -1,4 +1,4 @@
-"""The gRPC server: what it serves on, how much it takes on, and how it ends."""
+"""The gRPC server: its address, its certificates, its host, and its end."""
 
 import asyncio
 import signal
@@ -27,10 +27,10 @@ _log = structlog.get_logger("session_authority")
 
 
 def refuse_exposure(settings: Settings, *, insecure: bool, allow_plaintext: bool = False) -> None:
-    """Refuse to serve beyond this machine without encryption, unless that is what was asked for.
+    """Refuse to serve beyond this machine without encryption, unless an option allows it.
 
     Raises:
-        CannotStart: If other machines could reach the address, and listen in on the way.
+        CannotStart: If other machines can reach the address, and calls would not be encrypted.
     """
     if not (
         settings.tls_certificate or allow_plaintext or insecure or is_loopback(settings.listen)
@@ -43,7 +43,7 @@ def refuse_exposure(settings: Settings, *, insecure: bool, allow_plaintext: bool
 
 
 def certificates(settings: Settings) -> Certificates | None:
-    """Return the certificates to serve with, where the operator gave some.
+    """Return the certificates to serve with, if the operator set some.
 
     Raises:
         CannotStart: If they can't be used.
@@ -62,7 +62,7 @@ def certificates(settings: Settings) -> Certificates | None:
 
 
 def cannot_listen(address: str) -> CannotStart:
-    """Return what to tell an operator whose address is taken or not this machine's."""
+    """Return the error for an address that is taken or not this machine's."""
     return CannotStart(
         f"{address} can't be listened on; is another program using it? Set "
         "SESSION_AUTHORITY_LISTEN to another address, or to port 0 for a free one"
@@ -135,7 +135,7 @@ def bind(host: Host, address: str) -> str:
     """Have a host listen on an address, and return it with the port that it got.
 
     Raises:
-        CannotStart: If the address can't be had.
+        CannotStart: If the address can't be used.
     """
     try:
         return host.bind(address)
@@ -144,9 +144,9 @@ def bind(host: Host, address: str) -> str:
 
 
 async def served_to_its_end(host: Host) -> None:
-    """Stop the process if the host takes no more calls although nobody stopped it.
+    """Stop the process if the host takes no more calls although no operator stopped it.
 
-    A supervisor, or `--processes`, then starts another one. Left alone, the process would refuse every connection.
+    A supervisor, or `--processes`, then starts another process. This one would refuse every connection.
     """
     await host.ended()
     _log.critical("gRPC takes no more calls on; stopping, to be started anew")
@@ -160,7 +160,7 @@ async def drain(
     grace_seconds: float,
     served: "asyncio.Task[None]",
 ) -> None:
-    """Take nothing on any more, end the streams, and wait for the calls under way."""
+    """Take no more calls, end the streams, and wait for the calls under way."""
     if served.done():
         # What gRPC never took on would be waited for too. The calls that it did take on have this long.
         grace_seconds = min(grace_seconds, DEADLINE_SECONDS)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import structlog
@@ -39,6 +40,7 @@ from session_authority_server.rpc.host.health import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
 from session_authority_server.store.protocol import Audit
+from session_authority_server.store.sql_key_store import SqlKeyStore
 
 _log = structlog.get_logger("session_authority")
 
@@ -107,10 +109,7 @@ async def serving(
     refuse_exposure(settings, insecure=options.insecure, allow_plaintext=options.allow_plaintext)
     shown = certificates(settings)
     if options.insecure:
-        _log.warning(
-            "--insecure: no API key is asked for, and anybody who gets here may do everything"
-        )
-        authenticate = anybody
+        authenticate = _anybody_with_warning()
     async with (
         # The audit log outlives the database, which waits for the last transactions and their events.
         auditing(settings, options.standard_output) as audit,
@@ -121,36 +120,30 @@ async def serving(
         await skew.settle()
         warm_up()
         keyring = Keyring(keys, skew.clock)
+        who = authenticate or Authentication(keyring)
         server = new_server(
-            settings,
-            database,
-            skew,
-            audit,
-            authenticate or Authentication(keyring),
-            shown,
-            share_port=options.share_port,
+            settings, database, skew, audit, who, shown, share_port=options.share_port
         )
         address = bind(server.host, settings.listen)
         with metrics(settings):
-            async with _uses_written_at_end(server):
-                if authenticate is None:
-                    await make_first_key(settings, keys, skew.clock.now(), audit, show_key)
-                    await keyring.refresh()
-                async with (
-                    _background(
-                        settings, database, server, skew.clock, None if authenticate else keyring
-                    ),
-                    _upkeep(settings, database, skew, audit, worker=options.worker),
-                    _answering(settings, server, skew) as served,
-                ):
-                    yield Served(
-                        address,
-                        server.host.name,
-                        server.context.activity,
-                        server.watch_service.check,
-                    )
-                    if served.done():
-                        raise StoppedServing
+            async with (
+                _uses_written_at_end(server),
+                contextlib.nullcontext()
+                if authenticate
+                else _keys_kept_current(settings, keys, keyring, audit, skew.clock.now(), show_key),
+                _background(settings, database, server, skew.clock),
+                _upkeep(settings, database, skew, audit, worker=options.worker),
+                _answering(settings, server, skew) as served,
+            ):
+                activity, check = server.context.activity, server.watch_service.check
+                yield Served(address, server.host.name, activity, check)
+                if served.done():
+                    raise StoppedServing
+
+
+def _anybody_with_warning() -> Authenticate:
+    _log.warning("--insecure: no API key is asked for, and anybody who gets here may do everything")
+    return anybody
 
 
 @contextlib.asynccontextmanager
@@ -184,13 +177,27 @@ async def _uses_written_at_end(server: Server) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _background(
-    settings: Settings, database: Database, server: Server, clock: Clock, keyring: Keyring | None
+async def _keys_kept_current(
+    settings: Settings,
+    keys: SqlKeyStore,
+    keyring: Keyring,
+    audit: Audit,
+    now: datetime,
+    show_key: Callable[[str], None],
 ) -> AsyncIterator[None]:
-    """Run the loops of a server that answers. Without a keyring, there are no keys to keep current."""
-    keys = () if keyring is None else (keyring.keep_current(), keyring.keep_uses_written())
+    """Read the API keys before the first call, and keep them current."""
+    await make_first_key(settings, keys, now, audit, show_key)
+    await keyring.refresh()
+    with _running(keyring.keep_current(), keyring.keep_uses_written()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _background(
+    settings: Settings, database: Database, server: Server, clock: Clock
+) -> AsyncIterator[None]:
+    """Run the loops of a server that answers."""
     with _running(
-        *keys,
         server.context.activity.run(),
         watch_backlog(database, settings, clock),
         server.channel.run(server.hub),

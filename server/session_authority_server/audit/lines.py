@@ -1,4 +1,4 @@
-"""Events as JSON lines, in the words of OpenID CAEP where it has them (docs/audit.md)."""
+"""Write events as JSON lines, with the names of OpenID CAEP where it has some (docs/audit.md)."""
 
 import json
 from datetime import datetime
@@ -19,7 +19,7 @@ from session_authority_server.domain.event import (
 from session_authority_server.domain.session import EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import mask_tokens
 
-# Why events have no lines of their own: because there were too many, or for a fault of a credential.
+# Why events have no lines of their own: because the queue was full. Other reasons are faults of credentials.
 DROPPED = "dropped"
 
 _CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
@@ -39,11 +39,11 @@ Said = dict[str, Any]
 
 
 def as_line(event: Event, *, addresses: bool) -> bytes:
-    """Return an event as the line that tells of it.
+    """Return the line of an event.
 
     Args:
         event: What happened.
-        addresses: Whether to tell the IP address and user agent of a sign-in.
+        addresses: Whether to include the IP address and user agent of a sign-in.
     """
     said = _say(event)
     if addresses and isinstance(event, SessionEstablished):
@@ -52,13 +52,13 @@ def as_line(event: Event, *, addresses: bool) -> bytes:
 
 
 def counted(why: str, count: int, since: datetime, until: datetime) -> bytes:
-    """Return the line that tells of events that have none of their own.
+    """Return one line for events that have no lines of their own.
 
     Args:
-        why: DROPPED, or the fault of credentials that were rejected.
-        count: How many they were.
-        since: When the first of them was.
-        until: When the last of them was, at the latest.
+        why: DROPPED, or the fault of rejected credentials.
+        count: How many events there were.
+        since: When the first of them happened.
+        until: When the last of them happened, at the latest.
     """
     said: Said = {"event": "events-dropped"}
     if why != DROPPED:
@@ -184,10 +184,10 @@ def _whence(session: Session) -> Said:
 
 def _line(moment: datetime, said: Said) -> bytes:
     text = json.dumps({"event_timestamp": _numeric(moment), **said}, separators=(",", ":"))
-    # Nothing of ours is a token, but what a caller takes for a user id or a browser for its name might be.
+    # No field here is a token. A caller's user id or a browser's name might contain one.
     return (mask_tokens(text) + "\n").encode()
 
 
 def _numeric(moment: datetime) -> float:
-    """Return a moment as a NumericDate (RFC 7519): seconds since 1970, here to the microsecond."""
+    """Return a moment as a NumericDate (RFC 7519): seconds since 1970, rounded to the microsecond."""
     return round(moment.timestamp(), 6)

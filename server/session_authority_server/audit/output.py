@@ -1,66 +1,70 @@
-"""Where lines go: whole ones, in order, so that several processes can write to the same place."""
+"""Write whole lines in order, so that several processes can write to the same place."""
 
 import os
 import stat
 from collections import deque
 from pathlib import Path
 
-# What goes into one write. A pipe that several processes share keeps apart no more than this (PIPE_BUF).
+# How much goes into one write. Writes to a shared pipe up to this size don't mix (PIPE_BUF).
 _FILE_WRITE_BYTES = 64 * 1024
 _PIPE_WRITE_BYTES = 4096
 
 
 class Descriptor:
-    """An open file descriptor, such as standard output, which is not ours to close."""
+    """An open file descriptor that stays open, such as standard output."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def write(self, lines: deque[bytes]) -> None:
-        """Write lines, and take those from the front that have been written.
+        """Write lines, and remove each from the front once it is written.
 
         Raises:
-            OSError: If not all could be.
+            OSError: If some could not be written.
         """
         while lines:
             _write_some(self._descriptor, lines, _PIPE_WRITE_BYTES)
 
     def close(self) -> None:
-        """Leave it open."""
+        """Leave the descriptor open."""
 
 
 class File:
-    """A file that is appended to, by several processes if need be, and opened anew when it was moved away."""
+    """A file that several processes may append to, reopened after it was renamed or removed.
+
+    The standard library's handler for watched files closes the old file before it opens the new one, and hides a line
+    that a full disk cut short.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open it, for its owner alone where it is new.
+        """Open the file. A new file is readable by its owner alone.
 
         Raises:
-            OSError: If it can't be written, or is no regular file.
+            OSError: If the file can't be written, or is no regular file.
         """
         self._path = path
         self._torn = False
         self._descriptor = self._open()
 
     def write(self, lines: deque[bytes]) -> None:
-        """Write lines, and take those from the front that have been written.
+        """Write lines, and remove each from the front once it is written.
 
         Raises:
-            OSError: If not all could be.
+            OSError: If some could not be written.
         """
         self._follow()
         while lines:
-            if self._torn:  # half a line is there; the whole one follows on a line of its own
+            if self._torn:  # a part of a line is there; the whole line follows on a line of its own
                 os.write(self._descriptor, b"\n")
                 self._torn = False
             self._torn = _write_some(self._descriptor, lines, _FILE_WRITE_BYTES)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         os.close(self._descriptor)
 
     def _follow(self) -> None:
-        """Open the file anew where another one, or none, has its name."""
+        """Reopen the file if its name belongs to another file, or to none."""
         ours = os.fstat(self._descriptor)
         try:
             named = self._path.stat()
@@ -72,7 +76,7 @@ class File:
             self._descriptor, self._torn = opened, False
 
     def _open(self) -> int:
-        # Not to wait for the reader of a pipe.
+        # O_NONBLOCK: opening a pipe must not wait for its reader.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(self._path, flags, 0o600)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -82,7 +86,7 @@ class File:
 
 
 def _write_some(descriptor: int, lines: deque[bytes], limit_bytes: int) -> bool:
-    """Write lines from the front, at least one, in one call, and say whether the last one is there by half."""
+    """Write at least one line in one call. Remove written lines, and return whether a line was cut short."""
     some: list[bytes] = []
     size = 0
     for line in lines:
