@@ -39,17 +39,17 @@ async def gather(
     tls_dates: tuple[datetime, datetime] | None = None,
     config_file: Path | None = None,
 ) -> Facts:
-    """Look at an installation, without changing anything of it.
+    """Gather the facts about an installation without changing it.
 
     Args:
-        settings: What its operator set.
-        database: Its database; one opened to be read is enough.
-        clock: This machine's.
-        insecure: Whether its servers are started with `--insecure`.
-        allow_plaintext: Whether its servers are started with `--allow-plaintext`.
-        tls_fault: Why they can't serve with their certificate, if so.
-        tls_dates: The first and the last moment of that, where they are known.
-        config_file: Where its settings were read from, if that is a file.
+        settings: What the operator set.
+        database: The database; read-only is enough.
+        clock: The machine's clock.
+        insecure: Whether the servers are started with `--insecure`.
+        allow_plaintext: Whether the servers are started with `--allow-plaintext`.
+        tls_fault: Why the certificate can't be used; empty if it can.
+        tls_dates: The first and the last moment of the certificate, if known.
+        config_file: The file that the settings were read from, if any.
 
     Raises:
         StoreUnavailable: If the database doesn't answer.
@@ -92,7 +92,7 @@ def _development_key_id(settings: Settings) -> UUID | None:
     try:
         presented = development_key.read(settings)
     except ValueError:
-        return None  # whatever lies there, it is no key
+        return None  # the file holds no key
     key = None if presented is None else parse(presented)
     return None if key is None else key.id
 
@@ -103,7 +103,7 @@ def _is_verified(url: str) -> bool:
     try:
         parameters = database_identity.parameters_of(url)
     except ValueError:
-        return True  # no server starts with it, and each says so
+        return True  # no server starts with it, and each server says why
     return database_identity.is_asked_for(parameters) or not database_identity.leaves_this_machine(
         parameters
     )
@@ -146,12 +146,12 @@ def _files(settings: Settings, config_file: Path | None) -> Iterator[File]:
         try:
             mode = each.stat().st_mode & 0o7777
         except (OSError, ValueError):
-            continue  # it is not there, or not ours to see
+            continue  # it doesn't exist, or this user can't see it
         yield File(path=each, holds=holds, mode=mode)
 
 
 def filesystem_of(path: Path, mounts: Path = _MOUNTS) -> str:
-    """Return the type of the file system that a file is on, such as "ext4"; empty where none can tell."""
+    """Return the type of a file's file system, such as "ext4"; empty if unknown."""
     try:
         lines = mounts.read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -162,7 +162,7 @@ def filesystem_of(path: Path, mounts: Path = _MOUNTS) -> str:
 def _longest_mount(path: str, lines: Sequence[str]) -> str:
     found, kind = "", ""
     for line in lines:
-        # Spaces and the like stand there as octal numbers.
+        # Spaces and similar characters are octal numbers in that file.
         point, type_ = (
             re.sub(r"\\([0-7]{3})", lambda each: chr(int(each[1], 8)), part)
             for part in line.split(" ")[1:3]

@@ -18,12 +18,12 @@ from session_authority_server.check.warnings import WARNINGS
 from session_authority_server.config import ENV_PREFIX
 
 REQUIREMENTS: Sequence[Requirement] = (*asvs.REQUIREMENTS, *nist.REQUIREMENTS)
-# Raised when what programs read of a report changes its meaning; what is only added does not raise it.
+# Raised when a field of the JSON report changes its meaning. New fields don't raise it.
 FORMAT = 1
 
 
 class Status(IntEnum):
-    """How a report ends, for whoever started the program."""
+    """The exit status of the check."""
 
     GOOD = 0
     NOT_MET = 1
@@ -32,12 +32,12 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What an installation is asked to be.
+    """What an operator demands of an installation.
 
     Attributes:
-        asvs_level: Up to which level of ASVS.
-        assurance_level: Up to which authenticator assurance level of NIST SP 800-63B-4.
-        accepted: The ids of requirements from which its operator deviates, with a justification of their own.
+        asvs_level: The highest level of ASVS that counts.
+        assurance_level: The highest authenticator assurance level of NIST SP 800-63B-4 that counts.
+        accepted: The ids of requirements from which the operator deviates, with a justification of their own.
         strict: Whether warnings count too.
     """
 
@@ -47,7 +47,7 @@ class Demand:
     strict: bool = False
 
     def asks(self, requirement: Requirement) -> bool:
-        """Say whether a requirement is to be met."""
+        """Return whether a requirement must be met."""
         if requirement.id in self.accepted:
             return False
         is_asvs = requirement.standard is Standard.ASVS
@@ -56,7 +56,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A requirement, what was found about it, and whether it was to be met."""
+    """A requirement, what the check found about it, and whether it is required."""
 
     requirement: Requirement
     finding: Finding
@@ -64,7 +64,7 @@ class Judged:
 
     @property
     def fails(self) -> bool:
-        """Whether it was to be met and isn't."""
+        """Whether the requirement must be met and is not."""
         return (
             self.is_required
             and self.finding.verdict is Verdict.NOT_MET
@@ -74,10 +74,10 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How an installation stands to every requirement, and what else there is to know.
+    """The result of a check.
 
     Attributes:
-        time: When it was looked at.
+        time: When the facts were gathered.
         judged: Every requirement, in the standards' order.
         warnings: What else there is to know.
         status: What it comes to.
@@ -90,7 +90,7 @@ class Report:
 
 
 def assess(facts: Facts, demand: Demand) -> Report:
-    """Judge an installation."""
+    """Judge an installation by its facts."""
     judged = [
         Judged(requirement, requirement.judge(facts), demand.asks(requirement))
         for requirement in REQUIREMENTS
@@ -106,7 +106,7 @@ def assess(facts: Facts, demand: Demand) -> Report:
 
 
 def as_json(report: Report, demand: Demand, database: str) -> dict[str, Any]:
-    """Return a report as programs read it."""
+    """Return a report for programs."""
     return {
         "format": FORMAT,
         "time": report.time.isoformat(),

@@ -11,14 +11,14 @@ _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 class Standard(Enum):
-    """Who requires something."""
+    """A standard that requires something."""
 
     ASVS = "OWASP ASVS 5.0"
     NIST = "NIST SP 800-63B-4"
 
 
 class Verdict(Enum):
-    """How an installation stands to a requirement."""
+    """Whether an installation meets a requirement."""
 
     MET = "met"
     NOT_MET = "not_met"
@@ -27,14 +27,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was found about one requirement.
+    """What the check found about one requirement.
 
     Attributes:
-        verdict: How the installation stands to it.
-        why: What that rests on.
-        duty: What is left to the app, or to whoever runs the machine; empty where nothing is.
-        setting: The name of the setting that changes the verdict; empty where none does.
-        justified: Whether it is not met, may be deviated from, and our written justification covers it.
+        verdict: Whether the installation meets it.
+        why: The reason for the verdict.
+        duty: What the app or the machine's operator must do; empty for nothing.
+        setting: The name of the setting that changes the verdict; empty for none.
+        justified: Whether the requirement is not met, and the written justification covers the deviation.
     """
 
     verdict: Verdict
@@ -49,15 +49,15 @@ Judge: TypeAlias = Callable[[Facts], Finding]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
-    """Something that a standard asks for.
+    """Something that a standard requires.
 
     Attributes:
-        id: What it is called: the standard's own number, and a word where that covers several things.
-        standard: Which standard.
-        level: From which level of it on (ASVS level, or authenticator assurance level).
-        shall: Whether it is a must; a "should" may be deviated from, with a written justification.
-        text: What is asked for, in short.
-        judge: Finds out how an installation stands to it.
+        id: The standard's number, with a word if the number covers several things.
+        standard: The standard.
+        level: The lowest level that includes the requirement (ASVS level, or authenticator assurance level).
+        shall: Whether it is a "shall". A written justification permits a deviation from a "should".
+        text: The requirement in short.
+        judge: Returns what an installation's facts say about it.
     """
 
     id: str
@@ -96,7 +96,7 @@ def not_met(why: str, *, setting: str = "", justified: bool = False) -> Finding:
 
 
 def nobody_may(facts: Facts, permission: Permission) -> Finding:
-    """Return that a requirement is not met, because nobody may do what it takes, as far as is known."""
+    """Return that a requirement is not met, because no known API key has the permission that it needs."""
     if facts.contents is None:
         return not_met(f"Whether an API key permits `{permission.value}` could not be looked at")
     return not_met(
@@ -106,7 +106,7 @@ def nobody_may(facts: Facts, permission: Permission) -> Finding:
 
 
 def outlived(limit: str, until: datetime) -> str:
-    """Say of a limit that sessions began before it was one, and may live until a moment or longer."""
+    """Return the text about sessions that began under a longer limit and live until a moment or longer."""
     return (
         f"{limit} for sessions that begin now; some that are live began under a longer limit and keep it, until "
         f"{until:%Y-%m-%d %H:%M} UTC at least: end all with session-authority revoke --all, or wait"
@@ -114,17 +114,17 @@ def outlived(limit: str, until: datetime) -> str:
 
 
 def app_duty(why: str, duty: str, *, setting: str = "") -> Finding:
-    """Return that the app must meet a requirement, and what the authority has for it."""
+    """Return that the app must meet a requirement, and how the authority helps."""
     return Finding(verdict=Verdict.APP_DUTY, why=why, duty=duty, setting=setting)
 
 
 def always(finding: Finding) -> Judge:
-    """Return what judges every installation alike: what depends on the program alone, or on the app."""
+    """Return a judge with the same finding for every installation."""
     return lambda _facts: finding
 
 
 def span(length: timedelta) -> str:
-    """Return how long something is, in the largest unit that says it exactly: "90 days", "1 hour"."""
+    """Return a length of time in the largest exact unit, such as "90 days" or "1 hour"."""
     seconds = int(length.total_seconds())
     for unit_seconds, name in _UNITS:
         if seconds % unit_seconds == 0 and seconds >= unit_seconds:
