@@ -1,17 +1,22 @@
 """A new module can't escape the import contracts in pyproject.toml, wherever it stands."""
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("client/session_authority", "server/session_authority_server")
+PACKAGES = (
+    "client/session_authority",
+    "server/session_authority_server",
+    "workers/session_authority_workers",
+)
 # A new module, and the contracts that it breaks.
 STRAYS: Mapping[str, tuple[str, set[str]]] = {
     "session_authority_server/stray.py": (
@@ -38,6 +43,13 @@ STRAYS: Mapping[str, tuple[str, set[str]]] = {
     "session_authority_server/watch/stray_too.py": (
         "import session_authority_server.watch.stray\n",
         {"No package imports in a circle"},
+    ),
+    "session_authority_workers/stray.py": (
+        "import grpc\nimport session_authority_server.store.stray\n",
+        {
+            "Workers know neither RPCs nor the database",
+            "Use-cases and workers know the store by its protocol alone",
+        },
     ),
     "session_authority/stray.py": (
         "import session_authority_server.config\nimport session_authority.testing\n",
@@ -81,3 +93,24 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 @pytest.mark.parametrize("name", [name for name, (_, contracts) in STRAYS.items() if contracts])
 def test_a_stray_module_breaks_its_contract(name: str, broken: set[str]) -> None:
     assert STRAYS[name][1] <= broken
+
+
+@pytest.mark.parametrize("room", ["domain", "usecases"])
+def test_rules_need_the_standard_library_alone(room: str) -> None:
+    allowed = sys.stdlib_module_names | {"session_authority_server"}
+    found = {
+        f"{file.name}: {name}"
+        for file in (ROOT / "server/session_authority_server" / room).rglob("*.py")
+        for name in _imported(file)
+        if name not in allowed
+    }
+    assert found <= {"user_agent.py: ua_parser"}
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """Return the first part of the name of everything that a file imports."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (each.name.partition(".")[0] for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
