@@ -19,7 +19,7 @@ _NAMES = (
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for: nobody waits for what only others need."""
+    """Imports a command when it is called, so that no command waits for the imports of another."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

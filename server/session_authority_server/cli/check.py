@@ -38,7 +38,7 @@ _VERDICTS = {Verdict.MET: "met", Verdict.NOT_MET: "NOT MET", Verdict.APP_DUTY: "
 
 
 class CannotCheck(click.ClickException):
-    """What there is to be checked could not be looked at."""
+    """The check could not read what it judges."""
 
     exit_code = Status.NOT_CHECKED.value
 
@@ -96,7 +96,7 @@ def check(
     )
     try:
         settings = settings_of(context, listen=listen, database_url=database_url)
-        # What is wrong is told in the report, or in the one line that stands for it.
+        # The report, or one line in its place, says what is wrong.
         logs.configure("critical", settings.log_format)
         facts = run(
             _facts(

@@ -47,7 +47,7 @@ def demo(
     context: click.Context, listen: str | None, database_url: str | None, web_port: int, leave: bool
 ) -> None:
     """Start an authority and a web app, show what they do with three devices, and keep serving."""
-    # A file of its own, so that trying it out changes nothing that is in use. Nothing leaves this machine.
+    # A database of its own, so that the demonstration changes no other. Nothing leaves this machine.
     settings = settings_of(
         context,
         listen=listen,
@@ -83,7 +83,7 @@ async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
 
 @contextlib.asynccontextmanager
 async def _web_app(client: AsyncSessionClient, port: int) -> AsyncIterator[str]:
-    """Serve the web app, and say how to get to it."""
+    """Serve the web app, and give a line that says how to open it."""
     try:
         from session_authority_server.cli.demo_site import serving_demo_site
     except ImportError as error:

@@ -8,16 +8,16 @@ from session_authority_server.config import split_address
 
 @contextlib.contextmanager
 def reserved(address: str) -> Iterator[str]:
-    """Hold a port that server processes of this user share, and nobody else. Gives the address.
+    """Reserve a port for the server processes of this user, and give its address.
 
-    The port stays taken while the context lasts, even when none of the processes is alive. Nothing is
-    listened on here, so no connection ever comes to the process that only holds it.
+    The port stays reserved while the context lasts, even when no server process is alive. This process doesn't
+    listen on it, so no connection comes here.
 
     Args:
         address: As host:port; port 0 picks a free one.
 
     Raises:
-        CannotStart: If the address is not this machine's, or another program has the port, be it one that
+        CannotStart: If the address is not this machine's, or another program uses the port, even if that program
             would share it.
     """
     host, port = split_address(address)
@@ -32,12 +32,12 @@ def reserved(address: str) -> Iterator[str]:
 
 
 def _held(family: int, place: tuple[str | int, ...]) -> socket.socket:
-    """Return a socket that is bound to a place which was nobody's.
+    """Return a socket bound to an address that no program uses.
 
-    A bound socket alone keeps out no other that shares too. So the first one is bound as one that does not
-    share, and listens, which fails where anybody is; only then is the place handed to the one to be kept,
-    with no moment in between. What keeps that one from the next first one: it doesn't reuse addresses, but
-    for the connections of servers past, which its own binding must get over.
+    A bound socket that shares its port doesn't keep out other programs that share too. So a first socket is bound
+    without sharing, and listens, which fails if another program is there. The kept socket is then bound beside it,
+    so that the port is never free in between. The kept socket needs SO_REUSEADDR only while it is bound, to ignore
+    old connections of earlier servers. Without SO_REUSEADDR, it makes the first socket of any other program fail.
     """
     with _bound(family, place) as first:
         first.listen()

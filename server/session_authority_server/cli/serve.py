@@ -10,7 +10,7 @@ from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 
-_OPEN_FILES = 65_536, 10_240, 4_096  # one for each connection, of which a client opens up to six
+_OPEN_FILES = 65_536, 10_240, 4_096  # one for each connection; a client opens up to six
 
 
 @click.command()
@@ -49,13 +49,13 @@ def serve(
 
 
 def _allow_many_connections() -> None:
-    # What a shell or systemd sets, 1,024, is for programs that still use select(). Other processes inherit it.
+    # A shell or systemd sets 1,024, for programs that still use select(). Child processes inherit the new limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for most in _OPEN_FILES:
         wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
         if soft >= wanted or soft == resource.RLIM_INFINITY:
             return
-        # Some systems take less than they call the hard limit, and macOS calls it infinite.
+        # Some systems accept less than their hard limit, and macOS calls it infinite.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             return
@@ -73,6 +73,6 @@ async def _serve(settings: Settings, options: ServeOptions) -> None:
 
 
 def show_development_key(key: str) -> None:
-    """Tell whoever started the first server how its clients may call; the log never has it."""
+    """Print the development key for the operator. The log never has it."""
     click.echo("session-authority: made a key for development, which may do everything:")
     click.echo(f"export {VARIABLE}={key}")
