@@ -1,6 +1,7 @@
 """Scenarios 11 to 15; of 15 what the row is made of."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import grpc
@@ -16,6 +17,7 @@ from session_authority import (
 from session_authority._error_details import error_of
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.policy import AtLimit, Policy
+from session_authority_server.domain.token import new_id
 from tests.support.authority import NOON, Authority, a_session, insert_sessions
 
 CHROME_ON_WINDOWS = (
@@ -257,15 +259,15 @@ class TestManySessions:
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
         # In groups of equal activity, so that pages end amid equals.
-        made = [
-            a_session("ada", NOON - timedelta(minutes=number // 700)) for number in range(10_000)
-        ]
-        await insert_sessions(authority.database, [session for session, _ in made])
+        mine, token = a_session("ada", NOON)
+        active = [NOON - timedelta(minutes=number // 700) for number in range(1, 10_000)]
+        others = [replace(mine, session_id=new_id(NOON), last_active_time=time) for time in active]
+        await insert_sessions(authority.database, [mine, *others])
 
-        listed = await client.list(made[0][1])
+        listed = await client.list(token)
 
         assert len(listed) == 10_000
-        assert set(_ids(listed)) == {str(session.session_id) for session, _ in made}
+        assert set(_ids(listed)) == {str(session.session_id) for session in (mine, *others)}
         keys = [(each.last_active_time, each.session_id) for each in listed]
         assert keys == sorted(keys, reverse=True)
         assert sum(each.current for each in listed) == 1

@@ -174,6 +174,7 @@ def test_a_key_that_is_used_says_so(tmp_path: Path) -> None:
         give_up = time.monotonic() + 60
         while [each["last_used_time"] for each in _listed(tmp_path)] == [None]:
             assert time.monotonic() < give_up
+            time.sleep(0.5)  # each listing is a command
 
 
 def test_the_demonstration_uses_the_key_beside_its_file(tmp_path: Path) -> None:
