@@ -20,9 +20,7 @@ FAULTS_OF_THE_AUTHORITY = frozenset(
     ("INTERNAL", "STORE_UNAVAILABLE", "CLOCK_WRONG", "DEADLINE_EXCEEDED", "SERVER_OVERLOADED")
 )
 _CODES = {
-    row.reason_name: row.code
-    for row in TABLE.values()
-    if row.reason_name not in FAULTS_OF_THE_AUTHORITY
+    row.reason: row.code for row in TABLE.values() if row.reason not in FAULTS_OF_THE_AUTHORITY
 }
 # Metadata beyond this is dropped by callers with gRPC's defaults, and the whole answer with it.
 TRAILERS_LIMIT_BYTES = 8 * 1024

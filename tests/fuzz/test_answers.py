@@ -78,10 +78,10 @@ def test_any_other_answer_is_found(answer: Answer) -> None:
 
 
 def test_every_fault_of_the_authority_is_one() -> None:
-    faulty = {row.reason_name for row in TABLE.values() if faults(CREATE, _of(row))}
+    faulty = {row.reason for row in TABLE.values() if faults(CREATE, _of(row))}
     assert faulty == {*FAULTS_OF_THE_AUTHORITY}
 
 
 def _of(row: error_table.Row) -> Answer:
-    fields = ["user_id"] if row.reason_name in ("INVALID_FIELD", "RETRY_MISMATCH") else []
-    return told(row.code, row.reason_name, *fields)
+    fields = ["user_id"] if row.reason in ("INVALID_FIELD", "RETRY_MISMATCH") else []
+    return told(row.code, row.reason, *fields)

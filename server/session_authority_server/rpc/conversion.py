@@ -6,6 +6,7 @@ from functools import lru_cache
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from session_authority.v1 import session_pb2, session_service_pb2
@@ -139,6 +140,24 @@ def _accepted(session: Session) -> session_service_pb2.ValidateSessionResponse:
     """Return the answer that accepts a live session."""
     message = _session(session, None, session.session_id)
     return session_service_pb2.ValidateSessionResponse(session=message)
+
+
+def given_timestamp(request: Message, field: str) -> datetime | None:
+    """Return the moment that a request gives in a field; None if it gives none.
+
+    Raises:
+        InvalidRequest: If the moment is not valid.
+    """
+    return from_timestamp(getattr(request, field), field) if request.HasField(field) else None
+
+
+def given_duration(request: Message, field: str) -> timedelta | None:
+    """Return the duration that a request gives in a field; None if it gives none.
+
+    Raises:
+        InvalidRequest: If the duration is not valid.
+    """
+    return from_duration(getattr(request, field), field) if request.HasField(field) else None
 
 
 def from_timestamp(message: Timestamp, field: str) -> datetime:

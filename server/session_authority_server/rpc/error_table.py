@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from grpc import StatusCode
 
-from session_authority.v1 import error_reason_pb2 as reasons
 from session_authority_server.domain import errors
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
-from session_authority_server.watch.stream import Cause, TooManyStreams, WatchInterrupted
+from session_authority_server.watch.stream import TooManyStreams, WatchInterrupted
 
 ERROR_DOMAIN = "session-authority"
 _RETRY_AFTER = timedelta(milliseconds=250)
@@ -62,104 +62,74 @@ class Unforeseen(CallError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How a kind of error is answered."""
+    """How a kind of error is answered.
 
-    code: grpc.StatusCode
-    reason: reasons.ErrorReason.ValueType
-    metadata: Callable[[AuthorityError], dict[str, str]] = lambda _error: {}
+    Attributes:
+        code: The status.
+        reason: An ErrorReason of the proto, as ErrorInfo spells it.
+        metadata: What ErrorInfo tells of the error.
+        retry: Whether a repetition may succeed.
+    """
+
+    code: StatusCode
+    reason: str
+    metadata: Callable[[Any], dict[str, str]] = lambda _error: {}
     retry: bool = False
-
-    @property
-    def reason_name(self) -> str:
-        """The reason as ErrorInfo spells it."""
-        return reasons.ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
-
-
-def _seconds(span: timedelta | None) -> str:
-    return "" if span is None else f"{span.total_seconds():.0f}"
 
 
 TABLE: dict[type[AuthorityError], Row] = {
-    errors.InvalidRequest: Row(
-        grpc.StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_INVALID_FIELD
-    ),
-    errors.RetryMismatch: Row(
-        grpc.StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_RETRY_MISMATCH
-    ),
-    errors.SessionNotLive: Row(
-        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_SESSION_NOT_LIVE
-    ),
-    errors.SessionNotFound: Row(grpc.StatusCode.NOT_FOUND, reasons.ERROR_REASON_SESSION_NOT_FOUND),
-    errors.AuthenticationTooOld: Row(
-        grpc.StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_AUTHENTICATION_TOO_OLD
-    ),
+    errors.InvalidRequest: Row(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+    errors.RetryMismatch: Row(StatusCode.INVALID_ARGUMENT, "RETRY_MISMATCH"),
+    errors.SessionNotLive: Row(StatusCode.UNAUTHENTICATED, "SESSION_NOT_LIVE"),
+    errors.SessionNotFound: Row(StatusCode.NOT_FOUND, "SESSION_NOT_FOUND"),
+    errors.AuthenticationTooOld: Row(StatusCode.FAILED_PRECONDITION, "AUTHENTICATION_TOO_OLD"),
     errors.ReauthenticationRequired: Row(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        reasons.ERROR_REASON_REAUTHENTICATION_REQUIRED,
-        lambda error: {"max_authentication_age_seconds": _seconds(getattr(error, "max_age", None))},
+        StatusCode.FAILED_PRECONDITION,
+        "REAUTHENTICATION_REQUIRED",
+        lambda error: {"max_authentication_age_seconds": f"{error.max_age.total_seconds():.0f}"},
     ),
-    errors.ImpersonationForbidden: Row(
-        grpc.StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_IMPERSONATION_FORBIDDEN
-    ),
+    errors.ImpersonationForbidden: Row(StatusCode.FAILED_PRECONDITION, "IMPERSONATION_FORBIDDEN"),
     errors.SessionLimitReached: Row(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        reasons.ERROR_REASON_SESSION_LIMIT_REACHED,
-        lambda error: {"limit": str(getattr(error, "limit", ""))},
+        StatusCode.RESOURCE_EXHAUSTED,
+        "SESSION_LIMIT_REACHED",
+        lambda error: {"limit": str(error.limit)},
     ),
-    errors.RetryStale: Row(grpc.StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_RETRY_STALE),
-    errors.ApiKeyMissing: Row(
-        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_API_KEY_MISSING
-    ),
-    errors.ApiKeyInvalid: Row(
-        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_API_KEY_INVALID
-    ),
-    errors.ApiKeyExpired: Row(
-        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_API_KEY_EXPIRED
-    ),
-    errors.ApiKeyRevoked: Row(
-        grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_API_KEY_REVOKED
-    ),
+    errors.RetryStale: Row(StatusCode.FAILED_PRECONDITION, "RETRY_STALE"),
+    errors.ApiKeyMissing: Row(StatusCode.UNAUTHENTICATED, "API_KEY_MISSING"),
+    errors.ApiKeyInvalid: Row(StatusCode.UNAUTHENTICATED, "API_KEY_INVALID"),
+    errors.ApiKeyExpired: Row(StatusCode.UNAUTHENTICATED, "API_KEY_EXPIRED"),
+    errors.ApiKeyRevoked: Row(StatusCode.UNAUTHENTICATED, "API_KEY_REVOKED"),
     errors.PermissionMissing: Row(
-        grpc.StatusCode.PERMISSION_DENIED,
-        reasons.ERROR_REASON_PERMISSION_MISSING,
-        lambda error: {"permission": str(getattr(error, "permission", ""))},
+        StatusCode.PERMISSION_DENIED,
+        "PERMISSION_MISSING",
+        lambda error: {"permission": error.permission},
     ),
-    errors.StoreUnavailable: Row(
-        grpc.StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORE_UNAVAILABLE, retry=True
-    ),
-    errors.ClockWrong: Row(
-        grpc.StatusCode.UNAVAILABLE, reasons.ERROR_REASON_CLOCK_WRONG, retry=True
-    ),
-    MalformedRequest: Row(grpc.StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_MALFORMED_REQUEST),
+    errors.StoreUnavailable: Row(StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry=True),
+    errors.ClockWrong: Row(StatusCode.UNAVAILABLE, "CLOCK_WRONG", retry=True),
+    MalformedRequest: Row(StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
     RequestTooLarge: Row(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        reasons.ERROR_REASON_REQUEST_TOO_LARGE,
-        lambda error: {"limit_bytes": str(getattr(error, "limit_bytes", ""))},
+        StatusCode.RESOURCE_EXHAUSTED,
+        "REQUEST_TOO_LARGE",
+        lambda error: {"limit_bytes": str(error.limit_bytes)},
     ),
-    DeadlineExceeded: Row(
-        grpc.StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_DEADLINE_EXCEEDED, retry=True
-    ),
-    ServerOverloaded: Row(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_SERVER_OVERLOADED, retry=True
-    ),
+    DeadlineExceeded: Row(StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", retry=True),
+    ServerOverloaded: Row(StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED", retry=True),
     TooManyRejectedTokens: Row(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        reasons.ERROR_REASON_TOO_MANY_REJECTED_TOKENS,
-        retry=True,
+        StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REJECTED_TOKENS", retry=True
     ),
     WatchInterrupted: Row(
-        grpc.StatusCode.UNAVAILABLE,
-        reasons.ERROR_REASON_WATCH_INTERRUPTED,
-        lambda error: {"cause": getattr(error, "cause", Cause.CHANNEL_LOST).name},
+        StatusCode.UNAVAILABLE,
+        "WATCH_INTERRUPTED",
+        lambda error: {"cause": error.cause.name},
         retry=True,
     ),
     TooManyStreams: Row(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        reasons.ERROR_REASON_TOO_MANY_STREAMS,
-        lambda error: {"limit": str(getattr(error, "limit", ""))},
+        StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_MANY_STREAMS",
+        lambda error: {"limit": str(error.limit)},
         retry=True,
     ),
-    Unforeseen: Row(grpc.StatusCode.INTERNAL, reasons.ERROR_REASON_INTERNAL),
+    Unforeseen: Row(StatusCode.INTERNAL, "INTERNAL"),
 }
 
 
@@ -167,7 +137,7 @@ TABLE: dict[type[AuthorityError], Row] = {
 class Answer:
     """An error as it goes over the wire."""
 
-    code: grpc.StatusCode
+    code: StatusCode
     reason: str
     message: str
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
@@ -179,7 +149,7 @@ def answer(error: AuthorityError) -> Answer:
     message = str(error)
     status = Status(code=row.code.value[0], message=message)
     status.details.add().Pack(
-        ErrorInfo(reason=row.reason_name, domain=ERROR_DOMAIN, metadata=row.metadata(error))
+        ErrorInfo(reason=row.reason, domain=ERROR_DOMAIN, metadata=row.metadata(error))
     )
     if isinstance(error, InvalidRequest):
         violations = [
@@ -192,6 +162,6 @@ def answer(error: AuthorityError) -> Answer:
         delay.FromTimedelta(getattr(error, "retry_after", _RETRY_AFTER))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     metadata: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
-    if row.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not isinstance(error, ServerOverloaded):
+    if row.code is StatusCode.RESOURCE_EXHAUSTED and not isinstance(error, ServerOverloaded):
         metadata += (_DO_NOT_REPEAT,)
-    return Answer(row.code, row.reason_name, message, metadata)
+    return Answer(row.code, row.reason, message, metadata)

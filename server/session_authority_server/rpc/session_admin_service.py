@@ -1,6 +1,6 @@
 from session_authority.v1 import session_admin_service_pb2 as pb
 from session_authority_server.domain.errors import InvalidRequest, Violation
-from session_authority_server.rpc.conversion import from_timestamp, to_timestamp
+from session_authority_server.rpc.conversion import given_timestamp, to_timestamp
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.erase_user import erase_user
 from session_authority_server.usecases.operator_revoke import (
@@ -48,7 +48,7 @@ class SessionAdminService:
     async def RevokeKeySessions(
         self, request: pb.RevokeKeySessionsRequest
     ) -> pb.RevokeKeySessionsResponse:
-        since = from_timestamp(request.since, "since") if request.HasField("since") else None
+        since = given_timestamp(request, "since")
         done = await revoke_key_sessions(
             self._context, request.created_by_key, since, request.reason
         )

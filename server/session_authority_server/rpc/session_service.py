@@ -5,8 +5,8 @@ from session_authority_server.domain.errors import AuthorityError, InvalidReques
 from session_authority_server.domain.verdict import NOT_FOUND
 from session_authority_server.rpc.authentication import Caller, current_caller
 from session_authority_server.rpc.conversion import (
-    from_duration,
-    from_timestamp,
+    given_duration,
+    given_timestamp,
     to_answer,
     to_batch_answer,
     to_session,
@@ -48,16 +48,10 @@ class SessionService:
                 user_id=request.user_id,
                 ip_address=request.ip_address,
                 user_agent=request.user_agent,
-                authenticate_time=from_timestamp(request.authenticate_time, "authenticate_time")
-                if request.HasField("authenticate_time")
-                else None,
+                authenticate_time=given_timestamp(request, "authenticate_time"),
                 authentication_methods=tuple(request.authentication_methods),
-                lifetime=from_duration(request.lifetime, "lifetime")
-                if request.HasField("lifetime")
-                else None,
-                idle_timeout=from_duration(request.idle_timeout, "idle_timeout")
-                if request.HasField("idle_timeout")
-                else None,
+                lifetime=given_duration(request, "lifetime"),
+                idle_timeout=given_duration(request, "idle_timeout"),
                 attributes=dict(request.attributes),
                 actor_id=request.actor_id,
                 retry_secret=request.retry_secret,
@@ -156,9 +150,7 @@ class SessionService:
             self._context,
             Reauthentication(
                 session_token=request.session_token,
-                authenticate_time=from_timestamp(request.authenticate_time, "authenticate_time")
-                if request.HasField("authenticate_time")
-                else None,
+                authenticate_time=given_timestamp(request, "authenticate_time"),
                 authentication_methods=tuple(request.authentication_methods),
                 retry_secret=request.retry_secret,
                 caller=current_caller.get().key_id,

@@ -69,8 +69,8 @@ def test_every_error_that_can_be_raised_has_a_row() -> None:
 
 
 def test_every_documented_reason_is_used_by_exactly_one_row() -> None:
-    used = [row.reason for row in TABLE.values()]
-    assert sorted(used) == sorted(set(ErrorReason.values()) - {0})
+    used = [f"ERROR_REASON_{row.reason}" for row in TABLE.values()]
+    assert sorted(used) == sorted(set(ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"})
 
 
 def test_every_row_has_an_example_here() -> None:
