@@ -18,7 +18,7 @@ from session_authority_server.app.wiring import usecase_context
 from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.create_session import SignIn, create_session
 from session_authority_server.usecases.validate_sessions import Validation, validate_sessions

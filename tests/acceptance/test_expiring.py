@@ -18,8 +18,8 @@ from session_authority_server.domain.session import (
     InitiatingEntity,
     Session,
 )
+from session_authority_server.ports import ExpiryBatch
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import ExpiryBatch
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace

@@ -22,15 +22,15 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from session_authority_server.store.engine import postgresql
-from session_authority_server.store.protocol import (
+from session_authority_server.ports import (
     PendingErasure,
     SessionStore,
     Touch,
     Transaction,
     UpkeepStore,
 )
-from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.engine import postgresql
+from session_authority_server.store.sessions import SqlSessionStore
 from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, at, opened
 
 ENDING = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.USER)
@@ -50,7 +50,7 @@ class Told:
 
 @dataclass
 class Recorder:
-    """A listener within the process (`store.protocol.Listener`)."""
+    """A listener within the process (`ports.Listener`)."""
 
     under_way: int = 0
     certain: list[bool] = field(default_factory=list)
@@ -201,7 +201,6 @@ UPKEEP_SILENT = {
     "make_partition",
     "forget_attempts",
     "pending_erasures",
-    "erase_some",
     "purge_erasures",
 }
 

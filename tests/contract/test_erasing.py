@@ -7,7 +7,7 @@ from sqlalchemy import select, text
 
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.session import InitiatingEntity, Sweep
-from session_authority_server.store.protocol import (
+from session_authority_server.ports import (
     ErasureBatch,
     PendingErasure,
     Transaction,
@@ -92,10 +92,10 @@ async def test_sessions_are_deleted_in_steps_and_the_last_says_so(engine: Engine
     await engine.fill([a_session() for _ in range(5)])
     erasure = await begin(engine)
     assert await engine.upkeep.pending_erasures(10) == [erasure]
-    steps = [await engine.upkeep.erase_some(erasure, 2) for _ in range(3)]
+    steps = [await engine.sessions.erase_some(erasure, 2) for _ in range(3)]
     assert steps == [ErasureBatch(2, False), ErasureBatch(2, False), ErasureBatch(1, True)]
     assert await engine.upkeep.pending_erasures(10) == []
-    assert await engine.upkeep.erase_some(erasure, 2) == DONE
+    assert await engine.sessions.erase_some(erasure, 2) == DONE
 
 
 async def test_erasures_are_gone_on_with_the_oldest_first(engine: Engine) -> None:

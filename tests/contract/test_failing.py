@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import InitiatingEntity
-from session_authority_server.store.protocol import (
+from session_authority_server.ports import (
     PendingErasure,
     PendingSweep,
     SessionStore,

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from session_authority_server.domain.event import SessionEstablished
+from session_authority_server.ports import Transaction
 from session_authority_server.store.database import RunAgain
-from session_authority_server.store.protocol import Transaction
-from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.sessions import SqlSessionStore
 from tests.support.engines import Engine, a_session
 from tests.support.usecases import Recorder
 

@@ -6,7 +6,7 @@ import pytest
 
 from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
-from session_authority_server.store.protocol import PendingSweep, Transaction, UserStanding
+from session_authority_server.ports import PendingSweep, Transaction, UserStanding
 from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, ids
 
 ADMIN = InitiatingEntity.ADMIN

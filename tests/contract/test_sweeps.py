@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import insert
 
 from session_authority_server.domain.session import Ending, EndReason
-from session_authority_server.store.protocol import (
+from session_authority_server.ports import (
     PendingSweep,
 )
 from session_authority_server.store.tables import EVERYBODY, sweeps

@@ -12,7 +12,7 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from session_authority_server.store.protocol import Transaction, UserStanding
+from session_authority_server.ports import Transaction, UserStanding
 from tests.contract.transacting import REVOKED
 from tests.support.engines import (
     DAY,

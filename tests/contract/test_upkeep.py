@@ -7,7 +7,7 @@ import pytest
 
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.token import new_id
-from session_authority_server.store.protocol import (
+from session_authority_server.ports import (
     Touch,
     Transaction,
 )

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.store.protocol import (
+from session_authority_server.ports import (
     PendingSweep,
     SweepBatch,
     Transaction,

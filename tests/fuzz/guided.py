@@ -51,7 +51,7 @@ with watched:  # what is imported here guides the fuzzer
     from session_authority_server.rpc.session_service import SessionService
     from session_authority_server.store import schema
     from session_authority_server.store.database import Database
-    from session_authority_server.store.sql_store import SqlSessionStore
+    from session_authority_server.store.sessions import SqlSessionStore
     from tests.fuzz.answers import Answer, faults
     from tests.fuzz.messages import any_call
     from tests.fuzz.residents import Residents

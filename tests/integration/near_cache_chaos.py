@@ -30,8 +30,8 @@ from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServ
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
+from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.schema import migrate
-from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
 from tests.integration.near_cache_history import Ending, Verdict, judge
 from tests.integration.near_cache_validator import Validator, validator

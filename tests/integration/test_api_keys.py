@@ -28,7 +28,7 @@ from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.token import Token
 from session_authority_server.rpc.authentication import PERMISSIONS
 from session_authority_server.store.database import Database
-from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
 from tests.support.api import RPCS, Rpc, served_by
 from tests.support.authority import PATIENCE_SECONDS

@@ -19,7 +19,7 @@ from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
-from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
 from tests.support import postgresql
 from tests.support.certificates import TestAuthority

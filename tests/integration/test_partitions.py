@@ -14,9 +14,9 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import new_id
+from session_authority_server.ports import Touch
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import AHEAD
-from session_authority_server.store.protocol import Touch
 from session_authority_workers.expire import Expire
 from session_authority_workers.partition import Partition
 from session_authority_workers.purge import Purge

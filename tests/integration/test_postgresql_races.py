@@ -27,7 +27,7 @@ from session_authority.v1 import session_admin_service_pb2_grpc
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
-from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_workers.pace import Pace
 from tests.integration.postgresql_race import LIMIT, RESOLUTION_SECONDS, USERS, Race, missing
 from tests.integration.race_history import (

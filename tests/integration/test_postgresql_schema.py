@@ -18,11 +18,11 @@ from sqlalchemy import Connection, NullPool, create_engine
 
 from session_authority_server.check.database_condition import read_live_until
 from session_authority_server.domain.token import new_id
+from session_authority_server.ports import PendingSweep, Touch, Transaction
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
 from session_authority_server.store.engine.postgresql import PostgreSQL
 from session_authority_server.store.engine.sqlite import Sqlite
-from session_authority_server.store.protocol import PendingSweep, Touch, Transaction
 from session_authority_server.store.tables import metadata
 from tests.support import postgresql
 from tests.support.engines import (

@@ -15,8 +15,8 @@ from sqlalchemy.dialects import postgresql as postgresql_dialect
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.ports import LeftOut, Touch, Transaction
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import LeftOut, Touch, Transaction
 from session_authority_workers.expire import Expire
 from tests.support.engines import (
     DAY,

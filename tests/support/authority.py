@@ -31,6 +31,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
+from session_authority_server.ports import Audit, Touch, Transaction
 from session_authority_server.rpc.authentication import Authentication
 from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.dispatcher import Dispatcher
@@ -39,9 +40,8 @@ from session_authority_server.rpc.session_admin_service import SessionAdminServi
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import Audit, Touch, Transaction
-from session_authority_server.store.sql_key_store import SqlKeyStore
-from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.keys import SqlKeyStore
+from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.tables import sessions
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.api_keys import ApiKeys

@@ -23,13 +23,13 @@ from session_authority_server.domain.session import (
     Sweep,
 )
 from session_authority_server.domain.token import hash_secret, new_id
+from session_authority_server.ports import KeyStore, SessionStore, Transaction, UpkeepStore
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
+from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.partitions import Partitioning
-from session_authority_server.store.protocol import KeyStore, SessionStore, Transaction, UpkeepStore
 from session_authority_server.store.schema import migrate, write_sql
-from session_authority_server.store.sql_key_store import SqlKeyStore
-from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.tables import sessions as sessions_table
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from tests.support import postgresql

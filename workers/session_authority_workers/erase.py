@@ -1,4 +1,4 @@
-from session_authority_server.store.protocol import PendingErasure, UpkeepStore
+from session_authority_server.ports import PendingErasure, SessionStore, UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 from session_authority_workers.step import Batch, Job, Step
 
@@ -10,11 +10,13 @@ class Erase(Job):
 
     name = "erase"
 
-    def __init__(self, store: UpkeepStore, pace: Pace | None = None) -> None:
+    def __init__(
+        self, store: UpkeepStore, sessions: SessionStore, pace: Pace | None = None
+    ) -> None:
         pace = pace or Pace()
 
         async def erase(erasure: PendingErasure, limit: int) -> Batch:
-            batch = await store.erase_some(erasure, limit)
+            batch = await sessions.erase_some(erasure, limit)
             return Batch(
                 batch.deleted,
                 more=batch.deleted > 0 and not batch.complete,

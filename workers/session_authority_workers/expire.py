@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
-from session_authority_server.store.protocol import (
+from session_authority_server.ports import (
     EVENTS_AT_ONCE,
     NOWHERE,
     Audit,

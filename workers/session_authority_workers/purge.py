@@ -3,7 +3,7 @@ from datetime import datetime, timedelta
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.store.protocol import UpkeepStore
+from session_authority_server.ports import UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 from session_authority_workers.step import Batch, Job, Step, once, uncounted
 

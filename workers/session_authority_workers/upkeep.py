@@ -5,7 +5,7 @@ from datetime import timedelta
 from session_authority_server.app.right_clock import RightClock
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.store.protocol import Audit, UpkeepStore
+from session_authority_server.ports import Audit, SessionStore, UpkeepStore
 from session_authority_workers import schedule as schedules
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
@@ -14,12 +14,12 @@ from session_authority_workers.purge import Purge
 
 
 def jobs(
-    store: UpkeepStore, clock: Clock, policy: Policy, audit: Audit
+    store: UpkeepStore, sessions: SessionStore, clock: Clock, policy: Policy, audit: Audit
 ) -> tuple[Expire, Erase, Partition, Purge]:
     """Return the jobs, in the order in which each finds the most done."""
     return (
         Expire(store, clock, audit=audit),
-        Erase(store),
+        Erase(store, sessions),
         Partition(store, clock, policy),
         Purge(store, clock, policy),
     )
@@ -27,6 +27,7 @@ def jobs(
 
 def schedule(
     store: UpkeepStore,
+    sessions: SessionStore,
     clock: Clock,
     policy: Policy,
     audit: Audit,
@@ -34,7 +35,7 @@ def schedule(
     right_clock: RightClock | None,
 ) -> schedules.Schedule:
     """Return the schedule of the jobs."""
-    expire, erase, partition, purge = jobs(store, clock, policy, audit)
+    expire, erase, partition, purge = jobs(store, sessions, clock, policy, audit)
     return schedules.Schedule(expire, [erase, partition, purge], clock, interval, right_clock)
 
 

@@ -15,7 +15,7 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database, reason_of
 from session_authority_server.store.engine.sqlite import SqliteFile
-from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.store.keys import SqlKeyStore
 
 # How often a server checks that its SQLite file is still in place.
 _LOOK_SECONDS = 0.1

@@ -12,7 +12,7 @@ from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, split_address
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.observability.metrics_port import MetricsServer
-from session_authority_server.store.protocol import NOWHERE, Audit
+from session_authority_server.ports import NOWHERE, Audit
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from session_authority_server.domain.clock import TOLERATED_SKEW, Clock, elapsed_seconds
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
-from session_authority_server.store.protocol import UpkeepStore
+from session_authority_server.ports import UpkeepStore
 
 # After a longer pause of all servers and workers, an operator must say that the clock is right.
 LONGEST_PAUSE = timedelta(days=1)

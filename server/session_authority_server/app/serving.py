@@ -35,12 +35,12 @@ from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.user_agent import warm_up
+from session_authority_server.ports import Audit
 from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
 from session_authority_server.rpc.host.health import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import Audit
-from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.store.keys import SqlKeyStore
 
 _log = structlog.get_logger("session_authority")
 

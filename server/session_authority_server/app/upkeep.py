@@ -14,8 +14,9 @@ from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
+from session_authority_server.ports import NOWHERE, Audit
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import NOWHERE, Audit
+from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 
 
@@ -54,7 +55,7 @@ def jobs(
 ) -> Sequence[Job]:
     """Return the jobs over a database, in the order in which each finds the most done."""
     found: Sequence[Job] = _workers().jobs(
-        _store(database, settings), clock, settings.policy, audit
+        _store(database, settings), SqlSessionStore(database), clock, settings.policy, audit
     )
     return found
 
@@ -69,7 +70,13 @@ def schedule(
     """Return the schedule of the jobs over a database."""
     interval = timedelta(seconds=settings.worker_interval_seconds)
     made: Schedule = _workers().schedule(
-        _store(database, settings), clock, settings.policy, audit, interval, right_clock
+        _store(database, settings),
+        SqlSessionStore(database),
+        clock,
+        settings.policy,
+        audit,
+        interval,
+        right_clock,
     )
     return made
 

@@ -16,6 +16,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
+from session_authority_server.ports import NOWHERE, Audit, SessionStore
 from session_authority_server.rpc.authentication import Authenticate, Caller, Metadata
 from session_authority_server.rpc.call_queue import GRPCIO_BREATH_SECONDS, CallQueue
 from session_authority_server.rpc.certificates import Certificates
@@ -31,8 +32,7 @@ from session_authority_server.rpc.session_watch_service import (
     encode_pong,
 )
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import NOWHERE, Audit, SessionStore
-from session_authority_server.store.sql_store import SqlSessionStore
+from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.usecases.context import Context
 from session_authority_server.watch.channel import Channel
 from session_authority_server.watch.hub import Hub

@@ -11,7 +11,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.event import CredentialFault, CredentialRejected, Event
 from session_authority_server.observability.flood_limit import FloodLimit
 from session_authority_server.observability.metrics import AUDIT_EVENTS_DROPPED
-from session_authority_server.store.protocol import EVENTS_AT_ONCE
+from session_authority_server.ports import EVENTS_AT_ONCE
 
 # How many events wait to be written at most. As many again may be under way.
 QUEUE_LIMIT_EVENTS = 10 * EVENTS_AT_ONCE

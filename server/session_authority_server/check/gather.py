@@ -21,8 +21,8 @@ from session_authority_server.domain.token import SECRET_BYTES
 from session_authority_server.store import schema
 from session_authority_server.store.clock_times import read_latest_time
 from session_authority_server.store.database import Database
+from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.partitions import Partitions
-from session_authority_server.store.sql_key_store import SqlKeyStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 
 _MOUNTS = Path("/proc/self/mounts")

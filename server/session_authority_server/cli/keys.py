@@ -19,7 +19,7 @@ from session_authority_server.config import Settings
 from session_authority_server.domain.api_key import LONGEST_LIFETIME, ApiKey, Permission
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import InvalidRequest
-from session_authority_server.store.sql_key_store import SqlKeyStore
+from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.usecases.api_keys import (
     ApiKeys,
     KeyIsOver,

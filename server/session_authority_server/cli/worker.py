@@ -13,8 +13,8 @@ from session_authority_server.app.process import until_signalled
 from session_authority_server.app.upkeep import jobs, right_clock, schedule
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
+from session_authority_server.ports import Audit
 from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import Audit
 
 _COUNT_LIMIT = 1_000_000
 _PLAIN_EVERY_ROWS = 50_000

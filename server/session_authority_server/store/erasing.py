@@ -3,22 +3,12 @@
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server.store.database import Database
-from session_authority_server.store.protocol import ErasureBatch, PendingErasure
+from session_authority_server.ports import PendingErasure
 from session_authority_server.store.tables import erasures, sessions, sweeps, users
 
 
-async def erase_some(database: Database, erasure: PendingErasure, limit: int) -> ErasureBatch:
-    """Delete sessions that an erasure covers, or else what is left besides."""
-    deleted = await database.write(lambda connection: _delete_sessions(connection, erasure, limit))
-    if deleted == limit:
-        return ErasureBatch(deleted, complete=False)
-    # In another transaction, because whoever locks a user and sessions locks the user first.
-    complete = await database.write(lambda connection: _finish(connection, erasure))
-    return ErasureBatch(deleted, complete)
-
-
-async def _delete_sessions(connection: AsyncConnection, erasure: PendingErasure, limit: int) -> int:
+async def delete_sessions(connection: AsyncConnection, erasure: PendingErasure, limit: int) -> int:
+    """Delete at most `limit` of the sessions that an erasure covers, and return how many."""
     # What others have locked is left for another step: they have no order in common with this.
     some = (
         select(sessions.c.session_id)
@@ -30,7 +20,8 @@ async def _delete_sessions(connection: AsyncConnection, erasure: PendingErasure,
     return (await connection.execute(statement)).rowcount
 
 
-async def _finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
+async def finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
+    """Delete the rest of what an erasure covers if no session is left. Return whether nothing is left."""
     user_id, epoch = erasure.user_id, erasure.epoch
     # Locked by a statement of its own: the next ones see what whoever held the lock has done.
     locking = select(users.c.epoch).where(users.c.user_id == user_id).with_for_update()

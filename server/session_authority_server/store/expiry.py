@@ -31,11 +31,15 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.ports import ExpiryBatch
 from session_authority_server.store import rows
-from session_authority_server.store.column_types import Moment
+from session_authority_server.store.column_types import Id, Moment
 from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.liveness import (
     facts,
@@ -45,7 +49,6 @@ from session_authority_server.store.liveness import (
     implied_end_time,
     implied_initiating_entity,
 )
-from session_authority_server.store.protocol import ExpiryBatch
 from session_authority_server.store.tables import EVERYBODY, sessions, sweeps, upkeep
 
 _log = logging.getLogger(__name__)
@@ -66,6 +69,29 @@ class Written(NamedTuple):
 
     ids: Set[UUID]
     ended: Sequence[SessionEnded]
+
+
+class _AsText(FunctionElement[str]):
+    """An id as text that `UUID` reads, or a moment as its microseconds since 1970."""
+
+    inherit_cache = True
+    type = Text()
+
+
+@compiles(_AsText)
+def _as_text(element: _AsText, compiler: SQLCompiler, **rest: Any) -> str:
+    (column,) = element.clauses
+    written = compiler.process(column, **rest)
+    return f"hex({written})" if isinstance(column.type, Id) else f"CAST({written} AS TEXT)"
+
+
+@compiles(_AsText, "postgresql")
+def _as_text_in_postgresql(element: _AsText, compiler: SQLCompiler, **rest: Any) -> str:
+    (column,) = element.clauses
+    written = compiler.process(column, **rest)
+    if isinstance(column.type, Moment):
+        written = f"CAST(EXTRACT(epoch FROM {written}) * 1000000 AS BIGINT)"
+    return f"CAST({written} AS TEXT)"
 
 
 async def end_overdue(
@@ -90,13 +116,13 @@ async def end_overdue(
         _log.warning("a worker's clock was ahead by %s; going back", mark[0] - now)
         mark = (now, _BEFORE_ALL_IDS)
         await _move(connection, *mark)
-    seen = await _look(connection, dialect, mark, None, now, limit, named, erases_at_end)
+    seen = await _look(connection, mark, None, now, limit, named, erases_at_end)
     due = [UUID(each) for each in (seen.due or "").split()]
     written = await _write(connection, dialect, due[:_WRITTEN_AT_ONCE], now, erases_at_end)
     left = await _first_left(connection, dialect, set(due) - written.ids, now)
     if left is not None:
         # Whoever has locked it is about to change it, or it was too much: it is looked at again, with all after it.
-        seen = await _look(connection, dialect, mark, left, now, limit, named, erases_at_end)
+        seen = await _look(connection, mark, left, now, limit, named, erases_at_end)
     if seen.until is not None:
         await _move(connection, seen.until, seen.last_id)
     lines = (seen.lines or "").split("\n")
@@ -176,7 +202,6 @@ async def write_endings(
 
 async def _look(
     connection: AsyncConnection,
-    dialect: Dialect,
     mark: Sequence[Any],
     before: Sequence[Any] | None,
     now: datetime,
@@ -211,17 +236,17 @@ async def _look(
             common.c.epoch.is_(None),
         )
     )
-    session_id = dialect.id_text(seen.c.session_id)
+    session_id = _AsText(seen.c.session_id)
     space = literal(" ", Text)
     # The user's id comes last: it may have spaces, but no end of a line.
-    line = session_id + space + dialect.moment_text(seen.c.expire_time) + space + seen.c.user_id
+    line = session_id + space + _AsText(seen.c.expire_time) + space + seen.c.user_id
     last_id = select(seen.c.session_id).order_by(seen.c.check_time.desc(), seen.c.session_id.desc())
     statement = select(
         func.max(seen.c.check_time).label("until"),
         last_id.limit(1).scalar_subquery().label("last_id"),
         func.coalesce(func.sum(case((to_be_left, 1), else_=0)), 0).label("expired"),
-        (dialect.joined(case((to_be_left, line))) if named else null()).label("lines"),
-        dialect.joined(case((~to_be_left, session_id))).label("due"),
+        (_in_lines(case((to_be_left, line))) if named else null()).label("lines"),
+        _in_lines(case((~to_be_left, session_id))).label("due"),
     ).select_from(
         seen.outerjoin(own, _in_time(own, seen, seen.c.user_id, seen.c.user_epoch)).outerjoin(
             common, _in_time(common, seen, literal(EVERYBODY), seen.c.global_epoch)
@@ -258,6 +283,11 @@ async def _write(
     return await write_endings(
         connection, condition, len(due), now, {"ids": due}, erases_at_end=erases_at_end
     )
+
+
+def _in_lines(column: ColumnElement[str | None]) -> ColumnElement[str]:
+    """Return a text of many rows as one, a line each, without those that are null."""
+    return func.aggregate_strings(column, "\n")
 
 
 def _expired(line: str) -> SessionEnded:

@@ -23,6 +23,7 @@ from session_authority_server.domain.event import Event, SessionEnded
 from session_authority_server.domain.invalidations import Changes
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, Session, Sweep
+from session_authority_server.ports import KeyBatch, PendingErasure, UserStanding
 from session_authority_server.store import rows
 from session_authority_server.store.database import RunAgain
 from session_authority_server.store.engine.dialect import Dialect
@@ -31,7 +32,6 @@ from session_authority_server.store.liveness import (
     current_user_epoch,
     is_live,
 )
-from session_authority_server.store.protocol import KeyBatch, PendingErasure, UserStanding
 from session_authority_server.store.tables import (
     EVERYBODY,
     attempts,
@@ -56,7 +56,7 @@ _STANDING = (
 
 
 class SqlTransaction:
-    """`protocol.Transaction` over one connection.
+    """`ports.Transaction` over one connection.
 
     Attributes:
         changes: What caches must forget once it is committed.

@@ -18,24 +18,22 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.token import first_id
-from session_authority_server.store.clock_times import note_clock_time
-from session_authority_server.store.database import Database
-from session_authority_server.store.erasing import erase_some
-from session_authority_server.store.expiry import end_overdue, is_ahead, write_endings
-from session_authority_server.store.liveness import is_live, outlived_by_sweep
-from session_authority_server.store.partitions import Partitions
-from session_authority_server.store.protocol import (
-    ErasureBatch,
+from session_authority_server.ports import (
     ExpiryBatch,
     PendingErasure,
     PendingSweep,
     SweepBatch,
 )
+from session_authority_server.store.clock_times import note_clock_time
+from session_authority_server.store.database import Database
+from session_authority_server.store.expiry import end_overdue, is_ahead, write_endings
+from session_authority_server.store.liveness import is_live, outlived_by_sweep
+from session_authority_server.store.partitions import Partitions
 from session_authority_server.store.tables import EVERYBODY, attempts, erasures, sessions, sweeps
 
 
 class SqlUpkeepStore:
-    """`protocol.UpkeepStore` in SQL."""
+    """`ports.UpkeepStore` in SQL."""
 
     def __init__(self, database: Database, *, erases_at_end: bool = False) -> None:
         """Keep up a database, and erase addresses and the user agent when a session ends, if so asked."""
@@ -210,9 +208,6 @@ class SqlUpkeepStore:
             return [PendingErasure(*row) for row in await connection.execute(statement)]
 
         return await self._database.read(work)
-
-    async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
-        return await erase_some(self._database, erasure, limit)
 
     async def purge_erasures(self, erased_before: datetime, limit: int) -> int:
         old = (

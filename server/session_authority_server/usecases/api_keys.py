@@ -5,7 +5,7 @@ from uuid import UUID
 from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, issue
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.event import KeyCreated, KeyGivenEnd, KeyRevoked
-from session_authority_server.store.protocol import NOWHERE, Audit, KeyStore
+from session_authority_server.ports import NOWHERE, Audit, KeyStore
 
 KEY_LIMIT = 1_000
 

@@ -5,7 +5,7 @@ from session_authority_server.background.activity import Activity
 from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.store.protocol import NOWHERE, Audit, SessionStore
+from session_authority_server.ports import NOWHERE, Audit, SessionStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

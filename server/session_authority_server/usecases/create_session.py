@@ -19,7 +19,7 @@ from session_authority_server.domain.session import (
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.user_agent import parse_device
 from session_authority_server.domain.user_agent_text import clean_user_agent
-from session_authority_server.store.protocol import Transaction
+from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer
 from session_authority_server.usecases.sweep_time import (

@@ -8,7 +8,7 @@ from typing import Self
 from uuid import UUID
 
 from session_authority_server.domain.errors import InvalidRequest, Violation
-from session_authority_server.store.protocol import PageKey
+from session_authority_server.ports import PageKey
 
 _VERSION = 1
 # version, section, show_ended, has a key; list, as of, key time, key id

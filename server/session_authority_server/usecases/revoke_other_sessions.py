@@ -2,7 +2,7 @@ from datetime import datetime
 
 from session_authority_server.domain.event import SessionsSwept
 from session_authority_server.domain.session import InitiatingEntity, Sweep
-from session_authority_server.store.protocol import Transaction
+from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.session_proof import (
     check_standing,

@@ -8,7 +8,7 @@ from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses, erased
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.store.protocol import Transaction
+from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.session_proof import (
     check_standing,

@@ -13,7 +13,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import SUPERSEDED, judge, rejected_credential
-from session_authority_server.store.protocol import Transaction
+from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.errors import AuthenticationTooOld
-from session_authority_server.store.protocol import Transaction, UserStanding
+from session_authority_server.ports import Transaction, UserStanding
 from session_authority_server.usecases.context import Context
 
 T = TypeVar("T")

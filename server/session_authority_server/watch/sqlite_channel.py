@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class SqliteChannel:
-    """The channel for SQLite, where this process makes all changes, one transaction at a time (`store.Listener`).
+    """The channel for SQLite, where this process makes all changes, one transaction at a time (`ports.Listener`).
 
     A commit whose outcome is unknown may still succeed after it was passed on. The channel is then lost, and is up
     again once another transaction has had its turn.

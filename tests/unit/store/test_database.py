@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.ports import Touch, Transaction
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.engine import hot_read, limits, sqlite
 from session_authority_server.store.engine.sqlite import Sqlite
-from session_authority_server.store.protocol import Touch, Transaction
 from session_authority_server.store.schema import migrate, read_version
 from tests.support.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
 

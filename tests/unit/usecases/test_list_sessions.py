@@ -3,7 +3,7 @@ import pytest
 from session_authority_server.domain.errors import InvalidRequest, SessionNotLive
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
-from session_authority_server.store.protocol import Touch
+from session_authority_server.ports import Touch
 from session_authority_server.usecases.list_sessions import (
     DEFAULT_PAGE_SIZE,
     PAGE_SIZE_LIMIT,

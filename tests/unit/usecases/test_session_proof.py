@@ -14,7 +14,7 @@ from session_authority_server.domain.session import (
     Session,
 )
 from session_authority_server.domain.token import Token
-from session_authority_server.store.protocol import UserStanding
+from session_authority_server.ports import UserStanding
 from session_authority_server.usecases.session_proof import parse_proof, prove_in
 from tests.support.engines import SECRET, START, a_session
 

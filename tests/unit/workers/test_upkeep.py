@@ -18,7 +18,7 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from session_authority_server.store.protocol import PendingErasure, Transaction, UpkeepStore
+from session_authority_server.ports import PendingErasure, Transaction, UpkeepStore
 from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
@@ -131,7 +131,7 @@ async def test_what_an_erasing_call_had_no_time_for_the_worker_deletes(
     for user_id in ("ann", "cyd"):
         pending = await erasure_of(engine, user_id)
         assert pending in await engine.upkeep.pending_erasures(10)
-    erase = Erase(engine.upkeep, QUICK)
+    erase = Erase(engine.upkeep, engine.sessions, QUICK)
     assert await erase.count(10) == 2
     told: list[int] = []
     assert await erase(told.append) == 7
@@ -144,7 +144,7 @@ async def test_the_hash_of_an_erased_user_goes_after_thirty_days(
     engine: Engine, clock: ManualClock
 ) -> None:
     await erasure_of(engine, "ann")
-    await Erase(engine.upkeep, QUICK)()
+    await Erase(engine.upkeep, engine.sessions, QUICK)()
     clock.advance(timedelta(days=30))
     assert await Purge(engine.upkeep, clock, Policy(), QUICK)() == 0
     clock.advance(SECOND)

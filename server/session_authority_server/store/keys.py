@@ -12,7 +12,7 @@ from session_authority_server.store.tables import api_key_uses, api_keys
 
 
 class SqlKeyStore:
-    """`protocol.KeyStore` in SQL."""
+    """`ports.KeyStore` in SQL."""
 
     def __init__(self, database: Database, *, reads_from: Database | None = None) -> None:
         """Keep keys in a database.

@@ -16,17 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Session
-from session_authority_server.store import rows
-from session_authority_server.store.database import Database
-from session_authority_server.store.erasing import erase_some
-from session_authority_server.store.liveness import (
-    expires,
-    facts,
-    implied_end_time,
-    is_live,
-    is_swept,
-)
-from session_authority_server.store.protocol import (
+from session_authority_server.ports import (
     NOWHERE,
     Audit,
     ErasureBatch,
@@ -36,6 +26,15 @@ from session_authority_server.store.protocol import (
     PendingErasure,
     Touch,
     Transaction,
+)
+from session_authority_server.store import erasing, rows
+from session_authority_server.store.database import Database
+from session_authority_server.store.liveness import (
+    expires,
+    facts,
+    implied_end_time,
+    is_live,
+    is_swept,
 )
 from session_authority_server.store.tables import sessions
 from session_authority_server.store.touches import still_due, touch_all, touch_each
@@ -47,7 +46,7 @@ _PAUSES_FOR_LOCKED_SECONDS = (0, 0.005, 0.02, 0.08, 0.2)
 
 
 class SqlSessionStore:
-    """`protocol.SessionStore` in SQL."""
+    """`ports.SessionStore` in SQL."""
 
     def __init__(
         self,
@@ -133,7 +132,16 @@ class SqlSessionStore:
         )
 
     async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
-        return await erase_some(self._database, erasure, limit)
+        deleted = await self._database.write(
+            lambda connection: erasing.delete_sessions(connection, erasure, limit)
+        )
+        if deleted == limit:
+            return ErasureBatch(deleted, complete=False)
+        # In another transaction: whoever locks a user and sessions locks the user first.
+        complete = await self._database.write(
+            lambda connection: erasing.finish(connection, erasure)
+        )
+        return ErasureBatch(deleted, complete)
 
     async def list_live(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int
