@@ -1,7 +1,6 @@
 """What the engines do differently, and what each must provide."""
 
 from collections.abc import Hashable, Sequence
-from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -60,18 +59,6 @@ class Dialect(Protocol):
 
     def unpacked(self, row: Any) -> Sequence[Any]:
         """Return the columns of a packed row, as the driver gives them."""
-        ...
-
-    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
-        """Return an id as text that `UUID` reads."""
-        ...
-
-    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
-        """Return a moment as text: its microseconds since 1970."""
-        ...
-
-    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
-        """Return a text of many rows as one, a line each, without those that are null."""
         ...
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Hashable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,21 +21,17 @@ from psycopg.types.composite import RecordBinaryLoader
 from psycopg.types.datetime import TimedeltaBinaryDumper
 from sqlalchemy import (
     ARRAY,
-    BigInteger,
     ColumnElement,
     Connection,
     Insert,
     LargeBinary,
     Select,
     Table,
-    Text,
     Uuid,
     any_,
     bindparam,
-    cast,
     event,
     func,
-    literal_column,
     text,
 )
 from sqlalchemy.dialects import postgresql
@@ -159,15 +155,6 @@ class PostgreSQL:
     def unpacked(self, row: Any) -> Sequence[Any]:
         columns: Sequence[Any] = self._records.load(row)
         return columns
-
-    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
-        return cast(column, Text)
-
-    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
-        return cast(cast(func.extract("epoch", column) * 1_000_000, BigInteger), Text)
-
-    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
-        return func.string_agg(column, literal_column("chr(10)"), type_=Text)
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
         await connection.execute(_NOTIFY, {"payloads": list(payloads(changes))})

@@ -13,7 +13,6 @@ import struct
 import sys
 import time
 from collections.abc import Hashable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -25,12 +24,8 @@ from sqlalchemy import (
     Insert,
     Select,
     Table,
-    Text,
     bindparam,
-    cast,
     event,
-    func,
-    literal_column,
     null,
 )
 from sqlalchemy.dialects import sqlite
@@ -278,15 +273,6 @@ class Sqlite:
     def unpacked(self, row: Any) -> Sequence[Any]:
         columns: Sequence[Any] = row
         return columns
-
-    def id_text(self, column: ColumnElement[UUID]) -> ColumnElement[str]:
-        return func.hex(column, type_=Text)
-
-    def moment_text(self, column: ColumnElement[datetime]) -> ColumnElement[str]:
-        return cast(column, Text)
-
-    def joined(self, column: ColumnElement[str | None]) -> ColumnElement[str | None]:
-        return func.group_concat(column, literal_column("char(10)"), type_=Text)
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
         pass  # there are no others
