@@ -60,9 +60,9 @@ format: .venv/ready ## Format code, protos and the table of settings, and mend w
 lock: .venv/ready ## Resolve the dependencies anew into the hashed locks (no download addresses)
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --upgrade --generate-hashes \
-		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile requirements-proto.in --universal --upgrade --generate-hashes \
-		--no-emit-index-url --no-header --quiet --output-file requirements-proto.lock
+		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-proto.lock
 
 clean: ## Remove environments, caches and build output
 	rm -rf .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
