@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from session_authority_server.app.right_clock import RightClock
+from session_authority_server.background.right_clock import RightClock
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.observability.metrics import (

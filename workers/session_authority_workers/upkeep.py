@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from session_authority_server.app.right_clock import RightClock
+from session_authority_server.background.right_clock import RightClock
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.ports import Audit, SessionStore, UpkeepStore

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from session_authority_server.app.clock_skew import ClockSkew
-from session_authority_server.app.right_clock import RightClock
+from session_authority_server.background.right_clock import RightClock
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy

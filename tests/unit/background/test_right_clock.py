@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from session_authority_server.app import right_clock
-from session_authority_server.app.right_clock import LONGEST_PAUSE, STEADY_FOR, RightClock
+from session_authority_server.background import right_clock
+from session_authority_server.background.right_clock import LONGEST_PAUSE, STEADY_FOR, RightClock
 from session_authority_server.domain import clock as clocks
 from session_authority_server.domain.clock import STEP_BELIEVED_AFTER, SystemClock
 from session_authority_server.domain.errors import ClockWrong

@@ -1,3 +1,0 @@
-from tests.unit.workers.conftest import engine
-
-__all__ = ["engine"]
