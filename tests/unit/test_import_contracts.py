@@ -27,7 +27,7 @@ STRAYS: Mapping[str, tuple[str, set[str]]] = {
     "session_authority_server/usecases/stray.py": (
         "import session_authority_server.store.stray\nimport sqlalchemy\n",
         {
-            "Use-cases and workers know the store by its protocol alone",
+            "Use-cases and workers know the store by its ports alone",
             "Use-cases know neither wire nor database",
         },
     ),
@@ -48,7 +48,7 @@ STRAYS: Mapping[str, tuple[str, set[str]]] = {
         "import grpc\nimport session_authority_server.store.stray\n",
         {
             "Workers know neither RPCs nor the database",
-            "Use-cases and workers know the store by its protocol alone",
+            "Use-cases and workers know the store by its ports alone",
         },
     ),
     "session_authority/stray.py": (

@@ -1,0 +1,48 @@
+"""The documents for contributors name what exists."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+SERVER = "server/session_authority_server"
+PLACES = re.findall(r"`([\w/]+\.py):([\w.]+)`", ARCHITECTURE)
+STEPS_LIMIT = 12
+
+
+def defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+    """Return the functions and classes of a module, methods as `Class.method`."""
+    for each in body:
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield prefix + each.name
+        elif isinstance(each, ast.ClassDef):
+            yield prefix + each.name
+            yield from defined(each.body, f"{prefix}{each.name}.")
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(PLACES)))
+def test_every_function_that_the_architecture_names_exists(file: str, name: str) -> None:
+    path = ROOT / file if file.startswith(("client/", "workers/")) else ROOT / SERVER / file
+    assert name in defined(ast.parse(path.read_text()).body)
+
+
+def test_each_path_from_the_handler_to_the_sql_is_short() -> None:
+    sections = re.split(r"^## ", ARCHITECTURE, flags=re.MULTILINE)[1:]
+    steps = {
+        each.splitlines()[0]: re.findall(r"^(\d+)\. ", each, re.MULTILINE) for each in sections
+    }
+    for name in ("ValidateSession", "CreateSession", "RevokeSession"):
+        assert steps[name] == [str(n) for n in range(1, len(steps[name]) + 1)]
+        assert 0 < len(steps[name]) <= STEPS_LIMIT
+
+
+def test_the_picture_has_every_room() -> None:
+    rooms = {path.parent.name for path in (ROOT / SERVER).glob("*/__init__.py")}
+    rooms |= {path.stem for path in (ROOT / SERVER).glob("*.py")} - {"__init__"}
+    picture = re.search(r"```mermaid\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    assert picture
+    assert rooms <= set(re.findall(r'(\w+)\["', picture[1]))
