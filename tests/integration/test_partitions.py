@@ -95,7 +95,7 @@ async def test_partitions_are_made_as_time_goes_on_each_once(
     clock.advance(3 * SPAN)
     assert await partition.count(100) == 3
     told: list[int] = []
-    both = await asyncio.gather(partition(told.append), partition())
+    both = await asyncio.gather(partition(told.append), partition(told.append))
     assert sum(both) == 3
     assert sum(told) == 3
     assert len(names(admin)) == len(before) + 3
