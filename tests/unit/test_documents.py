@@ -12,6 +12,18 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 SERVER = "server/session_authority_server"
 PLACES = re.findall(r"`([\w/]+\.py):([\w.]+)`", ARCHITECTURE)
 STEPS_LIMIT = 12
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+# What a path in CONTRIBUTING.md may begin from.
+BASES = (
+    ROOT,
+    ROOT / SERVER,
+    ROOT / "client/session_authority",
+    ROOT / "client/session_authority/web",
+)
+NAMED_PATHS = set(
+    re.findall(r"`(\w[\w./-]*(?:/|\.(?:py|md|proto|toml|lock|po|tsv)))`", CONTRIBUTING)
+)
+NAMED_TESTS = set(re.findall(r"`(test_\w+)`", CONTRIBUTING))
 
 
 def defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
@@ -46,3 +58,21 @@ def test_the_picture_has_every_room() -> None:
     picture = re.search(r"```mermaid\n(.*?)```", ARCHITECTURE, re.DOTALL)
     assert picture
     assert rooms <= set(re.findall(r'(\w+)\["', picture[1]))
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    assert len(NAMED_PATHS) > 50
+    assert [path for path in NAMED_PATHS if not any((base / path).exists() for base in BASES)] == []
+
+
+def test_every_test_that_contributing_names_exists() -> None:
+    assert len(NAMED_TESTS) > 20
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name in NAMED_TESTS if not re.search(rf"def {name}\(", code)} == set()
+
+
+def test_a_test_that_a_recipe_names_with_its_file_is_in_that_file() -> None:
+    pairs = re.findall(r"`(test_\w+)` in\s+`(tests/[\w/]+\.py)`", CONTRIBUTING)
+    assert pairs
+    for name, path in pairs:
+        assert f"def {name}(" in (ROOT / path).read_text(), name
