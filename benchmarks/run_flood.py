@@ -15,9 +15,9 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import authority, rows
-from benchmarks.load import Result, drive
+from benchmarks.support import authority, rows
 from benchmarks.support.flood import Flood
+from benchmarks.support.load import Result, drive
 from benchmarks.support.process import resident_mib
 from session_authority.v1 import session_service_pb2 as pb
 

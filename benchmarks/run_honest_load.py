@@ -12,9 +12,9 @@ from collections import Counter
 
 from tests.support.honest_load import SHAPES
 
-from benchmarks import authority, rows
-from benchmarks.engines import add_engine, fresh
-from benchmarks.load import percentile_ms
+from benchmarks.support import authority, rows
+from benchmarks.support.engines import add_engine, fresh
+from benchmarks.support.load import percentile_ms
 from benchmarks.support.process import busy_loops, resident_mib
 
 _TOKENS = 10_000

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import uvloop
 
-from benchmarks import authority, rows
-from benchmarks.engines import add_engine, fresh
-from benchmarks.load import drive
+from benchmarks.support import authority, rows
+from benchmarks.support.engines import add_engine, fresh
+from benchmarks.support.load import drive
 from session_authority.v1 import session_service_pb2 as pb
 
 _EMPTY = "grpc.aio, empty RPC"

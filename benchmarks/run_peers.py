@@ -28,10 +28,9 @@ from typing import NamedTuple
 import uvloop
 from tests.support import postgresql
 
-from benchmarks import authority, rows
-from benchmarks.engines import postgresql_cluster
-from benchmarks.load import Result, drive
-from benchmarks.support import http1
+from benchmarks.support import authority, http1, rows
+from benchmarks.support.engines import postgresql_cluster
+from benchmarks.support.load import Result, drive
 from benchmarks.support.process import LOAD_CORE, cpu_seconds_of_all, pin, started
 from session_authority import AsyncSessionClient, Session
 from session_authority.v1 import session_service_pb2 as pb

@@ -19,9 +19,9 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import authority, rows
-from benchmarks.load import Closed, Result, drive
+from benchmarks.support import authority, rows
 from benchmarks.support.http2 import DATA, END_HEADERS, HEADERS, frame, header_block
+from benchmarks.support.load import Closed, Result, drive
 from benchmarks.support.process import LOAD_CORE, pin
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_watch_service_pb2 as watch_pb

@@ -19,8 +19,8 @@ import uvloop
 from tests.support import proxies
 from tests.support.certificates import TestAuthority
 
-from benchmarks import authority, rows
-from benchmarks.load import drive
+from benchmarks.support import authority, rows
+from benchmarks.support.load import drive
 from benchmarks.support.process import SERVER_CORE, cpu_seconds_of_all, pin
 from session_authority.v1 import session_service_pb2 as pb
 

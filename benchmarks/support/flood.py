@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import uvloop
 
-from benchmarks.authority import VALIDATE
-from benchmarks.load import percentile_ms
+from benchmarks.support.authority import VALIDATE
 from benchmarks.support.http2 import Connection, Outcome
+from benchmarks.support.load import percentile_ms
 from benchmarks.support.process import LOAD_CORE, pin
 
 _TICK_SECONDS = 0.002

@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import cast
 
-from benchmarks.load import Result
+from benchmarks.support.load import Result
 
 _LENGTH = b"content-length: "
 

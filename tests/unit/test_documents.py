@@ -76,3 +76,18 @@ def test_a_test_that_a_recipe_names_with_its_file_is_in_that_file() -> None:
     assert pairs
     for name, path in pairs:
         assert f"def {name}(" in (ROOT / path).read_text(), name
+
+
+def test_the_benchmarks_folder_lists_its_programs_and_holds_nothing_else() -> None:
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__"}
+    assert all(name.startswith("run_") for name in files)
+    listed = (ROOT / "benchmarks" / "README.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", listed, re.MULTILINE)) == files
+
+
+def test_every_benchmark_that_the_documents_name_exists() -> None:
+    documents = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "benchmarks/README.md"]
+    text = "\n".join(path.read_text() for path in documents)
+    named = set(re.findall(r"-m benchmarks\.(\w+)", text)) - {"NAME"}
+    named |= set(re.findall(r"\bbenchmarks/(\w+)\.py", text))
+    assert [name for name in sorted(named) if not (ROOT / f"benchmarks/{name}.py").exists()] == []

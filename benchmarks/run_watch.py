@@ -1,6 +1,6 @@
 """What watching costs: validations beside 1,000 streams and 100 endings a second, and how soon a stream is told.
 
-    .venv/bin/python -m benchmarks.watch [--engine sqlite|postgresql] [--streams N] [--endings N] [--rounds N]
+    .venv/bin/python -m benchmarks.run_watch [--engine sqlite|postgresql] [--streams N] [--endings N] [--rounds N]
 
 Prints the ratio of the rates of ValidateSession at concurrency 64 with and without the streams, in alternation,
 and how long after the answer of SignOut a stream has the eviction, with 100 streams and nothing else.
@@ -18,10 +18,10 @@ from typing import cast
 import grpc
 import uvloop
 
-from benchmarks import authority, rows
-from benchmarks.engines import add_engine, fresh
-from benchmarks.load import CALLS_OF_A_CONNECTION, drive
+from benchmarks.support import authority, rows
+from benchmarks.support.engines import add_engine, fresh
 from benchmarks.support.http2 import END_STREAM, frame, header_block, opening
+from benchmarks.support.load import CALLS_OF_A_CONNECTION, drive
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub

@@ -1,6 +1,6 @@
 """Validate and list with few sessions and with many, in alternation.
 
-.venv/bin/python -m benchmarks.scale [--engine sqlite|postgresql] [--few N] [--many N] [--rounds N]
+.venv/bin/python -m benchmarks.run_scale [--engine sqlite|postgresql] [--few N] [--many N] [--rounds N]
 """
 
 import argparse
@@ -9,9 +9,9 @@ from statistics import median
 
 import uvloop
 
-from benchmarks import authority, rows
-from benchmarks.engines import add_engine, fresh, size_mib
-from benchmarks.load import drive
+from benchmarks.support import authority, rows
+from benchmarks.support.engines import add_engine, fresh, size_mib
+from benchmarks.support.load import drive
 from session_authority.v1 import session_service_pb2 as pb
 
 _SECONDS = 3.0

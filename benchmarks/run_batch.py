@@ -1,6 +1,6 @@
 """BatchValidateSessions: what a session in a batch costs the server.
 
-    .venv/bin/python -m benchmarks.batch [--engine sqlite|postgresql] [--sessions N] [--rounds N]
+    .venv/bin/python -m benchmarks.run_batch [--engine sqlite|postgresql] [--sessions N] [--rounds N]
 
 Prints the server's CPU time a session, for batches of several sizes.
 """
@@ -10,9 +10,9 @@ from statistics import median
 
 import uvloop
 
-from benchmarks import authority, rows
-from benchmarks.engines import add_engine, fresh
-from benchmarks.load import drive
+from benchmarks.support import authority, rows
+from benchmarks.support.engines import add_engine, fresh
+from benchmarks.support.load import drive
 from session_authority.v1 import session_service_pb2 as pb
 
 _BATCH = "/session_authority.v1.SessionService/BatchValidateSessions"
