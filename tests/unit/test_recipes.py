@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -15,10 +16,16 @@ import pytest
 from babel import Locale
 
 import session_authority
-from session_authority import AsyncSessionClient, _conversion, _core
+from session_authority import AsyncSessionClient, Rejection, _conversion, _core
+from session_authority.testing import Authority
 from session_authority.v1 import session_pb2
 from session_authority.v1 import session_service_pb2 as pb
+from session_authority.web.fastapi import Sessions
 from session_authority.web.sessions_page import export
+from session_authority.web.sessions_page.language import Languages
+from session_authority.web.sessions_page.options import PageOptions
+from session_authority.web.sessions_page.state import States
+from session_authority.web.visit import Visit
 from session_authority_server.config import Settings
 from session_authority_server.domain import event
 from session_authority_server.domain.device import Device, DeviceType
@@ -150,6 +157,28 @@ def test_a_repetition_is_compared_in_every_field_of_a_sign_in() -> None:
         assert _parameters(SignIn(user_id="ada", **{name: value}), Policy()) != plain, name
 
 
+@pytest.mark.parametrize(
+    ("sign_in", "given"),
+    [
+        (Visit.create, SIGN_IN.keys() - {"ip_address", "user_agent"}),
+        (Sessions.sign_in, SIGN_IN.keys() - {"ip_address", "user_agent"}),
+        # The clock of the test says when.
+        (Authority.sign_in, SIGN_IN.keys() - {"authenticate_time"}),
+    ],
+    ids=["visit", "fastapi", "testing"],
+)
+def test_web_apps_and_tests_can_give_every_field_of_a_sign_in(
+    sign_in: Callable[..., Any], given: set[str]
+) -> None:
+    assert given <= inspect.signature(sign_in).parameters.keys()
+
+
+def test_django_apps_can_give_every_field_of_a_sign_in() -> None:
+    code = (CLIENT / "web" / "django" / "auth_session.py").read_text()
+    for name in SIGN_IN.keys() - {"ip_address", "user_agent"}:
+        assert f"        self.{name}: " in code, name
+
+
 # Add a setting.
 
 
@@ -170,6 +199,13 @@ def test_every_end_reason_is_known_wherever_one_is_named() -> None:
     assert {f"REJECTION_REASON_{name}" for name in names} <= set(pb.RejectionReason.keys())
     assert names | {"UNKNOWN"} == set(session_authority.EndReason.__members__)
     assert names <= set(session_authority.RejectionReason.__members__)
+
+
+@pytest.mark.parametrize("name", sorted(EndReason.__members__.keys() - {"SIGNED_OUT"}))
+def test_a_visitor_reads_why_the_session_ended(name: str) -> None:
+    states = States(Languages().choose("en"), PageOptions(), "/")
+    rejection = Rejection(session_authority.RejectionReason[name])
+    assert states.signed_out(rejection).text != states.signed_out(None).text
 
 
 # Add an event.
