@@ -167,13 +167,17 @@ async def _uses_written_at_end(server: Server) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await server.context.superseded.settle()
         try:
-            await server.context.activity.flush()
-        except StoreUnavailable:
-            _log.error(
-                "activity could not be written at the end", sessions=len(server.context.activity)
-            )
+            await server.context.superseded.settle()
+        finally:  # even if an operator interrupts that wait
+            await _write_uses(server.context.activity)
+
+
+async def _write_uses(activity: Activity) -> None:
+    try:
+        await activity.flush()
+    except StoreUnavailable:
+        _log.error("activity could not be written at the end", sessions=len(activity))
 
 
 @contextlib.asynccontextmanager
