@@ -1,5 +1,6 @@
 """What the domain and its use-cases raise. `rpc/error_table.py` says how each is answered."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,7 +32,9 @@ class AuthorityError(Exception):
 
 
 def _stated_by(kind: type) -> str:
-    [summary, *_] = (kind.__doc__ or kind.__name__).splitlines()
+    if not kind.__doc__:  # `python -OO` has no docstrings; the name says what, if not what to do
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+    [summary, *_] = kind.__doc__.splitlines()
     return summary[:1].lower() + summary[1:].removesuffix(".")
 
 

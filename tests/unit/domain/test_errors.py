@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 from session_authority_server.domain.errors import (
     ApiKeyMissing,
     AuthorityError,
@@ -17,3 +20,18 @@ def test_an_error_says_what_its_docstring_states() -> None:
 def test_an_error_can_say_more() -> None:
     error: AuthorityError = ClockWrong("the machine's clock is 5 s ahead")
     assert str(error) == "the machine's clock is 5 s ahead"
+
+
+def test_an_error_is_readable_without_docstrings() -> None:
+    errors = "SessionNotLive(), ApiKeyMissing(), StoreUnavailable('reading')"
+    program = (
+        f"from session_authority_server.domain.errors import *; print(*({errors}), sep=chr(10))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-OO", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.splitlines() == [
+        "session not live",
+        "api key missing",
+        "the store is not available for reading; try again",
+    ]
