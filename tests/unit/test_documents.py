@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from session_authority_server.rpc.host.native import CALLS_PER_CONNECTION
+
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 SERVER = "server/session_authority_server"
@@ -91,3 +93,9 @@ def test_every_benchmark_that_the_documents_name_exists() -> None:
     named = set(re.findall(r"-m benchmarks\.(\w+)", text)) - {"NAME"}
     named |= set(re.findall(r"\bbenchmarks/(\w+)\.py", text))
     assert [name for name in sorted(named) if not (ROOT / f"benchmarks/{name}.py").exists()] == []
+
+
+def test_a_proxy_of_the_recipes_lets_through_as_many_calls_as_a_server() -> None:
+    recipes = (ROOT / "docs" / "tls.md").read_text()
+    limits = re.findall(r"^\s+\S*max[-_]concurrent[-_]streams (\d+);?$", recipes, re.MULTILINE)
+    assert limits == [str(CALLS_PER_CONNECTION)] * 2
