@@ -45,7 +45,7 @@ TOKENS = {
     r"`async with`": "`with`",
 }
 
-_LEFT_OVER = re.compile(r"\b(async|await|asyncio|aio)\b|grpc\.aio")
+_LEFT_OVER = re.compile(r"\b(async|await|asyncio|aio|loops?)\b|grpc\.aio")
 
 
 def synchronous(name: str) -> str:
