@@ -1,6 +1,7 @@
 """Calls of the authority from an event loop: settings, connections, attempts and what failures mean."""
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass, field
 from functools import partial
@@ -308,7 +309,9 @@ class AsyncCaller:
             raise ClientClosed from None
 
     def _report(self, due: Due) -> None:
-        self._connection().batcher.report(operations.report_of(due))
+        # Where the client is closed meanwhile, the session that was found is still the answer.
+        with contextlib.suppress(ClientClosed):
+            self._connection().batcher.report(operations.report_of(due))
 
 
 _with_near_cache: WeakSet[AsyncCaller] = WeakSet()

@@ -1,6 +1,7 @@
 # Generated from _caller_aio.py by `make sync`. Do not edit.
 """Calls of the authority from threads: settings, connections, attempts and what failures mean."""
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -305,7 +306,9 @@ class Caller:
             raise ClientClosed from None
 
     def _report(self, due: Due) -> None:
-        self._connection().batcher.report(operations.report_of(due))
+        # Where the client is closed meanwhile, the session that was found is still the answer.
+        with contextlib.suppress(ClientClosed):
+            self._connection().batcher.report(operations.report_of(due))
 
 
 _with_near_cache: WeakSet[Caller] = WeakSet()

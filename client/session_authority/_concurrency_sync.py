@@ -1,5 +1,6 @@
 """What threads do in their own way. `_concurrency_aio` does the same on an event loop, and says why there are two."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +13,10 @@ from session_authority.errors import ClientClosed
 _STOP_SECONDS = 1.0
 
 
-class _Connected(Protocol):
+class _Closable(Protocol):
     """A connection, as far as it is closed here."""
 
-    @property
-    def channel(self) -> grpc.Channel: ...
+    def close(self) -> None: ...
 
 
 class _Call(Iterator[bytes], Protocol):
@@ -25,7 +25,7 @@ class _Call(Iterator[bytes], Protocol):
     def cancel(self) -> bool: ...
 
 
-_Connection = TypeVar("_Connection", bound=_Connected)
+_Connection = TypeVar("_Connection", bound=_Closable)
 
 Place: TypeAlias = int
 """What a channel of gRPC belongs to: one process."""
@@ -52,12 +52,12 @@ def connect(
     place, made = here(), make()
     kept = connections.setdefault(place, made)
     if kept is not made:
-        made.channel.close()
+        made.close()
     try:
         check_open()
     except ClientClosed:  # by another thread, which did not find this connection yet
         connections.pop(place, None)
-        kept.channel.close()
+        kept.close()
         raise
     return kept
 
@@ -78,7 +78,7 @@ class Background:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Make sure that the function runs."""
+        """Make sure that the function runs. Where no thread can be started, the next `start` tries again."""
         if self._thread is None:
             self._start()
 
@@ -86,8 +86,10 @@ class Background:
         with self._starting:
             if self._thread is None and not self._stopped.is_set():
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
+                # Validations start it, and are answered without it too.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
 
     def stop(self) -> None:
         """End a pause, and give the function a second to return."""

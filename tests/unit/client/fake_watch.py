@@ -77,7 +77,8 @@ class FakeWatch:
     ) -> Iterator[Any]:
         told: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
         self._begin(context, told.put)
-        context.add_callback(lambda: told.put(None))
+        if not context.add_callback(lambda: told.put(None)):  # it is over already
+            told.put(None)
 
         def read() -> None:
             try:

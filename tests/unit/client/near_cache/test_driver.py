@@ -1,6 +1,7 @@
 """The stream that both clients follow, from its opening to its loss and in event loops, threads and child processes."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,9 +13,13 @@ import pytest
 from session_authority import (
     AsyncSessionClient,
     ClientClosed,
+    Session,
     SessionClient,
     Unavailable,
 )
+from session_authority._concurrency_sync import Background
+from session_authority.near_cache.core import Due
+from session_authority.v1 import session_service_pb2 as v1
 from tests.support.fake_authority import (
     FakeAuthority,
     RunningAuthority,
@@ -201,6 +206,74 @@ async def test_a_client_closed_on_another_loop_is_closed_everywhere(
     with pytest.raises(ClientClosed):
         await client.validate("t-1")
     await client.close()
+
+
+def with_a_report_due(threaded: FakeAuthority) -> SessionClient:
+    """Make a client that keeps the session of `t-1`, and reports its next use."""
+    client = SessionClient(threaded.address, near_cache=True)
+    asyncio.run(NearTwin(client).connected())
+    assert client.validate("t-1", passive=True)
+    return client
+
+
+def test_a_hit_is_answered_though_the_client_is_closed_meanwhile(threaded: FakeAuthority) -> None:
+    client = with_a_report_due(threaded)
+
+    class Address:
+        def __str__(
+            self,
+        ) -> str:  # asked for after the session was found, and before its use is reported
+            client.close()
+            return "192.0.2.1"
+
+    address: Any = Address()
+    assert isinstance(client.validate("t-1", ip_address=address), Session)
+    with pytest.raises(ClientClosed):
+        client.validate("t-1")
+
+
+def test_validations_are_answered_where_no_thread_can_be_started(
+    threaded: FakeAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("session-authority"):  # the fake authority has threads, too
+            raise RuntimeError("can't start new thread")
+        started(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with SessionClient(threaded.address, near_cache=True) as client:
+            assert client.validate("t-1")
+    with with_a_report_due(threaded) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            assert client.validate("t-1")
+        threaded.calls.clear()
+        client._near.core._on_due(Due("t-1"))  # type: ignore[union-attr]
+        asyncio.run(until(lambda: tokens_asked(threaded)))
+
+
+def test_a_connection_made_while_the_client_closes_leaves_no_thread(
+    threaded: FakeAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = SessionClient(threaded.address, near_cache=True)
+
+    def close() -> None:
+        batcher = client._connection().batcher
+        if not reporting:  # as another thread does, which has found the connection
+            reporting.append(batcher._reporter)
+            batcher.report(v1.ValidateSessionRequest(session_token="t-1"))
+        raise ClientClosed
+
+    reporting: list[Background] = []
+    monkeypatch.setattr(client, "_check_open", close)
+    with pytest.raises(ClientClosed):
+        client._connection()
+    thread = reporting[0]._thread
+    assert thread is not None
+    assert not thread.is_alive()
 
 
 async def test_a_child_process_begins_with_nothing(near: NearTwin) -> None:
