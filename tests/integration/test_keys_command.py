@@ -206,6 +206,8 @@ def _answer(address: str, key: str) -> str | None:
             client.create("ada")
         except ApiKeyRejected as error:
             return error.reason
+        except Unavailable:
+            return "the keys cannot be read yet"
     return None
 
 
