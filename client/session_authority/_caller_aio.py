@@ -227,7 +227,7 @@ class AsyncCaller:
     async def _repeated(
         self, connection: Connection, call: _core.Call
     ) -> bytes | SessionAuthorityError:
-        """Call until there is an answer, or a failure that is not to be repeated."""
+        """Repeat a call until it is answered or fails for good."""
         method = connection.method(call.method)
         attempts = Attempts(connection.retries, self._settings.deadline_seconds)
         while True:

@@ -24,7 +24,7 @@ NextPing: TypeAlias = Callable[[], tuple[bytes, float] | None]
 """Returns a ping and the seconds until the next one; None when the stream is to end."""
 
 CHANNEL_CLOSED = (grpc.aio.UsageError, asyncio.CancelledError)
-"""What a call raises if its channel is closed, before it begins or while it is under way."""
+"""What a call raises if its channel is closed before or during the call."""
 
 
 def here() -> Place:

@@ -16,7 +16,7 @@ from session_authority_workers.purge import Purge
 def jobs(
     store: UpkeepStore, sessions: SessionStore, clock: Clock, policy: Policy, audit: Audit
 ) -> tuple[Expire, Erase, Partition, Purge]:
-    """Return the jobs, in the order in which each finds the most done."""
+    """Return the jobs in the order in which they run: each builds on the work of those before it."""
     return (
         Expire(store, clock, audit=audit),
         Erase(store, sessions),

@@ -73,7 +73,7 @@ class Backoff:
         self._wait_seconds = FIRST_WAIT_SECONDS
 
     def succeeded(self) -> None:
-        """Begin anew, after a stream that brought a message."""
+        """Reset the pause, because a stream delivered a message."""
         self._wait_seconds = FIRST_WAIT_SECONDS
 
     def next_seconds(self, error: SessionAuthorityError | None, random: float) -> float:

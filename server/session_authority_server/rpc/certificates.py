@@ -113,7 +113,7 @@ class Certificates:
             UnusableCertificates: If the files can't be used.
         """
         self._files = files
-        # Before reading: a change during the reading is then seen later.
+        # Taken before the files are read, so that the next look finds a change made meanwhile.
         self._seen = files.seen()
         self._shown = files.read()
         self._failing = False
