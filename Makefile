@@ -7,7 +7,7 @@ SOURCES := client server workers tests benchmarks examples tools
 .DEFAULT_GOAL := help
 # Where this is set, each of the many processes that the tests start would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run test soak check proto sync format lock clean
+.PHONY: help run test soak check docs proto sync format lock clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,11 +36,15 @@ check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, impor
 			echo "buf breaking against $$ref"; $(BIN)/buf breaking --against ".git#ref=$$ref" || exit 1; \
 		fi; \
 	done
-	@$(BIN)/python -m session_authority_server.config | diff docs/configuration.md - && echo "settings are documented"
+	@$(BIN)/python -m session_authority_server.config | diff docs/reference/settings.md - && echo "settings are documented"
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(MAKE) --no-print-directory proto OUT="$$fresh" && \
 		diff -r -x __init__.py -x __pycache__ "$$fresh/session_authority/v1" client/session_authority/v1 && \
 		echo "generated code is fresh"
 	@$(BIN)/python tools/unasync.py --check && echo "the synchronous client is fresh"
+
+docs: .venv-docs/ready ## Build the documentation as a site, in build/site; a dead link fails
+	@# The variable silences the theme's note about a future release of MkDocs.
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet --clean && echo "built build/site/index.html"
 
 OUT ?= client
 proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 from protos/
@@ -55,7 +59,7 @@ format: .venv/ready ## Format code, protos and the table of settings, and mend w
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/buf format --write
-	$(BIN)/python -m session_authority_server.config > docs/configuration.md
+	$(BIN)/python -m session_authority_server.config > docs/reference/settings.md
 
 lock: .venv/ready ## Resolve the dependencies anew into the hashed locks (no download addresses)
 	$(BIN)/pip install --quiet uv
@@ -63,9 +67,11 @@ lock: .venv/ready ## Resolve the dependencies anew into the hashed locks (no dow
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile requirements-proto.in --universal --upgrade --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-proto.lock
+	$(BIN)/uv pip compile --group docs --universal --upgrade --generate-hashes \
+		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-docs.lock
 
 clean: ## Remove environments, caches and build output
-	rm -rf .venv .venv-proto .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-docs .venv-proto .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "Preparing .venv (once) ..."
@@ -78,4 +84,10 @@ clean: ## Remove environments, caches and build output
 	@echo "Preparing .venv-proto (once) ..."
 	@test -x .venv-proto/bin/python || $(PYTHON) -m venv .venv-proto
 	@.venv-proto/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-proto.lock
+	@touch $@
+
+.venv-docs/ready: requirements-docs.lock
+	@echo "Preparing .venv-docs (once) ..."
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	@touch $@

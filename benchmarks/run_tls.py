@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.run_tls [--rounds N] [--seconds N]
 
 Validations with 64 in flight over 8 connections that stay open, in alternation. The server and its proxy share one
-core, and the load has the other. The proxies are configured as docs/tls.md says. Prints rates, and the CPU of server
+core, and the load has the other. docs/operate/tls.md configures the proxies. Prints rates, and the CPU of server
 and proxy per call.
 """
 

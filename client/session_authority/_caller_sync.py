@@ -94,7 +94,7 @@ class Caller:
                 as PEM, followed by those that lead to its own authority.
             client_key: The private key of that certificate, as PEM without a passphrase.
             near_cache: Whether to answer from memory for as long as the authority permits, or the settings
-                to do so with (docs/near-cache.md). The API key has to permit watching.
+                to do so with (docs/use/near-cache.md). The API key has to permit watching.
             batching: Whether calls of `validate` that wait at the same time share one RPC.
 
         Raises:

@@ -375,7 +375,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def as_markdown() -> str:
-    """Return the reference of all settings, as docs/configuration.md holds it."""
+    """Return the reference of all settings, as docs/reference/settings.md holds it."""
     lines = [
         "# Settings of the server",
         "",

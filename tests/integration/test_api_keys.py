@@ -86,7 +86,7 @@ METHODS: Requests = {
 }
 
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "api-keys.md"
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "operate" / "keys.md"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""TLS that a proxy ends in front of the native host, configured as `docs/tls.md` says."""
+"""TLS that a proxy ends in front of the native host, configured as `docs/operate/tls.md` says."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""The proxies of `docs/tls.md`, as configured there: TLS in front of a server without TLS."""
+"""The proxies of `docs/operate/tls.md`, as configured there: TLS in front of a server without TLS."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ from tests.support.postgresql import free_port
 
 START_SECONDS = 10
 NAMES = ("haproxy", "nginx")
-_DOCUMENT = Path(__file__).parents[2] / "docs" / "tls.md"
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "operate" / "tls.md"
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 

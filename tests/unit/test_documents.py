@@ -10,7 +10,7 @@ import pytest
 from session_authority_server.rpc.host.native import CALLS_PER_CONNECTION
 
 ROOT = Path(__file__).parents[2]
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "understand" / "architecture.md").read_text()
 SERVER = "server/session_authority_server"
 PLACES = re.findall(r"`([\w/]+\.py):([\w.]+)`", ARCHITECTURE)
 STEPS_LIMIT = 12
@@ -96,6 +96,6 @@ def test_every_benchmark_that_the_documents_name_exists() -> None:
 
 
 def test_a_proxy_of_the_recipes_lets_through_as_many_calls_as_a_server() -> None:
-    recipes = (ROOT / "docs" / "tls.md").read_text()
+    recipes = (ROOT / "docs" / "operate" / "tls.md").read_text()
     limits = re.findall(r"^\s+\S*max[-_]concurrent[-_]streams (\d+);?$", recipes, re.MULTILINE)
     assert limits == [str(CALLS_PER_CONNECTION)] * 2

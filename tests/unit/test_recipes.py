@@ -228,7 +228,7 @@ def test_every_event_is_in_the_union_and_is_recorded() -> None:
 
 
 def test_the_documentation_names_every_language_that_is_shipped() -> None:
-    document = (ROOT / "docs" / "sessions-page.md").read_text()
+    document = (ROOT / "docs" / "use" / "page.md").read_text()
     for path in (CLIENT / "web" / "sessions_page" / "catalogues").glob("*.po"):
         assert str(Locale.parse(path.stem).get_language_name("en")) in document
 
@@ -246,7 +246,7 @@ def test_a_web_framework_has_all_its_parts(name: str) -> None:
     assert importlib.util.find_spec(f"session_authority.testing.{name}")
     assert (ROOT / "examples" / f"{name}_app.py").exists()
     assert list((ROOT / "tests" / "integration" / "web").glob(f"test_{name}*.py"))
-    for document in ("README.md", "docs/web.md", "docs/testing.md"):
+    for document in ("README.md", "docs/use/web.md", "docs/use/testing.md"):
         assert name in (ROOT / document).read_text().lower(), document
     typed = (ROOT / "tests" / "typing" / "test_public_api.py").read_text()
     assert f'("session_authority.web.{name}", "{name}", "{name}")' in typed

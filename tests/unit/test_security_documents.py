@@ -9,9 +9,14 @@ from session_authority_server.domain.token import SECRET_BYTES, SESSION_PREFIX, 
 from session_authority_server.rpc.authentication import PERMISSIONS
 
 ROOT = Path(__file__).parents[2]
-SECURITY = (ROOT / "docs" / "security.md").read_text()
-NAMED_TESTS = re.findall(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", SECURITY)
-DOCUMENTS = ["SECURITY.md", "docs/security.md", "docs/check.md", "docs/api-keys.md"]
+SECURITY = (ROOT / "docs" / "understand" / "security.md").read_text()
+NAMED_TESTS = re.findall(r"\[`(\w+)`\]\((?:\.\./)+(tests/[\w/]+\.py)\)", SECURITY)
+DOCUMENTS = [
+    "SECURITY.md",
+    "docs/understand/security.md",
+    "docs/operate/check.md",
+    "docs/operate/keys.md",
+]
 
 
 def heading(text: str) -> str:
@@ -41,10 +46,10 @@ def test_nothing_is_said_to_be_tested_without_a_link_to_the_test() -> None:
     rows = [line for line in threats.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 15
     for row in rows:
-        assert "](../tests/" in row.split(" | ")[-1], row
+        assert "](../../tests/" in row.split(" | ")[-1], row
 
 
-@pytest.mark.parametrize("document", ["docs/security.md", "docs/api-keys.md"])
+@pytest.mark.parametrize("document", ["docs/understand/security.md", "docs/operate/keys.md"])
 def test_the_table_of_permissions_is_the_one_that_is_enforced(document: str) -> None:
     enforced: dict[str, set[str]] = {}
     for method, permission in PERMISSIONS.items():

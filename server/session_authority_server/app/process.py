@@ -9,7 +9,7 @@ def tune_gc() -> None:
     """Have the garbage collector run rarely, and skip what was made at the start.
 
     A call makes many objects and hardly any cycles. With the defaults, every tenth call would pay for a collection
-    (docs/performance.md).
+    (docs/understand/performance.md).
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -1,4 +1,4 @@
-"""Write events as JSON lines, with the names of OpenID CAEP where it has some (docs/audit.md)."""
+"""Write events as JSON lines, with the names of OpenID CAEP where it has some (docs/operate/audit.md)."""
 
 import json
 from datetime import datetime

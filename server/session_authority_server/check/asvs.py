@@ -36,7 +36,9 @@ def limits_are_documented(facts: Facts) -> Finding:
             "write one and accept this requirement",
             setting=setting,
         )
-    return met(f"{limits}; the justification is below and in docs/security.md", setting=setting)
+    return met(
+        f"{limits}; the justification is below and in docs/understand/security.md", setting=setting
+    )
 
 
 def number_of_sessions_is_documented(facts: Facts) -> Finding:

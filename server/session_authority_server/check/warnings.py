@@ -301,7 +301,7 @@ def memory_is_short_or_long(facts: Facts) -> Iterator[CheckWarning]:
             "long-history",
             "SESSION_AUTHORITY_HISTORY_RETENTION_DAYS",
             f"addresses or user agents are kept in full for {span(policy.history_retention)} after a session's end",
-            "keep less of them, or set SESSION_AUTHORITY_ERASE_ADDRESSES to at-end (docs/privacy.md)",
+            "keep less of them, or set SESSION_AUTHORITY_ERASE_ADDRESSES to at-end (docs/operate/privacy.md)",
         )
     if erases_at_end and facts.audit_log and facts.audit_addresses:
         yield CheckWarning(

@@ -32,7 +32,7 @@ from session_authority_server.store.partitions import Partitioning
     "--partition-days",
     type=click.IntRange(1, 90),
     help="Keep sessions in partitions of so many days of sign-ins: for PostgreSQL, and only when the "
-    "schema is made. docs/scaling.md says when that is worth it.",
+    "schema is made. docs/operate/scale.md says when that is worth it.",
 )
 @click.pass_context
 def migrate(

@@ -22,7 +22,7 @@ BATCHES_LIMIT = 4
 # How long a batch may take before the next one overtakes it; also how often waiting calls are looked at.
 TICK_SECONDS = 0.02
 # How long the callers of a batch get to ask again before the next batch is sent. On grpc.aio, a call costs so much
-# that larger batches pay for the pause; on the native host the pause costs more than it saves: docs/performance.md.
+# that larger batches pay for the pause. On the native host the pause costs more than it saves.
 GRPCIO_BREATH_SECONDS = 0.001
 # How many late calls are refused at once. A refusal costs half as much as an answer, and frees a place for the next call
 # of a flood: refused all at once, the calls of a flood would leave no time for answers.

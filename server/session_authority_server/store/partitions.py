@@ -1,7 +1,7 @@
 """Partitions of `sessions` by the time that ids carry: PostgreSQL's, for very large installations.
 
 Where rows would be deleted and vacuumed one by one, a whole partition is dropped. What that costs each read,
-and when it is worth it: docs/scaling.md.
+and when it is worth it: docs/operate/scale.md.
 """
 
 from collections.abc import Iterator, Sequence

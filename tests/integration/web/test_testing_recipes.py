@@ -1,4 +1,4 @@
-"""The recipes of docs/testing.md, run by pytest as an app's author would."""
+"""The recipes of docs/use/testing.md, run by pytest as an app's author would."""
 
 import re
 import subprocess
@@ -58,7 +58,7 @@ if __name__ == "__main__":
 
 
 def recipe(name: str) -> str:
-    text = (ROOT / "docs" / "testing.md").read_text()
+    text = (ROOT / "docs" / "use" / "testing.md").read_text()
     (found,) = re.findall(rf"^```python\n# {name}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return str(found)
 

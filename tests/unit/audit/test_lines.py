@@ -157,6 +157,6 @@ def test_a_user_id_stays_within_its_line() -> None:
 def test_the_documentation_shows_a_line_of_each_kind_as_it_is_written() -> None:
     lines = [as_line(event, addresses=False) for event in EVENTS]
     lines += [counted(why, 2, NOON, NOON) for why in ("forged", DROPPED)]
-    shown = Path("docs/audit.md").read_text().partition("```json\n")[2].partition("```")[0]
+    shown = Path("docs/operate/audit.md").read_text().partition("```json\n")[2].partition("```")[0]
     written = {each["event"]: list(each) for each in map(json.loads, lines)}
     assert {each["event"]: list(each) for each in map(json.loads, shown.splitlines())} == written

@@ -145,5 +145,5 @@ def test_the_json_form_is_stable() -> None:
 
 
 def test_the_justification_that_is_printed_is_the_documented_one() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "understand" / "security.md").read_text()
     assert JUSTIFICATION in re.sub(r"\s+", " ", text)

@@ -298,7 +298,7 @@ def test_no_other_warnings_are_given_than_these_and_all_are_documented() -> None
         for each in warnings(facts)
     }
     assert given == set(WARRANTED)
-    text = (Path(__file__).parents[3] / "docs" / "check.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "operate" / "check.md").read_text()
     for name in WARRANTED:
         assert f"| `{name}` |" in text
 
