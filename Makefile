@@ -7,7 +7,7 @@ SOURCES := client server workers tests benchmarks examples tools
 .DEFAULT_GOAL := help
 # Where this is set, each of the many processes that the tests start would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run test soak check docs proto sync format lock clean
+.PHONY: help run test soak check docs prose proto sync format lock clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, impor
 docs: .venv-docs/ready ## Build the documentation as a site, in build/site; a dead link fails
 	@# The variable silences the theme's note about a future release of MkDocs.
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet --clean && echo "built build/site/index.html"
+
+prose: .venv/ready ## List comments, docstrings and documents that are not in plain English
+	-$(BIN)/ruff check --quiet --output-format concise --extend-select D400,D401 --ignore D1 $(SOURCES)
+	$(BIN)/python tools/prose.py
 
 OUT ?= client
 proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 from protos/

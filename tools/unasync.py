@@ -3,8 +3,8 @@
     python tools/unasync.py            writes the files
     python tools/unasync.py --check    fails if a file is not what would be written
 
-Each `_aio` file becomes a `_sync` file by the substitutions below. What differs in more than words, because an event
-loop is not a set of threads, is in `_batching_aio.py` and `_concurrency_aio.py`, whose twins are written by hand.
+Each `_aio` file becomes a `_sync` file by the substitutions below. Event loops and threads need different mechanisms
+in two places: `_batching_aio.py` and `_concurrency_aio.py`. Their `_sync` files are written by hand.
 """
 
 import difflib
