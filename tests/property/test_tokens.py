@@ -103,9 +103,11 @@ def test_the_latest_secrets_before_are_known_as_superseded(
     for secret in given_up:
         kept = supersede(hash_secret(secret), kept)
     known = given_up[-SUPERSEDED_HASHES_KEPT:]
-    assert all(is_superseded(secret, kept) for secret in known)
-    assert not any(is_superseded(secret, kept) for secret in given_up[:-SUPERSEDED_HASHES_KEPT])
-    assert is_superseded(other, kept) == (other in known)
+    assert all(is_superseded(hash_secret(secret), kept) for secret in known)
+    assert not any(
+        is_superseded(hash_secret(secret), kept) for secret in given_up[:-SUPERSEDED_HASHES_KEPT]
+    )
+    assert is_superseded(hash_secret(other), kept) == (other in known)
 
 
 @given(moments, moments)

@@ -12,11 +12,14 @@ import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import NamedTuple
 from uuid import UUID
 
 SESSION_PREFIX = "ses_"
 SECRET_BYTES = 32
 SUPERSEDED_HASHES_KEPT = 16
+# How many proofs are cached. Each takes about 500 bytes.
+PROOFS_LIMIT = 20_000
 _ID_BYTES = 16
 _CHECKSUM_BYTES = 4
 _VALUE_BYTES = _ID_BYTES + SECRET_BYTES + _CHECKSUM_BYTES
@@ -34,6 +37,16 @@ TOKEN_LENGTH = len(SESSION_PREFIX) + _VALUE_DIGITS
 TOKEN_PATTERN = re.compile(rf"(?:ses|sak)_[0-9A-Za-z]{{{_VALUE_DIGITS}}}")
 
 
+class Proof(NamedTuple):
+    """A presented token without its secret: the id, and the hash of the secret."""
+
+    id: UUID
+    secret_hash: bytes
+
+
+_proofs: dict[bytes, Proof] = {}
+
+
 @dataclass(slots=True)
 class Token:
     """An id and the secret that proves the right to use it.
@@ -43,6 +56,11 @@ class Token:
 
     id: UUID
     secret: bytes = field(repr=False)
+
+    @property
+    def proof(self) -> Proof:
+        """What this token proves to the authority."""
+        return Proof(self.id, hash_secret(self.secret))
 
     def encode(self, prefix: str = SESSION_PREFIX) -> str:
         """Return the token as text."""
@@ -81,6 +99,23 @@ def parse(text: str, prefix: str = SESSION_PREFIX) -> Token | None:
     return Token(UUID(int=value >> _BITS_BEHIND_ID), body[_ID_BYTES:])
 
 
+def parse_proof(text: str) -> Proof | None:
+    """Return the proof that the text of a session token gives; None if the text is no token.
+
+    Proofs are cached under the hash of the text, since parsing takes ten times as long as hashing. The cache holds
+    no token and no secret.
+    """
+    if len(text) != TOKEN_LENGTH or not text.isascii():
+        return None
+    key = sha256(text.encode()).digest()
+    proof = _proofs.get(key)
+    if proof is None and (token := parse(text)) is not None:
+        if len(_proofs) >= PROOFS_LIMIT:
+            del _proofs[next(iter(_proofs))]
+        proof = _proofs[key] = token.proof
+    return proof
+
+
 def hash_secret(secret: bytes) -> bytes:
     """Return what the store keeps of a secret.
 
@@ -94,13 +129,12 @@ def proves(secret: bytes, secret_hash: bytes) -> bool:
     return hmac.compare_digest(hash_secret(secret), secret_hash)
 
 
-def is_superseded(secret: bytes, superseded_hashes: bytes) -> bool:
-    """Say whether a secret is one that the session had before a re-authentication."""
-    hashed = hash_secret(secret)
-    step = len(hashed)
+def is_superseded(secret_hash: bytes, superseded_hashes: bytes) -> bool:
+    """Say whether a hash is that of a secret which the session had before a re-authentication."""
+    step = len(secret_hash)
     found = False
     for at in range(0, len(superseded_hashes), step):
-        found |= hmac.compare_digest(hashed, superseded_hashes[at : at + step])
+        found |= hmac.compare_digest(secret_hash, superseded_hashes[at : at + step])
     return found
 
 

@@ -1,12 +1,12 @@
+import hmac
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from session_authority_server.domain import token as tokens
 from session_authority_server.domain.event import CredentialFault, CredentialRejected
 from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.session import EndReason, Session
-from session_authority_server.domain.token import Token
+from session_authority_server.domain.token import Proof, is_superseded
 
 
 class RejectionReason(Enum):
@@ -38,20 +38,20 @@ _ENDED = {reason: Rejection(RejectionReason[reason.name]) for reason in EndReaso
 
 
 def judge(
-    session: Session | None, token: Token, now: datetime, user_id: str = ""
+    session: Session | None, proof: Proof, now: datetime, user_id: str = ""
 ) -> Session | Rejection:
-    """Return the session if a token is good for it, or why it is not.
+    """Return the session if a presented token is good for it, or why it is not.
 
     Args:
-        session: The session that the store has under the token's id.
-        token: The presented token.
+        session: The session that the store has under the proof's id.
+        proof: What the presented token proves.
         now: The present moment.
         user_id: The user whose session it must be; empty for any user.
     """
     if session is None:
         return NOT_FOUND
-    if not tokens.proves(token.secret, session.secret_hash):
-        superseded = tokens.is_superseded(token.secret, session.superseded_hashes)
+    if not hmac.compare_digest(proof.secret_hash, session.secret_hash):
+        superseded = is_superseded(proof.secret_hash, session.superseded_hashes)
         return SUPERSEDED if superseded else NOT_FOUND
     if not is_live(session, now):
         ending = ending_of(session, now)
@@ -63,7 +63,7 @@ def judge(
 
 
 def rejected_credential(
-    session: Session | None, token: Token, verdict: Session | Rejection, now: datetime
+    session: Session | None, proof: Proof, verdict: Session | Rejection, now: datetime
 ) -> CredentialRejected | None:
     """Return the event to record for a rejected token, if its secret is not the session's.
 
@@ -75,4 +75,4 @@ def rejected_credential(
         fault = CredentialFault.UNKNOWN if session is None else CredentialFault.FORGED
     else:
         return None
-    return CredentialRejected(token.id, session.user_id if session else "", fault, now)
+    return CredentialRejected(proof.id, session.user_id if session else "", fault, now)

@@ -12,9 +12,9 @@ from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.page_token import PageToken, Section
 from session_authority_server.usecases.session_proof import (
     check_standing,
-    parse_proof,
     prove,
     reporting_failed_proof,
+    require_proof,
 )
 
 DEFAULT_PAGE_SIZE = 50
@@ -69,11 +69,11 @@ async def list_sessions(context: Context, listing: Listing) -> Page:
         InvalidRequest: If the page token is not one for this list, or the page size is negative.
         StoreUnavailable: If the store can't be read.
     """
-    token = parse_proof(listing.session_token)
+    proof = require_proof(listing.session_token)
     size = _page_size(listing.page_size)
     now = context.clock.now()
     with reporting_failed_proof(context):
-        proven = await prove(context, token, now)
+        proven = await prove(context, proof, now)
     check_standing(proven, context.policy, now)
     show_ended = listing.show_ended or listing.only_ended
     if listing.page_token:

@@ -13,7 +13,7 @@ from session_authority_server.domain.errors import InvalidRequest, SessionNotFou
 from session_authority_server.domain.event import SessionEnded, SessionsSwept
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
-from session_authority_server.domain.token import Token
+from session_authority_server.domain.token import Proof
 from session_authority_server.domain.verdict import NOT_FOUND, judge
 from session_authority_server.ports import BATCH_LIMIT, Transaction
 from session_authority_server.usecases.context import Context
@@ -103,16 +103,16 @@ async def revoke_session_by_token(
         StoreUnavailable: If the store failed; a repetition is safe.
     """
     _check_reason(reason)
-    token = tokens.parse(session_token)
-    if token is None:
+    proof = tokens.parse_proof(session_token)
+    if proof is None:
         # An operator who copied it badly would otherwise think that it is harmless now.
         problem = "is not a whole token; copy all of it, from ses_ to the end"
         raise InvalidRequest([Violation("session_token", problem)])
-    return await _end_one(context, token.id, token, reason)
+    return await _end_one(context, proof.id, proof, reason)
 
 
 async def _end_one(
-    context: Context, session_id: UUID, proof: Token | None, reason: str
+    context: Context, session_id: UUID, proof: Proof | None, reason: str
 ) -> datetime:
     async def work(transaction: Transaction) -> None:
         session = await transaction.read_session(session_id)

@@ -10,15 +10,15 @@ from session_authority_server.domain.event import SessionReauthenticated
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.retry import Attempt
 from session_authority_server.domain.session import Session
-from session_authority_server.domain.token import Token
+from session_authority_server.domain.token import Proof, Token
 from session_authority_server.domain.verdict import NOT_FOUND, judge
 from session_authority_server.ports import Transaction, UserStanding
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer
 from session_authority_server.usecases.session_proof import (
-    parse_proof,
     read_proven,
     reporting_failed_proof,
+    require_proof,
 )
 from session_authority_server.usecases.sweep_time import (
     correcting_future_sweep,
@@ -57,7 +57,7 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
     clock = context.clock
     now = clock.now()
     authenticate_time = _checked_authenticate_time(request, now)
-    old = parse_proof(request.session_token)
+    old = require_proof(request.session_token)
     attempt, salt = _attempt(request), retry.new_salt()
     secret = tokens.mint(now).secret if attempt is None else attempt.derive_secret(salt)
     new = Token(old.id, secret)
@@ -85,11 +85,11 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
 
 
 async def _lock_user_of(
-    transaction: Transaction, token: Token, clock: Clock
+    transaction: Transaction, proof: Proof, clock: Clock
 ) -> UserStanding | None:
     """Lock the user of the session that a token opens or once opened; lock nobody for another token."""
-    session = await transaction.read_session(token.id)
-    if session is None or judge(session, token, clock.now()) is NOT_FOUND:
+    session = await transaction.read_session(proof.id)
+    if session is None or judge(session, proof, clock.now()) is NOT_FOUND:
         return None
     return await transaction.lock_user(session.user_id)
 

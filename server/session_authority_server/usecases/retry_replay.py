@@ -25,7 +25,7 @@ async def earlier_answer(
     if attempt.parameters_hash != answered.parameters_hash:
         raise RetryMismatch
     token = Token(answered.session_id, attempt.derive_secret(answered.salt))
-    verdict = judge(await transaction.read_session(token.id), token, now)
+    verdict = judge(await transaction.read_session(token.id), token.proof, now)
     if isinstance(verdict, Session):
         return verdict, token
     raise RetryStale

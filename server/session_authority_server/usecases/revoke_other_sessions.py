@@ -6,9 +6,9 @@ from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.session_proof import (
     check_standing,
-    parse_proof,
     prove_in,
     reporting_failed_proof,
+    require_proof,
 )
 
 
@@ -21,10 +21,10 @@ async def revoke_other_sessions(context: Context, session_token: str) -> datetim
         ReauthenticationRequired: If the proof of identity is too old.
         StoreUnavailable: If the store failed; a repetition is safe.
     """
-    token = parse_proof(session_token)
+    proof = require_proof(session_token)
 
     async def work(transaction: Transaction) -> None:
-        proven = await prove_in(transaction, token, context.clock)
+        proven = await prove_in(transaction, proof, context.clock)
         check_standing(proven, context.policy, context.clock.now())
         sweep = Sweep(context.clock.now(), InitiatingEntity.USER)
         await transaction.sweep_user(proven.user_id, sweep)

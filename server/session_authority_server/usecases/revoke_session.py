@@ -12,9 +12,9 @@ from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.session_proof import (
     check_standing,
-    parse_proof,
     prove_in,
     reporting_failed_proof,
+    require_proof,
 )
 
 
@@ -46,11 +46,11 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
         SessionNotFound: If the user has no such session.
         StoreUnavailable: If the store failed; a repetition is safe.
     """
-    token = parse_proof(session_token)
+    proof = require_proof(session_token)
     target_id = parse_id(session_id)
 
     async def work(transaction: Transaction) -> tuple[Session, bool, bool]:
-        proven = await prove_in(transaction, token, context.clock)
+        proven = await prove_in(transaction, proof, context.clock)
         check_standing(proven, context.policy, context.clock.now())
         # Read with the user's id, so that another user's session costs what an unknown one does.
         target = await transaction.read_session(target_id, of_user=proven.user_id)

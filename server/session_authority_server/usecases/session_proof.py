@@ -11,56 +11,56 @@ from session_authority_server.domain.errors import (
 )
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
-from session_authority_server.domain.token import Token
+from session_authority_server.domain.token import Proof
 from session_authority_server.domain.verdict import SUPERSEDED, judge, rejected_credential
 from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 
 
-def parse_proof(session_token: str) -> Token:
-    """Return the token that proves whose request this is.
+def require_proof(session_token: str) -> Proof:
+    """Return the proof of whose request this is.
 
     Raises:
         SessionNotLive: If the text is not a token.
     """
-    token = tokens.parse(session_token)
-    if token is None:
+    proof = tokens.parse_proof(session_token)
+    if proof is None:
         raise SessionNotLive
-    return token
+    return proof
 
 
-async def prove(context: Context, token: Token, now: datetime) -> Session:
+async def prove(context: Context, proof: Proof, now: datetime) -> Session:
     """Return the live session of a token.
 
     Raises:
         SessionNotLive: If the token is not good.
         StoreUnavailable: If the store can't be read.
     """
-    found = await context.store.read_sessions([token.id])
-    return _accept(found.get(token.id), token, now)
+    found = await context.store.read_sessions([proof.id])
+    return _accept(found.get(proof.id), proof, now)
 
 
-async def prove_in(transaction: Transaction, token: Token, clock: Clock) -> Session:
+async def prove_in(transaction: Transaction, proof: Proof, clock: Clock) -> Session:
     """Lock the user of a token. Return its live session, as it is under the lock.
 
     Raises:
         SessionNotLive: If the token is not good.
         StoreUnavailable: If the store can't be read.
     """
-    session = await read_proven(transaction, token, clock)
+    session = await read_proven(transaction, proof, clock)
     await transaction.lock_user(session.user_id)
     # The session may have ended while this waited for the lock.
-    return await read_proven(transaction, token, clock)
+    return await read_proven(transaction, proof, clock)
 
 
-async def read_proven(transaction: Transaction, token: Token, clock: Clock) -> Session:
+async def read_proven(transaction: Transaction, proof: Proof, clock: Clock) -> Session:
     """Return the live session of a token, without a lock.
 
     Raises:
         SessionNotLive: If the token is not good.
         StoreUnavailable: If the store can't be read.
     """
-    return _accept(await transaction.read_session(token.id), token, clock.now())
+    return _accept(await transaction.read_session(proof.id), proof, clock.now())
 
 
 @contextmanager
@@ -93,11 +93,11 @@ def check_standing(proven: Session, policy: Policy, now: datetime) -> None:
         raise ReauthenticationRequired(max_age)
 
 
-def _accept(session: Session | None, token: Token, now: datetime) -> Session:
-    verdict = judge(session, token, now)
+def _accept(session: Session | None, proof: Proof, now: datetime) -> Session:
+    verdict = judge(session, proof, now)
     if isinstance(verdict, Session):
         return verdict
     raise SessionNotLive(
-        rejected=rejected_credential(session, token, verdict, now),
+        rejected=rejected_credential(session, proof, verdict, now),
         superseded=session if verdict is SUPERSEDED else None,
     )

@@ -26,28 +26,28 @@ async def sign_out(context: Context, session_token: str) -> datetime:
     Raises:
         StoreUnavailable: If the store failed; a repetition is safe.
     """
-    token = tokens.parse(session_token)
-    if token is None:
+    proof = tokens.parse_proof(session_token)
+    if proof is None:
         return context.effective_time()
 
     async def work(transaction: Transaction) -> None:
-        session = await transaction.read_session(token.id)
+        session = await transaction.read_session(proof.id)
         # With a wrong secret the call must not wait for the user: the wait would reveal that the id exists.
-        if session is not None and judge(session, token, context.clock.now()) is not NOT_FOUND:
+        if session is not None and judge(session, proof, context.clock.now()) is not NOT_FOUND:
             # Also where there is nothing to end. A repetition must wait, as the first call did, until a standby
             # has the ending, and only a write waits.
             await transaction.lock_user(session.user_id)
-            session = await transaction.read_session(token.id)
+            session = await transaction.read_session(proof.id)
             if session is None:
                 raise SessionNotLive  # Erased meanwhile. The lock must leave nothing of the user.
         now = context.clock.now()
-        verdict = judge(session, token, now)
+        verdict = judge(session, proof, now)
         if session is not None and _opens(verdict, session, now):
             ending = Ending(now, EndReason.SIGNED_OUT, InitiatingEntity.USER)
-            if await transaction.end_session(token.id, ending):
-                transaction.record(SessionEnded(token.id, session.user_id, ending))
+            if await transaction.end_session(proof.id, ending):
+                transaction.record(SessionEnded(proof.id, session.user_id, ending))
                 return
-        rejected = rejected_credential(session, token, verdict, now)
+        rejected = rejected_credential(session, proof, verdict, now)
         if rejected is not None:
             transaction.record(rejected)
 

@@ -7,7 +7,7 @@ from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.session import Session
-from session_authority_server.domain.token import Token
+from session_authority_server.domain.token import Proof
 from session_authority_server.domain.verdict import (
     MALFORMED,
     SUPERSEDED,
@@ -51,16 +51,16 @@ async def validate_sessions(context: Context, validations: Sequence[Validation])
     Raises:
         StoreUnavailable: If the store can't be read.
     """
-    parsed = [tokens.parse(validation.session_token) for validation in validations]
-    wanted = [token.id for token in parsed if token is not None]
+    proofs = [tokens.parse_proof(validation.session_token) for validation in validations]
+    wanted = [proof.id for proof in proofs if proof is not None]
     found = await context.store.read_sessions(wanted) if wanted else {}
     now = context.clock.now()
     reused: dict[UUID, Session] = {}
     outcomes = [
         MALFORMED
-        if token is None and not validation.ip_address
-        else _outcome(context, validation, token, found, now, reused)
-        for validation, token in zip(validations, parsed, strict=True)
+        if proof is None and not validation.ip_address
+        else _outcome(context, validation, proof, found, now, reused)
+        for validation, proof in zip(validations, proofs, strict=True)
     ]
     for session in reused.values():
         context.superseded.used(session)
@@ -70,7 +70,7 @@ async def validate_sessions(context: Context, validations: Sequence[Validation])
 def _outcome(
     context: Context,
     validation: Validation,
-    token: Token | None,
+    proof: Proof | None,
     found: Mapping[UUID, Session],
     now: datetime,
     reused: dict[UUID, Session],
@@ -81,16 +81,16 @@ def _outcome(
             ip_address = _checked_ip_address(validation.ip_address)
         except InvalidRequest as error:
             return error
-    if token is None:
+    if proof is None:
         return MALFORMED
-    session = found.get(token.id)
-    verdict = judge(session, token, now, validation.user_id)
+    session = found.get(proof.id)
+    verdict = judge(session, proof, now, validation.user_id)
     if not isinstance(verdict, Session):
-        rejected = rejected_credential(session, token, verdict, now)
+        rejected = rejected_credential(session, proof, verdict, now)
         if rejected is not None:
             context.audit.record(rejected)
         if verdict is SUPERSEDED and session is not None:
-            reused[token.id] = session
+            reused[proof.id] = session
     elif not validation.passive:
         touch = context.activity.gather(verdict, now, ip_address)
         if touch is not None:

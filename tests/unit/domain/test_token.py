@@ -3,10 +3,12 @@ from uuid import UUID
 
 import pytest
 
+from session_authority_server.domain import token as tokens
 from session_authority_server.domain.token import (
     SUPERSEDED_HASHES_KEPT,
     TOKEN_LENGTH,
     TOKEN_PATTERN,
+    Proof,
     Token,
     hash_secret,
     is_superseded,
@@ -14,6 +16,7 @@ from session_authority_server.domain.token import (
     mint,
     new_id,
     parse,
+    parse_proof,
     proves,
     supersede,
 )
@@ -53,6 +56,7 @@ def test_the_spelling_of_a_token_is_the_same_for_ever() -> None:
 )
 def test_what_is_no_token_is_refused(text: str) -> None:
     assert parse(text) is None
+    assert parse_proof(text) is None
 
 
 def test_minted_tokens_are_new_each_time() -> None:
@@ -88,10 +92,35 @@ def test_the_secrets_before_are_remembered_to_a_limit_the_oldest_forgotten_first
     kept = b""
     for secret in secrets[:-1]:
         kept = supersede(hash_secret(secret), kept)
-    assert all(is_superseded(secret, kept) for secret in secrets[:-1])
+    assert all(is_superseded(hash_secret(secret), kept) for secret in secrets[:-1])
     kept = supersede(hash_secret(secrets[-1]), kept)
-    assert [is_superseded(secret, kept) for secret in secrets] == [False] + [True] * 16
-    assert not is_superseded(b"x" * 32, b"")
+    assert [is_superseded(hash_secret(secret), kept) for secret in secrets] == [False] + [True] * 16
+    assert not is_superseded(hash_secret(b"x" * 32), b"")
+
+
+def test_a_proof_has_the_id_and_the_hash_of_the_secret() -> None:
+    assert parse_proof(KNOWN_TEXT) == (ID, hash_secret(KNOWN.secret))
+
+
+def test_the_cache_of_proofs_is_bounded_and_holds_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cached: dict[bytes, Proof] = {}
+    monkeypatch.setattr(tokens, "_proofs", cached)
+    monkeypatch.setattr(tokens, "PROOFS_LIMIT", 3)
+    minted = [mint(NOW) for _ in range(5)]
+    for _ in range(2):
+        assert [parse_proof(token.encode()) for token in minted] == [
+            token.proof for token in minted
+        ]
+    assert len(cached) == 3
+    assert list(cached.values()) == [token.proof for token in minted[2:]]
+    for key, proof in cached.items():
+        for token in minted:
+            assert token.secret not in (key, proof.secret_hash)
+            assert token.encode().encode() != key
+    parse_proof("ses_" + "0" * 70)
+    assert len(cached) == 3, "made-up tokens evict nothing"
 
 
 def test_nobody_sees_a_secret_by_printing_a_token() -> None:

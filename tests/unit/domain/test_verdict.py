@@ -15,8 +15,8 @@ from session_authority_server.domain.verdict import (
 from tests.support.engines import DAY, MINUTE, SECRET, START, a_session
 
 SESSION = a_session("ann", idle_timeout=MINUTE)
-GOOD = Token(SESSION.session_id, SECRET)
-WRONG = Token(SESSION.session_id, b"x" * 32)
+GOOD = Token(SESSION.session_id, SECRET).proof
+WRONG = Token(SESSION.session_id, b"x" * 32).proof
 
 
 def test_the_token_of_a_live_session_is_good() -> None:
@@ -39,7 +39,7 @@ def test_a_wrong_secret_is_not_told_from_no_session_even_where_it_has_ended() ->
 def test_a_secret_of_before_is_superseded() -> None:
     session = replace(SESSION, superseded_hashes=hash_secret(b"o" * 32) + hash_secret(b"p" * 32))
     for secret in (b"o" * 32, b"p" * 32):
-        assert judge(session, Token(session.session_id, secret), START) == SUPERSEDED
+        assert judge(session, Token(session.session_id, secret).proof, START) == SUPERSEDED
     assert judge(session, WRONG, START) == NOT_FOUND
 
 

@@ -15,7 +15,7 @@ from session_authority_server.domain.session import (
 )
 from session_authority_server.domain.token import Token
 from session_authority_server.ports import UserStanding
-from session_authority_server.usecases.session_proof import parse_proof, prove_in
+from session_authority_server.usecases.session_proof import prove_in, require_proof
 from tests.support.engines import SECRET, START, a_session
 
 SESSION = a_session()
@@ -40,7 +40,7 @@ class Transaction:
 
 
 async def prove(transaction: Transaction) -> Session:
-    return await prove_in(transaction, GOOD, ManualClock(START))  # type: ignore[arg-type]
+    return await prove_in(transaction, GOOD.proof, ManualClock(START))  # type: ignore[arg-type]
 
 
 async def test_the_proven_session_is_the_one_read_under_its_users_lock() -> None:
@@ -67,6 +67,6 @@ async def test_nobody_is_locked_for_a_token_that_is_not_good() -> None:
 
 
 def test_what_is_no_token_proves_nothing() -> None:
-    assert parse_proof(GOOD.encode()) == GOOD
+    assert require_proof(GOOD.encode()) == GOOD.proof
     with pytest.raises(SessionNotLive):
-        parse_proof("garbage")
+        require_proof("garbage")
