@@ -29,26 +29,14 @@ def proxy(
 ) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Run a proxy in front of a server; give its address and process."""
     port = free_port()
-    with_key = folder / "tls-with-key.pem"
-    with_key.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
-    configuration = _documented(name)
-    for documented, here in {
-        "127.0.0.1:50551": server_address,
-        "bind :50552": f"bind 127.0.0.1:{port}",
-        "listen 50552": f"listen 127.0.0.1:{port}",
-        "/etc/session-authority/tls-with-key.pem": str(with_key),
-        "/etc/session-authority/tls.pem": str(pair.certificate),
-        "/etc/session-authority/tls.key": str(pair.key),
-    }.items():
-        configuration = configuration.replace(documented, here)
-    file = folder / f"{name}.conf"
-    file.write_text(_whole_nginx(folder, configuration) if name == "nginx" else configuration)
-    found = program(name)
-    assert found is not None
-    command = (
-        [found, "-p", str(folder), "-c", str(file), "-e", "stderr"]
-        if name == "nginx"
-        else [found, "-f", str(file)]
+    command = _command(
+        name,
+        folder,
+        pair,
+        _documented(name)
+        .replace("127.0.0.1:50551", server_address)
+        .replace("bind :50552", f"bind 127.0.0.1:{port}")
+        .replace("listen 50552", f"listen 127.0.0.1:{port}"),
     )
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -57,6 +45,37 @@ def proxy(
     finally:
         process.terminate()
         process.wait(START_SECONDS)
+
+
+def check(name: str, folder: Path, pair: Pair, configuration: str) -> None:
+    """Have a proxy read a configuration, as `nginx -t` and `haproxy -c` do.
+
+    Raises:
+        AssertionError: The proxy refuses it; the message says why.
+    """
+    command = _command(name, folder, pair, configuration)
+    flag = "-t" if name == "nginx" else "-c"
+    done = subprocess.run([*command, flag], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _command(name: str, folder: Path, pair: Pair, configuration: str) -> list[str]:
+    """Return the command that runs a proxy as documented, with certificates of a test."""
+    with_key = folder / "tls-with-key.pem"
+    with_key.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
+    for documented, here in {
+        "/etc/session-authority/tls-with-key.pem": with_key,
+        "/etc/session-authority/tls.pem": pair.certificate,
+        "/etc/session-authority/tls.key": pair.key,
+    }.items():
+        configuration = configuration.replace(documented, str(here))
+    file = folder / f"{name}.conf"
+    file.write_text(_whole_nginx(folder, configuration) if name == "nginx" else configuration)
+    found = program(name)
+    assert found is not None
+    if name == "nginx":
+        return [found, "-p", str(folder), "-c", str(file), "-e", "stderr"]
+    return [found, "-f", str(file)]
 
 
 def _documented(name: str) -> str:
