@@ -25,201 +25,213 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent by the authority."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. The request breaks a documented limit or form; `google.rpc.BadRequest` names each
-    field, 8 at most, and says how to mend it. Sending it again unchanged fails again.
+    """INVALID_ARGUMENT. The request breaks a documented limit or format. `google.rpc.BadRequest` names up to 8
+    fields and says how to fix each. The same request will fail again.
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The request's bytes are no message of the expected type."""
+    """INVALID_ARGUMENT. The bytes of the request are not a message of the expected type."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED. The request is larger than the limit that the metadata `limit_bytes` gives."""
+    """RESOURCE_EXHAUSTED. The request is too large. The metadata `limit_bytes` gives the limit."""
     ERROR_REASON_SESSION_NOT_LIVE: _ErrorReason.ValueType  # 4
-    """UNAUTHENTICATED. The session token that should prove whose request this is names no live session:
-    it is absent, malformed, unknown, superseded, or its session has ended. The user must sign in.
+    """UNAUTHENTICATED. The session token that authorizes the request does not belong to a live session. It is
+    absent, malformed, unknown or superseded, or its session has ended. The user must sign in.
     """
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 5
-    """NOT_FOUND. The user has no session of this id. Whether another user has one is not told."""
+    """NOT_FOUND. The user has no session with this id. The error is the same if another user has one."""
     ERROR_REASON_AUTHENTICATION_TOO_OLD: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION. The credential check began before all of the user's sessions were last ended,
-    so it may have used what that ending was to shut out. The user must sign in again.
+    """FAILED_PRECONDITION. The credential check began before all of the user's sessions were last ended. It may
+    have used a credential that is no longer trusted. The user must sign in again.
     """
     ERROR_REASON_SESSION_LIMIT_REACHED: _ErrorReason.ValueType  # 7
-    """RESOURCE_EXHAUSTED. The user has as many live sessions as the policy allows, and the policy refuses
-    another instead of ending the least recently active one. The metadata `limit` gives the number.
+    """RESOURCE_EXHAUSTED. The user has as many live sessions as the policy allows. The policy refuses another
+    sign-in instead of ending the least recently active session. The metadata `limit` gives the number.
     """
     ERROR_REASON_RETRY_MISMATCH: _ErrorReason.ValueType  # 8
     """INVALID_ARGUMENT. The `retry_secret` was used before with other parameters. Each new attempt needs a
-    fresh one; only a repetition of the same request may reuse it.
+    fresh secret. Only a repetition of the same request may reuse one.
     """
     ERROR_REASON_RETRY_STALE: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION. The request is a repetition of one that succeeded, but the session that it made
-    has since ended or got another token, so the same answer can't be given again.
+    """FAILED_PRECONDITION. The request repeats one that succeeded, but its session has since ended or received
+    another token. The original answer can't be returned again.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 10
-    """UNAVAILABLE. The authority could not reach its store, or does not know whether a change was made.
-    Nothing can be concluded about any session. Repeating the request, with the same `retry_secret`
-    where it has one, is safe.
+    """UNAVAILABLE. The authority could not reach its store, or does not know whether a change was committed.
+    This says nothing about any session. It is safe to repeat the request, with the same `retry_secret` if it
+    has one.
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 11
-    """DEADLINE_EXCEEDED. The answer was not ready in time. Repeating the request, with the same
-    `retry_secret` where it has one, is safe.
+    """DEADLINE_EXCEEDED. The answer was not ready in time. It is safe to repeat the request, with the same
+    `retry_secret` if it has one.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
-    """INTERNAL. A fault of the authority, logged there in full."""
+    """INTERNAL. The authority failed in an unexpected way. Its log has the details."""
     ERROR_REASON_API_KEY_MISSING: _ErrorReason.ValueType  # 13
-    """UNAUTHENTICATED. The call carries no API key: every call but those of health and reflection needs
-    the metadata `authorization: Bearer sak_...`. This says nothing about any session.
+    """UNAUTHENTICATED. The call carries no API key. Every call except health and reflection needs the metadata
+    `authorization: Bearer sak_...`. This says nothing about any session.
     """
     ERROR_REASON_API_KEY_INVALID: _ErrorReason.ValueType  # 14
-    """UNAUTHENTICATED. What the call carries is no API key of this authority. Whether it is malformed or
-    unknown, or its secret is wrong, is not told. This says nothing about any session.
+    """UNAUTHENTICATED. The API key is malformed or unknown, or its secret is wrong. The error does not reveal
+    which. This says nothing about any session.
     """
     ERROR_REASON_API_KEY_EXPIRED: _ErrorReason.ValueType  # 15
     """UNAUTHENTICATED. The API key has expired. This says nothing about any session."""
     ERROR_REASON_API_KEY_REVOKED: _ErrorReason.ValueType  # 16
     """UNAUTHENTICATED. The API key was revoked. This says nothing about any session."""
     ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 17
-    """PERMISSION_DENIED. The API key is good, but does not permit this method; the metadata `permission`
-    gives the permission that it lacks.
+    """PERMISSION_DENIED. The API key is valid but does not permit this method. The metadata `permission` names
+    the missing permission.
     """
     ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 18
     """RESOURCE_EXHAUSTED. Too many calls wait in the server, or this one has waited for too long. The server did
-    not look at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where it has one.
-    Under still more calls, and while it stops, the server may refuse calls with CANCELLED, the message "CANCELLED"
-    and no reason; repeat those in the same way.
+    not process it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` if it has one.
+
+    Under even more load, and while it shuts down, the server may refuse calls with CANCELLED, the message
+    "CANCELLED" and no reason. Repeat those in the same way.
     """
     ERROR_REASON_TOO_MANY_REJECTED_TOKENS: _ErrorReason.ValueType  # 19
-    """RESOURCE_EXHAUSTED. The session token is not good: the authority looked it up and found no session. The
-    caller's API key has presented too many such tokens within a minute, so this replaces the rejection. A good
-    token is never refused so, and neither is a token whose session has ended. A batch is refused only if none
-    of its tokens is known. `google.rpc.RetryInfo` says when the next unknown token gets an ordinary rejection.
+    """RESOURCE_EXHAUSTED. The session token is unknown. The caller's API key has presented too many unknown
+    tokens within a minute, so this error replaces the rejection. `google.rpc.RetryInfo` says when the next
+    unknown token gets an ordinary rejection.
+
+    The limit affects neither valid tokens nor tokens whose session has ended. A batch is refused only if
+    all of its tokens are unknown.
     """
     ERROR_REASON_REAUTHENTICATION_REQUIRED: _ErrorReason.ValueType  # 20
-    """FAILED_PRECONDITION. The session is live, but its user's last proof of identity is older than the policy
-    allows for looking at sessions and ending them. The user must re-authenticate, and the request can then be
-    repeated with the new token. The metadata `max_authentication_age_seconds` gives the policy's number.
+    """FAILED_PRECONDITION. The session is live, but the user's latest proof of identity is older than the policy
+    allows for listing and ending sessions. The user must re-authenticate. The request can then be repeated
+    with the new token. The metadata `max_authentication_age_seconds` gives the limit.
     """
     ERROR_REASON_IMPERSONATION_FORBIDDEN: _ErrorReason.ValueType  # 21
-    """FAILED_PRECONDITION. The session is that of somebody who acts as the user (it has an `actor_id`), which
-    lets them neither look at the user's sessions nor end them. It may sign itself out.
+    """FAILED_PRECONDITION. The session has an `actor_id`: somebody else acts as the user. Such a session can
+    sign itself out, but it can neither list nor end the user's sessions.
     """
     ERROR_REASON_WATCH_INTERRUPTED: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE. The server ended a WatchSessions stream, because it could not be sure any more that the caller is
-    told of every change. What was kept under the stream must be forgotten. The metadata `cause` says why:
-    CHANNEL_LOST (the server could have missed changes), SLOW (the caller didn't read as fast as changes came),
-    SILENT (the caller sent no ping for 30 seconds) or DRAINING (the server is shutting down).
-    `google.rpc.RetryInfo` says when to open another.
+    """UNAVAILABLE. The server ended a WatchSessions stream because it can no longer guarantee that the caller
+    receives every change. The caller must discard everything that it cached under the stream.
+    `google.rpc.RetryInfo` says when to open another stream. The metadata `cause` is one of:
+
+    - CHANNEL_LOST: the server may have missed changes.
+    - SLOW: the caller did not read as fast as changes came.
+    - SILENT: the caller sent no ping for 30 seconds.
+    - DRAINING: the server is shutting down.
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 23
-    """RESOURCE_EXHAUSTED. The server has as many WatchSessions streams as it allows; the metadata `limit` gives
-    the number. `google.rpc.RetryInfo` says when to try again, perhaps at another server.
+    """RESOURCE_EXHAUSTED. The server has as many WatchSessions streams as it allows. The metadata `limit` gives
+    the number. `google.rpc.RetryInfo` says when to try again. Another server may have room.
     """
     ERROR_REASON_CLOCK_WRONG: _ErrorReason.ValueType  # 24
-    """UNAVAILABLE. The clock of the server's machine is more than a second from the database's clock, so the server
-    serves nothing until it is right again. Another server may serve. Repeating the request, with the same
-    `retry_secret` where it has one, is safe.
+    """UNAVAILABLE. The clock of the server's machine is more than one second from the database's clock. The
+    server refuses calls until its clock is right again. Another server may answer. It is safe to repeat the
+    request, with the same `retry_secret` if it has one.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every `reason` that a `google.rpc.ErrorInfo` of this API carries, without the prefix
     `ERROR_REASON_`. The `domain` of each is "session-authority".
 
-    An invalid session is no error of ValidateSession: it is an answer, with a RejectionReason.
+    An invalid session is not an error of ValidateSession. It is an answer that carries a RejectionReason.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent by the authority."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. The request breaks a documented limit or form; `google.rpc.BadRequest` names each
-field, 8 at most, and says how to mend it. Sending it again unchanged fails again.
+"""INVALID_ARGUMENT. The request breaks a documented limit or format. `google.rpc.BadRequest` names up to 8
+fields and says how to fix each. The same request will fail again.
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The request's bytes are no message of the expected type."""
+"""INVALID_ARGUMENT. The bytes of the request are not a message of the expected type."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED. The request is larger than the limit that the metadata `limit_bytes` gives."""
+"""RESOURCE_EXHAUSTED. The request is too large. The metadata `limit_bytes` gives the limit."""
 ERROR_REASON_SESSION_NOT_LIVE: ErrorReason.ValueType  # 4
-"""UNAUTHENTICATED. The session token that should prove whose request this is names no live session:
-it is absent, malformed, unknown, superseded, or its session has ended. The user must sign in.
+"""UNAUTHENTICATED. The session token that authorizes the request does not belong to a live session. It is
+absent, malformed, unknown or superseded, or its session has ended. The user must sign in.
 """
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 5
-"""NOT_FOUND. The user has no session of this id. Whether another user has one is not told."""
+"""NOT_FOUND. The user has no session with this id. The error is the same if another user has one."""
 ERROR_REASON_AUTHENTICATION_TOO_OLD: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION. The credential check began before all of the user's sessions were last ended,
-so it may have used what that ending was to shut out. The user must sign in again.
+"""FAILED_PRECONDITION. The credential check began before all of the user's sessions were last ended. It may
+have used a credential that is no longer trusted. The user must sign in again.
 """
 ERROR_REASON_SESSION_LIMIT_REACHED: ErrorReason.ValueType  # 7
-"""RESOURCE_EXHAUSTED. The user has as many live sessions as the policy allows, and the policy refuses
-another instead of ending the least recently active one. The metadata `limit` gives the number.
+"""RESOURCE_EXHAUSTED. The user has as many live sessions as the policy allows. The policy refuses another
+sign-in instead of ending the least recently active session. The metadata `limit` gives the number.
 """
 ERROR_REASON_RETRY_MISMATCH: ErrorReason.ValueType  # 8
 """INVALID_ARGUMENT. The `retry_secret` was used before with other parameters. Each new attempt needs a
-fresh one; only a repetition of the same request may reuse it.
+fresh secret. Only a repetition of the same request may reuse one.
 """
 ERROR_REASON_RETRY_STALE: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION. The request is a repetition of one that succeeded, but the session that it made
-has since ended or got another token, so the same answer can't be given again.
+"""FAILED_PRECONDITION. The request repeats one that succeeded, but its session has since ended or received
+another token. The original answer can't be returned again.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 10
-"""UNAVAILABLE. The authority could not reach its store, or does not know whether a change was made.
-Nothing can be concluded about any session. Repeating the request, with the same `retry_secret`
-where it has one, is safe.
+"""UNAVAILABLE. The authority could not reach its store, or does not know whether a change was committed.
+This says nothing about any session. It is safe to repeat the request, with the same `retry_secret` if it
+has one.
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 11
-"""DEADLINE_EXCEEDED. The answer was not ready in time. Repeating the request, with the same
-`retry_secret` where it has one, is safe.
+"""DEADLINE_EXCEEDED. The answer was not ready in time. It is safe to repeat the request, with the same
+`retry_secret` if it has one.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
-"""INTERNAL. A fault of the authority, logged there in full."""
+"""INTERNAL. The authority failed in an unexpected way. Its log has the details."""
 ERROR_REASON_API_KEY_MISSING: ErrorReason.ValueType  # 13
-"""UNAUTHENTICATED. The call carries no API key: every call but those of health and reflection needs
-the metadata `authorization: Bearer sak_...`. This says nothing about any session.
+"""UNAUTHENTICATED. The call carries no API key. Every call except health and reflection needs the metadata
+`authorization: Bearer sak_...`. This says nothing about any session.
 """
 ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 14
-"""UNAUTHENTICATED. What the call carries is no API key of this authority. Whether it is malformed or
-unknown, or its secret is wrong, is not told. This says nothing about any session.
+"""UNAUTHENTICATED. The API key is malformed or unknown, or its secret is wrong. The error does not reveal
+which. This says nothing about any session.
 """
 ERROR_REASON_API_KEY_EXPIRED: ErrorReason.ValueType  # 15
 """UNAUTHENTICATED. The API key has expired. This says nothing about any session."""
 ERROR_REASON_API_KEY_REVOKED: ErrorReason.ValueType  # 16
 """UNAUTHENTICATED. The API key was revoked. This says nothing about any session."""
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 17
-"""PERMISSION_DENIED. The API key is good, but does not permit this method; the metadata `permission`
-gives the permission that it lacks.
+"""PERMISSION_DENIED. The API key is valid but does not permit this method. The metadata `permission` names
+the missing permission.
 """
 ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 18
 """RESOURCE_EXHAUSTED. Too many calls wait in the server, or this one has waited for too long. The server did
-not look at it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` where it has one.
-Under still more calls, and while it stops, the server may refuse calls with CANCELLED, the message "CANCELLED"
-and no reason; repeat those in the same way.
+not process it. `google.rpc.RetryInfo` says when to repeat it, with the same `retry_secret` if it has one.
+
+Under even more load, and while it shuts down, the server may refuse calls with CANCELLED, the message
+"CANCELLED" and no reason. Repeat those in the same way.
 """
 ERROR_REASON_TOO_MANY_REJECTED_TOKENS: ErrorReason.ValueType  # 19
-"""RESOURCE_EXHAUSTED. The session token is not good: the authority looked it up and found no session. The
-caller's API key has presented too many such tokens within a minute, so this replaces the rejection. A good
-token is never refused so, and neither is a token whose session has ended. A batch is refused only if none
-of its tokens is known. `google.rpc.RetryInfo` says when the next unknown token gets an ordinary rejection.
+"""RESOURCE_EXHAUSTED. The session token is unknown. The caller's API key has presented too many unknown
+tokens within a minute, so this error replaces the rejection. `google.rpc.RetryInfo` says when the next
+unknown token gets an ordinary rejection.
+
+The limit affects neither valid tokens nor tokens whose session has ended. A batch is refused only if
+all of its tokens are unknown.
 """
 ERROR_REASON_REAUTHENTICATION_REQUIRED: ErrorReason.ValueType  # 20
-"""FAILED_PRECONDITION. The session is live, but its user's last proof of identity is older than the policy
-allows for looking at sessions and ending them. The user must re-authenticate, and the request can then be
-repeated with the new token. The metadata `max_authentication_age_seconds` gives the policy's number.
+"""FAILED_PRECONDITION. The session is live, but the user's latest proof of identity is older than the policy
+allows for listing and ending sessions. The user must re-authenticate. The request can then be repeated
+with the new token. The metadata `max_authentication_age_seconds` gives the limit.
 """
 ERROR_REASON_IMPERSONATION_FORBIDDEN: ErrorReason.ValueType  # 21
-"""FAILED_PRECONDITION. The session is that of somebody who acts as the user (it has an `actor_id`), which
-lets them neither look at the user's sessions nor end them. It may sign itself out.
+"""FAILED_PRECONDITION. The session has an `actor_id`: somebody else acts as the user. Such a session can
+sign itself out, but it can neither list nor end the user's sessions.
 """
 ERROR_REASON_WATCH_INTERRUPTED: ErrorReason.ValueType  # 22
-"""UNAVAILABLE. The server ended a WatchSessions stream, because it could not be sure any more that the caller is
-told of every change. What was kept under the stream must be forgotten. The metadata `cause` says why:
-CHANNEL_LOST (the server could have missed changes), SLOW (the caller didn't read as fast as changes came),
-SILENT (the caller sent no ping for 30 seconds) or DRAINING (the server is shutting down).
-`google.rpc.RetryInfo` says when to open another.
+"""UNAVAILABLE. The server ended a WatchSessions stream because it can no longer guarantee that the caller
+receives every change. The caller must discard everything that it cached under the stream.
+`google.rpc.RetryInfo` says when to open another stream. The metadata `cause` is one of:
+
+- CHANNEL_LOST: the server may have missed changes.
+- SLOW: the caller did not read as fast as changes came.
+- SILENT: the caller sent no ping for 30 seconds.
+- DRAINING: the server is shutting down.
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 23
-"""RESOURCE_EXHAUSTED. The server has as many WatchSessions streams as it allows; the metadata `limit` gives
-the number. `google.rpc.RetryInfo` says when to try again, perhaps at another server.
+"""RESOURCE_EXHAUSTED. The server has as many WatchSessions streams as it allows. The metadata `limit` gives
+the number. `google.rpc.RetryInfo` says when to try again. Another server may have room.
 """
 ERROR_REASON_CLOCK_WRONG: ErrorReason.ValueType  # 24
-"""UNAVAILABLE. The clock of the server's machine is more than a second from the database's clock, so the server
-serves nothing until it is right again. Another server may serve. Repeating the request, with the same
-`retry_secret` where it has one, is safe.
+"""UNAVAILABLE. The clock of the server's machine is more than one second from the database's clock. The
+server refuses calls until its clock is right again. Another server may answer. It is safe to repeat the
+request, with the same `retry_secret` if it has one.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

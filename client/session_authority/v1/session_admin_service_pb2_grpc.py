@@ -26,11 +26,10 @@ if _version_not_supported:
 
 
 class SessionAdminServiceStub:
-    """SessionAdminService ends sessions without their users' tokens, and erases users. It can end, never see: no
-    answer tells whether a session or a user exists. A user or a session that is not known is answered like any
-    other, with a success.
+    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    unknown user or session gets the same answer as a known one.
 
-    What it ends, it ends as REVOKED, initiated by ADMIN. Every call can be repeated.
+    Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.
     """
 
     def __init__(self, channel):
@@ -67,49 +66,50 @@ class SessionAdminServiceStub:
 
 
 class SessionAdminServiceServicer:
-    """SessionAdminService ends sessions without their users' tokens, and erases users. It can end, never see: no
-    answer tells whether a session or a user exists. A user or a session that is not known is answered like any
-    other, with a success.
+    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    unknown user or session gets the same answer as a known one.
 
-    What it ends, it ends as REVOKED, initiated by ADMIN. Every call can be repeated.
+    Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.
     """
 
     def RevokeUserSessions(self, request, context):
-        """RevokeUserSessions ends every session of a user, however many there are. A sign-in of theirs that is
-        under way does not survive it.
+        """RevokeUserSessions ends every session of a user, however many there are. It also blocks each sign-in of the
+        user that has already begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeAllSessions(self, request, context):
-        """RevokeAllSessions ends every session of everybody. No sign-in that is under way survives it.
+        """RevokeAllSessions ends every session of every user. It also blocks each sign-in that has already begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeOneSession(self, request, context):
-        """RevokeOneSession ends one session, named by its id or by a token that was found where it should not be.
+        """RevokeOneSession ends one session. The request names it by its id, or by a token that has leaked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKeySessions(self, request, context):
-        """RevokeKeySessions ends the sessions that one API key made, for when that key was stolen. It looks at every
-        session made since a moment, for about two seconds a call: it is to be called again until it says that it
-        is complete. The key is to be revoked before, for what it makes afterwards or meanwhile is not covered.
+        """RevokeKeySessions ends the sessions that one API key created, for use after the key was stolen. Revoke the
+        key first: sessions that it creates during or after the call are not covered.
+
+        A call works for about two seconds. Repeat it until the response is complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """EraseUser ends every session of a user, as RevokeUserSessions does, and deletes every trace of the user:
-        the sessions, their history, and that the user exists. A keyed hash of the user id stays for 30 days,
-        because it is what shuts out a sign-in that began before. What makes calls repeatable, hashed too, stays
-        for its 10 minutes. Afterwards the same user id may sign in anew.
+        """EraseUser ends every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
+        history and the record of the user. Afterwards the same user id can sign in again.
+
+        A keyed hash of the user id stays for 30 days, because it blocks sign-ins that began before the call. Hashed
+        records of repeatable calls stay for 10 minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,11 +152,10 @@ def add_SessionAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionAdminService:
-    """SessionAdminService ends sessions without their users' tokens, and erases users. It can end, never see: no
-    answer tells whether a session or a user exists. A user or a session that is not known is answered like any
-    other, with a success.
+    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    unknown user or session gets the same answer as a known one.
 
-    What it ends, it ends as REVOKED, initiated by ADMIN. Every call can be repeated.
+    Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.
     """
 
     @staticmethod

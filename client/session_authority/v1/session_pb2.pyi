@@ -51,7 +51,7 @@ class _DeviceType:
 class _DeviceTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DEVICE_TYPE_UNSPECIFIED: _DeviceType.ValueType  # 0
-    """The user agent does not tell."""
+    """The user agent does not reveal it."""
     DEVICE_TYPE_DESKTOP: _DeviceType.ValueType  # 1
     """A desktop or laptop computer."""
     DEVICE_TYPE_PHONE: _DeviceType.ValueType  # 2
@@ -66,10 +66,10 @@ class _DeviceTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceType
     """A crawler or another self-declared bot."""
 
 class DeviceType(_DeviceType, metaclass=_DeviceTypeEnumTypeWrapper):
-    """DeviceType is the kind of thing a user signed in with."""
+    """DeviceType is the kind of device that a user signed in with."""
 
 DEVICE_TYPE_UNSPECIFIED: DeviceType.ValueType  # 0
-"""The user agent does not tell."""
+"""The user agent does not reveal it."""
 DEVICE_TYPE_DESKTOP: DeviceType.ValueType  # 1
 """A desktop or laptop computer."""
 DEVICE_TYPE_PHONE: DeviceType.ValueType  # 2
@@ -99,13 +99,11 @@ class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.V
     because a superseded token of it was used.
     """
     END_REASON_EXPIRED: _EndReason.ValueType  # 3
-    """The absolute lifetime ran out."""
+    """The absolute lifetime is over."""
     END_REASON_IDLE_TIMEOUT: _EndReason.ValueType  # 4
-    """The session was not used for as long as its idle timeout."""
+    """The session was not used for the length of its idle timeout."""
     END_REASON_LIMIT: _EndReason.ValueType  # 5
-    """A newer sign-in needed the place: the user was at the limit of live sessions, and this one was the
-    least recently active.
-    """
+    """The user signed in again at the limit of live sessions, and this session was the least recently active one."""
 
 class EndReason(_EndReason, metaclass=_EndReasonEnumTypeWrapper):
     """EndReason is why a session ended."""
@@ -119,13 +117,11 @@ END_REASON_REVOKED: EndReason.ValueType  # 2
 because a superseded token of it was used.
 """
 END_REASON_EXPIRED: EndReason.ValueType  # 3
-"""The absolute lifetime ran out."""
+"""The absolute lifetime is over."""
 END_REASON_IDLE_TIMEOUT: EndReason.ValueType  # 4
-"""The session was not used for as long as its idle timeout."""
+"""The session was not used for the length of its idle timeout."""
 END_REASON_LIMIT: EndReason.ValueType  # 5
-"""A newer sign-in needed the place: the user was at the limit of live sessions, and this one was the
-least recently active.
-"""
+"""The user signed in again at the limit of live sessions, and this session was the least recently active one."""
 Global___EndReason: _TypeAlias = EndReason  # noqa: Y015
 
 class _InitiatingEntity:
@@ -139,23 +135,23 @@ class _InitiatingEntityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Init
     INITIATING_ENTITY_ADMIN: _InitiatingEntity.ValueType  # 1
     """An operator."""
     INITIATING_ENTITY_USER: _InitiatingEntity.ValueType  # 2
-    """The user whose session it was."""
+    """The owner of the session."""
     INITIATING_ENTITY_POLICY: _InitiatingEntity.ValueType  # 3
-    """A policy: a timeout, a lifetime, a limit, or what is done about superseded tokens."""
+    """The policy: a lifetime, an idle timeout, the limit of live sessions, or the use of a superseded token."""
     INITIATING_ENTITY_SYSTEM: _InitiatingEntity.ValueType  # 4
     """The authority's own upkeep."""
 
 class InitiatingEntity(_InitiatingEntity, metaclass=_InitiatingEntityEnumTypeWrapper):
-    """InitiatingEntity is who brought about the end of a session, in the words of OpenID CAEP."""
+    """InitiatingEntity is the kind of actor that ended a session, in the terms of OpenID CAEP."""
 
 INITIATING_ENTITY_UNSPECIFIED: InitiatingEntity.ValueType  # 0
 """The session has not ended."""
 INITIATING_ENTITY_ADMIN: InitiatingEntity.ValueType  # 1
 """An operator."""
 INITIATING_ENTITY_USER: InitiatingEntity.ValueType  # 2
-"""The user whose session it was."""
+"""The owner of the session."""
 INITIATING_ENTITY_POLICY: InitiatingEntity.ValueType  # 3
-"""A policy: a timeout, a lifetime, a limit, or what is done about superseded tokens."""
+"""The policy: a lifetime, an idle timeout, the limit of live sessions, or the use of a superseded token."""
 INITIATING_ENTITY_SYSTEM: InitiatingEntity.ValueType  # 4
 """The authority's own upkeep."""
 Global___InitiatingEntity: _TypeAlias = InitiatingEntity  # noqa: Y015
@@ -205,30 +201,30 @@ class Session(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     ACTOR_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Identifies the session among all others; a UUID version 7 in its canonical, hyphenated, lower-case
-    form. It is not a secret and proves nothing.
+    """The unique id of the session: a UUID version 7 in its canonical form, hyphenated and in lower case. It is
+    not a secret and proves nothing.
     """
     user_id: _builtins.str
-    """Whose session it is, as the app named the user at sign-in."""
+    """The owner of the session, by the app's own name for the user."""
     state: Global___SessionState.ValueType
-    """Whether the session is live at the moment of the answer."""
+    """Whether the session was live when the answer was made."""
     current: _builtins.bool
-    """Whether this is the session whose token made the request. At most one session of a list is."""
+    """Whether the request was made with a token of this session. At most one session of a list is current."""
     ip_address: _builtins.str
-    """The IP address at sign-in, in canonical form. Empty where it was not given or is not kept."""
+    """The IP address at sign-in, in canonical form. Empty if it was not given or is not stored."""
     last_ip_address: _builtins.str
-    """The IP address of the latest recorded activity. Empty where none was given or is kept."""
+    """The IP address of the latest recorded activity. Empty if it was not given or is not stored."""
     end_reason: Global___EndReason.ValueType
     """Why the session ended. Unspecified while it is live."""
     initiating_entity: Global___InitiatingEntity.ValueType
-    """Who ended the session. Unspecified while it is live."""
+    """The kind of actor that ended the session. Unspecified while it is live."""
     actor_id: _builtins.str
-    """Who signed in as the user, where it was not the user, as the app named them. Meant for display: a user
-    should see who acted in their name. Empty where it was the user.
+    """The person who signed in as the user, by the app's own name for that person. Empty if the user signed in.
+    Show it to users, so that they see who acted in their name.
     """
     @_builtins.property
     def device(self) -> Global___Device:
-        """What the user signed in with, read from the user agent at sign-in."""
+        """The device that the user signed in with, read from the user agent at sign-in."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -244,17 +240,17 @@ class Session(_message.Message):
 
     @_builtins.property
     def last_active_time(self) -> _timestamp_pb2.Timestamp:
-        """When the session was last used, exact to the policy's last-active resolution (60 seconds unless an
-        idle timeout asks for finer).
+        """When the session was last used, exact to the policy's last-active resolution. The resolution is 60 seconds
+        by default, and at most a tenth of the idle timeout.
         """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the session ends by its absolute lifetime, however much it is used."""
+        """When the absolute lifetime ends, however much the session is used."""
 
     @_builtins.property
     def idle_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the session ends for want of use, were it not used again. Unset without an idle timeout."""
+        """When the session ends if it is not used again. Unset without an idle timeout."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -262,7 +258,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The immutable attributes that the app gave at sign-in. Meant for services, not for display."""
+        """The attributes that the app gave at sign-in. They never change. Meant for services, not for display."""
 
     def __init__(
         self,
@@ -296,7 +292,7 @@ Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):
-    """Device describes what a user signed in with, as far as its user agent tells."""
+    """Device describes what a user signed in with, as far as the user agent reveals it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -307,17 +303,17 @@ class Device(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     browser: _builtins.str
-    """The browser or app, for example "Chrome". Empty where it is not known."""
+    """The browser or app, for example "Chrome". Empty if unknown."""
     browser_version: _builtins.str
-    """The version of the browser or app, for example "140.0". Empty where it is not known."""
+    """The version of the browser or app, for example "140.0". Empty if unknown."""
     os: _builtins.str
-    """The operating system, for example "Windows". Empty where it is not known."""
+    """The operating system, for example "Windows". Empty if unknown."""
     os_version: _builtins.str
-    """The version of the operating system, for example "17.5". Empty where it is not known or, as with
-    Windows 11, cannot be told.
+    """The version of the operating system, for example "17.5". Empty if unknown. User agents do not reveal some
+    versions, for example Windows 11.
     """
     type: Global___DeviceType.ValueType
-    """What kind of thing it is."""
+    """The kind of device."""
     display_name: _builtins.str
     """A short name for people, for example "Chrome on Windows". Never empty."""
     def __init__(

@@ -26,15 +26,14 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """SessionService creates sessions at sign-in, says whether they are live, shows a user their own, and ends
-    them.
+    """SessionService creates sessions at sign-in, validates them, lists a user's own sessions, and ends them.
 
     A caller proves whose sessions it asks about with that user's own session token. No request names
     another user's list.
 
-    Errors carry `google.rpc.ErrorInfo` with a reason of ErrorReason and, for input, `google.rpc.BadRequest`
-    with the field. A request is at most 64 KiB, a batch at most 1 MiB. A call that sends no deadline gets
-    one of 5 seconds.
+    Errors carry `google.rpc.ErrorInfo` with a reason of ErrorReason. Errors about input also carry
+    `google.rpc.BadRequest` with the field. A request is at most 64 KiB, a batch at most 1 MiB. A call without a
+    deadline gets one of 5 seconds.
     """
 
     def __init__(self, channel):
@@ -86,40 +85,40 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """SessionService creates sessions at sign-in, says whether they are live, shows a user their own, and ends
-    them.
+    """SessionService creates sessions at sign-in, validates them, lists a user's own sessions, and ends them.
 
     A caller proves whose sessions it asks about with that user's own session token. No request names
     another user's list.
 
-    Errors carry `google.rpc.ErrorInfo` with a reason of ErrorReason and, for input, `google.rpc.BadRequest`
-    with the field. A request is at most 64 KiB, a batch at most 1 MiB. A call that sends no deadline gets
-    one of 5 seconds.
+    Errors carry `google.rpc.ErrorInfo` with a reason of ErrorReason. Errors about input also carry
+    `google.rpc.BadRequest` with the field. A request is at most 64 KiB, a batch at most 1 MiB. A call without a
+    deadline gets one of 5 seconds.
     """
 
     def CreateSession(self, request, context):
-        """CreateSession records a sign-in that the app has just verified, and gives out the session's token. The
-        token is shown this once: the authority keeps only a hash of it.
+        """CreateSession records a sign-in that the app has just verified, and returns the session's token. Only this
+        response contains the token: the authority stores a hash of it.
 
-        At the limit of live sessions, the user's least recently active one is ended (LIMIT), or the call is
-        refused with SESSION_LIMIT_REACHED, as the policy says. A call whose `authenticate_time` lies before
-        the last time that all of the user's sessions were ended is refused with AUTHENTICATION_TOO_OLD.
+        At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
+        (LIMIT), or the call fails with SESSION_LIMIT_REACHED. A call whose `authenticate_time` lies before the
+        latest time that all of the user's sessions were ended fails with AUTHENTICATION_TOO_OLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ValidateSession(self, request, context):
-        """ValidateSession says whether a session token is good at this moment. It reads the store's primary: once
-        an ending has been answered, no later ValidateSession accepts the session. An invalid session is an
-        answer, a rejection, and no error; an error means that nothing is known.
+        """ValidateSession says whether a session token is valid now. It reads the store's primary: once a call that
+        ends a session has returned, no later ValidateSession accepts that session.
+
+        An invalid session is an answer, a rejection, and not an error. An error says nothing about the session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchValidateSessions(self, request, context):
-        """BatchValidateSessions validates up to 1,000 tokens, each as ValidateSession would, and answers in the
+        """BatchValidateSessions validates up to 1,000 tokens, each as ValidateSession would. The answers have the
         order of the requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -127,46 +126,46 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """ListSessions shows the user behind the token their own sessions: the live ones, most recently active
-        first, then, where asked for, those that ended, latest first.
+        """ListSessions returns the sessions of the token's user. Live sessions come first, the most recently active one
+        at the top. Ended sessions follow if the request asks for them, the latest first.
 
-        Where the policy has a greatest age of the proof of identity, an older one is refused with
-        REAUTHENTICATION_REQUIRED, here and in RevokeSession and RevokeOtherSessions; a session with an `actor_id`
-        is refused with IMPERSONATION_FORBIDDEN in all three. SignOut is never refused so.
+        ListSessions, RevokeSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the proof of
+        identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has an
+        `actor_id`. SignOut has neither restriction.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSession(self, request, context):
-        """RevokeSession ends one session of the user behind the token. Revoking a session that has already ended
-        changes nothing and succeeds. Revoking the token's own session signs it out.
+        """RevokeSession ends one session of the token's user. Revoking a session that has already ended changes
+        nothing and succeeds. Revoking the token's own session signs it out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeOtherSessions(self, request, context):
-        """RevokeOtherSessions ends every session of the user behind the token but that token's own, however many
-        there are. A sign-in that is under way does not survive it.
+        """RevokeOtherSessions ends every session of the token's user except the token's own, however many there are.
+        It also blocks each other sign-in of the user that has already begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignOut(self, request, context):
-        """SignOut ends the session of the token itself. A token that is dead or unknown is a success: with it, the
-        user is signed out (RFC 7009, section 2.2). A superseded token ends its session too, although it opens
-        nothing any more: whoever holds one was given it, and means this session.
+        """SignOut ends the token's own session. It succeeds for an invalid token too, because its user is signed out
+        already (RFC 7009, section 2.2). A superseded token also ends its session, although every other call rejects
+        it: only the session's own device received it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReauthenticateSession(self, request, context):
-        """ReauthenticateSession records that the user behind the token has just proved again who they are. The
-        session keeps its id, both of its clocks start anew, and it gets another token; the old token dies in
-        the same instant.
+        """ReauthenticateSession records that the token's user has just proved their identity again. The session keeps
+        its id, restarts its lifetime and its idle timeout, and gets a new token. The old token becomes invalid at
+        the same moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,15 +223,14 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """SessionService creates sessions at sign-in, says whether they are live, shows a user their own, and ends
-    them.
+    """SessionService creates sessions at sign-in, validates them, lists a user's own sessions, and ends them.
 
     A caller proves whose sessions it asks about with that user's own session token. No request names
     another user's list.
 
-    Errors carry `google.rpc.ErrorInfo` with a reason of ErrorReason and, for input, `google.rpc.BadRequest`
-    with the field. A request is at most 64 KiB, a batch at most 1 MiB. A call that sends no deadline gets
-    one of 5 seconds.
+    Errors carry `google.rpc.ErrorInfo` with a reason of ErrorReason. Errors about input also carry
+    `google.rpc.BadRequest` with the field. A request is at most 64 KiB, a batch at most 1 MiB. A call without a
+    deadline gets one of 5 seconds.
     """
 
     @staticmethod

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class SessionWatchServiceStub:
-    """SessionWatchService lets a client keep the answers of ValidateSession for a moment, and still stop using each
-    before the `effective_time` that the session's ending was answered with.
+    """SessionWatchService lets a client cache the answers of ValidateSession. The client stops using a cached answer
+    before the `effective_time` of the call that ended the session.
     """
 
     def __init__(self, channel):
@@ -44,18 +44,20 @@ class SessionWatchServiceStub:
 
 
 class SessionWatchServiceServicer:
-    """SessionWatchService lets a client keep the answers of ValidateSession for a moment, and still stop using each
-    before the `effective_time` that the session's ending was answered with.
+    """SessionWatchService lets a client cache the answers of ValidateSession. The client stops using a cached answer
+    before the `effective_time` of the call that ended the session.
     """
 
     def WatchSessions(self, request_iterator, context):
-        """WatchSessions streams what changes the validity of sessions, for as long as the caller wants.
+        """WatchSessions streams every change to the validity of sessions, until the caller closes the stream.
 
-        The caller sends pings, the first at once. A pong says: every change that was committed before this ping
-        was received is on this stream already. Until then, and whenever the latest answered ping was sent longer
-        ago than the lease that its pong gave, the caller must not use what it has kept. A stream never skips a
-        change: one that can't keep up, or whose server no longer learns of changes, is ended with UNAVAILABLE, and
-        what was kept under it must be forgotten. The same holds however else the stream ends.
+        The caller sends pings, the first one immediately. A pong confirms that the stream has already delivered every
+        change that was committed before the server received the ping. The pong also gives a lease, counted from when
+        the caller sent the ping. The caller may use its cache only while a lease lasts.
+
+        A stream never skips a change. The server ends a stream with UNAVAILABLE if the stream can't keep up, or if
+        the server no longer receives changes. When a stream ends, for any reason, the caller must discard everything
+        that it cached under the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,8 +80,8 @@ def add_SessionWatchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionWatchService:
-    """SessionWatchService lets a client keep the answers of ValidateSession for a moment, and still stop using each
-    before the `effective_time` that the session's ending was answered with.
+    """SessionWatchService lets a client cache the answers of ValidateSession. The client stops using a cached answer
+    before the `effective_time` of the call that ended the session.
     """
 
     @staticmethod
