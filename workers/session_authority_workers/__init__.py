@@ -1,1 +1,1 @@
-"""The scheduled upkeep of a session authority."""
+"""The scheduled upkeep of the session authority."""

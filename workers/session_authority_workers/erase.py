@@ -6,7 +6,10 @@ ERASURES_AT_ONCE = 1_000
 
 
 class Erase(Job):
-    """Deletes what the calls that erased users had no time for. What others have locked is left for the next run."""
+    """Finishes erasures whose EraseUser call ran out of time.
+
+    Rows that another transaction has locked are left for the next run.
+    """
 
     name = "erase"
 

@@ -24,7 +24,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Settling:
-    """How far a run has gone through the sessions that a sweep covers."""
+    """The progress of a run through the sessions of one sweep.
+
+    Attributes:
+        sweep: The sweep.
+        after: The id to continue after; None at the start.
+        all_ended: Whether no session was skipped so far.
+    """
 
     sweep: PendingSweep
     after: UUID | None = None
@@ -32,13 +38,13 @@ class _Settling:
 
 
 class Expire(Job):
-    """Finds the sessions that lifetimes, idle timeouts and sweeps have already ended.
+    """Records which sessions have ended by an idle timeout or a sweep.
 
-    It records the endings by idleness or a sweep; a row says by itself that its lifetime is over. Validation never
-    waits for it. It can be killed between any two statements, and any number can run at once: each batch is one
-    transaction, and two workers never process the same session at the same time.
+    Sessions past their lifetime need no record, because their row already implies the end. Validation does not
+    depend on this job. With an audit log, the job reports each session that it finds ended, the expired ones too.
 
-    It sends each session that it finds ended to the audit log, if there is one.
+    Each batch is one transaction, so the job can be killed at any time. Several workers can run it: two of them
+    never process the same session at the same time.
     """
 
     name = "expire"
@@ -72,7 +78,7 @@ class Expire(Job):
         self.steps = (self._overdue, swept)
 
     async def oldest_overdue(self) -> datetime | None:
-        """Return since when the session that is longest overdue has been overdue."""
+        """Return when the longest overdue session became due, or None."""
         return await self._store.oldest_overdue(self._cutoff())
 
     async def _end_overdue(self, _: None, limit: int) -> Batch:
@@ -80,8 +86,8 @@ class Expire(Job):
         batch = await self._store.end_overdue(
             self._cutoff(), limit, named=self._named, committed=self._record
         )
-        if batch.busy:  # the other worker continues until nothing is due
-            _log.info("another worker is going through what is overdue")
+        if batch.busy:  # The other worker continues until nothing is due.
+            _log.info("another worker is recording overdue sessions")
         return Batch(batch.count, more=batch.examined > 0, full=batch.examined >= limit)
 
     async def _make_room(self, _: None, _progress: Progress) -> int:
@@ -108,7 +114,7 @@ class Expire(Job):
         return Batch(len(batch.ended), more=more, full=more, done=settled)
 
     async def _end_overdue_meanwhile(self, settling: _Settling, progress: Progress) -> int:
-        # Sessions that come due meanwhile do not wait for the end of a long sweep.
+        # A long sweep must not delay sessions that become due meanwhile.
         ended = 0 if settling.after is None else await self._overdue.run(progress)
         await self._audit.room()
         return ended

@@ -14,21 +14,21 @@ _SHRINKAGE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How hard the upkeep may work.
+    """Limits on the load that the upkeep puts on the store.
 
     Attributes:
-        batch: How many rows the first transaction touches at most.
-        smallest_batch: To how many batches shrink at most, however slow the store: fewer would not make it quicker.
-        largest_batch: How many any transaction changes at most.
-        largest_look: How many any transaction looks at where it changes few of them.
-        batch_seconds: How long a transaction should take at most, because other writers wait for it. Batches
-            grow while the store is quicker than half of that, and shrink while it is slower.
-        pause_share: How long to leave the store to others after a batch, as a share of what it took.
-        hold_back: How far behind the present the worker stays, so that it never ends what the slowest
-            validator's clock still finds live.
-        rest: For how long a sweep of everybody is left alone, beyond that: far longer than the store lets a
-            transaction last. Until then a sign-in that began before the sweep may appear where the worker has
-            passed by: dead, but never recorded to be.
+        batch: The most rows that the first transaction touches.
+        smallest_batch: The size below which batches never shrink. Smaller batches would not be faster.
+        largest_batch: The most rows that any transaction changes.
+        largest_look: The most rows that a transaction reads if it changes few of them.
+        batch_seconds: The longest that a transaction should take, because other writers wait for it. Batches
+            grow while they take less than half of this time, and shrink while they take more than all of it.
+        pause_share: The pause after a batch, as a share of the time that the batch took.
+        hold_back: How far the worker's clock stays behind, so that it never ends a session that a validator with
+            a slow clock still accepts.
+        rest: How long, beyond `hold_back`, a sweep of all users waits before it is processed. It is far longer
+            than any transaction. A sign-in that began before the sweep may commit until then, at an id that the
+            worker would have passed already.
     """
 
     batch: int = 500
@@ -42,7 +42,7 @@ class Pace:
 
 
 class Stride:
-    """Takes batches at the pace that the store's own latency allows."""
+    """Adapts the size of batches to the latency of the store."""
 
     def __init__(self, pace: Pace, largest: int) -> None:
         self._pace = pace
@@ -53,11 +53,11 @@ class Stride:
     async def take(
         self, batch: Callable[[int], Awaitable[T]], is_full: Callable[[T, int], bool]
     ) -> T:
-        """Run a batch of at most as many rows as it is given, and rest.
+        """Run a batch, adapt the size of the next one, and pause.
 
         Args:
-            batch: What to run.
-            is_full: Whether it found as many rows as that: from one that didn't, nothing is learnt.
+            batch: Processes at most the given number of rows.
+            is_full: Whether the batch found that many rows. Only a full batch may make the next one larger.
         """
         limit = self._batch
         loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class Stride:
             full = is_full(result, limit)
         finally:
             took = loop.time() - started
-            self._adjust(took, may_grow=full)  # one that failed may have been too large
+            self._adjust(took, may_grow=full)  # A failed batch may have been too large.
         await asyncio.sleep(took * self._pace.pause_share)
         return result
 

@@ -10,9 +10,9 @@ from session_authority_workers.step import Batch, Job, Step
 
 
 class Partition(Job):
-    """Makes partitions ahead of time, and drops those whose sessions are all older than the history.
+    """Creates partitions ahead of time, and drops those whose sessions have all left the history.
 
-    If sessions are not kept in partitions, there is nothing to do.
+    Does nothing if the sessions table has no partitions.
     """
 
     name = "partition"
@@ -32,7 +32,7 @@ class Partition(Job):
 
         stride = Stride(Pace(pause_share=0), 1)
         self.steps = (
-            # First, whatever becomes of the rest: without new partitions, sign-ins fail some day.
+            # First, because sign-ins fail without a partition for their time.
             Step(lambda: store.missing_partitions(clock.now()), make, stride),
             Step(over, drop, stride),
         )

@@ -7,16 +7,16 @@ from session_authority_server.ports import UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 from session_authority_workers.step import Batch, Job, Step, once, uncounted
 
-# How long an erased user's hash rejects sign-ins that began before the erasure: no sign-in takes longer.
+# How long the hash of an erased user blocks sign-ins that began before the erasure. No sign-in takes longer.
 ERASURES_KEPT = timedelta(days=30)
-# However short the history is: the worker must find, and audit, that a session expired before its row goes.
+# A lower bound on the history: the worker must audit that a session expired before it deletes the row.
 LEAST_RETENTION = timedelta(minutes=5)
 
 Limited = Callable[[int], Awaitable[int]]
 
 
 class Purge(Job):
-    """Deletes sessions and sweeps older than the history, repeatable calls, and hashes of erased users."""
+    """Deletes sessions and sweeps that have left the history, old retry records, and hashes of erased users."""
 
     name = "purge"
     least_interval = timedelta(minutes=1)
@@ -30,7 +30,7 @@ class Purge(Job):
             return clock.now() - max(policy.history_retention, LEAST_RETENTION)
 
         self.steps = (
-            # First, because a salt is to be erased when its window closes, however long the rest takes.
+            # First, because salts must go as soon as their retry window closes.
             _deletion(
                 pace,
                 lambda limit: store.forget_attempts(clock.now(), limit),
@@ -49,7 +49,7 @@ class Purge(Job):
 
 
 def _deletion(pace: Pace, delete: Limited, count: Limited = uncounted) -> Step[None]:
-    """Return a step that deletes rows until none is left."""
+    """Return a step that deletes rows until none are due."""
 
     async def act(_: None, limit: int) -> Batch:
         deleted = await delete(limit)

@@ -18,16 +18,16 @@ from session_authority_workers.expire import Expire
 from session_authority_workers.step import Job
 
 BACKLOG_INTERVAL = timedelta(seconds=30)
-# In the past by any clock, so APScheduler runs the job at once.
+# In the past for every clock, so APScheduler runs the job immediately.
 _LONG_DUE = datetime(1900, 1, 1, tzinfo=UTC)
 _log = logging.getLogger(__name__)
 
 
 class Schedule:
-    """Runs the upkeep at its times. A run that fails is logged, counted and tried again at the next tick.
+    """Runs each job at its interval. A run that fails is logged, counted and retried at the next tick.
 
-    The event loop's timers, which follow the monotonic clock, decide when a job is due. APScheduler follows the
-    wall clock: it would pause after a step back, and work through every missed run after a step forward.
+    The event loop's timers decide when a job is due, because they follow the monotonic clock. APScheduler follows
+    the wall clock: it pauses after a step back, and makes up for every missed run after a step forward.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Schedule:
         interval: timedelta,
         right_clock: RightClock | None = None,
     ) -> None:
-        """Plan the upkeep.
+        """Set up the schedule without starting it.
 
         Args:
             expire: The job that runs at each tick.
-            others: Those that may run less often.
-            clock: By which the backlog is measured.
-            interval: How long a tick is.
-            right_clock: Asked before each run whether the clock is right.
+            others: Jobs that may run less often.
+            clock: Measures the backlog.
+            interval: The length of a tick.
+            right_clock: Pauses the upkeep while the clock may be wrong.
         """
         self._right_clock = right_clock
         self._paused = False
@@ -61,13 +61,13 @@ class Schedule:
         self._stopping = False
 
     def start(self) -> None:
-        """Begin, with a run of every job at once."""
+        """Start the schedule. Every job runs immediately."""
         self._scheduler.start()
         for job, interval in self._jobs:
             self._start_run(job, interval)
 
     def _start_run(self, job: Job, interval: timedelta) -> None:
-        """Have APScheduler run a job once, now."""
+        """Have APScheduler run a job once, immediately."""
         self._scheduler.add_job(
             self._run,
             args=[job, interval],
@@ -77,14 +77,13 @@ class Schedule:
         )
 
     async def stop(self) -> None:
-        """Start nothing more, and end what runs between two batches."""
+        """Stop the schedule, and cancel running jobs."""
         self._stopping = True
         for timer in self._timers.values():
             timer.cancel()
-        self._scheduler.pause()  # for it stops at the loop's next turn only
-        await asyncio.sleep(
-            0
-        )  # what it started a moment ago begins, finds this, and is not an error
+        self._scheduler.pause()  # `shutdown` takes effect only at the loop's next turn.
+        # Let a run that was just started see that the schedule is stopping.
+        await asyncio.sleep(0)
         self._scheduler.shutdown(wait=False)
         running = list(self._running)
         for task in running:
@@ -96,11 +95,13 @@ class Schedule:
             return
         loop = asyncio.get_running_loop()
         next_run = loop.time() + interval.total_seconds()
-        # In a task of our own: the scheduler would lose sight of its own when it shuts down.
+        # In a task of our own, which `stop` can await: the scheduler drops its tasks when it shuts down.
         task = asyncio.ensure_future(self.run_once(job))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        with contextlib.suppress(asyncio.CancelledError):  # it does, and would call that a failure
+        with contextlib.suppress(
+            asyncio.CancelledError
+        ):  # The scheduler would log it as a failure.
             await asyncio.wait([task])
             if not self._stopping:
                 self._timers[job.name] = loop.call_at(next_run, self._start_run, job, interval)
@@ -109,11 +110,11 @@ class Schedule:
         if self._right_clock is not None:
             await self._right_clock.require()
             if self._paused:
-                _log.warning("the clock is right again; the upkeep goes on")
+                _log.warning("the clock is right again; the upkeep resumes")
             self._paused = False
 
     async def run_once(self, job: Job) -> None:
-        """Run a job, and log and count how it went."""
+        """Run a job, and log and count its outcome."""
         try:
             await self._require_right_clock()
             rows = await job()
@@ -123,10 +124,10 @@ class Schedule:
             if not self._paused:
                 _log.error("the upkeep is paused: %s", error)
             self._paused = True
-        except StoreUnavailable as error:  # which has told the log why already
+        except StoreUnavailable as error:  # The store has logged the cause.
             WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
             _log.error("%s failed; it will be tried again at the next tick: %s", job.name, error)
-        except Exception:  # noqa: BLE001 - nothing stops the schedule
+        except Exception:  # noqa: BLE001 - a failed run must not stop the schedule
             WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
             _log.exception("%s failed; it will be tried again at the next tick", job.name)
         else:
@@ -137,7 +138,7 @@ class Schedule:
 
 
 async def measure_backlog(expire: Expire, clock: Clock) -> None:
-    """Export for how long the session longest overdue has been so.
+    """Export how long the longest overdue session has waited.
 
     Raises:
         StoreUnavailable: If the store failed.
@@ -148,8 +149,8 @@ async def measure_backlog(expire: Expire, clock: Clock) -> None:
 
 
 async def watch_backlog(expire: Expire, clock: Clock) -> None:
-    """Export it again and again, where no schedule runs that would: perhaps none runs anywhere."""
+    """Export the backlog regularly, in a process that runs no schedule. There may be no worker at all."""
     while True:
-        with contextlib.suppress(StoreUnavailable):  # which has told the log already
+        with contextlib.suppress(StoreUnavailable):  # The store has logged the cause.
             await measure_backlog(expire, clock)
         await asyncio.sleep(BACKLOG_INTERVAL.total_seconds())

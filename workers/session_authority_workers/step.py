@@ -1,4 +1,4 @@
-"""What every kind of upkeep consists of: steps that find what is due, work on it in batches, and count it."""
+"""The parts of every upkeep job: steps that find due work, process it in batches, and count it."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from session_authority_workers.pace import Stride
 
 T = TypeVar("T")
-# Called after each batch with the number of rows that it changed.
+# Receives the number of rows that each batch changed.
 Progress = Callable[[int], None]
 
 
 class Batch(NamedTuple):
-    """What one batch did.
+    """The result of one batch.
 
     Attributes:
-        rows: How many rows it changed.
-        more: Whether the same piece of work may have more to do now.
-        full: Whether it found as many rows as it was allowed to. Otherwise its duration says nothing about larger ones.
-        done: Whether the piece is no longer due, so that the due query can now return others.
+        rows: The number of rows that the batch changed.
+        more: Whether the same piece of work may have more rows now.
+        full: Whether the batch found as many rows as it was allowed to. Only then is its duration representative.
+        done: Whether the piece is no longer due, so that `due` can now return others.
     """
 
     rows: int
@@ -30,24 +30,24 @@ class Batch(NamedTuple):
 
 
 async def once() -> Sequence[None]:
-    """Return one piece of work: the due query of a step whose action finds its rows itself."""
+    """Return a single piece of work, for a step whose action finds its rows itself."""
     return (None,)
 
 
 async def uncounted(_limit: int) -> int:
-    """Return 0: the count of a step that a dry run does not report."""
+    """Return 0, for a step that a dry run does not report."""
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[T]):
-    """One step of the upkeep.
+    """One step of a job.
 
     Attributes:
         due: Returns the pieces of work that are due.
-        act: Works on a piece in one batch of at most so many rows.
-        stride: How large the batches are.
-        count: Counts what is due up to a limit; None if each piece counts as one.
+        act: Processes at most the given number of rows of a piece, as one batch.
+        stride: Sets the size of the batches.
+        count: Counts the due rows up to a limit. Without it, each piece counts as one.
         before: Runs before each batch of a piece, outside the stride, and returns how many rows it changed.
     """
 
@@ -58,7 +58,7 @@ class Step(Generic[T]):
     before: Callable[[T, Progress], Awaitable[int]] | None = None
 
     async def run(self, progress: Progress) -> int:
-        """Work until nothing can be done, and return how many rows changed."""
+        """Process all due work, and return how many rows changed."""
         total, look_again = 0, True
         while look_again:
             look_again = False
@@ -78,12 +78,12 @@ class Step(Generic[T]):
 
 
 class Job:
-    """A kind of upkeep: steps, one after another.
+    """A kind of upkeep: steps that run one after another.
 
     Attributes:
-        name: What logs, metrics and `worker` call it.
-        least_interval: How often it runs at most.
-        steps: Its steps.
+        name: The job's name in logs, in metrics and in the `worker` command.
+        least_interval: The shortest time between two runs.
+        steps: The steps, in order.
     """
 
     name: str
@@ -91,18 +91,18 @@ class Job:
     steps: Sequence[Step[Any]]
 
     async def __call__(self, progress: Progress = lambda _rows: None) -> int:
-        """Work until nothing is due, and return how many rows changed.
+        """Process all due work, and return how many rows changed.
 
         Args:
-            progress: Called after each batch with the number of rows that it changed.
+            progress: Receives the number of rows that each batch changed.
 
         Raises:
-            StoreUnavailable: If the store failed; what was done stays done.
+            StoreUnavailable: If the store failed. Committed batches stay committed.
         """
         return sum([await step.run(progress) for step in self.steps])
 
     async def count(self, limit: int) -> int:
-        """Return how many rows are due, counting to about a limit."""
+        """Return how many rows are due. Stop counting near the limit."""
         due = 0
         for step in self.steps:
             if due < limit:

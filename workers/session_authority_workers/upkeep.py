@@ -1,4 +1,4 @@
-"""The upkeep, put together over a store. The server loads this module by name."""
+"""Builds the upkeep jobs for a store. The server loads this module by name."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ from session_authority_workers.purge import Purge
 def jobs(
     store: UpkeepStore, sessions: SessionStore, clock: Clock, policy: Policy, audit: Audit
 ) -> tuple[Expire, Erase, Partition, Purge]:
-    """Return the jobs in the order in which they run: each builds on the work of those before it."""
+    """Return the jobs in the order in which they must run."""
     return (
         Expire(store, clock, audit=audit),
         Erase(store, sessions),
@@ -34,11 +34,11 @@ def schedule(
     interval: timedelta,
     right_clock: RightClock | None,
 ) -> schedules.Schedule:
-    """Return the schedule of the jobs."""
+    """Return the schedule of all jobs."""
     expire, erase, partition, purge = jobs(store, sessions, clock, policy, audit)
     return schedules.Schedule(expire, [erase, partition, purge], clock, interval, right_clock)
 
 
 async def watch_backlog(store: UpkeepStore, clock: Clock) -> None:
-    """Export how long the session longest overdue has waited, until cancelled."""
+    """Export how long the longest overdue session has waited, until cancelled."""
     await schedules.watch_backlog(Expire(store, clock), clock)

@@ -111,4 +111,4 @@ async def test_the_upkeep_pauses_while_the_clock_is_wrong_and_says_so_once(
     told = [message for message in caplog.messages if "upkeep" in message]
     assert len(told) == 2
     assert told[0].startswith("the upkeep is paused: the clock says")
-    assert told[1].endswith("the upkeep goes on")
+    assert told[1].endswith("the upkeep resumes")
