@@ -32,9 +32,9 @@ from session_authority_server.app.wiring import Server, new_server
 from session_authority_server.background.activity import Activity
 from session_authority_server.background.keyring import Keyring
 from session_authority_server.config import Settings
+from session_authority_server.devices.parser import warm_up
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.domain.user_agent import warm_up
 from session_authority_server.ports import Audit
 from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
 from session_authority_server.rpc.host.health import Health

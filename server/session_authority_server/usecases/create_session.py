@@ -2,6 +2,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from session_authority_server.devices.parser import parse_device
+from session_authority_server.devices.text import clean_user_agent
 from session_authority_server.domain import retry
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
@@ -17,8 +19,6 @@ from session_authority_server.domain.session import (
     Session,
 )
 from session_authority_server.domain.token import Token
-from session_authority_server.domain.user_agent import parse_device
-from session_authority_server.domain.user_agent_text import clean_user_agent
 from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from session_authority_server.domain import device_rules as rules
+from session_authority_server.devices import rules
+from session_authority_server.devices.parser import parse_device
+from session_authority_server.devices.text import products_of
+from session_authority_server.domain import user_agent
 from session_authority_server.domain.device import (
     DISPLAY_NAME_LIMIT_CHARACTERS,
     Device,
     DeviceType,
 )
-from session_authority_server.domain.user_agent import parse_device
-from session_authority_server.domain.user_agent_text import products_of
 
 UNKNOWN, DESKTOP, PHONE, TABLET, APPLIANCE, SCRIPT, BOT = DeviceType
 
@@ -342,3 +343,7 @@ def test_the_words_are_cut_at_their_limit() -> None:
     words = Device(browser="b" * 300, os="o" * 300).display_name
 
     assert words == "b" * DISPLAY_NAME_LIMIT_CHARACTERS
+
+
+def test_programs_import_the_parser_from_the_domain() -> None:
+    assert user_agent.parse_device is parse_device

@@ -12,18 +12,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ua_parser.regex import Resolver
 
-from session_authority_server.domain import user_agent as user_agent_module
-from session_authority_server.domain.device import (
-    DISPLAY_NAME_LIMIT_CHARACTERS,
-    Device,
-    DeviceType,
-)
-from session_authority_server.domain.user_agent import parse_device
-from session_authority_server.domain.user_agent_text import (
+from session_authority_server.devices import parser as user_agent_module
+from session_authority_server.devices.parser import parse_device
+from session_authority_server.devices.text import (
     NAME_LIMIT_CHARACTERS,
     USER_AGENT_LIMIT_BYTES,
     VERSION_LIMIT_CHARACTERS,
     clean_user_agent,
+)
+from session_authority_server.domain.device import (
+    DISPLAY_NAME_LIMIT_CHARACTERS,
+    Device,
+    DeviceType,
 )
 
 # Building the parser once, inside whichever example comes first, is no reason to fail it.
@@ -143,7 +143,7 @@ def test_threads_that_parse_first_share_one_parser(monkeypatch: pytest.MonkeyPat
 
 def test_the_parser_is_built_by_the_warm_up_and_not_by_the_import() -> None:
     script = (
-        "from session_authority_server.domain import user_agent as module\n"
+        "from session_authority_server.devices import parser as module\n"
         "assert module._resolver is None\n"
         "module.warm_up()\n"
         "assert module._resolver is not None\n"

@@ -1,4 +1,4 @@
-"""The rules by which `user_agent` reads user agents, as data.
+"""The rules by which `parser` reads user agents, as data.
 
 Keys are in lower case. Where several rows of a table match, the first row wins.
 """
