@@ -27,9 +27,9 @@ import uvloop
 from benchmarks.support import authority, rows
 from benchmarks.support.engines import add_engine, fresh
 from session_authority import AsyncSessionClient, NearCache, Session, SessionClient
-from session_authority.near_cache.clock import lease_clock, wall_clock
 from session_authority.near_cache.core import NearCacheCore
 from session_authority.near_cache.entries import key_of
+from session_authority.near_cache.lease import lease_clock
 from session_authority.near_cache.operations import decoded
 from session_authority.v1 import session_pb2
 
@@ -75,7 +75,7 @@ def fill(core: NearCacheCore, sessions: int) -> None:
     ping_id = core.ping_sent(generation, lease_clock())
     assert ping_id is not None
     core.pong_received(generation, ping_id, _HOUR_SECONDS)
-    flight = core.rpc_sent(lease_clock(), wall_clock())
+    flight = core.rpc_sent(lease_clock(), time.time())
     for number in range(sessions):
         payload = encoded(number)
         assert core.answer_received(

@@ -21,9 +21,8 @@ from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
 from session_authority_server.domain.event import Event, SessionEnded
-from session_authority_server.domain.invalidations import Changes
 from session_authority_server.domain.retry import AnsweredAttempt
-from session_authority_server.domain.session import Ending, Session, Sweep
+from session_authority_server.domain.session import Changes, Ending, Session, Sweep
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.event import SessionEstablished
-from session_authority_server.domain.invalidations import Changes
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
+    Changes,
     Ending,
     EndReason,
     InitiatingEntity,

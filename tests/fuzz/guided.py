@@ -43,10 +43,9 @@ with watched:  # what is imported here guides the fuzzer
     from session_authority_server.audit.output import File
     from session_authority_server.domain.clock import SystemClock
     from session_authority_server.domain.policy import Policy
-    from session_authority_server.rpc.authentication import Caller, anybody
+    from session_authority_server.rpc.authentication import Caller, RejectedTokens, anybody
     from session_authority_server.rpc.call_queue import Call, CallQueue
     from session_authority_server.rpc.dispatcher import Dispatcher
-    from session_authority_server.rpc.rejected_tokens import RejectedTokens
     from session_authority_server.rpc.session_admin_service import SessionAdminService
     from session_authority_server.rpc.session_service import SessionService
     from session_authority_server.store import schema

@@ -18,8 +18,7 @@ from session_authority_server.ports import Touch
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import AHEAD
 from session_authority_workers.expire import Expire
-from session_authority_workers.partition import Partition
-from session_authority_workers.purge import Purge
+from session_authority_workers.purge import Partition, Purge
 from tests.support import postgresql
 from tests.support.engines import DAY, START, Engine, a_session, migrated_postgresql, over
 from tests.support.program import run, running, serving

@@ -25,7 +25,7 @@ from session_authority_server.app.upkeep import jobs
 from session_authority_server.check.database_condition import PostgresqlCondition, read_condition
 from session_authority_server.config import Settings, load_settings
 from session_authority_server.domain.clock import SystemClock
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import migrate
 from session_authority_server.watch.postgresql_channel import PostgresqlChannel

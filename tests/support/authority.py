@@ -32,10 +32,9 @@ from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
 from session_authority_server.ports import Audit, Touch, Transaction
-from session_authority_server.rpc.authentication import Authentication
+from session_authority_server.rpc.authentication import Authentication, RejectedTokens
 from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.dispatcher import Dispatcher
-from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store import rows

@@ -6,14 +6,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.rpc.authentication import Authenticate, anybody
+from session_authority_server.rpc.authentication import Authenticate, RejectedTokens, anybody
 from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.dispatcher import Dispatcher
-from session_authority_server.rpc.host import Host
+from session_authority_server.rpc.host import Health, Host
 from session_authority_server.rpc.host.grpcio import GrpcioHost
-from session_authority_server.rpc.host.health import Health
 from session_authority_server.rpc.host.native import NativeHost
-from session_authority_server.rpc.rejected_tokens import RejectedTokens
 
 HOSTS = ("grpcio", "native")
 

@@ -24,8 +24,7 @@ from session_authority_server.usecases.operator_revoke import (
     revoke_user_sessions,
 )
 from session_authority_server.usecases.reauthenticate_session import reauthenticate_session
-from session_authority_server.usecases.revoke_other_sessions import revoke_other_sessions
-from session_authority_server.usecases.revoke_session import revoke_session
+from session_authority_server.usecases.revoke_session import revoke_other_sessions, revoke_session
 from session_authority_server.usecases.sign_out import sign_out
 from session_authority_server.usecases.validate_sessions import (
     Undecided,

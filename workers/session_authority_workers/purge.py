@@ -1,9 +1,11 @@
-from collections.abc import Awaitable, Callable
+"""The jobs that delete: what is older than the history, what is left of erased users, and old partitions."""
+
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.ports import UpkeepStore
+from session_authority_server.ports import PendingErasure, SessionStore, UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 from session_authority_workers.step import Batch, Job, Step, once, uncounted
 
@@ -11,6 +13,7 @@ from session_authority_workers.step import Batch, Job, Step, once, uncounted
 ERASURES_KEPT = timedelta(days=30)
 # A lower bound on the history: the worker must audit that a session expired before it deletes the row.
 LEAST_RETENTION = timedelta(minutes=5)
+ERASURES_AT_ONCE = 1_000
 
 Limited = Callable[[int], Awaitable[int]]
 
@@ -56,3 +59,67 @@ def _deletion(pace: Pace, delete: Limited, count: Limited = uncounted) -> Step[N
         return Batch(deleted, more=deleted > 0, full=deleted >= limit)
 
     return Step(once, act, Stride(pace, pace.largest_batch), count)
+
+
+class Erase(Job):
+    """Finishes erasures whose EraseUser call ran out of time.
+
+    Rows that another transaction has locked are left for the next run.
+    """
+
+    name = "erase"
+
+    def __init__(
+        self, store: UpkeepStore, sessions: SessionStore, pace: Pace | None = None
+    ) -> None:
+        pace = pace or Pace()
+
+        async def erase(erasure: PendingErasure, limit: int) -> Batch:
+            batch = await sessions.erase_some(erasure, limit)
+            return Batch(
+                batch.deleted,
+                more=batch.deleted > 0 and not batch.complete,
+                full=batch.deleted >= limit,
+                done=batch.complete,
+            )
+
+        async def count(limit: int) -> int:
+            return len(await store.pending_erasures(limit))
+
+        self.steps = (
+            Step(
+                lambda: store.pending_erasures(ERASURES_AT_ONCE),
+                erase,
+                Stride(pace, pace.largest_batch),
+                count,
+            ),
+        )
+
+
+class Partition(Job):
+    """Creates partitions ahead of time, and drops those whose sessions have all left the history.
+
+    Does nothing if the sessions table has no partitions.
+    """
+
+    name = "partition"
+    least_interval = timedelta(minutes=10)
+
+    def __init__(self, store: UpkeepStore, clock: Clock, policy: Policy) -> None:
+        async def make(end: datetime, _limit: int) -> Batch:
+            return Batch(await store.make_partition(end))
+
+        async def over() -> Sequence[str]:
+            ended_before = clock.now() - max(policy.history_retention, LEAST_RETENTION)
+            made_before = ended_before - policy.absolute_lifetime
+            return await store.partitions_over(made_before, ended_before)
+
+        async def drop(name: str, _limit: int) -> Batch:
+            return Batch(await store.drop_partition(name))
+
+        stride = Stride(Pace(pause_share=0), 1)
+        self.steps = (
+            # First, because sign-ins fail without a partition for their time.
+            Step(lambda: store.missing_partitions(clock.now()), make, stride),
+            Step(over, drop, stride),
+        )

@@ -7,10 +7,8 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.ports import Audit, SessionStore, UpkeepStore
 from session_authority_workers import schedule as schedules
-from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
-from session_authority_workers.partition import Partition
-from session_authority_workers.purge import Purge
+from session_authority_workers.purge import Erase, Partition, Purge
 
 
 def jobs(

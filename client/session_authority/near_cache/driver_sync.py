@@ -7,8 +7,8 @@ from functools import partial
 from session_authority._concurrency_sync import Background, NextPing, Stream
 from session_authority.errors import ClientClosed, SessionAuthorityError, Unavailable
 from session_authority.near_cache import stream
-from session_authority.near_cache.clock import lease_clock
 from session_authority.near_cache.core import Due, NearCacheCore
+from session_authority.near_cache.lease import lease_clock
 from session_authority.near_cache.operations import decoded
 from session_authority.near_cache.options import NearCache
 

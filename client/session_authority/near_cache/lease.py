@@ -6,6 +6,10 @@ longer ago than the lease: the authority's `effective_time` has not come yet.
 """
 
 import math
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
 
 FIRST_PINGS_SECONDS = 0.5
 """The time between pings while no pong has said what the lease is."""
@@ -13,6 +17,26 @@ FIRST_PINGS_SECONDS = 0.5
 STALE_AFTER_SECONDS = 5.0
 PINGS_PER_LEASE = 2
 JITTER = 0.25
+
+
+def _suspend_proof() -> Callable[[], float] | None:
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        # There CLOCK_MONOTONIC goes on during sleep, unlike what time.monotonic reads (clock_gettime(3)).
+        return partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    if sys.platform == "win32":
+        return time.monotonic  # counts sleep and hibernation
+    return None
+
+
+def _no_clock() -> float:
+    """Stand in where no clock counts suspend: no lease is ever running, so nothing is kept."""
+    return math.inf
+
+
+lease_clock: Callable[[], float] = _suspend_proof() or _no_clock
+"""Seconds since an arbitrary moment, counting those during which the machine was suspended."""
 
 
 class Lease:

@@ -1,5 +1,6 @@
 """The operations of a client with a near cache, which keeps their answers. Like those of `_core`, they do no I/O."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -8,7 +9,6 @@ from session_authority import _core
 from session_authority._batching import Outcome, Question
 from session_authority._core import BATCH_LIMIT_REQUESTS, Operation
 from session_authority.errors import InternalError
-from session_authority.near_cache.clock import wall_clock
 from session_authority.near_cache.core import Due, NearCacheCore
 from session_authority.near_cache.entries import key_of
 from session_authority.near_cache.flights import Flight
@@ -25,7 +25,7 @@ def ask(
     core: NearCacheCore, now: Clock, questions: Sequence[Question[_Waiter]]
 ) -> Operation[list[Outcome]]:
     """Ask questions in one call, and keep the answers."""
-    flight = core.rpc_sent(now(), wall_clock())
+    flight = core.rpc_sent(now(), time.time())
     try:
         responses = yield from _core.validations([question.message for question in questions])
         return settle(core, flight, questions, responses, now())

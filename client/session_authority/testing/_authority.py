@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from session_authority.aio import AsyncSessionClient
 from session_authority.session import IpAddress, NewSession
 from session_authority.sync import SessionClient
-from session_authority.web.clock import test_clocks
+from session_authority.web.site import test_clocks
 
 try:
     from session_authority_server.app.serving import Served, ServeOptions, serving

@@ -7,8 +7,7 @@ from typing import Any
 from session_authority import _core
 from session_authority.errors import SessionAuthorityError
 from session_authority.web.asgi import AsyncVisit, Receive, Scope, Send
-from session_authority.web.exchange import PageRequest, PageResponse
-from session_authority.web.form import fields, is_form
+from session_authority.web.exchange import PageRequest, PageResponse, fields, is_form
 from session_authority.web.sessions_page import FORM_LIMIT_BYTES, SessionsPage
 
 

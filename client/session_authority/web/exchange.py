@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
+
+FIELDS_LIMIT = 64
+FORM_TYPE = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +59,17 @@ class PageResponse:
     headers: Sequence[tuple[str, str]]
     body: bytes = b""
     signed_out: bool = False
+
+
+def fields(encoded: str) -> dict[str, str]:
+    """Give the fields of a URL-encoded text, of each the last; none of one that has more than 64."""
+    try:
+        pairs = parse_qsl(encoded, keep_blank_values=True, max_num_fields=FIELDS_LIMIT)
+    except ValueError:
+        return {}
+    return dict(pairs)
+
+
+def is_form(content_type: str) -> bool:
+    """Say whether a body of this type is a URL-encoded form."""
+    return content_type.partition(";")[0].strip().lower() == FORM_TYPE

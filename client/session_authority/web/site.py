@@ -1,13 +1,25 @@
-"""What is the same for all requests of a site, and what a framework says of one of them."""
+"""What is the same for all requests of a site, its clock too, and what a framework says of one request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from session_authority.web.client_ip import ClientIp
-from session_authority.web.clock import system_time
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.origin import site_origin
+
+test_clocks: dict[str, Callable[[], datetime]] = {}
+"""The clock of each running `testing.Authority`, by its address. Empty outside of tests."""
+
+
+def system_time() -> datetime:
+    """Return the time now, aware, in UTC."""
+    return datetime.now(UTC)  # noqa: TID251 - the one place that asks the system
+
+
+def time_at(address: str) -> datetime:
+    """Return the time now by the clock that counts for clients of this address."""
+    return test_clocks.get(address, system_time)()
 
 
 @dataclass(frozen=True, slots=True)

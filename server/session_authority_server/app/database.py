@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.config import Settings
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.store import schema

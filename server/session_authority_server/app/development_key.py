@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.config import ENV_PREFIX, Settings
 from session_authority_server.domain.api_key import Permission, issue
 from session_authority_server.domain.event import KeyCreated

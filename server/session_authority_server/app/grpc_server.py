@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.config import Settings, is_loopback
 from session_authority_server.rpc.certificates import (
     CertificateFiles,
@@ -16,9 +16,8 @@ from session_authority_server.rpc.certificates import (
     UnusableCertificates,
 )
 from session_authority_server.rpc.dispatcher import DEADLINE_SECONDS, Dispatcher
-from session_authority_server.rpc.host import CannotListen, Host
+from session_authority_server.rpc.host import CannotListen, Health, Host
 from session_authority_server.rpc.host.grpcio import GrpcioHost, Stream
-from session_authority_server.rpc.host.health import Health
 from session_authority_server.watch.hub import Hub
 
 # Behind the native host, of the calls that grpcio serves: streams, health and reflection.

@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, split_address

@@ -1,8 +1,19 @@
-"""How a server's process treats signals and garbage. For this program's own processes, not for a library's user."""
+"""How a process of the server or of the worker begins and ends."""
 
 import asyncio
 import gc
 import signal
+
+
+class CannotStart(Exception):
+    """The server or worker can't start. The message says why, and what to do."""
+
+
+class StoppedServing(Exception):
+    """gRPC takes no more calls on, though no operator stopped it."""
+
+    def __init__(self) -> None:
+        super().__init__("gRPC stopped taking calls on, as the log says; start the server anew")
 
 
 def tune_gc() -> None:

@@ -18,7 +18,6 @@ from session_authority_server.app.database import (
     opened,
 )
 from session_authority_server.app.development_key import make_first_key
-from session_authority_server.app.errors import StoppedServing
 from session_authority_server.app.grpc_server import (
     bind,
     certificates,
@@ -27,6 +26,7 @@ from session_authority_server.app.grpc_server import (
     served_to_its_end,
 )
 from session_authority_server.app.outputs import auditing, metrics
+from session_authority_server.app.process import StoppedServing
 from session_authority_server.app.upkeep import right_clock, schedule, watch_backlog
 from session_authority_server.app.wiring import Server, new_server
 from session_authority_server.background.activity import Activity
@@ -37,7 +37,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.ports import Audit
 from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
-from session_authority_server.rpc.host.health import Health
+from session_authority_server.rpc.host import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.app.clock_skew import ClockSkew
-from session_authority_server.app.errors import CannotStart
 from session_authority_server.app.grpc_server import host_name, new_host
+from session_authority_server.app.process import CannotStart
 from session_authority_server.app.upkeep import erases_at_end
 from session_authority_server.background.activity import Activity
 from session_authority_server.background.superseded import SupersededTokens
@@ -17,13 +17,16 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
 from session_authority_server.ports import NOWHERE, Audit, SessionStore
-from session_authority_server.rpc.authentication import Authenticate, Caller, Metadata
+from session_authority_server.rpc.authentication import (
+    Authenticate,
+    Caller,
+    Metadata,
+    RejectedTokens,
+)
 from session_authority_server.rpc.call_queue import GRPCIO_BREATH_SECONDS, CallQueue
 from session_authority_server.rpc.certificates import Certificates
 from session_authority_server.rpc.dispatcher import Dispatcher
-from session_authority_server.rpc.host import Host
-from session_authority_server.rpc.host.health import Health
-from session_authority_server.rpc.rejected_tokens import RejectedTokens
+from session_authority_server.rpc.host import Health, Host
 from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.rpc.session_watch_service import (

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from session_authority_server.app.database import cannot_use, database_of
-from session_authority_server.app.errors import CannotStart
 from session_authority_server.app.grpc_server import certificates
+from session_authority_server.app.process import CannotStart
 from session_authority_server.check.certificate_dates import dates_of
 from session_authority_server.check.facts import Facts
 from session_authority_server.check.gather import gather

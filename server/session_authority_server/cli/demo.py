@@ -9,8 +9,7 @@ from rich.table import Table
 
 from session_authority import AsyncSessionClient, Session
 from session_authority_server.app import development_key
-from session_authority_server.app.errors import CannotStart
-from session_authority_server.app.process import until_signalled
+from session_authority_server.app.process import CannotStart, until_signalled
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings

@@ -8,7 +8,7 @@ from session_authority_server.app.database import (
     claimed,
     database_of,
 )
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import SystemClock

@@ -9,9 +9,8 @@ from dataclasses import replace
 import click
 
 from session_authority_server.app.database import opened
-from session_authority_server.app.errors import CannotStart
 from session_authority_server.app.grpc_server import certificates, refuse_exposure
-from session_authority_server.app.process import until_signalled
+from session_authority_server.app.process import CannotStart, until_signalled
 from session_authority_server.app.serving import ServeOptions
 from session_authority_server.cli.reserved_port import reserved
 from session_authority_server.cli.server_process import Assignment

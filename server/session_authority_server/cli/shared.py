@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 import uvloop
 
-from session_authority_server.app.errors import CannotStart, StoppedServing
+from session_authority_server.app.process import CannotStart, StoppedServing
 from session_authority_server.config import ConfigurationError, Settings, load_settings
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.observability import logs

@@ -10,7 +10,7 @@ from typing import Self
 
 import structlog
 
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.cli.server_process import READY, Assignment
 
 # How long to wait before a process is started again: this at first, then twice as long each time.

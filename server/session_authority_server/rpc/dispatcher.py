@@ -15,6 +15,7 @@ from session_authority_server.rpc.authentication import (
     Authenticate,
     Caller,
     Metadata,
+    RejectedTokens,
     current_caller,
 )
 from session_authority_server.rpc.call_queue import Call, CallQueue
@@ -27,7 +28,6 @@ from session_authority_server.rpc.error_table import (
     Unforeseen,
 )
 from session_authority_server.rpc.methods import METHODS, Method
-from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.rpc.session_service import SessionService
 
 DEADLINE_SECONDS = 5.0

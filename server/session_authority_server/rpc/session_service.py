@@ -3,7 +3,7 @@ from collections.abc import Awaitable, Sequence
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
 from session_authority_server.domain.verdict import NOT_FOUND
-from session_authority_server.rpc.authentication import Caller, current_caller
+from session_authority_server.rpc.authentication import Caller, RejectedTokens, current_caller
 from session_authority_server.rpc.conversion import (
     given_duration,
     given_timestamp,
@@ -12,7 +12,6 @@ from session_authority_server.rpc.conversion import (
     to_session,
     to_timestamp,
 )
-from session_authority_server.rpc.rejected_tokens import RejectedTokens
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.create_session import SignIn, create_session
 from session_authority_server.usecases.list_sessions import Listing, list_sessions
@@ -20,8 +19,7 @@ from session_authority_server.usecases.reauthenticate_session import (
     Reauthentication,
     reauthenticate_session,
 )
-from session_authority_server.usecases.revoke_other_sessions import revoke_other_sessions
-from session_authority_server.usecases.revoke_session import revoke_session
+from session_authority_server.usecases.revoke_session import revoke_other_sessions, revoke_session
 from session_authority_server.usecases.sign_out import sign_out
 from session_authority_server.usecases.validate_sessions import (
     Outcome,

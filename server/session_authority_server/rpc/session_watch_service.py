@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from session_authority.v1 import session_watch_service_pb2 as pb
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 from session_authority_server.rpc.authentication import Authenticate, Metadata
 from session_authority_server.rpc.error_table import Unforeseen
 from session_authority_server.watch.hub import Hub

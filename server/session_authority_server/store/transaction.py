@@ -20,9 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.event import Event, SessionEnded
-from session_authority_server.domain.invalidations import Changes
 from session_authority_server.domain.retry import AnsweredAttempt
-from session_authority_server.domain.session import Ending, Session, Sweep
+from session_authority_server.domain.session import Changes, Ending, Session, Sweep
 from session_authority_server.ports import KeyBatch, PendingErasure, UserStanding
 from session_authority_server.store import rows
 from session_authority_server.store.database import RunAgain

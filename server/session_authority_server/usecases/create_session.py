@@ -7,7 +7,7 @@ from session_authority_server.devices.text import clean_user_agent
 from session_authority_server.domain import retry
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
-from session_authority_server.domain.errors import SessionLimitReached
+from session_authority_server.domain.errors import RetryMismatch, RetryStale, SessionLimitReached
 from session_authority_server.domain.event import SessionEnded, SessionEstablished
 from session_authority_server.domain.policy import AtLimit, Policy
 from session_authority_server.domain.privacy import KeepUserAgents, family, kept_address
@@ -19,9 +19,9 @@ from session_authority_server.domain.session import (
     Session,
 )
 from session_authority_server.domain.token import Token
+from session_authority_server.domain.verdict import judge
 from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
-from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer
 from session_authority_server.usecases.sweep_time import (
     correcting_future_sweep,
     require_begun_since,
@@ -166,3 +166,35 @@ def _parameters(sign_in: SignIn, policy: Policy) -> list[object]:
         # Only if set: an earlier release hashes no actor, and both releases must agree during an upgrade.
         *([sign_in.actor_id] if sign_in.actor_id else []),
     ]
+
+
+async def earlier_answer(
+    context: Context, transaction: Transaction, attempt: Attempt
+) -> tuple[Session, Token] | None:
+    """Return the answer to an earlier call with the same retry secret; None if this call is the first.
+
+    The caller locks the user first. Of two repetitions at once, the second then finds the answer of the first.
+
+    Raises:
+        RetryMismatch: If the earlier call had other parameters.
+        RetryStale: If the session has ended or got another token since.
+    """
+    answered = await transaction.read_attempt(attempt.retry_hash)
+    now = context.clock.now()
+    if answered is None or answered.expire_time <= now:
+        return None
+    if attempt.parameters_hash != answered.parameters_hash:
+        raise RetryMismatch
+    token = Token(answered.session_id, attempt.derive_secret(answered.salt))
+    verdict = judge(await transaction.read_session(token.id), token.proof, now)
+    if isinstance(verdict, Session):
+        return verdict, token
+    raise RetryStale
+
+
+async def keep_answer(
+    context: Context, transaction: Transaction, attempt: Attempt, token: Token, salt: bytes
+) -> None:
+    """Keep what a repetition needs to get the same answer."""
+    expire_time = context.clock.now() + context.policy.retry_window
+    await transaction.write_attempt(attempt.answered(token.id, salt, expire_time))

@@ -13,7 +13,6 @@ from session_authority_server.usecases.page_token import PageToken, Section
 from session_authority_server.usecases.session_proof import (
     check_standing,
     prove,
-    reporting_failed_proof,
     require_proof,
 )
 
@@ -72,7 +71,7 @@ async def list_sessions(context: Context, listing: Listing) -> Page:
     proof = require_proof(listing.session_token)
     size = _page_size(listing.page_size)
     now = context.clock.now()
-    with reporting_failed_proof(context):
+    with context.reporting_failed_proof():
         proven = await prove(context, proof, now)
     check_standing(proven, context.policy, now)
     show_ended = listing.show_ended or listing.only_ended

@@ -14,10 +14,9 @@ from session_authority_server.domain.token import Proof, Token
 from session_authority_server.domain.verdict import NOT_FOUND, judge
 from session_authority_server.ports import Transaction, UserStanding
 from session_authority_server.usecases.context import Context
-from session_authority_server.usecases.retry_replay import earlier_answer, keep_answer
+from session_authority_server.usecases.create_session import earlier_answer, keep_answer
 from session_authority_server.usecases.session_proof import (
     read_proven,
-    reporting_failed_proof,
     require_proof,
 )
 from session_authority_server.usecases.sweep_time import (
@@ -80,7 +79,7 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
         transaction.record(SessionReauthenticated(renewed, turn))
         return renewed, new
 
-    with reporting_failed_proof(context):
+    with context.reporting_failed_proof():
         return await context.store.transact(work)
 
 

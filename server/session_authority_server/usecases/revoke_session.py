@@ -3,17 +3,22 @@ from datetime import datetime
 from uuid import UUID
 
 from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
-from session_authority_server.domain.event import SessionEnded
+from session_authority_server.domain.event import SessionEnded, SessionsSwept
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses, erased
-from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.domain.session import (
+    Ending,
+    EndReason,
+    InitiatingEntity,
+    Session,
+    Sweep,
+)
 from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.session_proof import (
     check_standing,
     prove_in,
-    reporting_failed_proof,
     require_proof,
 )
 
@@ -71,7 +76,7 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
                 already_ended = True
         return target, current, already_ended
 
-    with reporting_failed_proof(context):
+    with context.reporting_failed_proof():
         session, current, already_ended = await context.store.transact(work)
     return Revocation(session, current, already_ended, context.effective_time())
 
@@ -98,3 +103,27 @@ def parse_id(session_id: str) -> UUID:
         )
         raise InvalidRequest([Violation("session_id", problem)])
     return parsed
+
+
+async def revoke_other_sessions(context: Context, session_token: str) -> datetime:
+    """End all of a user's sessions except the one that asks. Return the moment after which none is accepted.
+
+    Raises:
+        SessionNotLive: If the token is not good.
+        ImpersonationForbidden: If the session is that of somebody who acts as the user.
+        ReauthenticationRequired: If the proof of identity is too old.
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    proof = require_proof(session_token)
+
+    async def work(transaction: Transaction) -> None:
+        proven = await prove_in(transaction, proof, context.clock)
+        check_standing(proven, context.policy, context.clock.now())
+        sweep = Sweep(context.clock.now(), InitiatingEntity.USER)
+        await transaction.sweep_user(proven.user_id, sweep)
+        await transaction.exempt_from_sweep(proven.session_id)
+        transaction.record(SessionsSwept(proven.user_id, sweep, kept=proven.session_id))
+
+    with context.reporting_failed_proof():
+        await context.store.transact(work)
+    return context.effective_time()

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 
 from session_authority_server.domain import token as tokens
@@ -61,22 +59,6 @@ async def read_proven(transaction: Transaction, proof: Proof, clock: Clock) -> S
         StoreUnavailable: If the store can't be read.
     """
     return _accept(await transaction.read_session(proof.id), proof, clock.now())
-
-
-@contextmanager
-def reporting_failed_proof(context: Context) -> Iterator[None]:
-    """Record a failed proof in the audit log, and act on the use of a superseded token.
-
-    Apart from the transaction, which a failed proof rolls back.
-    """
-    try:
-        yield
-    except SessionNotLive as error:
-        if error.rejected is not None:
-            context.audit.record(error.rejected)
-        if error.superseded is not None:
-            context.superseded.used(error.superseded)
-        raise
 
 
 def check_standing(proven: Session, policy: Policy, now: datetime) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 
 
 class Receiver(Protocol):

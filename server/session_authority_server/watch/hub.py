@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from session_authority_server.domain.errors import AuthorityError
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 from session_authority_server.observability.metrics import (
     WATCH_BARRIER_SECONDS,
     WATCH_EVICTIONS,

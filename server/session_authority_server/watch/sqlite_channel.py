@@ -3,7 +3,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 from session_authority_server.watch.channel import Receiver
 
 RETRY_SECONDS = 0.2

@@ -1,6 +1,6 @@
 import pytest
 
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.app.serving import ServeOptions
 from session_authority_server.cli.processes import assignments, metrics_listen
 from session_authority_server.config import load_settings

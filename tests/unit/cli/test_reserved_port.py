@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.cli.reserved_port import reserved
 from session_authority_server.config import split_address
 

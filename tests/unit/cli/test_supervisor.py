@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.app.errors import CannotStart
+from session_authority_server.app.process import CannotStart
 from session_authority_server.app.serving import ServeOptions
 from session_authority_server.cli import supervisor
 from session_authority_server.cli.server_process import Assignment

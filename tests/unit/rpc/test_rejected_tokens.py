@@ -3,8 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.rpc.authentication import ANYBODY, Caller
-from session_authority_server.rpc.rejected_tokens import RejectedTokens
+from session_authority_server.rpc.authentication import ANYBODY, Caller, RejectedTokens
 
 SECOND = timedelta(seconds=1)
 

@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 from session_authority.v1 import session_watch_service_pb2 as pb
 from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServiceStub
 from session_authority_server.domain.errors import ApiKeyRevoked, AuthorityError
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 from session_authority_server.rpc.authentication import ANYBODY, Caller
 from session_authority_server.rpc.session_watch_service import (
     SHORTEST_PING_SECONDS,

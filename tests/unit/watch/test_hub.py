@@ -3,7 +3,7 @@ from uuid import UUID
 import pytest
 
 from session_authority_server.domain.errors import ApiKeyRevoked
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 from session_authority_server.watch import hub as hub_module
 from session_authority_server.watch.hub import (
     GROUP_LIMIT,

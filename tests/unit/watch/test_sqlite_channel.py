@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 from session_authority_server.watch import sqlite_channel
 from session_authority_server.watch.sqlite_channel import SqliteChannel
 

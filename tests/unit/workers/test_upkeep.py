@@ -19,10 +19,9 @@ from session_authority_server.domain.session import (
     Sweep,
 )
 from session_authority_server.ports import PendingErasure, Transaction, UpkeepStore
-from session_authority_workers.erase import Erase
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
-from session_authority_workers.purge import LEAST_RETENTION, Purge
+from session_authority_workers.purge import LEAST_RETENTION, Erase, Purge
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
 
 QUICK = Pace(batch=3, largest_batch=3, largest_look=3, pause_share=0)

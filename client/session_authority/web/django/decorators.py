@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponseBase
 
 from session_authority.errors import ReauthenticationRequired
 from session_authority.web.django.answers import answer
-from session_authority.web.django.requests import SessionRequest
+from session_authority.web.django.requests import auth_session_of
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ def _refusal(request: HttpRequest, maximum_age: timedelta) -> HttpResponseBase |
     if not request.user.is_authenticated:
         return redirect_to_login(request.get_full_path())
     try:
-        cast("SessionRequest", request).auth_session.require(maximum_age=maximum_age)
+        auth_session_of(request).require(maximum_age=maximum_age)
     except ReauthenticationRequired as error:
         return answer(request, error)
     return None

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.cache import patch_cache_control, patch_vary_headers
@@ -15,8 +14,7 @@ from session_authority.web.django.answers import answer, unavailable
 from session_authority.web.django.auth_session import AuthSession
 from session_authority.web.django.options import options
 from session_authority.web.django.own_session import is_hijack
-from session_authority.web.django.testing_logins import presenting
-from session_authority.web.site import Arrival
+from session_authority.web.django.requests import arrival, auth_session_of
 from session_authority.web.visit import Visit
 
 
@@ -43,7 +41,7 @@ class SessionAuthorityMiddleware:
         self, request: HttpRequest, view: Callable[..., Any], _args: object, _kwargs: object
     ) -> None:
         """Note a view that begins or ends acting as another user."""
-        cast("Any", request).auth_session.is_hijack = is_hijack(view)
+        auth_session_of(request).is_hijack = is_hijack(view)
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
@@ -68,28 +66,12 @@ def _begin(request: HttpRequest) -> AuthSession:
             "django.contrib.auth.middleware.AuthenticationMiddleware"
         )
     found = options()
-    auth_session = AuthSession(request, found, Visit(found.site, _arrival(request)))
+    auth_session = AuthSession(request, found, Visit(found.site, arrival(request)))
     known = cast("Any", request)
     known.auth_session = auth_session
     known.user = SimpleLazyObject(auth_session.user)
     known.auser = auth_session.auser
     return auth_session
-
-
-def _arrival(request: HttpRequest) -> Arrival:
-    meta = request.META
-
-    def header(name: str) -> str:
-        value = meta.get("HTTP_" + name.upper().replace("-", "_"), "")
-        return value if isinstance(value, str) else ""
-
-    forwarded_host = header("x-forwarded-host") if settings.USE_X_FORWARDED_HOST else ""
-    return Arrival(
-        scheme=request.scheme or "http",
-        host=forwarded_host or header("host"),
-        peer=meta.get("REMOTE_ADDR") or None,
-        header=presenting(header, request.session),
-    )
 
 
 def _finish(

@@ -13,10 +13,9 @@ from django.shortcuts import resolve_url
 
 from session_authority.sync import SessionClient
 from session_authority.web.client_ip import ClientIp
-from session_authority.web.clock import time_at
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.sessions_page import PageOptions, SessionsPage
-from session_authority.web.site import Site
+from session_authority.web.site import Site, time_at
 
 SETTING = "SESSION_AUTHORITY"
 

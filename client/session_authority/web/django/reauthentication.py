@@ -1,6 +1,6 @@
 """The page on which a user confirms the password, and the way there and back."""
 
-from typing import Any, cast
+from typing import Any
 
 from django import forms
 from django.conf import settings
@@ -19,7 +19,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.generic import FormView
 
 from session_authority.web.django.options import options
-from session_authority.web.django.requests import SessionRequest
+from session_authority.web.django.requests import auth_session_of
 from session_authority.web.next_page import confirm_address, is_same_page, next_page
 
 BELOW = "reauthenticate"
@@ -70,7 +70,7 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is gene
         """Refuse somebody who acts as the user. A visitor signs in, which is a proof, and goes straight to `next`."""
         if not request.user.is_authenticated:
             return redirect_to_login(self.get_success_url())
-        if cast("SessionRequest", request).auth_session.require().actor_id is not None:
+        if auth_session_of(request).require().actor_id is not None:
             detail = "Only users themselves can confirm who they are."
             return HttpResponse(detail, status=403, content_type="text/plain")
         return super().dispatch(request, *args, **kwargs)
@@ -81,7 +81,7 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is gene
 
     def form_valid(self, form: ConfirmPasswordForm) -> HttpResponse:
         """Record the proof."""
-        cast("SessionRequest", self.request).auth_session.reauthenticate(
+        auth_session_of(self.request).reauthenticate(
             authentication_methods=self.authentication_methods
         )
         return HttpResponseRedirect(self.get_success_url())
@@ -120,5 +120,5 @@ def way_to_confirm(request: HttpRequest) -> str | None:
         method=request.method or "GET",
         path=request.get_full_path(),
         referer=request.headers.get("referer", ""),
-        origin=cast("SessionRequest", request).auth_session.visit.origin,
+        origin=auth_session_of(request).visit.origin,
     )

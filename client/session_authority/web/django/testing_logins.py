@@ -10,9 +10,9 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
-from session_authority.web.clock import test_clocks
 from session_authority.web.django.adopting import MARK
 from session_authority.web.django.options import options
+from session_authority.web.site import test_clocks
 
 _TOKEN = "_session_authority_test_token"  # noqa: S105 - the key under which a test's token is
 

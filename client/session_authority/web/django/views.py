@@ -1,7 +1,7 @@
 """The page of one's own sessions, for Django."""
 
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.views.decorators.csrf import csrf_exempt
@@ -10,15 +10,14 @@ from session_authority.errors import SessionAuthorityError
 from session_authority.web.django.auth_session import AuthSession
 from session_authority.web.django.options import options
 from session_authority.web.django.reauthentication import confirm_url
-from session_authority.web.django.requests import SessionRequest
-from session_authority.web.exchange import PageRequest
-from session_authority.web.form import is_form
+from session_authority.web.django.requests import auth_session_of
+from session_authority.web.exchange import PageRequest, is_form
 
 
 @csrf_exempt  # The page's forms carry a token of its own, bound to the session.
 def sessions_page(request: HttpRequest, below: str = "") -> HttpResponse:
     """Hand a request to the page, and its answer back."""
-    auth_session = cast("SessionRequest", request).auth_session
+    auth_session = auth_session_of(request)
     request.get_host()  # refuses one that is not among ALLOWED_HOSTS
     visit, found = auth_session.visit, options()
     if len(visit.tokens) > 1:

@@ -17,9 +17,8 @@ from session_authority.errors import (
     Unavailable,
 )
 from session_authority.session import Rejection, RejectionReason, SessionState, ValidationRequest
-from session_authority.web.clock import system_time
 from session_authority.web.cookies import may_clear
-from session_authority.web.exchange import PageRequest, PageResponse
+from session_authority.web.exchange import PageRequest, PageResponse, is_form
 from session_authority.web.sessions_page.assets import Assets
 from session_authority.web.sessions_page.export import to_json
 from session_authority.web.sessions_page.forgery import (
@@ -40,14 +39,13 @@ from session_authority.web.sessions_page.options import PageOptions
 from session_authority.web.sessions_page.rendering import Renderer, Visit
 from session_authority.web.sessions_page.row import device_name, row_of
 from session_authority.web.sessions_page.state import Retry, State
+from session_authority.web.site import system_time
 
 FORM_LIMIT_BYTES = 4096
 """No form of the page is longer. A framework need read no more of a body; beyond it the answer is 413."""
 
 _DIGITS_LIMIT = 19
 """A `Content-Length` of more digits is too large. Python refuses to read one of more than 4,300."""
-
-_FORM_TYPE = "application/x-www-form-urlencoded"
 
 _log = logging.getLogger(__name__)
 
@@ -254,7 +252,7 @@ def _refusal(visit: Visit, route: _Route | None) -> State | None:
         return states.refused(413)
     if read is not None and read < stated:
         return states.refused(400)  # The connection ended in the middle of the form.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
+    if not is_form(request.headers.get("content-type", "")):
         return states.refused(415)
     # Another site's form comes without the cookie, and must not make the answer clear it.
     genuine = is_genuine(request, visit.token) if visit.token else comes_from_here(request)

@@ -21,8 +21,7 @@ from session_authority_server.rpc.error_table import (
     RequestTooLarge,
     Unforeseen,
 )
-from session_authority_server.rpc.host import CannotListen, accept_loop
-from session_authority_server.rpc.host.health import Health
+from session_authority_server.rpc.host import CannotListen, Health, accept_loop
 from session_authority_server.rpc.methods import (
     BATCH_REQUEST_LIMIT_BYTES,
     METHODS,

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Insert, Select, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 
 # A query keeps its snapshot until the next statement of its transaction. Another connection that works CONCURRENTLY
 # would wait for the snapshot to go. This statement takes none.

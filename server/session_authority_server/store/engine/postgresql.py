@@ -37,7 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from session_authority_server.domain.invalidations import Changes
+from session_authority_server.domain.session import Changes
 from session_authority_server.store.engine import limits
 from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT
 

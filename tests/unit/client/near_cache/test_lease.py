@@ -1,7 +1,10 @@
 import math
+import sys
+import time
 
 import pytest
 
+from session_authority.near_cache import lease as lease_module
 from tests.unit.client.near_cache.play import LEASE, Play
 
 
@@ -156,3 +159,27 @@ def test_what_a_stream_says_after_it_was_replaced_renews_nothing(play: Play) -> 
     assert play.hits("a")
     play.wait(LEASE, renewing=False)
     assert not play.hits("a")
+
+
+def test_the_clock_of_the_lease_goes_forward() -> None:
+    before = lease_module.lease_clock()
+    time.sleep(0.002)
+    assert 0.001 < lease_module.lease_clock() - before < 60
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_where_another_clock_counts_suspend_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    found = lease_module._suspend_proof()
+    assert found is not None
+    assert found() == pytest.approx(time.monotonic(), abs=60)
+
+
+def test_where_no_clock_counts_suspend_no_lease_ever_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    monkeypatch.setattr(sys, "platform", "plan9")
+    assert lease_module._suspend_proof() is None
+    assert lease_module._no_clock() == math.inf

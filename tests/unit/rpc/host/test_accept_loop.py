@@ -15,8 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 from prometheus_client import REGISTRY
 
-from session_authority_server.rpc.host import accept_loop
-from session_authority_server.rpc.host.health import Health
+from session_authority_server.rpc.host import Health, accept_loop
 
 PACKAGE = "session_authority.v1"
 LIMIT = 3

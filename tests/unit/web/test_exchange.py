@@ -1,6 +1,6 @@
 import pytest
 
-from session_authority.web.form import FIELDS_LIMIT, fields, is_form
+from session_authority.web.exchange import FIELDS_LIMIT, fields, is_form
 
 
 def test_of_each_field_the_last_counts() -> None:
