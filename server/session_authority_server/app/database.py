@@ -177,7 +177,7 @@ async def in_place(database: Database) -> AsyncIterator[None]:
 
 
 async def _watch(database: Database) -> None:
-    while (error := database.dialect.displaced()) is None:  # noqa: ASYNC110 - there is no event to wait for
+    while (error := database.displaced()) is None:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(_LOOK_SECONDS)
     _log.critical("stopping", reason=str(error))
     signal.raise_signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ from session_authority_server.domain.session import Session
 from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT, Dialect
 from session_authority_server.store.engine.hot_read import HotRead
 from session_authority_server.store.engine.limits import connected, within_time_limit
-from session_authority_server.store.engine.sqlite import Sqlite, SqliteFile
+from session_authority_server.store.engine.sqlite import FileReplaced, Sqlite, SqliteFile
 
 T = TypeVar("T")
 # How often a transaction is run that fails only because of others.
@@ -25,6 +25,10 @@ TRIES = 3
 CLOSE_SECONDS = 10.0
 # How long a connection is waited for where no caller waits: several hosts may have to be tried.
 START_SECONDS = 15.0
+
+# PostgreSQL: a serialization failure, a deadlock, and a key that somebody else has inserted meanwhile. SQLite has one
+# writer, which loses no race.
+_LOST_RACES = frozenset(("40001", "40P01", "23505"))
 
 _READING, _WRITING = "reading", "writing"
 
@@ -38,8 +42,10 @@ class RunAgain(Exception):
 class Database:
     """The engines behind the store: one to read and one to write."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, file: SqliteFile | None = None) -> None:
+        """Take the engine's dialect, and this process's claim to the file if the database is one."""
         self.dialect = dialect
+        self._file = file
         self._reader = dialect.reader()
         self._writer = dialect.writer()
         self._hot_read = HotRead(dialect)
@@ -59,7 +65,7 @@ class Database:
             read_only: Whether this process can neither change the file nor block others.
             file: This process's claim to the file. A commit is answered only if the file is still in its place.
         """
-        return cls(Sqlite(path, read_only=read_only, file=file))
+        return cls(Sqlite(path, read_only=read_only, file=file), file)
 
     @classmethod
     def postgresql(cls, url: str) -> "Database":
@@ -68,6 +74,10 @@ class Database:
         from session_authority_server.store.engine.postgresql import PostgreSQL
 
         return cls(PostgreSQL(url))
+
+    def displaced(self) -> FileReplaced | None:
+        """Return an error if the database's file was moved, removed or replaced, so that commits may be lost."""
+        return None if self._file is None else self._file.displaced()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run reads that need no transaction."""
@@ -122,7 +132,7 @@ class Database:
                     self._commit(connection, work, committed, settled, limited=limited)
                 )
             except (SQLAlchemyError, RunAgain) as error:
-                again = isinstance(error, RunAgain) or self.dialect.may_run_again(error)
+                again = isinstance(error, RunAgain) or _lost_race(error)
                 if not tries_left or not again:
                     raise self._unavailable(_WRITING, error) from error
             else:
@@ -209,7 +219,7 @@ class Database:
             if info.pop(COMMIT_IN_DOUBT, False):
                 _log.error("a commit was not confirmed by the synchronous standby")
                 raise StoreUnavailable("writing")
-            if (displaced := self.dialect.displaced()) is not None:
+            if (displaced := self.displaced()) is not None:
                 _log.error("a commit may be lost: %s", displaced)
                 raise StoreUnavailable("writing") from displaced
             if committed is not None:  # here, where nobody can be given the connection before
@@ -221,6 +231,11 @@ class Database:
     ) -> T:
         driver = (await connection.get_raw_connection()).driver_connection
         return await within_time_limit(self.dialect, driver, work, seconds)
+
+
+def _lost_race(error: Exception) -> bool:
+    """Say whether a transaction failed only because of others, with nothing done."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in _LOST_RACES
 
 
 async def _transaction(

@@ -170,13 +170,13 @@ async def test_a_writer_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
 
 async def test_a_reader_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as engine:
-        all_held, go_on = asyncio.Barrier(Sqlite.readers + 1), asyncio.Event()
+        all_held, go_on = asyncio.Barrier(limits.READERS + 1), asyncio.Event()
 
         async def slow(_connection: object) -> None:
             await all_held.wait()
             await go_on.wait()
 
-        holders = [asyncio.create_task(engine.database.read(slow)) for _ in range(Sqlite.readers)]
+        holders = [asyncio.create_task(engine.database.read(slow)) for _ in range(limits.READERS)]
         await all_held.wait()
         with impatient(), pytest.raises(StoreUnavailable):
             await engine.sessions.list_live("ann", START, None, 10)
@@ -188,7 +188,7 @@ async def test_a_reader_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
 async def test_a_validation_waits_for_its_turn_so_long_only(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    all_held, go_on = asyncio.Barrier(Sqlite.readers + 1), asyncio.Event()
+    all_held, go_on = asyncio.Barrier(limits.READERS + 1), asyncio.Event()
     fetch_packed = Sqlite.fetch_packed
 
     async def slow(*args: Any) -> Any:
@@ -200,13 +200,13 @@ async def test_a_validation_waits_for_its_turn_so_long_only(
     monkeypatch.setattr(Sqlite, "fetch_packed", slow)
     monkeypatch.setattr(hot_read, "WAIT_SECONDS", 0.05)
     holders = [
-        asyncio.create_task(engine.sessions.read_sessions([uuid4()])) for _ in range(Sqlite.readers)
+        asyncio.create_task(engine.sessions.read_sessions([uuid4()])) for _ in range(limits.READERS)
     ]
     await all_held.wait()
     with pytest.raises(StoreUnavailable):
         await engine.sessions.read_sessions([uuid4()])
     go_on.set()
-    assert await asyncio.gather(*holders) == [{}] * Sqlite.readers
+    assert await asyncio.gather(*holders) == [{}] * limits.READERS
     assert await engine.sessions.read_sessions([uuid4()]) == {}
 
 

@@ -1,7 +1,7 @@
 """What the engines do differently, and what each must provide."""
 
-from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Insert, Select, Table
@@ -15,18 +15,19 @@ LET_GO_OF_SNAPSHOT = "SET LOCAL client_min_messages = warning"
 # The key in a connection's `info` that says that PostgreSQL did not wait for the synchronous standby.
 COMMIT_IN_DOUBT = "commit in doubt"
 
+# Returns the columns of a packed row, as the driver gives them.
+Unpack: TypeAlias = Callable[[Any], Sequence[Any]]
+
 
 class Dialect(Protocol):
     """One engine's ways.
 
     Attributes:
-        readers: How many connections read, of each of the two kinds (validation and all else).
         takes_arrays: Whether a parameter can be an array.
         tell_time: The statement that asks for the engine's time; None where its clock is this machine's.
         driver_errors: What the driver raises where SQLAlchemy is not in between.
     """
 
-    readers: int
     takes_arrays: bool
     tell_time: str | None
     driver_errors: tuple[type[Exception], ...]
@@ -43,22 +44,20 @@ class Dialect(Protocol):
         """Return the condition that a column is one of the parameter `ids`."""
         ...
 
-    def packed(self, statement: Select[Any]) -> Select[Any]:
-        """Return a SELECT of the same rows, each in the form that is cheapest to fetch."""
-        ...
-
-    def size(self, ids: int) -> int:
-        """Return how many ids a statement by so many ids is written for."""
+    def packed(self, statement: Select[Any]) -> tuple[Select[Any], Unpack]:
+        """Return a SELECT of the same rows, each in the form that is cheapest to fetch, and how to unpack a row."""
         ...
 
     async def fetch_packed(
-        self, driver: Any, statement: str, ids: Sequence[UUID]
+        self, driver: Any, statement_for: Callable[[int], str], ids: Sequence[UUID]
     ) -> Sequence[Hashable]:
-        """Run a SELECT of packed rows by ids on a driver's own connection."""
-        ...
+        """Run a SELECT of packed rows by ids on a driver's own connection.
 
-    def unpacked(self, row: Any) -> Sequence[Any]:
-        """Return the columns of a packed row, as the driver gives them."""
+        Args:
+            driver: The driver's own connection.
+            statement_for: Returns the statement that takes this number of ids.
+            ids: The ids of the rows.
+        """
         ...
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
@@ -73,20 +72,12 @@ class Dialect(Protocol):
         """Say whether no other transaction migrates the schema; if so, none does until this one ends."""
         ...
 
-    def displaced(self) -> Exception | None:
-        """Return an error if the database's file was moved, removed or replaced, so that commits may be lost."""
-        ...
-
     def as_worker(self) -> ColumnElement[Any]:
         """Return what, selected, fits a transaction to a worker who goes through an index in its order.
 
         Where the engine can, it is answered before it is safe, is given up by the engine if the worker is
         gone, and holds to the index even where the engine knows nothing of the table's contents.
         """
-        ...
-
-    def may_run_again(self, error: Exception) -> bool:
-        """Say whether a transaction failed only because of others, with nothing done."""
         ...
 
     async def interrupt(self, driver: Any) -> None:

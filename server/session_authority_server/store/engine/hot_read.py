@@ -10,7 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
 from session_authority_server.store.engine.dialect import Dialect
-from session_authority_server.store.engine.limits import WAIT_SECONDS, connected, within_time_limit
+from session_authority_server.store.engine.limits import (
+    READERS,
+    WAIT_SECONDS,
+    connected,
+    within_time_limit,
+)
 from session_authority_server.store.tables import sessions
 
 # How many sessions are remembered. Each takes about 4 KiB.
@@ -32,9 +37,10 @@ class HotRead:
         self._dialect = dialect
         self._engine = dialect.reader()
         self._idle: list[tuple[AsyncConnection, Any]] = []
-        self._places = asyncio.Semaphore(dialect.readers)
+        self._places = asyncio.Semaphore(READERS)
         whole = rows.select_sessions()
-        self._statement = dialect.packed(whole).where(dialect.by_ids(sessions.c.session_id))
+        packed, self._unpack = dialect.packed(whole)
+        self._statement = packed.where(dialect.by_ids(sessions.c.session_id))
         self._texts: dict[int, str] = {}
         self._decoders = [
             column.type.result_processor(self._engine.dialect, None)
@@ -67,8 +73,7 @@ class HotRead:
         try:
             held = self._idle.pop() if self._idle else await self._connect()
             try:
-                statement = self._text(self._dialect.size(len(session_ids)))
-                reading = self._dialect.fetch_packed(held[1], statement, session_ids)
+                reading = self._dialect.fetch_packed(held[1], self._text, session_ids)
                 read = await within_time_limit(self._dialect, held[1], reading)
             except BaseException:
                 # The state of the connection is unknown, and what broke it may have broken the others.
@@ -109,7 +114,7 @@ class HotRead:
         return text
 
     def _decode(self, row: Hashable) -> Session:
-        values = self._dialect.unpacked(row)
+        values = self._unpack(row)
         return rows.session(
             [
                 value if decode is None else decode(value)

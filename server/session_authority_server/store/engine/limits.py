@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from session_authority_server.store.engine.dialect import Dialect
 
 T = TypeVar("T")
+# How many connections read, of each of the two kinds (validation and all else).
+READERS = 4
 # How long a caller waits for a free connection, and how long the engine may then work for the caller. Together
 # they are less than the deadline that callers have by default.
 WAIT_SECONDS = 2.0

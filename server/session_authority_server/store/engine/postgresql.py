@@ -9,7 +9,7 @@ it got it.
 import contextlib
 import os
 import socket
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -39,7 +39,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from session_authority_server.domain.session import Changes
 from session_authority_server.store.engine import limits
-from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT
+from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT, Unpack
 
 _CONNECT_TIMEOUT_SECONDS = 2
 # A transaction that waits longer is behind a client that disappeared with a lock, and keeps a connection from others.
@@ -56,8 +56,6 @@ _AS_WORKER = {
     "enable_bitmapscan": "off",
     "enable_sort": "off",
 }
-# A serialization failure, a deadlock, and a key that somebody else has inserted meanwhile.
-_LOST_RACES = frozenset(("40001", "40P01", "23505"))
 CHANNEL = "session_authority_changes"
 # A notification holds less than 8,000 bytes (PostgreSQL's NOTIFY_PAYLOAD_MAX_LENGTH).
 PAYLOAD_LIMIT_BYTES = 7_900
@@ -76,7 +74,6 @@ class PostgreSQL:
         ValueError: If the address can't be read.
     """
 
-    readers = 4
     writers = 8
     takes_arrays = True
     tell_time: str | None = "SELECT clock_timestamp()"
@@ -95,7 +92,7 @@ class PostgreSQL:
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_reset_on_return=None,
-            pool_size=self.readers,
+            pool_size=limits.READERS,
             max_overflow=0,
             pool_timeout=limits.WAIT_SECONDS,
             connect_args=self._connect_args,
@@ -133,28 +130,23 @@ class PostgreSQL:
     def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
         return column == any_(bindparam("ids", type_=ARRAY(Uuid())))
 
-    def packed(self, statement: Select[Any]) -> Select[Any]:
+    def packed(self, statement: Select[Any]) -> tuple[Select[Any], Unpack]:
         # As PostgreSQL sends a row in binary: psycopg need not decode what is remembered. A pooler may have moved on
         # to a standby, whose rows are out of date.
         row = func.record_send(func.row(*statement.selected_columns), type_=LargeBinary)
-        return statement.with_only_columns(func.pg_is_in_recovery(), func.array_agg(row))
-
-    def size(self, ids: int) -> int:
-        return 1  # the ids are one parameter
+        packed = statement.with_only_columns(func.pg_is_in_recovery(), func.array_agg(row))
+        return packed, self._records.load
 
     async def fetch_packed(
-        self, driver: Any, statement: str, ids: Sequence[UUID]
+        self, driver: Any, statement_for: Callable[[int], str], ids: Sequence[UUID]
     ) -> Sequence[Hashable]:
         cursor = driver.cursor(binary=True)
+        statement = statement_for(1)  # the ids are one parameter
         await cursor.execute(statement, {"ids": list(ids)})  # psycopg sends a tuple as a record
         in_recovery, packed = await cursor.fetchone()
         if in_recovery:
             raise psycopg.errors.ReadOnlySqlTransaction("a standby answered instead of the primary")
         return packed or ()
-
-    def unpacked(self, row: Any) -> Sequence[Any]:
-        columns: Sequence[Any] = self._records.load(row)
-        return columns
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
         await connection.execute(_NOTIFY, {"payloads": list(payloads(changes))})
@@ -172,14 +164,8 @@ class PostgreSQL:
         taking = f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})"
         return bool(connection.exec_driver_sql(taking).scalar_one())
 
-    def displaced(self) -> Exception | None:
-        return None
-
     def as_worker(self) -> ColumnElement[Any]:
         return func.row(*(func.set_config(name, value, True) for name, value in _AS_WORKER.items()))
-
-    def may_run_again(self, error: Exception) -> bool:
-        return getattr(getattr(error, "orig", error), "sqlstate", None) in _LOST_RACES
 
     async def interrupt(self, driver: Any) -> None:
         with contextlib.suppress(*self.driver_errors):

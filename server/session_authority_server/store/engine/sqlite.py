@@ -12,7 +12,7 @@ import sqlite3
 import struct
 import sys
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from session_authority_server.domain.session import Changes
 from session_authority_server.store.engine import aiosqlite_batching, limits
+from session_authority_server.store.engine.dialect import Unpack
 
 _BUSY_TIMEOUT_MILLISECONDS = 1_500
 # The page cache of one connection: enough for about ten thousand sessions in use, spread over a large file.
@@ -133,6 +134,10 @@ class SqliteFile:
         """Say whether the file, its log and the log's index are those that were opened. Takes microseconds."""
         return self._look() == self._opened
 
+    def displaced(self) -> FileReplaced | None:
+        """Return an error if the file was moved, removed or replaced, so that commits may be lost."""
+        return None if self.is_in_place() else FileReplaced(self.path)
+
     def _look(self) -> list[Identity]:
         return [_identity(path) for path in self._paths]
 
@@ -190,7 +195,6 @@ class SqliteFile:
 class Sqlite:
     """A file; one writer at a time."""
 
-    readers = 4
     takes_arrays = False
     tell_time: str | None = None
     driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
@@ -214,7 +218,7 @@ class Sqlite:
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_reset_on_return=None,
-            pool_size=self.readers,
+            pool_size=limits.READERS,
             max_overflow=0,
             pool_timeout=limits.WAIT_SECONDS,
         )
@@ -251,28 +255,24 @@ class Sqlite:
             raise
 
     def _check_place(self) -> None:
-        if (displaced := self.displaced()) is not None:
+        if self._file is not None and (displaced := self._file.displaced()) is not None:
             raise sqlite3.OperationalError(str(displaced))
 
     def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
         return column.in_(bindparam("ids", expanding=True))
 
-    def packed(self, statement: Select[Any]) -> Select[Any]:
-        return statement
-
-    def size(self, ids: int) -> int:
-        return 1 << (ids - 1).bit_length()  # so that a few statements serve every number of ids
+    def packed(self, statement: Select[Any]) -> tuple[Select[Any], Unpack]:
+        return statement, tuple
 
     async def fetch_packed(
-        self, driver: Any, statement: str, ids: Sequence[UUID]
+        self, driver: Any, statement_for: Callable[[int], str], ids: Sequence[UUID]
     ) -> Sequence[Hashable]:
         raw_ids = [each.bytes for each in ids]
-        raw_ids += raw_ids[-1:] * (self.size(len(ids)) - len(ids))
-        return list(await driver.execute_fetchall(statement, raw_ids))
-
-    def unpacked(self, row: Any) -> Sequence[Any]:
-        columns: Sequence[Any] = row
-        return columns
+        size = (
+            1 << (len(ids) - 1).bit_length()
+        )  # so that a few statements serve every number of ids
+        raw_ids += raw_ids[-1:] * (size - len(ids))
+        return list(await driver.execute_fetchall(statement_for(size), raw_ids))
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
         pass  # there are no others
@@ -283,16 +283,8 @@ class Sqlite:
     def is_only_migrator(self, connection: Connection) -> bool:
         return True  # there is one writer
 
-    def displaced(self) -> Exception | None:
-        if self._file is None or self._file.is_in_place():
-            return None
-        return FileReplaced(self._file.path)
-
     def as_worker(self) -> ColumnElement[Any]:
         return null()
-
-    def may_run_again(self, error: Exception) -> bool:
-        return False  # there is one writer
 
     async def interrupt(self, driver: Any) -> None:
         await driver.interrupt()
