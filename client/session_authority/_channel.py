@@ -29,8 +29,8 @@ _SERVICE_CONFIG = json.dumps(
             # Whoever watches learns of each loss of the stream, and paces the attempts.
             {"name": [{"service": "session_authority.v1.SessionWatchService"}]},
             {
-                # Every other method, for all are safe to repeat: creations carry a retry secret. This is for
-                # plain stubs. The clients repeat by themselves, by the same rules.
+                # All other methods, as the table in the server's `rpc/methods.py` says: a test compares them.
+                # This is for plain stubs. The clients retry by themselves, by the same rules.
                 "name": [{}],
                 "retryPolicy": {
                     "maxAttempts": MAX_ATTEMPTS,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -23,6 +24,14 @@ WATCH_SERVICE = session_watch_service_pb2.DESCRIPTOR.services_by_name["SessionWa
 SERVICES: tuple[ServiceDescriptor, ...] = (SESSION_SERVICE, ADMIN_SERVICE, WATCH_SERVICE)
 
 
+class Retry(Enum):
+    """Which calls a client may retry by itself after an outage or an overload."""
+
+    ALWAYS = "a second call does no more than the first"
+    WITH_RETRY_SECRET = "only a call with a `retry_secret` gets the same answer again"  # noqa: S105 - no secret
+    NEVER = "the caller opens another stream, and must learn that the earlier one is lost"
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What is particular to an RPC.
@@ -30,22 +39,24 @@ class Rule:
     Attributes:
         permission: What the caller's API key must permit.
         request_limit_bytes: The largest request.
+        retry: Which calls a client may retry by itself. The client keeps to it, and a test proves that.
     """
 
     permission: Permission
     request_limit_bytes: int = REQUEST_LIMIT_BYTES
+    retry: Retry = Retry.ALWAYS
 
 
 _RULES: Mapping[str, Rule] = {
-    "CreateSession": Rule(Permission.CREATE),
-    "ReauthenticateSession": Rule(Permission.CREATE),
+    "CreateSession": Rule(Permission.CREATE, retry=Retry.WITH_RETRY_SECRET),
+    "ReauthenticateSession": Rule(Permission.CREATE, retry=Retry.WITH_RETRY_SECRET),
     "ValidateSession": Rule(Permission.VALIDATE),
     "BatchValidateSessions": Rule(Permission.VALIDATE, BATCH_REQUEST_LIMIT_BYTES),
     "ListSessions": Rule(Permission.MANAGE),
     "RevokeSession": Rule(Permission.MANAGE),
     "RevokeOtherSessions": Rule(Permission.MANAGE),
     "SignOut": Rule(Permission.MANAGE),
-    "WatchSessions": Rule(Permission.WATCH),
+    "WatchSessions": Rule(Permission.WATCH, retry=Retry.NEVER),
     "RevokeUserSessions": Rule(Permission.TERMINATE),
     "RevokeAllSessions": Rule(Permission.TERMINATE),
     "RevokeOneSession": Rule(Permission.TERMINATE),
