@@ -32,7 +32,6 @@ def test_the_whole_command_lists_its_parts(tmp_path: Path) -> None:
     assert done.returncode == 0
     for command in ("serve", "worker", "migrate", "keys", "revoke", "check", "demo"):
         assert re.search(rf"^  {command} +[A-Z]", done.stdout, re.MULTILINE)
-    assert "server-process" not in done.stdout  # which is for `serve --processes` alone
     version = CliRunner().invoke(commands, ["--version"])
     assert re.search(r"\d+\.\d+", version.stdout)
 

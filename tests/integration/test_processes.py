@@ -105,7 +105,7 @@ def processes_in(folder: Path) -> dict[int, int]:
     for place in PROC.glob("[0-9]*"):
         if _link(place / "cwd") == str(folder):
             words = _words(place)
-            ours = len(words) > 1 and words[-2] == "server-process"
+            ours = len(words) > 1 and words[-2].endswith(".server_process")
             found[int(place.name)] = int(words[-1]) if ours else -1
     return found
 
@@ -302,7 +302,7 @@ def test_another_one_on_the_same_port_is_refused_and_no_command_line_tells_the_p
         line = servers.program.stdout
         assert re.fullmatch(r"session-authority: serving on 127.\S+, .* 2 processes\n", line)
         told = "\n".join(" ".join(_words(place)) for place in PROC.glob("[0-9]*"))
-        assert told.count("server-process") >= 2
+        assert told.count(".server_process") >= 2
         assert PASSWORD not in told + line
 
         arguments = ("serve", "--listen", servers.address, "--insecure", "--processes", "2")

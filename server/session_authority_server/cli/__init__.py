@@ -14,7 +14,6 @@ _NAMES = (
     "check",
     "repair-clock",
     "demo",
-    "server-process",
 )
 
 

@@ -1,4 +1,4 @@
-"""The command of one process of `serve --processes`, and what its parent sends it."""
+"""The program of one process of `serve --processes`, and what its parent sends it."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ class Assignment:
         return cls(number, Settings(**read["settings"]), ServeOptions(**read["options"]))
 
 
-@click.command("server-process", hidden=True)
+@click.command()
 @click.argument("number", type=int)
 @click.pass_context
 def server_process(context: click.Context, number: int) -> None:
@@ -88,3 +88,7 @@ async def _until_signalled_or_alone() -> None:
         loop.remove_reader(sys.stdin.fileno())
     if alone.is_set():
         _log.warning("the parent process is gone; draining")
+
+
+if __name__ == "__main__":
+    server_process()

@@ -20,7 +20,7 @@ LONGEST_WAIT_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 
 # A fresh interpreter, because gRPC doesn't survive a fork. -P keeps it from importing files of the working folder.
-_COMMAND = (sys.executable, "-P", "-m", "session_authority_server.cli", "server-process")
+_COMMAND = (sys.executable, "-P", "-m", "session_authority_server.cli.server_process")
 _STANDARD_ERROR = 2
 
 _log = structlog.get_logger("session_authority")

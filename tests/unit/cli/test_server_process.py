@@ -4,8 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from session_authority_server.app.serving import ServeOptions
-from session_authority_server.cli import commands
-from session_authority_server.cli.server_process import Assignment
+from session_authority_server.cli.server_process import Assignment, server_process
 from session_authority_server.config import load_settings
 
 URL = "postgresql://ada:s3cr%C3%A9t@127.0.0.1/sessions"
@@ -36,6 +35,6 @@ def test_an_assignment_does_not_show_the_password() -> None:
 
 
 def test_somebody_who_runs_it_by_hand_is_told_what_it_is_for() -> None:
-    done = CliRunner().invoke(commands, ["server-process", "0"], input="")
+    done = CliRunner().invoke(server_process, ["0"], input="")
     assert done.exit_code == 2
     assert "serve --processes" in done.stderr

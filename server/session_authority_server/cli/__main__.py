@@ -1,3 +1,0 @@
-from session_authority_server.cli import main
-
-main()
