@@ -44,7 +44,7 @@ check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, impor
 
 docs: .venv-docs/ready ## Build the documentation as a site, in build/site; a dead link fails
 	@# The variable silences the theme's note about a future release of MkDocs.
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet --clean && echo "built build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
 
 prose: .venv/ready ## List comments, docstrings and documents that are not in plain English
 	-$(BIN)/ruff check --quiet --output-format concise --extend-select D400,D401 --ignore D1 $(SOURCES)

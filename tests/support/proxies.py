@@ -67,6 +67,8 @@ def _command(name: str, folder: Path, pair: Pair, configuration: str) -> list[st
         "/etc/session-authority/tls-with-key.pem": with_key,
         "/etc/session-authority/tls.pem": pair.certificate,
         "/etc/session-authority/tls.key": pair.key,
+        "/etc/nginx/shop.pem": pair.certificate,
+        "/etc/nginx/shop.key": pair.key,
     }.items():
         configuration = configuration.replace(documented, str(here))
     file = folder / f"{name}.conf"

@@ -246,7 +246,7 @@ def test_a_web_framework_has_all_its_parts(name: str) -> None:
     assert importlib.util.find_spec(f"session_authority.testing.{name}")
     assert (ROOT / "examples" / f"{name}_app.py").exists()
     assert list((ROOT / "tests" / "integration" / "web").glob(f"test_{name}*.py"))
-    for document in ("README.md", "docs/use/web.md", "docs/use/testing.md"):
+    for document in ("README.md", f"docs/use/{name}.md", "docs/use/testing.md"):
         assert name in (ROOT / document).read_text().lower(), document
     typed = (ROOT / "tests" / "typing" / "test_public_api.py").read_text()
     assert f'("session_authority.web.{name}", "{name}", "{name}")' in typed

@@ -221,11 +221,13 @@ async def test_a_passive_check_is_no_activity(
 def documented_app(sessions: Sessions) -> FastAPI:
     """Run the example of the documentation, with another client and less patience."""
     blocks = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "docs/use/web.md").read_text(), re.DOTALL | re.MULTILINE
+        r"^```python\n(.*?)^```$",
+        (ROOT / "docs/use/fastapi.md").read_text(),
+        re.DOTALL | re.MULTILINE,
     )
     (example,) = [block for block in blocks if "async def close_when_ended" in block]
     module: dict[str, Any] = {}
-    exec(compile(example, "docs/use/web.md", "exec"), module)
+    exec(compile(example, "docs/use/fastapi.md", "exec"), module)
     module["sessions"].client = sessions.client
     module["CHECK_SECONDS"] = 0.02
     app: FastAPI = module["app"]
