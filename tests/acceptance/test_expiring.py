@@ -233,31 +233,3 @@ async def test_30_a_failing_run_is_seen_and_tried_again_at_the_next_tick(
     complaints = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(complaints) == 2
     assert all("tried again at the next tick" in record.getMessage() for record in complaints)
-
-
-class StuckUpkeep(SqlUpkeepStore):
-    """A store that never answers."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.asked = asyncio.Event()
-
-    async def end_overdue(self, *_: object, **__: object) -> ExpiryBatch:
-        self.asked.set()
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
-
-
-async def test_26_stopping_in_mid_run_is_no_failure(
-    authority: Authority, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock, store = SystemClock(), StuckUpkeep(authority.database)
-    purge = Purge(store, clock, Policy())
-    schedule = Schedule(Expire(store, clock), [purge], clock, timedelta(minutes=1))
-    schedule.start()
-    async with asyncio.timeout(10):
-        await store.asked.wait()
-        await schedule.stop()
-    await asyncio.sleep(0.01)
-
-    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

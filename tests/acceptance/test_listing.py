@@ -187,6 +187,11 @@ async def test_13_another_users_page_token_shows_nothing(
     error = error_of(caught.value)
     assert isinstance(error, InvalidArgument)
     assert [violation.field for violation in error.violations] == ["page_token"]
+    await authority.stub.ListSessions(
+        pb.ListSessionsRequest(
+            session_token=adas[1].token.reveal(), page_token=page.next_page_token
+        )
+    )
 
 
 @pytest.mark.both_hosts

@@ -94,7 +94,9 @@ async def test_03_signing_out_twice_is_a_success(
     assert authority.contents() == before
 
 
-@pytest.mark.parametrize("token", ["", "x", "ses_" + "0" * 70, "é", "ses_" + "z" * 69])
+@pytest.mark.parametrize(
+    "token", ["", "x", "ses_" + "0" * 70, "sak_" + "0" * 70, "é", "ses_" + "z" * 69]
+)
 async def test_04_a_request_that_carries_no_session_touches_no_store(
     authority: Authority, client: AsyncSessionClient, token: str
 ) -> None:

@@ -280,16 +280,6 @@ async def test_more_sessions_than_a_notification_holds_are_told(engine: Engine, 
     assert await told.hear() == Changes(set(ended))
 
 
-async def test_what_a_key_made_is_told_batch_by_batch(engine: Engine, told: Told) -> None:
-    mine, others = replace(a_session(), created_by="k"), a_session()
-    await engine.add(mine, others)
-    done = await told.store.transact(
-        lambda transaction: transaction.end_made_by("k", LATER, UUID(int=0), 1_000, ENDING)
-    )
-    assert [each.session_id for each in done.ended] == [mine.session_id]
-    assert await told.hear() == Changes({mine.session_id})
-
-
 async def test_recording_what_is_over_is_not_told(engine: Engine, told: Told) -> None:
     swept, idle = await engine.add(a_session("ann"), a_session("bob", idle_timeout=MINUTE))
     await engine.sweep("ann", START + SECOND)

@@ -14,7 +14,6 @@ from tests.support.engines import (
     Engine,
     a_session,
     ids,
-    numbered,
 )
 
 NOW = START + 60 * MINUTE
@@ -59,18 +58,6 @@ async def end(engine: Engine, session: Session, seconds: int) -> None:
 
 
 # Live
-
-
-async def test_live_sessions_come_by_last_activity_then_id_the_latest_first(engine: Engine) -> None:
-    places = [(2, 7), (3, 1), (1, 9), (2, 8), (3, 2)]
-    await engine.add(
-        *(
-            a_session(last_active=START + seconds * SECOND, session_id=numbered(number))
-            for seconds, number in places
-        )
-    )
-    found = await engine.sessions.list_live("ann", NOW, None, 10)
-    assert [each.session_id.int for each in found] == [2, 1, 8, 7, 9]
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7, 100])

@@ -86,50 +86,6 @@ async def test_a_read_sees_every_commit_answered_before_it_began(engine: Engine)
         assert {each.last_active_time for each in found} == {moment}
 
 
-async def test_every_kind_of_change_is_seen_by_the_next_read(engine: Engine) -> None:
-    session, other = a_session(idle_timeout=DAY), a_session()
-    session_id = session.session_id
-    await engine.add(session, other)
-    assert told(await engine.get(session_id)) == told(session)
-
-    moment = START + SECOND
-    await engine.sessions.touch([Touch(session_id, moment, "203.0.113.9")], lambda: moment)
-    found = await engine.get(session_id)
-    assert (found.last_active_time, found.last_ip_address) == (moment, "203.0.113.9")
-
-    renewed = replace(
-        found,
-        secret_hash=b"n" * 32,
-        superseded_hashes=found.secret_hash,
-        authenticate_time=moment,
-        authentication_methods=("hwk",),
-        last_active_time=moment,
-        expire_time=moment + found.lifetime,
-    )
-
-    async def renew(transaction: Transaction) -> bool:
-        await transaction.lock_user("ann")
-        return await transaction.renew_session(renewed, replaces=session.secret_hash)
-
-    assert await engine.sessions.transact(renew)
-    assert told(await engine.get(session_id)) == told(renewed)
-
-    await engine.sweep("ann", START + 2 * SECOND, exempt=session_id)
-    found = await engine.get(session_id)
-    assert (found.user_epoch, found.current_user_epoch) == (1, 1)
-    assert (await engine.get(other.session_id)).sweep is not None
-
-    await engine.sweep_everybody(START + 3 * SECOND)
-    assert (await engine.get(session_id)).sweep == Sweep(START + 3 * SECOND, InitiatingEntity.ADMIN)
-
-    ending = Ending(START + 4 * SECOND, EndReason.LIMIT, InitiatingEntity.POLICY)
-    await engine.sessions.transact(lambda work: work.end_session(session_id, ending))
-    assert (await engine.get(session_id)).ending == ending
-
-    assert await engine.upkeep.purge_ended(START + DAY, 10) == 1
-    assert await engine.sessions.read_sessions([session_id]) == {}
-
-
 async def test_a_swept_session_is_read_with_the_present_epochs_and_the_first_sweep(
     engine: Engine,
 ) -> None:

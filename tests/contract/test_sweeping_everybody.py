@@ -29,15 +29,6 @@ async def test_every_read_after_it_finds_everybody_swept_also_what_was_remembere
     assert [ending_of(each, START + MINUTE) for each in found.values()] == [ending, ending]
 
 
-async def test_it_is_in_everybodys_standing_and_in_that_of_who_was_never_seen(
-    engine: Engine,
-) -> None:
-    await engine.add(a_session())
-    await engine.sweep_everybody(START + SECOND)
-    assert await standing_of(engine, "ann") == UserStanding(START + SECOND)
-    assert await standing_of(engine, "somebody new") == UserStanding(START + SECOND)
-
-
 @pytest.mark.parametrize("whose", ["hers", "everybody's"])
 async def test_a_sweep_by_a_clock_that_is_behind_lets_nothing_in_again(
     engine: Engine, whose: str

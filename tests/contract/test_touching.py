@@ -127,14 +127,6 @@ async def test_touching_nothing_moves_nothing(engine: Engine) -> None:
     assert await engine.sessions.touch([], lambda: START) == 0
 
 
-async def test_a_moment_keeps_its_microseconds(engine: Engine) -> None:
-    session = a_session()
-    await engine.add(session)
-    moment = (START + MINUTE).replace(microsecond=999_999)
-    await engine.sessions.touch([Touch(session.session_id, moment, None)], lambda: moment)
-    assert (await engine.get(session.session_id)).last_active_time == moment
-
-
 async def _end(engine: Engine, session: Session) -> None:
     async def work(transaction: Transaction) -> None:
         ending = Ending(START, EndReason.REVOKED, InitiatingEntity.USER)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from session_authority_server.background import superseded as module
-from session_authority_server.domain.errors import SessionNotLive, StoreUnavailable
+from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.domain.verdict import SUPERSEDED, Rejection, RejectionReason
@@ -14,7 +14,7 @@ from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.validate_sessions import Validation
 from tests.support.engines import MINUTE, SECOND, START
-from tests.unit.usecases.conftest import Authority
+from tests.unit.usecases.conftest import Authority, store_fails
 
 REVOKED = Rejection(RejectionReason.REVOKED)
 GRACE = 10 * SECOND
@@ -124,10 +124,6 @@ async def test_a_session_that_has_ended_stays_as_it_was(strict: Authority) -> No
     assert await strict.answer(new) == Rejection(RejectionReason.SIGNED_OUT)
 
 
-async def _fails() -> None:
-    raise StoreUnavailable("writing")
-
-
 @pytest.mark.parametrize(
     "how", ["validate", "batch", "list"]
 )  # which need no transaction themselves
@@ -151,7 +147,7 @@ async def test_an_ending_that_fails_is_tried_again(
     monkeypatch.setattr(module, "ENDING_PAUSE_SECONDS", 0)
     old, new = await renewed(strict)
     strict.clock.advance(GRACE)
-    strict.store.before["transact"] = _fails
+    strict.store.before["transact"] = store_fails
     assert await strict.answer(old) == SUPERSEDED
     await strict.superseded.settle()
     assert await strict.answer(new) == REVOKED
@@ -164,7 +160,7 @@ async def test_an_ending_that_fails_too_often_is_left_to_the_next_use(
     monkeypatch.setattr(module, "ENDING_TRIES", 1)
     old, new = await renewed(strict)
     strict.clock.advance(GRACE)
-    strict.store.before["transact"] = _fails
+    strict.store.before["transact"] = store_fails
     await strict.answer(old)
     await strict.superseded.settle()
     assert await strict.is_good(new)

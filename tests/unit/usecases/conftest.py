@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import Rejection
@@ -33,6 +34,11 @@ class WatchedStore:
             return await ask(*args, **kwargs)
 
         return noted
+
+
+async def store_fails() -> None:
+    """Fail, as something that happens before a call of `WatchedStore`."""
+    raise StoreUnavailable("writing")
 
 
 class Authority(UseCases):

@@ -6,12 +6,10 @@ import pytest
 from session_authority_server.domain.api_key import KeyState, Permission
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.event import KeyCreated, KeyGivenEnd
-from session_authority_server.domain.token import new_id
 from session_authority_server.usecases import api_keys as module
 from session_authority_server.usecases.api_keys import (
     ApiKeys,
     KeyIsOver,
-    NoSuchKey,
     TooManyKeys,
 )
 from tests.support.engines import opened
@@ -91,16 +89,3 @@ async def test_the_audit_log_is_told_when_a_key_is_given_an_end_and_only_then(
             KeyGivenEnd(key_id, NOON + HOUR, NOON),
         ]
         assert KeyCreated(str(successor.key_id), NOON) in told.events
-
-
-async def test_an_unknown_key_is_said_to_be(tmp_path: Path) -> None:
-    async with opened("sqlite", tmp_path) as engine:
-        keys = ApiKeys(engine.keys, ManualClock(NOON))
-        unknown = new_id(NOON)
-        for attempt in (
-            keys.rotate(unknown, HOUR),
-            keys.expire(unknown, HOUR),
-            keys.revoke(unknown),
-        ):
-            with pytest.raises(NoSuchKey, match=str(unknown)):
-                await attempt

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from uuid import uuid4
 
 import pytest
 
@@ -12,17 +11,15 @@ from session_authority_server.domain.errors import (
     InvalidRequest,
     RetryStale,
     SessionNotLive,
-    StoreUnavailable,
 )
-from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
+from session_authority_server.domain.session import InitiatingEntity, Session
 from session_authority_server.domain.token import Token, time_of
 from session_authority_server.domain.verdict import NOT_FOUND, Rejection, RejectionReason
 from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.erase_user import Erasure
-from session_authority_server.usecases.operator_revoke import KeyRevocation
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from tests.support.engines import MINUTE, SECOND, START
-from tests.unit.usecases.conftest import Authority
+from tests.unit.usecases.conftest import Authority, store_fails
 
 EFFECTIVE = timedelta(seconds=3.1)
 ADMIN = InitiatingEntity.ADMIN
@@ -30,32 +27,7 @@ REVOKED = Rejection(RejectionReason.REVOKED)
 RETRY_SECRET = b"r" * 32
 
 
-async def store_fails() -> None:
-    raise StoreUnavailable("writing")
-
-
 # A user's, everybody's
-
-
-async def test_an_operator_ends_all_that_a_user_has_and_nothing_else(authority: Authority) -> None:
-    session, one = await authority.sign_in("ann")
-    _, other = await authority.sign_in("ann")
-    _, his = await authority.sign_in("bob")
-    authority.clock.advance(MINUTE)
-    assert await authority.revoke_user("ann", "stolen") == START + MINUTE + EFFECTIVE
-    assert [await authority.answer(each) for each in (one, other)] == [REVOKED] * 2
-    assert await authority.is_good(his)
-    await authority.create(SignIn(user_id="ann"))
-    page = await authority.engine.sessions.list_ended("ann", authority.clock.now(), None, 10)
-    assert {each.sweep.initiated_by for each in page if each.sweep} == {ADMIN}
-    assert session.session_id in {each.session_id for each in page}
-
-
-async def test_an_operator_ends_everything(authority: Authority) -> None:
-    tokens = [(await authority.sign_in(user_id))[1] for user_id in ("ann", "bob", "cyd")]
-    assert await authority.revoke_all("breach") == START + EFFECTIVE
-    assert [await authority.answer(each) for each in tokens] == [REVOKED] * 3
-    assert await authority.is_good((await authority.sign_in("ann"))[1])
 
 
 Sweeping = Callable[[Authority], Awaitable[object]]
@@ -130,17 +102,6 @@ async def test_a_repeated_sign_in_of_before_is_not_made_anew(
 # One
 
 
-async def test_one_session_is_ended_by_its_id(authority: Authority) -> None:
-    session, token = await authority.sign_in()
-    _, other = await authority.sign_in()
-    effective_time = await authority.revoke_by_id(str(session.session_id), "why not")
-    assert effective_time == START + EFFECTIVE
-    assert await authority.answer(token) == REVOKED
-    ending = (await authority.engine.get(session.session_id)).ending
-    assert ending == Ending(START, EndReason.REVOKED, ADMIN)
-    assert await authority.is_good(other)
-
-
 async def test_a_token_that_was_found_ends_its_session_also_when_superseded(
     authority: Authority,
 ) -> None:
@@ -158,17 +119,6 @@ async def test_a_forged_token_ends_nothing_and_is_answered_alike(authority: Auth
     forged = Token(session.session_id, b"f" * 32).encode()
     assert await authority.revoke_by_token(forged) == START + EFFECTIVE
     assert await authority.is_good(token)
-
-
-async def test_what_there_is_not_is_ended_like_what_there_is(authority: Authority) -> None:
-    session, _ = await authority.sign_in()
-    for session_id in (uuid4(), session.session_id, session.session_id):
-        answer = await authority.revoke_by_id(str(session_id))
-        assert answer == START + EFFECTIVE
-    assert await authority.revoke_user("nobody") == START + EFFECTIVE
-    assert await authority.erase_user("nobody") == Erasure(START + EFFECTIVE, True)
-    nothing = await authority.revoke_key("no key")
-    assert nothing == KeyRevocation(START + EFFECTIVE, None)
 
 
 async def test_what_had_ended_stays_as_it_was(authority: Authority) -> None:
@@ -207,35 +157,11 @@ async def test_a_reason_beyond_the_limits_is_refused_before_anything_ends(
     assert await authority.is_good(token)
 
 
-async def test_a_badly_copied_token_is_not_taken_for_a_dead_one(authority: Authority) -> None:
-    _, token = await authority.sign_in()
-    for text in ("", token[:-1], token + "x"):
-        with pytest.raises(InvalidRequest) as refusal:
-            await authority.revoke_by_token(text)
-        assert token[:-1] not in str(refusal.value)
-
-
 # Those of a key
 
 
 async def made_by(authority: Authority, key: str, count: int) -> list[tuple[Session, str]]:
     return [await authority.sign_in(caller=key) for _ in range(count)]
-
-
-async def test_all_that_a_key_made_since_a_moment_is_ended(authority: Authority) -> None:
-    before = await made_by(authority, "key", 1)
-    authority.clock.advance(MINUTE)
-    since = await made_by(authority, "key", 3)
-    others = await made_by(authority, "other", 2)
-    done = await authority.revoke_key("key", START + MINUTE, "stolen")
-    assert done == KeyRevocation(START + MINUTE + EFFECTIVE, None)
-    assert [await authority.answer(token) for _, token in since] == [REVOKED] * 3
-    for _, token in (*before, *others):
-        assert await authority.is_good(token)
-    ending = (await authority.engine.get(since[0][0].session_id)).ending
-    assert ending == Ending(START + MINUTE, EndReason.REVOKED, ADMIN)
-    await authority.revoke_key("key")
-    assert await authority.answer(before[0][1]) == REVOKED
 
 
 async def test_what_takes_too_long_is_gone_on_with_where_it_stopped(
@@ -257,19 +183,6 @@ async def test_what_takes_too_long_is_gone_on_with_where_it_stopped(
 
 
 # Erasing
-
-
-async def test_after_an_erasure_nothing_is_known_of_the_user(authority: Authority) -> None:
-    _, token = await authority.sign_in("ann")
-    _, his = await authority.sign_in("bob")
-    assert await authority.erase_user("ann") == Erasure(START + EFFECTIVE, True)
-    assert await authority.answer(token) == NOT_FOUND
-    assert await authority.is_good(his)
-    authority.clock.advance(SECOND)
-    _, proof = await authority.sign_in("ann")
-    page = await authority.engine.sessions.list_ended("ann", authority.clock.now(), None, 10)
-    assert page == []
-    assert await authority.is_good(proof)
 
 
 async def test_an_erasure_out_of_time_has_ended_everything_and_says_that_it_is_not_complete(
@@ -332,21 +245,3 @@ async def test_a_sign_out_that_an_erasure_overtakes_leaves_nothing_of_the_user(
         return list(found.scalars())
 
     assert await engine.database.read(users) == []
-
-
-async def test_an_outcome_that_is_not_known_is_never_a_success(authority: Authority) -> None:
-    session, token = await authority.sign_in()
-    calls: list[Callable[[], Awaitable[object]]] = [
-        lambda: authority.revoke_user("ann"),
-        lambda: authority.revoke_all(),
-        lambda: authority.revoke_by_id(str(session.session_id)),
-        lambda: authority.revoke_by_token(token),
-        lambda: authority.erase_user("ann"),
-    ]
-    for call in calls:
-        authority.store.before["transact"] = store_fails
-        with pytest.raises(StoreUnavailable):
-            await call()
-    authority.store.before["transact"] = store_fails
-    with pytest.raises(StoreUnavailable):
-        await authority.revoke_key("key")

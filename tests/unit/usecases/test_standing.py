@@ -65,14 +65,6 @@ async def test_a_dead_token_is_not_told_to_re_authenticate(authority: Authority)
         await wary.list(Listing(session_token=token))
 
 
-async def test_signing_out_is_possible_with_any_proof(authority: Authority) -> None:
-    wary = authority.under(Policy(max_authentication_age=MAX_AGE))
-    _, token = await wary.sign_in()
-    wary.clock.advance(2 * MAX_AGE)
-    await wary.sign_out(token)
-    assert not await wary.is_good(token)
-
-
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 async def test_who_acts_as_a_user_neither_lists_nor_revokes(
     authority: Authority, call: Callable[[Authority, str, str], Awaitable[object]]

@@ -1,8 +1,10 @@
 """What was true before a wait for the store need not be true after it."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -19,21 +21,28 @@ from session_authority_server.usecases.validate_sessions import (
     record_use,
     validate_sessions,
 )
+from tests.conftest import PATIENCE_SECONDS
 from tests.support.engines import DAY, MINUTE, SECOND
-from tests.unit.usecases.conftest import Authority
+from tests.unit.usecases.conftest import Authority, store_fails
 
 
-async def held_up(authority: Authority, work: object, seconds: int) -> object:
-    """Let some work wait for the writer, and time pass meanwhile."""
-    go_on = asyncio.Event()
+async def held_up(
+    authority: Authority, work: Coroutine[Any, Any, object], call: str, seconds: int
+) -> object:
+    """Hold the one writer until the work has made a call of the store, and some time longer."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(_transaction: Transaction) -> None:
+        begun.set()
         await go_on.wait()
 
     holder = asyncio.create_task(authority.engine.sessions.transact(hold))
-    await asyncio.sleep(0.02)
-    waiting = asyncio.ensure_future(work)  # type: ignore[call-overload]
-    await asyncio.sleep(0.02)
+    await begun.wait()
+    authority.store.asked.clear()
+    waiting = asyncio.create_task(work)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while call not in authority.store.asked:
+            await asyncio.sleep(0)
     authority.clock.advance(seconds * SECOND)
     go_on.set()
     await holder
@@ -45,15 +54,16 @@ async def test_a_session_that_expires_while_its_reauthentication_waits_stays_end
 ) -> None:
     _, token = await authority.sign_in(lifetime=3 * SECOND)
     authority.clock.advance(2 * SECOND)
+    renewing = authority.reauthenticate(Reauthentication(session_token=token))
     with pytest.raises(SessionNotLive):
-        await held_up(authority, authority.reauthenticate(Reauthentication(session_token=token)), 2)
+        await held_up(authority, renewing, "transact", 2)
     assert not await authority.is_good(token)
 
 
 async def test_an_activity_that_is_written_too_late_wakes_nobody(authority: Authority) -> None:
     _, token = await authority.sign_in(idle_timeout=MINUTE)
     authority.clock.advance(58 * SECOND)
-    await held_up(authority, authority.answer(token, passive=False), 3)
+    await held_up(authority, authority.answer(token, passive=False), "touch", 3)
     assert isinstance(await authority.answer(token), Rejection)
     await authority.activity.flush()
     assert isinstance(await authority.answer(token), Rejection)
@@ -91,6 +101,8 @@ async def test_a_batch_close_to_idling_takes_one_write(authority: Authority) -> 
     answers = await authority.validate_all([Validation(token) for token in tokens * 2])
     assert all(isinstance(answer, Session) for answer in answers)
     assert authority.store.asked.count("touch") == 1
+    authority.clock.advance(30 * SECOND)
+    assert all([await authority.is_good(token) for token in tokens])
 
 
 async def test_a_decisive_activity_that_cannot_be_written_is_no_acceptance_and_the_next_one_can(
@@ -98,11 +110,7 @@ async def test_a_decisive_activity_that_cannot_be_written_is_no_acceptance_and_t
 ) -> None:
     _, token = await authority.sign_in(idle_timeout=MINUTE)
     authority.clock.advance(55 * SECOND)
-
-    async def fail() -> None:
-        raise StoreUnavailable("writing")
-
-    authority.store.before["touch"] = fail
+    authority.store.before["touch"] = store_fails
     with pytest.raises(StoreUnavailable):
         await authority.answer(token, passive=False)
     assert isinstance(await authority.answer(token, passive=False), Session)

@@ -9,7 +9,6 @@ from apscheduler.schedulers import base as schedulers
 from apscheduler.triggers import date, interval
 
 from session_authority_server.domain.clock import SystemClock
-from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.observability.metrics import (
     OLDEST_OVERDUE_SECONDS,
     WORKER_ROWS,
@@ -62,37 +61,6 @@ async def test_every_job_runs_at_once_and_expire_again_at_each_tick() -> None:
     assert purge.runs == 1
 
 
-async def test_a_run_that_fails_is_logged_counted_and_tried_again(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    failed, done = runs("expire", "failed"), runs("expire", "done")
-
-    async def work() -> int:
-        if expire.runs == 1:
-            raise StoreUnavailable("writing")
-        return 0
-
-    expire = Job("expire", work)
-    schedule = scheduled(expire)
-    schedule.start()
-    await until(lambda: runs("expire", "done") > done)
-    await schedule.stop()
-    assert runs("expire", "failed") == failed + 1
-    assert "expire failed; it will be tried again at the next tick" in caplog.text
-    assert "the store is not available for writing" in caplog.text
-
-
-async def test_nothing_that_a_job_raises_stops_the_schedule() -> None:
-    async def work() -> int:
-        raise RuntimeError(expire.runs)
-
-    expire = Job("expire", work)
-    schedule = scheduled(expire)
-    schedule.start()
-    await until(lambda: expire.runs >= 3)
-    await schedule.stop()
-
-
 async def test_what_a_run_did_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     before = float(WORKER_ROWS.labels(job="expire")._value.get())
@@ -130,7 +98,9 @@ async def test_a_run_that_takes_longer_than_a_tick_is_not_joined_by_another() ->
     assert most == 1
 
 
-async def test_stopping_ends_a_run_between_two_batches_and_waits_for_it() -> None:
+async def test_stopping_ends_a_run_waits_for_it_and_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     ended = False
 
     async def work() -> int:
@@ -148,6 +118,7 @@ async def test_stopping_ends_a_run_between_two_batches_and_waits_for_it() -> Non
     await until(lambda: expire.runs == 1)
     await schedule.stop()
     assert ended
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("turns", range(6))

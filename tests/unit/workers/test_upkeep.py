@@ -8,8 +8,8 @@ import pytest
 
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.domain.liveness import ending_of, is_live
-from session_authority_server.domain.policy import CLOCK_SKEW_ALLOWANCE, Policy
+from session_authority_server.domain.liveness import is_live
+from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Ending,
@@ -56,38 +56,6 @@ async def ended(engine: Engine, clock: ManualClock, sessions: Sequence[Session])
 
 
 # Expiring
-
-
-async def test_everything_due_is_ended_in_batches(engine: Engine, clock: ManualClock) -> None:
-    sessions = [a_session(lifetime=MINUTE) for _ in range(10)]
-    alive = a_session()
-    await engine.add(*sessions, alive)
-    clock.advance(60 * MINUTE)
-    told: list[int] = []
-    expire = Expire(engine.upkeep, clock, QUICK)
-    assert await expire.count(100) == 10
-    assert await expire.oldest_overdue() == START + MINUTE
-    assert await expire(told.append) == 10
-    assert max(told) <= QUICK.batch
-    assert sum(told) == 10
-    assert await ended(engine, clock, [*sessions, alive]) == 10
-    assert await recorded(engine, ids(sessions)) == 0  # their rows say so themselves
-    assert await expire() == 0
-    assert await expire.count(100) == 0
-
-
-async def test_the_worker_stays_behind_the_slowest_validators_clock(
-    engine: Engine, clock: ManualClock
-) -> None:
-    session = a_session(lifetime=MINUTE)
-    await engine.add(session)
-    expire = Expire(engine.upkeep, clock, Pace(pause_share=0))
-    clock.advance(MINUTE + CLOCK_SKEW_ALLOWANCE - timedelta(microseconds=1))
-    assert await expire() == 0
-    clock.advance(timedelta(microseconds=1))
-    assert await expire() == 1
-    end = Ending(START + MINUTE, EndReason.EXPIRED, InitiatingEntity.POLICY)
-    assert ending_of(await engine.get(session.session_id), clock.now()) == end
 
 
 async def test_sweeps_are_settled(engine: Engine, clock: ManualClock) -> None:
@@ -181,15 +149,6 @@ async def test_killed_anywhere_and_started_again_nothing_is_lost(
     assert await engine.upkeep.pending_sweeps(10) == []
 
 
-async def test_several_workers_at_once_do_the_work_once(engine: Engine, clock: ManualClock) -> None:
-    await engine.add(*(a_session(lifetime=MINUTE) for _ in range(30)))
-    await engine.add(*(a_session("bob") for _ in range(10)))
-    await engine.sweep("bob", START)
-    clock.advance(60 * MINUTE)
-    counts = await asyncio.gather(*(Expire(engine.upkeep, clock, QUICK)() for _ in range(4)))
-    assert sum(counts) == 40
-
-
 async def test_others_get_a_turn_between_two_batches(engine: Engine, clock: ManualClock) -> None:
     await engine.add(*(a_session(lifetime=MINUTE) for _ in range(30)))
     clock.advance(60 * MINUTE)
@@ -200,26 +159,6 @@ async def test_others_get_a_turn_between_two_batches(engine: Engine, clock: Manu
     await engine.add(a_session())
     assert len(told) < 10
     await expiring
-
-
-async def test_a_worker_that_is_cancelled_stops_between_two_batches(
-    engine: Engine, clock: ManualClock
-) -> None:
-    sessions = [a_session(lifetime=MINUTE) for _ in range(30)]
-    await engine.add(*sessions)
-    clock.advance(60 * MINUTE)
-    told: list[int] = []
-    expiring = asyncio.create_task(Expire(engine.upkeep, clock, QUICK)(told.append))
-    while len(told) < 2:
-        await asyncio.sleep(0)
-    expiring.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await expiring
-    rest = await Expire(engine.upkeep, clock, QUICK)()
-    assert 0 < rest < 30
-    assert sum(told) <= 30 - rest
-    assert await engine.upkeep.count_overdue(clock.now(), 1) == 0
-    assert await ended(engine, clock, sessions) == 30
 
 
 # Purging
