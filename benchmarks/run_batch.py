@@ -1,8 +1,8 @@
-"""BatchValidateSessions: what a session in a batch costs the server.
+"""Measure the server's CPU time per session in BatchValidateSessions.
 
     .venv/bin/python -m benchmarks.run_batch [--engine sqlite|postgresql] [--sessions N] [--rounds N]
 
-Prints the server's CPU time a session, for batches of several sizes.
+Prints the CPU time per session for batches of several sizes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _SECONDS = 3.0
 
 
 def _batches(sample: list[tuple[str, str]], size: int) -> tuple[list[bytes], list[bytes]]:
-    """Return requests, and of each a session id that its answer must hold."""
+    """Return requests, and for each a session id that its answer must contain."""
     messages, expected = [], []
     for start in range(0, len(sample) - size + 1, size):
         some = sample[start : start + size]
@@ -33,7 +33,7 @@ def _batches(sample: list[tuple[str, str]], size: int) -> tuple[list[bytes], lis
 
 async def _measure(address: str, pid: int, sample: list[tuple[str, str]], rounds: int) -> None:
     for size in _SIZES:
-        # A batch's answer comes in several frames, of which the last but one holds the last session or not.
+        # The answer to a batch spans several frames. The frame with the last session differs, so it is not checked.
         messages, _ = _batches(sample, size)
         costs, rates = [], []
         for _ in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""Expire many sessions while others are validated and created.
+"""Measure validations and sign-ins while a worker expires many sessions.
 
 .venv/bin/python -m benchmarks.run_expire [--engine sqlite|postgresql] [--sessions N] [--overdue N]
 """
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--overdue", type=int, default=1_000_000)
     add_engine(parser)
     arguments = parser.parse_args()
-    # Callers and worker meet in the database, which has all cores: on one alone they would meet before it.
+    # The database gets all cores. On one core, callers and worker would compete before they reach the database.
     with fresh(arguments.engine, "sessions", leave_a_core=False) as (database,):
         sample = rows.fill(database, arguments.sessions, overdue=arguments.overdue, sample=1_000)
         uvloop.run(_measure(database, sample))

@@ -1,10 +1,11 @@
-"""Ten times the load that a server can answer, then at once half of it.
+"""Flood a server with ten times its capacity, then immediately send half its capacity.
 
     .venv/bin/python -m benchmarks.run_flood [--host H] [--connections N] [--seconds N] [--times N] [--set NAME=VALUE]
 
-The server has one core, an open-loop generator the other. The generator sends what HTTP/2 lets its connections send.
-The capacity is measured just before, with 64 calls in flight over 8 connections. Prints the share of the capacity that
-is answered, the server's memory, and what becomes of half the capacity right afterwards.
+The server runs on one core, and an open-loop generator on the other. The generator sends as much as HTTP/2 allows. The
+program measures the capacity beforehand, with 64 calls in flight over 8 connections.
+
+Prints the answered share of the capacity, the server's memory, and the outcome of the calls after the flood.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def _flood(host: str, connections: int, given: argparse.Namespace) -> None:
         file.write_text(json.dumps([[each.hex() for each in pair] for pair in pairs]))
         settings = dict(each.split("=", 1) for each in given.set)
         with authority.process(database, host=host, settings=settings) as (address, pid):
-            _capacity(address, pairs, 2)  # until everything is warm
+            _capacity(address, pairs, 2)  # Warm up.
             full = _capacity(address, pairs, 3)
             rest_mib = peak_mib = resident_mib(pid)
             rates = (given.times * full.rate, given.seconds), (full.rate / 2, _AFTERWARDS_SECONDS)

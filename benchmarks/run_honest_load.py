@@ -1,8 +1,9 @@
-"""Callers that wait for their answers: none is refused, however many there are, and with busy neighbours.
+"""Check that callers that wait for their answers are never refused.
 
     .venv/bin/python -m benchmarks.run_honest_load [--engine sqlite|postgresql] [--seconds N]
 
-For both hosts, with and without two busy loops beside: answers a second, latency, refusals, errors and wrong answers.
+Runs both hosts, with and without two busy loops on the machine. Prints answers per second, latency, and how many
+calls were refused, failed or had a wrong answer.
 """
 
 import argparse

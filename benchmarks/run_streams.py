@@ -1,10 +1,12 @@
-"""Calls beside streams on one connection, and the calls of a Node client with a deadline.
+"""Measure calls beside streams on one connection, and the calls of a Node client with a deadline.
 
     .venv/bin/python -m benchmarks.run_streams [--rounds N] [--only streams|node]
 
-First, on both hosts and in alternation: 64 concurrent calls on one connection, without and with 100 WatchSessions
-streams on it, which ping once a second as the client's do. Then a client of @grpc/grpc-js, which npm installs into a
-temporary folder: one channel, 100 concurrent calls, a deadline of 50 ms.
+The first part runs 64 concurrent calls on one connection, in alternation with and without 100 WatchSessions streams.
+The streams ping once a second, like those of the client.
+
+The second part runs a client of @grpc/grpc-js, which npm installs into a temporary folder. It uses one channel, 100
+concurrent calls and a deadline of 50 ms.
 """
 
 import argparse
@@ -40,7 +42,7 @@ Known = tuple[str, str]
 
 
 class _BesideStreams(Closed):
-    """Calls on a connection that carries streams, each of which pings."""
+    """Makes calls on a connection that also carries streams. Each stream pings."""
 
     pongs = 0
 

@@ -1,10 +1,11 @@
-"""What TLS costs: in the grpcio host, and in a proxy in front of the native host.
+"""Measure the cost of TLS in the grpcio host, and in a proxy in front of the native host.
 
     .venv/bin/python -m benchmarks.run_tls [--rounds N] [--seconds N]
 
-Validations with 64 in flight over 8 connections that stay open, in alternation. The server and its proxy share one
-core, and the load has the other. docs/operate/tls.md configures the proxies. Prints rates, and the CPU of server
-and proxy per call.
+Runs validations with 64 in flight over 8 open connections, in alternation. The server and its proxy share one core, and
+the load runs on the other. The proxies are configured as in docs/operate/tls.md.
+
+Prints rates, and the CPU of server and proxy per call.
 """
 
 import argparse

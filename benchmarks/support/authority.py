@@ -1,4 +1,4 @@
-"""An authority as operators run it, in a process of its own, and an empty RPC to compare it with."""
+"""Runs the `serve` command in a process of its own, and an empty RPC to compare it with."""
 
 import contextlib
 import sys
@@ -35,7 +35,7 @@ def process(
     host: str = "auto",
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, int]]:
-    """Serve a database on one core, and move this process to the other; give the address and process id."""
+    """Serve a database on one core, and move this process to the other. Yield address and process id."""
     variables = {"DATABASE_URL": database, "HOST": host, **(settings or {})}
     command = (Path(sys.executable).parent / "session-authority", "serve", "--no-worker")
     with started(
@@ -54,7 +54,7 @@ def process(
 
 @contextlib.contextmanager
 def empty() -> Iterator[tuple[str, int]]:
-    """Serve an RPC that does nothing, on the same core; give the address and process id."""
+    """Serve an empty RPC on the same core. Yield address and process id."""
     command = (sys.executable, "-m", "benchmarks.support.empty_rpc")
     with started(command) as server:
         assert server.stdout is not None

@@ -1,4 +1,4 @@
-"""A fresh database of either engine, for benchmarks."""
+"""Creates databases of both engines for benchmarks."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import psycopg
 from tests.support import postgresql
 
 ENGINES = ("sqlite", "postgresql")
-# As an operator would have it, but for its size: what was answered survives a power cut.
+# A production configuration for a small machine: committed changes survive a power cut.
 _SETTINGS = {
     "fsync": "on",
     "shared_buffers": "2GB",
@@ -21,12 +21,12 @@ _SETTINGS = {
 
 
 def add_engine(parser: ArgumentParser) -> None:
-    """Let a benchmark be told which engine to measure."""
+    """Add the option that selects the engine."""
     parser.add_argument("--engine", choices=ENGINES, default="sqlite")
 
 
 def size_mib(url: str) -> float:
-    """Return how much a database takes on disk."""
+    """Return the size of a database on disk, in MiB."""
     if url.startswith("sqlite"):
         return Path(url.removeprefix("sqlite:///")).stat().st_size / 2**20
     with psycopg.connect(url) as connection:
@@ -36,12 +36,12 @@ def size_mib(url: str) -> float:
 
 @contextlib.contextmanager
 def fresh(engine: str, *names: str, leave_a_core: bool = True) -> Iterator[list[str]]:
-    """Give the addresses of empty databases, one for each name.
+    """Create empty databases, one for each name. Yield their URLs.
 
     Args:
-        engine: Which engine.
-        names: What they are to be called.
-        leave_a_core: Whether a server of databases leaves the first core to whom it serves.
+        engine: One of `ENGINES`.
+        names: The names of the databases.
+        leave_a_core: Whether PostgreSQL must keep off the first core, so that the authority has it alone.
     """
     if engine == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def fresh(engine: str, *names: str, leave_a_core: bool = True) -> Iterator[list[
 
 @contextlib.contextmanager
 def postgresql_cluster(*, leave_a_core: bool = True) -> Iterator[postgresql.Cluster]:
-    """Run a PostgreSQL server with an operator's settings."""
+    """Run a PostgreSQL server with production settings."""
     with postgresql.cluster(**_SETTINGS) as cluster:
         if leave_a_core:
             _leave_a_core(cluster.pid)
@@ -63,6 +63,6 @@ def postgresql_cluster(*, leave_a_core: bool = True) -> Iterator[postgresql.Clus
 
 
 def _leave_a_core(pid: int) -> None:
-    """Keep the database off the authority's core: it has a machine of its own wherever speed matters."""
+    """Keep the database off the authority's core. In production it runs on another machine."""
     if (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(pid, range(1, os.cpu_count() or 1))

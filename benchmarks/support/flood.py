@@ -1,4 +1,4 @@
-"""An open loop: calls are due at a set rate, however many are without an answer."""
+"""Generates open-loop load: calls at a fixed rate, however many are unanswered."""
 
 import asyncio
 import json
@@ -24,18 +24,18 @@ _PATIENCE_SECONDS = 5.0
 
 @dataclass
 class Phase:
-    """What became of the calls that were due at one rate.
+    """The outcome of the calls at one rate.
 
     Attributes:
-        seconds: How long it was.
-        due: How many calls were due.
-        unsent: How many of those HTTP/2 did not let the connections send.
+        seconds: The length of the phase.
+        due: The number of calls that were due.
+        unsent: The number of due calls that HTTP/2 did not allow to send.
         right: The latencies of right answers, in seconds.
         refused: The latencies of refusals, in seconds.
-        wrong: How many answers were wrong.
-        unanswered: How many calls had no answer at the end.
-        first_second: Of the calls sent in the first second: how many were sent, and how many were answered.
-        answers: How many right answers came during the phase, whenever their calls were sent.
+        wrong: The number of wrong answers.
+        unanswered: The number of calls without an answer at the end.
+        first_second: The number of calls sent in the first second, and how many of them were answered.
+        answers: The number of right answers received during the phase, also to calls of an earlier phase.
     """
 
     seconds: float = 0.0
@@ -50,7 +50,7 @@ class Phase:
 
     @property
     def summary(self) -> str:
-        """What there is to say in a line."""
+        """The outcome in one line."""
         return (
             f"due {self.due / self.seconds:,.0f}/s, unsent {self.unsent / self.due:.1%}; answered "
             f"{self.answers / self.seconds:,.0f}/s, p50 {percentile_ms(self.right, 50):.1f} ms, p99 "
@@ -60,7 +60,7 @@ class Phase:
 
 
 class _Raw(Connection):
-    """Sends what HTTP/2 lets it send, and notes what becomes of it."""
+    """Sends as many calls as HTTP/2 allows, and records their outcomes."""
 
     def __init__(self, *what: Any, shift: int) -> None:
         super().__init__(*what)
@@ -70,7 +70,7 @@ class _Raw(Connection):
         self.closed = False
 
     def try_to_send(self, count: int, now: float) -> int:
-        """Send up to some calls; return how many could not be sent."""
+        """Send at most `count` calls. Return how many could not be sent."""
         sent = 0
         while sent < count and self.has_room and not self.closed:
             self.send(self._next, now)
@@ -122,7 +122,7 @@ async def _phase(opened: Sequence[_Raw], rate: float, seconds: float) -> Phase:
     while (passed := time.perf_counter() - began) < seconds:
         due = int(passed * rate) - phase.due
         now = time.perf_counter()
-        # The calls of a tick are spread over the connections, as they would come from many clients.
+        # Spread the calls over the connections, like the calls of many clients.
         for number in range(min(due, len(opened))):
             share = due // len(opened) + (number < due % len(opened))
             phase.unsent += opened[(turn + number) % len(opened)].try_to_send(share, now)
@@ -154,18 +154,18 @@ def _fill(phase: Phase, began: float, opened: Sequence[_Raw]) -> None:
 
 
 class Flood:
-    """An open loop in a process of its own, on the core for load."""
+    """Runs open-loop load in a process of its own, on the core for load."""
 
     def __init__(
         self, address: str, sessions: Path, *rates: tuple[float, float], connections: int
     ) -> None:
-        """Begin.
+        """Start the load.
 
         Args:
-            address: Where the server listens.
-            sessions: A file with pairs of request and expected bytes, in JSON and hexadecimal.
-            rates: Calls a second, and for how many seconds, one after the other.
-            connections: Over how many connections.
+            address: The address of the server.
+            sessions: A JSON file with pairs of request and expected bytes, in hexadecimal.
+            rates: The phases, in order: calls per second, and seconds.
+            connections: The number of connections.
         """
         how = json.dumps({"rates": rates, "connections": connections})
         self._process = subprocess.Popen(
@@ -177,11 +177,11 @@ class Flood:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the load has ended."""
         return self._process.poll() is not None
 
     def phases(self) -> list[Phase]:
-        """Wait for the end, and return what became of the calls."""
+        """Wait for the end, and return the outcome of each phase."""
         out, _ = self._process.communicate()
         return [Phase(**each) for each in json.loads(out)]
 

@@ -1,4 +1,4 @@
-"""A lean HTTP/1.1 client that checks each answer: a closed loop with one request per connection."""
+"""A fast HTTP/1.1 client for closed-loop load: one request in flight per connection, every answer checked."""
 
 import asyncio
 import time
@@ -65,7 +65,7 @@ async def drive(
     concurrency: int,
     seconds: float,
 ) -> Result:
-    """Ask `/check` for a while, with each cookie in turn, and return what was seen."""
+    """Request `/check` with each cookie in turn, for a number of seconds. Return the result."""
     requests = [
         f"GET /check HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\n\r\n".encode()
         for cookie in cookies
@@ -87,7 +87,7 @@ async def drive(
 
 
 def log_in(port: int, user: str) -> str:
-    """Sign a user in; return the cookies."""
+    """Sign a user in. Return the cookies."""
     request = f"http://127.0.0.1:{port}/login?user={user}"
     with urllib.request.urlopen(request) as answer:
         cookies = answer.headers.get_all("set-cookie")

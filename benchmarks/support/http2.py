@@ -1,7 +1,7 @@
-"""A lean HTTP/2 client that calls one gRPC method with ready-made messages and checks each answer.
+"""A fast HTTP/2 client that calls one gRPC method with prepared messages and checks every answer.
 
-A gRPC client in Python costs more than the server that it measures. This one joins frames that were made beforehand,
-and looks only at the frame types that matter.
+A gRPC client in Python needs more CPU than the server that it measures. This client prepares its frames beforehand and
+parses only the frame types that it needs.
 """
 
 import asyncio
@@ -15,22 +15,22 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
 _MAX_CONCURRENT_STREAMS = 3
-_FRAME_BYTES = 16_384  # what every server takes
+_FRAME_BYTES = 16_384  # The largest frame that every server accepts.
 _RESERVE_BYTES = 1_000
 
 _head = struct.Struct(">HBBBI").unpack_from
 
 
 class Outcome(IntEnum):
-    """What became of a call."""
+    """The outcome of a call."""
 
     RIGHT = 0
-    REFUSED = 1  # without a message
+    REFUSED = 1  # The answer has no message.
     WRONG = 2
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """Return a frame of HTTP/2."""
+    """Return an HTTP/2 frame."""
     return _start(kind, flags, payload) + stream.to_bytes(4) + payload
 
 
@@ -39,7 +39,7 @@ def _start(kind: int, flags: int, payload: bytes) -> bytes:
 
 
 def opening() -> bytes:
-    """Return what a client sends first: it takes any amount of data."""
+    """Return the first bytes of a client that accepts any amount of data."""
     big_window = (0x4).to_bytes(2) + (2**30).to_bytes(4)
     return (
         PREFACE
@@ -58,7 +58,7 @@ def _literal(name: bytes | int, value: bytes) -> bytes:
 
 
 def header_block(path: str, authority: str, *, timeout: bool = True) -> bytes:
-    """Return the headers of a call, which may have a deadline."""
+    """Return the headers of a call. With `timeout`, they include a deadline."""
     return (
         b"\x83\x86"  # :method POST, :scheme http
         + _literal(4, path.encode())
@@ -70,7 +70,7 @@ def header_block(path: str, authority: str, *, timeout: bool = True) -> bytes:
 
 
 def _pieces(headers: bytes, message: bytes) -> list[bytes]:
-    """Return what stands between the four bytes of the stream's number in the frames of a call."""
+    """Return the frames of a call, split where the four bytes of the stream id belong."""
     body = b"\0" + len(message).to_bytes(4) + message
     parts = [body[at : at + _FRAME_BYTES] for at in range(0, len(body), _FRAME_BYTES)]
     pieces = [_start(HEADERS, END_HEADERS, headers)]
@@ -82,21 +82,21 @@ def _pieces(headers: bytes, message: bytes) -> list[bytes]:
 
 
 class Connection(asyncio.Protocol):
-    """A connection that calls one method. A subclass says what follows an answer.
+    """A connection that calls one method. A subclass decides what follows an answer.
 
     Attributes:
-        open: The calls without an answer: when each was sent, and the index of its message.
+        open: The unanswered calls, by stream id: the time of sending and the index of the message.
     """
 
     def __init__(
         self, path: str, authority: str, messages: Sequence[bytes], expected: Sequence[bytes]
     ) -> None:
-        """Call a method.
+        """Prepare the frames of the calls.
 
         Args:
             path: The method, as `/package.Service/Method`.
             authority: The server's name.
-            messages: What to send.
+            messages: The requests.
             expected: Bytes that the answer to each message must contain.
         """
         headers = header_block(path, authority)
@@ -114,21 +114,21 @@ class Connection(asyncio.Protocol):
         """Send the first calls."""
 
     def ended(self, sent: float, now: float, outcome: Outcome) -> None:
-        """Take note of the end of a call."""
+        """Handle the end of a call."""
         raise NotImplementedError
 
     def streamed(self, message: bytes) -> None:
-        """Take a message of a stream that the subclass opened."""
+        """Handle a message of a stream that the subclass opened."""
 
     def received(self) -> None:
-        """Go on after answers have come."""
+        """Continue after answers arrived."""
 
     def lost(self) -> None:
-        """Take note that the server has closed the connection."""
+        """Handle a connection that the server closed."""
 
     @property
     def has_room(self) -> bool:
-        """Whether HTTP/2 lets the connection send another small message."""
+        """Whether HTTP/2 allows another small message on the connection."""
         return len(self.open) < self._streams_limit and self._credit > _RESERVE_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def send(self, index: int, now: float) -> None:
-        """Send a message with the next `flush`."""
+        """Queue a message for the next `flush`."""
         stream, self._stream = self._stream, self._stream + 2
         pieces = self._pieces[index]
         self.open[stream] = now, index

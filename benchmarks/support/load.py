@@ -1,4 +1,4 @@
-"""A closed loop: a number of calls is always open, and each answer is followed by the next call."""
+"""Generates closed-loop load: a fixed number of calls in flight, each answer followed by the next call."""
 
 import asyncio
 import ssl
@@ -13,7 +13,7 @@ CALLS_OF_A_CONNECTION = 8
 
 @dataclass
 class Result:
-    """What one run saw."""
+    """The result of one run."""
 
     seconds: float
     latencies: list[float] = field(repr=False)
@@ -21,16 +21,16 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """The number of answers per second."""
         return len(self.latencies) / self.seconds
 
     def percentile_ms(self, percent: float) -> float:
-        """A percentile of the latency, in milliseconds."""
+        """Return a percentile of the latencies, in milliseconds."""
         return percentile_ms(self.latencies, percent)
 
 
 def percentile_ms(latencies: Sequence[float], percent: float) -> float:
-    """Return a percentile of some latencies, in milliseconds; NaN for none."""
+    """Return a percentile of latencies, in milliseconds. Return NaN if there are none."""
     if not latencies:
         return float("nan")
     ordered = sorted(latencies)
@@ -38,7 +38,7 @@ def percentile_ms(latencies: Sequence[float], percent: float) -> float:
 
 
 class Closed(Connection):
-    """Keeps a number of calls open until a moment. Every answer but the expected one is wrong."""
+    """Keeps a number of calls in flight until a given time. Counts every unexpected answer as wrong."""
 
     def __init__(
         self,
@@ -96,19 +96,19 @@ async def drive(
     kind: type[Closed] = Closed,
     tls: ssl.SSLContext | None = None,
 ) -> Result:
-    """Call a method for a while, and return what was seen.
+    """Call a method for a number of seconds. Return the result.
 
     Args:
-        address: Where the server listens.
+        address: The address of the server.
         path: The method, as `/package.Service/Method`.
-        messages: What to send, in turn, each within the window of 64 KiB that HTTP/2 begins with; each connection
-            begins at another message.
+        messages: The requests, sent in turn. Each must fit into the initial HTTP/2 window of 64 KiB. Each connection
+            starts at another message.
         expected: Bytes that each answer must contain.
-        concurrency: How many calls are open at any time.
-        seconds: For how long.
-        connections: Over how many connections; by default one for every 8 calls, and 4 at least.
-        kind: What makes the calls.
-        tls: How to encrypt, if at all.
+        concurrency: The number of calls in flight.
+        seconds: The length of the run.
+        connections: The number of connections. The default is one for every 8 calls, and at least 4.
+        kind: The class that makes the calls.
+        tls: The TLS configuration; None for plaintext.
     """
     loop = asyncio.get_running_loop()
     host, port = address.rsplit(":", 1)

@@ -39,7 +39,7 @@ async function round(callers, milliseconds, patienceMs) {
 }
 
 (async () => {
-  await round(Number(concurrency), 2000, 5000); // until everything is compiled
+  await round(Number(concurrency), 2000, 5000); // Warm up.
   const result = await round(Number(concurrency), Number(seconds) * 1000, Number(deadlineMs));
   console.log(JSON.stringify(result));
   client.close();

@@ -1,4 +1,4 @@
-"""Processes that benchmarks start, and what they use."""
+"""Starts the processes of benchmarks, and measures their CPU and memory."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ def started(
     folder: Path | None = None,
     output: int = subprocess.PIPE,
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Run a program on one core for as long as the context lasts."""
+    """Run a program on one core until the context ends."""
     process = subprocess.Popen(
         command,
         stdout=output,
@@ -44,24 +44,24 @@ def started(
 
 
 def pin(pid: int, core: int) -> None:
-    """Keep a process and its threads on one core, if the machine has several; 0 is this process."""
+    """Pin a process and its threads to one core, if the machine has several. Process id 0 is this process."""
     if (os.cpu_count() or 1) > 1:
         for thread in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
             os.sched_setaffinity(int(thread.name), {core})
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return how many seconds of CPU a process has used."""
+    """Return the CPU time of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds_of_all(pids: Iterable[int]) -> float:
-    """Return how many seconds of CPU some processes and their descendants have used."""
+    """Return the CPU time of processes and their descendants, in seconds."""
     total = 0.0
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # Descendants that have ended are in their parent's own figure.
+            # The parent's figure includes descendants that have ended.
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
             total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
             total += cpu_seconds_of_all(_children(pid))
@@ -75,14 +75,14 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def resident_mib(pid: int) -> float:
-    """Return how much memory a process uses now."""
+    """Return the resident memory of a process, in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @contextlib.contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """Keep the machine busy with loops that never pause."""
+    """Run endless loops that compete for the CPU."""
     loop = (sys.executable, "-c", "while True: pass")
     with contextlib.ExitStack() as stack:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Fills a store with many sessions quickly, past the API and past SQLAlchemy."""
+"""Fills a store with many sessions quickly, without the API and SQLAlchemy."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ _AGENT = (
     "Chrome/141.0.0.0 Safari/537.36"
 )
 _LIFETIME = timedelta(days=90)
-# Users come back in no order: that of their ids has nothing to do with that of their sign-ins.
+# Decouples the order of user ids from the order of sign-ins.
 _SHUFFLE = 2_654_435_761
 
 
@@ -36,7 +36,8 @@ def fill(
 ) -> list[tuple[str, str]]:
     """Fill an empty database with sessions, the first of them overdue.
 
-    Returns a sample of tokens and ids of live ones.
+    Returns:
+        The tokens and ids of a sample of live sessions.
     """
     dialect = asyncio.run(_made(database))
     made = _Made(count, overdue, sample)
@@ -54,7 +55,7 @@ async def _made(database: str) -> Dialect:
 
 
 class _Made:
-    """Makes sessions as rows, and keeps the tokens of some."""
+    """Generates sessions as rows, and keeps the tokens of a sample."""
 
     def __init__(self, count: int, overdue: int, sample: int) -> None:
         self.random = Random(count)
@@ -66,10 +67,10 @@ class _Made:
         self._now = datetime.now(UTC)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Give the rows, in the order in which the sessions were made."""
+        """Yield the rows, in the order of creation times."""
         template = self._template()
         for number in range(self.count):
-            # Signed in evenly over the last 89 days; the overdue ones during a day before that.
+            # Sign-ins are spread evenly over the last 89 days. Overdue sessions signed in 91 to 92 days ago.
             late = number < self._overdue
             age = timedelta(
                 days=92 - number / self._overdue if late else 89 * (1 - number / self.count)
@@ -85,7 +86,7 @@ class _Made:
                 "secret_hash": tokens.hash_secret(secret),
                 "create_time": made,
                 "authenticate_time": made,
-                # In steady use: each is due to be touched at some moment of the next minute.
+                # In steady use: each session is due for an activity update within the next minute.
                 "last_active_time": self._now - timedelta(seconds=60 * self.random.random()),
                 "expire_time": made + _LIFETIME,
                 "check_time": made + _LIFETIME,
@@ -115,7 +116,7 @@ class _Made:
 
 
 def _encoded(dialect: Dialect, made: _Made) -> Iterator[Sequence[Any]]:
-    """Give the rows as the driver takes them."""
+    """Yield the rows in the form that the driver accepts."""
     engine = dialect.reader().dialect
     columns = [sessions.c[name] for name in _names()]
     for row in made.rows():

@@ -85,6 +85,7 @@ def test_a_sentence_of_more_than_30_words_is_found(
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("some.md", "two " * 29 + "3. " + "Two " * 29 + "three.\n"),
         ("some.md", f"```python\n{LONG}\n# {PHRASES[0]}\n```\n"),
         ("some.md", f"Text:\n\n    ~~~\n    {LONG}\n    ~~~\n"),
         ("some.md", f"<!--\n{LONG}\n-->\n"),

@@ -1,4 +1,4 @@
-// getSession of better-auth, on PostgreSQL, without its cookie cache. It loads the user too.
+// getSession of better-auth, on PostgreSQL and without its cookie cache. It also loads the user.
 import http from "node:http";
 import { betterAuth } from "better-auth";
 import { getMigrations } from "better-auth/db/migration";

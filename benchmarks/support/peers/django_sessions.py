@@ -1,4 +1,4 @@
-"""Django's own sessions: in PostgreSQL, and with `cached_db` in Redis too. They load no user."""
+"""Django's own sessions: in PostgreSQL, and with `cached_db` also in Redis. They load no user."""
 
 import os
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""What a Redis user would write by hand: a cookie, one GET, and no more."""
+"""A minimal hand-written session check with Redis: one cookie and one GET."""
 
 import json
 import os

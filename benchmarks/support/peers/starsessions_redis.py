@@ -1,4 +1,4 @@
-"""Sessions by the package starsessions, kept in Redis."""
+"""Sessions of the package starsessions, stored in Redis."""
 
 import os
 
