@@ -109,13 +109,13 @@ def test_the_client_calls_every_rpc_for_apps() -> None:
 # Add a field.
 
 
-def test_every_field_of_a_session_is_told() -> None:
+def test_every_field_of_a_session_is_sent() -> None:
     session = a_full_session()
     message = to_session(session, NOON + timedelta(hours=2), session.session_id)
     assert {field.name for field, _ in message.ListFields()} == SESSION_FIELDS
 
 
-def test_the_client_tells_every_field_of_a_session() -> None:
+def test_the_client_reads_every_field_of_a_session() -> None:
     server_session = a_full_session()
     message = to_session(server_session, NOON, server_session.session_id)
     session = _conversion.session_of(message)
@@ -123,7 +123,7 @@ def test_the_client_tells_every_field_of_a_session() -> None:
     assert [name for name in sorted(SESSION_FIELDS) if not getattr(session, name)] == []
 
 
-def test_what_users_take_away_has_every_field_but_the_apps_own() -> None:
+def test_the_export_has_every_field_except_the_apps_own() -> None:
     session = _conversion.session_of(to_session(a_full_session(), NOON))
     document = json.loads(export.to_json([session], is_complete=True, now=NOON))
     assert set(document["sessions"][0]) == SESSION_FIELDS - {"user_id", "attributes"}
