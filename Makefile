@@ -7,10 +7,10 @@ SOURCES := client server workers tests benchmarks examples tools
 .DEFAULT_GOAL := help
 # Where this is set, each of the many processes that the tests start would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run test soak check docs prose proto sync format lock clean
+.PHONY: help run test soak check docs prose reference proto sync format lock clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/ready ## Start the whole thing on embedded defaults, with a short demonstration
 	@$(BIN)/session-authority demo
@@ -36,7 +36,7 @@ check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, impor
 			echo "buf breaking against $$ref"; $(BIN)/buf breaking --against ".git#ref=$$ref" || exit 1; \
 		fi; \
 	done
-	@$(BIN)/python -m session_authority_server.config | diff docs/reference/settings.md - && echo "settings are documented"
+	@$(BIN)/python -m tools.reference --check && echo "the reference is fresh"
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(MAKE) --no-print-directory proto OUT="$$fresh" && \
 		diff -r -x __init__.py -x __pycache__ "$$fresh/session_authority/v1" client/session_authority/v1 && \
 		echo "generated code is fresh"
@@ -50,6 +50,9 @@ prose: .venv/ready ## List comments, docstrings and documents that are not in pl
 	-$(BIN)/ruff check --quiet --output-format concise --extend-select D400,D401 --ignore D1 $(SOURCES)
 	$(BIN)/python tools/prose.py
 
+reference: .venv/ready ## Generate the reference in docs/reference from the code
+	@$(BIN)/python -m tools.reference
+
 OUT ?= client
 proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 from protos/
 	@PATH="$(CURDIR)/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -I protos \
@@ -59,11 +62,10 @@ proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 fro
 sync: .venv/ready ## Generate the synchronous client from the asynchronous one
 	@$(BIN)/python tools/unasync.py
 
-format: .venv/ready ## Format code, protos and the table of settings, and mend what the linter can
+format: .venv/ready ## Format code and protos, and mend what the linter can
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/buf format --write
-	$(BIN)/python -m session_authority_server.config > docs/reference/settings.md
 
 lock: .venv/ready ## Resolve the dependencies anew into the hashed locks (no download addresses)
 	$(BIN)/pip install --quiet uv

@@ -1,10 +1,8 @@
 import os
 import re
-import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from difflib import get_close_matches
-from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -372,28 +370,3 @@ def _explain(error: ValidationError) -> str:
         wrong = problem["msg"].removeprefix("Value error, ")
         lines.append(f"{ENV_PREFIX}{name.upper()} (or {name} in the configuration file): {wrong}")
     return "\n".join(lines)
-
-
-def as_markdown() -> str:
-    """Return the reference of all settings, as docs/reference/settings.md holds it."""
-    lines = [
-        "# Settings of the server",
-        "",
-        "Each comes from the environment, then from `session-authority.toml` in the working directory (or the",
-        "file that `--config` or `SESSION_AUTHORITY_CONFIG` names), then from its default. In the file, names",
-        "are in lower case and without the prefix. Options of a command outrank all three.",
-        "",
-        "| variable | default | meaning |",
-        "|---|---|---|",
-    ]
-    for name, field in Settings.model_fields.items():
-        default = field.default.value if isinstance(field.default, Enum) else field.default
-        if isinstance(default, bool):
-            default = str(default).lower()
-        shown = f"`{default}`" if default != "" else "none"
-        lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {shown} | {field.description} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(as_markdown())

@@ -30,7 +30,7 @@ class Block:
     Attributes:
         document: The document's path below the repository.
         line: The line of its first line of code.
-        language: What stands behind the fence; empty if nothing does.
+        language: The word behind the fence; empty without one.
         title: The file that it is, if it says so.
         code: Its text, without the indentation of the fence.
         given: Code that runs before it, which readers do not see.

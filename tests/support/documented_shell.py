@@ -1,8 +1,8 @@
 """The shell that runs the documents' commands: bash, with commands of ours that this process runs.
 
 `session-authority` runs in this process, since starting one takes two seconds. A server runs in a process of its own, on
-a free port, until another takes its place or the shell ends. `make` and `pip` are only checked: what they are
-told to make must exist.
+a free port, until another takes its place or the shell ends. `make` and `pip` only check that the
+target or the extra exists.
 """
 
 import re
@@ -43,7 +43,7 @@ class DocumentedShell:
     """Runs scripts in a folder.
 
     Attributes:
-        output: What the last script printed.
+        output: The output of the last script.
     """
 
     def __init__(self, folder: Path, postgresql: str) -> None:
@@ -154,7 +154,7 @@ def documented_shell(folder: Path, postgresql: str) -> Iterator[DocumentedShell]
 
 
 def is_server(arguments: list[str]) -> bool:
-    """Say whether a command of ours runs until it is told to end."""
+    """Say whether a command of ours runs until a signal ends it."""
     return arguments[:1] in (["serve"], ["worker"], ["demo"]) and not (
         {"--once", "--help"} & set(arguments)
     )
@@ -182,14 +182,14 @@ def check_arguments(arguments: list[str]) -> None:
 
 
 def check_targets(targets: list[str]) -> None:
-    """Check that the Makefile has what is to be made."""
+    """Check that the Makefile has the targets."""
     present = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     missing = {target for target in targets if "=" not in target} - present
     assert not missing, f"the Makefile does not make {missing}"
 
 
 def check_requirements(arguments: list[str]) -> None:
-    """Check that the package has the extras that are to be installed."""
+    """Check that the package has the extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in arguments[1:]:
         name, _, extras = requirement.rstrip("]").partition("[")

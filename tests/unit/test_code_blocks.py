@@ -1,4 +1,4 @@
-"""What tests find in the documents: blocks, and the comments above them."""
+"""Tests find each block of the documents, and the comments above it."""
 
 from collections.abc import Callable
 from pathlib import Path

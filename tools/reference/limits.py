@@ -1,0 +1,187 @@
+"""The limits of server, workers, client and web integrations, with the numbers of the code."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from annotated_types import Le
+
+from session_authority import _batching, _channel, _conversion, _core, _retries, session_token
+from session_authority.near_cache import entries, flights, lease, options, stream
+from session_authority.web import client_ip, cookies, exchange
+from session_authority.web.sessions_page import language, listing
+from session_authority.web.sessions_page import options as page_options
+from session_authority.web.sessions_page import page as sessions_page
+from session_authority_server.audit import log as audit_log
+from session_authority_server.background import activity, keyring, superseded
+from session_authority_server.cli import processes, supervisor
+from session_authority_server.config import Settings
+from session_authority_server.devices import text as user_agent
+from session_authority_server.domain import api_key, device, errors, policy, sign_in, token
+from session_authority_server.domain.policy import Policy
+from session_authority_server.observability import flood_limit, metrics_port
+from session_authority_server.rpc import call_queue, conversion, dispatcher, methods
+from session_authority_server.rpc import session_watch_service as watching
+from session_authority_server.rpc.host import accept_loop, grpcio, native
+from session_authority_server.store import database, expiry
+from session_authority_server.store.engine import hot_read, postgresql, sqlite
+from session_authority_server.store.engine import limits as engine
+from session_authority_server.usecases import api_keys, erase_user, list_sessions, operator_revoke
+from session_authority_server.watch import hub, postgresql_channel
+from session_authority_server.watch import stream as watch_stream
+from session_authority_workers import purge
+from session_authority_workers.pace import Pace
+
+_POLICY = Policy()
+_SETTINGS = Settings.model_fields
+_PACE = Pace()
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+
+
+def _most(setting: str) -> int:
+    """Return the largest value that a setting takes."""
+    (most,) = (each.le for each in _SETTINGS[setting].metadata if isinstance(each, Le))
+    return int(str(most))
+
+
+def span(length: timedelta | float) -> str:
+    """Return a length of time for readers, such as `10 minutes`."""
+    seconds = length.total_seconds() if isinstance(length, timedelta) else length
+    for unit, name in ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute")):
+        if seconds > unit and seconds % unit == 0:
+            return f"{seconds / unit:,g} {name}s"
+    return "1 second" if seconds == 1 else f"{seconds:g} seconds"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for readers, such as `64 KiB`."""
+    for unit, name in ((1024 * 1024, "MiB"), (1024, "KiB")):
+        if count >= unit and count % unit == 0:
+            return f"{count // unit} {name}"
+    return f"{count:,} bytes"
+
+
+_REQUESTS = f"""
+| user id, actor id | 1 to {size(sign_in.USER_ID_LIMIT_BYTES)}, no control characters | INVALID_ARGUMENT `user_id`, `actor_id` |
+| user agent | {size(user_agent.USER_AGENT_LIMIT_BYTES)} | cut; control and formatting characters are dropped |
+| IP address | one IPv4 or IPv6 address, {sign_in.IP_ADDRESS_LIMIT_CHARACTERS} characters | INVALID_ARGUMENT `ip_address` |
+| authentication methods | {sign_in.METHODS_LIMIT}, of 1 to {sign_in.METHOD_LIMIT_CHARACTERS} characters | INVALID_ARGUMENT `authentication_methods[i]` |
+| attributes | {sign_in.ATTRIBUTES_LIMIT}; key 1 to {size(sign_in.ATTRIBUTE_KEY_LIMIT_BYTES)}, value {size(sign_in.ATTRIBUTE_VALUE_LIMIT_BYTES)} | INVALID_ARGUMENT `attributes[key]` |
+| lifetime of a session | {span(policy.MINIMUM_LIFETIME)} to the policy's, {span(_POLICY.absolute_lifetime)} by default | INVALID_ARGUMENT `lifetime` |
+| idle timeout of a session | {span(policy.MINIMUM_IDLE_TIMEOUT)} to the policy's | INVALID_ARGUMENT `idle_timeout` |
+| authenticate time ahead of the server's clock | {span(policy.CLOCK_SKEW_ALLOWANCE)} | INVALID_ARGUMENT `authenticate_time` |
+| retry secret | none or {size(sign_in.RETRY_SECRET_BYTES)}; repeats the answer for {span(_POLICY.retry_window)} | INVALID_ARGUMENT `retry_secret`; later, a new session |
+| reason that an operator gives | {size(sign_in.REASON_LIMIT_BYTES)}, no control characters | INVALID_ARGUMENT `reason` |
+| violations that one error names | {errors.VIOLATIONS_LIMIT} | the message says how many more there are |
+| tokens in a batch | {_core.BATCH_LIMIT_REQUESTS:,} | INVALID_ARGUMENT `requests` |
+| request | {size(methods.REQUEST_LIMIT_BYTES)}; a batch {size(methods.BATCH_REQUEST_LIMIT_BYTES)} | RESOURCE_EXHAUSTED `REQUEST_TOO_LARGE` |
+| metadata of a call | {size(native.METADATA_LIMIT_BYTES)} | RESOURCE_EXHAUSTED |
+| page of a list | {list_sessions.PAGE_SIZE_LIMIT} sessions, {list_sessions.DEFAULT_PAGE_SIZE} by default | the page is cut |
+| count of a user's live sessions | {list_sessions.COUNT_LIMIT - 1:,} | `total_size` is {list_sessions.COUNT_LIMIT:,} |
+| live sessions of a user | {_POLICY.session_limit} (`SESSION_LIMIT`) | the least recently active one ends, or RESOURCE_EXHAUSTED `SESSION_LIMIT_REACHED` |
+| superseded tokens of a session that are recognized | the last {token.SUPERSEDED_HASHES_KEPT} | rejected as NOT_FOUND |
+| use of a superseded token without consequences | {span(_POLICY.superseded_grace)} after the re-authentication | by policy, the session ends |
+| sessions that wait to end because of a superseded token | {superseded.ENDINGS_LIMIT:,}, each tried {superseded.ENDING_TRIES} times, {span(superseded.ENDING_PAUSE_SECONDS)} apart | logged; the next use tries again |
+| browser, system and version that a user agent names | {user_agent.NAME_LIMIT_CHARACTERS} and {user_agent.VERSION_LIMIT_CHARACTERS} characters; display name {device.DISPLAY_NAME_LIMIT_CHARACTERS} | cut |
+| RevokeKeySessions, EraseUser | {span(operator_revoke.BUDGET_SECONDS)} and {span(erase_user.BUDGET_SECONDS)} a call | `complete` is false: call again |
+| API keys that are good | {api_keys.KEY_LIMIT:,} | `keys create` refuses |
+| name and lifetime of an API key | {api_key.NAME_LIMIT_CHARACTERS} characters; {span(api_key.LONGEST_LIFETIME)} | refused |
+"""
+_CALLS = f"""
+| deadline of a call | {span(dispatcher.LONGEST_DEADLINE_SECONDS)}; {span(dispatcher.DEADLINE_SECONDS)} if the caller sends none | DEADLINE_EXCEEDED |
+| calls that run at once, without validations | {call_queue.RUNNING_LIMIT} (`MAX_IN_FLIGHT_CALLS`) | the call waits |
+| validations that run at once | {call_queue.BATCHES_LIMIT} batches of {call_queue.BATCH_LIMIT} | the call waits |
+| calls that wait | {call_queue.WAITING_LIMIT:,}, for {span(call_queue.WAIT_SECONDS)} | RESOURCE_EXHAUSTED `SERVER_OVERLOADED` |
+| open unary calls (grpcio host) | {accept_loop.CALLS_LIMIT:,}, for {span(accept_loop.OPEN_SECONDS)} | RESOURCE_EXHAUSTED `SERVER_OVERLOADED`; DEADLINE_EXCEEDED |
+| unary calls that gRPC holds unread (grpcio host) | {grpcio.PENDING_CALLS:,} | CANCELLED |
+| calls that are being refused | {accept_loop.REFUSALS_LIMIT} | CANCELLED |
+| open streams | {accept_loop.STREAMS_LIMIT:,} | RESOURCE_EXHAUSTED `SERVER_OVERLOADED` |
+| open calls without an API key: health and reflection | {accept_loop.KEYLESS_CALLS_LIMIT} calls and {accept_loop.KEYLESS_STREAMS_LIMIT} streams; {span(accept_loop.KEYLESS_REQUEST_SECONDS)} to send the request | RESOURCE_EXHAUSTED; DEADLINE_EXCEEDED |
+| calls and streams of a connection | {grpcio.CALLS_PER_CONNECTION} (`CALLS_PER_CONNECTION`) | the client waits |
+| connection without a call | {span(grpcio._IDLE_CONNECTION_SECONDS)} | closed |
+| calls with unknown tokens, of an API key | {_SETTINGS["rejected_tokens_per_minute"].default:,} a minute (`REJECTED_TOKENS_PER_MINUTE`) | RESOURCE_EXHAUSTED `TOO_MANY_REJECTED_TOKENS` |
+| proofs of tokens that are cached | {token.PROOFS_LIMIT:,} | the token is hashed again |
+| answers that are kept encoded | {conversion.ANSWERS_LIMIT:,} | encoded again |
+| connections to the metrics port | {metrics_port.CONNECTIONS_LIMIT}; {span(metrics_port.IDLE_SECONDS)} without progress | the oldest one is closed |
+"""
+_STREAMS = f"""
+| streams that watch | {hub.STREAMS_LIMIT:,} | RESOURCE_EXHAUSTED `TOO_MANY_STREAMS` |
+| streams that get changes in one tick of {span(hub.TICK_SECONDS)} | {hub.GROUP_LIMIT} | the others get them in the next tick |
+| names in a message | {hub.NAMES_LIMIT:,} | the message says that all sessions are concerned |
+| messages that wait for a stream | {watch_stream.QUEUE_LIMIT} | ended: `WATCH_INTERRUPTED`, `SLOW` |
+| stream without a ping | {span(hub.SILENCE_SECONDS)} | ended: `WATCH_INTERRUPTED`, `SILENT` |
+| pings of a stream | one in {span(watching.SHORTEST_PING_SECONDS)} | read later; the latest is answered |
+| stream whose API key has ended | {span(watching.CHECK_SECONDS + watching.LAST_WORD_SECONDS)} | ended with the key's error |
+| probe of PostgreSQL's channel | {span(postgresql_channel.PROBE_SECONDS)}, at least every {span(postgresql_channel.IDLE_SECONDS)} | all streams end: `CHANNEL_LOST` |
+| pause before the channel is opened again | {span(postgresql_channel.FIRST_RETRY_SECONDS)}, doubled up to {span(postgresql_channel.LONGEST_RETRY_SECONDS)} | - |
+| payload of a notification | {size(postgresql.PAYLOAD_LIMIT_BYTES)} | several notifications |
+"""
+_STORE = f"""
+| wait for a connection to the database | {span(engine.WAIT_SECONDS)} | UNAVAILABLE |
+| wait for a lock | {span(postgresql._LOCK_TIMEOUT_MILLISECONDS / 1_000)} (PostgreSQL), {span(sqlite._BUSY_TIMEOUT_MILLISECONDS / 1_000)} (SQLite) | UNAVAILABLE |
+| read or transaction | {span(engine.WORK_SECONDS)}, and {span(engine.GIVE_UP_SECONDS)} to stop | UNAVAILABLE; its connection is closed |
+| attempts of a transaction that loses races | {database.TRIES} | UNAVAILABLE |
+| connections of a process to PostgreSQL | {engine.READERS} for validations, {engine.READERS} for reads, {postgresql.PostgreSQL.writers} for transactions, 1 for API keys, 2 for changes | calls wait |
+| decoded rows that a process keeps | {hot_read.REMEMBERED_LIMIT:,} | decoded again |
+| activity that waits to be written | {activity.PENDING_LIMIT:,} sessions, written every {span(activity.FLUSH_INTERVAL)} | later activity is not recorded |
+| age of the API keys that a server believes | {span(keyring.TRUST_SECONDS)}, read every {span(keyring.REFRESH_SECONDS)} | UNAVAILABLE |
+| time that an ended API key is recognized | {span(keyring.MEMORY_OF_ENDED)} | `API_KEY_INVALID` |
+"""
+_UPKEEP = f"""
+| rows in a transaction of the worker | {_PACE.largest_look:,} read, {expiry._WRITTEN_AT_ONCE:,} written; fewer above {span(_PACE.batch_seconds)} | the next transaction |
+| erased users in a transaction of the worker | {purge.ERASURES_AT_ONCE:,} | the next transaction |
+| history of sessions and sweeps | {span(_POLICY.history_retention)} (`HISTORY_RETENTION_DAYS`), {span(purge.LEAST_RETENTION)} at least | deleted |
+| time that an erasure refuses earlier sign-ins | {span(purge.ERASURES_KEPT)} | a sign-in that began before the erasure is accepted |
+| events that wait for the audit log | {audit_log.QUEUE_LIMIT_EVENTS:,} | dropped, counted, and reported when there is room |
+| wait for the audit log at a stop | {span(audit_log.DRAIN_SECONDS)} | the rest is lost, and counted |
+| equal lines of a log, and rejected credentials of a kind | {flood_limit.PER_SECOND} a second | counted in one line a second |
+| pause before a server process is started again | {span(supervisor.FIRST_WAIT_SECONDS)}, doubled up to {span(supervisor.LONGEST_WAIT_SECONDS)} | - |
+| server processes on one port | {_most("processes")} | refused at the start |
+| wait for a server process to drain | `DRAIN_SECONDS` and {span(processes.MARGIN_SECONDS)} | killed |
+"""
+_CLIENT = f"""
+| attempts of a call | {_retries.MAX_ATTEMPTS}, with pauses of {_retries.INITIAL_PAUSE_SECONDS:g} to {span(_retries.MAX_PAUSE_SECONDS)}, within the deadline | the last error is raised |
+| retries in an outage | {_retries.BUDGET_TOKENS // 2}; each {1 / _retries.TOKENS_OF_AN_ANSWER:g} answers give one back | the first error is raised |
+| calls in flight for validations | {_batching.CALLS_LIMIT}, of {_core.BATCH_LIMIT_REQUESTS:,} questions each | questions wait, up to their deadline |
+| question that shares a call | {size(_batching.QUESTION_LIMIT_BYTES)} | asked alone |
+| token that is worth a call | {size(session_token.TOKEN_LIMIT_BYTES)} | rejected |
+| page that the client asks for | {_core.PAGE_LIMIT_SESSIONS} sessions | several pages |
+| user agent that is sent | {size(_conversion.USER_AGENT_LIMIT_BYTES)} | cut |
+| devices that sessions share in memory | {_conversion.DEVICES_LIMIT:,} | made again |
+| answer | {size(_channel.ANSWER_LIMIT_BYTES)} | `RequestTooLarge` |
+| sessions in the near cache | {options.DEFAULT_MAX_SESSIONS:,} (`NearCache.max_sessions`, {options.MAX_SESSIONS_LIMIT:,} at most) | the least recently used one is evicted |
+| sessions in the near cache that are kept decoded | {entries.HOT_LIMIT_SESSIONS:,} | decoded at each hit |
+| age of an answer from the near cache | {span(_POLICY.cache_lease)} after the latest answered ping was sent | the client asks the authority |
+| changes that are remembered for validations in flight | {flights.CHANGES_LIMIT:,} | answers in flight are not kept |
+| reports of use that wait | {_batching.WAITING_LIMIT:,} | reported at the next use |
+| pings for a lease | {lease.PINGS_PER_LEASE} | - |
+| pause before a stream is opened again | {span(stream.FIRST_WAIT_SECONDS)}, doubled up to {span(stream.WAIT_LIMIT_SECONDS)} | - |
+"""
+_WEB = f"""
+| `Cookie` header | {size(cookies.COOKIE_HEADER_LIMIT_BYTES)} | no session; the cookie stays |
+| values of the session cookie that are looked up | {cookies.CANDIDATES_LIMIT} | ignored |
+| life of the session cookie | {span(cookies.MAX_AGE_SECONDS)} | the browser drops it |
+| forwarding header | its last {client_ip.HEADER_LIMIT_CHARACTERS:,} characters and {client_ip.HOPS_LIMIT} hops | ignored |
+| form of the sessions page | {size(sessions_page.FORM_LIMIT_BYTES)} and {exchange.FIELDS_LIMIT} fields | 413; no fields |
+| sessions on the page | {listing.ROWS_PER_PAGE} a page, {listing.LISTED_LIMIT_SESSIONS:,} on {listing.PAGE_LIMIT} pages; the latest {listing.ENDED_SHOWN} ended ones | not shown; the download says `"complete": false` |
+| `PageOptions.effective_within_seconds` | {span(page_options.EFFECTIVE_LIMIT_SECONDS)} | `ConfigurationError` |
+| languages of an `Accept-Language` header | {language.ACCEPTED_LIMIT} | ignored |
+"""
+
+LIMITS = {
+    "Requests and sessions": _REQUESTS,
+    "Calls and connections of a server process": _CALLS,
+    "Streams": _STREAMS,
+    "Store": _STORE,
+    "Upkeep, audit log and processes": _UPKEEP,
+    "Client": _CLIENT,
+    "Web integrations": _WEB,
+}
+"""The rows of each table: the limit, its value, and what happens beyond it."""
+
+
+def page() -> Iterator[str]:
+    """Return the page about limits."""
+    yield from ("A name in brackets is the setting that changes a limit.", "")
+    for heading, rows in LIMITS.items():
+        yield from (f"## {heading}", "", "| what | limit | beyond it |", "|---|---|---|")
+        yield from (*rows.strip().splitlines(), "")

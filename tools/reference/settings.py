@@ -1,0 +1,137 @@
+"""The page about settings, from the classes that hold them."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Le
+from tools.reference.markdown import Docstring, shown, table
+
+from session_authority import NearCache, SessionClient
+from session_authority import _settings as client_settings
+from session_authority.web.client_ip import ClientIp
+from session_authority.web.cookies import SessionCookie
+from session_authority.web.django import options as django
+from session_authority.web.sessions_page import PageOptions
+from session_authority.web.site import Site
+from session_authority_server.config import ENV_PREFIX, Settings
+
+
+def values(annotation: Any, metadata: Iterable[Any]) -> str:
+    """Return the values that a setting of the server takes, as far as its type says."""
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{each}`" for each in get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(f"`{each.value}`" for each in annotation)
+    if annotation is bool:
+        return "`true`, `false`"
+    least = [each.ge for each in metadata if isinstance(each, Ge)]
+    most = [each.le for each in metadata if isinstance(each, Le)]
+    return f"{least[0]:,} to {most[0]:,}" if least and most else ""
+
+
+def arguments(of: Callable[..., Any], documented: Any) -> Iterator[list[str]]:
+    """Return name, default and meaning of each argument."""
+    described = Docstring(documented).described
+    for name, parameter in inspect.signature(of).parameters.items():
+        if name != "self":
+            yield [f"`{name}`", shown(parameter.default), described[name]]
+
+
+# The argument or attribute whose docstring describes a key of Django's SESSION_AUTHORITY.
+_DJANGO: Mapping[str, tuple[Any, str]] = {
+    "CLIENT": (django.Options, "client"),
+    "COOKIE_NAME": (SessionCookie.__init__, "name"),
+    "COOKIE_DOMAIN": (SessionCookie.__init__, "domain"),
+    "COOKIE_PERSISTENT": (SessionCookie.__init__, "persistent"),
+    "TRUSTED_PROXIES": (ClientIp.__init__, "trusted_proxies"),
+    "FORWARDING_HEADER": (ClientIp.__init__, "header"),
+    "ORIGIN": (Site, "origin"),
+    "BROWSER_IDLE_TIMEOUT": (django.Options, "browser_idle_timeout"),
+    "CLOCK": (Site, "clock"),
+    "ADOPT_EXISTING": (django.Options, "adopt_existing"),
+    "REVOKE_OTHERS_ON_PASSWORD_CHANGE": (django.Options, "revoke_others_on_password_change"),
+    "PAGE": (django.Options, "page_options"),
+}
+
+
+def page() -> Iterator[str]:
+    """Return the page about settings."""
+    yield from (
+        "## Server and worker",
+        "",
+        "A setting comes from the environment, then from a TOML file, then from its default. Options of a command",
+        "outrank all three. The file is the one that `--config` or `SESSION_AUTHORITY_CONFIG` names, or else",
+        "`session-authority.toml` in the working directory. In the file, names are in lower case and without the",
+        f"prefix `{ENV_PREFIX}`.",
+        "",
+    )
+    yield from table(
+        "variable",
+        "default",
+        "values",
+        "meaning",
+        rows=(
+            [
+                f"`{ENV_PREFIX}{name.upper()}`",
+                shown(field.default),
+                values(field.annotation, field.metadata),
+                field.description or "",
+            ]
+            for name, field in Settings.model_fields.items()
+        ),
+    )
+    yield from (
+        "## Client",
+        "",
+        "`SessionClient(...)` and `AsyncSessionClient(...)` take arguments; `from_env()` reads variables. There, a",
+        "switch is `on` or `off`, and a certificate or key is the path of its PEM file. An empty variable counts as",
+        "unset.",
+        "",
+    )
+    variables = client_settings._VARIABLES
+    yield from table(
+        "argument",
+        "variable",
+        "default",
+        "meaning",
+        rows=(
+            [
+                name,
+                f"`{variables[name.strip('`')]}`" if name.strip("`") in variables else "none",
+                *rest,
+            ]
+            for name, *rest in arguments(SessionClient.__init__, SessionClient.__init__)
+        ),
+    )
+    yield from ("## Near cache", "", "`SessionClient(near_cache=NearCache(...))`:", "")
+    yield from table("argument", "default", "meaning", rows=arguments(NearCache, NearCache))
+    yield from ("## Web integrations", "")
+    for kind, documented in (
+        (Site, Site),
+        (SessionCookie, SessionCookie.__init__),
+        (ClientIp, ClientIp.__init__),
+        (PageOptions, PageOptions),
+    ):
+        yield from (f"### {kind.__name__}", "")
+        yield from table("argument", "default", "meaning", rows=arguments(kind, documented))
+    yield from (
+        "### Django",
+        "",
+        "The keys of the dict `SESSION_AUTHORITY` in Django's settings:",
+        "",
+    )
+    yield from table(
+        "key",
+        "default",
+        "meaning",
+        rows=(
+            [
+                f"`{key}`",
+                shown(default),
+                Docstring(_DJANGO[key][0]).described[_DJANGO[key][1]],
+            ]
+            for key, default in django._DEFAULTS.items()
+        ),
+    )
