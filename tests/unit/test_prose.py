@@ -124,6 +124,7 @@ def test_a_statement_begins_with_its_noun(prose: ModuleType, word: str) -> None:
     text = f"# {word} finds the queue full, waits.\n"
     assert found(prose, "some.py", text) == [(1, "phrase")]
     assert found(prose, "some.py", text.replace(".", "?")) == []
+    assert found(prose, "some.md", f"**{word} would change our mind.** A new fact.\n") == []
 
 
 def test_a_marker_allows_findings_on_its_line_and_the_next_one(prose: ModuleType) -> None:
