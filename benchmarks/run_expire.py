@@ -13,7 +13,7 @@ import uvloop
 from benchmarks.support import rows
 from benchmarks.support.engines import add_engine, fresh
 from session_authority_server.app.database import opened
-from session_authority_server.app.process import tune_gc
+from session_authority_server.app.process import tune_memory
 from session_authority_server.app.wiring import usecase_context
 from session_authority_server.config import load_settings
 from session_authority_server.domain.clock import SystemClock
@@ -31,7 +31,7 @@ def _percentile(values: list[float], percent: float) -> str:
 
 
 async def _measure(database: str, sample: list[tuple[str, str]]) -> None:
-    tune_gc()
+    tune_memory()
     clock, policy = SystemClock(), Policy()
     async with opened(load_settings(database_url=database)) as opened_database:
         store = SqlSessionStore(opened_database)

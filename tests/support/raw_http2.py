@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, _SETTINGS, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 8, 9
+DATA, HEADERS, PRIORITY, RST_STREAM, _SETTINGS, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 2, 3, 4, 8, 9
+UNKNOWN = 0xFA  # a type that no specification defines; receivers ignore it (RFC 9113, 4.1)
 _CANCEL = struct.pack(">I", 8)
 END_STREAM, _END_HEADERS, _ACKNOWLEDGE = 1, 4, 1
 _FRAME_LIMIT_BYTES = 16_384
@@ -46,7 +47,7 @@ class RawConnection:
         self._windows = {0: _FIRST_WINDOW_BYTES}
         self.window_bytes = _FIRST_WINDOW_BYTES
         self._socket.sendall(
-            _PREFACE + _frame(_SETTINGS, 0, 0, b"") + _frame(_SETTINGS, _ACKNOWLEDGE, 0, b"")
+            _PREFACE + frame(_SETTINGS, 0, 0, b"") + frame(_SETTINGS, _ACKNOWLEDGE, 0, b"")
         )
 
     def __enter__(self) -> Self:
@@ -68,20 +69,20 @@ class RawConnection:
         """Return many calls as bytes, each followed by the frame that resets it."""
         block = _block(some)
         return b"".join(
-            self._next_call(block, message) + _frame(RST_STREAM, 0, self._stream, _CANCEL)
+            self._next_call(block, message) + frame(RST_STREAM, 0, self._stream, _CANCEL)
             for _ in range(calls)
         )
 
     def _next_call(self, block: bytes, message: bytes | None) -> bytes:
         self._stream += 2
         first, *rest = _pieces(block)
-        sent = _frame(HEADERS, 0 if rest else _END_HEADERS, self._stream, first)
+        sent = frame(HEADERS, 0 if rest else _END_HEADERS, self._stream, first)
         for at, piece in enumerate(rest, 1):
             last = _END_HEADERS if at == len(rest) else 0
-            sent += _frame(_CONTINUATION, last, self._stream, piece)
+            sent += frame(_CONTINUATION, last, self._stream, piece)
         if message is not None:
             body = struct.pack(">BI", 0, len(message)) + message
-            sent += _frame(DATA, END_STREAM, self._stream, body)
+            sent += frame(DATA, END_STREAM, self._stream, body)
         return sent
 
     def send(self, data: bytes) -> None:
@@ -91,7 +92,7 @@ class RawConnection:
     def begin_message(self, some: Iterable[Header], length: int) -> None:
         """Send a call and the length of its message. `continue_messages` sends the rest."""
         self._socket.sendall(self._next_call(_block(some), None))
-        self._socket.sendall(_frame(DATA, 0, self._stream, struct.pack(">BI", 0, length)))
+        self._socket.sendall(frame(DATA, 0, self._stream, struct.pack(">BI", 0, length)))
         self._windows[0] -= 5
         self._windows[self._stream] = _FIRST_WINDOW_BYTES - 5
 
@@ -107,7 +108,7 @@ class RawConnection:
         for stream in [each for each in self._windows if each]:
             size = min(self._windows[0], self._windows[stream], _FRAME_LIMIT_BYTES)
             if size > 0:
-                self._socket.sendall(_frame(DATA, 0, stream, bytes(size)))
+                self._socket.sendall(frame(DATA, 0, stream, bytes(size)))
                 self._windows[0] -= size
                 self._windows[stream] -= size
                 sent += size
@@ -175,7 +176,8 @@ def _pieces(block: bytes) -> Sequence[bytes]:
     ] or [b""]
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Return a frame as bytes."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 

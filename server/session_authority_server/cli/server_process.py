@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import click
 import structlog
 
-from session_authority_server.app.process import tune_gc, until_signalled
+from session_authority_server.app.process import tune_memory, until_signalled
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.shared import run
 from session_authority_server.config import Settings
@@ -71,7 +71,7 @@ def server_process(context: click.Context, number: int) -> None:
 
 async def _serve(assignment: Assignment) -> None:
     async with serving(assignment.settings, assignment.options):
-        tune_gc()
+        tune_memory()
         click.echo(READY)
         await _until_signalled_or_alone()
 

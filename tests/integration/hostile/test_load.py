@@ -20,8 +20,11 @@ from tests.support.program import Program, serving
 from tests.support.raw_http2 import (
     END_STREAM,
     HEADERS,
+    PRIORITY,
     RST_STREAM,
+    UNKNOWN,
     RawConnection,
+    frame,
     headers,
 )
 
@@ -48,6 +51,33 @@ def test_streams_that_are_opened_and_reset_cost_little_memory_and_no_call_of_oth
             assert client.validate(token)
         assert server.resident_mib - before < 60
         attacking.join()
+
+
+@pytest.mark.parametrize(("kind", "stream"), [(PRIORITY, 1), (UNKNOWN, 0)])
+def test_frames_that_mean_nothing_cost_little_memory(
+    server: Program, kind: int, stream: int
+) -> None:
+    flood = frame(kind, 0, stream, b"\0\0\0\0\x0f") * 4_000
+    with SessionClient(server.address, deadline_seconds=30) as client, ExitStack() as stack:
+        token = client.create("ada").token
+        before = server.resident_mib
+        attackers = [stack.enter_context(RawConnection(server.address)) for _ in range(8)]
+        ends = time.monotonic() + 4
+        sending = [
+            threading.Thread(target=_send_until, args=(each, flood, ends)) for each in attackers
+        ]
+        for each in sending:
+            each.start()
+        peak = before
+        while any(each.is_alive() for each in sending):
+            assert client.validate(token)
+            peak = max(peak, server.resident_mib)
+        assert peak < 450
+
+
+def _send_until(connection: RawConnection, data: bytes, ends: float) -> None:
+    while time.monotonic() < ends:
+        _send_what_is_taken(connection, data)
 
 
 def _send_what_is_taken(connection: RawConnection, data: bytes) -> None:
