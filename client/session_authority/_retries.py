@@ -75,14 +75,14 @@ class Attempts:
         self._made += 1
         if status.code() not in RETRYABLE or not isinstance(failure, Unavailable):
             return None
-        asked = _pushback(status)
+        pushback = _pushback(status)
         if not self._budget.failed() or self._made >= MAX_ATTEMPTS:
             return None
-        if asked is None:
+        if pushback is None:
             pause = min(INITIAL_PAUSE_SECONDS * 2 ** (self._made - 1), MAX_PAUSE_SECONDS)
             pause *= 1 + _JITTER * random.uniform(-1, 1)  # noqa: S311 - it spreads load and hides nothing
-        elif asked.isdecimal() and len(asked) <= _PUSHBACK_DIGITS:
-            pause = int(asked) / 1000
+        elif pushback.isdecimal() and len(pushback) <= _PUSHBACK_DIGITS:
+            pause = int(pushback) / 1000
         else:  # the server wants no further attempt
             return None
         return pause if pause < self.seconds_left() else None

@@ -95,18 +95,18 @@ class NearCacheCore:
             return None
         entry = self._hot.get(key)
         if entry is None:
-            entry = self._warmed(key)
+            entry = self._promoted(key)
         if entry is None or (
             ip_address is not None
             and ip_address != entry.ip_address
-            and not _is_moved(entry, ip_address)
+            and not _accept_address(entry, ip_address)
         ):
             self._misses += 1
             return None
         if user_id is not None and user_id != entry.user_id and now < entry.dead_at:
             # An empty one is an app's mistake, which is told by whoever makes the call.
             return _USER_MISMATCH if user_id else None
-        if now >= entry.look_at and not self._stands(now, key, text, entry, passive):
+        if now >= entry.look_at and not self._check_entry(now, key, text, entry, passive):
             self._misses += 1
             return None
         self._hits += 1
@@ -139,11 +139,11 @@ class NearCacheCore:
         session_ids, user_ids = list(session_ids), list(user_ids)
         with self._lock:
             if everything:
-                self._flights.overtake_all()
+                self._flights.invalidate_all()
                 self._evictions += self._entries.clear()
                 return
             subjects: list[Subject] = [*session_ids, *((user_id,) for user_id in user_ids)]
-            self._flights.overtake(subjects)
+            self._flights.invalidate(subjects)
             self._evictions += sum(map(self._entries.remove_session, session_ids))
             self._evictions += sum(map(self._entries.remove_user, user_ids))
 
@@ -212,7 +212,7 @@ class NearCacheCore:
             if (
                 flight.generation != self._lease.generation
                 or not self._lease.established
-                or self._flights.is_overtaken(flight, subjects)
+                or self._flights.is_invalidated(flight, subjects)
             ):
                 return False
             dead_at = self._expiry.dead_at(session, flight.sent_at, flight.wall_time)
@@ -240,7 +240,7 @@ class NearCacheCore:
     def token_ended(self, key: bytes) -> None:
         """Forget a token and its session, and distrust the answers about it that are on their way."""
         with self._lock:
-            self._flights.overtake((key,))
+            self._flights.invalidate((key,))
             self._evictions += self._entries.remove(key)
 
     def others_ended(self, key: bytes) -> None:
@@ -278,21 +278,21 @@ class NearCacheCore:
         self._lease.end()
         self._evictions += self._entries.clear()
 
-    def _warmed(self, key: bytes) -> Entry | None:
+    def _promoted(self, key: bytes) -> Entry | None:
         with self._lock:
             return self._entries.get(key)
 
-    def _stands(self, now: float, key: bytes, token: str, entry: Entry, passive: bool) -> bool:
+    def _check_entry(self, now: float, key: bytes, token: str, entry: Entry, passive: bool) -> bool:
         """Do what an entry's use asks for but now and then; say whether it may still be used."""
         if now >= entry.dead_at:
             return False
         if now >= entry.due_at and not passive:
-            self._fall_due(now, token, entry)
+            self._report_use(now, token, entry)
         with self._lock:
             self._entries.note_use(key, entry, now)
         return True
 
-    def _fall_due(self, now: float, token: str, entry: Entry) -> None:
+    def _report_use(self, now: float, token: str, entry: Entry) -> None:
         with self._lock:
             if now < entry.due_at:  # another thread was first
                 return
@@ -303,7 +303,7 @@ class NearCacheCore:
         self._on_due(Due(token, entry.ip_address))
 
 
-def _is_moved(entry: Entry, ip_address: IpAddress) -> bool:
+def _accept_address(entry: Entry, ip_address: IpAddress) -> bool:
     """Take over another address, unless it is none: then the authority is to say what is wrong with it."""
     text = str(ip_address)
     if not text or text == entry.ip_address:

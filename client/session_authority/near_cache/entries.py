@@ -90,7 +90,7 @@ class Entry:
         """The hashes of the session's and the user's id."""
         return self._session_hash, self._user_hash
 
-    def chilled(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """Give all of it as bytes."""
         address = (self.ip_address or "").encode()
         header = _HEADER.pack(
@@ -99,11 +99,11 @@ class Entry:
         return b"".join((header, address, self._encoded))
 
     @classmethod
-    def warmed(cls, chilled: bytes, decode: Decode) -> "Entry":
-        """Give back what `chilled` gave."""
-        dead_at, due_at, _, _, length = _HEADER.unpack_from(chilled)
+    def from_bytes(cls, packed: bytes, decode: Decode) -> "Entry":
+        """Give back what `to_bytes` gave."""
+        dead_at, due_at, _, _, length = _HEADER.unpack_from(packed)
         start = _HEADER.size + length
-        address, encoded = chilled[_HEADER.size : start], chilled[start:]
+        address, encoded = packed[_HEADER.size : start], packed[start:]
         return cls(decode(encoded), encoded, dead_at, due_at, address.decode() or None)
 
 
@@ -136,12 +136,12 @@ class Entries:
         entry = self.hot.get(key)
         if entry is not None:
             return entry
-        chilled = self._cold.pop(key, None)
-        if chilled is None:
+        packed = self._cold.pop(key, None)
+        if packed is None:
             return None
-        entry = Entry.warmed(chilled, self._decode)
+        entry = Entry.from_bytes(packed, self._decode)
         self.hot[key] = entry
-        self._cool()
+        self._demote_oldest_hot()
         return entry
 
     def note_use(self, key: bytes, entry: Entry, now: float) -> None:
@@ -157,8 +157,8 @@ class Entries:
         session_hash, user_hash = entry.hashes
         _add(self._by_session, session_hash, key)
         _add(self._by_user, user_hash, key)
-        self._cool()
-        return self._displace() if len(self) > self._max_sessions else 0
+        self._demote_oldest_hot()
+        return self._evict_oldest() if len(self) > self._max_sessions else 0
 
     def remove(self, key: bytes) -> bool:
         """Forget an entry; say whether there was one."""
@@ -166,10 +166,10 @@ class Entries:
         if entry is not None:
             session_hash, user_hash = entry.hashes
         else:
-            chilled = self._cold.pop(key, None)
-            if chilled is None:
+            packed = self._cold.pop(key, None)
+            if packed is None:
                 return False
-            _, _, session_hash, user_hash, _ = _HEADER.unpack_from(chilled)
+            _, _, session_hash, user_hash, _ = _HEADER.unpack_from(packed)
         _discard(self._by_session, session_hash, key)
         _discard(self._by_user, user_hash, key)
         return True
@@ -189,15 +189,15 @@ class Entries:
             each.clear()
         return count
 
-    def _displace(self) -> int:
+    def _evict_oldest(self) -> int:
         # Some at once: to find where a dict begins takes as long as much has been taken from there.
         count = max(self._max_sessions // DISPLACED_SHARE, 1)
         return sum(map(self.remove, list(islice(self._cold or self.hot, count))))
 
-    def _cool(self) -> None:
+    def _demote_oldest_hot(self) -> None:
         while len(self.hot) > self._hot_limit:
             key, entry = self.hot.popitem(last=False)
-            self._cold[key] = entry.chilled()
+            self._cold[key] = entry.to_bytes()
 
     def _remove_all(self, keys: _Keys | None) -> int:
         return sum(map(self.remove, _each(keys))) if keys is not None else 0

@@ -60,7 +60,7 @@ class Flights:
         while self._changes and next(iter(self._changes.values())) <= oldest.since:
             self._changes.popitem(last=False)
 
-    def overtake(self, subjects: Iterable[Subject]) -> None:
+    def invalidate(self, subjects: Iterable[Subject]) -> None:
         """Note what has changed."""
         if not self._open:
             return
@@ -69,15 +69,15 @@ class Flights:
             self._changes[subject] = self._count
             self._changes.move_to_end(subject)
         if len(self._changes) > self._changes_limit:
-            self.overtake_all()
+            self.invalidate_all()
 
-    def overtake_all(self) -> None:
+    def invalidate_all(self) -> None:
         """Note that everything may have changed."""
         self._count += 1
         self._everything_at = self._count
         self._changes.clear()
 
-    def is_overtaken(self, flight: Flight, subjects: Iterable[Subject]) -> bool:
+    def is_invalidated(self, flight: Flight, subjects: Iterable[Subject]) -> bool:
         """Say whether any of an answer's subjects has changed since its call was sent."""
         return self._everything_at > flight.since or any(
             self._changes.get(subject, 0) > flight.since for subject in subjects

@@ -99,11 +99,11 @@ class ClientIp:
         # One scheme for each trusted hop: what stands further left may be a client's invention. The leftmost
         # comes first, because the proxy that the browser called knows best. The others saw only the next proxy.
         count = max(1, len(self._trusted_hops(header(self.header))))
-        said = _items(header("x-forwarded-proto"))[-count:]
+        forwarded = _items(header("x-forwarded-proto"))[-count:]
         if self.header == "forwarded":
             elements = self._hops(header("forwarded"))[-count:]
-            said = [_parameter("proto", element) for element in elements] + said
-        schemes = [_SCHEMES.get(each.lower()) for each in said]
+            forwarded = [_parameter("proto", element) for element in elements] + forwarded
+        schemes = [_SCHEMES.get(each.lower()) for each in forwarded]
         return next(filter(None, schemes), None)
 
     def _trusted_hops(self, header: str) -> list[str]:

@@ -357,9 +357,9 @@ class Visit:
 
     @cached_property
     def _scheme(self) -> str:
-        said = self._site.client_ip.scheme(self._arrival.peer, self._arrival.header)
-        if said is not None:
-            return said
+        forwarded_scheme = self._site.client_ip.scheme(self._arrival.peer, self._arrival.header)
+        if forwarded_scheme is not None:
+            return forwarded_scheme
         return {"ws": "http", "wss": "https"}.get(self._arrival.scheme, self._arrival.scheme)
 
     def _with_choice(

@@ -186,7 +186,7 @@ class AuthSession:
     def user(self) -> _User:
         """Give who is logged in: whom Django's session names, if the authority knows the login to be live."""
         if self._user is None:
-            self._user = self._authentic(get_user(self._request))
+            self._user = self._user_with_live_session(get_user(self._request))
             if self._user.is_authenticated:
                 self._hash_seen = self._request.session.get(HASH_SESSION_KEY)
         return self._user
@@ -249,7 +249,7 @@ class AuthSession:
                 )
             )
 
-        self._may_be_kept = not self._goes_with_browser()
+        self._may_be_kept = not self._ends_with_browser()
         default = self._options.browser_idle_timeout
         if self._may_be_kept or self.idle_timeout or self.lifetime or default is None:
             return record(self.idle_timeout)
@@ -258,7 +258,7 @@ class AuthSession:
         except InvalidArgument:
             return record(None)  # The policy has a shorter one, which counts.
 
-    def _goes_with_browser(self) -> bool:
+    def _ends_with_browser(self) -> bool:
         if self._request.session.get_expire_at_browser_close():
             return True
         return not (self.persistent or self._options.site.cookie.persistent)
@@ -290,7 +290,7 @@ class AuthSession:
 
     def after_view(self) -> None:
         """Do what a login or a change of password in this request still needs."""
-        if self._is_new and self._may_be_kept and self._goes_with_browser():
+        if self._is_new and self._may_be_kept and self._ends_with_browser():
             self._limit_idle_time()
         self._sign_out_elsewhere()
 
@@ -332,24 +332,24 @@ class AuthSession:
             return
         del session[OWED]
 
-    def _authentic(self, user: _User) -> _User:
+    def _user_with_live_session(self, user: _User) -> _User:
         if not isinstance(user, AbstractBaseUser):
             return user
         mark = self._request.session.get(MARK)
         session = self.session
         if session is not None and session.user_id == user_id(user):
             if mark == session.session_id:
-                return user if self._actor_is_live() else self._over()
+                return user if self._actor_is_live() else self._log_out_ended()
             if mark is None:
                 self._request.session[MARK] = session.session_id
                 return user
         arrival = self._options.adopt_existing
         if mark is None and arrival is not None:
             login, client = self._request.session, self._options.client
-            adopted = adopt(self.visit, client, login, user_id(user), arrival, self._over)
+            adopted = adopt(self.visit, client, login, user_id(user), arrival, self._log_out_ended)
             return AnonymousUser() if adopted is None else user
-        if session is not None or self._is_over():
-            return self._over()
+        if session is not None or self._has_ended():
+            return self._log_out_ended()
         return AnonymousUser()
 
     def _actor_is_live(self) -> bool:
@@ -363,7 +363,7 @@ class AuthSession:
         self._options.client.run_operation(self.visit.sign_out())
         return False
 
-    def _is_over(self) -> bool:
+    def _has_ended(self) -> bool:
         """Say whether the login has ended, rather than that its token was replaced by a parallel request."""
         outcome = self.visit.outcome
         return isinstance(outcome, Rejection) and outcome.reason not in (
@@ -371,7 +371,7 @@ class AuthSession:
             RejectionReason.UNKNOWN,
         )
 
-    def _over(self) -> AnonymousUser:
+    def _log_out_ended(self) -> AnonymousUser:
         """Forget a login that has ended, unless the answer must not clear Django's cookie either."""
         return self._forget_login() if self.visit.may_clear else AnonymousUser()
 

@@ -57,7 +57,7 @@ def _order_problems(middleware: Sequence[str]) -> Sequence[CheckMessage]:
             id="session_authority.E004",
         )
         for path in middleware[authentication + 1 : ours]
-        if not _leaves_the_user_alone(path)
+        if not _keeps_request_user(path)
     ]
 
 
@@ -69,7 +69,7 @@ def _place_of(wanted: type, middleware: Sequence[str]) -> int | None:
     return None
 
 
-def _leaves_the_user_alone(path: str) -> bool:
+def _keeps_request_user(path: str) -> bool:
     found = _imported(path)
     if isinstance(found, type) and issubclass(found, RemoteUserMiddleware):
         return False

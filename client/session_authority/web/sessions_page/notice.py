@@ -17,7 +17,7 @@ NOTICE_LIFETIME = timedelta(minutes=1)
 NOTICE_FIELDS = ("notice", "device", "until", "seal")
 
 
-class Deed(StrEnum):
+class Outcome(StrEnum):
     """What was done."""
 
     LOGGED_OUT = "logged-out"
@@ -30,25 +30,25 @@ class Notice:
     """One message.
 
     Attributes:
-        deed: What was done.
+        outcome: What was done.
         device: The name of the device that it was done to, if it was one.
     """
 
-    deed: Deed
+    outcome: Outcome
     device: str = ""
 
     def fields(self, token: str, now: datetime) -> dict[str, str]:
         """Return the query fields that carry the message to the next request of this session."""
         until = str(int((now + NOTICE_LIFETIME).timestamp()))
         sealed = seal(token, "notice", self._content(until))
-        return dict(zip(NOTICE_FIELDS, (self.deed, self.device, until, sealed), strict=True))
+        return dict(zip(NOTICE_FIELDS, (self.outcome, self.device, until, sealed), strict=True))
 
     @classmethod
     def of_query(cls, query: Mapping[str, str], token: str, now: datetime) -> Self | None:
         """Give the message that a query carries, if it is genuine and of this minute."""
         until = query.get("until", "")
         try:
-            notice = cls(Deed(query.get("notice", "")), query.get("device", ""))
+            notice = cls(Outcome(query.get("notice", "")), query.get("device", ""))
             is_current = now.timestamp() < int(until)
         except ValueError:
             return None
@@ -58,17 +58,17 @@ class Notice:
     def text(self, language: Language, effective_within_seconds: int) -> str:
         """Say it in a language."""
         _ = language.gettext
-        match self.deed:
-            case Deed.ALREADY_LOGGED_OUT:
+        match self.outcome:
+            case Outcome.ALREADY_LOGGED_OUT:
                 return _("%(device)s was already logged out.", device=self.device)
-            case Deed.LOGGED_OUT:
+            case Outcome.LOGGED_OUT:
                 done = _("%(device)s was logged out.", device=self.device)
-            case Deed.LOGGED_OUT_ELSEWHERE:
+            case Outcome.LOGGED_OUT_ELSEWHERE:
                 done = _("You are logged out everywhere else.")
         return " ".join(filter(None, (done, effect(language, effective_within_seconds))))
 
     def _content(self, until: str) -> str:
-        return f"{self.deed}\0{self.device}\0{until}"
+        return f"{self.outcome}\0{self.device}\0{until}"
 
 
 def effect(language: Language, within_seconds: int) -> str:

@@ -34,7 +34,7 @@ from session_authority.web.sessions_page.listing import (
     read_all,
     read_page,
 )
-from session_authority.web.sessions_page.notice import NOTICE_FIELDS, Deed, Notice, effect
+from session_authority.web.sessions_page.notice import NOTICE_FIELDS, Notice, Outcome, effect
 from session_authority.web.sessions_page.options import PageOptions
 from session_authority.web.sessions_page.rendering import Renderer, Visit
 from session_authority.web.sessions_page.row import device_name, row_of
@@ -139,7 +139,7 @@ class SessionsPage:
             "sessions.html",
             title=visit.language.gettext("Your sessions"),
             listing=listing,
-            lead=_lead(visit.language, listing.total),
+            lead=_device_count(visit.language, listing.total),
             total=_total(visit.language, listing.total),
             number=visit.language.number,
             here=_address(visit, {"page": str(number)}),
@@ -162,9 +162,11 @@ class SessionsPage:
             return (yield from self._confirm(visit, session_id))
         revoked = yield from _core.revoke(visit.token, session_id)
         if revoked.session.current:
-            return self._leave(visit)
-        deed = Deed.ALREADY_LOGGED_OUT if revoked.already_ended else Deed.LOGGED_OUT
-        return self._tell(visit, Notice(deed, device_name(revoked.session.device, visit.language)))
+            return self._redirect_signed_out(visit)
+        outcome = Outcome.ALREADY_LOGGED_OUT if revoked.already_ended else Outcome.LOGGED_OUT
+        return self._redirect_with_notice(
+            visit, Notice(outcome, device_name(revoked.session.device, visit.language))
+        )
 
     def _confirm(self, visit: Visit, session_id: str) -> _Answer:
         session = yield from find_session(visit.token, session_id)
@@ -172,7 +174,7 @@ class SessionsPage:
             raise SessionNotFound
         row = row_of(session, visit.language, visit.now)
         if session.state is SessionState.ENDED:
-            return self._tell(visit, Notice(Deed.ALREADY_LOGGED_OUT, row.name))
+            return self._redirect_with_notice(visit, Notice(Outcome.ALREADY_LOGGED_OUT, row.name))
         return self._renderer.page(
             visit,
             "confirm.html",
@@ -187,7 +189,7 @@ class SessionsPage:
     def _log_out_elsewhere(self, visit: Visit) -> _Answer:
         if "confirmed" in visit.request.form:
             yield from _core.revoke_others(visit.token)
-            return self._tell(visit, Notice(Deed.LOGGED_OUT_ELSEWHERE))
+            return self._redirect_with_notice(visit, Notice(Outcome.LOGGED_OUT_ELSEWHERE))
         yield from read_page(visit.token, 1, show_ended=False)  # whoever may not look may not end
         return self._renderer.page(
             visit,
@@ -201,15 +203,15 @@ class SessionsPage:
 
     def _sign_out(self, visit: Visit) -> _Answer:
         yield from _core.sign_out(visit.token)
-        return self._leave(visit)
+        return self._redirect_signed_out(visit)
 
-    def _leave(self, visit: Visit) -> PageResponse:
+    def _redirect_signed_out(self, visit: Visit) -> PageResponse:
         location = self._options.signed_out_path or visit.root
         message = visit.language.gettext("You are signed out")
         had_one = visit.request.token is not None
         return self._renderer.done(visit, message, location, signed_out=had_one)
 
-    def _tell(self, visit: Visit, notice: Notice) -> PageResponse:
+    def _redirect_with_notice(self, visit: Visit, notice: Notice) -> PageResponse:
         message = notice.text(visit.language, self._within_seconds)
         page = visit.request.form.get("page", "1")
         location = _address(visit, {**notice.fields(visit.token, visit.now), "page": page})
@@ -302,7 +304,7 @@ def _address(visit: Visit, fields: Mapping[str, str]) -> str:
     return f"{visit.root}?{urlencode(query)}" if query else visit.root
 
 
-def _lead(language: Language, total: int) -> str:
+def _device_count(language: Language, total: int) -> str:
     return language.ngettext(
         "%(number)s device is signed in to your account.",
         "%(number)s devices are signed in to your account.",

@@ -143,10 +143,10 @@ def _methods(names: tuple[str, ...], language: Language) -> str:
         "rba": "",
         "user": "",
     }
-    said = dict.fromkeys(filter(None, (words.get(name, name) for name in names)))
-    if not said and "mfa" in names:
+    described = dict.fromkeys(filter(None, (words.get(name, name) for name in names)))
+    if not described and "mfa" in names:
         return _("two-step verification")
-    return language.together(list(said)) if said else ""
+    return language.together(list(described)) if described else ""
 
 
 def _why(reason: EndReason | None, by: InitiatingEntity | None, language: Language) -> str:

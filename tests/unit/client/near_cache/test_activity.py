@@ -141,8 +141,8 @@ def test_two_threads_that_find_a_report_due_make_one(play: Play) -> None:
     play.wait(60)
     entry = play.core._entries.get(key_of("t-a"))
     assert entry is not None
-    play.core._fall_due(play.now, "t-a", entry)
-    play.core._fall_due(play.now, "t-a", entry)
+    play.core._report_use(play.now, "t-a", entry)
+    play.core._report_use(play.now, "t-a", entry)
     assert len(play.due) == 1
 
 

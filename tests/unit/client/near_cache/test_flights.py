@@ -81,20 +81,20 @@ def test_a_change_is_remembered_for_each_call_that_was_sent_before_it(play: Play
 def test_so_many_changes_that_they_can_not_be_remembered_discard_every_answer() -> None:
     flights = Flights(changes_limit=3)
     flight = flights.begin(1, 0, 0)
-    flights.overtake(["a", "b", "c"])
-    assert not flights.is_overtaken(flight, ["d"])
-    flights.overtake(["e"])
-    assert flights.is_overtaken(flight, ["d"])
-    assert not flights.is_overtaken(flights.begin(1, 0, 0), ["a", "d"])
+    flights.invalidate(["a", "b", "c"])
+    assert not flights.is_invalidated(flight, ["d"])
+    flights.invalidate(["e"])
+    assert flights.is_invalidated(flight, ["d"])
+    assert not flights.is_invalidated(flights.begin(1, 0, 0), ["a", "d"])
 
 
 def test_changes_are_forgotten_with_the_calls_that_they_concern() -> None:
     flights = Flights()
-    flights.overtake(["x"])
+    flights.invalidate(["x"])
     first = flights.begin(1, 0, 0)
-    flights.overtake(["a"])
+    flights.invalidate(["a"])
     second = flights.begin(1, 0, 0)
-    flights.overtake(["b"])
+    flights.invalidate(["b"])
     assert set(flights._changes) == {"a", "b"}
     flights.end(first)
     assert set(flights._changes) == {"b"}
