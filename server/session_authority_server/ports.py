@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # How many sessions one statement reads, touches or ends at most.
 BATCH_LIMIT = 1_000
-# How many events `Audit.room` makes room for.
+# How many events `Audit.wait_for_room` makes room for.
 EVENTS_AT_ONCE = 2_000
 
 
@@ -41,12 +41,12 @@ class Touch:
     ip_address: str | None
 
 
-class LeftOut(Exception):
-    """Others kept the sessions of some activities (`left`) locked. All other activities were recorded."""
+class TouchesSkipped(Exception):
+    """Others kept the sessions of some activities (`skipped`) locked. All other activities were recorded."""
 
-    def __init__(self, left: Sequence[Touch]) -> None:
-        super().__init__(f"{len(left)} activities could not be recorded")
-        self.left = left
+    def __init__(self, skipped: Sequence[Touch]) -> None:
+        super().__init__(f"{len(skipped)} activities could not be recorded")
+        self.skipped = skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Audit(Protocol):
     def record(self, *events: Event) -> None:
         """Record events that happened, in order. Never waits and never raises."""
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait, for upkeep, until EVENTS_AT_ONCE can be recorded without loss, but only for some seconds."""
 
 
@@ -139,7 +139,7 @@ class _Nowhere:
     def record(self, *events: Event) -> None:
         pass
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         pass
 
 
@@ -158,7 +158,9 @@ class Transaction(Protocol):
     async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
         """Return a session, or None if there is none or it belongs to a user other than `of_user`."""
 
-    async def live_sessions_beyond(self, user_id: str, now: datetime, keep: int) -> Sequence[UUID]:
+    async def live_sessions_over_limit(
+        self, user_id: str, now: datetime, keep: int
+    ) -> Sequence[UUID]:
         """Return the user's live sessions except the `keep` most recently active ones."""
 
     async def insert_session(self, session: Session) -> Session:
@@ -168,7 +170,7 @@ class Transaction(Protocol):
         either covers the session or was seen by it.
         """
 
-    async def end_live_beyond(
+    async def end_live_over_limit(
         self, user_id: str, now: datetime, keep: int, ending: Ending
     ) -> Sequence[UUID]:
         """End all of the user's live sessions except the `keep` most recently active ones."""
@@ -234,7 +236,7 @@ class SessionStore(Protocol):
         when the write's turn has come: a session that was live before the wait may be dead after it.
 
         Raises:
-            LeftOut: If others kept sessions locked for a third of a second. All other sessions were touched.
+            TouchesSkipped: If others kept sessions locked for a third of a second. All other sessions were touched.
         """
 
     async def list_live(
@@ -362,7 +364,9 @@ class UpkeepStore(Protocol):
     async def missing_partitions(self, now: datetime) -> Sequence[datetime]:
         """Return the ends of the partitions that are yet to be made; none if sessions are not kept in partitions."""
 
-    async def partitions_over(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
+    async def droppable_partitions(
+        self, made_before: datetime, ended_before: datetime
+    ) -> Sequence[str]:
         """Read the partitions made before one time, and return those whose sessions all ended before another."""
 
     async def make_partition(self, end: datetime) -> bool:

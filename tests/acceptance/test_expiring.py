@@ -27,7 +27,7 @@ from session_authority_workers.purge import Purge
 from session_authority_workers.schedule import Schedule
 from tests.support.authority import NO_HOLD_BACK, NOON, Authority, a_session, insert_sessions
 
-SMALL = Pace(batch=50, largest_batch=50, largest_look=50, hold_back=timedelta(0))
+SMALL = Pace(batch=50, largest_batch=50, largest_scan=50, safety_lag=timedelta(0))
 LONG_AGO = NOON - timedelta(days=90, hours=1)
 
 

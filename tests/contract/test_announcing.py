@@ -112,7 +112,7 @@ async def _sweep_user(transaction: Transaction, session: Session) -> None:
 
 
 async def _end_beyond(transaction: Transaction, session: Session) -> object:
-    return await transaction.end_live_beyond(session.user_id, LATER, 0, ENDING)
+    return await transaction.end_live_over_limit(session.user_id, LATER, 0, ENDING)
 
 
 # What each method that changes something must tell of one session. One that is added must be added here too.
@@ -121,7 +121,7 @@ TELLING: dict[str, tuple[Work, Callable[[Session], Changes]]] = {
         lambda transaction, session: transaction.end_session(session.session_id, ENDING),
         lambda session: Changes({session.session_id}),
     ),
-    "end_live_beyond": (_end_beyond, lambda session: Changes({session.session_id})),
+    "end_live_over_limit": (_end_beyond, lambda session: Changes({session.session_id})),
     "end_made_by": (
         lambda transaction, _: transaction.end_made_by("", LATER, UUID(int=0), 1_000, ENDING),
         lambda session: Changes({session.session_id}),
@@ -153,7 +153,7 @@ SILENT: dict[str, Work] = {
     "record": _record,
     "lock_user": lambda transaction, session: transaction.lock_user(session.user_id),
     "read_session": lambda transaction, session: transaction.read_session(session.session_id),
-    "live_sessions_beyond": lambda transaction, session: transaction.live_sessions_beyond(
+    "live_sessions_over_limit": lambda transaction, session: transaction.live_sessions_over_limit(
         session.user_id, LATER, 0
     ),
     "insert_session": _insert,
@@ -196,7 +196,7 @@ UPKEEP_SILENT = {
     "oldest_overdue",
     "purge_ended",
     "missing_partitions",
-    "partitions_over",
+    "droppable_partitions",
     "drop_partition",
     "make_partition",
     "forget_attempts",
@@ -274,7 +274,7 @@ async def test_all_that_one_transaction_changes_is_told(engine: Engine, told: To
 async def test_more_sessions_than_a_notification_holds_are_told(engine: Engine, told: Told) -> None:
     await engine.fill([a_session("ann") for _ in range(700)])
     ended = await told.store.transact(
-        lambda transaction: transaction.end_live_beyond("ann", LATER, 10, ENDING)
+        lambda transaction: transaction.end_live_over_limit("ann", LATER, 10, ENDING)
     )
     assert len(ended) == 690
     assert await told.hear() == Changes(set(ended))

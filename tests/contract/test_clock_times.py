@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
 from session_authority_server.ports import Transaction
-from session_authority_server.store.clock_times import Repaired, read_latest_time, repair
+from session_authority_server.store.clock_times import RepairCounts, read_latest_time, repair
 from session_authority_server.store.tables import upkeep
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session
 
@@ -61,14 +61,14 @@ async def test_sessions_of_the_future_are_moved_to_the_present(engine: Engine) -
     right = a_session("bob", at=START - HOUR)
     used = a_session("cyd", at=START - HOUR, last_active=START + HOUR)
     await engine.add(ahead, right, used)
-    assert await repair(engine.database, START) == Repaired(sessions=2)
+    assert await repair(engine.database, START) == RepairCounts(sessions=2)
     for each in (ahead, used):
         found = await engine.get(each.session_id)
         assert max(found.create_time, found.authenticate_time, found.last_active_time) == START
         assert found.expire_time <= START + found.lifetime
     assert (await engine.get(right.session_id)).create_time == START - HOUR
     assert (await engine.get(used.session_id)).create_time == START - HOUR
-    assert await repair(engine.database, START) == Repaired()
+    assert await repair(engine.database, START) == RepairCounts()
 
 
 async def test_what_only_a_future_time_ended_is_reopened_and_ends_in_its_time(
@@ -83,7 +83,7 @@ async def test_what_only_a_future_time_ended_is_reopened_and_ends_in_its_time(
     assert (await engine.get(idle.session_id)).ending is not None
 
     done = await repair(engine.database, START + MINUTE)
-    assert done == Repaired(sessions=2, reopened=1)
+    assert done == RepairCounts(sessions=2, reopened=1)
     assert (await engine.get(idle.session_id)).ending is None
     assert (await engine.get(left.session_id)).ending == replace(signed_out, time=START + MINUTE)
     assert (await engine.upkeep.end_overdue(START + HOUR - SECOND, 10)).count == 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from session_authority_server.check import database_condition
-from session_authority_server.check.database_condition import read_live_until
+from session_authority_server.check.database_condition import read_last_check_time
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session
 
@@ -20,11 +20,11 @@ async def test_of_live_sessions_that_needs_a_look_last_which_has_no_idle_timeout
         a_session("bob", lifetime=9 * DAY, idle_timeout=2 * DAY),
         a_session("eve", lifetime=2 * DAY),
     )
-    assert await read_live_until(engine.database, NOW) == START + 3 * DAY
+    assert await read_last_check_time(engine.database, NOW) == START + 3 * DAY
 
 
 async def test_what_ended_or_is_overdue_says_nothing(engine: Engine) -> None:
-    assert await read_live_until(engine.database, NOW) is None
+    assert await read_last_check_time(engine.database, NOW) is None
     ended = Ending(START + MINUTE, EndReason.SIGNED_OUT, InitiatingEntity.USER)
     await engine.fill(
         [
@@ -32,8 +32,8 @@ async def test_what_ended_or_is_overdue_says_nothing(engine: Engine) -> None:
             a_session("ann", lifetime=DAY),  # which nobody has recorded
         ]
     )
-    assert await read_live_until(engine.database, NOW) is None
-    assert await read_live_until(engine.database, NOW - SECOND) == NOW
+    assert await read_last_check_time(engine.database, NOW) is None
+    assert await read_last_check_time(engine.database, NOW - SECOND) == NOW
 
 
 @pytest.mark.parametrize("whose", ["hers", "everybodys"])
@@ -47,7 +47,7 @@ async def test_what_was_swept_says_nothing_though_its_ending_is_not_recorded(
     else:
         await engine.sweep_everybody(START + MINUTE)
     expected = START + 2 * DAY if whose == "hers" else None
-    assert await read_live_until(engine.database, NOW) == expected
+    assert await read_last_check_time(engine.database, NOW) == expected
 
 
 async def test_where_all_that_were_looked_at_were_swept_they_are_taken_for_live(
@@ -58,4 +58,4 @@ async def test_where_all_that_were_looked_at_were_swept_they_are_taken_for_live(
     await engine.sweep("ann", START + MINUTE)
     for looked_at, until in ((3, 90 * DAY), (4, 2 * DAY)):
         monkeypatch.setattr(database_condition, "LOOKED_AT", looked_at)
-        assert await read_live_until(engine.database, NOW) == START + until
+        assert await read_last_check_time(engine.database, NOW) == START + until

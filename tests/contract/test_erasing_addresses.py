@@ -53,7 +53,7 @@ class Erasing:
     async def limit(self, user_id: str) -> None:
         async def work(transaction: Transaction) -> None:
             await transaction.lock_user(user_id)
-            assert await transaction.end_live_beyond(user_id, START, 0, ENDING)
+            assert await transaction.end_live_over_limit(user_id, START, 0, ENDING)
 
         await self.sessions.transact(work)
 

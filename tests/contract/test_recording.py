@@ -6,7 +6,7 @@ import pytest
 
 from session_authority_server.domain.event import SessionEstablished
 from session_authority_server.ports import Transaction
-from session_authority_server.store.database import RunAgain
+from session_authority_server.store.database import RetryTransaction
 from session_authority_server.store.sessions import SqlSessionStore
 from tests.support.engines import Engine, a_session
 from tests.support.usecases import Recorder
@@ -57,7 +57,7 @@ async def test_events_of_work_that_is_run_again_are_recorded_once(engine: Engine
         event = next(turns)
         transaction.record(event)
         if event is EVENT:
-            raise RunAgain
+            raise RetryTransaction
 
     await store.transact(work)
     assert recorder.events == [OTHER_EVENT]

@@ -180,7 +180,7 @@ def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path
                 program.terminate()
             assert [program.exit_code() for program in (*servers, *workers)] == [0] * 4
         once = {"SESSION_AUTHORITY_DATABASE_URL": url}
-        due = SystemClock().now() - Pace().hold_back
+        due = SystemClock().now() - Pace().safety_lag
         done = run("worker", "--once", cwd=tmp_path, settings=once)
         said = [worker.stderr for worker in workers] + [done.stdout]
         history.worker_said = sum(map(_reported, said))

@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, create_engine
 
-from session_authority_server.check.database_condition import read_live_until
+from session_authority_server.check.database_condition import read_last_check_time
 from session_authority_server.domain.token import new_id
 from session_authority_server.ports import PendingSweep, Touch, Transaction
 from session_authority_server.store import schema
@@ -107,7 +107,7 @@ async def plans_of(server: Cluster, call: Call) -> str:
 async def _lock(engine: Engine) -> None:
     async def work(transaction: Transaction) -> None:
         await transaction.lock_user("user-7")
-        await transaction.live_sessions_beyond("user-7", START, keep=99)
+        await transaction.live_sessions_over_limit("user-7", START, keep=99)
 
     await engine.sessions.transact(work)
 
@@ -141,7 +141,7 @@ STATEMENTS: dict[str, tuple[Call, str]] = {
         "sessions_check_time_session_id_idx",
     ),
     "how long live ones live": (
-        lambda engine: read_live_until(engine.database, START),
+        lambda engine: read_last_check_time(engine.database, START),
         "sessions_check_time_session_id_idx",
     ),
     "end swept": (

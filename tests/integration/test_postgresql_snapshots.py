@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql as postgresql_dialect
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.ports import LeftOut, Touch, Transaction
+from session_authority_server.ports import Touch, TouchesSkipped, Transaction
 from session_authority_server.store.database import Database
 from session_authority_workers.expire import Expire
 from tests.support.engines import (
@@ -203,7 +203,7 @@ async def test_a_worker_that_went_away_in_mid_step_keeps_others_from_it_for_seco
             await engine.add(a_session(lifetime=SECOND))
             gone = await psycopg.AsyncConnection.connect(url)
             try:
-                await gone.execute(_sql(select(database.dialect.as_worker())).encode())
+                await gone.execute(_sql(select(database.dialect.worker_settings())).encode())
                 await gone.execute("SELECT FROM upkeep FOR UPDATE")
                 assert (await engine.upkeep.end_overdue(now, 10)).busy
                 async with asyncio.timeout(60):
@@ -224,9 +224,9 @@ async def test_an_activity_of_a_session_that_somebody_else_has_locked_keeps_no_o
     touches = [Touch(each, moment, None) for each in ids(sessions)]
     async with _locking(sessions) as (engine, locked, let_go):
         async with asyncio.timeout(SOON_SECONDS):
-            with pytest.raises(LeftOut) as failure:
+            with pytest.raises(TouchesSkipped) as failure:
                 await engine.sessions.touch(touches, lambda: moment)
-        assert [touch.session_id for touch in failure.value.left] == [locked]
+        assert [touch.session_id for touch in failure.value.skipped] == [locked]
         assert (await engine.get(locked)).last_active_time == START
         await let_go()
         assert await engine.sessions.touch(touches, lambda: moment) == 1
@@ -264,7 +264,7 @@ async def test_a_sign_in_beyond_the_limit_leaves_an_ending_that_it_waited_for(
             )
 
             async def make_room(transaction: Transaction) -> Sequence[UUID]:
-                return await transaction.end_live_beyond("ann", START + MINUTE, 0, beyond)
+                return await transaction.end_live_over_limit("ann", START + MINUTE, 0, beyond)
 
             making_room = asyncio.create_task(engine.sessions.transact(make_room))
             await asyncio.sleep(0.2)

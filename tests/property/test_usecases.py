@@ -88,7 +88,7 @@ class Sessions(RuleBasedStateMachine):
         store = engine.sessions
         self.usecases = UseCases(store, clock, policy)
         # All that is pending is settled at once, for here no transaction is slow.
-        self.pace = Pace(batch=2, largest_batch=2, largest_look=2, pause_share=0, rest=-60 * MINUTE)
+        self.pace = Pace(batch=2, largest_batch=2, largest_scan=2, pause_share=0, rest=-60 * MINUTE)
         self.expire = Expire(engine.upkeep, clock, self.pace)
         self.purge = Purge(engine.upkeep, clock, policy, self.pace)
         self.known: list[Known] = []
@@ -441,7 +441,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def run_expire(self) -> None:
-        cutoff = self.now - self.pace.hold_back
+        cutoff = self.now - self.pace.safety_lag
         due = [each for each in self.known if each.recorded is None and self.is_due(each, cutoff)]
         assert self.run(self.expire()) == len(due)
         for each in due:

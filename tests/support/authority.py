@@ -51,7 +51,7 @@ from tests.support.hosts import serving
 
 PATIENCE_SECONDS = 30.0  # for answers on a busy machine
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
-NO_HOLD_BACK = Pace(pause_share=0, hold_back=timedelta(0))
+NO_HOLD_BACK = Pace(pause_share=0, safety_lag=timedelta(0))
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.rpc.authentication import Authenticate, RejectedTokens, anybody
+from session_authority_server.rpc.authentication import Authenticate, RejectedTokens, allow_anyone
 from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.host import Health, Host
@@ -27,7 +27,7 @@ def new_dispatcher(
     sessions: Any = None,
     others: Sequence[object] = (),
     *,
-    authenticate: Authenticate = anybody,
+    authenticate: Authenticate = allow_anyone,
     queue: CallQueue | None = None,
     rejected_per_minute: int = 0,
 ) -> Dispatcher:

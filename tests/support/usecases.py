@@ -27,7 +27,7 @@ from session_authority_server.usecases.reauthenticate_session import reauthentic
 from session_authority_server.usecases.revoke_session import revoke_other_sessions, revoke_session
 from session_authority_server.usecases.sign_out import sign_out
 from session_authority_server.usecases.validate_sessions import (
-    Undecided,
+    NotYetRecorded,
     Validation,
     check_count,
     decide,
@@ -45,7 +45,7 @@ class Recorder:
     def record(self, *events: Event) -> None:
         self.events += events
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         pass
 
 
@@ -85,7 +85,7 @@ class UseCases:
         [outcome] = await validate_sessions(self.context, [asked])
         if isinstance(outcome, InvalidRequest):
             raise outcome
-        if isinstance(outcome, Undecided):
+        if isinstance(outcome, NotYetRecorded):
             await record_use(self.context, [outcome])
             return outcome.session
         return outcome

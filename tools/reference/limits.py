@@ -124,12 +124,12 @@ _STORE = f"""
 | decoded rows that a process keeps | {hot_read.REMEMBERED_LIMIT:,} | decoded again |
 | activity that waits to be written | {activity.PENDING_LIMIT:,} sessions, written every {span(activity.FLUSH_INTERVAL)} | later activity is not recorded |
 | age of the API keys that a server believes | {span(keyring.TRUST_SECONDS)}, read every {span(keyring.REFRESH_SECONDS)} | UNAVAILABLE |
-| time that an ended API key is recognized | {span(keyring.MEMORY_OF_ENDED)} | `API_KEY_INVALID` |
+| time that an ended API key is recognized | {span(keyring.ENDED_KEYS_KEPT)} | `API_KEY_INVALID` |
 """
 _UPKEEP = f"""
-| rows in a transaction of the worker | {_PACE.largest_look:,} read, {expiry._WRITTEN_AT_ONCE:,} written; fewer above {span(_PACE.batch_seconds)} | the next transaction |
+| rows in a transaction of the worker | {_PACE.largest_scan:,} read, {expiry._WRITTEN_AT_ONCE:,} written; fewer above {span(_PACE.batch_seconds)} | the next transaction |
 | erased users in a transaction of the worker | {purge.ERASURES_AT_ONCE:,} | the next transaction |
-| history of sessions and sweeps | {span(_POLICY.history_retention)} (`HISTORY_RETENTION_DAYS`), {span(purge.LEAST_RETENTION)} at least | deleted |
+| history of sessions and sweeps | {span(_POLICY.history_retention)} (`HISTORY_RETENTION_DAYS`), {span(purge.MIN_RETENTION)} at least | deleted |
 | time that an erasure refuses earlier sign-ins | {span(purge.ERASURES_KEPT)} | a sign-in that began before the erasure is accepted |
 | events that wait for the audit log | {audit_log.QUEUE_LIMIT_EVENTS:,} | dropped, counted, and reported when there is room |
 | wait for the audit log at a stop | {span(audit_log.DRAIN_SECONDS)} | the rest is lost, and counted |

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Settling:
+class _SweepProgress:
     """The progress of a run through the sessions of one sweep.
 
     Attributes:
@@ -64,16 +64,16 @@ class Expire(Job):
         self._overdue = Step(
             once,
             self._end_overdue,
-            Stride(self._pace, self._pace.largest_look),
+            Stride(self._pace, self._pace.largest_scan),
             lambda limit: store.count_overdue(self._cutoff(), limit),
             self._make_room,
         )
         swept = Step(
-            self._unsettled,
+            self._unsettled_sweeps,
             self._end_swept,
             Stride(self._pace, self._pace.largest_batch),
             self._count_swept,
-            self._end_overdue_meanwhile,
+            self._end_overdue_between_batches,
         )
         self.steps = (self._overdue, swept)
 
@@ -82,7 +82,7 @@ class Expire(Job):
         return await self._store.oldest_overdue(self._cutoff())
 
     async def _end_overdue(self, _: None, limit: int) -> Batch:
-        limit = self._at_most(limit)
+        limit = self._batch_limit(limit)
         batch = await self._store.end_overdue(
             self._cutoff(), limit, named=self._named, committed=self._record
         )
@@ -91,32 +91,34 @@ class Expire(Job):
         return Batch(batch.count, more=batch.examined > 0, full=batch.examined >= limit)
 
     async def _make_room(self, _: None, _progress: Progress) -> int:
-        await self._audit.room()
+        await self._audit.wait_for_room()
         return 0
 
-    async def _unsettled(self) -> Sequence[_Settling]:
-        return [_Settling(sweep) for sweep in await self._pending_sweeps()]
+    async def _unsettled_sweeps(self) -> Sequence[_SweepProgress]:
+        return [_SweepProgress(sweep) for sweep in await self._pending_sweeps()]
 
-    async def _end_swept(self, settling: _Settling, limit: int) -> Batch:
+    async def _end_swept(self, sweep_progress: _SweepProgress, limit: int) -> Batch:
         batch = await self._store.end_swept(
-            settling.sweep,
+            sweep_progress.sweep,
             self._cutoff(),
-            settling.after,
-            self._at_most(limit),
+            sweep_progress.after,
+            self._batch_limit(limit),
             committed=self._record,
         )
-        settling.after = batch.last
-        settling.all_ended &= not batch.left
+        sweep_progress.after = batch.last
+        sweep_progress.all_ended &= not batch.left
         more = batch.last is not None
-        settled = not more and settling.all_ended
+        settled = not more and sweep_progress.all_ended
         if settled:
-            await self._store.settle_sweep(settling.sweep)
+            await self._store.settle_sweep(sweep_progress.sweep)
         return Batch(len(batch.ended), more=more, full=more, done=settled)
 
-    async def _end_overdue_meanwhile(self, settling: _Settling, progress: Progress) -> int:
+    async def _end_overdue_between_batches(
+        self, sweep_progress: _SweepProgress, progress: Progress
+    ) -> int:
         # A long sweep must not delay sessions that become due meanwhile.
-        ended = 0 if settling.after is None else await self._overdue.run(progress)
-        await self._audit.room()
+        ended = 0 if sweep_progress.after is None else await self._overdue.run(progress)
+        await self._audit.wait_for_room()
         return ended
 
     async def _count_swept(self, limit: int) -> int:
@@ -130,11 +132,11 @@ class Expire(Job):
         rested = self._cutoff() - self._pace.rest
         return await self._store.pending_sweeps(SWEEPS_AT_ONCE, rested)
 
-    def _at_most(self, limit: int) -> int:
+    def _batch_limit(self, limit: int) -> int:
         return min(limit, EVENTS_AT_ONCE) if self._named else limit
 
     def _record(self, batch: ExpiryBatch | SweepBatch) -> None:
         self._audit.record(*batch.ended)
 
     def _cutoff(self) -> datetime:
-        return self._clock.now() - self._pace.hold_back
+        return self._clock.now() - self._pace.safety_lag

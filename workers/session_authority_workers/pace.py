@@ -20,13 +20,13 @@ class Pace:
         batch: The most rows that the first transaction touches.
         smallest_batch: The size below which batches never shrink. Smaller batches would not be faster.
         largest_batch: The most rows that any transaction changes.
-        largest_look: The most rows that a transaction reads if it changes few of them.
+        largest_scan: The most rows that a transaction reads if it changes few of them.
         batch_seconds: The longest that a transaction should take, because other writers wait for it. Batches
             grow while they take less than half of this time, and shrink while they take more than all of it.
         pause_share: The pause after a batch, as a share of the time that the batch took.
-        hold_back: How far the worker's clock stays behind, so that it never ends a session that a validator with
+        safety_lag: How far the worker's clock stays behind, so that it never ends a session that a validator with
             a slow clock still accepts.
-        rest: How long, beyond `hold_back`, a sweep of all users waits before it is processed. It is far longer
+        rest: How long, beyond `safety_lag`, a sweep of all users waits before it is processed. It is far longer
             than any transaction. A sign-in that began before the sweep may commit until then, at an id that the
             worker would have passed already.
     """
@@ -34,10 +34,10 @@ class Pace:
     batch: int = 500
     smallest_batch: int = 50
     largest_batch: int = 5_000
-    largest_look: int = 20_000
+    largest_scan: int = 20_000
     batch_seconds: float = 0.05
     pause_share: float = 0.1
-    hold_back: timedelta = field(default=CLOCK_SKEW_ALLOWANCE)
+    safety_lag: timedelta = field(default=CLOCK_SKEW_ALLOWANCE)
     rest: timedelta = timedelta(minutes=1)
 
 
@@ -48,7 +48,7 @@ class Stride:
         self._pace = pace
         self._largest = largest
         self._batch = pace.batch
-        self._least = min(pace.smallest_batch, pace.batch)
+        self._smallest_batch = min(pace.smallest_batch, pace.batch)
 
     async def take(
         self, batch: Callable[[int], Awaitable[T]], is_full: Callable[[T, int], bool]
@@ -74,6 +74,6 @@ class Stride:
 
     def _adjust(self, took_seconds: float, *, may_grow: bool) -> None:
         if took_seconds > self._pace.batch_seconds:
-            self._batch = max(self._least, int(self._batch * _SHRINKAGE))
+            self._batch = max(self._smallest_batch, int(self._batch * _SHRINKAGE))
         elif may_grow and took_seconds < self._pace.batch_seconds / 2:
             self._batch = min(self._largest, self._batch * _GROWTH)

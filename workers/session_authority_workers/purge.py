@@ -12,7 +12,7 @@ from session_authority_workers.step import Batch, Job, Step, once, uncounted
 # How long the hash of an erased user blocks sign-ins that began before the erasure. No sign-in takes longer.
 ERASURES_KEPT = timedelta(days=30)
 # A lower bound on the history: the worker must audit that a session expired before it deletes the row.
-LEAST_RETENTION = timedelta(minutes=5)
+MIN_RETENTION = timedelta(minutes=5)
 ERASURES_AT_ONCE = 1_000
 
 Limited = Callable[[int], Awaitable[int]]
@@ -22,7 +22,7 @@ class Purge(Job):
     """Deletes sessions and sweeps that have left the history, old retry records, and hashes of erased users."""
 
     name = "purge"
-    least_interval = timedelta(minutes=1)
+    min_interval = timedelta(minutes=1)
 
     def __init__(
         self, store: UpkeepStore, clock: Clock, policy: Policy, pace: Pace | None = None
@@ -30,7 +30,7 @@ class Purge(Job):
         pace = pace or Pace()
 
         def cutoff() -> datetime:
-            return clock.now() - max(policy.history_retention, LEAST_RETENTION)
+            return clock.now() - max(policy.history_retention, MIN_RETENTION)
 
         self.steps = (
             # First, because salts must go as soon as their retry window closes.
@@ -103,16 +103,16 @@ class Partition(Job):
     """
 
     name = "partition"
-    least_interval = timedelta(minutes=10)
+    min_interval = timedelta(minutes=10)
 
     def __init__(self, store: UpkeepStore, clock: Clock, policy: Policy) -> None:
         async def make(end: datetime, _limit: int) -> Batch:
             return Batch(await store.make_partition(end))
 
-        async def over() -> Sequence[str]:
-            ended_before = clock.now() - max(policy.history_retention, LEAST_RETENTION)
+        async def old_partitions() -> Sequence[str]:
+            ended_before = clock.now() - max(policy.history_retention, MIN_RETENTION)
             made_before = ended_before - policy.absolute_lifetime
-            return await store.partitions_over(made_before, ended_before)
+            return await store.droppable_partitions(made_before, ended_before)
 
         async def drop(name: str, _limit: int) -> Batch:
             return Batch(await store.drop_partition(name))
@@ -121,5 +121,5 @@ class Partition(Job):
         self.steps = (
             # First, because sign-ins fail without a partition for their time.
             Step(lambda: store.missing_partitions(clock.now()), make, stride),
-            Step(over, drop, stride),
+            Step(old_partitions, drop, stride),
         )

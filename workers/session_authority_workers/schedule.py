@@ -53,7 +53,7 @@ class Schedule:
         self._expire = expire
         self._jobs: Sequence[tuple[Job, timedelta]] = (
             (expire, interval),
-            *((job, max(interval, job.least_interval)) for job in others),
+            *((job, max(interval, job.min_interval)) for job in others),
         )
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._timers: dict[str, asyncio.TimerHandle] = {}

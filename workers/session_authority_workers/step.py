@@ -82,12 +82,12 @@ class Job:
 
     Attributes:
         name: The job's name in logs, in metrics and in the `worker` command.
-        least_interval: The shortest time between two runs.
+        min_interval: The shortest time between two runs.
         steps: The steps, in order.
     """
 
     name: str
-    least_interval = timedelta(0)
+    min_interval = timedelta(0)
     steps: Sequence[Step[Any]]
 
     async def __call__(self, progress: Progress = lambda _rows: None) -> int:

@@ -15,12 +15,12 @@ from session_authority.sync import SessionClient
 from session_authority.web.site import test_clocks
 
 try:
-    from session_authority_server.app.serving import Served, ServeOptions, serving
+    from session_authority_server.app.serving import RunningServer, ServeOptions, serving
     from session_authority_server.config import Settings
     from session_authority_server.domain.clock import Clock, ManualClock, SystemClock
     from session_authority_server.domain.errors import StoreUnavailable
     from session_authority_server.domain.policy import AtLimit, Policy
-    from session_authority_server.rpc.authentication import Caller, Metadata, anybody
+    from session_authority_server.rpc.authentication import Caller, Metadata, allow_anyone
 except ImportError as error:
     raise ImportError(
         "session_authority.testing runs the real server, which is not installed completely "
@@ -40,12 +40,12 @@ _Result = TypeVar("_Result")
 class _MovedClock:
     """A clock that a test moves on, over one that goes by itself or stands still."""
 
-    def __init__(self, beneath: Clock) -> None:
-        self._beneath = beneath
+    def __init__(self, inner: Clock) -> None:
+        self._inner = inner
         self._ahead = timedelta(0)
 
     def now(self) -> datetime:
-        return self._beneath.now() + self._ahead
+        return self._inner.now() + self._ahead
 
     def advance(self, by: timedelta) -> None:
         self._ahead += by
@@ -61,7 +61,7 @@ class Authority:
         self._settings = settings
         self._clock = clock
         self._outages = 0
-        self._started: Future[tuple[asyncio.AbstractEventLoop, Served]] = Future()
+        self._started: Future[tuple[asyncio.AbstractEventLoop, RunningServer]] = Future()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(
             target=self._run, name="session-authority-testing", daemon=True
@@ -195,7 +195,7 @@ class Authority:
     def _admit(self, method: str, metadata: Metadata) -> Caller:
         if self._outages:
             raise StoreUnavailable("testing an outage")
-        return anybody(method, metadata)
+        return allow_anyone(method, metadata)
 
     def _run(self) -> None:
         try:

@@ -45,11 +45,11 @@ class ClockSkew:
             clock: Taken as right and compared with nothing, for tests that move it.
         """
         self._database = database
-        self._statement = None if clock else database.dialect.tell_time
+        self._statement = None if clock else database.dialect.time_query
         self.wrong: ClockWrong | None = None
-        self._theirs = DatabaseClock()
+        self._database_clock = DatabaseClock()
         self.is_given = clock is not None
-        self.clock: Clock = clock or (self._theirs if self._statement else SystemClock())
+        self.clock: Clock = clock or (self._database_clock if self._statement else SystemClock())
 
     async def settle(self) -> None:
         """Learn the database's time before anything depends on it.
@@ -58,7 +58,7 @@ class ClockSkew:
             StoreUnavailable: If the database doesn't answer.
         """
         questions = 0 if self._statement is None else _FIRST_QUESTIONS
-        while questions and self._theirs.uncertainty_seconds > _QUICK_SECONDS:
+        while questions and self._database_clock.uncertainty_seconds > _QUICK_SECONDS:
             await self.measure()
             questions -= 1
 
@@ -75,14 +75,14 @@ class ClockSkew:
         statement = text(self._statement)
 
         async def ask(connection: AsyncConnection) -> tuple[datetime, float, float]:
-            asked = elapsed_seconds()
-            theirs: datetime = (await connection.execute(statement)).scalar_one()
-            return theirs, asked, elapsed_seconds()
+            asked_at = elapsed_seconds()
+            database_time: datetime = (await connection.execute(statement)).scalar_one()
+            return database_time, asked_at, elapsed_seconds()
 
-        self._theirs.learn(*await self._database.read(ask))
+        self._database_clock.learn(*await self._database.read(ask))
         # At once: calls already get the time that was just learned.
-        self.wrong = self._judge()
-        return self._theirs.skew()
+        self.wrong = self._find_skew()
+        return self._database_clock.skew()
 
     async def require_right_clock(self) -> None:
         """Compare the machine's clock with the database's, now.
@@ -124,7 +124,7 @@ class ClockSkew:
                 with contextlib.suppress(StoreUnavailable):  # the store has logged it
                     await self.measure()
                 measure_at = elapsed_seconds() + MEASURE_SECONDS
-            self.wrong = self._judge()
+            self.wrong = self._find_skew()
             serves = self.wrong is None
             if serves != served:
                 self._log_change()
@@ -144,9 +144,9 @@ class ClockSkew:
             _log.error("stopped serving: %s; set the clock by NTP", self.wrong)
 
     def _skew(self) -> timedelta:
-        return timedelta(0) if self._statement is None else self._theirs.skew()
+        return timedelta(0) if self._statement is None else self._database_clock.skew()
 
-    def _judge(self) -> ClockWrong | None:
+    def _find_skew(self) -> ClockWrong | None:
         skew = self._skew()
         if abs(skew) <= TOLERATED_SKEW:
             return None

@@ -70,11 +70,11 @@ async def check_tables_and_grants(settings: Settings, database: Database) -> Non
         CannotStart: If a table, a column or a right is missing.
     """
     try:
-        lack = await schema.read_lack(database)
+        missing = await schema.find_missing(database)
     except StoreUnavailable as error:
         raise cannot_use(settings, error) from None
-    if lack is not None:
-        raise CannotStart(f"the database {settings.database} can't be used: {lack}")
+    if missing is not None:
+        raise CannotStart(f"the database {settings.database} can't be used: {missing}")
 
 
 def database_of(
@@ -160,7 +160,7 @@ def _check_path(path: Path, *, must_exist: bool) -> None:
 
 
 @contextlib.asynccontextmanager
-async def in_place(database: Database) -> AsyncIterator[None]:
+async def stopping_if_displaced(database: Database) -> AsyncIterator[None]:
     """Send SIGTERM to this process once its SQLite file is no longer in its place.
 
     Raises:

@@ -73,7 +73,7 @@ def new_host(
     dispatcher: Dispatcher,
     streams: Mapping[str, Stream],
     health: Health,
-    shown: Certificates | None,
+    tls_certificates: Certificates | None,
     *,
     share_port: bool,
 ) -> Host:
@@ -83,7 +83,7 @@ def new_host(
         CannotStart: If it isn't installed, or can't serve with certificates.
     """
     name = host_name(settings)
-    credentials = None if shown is None else shown.credentials()
+    credentials = None if tls_certificates is None else tls_certificates.credentials()
     grpcio = GrpcioHost(
         dispatcher,
         streams,
@@ -142,7 +142,7 @@ def bind(host: Host, address: str) -> str:
         raise cannot_listen(address) from None
 
 
-async def served_to_its_end(host: Host) -> None:
+async def stop_process_when_host_ends(host: Host) -> None:
     """Stop the process if the host takes no more calls although no operator stopped it.
 
     A supervisor, or `--processes`, then starts another process. This one would refuse every connection.
@@ -154,16 +154,16 @@ async def served_to_its_end(host: Host) -> None:
 
 async def drain(
     host: Host,
-    healthy: Health,
+    health: Health,
     hub: Hub,
     grace_seconds: float,
-    served: "asyncio.Task[None]",
+    host_ended: "asyncio.Task[None]",
 ) -> None:
     """Take no more calls, end the streams, and wait for the calls under way."""
-    if served.done():
+    if host_ended.done():
         # What gRPC never took on would be waited for too. The calls that it did take on have this long.
         grace_seconds = min(grace_seconds, DEADLINE_SECONDS)
-    served.cancel()
-    await healthy.drain()
+    host_ended.cancel()
+    await health.drain()
     hub.drain()
     await host.stop(grace_seconds)

@@ -13,9 +13,9 @@ from grpc_health.v1 import health_pb2
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import (
     check_tables_and_grants,
-    in_place,
     key_store,
     opened,
+    stopping_if_displaced,
 )
 from session_authority_server.app.development_key import make_first_key
 from session_authority_server.app.grpc_server import (
@@ -23,7 +23,7 @@ from session_authority_server.app.grpc_server import (
     certificates,
     drain,
     refuse_exposure,
-    served_to_its_end,
+    stop_process_when_host_ends,
 )
 from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.process import StoppedServing
@@ -36,7 +36,7 @@ from session_authority_server.devices.parser import warm_up
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.ports import Audit
-from session_authority_server.rpc.authentication import Authenticate, Authentication, anybody
+from session_authority_server.rpc.authentication import Authenticate, Authentication, allow_anyone
 from session_authority_server.rpc.host import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
@@ -64,7 +64,7 @@ class ServeOptions:
     standard_output: int = 1
 
 
-class Served(NamedTuple):
+class RunningServer(NamedTuple):
     """A server that answers.
 
     Attributes:
@@ -88,7 +88,7 @@ async def serving(
     show_key: Callable[[str], None] = lambda _key: None,
     clock: Clock | None = None,
     authenticate: Authenticate | None = None,
-) -> AsyncIterator[Served]:
+) -> AsyncIterator[RunningServer]:
     """Serve while the context lasts, and then drain.
 
     The server starts from the top of this function to the bottom, and drains from the bottom to the top.
@@ -107,9 +107,9 @@ async def serving(
         StoppedServing: If gRPC stopped by itself, at the end.
     """
     refuse_exposure(settings, insecure=options.insecure, allow_plaintext=options.allow_plaintext)
-    shown = certificates(settings)
+    tls_certificates = certificates(settings)
     if options.insecure:
-        authenticate = _anybody_with_warning()
+        authenticate = _allow_anyone_with_warning()
     async with (
         # The audit log outlives the database, which waits for the last transactions and their events.
         auditing(settings, options.standard_output) as audit,
@@ -120,30 +120,36 @@ async def serving(
         await skew.settle()
         warm_up()
         keyring = Keyring(keys, skew.clock)
-        who = authenticate or Authentication(keyring)
+        authentication = authenticate or Authentication(keyring)
         server = new_server(
-            settings, database, skew, audit, who, shown, share_port=options.share_port
+            settings,
+            database,
+            skew,
+            audit,
+            authentication,
+            tls_certificates,
+            share_port=options.share_port,
         )
         address = bind(server.host, settings.listen)
         with metrics(settings):
             async with (
-                _uses_written_at_end(server),
+                _flushing_activity_at_end(server),
                 contextlib.nullcontext()
                 if authenticate
-                else _keys_kept_current(settings, keys, keyring, audit, skew.clock.now(), show_key),
-                _background(settings, database, server, skew.clock),
+                else _refreshing_keys(settings, keys, keyring, audit, skew.clock.now(), show_key),
+                _background_loops(settings, database, server, skew.clock),
                 _upkeep(settings, database, skew, audit, worker=options.worker),
-                _answering(settings, server, skew) as served,
+                _accepting_calls(settings, server, skew) as host_ended,
             ):
                 activity, check = server.context.activity, server.watch_service.check
-                yield Served(address, server.host.name, activity, check)
-                if served.done():
+                yield RunningServer(address, server.host.name, activity, check)
+                if host_ended.done():
                     raise StoppedServing
 
 
-def _anybody_with_warning() -> Authenticate:
+def _allow_anyone_with_warning() -> Authenticate:
     _log.warning("--insecure: no API key is asked for, and anybody who gets here may do everything")
-    return anybody
+    return allow_anyone
 
 
 @contextlib.asynccontextmanager
@@ -155,14 +161,14 @@ async def _usable_database(settings: Settings) -> AsyncIterator[Database]:
     make_schema = settings.sqlite_path is not None
     async with (
         opened(settings, make_schema=make_schema, serve=True) as database,
-        in_place(database),
+        stopping_if_displaced(database),
     ):
         await check_tables_and_grants(settings, database)
         yield database
 
 
 @contextlib.asynccontextmanager
-async def _uses_written_at_end(server: Server) -> AsyncIterator[None]:
+async def _flushing_activity_at_end(server: Server) -> AsyncIterator[None]:
     """Write the uses of sessions that wait in memory, once no call is under way any more."""
     try:
         yield
@@ -170,10 +176,10 @@ async def _uses_written_at_end(server: Server) -> AsyncIterator[None]:
         try:
             await server.context.superseded.settle()
         finally:  # even if an operator interrupts that wait
-            await _write_uses(server.context.activity)
+            await _flush_activity(server.context.activity)
 
 
-async def _write_uses(activity: Activity) -> None:
+async def _flush_activity(activity: Activity) -> None:
     try:
         await activity.flush()
     except StoreUnavailable:
@@ -181,7 +187,7 @@ async def _write_uses(activity: Activity) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _keys_kept_current(
+async def _refreshing_keys(
     settings: Settings,
     keys: SqlKeyStore,
     keyring: Keyring,
@@ -192,16 +198,16 @@ async def _keys_kept_current(
     """Read the API keys before the first call, and keep them current."""
     await make_first_key(settings, keys, now, audit, show_key)
     await keyring.refresh()
-    with _running(keyring.keep_current(), keyring.keep_uses_written()):
+    with _running_tasks(keyring.keep_current(), keyring.keep_uses_written()):
         yield
 
 
 @contextlib.asynccontextmanager
-async def _background(
+async def _background_loops(
     settings: Settings, database: Database, server: Server, clock: Clock
 ) -> AsyncIterator[None]:
     """Run the loops of a server that answers."""
-    with _running(
+    with _running_tasks(
         server.context.activity.run(),
         watch_backlog(database, settings, clock),
         server.channel.run(server.hub),
@@ -225,27 +231,27 @@ async def _upkeep(
         finally:
             await upkeep.stop()
     else:
-        with _running(*(() if right is None else (right.keep_noting(),))):
+        with _running_tasks(*(() if right is None else (right.note_every_minute(),))):
             yield
 
 
 @contextlib.asynccontextmanager
-async def _answering(
+async def _accepting_calls(
     settings: Settings, server: Server, skew: ClockSkew
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """Answer calls, and drain at the end. Gives a task that is done if gRPC stops by itself."""
     await server.host.start()
-    served = asyncio.create_task(served_to_its_end(server.host))
+    host_ended = asyncio.create_task(stop_process_when_host_ends(server.host))
     try:
         await _set_serving(server.health, skew.wrong is None)
-        with _running(skew.watch(lambda serving: _set_serving(server.health, serving))):
-            yield served
+        with _running_tasks(skew.watch(lambda serving: _set_serving(server.health, serving))):
+            yield host_ended
     finally:
-        await drain(server.host, server.health, server.hub, settings.drain_seconds, served)
+        await drain(server.host, server.health, server.hub, settings.drain_seconds, host_ended)
 
 
 @contextlib.contextmanager
-def _running(*loops: Coroutine[Any, Any, object]) -> Iterator[None]:
+def _running_tasks(*loops: Coroutine[Any, Any, object]) -> Iterator[None]:
     """Run loops that never return in tasks of their own, and cancel them at the end."""
     tasks = [asyncio.create_task(each) for each in loops]
     try:

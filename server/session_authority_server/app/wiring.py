@@ -23,7 +23,7 @@ from session_authority_server.rpc.authentication import (
     Metadata,
     RejectedTokens,
 )
-from session_authority_server.rpc.call_queue import GRPCIO_BREATH_SECONDS, CallQueue
+from session_authority_server.rpc.call_queue import GRPCIO_BATCH_PAUSE_SECONDS, CallQueue
 from session_authority_server.rpc.certificates import Certificates
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.host import Health, Host
@@ -79,7 +79,7 @@ def new_server(
     skew: ClockSkew,
     audit: Audit,
     authenticate: Authenticate,
-    shown: Certificates | None,
+    tls_certificates: Certificates | None,
     *,
     share_port: bool,
 ) -> Server:
@@ -91,7 +91,7 @@ def new_server(
     )
     context = usecase_context(store, clock, policy, audit)
     rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
-    authenticate = _with_right_clock(authenticate, skew)
+    authenticate = _refusing_wrong_clock(authenticate, skew)
     hub = Hub(channel, encode_changes, encode_pong(policy.cache_lease), time.monotonic)
     watch_service = SessionWatchService(hub, authenticate)
     dispatcher = Dispatcher(
@@ -100,25 +100,27 @@ def new_server(
         authenticate,
         CallQueue(
             running_limit=settings.max_in_flight_calls,
-            breath_seconds=GRPCIO_BREATH_SECONDS if host_name(settings) == "grpcio" else 0.0,
+            batch_pause_seconds=GRPCIO_BATCH_PAUSE_SECONDS
+            if host_name(settings) == "grpcio"
+            else 0.0,
         ),
         rejected,
     )
     health = Health()
     host = new_host(
-        settings, dispatcher, watch_service.streams, health, shown, share_port=share_port
+        settings, dispatcher, watch_service.streams, health, tls_certificates, share_port=share_port
     )
     return Server(host, health, hub, channel, watch_service, context)
 
 
-def _with_right_clock(authenticate: Authenticate, skew: ClockSkew) -> Authenticate:
+def _refusing_wrong_clock(authenticate: Authenticate, skew: ClockSkew) -> Authenticate:
     """Return an authentication that refuses every caller while the machine's clock is wrong. Open streams then end."""
 
-    def checked(method: str, metadata: Metadata) -> Caller:
+    def authenticate_by_right_clock(method: str, metadata: Metadata) -> Caller:
         skew.refuse_if_wrong()
         return authenticate(method, metadata)
 
-    return checked
+    return authenticate_by_right_clock
 
 
 def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteChannel | None]:
@@ -128,8 +130,8 @@ def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteCha
         CannotStart: If the settings alone show that the channel can't be used.
     """
     if settings.sqlite_path is not None:
-        here = SqliteChannel(lambda: database.write(_nothing))
-        return here, here
+        local_channel = SqliteChannel(lambda: database.write(_run_no_statement))
+        return local_channel, local_channel
     from session_authority_server.watch.postgresql_channel import PostgresqlChannel
 
     listen_url = settings.watch_database_url or settings.database_url
@@ -142,5 +144,5 @@ def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteCha
         ) from None
 
 
-async def _nothing(_connection: AsyncConnection) -> None:
+async def _run_no_statement(_connection: AsyncConnection) -> None:
     pass

@@ -9,7 +9,7 @@ from session_authority_server.domain.event import (
     CredentialRejected,
     Event,
     KeyCreated,
-    KeyGivenEnd,
+    KeyExpirySet,
     KeyRevoked,
     SessionEnded,
     SessionEstablished,
@@ -35,7 +35,7 @@ _ENDED_BECAUSE = {
     EndReason.LIMIT: "The user had as many sessions as the policy allows and signed in again.",
 }
 
-Said = dict[str, Any]
+Fields = dict[str, Any]
 
 
 def as_line(event: Event, *, addresses: bool) -> bytes:
@@ -45,13 +45,13 @@ def as_line(event: Event, *, addresses: bool) -> bytes:
         event: What happened.
         addresses: Whether to include the IP address and user agent of a sign-in.
     """
-    said = _say(event)
+    fields = _fields_of(event)
     if addresses and isinstance(event, SessionEstablished):
-        said |= _whence(event.session)
-    return _line(event.time, said)
+        fields |= _sign_in_origin(event.session)
+    return _line(event.time, fields)
 
 
-def counted(why: str, count: int, since: datetime, until: datetime) -> bytes:
+def summary_line(why: str, count: int, since: datetime, until: datetime) -> bytes:
     """Return one line for events that have no lines of their own.
 
     Args:
@@ -60,39 +60,39 @@ def counted(why: str, count: int, since: datetime, until: datetime) -> bytes:
         since: When the first of them happened.
         until: When the last of them happened, at the latest.
     """
-    said: Said = {"event": "events-dropped"}
+    fields: Fields = {"event": "events-dropped"}
     if why != DROPPED:
-        said = {
+        fields = {
             "event": "credentials-rejected",
             "credential_type": _SESSION_TOKEN,
             "reason": why,
         }
-    return _line(until, said | {"since": _numeric(since), "count": count})
+    return _line(until, fields | {"since": _numeric(since), "count": count})
 
 
 @singledispatch
-def _say(event: Event) -> Said:
+def _fields_of(event: Event) -> Fields:
     raise TypeError(f"{type(event).__name__} is no event")
 
 
-@_say.register
-def _established(event: SessionEstablished) -> Said:
+@_fields_of.register
+def _established(event: SessionEstablished) -> Fields:
     session = event.session
-    said: Said = {
+    fields: Fields = {
         "event": "session-established",
         "event_type": _ESTABLISHED,
         **_of_session(session),
         "initiating_entity": InitiatingEntity.USER.value,
     }
     if session.actor_id:
-        said["actor_id"] = session.actor_id
+        fields["actor_id"] = session.actor_id
     if session.created_by:
-        said["key_id"] = session.created_by
-    return said
+        fields["key_id"] = session.created_by
+    return fields
 
 
-@_say.register
-def _reauthenticated(event: SessionReauthenticated) -> Said:
+@_fields_of.register
+def _reauthenticated(event: SessionReauthenticated) -> Fields:
     return {
         "event": "session-reauthenticated",
         "event_type": _CREDENTIAL,
@@ -103,8 +103,8 @@ def _reauthenticated(event: SessionReauthenticated) -> Said:
     }
 
 
-@_say.register
-def _ended(event: SessionEnded) -> Said:
+@_fields_of.register
+def _ended(event: SessionEnded) -> Fields:
     ending = event.ending
     return {
         "event": "session-ended",
@@ -117,18 +117,18 @@ def _ended(event: SessionEnded) -> Said:
     }
 
 
-@_say.register
-def _swept(event: SessionsSwept) -> Said:
-    said: Said = {"event": "sessions-swept", "event_type": _REVOKED}
-    said |= {"user_id": event.user_id} if event.user_id else {"everybody": True}
+@_fields_of.register
+def _swept(event: SessionsSwept) -> Fields:
+    fields: Fields = {"event": "sessions-swept", "event_type": _REVOKED}
+    fields |= {"user_id": event.user_id} if event.user_id else {"everybody": True}
     if event.kept is not None:
-        said["kept_session_id"] = str(event.kept)
-    said["initiating_entity"] = event.sweep.initiated_by.value
-    return said | {"reason_admin": {"en": event.why}} if event.why else said
+        fields["kept_session_id"] = str(event.kept)
+    fields["initiating_entity"] = event.sweep.initiated_by.value
+    return fields | {"reason_admin": {"en": event.why}} if event.why else fields
 
 
-@_say.register
-def _rejected(event: CredentialRejected) -> Said:
+@_fields_of.register
+def _rejected(event: CredentialRejected) -> Fields:
     return {
         "event": "credential-rejected",
         "session_id": str(event.session_id),
@@ -138,23 +138,23 @@ def _rejected(event: CredentialRejected) -> Said:
     }
 
 
-@_say.register
-def _key_created(event: KeyCreated) -> Said:
+@_fields_of.register
+def _key_created(event: KeyCreated) -> Fields:
     return _of_key("api-key-created", event.key_id, "create")
 
 
-@_say.register
-def _key_given_end(event: KeyGivenEnd) -> Said:
-    said = _of_key("api-key-expiry-set", event.key_id, "update")
-    return said | {"expire_timestamp": _numeric(event.expire_time)}
+@_fields_of.register
+def _key_expiry_set(event: KeyExpirySet) -> Fields:
+    fields = _of_key("api-key-expiry-set", event.key_id, "update")
+    return fields | {"expire_timestamp": _numeric(event.expire_time)}
 
 
-@_say.register
-def _key_revoked(event: KeyRevoked) -> Said:
+@_fields_of.register
+def _key_revoked(event: KeyRevoked) -> Fields:
     return _of_key("api-key-revoked", event.key_id, "revoke")
 
 
-def _of_key(name: str, key_id: str, change_type: str) -> Said:
+def _of_key(name: str, key_id: str, change_type: str) -> Fields:
     return {
         "event": name,
         "event_type": _CREDENTIAL,
@@ -165,7 +165,7 @@ def _of_key(name: str, key_id: str, change_type: str) -> Said:
     }
 
 
-def _of_session(session: Session) -> Said:
+def _of_session(session: Session) -> Fields:
     return {
         "session_id": str(session.session_id),
         "user_id": session.user_id,
@@ -173,17 +173,17 @@ def _of_session(session: Session) -> Said:
     }
 
 
-def _whence(session: Session) -> Said:
-    said: Said = {}
+def _sign_in_origin(session: Session) -> Fields:
+    fields: Fields = {}
     if session.ip_address:
-        said["ips"] = [session.ip_address]
+        fields["ips"] = [session.ip_address]
     if session.user_agent:
-        said["user_agent"] = session.user_agent
-    return said
+        fields["user_agent"] = session.user_agent
+    return fields
 
 
-def _line(moment: datetime, said: Said) -> bytes:
-    text = json.dumps({"event_timestamp": _numeric(moment), **said}, separators=(",", ":"))
+def _line(moment: datetime, fields: Fields) -> bytes:
+    text = json.dumps({"event_timestamp": _numeric(moment), **fields}, separators=(",", ":"))
     # No field here is a token. A caller's user id or a browser's name might contain one.
     return (mask_tokens(text) + "\n").encode()
 

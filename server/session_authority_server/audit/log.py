@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from session_authority_server.audit.lines import DROPPED, as_line, counted
+from session_authority_server.audit.lines import DROPPED, as_line, summary_line
 from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.event import CredentialFault, CredentialRejected, Event
@@ -70,10 +70,10 @@ class AuditLog:
                     self._queue.append(event)
                 else:
                     AUDIT_EVENTS_DROPPED.inc()
-                    self._flood.leave_out(DROPPED)
+                    self._flood.count_suppressed(DROPPED)
             self._changed.notify()
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait until EVENTS_AT_ONCE can be taken, but not for longer than ROOM_SECONDS."""
         give_up = self._elapsed() + ROOM_SECONDS
         most = QUEUE_LIMIT_EVENTS - EVENTS_AT_ONCE
@@ -113,13 +113,13 @@ class AuditLog:
                     self._changed.wait(1.0 if self._flood else None)
                 events, self._queue = self._queue, []
                 # Events are dropped only while others wait, so their report follows those that waited.
-                left_out = self._flood.take(self._is_due)
-                until = self._clock.now() if left_out else None
+                suppressed = self._flood.take(self._is_due)
+                until = self._clock.now() if suppressed else None
                 stopping = self._stopping
             try:
                 lines = deque(as_line(event, addresses=self._addresses) for event in events)
-                for why, each in left_out.items():
-                    lines.append(counted(why, each.count, each.since, until or each.since))
+                for why, each in suppressed.items():
+                    lines.append(summary_line(why, each.count, each.since, until or each.since))
                 self._write(lines)
             except Exception:  # noqa: BLE001 - nothing stops the audit log
                 AUDIT_EVENTS_DROPPED.inc(len(events))

@@ -43,7 +43,7 @@ class File:
             OSError: If the file can't be written, or is no regular file.
         """
         self._path = path
-        self._torn = False
+        self._line_is_partial = False
         self._descriptor = self._open()
 
     def write(self, lines: deque[bytes]) -> None:
@@ -54,10 +54,12 @@ class File:
         """
         self._follow()
         while lines:
-            if self._torn:  # a part of a line is there; the whole line follows on a line of its own
+            if (
+                self._line_is_partial
+            ):  # a part of a line is there; the whole line follows on a line of its own
                 os.write(self._descriptor, b"\n")
-                self._torn = False
-            self._torn = _write_some(self._descriptor, lines, _FILE_WRITE_BYTES)
+                self._line_is_partial = False
+            self._line_is_partial = _write_some(self._descriptor, lines, _FILE_WRITE_BYTES)
 
     def close(self) -> None:
         """Close the file."""
@@ -73,7 +75,7 @@ class File:
         if named is None or (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
             opened = self._open()
             os.close(self._descriptor)
-            self._descriptor, self._torn = opened, False
+            self._descriptor, self._line_is_partial = opened, False
 
     def _open(self) -> int:
         # O_NONBLOCK: opening a pipe must not wait for its reader.

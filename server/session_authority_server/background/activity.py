@@ -10,7 +10,7 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import kept_address
 from session_authority_server.domain.session import Session
-from session_authority_server.ports import LeftOut, SessionStore, Touch
+from session_authority_server.ports import SessionStore, Touch, TouchesSkipped
 
 FLUSH_INTERVAL = timedelta(seconds=2)
 FLUSH_BATCH = 500
@@ -35,7 +35,7 @@ class Activity:
         self._policy = policy
         self._pending: dict[UUID, Touch] = {}
         self._decisive: dict[UUID, Touch] = {}
-        self._this_write: asyncio.Future[None] | None = None
+        self._current_write: asyncio.Future[None] | None = None
         self._next_write: asyncio.Future[None] | None = None
         self.dropped = 0
 
@@ -78,29 +78,29 @@ class Activity:
         for touch in decisive:
             self._decisive[touch.session_id] = touch
         if self._next_write is None:
-            self._next_write = asyncio.ensure_future(self._write_next(self._this_write))
+            self._next_write = asyncio.ensure_future(self._write_next(self._current_write))
             # Every waiting call may have been cancelled. The failure must count as seen even then.
             self._next_write.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.shield(self._next_write)
-        except LeftOut as error:
-            left = {touch.session_id for touch in error.left}
+        except TouchesSkipped as error:
+            left = {touch.session_id for touch in error.skipped}
             if any(touch.session_id in left for touch in decisive):
                 raise StoreUnavailable("writing") from error
 
     async def _write_next(self, before: "asyncio.Future[None] | None") -> None:
         if before is not None:
             await asyncio.wait([before])
-        self._this_write, self._next_write = self._next_write, None
+        self._current_write, self._next_write = self._next_write, None
         batch, self._decisive = list(self._decisive.values()), {}
         left: list[Touch] = []
         for start in range(0, len(batch), FLUSH_BATCH):
             try:
                 await self._store.touch(batch[start : start + FLUSH_BATCH], self._clock.now)
-            except LeftOut as error:
-                left += error.left
+            except TouchesSkipped as error:
+                left += error.skipped
         if left:
-            raise LeftOut(left)
+            raise TouchesSkipped(left)
 
     def is_fresh(self, session: Session, now: datetime) -> bool:
         """Say whether a session's recorded activity is recent enough."""
@@ -117,8 +117,8 @@ class Activity:
             batch = list(islice(self._pending.values(), FLUSH_BATCH))
             try:
                 await self._store.touch(batch, self._clock.now)
-            except LeftOut as error:
-                self._forget(touch for touch in batch if touch not in error.left)
+            except TouchesSkipped as error:
+                self._forget(touch for touch in batch if touch not in error.skipped)
                 raise StoreUnavailable("writing") from error
             self._forget(batch)
 

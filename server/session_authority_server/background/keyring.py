@@ -23,7 +23,7 @@ TRUST_SECONDS = 5.0
 WRITE_SECONDS = 10.0
 USE_RESOLUTION = timedelta(minutes=10)
 # A key that ended longer ago is treated as unknown.
-MEMORY_OF_ENDED = timedelta(days=30)
+ENDED_KEYS_KEPT = timedelta(days=30)
 _NO_HASH = bytes(32)
 _Use: TypeAlias = tuple[UUID, Permission]
 
@@ -71,7 +71,7 @@ class Keyring:
         proven = tokens.proves(token.secret, _NO_HASH if key is None else key.secret_hash)
         if key is None or not proven:
             raise ApiKeyInvalid
-        self.check_good(key)
+        self.check_usable(key)
         return key
 
     def check_current(self) -> None:
@@ -83,7 +83,7 @@ class Keyring:
         if self._monotonic() >= self._trusted_until:
             raise StoreUnavailable("checking API keys")
 
-    def check_good(self, key: ApiKey) -> None:
+    def check_usable(self, key: ApiKey) -> None:
         """Check that a key is neither revoked nor past its time.
 
         Raises:
@@ -110,7 +110,7 @@ class Keyring:
             StoreUnavailable: If that fails. The keys read before are believed for a while longer.
         """
         began = self._monotonic()
-        ended_after = self._clock.now() - MEMORY_OF_ENDED
+        ended_after = self._clock.now() - ENDED_KEYS_KEPT
         keys = {key.key_id: key for key in await self._store.read_keys(ended_after)}
         self._trusted_until = began + TRUST_SECONDS
         self.generation += keys != self._keys
@@ -138,14 +138,14 @@ class Keyring:
 
     async def keep_current(self) -> None:
         """Read the keys again and again until cancelled."""
-        await _again_and_again(self.refresh, REFRESH_SECONDS)
+        await _run_every(self.refresh, REFRESH_SECONDS)
 
     async def keep_uses_written(self) -> None:
         """Write uses again and again until cancelled. Reading the keys never waits for this."""
-        await _again_and_again(self.write_uses, WRITE_SECONDS)
+        await _run_every(self.write_uses, WRITE_SECONDS)
 
 
-async def _again_and_again(work: Callable[[], Awaitable[None]], seconds: float) -> None:
+async def _run_every(work: Callable[[], Awaitable[None]], seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:

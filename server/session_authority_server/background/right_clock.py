@@ -56,7 +56,7 @@ class RightClock:
                 f"{noted:%Y-%m-%d %H:%M} UTC; if the clock is right, run: session-authority repair-clock"
             )
 
-    async def keep_noting(self) -> None:
+    async def note_every_minute(self) -> None:
         """Note every minute that the clock is right, in a server without a worker. Never returns."""
         while True:
             with contextlib.suppress(ClockWrong, StoreUnavailable):

@@ -42,7 +42,7 @@ class SupersededTokens:
         store: SessionStore,
         clock: Clock,
         policy: Policy,
-        told: OnSuperseded,
+        on_used: OnSuperseded,
     ) -> None:
         """Act by a policy.
 
@@ -50,20 +50,20 @@ class SupersededTokens:
             store: Keeps sessions.
             clock: Tells the time.
             policy: Says what to do.
-            told: Called at each use with the session as it stands. It must not fail or take long.
+            on_used: Called at each use with the session as it stands. It must not fail or take long.
         """
         self._store = store
         self._clock = clock
         self._policy = policy
-        self._told = told
+        self._on_used = on_used
         self._endings: dict[UUID, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(ENDINGS_AT_ONCE)
 
     def used(self, session: Session) -> None:
         """Note the use of a superseded token of a session. End the session if the policy says so."""
-        self._told(session)
+        self._on_used(session)
         session_id = session.session_id
-        if not self._is_to_end(session) or session_id in self._endings:
+        if not self._should_end(session) or session_id in self._endings:
             return
         if len(self._endings) >= ENDINGS_LIMIT:
             _log.error("too many sessions wait to be ended for a superseded token; left out one")
@@ -96,7 +96,7 @@ class SupersededTokens:
                 return
         _log.error("a session could not be ended for a superseded token; its next use tries again")
 
-    def _is_to_end(self, session: Session) -> bool:
+    def _should_end(self, session: Session) -> bool:
         now = self._clock.now()
         return (
             self._policy.superseded_use is SupersededUse.END_SESSION
@@ -109,7 +109,7 @@ class SupersededTokens:
         current = await transaction.read_session(session.session_id)
         if current is None:
             raise SessionNotLive  # Erased meanwhile. The lock must leave nothing of the user.
-        if self._is_to_end(current):
+        if self._should_end(current):
             ending = Ending(self._clock.now(), EndReason.REVOKED, InitiatingEntity.POLICY)
             if await transaction.end_session(session.session_id, ending):
                 transaction.record(SessionEnded(session.session_id, session.user_id, ending))

@@ -11,10 +11,10 @@ from session_authority_server.check.requirement import (
     Standard,
     always,
     app_duty,
+    limit_with_exceptions,
     met,
-    nobody_may,
+    no_key_permits,
     not_met,
-    outlived,
     span,
 )
 from session_authority_server.domain.api_key import Permission
@@ -60,14 +60,14 @@ def tokens_are_unguessable(facts: Facts) -> Finding:
     return met(f"A token has {bits} bits from the system's generator, and names nothing else")
 
 
-def idleness_ends(facts: Facts) -> Finding:
+def idle_timeout_ends_sessions(facts: Facts) -> Finding:
     """Judge 7.3.1."""
     idle = facts.policy.idle_timeout
     if idle is None:
         return not_met("Sessions may stay unused", setting="idle_timeout_seconds")
-    if until := facts.outlived(idle):
+    if until := facts.exceeded_until(idle):
         return not_met(
-            outlived(f"It is {span(idle)}", until),
+            limit_with_exceptions(f"It is {span(idle)}", until),
             setting="idle_timeout_seconds",
         )
     return met(
@@ -77,18 +77,18 @@ def idleness_ends(facts: Facts) -> Finding:
     )
 
 
-def age_ends(facts: Facts) -> Finding:
+def lifetime_ends_sessions(facts: Facts) -> Finding:
     """Judge 7.3.2."""
     lifetime, setting = facts.policy.absolute_lifetime, "absolute_lifetime_seconds"
-    if until := facts.outlived(lifetime):
-        return not_met(outlived(f"It is {span(lifetime)}", until), setting=setting)
+    if until := facts.exceeded_until(lifetime):
+        return not_met(limit_with_exceptions(f"It is {span(lifetime)}", until), setting=setting)
     return met(
         f"A session that begins now ends {span(lifetime)} after its user was authenticated, at the latest",
         setting=setting,
     )
 
 
-def the_ended_stay_ended(facts: Facts) -> Finding:
+def ended_sessions_stay_ended(facts: Facts) -> Finding:
     """Judge 7.4.1."""
     if reasons := list(facts.forgets()):
         return not_met(
@@ -106,12 +106,12 @@ def the_ended_stay_ended(facts: Facts) -> Finding:
     )
 
 
-def sensitive_use_of_sessions_is_fresh(facts: Facts) -> Finding:
+def session_management_needs_recent_authentication(facts: Facts) -> Finding:
     """Judge 7.5.2."""
     setting = "max_authentication_age_seconds"
     age = facts.policy.max_authentication_age
     if not facts.may(Permission.MANAGE):
-        return nobody_may(facts, Permission.MANAGE)
+        return no_key_permits(facts, Permission.MANAGE)
     if age is None:
         return not_met(
             "Users see and end any session of theirs, however long ago they were authenticated",
@@ -128,7 +128,7 @@ def _permitted(permission: Permission, otherwise: Finding) -> Judge:
     """Return what finds a requirement not met as long as nobody may do what it takes."""
 
     def judge(facts: Facts) -> Finding:
-        return otherwise if facts.may(permission) else nobody_may(facts, permission)
+        return otherwise if facts.may(permission) else no_key_permits(facts, permission)
 
     return judge
 
@@ -196,9 +196,9 @@ REQUIREMENTS: Sequence[Requirement] = (
             ),
         ),
     ),
-    _asvs("7.3.1", 2, "Inactivity ends a session", idleness_ends),
-    _asvs("7.3.2", 2, "An absolute lifetime ends a session", age_ends),
-    _asvs("7.4.1", 1, "An ended session can't be used any more", the_ended_stay_ended),
+    _asvs("7.3.1", 2, "Inactivity ends a session", idle_timeout_ends_sessions),
+    _asvs("7.3.2", 2, "An absolute lifetime ends a session", lifetime_ends_sessions),
+    _asvs("7.4.1", 1, "An ended session can't be used any more", ended_sessions_stay_ended),
     _asvs(
         "7.4.2",
         1,
@@ -256,7 +256,7 @@ REQUIREMENTS: Sequence[Requirement] = (
         "7.5.2",
         2,
         "Users see all their sessions and, having authenticated again, end any",
-        sensitive_use_of_sessions_is_fresh,
+        session_management_needs_recent_authentication,
     ),
     _asvs(
         "7.5.3",

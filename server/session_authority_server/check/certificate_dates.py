@@ -32,12 +32,12 @@ def _shown(certificate: Path, key: Path) -> Mapping[str, object]:
     serves = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # A passphrase, although there is none: or else it may ask for one on the terminal.
     serves.load_cert_chain(certificate, key, password="")
-    asks = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    asks.check_hostname = False
-    asks.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(_AT_ANY_TIME)
-    asks.load_verify_locations(certificate)
+    tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls_context.check_hostname = False
+    tls_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(_AT_ANY_TIME)
+    tls_context.load_verify_locations(certificate)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = asks.wrap_bio(to_client, to_server)
+    client = tls_context.wrap_bio(to_client, to_server)
     server = serves.wrap_bio(to_server, to_client, server_side=True)
     for _ in range(_ROUNDS):
         for end in (client, server):

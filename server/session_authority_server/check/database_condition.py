@@ -77,7 +77,7 @@ Condition = SqliteCondition | PostgresqlCondition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
+class Backlog:
     """Since when something waits for the worker; None where nothing does.
 
     Attributes:
@@ -105,14 +105,14 @@ async def read_condition(database: Database) -> Condition:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         return PostgresqlCondition(
             **row,
-            verified=database_identity.is_asked_for(driver.info.get_parameters()),
+            verified=database_identity.is_server_verified(driver.info.get_parameters()),
             is_local=_is_local(client, server),
         )
 
     return await database.read(work)
 
 
-async def read_unfinished(database: Database) -> Unfinished:
+async def read_backlog(database: Database) -> Backlog:
     """Return what waits for the worker, but for overdue sessions.
 
     Raises:
@@ -125,14 +125,14 @@ async def read_unfinished(database: Database) -> Unfinished:
         .scalar_subquery(),
     )
 
-    async def work(connection: AsyncConnection) -> Unfinished:
+    async def work(connection: AsyncConnection) -> Backlog:
         sweep_time, erase_time = (await connection.execute(statement)).one()
-        return Unfinished(sweep_time=sweep_time, erase_time=erase_time)
+        return Backlog(sweep_time=sweep_time, erase_time=erase_time)
 
     return await database.read(work)
 
 
-async def read_live_until(database: Database, now: datetime) -> datetime | None:
+async def read_last_check_time(database: Database, now: datetime) -> datetime | None:
     """Return until when that live session needs no look which needs one last; None where there is none.
 
     Of the limits that sessions began under, nothing else is indexed: one without an idle timeout needs a look when

@@ -8,7 +8,7 @@ from typing import Any
 _VERIFYING = frozenset(("verify-ca", "verify-full"))
 
 
-def is_asked_for(parameters: Mapping[str, Any]) -> bool:
+def is_server_verified(parameters: Mapping[str, Any]) -> bool:
     """Say whether nobody in between can answer in the server's place.
 
     By its certificate, by a proof that it knows the password's verifier and is the other end of this very TLS
@@ -28,7 +28,7 @@ def is_asked_for(parameters: Mapping[str, Any]) -> bool:
 def leaves_this_machine(parameters: Mapping[str, Any]) -> bool:
     """Say whether a server, or one of several, may be on another machine."""
     names = str(parameters.get("hostaddr") or parameters.get("host") or "")
-    return any(not _is_here(name) for name in names.split(","))
+    return any(not _is_this_machine(name) for name in names.split(","))
 
 
 def parameters_of(url: str) -> Mapping[str, Any]:
@@ -54,7 +54,7 @@ def _root_certificate(parameters: Mapping[str, Any]) -> Path:
     return Path(given) if given else Path.home() / ".postgresql" / "root.crt"
 
 
-def _is_here(host: str) -> bool:
+def _is_this_machine(host: str) -> bool:
     if host in {"", "localhost"} or host.startswith(("/", "@")):
         return True
     try:

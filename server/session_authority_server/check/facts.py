@@ -7,10 +7,10 @@ from pathlib import Path
 from uuid import UUID
 
 from session_authority_server.check.database_condition import (
+    Backlog,
     Condition,
     PostgresqlCondition,
     SqliteCondition,
-    Unfinished,
 )
 from session_authority_server.domain.api_key import ApiKey, KeyState, KeyUse, Permission
 from session_authority_server.domain.policy import Policy
@@ -77,7 +77,7 @@ class Contents:
         uses: What each used since that is recorded.
         overdue_since: When the longest overdue session should have been looked at; None where none is overdue.
         live_until: Until when that live session needs no look which needs one last; None where there is none.
-        unfinished: What else waits for the worker.
+        backlog: What else waits for the worker.
         latest_time: The latest of the times that were recorded when something happened; None where there is none.
         sign_ins_until: From when on sign-ins have no partition to go to; None where there are enough.
     """
@@ -86,7 +86,7 @@ class Contents:
     uses: Mapping[UUID, Mapping[Permission, KeyUse]]
     overdue_since: datetime | None
     live_until: datetime | None
-    unfinished: Unfinished
+    backlog: Backlog
     sign_ins_until: datetime | None
     latest_time: datetime | None
 
@@ -145,7 +145,7 @@ class Facts:
             permission in key.permissions for key in self.good_keys
         )
 
-    def outlived(self, limit: timedelta) -> datetime | None:
+    def exceeded_until(self, limit: timedelta) -> datetime | None:
         """Return until when, at least, a session may live to which a limit of the policy was none when it began.
 
         None where no such session is known. One that began under the policy needs a look before its limits have

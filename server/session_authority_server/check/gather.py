@@ -9,9 +9,9 @@ from session_authority_server.app import development_key
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.check import database_identity
 from session_authority_server.check.database_condition import (
+    read_backlog,
     read_condition,
-    read_live_until,
-    read_unfinished,
+    read_last_check_time,
 )
 from session_authority_server.check.facts import Contents, Exposure, Facts, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, is_loopback
@@ -104,9 +104,9 @@ def _is_verified(url: str) -> bool:
         parameters = database_identity.parameters_of(url)
     except ValueError:
         return True  # no server starts with it, and each server says why
-    return database_identity.is_asked_for(parameters) or not database_identity.leaves_this_machine(
+    return database_identity.is_server_verified(
         parameters
-    )
+    ) or not database_identity.leaves_this_machine(parameters)
 
 
 async def _contents(database: Database, now: datetime) -> Contents:
@@ -115,8 +115,8 @@ async def _contents(database: Database, now: datetime) -> Contents:
         keys=await keys.read_keys(),
         uses=await keys.read_key_uses(),
         overdue_since=await SqlUpkeepStore(database).oldest_overdue(now),
-        live_until=await read_live_until(database, now),
-        unfinished=await read_unfinished(database),
+        live_until=await read_last_check_time(database, now),
+        backlog=await read_backlog(database),
         latest_time=await read_latest_time(database),
         sign_ins_until=await _sign_ins_until(Partitions(database), now),
     )

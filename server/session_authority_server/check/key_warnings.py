@@ -14,7 +14,7 @@ EXPIRES_SOON = timedelta(days=14)
 _DEVELOPMENT = "development"
 
 
-def keys_are_many_or_mighty(facts: Facts) -> Iterator[CheckWarning]:
+def keys_are_unused_or_too_powerful(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of keys that are not used, do not end, or can do more than they are used for."""
     if facts.contents is None:
         return
@@ -36,11 +36,11 @@ def keys_are_many_or_mighty(facts: Facts) -> Iterator[CheckWarning]:
                 "the key for development is good, and may do everything",
                 f"give programs keys of their own, then: session-authority keys revoke {key.key_id}",
             )
-        yield from _about_its_end(key, about, facts.now)
-        yield from _about_its_use(key, about, facts)
+        yield from _expiry_warnings(key, about, facts.now)
+        yield from _use_warnings(key, about, facts)
 
 
-def _about_its_end(key: ApiKey, about: str, now: datetime) -> Iterator[CheckWarning]:
+def _expiry_warnings(key: ApiKey, about: str, now: datetime) -> Iterator[CheckWarning]:
     if key.expire_time is None:
         yield CheckWarning(
             "key-without-expiry",
@@ -57,7 +57,7 @@ def _about_its_end(key: ApiKey, about: str, now: datetime) -> Iterator[CheckWarn
         )
 
 
-def _about_its_use(key: ApiKey, about: str, facts: Facts) -> Iterator[CheckWarning]:
+def _use_warnings(key: ApiKey, about: str, facts: Facts) -> Iterator[CheckWarning]:
     now = facts.now
     if key.last_used_time is None:
         if now - key.create_time >= UNUSED_AFTER:

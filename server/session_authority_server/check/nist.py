@@ -11,10 +11,10 @@ from session_authority_server.check.requirement import (
     Standard,
     always,
     app_duty,
+    limit_with_exceptions,
     met,
-    nobody_may,
+    no_key_permits,
     not_met,
-    outlived,
     span,
 )
 from session_authority_server.domain.api_key import Permission
@@ -41,21 +41,21 @@ _LIFETIME = "absolute_lifetime_seconds"
 _IDLE_TIMEOUT = "idle_timeout_seconds"
 
 
-def lives_at_most(limit: timedelta, level: int) -> Judge:
+def lifetime_at_most(limit: timedelta, level: int) -> Judge:
     """Return what judges whether sessions end in time, used or not."""
 
     def judge(facts: Facts) -> Finding:
         lifetime = facts.policy.absolute_lifetime
-        said, until = f"It is {span(lifetime)}", facts.outlived(lifetime)
+        said, until = f"It is {span(lifetime)}", facts.exceeded_until(lifetime)
         if lifetime <= limit and until is None:
             return met(said, setting=_LIFETIME)
         justified = (
             level <= WITHIN_ASSURANCE_LEVEL
             and lifetime <= LONGEST_JUSTIFIED
-            and facts.outlived(LONGEST_JUSTIFIED) is None
+            and facts.exceeded_until(LONGEST_JUSTIFIED) is None
         )
         return not_met(
-            (said if until is None else outlived(said, until))
+            (said if until is None else limit_with_exceptions(said, until))
             + ("; permitted, with the written justification below" if justified else ""),
             setting=_LIFETIME,
             justified=justified,
@@ -64,7 +64,7 @@ def lives_at_most(limit: timedelta, level: int) -> Judge:
     return judge
 
 
-def idles_at_most(limit: timedelta) -> Judge:
+def idle_timeout_at_most(limit: timedelta) -> Judge:
     """Return what judges whether unused sessions end in time."""
 
     def judge(facts: Facts) -> Finding:
@@ -73,14 +73,16 @@ def idles_at_most(limit: timedelta) -> Judge:
             return not_met("There is none", setting=_IDLE_TIMEOUT)
         if idle > limit:
             return not_met(f"It is {span(idle)}", setting=_IDLE_TIMEOUT)
-        if until := facts.outlived(idle):
-            return not_met(outlived(f"It is {span(idle)}", until), setting=_IDLE_TIMEOUT)
+        if until := facts.exceeded_until(idle):
+            return not_met(
+                limit_with_exceptions(f"It is {span(idle)}", until), setting=_IDLE_TIMEOUT
+            )
         return met(f"It is {span(idle)}", setting=_IDLE_TIMEOUT)
 
     return judge
 
 
-def there_is_an_overall_timeout(facts: Facts) -> Finding:
+def lifetime_is_limited(facts: Facts) -> Finding:
     """Judge that there is one at all."""
     return met(
         f"It is {span(facts.policy.absolute_lifetime)} for sessions that begin now, and can't be switched off",
@@ -94,7 +96,7 @@ def secrets_are_long(facts: Facts) -> Finding:
     return met(f"It has {bits} bits") if bits >= _SECRET_BITS else not_met(f"It has {bits} bits")
 
 
-def the_way_is_protected(facts: Facts) -> Finding:
+def channel_is_protected(facts: Facts) -> Finding:
     """Judge whether secrets reach the authority unseen."""
     exposure, setting = facts.exposure, "tls_certificate"
     duty = "Serve browsers over TLS alone"
@@ -122,18 +124,18 @@ def the_way_is_protected(facts: Facts) -> Finding:
     )
 
 
-def signing_out_invalidates(facts: Facts) -> Finding:
+def sign_out_invalidates_secret(facts: Facts) -> Finding:
     """Judge what becomes of the secret of a session that was signed out."""
     if reasons := list(facts.forgets()):
         return not_met(f"A crash can bring it back: {', '.join(reasons)} in the database")
     if not facts.may(Permission.MANAGE):
-        return nobody_may(facts, Permission.MANAGE)
+        return no_key_permits(facts, Permission.MANAGE)
     return met(
         "SignOut ends it before it answers", duty="Call it, and delete the cookie whatever it says"
     )
 
 
-def either_timeout_ends(facts: Facts) -> Finding:
+def both_timeouts_end_sessions(facts: Facts) -> Finding:
     """Judge whether both timeouts end a session."""
     lifetime, idle = facts.policy.absolute_lifetime, facts.policy.idle_timeout
     if idle is None:
@@ -158,39 +160,39 @@ def _cookie(word: str, text: str, duty: str) -> Requirement:
 
 
 REQUIREMENTS: Sequence[Requirement] = (
-    _nist("2.1.3-overall", 1, "There is an overall timeout", there_is_an_overall_timeout),
+    _nist("2.1.3-overall", 1, "There is an overall timeout", lifetime_is_limited),
     _nist(
         "2.1.3-30-days",
         1,
         "At AAL1 the overall timeout should be 30 days at most",
-        lives_at_most(timedelta(days=30), 1),
+        lifetime_at_most(timedelta(days=30), 1),
         shall=False,
     ),
     _nist(
         "2.2.3-24-hours",
         2,
         "At AAL2 the overall timeout should be 24 hours at most",
-        lives_at_most(timedelta(hours=24), 2),
+        lifetime_at_most(timedelta(hours=24), 2),
         shall=False,
     ),
     _nist(
         "2.2.3-idle",
         2,
         "At AAL2 the inactivity timeout should be 1 hour at most",
-        idles_at_most(timedelta(hours=1)),
+        idle_timeout_at_most(timedelta(hours=1)),
         shall=False,
     ),
     _nist(
         "2.3.3-12-hours",
         3,
         "At AAL3 the overall timeout must be 12 hours at most",
-        lives_at_most(timedelta(hours=12), 3),
+        lifetime_at_most(timedelta(hours=12), 3),
     ),
     _nist(
         "2.3.3-idle",
         3,
         "At AAL3 the inactivity timeout should be 15 minutes at most",
-        idles_at_most(timedelta(minutes=15)),
+        idle_timeout_at_most(timedelta(minutes=15)),
         shall=False,
     ),
     _nist("5.1-length", 1, "A session's secret has 64 bits or more", secrets_are_long),
@@ -205,8 +207,8 @@ REQUIREMENTS: Sequence[Requirement] = (
             )
         ),
     ),
-    _nist("5.1-channel", 1, "It travels over protected channels alone", the_way_is_protected),
-    _nist("5.1-logout", 1, "It is invalidated when the user logs out", signing_out_invalidates),
+    _nist("5.1-channel", 1, "It travels over protected channels alone", channel_is_protected),
+    _nist("5.1-logout", 1, "It is invalidated when the user logs out", sign_out_invalidates_secret),
     _nist(
         "5.1-logoff-available",
         1,
@@ -241,7 +243,7 @@ REQUIREMENTS: Sequence[Requirement] = (
             met("The authority ends sessions by its own clock", duty="Ask it, whatever the cookie")
         ),
     ),
-    _nist("5.2-timeouts", 1, "Either timeout ends a session", either_timeout_ends),
+    _nist("5.2-timeouts", 1, "Either timeout ends a session", both_timeouts_end_sessions),
     _nist(
         "5.2-activity",
         1,

@@ -46,7 +46,7 @@ class Demand:
     accepted: Collection[str] = ()
     strict: bool = False
 
-    def asks(self, requirement: Requirement) -> bool:
+    def includes(self, requirement: Requirement) -> bool:
         """Return whether a requirement must be met."""
         if requirement.id in self.accepted:
             return False
@@ -55,7 +55,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedRequirement:
     """A requirement, what the check found about it, and whether it is required."""
 
     requirement: Requirement
@@ -84,7 +84,7 @@ class Report:
     """
 
     time: datetime
-    judged: Sequence[Judged]
+    judged: Sequence[JudgedRequirement]
     warnings: Sequence[CheckWarning]
     status: Status
 
@@ -92,7 +92,7 @@ class Report:
 def assess(facts: Facts, demand: Demand) -> Report:
     """Judge an installation by its facts."""
     judged = [
-        Judged(requirement, requirement.judge(facts), demand.asks(requirement))
+        JudgedRequirement(requirement, requirement.judge(facts), demand.includes(requirement))
         for requirement in REQUIREMENTS
     ]
     warnings = [warning for judge in WARNINGS for warning in judge(facts)]
@@ -128,7 +128,7 @@ def as_json(report: Report, demand: Demand, database: str) -> dict[str, Any]:
     }
 
 
-def _judged_as_json(judged: Judged, demand: Demand) -> dict[str, Any]:
+def _judged_as_json(judged: JudgedRequirement, demand: Demand) -> dict[str, Any]:
     requirement, finding = judged.requirement, judged.finding
     return {
         "standard": requirement.standard.value,

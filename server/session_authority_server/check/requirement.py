@@ -95,7 +95,7 @@ def not_met(why: str, *, setting: str = "", justified: bool = False) -> Finding:
     return Finding(verdict=Verdict.NOT_MET, why=why, setting=setting, justified=justified)
 
 
-def nobody_may(facts: Facts, permission: Permission) -> Finding:
+def no_key_permits(facts: Facts, permission: Permission) -> Finding:
     """Return that a requirement is not met, because no known API key has the permission that it needs."""
     if facts.contents is None:
         return not_met(f"Whether an API key permits `{permission.value}` could not be looked at")
@@ -105,7 +105,7 @@ def nobody_may(facts: Facts, permission: Permission) -> Finding:
     )
 
 
-def outlived(limit: str, until: datetime) -> str:
+def limit_with_exceptions(limit: str, until: datetime) -> str:
     """Return the text about sessions that began under a longer limit and live until a moment or longer."""
     return (
         f"{limit} for sessions that begin now; some that are live began under a longer limit and keep it, until "

@@ -5,7 +5,10 @@ from datetime import timedelta
 
 from session_authority_server.check.database_condition import PostgresqlCondition, SqliteCondition
 from session_authority_server.check.facts import Facts
-from session_authority_server.check.key_warnings import EXPIRES_SOON, keys_are_many_or_mighty
+from session_authority_server.check.key_warnings import (
+    EXPIRES_SOON,
+    keys_are_unused_or_too_powerful,
+)
 from session_authority_server.check.requirement import CheckWarning, span
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
@@ -22,7 +25,7 @@ _SHORT_HISTORY = timedelta(days=1)
 _WAITS_FOR_DISK = frozenset(("on", "remote_apply"))
 
 
-def loses_commits(facts: Facts) -> Iterator[CheckWarning]:
+def commits_are_not_durable(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of a database that does not keep what it answered."""
     for reason in facts.forgets():
         remedy = (
@@ -46,7 +49,7 @@ def loses_commits(facts: Facts) -> Iterator[CheckWarning]:
             )
 
 
-def fails_over_to_the_past(facts: Facts) -> Iterator[CheckWarning]:
+def failover_loses_commits(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of a PostgreSQL whose standbys may lack what was answered."""
     condition = facts.condition
     if not isinstance(condition, PostgresqlCondition):
@@ -107,7 +110,7 @@ def times_lie_in_the_future(facts: Facts) -> Iterator[CheckWarning]:
         )
 
 
-def others_listen_in(facts: Facts) -> Iterator[CheckWarning]:
+def traffic_is_in_plaintext(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of what travels in clear text."""
     exposure = facts.exposure
     if not facts.is_encrypted:
@@ -155,7 +158,7 @@ def _unverified(setting: str) -> CheckWarning:
     )
 
 
-def the_certificate_ends(facts: Facts) -> Iterator[CheckWarning]:
+def certificate_expires(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of a certificate that no client accepts now, or soon."""
     if facts.exposure.tls_dates is None:
         return
@@ -178,7 +181,7 @@ def the_certificate_ends(facts: Facts) -> Iterator[CheckWarning]:
         )
 
 
-def nobody_is_asked_who_they_are(facts: Facts) -> Iterator[CheckWarning]:
+def api_keys_are_off(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of a server without API keys."""
     if facts.exposure.insecure:
         yield CheckWarning(
@@ -189,16 +192,16 @@ def nobody_is_asked_who_they_are(facts: Facts) -> Iterator[CheckWarning]:
         )
 
 
-def work_is_left_undone(facts: Facts) -> Iterator[CheckWarning]:
+def upkeep_is_behind(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of what should have been done by the worker."""
     if facts.contents is None:
         return
     patience = max(_LEAST_BACKLOG, _BACKLOG_INTERVALS * facts.worker_interval)
-    unfinished = facts.contents.unfinished
+    backlog = facts.contents.backlog
     for what, since in (
         ("sessions are overdue", facts.contents.overdue_since),
-        ("a sweep is not recorded", unfinished.sweep_time),
-        ("an erasure is not complete", unfinished.erase_time),
+        ("a sweep is not recorded", backlog.sweep_time),
+        ("an erasure is not complete", backlog.erase_time),
     ):
         if since is not None and facts.now - since >= patience:
             yield CheckWarning(
@@ -217,7 +220,7 @@ def work_is_left_undone(facts: Facts) -> Iterator[CheckWarning]:
         )
 
 
-def schema_is_another(facts: Facts) -> Iterator[CheckWarning]:
+def schema_differs(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of a schema that is not this program's."""
     version = facts.schema
     if not version.serves:
@@ -237,7 +240,7 @@ def schema_is_another(facts: Facts) -> Iterator[CheckWarning]:
         )
 
 
-def files_are_open(facts: Facts) -> Iterator[CheckWarning]:
+def files_are_readable_by_others(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of files that others can read."""
     for file in facts.files:
         if file.mode & 0o007:
@@ -249,7 +252,7 @@ def files_are_open(facts: Facts) -> Iterator[CheckWarning]:
             )
 
 
-def others_change_what_statements_mean(facts: Facts) -> Iterator[CheckWarning]:
+def search_path_is_unsafe(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of schemas in which others may create operators and functions that our statements would then call."""
     match facts.condition:
         case PostgresqlCondition(open_schemas=str(schemas)):
@@ -262,7 +265,7 @@ def others_change_what_statements_mean(facts: Facts) -> Iterator[CheckWarning]:
             )
 
 
-def the_file_has_several_names(facts: Facts) -> Iterator[CheckWarning]:
+def file_has_several_names(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of a SQLite file that can be opened by another name, and so with another log."""
     if facts.names > 1:
         yield CheckWarning(
@@ -274,7 +277,7 @@ def the_file_has_several_names(facts: Facts) -> Iterator[CheckWarning]:
         )
 
 
-def memory_is_short_or_long(facts: Facts) -> Iterator[CheckWarning]:
+def history_is_short_or_long(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of histories that serve nobody, or that serve others too."""
     policy = facts.policy
     if not facts.audit_log:
@@ -313,18 +316,18 @@ def memory_is_short_or_long(facts: Facts) -> Iterator[CheckWarning]:
 
 
 WARNINGS: Sequence[Callable[[Facts], Iterator[CheckWarning]]] = (
-    schema_is_another,
-    nobody_is_asked_who_they_are,
-    others_listen_in,
-    the_certificate_ends,
-    files_are_open,
-    loses_commits,
-    others_change_what_statements_mean,
-    the_file_has_several_names,
-    fails_over_to_the_past,
+    schema_differs,
+    api_keys_are_off,
+    traffic_is_in_plaintext,
+    certificate_expires,
+    files_are_readable_by_others,
+    commits_are_not_durable,
+    search_path_is_unsafe,
+    file_has_several_names,
+    failover_loses_commits,
     clocks_differ,
     times_lie_in_the_future,
-    keys_are_many_or_mighty,
-    work_is_left_undone,
-    memory_is_short_or_long,
+    keys_are_unused_or_too_powerful,
+    upkeep_is_behind,
+    history_is_short_or_long,
 )

@@ -19,7 +19,7 @@ from session_authority_server.check.nist import JUSTIFICATION
 from session_authority_server.check.report import (
     REQUIREMENTS,
     Demand,
-    Judged,
+    JudgedRequirement,
     Report,
     Status,
     as_json,
@@ -167,7 +167,7 @@ def _print(report: Report, demand: Demand, settings: Settings) -> None:
     console.print(_outcome(report, demand))
 
 
-def _table(standard: Standard, judged: Sequence[Judged], demand: Demand) -> Table:
+def _table(standard: Standard, judged: Sequence[JudgedRequirement], demand: Demand) -> Table:
     table = Table(title=standard.value, title_justify="left", box=SIMPLE, pad_edge=False)
     for heading in ("requirement", "level", "verdict", "what is asked for", "why"):
         table.add_column(heading, no_wrap=heading in {"requirement", "verdict"})
@@ -186,7 +186,7 @@ def _table(standard: Standard, judged: Sequence[Judged], demand: Demand) -> Tabl
     return table
 
 
-def _verdict(judged: Judged, demand: Demand) -> str:
+def _verdict(judged: JudgedRequirement, demand: Demand) -> str:
     shown = _VERDICTS[judged.finding.verdict]
     if judged.finding.verdict is not Verdict.NOT_MET:
         return shown

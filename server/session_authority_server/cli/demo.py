@@ -72,7 +72,7 @@ async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
             if leave:
                 return
             async with _web_app(client, web_port) as told:
-                _invite(console, address, settings)
+                _print_invitation(console, address, settings)
                 console.print("Ctrl-C stops it.")
                 console.print(f"\n[bold]{told}[/]", soft_wrap=True)
                 await until_signalled()
@@ -146,7 +146,7 @@ def _key(settings: Settings) -> str:
     return key
 
 
-def _invite(console: Console, address: str, settings: Settings) -> None:
+def _print_invitation(console: Console, address: str, settings: Settings) -> None:
     service = "session_authority.v1.SessionService"
     # Where the key is, not the key: what stands on a screen is soon in a chat.
     in_python, in_shell = (

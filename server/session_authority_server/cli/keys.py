@@ -22,8 +22,8 @@ from session_authority_server.domain.errors import InvalidRequest
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.usecases.api_keys import (
     ApiKeys,
-    KeyIsOver,
-    NoSuchKey,
+    KeyAlreadyEnded,
+    KeyNotFound,
     TooManyKeys,
 )
 
@@ -190,7 +190,7 @@ def _run(context: click.Context, database_url: str | None, work: Callable[[ApiKe
 
     try:
         run(in_database())
-    except (InvalidRequest, NoSuchKey, KeyIsOver, TooManyKeys) as error:
+    except (InvalidRequest, KeyNotFound, KeyAlreadyEnded, TooManyKeys) as error:
         raise click.ClickException(str(error)) from None
 
 

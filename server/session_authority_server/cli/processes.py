@@ -38,13 +38,13 @@ async def serve_processes(settings: Settings, options: ServeOptions) -> None:
         signalled = asyncio.create_task(until_signalled())
         async with Supervisor(tasks, settings.drain_seconds + MARGIN_SECONDS) as supervisor:
             serving = asyncio.create_task(supervisor.serving.wait())
-            await supervisor.keep_until(serving, signalled)
+            await supervisor.run_until(serving, signalled)
             if serving.done():
                 click.echo(
                     f"session-authority: serving on {address}, sessions in {settings.database}, "
                     f"{settings.processes} processes"
                 )
-                await supervisor.keep_until(signalled)
+                await supervisor.run_until(signalled)
             click.echo("session-authority: draining")
     click.echo("session-authority: stopped")
 

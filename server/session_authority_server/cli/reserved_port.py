@@ -24,14 +24,14 @@ def reserved(address: str) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         try:
             for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-                held = stack.enter_context(_held(family, (place[0], port, *place[2:])))
+                held = stack.enter_context(_reserve(family, (place[0], port, *place[2:])))
                 port = held.getsockname()[1]  # a name may have several addresses: one port for all
         except (OSError, UnicodeError):  # the latter for what can't be a name
             raise cannot_listen(address) from None
         yield f"{address.rpartition(':')[0]}:{port}"
 
 
-def _held(family: int, place: tuple[str | int, ...]) -> socket.socket:
+def _reserve(family: int, place: tuple[str | int, ...]) -> socket.socket:
     """Return a socket bound to an address that no program uses.
 
     A bound socket that shares its port doesn't keep out other programs that share too. So a first socket is bound
@@ -39,15 +39,15 @@ def _held(family: int, place: tuple[str | int, ...]) -> socket.socket:
     so that the port is never free in between. The kept socket needs SO_REUSEADDR only while it is bound, to ignore
     old connections of earlier servers. Without SO_REUSEADDR, it makes the first socket of any other program fail.
     """
-    with _bound(family, place) as first:
+    with _bind(family, place) as first:
         first.listen()
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        kept = _bound(family, first.getsockname(), share=True)
+        kept = _bind(family, first.getsockname(), share=True)
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         return kept
 
 
-def _bound(family: int, place: tuple[str | int, ...], *, share: bool = False) -> socket.socket:
+def _bind(family: int, place: tuple[str | int, ...], *, share: bool = False) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -53,11 +53,13 @@ class Supervisor:
         self._alive: dict[int, subprocess.Popen[bytes]] = {}
         self._have_served: set[int] = set()
         self._stopping = asyncio.Event()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keeper_tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Start the processes."""
-        self._keepers = [asyncio.create_task(self._keep(each)) for each in self._assignments]
+        self._keeper_tasks = [
+            asyncio.create_task(self._keep_running(each)) for each in self._assignments
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -66,31 +68,31 @@ class Supervisor:
         try:
             for process in self._alive.values():
                 process.terminate()
-            late = (await asyncio.wait(self._keepers, timeout=self._stop_seconds))[1]
+            late = (await asyncio.wait(self._keeper_tasks, timeout=self._stop_seconds))[1]
             if late:
                 _log.error("server processes did not end in time; killing them", count=len(late))
         finally:  # an interrupted wait leaves no process behind
             for process in self._alive.values():
                 process.kill()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*self._keeper_tasks, return_exceptions=True)
 
-    async def keep_until(self, *tasks: asyncio.Task[object]) -> None:
+    async def run_until(self, *tasks: asyncio.Task[object]) -> None:
         """Keep the processes alive until one of the tasks is done.
 
         Raises:
             CannotStart: If a process ended before it ever served.
         """
-        await asyncio.wait({*tasks, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
-        for keeper in self._keepers:
+        await asyncio.wait({*tasks, *self._keeper_tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for keeper in self._keeper_tasks:
             if keeper.done():
                 keeper.result()
 
-    async def _keep(self, assignment: Assignment) -> None:
+    async def _keep_running(self, assignment: Assignment) -> None:
         now = asyncio.get_running_loop().time
         ends = 0
         while not self._stopping.is_set():
             started = now()
-            why = await self._live(assignment)
+            why = await self._run_until_end(assignment)
             if self._stopping.is_set():
                 return
             if assignment.number not in self._have_served:
@@ -106,7 +108,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    async def _live(self, assignment: Assignment) -> str:
+    async def _run_until_end(self, assignment: Assignment) -> str:
         """Run a process from its start to its end, and return why it ended."""
         try:
             process = start(assignment, self._command)

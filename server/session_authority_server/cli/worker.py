@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from session_authority_server.app.clock_skew import ClockSkew
-from session_authority_server.app.database import in_place, opened
+from session_authority_server.app.database import opened, stopping_if_displaced
 from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.process import until_signalled
 from session_authority_server.app.upkeep import jobs, right_clock, schedule
@@ -35,13 +35,13 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
     elif once:
         run(_once(settings))
     else:
-        run(_forever(settings))
+        run(_run_forever(settings))
 
 
-async def _forever(settings: Settings) -> None:
+async def _run_forever(settings: Settings) -> None:
     async with auditing(settings) as audit, opened(settings) as database:
         with metrics(settings):
-            async with in_place(database):
+            async with stopping_if_displaced(database):
                 await _work(settings, database, audit)
     click.echo("session-authority: stopped")
 

@@ -6,10 +6,10 @@ from typing import Protocol
 # How far a server's clock may be from the database's. Beyond it, the server stops serving.
 TOLERATED_SKEW = timedelta(seconds=1)
 # For how long a step of the machine's clock must last before it is believed.
-STEP_BELIEVED_AFTER = timedelta(minutes=1)
+STEP_ACCEPTED_AFTER = timedelta(minutes=1)
 
 _TOLERATED_SECONDS = TOLERATED_SKEW.total_seconds()
-_BELIEVED_AFTER_SECONDS = STEP_BELIEVED_AFTER.total_seconds()
+_ACCEPTED_AFTER_SECONDS = STEP_ACCEPTED_AFTER.total_seconds()
 # How fast two clocks drift apart at most, as a part of the time that passes.
 _DRIFT = 2e-4
 _NEVER_SET_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -34,7 +34,7 @@ def elapsed_seconds() -> float:
 class SystemClock:
     """The machine's clock, without its short jumps.
 
-    A step of more than TOLERATED_SKEW is followed once it has lasted STEP_BELIEVED_AFTER. Until then, this clock
+    A step of more than TOLERATED_SKEW is followed once it has lasted STEP_ACCEPTED_AFTER. Until then, this clock
     advances with the monotonic clock. If the machine's clock is set back by less, this clock stands still until
     the machine has caught up.
     """
@@ -53,7 +53,7 @@ class SystemClock:
         if -_TOLERATED_SECONDS <= step <= _TOLERATED_SECONDS:
             self._offset += step
             self._step = 0.0
-        elif self._is_believed(step, elapsed):
+        elif self._is_step_accepted(step, elapsed):
             self._offset += step
             self._step = 0.0
             self._latest = seconds
@@ -66,10 +66,10 @@ class SystemClock:
         self._latest = seconds
         return wall
 
-    def _is_believed(self, step: float, elapsed: float) -> bool:
+    def _is_step_accepted(self, step: float, elapsed: float) -> bool:
         if abs(step - self._step) > _TOLERATED_SECONDS:  # another step than the last time
             self._step, self._stepped_at = step, elapsed
-        return elapsed - self._stepped_at >= _BELIEVED_AFTER_SECONDS
+        return elapsed - self._stepped_at >= _ACCEPTED_AFTER_SECONDS
 
 
 class DatabaseClock:
@@ -94,28 +94,28 @@ class DatabaseClock:
         self._latest = seconds
         return datetime.fromtimestamp(seconds, UTC)
 
-    def learn(self, theirs: datetime, asked: float, answered: float) -> None:
+    def learn(self, database_time: datetime, asked_at: float, answered_at: float) -> None:
         """Take an answer of the database into account.
 
         An answer bounds the database's time from both sides, however slow it was. What was known before counts
         too, as long as the answer does not contradict it.
 
         Args:
-            theirs: The database's time, at some moment between `asked` and `answered`.
-            asked: `elapsed_seconds()` before the question.
-            answered: `elapsed_seconds()` after the answer.
+            database_time: The database's time, at some moment between `asked_at` and `answered_at`.
+            asked_at: `elapsed_seconds()` before the question.
+            answered_at: `elapsed_seconds()` after the answer.
         """
-        earliest = theirs.timestamp() - answered
-        latest = theirs.timestamp() - asked
+        earliest = database_time.timestamp() - answered_at
+        latest = database_time.timestamp() - asked_at
         if self.uncertainty_seconds < math.inf:
-            drift = (answered - self._answered) * _DRIFT
+            drift = (answered_at - self._answered) * _DRIFT
             known_earliest = max(earliest, self._offset - self.uncertainty_seconds - drift)
             known_latest = min(latest, self._offset + drift)
             if known_earliest <= known_latest:
                 earliest, latest = known_earliest, known_latest
-        self._offset, self._answered = latest, answered
+        self._offset, self._answered = latest, answered_at
         self.uncertainty_seconds = latest - earliest
-        seconds = answered + latest
+        seconds = answered_at + latest
         if self._latest > seconds + _TOLERATED_SECONDS:  # the database's clock was set back
             self._latest = seconds
 

@@ -28,10 +28,10 @@ class AuthorityError(Exception):
     """
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(_stated_by(type(self)) if message is None else message)
+        super().__init__(_message_from_docstring(type(self)) if message is None else message)
 
 
-def _stated_by(kind: type) -> str:
+def _message_from_docstring(kind: type) -> str:
     if not kind.__doc__:  # `python -OO` has no docstrings; the name says what, if not what to do
         return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
     [summary, *_] = kind.__doc__.splitlines()
@@ -46,11 +46,11 @@ class InvalidRequest(AuthorityError):
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        told = violations[:VIOLATIONS_LIMIT]
-        message = "; ".join(f"{each.field}: {each.description}" for each in told)
-        untold = len(violations) - len(told)
-        super().__init__(f"{message}; and {untold} more" if untold else message)
-        self.violations = tuple(told)
+        shown = violations[:VIOLATIONS_LIMIT]
+        message = "; ".join(f"{each.field}: {each.description}" for each in shown)
+        omitted = len(violations) - len(shown)
+        super().__init__(f"{message}; and {omitted} more" if omitted else message)
+        self.violations = tuple(shown)
 
 
 class RetryMismatch(InvalidRequest):

@@ -111,7 +111,7 @@ class KeyCreated:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyGivenEnd:
+class KeyExpirySet:
     """An API key was given an expiry time, or an earlier one.
 
     Attributes:
@@ -140,6 +140,6 @@ Event = (
     | SessionReauthenticated
     | CredentialRejected
     | KeyCreated
-    | KeyGivenEnd
+    | KeyExpirySet
     | KeyRevoked
 )

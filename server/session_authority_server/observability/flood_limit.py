@@ -13,7 +13,7 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 
 @dataclass(slots=True)
-class LeftOut:
+class Suppressed:
     """Lines of one kind that were not written.
 
     Attributes:
@@ -41,11 +41,11 @@ class FloodLimit(Generic[Kind]):
         self._elapsed = elapsed
         self._second_began = elapsed()
         self._admitted: dict[Kind, int] = {}
-        self._left_out: dict[Kind, LeftOut] = {}
+        self._suppressed: dict[Kind, Suppressed] = {}
 
     def __bool__(self) -> bool:
         """Return whether any left-out line waits to be taken."""
-        return bool(self._left_out)
+        return bool(self._suppressed)
 
     def admits(self, kind: Kind) -> bool:
         """Return whether to write a line now. Count the line if not."""
@@ -56,19 +56,19 @@ class FloodLimit(Generic[Kind]):
         admitted = self._admitted[kind] = self._admitted.get(kind, 0) + 1
         if admitted <= PER_SECOND:
             return True
-        self.leave_out(kind)
+        self.count_suppressed(kind)
         return False
 
-    def leave_out(self, kind: Kind) -> None:
+    def count_suppressed(self, kind: Kind) -> None:
         """Count a line that is not written."""
-        left_out = self._left_out.get(kind)
-        if left_out is None:
-            left_out = self._left_out[kind] = LeftOut(self._clock.now(), self._elapsed())
-        left_out.count += 1
+        suppressed = self._suppressed.get(kind)
+        if suppressed is None:
+            suppressed = self._suppressed[kind] = Suppressed(self._clock.now(), self._elapsed())
+        suppressed.count += 1
 
     def take(
         self, is_due: Callable[[Kind, float], bool] = lambda _kind, _age_seconds: True
-    ) -> dict[Kind, LeftOut]:
+    ) -> dict[Kind, Suppressed]:
         """Return the lines that were left out, and forget them.
 
         Args:
@@ -77,9 +77,9 @@ class FloodLimit(Generic[Kind]):
         now = self._elapsed()
         taken = {
             kind: each
-            for kind, each in self._left_out.items()
+            for kind, each in self._suppressed.items()
             if is_due(kind, now - each.since_elapsed)
         }
         for kind in taken:
-            del self._left_out[kind]
+            del self._suppressed[kind]
         return taken

@@ -49,11 +49,11 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         """Log how many lines of each kind were left out since the last report."""
         assert self.lock is not None
         with self.lock:
-            left_out = self._flood.take()
+            suppressed = self._flood.take()
             if self._reporter is not None:
                 self._reporter.cancel()
                 self._reporter = None
-        for (name, level, event, reason), each in left_out.items():
+        for (name, level, event, reason), each in suppressed.items():
             more: dict[str, Any] = {"reason": reason} if reason else {}
             structlog.get_logger(name).log(level, f"more of: {event}", lines=each.count, **more)
 

@@ -82,7 +82,7 @@ class Authentication:
             caller, key = remembered
             keyring.check_current()
             if key.expire_time is not None:
-                keyring.check_good(key)
+                keyring.check_usable(key)
         permission = PERMISSIONS.get(method)
         if permission is None or permission not in caller.permissions:
             raise PermissionMissing("" if permission is None else permission.value)
@@ -100,7 +100,7 @@ class Authentication:
         return found
 
 
-def anybody(method: str, _metadata: Metadata) -> Caller:
+def allow_anyone(method: str, _metadata: Metadata) -> Caller:
     """Let every caller do everything, for `--insecure`.
 
     Raises:

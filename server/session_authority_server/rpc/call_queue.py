@@ -23,7 +23,7 @@ BATCHES_LIMIT = 4
 TICK_SECONDS = 0.02
 # How long the callers of a batch get to ask again before the next batch is sent. On grpc.aio, a call costs so much
 # that larger batches pay for the pause. On the native host the pause costs more than it saves.
-GRPCIO_BREATH_SECONDS = 0.001
+GRPCIO_BATCH_PAUSE_SECONDS = 0.001
 # How many late calls are refused at once. A refusal costs half as much as an answer, and frees a place for the next call
 # of a flood: refused all at once, the calls of a flood would leave no time for answers.
 REFUSALS_AT_ONCE = 32
@@ -41,10 +41,19 @@ class Call:
         caller: The program that calls.
         seconds_left: The seconds from its arrival until the caller's deadline; None for no deadline.
         arrived: When it arrived, on the clock of `time.perf_counter`.
-        over: Whether it was answered or cancelled.
+        finished: Whether it was answered or cancelled.
     """
 
-    __slots__ = ("_reply", "arrived", "caller", "method", "over", "request", "seconds_left", "task")
+    __slots__ = (
+        "_reply",
+        "arrived",
+        "caller",
+        "finished",
+        "method",
+        "request",
+        "seconds_left",
+        "task",
+    )
 
     def __init__(
         self,
@@ -59,19 +68,19 @@ class Call:
         self.seconds_left = seconds_left
         self.request: Any = None
         self.arrived = time.perf_counter()
-        self.over = False
+        self.finished = False
         self.task: asyncio.Task[None] | None = None
         self._reply = reply
 
     def answer(self, answer: bytes | Answer) -> None:
         """Send the answer, unless the call is over."""
-        if not self.over:
-            self.over = True
+        if not self.finished:
+            self.finished = True
             self._reply(answer)
 
     def cancel(self) -> None:
         """Give the call up: its caller has gone, or its deadline has passed."""
-        self.over = True
+        self.finished = True
         if self.task is not None:
             self.task.cancel()
 
@@ -99,17 +108,17 @@ class CallQueue:
         *,
         running_limit: int = RUNNING_LIMIT,
         waiting_limit: int = WAITING_LIMIT,
-        breath_seconds: float = 0.0,
+        batch_pause_seconds: float = 0.0,
     ) -> None:
         self.running = 0
-        self._breath_seconds = breath_seconds
+        self._batch_pause_seconds = batch_pause_seconds
         self._running_limit = running_limit
         self._waiting_limit = waiting_limit
         self._validations: deque[Call] = deque()
         self._others: deque[Call] = deque()
         self._batches = 0
         self._last_batch = float("-inf")
-        self._breath_ends = float("-inf")
+        self._pause_ends = float("-inf")
         self._expected = 0
         self._pumping = False
         self._ticking = False
@@ -128,7 +137,7 @@ class CallQueue:
     def put(self, call: Call) -> None:
         """Run a call as soon as there is a place, or refuse it."""
         if len(self._validations) + len(self._others) >= self._waiting_limit:
-            self._refuse_late(call)
+            self._log_and_refuse(call)
             return
         (self._validations if call.method.batched else self._others).append(call)
         if not self._pumping:
@@ -139,14 +148,14 @@ class CallQueue:
     def _pump(self) -> None:
         self._pumping = False
         now = time.perf_counter()
-        self._age(self._validations, now)
-        self._age(self._others, now)
+        self._refuse_expired(self._validations, now)
+        self._refuse_expired(self._others, now)
         while self._others and self.running < self._running_limit:
             call = self._others.popleft()
-            if not call.over:
+            if not call.finished:
                 self.running += 1
                 call.task = self._start(self._run_one(call), self._one_ended)
-        while self._validations and self._may_send(now):
+        while self._validations and self._may_start_batch(now):
             batch = self._take_batch()
             if batch:
                 self._batches += 1
@@ -157,13 +166,13 @@ class CallQueue:
             due = (
                 TICK_SECONDS
                 if self._batches or not self._validations
-                else max(self._breath_ends - now, 0)
+                else max(self._pause_ends - now, 0)
             )
             asyncio.get_running_loop().call_later(due, self._tick)
 
-    def _may_send(self, now: float) -> bool:
+    def _may_start_batch(self, now: float) -> bool:
         if not self._batches:
-            return now >= self._breath_ends or len(self._validations) >= self._expected
+            return now >= self._pause_ends or len(self._validations) >= self._expected
         return self._batches < BATCHES_LIMIT and now - self._last_batch >= TICK_SECONDS
 
     def _take_batch(self) -> list[Call]:
@@ -173,7 +182,7 @@ class CallQueue:
         newest_first = time.perf_counter() - waiting[0].arrived > WAIT_SECONDS
         while waiting and len(batch) < BATCH_LIMIT:
             call = waiting.pop() if newest_first else waiting.popleft()
-            if not call.over:
+            if not call.finished:
                 batch.append(call)
         return batch
 
@@ -189,13 +198,13 @@ class CallQueue:
 
     def _batch_ended(self, calls: int) -> None:
         # The callers just answered go first: a breath that began before them would be over once they are answered.
-        asyncio.get_running_loop().call_soon(self._breathe, calls)
+        asyncio.get_running_loop().call_soon(self._begin_pause, calls)
 
-    def _breathe(self, calls: int) -> None:
+    def _begin_pause(self, calls: int) -> None:
         self._batches -= 1
         if calls > 1:
             self._expected = calls + len(self._validations)
-            self._breath_ends = time.perf_counter() + self._breath_seconds
+            self._pause_ends = time.perf_counter() + self._batch_pause_seconds
         if self._validations:
             self._pump()
 
@@ -203,20 +212,20 @@ class CallQueue:
         self._ticking = False
         self._pump()
 
-    def _age(self, waiting: deque[Call], now: float) -> None:
+    def _refuse_expired(self, waiting: deque[Call], now: float) -> None:
         """Refuse calls that have waited too long, and note how long the oldest has waited."""
         if waiting:
             QUEUE_SECONDS.observe("", now - waiting[0].arrived)
         refused = 0
-        while waiting and (waiting[0].over or now - waiting[0].arrived > WAIT_SECONDS):
+        while waiting and (waiting[0].finished or now - waiting[0].arrived > WAIT_SECONDS):
             if refused == REFUSALS_AT_ONCE:
                 return
             call = waiting.popleft()
-            if not call.over:
+            if not call.finished:
                 refused += 1
-                self._refuse_late(call)
+                self._log_and_refuse(call)
 
-    def _refuse_late(self, call: Call) -> None:
+    def _log_and_refuse(self, call: Call) -> None:
         now = time.perf_counter()
         if now - self._logged >= _LOG_SECONDS:
             self._logged = now

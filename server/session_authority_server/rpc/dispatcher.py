@@ -25,7 +25,7 @@ from session_authority_server.rpc.error_table import (
     MalformedRequest,
     RequestTooLarge,
     ServerOverloaded,
-    Unforeseen,
+    UnexpectedFailure,
 )
 from session_authority_server.rpc.methods import METHODS, Method
 from session_authority_server.rpc.session_service import SessionService
@@ -144,7 +144,7 @@ class Dispatcher:
         name = call.method.name
         if not isinstance(error, AuthorityError):
             _log.error("unforeseen failure", method=name, exc_info=error)
-            error = Unforeseen()
+            error = UnexpectedFailure()
         _observe(call)
         call.answer(refusal(name, error))
 

@@ -56,7 +56,7 @@ class TooManyRejectedTokens(CallError):
         self.retry_after = retry_after
 
 
-class Unforeseen(CallError):
+class UnexpectedFailure(CallError):
     """The authority failed; its log says why."""
 
 
@@ -129,7 +129,7 @@ TABLE: dict[type[AuthorityError], Row] = {
         lambda error: {"limit": str(error.limit)},
         retry=True,
     ),
-    Unforeseen: Row(StatusCode.INTERNAL, "INTERNAL"),
+    UnexpectedFailure: Row(StatusCode.INTERNAL, "INTERNAL"),
 }
 
 

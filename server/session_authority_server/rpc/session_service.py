@@ -22,8 +22,8 @@ from session_authority_server.usecases.reauthenticate_session import (
 from session_authority_server.usecases.revoke_session import revoke_other_sessions, revoke_session
 from session_authority_server.usecases.sign_out import sign_out
 from session_authority_server.usecases.validate_sessions import (
+    NotYetRecorded,
     Outcome,
-    Undecided,
     Validation,
     check_count,
     decide,
@@ -81,17 +81,17 @@ class SessionService:
     def _answer(
         self, caller: Caller, outcome: Outcome
     ) -> bytes | AuthorityError | Awaitable[bytes]:
-        if isinstance(outcome, Undecided):
-            return self._decided(outcome)
+        if isinstance(outcome, NotYetRecorded):
+            return self._record_and_answer(outcome)
         if isinstance(outcome, InvalidRequest):
             return outcome
         if outcome is NOT_FOUND:
             return self._rejected.count(caller) or to_answer(outcome)
         return to_answer(outcome)
 
-    async def _decided(self, undecided: Undecided) -> bytes:
-        await record_use(self._context, [undecided])
-        return to_answer(undecided.session)
+    async def _record_and_answer(self, not_yet_recorded: NotYetRecorded) -> bytes:
+        await record_use(self._context, [not_yet_recorded])
+        return to_answer(not_yet_recorded.session)
 
     async def BatchValidateSessions(self, request: pb.BatchValidateSessionsRequest) -> bytes:
         outcomes = await validate_sessions(

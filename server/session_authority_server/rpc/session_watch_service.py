@@ -11,7 +11,7 @@ from session_authority.v1 import session_watch_service_pb2 as pb
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest, Violation
 from session_authority_server.domain.session import Changes
 from session_authority_server.rpc.authentication import Authenticate, Metadata
-from session_authority_server.rpc.error_table import Unforeseen
+from session_authority_server.rpc.error_table import UnexpectedFailure
 from session_authority_server.watch.hub import Hub
 from session_authority_server.watch.stream import Stream
 
@@ -82,7 +82,7 @@ class SessionWatchService:
             self._hub.end(stream, error)
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
             _log.exception("unforeseen failure", method="WatchSessions")
-            self._hub.end(stream, Unforeseen())
+            self._hub.end(stream, UnexpectedFailure())
         else:
             stream.finish()
 

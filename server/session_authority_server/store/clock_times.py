@@ -14,7 +14,7 @@ from session_authority_server.domain.session import EndReason
 from session_authority_server.domain.token import first_id
 from session_authority_server.store.column_types import Moment
 from session_authority_server.store.database import Database
-from session_authority_server.store.liveness import After
+from session_authority_server.store.liveness import TimePlus
 from session_authority_server.store.tables import (
     authority,
     erasures,
@@ -32,7 +32,7 @@ _BY_THE_CLOCK = (EndReason.EXPIRED, EndReason.IDLE_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
-class Repaired:
+class RepairCounts:
     """What a repair changed.
 
     Attributes:
@@ -88,7 +88,7 @@ async def read_latest_time(database: Database) -> datetime | None:
     return await database.read(work)
 
 
-async def repair(database: Database, now: datetime) -> Repaired:
+async def repair(database: Database, now: datetime) -> RepairCounts:
     """Move every stored time that lies in the future to the present, and reopen what was ended by such a time.
 
     Sessions that users or operators ended stay ended.
@@ -105,7 +105,7 @@ async def repair(database: Database, now: datetime) -> Repaired:
         some, some_reopened, after = await database.write(batch)
         changed += some
         reopened += some_reopened
-    return Repaired(changed, reopened, swept)
+    return RepairCounts(changed, reopened, swept)
 
 
 async def _repair_sweeps(connection: AsyncConnection, now: datetime) -> int:
@@ -156,7 +156,7 @@ async def _repair_sessions(
             column.name: case((column > future, literal(now, column.type)), else_=column)
             for column in moved
         }
-        longest = After(literal(now, Moment), columns.lifetime)
+        longest = TimePlus(literal(now, Moment), columns.lifetime)
         moves["expire_time"] = case(
             (columns.expire_time > longest, longest), else_=columns.expire_time
         )

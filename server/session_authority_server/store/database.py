@@ -15,7 +15,7 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Session
 from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT, Dialect
 from session_authority_server.store.engine.hot_read import HotRead
-from session_authority_server.store.engine.limits import connected, within_time_limit
+from session_authority_server.store.engine.limits import connect, within_time_limit
 from session_authority_server.store.engine.sqlite import FileReplaced, Sqlite, SqliteFile
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ _READING, _WRITING = "reading", "writing"
 _log = logging.getLogger(__name__)
 
 
-class RunAgain(Exception):
+class RetryTransaction(Exception):
     """What a transaction read has changed meanwhile; its work is to be run anew, from the beginning."""
 
 
@@ -83,26 +83,26 @@ class Database:
         """Run reads that need no transaction."""
         try:
             try:
-                read = await self._to_its_end(self._read(work))
+                read = await self._uncancelled(self._read(work))
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
                 # It may have broken while it was idle.
-                read = await self._to_its_end(self._read(work))
+                read = await self._uncancelled(self._read(work))
         except SQLAlchemyError as error:
             raise self._unavailable(_READING, error) from error
         if self._failures[_READING]:
-            self._worked(_READING)
+            self._log_recovery(_READING)
         return read
 
     async def read_hot(self, session_ids: Sequence[UUID]) -> list[Session]:
         """Read sessions by id for validation; swept ones come without their sweep."""
         try:
-            found = await self._to_its_end(self._hot_read(session_ids))
+            found = await self._uncancelled(self._hot_read(session_ids))
         except self._errors as error:
             raise self._unavailable(_READING, error) from error
         if self._failures[_READING]:
-            self._worked(_READING)
+            self._log_recovery(_READING)
         return found
 
     async def write(
@@ -119,7 +119,7 @@ class Database:
         its end whatever becomes of its caller. Work that fails only because of what others do is run again.
 
         Args:
-            work: What to do; it may raise `RunAgain`.
+            work: What to do; it may raise `RetryTransaction`.
             committed: Given the result once that is committed, whatever became of the caller.
             settled: Given the result of work that was not rolled back, as soon as its commit has succeeded or
                 failed, and whether it is certain that it has succeeded. Else it may have, or may yet.
@@ -127,17 +127,17 @@ class Database:
         """
         for tries_left in reversed(range(TRIES)):
             try:
-                connection = await connected(self._writer, None if limited else START_SECONDS)
-                result = await self._to_its_end(
+                connection = await connect(self._writer, None if limited else START_SECONDS)
+                result = await self._uncancelled(
                     self._commit(connection, work, committed, settled, limited=limited)
                 )
-            except (SQLAlchemyError, RunAgain) as error:
-                again = isinstance(error, RunAgain) or _lost_race(error)
+            except (SQLAlchemyError, RetryTransaction) as error:
+                again = isinstance(error, RetryTransaction) or _lost_race(error)
                 if not tries_left or not again:
                     raise self._unavailable(_WRITING, error) from error
             else:
                 if self._failures[_WRITING]:
-                    self._worked(_WRITING)
+                    self._log_recovery(_WRITING)
                 return result
         raise AssertionError("unreachable")
 
@@ -149,12 +149,12 @@ class Database:
         """Run a statement that no transaction can hold, within a time."""
 
         async def work() -> None:
-            async with contextlib.aclosing(await connected(self._reader)) as connection:
+            async with contextlib.aclosing(await connect(self._reader)) as connection:
                 running = connection.exec_driver_sql(statement)
                 await self._limited(connection, running, seconds)
 
         try:
-            await self._to_its_end(work())
+            await self._uncancelled(work())
         except SQLAlchemyError as error:
             raise self._unavailable(_WRITING, error) from error
 
@@ -176,26 +176,26 @@ class Database:
         _log.error("the store failed while %s: %s", doing, reason_of(error))
         return StoreUnavailable(doing)
 
-    def _worked(self, doing: str) -> None:
+    def _log_recovery(self, doing: str) -> None:
         """Tell the end of an outage, which a single failure is none of."""
         failures, self._failures[doing] = self._failures[doing], 0
         if failures > 1:
             _log.warning("%s works again, after %d failures", doing, failures)
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work that goes on whatever becomes of whoever waits for it."""
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._ran)
+        task.add_done_callback(self._discard_finished)
         return await asyncio.shield(task)
 
-    def _ran(self, task: "asyncio.Task[Any]") -> None:
+    def _discard_finished(self, task: "asyncio.Task[Any]") -> None:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # its caller may have gone; whether or not, it isn't lost on the loop
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with contextlib.aclosing(await connected(self._reader)) as connection:
+        async with contextlib.aclosing(await connect(self._reader)) as connection:
             return await self._limited(connection, work(connection))
 
     async def _commit(
@@ -248,7 +248,7 @@ async def _transaction(
     except DBAPIError as error:
         # It had broken while it was idle, and nothing has been done.
         if error.connection_invalidated:
-            raise RunAgain from error
+            raise RetryTransaction from error
         raise
     try:
         result = await work(connection)
@@ -270,7 +270,7 @@ def reason_of(error: BaseException | None) -> str:
 
     SQLAlchemy's words would quote the statement's parameters, and PostgreSQL's details a whole row.
     """
-    if isinstance(error, RunAgain):
+    if isinstance(error, RetryTransaction):
         error = error.__cause__ or error
     cause = getattr(error, "orig", None) or error
     primary = getattr(getattr(cause, "diag", None), "message_primary", None)
@@ -278,6 +278,6 @@ def reason_of(error: BaseException | None) -> str:
         return f"{primary} ({getattr(cause, 'sqlstate', None)})"
     if isinstance(cause, NoConnection):
         return "no connection, or no answer on it, was to be had in time"
-    if isinstance(cause, SQLAlchemyError | RunAgain):
+    if isinstance(cause, SQLAlchemyError | RetryTransaction):
         return type(cause).__name__
     return " ".join(str(cause).split())  # drivers spread it over lines

@@ -64,7 +64,7 @@ _WRITTEN_AT_ONCE = 1_000
 _PLACE_TYPES = tuple(column.type for column in _IN_ORDER)
 
 
-class Written(NamedTuple):
+class WrittenEndings(NamedTuple):
     """What became of sessions whose rows were written: of all, and of those among them that had ended."""
 
     ids: Set[UUID]
@@ -107,7 +107,7 @@ async def end_overdue(
     if erases_at_end:  # each of them is written
         limit = min(limit, _WRITTEN_AT_ONCE)
     # What is lost of this in a crash is implied all the same, and found again.
-    taking = select(*_MARK, dialect.as_worker()).with_for_update(skip_locked=True)
+    taking = select(*_MARK, dialect.worker_settings()).with_for_update(skip_locked=True)
     found = (await connection.execute(taking)).one_or_none()
     if found is None:
         return ExpiryBatch(0, [], 0, busy=True)
@@ -115,16 +115,16 @@ async def end_overdue(
     if mark[0] > now + _TOO_FAR_AHEAD:
         _log.warning("a worker's clock was ahead by %s; going back", mark[0] - now)
         mark = (now, _BEFORE_ALL_IDS)
-        await _move(connection, *mark)
-    seen = await _look(connection, mark, None, now, limit, named, erases_at_end)
+        await _move_mark(connection, *mark)
+    seen = await _read_overdue(connection, mark, None, now, limit, named, erases_at_end)
     due = [UUID(each) for each in (seen.due or "").split()]
     written = await _write(connection, dialect, due[:_WRITTEN_AT_ONCE], now, erases_at_end)
-    left = await _first_left(connection, dialect, set(due) - written.ids, now)
+    left = await _first_unwritten(connection, dialect, set(due) - written.ids, now)
     if left is not None:
         # Whoever has locked it is about to change it, or it was too much: it is looked at again, with all after it.
-        seen = await _look(connection, mark, left, now, limit, named, erases_at_end)
+        seen = await _read_overdue(connection, mark, left, now, limit, named, erases_at_end)
     if seen.until is not None:
-        await _move(connection, seen.until, seen.last_id)
+        await _move_mark(connection, seen.until, seen.last_id)
     lines = (seen.lines or "").split("\n")
     return ExpiryBatch(
         count=seen.expired + len(written.ended),
@@ -133,7 +133,7 @@ async def end_overdue(
     )
 
 
-def is_ahead(now: datetime) -> ColumnElement[bool]:
+def is_past_mark(now: datetime) -> ColumnElement[bool]:
     """Say whether a row of `sessions` is overdue, and was not looked at."""
     mark = (select(column).scalar_subquery() for column in _MARK)
     return and_(_is_overdue(now), _place > tuple_(*mark))
@@ -147,7 +147,7 @@ async def write_endings(
     parameters: dict[str, Any] | None = None,
     *,
     erases_at_end: bool = False,
-) -> Written:
+) -> WrittenEndings:
     """Record the endings of those due that are not live, and put off the next look at the others.
 
     In the order of ids; what others have locked is left out.
@@ -197,10 +197,10 @@ async def write_endings(
         for row in written
         if row.end_time is not None
     ]
-    return Written({row.session_id for row in written}, ended)
+    return WrittenEndings({row.session_id for row in written}, ended)
 
 
-async def _look(
+async def _read_overdue(
     connection: AsyncConnection,
     mark: Sequence[Any],
     before: Sequence[Any] | None,
@@ -226,7 +226,7 @@ async def _look(
     seen = following.order_by(*_IN_ORDER).limit(limit).cte("seen").prefix_with("MATERIALIZED")
     own, common = sweeps.alias(), sweeps.alias()
     # As `liveness.expires`, of many at once: nearly all sessions have no sweep to be looked for.
-    to_be_left = (
+    needs_no_write = (
         false()
         if erases_at_end
         else and_(
@@ -244,18 +244,20 @@ async def _look(
     statement = select(
         func.max(seen.c.check_time).label("until"),
         last_id.limit(1).scalar_subquery().label("last_id"),
-        func.coalesce(func.sum(case((to_be_left, 1), else_=0)), 0).label("expired"),
-        (_in_lines(case((to_be_left, line))) if named else null()).label("lines"),
-        _in_lines(case((~to_be_left, session_id))).label("due"),
+        func.coalesce(func.sum(case((needs_no_write, 1), else_=0)), 0).label("expired"),
+        (_in_lines(case((needs_no_write, line))) if named else null()).label("lines"),
+        _in_lines(case((~needs_no_write, session_id))).label("due"),
     ).select_from(
-        seen.outerjoin(own, _in_time(own, seen, seen.c.user_id, seen.c.user_epoch)).outerjoin(
-            common, _in_time(common, seen, literal(EVERYBODY), seen.c.global_epoch)
+        seen.outerjoin(
+            own, _swept_in_lifetime(own, seen, seen.c.user_id, seen.c.user_epoch)
+        ).outerjoin(
+            common, _swept_in_lifetime(common, seen, literal(EVERYBODY), seen.c.global_epoch)
         )
     )
     return (await connection.execute(statement)).one()
 
 
-def _in_time(
+def _swept_in_lifetime(
     swept: FromClause, seen: FromClause, user_id: ColumnElement[str], epoch: ColumnElement[int]
 ) -> ColumnElement[bool]:
     """Say whether the first sweep after an epoch was in a session's lifetime."""
@@ -266,7 +268,7 @@ def _in_time(
     )
 
 
-async def _move(connection: AsyncConnection, until: datetime, last_id: UUID) -> None:
+async def _move_mark(connection: AsyncConnection, until: datetime, last_id: UUID) -> None:
     await connection.execute(update(upkeep).values(expired_until=until, expired_id=last_id))
 
 
@@ -276,9 +278,9 @@ async def _write(
     due: Sequence[UUID],
     now: datetime,
     erases_at_end: bool,
-) -> Written:
+) -> WrittenEndings:
     if not due:
-        return Written(frozenset(), ())
+        return WrittenEndings(frozenset(), ())
     condition = and_(dialect.by_ids(sessions.c.session_id), _is_overdue(now))
     return await write_endings(
         connection, condition, len(due), now, {"ids": due}, erases_at_end=erases_at_end
@@ -298,7 +300,7 @@ def _expired(line: str) -> SessionEnded:
     return SessionEnded(UUID(session_id), user_id, ending)
 
 
-async def _first_left(
+async def _first_unwritten(
     connection: AsyncConnection, dialect: Dialect, some: Set[UUID], now: datetime
 ) -> Sequence[Any] | None:
     """Return the place of the first that was not written and not moved on or ended by others either."""

@@ -33,27 +33,27 @@ current_user_epoch = (
 current_global_epoch = select(authority.c.epoch).scalar_subquery()
 
 
-class After(FunctionElement[datetime]):
-    """The moment a duration after another: `After(moment, span)`."""
+class TimePlus(FunctionElement[datetime]):
+    """The moment a duration after another: `TimePlus(moment, span)`."""
 
     inherit_cache = True
     type = Moment()
 
 
-@compiles(After)
-def _add(element: After, compiler: SQLCompiler, **rest: Any) -> str:
+@compiles(TimePlus)
+def _add(element: TimePlus, compiler: SQLCompiler, **rest: Any) -> str:
     moment, span = (compiler.process(each, **rest) for each in element.clauses)
     return f"({moment} + {span})"
 
 
-@compiles(After, "postgresql")
-def _add_in_utc(element: After, compiler: SQLCompiler, **rest: Any) -> str:
+@compiles(TimePlus, "postgresql")
+def _add_in_utc(element: TimePlus, compiler: SQLCompiler, **rest: Any) -> str:
     # A day added to a timestamptz is one of the server's time zone, and can have 23 or 25 hours.
     moment, span = (compiler.process(each, **rest) for each in element.clauses)
     return f"(({moment} AT TIME ZONE 'UTC' + {span}) AT TIME ZONE 'UTC')"
 
 
-idle_expire_time = After(sessions.c.last_active_time, sessions.c.idle_timeout)
+idle_expire_time = TimePlus(sessions.c.last_active_time, sessions.c.idle_timeout)
 
 # Stands for "not yet" where times are compared, because engines differ on the least of a null.
 _NEVER = literal(datetime(9999, 1, 1, tzinfo=UTC), Moment)
@@ -109,7 +109,7 @@ def expires() -> ColumnElement[bool]:
     )
 
 
-def outlived_by_sweep(*, of_everybody: bool) -> ColumnElement[bool]:
+def expired_before_sweep(*, of_everybody: bool) -> ColumnElement[bool]:
     """Say whether a row of `sessions` that a sweep covers had expired before any such sweep."""
     user_id = literal(EVERYBODY) if of_everybody else sessions.c.user_id
     epoch = sessions.c.global_epoch if of_everybody else sessions.c.user_epoch

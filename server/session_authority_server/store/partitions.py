@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.token import first_id
 from session_authority_server.store.database import Database
-from session_authority_server.store.engine.dialect import LET_GO_OF_SNAPSHOT
+from session_authority_server.store.engine.dialect import RELEASE_SNAPSHOT
 from session_authority_server.store.tables import authority
 
 # How far ahead there are partitions: how long sign-ins go on without a worker.
@@ -53,11 +53,11 @@ class Partitioning:
 def first_partitions(partitioning: Partitioning) -> Iterator[str]:
     """Give the statements that make a new table's partitions."""
     span = timedelta(days=partitioning.days)
-    for end in _missing([], span, partitioning.now):
-        yield from _making(end, span, first=end <= partitioning.now + span)
+    for end in _missing_ends([], span, partitioning.now):
+        yield from _creation_statements(end, span, first=end <= partitioning.now + span)
 
 
-def noting(partitioning: Partitioning) -> str:
+def partitioning_statement(partitioning: Partitioning) -> str:
     """Return the statement that notes how a database's sessions are kept."""
     return f"UPDATE authority SET partition_days = {partitioning.days:d}"
 
@@ -86,11 +86,11 @@ class Partitions:
         async def work(connection: AsyncConnection) -> Sequence[datetime]:
             existing = await connection.execute(_EXISTING)
             attached = [_end(row.relname) for row in existing if row.attached]
-            return list(_missing(attached, span, now))
+            return list(_missing_ends(attached, span, now))
 
         return await self._database.read(work)
 
-    async def over(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
+    async def droppable(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
         """Return the names of the partitions that are to be dropped."""
         if await self.span() is None:
             return ()
@@ -105,7 +105,7 @@ class Partitions:
                 or row.pending
                 or (
                     _end(row.relname) <= made_before
-                    and await _is_over(connection, row.relname, ended_before)
+                    and await _is_droppable(connection, row.relname, ended_before)
                 )
             ]
 
@@ -121,7 +121,7 @@ class Partitions:
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MAKING_LOCK})")
             if end in [_end(row.relname) for row in await connection.execute(_EXISTING)]:
                 return False
-            for statement in _making(end, span):
+            for statement in _creation_statements(end, span):
                 await connection.exec_driver_sql(statement)
             return True
 
@@ -136,13 +136,13 @@ class Partitions:
             return False
 
         async def work(connection: AsyncConnection) -> bool:
-            if not await _is_alone(connection):
+            if not await _take_drop_lock(connection):
                 return False
             states = {row.relname: row for row in await connection.execute(_EXISTING)}
             if name not in states:
                 return False
             if states[name].attached:
-                await connection.exec_driver_sql(LET_GO_OF_SNAPSHOT)
+                await connection.exec_driver_sql(RELEASE_SNAPSHOT)
                 # Not in this transaction: without CONCURRENTLY, nobody could use the table meanwhile.
                 how = "FINALIZE" if states[name].pending else "CONCURRENTLY"
                 await self._database.run_alone(
@@ -154,7 +154,7 @@ class Partitions:
         return await self._database.write(work, limited=False)
 
 
-def _missing(ends: Sequence[datetime], span: timedelta, now: datetime) -> Iterator[datetime]:
+def _missing_ends(ends: Sequence[datetime], span: timedelta, now: datetime) -> Iterator[datetime]:
     """Give the ends of the partitions that there should be and aren't."""
     end = max(ends) if ends else datetime.combine(now, time(), UTC)
     while end < now + max(AHEAD, 2 * span):
@@ -162,7 +162,7 @@ def _missing(ends: Sequence[datetime], span: timedelta, now: datetime) -> Iterat
         yield end
 
 
-def _making(end: datetime, span: timedelta, *, first: bool = False) -> Iterator[str]:
+def _creation_statements(end: datetime, span: timedelta, *, first: bool = False) -> Iterator[str]:
     name = f"{_PREFIX}{end:%Y%m%d}"
     start = "MINVALUE" if first else f"'{first_id(end - span)}'"
     # Attaching a table lets others go on with `sessions`, which making a partition outright does not.
@@ -177,7 +177,7 @@ def _end(name: str) -> datetime:
     return datetime.strptime(name.removeprefix(_PREFIX), "%Y%m%d").replace(tzinfo=UTC)
 
 
-async def _is_over(connection: AsyncConnection, name: str, ended_before: datetime) -> bool:
+async def _is_droppable(connection: AsyncConnection, name: str, ended_before: datetime) -> bool:
     """Say whether all sessions of a partition had ended, or at least expired, before a moment."""
     for rest in (
         # The last one finds what has no index to be found by, and is asked of what is over or nearly so.
@@ -191,7 +191,7 @@ async def _is_over(connection: AsyncConnection, name: str, ended_before: datetim
     return True
 
 
-async def _is_alone(connection: AsyncConnection) -> bool:
+async def _take_drop_lock(connection: AsyncConnection) -> bool:
     """Be the only one who drops partitions until the transaction ends, unless somebody else is."""
     lock = text(f"SELECT pg_try_advisory_xact_lock({_DROPPING_LOCK})")
     return bool((await connection.execute(lock)).scalar_one())

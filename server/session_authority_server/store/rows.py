@@ -55,10 +55,10 @@ async def read(
 ) -> list[Session]:
     """Return the sessions that a statement made by `select_sessions` selects."""
     rows = (await connection.execute(statement, parameters)).all()
-    return await dated(connection, [session(row) for row in rows])
+    return await with_sweeps(connection, [session(row) for row in rows])
 
 
-def needs_date(session: Session) -> bool:
+def needs_sweep(session: Session) -> bool:
     """Say whether a session's ending by a sweep is implied but not recorded."""
     return session.ending is None and is_swept(session)
 
@@ -92,9 +92,9 @@ def session(row: Sequence[Any]) -> Session:
     return Session(*parts)
 
 
-async def dated(connection: AsyncConnection, found: Sequence[Session]) -> list[Session]:
+async def with_sweeps(connection: AsyncConnection, found: Sequence[Session]) -> list[Session]:
     """Return sessions, each swept one with the earliest sweep that covers it."""
-    swept = [session for session in found if needs_date(session)]
+    swept = [session for session in found if needs_sweep(session)]
     if not swept:
         return list(found)
     keys = {(session.user_id, session.user_epoch + 1) for session in swept}
@@ -116,6 +116,6 @@ async def dated(connection: AsyncConnection, found: Sequence[Session]) -> list[S
         return min(known, key=lambda sweep: sweep.time, default=None)
 
     return [
-        replace(session, sweep=earliest(session)) if needs_date(session) else session
+        replace(session, sweep=earliest(session)) if needs_sweep(session) else session
         for session in found
     ]

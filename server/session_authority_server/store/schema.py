@@ -13,7 +13,11 @@ from sqlalchemy import Connection, func, inspect, select
 
 from session_authority_server.store.database import Database
 from session_authority_server.store.engine.dialect import Dialect
-from session_authority_server.store.partitions import Partitioning, first_partitions, noting
+from session_authority_server.store.partitions import (
+    Partitioning,
+    first_partitions,
+    partitioning_statement,
+)
 from session_authority_server.store.tables import authority
 
 _TURN_SECONDS = 0.1
@@ -97,7 +101,7 @@ async def read_version(database: Database) -> SchemaVersion:
     return await database.run_sync(read)
 
 
-async def read_lack(database: Database) -> str | None:
+async def find_missing(database: Database) -> str | None:
     """Return what a database of the right version lacks of what this program needs there; None if nothing.
 
     The version says what migrations have made. Since then a table may have been lost, as in half a restoration,
@@ -106,10 +110,10 @@ async def read_lack(database: Database) -> str | None:
     Raises:
         StoreUnavailable: If the store can't be read.
     """
-    return await database.run_sync(_lack)
+    return await database.run_sync(_find_missing)
 
 
-def _lack(connection: Connection) -> str | None:
+def _find_missing(connection: Connection) -> str | None:
     inspector = inspect(connection)
     for table in authority.metadata.sorted_tables:
         if not inspector.has_table(table.name):
@@ -161,7 +165,7 @@ def write_sql(dialect_name: str, output: TextIO, partitioning: Partitioning | No
     settings.output_buffer = output
     command.upgrade(settings, "head", sql=True)
     if partitioning is not None:
-        statements = [*first_partitions(partitioning), noting(partitioning)]
+        statements = [*first_partitions(partitioning), partitioning_statement(partitioning)]
         output.writelines(f"{statement};\n\n" for statement in ("BEGIN", *statements, "COMMIT"))
 
 
@@ -172,7 +176,7 @@ def _step(
 
     That other is not waited for in here: an index that it builds concurrently would wait for this transaction.
     """
-    if not dialect.is_only_migrator(connection):
+    if not dialect.try_migration_lock(connection):
         return None
     before = _current_revision(connection)
     settings = configuration()
@@ -182,7 +186,7 @@ def _step(
     settings.attributes["partitioning"] = partitioning
     command.upgrade(settings, "head" if before is None else "+1")
     if partitioning is not None and before is None:
-        for statement in (*first_partitions(partitioning), noting(partitioning)):
+        for statement in (*first_partitions(partitioning), partitioning_statement(partitioning)):
             connection.exec_driver_sql(statement)
     return _Step(before, was_last=False)
 

@@ -20,11 +20,11 @@ from session_authority_server.ports import (
     NOWHERE,
     Audit,
     ErasureBatch,
-    LeftOut,
     Listener,
     PageKey,
     PendingErasure,
     Touch,
+    TouchesSkipped,
     Transaction,
 )
 from session_authority_server.store import erasing, rows
@@ -71,9 +71,11 @@ class SqlSessionStore:
 
     async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
         found = await self._database.read_hot(session_ids)
-        if any(map(rows.needs_date, found)):
+        if any(map(rows.needs_sweep, found)):
             swept = found
-            found = await self._database.read(lambda connection: rows.dated(connection, swept))
+            found = await self._database.read(
+                lambda connection: rows.with_sweeps(connection, swept)
+            )
         return {session.session_id: session for session in found}
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -117,7 +119,7 @@ class SqlSessionStore:
             moved += moved_now
             if not in_order:
                 return moved
-        raise LeftOut(in_order)
+        raise TouchesSkipped(in_order)
 
     async def _touch_all(
         self, due: Sequence[Touch], now: Callable[[], datetime]

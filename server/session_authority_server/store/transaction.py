@@ -24,7 +24,7 @@ from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Changes, Ending, Session, Sweep
 from session_authority_server.ports import KeyBatch, PendingErasure, UserStanding
 from session_authority_server.store import rows
-from session_authority_server.store.database import RunAgain
+from session_authority_server.store.database import RetryTransaction
 from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.liveness import (
     current_global_epoch,
@@ -83,15 +83,15 @@ class SqlTransaction:
             await self._connection.execute(absent)
             # The lock keeps others from erasing the user from here on.
             await self._connection.execute(_STANDING, whose)
-            await self._go_on_after_erasure(user_id)
+            await self._continue_epoch_of_erased_user(user_id)
             row = (await self._connection.execute(_STANDING, whose)).one_or_none()
             if row is None:
                 # Another transaction added the user and erased them again.
-                raise RunAgain
+                raise RetryTransaction
         self._global_epoch, *swept_times = row
         return UserStanding(max((time for time in swept_times if time is not None), default=None))
 
-    async def _go_on_after_erasure(self, user_id: str) -> None:
+    async def _continue_epoch_of_erased_user(self, user_id: str) -> None:
         """Give a new user's row the epoch and the time at which a user of the same id was erased."""
         user_hash = await hashed_user(self._connection, user_id)
         await self._connection.execute(
@@ -111,8 +111,10 @@ class SqlTransaction:
         found = await rows.read(self._connection, statement, {"session_id": session_id})
         return found[0] if found else None
 
-    async def live_sessions_beyond(self, user_id: str, now: datetime, keep: int) -> Sequence[UUID]:
-        statement = _live_beyond(user_id, now, keep)
+    async def live_sessions_over_limit(
+        self, user_id: str, now: datetime, keep: int
+    ) -> Sequence[UUID]:
+        statement = _live_over_limit(user_id, now, keep)
         return (await self._connection.execute(statement)).scalars().all()
 
     async def insert_session(self, session: Session) -> Session:
@@ -127,7 +129,7 @@ class SqlTransaction:
         row = (await self._connection.execute(epochs)).one()
         if self._global_epoch not in (None, row.global_epoch):
             # Everybody was swept since the user's standing was read, so the sign-in must be judged again.
-            raise RunAgain
+            raise RetryTransaction
         return replace(
             session,
             user_epoch=row.user_epoch,
@@ -136,13 +138,13 @@ class SqlTransaction:
             current_global_epoch=row.global_epoch,
         )
 
-    async def end_live_beyond(
+    async def end_live_over_limit(
         self, user_id: str, now: datetime, keep: int, ending: Ending
     ) -> Sequence[UUID]:
         statement = (
             update(sessions)
             .where(
-                sessions.c.session_id.in_(_live_beyond(user_id, now, keep)),
+                sessions.c.session_id.in_(_live_over_limit(user_id, now, keep)),
                 is_live(now),  # another transaction may have ended it while this one waited
             )
             .values(rows.ending_columns(ending) | self._erased)
@@ -223,7 +225,7 @@ class SqlTransaction:
         statement = (
             update(users)
             .where(users.c.user_id == user_id)
-            .values(epoch=users.c.epoch + 1, swept_time=_latest(users.c.swept_time, sweep.time))
+            .values(epoch=users.c.epoch + 1, swept_time=_later_of(users.c.swept_time, sweep.time))
             .returning(users.c.epoch)
         )
         epoch = (await self._connection.execute(statement)).scalar_one()
@@ -231,7 +233,7 @@ class SqlTransaction:
         self.changes.user_ids.add(user_id)
 
     async def sweep_everybody(self, sweep: Sweep) -> None:
-        swept_time = _latest(authority.c.swept_time, sweep.time)
+        swept_time = _later_of(authority.c.swept_time, sweep.time)
         statement = (
             update(authority)
             .values(epoch=authority.c.epoch + 1, swept_time=swept_time)
@@ -306,7 +308,7 @@ async def hashed_user(connection: AsyncConnection, user_id: str) -> bytes:
     return hmac.digest(key, user_id.encode(), "sha256")
 
 
-def _latest(column: ColumnElement[datetime], time: datetime) -> ColumnElement[datetime]:
+def _later_of(column: ColumnElement[datetime], time: datetime) -> ColumnElement[datetime]:
     # The clocks of two servers differ. A sweep must not move the time back, or it would let old sign-ins in.
     return case((column > time, column), else_=literal(time, column.type))
 
@@ -316,7 +318,7 @@ def _check_time(session: Session) -> datetime:
     return session.expire_time if idle is None else min(idle, session.expire_time)
 
 
-def _live_beyond(user_id: str, now: datetime, keep: int) -> Select[UUID]:
+def _live_over_limit(user_id: str, now: datetime, keep: int) -> Select[UUID]:
     return (
         select(sessions.c.session_id)
         .where(sessions.c.user_id == user_id, is_live(now))

@@ -26,8 +26,8 @@ from session_authority_server.ports import (
 )
 from session_authority_server.store.clock_times import note_clock_time
 from session_authority_server.store.database import Database
-from session_authority_server.store.expiry import end_overdue, is_ahead, write_endings
-from session_authority_server.store.liveness import is_live, outlived_by_sweep
+from session_authority_server.store.expiry import end_overdue, is_past_mark, write_endings
+from session_authority_server.store.liveness import expired_before_sweep, is_live
 from session_authority_server.store.partitions import Partitions
 from session_authority_server.store.tables import EVERYBODY, attempts, erasures, sessions, sweeps
 
@@ -121,7 +121,7 @@ class SqlUpkeepStore:
         await self._database.write(lambda connection: connection.execute(statement))
 
     async def count_overdue(self, now: datetime, limit: int) -> int:
-        ended = select(sessions.c.session_id).where(is_ahead(now), ~is_live(now))
+        ended = select(sessions.c.session_id).where(is_past_mark(now), ~is_live(now))
         return await self._count(ended, limit)
 
     async def count_swept(self, sweep: PendingSweep, limit: int) -> int:
@@ -140,7 +140,7 @@ class SqlUpkeepStore:
         return await self._count(closed, limit)
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
-        ahead = select(sessions.c.check_time).where(is_ahead(now))
+        ahead = select(sessions.c.check_time).where(is_past_mark(now))
         statement = ahead.order_by(sessions.c.check_time, sessions.c.session_id).limit(1)
 
         async def work(connection: AsyncConnection) -> datetime | None:
@@ -152,8 +152,10 @@ class SqlUpkeepStore:
     async def missing_partitions(self, now: datetime) -> Sequence[datetime]:
         return await self._partitions.missing(now)
 
-    async def partitions_over(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
-        return await self._partitions.over(made_before, ended_before)
+    async def droppable_partitions(
+        self, made_before: datetime, ended_before: datetime
+    ) -> Sequence[str]:
+        return await self._partitions.droppable(made_before, ended_before)
 
     async def make_partition(self, end: datetime) -> bool:
         return await self._partitions.make(end)
@@ -259,5 +261,5 @@ def _is_swept(sweep: PendingSweep) -> ColumnElement[bool]:
         covered: ColumnElement[bool] = sessions.c.global_epoch < sweep.epoch
     else:
         covered = and_(sessions.c.user_id == sweep.user_id, sessions.c.user_epoch < sweep.epoch)
-    outlived = outlived_by_sweep(of_everybody=of_everybody)
-    return and_(covered, sessions.c.end_time.is_(None), ~outlived)
+    expired_first = expired_before_sweep(of_everybody=of_everybody)
+    return and_(covered, sessions.c.end_time.is_(None), ~expired_first)

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, issue
 from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.event import KeyCreated, KeyGivenEnd, KeyRevoked
+from session_authority_server.domain.event import KeyCreated, KeyExpirySet, KeyRevoked
 from session_authority_server.ports import NOWHERE, Audit, KeyStore
 
 KEY_LIMIT = 1_000
@@ -19,14 +19,14 @@ class TooManyKeys(Exception):
         )
 
 
-class NoSuchKey(Exception):
+class KeyNotFound(Exception):
     """No key has this id."""
 
     def __init__(self, key_id: UUID) -> None:
         super().__init__(f"there is no key {key_id}; `session-authority keys list` shows them all")
 
 
-class KeyIsOver(Exception):
+class KeyAlreadyEnded(Exception):
     """The key has expired or was revoked, so it can be neither changed nor replaced."""
 
     def __init__(self, key_id: UUID, state: KeyState) -> None:
@@ -79,13 +79,13 @@ class ApiKeys:
 
         Raises:
             InvalidRequest: If the lifetime is not allowed.
-            NoSuchKey: If there is no such key.
-            KeyIsOver: If it has expired or was revoked.
+            KeyNotFound: If there is no such key.
+            KeyAlreadyEnded: If it has expired or was revoked.
         """
         old, now = await self._find(key_id), self._clock.now()
         key, presented = issue(old.name, old.permissions, now, lifetime)
         if not await self._store.expire_key(key_id, now + overlap, now, key):
-            raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
+            raise KeyAlreadyEnded(key_id, (await self._find(key_id)).state(now))
         self._audit.record(KeyCreated(str(key.key_id), now))
         self._record_end(old, await self._find(key_id), now)
         return key, presented
@@ -94,12 +94,12 @@ class ApiKeys:
         """Have a key expire after a while, unless it expires earlier already. Return it as it is then.
 
         Raises:
-            NoSuchKey: If there is no such key.
-            KeyIsOver: If it has expired or was revoked.
+            KeyNotFound: If there is no such key.
+            KeyAlreadyEnded: If it has expired or was revoked.
         """
         before, now = await self._find(key_id), self._clock.now()
         if not await self._store.expire_key(key_id, now + within, now):
-            raise KeyIsOver(key_id, (await self._find(key_id)).state(now))
+            raise KeyAlreadyEnded(key_id, (await self._find(key_id)).state(now))
         after = await self._find(key_id)
         self._record_end(before, after, now)
         return after
@@ -108,7 +108,7 @@ class ApiKeys:
         """Revoke a key at once, even an expired one. Return it. A revoked key stays as it is.
 
         Raises:
-            NoSuchKey: If there is no such key.
+            KeyNotFound: If there is no such key.
         """
         await self._find(key_id)
         now = self._clock.now()
@@ -118,10 +118,10 @@ class ApiKeys:
 
     def _record_end(self, before: ApiKey, after: ApiKey, now: datetime) -> None:
         if after.expire_time is not None and after.expire_time != before.expire_time:
-            self._audit.record(KeyGivenEnd(str(after.key_id), after.expire_time, now))
+            self._audit.record(KeyExpirySet(str(after.key_id), after.expire_time, now))
 
     async def _find(self, key_id: UUID) -> ApiKey:
         for key in await self._store.read_keys():
             if key.key_id == key_id:
                 return key
-        raise NoSuchKey(key_id)
+        raise KeyNotFound(key_id)

@@ -81,7 +81,9 @@ async def list_sessions(context: Context, listing: Listing) -> Page:
         first = Section.ENDED if listing.only_ended else Section.LIVE
         place = PageToken(proven.user_id, show_ended, now, first, None)
     first_page = not listing.page_token
-    found, next_page_token = await _fill(context.store, place, now, size, first_page=first_page)
+    found, next_page_token = await _read_page(
+        context.store, place, now, size, first_page=first_page
+    )
     if listing.page_token or listing.only_ended or next_page_token:
         total = await context.store.count_live(proven.user_id, now, COUNT_LIMIT)
     else:  # Every live session is on this page.
@@ -89,7 +91,7 @@ async def list_sessions(context: Context, listing: Listing) -> Page:
     return Page(found, now, proven.session_id, next_page_token, total)
 
 
-async def _fill(
+async def _read_page(
     store: SessionStore, place: PageToken, now: datetime, size: int, *, first_page: bool
 ) -> tuple[list[Session], str]:
     """Return the sessions of a page, and the token of the next page."""
@@ -97,7 +99,7 @@ async def _fill(
     while True:
         wanted = size - len(found)
         # One more than wanted shows whether there is more.
-        some = await _read(store, place, now, wanted + 1)
+        some = await _read_section(store, place, now, wanted + 1)
         found += some[:wanted]
         if len(some) > wanted:
             key = _page_key(found[-1], place.section, now)
@@ -110,7 +112,7 @@ async def _fill(
             return found, place.encode()
 
 
-async def _read(
+async def _read_section(
     store: SessionStore, place: PageToken, now: datetime, limit: int
 ) -> Sequence[Session]:
     user_id, after = place.user_id, place.after
@@ -124,11 +126,11 @@ async def _read(
             return await store.list_ended(user_id, now, after, limit)
 
 
-def _page_size(asked: int) -> int:
-    if asked < 0:
-        problem = f"is {asked}; it must be 1 to {PAGE_SIZE_LIMIT}, or 0 for {DEFAULT_PAGE_SIZE}"
+def _page_size(requested: int) -> int:
+    if requested < 0:
+        problem = f"is {requested}; it must be 1 to {PAGE_SIZE_LIMIT}, or 0 for {DEFAULT_PAGE_SIZE}"
         raise InvalidRequest([Violation("page_size", problem)])
-    return min(asked or DEFAULT_PAGE_SIZE, PAGE_SIZE_LIMIT)
+    return min(requested or DEFAULT_PAGE_SIZE, PAGE_SIZE_LIMIT)
 
 
 def _page_key(session: Session, section: Section, now: datetime) -> PageKey:

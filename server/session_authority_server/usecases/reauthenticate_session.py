@@ -16,7 +16,7 @@ from session_authority_server.ports import Transaction, UserStanding
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.create_session import earlier_answer, keep_answer
 from session_authority_server.usecases.session_proof import (
-    read_proven,
+    prove_without_lock,
     require_proof,
 )
 from session_authority_server.usecases.sweep_time import (
@@ -67,7 +67,7 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
             earlier = await earlier_answer(context, transaction, attempt)
             if earlier is not None:
                 return earlier
-        session = await read_proven(transaction, old, clock)
+        session = await prove_without_lock(transaction, old, clock)
         assert standing is not None, "a token that proves a session has its user locked"
         require_begun_since(standing, session.user_id, authenticate_time)
         turn = clock.now()

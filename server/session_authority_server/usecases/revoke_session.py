@@ -18,7 +18,7 @@ from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.session_proof import (
     check_standing,
-    prove_in,
+    prove_and_lock,
     require_proof,
 )
 
@@ -55,7 +55,7 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
     target_id = parse_id(session_id)
 
     async def work(transaction: Transaction) -> tuple[Session, bool, bool]:
-        proven = await prove_in(transaction, proof, context.clock)
+        proven = await prove_and_lock(transaction, proof, context.clock)
         check_standing(proven, context.policy, context.clock.now())
         # Read with the user's id, so that another user's session costs what an unknown one does.
         target = await transaction.read_session(target_id, of_user=proven.user_id)
@@ -117,7 +117,7 @@ async def revoke_other_sessions(context: Context, session_token: str) -> datetim
     proof = require_proof(session_token)
 
     async def work(transaction: Transaction) -> None:
-        proven = await prove_in(transaction, proof, context.clock)
+        proven = await prove_and_lock(transaction, proof, context.clock)
         check_standing(proven, context.policy, context.clock.now())
         sweep = Sweep(context.clock.now(), InitiatingEntity.USER)
         await transaction.sweep_user(proven.user_id, sweep)

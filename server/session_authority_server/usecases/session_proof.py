@@ -38,20 +38,20 @@ async def prove(context: Context, proof: Proof, now: datetime) -> Session:
     return _accept(found.get(proof.id), proof, now)
 
 
-async def prove_in(transaction: Transaction, proof: Proof, clock: Clock) -> Session:
+async def prove_and_lock(transaction: Transaction, proof: Proof, clock: Clock) -> Session:
     """Lock the user of a token. Return its live session, as it is under the lock.
 
     Raises:
         SessionNotLive: If the token is not good.
         StoreUnavailable: If the store can't be read.
     """
-    session = await read_proven(transaction, proof, clock)
+    session = await prove_without_lock(transaction, proof, clock)
     await transaction.lock_user(session.user_id)
     # The session may have ended while this waited for the lock.
-    return await read_proven(transaction, proof, clock)
+    return await prove_without_lock(transaction, proof, clock)
 
 
-async def read_proven(transaction: Transaction, proof: Proof, clock: Clock) -> Session:
+async def prove_without_lock(transaction: Transaction, proof: Proof, clock: Clock) -> Session:
     """Return the live session of a token, without a lock.
 
     Raises:

@@ -42,7 +42,7 @@ async def sign_out(context: Context, session_token: str) -> datetime:
                 raise SessionNotLive  # Erased meanwhile. The lock must leave nothing of the user.
         now = context.clock.now()
         verdict = judge(session, proof, now)
-        if session is not None and _opens(verdict, session, now):
+        if session is not None and _may_sign_out(verdict, session, now):
             ending = Ending(now, EndReason.SIGNED_OUT, InitiatingEntity.USER)
             if await transaction.end_session(proof.id, ending):
                 transaction.record(SessionEnded(proof.id, session.user_id, ending))
@@ -56,6 +56,6 @@ async def sign_out(context: Context, session_token: str) -> datetime:
     return context.effective_time()
 
 
-def _opens(verdict: Session | Rejection, session: Session, now: datetime) -> bool:
+def _may_sign_out(verdict: Session | Rejection, session: Session, now: datetime) -> bool:
     """Say whether a token is, or was before a re-authentication, that of a live session."""
     return isinstance(verdict, Session) or (verdict is SUPERSEDED and is_live(session, now))

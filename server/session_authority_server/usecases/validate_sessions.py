@@ -35,14 +35,14 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class Undecided:
+class NotYetRecorded:
     """A live session that is about to idle out, so its use must be written before it is accepted."""
 
     session: Session
     touch: Touch
 
 
-Outcome = Session | Rejection | InvalidRequest | Undecided
+Outcome = Session | Rejection | InvalidRequest | NotYetRecorded
 
 
 async def validate_sessions(context: Context, validations: Sequence[Validation]) -> list[Outcome]:
@@ -94,17 +94,17 @@ def _outcome(
     elif not validation.passive:
         touch = context.activity.gather(verdict, now, ip_address)
         if touch is not None:
-            return Undecided(verdict, touch)
+            return NotYetRecorded(verdict, touch)
     return verdict
 
 
-async def record_use(context: Context, undecided: Sequence[Undecided]) -> None:
+async def record_use(context: Context, not_yet_recorded: Sequence[NotYetRecorded]) -> None:
     """Write the use of sessions. They are accepted once it is written.
 
     Raises:
         StoreUnavailable: If it can't be written.
     """
-    await context.activity.write([each.touch for each in undecided])
+    await context.activity.write([each.touch for each in not_yet_recorded])
 
 
 async def decide(context: Context, outcomes: Sequence[Outcome]) -> list[Session | Rejection]:
@@ -122,11 +122,11 @@ async def decide(context: Context, outcomes: Sequence[Outcome]) -> list[Session 
     ]
     if violations:
         raise InvalidRequest(violations)
-    undecided = [outcome for outcome in outcomes if isinstance(outcome, Undecided)]
-    if undecided:
-        await record_use(context, undecided)
+    not_yet_recorded = [outcome for outcome in outcomes if isinstance(outcome, NotYetRecorded)]
+    if not_yet_recorded:
+        await record_use(context, not_yet_recorded)
     return [
-        outcome.session if isinstance(outcome, Undecided) else outcome
+        outcome.session if isinstance(outcome, NotYetRecorded) else outcome
         for outcome in outcomes
         if not isinstance(outcome, InvalidRequest)
     ]

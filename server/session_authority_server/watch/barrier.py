@@ -15,7 +15,7 @@ class Barrier:
         self._served: dict[Stream, int] = {}
 
     @property
-    def is_wanted(self) -> bool:
+    def needs_probe(self) -> bool:
         """Whether a probe should be sent now."""
         return bool(self._waiting) and not self._under_way
 
@@ -23,7 +23,7 @@ class Barrier:
         """Have a stream's ping wait, in place of its earlier ping."""
         self._waiting[stream] = ping_id
 
-    def waits(self, stream: Stream) -> bool:
+    def has_pending_ping(self, stream: Stream) -> bool:
         """Return whether a ping of a stream waits."""
         return stream in self._waiting or stream in self._served
 

@@ -125,7 +125,7 @@ class Hub:
         if self.open_streams >= STREAMS_LIMIT:
             raise TooManyStreams(STREAMS_LIMIT)
         stream = Stream(self._monotonic())
-        group = self._group_of[stream] = self._group_with_room()
+        group = self._group_of[stream] = self._group_for_new_stream()
         group.streams[stream] = None
         self.open_streams += 1
         WATCH_STREAMS.set(self.open_streams)
@@ -174,9 +174,9 @@ class Hub:
 
     def end_silent(self) -> None:
         """End the streams whose callers sent nothing for SILENCE_SECONDS."""
-        heard_after = self._monotonic() - SILENCE_SECONDS
+        silent_since = self._monotonic() - SILENCE_SECONDS
         for stream in self.streams:
-            if stream.heard_at <= heard_after:
+            if stream.last_received_at <= silent_since:
                 self.end(stream, WatchInterrupted(Cause.SILENT))
 
     def end(self, stream: Stream, error: AuthorityError) -> None:
@@ -198,21 +198,21 @@ class Hub:
 
     def tick(self) -> None:
         """Send a probe if a ping waits for one. Send what waits to one group, or to several small ones."""
-        if self._barrier.is_wanted and self._is_up:
+        if self._barrier.needs_probe and self._is_up:
             self._probed_at = self._monotonic()
             self._channel.probe(self._barrier.send())
-        told = 0
+        sent = 0
         for _ in range(len(self._groups)):
             group = self._groups[0]
             if group.is_due:
-                if told and told + len(group.streams) > GROUP_LIMIT:
+                if sent and sent + len(group.streams) > GROUP_LIMIT:
                     self._wanted.set()
                     break
-                told += len(group.streams)
-                self._tell(group)
+                sent += len(group.streams)
+                self._send_to_group(group)
             self._groups.rotate(-1)
 
-    def _tell(self, group: Group) -> None:
+    def _send_to_group(self, group: Group) -> None:
         changes = group.take_changes()
         if changes:
             if len(changes) > NAMES_LIMIT:
@@ -222,9 +222,13 @@ class Hub:
             for stream in tuple(group.streams):
                 self._put(stream, message)
         for stream, ping_id in group.take_answered().items():
-            self._put(stream, self._encode_pong(ping_id), answers=not self._barrier.waits(stream))
+            self._put(
+                stream,
+                self._encode_pong(ping_id),
+                answers=not self._barrier.has_pending_ping(stream),
+            )
 
-    def _group_with_room(self) -> Group:
+    def _group_for_new_stream(self) -> Group:
         """Return the group for a new stream: the fullest one with room, to keep groups few."""
         return max(
             (group for group in self._groups if len(group.streams) < GROUP_LIMIT),

@@ -30,11 +30,11 @@ Connection: TypeAlias = "psycopg.AsyncConnection[Any]"
 _IDLE_PROBE = 0
 
 
-class NotDirect(Exception):
+class PoolerDetected(Exception):
     """A pooler stands in between. LISTEN doesn't work through a pooler."""
 
 
-class Following:
+class Subscription:
     """One listening connection, from its opening to its loss.
 
     Attributes:
@@ -51,7 +51,7 @@ class Following:
         self._expected = _IDLE_PROBE
         self._back: asyncio.Future[None] | None = None
 
-    def come_up(self) -> None:
+    def report_up(self) -> None:
         """Report that every change comes through from now on."""
         if self._receiver is not None:
             self.was_up = True
@@ -63,7 +63,7 @@ class Following:
         self._back = asyncio.get_running_loop().create_future()
         return self._back
 
-    def hear(self, channel: str, payload: str) -> None:
+    def receive(self, channel: str, payload: str) -> None:
         """Handle a notification."""
         if self._receiver is None:
             return
@@ -73,13 +73,13 @@ class Following:
             self._back.set_result(None)
             self._receiver.returned(self._expected)
 
-    def sent(self, sending: "asyncio.Future[Any]") -> None:
+    def check_sent(self, sending: "asyncio.Future[Any]") -> None:
         """Report the loss if sending a probe failed."""
         error = None if sending.cancelled() else sending.exception()
         if isinstance(error, Exception):
-            self.lose(error)
+            self.report_loss(error)
 
-    def lose(self, error: Exception) -> None:
+    def report_loss(self, error: Exception) -> None:
         """Report the loss to the receiver at once."""
         if not self.lost.done():
             self.lost.set_result(error)
@@ -131,72 +131,74 @@ class PostgresqlChannel:
     async def run(self, receiver: Receiver) -> None:
         failures = 0
         while True:
-            following = Following(receiver)
+            subscription = Subscription(receiver)
             try:
-                await self._follow(following)
-            except (psycopg.Error, OSError, TimeoutError, NotDirect) as error:
-                _log_loss(error, was_up=following.was_up)
+                await self._listen_and_probe(subscription)
+            except (psycopg.Error, OSError, TimeoutError, PoolerDetected) as error:
+                _log_loss(error, was_up=subscription.was_up)
             except Exception:  # noqa: BLE001 - nothing stops the listening
                 _log.exception("listening for changes failed")
             finally:
-                following.end()
-            failures = 0 if following.was_up else failures + 1
+                subscription.end()
+            failures = 0 if subscription.was_up else failures + 1
             longest = min(FIRST_RETRY_SECONDS * 2 ** min(failures, 10), LONGEST_RETRY_SECONDS)
             # At random, because many servers lose the database at once.
             await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
 
-    async def _follow(self, following: Following) -> None:
+    async def _listen_and_probe(self, subscription: Subscription) -> None:
         """Listen and probe until a connection or a probe is lost."""
         async with _connected(self._listener_arguments) as listener:
             await _check_direct(listener)
-            for channel in (postgresql.CHANNEL, following.probe_channel):
+            for channel in (postgresql.CHANNEL, subscription.probe_channel):
                 await listener.execute(f"LISTEN {channel}".encode())
-            with _heard_by(following, listener):
+            with _receiving(subscription, listener):
                 async with _connected(self._prober_arguments) as prober:
-                    await _probe(prober, following, _IDLE_PROBE)
-                    following.come_up()
+                    await _probe(prober, subscription, _IDLE_PROBE)
+                    subscription.report_up()
                     while True:
-                        await _probe(prober, following, await self._next(following))
+                        await _probe(prober, subscription, await self._next_probe(subscription))
 
-    async def _next(self, following: Following) -> int:
+    async def _next_probe(self, subscription: Subscription) -> int:
         """Wait until a ping wants a probe or IDLE_SECONDS have passed, and return the probe's number."""
         wanting = asyncio.ensure_future(self._wanted.wait())
         try:
-            await _first(IDLE_SECONDS, wanting, following.lost)
+            await _wait_for_first(IDLE_SECONDS, wanting, subscription.lost)
         finally:
             wanting.cancel()
-        following.check()
+        subscription.check()
         if not self._wanted.is_set():
             return _IDLE_PROBE
         self._wanted.clear()
         return self._number
 
 
-async def _probe(prober: Connection, following: Following, number: int) -> None:
+async def _probe(prober: Connection, subscription: Subscription, number: int) -> None:
     """Send a probe, and wait until it has come back."""
-    back = following.expect(number)
-    sending = asyncio.ensure_future(prober.execute(_PROBE, (following.probe_channel, str(number))))
-    sending.add_done_callback(following.sent)
+    back = subscription.expect(number)
+    sending = asyncio.ensure_future(
+        prober.execute(_PROBE, (subscription.probe_channel, str(number)))
+    )
+    sending.add_done_callback(subscription.check_sent)
     try:
-        await _first(PROBE_SECONDS, back, following.lost)
+        await _wait_for_first(PROBE_SECONDS, back, subscription.lost)
         if not back.done():
             # At once, because what follows may take a while.
-            following.lose(TimeoutError("a probe did not come back"))
-        await _first(PROBE_SECONDS, sending, following.lost)
-        following.check()
+            subscription.report_loss(TimeoutError("a probe did not come back"))
+        await _wait_for_first(PROBE_SECONDS, sending, subscription.lost)
+        subscription.check()
     finally:
         if not sending.done():
             cut_off(prober)
             await asyncio.wait([sending])
 
 
-async def _first(seconds: float, *futures: "asyncio.Future[Any]") -> None:
+async def _wait_for_first(seconds: float, *futures: "asyncio.Future[Any]") -> None:
     """Wait until one of several futures is done, or some seconds have passed."""
     await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
 
 @contextlib.contextmanager
-def _heard_by(following: Following, connection: Connection) -> Iterator[None]:
+def _receiving(subscription: Subscription, connection: Connection) -> Iterator[None]:
     """Pass on notifications as they arrive, from the event loop's reader rather than a waiting task."""
     loop, libpq = asyncio.get_running_loop(), connection.pgconn
 
@@ -204,10 +206,10 @@ def _heard_by(following: Following, connection: Connection) -> Iterator[None]:
         try:
             libpq.consume_input()
             while (notify := libpq.notifies()) is not None:
-                following.hear(notify.relname.decode(), notify.extra.decode())
+                subscription.receive(notify.relname.decode(), notify.extra.decode())
         except Exception as error:  # noqa: BLE001 - a missed notification must not go unnoticed
             loop.remove_reader(socket)
-            following.lose(error)
+            subscription.report_loss(error)
 
     socket = libpq.socket
     loop.add_reader(socket, read)
@@ -223,11 +225,11 @@ async def _check_direct(connection: Connection) -> None:
     A pooler reports a process number of its own instead of PostgreSQL's.
 
     Raises:
-        NotDirect: If a pooler stands between.
+        PoolerDetected: If a pooler stands between.
     """
     cursor = await connection.execute("SELECT pg_backend_pid()")
     if await cursor.fetchone() != (connection.info.backend_pid,):
-        raise NotDirect
+        raise PoolerDetected
 
 
 @contextlib.asynccontextmanager
@@ -243,7 +245,7 @@ async def _connected(arguments: dict[str, Any]) -> AsyncIterator[Connection]:
 def _log_loss(error: Exception, *, was_up: bool) -> None:
     if was_up:
         _log.error("the listener for changes was lost: %s; its streams ended", reason_of(error))
-    elif isinstance(error, TimeoutError | NotDirect):
+    elif isinstance(error, TimeoutError | PoolerDetected):
         _log.error(
             "what the database notifies does not come through; give its direct address, without a pooler, in "
             "SESSION_AUTHORITY_WATCH_DATABASE_URL"

@@ -41,15 +41,15 @@ class Stream:
     """One caller that watches changes, with the messages that wait for it in order.
 
     Attributes:
-        heard_at: When the caller last sent something, by the hub's clock.
+        last_received_at: When the caller last sent something, by the hub's clock.
         ended: Done when the stream has ended, with the reason.
     """
 
-    __slots__ = ("_finishing", "_queue", "_ready", "_unanswered", "ended", "heard_at")
+    __slots__ = ("_finishing", "_queue", "_ready", "_unanswered", "ended", "last_received_at")
 
     def __init__(self, now: float) -> None:
         loop = asyncio.get_running_loop()
-        self.heard_at = now
+        self.last_received_at = now
         self.ended: asyncio.Future[AuthorityError] = loop.create_future()
         self._queue: deque[bytes] = deque()
         self._ready: asyncio.Future[None] = loop.create_future()
@@ -58,7 +58,7 @@ class Stream:
 
     def pinged(self, now: float) -> None:
         """Record a ping that needs an answer."""
-        self.heard_at = now
+        self.last_received_at = now
         self._unanswered = True
 
     def put(self, message: bytes, *, answers: bool = False) -> None:

@@ -148,7 +148,7 @@ async def test_it_is_measured_again_after_an_outage(
         async with watching(skew, no_change):
             await until(lambda: database._failures["reading"] > 0)
     async with watching(skew, no_change):
-        await until(lambda: skew._theirs.uncertainty_seconds < 60)
+        await until(lambda: skew._database_clock.uncertainty_seconds < 60)
 
 
 async def no_change(_serving: bool) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.app.serving import _uses_written_at_end
+from session_authority_server.app.serving import _flushing_activity_at_end
 
 
 async def test_uses_are_written_at_the_end_even_if_the_wait_for_endings_is_interrupted() -> None:
@@ -21,6 +21,6 @@ async def test_uses_are_written_at_the_end_even_if_the_wait_for_endings_is_inter
     )
     server: Any = SimpleNamespace(context=context)
     with pytest.raises(asyncio.CancelledError):
-        async with _uses_written_at_end(server):
+        async with _flushing_activity_at_end(server):
             pass
     assert written == ["uses"]

@@ -6,13 +6,13 @@ from uuid import UUID
 
 import pytest
 
-from session_authority_server.audit.lines import DROPPED, as_line, counted
+from session_authority_server.audit.lines import DROPPED, as_line, summary_line
 from session_authority_server.domain.event import (
     CredentialFault,
     CredentialRejected,
     Event,
     KeyCreated,
-    KeyGivenEnd,
+    KeyExpirySet,
     KeyRevoked,
     SessionEnded,
     SessionEstablished,
@@ -36,7 +36,7 @@ EVENTS: list[Event] = [
     CredentialRejected(ID, "ada", CredentialFault.SUPERSEDED, NOON),
     KeyCreated("key-1", NOON),
     KeyRevoked("key-1", NOON),
-    KeyGivenEnd("key-1", NOON + timedelta(hours=1), NOON),
+    KeyExpirySet("key-1", NOON + timedelta(hours=1), NOON),
 ]
 
 
@@ -156,7 +156,7 @@ def test_a_user_id_stays_within_its_line() -> None:
 
 def test_the_documentation_shows_a_line_of_each_kind_as_it_is_written() -> None:
     lines = [as_line(event, addresses=False) for event in EVENTS]
-    lines += [counted(why, 2, NOON, NOON) for why in ("forged", DROPPED)]
+    lines += [summary_line(why, 2, NOON, NOON) for why in ("forged", DROPPED)]
     shown = Path("docs/operate/audit.md").read_text().partition("```json\n")[2].partition("```")[0]
     written = {each["event"]: list(each) for each in map(json.loads, lines)}
     assert {each["event"]: list(each) for each in map(json.loads, shown.splitlines())} == written

@@ -189,10 +189,10 @@ async def test_upkeep_waits_for_room_but_not_for_ever(
     assert disk.asked.wait(PATIENCE_SECONDS)
     audit.record(*map(ended, range(QUEUE_LIMIT_EVENTS - EVENTS_AT_ONCE)))
     with pytest.raises(StopIteration):
-        audit.room().send(None)  # there is room, so it does not wait
+        audit.wait_for_room().send(None)  # there is room, so it does not wait
     audit.record(ended(1))
     started = time.monotonic()
-    await audit.room()
+    await audit.wait_for_room()
     assert time.monotonic() - started >= 0.05
 
 

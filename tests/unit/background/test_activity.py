@@ -12,7 +12,7 @@ from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
-from session_authority_server.ports import LeftOut, SessionStore, Touch
+from session_authority_server.ports import SessionStore, Touch, TouchesSkipped
 from tests.support.engines import MINUTE, SECOND, START, a_session
 
 INSTANT = timedelta(microseconds=1)
@@ -34,7 +34,7 @@ class Store:
         self.written.append([touch for touch in touches if touch not in left])
         self.moments.append(now())
         if left:
-            raise LeftOut(left)
+            raise TouchesSkipped(left)
         return len(touches)
 
 

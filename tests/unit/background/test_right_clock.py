@@ -7,7 +7,7 @@ from sqlalchemy import update
 from session_authority_server.background import right_clock
 from session_authority_server.background.right_clock import LONGEST_PAUSE, STEADY_FOR, RightClock
 from session_authority_server.domain import clock as clocks
-from session_authority_server.domain.clock import STEP_BELIEVED_AFTER, SystemClock
+from session_authority_server.domain.clock import STEP_ACCEPTED_AFTER, SystemClock
 from session_authority_server.domain.errors import ClockWrong
 from session_authority_server.observability.metrics import WORKER_RUNS
 from session_authority_server.store.clock_times import repair
@@ -72,7 +72,7 @@ async def test_after_a_step_the_clock_must_be_steady_for_a_while(
     await right.require()
     machine.step(step)
     await right.require()  # the step is not believed yet
-    machine.wait(STEP_BELIEVED_AFTER)
+    machine.wait(STEP_ACCEPTED_AFTER)
     waited = timedelta(0)
     while waited < STEADY_FOR:
         with pytest.raises(ClockWrong, match="stepped less than 10 minutes ago"):
@@ -86,7 +86,7 @@ async def test_a_server_without_a_worker_notes_that_the_clock_is_right(
     engine: Engine, machine: MachineClocks
 ) -> None:
     right = await judging(engine, START - MINUTE)
-    noting = asyncio.create_task(right.keep_noting())
+    noting = asyncio.create_task(right.note_every_minute())
     async with asyncio.timeout(5):
         while await engine.upkeep.note_clock_time(START - DAY, DAY) != START:
             await asyncio.sleep(0.01)

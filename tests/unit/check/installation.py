@@ -8,9 +8,9 @@ from typing import Any
 from uuid import UUID
 
 from session_authority_server.check.database_condition import (
+    Backlog,
     PostgresqlCondition,
     SqliteCondition,
-    Unfinished,
 )
 from session_authority_server.check.facts import Contents, Exposure, Facts, File
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission, issue
@@ -50,7 +50,7 @@ POSTGRESQL = PostgresqlCondition(
     is_local=False,
 )
 SQLITE = SqliteCondition(journal_mode="wal")
-NOTHING_UNFINISHED = Unfinished(sweep_time=None, erase_time=None)
+NOTHING_UNFINISHED = Backlog(sweep_time=None, erase_time=None)
 
 
 def a_key(*permissions: Permission, name: str = "shop", **changes: Any) -> ApiKey:
@@ -75,7 +75,7 @@ def contents(
     given: dict[str, Any] = {
         "overdue_since": None,
         "live_until": None,
-        "unfinished": NOTHING_UNFINISHED,
+        "backlog": NOTHING_UNFINISHED,
         "sign_ins_until": None,
         "latest_time": None,
         **changes,

@@ -27,7 +27,7 @@ def test_a_proof_is_asked_for_as_libpq_does(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     Path("root.crt").touch()
-    assert database_identity.is_asked_for(parameters) is asked
+    assert database_identity.is_server_verified(parameters) is asked
 
 
 def test_a_root_certificate_in_its_usual_place_counts(
@@ -36,8 +36,8 @@ def test_a_root_certificate_in_its_usual_place_counts(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".postgresql").mkdir()
     (tmp_path / ".postgresql" / "root.crt").touch()
-    assert database_identity.is_asked_for({"sslmode": "require"})
-    assert not database_identity.is_asked_for({"sslmode": "prefer"})
+    assert database_identity.is_server_verified({"sslmode": "require"})
+    assert not database_identity.is_server_verified({"sslmode": "prefer"})
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_what_may_be_another_machine_is_known_as_such(address: str, leaves: bool
 
 def test_the_environment_speaks_where_an_address_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLMODE", "verify-full")
-    assert database_identity.is_asked_for(
+    assert database_identity.is_server_verified(
         database_identity.parameters_of("postgresql://db.example.com/authority")
     )
     address = "postgresql://db.example.com/authority?sslmode=require&sslrootcert=/none"
-    assert not database_identity.is_asked_for(database_identity.parameters_of(address))
+    assert not database_identity.is_server_verified(database_identity.parameters_of(address))

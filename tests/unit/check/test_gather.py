@@ -66,7 +66,7 @@ async def test_a_fresh_file_is_known_as_such(place: Place) -> None:
     assert facts.contents is not None
     assert facts.contents.keys == []
     assert facts.contents.overdue_since is None
-    assert facts.contents.unfinished.sweep_time is None
+    assert facts.contents.backlog.sweep_time is None
     assert facts.contents.sign_ins_until is None
 
 
@@ -129,7 +129,7 @@ async def test_what_waits_for_the_worker_is_known(place: Place) -> None:
     contents = (await place.facts()).contents
     assert contents is not None
     assert contents.overdue_since == START + DAY
-    assert contents.unfinished.sweep_time == START + MINUTE
+    assert contents.backlog.sweep_time == START + MINUTE
     assert contents.live_until is None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from session_authority_server.check.database_condition import SqliteCondition, Unfinished
+from session_authority_server.check.database_condition import Backlog, SqliteCondition
 from session_authority_server.check.facts import Facts, File
 from session_authority_server.check.requirement import CheckWarning
 from session_authority_server.check.warnings import WARNINGS
@@ -221,8 +221,8 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
     "backlog": (
         [
             tables(overdue_since=NOW - 10 * MINUTE),
-            tables(unfinished=Unfinished(sweep_time=NOW - 10 * MINUTE, erase_time=None)),
-            tables(unfinished=Unfinished(sweep_time=None, erase_time=NOW - 10 * MINUTE)),
+            tables(backlog=Backlog(sweep_time=NOW - 10 * MINUTE, erase_time=None)),
+            tables(backlog=Backlog(sweep_time=None, erase_time=NOW - 10 * MINUTE)),
         ],
         [
             tables(overdue_since=NOW - 10 * MINUTE + SECOND),

@@ -45,7 +45,7 @@ def running(script: str, count: int = 2, stop_seconds: float = 10) -> Supervisor
 
 async def _all_serve(kept: Supervisor) -> None:
     await asyncio.wait_for(
-        kept.keep_until(asyncio.create_task(kept.serving.wait())), PATIENCE_SECONDS
+        kept.run_until(asyncio.create_task(kept.serving.wait())), PATIENCE_SECONDS
     )
     assert kept.serving.is_set()
 

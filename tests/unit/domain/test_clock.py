@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from session_authority_server.domain.clock import (
-    STEP_BELIEVED_AFTER,
+    STEP_ACCEPTED_AFTER,
     TOLERATED_SKEW,
     DatabaseClock,
     ManualClock,
@@ -52,7 +52,7 @@ def test_a_step_that_lasts_is_followed_in_both_directions(
     clock = SystemClock()
     machine.step(step)
     clock.now()
-    machine.wait(STEP_BELIEVED_AFTER - TINY)
+    machine.wait(STEP_ACCEPTED_AFTER - TINY)
     assert abs(clock.now() - (machine.wall - step)) < 2 * TINY
     machine.wait(TINY)
     assert abs(clock.now() - machine.wall) < TINY
@@ -65,7 +65,7 @@ def test_a_second_step_must_last_for_itself(machine: MachineClocks) -> None:
     for step in (HOUR, 2 * HOUR, -HOUR):
         machine.step(step)
         clock.now()
-        machine.wait(0.9 * STEP_BELIEVED_AFTER)
+        machine.wait(0.9 * STEP_ACCEPTED_AFTER)
     assert abs(clock.now() - (machine.wall - 2 * HOUR)) < TINY
 
 

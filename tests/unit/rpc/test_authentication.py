@@ -26,7 +26,7 @@ from session_authority_server.rpc.authentication import (
     Authentication,
     Caller,
     Metadata,
-    anybody,
+    allow_anyone,
 )
 from tests.support.api import RPCS
 from tests.support.hosts import HOSTS, new_dispatcher, serving
@@ -96,8 +96,8 @@ async def test_a_method_that_nobody_has_thought_of_is_refused_to_everybody(
     with pytest.raises(PermissionMissing):
         authenticate(unknown, bearing(presented))
     with pytest.raises(PermissionMissing):
-        anybody(unknown, ())
-    assert anybody(CREATE, ()) is ANYBODY
+        allow_anyone(unknown, ())
+    assert allow_anyone(CREATE, ()) is ANYBODY
 
 
 async def test_a_header_that_is_no_single_bearer_key_is_refused(

@@ -30,10 +30,12 @@ class Queued:
         *,
         running_limit: int = RUNNING_LIMIT,
         waiting_limit: int = WAITING_LIMIT,
-        breath_seconds: float = 0.0,
+        batch_pause_seconds: float = 0.0,
     ) -> None:
         self.queue = CallQueue(
-            running_limit=running_limit, waiting_limit=waiting_limit, breath_seconds=breath_seconds
+            running_limit=running_limit,
+            waiting_limit=waiting_limit,
+            batch_pause_seconds=batch_pause_seconds,
         )
         self.queue.serve(self._run_one, self._run_validations, self._refuse)
         self.calls: list[Call] = []
@@ -154,7 +156,7 @@ async def test_calls_that_are_late_together_are_refused_a_few_at_a_time(
     await turns()
     monkeypatch.setattr(call_queue, "WAIT_SECONDS", 0)
     queued.end_one()
-    await until(lambda: running.over)
+    await until(lambda: running.finished)
     await turns()
     # The next one runs although it is late: answers go on.
     assert [queued.answer_of(call) for call in late] == [REFUSED, REFUSED, None, None, None]
@@ -176,7 +178,7 @@ async def test_while_late_validations_wait_to_be_refused_the_newest_run_first(
     monkeypatch.setattr(call_queue, "WAIT_SECONDS", 0)
     queued.go_on[0].set()
     await until(lambda: len(queued.batches) == 2)
-    assert running.over
+    assert running.finished
     assert queued.answer_of(late[0]) is REFUSED
     assert queued.batches[1] == [late[4], late[3]]
     queued.end_everything()
@@ -248,7 +250,7 @@ async def test_validations_that_arrive_while_a_batch_runs_wait_for_it_and_run_to
 async def test_after_a_batch_the_next_one_waits_for_as_many_calls_as_were_answered(
     arrive: int, batches: int
 ) -> None:
-    queued = Queued(breath_seconds=60)
+    queued = Queued(batch_pause_seconds=60)
     for _ in range(2):
         queued.put(VALIDATE)
     await turns()
@@ -339,7 +341,7 @@ def test_in_any_order_of_events_each_call_is_answered_once_and_no_place_is_lost(
             queued.end_everything()
             await asyncio.sleep(0)
         for call, answers in zip(queued.calls, queued.answers, strict=True):
-            assert call.over
+            assert call.finished
             assert len(answers) <= 1
         assert queued.most_running <= RUNNING_LIMIT
         assert queued.most_batches <= BATCHES_LIMIT

@@ -38,7 +38,7 @@ EXAMPLES: list[AuthorityError] = [
     error_table.TooManyRejectedTokens(timedelta(seconds=7)),
     *map(WatchInterrupted, Cause),
     TooManyStreams(1_000),
-    error_table.Unforeseen(),
+    error_table.UnexpectedFailure(),
 ]
 
 

@@ -5,11 +5,11 @@ import pytest
 
 from session_authority_server.domain.api_key import KeyState, Permission
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.domain.event import KeyCreated, KeyGivenEnd
+from session_authority_server.domain.event import KeyCreated, KeyExpirySet
 from session_authority_server.usecases import api_keys as module
 from session_authority_server.usecases.api_keys import (
     ApiKeys,
-    KeyIsOver,
+    KeyAlreadyEnded,
     TooManyKeys,
 )
 from tests.support.engines import opened
@@ -37,7 +37,7 @@ async def test_a_successor_permits_the_same_and_both_are_good_for_the_overlap(
         states = {key.key_id: key.state(clock.now()) for key in await keys.list()}
         assert states == {old.key_id: KeyState.EXPIRED, new.key_id: KeyState.ACTIVE}
         for attempt in (keys.rotate(old.key_id, HOUR), keys.expire(old.key_id, HOUR)):
-            with pytest.raises(KeyIsOver, match="expired already"):
+            with pytest.raises(KeyAlreadyEnded, match="expired already"):
                 await attempt
 
 
@@ -49,7 +49,7 @@ async def test_what_is_revoked_stays_as_it_is(tmp_path: Path) -> None:
         first = await keys.revoke(made.key_id)
         clock.advance(HOUR)
         assert await keys.revoke(made.key_id) == first
-        with pytest.raises(KeyIsOver, match="revoked already"):
+        with pytest.raises(KeyAlreadyEnded, match="revoked already"):
             await keys.rotate(made.key_id, HOUR)
         assert await keys.list() == [first]
 
@@ -83,9 +83,9 @@ async def test_the_audit_log_is_told_when_a_key_is_given_an_end_and_only_then(
         successor, _ = await keys.rotate(made.key_id, HOUR)
         await keys.rotate(made.key_id, HOUR)
 
-        ends = [event for event in told.events if isinstance(event, KeyGivenEnd)]
+        ends = [event for event in told.events if isinstance(event, KeyExpirySet)]
         assert ends == [
-            KeyGivenEnd(key_id, NOON + 2 * HOUR, NOON),
-            KeyGivenEnd(key_id, NOON + HOUR, NOON),
+            KeyExpirySet(key_id, NOON + 2 * HOUR, NOON),
+            KeyExpirySet(key_id, NOON + HOUR, NOON),
         ]
         assert KeyCreated(str(successor.key_id), NOON) in told.events

@@ -15,7 +15,7 @@ from session_authority_server.domain.session import (
 )
 from session_authority_server.domain.token import Token
 from session_authority_server.ports import UserStanding
-from session_authority_server.usecases.session_proof import prove_in, require_proof
+from session_authority_server.usecases.session_proof import prove_and_lock, require_proof
 from tests.support.engines import SECRET, START, a_session
 
 SESSION = a_session()
@@ -40,7 +40,7 @@ class Transaction:
 
 
 async def prove(transaction: Transaction) -> Session:
-    return await prove_in(transaction, GOOD.proof, ManualClock(START))  # type: ignore[arg-type]
+    return await prove_and_lock(transaction, GOOD.proof, ManualClock(START))  # type: ignore[arg-type]
 
 
 async def test_the_proven_session_is_the_one_read_under_its_users_lock() -> None:

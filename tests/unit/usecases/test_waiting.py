@@ -16,7 +16,7 @@ from session_authority_server.ports import Transaction
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.validate_sessions import (
-    Undecided,
+    NotYetRecorded,
     Validation,
     record_use,
     validate_sessions,
@@ -87,7 +87,11 @@ async def test_decisive_activities_at_once_are_written_together(authority: Autho
         authority.context, [Validation(token) for token in tokens * 3]
     )
     await asyncio.gather(
-        *(record_use(authority.context, [each]) for each in outcomes if isinstance(each, Undecided))
+        *(
+            record_use(authority.context, [each])
+            for each in outcomes
+            if isinstance(each, NotYetRecorded)
+        )
     )
     assert authority.store.asked == ["read_sessions", "touch"]
     authority.clock.advance(30 * SECOND)

@@ -22,7 +22,7 @@ OFTEN = timedelta(milliseconds=20)
 class Job:
     """A job that does what the test says."""
 
-    least_interval = timedelta(minutes=1)
+    min_interval = timedelta(minutes=1)
 
     def __init__(self, name: str, work: Callable[[], Awaitable[int]] | None = None) -> None:
         self.name = name

@@ -21,10 +21,10 @@ from session_authority_server.domain.session import (
 from session_authority_server.ports import PendingErasure, Transaction, UpkeepStore
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
-from session_authority_workers.purge import LEAST_RETENTION, Erase, Purge
+from session_authority_workers.purge import MIN_RETENTION, Erase, Purge
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
 
-QUICK = Pace(batch=3, largest_batch=3, largest_look=3, pause_share=0)
+QUICK = Pace(batch=3, largest_batch=3, largest_scan=3, pause_share=0)
 RETENTION = Policy().history_retention
 
 
@@ -79,7 +79,7 @@ async def test_a_sign_in_that_appears_long_after_everybody_was_swept_has_its_end
     early, late = a_session(), a_session("bob")
     await engine.add(early)
     await engine.sweep_everybody(START)
-    clock.advance(QUICK.hold_back + QUICK.rest)
+    clock.advance(QUICK.safety_lag + QUICK.rest)
     await Expire(engine.upkeep, clock, QUICK)()
     assert [each.epoch for each in await engine.upkeep.pending_sweeps(10)] == [1]
     await engine.fill([late])  # of the epoch before the sweep
@@ -186,7 +186,7 @@ async def test_without_a_history_what_expired_stays_until_it_can_have_been_told(
 ) -> None:
     await engine.add(a_session(lifetime=MINUTE))
     purge = Purge(engine.upkeep, clock, Policy(history_retention=timedelta(0)), QUICK)
-    clock.advance(MINUTE + LEAST_RETENTION)
+    clock.advance(MINUTE + MIN_RETENTION)
     assert await purge() == 0
     clock.advance(SECOND)
     assert await purge() == 1

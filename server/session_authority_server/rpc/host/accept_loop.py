@@ -40,7 +40,7 @@ _refused = RPC_ERRORS.labels(method="unknown", reason="UNIMPLEMENTED")
 _log = structlog.get_logger("session_authority.rpc")
 
 
-class Open:
+class OpenCalls:
     """How many calls of a kind are open, and may be."""
 
     __slots__ = ("calls", "limit")
@@ -65,12 +65,12 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
     def __init__(self, package: str, calls_limit: int, *arguments: Any, **named: Any) -> None:
         self._package = f"/{package}."
         self._kinds = {
-            (True, False): Open(calls_limit),
-            (True, True): Open(STREAMS_LIMIT),
-            (False, False): Open(KEYLESS_CALLS_LIMIT),
-            (False, True): Open(KEYLESS_STREAMS_LIMIT),
+            (True, False): OpenCalls(calls_limit),
+            (True, True): OpenCalls(STREAMS_LIMIT),
+            (False, False): OpenCalls(KEYLESS_CALLS_LIMIT),
+            (False, True): OpenCalls(KEYLESS_STREAMS_LIMIT),
         }
-        self._open: dict[bytes, Open] = {}
+        self._open: dict[bytes, OpenCalls] = {}
         self._refusing: set[asyncio.Task[None]] = set()
         self.abandoned: list[object] = []
         super().__init__(*arguments, **named)
@@ -81,13 +81,13 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
             ours = method.startswith(self._package)
             streams = handler.request_streaming or handler.response_streaming
             self._open[method.encode()] = self._kinds[ours, streams]
-            bounded[method] = handler if ours or streams else _asked_in_time(handler)
+            bounded[method] = handler if ours or streams else _with_request_timeout(handler)
         super().add_registered_method_handlers(bounded)
 
     async def _request_call(self) -> Any:
         """Wait for the calls of methods that nobody registered, and refuse each; ends when the server stops."""
         while True:
-            call = await _taken_on(self, super()._request_call)
+            call = await _next_call(self, super()._request_call)
             _refused.inc()
             if len(self._refusing) < REFUSALS_LIMIT:
                 self._refuse(call, *_UNKNOWN_METHOD)
@@ -95,25 +95,25 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
 
     async def _request_registered_call(self, method: bytes) -> Any:
         """Return the next call of a method; those beyond its limit are refused before they are read."""
-        its_kind = self._open[method]
+        kind = self._open[method]
         while True:
-            call = await _taken_on(self, super()._request_registered_call, method)
-            if its_kind.calls < its_kind.limit:
-                its_kind.calls += 1
+            call = await _next_call(self, super()._request_registered_call, method)
+            if kind.calls < kind.limit:
+                kind.calls += 1
                 context = _context(call)
-                context.add_done_callback(its_kind.ended)
-                if its_kind is self._kinds[True, False]:
+                context.add_done_callback(kind.ended)
+                if kind is self._kinds[True, False]:
                     end = asyncio.get_running_loop().call_later(
-                        OPEN_SECONDS, self._refuse_for, call, method, DeadlineExceeded()
+                        OPEN_SECONDS, self._refuse_with_error, call, method, DeadlineExceeded()
                     )
                     context.add_done_callback(lambda _context, end=end: end.cancel())
                 return call
             if len(self._refusing) < REFUSALS_LIMIT:
-                name = self._refuse_for(call, method, ServerOverloaded())
-                _log.warning("too many calls are open", method=name, limit=its_kind.limit)
+                name = self._refuse_with_error(call, method, ServerOverloaded())
+                _log.warning("too many calls are open", method=name, limit=kind.limit)
             del call
 
-    def _refuse_for(self, call: Any, method: bytes, error: AuthorityError) -> str:
+    def _refuse_with_error(self, call: Any, method: bytes, error: AuthorityError) -> str:
         """Refuse a call of a method that is known, and return the method's name."""
         answer = error_table.answer(error)
         name = method.decode().rpartition("/")[2]
@@ -132,18 +132,18 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
         refusing.add_done_callback(self._refusing.discard)
 
 
-async def _taken_on(server: _Acceptor, request: Any, *arguments: Any) -> Any:
+async def _next_call(server: _Acceptor, request: Any, *arguments: Any) -> Any:
     """Return the next call; one that broke off while it was taken on is none of the loop's business."""
     while True:
         try:
-            return await _kept(request(*arguments), server.abandoned)
+            return await _await_and_keep(request(*arguments), server.abandoned)
         except cygrpc._RequestCallError:
             if not server.is_running():
                 raise
 
 
 @types.coroutine
-def _kept(request: Any, abandoned: list[object]) -> Generator[Any, None, Any]:
+def _await_and_keep(request: Any, abandoned: list[object]) -> Generator[Any, None, Any]:
     """Await a coroutine of gRPC's, and keep it should the wait for it be cancelled.
 
     A loop that ends cancels who waits for calls, but not what is yet to be written into what they wait with.
@@ -164,7 +164,7 @@ def _context(call: Any) -> Any:
     return cygrpc._ServicerContext(call, None, None, asyncio.get_running_loop())
 
 
-def _asked_in_time(handler: Handler) -> Handler:
+def _with_request_timeout(handler: Handler) -> Handler:
     """Return a handler of calls that ask once and are answered once, which does not wait for ever to be asked."""
     behavior: Any = handler.unary_unary
 

@@ -19,7 +19,7 @@ from session_authority_server.rpc.error_table import (
     Answer,
     MalformedRequest,
     RequestTooLarge,
-    Unforeseen,
+    UnexpectedFailure,
 )
 from session_authority_server.rpc.host import CannotListen, Health, accept_loop
 from session_authority_server.rpc.methods import (
@@ -199,7 +199,7 @@ def _stream(path: str, behave: Stream) -> Handler:
             error = raised
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
             _log.exception("unforeseen failure", method=method.name)
-            error = Unforeseen()
+            error = UnexpectedFailure()
         else:
             return
         await _abort(context, refusal(method.name, error))

@@ -17,7 +17,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.call_queue import Call
 from session_authority_server.rpc.dispatcher import Dispatcher
-from session_authority_server.rpc.error_table import DETAILS_KEY, Answer, Unforeseen
+from session_authority_server.rpc.error_table import DETAILS_KEY, Answer, UnexpectedFailure
 from session_authority_server.rpc.host import CannotListen
 from session_authority_server.rpc.host.grpcio import GrpcioHost
 
@@ -144,7 +144,7 @@ class NativeHost:
                     self._begin(call_id, method_id, payload, details)
                 except Exception:  # noqa: BLE001 - the other calls go on, and this one gets an answer
                     _log.exception("unforeseen failure", method=self._methods[method_id].name)
-                    self._reply(call_id, error_table.answer(Unforeseen()))
+                    self._reply(call_id, error_table.answer(UnexpectedFailure()))
 
     def _begin(self, call_id: int, method_id: int, payload: bytes, details: Any) -> None:
         metadata, _peer, seconds_left = details

@@ -11,7 +11,7 @@ from session_authority_server.domain.session import Changes
 
 # A query keeps its snapshot until the next statement of its transaction. Another connection that works CONCURRENTLY
 # would wait for the snapshot to go. This statement takes none.
-LET_GO_OF_SNAPSHOT = "SET LOCAL client_min_messages = warning"
+RELEASE_SNAPSHOT = "SET LOCAL client_min_messages = warning"
 # The key in a connection's `info` that says that PostgreSQL did not wait for the synchronous standby.
 COMMIT_IN_DOUBT = "commit in doubt"
 
@@ -24,12 +24,12 @@ class Dialect(Protocol):
 
     Attributes:
         takes_arrays: Whether a parameter can be an array.
-        tell_time: The statement that asks for the engine's time; None where its clock is this machine's.
+        time_query: The statement that asks for the engine's time; None where its clock is this machine's.
         driver_errors: What the driver raises where SQLAlchemy is not in between.
     """
 
     takes_arrays: bool
-    tell_time: str | None
+    time_query: str | None
     driver_errors: tuple[type[Exception], ...]
 
     def reader(self) -> AsyncEngine:
@@ -68,11 +68,11 @@ class Dialect(Protocol):
         """Return an INSERT that does nothing where a row of the same key exists."""
         ...
 
-    def is_only_migrator(self, connection: Connection) -> bool:
+    def try_migration_lock(self, connection: Connection) -> bool:
         """Say whether no other transaction migrates the schema; if so, none does until this one ends."""
         ...
 
-    def as_worker(self) -> ColumnElement[Any]:
+    def worker_settings(self) -> ColumnElement[Any]:
         """Return what, selected, fits a transaction to a worker who goes through an index in its order.
 
         Where the engine can, it is answered before it is safe, is given up by the engine if the worker is

@@ -13,7 +13,7 @@ from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.engine.limits import (
     READERS,
     WAIT_SECONDS,
-    connected,
+    connect,
     within_time_limit,
 )
 from session_authority_server.store.tables import sessions
@@ -100,7 +100,7 @@ class HotRead:
             raise NoConnection("no connection came free in time") from None
 
     async def _connect(self) -> tuple[AsyncConnection, Any]:
-        connection = await connected(self._engine)
+        connection = await connect(self._engine)
         raw = await connection.get_raw_connection()
         return connection, raw.driver_connection
 

@@ -23,7 +23,7 @@ LAST_RESORT_SECONDS = 2.0
 _CLOSING: set["asyncio.Future[None]"] = set()
 
 
-async def connected(engine: AsyncEngine, seconds: float | None = None) -> AsyncConnection:
+async def connect(engine: AsyncEngine, seconds: float | None = None) -> AsyncConnection:
     """Return a connection from an engine's pool, opened if need be.
 
     Cancelling the caller does not cancel the opening: drivers lose a connection that is given up halfway. The
@@ -41,10 +41,10 @@ async def connected(engine: AsyncEngine, seconds: float | None = None) -> AsyncC
         async with asyncio.timeout(WAIT_SECONDS if seconds is None else seconds):
             return await asyncio.shield(opening)
     except TimeoutError:
-        opening.add_done_callback(_give_back)
+        opening.add_done_callback(_return_to_pool)
         raise NoConnection("no connection was available in time") from None
     except asyncio.CancelledError:
-        opening.add_done_callback(_give_back)
+        opening.add_done_callback(_return_to_pool)
         raise
 
 
@@ -95,7 +95,7 @@ async def _stop(dialect: Dialect, driver: Any, ended: asyncio.Event) -> None:
         dialect.cut_off(driver)
 
 
-def _give_back(opening: "asyncio.Future[AsyncConnection]") -> None:
+def _return_to_pool(opening: "asyncio.Future[AsyncConnection]") -> None:
     if not opening.cancelled() and opening.exception() is None:
         closing = asyncio.ensure_future(opening.result().close())
         _CLOSING.add(closing)

@@ -76,7 +76,7 @@ class PostgreSQL:
 
     writers = 8
     takes_arrays = True
-    tell_time: str | None = "SELECT clock_timestamp()"
+    time_query: str | None = "SELECT clock_timestamp()"
 
     def __init__(self, url: str) -> None:
         # Without a connection: times are then in UTC, and text is in UTF-8 (`verify`).
@@ -154,7 +154,7 @@ class PostgreSQL:
     def insert_if_absent(self, table: Table) -> Insert:
         return postgresql.insert(table).on_conflict_do_nothing()
 
-    def is_only_migrator(self, connection: Connection) -> bool:
+    def try_migration_lock(self, connection: Connection) -> bool:
         # A migration may take its time; but a table that it waits to lock is one that everybody else waits
         # for behind it, and so it must not wait for long. It is idle while it builds indexes beside itself.
         connection.exec_driver_sql(
@@ -164,7 +164,7 @@ class PostgreSQL:
         taking = f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})"
         return bool(connection.exec_driver_sql(taking).scalar_one())
 
-    def as_worker(self) -> ColumnElement[Any]:
+    def worker_settings(self) -> ColumnElement[Any]:
         return func.row(*(func.set_config(name, value, True) for name, value in _AS_WORKER.items()))
 
     async def interrupt(self, driver: Any) -> None:

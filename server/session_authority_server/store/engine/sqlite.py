@@ -49,7 +49,7 @@ _PRAGMAS = (
 # Ours belong to a descriptor. Both kinds exclude each other, so ours covers a byte that SQLite never locks.
 _LOCKS_BY_DESCRIPTOR = sys.platform == "linux"
 _STRUCT_FLOCK = "hhqqi4x"  # of Linux: type, whence, start, length, process
-_OUR_BYTE = 1 << 62, 1  # offset and length
+_LOCK_BYTE = 1 << 62, 1  # offset and length
 _BUSY_SECONDS = 1.5
 # A server has one of its two locks without the other for less time than this.
 _STARTING_SECONDS = 0.2
@@ -132,38 +132,38 @@ class SqliteFile:
 
     def is_in_place(self) -> bool:
         """Say whether the file, its log and the log's index are those that were opened. Takes microseconds."""
-        return self._look() == self._opened
+        return self._read_identities() == self._opened
 
     def displaced(self) -> FileReplaced | None:
         """Return an error if the file was moved, removed or replaced, so that commits may be lost."""
         return None if self.is_in_place() else FileReplaced(self.path)
 
-    def _look(self) -> list[Identity]:
+    def _read_identities(self) -> list[Identity]:
         return [_identity(path) for path in self._paths]
 
     def _open_log(self) -> None:
         # While this connection is open, SQLite does not delete the log, and so the log keeps its identity.
         self._anchor = _anchor(self.path)
-        self._opened = self._look()
+        self._opened = self._read_identities()
         status = os.fstat(self._descriptors[-1])
         if self._opened[0] != (status.st_dev, status.st_ino):
             raise FileReplaced(self.path)
 
     def _lock(self) -> None:
         name = self._open(self._lock_path, os.O_RDWR | os.O_CREAT)
-        if not _take(name):
+        if not _take_lock(name):
             raise AlreadyServed(
                 f"another process serves {self.path}; SQLite takes one server process. Stop that one, or name "
                 "another file in SESSION_AUTHORITY_DATABASE_URL"
             )
         file = self._open(self.path, os.O_RDWR)
-        if _LOCKS_BY_DESCRIPTOR and not _take(file):
+        if _LOCKS_BY_DESCRIPTOR and not _take_lock(file):
             raise self._known_by_another_name()
 
     def _check_locks(self) -> None:
         file = self._open(self.path, os.O_RDWR)
         give_up = time.monotonic() + _STARTING_SECONDS
-        while (by_file := _is_taken(file)) != self._is_name_taken():
+        while (by_file := _is_locked(file)) != self._is_name_locked():
             if time.monotonic() < give_up:
                 time.sleep(_STARTING_SECONDS / 10)
             elif by_file:
@@ -171,13 +171,13 @@ class SqliteFile:
             else:
                 raise FileReplaced(self.path)
 
-    def _is_name_taken(self) -> bool:
+    def _is_name_locked(self) -> bool:
         try:
             descriptor = os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
-            return _is_taken(descriptor)
+            return _is_locked(descriptor)
         finally:
             os.close(descriptor)
 
@@ -196,7 +196,7 @@ class Sqlite:
     """A file; one writer at a time."""
 
     takes_arrays = False
-    tell_time: str | None = None
+    time_query: str | None = None
     driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
     def __init__(
@@ -280,10 +280,10 @@ class Sqlite:
     def insert_if_absent(self, table: Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing()
 
-    def is_only_migrator(self, connection: Connection) -> bool:
+    def try_migration_lock(self, connection: Connection) -> bool:
         return True  # there is one writer
 
-    def as_worker(self) -> ColumnElement[Any]:
+    def worker_settings(self) -> ColumnElement[Any]:
         return null()
 
     async def interrupt(self, driver: Any) -> None:
@@ -325,11 +325,11 @@ def _empty_log(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _take(descriptor: int) -> bool:
+def _take_lock(descriptor: int) -> bool:
     """Take the lock of a file until its descriptor is closed, unless another process has it."""
     try:
         if _LOCKS_BY_DESCRIPTOR:
-            _fcntl(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, _OUR_BYTE)
+            _fcntl(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, _LOCK_BYTE)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -337,10 +337,10 @@ def _take(descriptor: int) -> bool:
     return True
 
 
-def _is_taken(descriptor: int) -> bool:
+def _is_locked(descriptor: int) -> bool:
     if not _LOCKS_BY_DESCRIPTOR:
         return False
-    return _fcntl(descriptor, fcntl.F_OFD_GETLK, fcntl.F_WRLCK, _OUR_BYTE) != fcntl.F_UNLCK
+    return _fcntl(descriptor, fcntl.F_OFD_GETLK, fcntl.F_WRLCK, _LOCK_BYTE) != fcntl.F_UNLCK
 
 
 def _fcntl(descriptor: int, command: int, kind: int, span: tuple[int, int]) -> int:

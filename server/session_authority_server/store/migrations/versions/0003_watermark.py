@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import context, op
 
 from session_authority_server.store.column_types import Id, Moment
-from session_authority_server.store.engine.dialect import LET_GO_OF_SNAPSHOT
+from session_authority_server.store.engine.dialect import RELEASE_SNAPSHOT
 
 revision = "0003"
 down_revision = "0002"
@@ -75,7 +75,7 @@ def _build_concurrently() -> None:
 
     Nothing is asked of `sessions` within it: an index that is dropped concurrently waits for all who did.
     """
-    op.get_bind().exec_driver_sql(LET_GO_OF_SNAPSHOT)
+    op.get_bind().exec_driver_sql(RELEASE_SNAPSHOT)
     with op.get_bind().engine.connect() as connection:
         beside = connection.execution_options(isolation_level="AUTOCOMMIT")
         tables = beside.scalars(_STORED).all()
