@@ -26,6 +26,13 @@ NAMED_PATHS = set(
     re.findall(r"`(\w[\w./-]*(?:/|\.(?:py|md|proto|toml|lock|po|tsv)))`", CONTRIBUTING)
 )
 NAMED_TESTS = set(re.findall(r"`(test_\w+)`", CONTRIBUTING))
+DOCUMENTS = [
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
+    ),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
@@ -99,3 +106,21 @@ def test_a_proxy_of_the_recipes_lets_through_as_many_calls_as_a_server() -> None
     recipes = (ROOT / "docs" / "operate" / "tls.md").read_text()
     limits = re.findall(r"^\s+\S*max[-_]concurrent[-_]streams (\d+);?$", recipes, re.MULTILINE)
     assert limits == [str(CALLS_PER_CONNECTION)] * 2
+
+
+def anchor(heading: str) -> str:
+    """Return the name by which links refer to a heading."""
+    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_of_a_document_has_a_target(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        path, _, place = target.partition("#")
+        if ":" in path:
+            continue  # Another site.
+        file = document.parent / path if path else document
+        assert file.exists(), target
+        if place:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert place in map(anchor, headings), target

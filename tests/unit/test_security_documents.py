@@ -11,17 +11,6 @@ from session_authority_server.rpc.authentication import PERMISSIONS
 ROOT = Path(__file__).parents[2]
 SECURITY = (ROOT / "docs" / "understand" / "security.md").read_text()
 NAMED_TESTS = re.findall(r"\[`(\w+)`\]\((?:\.\./)+(tests/[\w/]+\.py)\)", SECURITY)
-DOCUMENTS = [
-    "SECURITY.md",
-    "docs/understand/security.md",
-    "docs/operate/check.md",
-    "docs/operate/keys.md",
-]
-
-
-def heading(text: str) -> str:
-    """Return what a heading is linked by."""
-    return re.sub(r"[^\w -]", "", text.strip().lower()).replace(" ", "-")
 
 
 def permissions_in(document: str) -> dict[str, set[str]]:
@@ -55,18 +44,6 @@ def test_the_table_of_permissions_is_the_one_that_is_enforced(document: str) -> 
     for method, permission in PERMISSIONS.items():
         enforced.setdefault(permission.value, set()).add(method.rpartition("/")[2])
     assert permissions_in((ROOT / document).read_text()) == enforced
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_what_is_linked_to_is_there(document: str) -> None:
-    text = (ROOT / document).read_text()
-    for target in re.findall(r"\]\(([^)#]*(?:#[\w-]+)?)\)", text):
-        path, _, place = target.partition("#")
-        file = (ROOT / document).parent / path if path else ROOT / document
-        assert file.exists(), target
-        if place:
-            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
-            assert place in map(heading, headings), target
 
 
 def test_the_length_of_a_token_is_the_one_that_is_told() -> None:

@@ -1,6 +1,5 @@
-"""What the README shows of web apps, run as it stands."""
+"""The web apps that the README and the page on Django show, run as they stand."""
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ import httpx
 import pytest
 
 from tests.integration.web.serving_apps import ROOT, serving_app
+from tests.support.code_blocks import Block, blocks_of
 from tests.support.program import Program, environment, serving
 
 LINES_LIMIT = 12
@@ -21,21 +21,21 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         yield program
 
 
-def snippet(beginning: str) -> str:
-    """Return the one block of the README that begins so."""
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    (found,) = [block for block in blocks if block.startswith(beginning)]
-    return str(found)
+def python_blocks(document: str) -> list[Block]:
+    return [each for each in blocks_of(ROOT / document) if each.language == "python"]
 
 
-@pytest.mark.parametrize("beginning", ["from fastapi", "# settings.py"])
-def test_adoption_takes_a_dozen_lines(beginning: str) -> None:
-    assert len(snippet(beginning).splitlines()) <= LINES_LIMIT
+def readme_app() -> str:
+    (block,) = python_blocks("README.md")
+    return block.code
+
+
+def test_adoption_takes_a_dozen_lines() -> None:
+    assert len(readme_app().splitlines()) <= LINES_LIMIT
 
 
 def test_the_fastapi_app_runs(authority: Program, tmp_path: Path) -> None:
-    (tmp_path / "readme_app.py").write_text(snippet("from fastapi"))
+    (tmp_path / "readme_app.py").write_text(readme_app())
     with (
         serving_app(
             "uvicorn",
@@ -63,19 +63,13 @@ SITE = """
 SECRET_KEY = "of a test"
 ALLOWED_HOSTS = ["testserver"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "site.sqlite"}}
-INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
-MIDDLEWARE = [
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 ROOT_URLCONF = "urls"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 """
 URLS = """
-from django.urls import include, path
 import views
-urlpatterns = [path("delete-account", views.delete_account), path("me", views.me)]
+urlpatterns += [path("delete-account", views.delete_account), path("me", views.me)]
 """
 VIEWS = """
 from django.http import HttpResponse
@@ -95,8 +89,9 @@ before = Client()
 before.force_login(ada)
 assert before.get("/me", secure=True).content == b"ada", "the deploy signed somebody out"
 assert before.get("/account/sessions", secure=True).status_code == 200
-answer = before.get("/delete-account", secure=True)
-confirm = "/account/sessions/reauthenticate?next=%2Fdelete-account"
+browser = {"host": "testserver", "referer": "https://testserver/me"}
+answer = before.post("/delete-account", secure=True, headers=browser)
+confirm = "/account/sessions/reauthenticate?next=%2Fme"
 assert answer.headers["Location"] == confirm, "the proof is old"
 assert before.get(confirm, secure=True).status_code == 200
 assert Client().get("/account/sessions", secure=True).status_code == 401
@@ -105,10 +100,10 @@ print("done")
 
 
 def test_the_django_site_runs(authority: Program, tmp_path: Path) -> None:
-    parts = re.split(r"^# (\w+)\.py\n", snippet("# settings.py"), flags=re.MULTILINE)[1:]
-    shown = dict(zip(parts[::2], parts[1::2], strict=True))
-    for name, before in (("settings", SITE), ("urls", URLS), ("views", VIEWS)):
-        (tmp_path / f"{name}.py").write_text(before + shown[name])
+    for name, before in (("settings.py", SITE), ("urls.py", ""), ("views.py", VIEWS)):
+        shown = [each.code for each in python_blocks("docs/use/django.md") if each.title == name]
+        after = URLS if name == "urls.py" else ""
+        (tmp_path / name).write_text("\n".join([before, *shown, after]))
     (tmp_path / "script.py").write_text(SCRIPT)
 
     done = subprocess.run(
