@@ -11,6 +11,7 @@ from session_authority.web import client_ip, cookies, exchange
 from session_authority.web.sessions_page import language, listing
 from session_authority.web.sessions_page import options as page_options
 from session_authority.web.sessions_page import page as sessions_page
+from session_authority_server.app import grpc_server
 from session_authority_server.audit import log as audit_log
 from session_authority_server.background import activity, keyring, superseded
 from session_authority_server.cli import processes, supervisor
@@ -21,7 +22,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.observability import flood_limit, metrics_port
 from session_authority_server.rpc import call_queue, conversion, dispatcher, methods
 from session_authority_server.rpc import session_watch_service as watching
-from session_authority_server.rpc.host import accept_loop, grpcio, native
+from session_authority_server.rpc.host import accept_loop, grpcio
 from session_authority_server.store import database, expiry
 from session_authority_server.store.engine import hot_read, postgresql, sqlite
 from session_authority_server.store.engine import limits as engine
@@ -74,7 +75,7 @@ _REQUESTS = f"""
 | violations that one error names | {errors.VIOLATIONS_LIMIT} | the message says how many more there are |
 | tokens in a batch | {_core.BATCH_LIMIT_REQUESTS:,} | INVALID_ARGUMENT `requests` |
 | request | {size(methods.REQUEST_LIMIT_BYTES)}; a batch {size(methods.BATCH_REQUEST_LIMIT_BYTES)} | RESOURCE_EXHAUSTED `REQUEST_TOO_LARGE` |
-| metadata of a call | {size(native.METADATA_LIMIT_BYTES)} | RESOURCE_EXHAUSTED |
+| metadata of a call | {size(grpcio.METADATA_LIMIT_BYTES)} | RESOURCE_EXHAUSTED |
 | page of a list | {list_sessions.PAGE_SIZE_LIMIT} sessions, {list_sessions.DEFAULT_PAGE_SIZE} by default | the page is cut |
 | count of a user's live sessions | {list_sessions.COUNT_LIMIT - 1:,} | `total_size` is {list_sessions.COUNT_LIMIT:,} |
 | live sessions of a user | {_POLICY.session_limit} (`SESSION_LIMIT`) | the least recently active one ends, or RESOURCE_EXHAUSTED `SESSION_LIMIT_REACHED` |
@@ -97,7 +98,11 @@ _CALLS = f"""
 | open streams | {accept_loop.STREAMS_LIMIT:,} | RESOURCE_EXHAUSTED `SERVER_OVERLOADED` |
 | open calls without an API key: health and reflection | {accept_loop.KEYLESS_CALLS_LIMIT} calls and {accept_loop.KEYLESS_STREAMS_LIMIT} streams; {span(accept_loop.KEYLESS_REQUEST_SECONDS)} to send the request | RESOURCE_EXHAUSTED; DEADLINE_EXCEEDED |
 | calls and streams of a connection | {grpcio.CALLS_PER_CONNECTION} (`CALLS_PER_CONNECTION`) | the client waits |
-| connection without a call | {span(grpcio._IDLE_CONNECTION_SECONDS)} | closed |
+| streams of a connection (native host) | {grpc_server.STREAMS_PER_CONNECTION} | the client waits |
+| streams of a connection in memory, reset ones included | {1 + grpcio.RESET_STREAMS_PER_CALL} times `CALLS_PER_CONNECTION` | the stream is refused; the client retries |
+| connection without a call | {span(grpcio.IDLE_CONNECTION_SECONDS)} | closed |
+| TLS handshake | {span(grpcio.HANDSHAKE_SECONDS)} | the connection is closed |
+| pings of a connection without a call | one in {span(grpcio.PING_SECONDS)}; {grpcio.PINGS_FORGIVEN} more are forgiven | the connection is closed |
 | calls with unknown tokens, of an API key | {_SETTINGS["rejected_tokens_per_minute"].default:,} a minute (`REJECTED_TOKENS_PER_MINUTE`) | RESOURCE_EXHAUSTED `TOO_MANY_REJECTED_TOKENS` |
 | proofs of tokens that are cached | {token.PROOFS_LIMIT:,} | the token is hashed again |
 | answers that are kept encoded | {conversion.ANSWERS_LIMIT:,} | encoded again |

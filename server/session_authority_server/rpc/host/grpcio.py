@@ -33,7 +33,14 @@ from session_authority_server.rpc.methods import (
 CALLS_PER_CONNECTION = 170
 # gRPC refuses the calls beyond this by itself, and tens of thousands of refusals a second leave no time for answers.
 PENDING_CALLS = 25_000
-_IDLE_CONNECTION_SECONDS = 600
+METADATA_LIMIT_BYTES = 16 * 1024
+IDLE_CONNECTION_SECONDS = 600
+HANDSHAKE_SECONDS = 5
+# How often a connection without a call may ping, and how many pings too many it may send.
+PING_SECONDS = 10
+PINGS_FORGIVEN = 2
+# How many streams that the client has reset may be in memory, for each call that a connection may carry.
+RESET_STREAMS_PER_CALL = 2
 _ENDED_POLL_SECONDS = 0.5
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -72,7 +79,7 @@ class GrpcioHost:
                 # A caller may send 64 KiB of a request before the server reads it. gRPC would raise that to 16 MiB for
                 # each call of a fast connection, with or without an API key.
                 ("grpc.http2.bdp_probe", 0),
-                ("grpc.max_metadata_size", 16 * 1024),
+                ("grpc.max_metadata_size", METADATA_LIMIT_BYTES),
                 ("grpc.server.max_pending_requests", PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
                 ("grpc.max_concurrent_streams", calls_per_connection),
@@ -80,13 +87,16 @@ class GrpcioHost:
                 # one connection that opens and resets streams takes gigabytes. A client that keeps all its streams
                 # busy has up to twice as many in memory; the rest of the bound is reserve, so it is never refused.
                 ("grpc.http.overload_protection", 1),
-                ("grpc.http2.max_deallocating_streams", 2 * calls_per_connection),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-                ("grpc.http2.max_ping_strikes", 2),
-                ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_SECONDS * 1_000),
+                (
+                    "grpc.http2.max_deallocating_streams",
+                    RESET_STREAMS_PER_CALL * calls_per_connection,
+                ),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_SECONDS * 1_000),
+                ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
+                ("grpc.max_connection_idle_ms", IDLE_CONNECTION_SECONDS * 1_000),
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
-                ("grpc.server_handshake_timeout_ms", 5_000),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
             ],
         )
         handlers = {method.path: _unary(dispatcher, method) for method in dispatcher.unary}

@@ -19,12 +19,11 @@ from session_authority_server.rpc.call_queue import Call
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.error_table import DETAILS_KEY, Answer, UnexpectedFailure
 from session_authority_server.rpc.host import CannotListen
-from session_authority_server.rpc.host.grpcio import GrpcioHost
+from session_authority_server.rpc.host.grpcio import METADATA_LIMIT_BYTES, GrpcioHost
 
 EVENTS_AT_ONCE = 256
 HAND_OVERS_AT_ONCE = 2
 CALLS_PER_CONNECTION = 170
-METADATA_LIMIT_BYTES = 16 * 1024
 _UNAVAILABLE = 14
 _FLUSH_SECONDS = 0.1
 # A socket's path may have 103 bytes on macOS and 107 on Linux.
