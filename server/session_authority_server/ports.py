@@ -158,9 +158,7 @@ class Transaction(Protocol):
     async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
         """Return a session, or None if there is none or it belongs to a user other than `of_user`."""
 
-    async def live_sessions_over_limit(
-        self, user_id: str, now: datetime, keep: int
-    ) -> Sequence[UUID]:
+    async def live_over_limit(self, user_id: str, now: datetime, keep: int) -> Sequence[UUID]:
         """Return the user's live sessions except the `keep` most recently active ones."""
 
     async def insert_session(self, session: Session) -> Session:
@@ -364,9 +362,7 @@ class UpkeepStore(Protocol):
     async def missing_partitions(self, now: datetime) -> Sequence[datetime]:
         """Return the ends of the partitions that are yet to be made; none if sessions are not kept in partitions."""
 
-    async def droppable_partitions(
-        self, made_before: datetime, ended_before: datetime
-    ) -> Sequence[str]:
+    async def old_partitions(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
         """Read the partitions made before one time, and return those whose sessions all ended before another."""
 
     async def make_partition(self, end: datetime) -> bool:

@@ -153,7 +153,7 @@ SILENT: dict[str, Work] = {
     "record": _record,
     "lock_user": lambda transaction, session: transaction.lock_user(session.user_id),
     "read_session": lambda transaction, session: transaction.read_session(session.session_id),
-    "live_sessions_over_limit": lambda transaction, session: transaction.live_sessions_over_limit(
+    "live_over_limit": lambda transaction, session: transaction.live_over_limit(
         session.user_id, LATER, 0
     ),
     "insert_session": _insert,
@@ -196,7 +196,7 @@ UPKEEP_SILENT = {
     "oldest_overdue",
     "purge_ended",
     "missing_partitions",
-    "droppable_partitions",
+    "old_partitions",
     "drop_partition",
     "make_partition",
     "forget_attempts",

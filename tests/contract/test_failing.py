@@ -45,7 +45,7 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "purge_ended": lambda engine: engine.upkeep.purge_ended(START, 10),
     "count_purgeable": lambda engine: engine.upkeep.count_purgeable(START, 10),
     "missing_partitions": lambda engine: engine.upkeep.missing_partitions(START),
-    "droppable_partitions": lambda engine: engine.upkeep.droppable_partitions(START, START),
+    "old_partitions": lambda engine: engine.upkeep.old_partitions(START, START),
     "make_partition": lambda engine: engine.upkeep.make_partition(START),
     "drop_partition": lambda engine: engine.upkeep.drop_partition("sessions_until_20260308"),
     "forget_attempts": lambda engine: engine.upkeep.forget_attempts(START, 10),

@@ -37,7 +37,7 @@ async def test_all_but_the_most_recently_active_live_sessions_are_beyond(engine:
     async def beyond(keep: int) -> list[UUID]:
         async def work(transaction: Transaction) -> list[UUID]:
             now = START + 5 * SECOND
-            return list(await transaction.live_sessions_over_limit("ann", now, keep))
+            return list(await transaction.live_over_limit("ann", now, keep))
 
         return await engine.sessions.transact(work)
 
@@ -52,7 +52,7 @@ async def test_of_equally_active_sessions_those_with_the_lower_ids_are_beyond(
     await engine.add(*(a_session(session_id=numbered(number)) for number in (2, 1, 3)))
 
     async def work(transaction: Transaction) -> list[UUID]:
-        return list(await transaction.live_sessions_over_limit("ann", START, 1))
+        return list(await transaction.live_over_limit("ann", START, 1))
 
     assert set(await engine.sessions.transact(work)) == {numbered(1), numbered(2)}
 

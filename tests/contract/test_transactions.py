@@ -198,7 +198,7 @@ async def test_fifty_sign_ins_at_once_keep_a_limit_exactly(engine: Engine) -> No
 
         async def work(transaction: Transaction) -> bool:
             await transaction.lock_user("ann")
-            if await transaction.live_sessions_over_limit("ann", START, keep=limit - 1):
+            if await transaction.live_over_limit("ann", START, keep=limit - 1):
                 return False
             await transaction.insert_session(session)
             return True

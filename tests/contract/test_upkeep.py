@@ -102,7 +102,7 @@ async def test_repeatable_calls_are_forgotten_when_their_window_has_closed(engin
 
 async def test_a_store_without_partitions_has_nothing_to_do_about_them(engine: Engine) -> None:
     if not await engine.upkeep.missing_partitions(NOW + 90 * DAY):
-        assert not await engine.upkeep.droppable_partitions(NOW + 90 * DAY, NOW + 90 * DAY)
+        assert not await engine.upkeep.old_partitions(NOW + 90 * DAY, NOW + 90 * DAY)
         assert not await engine.upkeep.make_partition(START)
         assert not await engine.upkeep.drop_partition("sessions")
 

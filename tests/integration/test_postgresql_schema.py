@@ -107,7 +107,7 @@ async def plans_of(server: Cluster, call: Call) -> str:
 async def _lock(engine: Engine) -> None:
     async def work(transaction: Transaction) -> None:
         await transaction.lock_user("user-7")
-        await transaction.live_sessions_over_limit("user-7", START, keep=99)
+        await transaction.live_over_limit("user-7", START, keep=99)
 
     await engine.sessions.transact(work)
 

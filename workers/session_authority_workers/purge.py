@@ -112,7 +112,7 @@ class Partition(Job):
         async def old_partitions() -> Sequence[str]:
             ended_before = clock.now() - max(policy.history_retention, MIN_RETENTION)
             made_before = ended_before - policy.absolute_lifetime
-            return await store.droppable_partitions(made_before, ended_before)
+            return await store.old_partitions(made_before, ended_before)
 
         async def drop(name: str, _limit: int) -> Batch:
             return Batch(await store.drop_partition(name))

@@ -111,9 +111,7 @@ class SqlTransaction:
         found = await rows.read(self._connection, statement, {"session_id": session_id})
         return found[0] if found else None
 
-    async def live_sessions_over_limit(
-        self, user_id: str, now: datetime, keep: int
-    ) -> Sequence[UUID]:
+    async def live_over_limit(self, user_id: str, now: datetime, keep: int) -> Sequence[UUID]:
         statement = _live_over_limit(user_id, now, keep)
         return (await self._connection.execute(statement)).scalars().all()
 

@@ -152,9 +152,7 @@ class SqlUpkeepStore:
     async def missing_partitions(self, now: datetime) -> Sequence[datetime]:
         return await self._partitions.missing(now)
 
-    async def droppable_partitions(
-        self, made_before: datetime, ended_before: datetime
-    ) -> Sequence[str]:
+    async def old_partitions(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
         return await self._partitions.droppable(made_before, ended_before)
 
     async def make_partition(self, end: datetime) -> bool:

@@ -92,7 +92,7 @@ async def _make_room(transaction: Transaction, policy: Policy, user_id: str, now
     if limit is None:
         return
     if policy.at_limit is AtLimit.REFUSE:
-        if await transaction.live_sessions_over_limit(user_id, now, keep=limit - 1):
+        if await transaction.live_over_limit(user_id, now, keep=limit - 1):
             raise SessionLimitReached(limit)
         return
     ending = Ending(now, EndReason.LIMIT, InitiatingEntity.POLICY)
