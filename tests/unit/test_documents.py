@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,12 +62,18 @@ def test_each_path_from_the_handler_to_the_sql_is_short() -> None:
         assert 0 < len(steps[name]) <= STEPS_LIMIT
 
 
-def test_the_picture_has_every_room() -> None:
-    rooms = {path.parent.name for path in (ROOT / SERVER).glob("*/__init__.py")}
-    rooms |= {path.stem for path in (ROOT / SERVER).glob("*.py")} - {"__init__"}
-    picture = re.search(r"```mermaid\n(.*?)```", ARCHITECTURE, re.DOTALL)
-    assert picture
-    assert rooms <= set(re.findall(r'(\w+)\["', picture[1]))
+def test_the_table_of_rooms_has_the_layers_that_are_enforced() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (
+        each["layers"]
+        for each in contracts["contracts"]
+        if each.get("containers") == ["session_authority_server"]
+    )
+    table = ARCHITECTURE.partition("| room | content |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    assert [set(re.findall(r"\w+", row)) for row in rows] == [
+        set(layer.split(" | ")) for layer in layers
+    ]
 
 
 def test_every_file_that_contributing_names_exists() -> None:
@@ -124,3 +131,10 @@ def test_every_link_of_a_document_has_a_target(document: Path) -> None:
         if place:
             headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
             assert place in map(anchor, headings), target
+
+
+def test_every_file_that_the_docs_name_exists() -> None:
+    text = "\n".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
+    named = set(re.findall(r"`((?:tests|benchmarks|tools|examples)/[\w./-]+)`", text))
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
