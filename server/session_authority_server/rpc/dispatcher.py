@@ -143,7 +143,7 @@ class Dispatcher:
     def _fail(self, call: Call, error: Exception) -> None:
         name = call.method.name
         if not isinstance(error, AuthorityError):
-            _log.error("unforeseen failure", method=name, exc_info=error)
+            _log.error("unexpected failure", method=name, exc_info=error)
             error = UnexpectedFailure()
         _observe(call)
         call.answer(refusal(name, error))

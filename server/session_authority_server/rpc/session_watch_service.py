@@ -81,7 +81,7 @@ class SessionWatchService:
         except AuthorityError as error:
             self._hub.end(stream, error)
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
-            _log.exception("unforeseen failure", method="WatchSessions")
+            _log.exception("unexpected failure", method="WatchSessions")
             self._hub.end(stream, UnexpectedFailure())
         else:
             stream.finish()

@@ -237,9 +237,9 @@ from session_authority_server.cli import main
 from session_authority_server.rpc.host import accept_loop
 
 async def _request_call(self):
-    return await accept_loop._next_call(self, super(accept_loop._Acceptor, self)._request_call)
+    return await accept_loop._next_call(self, super(accept_loop._BoundedServer, self)._request_call)
 
-accept_loop._Acceptor._request_call = _request_call
+accept_loop._BoundedServer._request_call = _request_call
 main()
 """
 

@@ -147,7 +147,7 @@ async def test_the_unforeseen_is_internal_and_told_to_the_log_alone(
     assert "sda1" not in told
     assert "RuntimeError" not in told
     [line] = [line for line in logs if line["log_level"] == "error"]
-    assert line["event"] == "unforeseen failure"
+    assert line["event"] == "unexpected failure"
     assert line["method"] == "ListSessions"
     assert isinstance(line["exc_info"], RuntimeError)
 

@@ -1,6 +1,7 @@
-"""Hosts speak HTTP/2 and gRPC, and hand each call over. Both serve the health service below.
+"""The interface of a host, and the health service of both hosts.
 
-Two hosts implement one interface. `grpcio` supports TLS. `native` is several times as fast and has no TLS.
+A host speaks HTTP/2 and gRPC, and passes each call to the dispatcher. `grpcio` supports TLS. `native` is several times
+as fast and has no TLS.
 """
 
 import asyncio
@@ -14,36 +15,36 @@ class Host(Protocol):
     """A gRPC server.
 
     Attributes:
-        name: What the operator calls it.
+        name: The value of the setting `host` that selects it.
     """
 
     name: str
 
     def bind(self, address: str) -> str:
-        """Listen on an address, and return it with the port that was chosen.
+        """Listen on an address. Return the address with the actual port.
 
         Raises:
-            CannotListen: The address is in use, or not this machine's.
+            CannotListen: If the address is in use, or belongs to another machine.
         """
 
     async def start(self) -> None:
-        """Begin to take calls."""
+        """Start to accept calls."""
 
     async def stop(self, grace_seconds: float) -> None:
-        """Take no more calls, and wait for those in flight, for a bounded time."""
+        """Stop accepting calls. Cancel those that are still in flight after the grace period."""
 
     async def ended(self) -> None:
-        """Return once the host takes no more calls although nobody stopped it."""
+        """Wait until the host no longer accepts calls. Unless `stop` was called, that is a failure."""
 
 
 class CannotListen(Exception):
-    """The address is in use, or not this machine's."""
+    """The address is in use, or belongs to another machine."""
 
 
 class Health(health.aio.HealthServicer):
-    """`grpc.health.v1.Health` that lets its watchers go when the server drains.
+    """`grpc.health.v1.Health` that ends its watch streams when the server drains.
 
-    The library's keeps their streams open, and each would hold the drain up for its whole grace.
+    The library's servicer keeps these streams open. Each would delay the drain until the grace period ends.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class Health(health.aio.HealthServicer):
         self._draining = asyncio.Event()
 
     async def drain(self) -> None:
-        """Say NOT_SERVING from now on, tell it to every watcher, and end their streams."""
+        """Report NOT_SERVING from now on. Send it to every watcher, and end their streams."""
         await self.enter_graceful_shutdown()
         self._draining.set()
 
@@ -61,7 +62,7 @@ class Health(health.aio.HealthServicer):
         try:
             await asyncio.wait((watching, draining), return_when=asyncio.FIRST_COMPLETED)
             if not watching.done():
-                await asyncio.sleep(0)  # the watcher was told before us, and speaks first
+                await asyncio.sleep(0)  # lets the library's task send NOT_SERVING first
         finally:
             for task in (watching, draining):
                 task.cancel()

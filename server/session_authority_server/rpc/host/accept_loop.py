@@ -1,4 +1,4 @@
-"""A gRPC server whose accept loop no call can end, and which bounds the calls that are open."""
+"""A gRPC server that bounds its open calls, and whose accept loop no call can end."""
 
 import asyncio
 import contextlib
@@ -17,19 +17,18 @@ from session_authority_server.rpc import error_table
 from session_authority_server.rpc.dispatcher import LONGEST_DEADLINE_SECONDS
 from session_authority_server.rpc.error_table import DeadlineExceeded, ServerOverloaded
 
-# How many calls of each kind may be open in a process: of our methods that answer once, from the first byte of a
-# call to its end; of our streams; and, of services that ask for no key, again those that answer once and streams.
-# gRPC reads the request of a keyless call into memory, up to its largest message: the two keyless limits bound that.
+# The unary calls and streams that a process may have open. A call is open from its first byte to its end.
 CALLS_LIMIT = 25_000
-STREAMS_LIMIT = 1_100  # more than may watch, so that who is one too many is told so
+STREAMS_LIMIT = 1_100  # above the limit of watchers, whose refusal names a reason
+# The same for services that need no API key. gRPC reads their requests into memory, so these limits bound that memory.
 KEYLESS_CALLS_LIMIT = 64
 KEYLESS_STREAMS_LIMIT = 128
-# How many new calls may be in the middle of being refused. Further ones are cancelled instead, which needs no memory.
+# How many refusals may be in progress. Further calls are cancelled instead, which needs no memory.
 REFUSALS_LIMIT = 256
-# How long a call that asks for no key may take to say what it wants.
+# How long a unary call without an API key may take to send its request.
 KEYLESS_REQUEST_SECONDS = 5.0
-# How long a call of a method that answers once may be open. Its deadline, 60 seconds at most, counts from its request
-# on, and a caller may never send that: it would keep its place though its key be revoked.
+# How long a unary call may be open. Its deadline starts with its request, which a caller may never send. Without this
+# limit, such a call would keep its place even after its key is revoked.
 OPEN_SECONDS = LONGEST_DEADLINE_SECONDS + 5.0
 
 _UNKNOWN_METHOD = grpc.StatusCode.UNIMPLEMENTED, "there is no such method"
@@ -41,7 +40,7 @@ _log = structlog.get_logger("session_authority.rpc")
 
 
 class OpenCalls:
-    """How many calls of a kind are open, and may be."""
+    """The number of open calls of a kind, and its limit."""
 
     __slots__ = ("calls", "limit")
 
@@ -50,16 +49,16 @@ class OpenCalls:
         self.limit = limit
 
     def ended(self, _context: object) -> None:
-        """Count one that has ended, however it did."""
+        """Count a call that has ended."""
         self.calls -= 1
 
 
-class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
-    """Takes calls on, as gRPC's loop asks for them.
+class _BoundedServer(cygrpc.AioServer):  # type: ignore[misc]
+    """gRPC's server, with limits on open calls.
 
-    The loop decodes the path of a call for a method that it does not know, and one that is not UTF-8 ends the
-    loop, and with it the server. All our methods are known to it beforehand. So any other call is refused in
-    here, by its kind alone, and the loop never sees one.
+    gRPC's accept loop decodes the path of a call to an unregistered method. A path that is not UTF-8 would end the
+    loop, and with it the server. All methods of this server are registered, so it refuses every other call before
+    the loop sees it.
     """
 
     def __init__(self, package: str, calls_limit: int, *arguments: Any, **named: Any) -> None:
@@ -72,7 +71,7 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
         }
         self._open: dict[bytes, OpenCalls] = {}
         self._refusing: set[asyncio.Task[None]] = set()
-        self.abandoned: list[object] = []
+        self.cancelled_waits: list[object] = []
         super().__init__(*arguments, **named)
 
     def add_registered_method_handlers(self, method_handlers: dict[str, Handler]) -> None:
@@ -85,16 +84,16 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
         super().add_registered_method_handlers(bounded)
 
     async def _request_call(self) -> Any:
-        """Wait for the calls of methods that nobody registered, and refuse each; ends when the server stops."""
+        """Refuse calls of unregistered methods until the server stops."""
         while True:
             call = await _next_call(self, super()._request_call)
             _refused.inc()
             if len(self._refusing) < REFUSALS_LIMIT:
                 self._refuse(call, *_UNKNOWN_METHOD)
-            del call  # gRPC cancels a call that was not refused when its last reference goes
+            del call  # gRPC cancels an unanswered call when its last reference is dropped
 
     async def _request_registered_call(self, method: bytes) -> Any:
-        """Return the next call of a method; those beyond its limit are refused before they are read."""
+        """Return the next call of a method. Refuse calls above the limit before gRPC reads their requests."""
         kind = self._open[method]
         while True:
             call = await _next_call(self, super()._request_registered_call, method)
@@ -114,7 +113,7 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
             del call
 
     def _refuse_with_error(self, call: Any, method: bytes, error: AuthorityError) -> str:
-        """Refuse a call of a method that is known, and return the method's name."""
+        """Refuse a call of a registered method. Return the method's name."""
         answer = error_table.answer(error)
         name = method.decode().rpartition("/")[2]
         RPC_ERRORS.labels(method=name, reason=answer.reason).inc()
@@ -123,30 +122,32 @@ class _Acceptor(cygrpc.AioServer):  # type: ignore[misc]
 
     def _refuse(self, call: Any, *answer: Any) -> None:
         async def refuse() -> None:
-            # It was told, or has gone.
+            # The refusal was sent, or the caller has gone.
             with contextlib.suppress(cygrpc.AbortError, cygrpc.ExecuteBatchError):
                 await _context(call).abort(*answer)
 
         refusing = asyncio.create_task(refuse())
-        self._refusing.add(refusing)  # or else nothing would hold it
+        self._refusing.add(refusing)  # asyncio itself keeps only a weak reference
         refusing.add_done_callback(self._refusing.discard)
 
 
-async def _next_call(server: _Acceptor, request: Any, *arguments: Any) -> Any:
-    """Return the next call; one that broke off while it was taken on is none of the loop's business."""
+async def _next_call(server: _BoundedServer, request: Any, *arguments: Any) -> Any:
+    """Return the next call, skipping any that failed while being accepted."""
     while True:
         try:
-            return await _await_and_keep(request(*arguments), server.abandoned)
+            return await _await_and_keep_if_cancelled(request(*arguments), server.cancelled_waits)
         except cygrpc._RequestCallError:
             if not server.is_running():
                 raise
 
 
 @types.coroutine
-def _await_and_keep(request: Any, abandoned: list[object]) -> Generator[Any, None, Any]:
-    """Await a coroutine of gRPC's, and keep it should the wait for it be cancelled.
+def _await_and_keep_if_cancelled(
+    request: Any, cancelled_waits: list[object]
+) -> Generator[Any, None, Any]:
+    """Await one of gRPC's coroutines. If the wait is cancelled, keep the coroutine alive in a list.
 
-    A loop that ends cancels who waits for calls, but not what is yet to be written into what they wait with.
+    An event loop that ends cancels the wait. gRPC's core still writes the next call into the coroutine's memory.
     """
     while True:
         try:
@@ -156,7 +157,7 @@ def _await_and_keep(request: Any, abandoned: list[object]) -> Generator[Any, Non
         try:
             yield waiting
         except asyncio.CancelledError:
-            abandoned.append(request)
+            cancelled_waits.append(request)
             raise
 
 
@@ -165,7 +166,7 @@ def _context(call: Any) -> Any:
 
 
 def _with_request_timeout(handler: Handler) -> Handler:
-    """Return a handler of calls that ask once and are answered once, which does not wait for ever to be asked."""
+    """Return a unary handler that waits KEYLESS_REQUEST_SECONDS at most for its request."""
     behavior: Any = handler.unary_unary
 
     async def answer(_requests: object, context: Any) -> None:
@@ -174,7 +175,9 @@ def _with_request_timeout(handler: Handler) -> Handler:
             async with asyncio.timeout(KEYLESS_REQUEST_SECONDS):
                 request = await context.read()
         if request is grpc.aio.EOF:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no request came in time")
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time"
+            )
         await context.write(await behavior(request, context))
 
     return grpc.stream_stream_rpc_method_handler(
@@ -189,16 +192,16 @@ def server(
     *,
     calls_limit: int = CALLS_LIMIT,
 ) -> grpc.aio.Server:
-    """Return a server that serves registered methods alone, as all generated code registers its own.
+    """Return a server that serves registered methods only. Generated code registers its methods.
 
     Args:
-        package: The proto package whose methods ask for a key.
-        interceptors: What sees each call that is taken on.
-        options: gRPC's.
-        calls_limit: How many calls of the package's methods that answer once may be open.
+        package: The proto package whose methods need an API key.
+        interceptors: Interceptors of the accepted calls.
+        options: gRPC's channel arguments.
+        calls_limit: How many unary calls of the package's methods may be open.
     """
-    # gRPC asks nobody which class to take, and this one's arguments change from release to release.
-    original, cygrpc.AioServer = cygrpc.AioServer, partial(_Acceptor, package, calls_limit)
+    # gRPC has no parameter for the class, and the arguments of its constructor change between releases.
+    original, cygrpc.AioServer = cygrpc.AioServer, partial(_BoundedServer, package, calls_limit)
     try:
         return grpc.aio.server(interceptors=interceptors, options=options)
     finally:

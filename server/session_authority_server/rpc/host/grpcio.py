@@ -1,4 +1,4 @@
-"""The host that grpcio brings: TLS, and every kind of method."""
+"""The host that is built on grpcio. It supports TLS, unary methods and streams."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ from session_authority_server.rpc.methods import (
 )
 
 CALLS_PER_CONNECTION = 170
-# gRPC refuses the calls beyond this by itself, and tens of thousands of refusals a second leave no time for answers.
+# gRPC itself refuses calls above this limit. Tens of thousands of refusals a second would leave no time for answers.
 PENDING_CALLS = 25_000
 METADATA_LIMIT_BYTES = 16 * 1024
 IDLE_CONNECTION_SECONDS = 600
@@ -71,21 +71,21 @@ class GrpcioHost:
             interceptors=[_Admission(dispatcher)],
             options=[
                 ("grpc.so_reuseport", int(share_port)),
-                # A little more than is allowed, so that a request slightly too large is refused with a reason.
+                # A little above our limit, so that the server itself refuses a request that is slightly too large.
                 (
                     "grpc.max_receive_message_length",
                     BATCH_REQUEST_LIMIT_BYTES + REQUEST_LIMIT_BYTES,
                 ),
-                # A caller may send 64 KiB of a request before the server reads it. gRPC would raise that to 16 MiB for
-                # each call of a fast connection, with or without an API key.
+                # A caller may send 64 KiB of a request before the server reads it. With this probe, gRPC would
+                # raise that to 16 MiB for each call of a fast connection, even without an API key.
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.max_metadata_size", METADATA_LIMIT_BYTES),
                 ("grpc.server.max_pending_requests", PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
                 ("grpc.max_concurrent_streams", calls_per_connection),
-                # A stream that the client resets still uses memory until Python has let go of it. Without this bound,
-                # one connection that opens and resets streams takes gigabytes. A client that keeps all its streams
-                # busy has up to twice as many in memory; the rest of the bound is reserve, so it is never refused.
+                # A reset stream uses memory until Python releases it. Without this limit, one connection that opens
+                # and resets streams takes gigabytes. A client with all its streams busy has up to twice as many in
+                # memory. The limit leaves a reserve, so this client is never refused.
                 ("grpc.http.overload_protection", 1),
                 (
                     "grpc.http2.max_deallocating_streams",
@@ -127,14 +127,14 @@ class GrpcioHost:
         await self._server.stop(grace_seconds)
 
     async def ended(self) -> None:
-        # Polled, because gRPC reports the end of its accept loop only after the last call has ended.
+        # Poll, because gRPC reports the end of its accept loop only after the last call has ended.
         with contextlib.suppress(Exception):  # gRPC has logged it
             while await self._server.wait_for_termination(_ENDED_POLL_SECONDS):
                 pass
 
 
 class _Admission(grpc.aio.ServerInterceptor):
-    """Refuses callers before their requests are read."""
+    """Refuses unauthorized callers before their requests are read."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._admit = dispatcher.admit
@@ -150,7 +150,7 @@ class _Admission(grpc.aio.ServerInterceptor):
         caller = self._admit(path, details.invocation_metadata)
         if isinstance(caller, Answer):
             return _refusing(caller)
-        current_caller.set(caller)  # in this call's own task, in which its handler runs too
+        current_caller.set(caller)  # the handler runs in this task too
         return handler
 
 
@@ -170,7 +170,7 @@ def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
         answered: asyncio.Future[bytes | Answer] = asyncio.get_running_loop().create_future()
 
         def reply(answer: bytes | Answer) -> None:
-            # A call that gRPC has just cancelled may not have come round to `call.cancel` yet.
+            # gRPC may have cancelled this call just before its `call.cancel` runs.
             if not answered.done():
                 answered.set_result(answer)
 
@@ -193,7 +193,7 @@ def _stream(path: str, behave: Stream) -> Handler:
     parse = method.parse
 
     def deserialize(data: bytes) -> Any:
-        """Return what is wrong instead of raising it, which gRPC would answer as INTERNAL."""
+        """Parse a request. Return an error instead of raising it, because gRPC would answer INTERNAL."""
         if len(data) > REQUEST_LIMIT_BYTES:
             return RequestTooLarge(REQUEST_LIMIT_BYTES)
         try:
@@ -207,8 +207,8 @@ def _stream(path: str, behave: Stream) -> Handler:
             await behave(requests, context)
         except AuthorityError as raised:
             error = raised
-        except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
-            _log.exception("unforeseen failure", method=method.name)
+        except Exception:  # noqa: BLE001 - any failure becomes a documented error
+            _log.exception("unexpected failure", method=method.name)
             error = UnexpectedFailure()
         else:
             return

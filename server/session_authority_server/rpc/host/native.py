@@ -1,4 +1,4 @@
-"""The host whose HTTP/2 runs in Rust, outside the interpreter's lock (the package pygrpc-native)."""
+"""The host whose HTTP/2 runs in Rust, outside the GIL (package `pygrpc-native`)."""
 
 import asyncio
 import contextlib
@@ -22,25 +22,25 @@ from session_authority_server.rpc.host import CannotListen
 from session_authority_server.rpc.host.grpcio import METADATA_LIMIT_BYTES, GrpcioHost
 
 EVENTS_AT_ONCE = 256
-HAND_OVERS_AT_ONCE = 2
+BATCHES_IN_LOOP_LIMIT = 2
 CALLS_PER_CONNECTION = 170
 _UNAVAILABLE = 14
 _FLUSH_SECONDS = 0.1
-# A socket's path may have 103 bytes on macOS and 107 on Linux.
+# Leaves room for the rest of a socket's path, which may have 103 bytes on macOS and 107 on Linux.
 _PARENT_LIMIT_BYTES = 60
 
 _log = structlog.get_logger("session_authority.rpc")
 
 
 class NativeHost:
-    """Serves unary RPCs itself, and passes everything else on to a `GrpcioHost` behind a Unix socket."""
+    """Serves unary RPCs. Passes all other calls to a `GrpcioHost` through a Unix socket."""
 
     name = "native"
 
     def __init__(
         self,
         dispatcher: Dispatcher,
-        others: GrpcioHost,
+        fallback: GrpcioHost,
         *,
         share_port: bool = False,
         calls_per_connection: int = CALLS_PER_CONNECTION,
@@ -49,13 +49,13 @@ class NativeHost:
 
         Args:
             dispatcher: Answers unary RPCs.
-            others: Serves streams, health, reflection and unknown methods.
+            fallback: Serves streams, health, reflection and unknown methods.
             share_port: Whether other processes may listen on the same port.
             calls_per_connection: How many calls and streams a connection carries at once.
         """
         self._dispatcher = dispatcher
         self._methods = dispatcher.unary
-        self._others = others
+        self._fallback = fallback
         self._share_port = share_port
         self._calls_per_connection = calls_per_connection
         self._calls: dict[int, Call] = {}
@@ -64,8 +64,9 @@ class NativeHost:
         self._idle = asyncio.Event()
         self._front: Any = None
         self._folder: str | None = None
-        # Of a flood, what has not been handed over waits outside the interpreter: answers take turns with arrivals.
-        self._may_hand_over = threading.Semaphore(HAND_OVERS_AT_ONCE)
+        # Bounds the batches of calls that wait in the event loop, so that answers take turns with new calls. The other
+        # calls of a flood wait in Rust.
+        self._batch_places = threading.Semaphore(BATCHES_IN_LOOP_LIMIT)
 
     def bind(self, address: str) -> str:
         try:
@@ -86,8 +87,8 @@ class NativeHost:
     async def start(self) -> None:
         self._folder = _private_folder()
         socket = Path(self._folder, "grpcio.sock")
-        self._others.bind(f"unix:{socket}")
-        await self._others.start()
+        self._fallback.bind(f"unix:{socket}")
+        await self._fallback.start()
         self._front.set_fallback(str(socket))
         self._front.start()
         loop = asyncio.get_running_loop()
@@ -97,7 +98,7 @@ class NativeHost:
 
     async def stop(self, grace_seconds: float) -> None:
         self._stopping = True
-        others = asyncio.create_task(self._others.stop(grace_seconds))
+        fallback = asyncio.create_task(self._fallback.stop(grace_seconds))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
                 while self._calls:
@@ -105,16 +106,18 @@ class NativeHost:
                     await self._idle.wait()
         for call in list(self._calls.values()):
             call.cancel()
-        await others
-        # The front does not say when it has written its last answers, and drops the others.
+        await fallback
+        # The front does not report when its last answers are written, and drops unwritten ones.
         await asyncio.sleep(min(_FLUSH_SECONDS, grace_seconds))
         await asyncio.to_thread(self._front.close)
-        self._may_hand_over.release()  # in case the thread waits for a loop that ends
+        self._batch_places.release()  # the thread may be waiting for an event loop that ends
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     async def ended(self) -> None:
-        endings = [asyncio.create_task(each) for each in (self._ended.wait(), self._others.ended())]
+        endings = [
+            asyncio.create_task(each) for each in (self._ended.wait(), self._fallback.ended())
+        ]
         try:
             await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -122,17 +125,17 @@ class NativeHost:
                 each.cancel()
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand calls over to the event loop, many at a time; runs in a thread of its own."""
+        """Pass calls to the event loop in batches. Runs in its own thread."""
         with contextlib.suppress(RuntimeError):  # the loop was closed
             try:
                 while (events := self._front.recv_batch_details(EVENTS_AT_ONCE)) is not None:
-                    self._may_hand_over.acquire()
+                    self._batch_places.acquire()
                     loop.call_soon_threadsafe(self._take, events)
             finally:
                 loop.call_soon_threadsafe(self._ended.set)
 
     def _take(self, events: Sequence[tuple[Any, ...]]) -> None:
-        self._may_hand_over.release()
+        self._batch_places.release()
         for kind, call_id, method_id, payload, _, details in events:
             if kind == EVENT_CANCEL:
                 self._cancel(call_id)
@@ -141,8 +144,8 @@ class NativeHost:
             else:
                 try:
                     self._begin(call_id, method_id, payload, details)
-                except Exception:  # noqa: BLE001 - the other calls go on, and this one gets an answer
-                    _log.exception("unforeseen failure", method=self._methods[method_id].name)
+                except Exception:  # noqa: BLE001 - the other calls continue, and this one gets an answer
+                    _log.exception("unexpected failure", method=self._methods[method_id].name)
                     self._reply(call_id, error_table.answer(UnexpectedFailure()))
 
     def _begin(self, call_id: int, method_id: int, payload: bytes, details: Any) -> None:
@@ -175,14 +178,14 @@ class NativeHost:
             self._idle.set()
 
     def _fail(self, call_id: int, answer: Answer) -> None:
-        # The native front reserves every key that begins with "grpc-" but this one.
+        # The front reserves all keys that begin with "grpc-", except this one.
         metadata = [pair for pair in answer.trailing_metadata if pair[0] == DETAILS_KEY]
         self._front.fail(call_id, answer.code.value[0], answer.message, metadata)
 
 
 def _private_folder() -> str:
-    """Make a folder for its owner alone, with a path so short that a socket in it can be bound."""
+    """Create a folder that only its owner can use, with a path short enough for a socket."""
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > _PARENT_LIMIT_BYTES:
-        parent = "/tmp"  # noqa: S108 - mkdtemp makes a name that cannot be guessed
+        parent = "/tmp"  # noqa: S108 - mkdtemp chooses a name that cannot be guessed
     return tempfile.mkdtemp(prefix="session-authority-", dir=parent)

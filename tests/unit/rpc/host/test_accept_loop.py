@@ -246,7 +246,7 @@ async def test_what_waits_for_a_call_is_kept_when_the_wait_is_cancelled() -> Non
             unwound.append(True)
 
     async def wait() -> None:
-        await accept_loop._await_and_keep(request(), kept)
+        await accept_loop._await_and_keep_if_cancelled(request(), kept)
 
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(0)

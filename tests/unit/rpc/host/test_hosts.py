@@ -223,7 +223,7 @@ def test_the_native_host_ends_quietly_when_its_event_loop_was_closed(
         return address
 
     address = loop.run_until_complete(serve())
-    loop.run_until_complete(host._others.stop(0))
+    loop.run_until_complete(host._fallback.stop(0))
     loop.close()
     [thread] = [each for each in threading.enumerate() if each.name == "native-host"]
     with grpc.insecure_channel(address) as channel:
@@ -242,5 +242,5 @@ async def test_a_native_host_whose_front_ends_says_so(native: NativeHost) -> Non
 
 
 async def test_a_native_host_ends_with_the_one_that_serves_its_streams(native: NativeHost) -> None:
-    await native._others.stop(0)
+    await native._fallback.stop(0)
     await asyncio.wait_for(native.ended(), PATIENCE_SECONDS)
