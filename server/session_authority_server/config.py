@@ -26,7 +26,7 @@ from session_authority_server.store.database_url import (
 
 ENV_PREFIX = "SESSION_AUTHORITY_"
 # Variables with the same prefix that the command line, the client or an orchestrator reads.
-_OTHERS = frozenset(
+_OTHER_VARIABLES = frozenset(
     f"{ENV_PREFIX}{name}"
     for name in (
         "CONFIG",
@@ -46,7 +46,7 @@ _OTHERS = frozenset(
 STANDARD_OUTPUT = "-"
 CONFIG_FILE = Path("session-authority.toml")
 _TEN_YEARS_SECONDS = 3_650 * 86_400
-# The one source of the defaults about sessions.
+# The only source of the defaults about sessions.
 _DEFAULTS = Policy()
 _CHOICES = {
     "log_level": ("debug", "info", "warning", "error"),
@@ -55,91 +55,92 @@ _CHOICES = {
 
 
 class ConfigurationError(Exception):
-    """A setting is wrong. The message says which one, and how to correct it."""
+    """A setting is invalid. The message names it and says how to correct it."""
 
 
 def _seconds(span: timedelta | None) -> int:
-    """Return a span in seconds; 0 for none."""
+    """Return a span in seconds; 0 for None."""
     return 0 if span is None else int(span.total_seconds())
 
 
 class Settings(BaseSettings):
-    """Everything that an operator can set.
+    """The operator's settings.
 
-    Each setting comes from the environment (`SESSION_AUTHORITY_` and the name in capitals), then from
-    `session-authority.toml` in the working directory or the file that `SESSION_AUTHORITY_CONFIG` names, then from its
-    default. Defaults about sessions come from `domain/policy.py`.
+    Each setting comes from the environment (`SESSION_AUTHORITY_` and the name in capitals), then from the configuration
+    file, then from its default. The file is the one that `SESSION_AUTHORITY_CONFIG` names, or else
+    `session-authority.toml` in the working directory. Defaults about sessions come from `domain/policy.py`.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     listen: str = Field(
         "127.0.0.1:50551",
-        description="Where to serve gRPC, as host:port; port 0 picks a free one.",
+        description="The address to serve gRPC on, as host:port. Port 0 picks a free port.",
     )
     host: Literal["auto", "grpcio", "native"] = Field(
         "auto",
-        description="What speaks HTTP/2: grpcio, native (several times as fast, without TLS), or auto: native where "
-        "it is installed and there is no certificate.",
+        description="The HTTP/2 host: grpcio, native (several times as fast, without TLS) or auto. auto selects native "
+        "if it is installed and there is no certificate, or else grpcio.",
     )
     database_url: str = Field(
         "sqlite:///session-authority.sqlite",
         repr=False,
-        description="Where sessions are kept: sqlite:///relative/path, sqlite:////absolute/path or "
+        description="The database that keeps the sessions: sqlite:///relative/path, sqlite:////absolute/path or "
         "postgresql://user:password@host/database.",
     )
     watch_database_url: str = Field(
         "",
         repr=False,
-        description="The address of the same PostgreSQL database without a pooler in between, to listen "
-        "at for what caches must forget; empty for DATABASE_URL.",
+        description="The address of the same PostgreSQL database without a pooler, to listen for changes to cached "
+        "sessions. Empty for DATABASE_URL.",
     )
     processes: Annotated[int, Field(ge=1, le=64)] = Field(
         1,
-        description="How many processes serve on the one port; more than one needs PostgreSQL.",
+        description="How many processes share the port. More than one needs PostgreSQL.",
     )
     metrics_listen: str = Field(
         "",
-        description="Where to serve Prometheus metrics over HTTP, as host:port; empty for nowhere. "
-        "Of several processes, each serves its own on the port after the one before.",
+        description="The address to serve Prometheus metrics on over HTTP, as host:port. Empty for no metrics. "
+        "Each further process uses the next port.",
     )
     log_level: str = Field(
-        "info", description="The least level to log: debug, info, warning or error."
+        "info", description="The lowest level to log: debug, info, warning or error."
     )
     log_format: str = Field(
-        "auto", description="How to log: json, console, or auto (console on a terminal)."
+        "auto",
+        description="The format of the log: json, console, or auto (console on a terminal, json elsewhere).",
     )
     audit_log: str = Field(
         "",
-        description="Where to write the audit log: the path of a file, or - for standard output; empty for nowhere.",
+        description="The file of the audit log, or - for standard output. Empty for no audit log.",
     )
     audit_addresses: bool = Field(
         False,
-        description="Whether the audit log tells the IP address and user agent of a sign-in, as far as they are kept.",
+        description="Whether the audit log contains the IP address and user agent of a sign-in, as far as kept.",
     )
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
-        10, description="How long calls may go on after SIGTERM."
+        10, description="How long calls in flight may continue after SIGTERM, in seconds."
     )
     absolute_lifetime_seconds: Annotated[int, Field(ge=1, le=_TEN_YEARS_SECONDS)] = Field(
         _seconds(_DEFAULTS.absolute_lifetime),
-        description="How long a session lives at most, in seconds "
+        description="The longest lifetime of a session, in seconds "
         f"({_DEFAULTS.absolute_lifetime.days} days).",
     )
     idle_timeout_seconds: Annotated[int, Field(ge=0, le=_TEN_YEARS_SECONDS)] = Field(
         _seconds(_DEFAULTS.idle_timeout),
-        description="How long a session lives unused, in seconds, at least 60; 0 for no such rule.",
+        description="How long a session may stay unused, in seconds: at least 60, or 0 for no idle timeout.",
     )
     last_active_resolution_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         _seconds(_DEFAULTS.last_active_resolution),
-        description="How far a recorded last activity may lag behind, in seconds.",
+        description="How far the recorded last activity of a session may lag behind, in seconds.",
     )
     session_limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         _DEFAULTS.session_limit or 0,
-        description="How many live sessions a user may have; 0 for no limit.",
+        description="How many live sessions a user may have. 0 for no limit.",
     )
     at_limit: AtLimit = Field(
         _DEFAULTS.at_limit,
-        description="What a sign-in at the limit does: end-least-recently-active or refuse.",
+        description="The effect of a sign-in at the session limit: end-least-recently-active or refuse.",
     )
     history_retention_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
         _DEFAULTS.history_retention.days,
@@ -147,33 +148,34 @@ class Settings(BaseSettings):
     )
     max_authentication_age_seconds: Annotated[int, Field(ge=0, le=_TEN_YEARS_SECONDS)] = Field(
         _seconds(_DEFAULTS.max_authentication_age),
-        description="How long ago users may have proved who they are to look at their sessions or end "
-        "them, in seconds; 0 for any time. Signing out is always possible.",
+        description="The largest age of a user's proof of identity to list or end sessions, in seconds. 0 for any age. "
+        "Signing out is always possible.",
     )
     superseded_use: SupersededUse = Field(
         _DEFAULTS.superseded_use,
-        description="What the use of a token does that a re-authentication superseded more than "
-        f"{_seconds(_DEFAULTS.superseded_grace)} seconds ago: reject, or end-session, which ends the session too.",
+        description="The effect of using a superseded token more than "
+        f"{_seconds(_DEFAULTS.superseded_grace)} seconds after the re-authentication: reject, or end-session, which "
+        "also ends the session.",
     )
     keep_ip_addresses: KeepAddresses = Field(
         _DEFAULTS.keep_ip_addresses,
-        description="What is kept of IP addresses: full, truncated (to /24, IPv6 to /48) or none.",
+        description="How much of an IP address is kept: full, truncated (IPv4 to /24, IPv6 to /48) or none.",
     )
     keep_user_agents: KeepUserAgents = Field(
         _DEFAULTS.keep_user_agents,
-        description="What is kept of user agents: full, or none (but for the family of browser and system).",
+        description="How much of a user agent is kept: full, or none (only the names of browser and system).",
     )
     erase_addresses: EraseAddresses = Field(
         _DEFAULTS.erase_addresses,
-        description="When IP addresses and user agents are erased: with-history or at-end (of the session).",
+        description="When IP addresses and user agents are erased: with-history, or at-end (when the session ends).",
     )
     worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
         Field(30, description="How often the worker looks for overdue sessions, in seconds.")
     )
     tls_certificate: str = Field(
         "",
-        description="The PEM file of the server's certificate, followed by those that lead to its authority. "
-        "Read anew when it changes; empty for no encryption.",
+        description="The PEM file of the server's certificate and its chain. The server reloads the file when it "
+        "changes. Empty for no encryption.",
     )
     tls_key: str = Field(
         "",
@@ -182,22 +184,22 @@ class Settings(BaseSettings):
     )
     tls_client_ca: str = Field(
         "",
-        description="The PEM file of authorities, one of which must have signed the certificate of whoever "
-        "connects; empty to ask for none.",
+        description="The PEM file of the CA certificates for clients. One of them must have signed each client's "
+        "certificate. Empty to request no client certificate.",
     )
     max_in_flight_calls: Annotated[int, Field(ge=1, le=100_000)] = Field(
         256,
-        description="How many calls a process runs at once, not counting validations. More calls wait in a queue, for "
-        "up to a second; then they are refused with RESOURCE_EXHAUSTED.",
+        description="How many calls a process runs at once, without validations. Further calls wait in a queue for up "
+        "to a second. Then they are refused with RESOURCE_EXHAUSTED.",
     )
     calls_per_connection: Annotated[int, Field(ge=1, le=10_000)] = Field(
         170,
-        description="How many calls and streams a connection carries at once; more wait in the client.",
+        description="How many calls and streams a connection carries at once. Further ones wait in the client.",
     )
     rejected_tokens_per_minute: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
         60_000,
-        description="How many calls with unknown session tokens a process answers for an API key in a minute. "
-        "Further ones are refused with RESOURCE_EXHAUSTED; calls with a good token never are. 0 for no limit.",
+        description="How many calls with unknown session tokens a process answers for an API key in a minute. Further "
+        "ones are refused with RESOURCE_EXHAUSTED. Calls with a valid token are never refused. 0 for no limit.",
     )
 
     @field_validator("listen", "metrics_listen")
@@ -220,7 +222,7 @@ class Settings(BaseSettings):
             return value
         check_postgresql_url(value)
         if info.data.get("database_url", "").startswith(SQLITE_PREFIX):
-            raise ValueError("needs a database_url of PostgreSQL; SQLite has no use for it")
+            raise ValueError("works with PostgreSQL only; leave it empty for SQLite")
         return value
 
     @field_validator("audit_log", "tls_certificate", "tls_key", "tls_client_ca")
@@ -257,7 +259,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_tls_client_ca(cls, value: str, info: ValidationInfo) -> str:
         if value and not info.data.get("tls_certificate"):
-            raise ValueError("needs tls_certificate and tls_key too")
+            raise ValueError("needs tls_certificate and tls_key; set both")
         return value
 
     @classmethod
@@ -273,14 +275,14 @@ class Settings(BaseSettings):
 
     @property
     def sqlite_path(self) -> Path | None:
-        """The file that holds the sessions, where one does."""
+        """The SQLite file; None with PostgreSQL."""
         if not self.database_url.startswith(SQLITE_PREFIX):
             return None
         return Path(self.database_url.removeprefix(SQLITE_PREFIX))
 
     @property
     def database(self) -> str:
-        """What to call the database before people: its path or address, without the password."""
+        """The path or address of the database for messages, without the password."""
         if self.sqlite_path is not None:
             return str(self.sqlite_path.resolve())
         return shown_url(self.database_url)
@@ -290,7 +292,7 @@ class Settings(BaseSettings):
         """The rules about sessions."""
         return Policy(
             absolute_lifetime=timedelta(seconds=self.absolute_lifetime_seconds),
-            # A setting of 0 means that there is no such rule.
+            # `or None`: a setting of 0 turns the rule off.
             idle_timeout=timedelta(seconds=self.idle_timeout_seconds) or None,
             last_active_resolution=timedelta(seconds=self.last_active_resolution_seconds),
             session_limit=self.session_limit or None,
@@ -305,16 +307,16 @@ class Settings(BaseSettings):
 
 
 def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
-    """Return the settings. Given values outrank the environment, which outranks the file.
+    """Return the settings. Arguments take precedence over the environment, and the environment over the file.
 
     Raises:
-        ConfigurationError: If one is wrong.
+        ConfigurationError: If a setting is invalid, or the file can't be read.
     """
     file = config_file or CONFIG_FILE
     if config_file is not None and not config_file.is_file():
-        raise ConfigurationError(f"there is no configuration file {config_file}")
+        raise ConfigurationError(f"the configuration file {config_file} does not exist")
 
-    _refuse_misspelt(os.environ)
+    _refuse_misspelt_variables(os.environ)
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=file)
@@ -322,31 +324,31 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
     try:
         return FromFile(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
+        raise ConfigurationError(_describe_problems(error)) from None
     except ValueError as error:
         raise ConfigurationError(f"{file} can't be read: {error}") from None
 
 
-def _refuse_misspelt(environment: Mapping[str, str]) -> None:
-    """Refuse a variable that looks like a misspelt setting. Ignoring it would leave a rule unset.
+def _refuse_misspelt_variables(environment: Mapping[str, str]) -> None:
+    """Raise ConfigurationError for a variable that looks like a misspelt setting.
 
-    Ignore other variables with the prefix, such as those of the client or an orchestrator.
+    Other unknown variables are ignored: the client or an orchestrator may read them.
     """
     known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
     for name in environment:
-        if name.startswith(ENV_PREFIX) and name not in known and name not in _OTHERS:
+        if name.startswith(ENV_PREFIX) and name not in known and name not in _OTHER_VARIABLES:
             meant = get_close_matches(name, known, 1, cutoff=0.85) or [
                 each for each in known if each.startswith(name + "_")
             ]
             if meant:
-                raise ConfigurationError(f"{name} is no setting; did you mean {meant[0]}?")
+                raise ConfigurationError(f"{name} is not a setting; did you mean {meant[0]}?")
 
 
 def split_address(address: str) -> tuple[str, int]:
     """Return the host and port of an address such as `127.0.0.1:50551` or `[::1]:0`.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the text is not such an address.
     """
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", address)
     if not found or int(found[3]) > 65_535:
@@ -355,7 +357,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether an address can only be reached from this machine."""
+    """Return whether only this machine can reach an address."""
     host, _ = split_address(address)
     try:
         return ip_address(host).is_loopback
@@ -363,7 +365,7 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def _explain(error: ValidationError) -> str:
+def _describe_problems(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else "?"

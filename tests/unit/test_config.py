@@ -59,7 +59,9 @@ def test_a_named_file_is_read_in_place_of_the_one_in_the_working_directory(tmp_p
 
 
 def test_a_named_file_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"there is no configuration file .*absent\.toml"):
+    with pytest.raises(
+        ConfigurationError, match=r"the configuration file .*absent\.toml does not exist"
+    ):
         load_settings(tmp_path / "absent.toml")
 
 
@@ -295,7 +297,9 @@ def test_a_misspelt_variable_is_refused(
     misspelt: str, meant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(misspelt, "300")
-    with pytest.raises(ConfigurationError, match=f"{misspelt} is no setting; did you mean {meant}"):
+    with pytest.raises(
+        ConfigurationError, match=f"{misspelt} is not a setting; did you mean {meant}"
+    ):
         load_settings()
 
 
