@@ -122,8 +122,8 @@ TELLING: dict[str, tuple[Work, Callable[[Session], Changes]]] = {
         lambda session: Changes({session.session_id}),
     ),
     "end_live_over_limit": (_end_beyond, lambda session: Changes({session.session_id})),
-    "end_made_by": (
-        lambda transaction, _: transaction.end_made_by("", LATER, UUID(int=0), 1_000, ENDING),
+    "end_created_by": (
+        lambda transaction, _: transaction.end_created_by("", LATER, UUID(int=0), 1_000, ENDING),
         lambda session: Changes({session.session_id}),
     ),
     "renew_session": (_renew, lambda session: Changes({session.session_id})),

@@ -24,7 +24,7 @@ def told(*some: Session) -> Sequence[SessionEnded]:
 
 async def end(engine: Engine, after: UUID, limit: int) -> KeyBatch:
     batch = await engine.sessions.transact(
-        lambda transaction: transaction.end_made_by("key", NOW, after, limit, REVOKED)
+        lambda transaction: transaction.end_created_by("key", NOW, after, limit, REVOKED)
     )
     return replace(batch, ended=sorted(batch.ended, key=lambda each: each.session_id))
 

@@ -6,13 +6,13 @@ import pytest
 
 from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
-from session_authority_server.ports import PendingSweep, Transaction, UserStanding
+from session_authority_server.ports import LockedUser, PendingSweep, Transaction
 from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, ids
 
 ADMIN = InitiatingEntity.ADMIN
 
 
-async def standing_of(engine: Engine, user_id: str) -> UserStanding:
+async def standing_of(engine: Engine, user_id: str) -> LockedUser:
     return await engine.sessions.transact(lambda transaction: transaction.lock_user(user_id))
 
 
@@ -38,7 +38,7 @@ async def test_a_sweep_by_a_clock_that_is_behind_lets_nothing_in_again(
             await engine.sweep("ann", time)
         else:
             await engine.sweep_everybody(time)
-    assert await standing_of(engine, "ann") == UserStanding(START + MINUTE)
+    assert await standing_of(engine, "ann") == LockedUser(START + MINUTE)
 
 
 async def test_its_settling_can_be_put_off_without_that_of_others(engine: Engine) -> None:
@@ -69,10 +69,10 @@ async def test_a_sign_in_under_way_does_not_survive_it(engine: Engine) -> None:
 
     await asyncio.gather(engine.sessions.transact(sign_in), sweep())
     found = await engine.get(session.session_id)
-    if seen[-1] == UserStanding(None):
+    if seen[-1] == LockedUser(None):
         assert not is_live(found, START + SECOND)
     else:  # judged by the sweep, as the sign-in's time of proof would be
-        assert seen == [UserStanding(None), UserStanding(START + SECOND)]
+        assert seen == [LockedUser(None), LockedUser(START + SECOND)]
 
 
 async def test_of_many_at_once_each_moves_the_epoch_on(engine: Engine) -> None:

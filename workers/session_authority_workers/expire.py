@@ -7,7 +7,7 @@ from uuid import UUID
 from session_authority_server.domain.clock import Clock
 from session_authority_server.ports import (
     EVENTS_AT_ONCE,
-    NOWHERE,
+    NO_AUDIT,
     Audit,
     ExpiryBatch,
     PendingSweep,
@@ -54,12 +54,12 @@ class Expire(Job):
         store: UpkeepStore,
         clock: Clock,
         pace: Pace | None = None,
-        audit: Audit = NOWHERE,
+        audit: Audit = NO_AUDIT,
     ) -> None:
         self._store = store
         self._clock = clock
         self._audit = audit
-        self._named = audit is not NOWHERE
+        self._named = audit is not NO_AUDIT
         self._pace = pace or Pace()
         self._overdue = Step(
             once,

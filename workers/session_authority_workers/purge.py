@@ -42,7 +42,7 @@ class Purge(Job):
             _deletion(
                 pace,
                 lambda limit: store.purge_ended(
-                    cutoff(), limit, made_before=cutoff() - policy.absolute_lifetime
+                    cutoff(), limit, created_before=cutoff() - policy.absolute_lifetime
                 ),
                 lambda limit: store.count_purgeable(cutoff(), limit),
             ),
@@ -111,8 +111,8 @@ class Partition(Job):
 
         async def old_partitions() -> Sequence[str]:
             ended_before = clock.now() - max(policy.history_retention, MIN_RETENTION)
-            made_before = ended_before - policy.absolute_lifetime
-            return await store.old_partitions(made_before, ended_before)
+            created_before = ended_before - policy.absolute_lifetime
+            return await store.old_partitions(created_before, ended_before)
 
         async def drop(name: str, _limit: int) -> Batch:
             return Batch(await store.drop_partition(name))

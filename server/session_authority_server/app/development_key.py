@@ -14,7 +14,7 @@ from session_authority_server.app.process import CannotStart
 from session_authority_server.config import ENV_PREFIX, Settings
 from session_authority_server.domain.api_key import Permission, issue
 from session_authority_server.domain.event import KeyCreated
-from session_authority_server.ports import NOWHERE, Audit, KeyStore
+from session_authority_server.ports import NO_AUDIT, Audit, KeyStore
 
 VARIABLE = f"{ENV_PREFIX}API_KEY"
 _NAME = "development"
@@ -58,7 +58,7 @@ async def make_first_key(
     show_key(key)
 
 
-async def make(database: Path, store: KeyStore, now: datetime, audit: Audit = NOWHERE) -> str:
+async def make(database: Path, store: KeyStore, now: datetime, audit: Audit = NO_AUDIT) -> str:
     """Make the development key, record that in the audit log, and return the key.
 
     Raises:

@@ -12,7 +12,7 @@ from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, split_address
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.observability.metrics_port import MetricsServer
-from session_authority_server.ports import NOWHERE, Audit
+from session_authority_server.ports import NO_AUDIT, Audit
 
 
 @contextlib.asynccontextmanager
@@ -28,7 +28,7 @@ async def auditing(settings: Settings, standard_output: int = 1) -> AsyncIterato
     """
     where = settings.audit_log
     if not where:
-        yield NOWHERE
+        yield NO_AUDIT
         return
     try:
         output = Descriptor(standard_output) if where == STANDARD_OUTPUT else File(Path(where))

@@ -14,7 +14,7 @@ from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
-from session_authority_server.ports import NOWHERE, Audit
+from session_authority_server.ports import NO_AUDIT, Audit
 from session_authority_server.store.database import Database
 from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
@@ -51,7 +51,7 @@ class Schedule(Protocol):
 
 
 def jobs(
-    database: Database, settings: Settings, clock: Clock, audit: Audit = NOWHERE
+    database: Database, settings: Settings, clock: Clock, audit: Audit = NO_AUDIT
 ) -> Sequence[Job]:
     """Return the jobs over a database, in the order in which each finds the most done."""
     found: Sequence[Job] = _workers().jobs(
@@ -64,7 +64,7 @@ def schedule(
     database: Database,
     settings: Settings,
     clock: Clock,
-    audit: Audit = NOWHERE,
+    audit: Audit = NO_AUDIT,
     right_clock: RightClock | None = None,
 ) -> Schedule:
     """Return the schedule of the jobs over a database."""

@@ -16,7 +16,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
-from session_authority_server.ports import NOWHERE, Audit, SessionStore
+from session_authority_server.ports import NO_AUDIT, Audit, SessionStore
 from session_authority_server.rpc.authentication import (
     Authenticate,
     Caller,
@@ -48,7 +48,7 @@ def count_superseded(_session: Session) -> None:
 
 
 def usecase_context(
-    store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NOWHERE
+    store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NO_AUDIT
 ) -> Context:
     """Return what the use-cases over a store work with."""
     return Context(

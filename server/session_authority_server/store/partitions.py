@@ -90,7 +90,7 @@ class Partitions:
 
         return await self._database.read(work)
 
-    async def droppable(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
+    async def droppable(self, created_before: datetime, ended_before: datetime) -> Sequence[str]:
         """Return the names of the partitions that are to be dropped."""
         if await self.span() is None:
             return ()
@@ -104,7 +104,7 @@ class Partitions:
                 if not row.attached
                 or row.pending
                 or (
-                    _end(row.relname) <= made_before
+                    _end(row.relname) <= created_before
                     and await _is_droppable(connection, row.relname, ended_before)
                 )
             ]

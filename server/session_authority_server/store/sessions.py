@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Session
 from session_authority_server.ports import (
-    NOWHERE,
+    NO_AUDIT,
     Audit,
     ErasureBatch,
     Listener,
@@ -54,7 +54,7 @@ class SqlSessionStore:
         *,
         erases_at_end: bool = False,
         listener: Listener | None = None,
-        audit: Audit = NOWHERE,
+        audit: Audit = NO_AUDIT,
     ) -> None:
         """Keep sessions in a database.
 
@@ -168,14 +168,14 @@ class SqlSessionStore:
         self,
         user_id: str,
         now: datetime,
-        made_until: datetime,
+        created_until: datetime,
         used_since: datetime,
         after: PageKey | None,
         limit: int,
     ) -> Sequence[Session]:
         condition = and_(
             is_live(now),
-            sessions.c.create_time <= made_until,
+            sessions.c.create_time <= created_until,
             sessions.c.last_active_time > used_since,
         )
         return await self._list_active(user_id, condition, after, limit)

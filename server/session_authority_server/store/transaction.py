@@ -22,7 +22,7 @@ from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.event import Event, SessionEnded
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Changes, Ending, Session, Sweep
-from session_authority_server.ports import KeyBatch, PendingErasure, UserStanding
+from session_authority_server.ports import KeyBatch, LockedUser, PendingErasure
 from session_authority_server.store import rows
 from session_authority_server.store.database import RetryTransaction
 from session_authority_server.store.engine.dialect import Dialect
@@ -75,7 +75,7 @@ class SqlTransaction:
     def record(self, *events: Event) -> None:
         self.events += events
 
-    async def lock_user(self, user_id: str) -> UserStanding:
+    async def lock_user(self, user_id: str) -> LockedUser:
         whose = {"user_id": user_id}
         row = (await self._connection.execute(_STANDING, whose)).one_or_none()
         if row is None:
@@ -89,7 +89,7 @@ class SqlTransaction:
                 # Another transaction added the user and erased them again.
                 raise RetryTransaction
         self._global_epoch, *swept_times = row
-        return UserStanding(max((time for time in swept_times if time is not None), default=None))
+        return LockedUser(max((time for time in swept_times if time is not None), default=None))
 
     async def _continue_epoch_of_erased_user(self, user_id: str) -> None:
         """Give a new user's row the epoch and the time at which a user of the same id was erased."""
@@ -152,7 +152,7 @@ class SqlTransaction:
         self.changes.session_ids.update(ended)
         return ended
 
-    async def end_made_by(
+    async def end_created_by(
         self, key_id: str, now: datetime, after: UUID, limit: int, ending: Ending
     ) -> KeyBatch:
         # No index says who made a session, so the sessions looked at bound a step, not the sessions ended.

@@ -61,7 +61,7 @@ class SqlUpkeepStore:
         )
 
     async def pending_sweeps(
-        self, limit: int, everybodys_before: datetime | None = None
+        self, limit: int, global_sweeps_before: datetime | None = None
     ) -> Sequence[PendingSweep]:
         # Whatever an earlier sweep of the same user covers, the latest does too.
         statement = (
@@ -71,9 +71,9 @@ class SqlUpkeepStore:
             .order_by(func.min(sweeps.c.sweep_time))
             .limit(limit)
         )
-        if everybodys_before is not None:
+        if global_sweeps_before is not None:
             statement = statement.where(
-                or_(sweeps.c.user_id != EVERYBODY, sweeps.c.sweep_time < everybodys_before)
+                or_(sweeps.c.user_id != EVERYBODY, sweeps.c.sweep_time < global_sweeps_before)
             )
 
         async def work(connection: AsyncConnection) -> Sequence[PendingSweep]:
@@ -152,8 +152,10 @@ class SqlUpkeepStore:
     async def missing_partitions(self, now: datetime) -> Sequence[datetime]:
         return await self._partitions.missing(now)
 
-    async def old_partitions(self, made_before: datetime, ended_before: datetime) -> Sequence[str]:
-        return await self._partitions.droppable(made_before, ended_before)
+    async def old_partitions(
+        self, created_before: datetime, ended_before: datetime
+    ) -> Sequence[str]:
+        return await self._partitions.droppable(created_before, ended_before)
 
     async def make_partition(self, end: datetime) -> bool:
         return await self._partitions.make(end)
@@ -162,12 +164,12 @@ class SqlUpkeepStore:
         return await self._partitions.drop(name)
 
     async def purge_ended(
-        self, ended_before: datetime, limit: int, made_before: datetime | None = None
+        self, ended_before: datetime, limit: int, created_before: datetime | None = None
     ) -> int:
-        span = None if made_before is None else await self._partitions.span()
+        span = None if created_before is None else await self._partitions.span()
         stays = None
-        if made_before is not None and span is not None:
-            first, last = first_id(made_before - span), first_id(made_before)
+        if created_before is not None and span is not None:
+            first, last = first_id(created_before - span), first_id(created_before)
             stays = sessions.c.session_id.between(first, last)
 
         async def work(connection: AsyncConnection) -> int:

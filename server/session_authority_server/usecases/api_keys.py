@@ -5,7 +5,7 @@ from uuid import UUID
 from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, issue
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.event import KeyCreated, KeyExpirySet, KeyRevoked
-from session_authority_server.ports import NOWHERE, Audit, KeyStore
+from session_authority_server.ports import NO_AUDIT, Audit, KeyStore
 
 KEY_LIMIT = 1_000
 
@@ -36,7 +36,7 @@ class KeyAlreadyEnded(Exception):
 class ApiKeys:
     """How an operator manages API keys. Every server follows within a second."""
 
-    def __init__(self, store: KeyStore, clock: Clock, audit: Audit = NOWHERE) -> None:
+    def __init__(self, store: KeyStore, clock: Clock, audit: Audit = NO_AUDIT) -> None:
         self._store = store
         self._clock = clock
         self._audit = audit

@@ -8,7 +8,7 @@ from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.policy import Policy
-from session_authority_server.ports import NOWHERE, Audit, SessionStore
+from session_authority_server.ports import NO_AUDIT, Audit, SessionStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Context:
     store: SessionStore
     clock: Clock
     policy: Policy
-    audit: Audit = NOWHERE
+    audit: Audit = NO_AUDIT
     activity: Activity
     superseded: SupersededTokens
 

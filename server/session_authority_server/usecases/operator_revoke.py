@@ -176,7 +176,7 @@ async def _end_some(
 ) -> UUID | None:
     """End some sessions of a key. Return the id to go on after; None where there are no more."""
     ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
-    batch = await transaction.end_made_by(key_id, now, after, BATCH_LIMIT, ending)
+    batch = await transaction.end_created_by(key_id, now, after, BATCH_LIMIT, ending)
     transaction.record(*(replace(each, why=reason) for each in batch.ended))
     return batch.last
 

@@ -12,7 +12,7 @@ from session_authority_server.domain.retry import Attempt
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Proof, Token
 from session_authority_server.domain.verdict import NOT_FOUND, judge
-from session_authority_server.ports import Transaction, UserStanding
+from session_authority_server.ports import LockedUser, Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.create_session import earlier_answer, keep_answer
 from session_authority_server.usecases.session_proof import (
@@ -83,9 +83,7 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
         return await context.store.transact(work)
 
 
-async def _lock_user_of(
-    transaction: Transaction, proof: Proof, clock: Clock
-) -> UserStanding | None:
+async def _lock_user_of(transaction: Transaction, proof: Proof, clock: Clock) -> LockedUser | None:
     """Lock the user of the session that a token opens or once opened; lock nobody for another token."""
     session = await transaction.read_session(proof.id)
     if session is None or judge(session, proof, clock.now()) is NOT_FOUND:

@@ -5,14 +5,14 @@ from typing import TypeVar
 
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.errors import AuthenticationTooOld
-from session_authority_server.ports import Transaction, UserStanding
+from session_authority_server.ports import LockedUser, Transaction
 from session_authority_server.usecases.context import Context
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def require_begun_since(standing: UserStanding, user_id: str, authenticate_time: datetime) -> None:
+def require_begun_since(standing: LockedUser, user_id: str, authenticate_time: datetime) -> None:
     """Require that a credential check began after the user's sessions were last swept.
 
     Raises:

@@ -14,7 +14,7 @@ from session_authority_server.domain.session import (
     Session,
 )
 from session_authority_server.domain.token import Token
-from session_authority_server.ports import UserStanding
+from session_authority_server.ports import LockedUser
 from session_authority_server.usecases.session_proof import prove_and_lock, require_proof
 from tests.support.engines import SECRET, START, a_session
 
@@ -34,9 +34,9 @@ class Transaction:
     async def read_session(self, _session_id: UUID) -> Session | None:
         return self._after if self.locked else self._before
 
-    async def lock_user(self, user_id: str) -> UserStanding:
+    async def lock_user(self, user_id: str) -> LockedUser:
         self.locked.append(user_id)
-        return UserStanding(None)
+        return LockedUser(None)
 
 
 async def prove(transaction: Transaction) -> Session:
