@@ -24,11 +24,20 @@ _POLICY_VIOLATION, _INTERNAL_ERROR, _TRY_AGAIN_LATER = 1008, 1011, 1013
 """Codes that close a WebSocket (RFC 6455, section 7.4.1, and its registry)."""
 
 _ANSWERS: Mapping[type[SessionAuthorityError], tuple[int, str]] = {
-    SessionNotLive: (401, "Not signed in"),
-    AuthenticationTooOld: (401, "Signed out everywhere meanwhile: sign in again"),
-    ReauthenticationRequired: (403, "Reauthentication required"),
-    SessionLimitReached: (403, "Signed in on too many devices: sign out on one first"),
-    Unavailable: (503, "Sign-in is unavailable for the moment: try again soon"),
+    SessionNotLive: (401, "Not logged in"),
+    AuthenticationTooOld: (
+        401,
+        "You were logged out everywhere in the meantime. Please log in again.",
+    ),
+    ReauthenticationRequired: (403, "Please confirm your identity first."),
+    SessionLimitReached: (
+        403,
+        "You're logged in on too many devices. Please log out one of them first.",
+    ),
+    Unavailable: (
+        503,
+        "We can't check your session right now. This doesn't log you out. Please try again in a few seconds.",
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 SCHEME_NAME = "session"
 
 _NOT_SIGNED_IN = {
-    "description": "Not signed in",
+    "description": "Not logged in",
     "content": {
         "application/json": {
             "schema": {"type": "object", "properties": {"detail": {"type": "string"}}}

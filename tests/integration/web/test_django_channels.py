@@ -228,7 +228,7 @@ async def test_a_long_poll_of_a_live_user_is_answered(browser: Browser) -> None:
 async def test_a_long_poll_of_a_user_who_was_revoked_meanwhile_gets_401(
     browser: Browser, client: SessionClient
 ) -> None:
-    assert await revoked_while_waiting(browser, client) == (401, b"Not signed in")
+    assert await revoked_while_waiting(browser, client) == (401, b"Not logged in")
 
 
 async def test_a_stream_of_a_user_who_was_revoked_meanwhile_ends(

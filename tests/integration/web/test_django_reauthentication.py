@@ -92,7 +92,7 @@ def test_a_user_confirms_the_password_and_gets_back(
     sent = browser.get("/vault?x=1").headers["Location"]
     assert sent == f"{CONFIRM}?next=%2Fvault%3Fx%3D1"
     page = browser.get(sent)
-    assert "You are signed in as ada" in page.content.decode()
+    assert "You're logged in as ada" in page.content.decode()
     assert "no-store" in page.headers["Cache-Control"]
 
     back = confirm(browser, sent)
@@ -185,7 +185,7 @@ def test_a_program_gets_403(browser: Browser, path: str, accept: str) -> None:
     refused = browser.get(path, headers={"accept": accept})
     assert refused.status_code == 403
     assert refused.json() == {
-        "detail": "Confirm who you are first.",
+        "detail": "Please confirm your identity first.",
         "max_authentication_age_seconds": "600",
     }
 
@@ -196,7 +196,7 @@ def test_a_site_without_our_pages_refuses(browser: Browser) -> None:
     with override_settings(ROOT_URLCONF=bare):
         refused = browser.get("/vault")
     assert refused.status_code == 403
-    assert refused.content == b"Confirm who you are first."
+    assert refused.content == b"Please confirm your identity first."
 
 
 def test_somebody_who_acts_as_a_user_cannot_confirm_who_the_user_is(client: SessionClient) -> None:

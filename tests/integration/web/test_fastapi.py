@@ -27,7 +27,7 @@ async def test_the_answer_to_strangers_asks_them_to_sign_in(shop: Shop) -> None:
         answer = await browser.get("/me")
 
     assert answer.status_code == 401
-    assert answer.json() == {"detail": "Not signed in"}
+    assert answer.json() == {"detail": "Not logged in"}
     assert answer.headers["www-authenticate"] == "Cookie"
     assert answer.headers["cache-control"] == "no-store"
     assert "set-cookie" not in answer.headers

@@ -135,7 +135,7 @@ async def test_a_sign_in_begun_before_everything_was_ended_is_shut_out(shop: Sho
         for path in ("/slow-sign-in", "/two-step-sign-in"):
             answer = await browser.post(path)
             assert answer.status_code == 401
-            assert answer.json()["detail"].startswith("Signed out everywhere")
+            assert answer.json()["detail"].startswith("You were logged out everywhere")
             assert "set-cookie" not in answer.headers
 
 
@@ -150,7 +150,7 @@ async def test_what_needs_a_recent_proof_is_shut_until_it_is_given(shop: Shop, p
         refused = await browser.get(path)
         assert refused.status_code == 403
         assert refused.json() == {
-            "detail": "Reauthentication required",
+            "detail": "Please confirm your identity first.",
             "max_authentication_age_seconds": "600",
         }
         assert "set-cookie" not in refused.headers

@@ -62,7 +62,7 @@ async def test_operations_that_need_a_session_say_so() -> None:
     for path in ("/me", "/vault", "/depends", "/safe", "/own"):
         operation = document["paths"][path]["get"]
         assert operation["security"] == [{"session": []}], path
-        said = "Our own words" if path == "/own" else "Not signed in"
+        said = "Our own words" if path == "/own" else "Not logged in"
         assert operation["responses"]["401"]["description"] == said
         assert "parameters" not in operation, path
 

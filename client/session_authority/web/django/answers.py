@@ -34,7 +34,7 @@ def answer(request: HttpRequest, error: Exception) -> HttpResponseBase | None:
         case ReauthenticationRequired():
             response = _reauthenticate(request, error)
         case SessionLimitReached():
-            detail = "Signed in on too many devices: sign out on one first."
+            detail = "You're logged in on too many devices. Please log out one of them first."
             response = HttpResponse(detail, status=403, content_type="text/plain")
     if response is not None:
         response.headers["Cache-Control"] = "no-store"
@@ -43,7 +43,7 @@ def answer(request: HttpRequest, error: Exception) -> HttpResponseBase | None:
 
 def unavailable(request: HttpRequest) -> HttpResponse:
     """Say that it is a matter of a moment. The template can be replaced; it knows neither request nor user."""
-    detail = "Sign-in is unavailable for the moment: try again soon"
+    detail = "We can't check your session right now. This doesn't log you out. Please try again in a few seconds."
     response: HttpResponse = JsonResponse({"detail": detail}, status=503)
     if wants_html(request):
         with suppress(TemplateDoesNotExist):  # A site without templates answers in JSON alone.
@@ -58,7 +58,7 @@ def _reauthenticate(request: HttpRequest, error: ReauthenticationRequired) -> Ht
     address = way_to_confirm(request)
     if address is not None:
         return HttpResponseRedirect(address)
-    detail = "Confirm who you are first."
+    detail = "Please confirm your identity first."
     if wants_html(request):
         return HttpResponse(detail, status=403, content_type="text/plain")
     return JsonResponse({"detail": detail, **error.metadata}, status=403)

@@ -225,9 +225,12 @@ class _Connection:
 
     async def _answer(self, kind: str, code: int) -> None:
         headers = [(b"cache-control", b"no-store"), (b"content-type", b"text/plain")]
-        status, body = 401, b"Not signed in"
+        status, body = 401, b"Not logged in"
         if code == _TRY_AGAIN_LATER:
-            status, body = 503, b"Sign-in is unavailable for the moment: try again soon"
+            status, body = (
+                503,
+                b"We can't check your session right now. This doesn't log you out. Please try again in a few seconds.",
+            )
             headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
         await self._send({"type": f"{kind}.start", "status": status, "headers": headers})
         await self._send({"type": f"{kind}.body", "body": body})

@@ -47,7 +47,7 @@ class ConfirmPasswordForm(forms.Form):
         user = self._request.user
         found = authenticate(self._request, username=user.get_username(), password=password)
         if found is None or found.pk != user.pk:
-            raise ValidationError(_("This password is not right."), code="invalid")
+            raise ValidationError(_("That password is incorrect."), code="invalid")
         return password
 
 
@@ -71,7 +71,7 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is gene
         if not request.user.is_authenticated:
             return redirect_to_login(self.get_success_url())
         if auth_session_of(request).require().actor_id is not None:
-            detail = "Only users themselves can confirm who they are."
+            detail = "Only the account owner can confirm their identity."
             return HttpResponse(detail, status=403, content_type="text/plain")
         return super().dispatch(request, *args, **kwargs)
 

@@ -177,7 +177,7 @@ def test_programs_get_json_in_an_outage(accept: str) -> None:
     browser = Browser(accept=accept)
     browser.sign_in()
     with down():
-        assert "unavailable" in browser.get("/me").json()["detail"]
+        assert "check your session" in browser.get("/me").json()["detail"]
 
 
 def test_a_site_without_templates_says_in_json_that_there_is_an_outage() -> None:
@@ -186,7 +186,7 @@ def test_a_site_without_templates_says_in_json_that_there_is_an_outage() -> None
     with down(), override_settings(TEMPLATES=[]):
         answer = browser.get("/me")
     assert answer.status_code == 503
-    assert "unavailable" in answer.json()["detail"]
+    assert "check your session" in answer.json()["detail"]
 
 
 def test_a_login_that_the_authority_could_not_record_does_not_stand() -> None:
