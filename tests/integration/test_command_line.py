@@ -51,22 +51,22 @@ def test_demo_shows_three_devices_and_that_a_revoked_one_is_refused(tmp_path: Pa
 
         assert done.returncode == 0
         assert done.stderr == ""
-        table, _, refusal = done.stdout.partition("She presses Log Out")
+        table, _, refusal = done.stdout.partition("She logs out")
         for words in ("Chrome on Windows", "Safari on iOS", "Firefox on Linux"):
             assert table.count(words) == 1
-        for words in ("203.0.113.7", "198.51.100.23", "2001:db8::5", "this one"):
+        for words in ("203.0.113.7", "198.51.100.23", "2001:db8::5", "this device"):
             assert words in table
-        assert 'on "Firefox on Linux"' in refusal
+        assert '"Firefox on Linux":' in refusal
         assert "first device's token: live, Chrome on Windows" in refusal
         assert "second device's token: live, Safari on iOS" in refusal
         assert "third device's token: refused, REVOKED" in refusal
-        assert re.search(r"accepts it after \d\d:\d\d:\d\d\.\d+ UTC", refusal)
+        assert re.search(r"accepts that token after \d\d:\d\d:\d\d\.\d+ UTC", refusal)
         assert "ses_" not in done.stdout
 
 
 def test_what_demo_invites_to_try_runs_as_printed(tmp_path: Path) -> None:
     with running("demo", "--listen", "127.0.0.1:0", cwd=tmp_path) as demo:
-        demo.wait_for("(Ctrl-C stops it)")
+        demo.wait_for("(Press Ctrl-C to stop)")
         printed = demo.stdout
         start, end = (
             printed.index("from session_authority import"),
@@ -88,7 +88,7 @@ def test_what_demo_invites_to_try_runs_as_printed(tmp_path: Path) -> None:
         assert "user_id='grace'" in live
         assert "SIGNED_OUT" in refused
 
-        start, end = printed.index(".venv/bin/buf curl"), printed.index("Ctrl-C stops it")
+        start, end = printed.index(".venv/bin/buf curl"), printed.index("Press Ctrl-C to stop")
         # It is meant to be run at the project's root; any folder with that environment will do.
         (tmp_path / ".venv").mkdir()
         (tmp_path / ".venv" / "bin").symlink_to(BIN)

@@ -181,7 +181,7 @@ def test_the_demonstration_uses_the_key_beside_its_file(tmp_path: Path) -> None:
     settings = {"SESSION_AUTHORITY_API_KEY": tokens.mint(SystemClock().now()).encode("sak_")}
     arguments = ("demo", "--listen", "127.0.0.1:0")
     with running(*arguments, cwd=tmp_path, settings=settings) as demo:
-        demo.wait_for("(Ctrl-C stops it)")
+        demo.wait_for("(Press Ctrl-C to stop)")
         assert "sak_" not in demo.stdout + demo.stderr
 
 

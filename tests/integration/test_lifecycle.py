@@ -171,7 +171,7 @@ def test_sessions_survive_a_restart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["serve", "demo"])
 def test_ctrl_c_stops_it_in_order(tmp_path: Path, command: str) -> None:
     with running(command, "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
-        program.wait_for(r"(serving on|Ctrl-C stops it)")
+        program.wait_for(r"(serving on|Press Ctrl-C to stop)")
         time.sleep(0.2)
         program.process.send_signal(2)
         assert program.exit_code() == 0

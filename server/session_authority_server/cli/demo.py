@@ -35,18 +35,16 @@ _DEVICES = (
 
 
 @click.command()
-@click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
-@click.option("--database-url", help="Where sessions are kept.")
-@click.option(
-    "--web-port", default=8000, help="Where its web app is, on this machine; 0 picks a free one."
-)
-@click.option("--leave", is_flag=True, help="Stop after the demonstration instead of serving on.")
+@click.option("--listen", help="Address to serve on, as host:port. Port 0 picks a free port.")
+@click.option("--database-url", help="Database to keep sessions in.")
+@click.option("--web-port", default=8000, help="Local port of the web app. 0 picks a free port.")
+@click.option("--leave", is_flag=True, help="Stop after the demo instead of continuing to serve.")
 @click.pass_context
 def demo(
     context: click.Context, listen: str | None, database_url: str | None, web_port: int, leave: bool
 ) -> None:
-    """Start an authority and a web app, show what they do with three devices, and keep serving."""
-    # A database of its own, so that the demonstration changes no other. Nothing leaves this machine.
+    """Start a server and a web app, show a log-out among three devices, and keep serving."""
+    # The demo uses its own database, so it changes no other. It serves on this machine only.
     settings = settings_of(
         context,
         listen=listen,
@@ -64,17 +62,17 @@ async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
     async with serving(settings, ServeOptions()) as served:
         address = served.address
         console.print(
-            f"[bold]Session Authority[/] serves on {address}, sessions in {settings.database}\n",
+            f"[bold]Session Authority[/] serves on {address}, with sessions in {settings.database}\n",
             soft_wrap=True,
         )
         async with AsyncSessionClient(address, api_key=_key(settings)) as client:
             await _show(console, client)
             if leave:
                 return
-            async with _web_app(client, web_port) as told:
+            async with _web_app(client, web_port) as how_to_open:
                 _print_invitation(console, address, settings)
-                console.print("Ctrl-C stops it.")
-                console.print(f"\n[bold]{told}[/]", soft_wrap=True)
+                console.print("Press Ctrl-C to stop.")
+                console.print(f"\n[bold]{how_to_open}[/]", soft_wrap=True)
                 await until_signalled()
                 console.print("\nDraining ...")
     console.print("Stopped.")
@@ -82,14 +80,14 @@ async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
 
 @contextlib.asynccontextmanager
 async def _web_app(client: AsyncSessionClient, port: int) -> AsyncIterator[str]:
-    """Serve the web app, and give a line that says how to open it."""
+    """Serve the web app, and yield a line that says how to open it."""
     try:
         from session_authority_server.cli.demo_site import serving_demo_site
     except ImportError as error:
-        yield f"For the web app beside it: pip install 'session-authority\\[demo]' ({error.name})"
+        yield f"For the web app, install it first: pip install 'session-authority\\[demo]' ({error.name} is missing)"
         return
     async with serving_demo_site(client, port) as address:
-        yield f"Open {address} and sign in as anyone."
+        yield f"Open {address} and log in with any name."
 
 
 async def _show(console: Console, client: AsyncSessionClient) -> None:
@@ -102,12 +100,12 @@ async def _show(console: Console, client: AsyncSessionClient) -> None:
     laptop, phone, shared = signed_in
     kept = {new.session.session_id for new in signed_in}
     for session in await client.list(laptop.token):
-        if session.session_id not in kept:  # from an earlier demonstration
+        if session.session_id not in kept:  # from an earlier demo
             await client.revoke(laptop.token, session.session_id)
-    console.print(f"{_USER} signs in on three devices, and sees them from the first:")
+    console.print(f"{_USER} logs in on three devices. The first device shows all of them:")
     console.print(_table(await client.list(laptop.token)))
     revoked = await client.revoke(laptop.token, shared.session.session_id)
-    console.print(f'She presses Log Out on "{shared.session.device.display_name}":')
+    console.print(f'She logs out "{shared.session.device.display_name}":')
     for name, token in (("first", laptop.token), ("second", phone.token), ("third", shared.token)):
         outcome = await client.validate(token)
         if isinstance(outcome, Session):
@@ -116,13 +114,13 @@ async def _show(console: Console, client: AsyncSessionClient) -> None:
             said = f"[red]refused[/], {outcome.reason.name}"
         console.print(f"  the {name} device's token: {said}")
     console.print(
-        f"No validator anywhere accepts it after {revoked.effective_time:%H:%M:%S.%f} UTC.\n"
+        f"No service accepts that token after {revoked.effective_time:%H:%M:%S.%f} UTC.\n"
     )
 
 
 def _table(sessions: list[Session]) -> Table:
     table = Table(box=SIMPLE, pad_edge=False)
-    for heading in ("device", "IP address", "last active", "signed in", ""):
+    for heading in ("device", "IP address", "last active", "logged in", ""):
         table.add_column(heading, no_wrap=True)
     for session in sessions:
         table.add_row(
@@ -130,25 +128,25 @@ def _table(sessions: list[Session]) -> Table:
             session.last_ip_address or "-",
             f"{session.last_active_time:%H:%M:%S}",
             f"{session.create_time:%H:%M:%S}",
-            "this one" if session.current else "",
+            "this device" if session.current else "",
         )
     return table
 
 
 def _key(settings: Settings) -> str:
-    # The file's first: it is surely of this very database, as the environment's may not be.
+    # The file first: its key belongs to this database. The key in the environment may belong to another.
     key = development_key.read(settings) or os.environ.get(development_key.VARIABLE)
     if key is None:
         raise CannotStart(
-            f"{settings.database} has no development key; give one that may create, validate and "
-            f"manage in {development_key.VARIABLE}"
+            f"{settings.database} has no development key. Put a key with the permissions create, "
+            f"validate and manage in {development_key.VARIABLE}."
         )
     return key
 
 
 def _print_invitation(console: Console, address: str, settings: Settings) -> None:
     service = "session_authority.v1.SessionService"
-    # Where the key is, not the key: what stands on a screen is soon in a chat.
+    # Print where the key is, not the key: people paste terminal output into chats.
     in_python, in_shell = (
         f'os.environ["{development_key.VARIABLE}"]',
         f"${development_key.VARIABLE}",

@@ -1,4 +1,4 @@
-"""The web app of the demonstration: sign in as anyone, with two pretend devices beside you."""
+"""The web app of the demo: log in with any name, next to two simulated devices."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ PRETEND_DEVICES = (
 
 _FRAME = Template("""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title · Demo of Session Authority</title>
+<title>$title · Session Authority demo</title>
 <link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E\
 %3Crect width='32' height='32' rx='8' fill='%230a58ca'/%3E%3Cpath d='m9 16.5 5 5 9-11' fill='none'\
  stroke='%23fff' stroke-width='3'/%3E%3C/svg%3E">
@@ -80,35 +80,35 @@ button, .button { display: inline-block; background: none; color: inherit; font-
 .card .button { margin-top: .75rem }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px }
 </style>
-<header><b>Demo of Session Authority</b>$corner</header>
+<header><b>Session Authority demo</b>$corner</header>
 <main>
 $content
 </main>
 </html>""")
 _SIGNED_OUT = Template("""<form class="card narrow" method="post" action="/sign-in">
-<h1>Sign in</h1>
-<p>Sign in as anyone. This demo asks for no password; your app checks it first.</p>
+<h1>Log in</h1>
+<p>Choose any name. This demo doesn't ask for a password, but a real app must.</p>
 <label>Name <input name="name" value="mary" required maxlength="64" autocomplete="username"></label>
 <input type="hidden" name="next" value="$next">
-<button class="main">Sign in</button>
+<button class="main">Log in</button>
 </form>""")
 _CORNER = '<form method="post" action="/sign-out"><button>Log out</button></form>'
 _SIGNED_IN = Template("""<h1>Hello, $name</h1>
-<p>You are signed in with $device.</p>
+<p>You're logged in with $device.</p>
 <div class="card">
-<h2>Two more devices, which this demo pretends</h2>
+<h2>Two simulated devices</h2>
 <ul>$devices</ul>
 <a class="button main" href="$page">Your sessions</a>
 </div>
-<p>Log a device out there, and come back: its session is refused.</p>
-<p>Or sign in with another browser as $name, and log that one out.</p>""")
+<p>Log out one of them under “Your sessions”, then come back here. Its session is no longer accepted.</p>
+<p>You can also log in as $name in another browser, and log out that browser from here.</p>""")
 
 
 class DemoSite:
-    """The app, and what it pretends."""
+    """The app and its simulated devices."""
 
     def __init__(self, client: AsyncSessionClient) -> None:
-        # That the cookie is not Secure here is as it should be.
+        # The client would warn that the cookie is not Secure. On plain HTTP it cannot be.
         logging.getLogger("session_authority.web").setLevel(logging.ERROR)
         self._client = client
         self._sessions = Sessions(client)
@@ -117,13 +117,13 @@ class DemoSite:
 
     def _made(self) -> FastAPI:
         app = FastAPI(openapi_url=None)
-        # Whoever reaches it under another name is not in front of this machine.
+        # A request with another host name does not come from this machine: it may be DNS rebinding.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", HOST])
         self._sessions.install(
             app,
             page=PAGE_PATH,
             options=PageOptions(
-                app_name="Demo of Session Authority",
+                app_name="Session Authority demo",
                 home_url="/",
                 sign_in_url="/",
                 signed_out_path="/",
@@ -135,7 +135,7 @@ class DemoSite:
             following = self._sessions.next_page(request)
             if session is None:
                 content = _SIGNED_OUT.substitute(next=escape(following))
-                return _page("Sign in", content)
+                return _page("Log in", content)
             if following != "/":
                 return RedirectResponse(following, 303)
             return _page("Home", await self._welcome(session), _CORNER)
@@ -185,7 +185,7 @@ class DemoSite:
         for name, token in self._pretended.get(session.user_id, []):
             is_live = await self._is_live(token)
             kind = ' class="live"' if is_live else ""
-            state = "signed in" if is_live else "logged out, and refused"
+            state = "logged in" if is_live else "logged out"
             devices += f"<li{kind}>{escape(name)} <strong>{state}</strong></li>"
         return _SIGNED_IN.substitute(
             name=escape(session.user_id),
@@ -202,7 +202,7 @@ def _page(title: str, content: str, corner: str = "") -> Response:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # They are the command's.
+        yield  # The command handles signals.
 
 
 @contextlib.asynccontextmanager

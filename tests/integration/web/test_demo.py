@@ -16,7 +16,7 @@ def test_the_demonstration_opens_a_web_app_to_try_log_out_in(tmp_path: Path) -> 
         with running(
             "demo", "--listen", "127.0.0.1:0", "--web-port", port, cwd=tmp_path
         ) as program:
-            address = program.wait_for(r"Open (http://127\.0\.0\.1:\d+) and sign in as anyone")
+            address = program.wait_for(r"Open (http://127\.0\.0\.1:\d+) and log in with any name")
             assert not address.endswith(f":{port}")  # which is another's
             with httpx.Client(base_url=address, follow_redirects=True, timeout=30) as laptop:
                 _try(laptop)
@@ -28,10 +28,10 @@ def test_the_demonstration_opens_a_web_app_to_try_log_out_in(tmp_path: Path) -> 
 def _try(laptop: httpx.Client) -> None:
     agent = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/141.0.0.0"
     laptop.headers["user-agent"] = agent
-    assert "Sign in as anyone" in laptop.get("/").text
+    assert "Choose any name" in laptop.get("/").text
     home = laptop.post("/sign-in", data={"name": "<b>\x00mary"}).text
     assert "Hello, &lt;b&gt;mary" in home
-    assert home.count("<strong>signed in</strong>") == 2
+    assert home.count("<strong>logged in</strong>") == 2
 
     page = laptop.get("/account/sessions").text
     for device in ("Chrome on Windows", "Safari on iOS", "Firefox on Linux"):
@@ -45,21 +45,21 @@ def _try(laptop: httpx.Client) -> None:
         headers={"origin": str(laptop.base_url).rstrip("/")},
     ).raise_for_status()
     home = laptop.get("/").text
-    assert home.count("<strong>signed in</strong>") == 1
-    assert home.count("<strong>logged out, and refused</strong>") == 1
+    assert home.count("<strong>logged in</strong>") == 1
+    assert home.count("<strong>logged out</strong>") == 1
 
     # Signing in again brings the pretended devices back, and none of them twice.
     home = laptop.post("/sign-in", data={"name": "<b>mary"}).text
-    assert home.count("<strong>signed in</strong>") == 2
+    assert home.count("<strong>logged in</strong>") == 2
     page = laptop.get("/account/sessions").text
     assert len(re.findall(r'name="session_id"', page)) == len(PRETEND_DEVICES)
-    assert "Sign in as anyone" in laptop.post("/sign-out").text
+    assert "Choose any name" in laptop.post("/sign-out").text
     assert laptop.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
 def _come_back(laptop: httpx.Client) -> None:
     """Sign in by the link on the sessions page, and be led back there, but to no other site."""
-    [link] = re.findall(r'href="([^"]+)">Sign in<', laptop.get("/account/sessions").text)
+    [link] = re.findall(r'href="([^"]+)">Log in<', laptop.get("/account/sessions").text)
     form = laptop.get(link).text
     [following] = re.findall(r'name="next" value="([^"]*)"', form)
     assert laptop.post("/sign-in", data={"name": "mary", "next": following}).url.path == (
