@@ -88,10 +88,10 @@ def _draw(
     context.add_cookies([{"name": COOKIE, "value": mine.token.reveal(), "url": site.origin}])
     page.goto(ROOT)
     shoot("sessions")
-    page.get_by_role("button", name="Log Out Firefox").click()
+    page.get_by_role("button", name="Log out Firefox").click()
     shoot("dialog", full=False)
     site.client.down = True
-    page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
+    page.get_by_role("dialog").get_by_role("button", name="Log out").click()
     page.get_by_role("alert").wait_for()
     page.locator(".when").nth(2).focus()
     shoot("failed")

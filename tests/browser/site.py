@@ -159,7 +159,7 @@ def running_site(folder: Path, policy: Policy) -> Iterator[Site]:
 
 
 def ask_for(page: Page, name: str) -> None:
-    page.get_by_role("button", name=f"Log Out {name}").click()
+    page.get_by_role("button", name=f"Log out {name}").click()
 
 
 def is_live(site: Site, session: NewSession) -> bool:

@@ -61,9 +61,9 @@ def test_16_one_browser_logs_the_other_out_whose_login_is_over(
     there = sign_in(FIREFOX_ON_LINUX)
     here = sign_in(CHROME_ON_WINDOWS, java_script_enabled=scripts)
 
-    here.get_by_role("button", name="Log Out Firefox on Linux").click()
+    here.get_by_role("button", name="Log out Firefox on Linux").click()
     expect(here.get_by_role("heading", name="Log out Firefox on Linux?")).to_be_visible()
-    here.get_by_role("button", name="Log Out", exact=True).last.click()
+    here.get_by_role("button", name="Log out", exact=True).last.click()
     expect(here.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
 
     there.goto("/")
@@ -76,13 +76,13 @@ def test_16_one_browser_logs_the_other_out_whose_login_is_over(
 def test_23_signing_out_on_the_page_is_djangos_logout_too(sign_in: SignIn, shop: str) -> None:
     page = sign_in(CHROME_ON_WINDOWS)
 
-    page.get_by_role("button", name="Log Out of this device").click()
+    page.get_by_role("button", name="Log out of this device").click()
 
     page.wait_for_url(shop + "/")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     assert {cookie["name"] for cookie in page.context.cookies()} == {"csrftoken"}
     page.go_back()
-    expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
-    expect(page.get_by_role("link", name="Sign in")).to_have_attribute(
+    expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
+    expect(page.get_by_role("link", name="Log in")).to_have_attribute(
         "href", "/?next=%2Faccount%2Fsessions"
     )

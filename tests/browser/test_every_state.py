@@ -51,10 +51,10 @@ class TestEveryState:
         page.get_by_role("button", name="Log out everywhere else").focus()
         page.keyboard.press("Tab")
         self.check(page, "exact times by keyboard")
-        page.get_by_role("button", name="Log Out Firefox on Linux").click()
+        page.get_by_role("button", name="Log out Firefox on Linux").click()
         self.check(page, "question")
         site.client.down = True
-        page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
+        page.get_by_role("dialog").get_by_role("button", name="Log out").click()
         expect(page.get_by_role("alert")).to_be_visible()
         self.check(page, "failure")
         page.reload()
@@ -62,8 +62,8 @@ class TestEveryState:
         site.client.down = False
         page.goto(ROOT)
         page.get_by_role("button", name="Log out everywhere else").click()
-        page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
-        expect(page.get_by_text("You are not signed in anywhere else.")).to_be_visible()
+        page.get_by_role("dialog").get_by_role("button", name="Log out").click()
+        expect(page.get_by_text("You're not logged in anywhere else.")).to_be_visible()
         self.check(page, "alone, with a notice")
 
     def test_the_questions_without_javascript(self, site: Site, open_page: Open, user: str) -> None:
@@ -73,7 +73,7 @@ class TestEveryState:
         expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(r"Log out .*\?"))
         self.check(page, "question about one")
         site.client.down = True
-        page.get_by_role("button", name="Log Out").click()
+        page.get_by_role("button", name="Log out").click()
         expect(page.get_by_role("heading", name="That didn't work")).to_be_visible()
         self.check(page, "failure")
         site.client.down = False

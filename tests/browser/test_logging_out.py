@@ -16,7 +16,7 @@ from tests.support.authority import a_session, insert_sessions
 
 
 def confirm(page: Page) -> None:
-    page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
+    page.get_by_role("dialog").get_by_role("button", name="Log out").click()
 
 
 def posts(site: Site, path: str) -> list[int]:
@@ -47,7 +47,7 @@ def test_22_the_question_tells_devices_of_one_name_apart(
     site.sign_in(user, FIREFOX_ON_LINUX, ip_address="198.51.100.23")
     page = open_page(mine.token.reveal())
 
-    page.get_by_role("button", name="Log Out Firefox on Linux").last.click()
+    page.get_by_role("button", name="Log out Firefox on Linux").last.click()
 
     dialog = page.get_by_role("dialog", name="Log out Firefox on Linux?")
     expect(dialog).to_contain_text("Last active 2 hours ago · 192.0.2.44")
@@ -69,7 +69,7 @@ def test_22_confirmed_the_row_says_that_it_is_being_done_then_goes(
     expect(page.get_by_role("button", name="Logging out…")).to_be_visible()
     expect(elsewhere(page, "Firefox on Linux")).to_have_count(0)
     expect(page.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
-    expect(page.get_by_role("button", name="Log Out Safari on iOS")).to_be_focused()
+    expect(page.get_by_role("button", name="Log out Safari on iOS")).to_be_focused()
     assert not is_live(site, firefox)
     assert is_live(site, third)
 
@@ -81,8 +81,8 @@ def elsewhere(page: Page, name: str) -> Locator:
 
 
 def ended(page: Page) -> Locator:
-    """Find the rows below "Recently ended"."""
-    return page.get_by_role("region", name="Recently ended").get_by_role("listitem")
+    """Find the rows below "Recently logged out"."""
+    return page.get_by_role("region", name="Recently logged out").get_by_role("listitem")
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with a script", "without"])
@@ -104,17 +104,17 @@ def test_22_what_was_logged_out_is_among_the_ended_at_once(
         site.authority.clock.advance(timedelta(seconds=1))  # the latest comes first
         ask_for(page, name)
         expect(page.get_by_role("heading", name=f"Log out {name}?")).to_be_visible()
-        page.get_by_role("button", name="Log Out", exact=True).last.click()
+        page.get_by_role("button", name="Log out", exact=True).last.click()
 
         expect(page.get_by_role("status")).to_have_text(f"{name} was logged out.")
         expect(ended(page)).to_have_count(number)
         expect(ended(page).first).to_contain_text(name)
         expect(ended(page).first).to_contain_text(
-            "Ended just now · You logged it out from another device", use_inner_text=True
+            "Logged out just now · By you, from another device", use_inner_text=True
         )
         expect(ended(page).first).to_contain_text("GMT+9" if scripts else "UTC")
         expect(page.get_by_text(f"{3 - number} device")).to_be_visible()
-    expect(page.get_by_text("You are not signed in anywhere else.")).to_be_visible()
+    expect(page.get_by_text("You're not logged in anywhere else.")).to_be_visible()
 
     second.reload()
     expect(ended(second)).to_have_count(2)
@@ -129,13 +129,13 @@ def test_22_when_the_last_row_of_the_last_page_goes_the_page_before_is_shown(
     old = a_session(user, site.authority.clock.now() - timedelta(days=2), device=Device("Old", "1"))
     site.run(insert_sessions(site.authority.database, [*made, old[0]]))
     page = open_page(mine.token.reveal(), path=f"{ROOT}?page=3", java_script_enabled=scripts)
-    expect(page.get_by_text("101-101 of 101")).to_be_visible()
+    expect(page.get_by_text("101\N{EN DASH}101 of 101")).to_be_visible()
 
     ask_for(page, "Old")
     expect(page.get_by_role("heading", name="Log out Old?")).to_be_visible()
-    page.get_by_role("button", name="Log Out", exact=True).last.click()
+    page.get_by_role("button", name="Log out", exact=True).last.click()
 
-    expect(page.get_by_text("51-100 of 100")).to_be_visible()
+    expect(page.get_by_text("51\N{EN DASH}100 of 100")).to_be_visible()
     expect(page.get_by_role("status")).to_have_text("Old was logged out.")
     expect(ended(page)).to_have_count(1)
     if scripts:
@@ -165,7 +165,7 @@ def test_22_a_row_that_failed_or_is_asked_about_stays_while_another_goes(
     confirm(page)
     expect(page.locator(".past .row")).to_have_count(2)
     expect(page.get_by_role("alert")).to_be_visible()
-    expect(page.get_by_role("button", name="Try again: Log Out Firefox on Linux")).to_be_visible()
+    expect(page.get_by_role("button", name="Try again: Log out Firefox on Linux")).to_be_visible()
 
 
 def test_22_a_failure_keeps_the_row_says_why_and_can_be_tried_again(
@@ -175,18 +175,18 @@ def test_22_a_failure_keeps_the_row_says_why_and_can_be_tried_again(
     ask_for(page, "Firefox on Linux")
     confirm(page)
     expect(page.get_by_role("alert")).to_have_text(
-        "The service doesn't answer right now. Please try again in a few seconds."
+        "The service isn't responding right now. Please try again in a few seconds."
     )
     expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
     assert is_live(site, firefox)
 
     site.client.down = False
-    page.get_by_role("button", name="Try again: Log Out Firefox on Linux").click()
+    page.get_by_role("button", name="Try again: Log out Firefox on Linux").click()
     confirm(page)
 
     expect(elsewhere(page, "Firefox on Linux")).to_have_count(0)
     expect(page.get_by_role("alert")).to_have_count(0)
-    expect(page.get_by_text("You are not signed in anywhere else.")).to_be_visible()
+    expect(page.get_by_text("You're not logged in anywhere else.")).to_be_visible()
     assert not is_live(site, firefox)
 
 
@@ -202,8 +202,8 @@ def test_22_without_a_network_the_row_stays_too(page: Page) -> None:
 def test_20_a_double_click_is_one_click(site: Site, page: Page, firefox: NewSession) -> None:
     before = len(posts(site, "/log-out"))
     site.client.delay_seconds = 0.3
-    page.get_by_role("button", name="Log Out Firefox on Linux").dblclick()
-    page.get_by_role("dialog").get_by_role("button", name="Log Out").dblclick(force=True)
+    page.get_by_role("button", name="Log out Firefox on Linux").dblclick()
+    page.get_by_role("dialog").get_by_role("button", name="Log out").dblclick(force=True)
 
     expect(elsewhere(page, "Firefox on Linux")).to_have_count(0)
     assert len(posts(site, "/log-out")) - before == 1
@@ -214,10 +214,10 @@ def test_23_an_impatient_second_click_on_signing_out_does_nothing(
 ) -> None:
     before = len(posts(site, "/sign-out"))
     site.client.delay_seconds = 1
-    button = page.get_by_role("button", name="Log Out of this device")
+    button = page.get_by_role("button", name="Log out of this device")
     button.evaluate("button => { button.click(); setTimeout(() => button.click(), 150) }")
 
-    expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+    expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
     assert len(posts(site, "/sign-out")) - before == 1
     assert not is_live(site, mine)
 
@@ -234,8 +234,8 @@ def test_16_one_browser_logs_the_other_out_whose_next_click_is_refused(
 
     ask_for(there, "Chrome on Windows")
     confirm(there)
-    expect(there.get_by_role("heading", name="You are signed out")).to_be_visible()
-    expect(there.get_by_text("This device was logged out from elsewhere.")).to_be_visible()
+    expect(there.get_by_role("heading", name="You're logged out")).to_be_visible()
+    expect(there.get_by_text("This device was logged out remotely.")).to_be_visible()
     expect(there.get_by_role("listitem")).to_have_count(0)
     assert there.goto("/me").status == 401  # type: ignore[union-attr]
     assert there.context.cookies() == []
@@ -263,18 +263,18 @@ def test_24_everywhere_else_leaves_this_session_alone(
     expect(page.get_by_role("dialog", name="Log out everywhere else?")).to_be_visible()
     confirm(page)
 
-    expect(page.get_by_role("status")).to_have_text("You are logged out everywhere else.")
-    expect(page.get_by_text("You are not signed in anywhere else.")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("You're logged out everywhere else.")
+    expect(page.get_by_text("You're not logged in anywhere else.")).to_be_visible()
     expect(page.get_by_role("button", name="Log out everywhere else")).to_have_count(0)
     assert (is_live(site, mine), is_live(site, firefox)) == (True, False)
     page.reload()
-    expect(page.get_by_role("heading", name="Recently ended")).to_be_visible()
+    expect(page.get_by_role("heading", name="Recently logged out")).to_be_visible()
 
 
 def test_23_after_signing_out_the_back_button_shows_no_list(site: Site, page: Page) -> None:
-    page.get_by_role("button", name="Log Out of this device").click()
-    expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
-    page.get_by_role("link", name="Sign in").click()
+    page.get_by_role("button", name="Log out of this device").click()
+    expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
+    page.get_by_role("link", name="Log in").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
     for _ in range(3):
@@ -282,12 +282,12 @@ def test_23_after_signing_out_the_back_button_shows_no_list(site: Site, page: Pa
         expect(page.get_by_text("Firefox on Linux")).to_have_count(0)
         if page.url == "about:blank":
             break
-        expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+        expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
 
 
 def test_signing_in_brings_back_to_the_page(site: Site, open_page: Open, user: str) -> None:
     page = open_page()
-    link = page.get_by_role("link", name="Sign in")
+    link = page.get_by_role("link", name="Log in")
     expect(link).to_have_attribute("href", "/sign-in?next=%2Faccount%2Fsessions")
 
     assert page.request.post(f"/sign-in/{user}").ok
@@ -302,7 +302,7 @@ def test_a_page_in_use_survives_an_outage(site: Site, page: Page) -> None:
     site.client.down = True
     page.reload()
     expect(
-        page.get_by_role("heading", name="Your sessions can't be shown right now")
+        page.get_by_role("heading", name="We can't show your sessions right now")
     ).to_be_visible()
     assert len(page.context.cookies()) == 1
 

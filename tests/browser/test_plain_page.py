@@ -25,10 +25,10 @@ class TestWithoutJavaScript:
         assert is_live(site, firefox)
 
         ask_for(page, "Firefox on Linux")
-        page.get_by_role("button", name="Log Out").click()
+        page.get_by_role("button", name="Log out").click()
 
         expect(page.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
-        expect(page.get_by_role("button", name="Log Out Firefox on Linux")).to_have_count(0)
+        expect(page.get_by_role("button", name="Log out Firefox on Linux")).to_have_count(0)
         assert not is_live(site, firefox)
         assert firefox.session.session_id not in page.url
 
@@ -37,7 +37,7 @@ class TestWithoutJavaScript:
     ) -> None:
         ask_for(page, "Firefox on Linux")
         site.client.down = True
-        page.get_by_role("button", name="Log Out").click()
+        page.get_by_role("button", name="Log out").click()
         expect(page.get_by_role("heading", name="That didn't work")).to_be_visible()
 
         site.client.down = False
@@ -52,15 +52,15 @@ class TestWithoutJavaScript:
         page.get_by_role("button", name="Log out everywhere else").click()
         expect(page.get_by_role("heading", name="Log out everywhere else?")).to_be_visible()
         assert is_live(site, firefox)
-        page.get_by_role("button", name="Log Out").click()
+        page.get_by_role("button", name="Log out").click()
 
-        expect(page.get_by_role("status")).to_have_text("You are logged out everywhere else.")
+        expect(page.get_by_role("status")).to_have_text("You're logged out everywhere else.")
         assert (is_live(site, mine), is_live(site, firefox)) == (True, False)
 
     def test_23_signing_out_signs_out(self, site: Site, page: Page, mine: NewSession) -> None:
-        page.get_by_role("button", name="Log Out of this device").click()
+        page.get_by_role("button", name="Log out of this device").click()
 
-        expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+        expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
         assert not is_live(site, mine)
         assert page.context.cookies() == []
 
@@ -76,7 +76,7 @@ class TestByKeyboardAlone:
     def test_a_device_is_logged_out_and_the_focus_is_never_lost(
         self, site: Site, page: Page, firefox: NewSession
     ) -> None:
-        self.tab_to(page, "Log Out Firefox on Linux")
+        self.tab_to(page, "Log out Firefox on Linux")
         style = page.evaluate(
             "(() => { const s = getComputedStyle(document.activeElement);"
             " return [s.outlineStyle, parseFloat(s.outlineWidth)] })()"
@@ -88,14 +88,14 @@ class TestByKeyboardAlone:
         expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
         page.keyboard.press("Escape")
         expect(dialog).to_be_hidden()
-        expect(page.get_by_role("button", name="Log Out Firefox on Linux")).to_be_focused()
+        expect(page.get_by_role("button", name="Log out Firefox on Linux")).to_be_focused()
 
         page.keyboard.press("Enter")
         page.keyboard.press("Tab")
-        expect(dialog.get_by_role("button", name="Log Out")).to_be_focused()
+        expect(dialog.get_by_role("button", name="Log out")).to_be_focused()
         page.keyboard.press("Enter")
 
-        expect(page.get_by_text("You are not signed in anywhere else.")).to_be_focused()
+        expect(page.get_by_text("You're not logged in anywhere else.")).to_be_focused()
         assert not is_live(site, firefox)
 
     def test_exact_times_show_on_focus_and_go_on_escape(self, page: Page) -> None:

@@ -29,7 +29,7 @@ class TestOutage:
 
         assert (response.status, response.signed_out) == (503, False)
         assert header(response, "retry-after") == "5"
-        assert "This does not sign you out." in said(response)
+        assert "This doesn't log you out." in said(response)
 
     @pytest.mark.parametrize("below", ["/log-out", "/log-out-elsewhere", "/sign-out"])
     async def test_22_what_failed_can_be_tried_again_as_it_was(

@@ -159,8 +159,24 @@ class TestLoggingOut:
         self, authority: Authority, visitor: Visitor, other: NewSession
     ) -> None:
         cached = Visitor(authority, visitor.token, effective_within_seconds=2)
-        effect = "It takes effect everywhere within 2 seconds."
+        effect = "This takes effect everywhere within 2 seconds."
 
         assert effect in await cached.look()
         assert effect in said(await cached.send("/log-out", session_id=other.session.session_id))
         assert effect not in await visitor.look()
+
+    async def test_japanese_sentences_have_no_space_between_them(
+        self, authority: Authority, visitor: Visitor, other: NewSession
+    ) -> None:
+        japanese = Visitor(authority, visitor.token, language="ja", effective_within_seconds=2)
+        page = await japanese.look()
+        done = await japanese.send(
+            "/log-out",
+            {"accept": "application/json"},
+            session_id=other.session.session_id,
+            confirmed="yes",
+        )
+
+        assert "ログインしています。心当たり" in page
+        assert "必要になります。2 秒以内に" in page
+        assert "ログアウトしました。2 秒以内に" in json.loads(done.body)["message"]

@@ -20,8 +20,8 @@ class TestLooking:
         text = said(await visitor.ask("GET"))
 
         assert (
-            "Chrome on Windows Current session Active now · identity confirmed 2 hours agoJan 15, 2026, "
-            "12:00:00 PM UTC · 203.0.113.7 Signed in Jan 15, 2026, 12:00 PM UTC"
+            "Chrome on Windows Current session Active now · Identity confirmed 2 hours agoJan 15, 2026, "
+            "12:00:00 PM UTC · 203.0.113.7 Logged in on Jan 15, 2026, 12:00 PM UTC"
         ) in text.replace("\u202f", " ")
         assert "with password and one-time code" in text
         assert "Firefox on Linux Last active 2 hours ago" in text
@@ -45,7 +45,7 @@ class TestLooking:
         page = await visitor.look()
 
         assert "Chrome on Windows" in page
-        assert "You are not signed in anywhere else." in page
+        assert "not logged in anywhere else." in page
         assert "everywhere else" not in page
         assert "/log-out" not in page
 
@@ -56,7 +56,7 @@ class TestLooking:
         response = await Visitor(authority, token, sign_in_url="/sign-in?x=1#top").ask("GET")
 
         assert response.status == 401
-        assert "You are signed out" in said(response)
+        assert "You're logged out" in said(response)
         assert "Chrome" not in response.body.decode()
         assert 'href="/sign-in?x=1&amp;next=%2Faccount%2Fsessions#top"' in response.body.decode()
         assert response.signed_out is (token is not None), "what is no token is cleared away"
@@ -69,7 +69,7 @@ class TestLooking:
         response = await visitor.ask("GET")
 
         assert (response.status, response.signed_out) == (401, True)
-        assert "This device was logged out from elsewhere." in said(response)
+        assert "This device was logged out remotely." in said(response)
 
     @pytest.mark.parametrize(
         "headers",
@@ -122,15 +122,16 @@ class TestLooking:
         page = await visitor.look()
 
         for why in (
-            "You logged it out from another device",
-            "You signed out",
-            "It reached its time limit",
-            "It was not used for too long",
+            "By you, from another device",
+            "By you, on the device itself",
+            "Session expired",
+            "Inactive for too long",
         ):
             assert page.count(why) == 1, why
         assert "30 minutes ago" in page
         assert (
-            "Recently ended" not in await Visitor(authority, visitor.token, show_ended=False).look()
+            "Recently logged out"
+            not in await Visitor(authority, visitor.token, show_ended=False).look()
         )
 
     async def test_whoever_acted_as_the_user_is_named(
@@ -210,7 +211,7 @@ class TestPolicies:
         response = await visitor.ask("GET")
 
         assert (response.status, response.signed_out) == (403, False)
-        assert "You are acting for somebody else" in said(response)
+        assert "You're acting for someone else" in said(response)
         assert "Chrome" not in response.body.decode()
         [proof] = re.findall(r'name="proof" value="([^"]+)"', response.body.decode())
         left = await visitor.ask(

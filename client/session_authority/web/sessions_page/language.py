@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from babel import Locale, UnknownLocaleError
+from babel.core import get_global
 from babel.dates import format_date, format_time, format_timedelta
 from babel.lists import format_list
 from babel.messages.mofile import write_mo
@@ -24,6 +25,13 @@ ACCEPTED_LIMIT = 16
 """How many entries of an `Accept-Language` header are read."""
 
 _SHIPPED = Path(__file__).with_name("catalogues")
+
+# The languages that a region's language follows, other than by its name: "en-au" follows "en-001", the
+# English with British spelling, and "es-mx" follows "es-419". From the Unicode locale data.
+_FOLLOWS = {
+    region.replace("_", "-").lower(): followed.replace("_", "-").lower()
+    for region, followed in get_global("parent_exceptions").items()
+}
 
 # A range of RFC 4647 with at most 8 subtags, and with the underscore that some programs write.
 _RANGE = re.compile(r"\*|[a-z]{1,8}(?:[-_][a-z0-9]{1,8}){0,8}")
@@ -45,6 +53,7 @@ class Language:
     Attributes:
         tag: Its name for HTML and browsers, for example "de-AT".
         direction: "ltr" or "rtl".
+        sentence_gap: What stands between two sentences: nothing after the full stop of Chinese and Japanese.
     """
 
     def __init__(self, locale: Locale, texts: Translations) -> None:
@@ -52,6 +61,7 @@ class Language:
         self._texts = texts
         self.tag = _tag_of(locale)
         self.direction = locale.text_direction
+        self.sentence_gap = "" if locale.language in ("ja", "zh") else " "
 
     def gettext(self, message: str, **values: object) -> str:
         """Give a text, with its placeholders filled in."""
@@ -149,8 +159,10 @@ class Languages:
 
     def _any_but(self, accepted: dict[str, float]) -> Language | None:
         """Return the language for "*": English, or the first one that the header does not name."""
-        names = (SOURCE_LANGUAGE, *self._catalogues)
-        return next((self._of_tag(name) for name in names if name not in accepted), None)
+        for name in self._catalogues:
+            if not {name, name.partition("-")[0]} & accepted.keys():
+                return self._of_tag(name)
+        return None
 
     def _of_tag(self, tag: str) -> Language | None:
         tag = tag.replace("_", "-").lower()
@@ -171,7 +183,7 @@ class Languages:
         while tag:
             if tag in self._catalogues:
                 return tag
-            tag = tag.rpartition("-")[0]
+            tag = _FOLLOWS.get(tag) or tag.rpartition("-")[0]
         return None
 
 

@@ -64,8 +64,10 @@ class Notice:
             case Outcome.LOGGED_OUT:
                 done = _("%(device)s was logged out.", device=self.device)
             case Outcome.LOGGED_OUT_ELSEWHERE:
-                done = _("You are logged out everywhere else.")
-        return " ".join(filter(None, (done, effect(language, effective_within_seconds))))
+                done = _("You're logged out everywhere else.")
+        return language.sentence_gap.join(
+            filter(None, (done, effect(language, effective_within_seconds)))
+        )
 
     def _content(self, until: str) -> str:
         return f"{self.outcome}\0{self.device}\0{until}"
@@ -76,7 +78,7 @@ def effect(language: Language, within_seconds: int) -> str:
     if not within_seconds:
         return ""
     return language.ngettext(
-        "It takes effect everywhere within %(count)d second.",
-        "It takes effect everywhere within %(count)d seconds.",
+        "This takes effect everywhere within %(count)d second.",
+        "This takes effect everywhere within %(count)d seconds.",
         within_seconds,
     )

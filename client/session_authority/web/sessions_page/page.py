@@ -207,7 +207,7 @@ class SessionsPage:
 
     def _redirect_signed_out(self, visit: Visit) -> PageResponse:
         location = self._options.signed_out_path or visit.root
-        message = visit.language.gettext("You are signed out")
+        message = visit.language.gettext("You're logged out")
         had_one = visit.request.token is not None
         return self._renderer.done(visit, message, location, signed_out=had_one)
 
@@ -306,8 +306,8 @@ def _address(visit: Visit, fields: Mapping[str, str]) -> str:
 
 def _device_count(language: Language, total: int) -> str:
     return language.ngettext(
-        "%(number)s device is signed in to your account.",
-        "%(number)s devices are signed in to your account.",
+        "You're logged in on %(number)s device.",
+        "You're logged in on %(number)s devices.",
         total,
         number=_total(language, total),
     )

@@ -99,6 +99,7 @@ class Renderer:
             asset=lambda name: root + self._assets.path_of(name),
             proof=lambda: form_proof(visit.token),
             bdi=lambda text: _ISOLATED.format(text),
+            sentences=lambda *texts: escape(visit.language.sentence_gap).join(filter(None, texts)),
             **{"here": visit.root, **values},
         )
         return self._answer(visit, status, "text/html; charset=utf-8", text.encode())

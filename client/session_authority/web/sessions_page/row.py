@@ -108,7 +108,7 @@ def device_name(device: Device, language: Language) -> str:
         DeviceType.DESKTOP: _("Unknown computer"),
         DeviceType.PHONE: _("Unknown phone"),
         DeviceType.TABLET: _("Unknown tablet"),
-        DeviceType.APPLIANCE: _("Unknown appliance"),
+        DeviceType.APPLIANCE: _("Unknown smart device"),
         DeviceType.SCRIPT: _("Unknown program"),
         DeviceType.BOT: _("Unknown bot"),
     }.get(device.type, _("Unknown device"))
@@ -135,7 +135,7 @@ def _methods(names: tuple[str, ...], language: Language) -> str:
         "tel": _("phone call"),
         "vbm": _("voice recognition"),
         "webauthn": _("passkey"),
-        "wia": _("Windows sign-in"),
+        "wia": _("Windows login"),
         # Where these stand with others, they say nothing more to a person.
         "geo": "",
         "mca": "",
@@ -153,19 +153,19 @@ def _why(reason: EndReason | None, by: InitiatingEntity | None, language: Langua
     _ = language.gettext
     match reason:
         case EndReason.SIGNED_OUT:
-            return _("You signed out")
+            return _("By you, on the device itself")
         case EndReason.REVOKED if by is InitiatingEntity.USER:
-            return _("You logged it out from another device")
+            return _("By you, from another device")
         case EndReason.REVOKED if by is InitiatingEntity.ADMIN:
-            return _("An administrator ended it")
+            return _("By an administrator")
         case EndReason.REVOKED:
-            return _("It was ended for your security")
+            return _("For your security")
         case EndReason.EXPIRED:
-            return _("It reached its time limit")
+            return _("Session expired")
         case EndReason.IDLE_TIMEOUT:
-            return _("It was not used for too long")
+            return _("Inactive for too long")
         case EndReason.LIMIT:
-            return _("A newer sign-in took its place")
+            return _("Replaced by a newer login")
         case _:
             return ""
 

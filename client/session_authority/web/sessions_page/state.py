@@ -73,21 +73,23 @@ class States:
         _ = self._language.gettext
         match None if rejection is None else rejection.reason:
             case RejectionReason.REVOKED:
-                text = _("This device was logged out from elsewhere. Sign in to see your sessions.")
+                text = _("This device was logged out remotely. Log in to see your sessions.")
             case RejectionReason.EXPIRED | RejectionReason.IDLE_TIMEOUT:
-                text = _("Your session on this device has expired. Sign in to see your sessions.")
+                text = _("Your session on this device has expired. Log in to see your sessions.")
             case RejectionReason.LIMIT:
-                text = _("A newer sign-in took this device's place. Sign in to see your sessions.")
+                text = _(
+                    "This device was logged out because of a newer login. Log in to see your sessions."
+                )
             case _:
-                text = _("Sign in to see where you are signed in.")
+                text = _("Log in to see your sessions.")
         url = self._options.sign_in_url
         return State(
             status=401,
             name="signed_out",
             icon="lock",
-            title=_("You are signed out"),
+            title=_("You're logged out"),
             text=text,
-            link=Link(text=_("Sign in"), url=self._with_next(url)) if url else None,
+            link=Link(text=_("Log in"), url=self._with_next(url)) if url else None,
             # RFC 9110 demands one; there is no registered scheme for cookies, and browsers ignore it.
             headers=(("WWW-Authenticate", "Cookie"),),
         )
@@ -106,7 +108,9 @@ class States:
             name="reauthenticate",
             icon="lock",
             title=_("Confirm it's you"),
-            text=_("To see your sessions and log them out, first prove again who you are."),
+            text=_(
+                "For your security, confirm your identity again to see and manage your sessions."
+            ),
             link=Link(text=_("Continue"), url=self._with_next(url)) if url else None,
             offers_sign_out=True,
         )
@@ -117,8 +121,8 @@ class States:
         return State(
             status=403,
             icon="person",
-            title=_("You are acting for somebody else"),
-            text=_("Only users themselves can see their sessions and log them out."),
+            title=_("You're acting for someone else"),
+            text=_("Only the account owner can see these sessions and log them out."),
             link=self._home(),
             offers_sign_out=True,
         )
@@ -127,11 +131,11 @@ class States:
         """Nothing is known at this moment."""
         _ = self._language.gettext
         if retry is None:
-            title = _("Your sessions can't be shown right now")
-            text = _("This does not sign you out. Please try again in a few seconds.")
+            title = _("We can't show your sessions right now")
+            text = _("This doesn't log you out. Please try again in a few seconds.")
         else:
             title = _("That didn't work")
-            text = _("The service doesn't answer right now. Please try again in a few seconds.")
+            text = _("The service isn't responding right now. Please try again in a few seconds.")
         return State(
             status=503,
             icon="cloud",
@@ -149,7 +153,7 @@ class States:
             status=500,
             icon="cloud",
             title=_("Something went wrong on our side"),
-            text=_("This does not sign you out. Please try again later."),
+            text=_("This doesn't log you out. Please try again later."),
             link=Link(text=_("Try again"), url=self._root),
         )
 
@@ -163,8 +167,8 @@ class States:
         return State(
             status=404,
             name="gone",
-            title=_("There is no such session"),
-            text=_("It may have ended long ago. Nothing was changed."),
+            title=_("Session not found"),
+            text=_("It may have been logged out long ago. Nothing was changed."),
             link=self._back(),
         )
 
@@ -173,8 +177,8 @@ class States:
         _ = self._language.gettext
         return State(
             status=status,
-            title=_("There is nothing here"),
-            text=_("The address or the way it was asked for is wrong. Nothing was changed."),
+            title=_("Page not found"),
+            text=_("The link or the request isn't valid. Nothing was changed."),
             link=self._back(),
             headers=headers,
         )
@@ -185,7 +189,7 @@ class States:
             status=status,
             name="out_of_date",
             title=_("This page is out of date"),
-            text=_("Nothing was changed. Please load your sessions again."),
+            text=_("Nothing was changed. Please open your sessions again."),
             link=self._back(),
             headers=(("WWW-Authenticate", "Cookie"),) if status == 401 else (),
         )

@@ -11,7 +11,8 @@ from babel.messages.pofile import read_po
 from session_authority.web import sessions_page
 
 PAGE = Path(sessions_page.__file__).parent
-CATALOGUES = sorted((PAGE / "catalogues").glob("*.po"))
+ENGLISH = PAGE / "catalogues" / "en_001.po"
+CATALOGUES = sorted(set((PAGE / "catalogues").glob("*.po")) - {ENGLISH})
 SOURCES = [("templates/*.html", "jinja2.ext.babel_extract"), ("*.py", "python")]
 
 Texts = tuple[str, ...]
@@ -49,7 +50,12 @@ def test_there_are_german_french_spanish_and_japanese() -> None:
 def test_every_text_of_the_page_is_gathered_from_code_and_templates() -> None:
     texts = {text for texts in gathered() for text in texts}
 
-    assert {"Last active %(time)s", "You signed out", "Your sessions", "just now"} <= texts
+    assert {
+        "Last active %(time)s",
+        "Active now",
+        "Your sessions",
+        "just now",
+    } <= texts
     assert len(texts) > 80
 
 
@@ -58,6 +64,43 @@ def test_no_text_of_the_templates_escapes_translation() -> None:
         bare = re.sub(r"\{[{%#].*?[#%}]\}|<[^>]*>", " ", path.read_text(), flags=re.DOTALL)
         words = re.findall(r"[A-Za-z]{2,}", bare.replace('">', " "))
         assert words == [], f"{path.name} says these in English to everybody"
+
+
+def test_english_has_one_verb_for_logging_out() -> None:
+    others = r"\b(sign|signed|signing|end|ended|revoke|revoked|terminate|authenticated?)\b"
+    texts = sorted(text for texts in gathered() for text in texts)
+
+    assert [text for text in texts if re.search(others, text, re.IGNORECASE)] == []
+    assert [text for text in texts if "Log Out" in text or "log-out" in text] == []
+
+
+def test_british_english_has_just_the_texts_that_it_spells_differently() -> None:
+    spelled = dict(entries(read(ENGLISH)))
+    texts = {text for texts in gathered() for text in texts}
+
+    assert set(spelled) <= gathered()
+    for source, target in spelled.items():
+        assert [placeholders(form) for form in target] == [placeholders(form) for form in source]
+    british = {re.sub(r"iz(e|ed|ing)\b", r"is\1", text) for text in texts}
+    assert british - texts == {form for target in spelled.values() for form in target}
+
+
+# What each language never writes. French puts a no-break space inside quotes and before ":", "?" and "!".
+# Japanese has its own question mark and brackets.
+NEVER = {
+    "de": r"['\"]|\.\.\.",
+    "es": r"['\"]|\.\.\.|^[^¿]*\?",
+    "fr": r"['\"]|\.\.\.|(?<![\u00a0\u202f])[:?!;»]|«(?!\u00a0)",
+    "ja": r"['\"?!(),]|\.\.\.|。 ",
+}
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)
+def test_punctuation_is_the_languages_own(path: Path) -> None:
+    for source, target in entries(read(path)):
+        for form in target:
+            bare = re.sub(r"%\(\w+\)[sd]", "x", form)
+            assert not re.search(NEVER[path.stem], bare), (source, form)
 
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)

@@ -70,6 +70,7 @@ def test_no_more_of_the_header_is_read_than_anybody_speaks() -> None:
         ("en;q=0, de;q=0.1", "de"),
         ("EN;q=0, *", "de"),
         ("en;q=0, de;q=0, *;q=0.5", "es"),
+        ("en;q=0, de;q=0, fr;q=0, *", "es"),
         ("en;q=0", "en"),
         ("*;q=0", "en"),
         ("en;q=0, de;q=0, es;q=0, fr;q=0, ja;q=0, *", "en"),
@@ -80,6 +81,44 @@ def test_no_more_of_the_header_is_read_than_anybody_speaks() -> None:
 )
 def test_the_best_language_there_is_is_chosen(languages: Languages, header: str, tag: str) -> None:
     assert languages.choose(header).tag == tag
+
+
+@pytest.mark.parametrize(
+    ("header", "word"),
+    [
+        ("en", "recognize"),
+        ("en-US", "recognize"),
+        ("en-CA", "recognize"),
+        ("en-GB", "recognise"),
+        ("en-AU,en;q=0.9", "recognise"),
+        ("en-IE", "recognise"),
+        ("en-IN", "recognise"),
+        ("en-DE", "recognise"),
+    ],
+)
+def test_english_is_spelled_as_in_the_visitors_region(
+    languages: Languages, header: str, word: str
+) -> None:
+    english = languages.choose(header)
+
+    assert word in english.gettext("Log out any that you don't recognize.")
+    assert english.gettext("Log out") == "Log out", "the rest is the same everywhere"
+
+
+def test_a_region_gets_the_language_that_it_follows(tmp_path: Path) -> None:
+    write(tmp_path, "es_419.po", 'msgid "Back"\nmsgstr "Regresar"\n')
+    languages = Languages(tmp_path)
+
+    assert languages.choose("es-MX").gettext("Back") == "Regresar"
+    assert languages.choose("es-ES").gettext("Back") == "Volver"
+
+
+def test_a_space_stands_between_sentences_except_in_japanese_and_chinese(tmp_path: Path) -> None:
+    write(tmp_path, "zh.po", 'msgid "Back"\nmsgstr "返回"\n')
+    languages = Languages(tmp_path)
+
+    gaps = [languages.choose(tag).sentence_gap for tag in ("en", "de", "ja", "zh-TW")]
+    assert gaps == [" ", " ", "", ""]
 
 
 def test_inventing_tags_fills_no_memory(languages: Languages) -> None:
@@ -102,9 +141,9 @@ def test_english_is_as_it_is_written_in_the_code(languages: Languages) -> None:
 @pytest.mark.parametrize(
     ("tag", "one", "two"),
     [
-        ("de", "von 1 Sekunde.", "von 2 Sekunden."),
-        ("fr", "de 1 seconde.", "de 2 secondes."),
-        ("es", "en 1 segundo.", "en 2 segundos."),
+        ("de", "von 1 Sekunde wirksam.", "von 2 Sekunden wirksam."),
+        ("fr", "de 1\N{NO-BREAK SPACE}seconde.", "de 2\N{NO-BREAK SPACE}secondes."),
+        ("es", "de 1 segundo.", "de 2 segundos."),
         ("ja", "1 秒以内に", "2 秒以内に"),
     ],
 )
@@ -112,8 +151,8 @@ def test_numbers_take_the_form_that_the_language_wants(
     languages: Languages, tag: str, one: str, two: str
 ) -> None:
     texts = (
-        "It takes effect everywhere within %(count)d second.",
-        "It takes effect everywhere within %(count)d seconds.",
+        "This takes effect everywhere within %(count)d second.",
+        "This takes effect everywhere within %(count)d seconds.",
     )
     language = languages.choose(tag)
 

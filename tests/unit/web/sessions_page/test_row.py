@@ -42,7 +42,7 @@ def row(**details: Any) -> Row:
         (Device(type=DeviceType.DESKTOP), "Unknown computer"),
         (Device(type=DeviceType.PHONE), "Unknown phone"),
         (Device(type=DeviceType.TABLET), "Unknown tablet"),
-        (Device(type=DeviceType.APPLIANCE), "Unknown appliance"),
+        (Device(type=DeviceType.APPLIANCE), "Unknown smart device"),
         (Device(type=DeviceType.SCRIPT), "Unknown program"),
         (Device(type=DeviceType.BOT), "Unknown bot"),
     ],
@@ -90,9 +90,9 @@ def test_who_ended_it_is_told_apart() -> None:
         for entity in InitiatingEntity
     }
     assert said == {
-        "You logged it out from another device",
-        "An administrator ended it",
-        "It was ended for your security",
+        "By you, from another device",
+        "By an administrator",
+        "For your security",
     }
 
 
