@@ -36,6 +36,8 @@ make() { _ask make "$@"; }
 pip() { _ask pip "$@"; }
 """
 _READY = r"(?:(?:serving|serves|worker) on|open) (\S+)"
+_FREE_PORT = "127.0.0.1:0"
+_METRICS = "SESSION_AUTHORITY_METRICS_LISTEN"
 _ANY_SERVER = re.compile(r"postgresql://[^/\s]+/")
 
 
@@ -128,7 +130,9 @@ class DocumentedShell:
             check_requirements(arguments)
         elif is_server(arguments):
             self._server.close()
-            here = ("--listen", "127.0.0.1:0") if arguments[0] == "serve" else ()
+            here = ("--listen", _FREE_PORT) if arguments[0] == "serve" else ()
+            if settings.get(_METRICS):
+                settings[_METRICS] = _FREE_PORT
             server = self._server.enter_context(
                 running(*arguments, *here, cwd=cwd, settings=settings)
             )
