@@ -2,10 +2,8 @@
 
 import asyncio
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +13,6 @@ from uuid import UUID
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 
 from session_authority import SessionClient
 from session_authority.v1 import session_admin_service_pb2 as admin_pb
@@ -33,6 +30,7 @@ from session_authority_server.usecases.api_keys import ApiKeys
 from tests.support.api import RPCS, Rpc, served_by
 from tests.support.authority import PATIENCE_SECONDS
 from tests.support.program import DATABASE, Program, development_key_in, serving
+from tests.support.status import details_of
 
 SERVICE = "/session_authority.v1.SessionService/"
 ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"
@@ -137,11 +135,7 @@ class Guarded:
 
 
 def _told(error: Any) -> Answer:
-    values = [value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"]
-    if not values:
-        return error.code().name, "", {}
-    info, [value] = ErrorInfo(), values
-    assert Status.FromString(value).details[0].Unpack(info)
+    info = details_of(error, ErrorInfo)
     return error.code().name, info.reason, dict(info.metadata)
 
 
@@ -254,30 +248,3 @@ def test_health_and_reflection_need_no_key(guarded: Guarded) -> None:
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     )
     assert b"SessionService" in next(reflect(iter([b"\x3a\x00"]), timeout=60))
-
-
-def test_each_session_says_which_key_made_it(tmp_path: Path) -> None:
-    with serving(tmp_path, asking_for_keys=True) as program:
-        key = development_key_in(tmp_path)
-        with SessionClient(program.address, api_key=key) as client:
-            new = client.create("ada")
-            client.reauthenticate(new.token)
-    parsed = tokens.parse(key, "sak_")
-    assert parsed is not None
-    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
-        assert connection.execute("SELECT created_by FROM sessions").fetchall() == [
-            (str(parsed.id),)
-        ]
-
-
-def test_one_callers_attempt_is_not_anothers_to_repeat(guarded: Guarded, tmp_path: Path) -> None:
-    secret = b"r" * 32
-    creator = guarded.keys[Permission.CREATE].good
-    with ExitStack() as stack:
-        one, other = [
-            stack.enter_context(SessionClient(guarded.program.address, api_key=key))
-            for key in (guarded.development, creator)
-        ]
-        new = one.create("ada", retry_secret=secret)
-        assert one.create("ada", retry_secret=secret).token.reveal() == new.token.reveal()
-        assert other.create("ada", retry_secret=secret).token.reveal() != new.token.reveal()

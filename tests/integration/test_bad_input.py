@@ -9,11 +9,12 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.support.program import Program
+from tests.support.status import status_of
 
 pytestmark = pytest.mark.both_hosts
 
@@ -37,10 +38,7 @@ def _violations(call: Callable[[Any], Any], request: Any) -> Violations:
         call(request)
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    [value] = [
-        value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"
-    ]
-    status = status_pb2.Status.FromString(value)
+    status = status_of(error)
     assert (status.code, status.message) == (error.code().value[0], error.details())
     info, bad_request = status.details
     reason, found = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()

@@ -1,11 +1,9 @@
 """Starting, draining and stopping."""
 
 import socket
-import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_authority import SessionClient, Unavailable
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
-from tests.support.program import COMMAND, Program, running, serving
+from tests.support.program import COMMAND, Program, running, serving, writers_held_up
 
 pytestmark = pytest.mark.both_hosts
 
@@ -32,16 +30,6 @@ def _accepts_connections(server: Program) -> bool:
     except ConnectionRefusedError:
         return False
     return True
-
-
-@contextmanager
-def _writers_held_up(folder: Path) -> Iterator[None]:
-    """Keep every writer waiting, as another program that writes to the file would."""
-    path = folder / "session-authority.sqlite"
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
 
 
 def _sign_in_under_way(channel: grpc.Channel) -> Any:
@@ -67,7 +55,7 @@ def test_sigterm_lets_calls_under_way_finish_and_then_closes_the_port(tmp_path: 
         stub: Any = health_pb2_grpc.HealthStub(channel)
         health = stub.Watch(health_pb2.HealthCheckRequest())
         assert next(health).status == SERVING
-        with _writers_held_up(tmp_path):
+        with writers_held_up(tmp_path):
             under_way = _sign_in_under_way(channel)
             server.terminate()
             assert next(health).status == NOT_SERVING
@@ -87,7 +75,7 @@ def test_sigterm_lets_calls_under_way_finish_and_then_closes_the_port(tmp_path: 
 
 def test_sigterm_twice_drains_all_the_same(tmp_path: Path) -> None:
     with serving(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
-        with _writers_held_up(tmp_path):
+        with writers_held_up(tmp_path):
             under_way = _sign_in_under_way(channel)
             server.terminate()
             server.wait_for("(draining)")
@@ -102,7 +90,7 @@ def test_sigterm_twice_drains_all_the_same(tmp_path: Path) -> None:
 def test_calls_that_do_not_finish_are_cut_off_when_the_grace_is_over(tmp_path: Path) -> None:
     settings = {"SESSION_AUTHORITY_DRAIN_SECONDS": "0.2"}
     with serving(tmp_path, settings=settings) as server:
-        with _writers_held_up(tmp_path), grpc.insecure_channel(server.address) as channel:
+        with writers_held_up(tmp_path), grpc.insecure_channel(server.address) as channel:
             under_way = _sign_in_under_way(channel)
             server.terminate()
             with pytest.raises(grpc.RpcError) as caught:
@@ -152,20 +140,6 @@ def test_activity_that_waits_to_be_written_survives_a_drain(tmp_path: Path) -> N
         session = client.require(new.token, passive=True)
     assert session.last_active_time > new.session.last_active_time
     assert session.last_ip_address == "198.51.100.9"
-
-
-def test_sessions_survive_a_restart(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, SessionClient(server.address) as client:
-        kept, ended = client.create("ada", attributes={"k": "v"}), client.create("ada")
-        client.revoke_others(kept.token)
-        bobs = client.create("bob")
-        client.sign_out(bobs.token)
-        assert server.stop() == 0
-
-    with serving(tmp_path) as server, SessionClient(server.address) as client:
-        assert client.validate(kept.token) == kept.session
-        assert not client.validate(ended.token)
-        assert not client.validate(bobs.token)
 
 
 @pytest.mark.parametrize("command", ["serve", "demo"])

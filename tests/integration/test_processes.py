@@ -359,7 +359,7 @@ def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path, url: str) -> None:
             time.sleep(0.3)
             press_ctrl_c(tmp_path)
             assert servers.program.exit_code() != 0
-            assert processes_in(tmp_path) == {}
+            until(lambda: processes_in(tmp_path) == {})
         assert "Traceback" not in servers.program.stderr
 
 

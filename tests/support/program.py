@@ -6,20 +6,22 @@ import logging
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import structlog
 from click.testing import CliRunner
 
 from session_authority_server.app import development_key
 from session_authority_server.cli import commands
+from tests.support.forked import Forked
 
 BIN = Path(sys.executable).parent
 COMMAND = BIN / "session-authority"
@@ -106,6 +108,9 @@ def development_key_in(folder: Path) -> str:
     return development_key.key_file(folder / DATABASE).read_text().strip()
 
 
+Process: TypeAlias = "subprocess.Popen[bytes] | Forked"
+
+
 class Refusal(Protocol):
     """Run a command that must refuse, and return what it says."""
 
@@ -115,7 +120,7 @@ class Refusal(Protocol):
 class Program:
     """A command that runs until it is told to end."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", out: Path, err: Path) -> None:
+    def __init__(self, process: Process, out: Path, err: Path) -> None:
         self.process = process
         self._out = out
         self._err = err
@@ -165,6 +170,23 @@ class Program:
         return self.exit_code()
 
 
+def _start(
+    command: Sequence[str | Path], cwd: Path, environment: Mapping[str, str], out: Path, err: Path
+) -> Process:
+    if command[0] == COMMAND:
+        arguments = [str(each) for each in command[1:]]
+        return Forked(arguments, cwd=cwd, environment=environment, out=out, err=err)
+    with out.open("wb") as out_file, err.open("wb") as err_file:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out_file,
+            stderr=err_file,
+        )
+
+
 @contextmanager
 def running(
     *arguments: str,
@@ -175,15 +197,9 @@ def running(
     """Run a command for as long as the context lasts."""
     number = sum(1 for _ in cwd.glob("*.out"))
     out, err = cwd / f"{number}.out", cwd / f"{number}.err"
-    with out.open("wb") as out_file, err.open("wb") as err_file:
-        process = subprocess.Popen(
-            [*command, *arguments],
-            cwd=cwd,
-            env=environment(**(settings or {})),
-            stdin=subprocess.DEVNULL,
-            stdout=out_file,
-            stderr=err_file,
-        )
+    out.touch()
+    err.touch()
+    process = _start([*command, *arguments], cwd, environment(**(settings or {})), out, err)
     program = Program(process, out, err)
     try:
         yield program
@@ -210,3 +226,12 @@ def serving(
     with running("serve", *given, cwd=cwd, settings=chosen | dict(settings or {})) as it:
         assert it.address
         yield it
+
+
+@contextmanager
+def writers_held_up(folder: Path) -> Iterator[None]:
+    """Keep every writer waiting, as another program that writes to the file of `serving` would."""
+    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")

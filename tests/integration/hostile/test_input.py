@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from session_authority import SessionClient
@@ -23,6 +22,7 @@ from tests.support.raw_http2 import (
     RawConnection,
     headers,
 )
+from tests.support.status import reason_of
 
 pytestmark = pytest.mark.both_hosts
 
@@ -37,17 +37,6 @@ def _call(server: Program, path: str, body: bytes) -> Any:
         with pytest.raises(grpc.RpcError) as caught:
             call(body, timeout=10)
         return caught.value
-
-
-def _reason(error: Any) -> str:
-    info = error_details_pb2.ErrorInfo()
-    for key, value in error.trailing_metadata():
-        if key == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
-                if detail.Unpack(info):
-                    assert info.domain == "session-authority"
-                    return str(info.reason)
-    return ""
 
 
 def _no_message(method: str, seed: int) -> bytes:
@@ -105,14 +94,14 @@ def test_random_bytes_as_a_message_are_called_malformed(server: Program, method:
             server, f"/session_authority.v1.SessionService/{method}", _no_message(method, seed)
         )
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert _reason(error) == "MALFORMED_REQUEST"
+        assert reason_of(error) == "MALFORMED_REQUEST"
         assert f"{method}Request" in error.details()
 
 
 def test_a_text_that_is_not_utf_8_is_called_malformed(server: Program) -> None:
     error = _call(server, "/session_authority.v1.SessionService/CreateSession", b"\n\x02\xff\xfe")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert _reason(error) == "MALFORMED_REQUEST"
+    assert reason_of(error) == "MALFORMED_REQUEST"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -131,7 +120,7 @@ def test_a_message_of_65_kib_is_too_large_unless_it_is_a_batch(
         return
     error = _call(server, path, b"\n" + b"\x80\x88\x04" + b"x" * 65 * 1024)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert _reason(error) == "REQUEST_TOO_LARGE"
+    assert reason_of(error) == "REQUEST_TOO_LARGE"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from session_authority import (
     SESSION_TOKEN_METADATA_KEY,
@@ -26,6 +25,7 @@ from session_authority.grpc import (
     token_metadata,
 )
 from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
+from tests.support.status import reason_of
 
 PUBLIC = "/shop.Cart/Public"
 KINDS = ["UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"]
@@ -194,11 +194,7 @@ async def test_without_a_live_session_a_call_is_unauthenticated(
     refusal = await refused(address, kind, ((SESSION_TOKEN_METADATA_KEY, token),) if token else ())
 
     assert refusal.code() is grpc.StatusCode.UNAUTHENTICATED
-    details = dict(refusal.trailing_metadata() or ())["grpc-status-details-bin"]
-    assert isinstance(details, bytes)
-    status, reason = status_pb2.Status.FromString(details), error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(reason)
-    assert (reason.domain, reason.reason) == ("session-authority", "SESSION_NOT_LIVE")
+    assert reason_of(refusal) == "SESSION_NOT_LIVE"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
@@ -14,6 +13,7 @@ from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain.errors import SessionNotFound
 from session_authority_server.rpc import dispatcher, methods
 from tests.support.hosts import HOSTS, new_dispatcher, serving
+from tests.support.status import details_of, reason_of
 
 if TYPE_CHECKING:
     from session_authority.v1.session_service_pb2_grpc import SessionServiceAsyncStub
@@ -83,16 +83,6 @@ async def _error(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-def _info(error: grpc.aio.AioRpcError) -> ErrorInfo:
-    info = ErrorInfo()
-    [value] = [
-        value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"
-    ]
-    assert isinstance(value, bytes)
-    assert Status.FromString(value).details[0].Unpack(info)
-    return info
-
-
 async def test_a_call_without_a_deadline_gets_one(
     service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +92,7 @@ async def test_a_call_without_a_deadline_gets_one(
     error = await _error(stub.ListSessions(REQUEST))
 
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert _info(error).reason == "DEADLINE_EXCEEDED"
+    assert reason_of(error) == "DEADLINE_EXCEEDED"
     assert service.cancelled.is_set()
 
 
@@ -141,7 +131,7 @@ async def test_the_unforeseen_is_internal_and_told_to_the_log_alone(
         error = await _error(stub.ListSessions(REQUEST, timeout=timeout))
 
     assert error.code() is grpc.StatusCode.INTERNAL
-    assert _info(error).reason == "INTERNAL"
+    assert reason_of(error) == "INTERNAL"
     told = f"{error.details()} {error.trailing_metadata()!r} {error.debug_error_string()}"
     assert SECRET not in told
     assert "sda1" not in told
@@ -208,7 +198,7 @@ async def test_bytes_that_are_no_message_are_told_apart_from_a_fault(
         call: Any = channel.unary_unary("/session_authority.v1.SessionService/ValidateSession")
         error = await _error(call(b"\xff"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert _info(error).reason == "MALFORMED_REQUEST"
+    assert reason_of(error) == "MALFORMED_REQUEST"
 
 
 @pytest.mark.parametrize(
@@ -229,8 +219,8 @@ async def test_a_request_may_be_as_large_as_its_limit_and_no_larger(
         assert await call(_of_size(limit_bytes)) == b""
         error = await _error(call(_of_size(limit_bytes + 1)))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert _info(error).reason == "REQUEST_TOO_LARGE"
-    assert _info(error).metadata == {"limit_bytes": str(limit_bytes)}
+    assert reason_of(error) == "REQUEST_TOO_LARGE"
+    assert details_of(error, ErrorInfo).metadata == {"limit_bytes": str(limit_bytes)}
 
 
 def _of_size(size: int) -> bytes:

@@ -8,14 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 from prometheus_client import REGISTRY
 
 from session_authority_server.rpc.host import Health, accept_loop
+from tests.support.status import reason_of
 
 PACKAGE = "session_authority.v1"
 LIMIT = 3
@@ -89,16 +88,6 @@ async def _refusal(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-def _reason(error: grpc.aio.AioRpcError) -> str:
-    info = ErrorInfo()
-    [value] = [
-        value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"
-    ]
-    assert isinstance(value, bytes)
-    assert any(each.Unpack(info) for each in Status.FromString(value).details)
-    return str(info.reason)
-
-
 _OURS = f"/{PACKAGE}.Ours/Ever"
 _ONCE = f"/{PACKAGE}.Ours/Once"
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -113,7 +102,7 @@ async def test_a_stream_beyond_those_that_may_be_open_is_refused_until_one_ends(
     error = await _refusal(_silently(channel, path))
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert _reason(error) == "SERVER_OVERLOADED"
+    assert reason_of(error) == "SERVER_OVERLOADED"
     calls.pop().cancel()
     async with asyncio.timeout(60):
         while True:
@@ -176,7 +165,7 @@ async def test_a_call_that_never_says_what_it_wants_makes_room_for_others_after_
     async with asyncio.timeout(60):
         for call in silent:
             assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert _reason(await _refusal(call.read())) == "DEADLINE_EXCEEDED"
+            assert reason_of(await _refusal(call.read())) == "DEADLINE_EXCEEDED"
         once: Any = channel.unary_unary(_ONCE)
         for _ in range(2 * LIMIT):
             assert await once(b"asked") == b"asked"
