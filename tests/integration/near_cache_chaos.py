@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import random
-import secrets
 import signal
 import sys
 import tempfile
@@ -24,8 +23,7 @@ from typing import Any
 
 import grpc
 
-from session_authority import NewSession, SessionAuthorityError, SessionClient, SessionToken
-from session_authority.v1 import session_admin_service_pb2 as pb
+from session_authority import SessionClient
 from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import SystemClock
@@ -33,15 +31,14 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.schema import migrate
 from session_authority_server.usecases.api_keys import ApiKeys
-from tests.integration.near_cache_history import Ending, Verdict, judge
+from tests.integration.near_cache_history import Verdict, judge
+from tests.integration.near_cache_scene import SESSION_LIMIT, Scene
 from tests.integration.near_cache_validator import Validator, validator
 from tests.support import postgresql
 from tests.support.postgresql import Cluster
 from tests.support.program import Program, serving
 from tests.support.unruly_link import Links, unruly_links
 
-LEASE_SECONDS = 2.0
-SESSION_LIMIT = 3
 # Enough for all, and too few, so that there are always answers under way.
 ROOMY, CRAMPED = 100, 6
 ENDINGS_WITHIN_SECONDS = 1.2
@@ -49,7 +46,6 @@ ENDINGS_WITHIN_SECONDS = 1.2
 AFTERWARDS_SECONDS = 0.3
 _READY_SECONDS = 3.0
 _PATIENCE_SECONDS = 60.0
-_ANSWER_SECONDS = 60.0
 _LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
 
 
@@ -142,7 +138,8 @@ class World:
 
     def round(self) -> Verdict:
         """Play one round, and judge it."""
-        scene = Scene(self)
+        batch = self.batch, self.keys.batch_id
+        scene = Scene(self.chance, self.endpoints, self.operators, batch)
         tokens = [new.token.reveal() for new in scene.sessions]
         for each in self.validators:
             each.watch(tokens)
@@ -255,151 +252,6 @@ class World:
             server.start()
 
         return restart
-
-
-class Scene:
-    """The sessions of one round, and what ends them.
-
-    Attributes:
-        sessions: All of them; an `Ending` gives a place in here.
-        endings: What to do, and which endings came of it.
-    """
-
-    def __init__(self, world: World) -> None:
-        self._chance = world.chance
-        self._world = world
-        self._round = secrets.token_hex(4)
-        self.sessions: list[NewSession] = []
-        self.endings: list[Callable[[], list[Ending]]] = []
-        for prepare in (
-            self._sign_out,
-            self._revoke,
-            self._revoke_others,
-            self._limit,
-            self._reauthenticate,
-            self._revoke_user,
-            self._revoke_one,
-            self._revoke_key,
-        ):
-            prepare(self._chance.choice(world.endpoints), self._chance.choice(world.operators))
-
-    def end_all(self, operator: Any) -> list[Ending]:
-        """End everybody's sessions."""
-        request = pb.RevokeAllSessionsRequest()
-        effective, answered = _effect(lambda: operator.RevokeAllSessions(request, timeout=3))
-        return [
-            Ending("everybody's sweep", number, effective, answered)
-            for number in range(len(self.sessions))
-        ]
-
-    def _made(self, user: str, client: SessionClient | None = None) -> int:
-        # At either server: what reaches the caches must not depend on where a session was made.
-        secret = secrets.token_bytes(32)
-        client = client or self._chance.choice(self._world.endpoints)
-        maker = client
-        new = _answer(lambda: maker.create(f"{user}-{self._round}", retry_secret=secret))
-        self.sessions.append(new)
-        return len(self.sessions) - 1
-
-    def _token(self, number: int) -> SessionToken:
-        return self.sessions[number].token
-
-    def _ends(self, way: str, sessions: Sequence[int], call: Callable[[], Any]) -> None:
-        """Have a call end sessions, whose answer is or has an effective_time, or is about none."""
-
-        def end() -> list[Ending]:
-            effective, answered = _effect(call)
-            return [Ending(way, number, effective, answered) for number in sessions]
-
-        self.endings.append(end)
-
-    def _sign_out(self, client: SessionClient, operator: Any) -> None:
-        one = self._made("signs-out")
-        self._ends("sign-out", [one], lambda: client.sign_out(self._token(one)))
-
-    def _revoke(self, client: SessionClient, operator: Any) -> None:
-        one, other = self._made("revokes"), self._made("revokes")
-        session_id = self.sessions[one].session.session_id
-        self._ends("revocation", [one], lambda: client.revoke(self._token(other), session_id))
-
-    def _revoke_others(self, client: SessionClient, operator: Any) -> None:
-        *others, own = (self._made("revokes-others") for _ in range(3))
-        self._ends("revoke-others", others, lambda: client.revoke_others(self._token(own)))
-
-    def _limit(self, client: SessionClient, operator: Any) -> None:
-        kept = [self._made("limited") for _ in range(SESSION_LIMIT)]
-        secret = secrets.token_bytes(32)
-        user = f"limited-{self._round}"
-
-        def end() -> list[Ending]:
-            new = _answer(lambda: client.create(user, retry_secret=secret))
-            effective, answered = time.time() + LEASE_SECONDS, time.monotonic()
-            live = {each.session_id for each in _answer(lambda: client.list(new.token))}
-            gone = [n for n in kept if self.sessions[n].session.session_id not in live]
-            assert gone
-            return [Ending("the limit", number, effective, answered) for number in gone]
-
-        self.endings.append(end)
-
-    def _reauthenticate(self, client: SessionClient, operator: Any) -> None:
-        one, secret = self._made("reauthenticates"), secrets.token_bytes(32)
-        self._ends(
-            "re-authentication",
-            [one],
-            lambda: client.reauthenticate(self._token(one), retry_secret=secret),
-        )
-
-    def _revoke_user(self, client: SessionClient, operator: Any) -> None:
-        ended = [self._made("is-swept") for _ in range(2)]
-        request = pb.RevokeUserSessionsRequest(user_id=f"is-swept-{self._round}")
-        call = lambda: operator.RevokeUserSessions(request, timeout=3)  # noqa: E731
-        self._ends("the user's sweep", ended, call)
-
-    def _revoke_one(self, client: SessionClient, operator: Any) -> None:
-        one = self._made("is-ended")
-        request = pb.RevokeOneSessionRequest(session_id=self.sessions[one].session.session_id)
-        call = lambda: operator.RevokeOneSession(request, timeout=3)  # noqa: E731
-        self._ends("an operator", [one], call)
-
-    def _revoke_key(self, client: SessionClient, operator: Any) -> None:
-        ended = [self._made("of-key", self._world.batch) for _ in range(2)]
-        request = pb.RevokeKeySessionsRequest(created_by_key=self._world.keys.batch_id)
-
-        def call() -> Any:
-            answer = operator.RevokeKeySessions(request, timeout=3)
-            if not answer.complete:
-                raise _Incomplete
-            return answer
-
-        self._ends("the key's sweep", ended, call)
-
-
-class _Incomplete(Exception):
-    """A sweep is to go on."""
-
-
-def _answer(call: Callable[[], Any]) -> Any:
-    """Call until there is an answer."""
-    ends_at = time.monotonic() + _ANSWER_SECONDS
-    while True:
-        try:
-            return call()
-        except (SessionAuthorityError, grpc.RpcError, _Incomplete):
-            if time.monotonic() > ends_at:
-                raise
-            time.sleep(0.1)
-
-
-def _effect(call: Callable[[], Any]) -> tuple[float, float]:
-    """End something, and give from when on that is to hold, and when that was known."""
-    answer = _answer(call)
-    answered = time.monotonic()
-    if isinstance(answer, NewSession):  # which tells none: it was committed before now
-        return time.time() + LEASE_SECONDS, answered
-    effective = getattr(answer, "effective_time", answer)
-    if hasattr(effective, "ToNanoseconds"):
-        return effective.ToNanoseconds() / 1e9, answered
-    return effective.timestamp(), answered
 
 
 def _after(seconds: float, do: Callable[[], Any]) -> Any:

@@ -18,9 +18,9 @@ from session_authority import NearCache, Rejection, RejectionReason, Session
 from session_authority.near_cache.activity import CLOCK_SKEW_SECONDS
 from session_authority.near_cache.core import Due, NearCacheCore
 from session_authority.near_cache.entries import USE_NOTED_SECONDS, Entries, key_of
-from session_authority.near_cache.flights import Flight
 from session_authority.near_cache.operations import decoded
 from session_authority.v1 import session_pb2
+from tests.property.near_cache_records import Call, Kept, Login
 
 LEASE = 2.0
 MAX_SESSIONS = 12
@@ -29,52 +29,6 @@ TOKENS = 24
 USERS = 5
 BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
 WALL = BEGIN.timestamp()
-
-
-@dataclass(eq=False)
-class Login:
-    """A session as its authority knows it."""
-
-    token: str
-    session_id: str
-    user: str
-    expires: float
-    ended: float | None = None  # or when the token was superseded
-
-    def lives(self, now: float) -> bool:
-        return self.ended is None and now < self.expires
-
-
-@dataclass(eq=False)
-class Call:
-    """A validation on its way, to the authority or back."""
-
-    login: Login
-    flight: Flight
-    sent: float
-    passive: bool
-    ip_address: str | None
-    generation: int | None
-    overtaken: bool = False
-    accepted: bool | None = None
-    last_active: float = 0.0
-
-
-@dataclass(eq=False)
-class Kept:
-    """What the naive cache keeps of a session.
-
-    Attributes:
-        used: Its latest use that counts, be it noted or not.
-        looked: The latest time that it was looked at, which may count.
-    """
-
-    login: Login
-    dead: float
-    due: float
-    ip_address: str | None
-    used: float
-    looked: float
 
 
 Event = tuple[str, Any]
