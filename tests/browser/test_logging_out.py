@@ -298,20 +298,6 @@ def test_signing_in_brings_back_to_the_page(site: Site, open_page: Open, user: s
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
 
 
-def test_a_page_in_use_survives_an_outage(site: Site, page: Page) -> None:
-    site.client.down = True
-    page.reload()
-    expect(
-        page.get_by_role("heading", name="We can't show your sessions right now")
-    ).to_be_visible()
-    assert len(page.context.cookies()) == 1
-
-    site.client.down = False
-    page.get_by_role("link", name="Try again").click()
-
-    expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
-
-
 def test_a_cached_validation_is_told_of_before_and_after(
     site: Site, page: Page, firefox: NewSession
 ) -> None:

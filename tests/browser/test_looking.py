@@ -213,43 +213,6 @@ def test_15_the_script_says_the_time_since_as_the_server_does(
     assert scripted.locator("time[data-kind=ago]").all_inner_texts() == texts
 
 
-def test_31_who_is_signed_out_gets_no_list(open_page: Open) -> None:
-    page = open_page()
-
-    expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
-    expect(page.get_by_role("listitem")).to_have_count(0)
-
-
-def test_31_the_only_session_stands_alone_marked(site: Site, open_page: Open, user: str) -> None:
-    page = open_page(site.sign_in(user, CHROME_ON_WINDOWS).token.reveal())
-
-    expect(page.get_by_role("listitem")).to_have_count(1)
-    expect(page.get_by_role("heading", name="Chrome on Windows Current session")).to_be_visible()
-    expect(page.get_by_text("You're not logged in anywhere else.")).to_be_visible()
-    expect(page.get_by_role("button", name="Log out everywhere else")).to_have_count(0)
-
-
-def test_14_a_list_of_many_is_turned_page_by_page(site: Site, open_page: Open, user: str) -> None:
-    mine = site.sign_in(user, CHROME_ON_WINDOWS)
-    made = [a_session(user, site.authority.clock.now())[0] for _ in range(60)]
-    site.run(insert_sessions(site.authority.database, made))
-    page = open_page(mine.token.reveal())
-    buttons = page.get_by_role("button", name="Log out Firefox on Linux")
-    pages = page.get_by_role("navigation", name="Pages")
-    expect(page.get_by_text("You're logged in on 61 devices.")).to_be_visible()
-    expect(buttons).to_have_count(49)
-    expect(pages).to_contain_text("1\N{EN DASH}50 of 61")
-    expect(pages.get_by_role("link")).to_have_text(["Next"])
-
-    pages.get_by_role("link", name="Next").click()
-    expect(pages).to_contain_text("51\N{EN DASH}61 of 61")
-    expect(pages.get_by_role("link")).to_have_text(["Previous"])
-    expect(buttons).to_have_count(11)
-
-    pages.get_by_role("link", name="Previous").click()
-    expect(buttons).to_have_count(49)
-
-
 @pytest.mark.parametrize(
     ("locale", "title", "device", "ask", "yes"),
     [

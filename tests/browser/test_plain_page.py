@@ -32,38 +32,6 @@ class TestWithoutJavaScript:
         assert not is_live(site, firefox)
         assert firefox.session.session_id not in page.url
 
-    def test_22_a_failure_can_be_tried_again(
-        self, site: Site, page: Page, firefox: NewSession
-    ) -> None:
-        ask_for(page, "Firefox on Linux")
-        site.client.down = True
-        page.get_by_role("button", name="Log out").click()
-        expect(page.get_by_role("heading", name="That didn't work")).to_be_visible()
-
-        site.client.down = False
-        page.get_by_role("button", name="Try again").click()
-
-        expect(page.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
-        assert not is_live(site, firefox)
-
-    def test_24_everywhere_else_asks_too(
-        self, site: Site, page: Page, mine: NewSession, firefox: NewSession
-    ) -> None:
-        page.get_by_role("button", name="Log out everywhere else").click()
-        expect(page.get_by_role("heading", name="Log out everywhere else?")).to_be_visible()
-        assert is_live(site, firefox)
-        page.get_by_role("button", name="Log out").click()
-
-        expect(page.get_by_role("status")).to_have_text("You're logged out everywhere else.")
-        assert (is_live(site, mine), is_live(site, firefox)) == (True, False)
-
-    def test_23_signing_out_signs_out(self, site: Site, page: Page, mine: NewSession) -> None:
-        page.get_by_role("button", name="Log out of this device").click()
-
-        expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
-        assert not is_live(site, mine)
-        assert page.context.cookies() == []
-
 
 class TestByKeyboardAlone:
     def tab_to(self, page: Page, name: str) -> None:

@@ -79,7 +79,7 @@ async def telling(engine: Engine) -> AsyncIterator[Told]:
 
         yield Told(SqlSessionStore(engine.database, listener=recorder), recorded)
         return
-    url: str = engine.database.dialect.url  # type: ignore[attr-defined]  # PostgreSQL's
+    url = engine.url
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(f"LISTEN {postgresql.CHANNEL}".encode())
 

@@ -156,7 +156,11 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
     os.set_blocking(writing, True)
     script = (
         "import os, sys, asyncio\n"
+        "from functools import partialmethod\n"
         "from session_authority_server.app.serving import ServeOptions, serving\n"
+        "from session_authority_server.audit import log\n"
+        "log.ROOM_SECONDS = 0.5\n"
+        "log.AuditLog.close = partialmethod(log.AuditLog.close, 0.5)\n"
         "from session_authority_server.config import Settings\n"
         "from session_authority import AsyncSessionClient\n"
         "async def main():\n"

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from session_authority import SessionClient
 from session_authority_server.app import development_key
 from session_authority_server.domain.api_key import Permission
-from session_authority_server.domain.clock import SystemClock
+from session_authority_server.domain.clock import ManualClock, SystemClock
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
@@ -355,25 +355,21 @@ def test_partitions_that_will_be_missing_and_work_left_undone_are_told(
         durable.psql("DROP DATABASE parted WITH (FORCE)")
 
 
-def test_which_permissions_a_key_used_is_known_from_a_running_server(
-    url: str, tmp_path: Path
-) -> None:
-    made = run(
-        *("keys", "create", "both", "--permission", "create", "--permission", "validate"),
-        cwd=tmp_path,
-        settings=of(url),
-    )
-    with serving(tmp_path, asking_for_keys=True, settings=of(url)) as server:
-        with SessionClient(server.address, api_key=made.stdout.strip()) as client:
-            client.create(USER)
-        with psycopg.connect(url, autocommit=True) as admin:
-            _wait(lambda: bool(admin.execute("SELECT FROM api_key_uses").fetchall()))
-            assert server.stop() == 0
-            # As if that had been a while ago.
-            admin.execute(
-                "UPDATE api_key_uses SET first_used_time = first_used_time - interval '31 days'"
-            )
+def test_which_permissions_a_key_did_not_use_is_told(url: str, tmp_path: Path) -> None:
+    asyncio.run(_use_in_part(url, SystemClock().now() - timedelta(days=31)))
     said = report(tmp_path, settings=of(url))
     [told] = [each for each in said["warnings"] if each["name"] == "unused-permission"]
     assert told["why"].endswith("it used no validate")
     assert "(both)" in told["about"]
+
+
+async def _use_in_part(url: str, time: datetime) -> None:
+    database = Database.postgresql(url)
+    try:
+        store = SqlKeyStore(database)
+        both = frozenset([Permission.CREATE, Permission.VALIDATE])
+        key, _ = await ApiKeys(store, ManualClock(time)).create("both", both, timedelta(days=90))
+        for moment in (time, SystemClock().now()):
+            await store.note_key_uses({(key.key_id, Permission.CREATE)}, moment)
+    finally:
+        await database.close()

@@ -1,7 +1,6 @@
 """Whatever befalls PostgreSQL, callers get a clear error in time, nothing answered is lost, and it passes."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -165,16 +164,6 @@ async def test_a_database_that_became_read_only_is_not_used(
     await recovered(lambda: calls.create("ada"))
 
 
-async def test_a_missing_table_is_unavailable_until_it_is_back(calls: Calls, admin: Admin) -> None:
-    mine = await calls.create("ada")
-    admin.execute("ALTER TABLE sessions RENAME TO lost")
-    assert await failure_of(calls.create("ada")) is UNAVAILABLE
-    assert await failure_of(calls.validate(mine.session_token)) is UNAVAILABLE
-    admin.execute("ALTER TABLE lost RENAME TO sessions")
-    assert (await calls.validate(mine.session_token)).HasField("session")
-    await calls.create("ada")
-
-
 # Refusing to start
 
 
@@ -199,23 +188,25 @@ def refusal(url: str, folder: Path, *command: str) -> str:
 SERVE = ("serve", "--listen", "127.0.0.1:0")
 
 
-@pytest.mark.parametrize("command", [SERVE, ("worker", "--once"), ("migrate",)])
-def test_a_wrong_password_is_refused_in_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
-    with _password_needed() as server:
-        url = f"postgresql://app:{SECRET}@127.0.0.1:{server.port}/postgres"
-        line = refusal(url, tmp_path, *command)
-    assert f"postgresql://127.0.0.1:{server.port}/postgres can't be used" in line
-    assert 'password authentication failed for user "app"' in line
-
-
-@contextlib.contextmanager
-def _password_needed() -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Cluster]:
+    """A server that asks the role app for a password."""
     with postgresql.cluster() as server:
         server.psql("CREATE ROLE app LOGIN PASSWORD 'another'")
         rules = server.folder / "data" / "pg_hba.conf"
         rules.write_text("host all app 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
         server.psql("SELECT pg_reload_conf()")
         yield server
+
+
+@pytest.mark.parametrize("command", [SERVE, ("worker", "--once"), ("migrate",)])
+def test_a_wrong_password_is_refused_in_one_line(
+    guarded: Cluster, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    url = f"postgresql://app:{SECRET}@127.0.0.1:{guarded.port}/postgres"
+    line = refusal(url, tmp_path, *command)
+    assert f"postgresql://127.0.0.1:{guarded.port}/postgres can't be used" in line
+    assert 'password authentication failed for user "app"' in line
 
 
 def test_a_server_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -241,37 +232,47 @@ def test_no_part_of_a_password_is_shown_however_it_is_given(tmp_path: Path, rest
     refusal(f"postgresql://{rest}", tmp_path, *SERVE)
 
 
-def test_a_role_without_rights_or_a_lost_table_is_told_at_the_start(tmp_path: Path) -> None:
-    with postgresql.cluster() as server:
-        assert run("migrate", cwd=tmp_path, settings=settings(server.url())).returncode == 0
-        server.psql("CREATE ROLE app LOGIN PASSWORD 'tr0ub4dor-p'")
-        server.psql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app")
-        server.psql("GRANT INSERT, UPDATE ON users TO app")
-        url = f"postgresql://app:{SECRET}@127.0.0.1:{server.port}/postgres"
-        for command in (SERVE, ("migrate", "--check")):
-            line = refusal(url, tmp_path, *command)
-            assert "its role may not INSERT in the table sessions" in line
+def test_a_role_without_rights_or_a_lost_table_is_told_at_the_start(
+    guarded: Cluster, tmp_path: Path
+) -> None:
+    assert run("migrate", cwd=tmp_path, settings=settings(guarded.url())).returncode == 0
+    guarded.psql("CREATE ROLE clerk LOGIN")
+    guarded.psql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO clerk")
+    guarded.psql("GRANT INSERT, UPDATE ON users TO clerk")
+    url = f"postgresql://clerk:{SECRET}@127.0.0.1:{guarded.port}/postgres"
+    for command in (SERVE, ("migrate", "--check")):
+        line = refusal(url, tmp_path, *command)
+        assert "its role may not INSERT in the table sessions" in line
 
-        server.psql("GRANT INSERT, UPDATE ON sessions TO app")
-        check = run("migrate", "--check", cwd=tmp_path, settings=settings(url))
-        assert check.returncode == 0, check.stderr
-        server.psql("ALTER TABLE sweeps RENAME TO lost")
-        for command in (SERVE, ("migrate", "--check")):
-            assert "the table sweeps is missing" in refusal(url, tmp_path, *command)
+    guarded.psql("GRANT INSERT, UPDATE ON sessions TO clerk")
+    check = run("migrate", "--check", cwd=tmp_path, settings=settings(url))
+    assert check.returncode == 0, check.stderr
+    guarded.psql("ALTER TABLE sweeps RENAME TO lost")
+    for command in (SERVE, ("migrate", "--check")):
+        assert "the table sweeps is missing" in refusal(url, tmp_path, *command)
 
 
 # A standby that does not answer
 
 
-@pytest.fixture
-def lonely(tmp_path: Path) -> Iterator[tuple[Cluster, Program]]:
-    """A server whose database can be told to wait for a standby that is not there."""
-    with postgresql.cluster() as cluster:
-        assert run("migrate", cwd=tmp_path, settings=settings(cluster.url())).returncode == 0
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A database that can be told to wait for a standby that is not there, frozen and crashed."""
+    with postgresql.cluster() as made:
+        folder = tmp_path_factory.mktemp("made")
+        assert run("migrate", cwd=folder, settings=settings(made.url())).returncode == 0
         # Which would keep the warning of an unconfirmed commit from whoever doesn't ask for it.
-        cluster.psql("ALTER DATABASE postgres SET client_min_messages = error")
-        with serving(tmp_path, "--no-worker", settings=settings(cluster.url())) as program:
-            yield cluster, program
+        made.psql("ALTER DATABASE postgres SET client_min_messages = error")
+        yield made
+
+
+@pytest.fixture
+def program(cluster: Cluster, tmp_path: Path) -> Iterator[Program]:
+    """A server on that database, which nothing may upset."""
+    with serving(tmp_path, "--no-worker", settings=settings(cluster.url())) as served:
+        yield served
+        assert served.stop() == 0
+        assert "Traceback" not in served.stderr
 
 
 def _wait_for_standby(cluster: Cluster, names: str) -> None:
@@ -290,9 +291,8 @@ CANCEL_WAITS = (
 
 
 async def test_a_commit_without_the_standbys_word_is_no_success(
-    lonely: tuple[Cluster, Program],
+    cluster: Cluster, program: Program
 ) -> None:
-    cluster, program = lonely
     async with calling(program) as calls:
         mine = await calls.create("ada")
         other = await calls.create("ada")
@@ -309,13 +309,11 @@ async def test_a_commit_without_the_standbys_word_is_no_success(
         _wait_for_standby(cluster, "")
         await calls.create("bob")
         assert (await calls.validate(mine.session_token)).HasField("session")
-    assert program.stop() == 0
 
 
 async def test_a_repeated_sign_out_is_no_success_either_before_a_standby_has_the_first(
-    lonely: tuple[Cluster, Program],
+    cluster: Cluster, program: Program
 ) -> None:
-    cluster, program = lonely
     async with calling(program) as calls:
         mine = await calls.create("ada")
         _wait_for_standby(cluster, "absent")
@@ -327,9 +325,8 @@ async def test_a_repeated_sign_out_is_no_success_either_before_a_standby_has_the
 
 
 async def test_a_standby_that_stays_away_keeps_nobody_beyond_the_deadline(
-    lonely: tuple[Cluster, Program],
+    cluster: Cluster, program: Program
 ) -> None:
-    cluster, program = lonely
     async with calling(program) as calls:
         mine = await calls.create("ada")
         _wait_for_standby(cluster, "absent")
@@ -337,43 +334,32 @@ async def test_a_standby_that_stays_away_keeps_nobody_beyond_the_deadline(
         assert set(outcomes) <= {UNAVAILABLE, LATE}
         assert (await calls.validate(mine.session_token)).HasField("session")
         assert await asyncio.to_thread(program.stop) == 0
+    _wait_for_standby(cluster, "")
 
 
 # A crash
 
 
 async def test_a_crash_under_load_loses_nothing_answered_and_passes(
-    tmp_path: Path,
+    cluster: Cluster, program: Program
 ) -> None:
-    with postgresql.cluster() as cluster, _served(cluster, tmp_path) as program:
-        async with calling(program) as calls, under_load(calls) as ledger:
-            await asyncio.sleep(0.7)
-            await ledger.fails(asyncio.to_thread(cluster.stop, at_once=True))
-            await asyncio.to_thread(cluster.start)
-            await ledger.passes(back=time.monotonic())
-
-
-@contextlib.contextmanager
-def _served(cluster: Cluster, folder: Path) -> Iterator[Program]:
-    """Give a server on a database, which nothing may end or upset."""
-    assert run("migrate", cwd=folder, settings=settings(cluster.url())).returncode == 0
-    with serving(folder, settings=settings(cluster.url())) as program:
-        yield program
-        assert program.stop() == 0
-        assert "Traceback" not in program.stderr
+    async with calling(program) as calls, under_load(calls) as ledger:
+        await asyncio.sleep(0.7)
+        await ledger.fails(asyncio.to_thread(cluster.stop, at_once=True))
+        await asyncio.to_thread(cluster.start)
+        await ledger.passes(back=time.monotonic())
 
 
 # Silence
 
 
 async def test_a_server_that_falls_silent_keeps_nobody_beyond_the_deadline_and_loses_nothing(
-    tmp_path: Path,
+    cluster: Cluster, program: Program
 ) -> None:
-    with postgresql.cluster() as cluster, _served(cluster, tmp_path) as program:
-        async with calling(program) as calls, under_load(calls) as ledger:
-            await asyncio.sleep(0.7)
-            with cluster.frozen():
-                await asyncio.sleep(SILENCE_SECONDS)
-                assert ledger.failures
-            await ledger.passes(back=time.monotonic())
-            assert ledger.slowest < 2 * DEADLINE_SECONDS
+    async with calling(program) as calls, under_load(calls) as ledger:
+        await asyncio.sleep(0.7)
+        with cluster.frozen():
+            await asyncio.sleep(SILENCE_SECONDS)
+            assert ledger.failures
+        await ledger.passes(back=time.monotonic())
+        assert ledger.slowest < 2 * DEADLINE_SECONDS

@@ -179,7 +179,7 @@ async def test_touches_change_no_index(tmp_path: Path) -> None:
             touched += await engine.sessions.touch(
                 [Touch(session_id, now, f"203.0.113.{second}") for session_id in due], at(now)
             )
-        url = engine.database.dialect.url  # type: ignore[attr-defined]
+        url = engine.url
     assert touched == 40 * 60
     assert _updates(url, "sessions", at_least=touched) == (touched, touched)
 

@@ -16,7 +16,7 @@ from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.ports import Touch, TouchesSkipped, Transaction
-from session_authority_server.store.database import Database
+from session_authority_server.store.engine import postgresql
 from session_authority_workers.expire import Expire
 from tests.support.engines import (
     DAY,
@@ -26,10 +26,8 @@ from tests.support.engines import (
     Engine,
     a_session,
     ids,
-    migrated_postgresql,
     numbered,
     opened,
-    over,
     told,
 )
 
@@ -45,73 +43,74 @@ CREATE TRIGGER pause BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION pau
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    async with opened("postgresql", tmp_path) as fresh:
+        yield fresh
+
+
 async def test_a_worker_does_not_end_the_session_that_ends_all_others_meanwhile(
-    tmp_path: Path,
+    engine: Engine,
 ) -> None:
     now = START + 2 * DAY
     first = a_session("first", last_active=now, idle_timeout=DAY, session_id=numbered(1))
     current, other = (a_session("ann", last_active=now, idle_timeout=DAY) for _ in range(2))
-    async with opened("postgresql", tmp_path) as engine:
-        await engine.fill([first], START)
-        await engine.fill([current, other], START + SECOND)
-        url = engine.database.dialect.url  # type: ignore[attr-defined]
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
-            await admin.execute(PAUSE.encode())
-            # Row by row, as the planner does it for batches much smaller than the table.
-            for method in ("hashjoin", "mergejoin", "seqscan", "sort", "bitmapscan"):
-                name = admin.info.dbname
-                await admin.execute(f"ALTER DATABASE {name} SET enable_{method} = off".encode())
-            await engine.database.close()
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
-            await admin.execute("SELECT pg_advisory_lock(1)")
-            working = asyncio.create_task(engine.upkeep.end_overdue(now, 10, named=True))
-            while (await (await admin.execute(WAITING)).fetchall())[0][0] == 0:
-                assert not working.done(), working
-                await asyncio.sleep(0.005)
-            await engine.sweep("ann", now, InitiatingEntity.USER, exempt=current.session_id)
-            await admin.execute("SELECT pg_advisory_unlock(1)")
-            batch = await working
-        assert current.session_id not in {each.session_id for each in batch.ended}
-        found = told(await engine.get(current.session_id))
-        assert found is not None
-        assert found["ending"] is None
+    await engine.fill([first], START)
+    await engine.fill([current, other], START + SECOND)
+    async with await psycopg.AsyncConnection.connect(engine.url, autocommit=True) as admin:
+        await admin.execute(PAUSE.encode())
+        # Row by row, as the planner does it for batches much smaller than the table.
+        for method in ("hashjoin", "mergejoin", "seqscan", "sort", "bitmapscan"):
+            name = admin.info.dbname
+            await admin.execute(f"ALTER DATABASE {name} SET enable_{method} = off".encode())
+        await engine.database.close()
+    async with await psycopg.AsyncConnection.connect(engine.url, autocommit=True) as admin:
+        await admin.execute("SELECT pg_advisory_lock(1)")
+        working = asyncio.create_task(engine.upkeep.end_overdue(now, 10, named=True))
+        while (await (await admin.execute(WAITING)).fetchall())[0][0] == 0:
+            assert not working.done(), working
+            await asyncio.sleep(0.005)
+        await engine.sweep("ann", now, InitiatingEntity.USER, exempt=current.session_id)
+        await admin.execute("SELECT pg_advisory_unlock(1)")
+        batch = await working
+    assert current.session_id not in {each.session_id for each in batch.ended}
+    found = told(await engine.get(current.session_id))
+    assert found is not None
+    assert found["ending"] is None
 
 
-async def test_a_sign_in_that_a_sweep_of_everybody_overtakes_is_judged_anew(tmp_path: Path) -> None:
-    async with opened("postgresql", tmp_path) as engine:
-        seen = []
+async def test_a_sign_in_that_a_sweep_of_everybody_overtakes_is_judged_anew(engine: Engine) -> None:
+    seen = []
 
-        async def sign_in(transaction: Transaction) -> Session:
-            standing = await transaction.lock_user("ann")
-            seen.append(standing.swept_time)
-            if standing.swept_time is None:
-                await engine.sweep_everybody(START)
-            return await transaction.insert_session(a_session("ann"))
+    async def sign_in(transaction: Transaction) -> Session:
+        standing = await transaction.lock_user("ann")
+        seen.append(standing.swept_time)
+        if standing.swept_time is None:
+            await engine.sweep_everybody(START)
+        return await transaction.insert_session(a_session("ann"))
 
-        session = await engine.sessions.transact(sign_in)
-        assert seen == [None, START]
-        assert told(await engine.get(session.session_id)) == told(session)
+    session = await engine.sessions.transact(sign_in)
+    assert seen == [None, START]
+    assert told(await engine.get(session.session_id)) == told(session)
 
 
 async def test_a_swept_session_that_somebody_else_has_locked_is_left_and_told_of(
-    tmp_path: Path,
+    engine: Engine,
 ) -> None:
-    async with opened("postgresql", tmp_path) as engine:
-        locked, free = await engine.add(a_session("ann"), a_session("ann"))
-        await engine.sweep("ann", START)
-        [sweep] = await engine.upkeep.pending_sweeps(10)
-        url = engine.database.dialect.url  # type: ignore[attr-defined]
-        async with await psycopg.AsyncConnection.connect(url) as other:
-            await other.execute(
-                "SELECT FROM sessions WHERE session_id = %s FOR UPDATE", (locked.session_id,)
-            )
-            batch = await engine.upkeep.end_swept(sweep, NOW, None, 10)
-            assert [each.session_id for each in batch.ended] == [free.session_id]
-            assert batch.left == 1
-            assert await Expire(engine.upkeep, ManualClock(NOW))() == 0
-            assert await engine.upkeep.pending_sweeps(10) == [sweep]
-        assert await Expire(engine.upkeep, ManualClock(NOW))() == 1
-        assert await engine.upkeep.pending_sweeps(10) == []
+    locked, free = await engine.add(a_session("ann"), a_session("ann"))
+    await engine.sweep("ann", START)
+    [sweep] = await engine.upkeep.pending_sweeps(10)
+    async with await psycopg.AsyncConnection.connect(engine.url) as other:
+        await other.execute(
+            "SELECT FROM sessions WHERE session_id = %s FOR UPDATE", (locked.session_id,)
+        )
+        batch = await engine.upkeep.end_swept(sweep, NOW, None, 10)
+        assert [each.session_id for each in batch.ended] == [free.session_id]
+        assert batch.left == 1
+        assert await Expire(engine.upkeep, ManualClock(NOW))() == 0
+        assert await engine.upkeep.pending_sweeps(10) == [sweep]
+    assert await Expire(engine.upkeep, ManualClock(NOW))() == 1
+    assert await engine.upkeep.pending_sweeps(10) == []
 
 
 LOCK = "SELECT FROM sessions WHERE session_id = %s FOR UPDATE"
@@ -122,10 +121,12 @@ RENEW = (
 SOON_SECONDS = 2
 
 
-async def test_a_worker_leaves_what_somebody_else_has_locked_to_the_next_time() -> None:
+async def test_a_worker_leaves_what_somebody_else_has_locked_to_the_next_time(
+    engine: Engine,
+) -> None:
     sessions = [a_session(idle_timeout=SECOND) for _ in range(5)]
     now = START + MINUTE
-    async with _locking(sessions) as (engine, locked, let_go):
+    async with _locking(engine, sessions) as (locked, let_go):
         async with asyncio.timeout(SOON_SECONDS):
             batch = await engine.upkeep.end_overdue(now, 10, named=True)
         assert {each.session_id for each in batch.ended} == set(ids(sessions)) - {locked}
@@ -136,57 +137,47 @@ async def test_a_worker_leaves_what_somebody_else_has_locked_to_the_next_time() 
         assert {each.session_id for each in batch.ended} == {locked}
 
 
-async def test_a_worker_that_meets_a_session_which_is_being_renewed_waits_for_what_comes_of_it() -> (
-    None
-):
+async def test_a_worker_that_meets_a_session_which_is_being_renewed_waits_for_what_comes_of_it(
+    engine: Engine,
+) -> None:
     sessions = [a_session(idle_timeout=SECOND) for _ in range(3)]
     now = START + MINUTE
-    with migrated_postgresql() as url:
-        database = Database.postgresql(url)
-        try:
-            engine = over(database)
-            await engine.add(*sessions)
-            renewed = min(ids(sessions))
-            async with await psycopg.AsyncConnection.connect(url) as somebody:
-                await somebody.execute(RENEW, (now, renewed))
-                batch = await engine.upkeep.end_overdue(now, 10, named=True)
-                assert {each.session_id for each in batch.ended} == set(ids(sessions)) - {renewed}
-                assert not (await engine.upkeep.end_overdue(now, 10, named=True)).examined
-                await somebody.commit()
-            assert not (await engine.upkeep.end_overdue(now, 10, named=True)).examined
-            assert await engine.upkeep.count_overdue(now + SECOND, 10) == 1
-            batch = await engine.upkeep.end_overdue(now + SECOND, 10, named=True)
-            assert [each.session_id for each in batch.ended] == [renewed]
-        finally:
-            await database.close()
+    await engine.add(*sessions)
+    renewed = min(ids(sessions))
+    async with await psycopg.AsyncConnection.connect(engine.url) as somebody:
+        await somebody.execute(RENEW, (now, renewed))
+        batch = await engine.upkeep.end_overdue(now, 10, named=True)
+        assert {each.session_id for each in batch.ended} == set(ids(sessions)) - {renewed}
+        assert not (await engine.upkeep.end_overdue(now, 10, named=True)).examined
+        await somebody.commit()
+    assert not (await engine.upkeep.end_overdue(now, 10, named=True)).examined
+    assert await engine.upkeep.count_overdue(now + SECOND, 10) == 1
+    batch = await engine.upkeep.end_overdue(now + SECOND, 10, named=True)
+    assert [each.session_id for each in batch.ended] == [renewed]
 
 
-async def test_a_lock_keeps_the_worker_from_nothing_that_needs_no_write() -> None:
+async def test_a_lock_keeps_the_worker_from_nothing_that_needs_no_write(engine: Engine) -> None:
     sessions = [a_session(lifetime=SECOND) for _ in range(5)]
-    async with _locking(sessions) as (engine, _, _):
+    async with _locking(engine, sessions):
         async with asyncio.timeout(SOON_SECONDS):
             batch = await engine.upkeep.end_overdue(START + MINUTE, 10, named=True)
         assert {each.session_id for each in batch.ended} == set(ids(sessions))
 
 
-async def test_a_second_worker_is_told_that_somebody_is_at_it_and_does_not_wait() -> None:
+async def test_a_second_worker_is_told_that_somebody_is_at_it_and_does_not_wait(
+    engine: Engine,
+) -> None:
     sessions = [a_session(lifetime=SECOND) for _ in range(5)]
     now = START + MINUTE
-    with migrated_postgresql() as url:
-        database = Database.postgresql(url)
-        try:
-            engine = over(database)
-            await engine.add(*sessions)
-            async with await psycopg.AsyncConnection.connect(url) as other:
-                await other.execute("SELECT FROM upkeep FOR UPDATE")
-                async with asyncio.timeout(SOON_SECONDS):
-                    batch = await engine.upkeep.end_overdue(now, 10, named=True)
-                    assert (batch.busy, batch.examined, list(batch.ended)) == (True, 0, [])
-                    assert await Expire(engine.upkeep, ManualClock(now))() == 0
-                    assert await engine.upkeep.count_overdue(now, 10) == 5
-            assert await Expire(engine.upkeep, ManualClock(now))() == 5
-        finally:
-            await database.close()
+    await engine.add(*sessions)
+    async with await psycopg.AsyncConnection.connect(engine.url) as other:
+        await other.execute("SELECT FROM upkeep FOR UPDATE")
+        async with asyncio.timeout(SOON_SECONDS):
+            batch = await engine.upkeep.end_overdue(now, 10, named=True)
+            assert (batch.busy, batch.examined, list(batch.ended)) == (True, 0, [])
+            assert await Expire(engine.upkeep, ManualClock(now))() == 0
+            assert await engine.upkeep.count_overdue(now, 10) == 5
+    assert await Expire(engine.upkeep, ManualClock(now))() == 5
 
 
 def _sql(statement: Select[Any]) -> str:
@@ -194,35 +185,32 @@ def _sql(statement: Select[Any]) -> str:
     return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
-async def test_a_worker_that_went_away_in_mid_step_keeps_others_from_it_for_seconds_only() -> None:
+async def test_a_worker_that_went_away_in_mid_step_keeps_others_from_it_for_seconds_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgresql._AS_WORKER, "idle_in_transaction_session_timeout", "300ms")
     now = START + MINUTE
-    with migrated_postgresql() as url:
-        database = Database.postgresql(url)
-        try:
-            engine = over(database)
-            await engine.add(a_session(lifetime=SECOND))
-            gone = await psycopg.AsyncConnection.connect(url)
-            try:
-                await gone.execute(_sql(select(database.dialect.worker_settings())).encode())
-                await gone.execute("SELECT FROM upkeep FOR UPDATE")
-                assert (await engine.upkeep.end_overdue(now, 10)).busy
-                async with asyncio.timeout(60):
-                    while (await engine.upkeep.end_overdue(now, 10)).busy:
-                        await asyncio.sleep(0.2)
-            finally:
-                await gone.close()
-            assert await engine.upkeep.count_overdue(now, 10) == 0
-        finally:
-            await database.close()
+    await engine.add(a_session(lifetime=SECOND))
+    gone = await psycopg.AsyncConnection.connect(engine.url)
+    try:
+        await gone.execute(_sql(select(engine.database.dialect.worker_settings())).encode())
+        await gone.execute("SELECT FROM upkeep FOR UPDATE")
+        assert (await engine.upkeep.end_overdue(now, 10)).busy
+        async with asyncio.timeout(60):
+            while (await engine.upkeep.end_overdue(now, 10)).busy:
+                await asyncio.sleep(0.2)
+    finally:
+        await gone.close()
+    assert await engine.upkeep.count_overdue(now, 10) == 0
 
 
-async def test_an_activity_of_a_session_that_somebody_else_has_locked_keeps_no_other_waiting() -> (
-    None
-):
+async def test_an_activity_of_a_session_that_somebody_else_has_locked_keeps_no_other_waiting(
+    engine: Engine,
+) -> None:
     sessions = [a_session() for _ in range(5)]
     moment = START + SECOND
     touches = [Touch(each, moment, None) for each in ids(sessions)]
-    async with _locking(sessions) as (engine, locked, let_go):
+    async with _locking(engine, sessions) as (locked, let_go):
         async with asyncio.timeout(SOON_SECONDS):
             with pytest.raises(TouchesSkipped) as failure:
                 await engine.sessions.touch(touches, lambda: moment)
@@ -234,93 +222,76 @@ async def test_an_activity_of_a_session_that_somebody_else_has_locked_keeps_no_o
 
 @asynccontextmanager
 async def _locking(
-    sessions: Sequence[Session],
-) -> AsyncIterator[tuple[Engine, UUID, Callable[[], Awaitable[None]]]]:
-    """Give a store with sessions of which somebody has locked one, which one, and how they let go."""
-    with migrated_postgresql() as url:
-        database = Database.postgresql(url)
-        try:
-            engine = over(database)
-            await engine.add(*sessions)
-            async with await psycopg.AsyncConnection.connect(url) as somebody:
-                await somebody.execute(LOCK, (sessions[2].session_id,))
-                yield engine, sessions[2].session_id, somebody.commit
-        finally:
-            await database.close()
+    engine: Engine, sessions: Sequence[Session]
+) -> AsyncIterator[tuple[UUID, Callable[[], Awaitable[None]]]]:
+    """Add sessions of which somebody has locked one; give which one, and how they let go."""
+    await engine.add(*sessions)
+    async with await psycopg.AsyncConnection.connect(engine.url) as somebody:
+        await somebody.execute(LOCK, (sessions[2].session_id,))
+        yield sessions[2].session_id, somebody.commit
 
 
 async def test_a_sign_in_beyond_the_limit_leaves_an_ending_that_it_waited_for(
-    tmp_path: Path,
+    engine: Engine,
 ) -> None:
-    async with opened("postgresql", tmp_path) as engine:
-        [old] = await engine.add(a_session("ann"))
-        signed_out = Ending(START + SECOND, EndReason.SIGNED_OUT, InitiatingEntity.USER)
-        beyond = Ending(START + MINUTE, EndReason.LIMIT, InitiatingEntity.POLICY)
-        url = engine.database.dialect.url  # type: ignore[attr-defined]
-        async with await psycopg.AsyncConnection.connect(url) as other:
-            await other.execute(
-                "UPDATE sessions SET end_time = %s, end_reason = 1, initiating_entity = 2",
-                (signed_out.time,),
-            )
+    [old] = await engine.add(a_session("ann"))
+    signed_out = Ending(START + SECOND, EndReason.SIGNED_OUT, InitiatingEntity.USER)
+    beyond = Ending(START + MINUTE, EndReason.LIMIT, InitiatingEntity.POLICY)
+    async with await psycopg.AsyncConnection.connect(engine.url) as other:
+        await other.execute(
+            "UPDATE sessions SET end_time = %s, end_reason = 1, initiating_entity = 2",
+            (signed_out.time,),
+        )
 
-            async def make_room(transaction: Transaction) -> Sequence[UUID]:
-                return await transaction.end_live_over_limit("ann", START + MINUTE, 0, beyond)
+        async def make_room(transaction: Transaction) -> Sequence[UUID]:
+            return await transaction.end_live_over_limit("ann", START + MINUTE, 0, beyond)
 
-            making_room = asyncio.create_task(engine.sessions.transact(make_room))
-            await asyncio.sleep(0.2)
-            assert not making_room.done()
-            await other.commit()
-            assert await making_room == []
-        assert (await engine.get(old.session_id)).ending == signed_out
+        making_room = asyncio.create_task(engine.sessions.transact(make_room))
+        await asyncio.sleep(0.2)
+        assert not making_room.done()
+        await other.commit()
+        assert await making_room == []
+    assert (await engine.get(old.session_id)).ending == signed_out
 
 
 async def test_a_failure_quotes_nothing_of_what_was_stored(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened("postgresql", tmp_path) as engine:
-        await engine.execute(
-            text("ALTER TABLE sessions ADD CHECK (user_id != 'some-private-user')")
-        )
-        with pytest.raises(StoreUnavailable):
-            await engine.add(a_session("some-private-user"))
-        assert "violates check constraint" in caplog.text
-        assert "some-private-user" not in caplog.text
+    await engine.execute(text("ALTER TABLE sessions ADD CHECK (user_id != 'some-private-user')"))
+    with pytest.raises(StoreUnavailable):
+        await engine.add(a_session("some-private-user"))
+    assert "violates check constraint" in caplog.text
+    assert "some-private-user" not in caplog.text
 
 
-async def test_connections_that_broke_while_they_were_idle_fail_nobody(tmp_path: Path) -> None:
-    async with opened("postgresql", tmp_path) as engine:
-        [session] = await engine.add(a_session("ann"))
-        for _ in range(2):
-            await engine.get(session.session_id)
-            assert len(await engine.sessions.list_live("ann", START, None, 10)) == 1
-            async with await psycopg.AsyncConnection.connect(
-                engine.database.dialect.url,  # type: ignore[attr-defined]
-                autocommit=True,
-            ) as admin:
-                await admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid != pg_backend_pid()"
-                )
+async def test_connections_that_broke_while_they_were_idle_fail_nobody(engine: Engine) -> None:
+    [session] = await engine.add(a_session("ann"))
+    for _ in range(2):
         await engine.get(session.session_id)
         assert len(await engine.sessions.list_live("ann", START, None, 10)) == 1
-        await engine.add(a_session("bob"))
+        async with await psycopg.AsyncConnection.connect(engine.url, autocommit=True) as admin:
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid != pg_backend_pid()"
+            )
+    await engine.get(session.session_id)
+    assert len(await engine.sessions.list_live("ann", START, None, 10)) == 1
+    await engine.add(a_session("bob"))
 
 
-async def test_of_many_reads_at_once_on_connections_that_break_none_hangs(tmp_path: Path) -> None:
-    async with opened("postgresql", tmp_path) as engine:
-        [session] = await engine.add(a_session("ann"))
-        url = engine.database.dialect.url  # type: ignore[attr-defined]
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
-            for _ in range(10):
-                reads = [asyncio.create_task(engine.get(session.session_id)) for _ in range(8)]
-                await asyncio.sleep(0.001)
-                await admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid != pg_backend_pid()"
-                )
-                reads += [asyncio.create_task(engine.get(session.session_id)) for _ in range(8)]
-                async with asyncio.timeout(SOON_SECONDS):
-                    await asyncio.gather(*reads, return_exceptions=True)
-        async with asyncio.timeout(SOON_SECONDS):
-            four = [engine.get(session.session_id) for _ in range(16)]
-            assert len(await asyncio.gather(*four)) == 16
+async def test_of_many_reads_at_once_on_connections_that_break_none_hangs(engine: Engine) -> None:
+    [session] = await engine.add(a_session("ann"))
+    async with await psycopg.AsyncConnection.connect(engine.url, autocommit=True) as admin:
+        for _ in range(10):
+            reads = [asyncio.create_task(engine.get(session.session_id)) for _ in range(8)]
+            await asyncio.sleep(0.001)
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid != pg_backend_pid()"
+            )
+            reads += [asyncio.create_task(engine.get(session.session_id)) for _ in range(8)]
+            async with asyncio.timeout(SOON_SECONDS):
+                await asyncio.gather(*reads, return_exceptions=True)
+    async with asyncio.timeout(SOON_SECONDS):
+        four = [engine.get(session.session_id) for _ in range(16)]
+        assert len(await asyncio.gather(*four)) == 16

@@ -75,12 +75,6 @@ def test_several_processes_beyond_this_machine_without_insecure(refusal: Refusal
     assert "0.0.0.0:0 can be reached from other machines" in told
 
 
-def test_several_processes_on_a_database_that_is_not_there(refusal: Refusal) -> None:
-    url = "postgresql://127.0.0.1:1/absent"
-    told = refusal(*FREE, "--database-url", url, "--processes", "2")
-    assert f"Error: the database {url} can't be used" in told
-
-
 def test_a_metrics_port_in_use(refusal: Refusal) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as occupant:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"
@@ -101,19 +95,6 @@ def test_a_folder_that_is_missing(
 def test_a_folder_that_cannot_be_written_to(refusal: Refusal) -> None:
     told = refusal(*FREE, "--database-url", "sqlite:////proc/sessions.sqlite")
     assert "/proc/sessions.sqlite can't be written to" in told
-
-
-def test_a_database_from_the_future(tmp_path: Path, refusal: Refusal) -> None:
-    assert run("migrate", cwd=tmp_path).returncode == 0
-    path = tmp_path / "session-authority.sqlite"
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-        connection.execute("UPDATE authority SET oldest_program = '9999'")
-
-    for arguments in (FREE, ("worker", "--once"), ("migrate",)):
-        told = refusal(*arguments)
-        assert "9999" in told
-        assert "newer release" in told
 
 
 @pytest.mark.parametrize(
@@ -245,15 +226,6 @@ def test_a_configuration_file_that_is_missing_or_broken(tmp_path: Path, refusal:
     assert "no configuration file absent.toml" in refusal("--config", "absent.toml", "serve")
     (tmp_path / "broken.toml").write_text("listen = \n")
     assert "broken.toml can't be read" in refusal("serve", SESSION_AUTHORITY_CONFIG="broken.toml")
-
-
-def test_a_link_to_a_served_database_is_the_same_database(tmp_path: Path) -> None:
-    with serving(tmp_path):
-        (tmp_path / "link.sqlite").symlink_to(tmp_path / "session-authority.sqlite")
-        link = f"sqlite:///{tmp_path}/link.sqlite"
-        done = run(*FREE, cwd=tmp_path, settings={"SESSION_AUTHORITY_DATABASE_URL": link})
-        assert done.returncode != 0
-        assert "another process serves" in done.stderr
 
 
 def test_nobody_else_can_read_the_database(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ class Sessions(SignIns):
 
     @rule()
     def run_expire(self) -> None:
-        cutoff = self.now - self.pace.hold_back
+        cutoff = self.now - self.pace.safety_lag
         due = [each for each in self.known if each.recorded is None and self.is_due(each, cutoff)]
         assert self.run(self.expire()) == len(due)
         for each in due:

@@ -64,6 +64,12 @@ class Engine:
     upkeep: UpkeepStore
     keys: KeyStore
 
+    @property
+    def url(self) -> str:
+        """Where PostgreSQL has the database."""
+        url: str = self.database.dialect.url  # type: ignore[attr-defined]
+        return url
+
     async def execute(self, *statements: Executable) -> None:
         """Do what the protocol has no word for, and commit it."""
 

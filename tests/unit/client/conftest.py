@@ -133,3 +133,9 @@ def authority_by_token(authority: FakeAuthority) -> FakeAuthority:
     authority.answers_by("ValidateSession", answer_by_token)
     authority.answers_by("BatchValidateSessions", batch_of(answer_by_token))
     return authority
+
+
+@pytest.fixture
+def brief_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses between attempts, for tests that are not about them."""
+    monkeypatch.setattr("session_authority._retries.MAX_PAUSE_SECONDS", 0.005)

@@ -30,6 +30,8 @@ from tests.support.fake_authority import FakeAuthority, batch_of, fault
 from tests.unit.client.conftest import Ask, Gate, answer_by_token, asking, tokens_asked, until
 from tests.unit.client.near_cache.conftest import NearTwin
 
+pytestmark = pytest.mark.usefixtures("brief_retries")
+
 
 @pytest.fixture(params=["plain", "near"])
 def near_cache(request: pytest.FixtureRequest) -> bool:

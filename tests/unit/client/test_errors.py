@@ -11,6 +11,8 @@ from session_authority.v1.error_reason_pb2 import ErrorReason
 from tests.support.fake_authority import TOKEN, FakeAuthority, Fault, fault
 from tests.unit.client.conftest import Twin
 
+pytestmark = pytest.mark.usefixtures("brief_retries")
+
 Code = grpc.StatusCode
 
 BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {

@@ -32,6 +32,8 @@ from tests.support.fake_authority import (
 )
 from tests.unit.client.conftest import NOT_FOUND, UNPRESENTABLE, Twin
 
+pytestmark = pytest.mark.usefixtures("brief_retries")
+
 
 async def test_create_sends_what_it_was_given_and_returns_the_session_with_its_token(
     twin: Twin, authority: FakeAuthority

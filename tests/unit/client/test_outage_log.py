@@ -21,6 +21,8 @@ from session_authority._outage_log import WARNING_INTERVAL_SECONDS, OutageLog
 from tests.support.fake_authority import TOKEN, FakeAuthority, Fault, accepted, fault
 from tests.unit.client.conftest import Twin, until
 
+pytestmark = pytest.mark.usefixtures("brief_retries")
+
 KEY = "sak_" + "K" * 70
 NOBODY_LISTENS = "127.0.0.1:9"
 LOGGER = "session_authority.client"

@@ -38,6 +38,8 @@ from tests.support.fake_authority import (
 )
 from tests.unit.client.conftest import Twin
 
+pytestmark = pytest.mark.usefixtures("brief_retries")
+
 DOWN = fault(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 
 

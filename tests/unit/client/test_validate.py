@@ -22,6 +22,8 @@ from tests.support.fake_authority import (
 )
 from tests.unit.client.conftest import NOT_FOUND, UNPRESENTABLE, Twin
 
+pytestmark = pytest.mark.usefixtures("brief_retries")
+
 
 async def test_validate_returns_the_session_of_a_good_token(
     twin: Twin, authority: FakeAuthority
