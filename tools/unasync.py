@@ -22,14 +22,14 @@ FILES = {
 
 SENTENCES = {
     "The client for asyncio.": "The client for threads.",
-    "Asks the session authority, on asyncio.": "Asks the session authority, blocking the calling thread.",
+    "Calls the session authority from asyncio.": "Calls the session authority. Each call blocks its thread.",
     "from an event loop": "from threads",
     """\
-    One client serves every event loop and every process that forks off before it is first called, each
-    by connections of its own. (gRPC itself does not survive a fork once its asyncio side has run.)
-    Nothing connects before the first call.""": """\
-    One client serves all threads of a process, and every process that forks off gets connections of
-    its own. Nothing connects before the first call.""",
+    One client serves all event loops, each with its own connections. A process may fork before the client's first
+    call, but not after it: the asyncio side of gRPC does not survive a fork. The client connects at its first call.
+    Close it""": """\
+    One client serves all threads of a process. A forked process gets its own connections. The client connects at its
+    first call. Close it""",
     "the running loop's connection": "the connection",
 }
 

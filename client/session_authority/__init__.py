@@ -1,4 +1,4 @@
-"""The client of Session Authority: is this login still good?
+"""The client of Session Authority, which validates session tokens.
 
 with SessionClient.from_env() as client:
     if session := client.validate(token):

@@ -1,4 +1,4 @@
-"""Validations that wait to be sent: those that come together go out in one call. Nothing here does I/O."""
+"""Validations that wait to be sent. Concurrent ones share a call. Nothing here does I/O."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,18 +14,18 @@ from session_authority.session import Rejection, Session
 from session_authority.v1 import session_service_pb2 as v1
 
 CALLS_LIMIT = 4
-"""As many calls are in flight at most. A question that comes alone is sent at once. Questions that come while all calls
-are in flight go out together in the next one."""
+"""At most this many calls are in flight. While one is free, a question is sent at once. Otherwise questions wait, and
+the next call takes them all."""
 
 SHARED_QUESTIONS = 64
 """Above this many waiting questions, split them evenly over the free calls, so that the authority answers some while
 the client takes in the answers to others."""
 
 QUESTION_LIMIT_BYTES = 768
-"""A larger question is asked by itself, so that a batch of 1,000 stays below the authority's limit of 1 MiB."""
+"""A larger question gets a call of its own, so that a batch of 1,000 stays below the authority's limit of 1 MiB."""
 
 WAITING_LIMIT = 10_000
-"""When this many questions wait already, a report of use is left to the session's next use."""
+"""While this many questions wait, reports of use are dropped. The session's next use repeats the report."""
 
 _Waiter = TypeVar("_Waiter")
 Outcome: TypeAlias = Session | Rejection | Exception
@@ -33,7 +33,7 @@ Outcome: TypeAlias = Session | Rejection | Exception
 
 @dataclass(slots=True, eq=False)
 class Question(Generic[_Waiter]):
-    """A question and the callers that wait for its answer; none if it only reports use."""
+    """A question and the callers that wait for its answer. A report of use has no callers."""
 
     message: v1.ValidateSessionRequest = field(repr=False)
     ip_address: str | None = None
@@ -41,14 +41,14 @@ class Question(Generic[_Waiter]):
 
 
 Exchange: TypeAlias = Callable[[Sequence[Question[_Waiter]]], Operation[list[Outcome]]]
-"""Asks questions in one call, and returns the outcome of each."""
+"""Sends questions in one call, and returns the outcome of each."""
 
 
 class Questions(Generic[_Waiter]):
     """The questions that have not been sent yet.
 
-    A question that is asked twice is sent once, but only if it has not been sent: an answer in flight may be older than
-    a revocation that was acknowledged before the question was asked again.
+    Equal questions that wait are sent once. A question in flight is sent again, because its answer may be older than a
+    revocation that has been acknowledged since.
     """
 
     def __init__(self) -> None:
@@ -58,14 +58,14 @@ class Questions(Generic[_Waiter]):
         return len(self._waiting)
 
     def join(self, message: v1.ValidateSessionRequest, waiter: _Waiter) -> Question[_Waiter]:
-        """Add a question, or a caller to the same question that waits already."""
+        """Add a caller and its question. If an equal question waits, add the caller to that question."""
         question = self._question(message)
         question.ip_address = message.ip_address or None
         question.waiters.append(waiter)
         return question
 
     def leave(self, question: Question[_Waiter], waiter: _Waiter) -> None:
-        """Remove a caller that waits no longer, and the question with its last caller."""
+        """Remove a caller that has stopped waiting. Remove the question with its last caller."""
         if waiter in question.waiters:
             question.waiters.remove(waiter)
         if not question.waiters:
@@ -74,7 +74,7 @@ class Questions(Generic[_Waiter]):
                 del self._waiting[payload]
 
     def last_waiter(self) -> _Waiter | None:
-        """Return the caller that came last; None if none waits."""
+        """Return the latest caller of the newest question; None if no question waits."""
         question = next(reversed(self._waiting.values()), None)
         return question.waiters[-1] if question is not None else None
 
@@ -84,7 +84,7 @@ class Questions(Generic[_Waiter]):
             self._question(message)
 
     def take(self, calls: int = 1) -> list[Question[_Waiter]]:
-        """Take the questions for the next of some free calls, oldest first."""
+        """Remove and return the questions for the next of `calls` free calls, oldest first."""
         share = max(math.ceil(len(self._waiting) / calls), SHARED_QUESTIONS)
         payloads = list(islice(self._waiting, min(share, BATCH_LIMIT_REQUESTS)))
         return [self._waiting.pop(payload) for payload in payloads]
@@ -98,14 +98,14 @@ class Questions(Generic[_Waiter]):
 
 
 def may_be_batched(message: v1.ValidateSessionRequest) -> bool:
-    """Say whether a question cannot make its whole batch fail."""
+    """Say whether a question is safe to batch: an invalid one would make the whole call fail."""
     if message.ByteSize() > QUESTION_LIMIT_BYTES:
         return False
     return not message.ip_address or convert.is_address(message.ip_address)
 
 
 def ask(questions: Sequence[Question[_Waiter]]) -> Operation[list[Outcome]]:
-    """Ask questions in one call."""
+    """Send questions in one call."""
     responses = yield from _core.validations([question.message for question in questions])
     return [_outcome(response) for response in responses]
 

@@ -1,4 +1,4 @@
-"""Sends validations for the client for asyncio."""
+"""Sends the validations of the asyncio client in batches."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,14 +20,14 @@ Run: TypeAlias = Callable[[_core.Operation[Any]], Awaitable[Any]]
 
 
 class Batcher:
-    """Sends the validations of one event loop, those that wait together in one call."""
+    """Sends the validations of one event loop. Those that wait at the same time share a call."""
 
     def __init__(self, run: Run, exchange: Exchange[_Waiter], deadline_seconds: float) -> None:
-        """Send through a client.
+        """Start with no questions.
 
         Args:
             run: Makes the calls of an operation.
-            exchange: The operation that asks questions.
+            exchange: The operation that sends questions.
             deadline_seconds: How long a caller waits.
         """
         self._run = run
@@ -38,7 +38,7 @@ class Batcher:
         self._scheduled = False
 
     async def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
-        """Return the answer to a question, or the error of the call that it was sent with."""
+        """Return the answer to a question, or the error of its call."""
         waiter: _Waiter = asyncio.get_running_loop().create_future()
         question = self._questions.join(message, waiter)
         self._pump()
@@ -46,21 +46,21 @@ class Batcher:
             async with asyncio.timeout(self._deadline_seconds):
                 return await waiter
         except TimeoutError:
-            return DeadlineExceeded("waiting for calls before it")
+            return DeadlineExceeded("waiting for earlier calls")
         finally:
             if not waiter.done() or waiter.cancelled():
                 self._questions.leave(question, waiter)
 
     def report(self, message: v1.ValidateSessionRequest) -> None:
-        """Send a question that reports use, with the next call."""
+        """Send a question that reports use, with the next call. Nothing waits for its answer."""
         self._questions.report(message)
         self._pump()
 
     def close(self) -> None:
-        """Do nothing: no task waits for reports."""
+        """Do nothing: reports need no task of their own."""
 
     def _pump(self) -> None:
-        # At the end of this turn of the loop, with all that ask in it.
+        # Send at the end of this iteration of the loop, together with the other questions of the iteration.
         if not self._scheduled and len(self._calls) < CALLS_LIMIT and self._questions:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._send)

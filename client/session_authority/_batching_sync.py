@@ -1,4 +1,4 @@
-"""Sends validations for the client for threads."""
+"""Sends the validations of the client for threads in batches."""
 
 import contextlib
 import threading
@@ -24,7 +24,7 @@ Run: TypeAlias = Callable[[_core.Operation[Any]], Any]
 
 
 class _Waiter:
-    """A thread that waits for an answer, and may be asked to make the next call meanwhile."""
+    """A thread that waits for an answer. If `leads` is set, it must make the next call."""
 
     __slots__ = ("leads", "outcome", "woken")
 
@@ -35,18 +35,18 @@ class _Waiter:
 
 
 class Batcher:
-    """Sends the validations of all threads, those that wait together in one call.
+    """Sends the validations of all threads. Those that wait at the same time share a call.
 
-    Each call is made by a thread that waits for an answer itself. Questions that come while all calls are in flight are
-    left to the thread that one of the callers appoints when it is done.
+    A thread that waits for an answer makes the call itself: it leads. While all calls are in flight, questions wait.
+    When a leader is done, it appoints a waiting thread as the next leader.
     """
 
     def __init__(self, run: Run, exchange: Exchange[_Waiter], deadline_seconds: float) -> None:
-        """Send through a client.
+        """Start with no questions.
 
         Args:
             run: Makes the calls of an operation.
-            exchange: The operation that asks questions.
+            exchange: The operation that sends questions.
             deadline_seconds: How long a caller waits.
         """
         self._run = run
@@ -59,7 +59,7 @@ class Batcher:
         self._reporter = Background(self._send_reports, "session-authority-report")
 
     def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
-        """Return the answer to a question, or the error of the call that it was sent with."""
+        """Return the answer to a question, or the error of its call."""
         ends_at = time.monotonic() + self._deadline_seconds
         with self._lock:
             waiter = _Waiter(leads=self._calls < CALLS_LIMIT)
@@ -74,11 +74,11 @@ class Batcher:
         finally:
             self._leave(question, waiter)
         if waiter.outcome is None:
-            return DeadlineExceeded("waiting for calls before it")
+            return DeadlineExceeded("waiting for earlier calls")
         return waiter.outcome
 
     def report(self, message: v1.ValidateSessionRequest) -> None:
-        """Send a question that reports use, from a thread of its own, unless too many wait."""
+        """Send a question that reports use, in a background thread, unless too many wait."""
         if self._reports.qsize() < WAITING_LIMIT:
             self._reports.put(message)
             self._reporter.start()
@@ -116,7 +116,7 @@ class Batcher:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        # To the caller that has waited least: it has the most time left.
+        # The latest caller leads next: it has the most time left until its deadline.
         waiter = self._questions.last_waiter()
         if waiter is None:
             self._calls -= 1
@@ -137,5 +137,5 @@ class Batcher:
                     break
             if message is None:
                 return
-            with contextlib.suppress(Exception):  # the next use repeats it
+            with contextlib.suppress(Exception):  # the session's next use repeats the report
                 self._run(self._exchange(questions.take()))

@@ -1,5 +1,5 @@
 # Generated from _caller_aio.py by `make sync`. Do not edit.
-"""Calls of the authority from threads: settings, connections, attempts and what failures mean."""
+"""Calls to the authority from threads: settings, connections, retries and errors."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A channel, which connects at its first call, and what sends validations through it."""
+    """A channel, which connects at its first call, and its batcher, retry budget and methods."""
 
     channel: grpc.Channel
     batcher: Batcher
@@ -49,20 +49,20 @@ class Connection:
     methods: dict[str, "grpc.UnaryUnaryMultiCallable[bytes, bytes]"] = field(default_factory=dict)
 
     def method(self, path: str) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
-        """Return the callable for a method, made once."""
+        """Return the callable for a method. Each is created once."""
         found = self.methods.get(path)
         if found is None:
             found = self.methods[path] = self.channel.unary_unary(path)
         return found
 
     def close(self) -> None:
-        """End the calls under way."""
+        """Close the channel, which ends the calls in flight."""
         self.channel.close()
         self.batcher.close()
 
 
 class Caller:
-    """A client without its methods: its settings, its connections, and how it makes calls."""
+    """The part of a client below its methods: settings, connections and calls."""
 
     def __init__(
         self,
@@ -78,24 +78,23 @@ class Caller:
         near_cache: NearCache | bool = False,
         batching: bool = True,
     ) -> None:
-        """Take the settings; nothing connects yet.
+        """Check the settings. The client connects at its first call.
 
         Args:
             address: Where the authority listens, as `host:port` or another target in gRPC's syntax. All
                 addresses that a name resolves to share the load.
-            api_key: The key that this program identifies itself with.
-            deadline_seconds: How long one RPC may take in all, its retries included.
+            api_key: The key that identifies this program to the authority.
+            deadline_seconds: How long one RPC may take, including its retries.
             tls: Whether to encrypt. By default, only connections within this host are not encrypted: to a
-                loopback address or a Unix socket. Give False on a network that is encrypted already.
-            root_certificates: The authorities to trust, as PEM; the system's unless given.
-            channel_credentials: Credentials for the channel in place of those that the other arguments
-                describe.
-            client_certificate: The certificate that this program shows to an authority that asks for one,
-                as PEM, followed by those that lead to its own authority.
+                loopback address or a Unix socket. Pass False on a network that is already encrypted.
+            root_certificates: The certificate authorities to trust, as PEM. The default is the system's.
+            channel_credentials: Credentials for the channel, instead of `tls` and the certificates.
+            client_certificate: The certificate that this program presents if the authority asks for one, as
+                PEM. The intermediate certificates follow it.
             client_key: The private key of that certificate, as PEM without a passphrase.
-            near_cache: Whether to answer from memory for as long as the authority permits, or the settings
-                to do so with (docs/use/near-cache.md). The API key has to permit watching.
-            batching: Whether calls of `validate` that wait at the same time share one RPC.
+            near_cache: Whether to answer from memory for as long as the authority permits, or the settings of
+                the near cache (docs/use/near-cache.md). The API key must permit watching.
+            batching: Whether concurrent calls of `validate` share one RPC.
 
         Raises:
             ConfigurationError: An argument has no usable value.
@@ -124,14 +123,17 @@ class Caller:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Make a client from the environment; what is unset or empty has its default.
+        """Return a client with the settings of the environment. A variable that is unset or empty has its default.
 
-        `SESSION_AUTHORITY_ADDRESS` (127.0.0.1:50551), `SESSION_AUTHORITY_API_KEY`,
-        `SESSION_AUTHORITY_DEADLINE_SECONDS` (5), `SESSION_AUTHORITY_TLS` ("on" or "off"; on unless
-        the address is local), and the paths of PEM files: `SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES`,
-        `SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE` and `SESSION_AUTHORITY_TLS_CLIENT_KEY`. Also
-        `SESSION_AUTHORITY_NEAR_CACHE` ("on" or "off"; off unless set) and `SESSION_AUTHORITY_BATCHING` ("on" or
-        "off"; on unless set).
+        - `SESSION_AUTHORITY_ADDRESS`: `host:port` (default 127.0.0.1:50551)
+        - `SESSION_AUTHORITY_API_KEY`: the API key
+        - `SESSION_AUTHORITY_DEADLINE_SECONDS`: seconds (default 5)
+        - `SESSION_AUTHORITY_TLS`: "on" or "off" (default "on", except for a local address)
+        - `SESSION_AUTHORITY_TLS_ROOT_CERTIFICATES`: path of a PEM file
+        - `SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE`: path of a PEM file
+        - `SESSION_AUTHORITY_TLS_CLIENT_KEY`: path of a PEM file
+        - `SESSION_AUTHORITY_NEAR_CACHE`: "on" or "off" (default "off")
+        - `SESSION_AUTHORITY_BATCHING`: "on" or "off" (default "on")
 
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
@@ -151,23 +153,23 @@ class Caller:
 
     @property
     def address(self) -> str:
-        """Where the authority listens, as given."""
+        """The address of the authority, as given."""
         return self._settings.address
 
     @property
     def near_cache_statistics(self) -> NearCacheStatistics | None:
-        """What the near cache has done in this process so far; None without one."""
+        """The statistics of the near cache in this process; None without a near cache."""
         near = self._near
         return None if near is None else near.core.statistics(near.now())
 
     def close(self) -> None:
-        """Close the connection; calls under way end with `ClientClosed`.
+        """Close the connection. Calls in flight raise `ClientClosed`.
 
-        Closing twice is fine.
+        A second call does nothing.
         """
         self._closed = True
         if self._near is not None:
-            self._near.core.stream_opened()  # nothing is kept, and the present stream is over
+            self._near.core.stream_opened()  # forgets all entries and ends the current stream
         connection = self._connections.pop(here(), None)
         if connection is not None:
             connection.close()
@@ -192,7 +194,7 @@ class Caller:
     def run_operation(self, operation: _core.Operation[_Result]) -> _Result:
         """Make the calls of an operation and return its result. For the library's own integrations.
 
-        A call that fails is thrown into the operation, which may go on in another way.
+        The error of a failed call is thrown into the operation, which may handle it and continue.
         """
         self._check_open()
         try:
@@ -209,10 +211,10 @@ class Caller:
             result: _Result = done.value
             return result
         finally:
-            operation.close()  # at once, though an error still holds this frame
+            operation.close()  # an error's traceback could keep it open
 
     def _validate(self, request: ValidationRequest) -> Session | Rejection:
-        """Ask about one token, together with the questions that wait at this moment."""
+        """Validate one token, in one call with the other questions that wait."""
         message = _core.validation(request)
         if message.session_token and _batching.may_be_batched(message):
             outcome = self._connection().batcher.ask(message)
@@ -220,11 +222,11 @@ class Caller:
                 return outcome
             if not isinstance(outcome, InvalidArgument):
                 raise _batching.own_copy(outcome)
-            # Some question of the batch is invalid, perhaps not this one.
+            # A question of the batch is invalid, perhaps another one: ask this one alone.
         return self.run_operation(_core.validate(request))
 
     def _repeated(self, connection: Connection, call: _core.Call) -> bytes | SessionAuthorityError:
-        """Repeat a call until it is answered or fails for good."""
+        """Make a call, and retry it until it is answered or no further attempt is allowed."""
         method = connection.method(call.method)
         attempts = Attempts(connection.retries, self._settings.deadline_seconds)
         while True:
@@ -259,18 +261,18 @@ class Caller:
                 operations.forget_changed(self._near.core, call)
         if self._closed:
             failure = ClientClosed()
-        # Raised out here, it drags no error of gRPC's along, whose text is not masked.
+        # Raised outside of `except`, so that its context is not gRPC's error, whose text is not masked.
         try:
             raise failure
         finally:
-            del failure  # or the error and this frame would hold each other
+            del failure  # breaks the reference cycle between the error and this frame
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClientClosed
 
     def _connection(self) -> Connection:
-        # Connections inherited from a parent process stay as they are: to close one would write to its sockets.
+        # Never close a connection that was inherited from a parent process: that would write to the parent's sockets.
         found = self._connections.get(here())
         if found is None:
             found = connect(self._connections, self._new_connection, self._check_open)
@@ -286,10 +288,10 @@ class Caller:
             return Connection(grpc.insecure_channel(settings.address, options), batcher)
         return Connection(grpc.secure_channel(settings.address, credentials, options), batcher)
 
-    # What the near cache needs.
+    # For the near cache.
 
     def forget_in_child(self) -> None:
-        """Begin with an empty near cache in a process that has just forked off."""
+        """Replace the near cache by an empty one, in a process that has just been forked."""
         if self._settings.near_cache is not None:
             self._near = self._new_near(self._settings.near_cache)
 
@@ -306,7 +308,7 @@ class Caller:
             raise ClientClosed from None
 
     def _report(self, due: Due) -> None:
-        # Where the client is closed meanwhile, the session that was found is still the answer.
+        # If the client has just been closed, the session that was found is still the answer.
         with contextlib.suppress(ClientClosed):
             self._connection().batcher.report(operations.report_of(due))
 

@@ -1,6 +1,6 @@
-"""What an event loop does in its own way. `_concurrency_sync` does the same with threads.
+"""Connections, background work and streams on an event loop. `_concurrency_sync` does the same with threads.
 
-Both are written by hand: tasks can be cancelled, threads cannot, and gRPC has a different stream for each.
+Both are written by hand. Tasks can be cancelled, but threads cannot, and gRPC has a different stream type for each.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ import grpc
 from session_authority.errors import DeadlineExceeded
 
 _PING_LIMIT_SECONDS = 5.0
-"""A ping that takes longer to send ends its stream."""
+"""If sending a ping takes longer, the stream ends."""
 
 _Connection = TypeVar("_Connection")
 
 Place: TypeAlias = tuple[int, asyncio.AbstractEventLoop]
-"""What a channel of gRPC belongs to: one event loop of one process."""
+"""The owner of a gRPC channel: one event loop of one process."""
 
 NextPing: TypeAlias = Callable[[], tuple[bytes, float] | None]
-"""Returns a ping and the seconds until the next one; None when the stream is to end."""
+"""Returns a ping and the seconds until the next ping; None to end the stream."""
 
 CHANNEL_CLOSED = (grpc.aio.UsageError, asyncio.CancelledError)
-"""What a call raises if its channel is closed before or during the call."""
+"""The exceptions of a call whose channel is closed before or during the call."""
 
 
 def here() -> Place:
-    """Return the place of the caller."""
+    """Return the current process and event loop."""
     return os.getpid(), asyncio.get_running_loop()
 
 
@@ -37,7 +37,7 @@ def connect(
     make: Callable[[], _Connection],
     check_open: Callable[[], None],
 ) -> _Connection:
-    """Make the connection of this place, and drop those of event loops that are closed."""
+    """Create the connection of this event loop. Remove the connections of closed event loops."""
     check_open()
     place = process_id, _ = here()
     for owner, loop in [*connections]:
@@ -53,7 +53,10 @@ def is_own_cancellation(error: BaseException) -> bool:
 
 
 class Background:
-    """Runs a function as a task, on the first loop that starts it, and on another once that one has stopped."""
+    """Runs a function as a task of the first event loop that starts it.
+
+    Once that loop has stopped, the next `start` on another loop runs the function there.
+    """
 
     def __init__(self, run: Callable[[], Coroutine[None, None, None]], name: str) -> None:
         self._run = run
@@ -61,7 +64,7 @@ class Background:
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
     def start(self) -> None:
-        """Make sure that the function runs."""
+        """Start the function unless it is running."""
         if self._running is not None:
             loop, task = self._running
             if loop.is_running() and not task.done():
@@ -80,12 +83,12 @@ class Background:
             await asyncio.wait([task])
 
     async def pause(self, seconds: float) -> None:
-        """Wait, or until the function is stopped."""
+        """Wait. `stop` ends the wait early."""
         await asyncio.sleep(seconds)
 
 
 class Stream:
-    """A stream that sends pings, and receives messages."""
+    """A stream that sends pings and receives messages."""
 
     def __init__(
         self,
@@ -97,13 +100,13 @@ class Stream:
         self._pinging = asyncio.create_task(self._ping(next_ping))
 
     async def read(self) -> bytes | None:
-        """Return the next message; None at the end."""
+        """Return the next message; None at the end of the stream."""
         try:
             message = await self._call.read()
         except asyncio.CancelledError as error:
             if is_own_cancellation(error):
                 raise
-            # The call was cancelled: no pong came, or the channel was closed.
+            # The call was cancelled, not this task: no pong came, or the channel was closed.
             raise DeadlineExceeded("no pong") from None
         return message if isinstance(message, bytes) else None
 
@@ -121,6 +124,6 @@ class Stream:
                     await self._call.write(payload)
                 await asyncio.sleep(pause_seconds)
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError):
-            pass  # the reader gets the error
+            pass  # `read` raises the error
         finally:
             self._call.cancel()

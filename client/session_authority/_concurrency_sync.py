@@ -1,4 +1,4 @@
-"""What threads do in their own way. `_concurrency_aio` does the same on an event loop, and says why there are two."""
+"""Connections, background work and streams with threads. `_concurrency_aio` does the same on an event loop."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ _STOP_SECONDS = 1.0
 
 
 class _Closable(Protocol):
-    """A connection, as far as it is closed here."""
+    """A connection that can be closed."""
 
     def close(self) -> None: ...
 
 
 class _Call(Iterator[bytes], Protocol):
-    """A stream of gRPC's."""
+    """A gRPC stream."""
 
     def cancel(self) -> bool: ...
 
@@ -28,13 +28,13 @@ class _Call(Iterator[bytes], Protocol):
 _Connection = TypeVar("_Connection", bound=_Closable)
 
 Place: TypeAlias = int
-"""What a channel of gRPC belongs to: one process."""
+"""The owner of a gRPC channel: one process."""
 
 NextPing: TypeAlias = Callable[[], tuple[bytes, float] | None]
-"""Returns a ping and the seconds until the next one; None when the stream is to end."""
+"""Returns a ping and the seconds until the next ping; None to end the stream."""
 
 CHANNEL_CLOSED = (ValueError,)
-"""What a call raises if its channel is closed before it begins."""
+"""The exceptions of a call whose channel is closed before the call."""
 
 here = os.getpid
 
@@ -44,10 +44,10 @@ def connect(
     make: Callable[[], _Connection],
     check_open: Callable[[], None],
 ) -> _Connection:
-    """Make the connection of this process, unless another thread was faster.
+    """Create the connection of this process, unless another thread was faster.
 
-    There is no lock, because a fork could inherit it locked. Threads that come together all make a connection, and
-    all but one close theirs, which has not connected yet.
+    There is no lock, because a fork could inherit it locked. Concurrent threads each create a connection. All except
+    one close theirs, which has not connected yet.
     """
     place, made = here(), make()
     kept = connections.setdefault(place, made)
@@ -55,7 +55,7 @@ def connect(
         made.close()
     try:
         check_open()
-    except ClientClosed:  # by another thread, which did not find this connection yet
+    except ClientClosed:  # another thread closed the client before this connection was stored
         connections.pop(place, None)
         kept.close()
         raise
@@ -68,7 +68,7 @@ def is_own_cancellation(_error: BaseException) -> bool:
 
 
 class Background:
-    """Runs a function in a thread, which the first `start` starts."""
+    """Runs a function in a thread."""
 
     def __init__(self, run: Callable[[], None], name: str) -> None:
         self._run = run
@@ -78,7 +78,7 @@ class Background:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Make sure that the function runs. Where no thread can be started, the next `start` tries again."""
+        """Start the thread unless it has been started. If that fails, the next `start` tries again."""
         if self._thread is None:
             self._start()
 
@@ -86,24 +86,24 @@ class Background:
         with self._starting:
             if self._thread is None and not self._stopped.is_set():
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                # Validations start it, and are answered without it too.
+                # A validation starts the thread, but must not fail without it.
                 with contextlib.suppress(RuntimeError):
                     thread.start()
                     self._thread = thread
 
     def stop(self) -> None:
-        """End a pause, and give the function a second to return."""
+        """End the function's pause, and wait up to a second for the function to return."""
         self._stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_STOP_SECONDS)
 
     def pause(self, seconds: float) -> None:
-        """Wait, or until the function is stopped."""
+        """Wait. `stop` ends the wait early."""
         self._stopped.wait(seconds)
 
 
 class Stream:
-    """A stream that sends pings, and receives messages."""
+    """A stream that sends pings and receives messages."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Stream:
         self._call = method(self._pings(next_ping), metadata=metadata)
 
     def read(self) -> bytes | None:
-        """Return the next message; None at the end."""
+        """Return the next message; None at the end of the stream."""
         assert self._call is not None
         return next(self._call, None)
 
@@ -127,7 +127,7 @@ class Stream:
             self._call.cancel()
 
     def _pings(self, next_ping: NextPing) -> Iterator[bytes]:
-        # gRPC asks for them in a thread of its own.
+        # gRPC iterates over the pings in a thread of its own.
         while (ping := next_ping()) is not None:
             payload, pause_seconds = ping
             yield payload

@@ -1,4 +1,4 @@
-"""Between the messages of the API and the values of the library."""
+"""Conversion between the messages of the API and the values of the library."""
 
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,10 @@ from session_authority.v1 import session_pb2, session_service_pb2
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 USER_AGENT_LIMIT_BYTES = 4096
-"""More than the authority keeps, which does the exact cut; less than what makes a request too large."""
+"""The client cuts a longer User-Agent, so that the request is not too large. The authority cuts it at 1,024 bytes."""
 
 DEVICES_LIMIT = 2048
-"""As many different devices are kept to be shared."""
+"""The number of different devices that are cached for sharing between sessions."""
 
 _NO_ATTRIBUTES = values.Attributes()
 
@@ -45,39 +45,44 @@ _REJECTION_REASONS = _by_number(
 
 
 def invalid(field: str, description: str) -> InvalidArgument:
-    """Give the error for an argument that is refused before any call."""
+    """Return the error for an invalid argument that the client finds before the call."""
     return InvalidArgument(violations=[FieldViolation(field, description)])
 
 
 def timestamp(field: str, time: datetime | None) -> Timestamp | None:
-    """Convert a point in time, refusing one that leaves open which it is."""
+    """Convert an aware datetime.
+
+    Raises:
+        InvalidArgument: The datetime has no time zone.
+    """
     if time is None:
         return None
     if time.utcoffset() is None:
-        raise invalid(field, "the datetime has no time zone, for example datetime.UTC")
+        raise invalid(field, "the datetime must have a time zone, for example datetime.UTC")
     message = Timestamp()
     message.FromDatetime(time)
     return message
 
 
 def duration(field: str, span: timedelta | None) -> Duration | None:
-    """Convert a length of time."""
+    """Convert a timedelta."""
     if span is None:
         return None
     if not isinstance(span, timedelta):
-        raise invalid(field, f"is a timedelta, not {type(span).__name__}")
+        raise invalid(field, f"must be a timedelta, not {type(span).__name__}")
     message = Duration()
     message.FromTimedelta(span)
     return message
 
 
 def text(field: str, value: str) -> str:
-    """Pass on a text that the wire can carry.
+    """Return a text that can be encoded as UTF-8.
 
-    Lone surrogates are what Python makes of bytes in a header that are no UTF-8.
+    Raises:
+        InvalidArgument: The text has lone surrogates. Python decodes a header's invalid UTF-8 to them.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{field} is a str, not {type(value).__name__}")
+        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -86,7 +91,7 @@ def text(field: str, value: str) -> str:
 
 
 def user_agent(value: str | bytes | None) -> str:
-    """Make any header a text of bounded length: nothing in it may fail a sign-in."""
+    """Return a User-Agent header as text of bounded length. No content makes the sign-in fail."""
     encoded = value if isinstance(value, bytes) else (value or "").encode("utf-8", "replace")
     if len(encoded) <= USER_AGENT_LIMIT_BYTES:
         return encoded.decode("utf-8", "replace")
@@ -94,12 +99,12 @@ def user_agent(value: str | bytes | None) -> str:
 
 
 def ip_address(value: values.IpAddress) -> str:
-    """Convert an address; whether it is one, the authority decides."""
+    """Return an IP address as text. The authority checks it."""
     return "" if value is None else text("ip_address", str(value))
 
 
 def is_address(text: str) -> bool:
-    """Say whether the authority accepts a text as an IP address. It accepts no zone."""
+    """Say whether the authority accepts a text as an IP address. It rejects a zone (`%eth0`)."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -108,11 +113,11 @@ def is_address(text: str) -> bool:
 
 
 def time_of(message: Timestamp) -> datetime:
-    """Convert a point in time, cutting it to whole microseconds."""
+    """Convert a timestamp to a datetime, which has whole microseconds."""
     try:
         return EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
     except OverflowError:
-        failure = InternalError("the answer holds a time beyond the calendar")
+        failure = InternalError("the answer contains a time that Python cannot represent")
     raise failure
 
 
@@ -161,7 +166,7 @@ def _device_of(message: session_pb2.Device) -> values.Device:
 def _device(
     browser: str, browser_version: str, os: str, os_version: str, kind: int, display_name: str
 ) -> values.Device:
-    # Made once for all the sessions that share it, which are many.
+    # Many sessions have the same device, so they share one object.
     return values.Device(
         browser=browser,
         browser_version=browser_version,
@@ -183,8 +188,8 @@ def answer_of(
             reason = message.rejection.reason
             return values.Rejection(_REJECTION_REASONS.get(reason, values.RejectionReason.UNKNOWN))
         case _:
-            # Not a rejection: what is not understood must not sign anybody out.
-            raise InternalError("the answer holds neither a session nor a rejection")
+            # An error, because an answer that the client does not understand must not sign a user out.
+            raise InternalError("the answer contains neither a session nor a rejection")
 
 
 def _unless_unset(number: int, known: Mapping[int, _Enum], unknown: _Enum) -> _Enum | None:

@@ -1,8 +1,9 @@
-"""What each operation of a client asks, and what it makes of the answers. Nothing here does I/O.
+"""The operations of a client: the requests that they build, and the results that they read. Nothing here does I/O.
 
-An operation is a generator: it yields the calls to make, is sent the bytes of each answer or thrown the
-error that a call ended in, and returns the result. The twins in `sync` and `aio` only move the bytes. What needs no call makes none: most
-visitors of a site carry no session, and asking about nothing would cost as much as asking about one.
+An operation is a generator. It yields each call to make, and returns the result. Its caller sends it the bytes of each
+answer, or throws the error of a failed call into it. The clients in `sync` and `aio` only move the bytes.
+
+An operation without a token makes no call: most visitors of a site have no session.
 """
 
 import secrets
@@ -31,13 +32,13 @@ SESSION_SERVICE = "/session_authority.v1.SessionService/"
 BATCH_LIMIT_REQUESTS = 1000
 PAGE_LIMIT_SESSIONS = 200
 _RETRY_SECRET_BYTES = 32
-# TOO_MANY_REJECTED_TOKENS: none of the tokens is good. A rejection without a reason keeps the user's cookie.
-_NOT_GOOD = v1.ValidateSessionResponse(rejection=v1.Rejection())
+# The answer if a call fails with TOO_MANY_REJECTED_TOKENS. A rejection without a reason keeps the user's cookie.
+_REJECTED = v1.ValidateSessionResponse(rejection=v1.Rejection())
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One unary call: where to, and the bytes to send."""
+    """One unary call: its method, and the bytes to send."""
 
     method: str
     payload: bytes = field(repr=False)
@@ -66,7 +67,7 @@ def create(
     actor_id: str | None,
     retry_secret: bytes | None,
 ) -> Operation[NewSession]:
-    """Record a sign-in. The retry secret, unless given, is made here, for every repetition to share."""
+    """Record a sign-in. All retries share one retry secret, which is generated here unless given."""
     request = v1.CreateSessionRequest(
         user_id=convert.text("user_id", user_id),
         ip_address=convert.ip_address(ip_address),
@@ -87,7 +88,7 @@ def create(
 
 
 def validate(request: ValidationRequest) -> Operation[Session | Rejection]:
-    """Say whether a token is good."""
+    """Say whether a token is valid."""
     message = validation(request)
     if not message.session_token:
         return Rejection(RejectionReason.NOT_FOUND)
@@ -98,7 +99,7 @@ def validate(request: ValidationRequest) -> Operation[Session | Rejection]:
 def validate_many(
     requests: Iterable[ValidationRequest],
 ) -> Operation[list[Session | Rejection]]:
-    """Say of many tokens whether they are good, in their order."""
+    """Validate many tokens, and return the answers in the same order."""
     messages = [validation(request) for request in requests]
     answers: list[Session | Rejection] = [Rejection(RejectionReason.NOT_FOUND)] * len(messages)
     asked = [index for index, message in enumerate(messages) if message.session_token]
@@ -112,20 +113,20 @@ def validate_many(
 def validations(
     messages: Sequence[v1.ValidateSessionRequest],
 ) -> Operation[Sequence[v1.ValidateSessionResponse]]:
-    """Ask about 1 to 1,000 tokens, a lone one by the cheaper call."""
+    """Validate 1 to 1,000 tokens in one call. ValidateSession is cheaper for a single token."""
     if len(messages) > 1:
         return (yield from batch_of_validations(messages))
     try:
         answer = yield from _ask("ValidateSession", messages[0], v1.ValidateSessionResponse)
     except SessionNotLive:
-        answer = _NOT_GOOD
+        answer = _REJECTED
     return (answer,)
 
 
 def batch_of_validations(
     messages: Sequence[v1.ValidateSessionRequest],
 ) -> Operation[Sequence[v1.ValidateSessionResponse]]:
-    """Ask about 1 to 1,000 tokens in one call."""
+    """Validate 1 to 1,000 tokens in one BatchValidateSessions call."""
     try:
         answer = yield from _ask(
             "BatchValidateSessions",
@@ -133,15 +134,15 @@ def batch_of_validations(
             v1.BatchValidateSessionsResponse,
         )
     except SessionNotLive:
-        return [_NOT_GOOD] * len(messages)
+        return [_REJECTED] * len(messages)
     if len(answer.responses) != len(messages):
-        raise InternalError(f"{len(messages)} questions got {len(answer.responses)} answers")
+        raise InternalError(f"{len(messages)} requests got {len(answer.responses)} answers")
     return answer.responses
 
 
 def list_sessions(token: Token, *, show_ended: bool, page_size: int) -> Operation[list[Session]]:
-    """Show a user their own sessions, all pages of them."""
-    # A session that is used meanwhile may appear again on a later page.
+    """List a user's own sessions, all pages of them."""
+    # A session that is used between two pages may appear on both.
     sessions: dict[str, Session] = {}
     page_token = ""
     while True:
@@ -160,8 +161,8 @@ class ListedPage(NamedTuple):
 
     Attributes:
         sessions: The sessions of this page.
-        next_page_token: Gives the next page; empty on the last one.
-        total: How many live sessions the user has over all pages; 10,001 if more than 10,000.
+        next_page_token: The `page_token` of the next page. Empty on the last page.
+        total: The number of the user's live sessions over all pages. 10,001 means more than 10,000.
     """
 
     sessions: list[Session]
@@ -177,13 +178,13 @@ def list_page(
     page_size: int,
     page_token: str = "",
 ) -> Operation[ListedPage]:
-    """Show a user one page of their own sessions."""
+    """List one page of a user's own sessions."""
     if not 1 <= page_size <= PAGE_LIMIT_SESSIONS:
         raise convert.invalid("page_size", f"must be from 1 to {PAGE_LIMIT_SESSIONS}")
     answer = yield from _ask(
         "ListSessions",
         v1.ListSessionsRequest(
-            session_token=_proof(token),
+            session_token=_required_token(token),
             page_size=page_size,
             page_token=page_token,
             show_ended=show_ended,
@@ -192,7 +193,7 @@ def list_page(
         v1.ListSessionsResponse,
     )
     if answer.next_page_token and answer.next_page_token == page_token:
-        raise InternalError("the pages of the list lead in a circle")
+        raise InternalError("a page of the list names itself as the next page")
     sessions = [convert.session_of(each) for each in answer.sessions]
     return ListedPage(sessions, answer.next_page_token, answer.total_size)
 
@@ -200,7 +201,7 @@ def list_page(
 def revoke(token: Token, session_id: str) -> Operation[RevokedSession]:
     """End one of the user's sessions."""
     request = v1.RevokeSessionRequest(
-        session_token=_proof(token), session_id=convert.text("session_id", session_id)
+        session_token=_required_token(token), session_id=convert.text("session_id", session_id)
     )
     answer = yield from _ask("RevokeSession", request, v1.RevokeSessionResponse)
     return RevokedSession(
@@ -211,14 +212,14 @@ def revoke(token: Token, session_id: str) -> Operation[RevokedSession]:
 
 
 def revoke_others(token: Token) -> Operation[datetime]:
-    """End all of the user's sessions but the token's own."""
-    request = v1.RevokeOtherSessionsRequest(session_token=_proof(token))
+    """End all of the user's sessions except the token's own."""
+    request = v1.RevokeOtherSessionsRequest(session_token=_required_token(token))
     answer = yield from _ask("RevokeOtherSessions", request, v1.RevokeOtherSessionsResponse)
     return convert.time_of(answer.effective_time)
 
 
 def sign_out(token: Token) -> Operation[datetime]:
-    """End the token's own session. Where there is none, that has been effective all along."""
+    """End the token's own session. Without a token, make no call and return the epoch."""
     session_token = presentable(token)
     if not session_token:
         return convert.EPOCH
@@ -234,9 +235,9 @@ def reauthenticate(
     authenticate_time: datetime | None,
     retry_secret: bytes | None,
 ) -> Operation[NewSession]:
-    """Renew a session, with a retry secret as in `create`."""
+    """Record that the user proved their identity again. The retry secret is as in `create`."""
     request = v1.ReauthenticateSessionRequest(
-        session_token=_proof(token),
+        session_token=_required_token(token),
         authenticate_time=convert.timestamp("authenticate_time", authenticate_time),
         authentication_methods=_methods(authentication_methods),
         retry_secret=retry_secret or secrets.token_bytes(_RETRY_SECRET_BYTES),
@@ -245,8 +246,12 @@ def reauthenticate(
     return _new_session(answer)
 
 
-def live(answer: Session | Rejection) -> Session:
-    """Give the session, or raise the rejection."""
+def session_or_raise(answer: Session | Rejection) -> Session:
+    """Return the session of an answer.
+
+    Raises:
+        SessionNotLive: The answer is a rejection.
+    """
     if isinstance(answer, Rejection):
         raise SessionNotLive(answer.reason, rejection=answer)
     return answer
@@ -259,14 +264,13 @@ def _ask(
     try:
         return answer_type.FromString(payload)
     except DecodeError:
-        failure = InternalError(f"the answer to {method} is not of the expected form")
+        failure = InternalError(f"the answer to {method} cannot be decoded")
     raise failure
 
 
 def validation(request: ValidationRequest) -> v1.ValidateSessionRequest:
-    """Give the question for a token, whose token is empty where there is nothing to ask."""
-    # "No particular user" is None. An empty id is an app's mistake, and the authority would take it
-    # for the former.
+    """Return the request for a token. Its `session_token` is empty if no call is needed."""
+    # None means any user. An empty id is an app's mistake, but the authority would accept any user for it too.
     if request.user_id == "":
         raise convert.invalid("user_id", "must not be empty; leave it out to accept any user")
     return v1.ValidateSessionRequest(
@@ -277,8 +281,12 @@ def validation(request: ValidationRequest) -> v1.ValidateSessionRequest:
     )
 
 
-def _proof(token: Token) -> str:
-    """Give the token that proves whose request this is, without which there is nothing to ask."""
+def _required_token(token: Token) -> str:
+    """Return the text of a token.
+
+    Raises:
+        SessionNotLive: There is no token, so the authority would reject the call.
+    """
     session_token = presentable(token)
     if not session_token:
         raise SessionNotLive("no token", rejection=Rejection(RejectionReason.NOT_FOUND))
@@ -286,16 +294,16 @@ def _proof(token: Token) -> str:
 
 
 def _actor(actor_id: str | None) -> str:
-    # Nobody is None. An empty id is an app's mistake, and the authority would take it for the user.
+    # None means that the user signs in. An empty id is an app's mistake, but means the same to the authority.
     if actor_id == "":
-        raise convert.invalid("actor_id", "must not be empty; leave it out where the user signs in")
+        raise convert.invalid("actor_id", "must not be empty; leave it out if the user signs in")
     return convert.text("actor_id", actor_id or "")
 
 
 def _methods(names: Iterable[str]) -> list[str]:
-    # A lone string is iterable too, and would be taken for its letters.
+    # A str is iterable too: each letter would become a name.
     if isinstance(names, str):
-        raise TypeError("authentication_methods is a sequence of names, not one str")
+        raise TypeError("authentication_methods must be a sequence of names, not a str")
     return [convert.text("authentication_methods", name) for name in names]
 
 
@@ -307,7 +315,7 @@ def _new_session(
     answer: v1.CreateSessionResponse | v1.ReauthenticateSessionResponse,
 ) -> NewSession:
     if not answer.session_token:
-        raise InternalError("the answer holds no token")
+        raise InternalError("the answer contains no token")
     return NewSession(
         session=convert.session_of(answer.session), token=SessionToken(answer.session_token)
     )

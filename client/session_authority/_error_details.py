@@ -1,4 +1,4 @@
-"""From a gRPC status to an exception of the library; the one place that knows which is which."""
+"""Conversion of gRPC statuses to the exceptions of the library."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -31,10 +31,10 @@ from session_authority.errors import (
 )
 
 _DOMAIN = "session-authority"
-RETRY_AFTER = timedelta(seconds=1)  # where the server names no delay
+RETRY_AFTER = timedelta(seconds=1)  # if the server gives no delay
 _DETAILS_KEY = "grpc-status-details-bin"
 
-# No answer of the authority quotes a secret; what stands between may.
+# The authority never quotes a secret, but a proxy may.
 _SECRET = re.compile(r"(?:ses|sak)_\w+|(?<=bearer )\S+", re.IGNORECASE)
 
 _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
@@ -42,7 +42,7 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "MALFORMED_REQUEST": InvalidArgument,
     "REQUEST_TOO_LARGE": RequestTooLarge,
     "SESSION_NOT_LIVE": SessionNotLive,
-    # The authority looked the token up before it refused the call: the token is not good.
+    # The authority looked the token up before it rejected the call: the token is invalid.
     "TOO_MANY_REJECTED_TOKENS": SessionNotLive,
     "SESSION_NOT_FOUND": SessionNotFound,
     "AUTHENTICATION_TOO_OLD": AuthenticationTooOld,
@@ -65,8 +65,8 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "PERMISSION_MISSING": PermissionMissing,
 }
 
-# For an answer without a known reason. UNAUTHENTICATED is then about the caller: only the authority's
-# own word signs a user out.
+# For a status without a known reason. UNAUTHENTICATED is then about the calling program: only a reason of the
+# authority may sign a user out.
 _BY_CODE: Mapping[grpc.StatusCode, type[SessionAuthorityError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
@@ -82,7 +82,7 @@ _BY_CODE: Mapping[grpc.StatusCode, type[SessionAuthorityError]] = {
 
 
 class Failure(Protocol):
-    """What a failed call tells, in either kind of gRPC."""
+    """The status of a failed call, from `grpc` or `grpc.aio`."""
 
     def code(self) -> grpc.StatusCode: ...
     def details(self) -> str | None: ...
@@ -97,10 +97,10 @@ class _Details(NamedTuple):
 
 
 def error_of(failure: Failure) -> SessionAuthorityError:
-    """Give the exception for a failed call. It repeats no secret, and never fails itself."""
+    """Return the exception for a failed call. It contains no secret. This function never raises."""
     code, text = failure.code(), failure.details() or ""
     reason, metadata, violations, retry_after = _details(failure.trailing_metadata() or ())
-    if _is_refused_unread(code, text) and reason is None:
+    if _is_overload(code, text) and reason is None:
         reason, retry_after = "SERVER_OVERLOADED", RETRY_AFTER
     kind = _BY_REASON.get(reason or "") or _kind_of(code, text)
     detail = ": ".join(filter(None, [reason or code.name, masked(text)]))
@@ -111,16 +111,16 @@ def error_of(failure: Failure) -> SessionAuthorityError:
     return kind(detail, reason=reason, metadata=metadata)
 
 
-def _is_refused_unread(code: grpc.StatusCode, text: str) -> bool:
-    # The gRPC of a server too busy to take a call on gives no reason. It cancels the call, in this one word;
-    # where it has newer parts, it says what there are too many of.
+def _is_overload(code: grpc.StatusCode, text: str) -> bool:
+    # If a server is too busy to accept a call, its gRPC gives no reason, only one of these texts. The second one
+    # comes from newer versions.
     if code is grpc.StatusCode.CANCELLED:
         return text == "CANCELLED"
     return code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Too many pending requests" in text
 
 
 def _kind_of(code: grpc.StatusCode, text: str) -> type[SessionAuthorityError]:
-    # gRPC itself refuses what exceeds its limits, and has no better sign for it than these words.
+    # gRPC rejects a message over its limit. Only this text tells it from an overload.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in text:
         return RequestTooLarge
     return _BY_CODE.get(code, InternalError)
@@ -159,5 +159,5 @@ def _decoded(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
 
 
 def masked(text: str) -> str:
-    """Return a text without the session tokens and API keys in it."""
+    """Return a text with its session tokens and API keys masked."""
     return _SECRET.sub("…", text)

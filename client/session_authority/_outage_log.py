@@ -1,4 +1,4 @@
-"""The warning that an app's log gets while calls to the authority fail."""
+"""The warning in an app's log while calls to the authority fail."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ _log = logging.getLogger("session_authority.client")
 
 
 class OutageLog:
-    """Logs why calls fail, at most once a minute. Apps answer 503 then, and their logs say nothing else."""
+    """Logs why calls fail, at most once a minute. Without it, the log of an app that answers 503 gives no cause."""
 
     def __init__(self, address: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._address = masked(address)  # someone may have given the API key as the address

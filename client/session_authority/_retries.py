@@ -1,7 +1,7 @@
-"""Repeating calls that failed because of an outage or an overload. Nothing here does I/O.
+"""Retries of calls that failed because of an outage or an overload. Nothing here does I/O.
 
-The clients switch gRPC's own retries off. gRPC repeats a call that a server turns away with GOAWAY at once, without
-a pause or a limit, and keeps the memory of each attempt until the deadline of the call: gigabytes in seconds.
+The clients switch gRPC's own retries off. If a server rejects a call with GOAWAY, gRPC retries it at once, without a
+pause or a limit. It keeps the memory of each attempt until the call's deadline: gigabytes in seconds.
 """
 
 import random
@@ -17,14 +17,14 @@ MAX_ATTEMPTS = 4
 INITIAL_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 0.5
 BUDGET_TOKENS = 100
-"""Retries stop once half of these are spent, rather than multiply the load that a recovery has to carry. The half is
-what a client has in flight when a server dies."""
+"""Retries stop once half of the tokens are spent, so that they don't multiply the load during a recovery. Half is
+enough for the calls that a client has in flight when a server dies."""
 TOKENS_OF_AN_ANSWER = 0.1
 
 RETRYABLE = frozenset(
     (
         grpc.StatusCode.UNAVAILABLE,
-        # An overloaded server's, with and without a reason, or a proxy's.
+        # From an overloaded server or proxy, with or without a reason.
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.CANCELLED,
     )
@@ -35,12 +35,12 @@ _JITTER = 0.2
 
 
 class RetryBudget:
-    """How many retries one channel may still make, as gRPC counts them (its proposal A6)."""
+    """The number of retries that one channel may still make, counted as in gRPC's proposal A6."""
 
     __slots__ = ("_lock", "_tokens")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # a fork gets a channel and a budget of its own
+        self._lock = threading.Lock()  # a forked process has its own channel and budget
         self._tokens = float(BUDGET_TOKENS)
 
     def answered(self) -> None:
@@ -50,7 +50,7 @@ class RetryBudget:
                 self._tokens = min(self._tokens + TOKENS_OF_AN_ANSWER, BUDGET_TOKENS)
 
     def failed(self) -> bool:
-        """Count an attempt that failed, and say whether there may be another."""
+        """Count an attempt that failed, and say whether another one is allowed."""
         with self._lock:
             self._tokens = max(self._tokens - 1, 0.0)
             return self._tokens > BUDGET_TOKENS / 2
@@ -67,11 +67,11 @@ class Attempts:
         self._made = 0
 
     def seconds_left(self) -> float:
-        """Return how long the next attempt may take: all attempts share one deadline."""
+        """Return how many seconds the next attempt may take. All attempts share one deadline."""
         return self._deadline - time.monotonic()
 
     def pause_after(self, status: Failure, failure: SessionAuthorityError) -> float | None:
-        """Return how many seconds to wait before the next attempt; None if there is to be none."""
+        """Return how many seconds to wait before the next attempt; None if no attempt may follow."""
         self._made += 1
         if status.code() not in RETRYABLE or not isinstance(failure, Unavailable):
             return None
@@ -80,16 +80,16 @@ class Attempts:
             return None
         if pushback is None:
             pause = min(INITIAL_PAUSE_SECONDS * 2 ** (self._made - 1), MAX_PAUSE_SECONDS)
-            pause *= 1 + _JITTER * random.uniform(-1, 1)  # noqa: S311 - it spreads load and hides nothing
+            pause *= 1 + _JITTER * random.uniform(-1, 1)  # noqa: S311 - jitter, not a secret
         elif pushback.isdecimal() and len(pushback) <= _PUSHBACK_DIGITS:
             pause = int(pushback) / 1000
-        else:  # the server wants no further attempt
+        else:  # the server forbids another attempt
             return None
         return pause if pause < self.seconds_left() else None
 
 
 def _pushback(status: Failure) -> str | None:
-    """Return what the server says about a further attempt: a number of milliseconds, or that it wants none."""
+    """Return the server's pushback: milliseconds until the next attempt, or another text that forbids it."""
     for key, value in status.trailing_metadata() or ():
         if key == _PUSHBACK:
             return str(value)

@@ -1,4 +1,4 @@
-"""How to reach the authority: the settings of a client, from arguments or from the environment."""
+"""The settings of a client, from arguments or from the environment."""
 
 import ipaddress
 import math
@@ -36,18 +36,18 @@ _VARIABLES = {
     "batching": _BATCHING,
 }
 
-# What gRPC does with anything else, it does in silence: it calls without a certificate.
+# gRPC reports no error for a file of another form: it connects without a certificate.
 _CERTIFICATE_FORM = re.compile(rb"-----BEGIN (TRUSTED )?CERTIFICATE-----")
 _KEY_FORM = re.compile(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----")
 _ENCRYPTED = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
 
-# The name resolvers that gRPC has (its "naming" document).
+# The name resolvers of gRPC: https://github.com/grpc/grpc/blob/master/doc/naming.md
 _TARGET_SCHEMES = frozenset(("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"))
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a client needs to know, checked when it is made."""
+    """The settings of a client. Creating them checks them."""
 
     address: str = DEFAULT_ADDRESS
     api_key: str | None = field(default=None, repr=False)
@@ -64,13 +64,13 @@ class Settings:
         if not _is_address(self.address):
             raise ConfigurationError(
                 "address",
-                "is not of the form host:port",
+                "must have the form host:port",
             )
-        # Also keeps line breaks out of the header, and gRPC from quoting the key in its complaint.
+        # Keeps line breaks out of the header. gRPC's own error would quote the key.
         if self.api_key is not None and not _is_header_safe(self.api_key):
-            raise ConfigurationError("api_key", "is not printable ASCII without spaces")
+            raise ConfigurationError("api_key", "must be printable ASCII without spaces")
         if not (math.isfinite(self.deadline_seconds) and self.deadline_seconds > 0):
-            raise ConfigurationError("deadline_seconds", "is not a positive number of seconds")
+            raise ConfigurationError("deadline_seconds", "must be a positive number of seconds")
         if self.channel_credentials is not None:
             if self.tls is not None or any(
                 each is not None
@@ -94,15 +94,15 @@ class Settings:
         if not self.secure:
             raise ConfigurationError("client_certificate", "is given, but TLS is off")
         if not _CERTIFICATE_FORM.search(self.client_certificate):
-            raise ConfigurationError("client_certificate", "is no certificate in PEM")
+            raise ConfigurationError("client_certificate", "is not a certificate in PEM")
         if _ENCRYPTED.search(self.client_key):
             raise ConfigurationError("client_key", "is encrypted; give one without a passphrase")
         if not _KEY_FORM.search(self.client_key):
-            raise ConfigurationError("client_key", "is no private key in PEM")
+            raise ConfigurationError("client_key", "is not a private key in PEM")
 
     @property
     def secure(self) -> bool:
-        """Whether the connection is encrypted: always, unless told otherwise or kept to this host."""
+        """Whether the connection is encrypted. By default, it is unless the address is local."""
         if self.channel_credentials is not None:
             return True
         if self.tls is not None:
@@ -112,13 +112,13 @@ class Settings:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries to identify the caller."""
+        """The metadata that identifies the caller in each call."""
         if self.api_key is None:
             return ()
         return (("authorization", f"Bearer {self.api_key}"),)
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """Give the credentials for a channel, None for a plaintext one."""
+        """Return the credentials for a channel; None for a plaintext channel."""
         if not self.secure:
             return None
         if self.channel_credentials is not None:
@@ -129,7 +129,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read the settings from environment variables; an empty variable counts as unset.
+        """Read the settings from environment variables. An empty variable counts as unset.
 
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
@@ -156,13 +156,13 @@ class Settings:
 
 
 def is_local(address: str) -> bool:
-    """Say whether an address, in gRPC's syntax, cannot lead off this host."""
+    """Say whether an address, in gRPC's syntax, stays on this host."""
     scheme, separator, rest = address.partition(":")
     if separator and scheme in {"unix", "unix-abstract"}:
         return True
     if separator and scheme in {"ipv4", "ipv6"}:
         return all(_is_loopback(target) for target in rest.removeprefix("///").split(","))
-    # A named resolver (dns://8.8.8.8/localhost) may call any host "localhost".
+    # A given name server (dns://8.8.8.8/localhost) may resolve "localhost" to any host.
     if separator and scheme == "dns":
         named = rest.startswith("//") and not rest.startswith("///")
         return not named and _is_loopback(rest.removeprefix("///"))
@@ -173,7 +173,7 @@ def _is_loopback(target: str) -> bool:
     if target.startswith("["):
         host = target[1:].partition("]")[0]
     else:
-        # More than one colon without brackets is an IPv6 address that names no port.
+        # Two or more colons without brackets are an IPv6 address without a port.
         host = target if target.count(":") > 1 else target.partition(":")[0]
     if host.lower() == "localhost":
         return True
@@ -193,7 +193,7 @@ def _seconds(text: str | None) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigurationError("deadline_seconds", f"is not a number: {text!r}") from None
+        raise ConfigurationError("deadline_seconds", f"must be a number, not {text!r}") from None
 
 
 def _switch(setting: str, text: str | None) -> bool | None:
@@ -205,7 +205,7 @@ def _switch(setting: str, text: str | None) -> bool | None:
         case "off":
             return False
         case _:
-            raise ConfigurationError(setting, f'is neither "on" nor "off": {text!r}')
+            raise ConfigurationError(setting, f'must be "on" or "off", not {text!r}')
 
 
 def _content(setting: str, path: str | None) -> bytes | None:
@@ -220,7 +220,7 @@ def _content(setting: str, path: str | None) -> bytes | None:
 
 
 def _is_address(address: str) -> bool:
-    """Say whether an address can be one: a URL of the web, say, would look like an outage for ever."""
+    """Say whether gRPC can use an address. For a web URL, every call would fail as if in an outage."""
     if not address.isprintable() or " " in address:
         return False
     scheme, colon, rest = address.partition(":")

@@ -1,4 +1,4 @@
-"""Calls of the authority's SessionAdminService, for the command line of the same distribution."""
+"""Calls to the authority's SessionAdminService, for the command line of the same distribution."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from session_authority._settings import Settings
 from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceStub
 
 AdminCall: TypeAlias = Callable[[str, Message], Any]
-"""Calls the method of a name with a request, and returns the response."""
+"""Calls the method with this name, and returns its response."""
 
 
 @contextmanager
 def admin_calls(environ: Mapping[str, str]) -> Iterator[AdminCall]:
-    """Connect to the authority as the environment says: by the variables of `SessionClient.from_env`.
+    """Connect to the authority with the variables of `SessionClient.from_env`.
 
-    A call that fails raises a `SessionAuthorityError`, as a client's calls do.
+    A failed call raises a `SessionAuthorityError`.
 
     Raises:
         ConfigurationError: A variable has no usable value; the message names it.

@@ -19,15 +19,20 @@ from session_authority.session_token import Token
 
 
 class AsyncSessionClient(AsyncCaller):
-    """Asks the session authority, on asyncio.
+    """Calls the session authority from asyncio.
 
-    One client serves every event loop and every process that forks off before it is first called, each
-    by connections of its own. (gRPC itself does not survive a fork once its asyncio side has run.)
-    Nothing connects before the first call. Close it, or use it in an `async with` block.
+    One client serves all event loops, each with its own connections. A process may fork before the client's first
+    call, but not after it: the asyncio side of gRPC does not survive a fork. The client connects at its first call.
+    Close it, or use it in an `async with` block.
 
-    Any method that calls the authority may raise `Unavailable` when nothing is known,
-    `CallerRejected` when the API key is not accepted, `InvalidArgument` for what breaks a limit,
-    `RequestTooLarge`, `InternalError` for a fault of the authority, and `ClientClosed` after `close`.
+    Each method that calls the authority may raise:
+
+    - `Unavailable`: The authority cannot answer, so nothing is known about the session.
+    - `CallerRejected`: The authority does not accept the API key.
+    - `InvalidArgument`: An argument breaks a limit.
+    - `RequestTooLarge`: The request is too large.
+    - `InternalError`: The authority has a fault.
+    - `ClientClosed`: The client is closed.
     """
 
     async def create(
@@ -44,30 +49,30 @@ class AsyncSessionClient(AsyncCaller):
         actor_id: str | None = None,
         retry_secret: bytes | None = None,
     ) -> NewSession:
-        """Record a sign-in that the app has just verified, and get the session's token.
+        """Record a sign-in that the app has just verified, and return the session and its token.
 
         Args:
             user_id: The app's own stable name for the user, 1 to 255 bytes.
-            ip_address: The user's IP address: one, without port, zone or list of proxies.
-            user_agent: The User-Agent header as received; nothing in it fails a sign-in.
-            authenticate_time: When the credential check *began*, aware; now unless given. It lets
-                the authority refuse a sign-in that "end everything" was to shut out.
+            ip_address: The user's IP address: a single address, without port or zone.
+            user_agent: The User-Agent header as received. No content makes the sign-in fail.
+            authenticate_time: When the credential check *began*, as an aware datetime. The default is now. The
+                authority rejects a sign-in that began before all of the user's sessions were ended.
             authentication_methods: How the user proved who they are, in the names of RFC 8176.
-            lifetime: The absolute lifetime; by default and at most the policy's.
-            idle_timeout: The idle timeout, at least a minute; the policy's unless given.
-            attributes: At most 16 texts, which each validation returns; they never change.
-            actor_id: Another person who acts as the user, by an id of the same form. Such a session can
-                neither list nor revoke.
-            retry_secret: 32 random bytes, to repeat this very call later, after `Unavailable`, and get
-                the same session. The client's own repetitions need none.
+            lifetime: The absolute lifetime, at most the policy's. The default is the policy's.
+            idle_timeout: The idle timeout, at least a minute. The default is the policy's.
+            attributes: At most 16 texts that each validation returns. They cannot be changed later.
+            actor_id: The id of another person who acts as the user, in the form of `user_id`. Such a session can
+                neither list nor revoke sessions.
+            retry_secret: 32 random bytes. If this call raises `Unavailable`, call again with the same secret to get
+                the same session. The client's own retries don't need it.
 
         Returns:
-            The session and its token, which is shown this once.
+            The session and its token. Only this call returns the token.
 
         Raises:
             AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
             SessionLimitReached: The policy refuses the user another session.
-            RetryStale: The session of an earlier attempt of this call has ended meanwhile.
+            RetryStale: An earlier attempt of this call created a session that has since ended.
         """
         return await self.run_operation(
             _core.create(
@@ -92,18 +97,18 @@ class AsyncSessionClient(AsyncCaller):
         user_id: str | None = None,
         passive: bool = False,
     ) -> Session | Rejection:
-        """Say whether a token is good at this moment: `if session := await client.validate(token)`.
+        """Say whether a token is valid now: `if session := await client.validate(token)`.
 
         Args:
-            token: What the user's device presented. None, an empty text and what is no token at all
-                are rejected without a call.
-            ip_address: The IP address that it came from, recorded as the latest one.
-            user_id: Where given, the session must be this user's.
-            passive: Whether the look-up is not the user's doing and must not count as activity.
+            token: The token that the user's device presented. The client rejects None, an empty text and anything
+                that cannot be a token, without a call.
+            ip_address: The IP address that the token came from. It is recorded as the latest one.
+            user_id: If given, a session of another user is rejected.
+            passive: Whether the look-up is not caused by the user. It then doesn't count as activity.
 
         Returns:
-            The live session, or a rejection, which is falsy. `Unavailable` is neither: it signs
-            nobody out.
+            The live session, or a rejection, which is falsy. An outage raises `Unavailable` instead, and must not
+            sign the user out.
         """
         near = self._near
         if near is None:
@@ -112,7 +117,7 @@ class AsyncSessionClient(AsyncCaller):
                 return await self.run_operation(_core.validate(request))
             self._check_open()
             return await self._validate(request)
-        # The clock is read before anything is looked up: `NearCacheCore.lookup` says why.
+        # Read the clock before the look-up: `NearCacheCore.lookup` says why.
         found = near.lookup(near.now(), token, ip_address, user_id, passive)
         if found is not None:
             return found
@@ -128,22 +133,22 @@ class AsyncSessionClient(AsyncCaller):
         user_id: str | None = None,
         passive: bool = False,
     ) -> Session:
-        """Return the session of a good token; the arguments are those of `validate`.
+        """Return the session of a valid token. The arguments are those of `validate`.
 
         Raises:
-            SessionNotLive: The token is not good; `rejection` says why.
+            SessionNotLive: The token is invalid; `rejection` says why.
         """
-        return _core.live(
+        return _core.session_or_raise(
             await self.validate(token, ip_address=ip_address, user_id=user_id, passive=passive)
         )
 
     async def validate_many(
         self, requests: Iterable[ValidationRequest]
     ) -> builtins.list[Session | Rejection]:
-        """Validate many tokens at once, in one call for every 1,000.
+        """Validate many tokens, up to 1,000 of them in each call.
 
         Returns:
-            One answer a request, in the same order, as from `validate`.
+            One answer per request, as from `validate`, in the same order.
         """
         near = self._near
         if near is None:
@@ -159,52 +164,52 @@ class AsyncSessionClient(AsyncCaller):
         show_ended: bool = False,
         page_size: int = _core.PAGE_LIMIT_SESSIONS,
     ) -> builtins.list[Session]:
-        """Show the user behind the token their own sessions, each once, latest activity first.
+        """Return all sessions of the token's user, each once, the most recently active first.
 
         Args:
-            token: Proves whose sessions to show.
-            show_ended: Whether to add those that ended and are still in the history (30 days).
-            page_size: How many sessions one call gets, 1 to 200; all pages are followed.
+            token: The token of the user whose sessions to list.
+            show_ended: Whether to add ended sessions that are still in the history (30 days unless configured).
+            page_size: How many sessions to fetch per call, 1 to 200. The method fetches all pages.
 
         Raises:
-            SessionNotLive: The token proves nothing: the user must sign in.
+            SessionNotLive: The token is invalid: the user must sign in.
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
-            ImpersonationForbidden: Somebody else acts as the user.
+            ImpersonationForbidden: The session has an actor: another person acts as the user.
         """
         return await self.run_operation(
             _core.list_sessions(token, show_ended=show_ended, page_size=page_size)
         )
 
     async def revoke(self, token: Token, session_id: str) -> RevokedSession:
-        """End one session of the user behind the token; to end an ended one succeeds too.
+        """End one session of the token's user. Revoking a session that has already ended succeeds too.
 
         Raises:
-            SessionNotLive: The token proves nothing: the user must sign in.
+            SessionNotLive: The token is invalid: the user must sign in.
             SessionNotFound: The user has no such session.
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
-            ImpersonationForbidden: Somebody else acts as the user.
+            ImpersonationForbidden: The session has an actor: another person acts as the user.
         """
         return await self.run_operation(_core.revoke(token, session_id))
 
     async def revoke_others(self, token: Token) -> datetime:
-        """End every session of the user behind the token but its own.
+        """End every session of the token's user except the token's own.
 
         Returns:
             The moment after which no validator anywhere accepts any of them.
 
         Raises:
-            SessionNotLive: The token proves nothing: the user must sign in.
+            SessionNotLive: The token is invalid: the user must sign in.
             ReauthenticationRequired: The last proof of identity is older than the policy allows.
-            ImpersonationForbidden: Somebody else acts as the user.
+            ImpersonationForbidden: The session has an actor: another person acts as the user.
         """
         return await self.run_operation(_core.revoke_others(token))
 
     async def sign_out(self, token: Token) -> datetime:
-        """End the token's own session. A token that is dead, unknown or absent is a success.
+        """End the token's own session. An invalid or missing token succeeds too.
 
         Returns:
-            The moment after which no validator anywhere accepts the session. Without a token there
-            was none to end: that has been so since 1970-01-01, and no call is made.
+            The moment after which no validator anywhere accepts the session. Without a token, the client makes no
+            call and returns 1970-01-01.
         """
         return await self.run_operation(_core.sign_out(token))
 
@@ -216,21 +221,21 @@ class AsyncSessionClient(AsyncCaller):
         authenticate_time: datetime | None = None,
         retry_secret: bytes | None = None,
     ) -> NewSession:
-        """Record that the user has just proved again who they are, and get another token.
+        """Record that the user has just proved their identity again, and return a new token.
 
-        The session keeps its id, its clocks start anew, and the old token dies at once.
+        The session keeps its id, and restarts its lifetime and its idle timeout. The old token becomes invalid at once.
 
         Args:
-            token: The session's present token.
+            token: The current token of the session.
             authentication_methods: How the user proved who they are, in the names of RFC 8176.
-            authenticate_time: When the credential check began, aware; now unless given.
-            retry_secret: 32 random bytes, to repeat this very call later, with the same token, after
-                `Unavailable`, and get the same new token. The client's own repetitions need none.
+            authenticate_time: When the credential check began, as an aware datetime. The default is now.
+            retry_secret: 32 random bytes. If this call raises `Unavailable`, call again with the same token and
+                secret to get the same new token. The client's own retries don't need it.
 
         Raises:
-            SessionNotLive: The token proves nothing: the user must sign in.
+            SessionNotLive: The token is invalid: the user must sign in.
             AuthenticationTooOld: The user's sessions were all ended after `authenticate_time`.
-            RetryStale: The token of an earlier attempt of this call is dead meanwhile.
+            RetryStale: An earlier attempt of this call returned a token that has since become invalid.
         """
         return await self.run_operation(
             _core.reauthenticate(

@@ -3,20 +3,20 @@
     SessionAuthorityError
     ├── SessionNotLive            the user must sign in (again)
     ├── SessionNotFound           the user has no session of that id
-    ├── AuthenticationTooOld      a sign-in begun before "end everything": start it anew
-    ├── ReauthenticationRequired  the user must prove again who they are, then ask again
-    ├── ImpersonationForbidden    whoever acts as the user may not do this
+    ├── AuthenticationTooOld      all sessions were ended since the sign-in began: sign in again
+    ├── ReauthenticationRequired  the user must prove their identity again
+    ├── ImpersonationForbidden    an actor, who acts as the user, may not do this
     ├── SessionLimitReached       the user must end another session first
-    ├── InvalidArgument           also a ValueError; the app passed what the authority refuses
-    │   └── RetryMismatch
-    ├── RetryStale                the repetition of a call whose session has ended since
-    ├── RequestTooLarge           the app passed too much
+    ├── InvalidArgument           also a ValueError; an argument is invalid
+    │   └── RetryMismatch         the retry secret belongs to another call
+    ├── RetryStale                an earlier attempt succeeded, but its session has since ended
+    ├── RequestTooLarge           the request is too large
     ├── Unavailable               nothing is known: keep the cookie, answer 503
-    │   └── DeadlineExceeded
-    ├── CallerRejected            the calling program is refused; no user is signed out by it
+    │   └── DeadlineExceeded      the same, because no answer came in time
+    ├── CallerRejected            the authority rejects the calling program, not the user
     │   ├── ApiKeyRejected        its API key is missing, wrong, expired or revoked
     │   └── PermissionMissing     its API key does not permit this
-    ├── InternalError             a fault of the authority, or something else answering for it
+    ├── InternalError             a fault of the authority, or an answer that it never gives
     ├── ClientClosed              also a RuntimeError; the client was used after close()
     └── ConfigurationError        also a ValueError; a setting has no usable value
 
@@ -37,11 +37,11 @@ _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One thing that is wrong with one argument.
+    """A fault of one argument.
 
     Attributes:
         field: The argument, as the API names it.
-        description: What is wrong and how to mend it.
+        description: The fault, and how to correct it.
     """
 
     field: str
@@ -49,15 +49,15 @@ class FieldViolation:
 
 
 class SessionAuthorityError(Exception):
-    """The session authority did not do what it was asked to.
+    """A call to the session authority failed.
 
     Attributes:
-        reason: The authority's own name for what happened, one of `ErrorReason` without its
-            prefix; None where the error did not come from the authority or named none.
-        metadata: What the authority added to the reason, for example `limit`.
+        reason: The authority's name for the error, a value of `ErrorReason` without its prefix. None if the
+            error did not come from the authority, or without a reason.
+        metadata: The details of the reason, for example `limit`.
     """
 
-    advice: ClassVar[str] = "The session authority did not do what it was asked to."
+    advice: ClassVar[str] = "The call to the session authority failed."
 
     def __init__(
         self,
@@ -72,11 +72,10 @@ class SessionAuthorityError(Exception):
 
 
 class SessionNotLive(SessionAuthorityError):
-    """The token names no live session: the user must sign in.
+    """The token has no live session: the user must sign in.
 
     Attributes:
-        rejection: Why the token is not accepted, where that is known. Show the user no more of it
-            than the session's own end.
+        rejection: Why the token is invalid, if known. To the user, say only that the session has ended.
     """
 
     advice = "The session is not live: the user must sign in."
@@ -94,13 +93,13 @@ class SessionNotLive(SessionAuthorityError):
 
 
 class SessionNotFound(SessionAuthorityError):
-    """The user has no session of this id; whether somebody else has is not told."""
+    """The user has no session with this id. Another user may have one."""
 
-    advice = "The user has no session of this id."
+    advice = "The user has no session with this id."
 
 
 class AuthenticationTooOld(SessionAuthorityError):
-    """The credential check began before all of the user's sessions were last ended."""
+    """The credential check began before the latest time that all of the user's sessions were ended."""
 
     advice = (
         "All of the user's sessions were ended after this credential check began: "
@@ -109,22 +108,22 @@ class AuthenticationTooOld(SessionAuthorityError):
 
 
 class ReauthenticationRequired(SessionAuthorityError):
-    """The user's last proof of identity is too old to look at their sessions or to end them.
+    """The user's last proof of identity is too old to list or to end their sessions.
 
-    `metadata["max_authentication_age_seconds"]` says how old it may be.
+    `metadata["max_authentication_age_seconds"]` is the policy's limit.
     """
 
     advice = "The last proof of identity is too old for this: let the user re-authenticate."
 
 
 class ImpersonationForbidden(SessionAuthorityError):
-    """The session is that of somebody who acts as the user, who may neither list nor revoke."""
+    """The session has an actor, a person who acts as the user, and can neither list nor revoke sessions."""
 
-    advice = "Whoever acts as a user may neither list nor revoke the user's sessions."
+    advice = "A person who acts as a user can neither list nor revoke the user's sessions."
 
 
 class SessionLimitReached(SessionAuthorityError):
-    """The user has as many live sessions as the policy allows; `metadata["limit"]` says how many."""
+    """The user has as many live sessions as the policy allows. `metadata["limit"]` is the limit."""
 
     advice = (
         "The user has as many live sessions as the policy allows: let the user end one elsewhere."
@@ -132,13 +131,13 @@ class SessionLimitReached(SessionAuthorityError):
 
 
 class InvalidArgument(SessionAuthorityError, ValueError):
-    """An argument breaks a documented limit or form; the same call would fail again.
+    """An argument breaks a documented limit or form. The same call would fail again.
 
     Attributes:
-        violations: What is wrong with which argument.
+        violations: The faults of the arguments.
     """
 
-    advice = "An argument is not valid: mend it before calling again."
+    advice = "An argument is invalid: correct it before you call again."
 
     def __init__(
         self,
@@ -154,35 +153,34 @@ class InvalidArgument(SessionAuthorityError, ValueError):
 
 
 class RetryMismatch(InvalidArgument):
-    """A retry secret was used before with other parameters; each new call needs a fresh one."""
+    """The retry secret was used before, with other parameters. Each new call needs a fresh one."""
 
     advice = "The retry secret belongs to another call: each new call needs a fresh one."
 
 
 class RetryStale(SessionAuthorityError):
-    """The call repeats one that succeeded, but the session it made has ended or has another token."""
+    """An earlier attempt of this call succeeded, but its session has since ended or got another token."""
 
     advice = (
-        "An earlier attempt of this call succeeded and its session has since ended or got another "
+        "An earlier attempt of this call succeeded, but its session has since ended or got another "
         "token: let the user sign in again."
     )
 
 
 class RequestTooLarge(SessionAuthorityError):
-    """The request exceeds a limit; `metadata["limit_bytes"]`, where present, says which."""
+    """The request is too large. `metadata["limit_bytes"]`, if present, is the limit."""
 
-    advice = "The request is too large: pass less."
+    advice = "The request is too large: pass less data."
 
 
 class Unavailable(SessionAuthorityError):
-    """Nothing can be said about any session at this moment: keep the cookie and answer 503.
+    """The authority cannot answer, so nothing is known about the session: keep the cookie and answer 503.
 
-    The authority, its store or the network between is down or overloaded (`reason` is then
-    SERVER_OVERLOADED), and the library has already retried. While an authority is overloaded, the library
-    itself refuses a part of the validations and lists, without asking. Repeating the call later is safe.
+    The authority, its store or the network is down or overloaded. The library has already retried. Calling again later
+    is safe. `reason` is SERVER_OVERLOADED if the authority is overloaded.
 
     Attributes:
-        retry_after: In how long it may be worth it, where that is known.
+        retry_after: How long to wait before the next call, if known.
     """
 
     advice = (
@@ -203,7 +201,7 @@ class Unavailable(SessionAuthorityError):
 
 
 class DeadlineExceeded(Unavailable):
-    """No answer came within the deadline; it is not known whether a change was made."""
+    """No answer came within the deadline. The authority may have made the change or not."""
 
     advice = (
         "The session authority did not answer in time, so nothing is known about the session: "
@@ -212,11 +210,11 @@ class DeadlineExceeded(Unavailable):
 
 
 class CallerRejected(SessionAuthorityError):
-    """The authority refuses the calling program: its API key is missing, wrong, or may not do this."""
+    """The authority rejects the calling program: its API key is missing, wrong or lacks the permission."""
 
     advice = (
-        "The session authority refuses this caller: check that its API key is given, current and "
-        "permitted to do this (SESSION_AUTHORITY_API_KEY)."
+        "The session authority rejects this program: check that its API key is set, is valid and "
+        "has the permission (SESSION_AUTHORITY_API_KEY)."
     )
 
 
@@ -224,33 +222,33 @@ class ApiKeyRejected(CallerRejected):
     """The API key is missing, unknown, expired or revoked; `reason` says which."""
 
     advice = (
-        "The session authority does not accept this program's API key: give it a current one "
+        "The session authority does not accept this program's API key: set a valid one "
         "(SESSION_AUTHORITY_API_KEY, from `session-authority keys create`)."
     )
 
 
 class PermissionMissing(CallerRejected):
-    """The API key is good but does not permit this; `metadata["permission"]` says what it lacks."""
+    """The API key is valid but lacks the permission `metadata["permission"]`."""
 
     advice = (
-        "The session authority does not permit this with this program's API key: give it one with "
-        "the permission (SESSION_AUTHORITY_API_KEY, from `session-authority keys create`)."
+        "This program's API key lacks the permission for this call: set one that has the "
+        "permission (SESSION_AUTHORITY_API_KEY, from `session-authority keys create`)."
     )
 
 
 class InternalError(SessionAuthorityError):
-    """A fault of the authority, logged there, or an answer that no authority gives."""
+    """The authority has a fault, which its log describes, or sent an answer that the library does not understand."""
 
     advice = (
-        "The session authority failed or answered what this library does not understand: "
+        "The session authority failed, or sent an answer that this library does not understand: "
         "keep the user's cookie, answer 500, and see the authority's log."
     )
 
 
 class ClientClosed(SessionAuthorityError, RuntimeError):
-    """The client was closed, before the call or during it."""
+    """The client was closed before or during the call."""
 
-    advice = "This client is closed: make another one."
+    advice = "This client is closed: create another one."
 
 
 class ConfigurationError(SessionAuthorityError, ValueError):
@@ -258,7 +256,7 @@ class ConfigurationError(SessionAuthorityError, ValueError):
 
     Attributes:
         setting: The argument or the environment variable.
-        problem: What is wrong with it.
+        problem: The fault of its value.
     """
 
     advice = "The client is not configured correctly."

@@ -1,4 +1,4 @@
-"""Sessions for gRPC services: who is the user on whose behalf a method is called?
+"""Sessions for gRPC services: the user on whose behalf a method is called.
 
     server = grpc.aio.server(interceptors=[AsyncSessionInterceptor(AsyncSessionClient.from_env())])
 
@@ -46,11 +46,11 @@ class _Refusal(NamedTuple):
 
 
 def current_session() -> Session:
-    """Give the session that the call under way was made with.
+    """Return the session of the current call.
 
     Raises:
-        SessionNotLive: It is a public method that was called, whose callers need none.
-        LookupError: No call under way has passed an interceptor of this module.
+        SessionNotLive: The method is public, so the call has no session.
+        LookupError: The current call did not pass an interceptor of this module.
     """
     session = _presented().session
     if session is None:
@@ -59,16 +59,16 @@ def current_session() -> Session:
 
 
 def token_metadata(token: Token = None) -> tuple[tuple[str, str], ...]:
-    """Give the metadata that passes a user's token on to the next service.
+    """Return the metadata that passes a user's token on to the next service.
 
     Args:
-        token: The token; that of the call under way unless given.
+        token: The token. The default is the token of the current call.
 
     Returns:
-        Metadata to call with; none for an empty token, and where a public method was called without one.
+        The metadata. Empty if the token is empty, or if the current call has none because its method is public.
 
     Raises:
-        LookupError: No token is given, and no call under way has passed an interceptor of this module.
+        LookupError: No token is given, and the current call did not pass an interceptor of this module.
     """
     passed_on = _presented().token if token is None else token
     text = passed_on.reveal() if isinstance(passed_on, SessionToken) else passed_on
@@ -77,44 +77,44 @@ def token_metadata(token: Token = None) -> tuple[tuple[str, str], ...]:
     return ((SESSION_TOKEN_METADATA_KEY, text),)
 
 
-class _Methods:
-    """Which methods may be called without a session."""
+class _PublicMethods:
+    """The methods that need no session."""
 
     def __init__(self, public_methods: Iterable[str]) -> None:
         if isinstance(public_methods, str):
-            raise TypeError("public_methods is a sequence of names, not one str")
+            raise TypeError("public_methods must be a sequence of names, not a str")
         names = list(public_methods)
         for name in names:
             if not name.startswith("/") or name.count("/") != 2 or name.endswith("/"):
                 raise ValueError(
-                    f'a method is named "/package.Service/Method" or ".../*": {name!r}'
+                    f'a method name has the form "/package.Service/Method" or "/package.Service/*": {name!r}'
                 )
         self._names = frozenset(names)
 
-    def is_public(self, method: str) -> bool:
+    def includes(self, method: str) -> bool:
         return method in self._names or method.rpartition("/")[0] + "/*" in self._names
 
 
 class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
-    """Lets calls reach a service of `grpc.aio` only with the token of a live session.
+    """Admits calls to a `grpc.aio` service only with the token of a live session.
 
-    Without one they end with UNAUTHENTICATED, and with UNAVAILABLE while the authority can't tell. A stream
-    is looked at when it begins.
+    A call without a live session fails with UNAUTHENTICATED. During an outage of the authority, calls fail with
+    UNAVAILABLE. The interceptor checks a stream only when it begins.
     """
 
     def __init__(self, client: AsyncSessionClient, *, public_methods: Iterable[str] = ()) -> None:
-        """Take charge of a server's calls.
+        """Check the names of the public methods.
 
         Args:
-            client: Asks the authority.
-            public_methods: What may be called without a session: "/grpc.health.v1.Health/Check", or
-                "/grpc.health.v1.Health/*" for all of a service.
+            client: Validates the tokens.
+            public_methods: The methods that need no session, for example "/grpc.health.v1.Health/Check", or
+                "/grpc.health.v1.Health/*" for all methods of a service.
 
         Raises:
-            ValueError: One of them is not the name of a method.
+            ValueError: A name of `public_methods` has another form.
         """
         self._client = client
-        self._methods = _Methods(public_methods)
+        self._public = _PublicMethods(public_methods)
 
     async def intercept_service(
         self,
@@ -125,32 +125,32 @@ class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         token = _token_of(handler_call_details)
-        # The call's own task runs this and the handler.
-        if self._methods.is_public(handler_call_details.method):
+        # The variable reaches the handler, because one task runs both.
+        if self._public.includes(handler_call_details.method):
             _current.set(_Presented(None, token))
             return handler
         try:
             session = await self._client.require(token)
         except SessionAuthorityError as error:
-            return _refusing(_refusal_of(error))
+            return _aborting_handler(_refusal_of(error))
         _current.set(_Presented(session, token))
         return handler
 
 
 class SessionInterceptor(grpc.ServerInterceptor):
-    """Lets calls reach a service of threads only with the token of a live session.
+    """Admits calls to a `grpc` service only with the token of a live session.
 
-    Otherwise as `AsyncSessionInterceptor`.
+    Otherwise it behaves as `AsyncSessionInterceptor` does.
     """
 
     def __init__(self, client: SessionClient, *, public_methods: Iterable[str] = ()) -> None:
-        """Take charge of a server's calls; the arguments are those of `AsyncSessionInterceptor`.
+        """Check the names of the public methods. The arguments are those of `AsyncSessionInterceptor`.
 
         Raises:
-            ValueError: One of the public methods is not the name of a method.
+            ValueError: A name of `public_methods` has another form.
         """
         self._client = client
-        self._methods = _Methods(public_methods)
+        self._public = _PublicMethods(public_methods)
 
     def intercept_service(
         self,
@@ -161,7 +161,7 @@ class SessionInterceptor(grpc.ServerInterceptor):
         if handler is None:
             return None
         token = _token_of(handler_call_details)
-        is_public = self._methods.is_public(handler_call_details.method)
+        is_public = self._public.includes(handler_call_details.method)
 
         def admit(context: grpc.ServicerContext) -> None:
             try:
@@ -174,14 +174,14 @@ class SessionInterceptor(grpc.ServerInterceptor):
             context.set_trailing_metadata(refusal.trailing_metadata)
             context.abort(refusal.code, refusal.text)
 
-        return _admitting(handler, admit)
+        return _admit_first(handler, admit)
 
 
-def _admitting(handler: _Handler, admit: Callable[[grpc.ServicerContext], None]) -> _Handler:
-    """Wrap a handler, so that the look-up is made by the thread that will run it.
+def _admit_first(handler: _Handler, admit: Callable[[grpc.ServicerContext], None]) -> _Handler:
+    """Wrap a handler, so that its thread runs `admit` first.
 
-    gRPC asks interceptors in the one thread that takes calls in, which must not wait. It gives each call a
-    context for variables of its own.
+    gRPC runs interceptors in the single thread that accepts calls, which must not wait for the authority. Each call has
+    context variables of its own.
     """
     behaviors: tuple[Any, ...] = (
         handler.unary_unary,
@@ -210,7 +210,7 @@ _MAKERS: tuple[Callable[..., Any], ...] = (
 def _presented() -> _Presented:
     presented = _current.get()
     if presented is None:
-        raise LookupError("no call under way has passed a SessionInterceptor")
+        raise LookupError("the current call did not pass a SessionInterceptor")
     return presented
 
 
@@ -221,11 +221,11 @@ def _token_of(details: _Details) -> SessionToken | None:
     return None
 
 
-def _refusing(refusal: _Refusal) -> _Handler:
+def _aborting_handler(refusal: _Refusal) -> _Handler:
     async def refuse(_request: object, context: Any) -> None:
         await context.abort(*refusal)
 
-    # As one of streams it answers without waiting for the request.
+    # A handler of streams answers without waiting for the request.
     behavior: Any = refuse
     return grpc.stream_stream_rpc_method_handler(behavior)
 
@@ -235,16 +235,16 @@ def _refusal_of(error: SessionAuthorityError) -> _Refusal:
         case SessionNotLive():
             return _unauthenticated("No live session: let the user sign in.")
         case Unavailable():
-            text = "The session can't be looked up at the moment: try again later."
+            text = "The session can't be validated at the moment: try again later."
             return _Refusal(grpc.StatusCode.UNAVAILABLE, text)
         case _:
-            # The service's own trouble with the authority, which is none of its caller's business.
-            _log.error("a session can't be looked up: %s", error)
-            return _Refusal(grpc.StatusCode.INTERNAL, "The session can't be looked up.")
+            # The caller must not see a fault between this service and the authority.
+            _log.error("a session can't be validated: %s", error)
+            return _Refusal(grpc.StatusCode.INTERNAL, "The session can't be validated.")
 
 
 def _unauthenticated(text: str) -> _Refusal:
-    # With the reason in the way of gRPC's richer errors, in the authority's own words.
+    # The same status details as the authority's own.
     status = status_pb2.Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message=text)
     reason = error_details_pb2.ErrorInfo(reason="SESSION_NOT_LIVE", domain="session-authority")
     status.details.add().Pack(reason)

@@ -1,4 +1,4 @@
-"""What the authority says about sessions, as immutable values. All times are aware, in UTC."""
+"""Sessions and answers of the authority, as immutable values. All times are aware datetimes in UTC."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,25 +18,25 @@ class SessionState(StrEnum):
     ACTIVE = "active"
     """Its token is accepted."""
     ENDED = "ended"
-    """It will never be live again."""
+    """Its token is rejected. The session never becomes live again."""
     UNKNOWN = "unknown"
     """A state that this version of the library does not know."""
 
 
 class DeviceType(StrEnum):
-    """The kind of thing a user signed in with."""
+    """The kind of device that a user signed in with."""
 
     DESKTOP = "desktop"
     PHONE = "phone"
     TABLET = "tablet"
     APPLIANCE = "appliance"
-    """A television, console, watch or the like."""
+    """A television, console, watch or similar device."""
     SCRIPT = "script"
     """A program without a browser."""
     BOT = "bot"
     """A self-declared crawler."""
     UNKNOWN = "unknown"
-    """The user agent does not tell, or this version of the library does not know the kind."""
+    """The user agent does not show the kind, or this version of the library does not know it."""
 
 
 class EndReason(StrEnum):
@@ -47,32 +47,32 @@ class EndReason(StrEnum):
     REVOKED = "revoked"
     """It was ended from elsewhere: by its user on another device, or by an operator."""
     EXPIRED = "expired"
-    """Its absolute lifetime ran out."""
+    """Its absolute lifetime is over."""
     IDLE_TIMEOUT = "idle_timeout"
-    """It was not used for as long as its idle timeout."""
+    """It was not used for the length of its idle timeout."""
     LIMIT = "limit"
-    """A newer sign-in took its place at the limit of live sessions."""
+    """A newer sign-in replaced it at the limit of live sessions."""
     UNKNOWN = "unknown"
     """A reason that this version of the library does not know."""
 
 
 class InitiatingEntity(StrEnum):
-    """Who brought about the end of a session."""
+    """The party that ended a session."""
 
     ADMIN = "admin"
     """An operator."""
     USER = "user"
-    """The user whose session it was."""
+    """The session's own user."""
     POLICY = "policy"
     """A timeout, a lifetime or a limit."""
     SYSTEM = "system"
     """The authority's own upkeep."""
     UNKNOWN = "unknown"
-    """Someone that this version of the library does not know."""
+    """A party that this version of the library does not know."""
 
 
 class RejectionReason(StrEnum):
-    """Why a token is not accepted."""
+    """Why a token is invalid."""
 
     NOT_FOUND = "not_found"
     """The token is absent, malformed, unknown or forged, or its session is no longer in the history."""
@@ -81,22 +81,22 @@ class RejectionReason(StrEnum):
     REVOKED = "revoked"
     """The session was ended from elsewhere."""
     EXPIRED = "expired"
-    """The absolute lifetime has run out."""
+    """The absolute lifetime is over."""
     IDLE_TIMEOUT = "idle_timeout"
-    """The session was not used for as long as its idle timeout."""
+    """The session was not used for the length of its idle timeout."""
     LIMIT = "limit"
-    """A newer sign-in took its place at the limit of live sessions."""
+    """A newer sign-in replaced the session at the limit of live sessions."""
     SUPERSEDED = "superseded"
-    """The session has a newer token, given out when its user re-authenticated. It may well be live."""
+    """The session got a newer token when its user re-authenticated. It may still be live."""
     USER_MISMATCH = "user_mismatch"
-    """The session is live but not that of the `user_id` asked for."""
+    """The session is live but belongs to another user than the `user_id` of the request."""
     UNKNOWN = "unknown"
     """A reason that the authority did not give, or that this version of the library does not know."""
 
 
 @final
 class Attributes(Mapping[str, str]):
-    """An immutable mapping that, unlike `MappingProxyType`, hashes, copies and pickles."""
+    """An immutable mapping. Unlike `MappingProxyType`, it can be hashed, copied and pickled."""
 
     __slots__ = ("_entries",)
 
@@ -121,14 +121,14 @@ class Attributes(Mapping[str, str]):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a user signed in with, as far as its user agent tells; empty where it does not.
+    """The device that a user signed in with. A text is empty if the user agent does not show it.
 
     Attributes:
         browser: The browser or app, for example "Chrome".
         browser_version: Its version, for example "140.0".
         os: The operating system, for example "Windows".
         os_version: Its version, for example "17.5".
-        type: What kind of thing it is.
+        type: The kind of device.
         display_name: A short name for people, for example "Chrome on Windows".
     """
 
@@ -142,28 +142,27 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One sign-in of one user on one device. It never carries a token, and it is truthy.
+    """One sign-in of one user on one device. It contains no token, and it is truthy.
 
     Attributes:
-        session_id: Identifies the session; not a secret, proves nothing.
-        user_id: Whose session it is, as the app named the user at sign-in.
-        state: Whether it was live at the moment of the answer.
-        current: Whether it is the session whose token made the request.
-        device: What the user signed in with.
-        ip_address: The IP address at sign-in; None where not given or not kept.
-        last_ip_address: The IP address of the latest recorded activity; None where not known.
+        session_id: The id of the session. It is not a secret and proves nothing.
+        user_id: The user's id, as the app gave it at sign-in.
+        state: Whether the session was live at the time of the answer.
+        current: Whether it is the session of the token that made the request.
+        device: The device that the user signed in with.
+        ip_address: The IP address at sign-in; None if not given or not kept.
+        last_ip_address: The IP address of the latest recorded activity; None if not known.
         create_time: When the user signed in.
-        authenticate_time: When the credential check behind the latest sign-in or
-            re-authentication began.
+        authenticate_time: When the credential check of the latest sign-in or re-authentication began.
         authentication_methods: How the user proved who they are, in the names of RFC 8176.
-        last_active_time: When it was last used, exact to the policy's resolution (60 seconds).
-        expire_time: When it ends by its absolute lifetime, however much it is used.
-        idle_expire_time: When it ends for want of use; None without an idle timeout.
+        last_active_time: When it was last used, exact to the policy's resolution (60 seconds unless configured).
+        expire_time: When its absolute lifetime is over, even if it is in use.
+        idle_expire_time: When its idle timeout is over, unless it is used before; None without an idle timeout.
         end_time: When it ended; None while live.
         end_reason: Why it ended; None while live.
-        initiating_entity: Who ended it; None while live.
-        attributes: What the app attached at sign-in. Immutable.
-        actor_id: Who signed in as the user; None where the user did.
+        initiating_entity: The party that ended it; None while live.
+        attributes: The texts that the app attached at sign-in. Immutable.
+        actor_id: The id of the person who signed in as the user; None if the user signed in.
     """
 
     session_id: str
@@ -195,10 +194,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The answer that a token is not accepted. It is falsy, so that `if session := ...` reads well.
+    """The answer that a token is invalid. It is falsy, so that `if session := client.validate(token)` works.
 
     Attributes:
-        reason: Why it is not.
+        reason: Why the token is invalid.
     """
 
     reason: RejectionReason
@@ -209,11 +208,11 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A session with the token that the authority shows this once.
+    """A session and its new token, which the authority returns only once.
 
     Attributes:
         session: The session.
-        token: Its token, to hand to the user's device.
+        token: The token, to send to the user's device.
     """
 
     session: Session
@@ -227,7 +226,7 @@ class RevokedSession:
     Attributes:
         session: The session as it is now: ended.
         effective_time: After this moment no validator anywhere, cached or not, accepts it.
-        already_ended: Whether it had ended before, so that nothing changed.
+        already_ended: Whether the session had ended before. If so, the call changed nothing.
     """
 
     session: Session
@@ -237,13 +236,13 @@ class RevokedSession:
 
 @dataclass(frozen=True, slots=True)
 class ValidationRequest:
-    """One question to `validate_many`, with the meaning of the arguments of `validate`.
+    """One request of `validate_many`. The attributes mean the same as the arguments of `validate`.
 
     Attributes:
-        token: The token that the user's device presented; None or empty where it presented none.
-        ip_address: The IP address that it came from, recorded as the latest one.
-        user_id: Where given, the session must be this user's.
-        passive: Whether the look-up must not count as activity.
+        token: The token that the user's device presented; None or empty if there was none.
+        ip_address: The IP address that the token came from. It is recorded as the latest one.
+        user_id: If given, a session of another user is rejected.
+        passive: Whether the look-up is not caused by the user. It then doesn't count as activity.
     """
 
     token: Token = field(repr=False)

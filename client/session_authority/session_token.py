@@ -1,24 +1,24 @@
-"""The session token: the one secret that apps hold, wrapped so that it doesn't leak by accident."""
+"""The session token, wrapped so that it does not leak by accident."""
 
 import hmac
 from typing import NoReturn, TypeAlias, final
 
 SESSION_TOKEN_METADATA_KEY = "x-session-token"  # noqa: S105 - the name of a header, not a secret
-"""The gRPC metadata key under which a user's session token travels from service to service."""
+"""The gRPC metadata key that carries a user's session token from service to service."""
 
 TOKEN_LIMIT_BYTES = 256
-"""No token is longer: the authority's have 74 characters. What exceeds this is not worth a call."""
+"""The client rejects a longer text without a call. The authority's tokens have 74 characters."""
 
 
 @final
 class SessionToken:
-    """A session token that shows itself only when asked to.
+    """A session token that only `reveal` shows.
 
-    `str()`, `repr()` and formatting give a mask, equality takes constant time, and pickling is
-    refused. Every method that takes a token takes either this or a plain `str`.
+    `str()`, `repr()` and formatting return a mask. Comparison takes constant time. The token cannot be pickled. Each
+    method with a `token` argument accepts this type or a plain `str`.
 
     Args:
-        value: The token itself.
+        value: The text of the token.
 
     Raises:
         TypeError: `value` is not a `str`.
@@ -31,20 +31,20 @@ class SessionToken:
 
     def __init__(self, value: str) -> None:
         if not isinstance(value, str):
-            raise TypeError(f"a session token is made of a str, not of {type(value).__name__}")
+            raise TypeError(f"a session token must be a str, not {type(value).__name__}")
         if not value:
-            raise ValueError("a session token is not empty")
+            raise ValueError("a session token must not be empty")
         object.__setattr__(self, "_value", value)
 
     def reveal(self) -> str:
-        """Give the token itself, to put it into a cookie or the metadata of a call."""
+        """Return the text of the token, for a cookie or the metadata of a call."""
         return self._value
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a session token does not change")
+        raise AttributeError("a session token is immutable")
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("a session token does not change")
+        raise AttributeError("a session token is immutable")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SessionToken):
@@ -66,23 +66,25 @@ class SessionToken:
         return self
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a session token is not pickled by accident: pickle what reveal() gives")
+        raise TypeError("a session token cannot be pickled: pickle the result of reveal()")
 
 
 Token: TypeAlias = str | SessionToken | None
 
 
 def presentable(token: Token) -> str:
-    """Give the token's text, or an empty one for what cannot be a token and needs no look-up.
+    """Return the text of a token, or an empty text if it cannot be a token.
 
-    The latter is what any visitor may put into a cookie: nothing, bytes beyond ASCII, or a text so
-    long that it would crowd out the other requests of a batch.
+    A visitor can put anything into a cookie. The client makes no call for an empty text, for characters beyond ASCII,
+    or for a text that would fill a batch.
     """
     text = token.reveal() if isinstance(token, SessionToken) else token
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise TypeError(f"a session token is a str or a SessionToken, not {type(text).__name__}")
+        raise TypeError(
+            f"a session token must be a str or a SessionToken, not {type(text).__name__}"
+        )
     return text if text.isascii() and len(text) <= TOKEN_LIMIT_BYTES else ""
 
 

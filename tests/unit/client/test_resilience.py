@@ -142,7 +142,7 @@ async def test_a_closed_client_says_so(twin: Twin, authority: FakeAuthority) -> 
     await twin.close()
     await twin.close()
     for token in (TOKEN, None):
-        with pytest.raises(ClientClosed, match="closed: make another"):
+        with pytest.raises(ClientClosed, match="closed: create another"):
             await twin.validate(token)
 
 

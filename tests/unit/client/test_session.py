@@ -138,12 +138,12 @@ def test_tokens_are_equal_by_value_and_never_to_a_plain_text() -> None:
     assert len({SessionToken(TOKEN), SessionToken(TOKEN), SessionToken("ses_2")}) == 2
 
 
-def test_a_token_is_not_pickled_by_accident() -> None:
-    with pytest.raises(TypeError, match="not pickled by accident"):
+def test_a_token_cannot_be_pickled() -> None:
+    with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(SessionToken(TOKEN))
 
 
-def test_a_token_does_not_change_and_copies_as_itself() -> None:
+def test_a_token_is_immutable_and_its_copy_is_itself() -> None:
     token = SessionToken(TOKEN)
     assert copy.copy(token) is token
     assert copy.deepcopy(token) is token
@@ -153,9 +153,9 @@ def test_a_token_does_not_change_and_copies_as_itself() -> None:
         del token._value
 
 
-def test_a_token_is_made_of_a_text() -> None:
-    with pytest.raises(ValueError, match="not empty"):
+def test_a_token_must_be_a_text() -> None:
+    with pytest.raises(ValueError, match="must not be empty"):
         SessionToken("")
-    with pytest.raises(TypeError, match="not of bytes") as caught:
+    with pytest.raises(TypeError, match="not bytes") as caught:
         SessionToken(TOKEN.encode())  # type: ignore[arg-type]
     assert TOKEN not in str(caught.value)

@@ -84,13 +84,13 @@ def test_the_environment_gives_every_setting(
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("ADDRESS", "two words:1", "is not of the form host:port"),
-        ("API_KEY", "key\n1", "is not printable ASCII without spaces"),
-        ("API_KEY", "clé", "is not printable ASCII without spaces"),
-        ("DEADLINE_SECONDS", "soon", "is not a number: 'soon'"),
-        ("DEADLINE_SECONDS", "0", "is not a positive number of seconds"),
-        ("DEADLINE_SECONDS", "inf", "is not a positive number of seconds"),
-        ("TLS", "yes", 'is neither "on" nor "off": \'yes\''),
+        ("ADDRESS", "two words:1", "must have the form host:port"),
+        ("API_KEY", "key\n1", "must be printable ASCII without spaces"),
+        ("API_KEY", "clé", "must be printable ASCII without spaces"),
+        ("DEADLINE_SECONDS", "soon", "must be a number, not 'soon'"),
+        ("DEADLINE_SECONDS", "0", "must be a positive number of seconds"),
+        ("DEADLINE_SECONDS", "inf", "must be a positive number of seconds"),
+        ("TLS", "yes", 'must be "on" or "off", not \'yes\''),
         (
             "TLS_ROOT_CERTIFICATES",
             "/nowhere.pem",
@@ -275,7 +275,7 @@ def test_the_environment_turns_the_near_cache_on(
 
 def test_the_environment_says_plainly_whether_there_is_a_near_cache() -> None:
     with pytest.raises(
-        ConfigurationError, match='SESSION_AUTHORITY_NEAR_CACHE is neither "on" nor "off"'
+        ConfigurationError, match='SESSION_AUTHORITY_NEAR_CACHE must be "on" or "off"'
     ):
         Settings.from_env({"SESSION_AUTHORITY_NEAR_CACHE": "1"})
 

@@ -143,4 +143,4 @@ def _latest_ended(token: str, reading: _Reading) -> _core.Operation[list[Session
 def _current(token: str) -> _core.Operation[Session]:
     # Among thousands, the viewer's own may be far down. To look is not to use.
     answer = yield from _core.validate(ValidationRequest(token, passive=True))
-    return _core.live(answer)
+    return _core.session_or_raise(answer)

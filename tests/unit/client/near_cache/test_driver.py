@@ -131,7 +131,7 @@ async def test_without_a_stream_everything_is_asked_for(
     for _ in range(3):
         assert await near.validate("t-1")
     await until(lambda: near.statistics.problem)
-    assert "refuses this caller" in str(near.statistics.problem)
+    assert "rejects this program" in str(near.statistics.problem)
     assert await near.validate("t-1")
     assert len(authority.calls) == 4
     assert near.statistics.hits == 0
