@@ -250,6 +250,7 @@ def test_a_block_that_does_not_run_says_why(block: Block) -> None:
 def test_a_block_that_runs_elsewhere_names_the_test(block: Block) -> None:
     test = ROOT / block.run_by
     assert test.name.startswith("test_")
+    assert all((ROOT / name).is_file() for name in block.included)
     named = block.included or [block.document]
     assert all(Path(name).name in test.read_text() for name in named)
 
