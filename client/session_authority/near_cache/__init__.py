@@ -1,1 +1,1 @@
-"""Answers validations from memory, for as long as a stream from the authority vouches for them."""
+"""The near cache: answers validations from memory while a stream from the authority keeps the answers valid."""

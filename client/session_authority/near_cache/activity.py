@@ -1,24 +1,23 @@
-"""When the use of a kept session is reported, and when the session dies by itself."""
+"""The times at which the use of a cached session is reported, and at which the session ends by itself."""
 
 import math
 
 from session_authority.session import Session
 
 IDLE_TIMEOUT_SHARE = 10
-"""The authority's resolution is at most this share of an idle timeout, so that use counts before idleness."""
+"""The authority records use at least this many times within an idle timeout, so that a session in use stays live."""
 
 RETRY_SHARE = 10
-"""A report that failed, or came before the authority's own window had passed, is repeated after this share."""
+"""A report that failed, or that the authority did not record, is repeated after this share of the resolution."""
 
 CLOCK_SKEW_SECONDS = 5.0
-"""How much earlier than its own expiry a session dies here, for wall clocks that disagree."""
+"""The cache drops a session this long before it expires, because wall clocks may disagree."""
 
 
 def resolution_seconds(session: Session, activity_seconds: float) -> float:
-    """Give how stale the recorded activity of a session may be.
+    """Return how many seconds the recorded activity of a session may lag behind its use.
 
-    What the authority does not say follows from what it does: an idle timeout is the distance between
-    `idle_expire_time` and `last_active_time`.
+    The authority sends no idle timeout. It is the difference of `idle_expire_time` and `last_active_time`.
     """
     if session.idle_expire_time is None:
         return activity_seconds
@@ -27,11 +26,10 @@ def resolution_seconds(session: Session, activity_seconds: float) -> float:
 
 
 def due_at(session: Session, resolution: float, sent_at: float, wall_time: float) -> float:
-    """Give the moment from which on use is to be reported again, of a session whose use was just reported.
+    """Return when to report the use of a session again, after a call that reported its use.
 
-    Where the authority had recorded use less than a window ago, it did not record this one: then it is as soon
-    as that window is over. By a clock that disagrees with the authority's, it comes earlier or a window later at
-    most.
+    The authority records use at most once per `resolution`. If it did not record this use, the next report is due as
+    soon as it would be recorded. If the clocks disagree, the report comes earlier, or at most one `resolution` later.
     """
     age = wall_time - session.last_active_time.timestamp()
     left = resolution - age if 0 <= age < resolution else resolution
@@ -39,23 +37,23 @@ def due_at(session: Session, resolution: float, sent_at: float, wall_time: float
 
 
 class Expiry:
-    """Converts the times at which sessions die by themselves to the clock of the lease.
+    """Converts the times at which sessions expire to the clock of the lease.
 
-    The authority's clock is taken to show what this machine's does, and at least what the answers prove: no
-    session was last active in the authority's future. What is left of a disagreement is covered by a margin and,
-    for sessions in use, by the reports of it.
+    The authority's clock is assumed to agree with this machine's. If an answer proves that it is ahead, the
+    difference counts: `last_active_time` is never in the authority's future. `CLOCK_SKEW_SECONDS`, and for sessions in
+    use the reports of use, cover the remaining difference.
     """
 
     def __init__(self) -> None:
         self._ahead_seconds = -math.inf
 
     def learn(self, session: Session, now: float) -> None:
-        """Take what an answer proves about the authority's clock."""
+        """Learn from an answer how far the authority's clock is ahead."""
         ahead = session.last_active_time.timestamp() - now
         self._ahead_seconds = max(self._ahead_seconds, ahead)
 
     def dead_at(self, session: Session, sent_at: float, wall_time: float) -> float:
-        """Give the moment from which on a session is not to be answered for."""
+        """Return when the cache must stop answering for a session, by the clock of the lease."""
         ends = session.expire_time
         if session.idle_expire_time is not None:
             ends = min(ends, session.idle_expire_time)

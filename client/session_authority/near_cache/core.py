@@ -1,7 +1,7 @@
-"""The near cache without any I/O: what arrives goes in with its time, what is to be done comes out.
+"""The near cache without I/O. It takes events with their times, and returns answers and actions.
 
-The drivers move it. It reads no clock, draws no random number and starts nothing, so that a test or a model
-can play every order of events against the very code that runs.
+The drivers do the I/O. This code reads no clock, draws no random number and starts no task, so tests and models can
+run it with every order of events.
 """
 
 import threading
@@ -28,22 +28,22 @@ _USER_MISMATCH = Rejection(RejectionReason.USER_MISMATCH)
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A report that is due: that a kept session is in use, and from where."""
+    """A report of use that is due: the session's token, and its latest IP address."""
 
     token: str = field(repr=False)
     ip_address: str | None = None
 
 
 class NearCacheCore:
-    """Keeps answers, and says of each whether it may be used.
+    """Stores answers, and decides whether each may still be used.
 
-    Everything but a hit takes the lock, and so does a hit once a second, or where a report is due. Nothing waits
-    while it is held.
+    Every method takes the lock, except a hit. A hit takes it once a second, and when a report is due. The lock is never
+    held during a wait.
 
     Args:
-        settings: What the app chose.
-        decode: Makes a session of the bytes that `answer_received` was given with it.
-        on_due: Is told of each report that is due, by whoever looked the session up. It must not wait.
+        settings: The app's settings of the near cache.
+        decode: Decodes the `encoded` session that `answer_received` was given.
+        on_due: Sends a report of use that is due. `lookup` calls it. It must not wait.
     """
 
     def __init__(self, settings: NearCache, decode: Decode, on_due: Callable[[Due], None]) -> None:
@@ -62,7 +62,7 @@ class NearCacheCore:
         self._displacements = 0
         self._revalidations = 0
 
-    # What an app asks.
+    # Look-ups of the app.
 
     def lookup(
         self,
@@ -72,16 +72,15 @@ class NearCacheCore:
         user_id: str | None = None,
         passive: bool = False,
     ) -> Session | Rejection | None:
-        """Answer for a token from memory, or give None where the authority is to be asked.
+        """Return the answer for a token from memory; None if the authority must be asked.
 
         Args:
-            now: A reading of the clock of the lease that is *older* than this call. Then a thread that is
-                stopped anywhere in here answers for the moment of the reading, at which the lease was running and
-                every change from before the lease had been applied.
-            token: As in `SessionClient.validate`, and so are the others.
-            ip_address: The latest IP address.
-            user_id: Whose session it must be.
-            passive: Whether this doesn't count as activity.
+            now: The lease clock, read *before* this call. A thread may be paused anywhere in this method. Its answer
+                is still right for the time of the reading: the lease was valid, and all earlier changes were applied.
+            token: The token. It and the other arguments are those of `SessionClient.validate`.
+            ip_address: The IP address that the token came from.
+            user_id: The user that the session must belong to.
+            passive: Whether the look-up doesn't count as activity.
         """
         if now >= self._lease.until:
             self._misses += 1
@@ -104,30 +103,30 @@ class NearCacheCore:
             self._misses += 1
             return None
         if user_id is not None and user_id != entry.user_id and now < entry.dead_at:
-            # An empty one is an app's mistake, which is told by whoever makes the call.
+            # An empty id is an app's mistake. The call to the authority then raises the error.
             return _USER_MISMATCH if user_id else None
-        if now >= entry.look_at and not self._check_entry(now, key, text, entry, passive):
+        if now >= entry.check_at and not self._check_entry(now, key, text, entry, passive):
             self._misses += 1
             return None
         self._hits += 1
         return entry.session
 
-    # What the stream says.
+    # Events of the stream.
 
     def stream_opened(self) -> int:
-        """Begin a generation, with nothing kept, and give its number."""
+        """Begin a generation with an empty cache, and return its number."""
         with self._lock:
             self._forget_everything()
             self._expiry = Expiry()
             return self._lease.begin()
 
     def ping_sent(self, generation: int, now: float) -> int | None:
-        """Give the id for a ping that is sent after `now`; None where the generation is over."""
+        """Return the id of a ping that is sent after `now`; None if the generation is over."""
         with self._lock:
             return self._lease.ping(now) if generation == self._lease.generation else None
 
     def pong_received(self, generation: int, ping_id: int, lease_seconds: float) -> None:
-        """Renew the lease. Everything that came before on the stream must have been told."""
+        """Renew the lease. All earlier messages of the stream must have been applied before."""
         with self._lock:
             if generation == self._lease.generation and self._lease.pong(ping_id, lease_seconds):
                 self._problem = None
@@ -135,7 +134,7 @@ class NearCacheCore:
     def evict_received(
         self, session_ids: Iterable[str], user_ids: Iterable[str], everything: bool
     ) -> None:
-        """Forget sessions, and distrust the answers about them that are on their way."""
+        """Remove sessions, and discard answers about them that are still in flight."""
         session_ids, user_ids = list(session_ids), list(user_ids)
         with self._lock:
             if everything:
@@ -148,10 +147,10 @@ class NearCacheCore:
             self._evictions += sum(map(self._entries.remove_user, user_ids))
 
     def stream_lost(self, generation: int, problem: str | None = None) -> bool:
-        """End a generation: nothing that was kept in it may be used any more.
+        """End a generation and remove its entries.
 
         Returns:
-            Whether it was the latest one, so that another stream is wanted.
+            Whether it was the latest generation, so that the driver must open another stream.
         """
         with self._lock:
             if generation != self._lease.generation:
@@ -161,19 +160,19 @@ class NearCacheCore:
             return True
 
     def pause_seconds(self, random: float) -> float:
-        """Give the time to the next ping, from a random number between 0 and 1."""
+        """Return the seconds until the next ping, from a random number between 0 and 1."""
         with self._lock:
             return self._lease.pause_seconds(random)
 
     def is_stale(self, generation: int, now: float) -> bool:
-        """Say whether a stream is to be given up, because it is over or no longer answers."""
+        """Say whether to close a stream: a newer one has begun, or it no longer answers pings."""
         with self._lock:
             return generation != self._lease.generation or self._lease.is_stale(now)
 
-    # What validations say.
+    # Events of validations.
 
     def rpc_sent(self, now: float, wall_time: float) -> Flight:
-        """Note that a call that validates is about to be sent. `rpc_done` has to follow."""
+        """Note that a validating call is about to be sent. `rpc_done` must follow."""
         with self._lock:
             generation = self._lease.generation if self._lease.established else None
             return self._flights.begin(generation, now, wall_time)
@@ -189,16 +188,16 @@ class NearCacheCore:
         ip_address: str | None,
         passive: bool,
     ) -> bool:
-        """Keep the answer to a validation, unless it may be out of date already; say whether it was kept.
+        """Store the answer to a validation, unless it may already be outdated. Return whether it was stored.
 
         Args:
-            flight: What `rpc_sent` gave.
-            key: The token's.
+            flight: The result of `rpc_sent`.
+            key: The token's key.
             session: The answer.
             encoded: The answer as bytes.
-            now: A reading of the clock of the lease since the answer arrived.
-            ip_address: The address that the app gave with the question; None where it gave none, or where
-                the question was a report that was due: an address given meanwhile is the later one.
+            now: The lease clock, read after the answer arrived.
+            ip_address: The address that the app gave with the question; None if it gave none. Also None for a report
+                of use, because the entry may have a later address by now.
             passive: Whether the call reported no use.
         """
         if passive:
@@ -226,25 +225,25 @@ class NearCacheCore:
             return True
 
     def rejection_received(self, key: bytes, rejection: Rejection) -> None:
-        """Forget what is kept under a token that was rejected: a session that is dead stays so."""
+        """Remove the entry of a rejected token, unless only the user differs. A dead session never becomes live again."""
         if rejection.reason is not RejectionReason.USER_MISMATCH:
             self.token_ended(key)
 
     def rpc_done(self, flight: Flight) -> None:
-        """Note that a call is over and all of its answers have been given."""
+        """Note that a call has ended and all its answers have been received."""
         with self._lock:
             self._flights.end(flight)
 
-    # What this client itself has changed.
+    # Changes by this client.
 
     def token_ended(self, key: bytes) -> None:
-        """Forget a token and its session, and distrust the answers about it that are on their way."""
+        """Remove the entry of a token, and discard answers about the token that are still in flight."""
         with self._lock:
             self._flights.invalidate((key,))
             self._evictions += self._entries.remove(key)
 
     def others_ended(self, key: bytes) -> None:
-        """Forget the sessions of the user behind a token; everybody's, where that user isn't known."""
+        """Remove all sessions of a token's user. If the user is not known, remove all sessions."""
         with self._lock:
             entry = self._entries.get(key)
             user_id = None if entry is None else entry.user_id
@@ -253,10 +252,10 @@ class NearCacheCore:
         else:
             self.evict_received((), (user_id,), everything=False)
 
-    # What can be read.
+    # Statistics.
 
     def statistics(self, now: float) -> NearCacheStatistics:
-        """Say what is kept and what has been done."""
+        """Return the state of the cache and its counters."""
         with self._lock:
             lease = self._lease
             established = lease.established
@@ -274,7 +273,7 @@ class NearCacheCore:
             )
 
     def _forget_everything(self) -> None:
-        # First the lease: a look-up in another thread doesn't take the lock.
+        # End the lease first: a look-up in another thread does not take the lock.
         self._lease.end()
         self._evictions += self._entries.clear()
 
@@ -283,7 +282,7 @@ class NearCacheCore:
             return self._entries.get(key)
 
     def _check_entry(self, now: float, key: bytes, token: str, entry: Entry, passive: bool) -> bool:
-        """Do what an entry's use asks for but now and then; say whether it may still be used."""
+        """Do the occasional work of a use: report it, and mark the entry as used. Return whether the entry is valid."""
         if now >= entry.dead_at:
             return False
         if now >= entry.due_at and not passive:
@@ -296,7 +295,7 @@ class NearCacheCore:
         with self._lock:
             if now < entry.due_at:  # another thread was first
                 return
-            # Should the report fail, the next use repeats it.
+            # If the report fails, a later use repeats it.
             resolution = resolution_seconds(entry.session, self._activity_seconds)
             entry.due_at = now + resolution / RETRY_SHARE
             self._revalidations += 1
@@ -304,7 +303,7 @@ class NearCacheCore:
 
 
 def _accept_address(entry: Entry, ip_address: IpAddress) -> bool:
-    """Take over another address, unless it is none: then the authority is to say what is wrong with it."""
+    """Store a new address in an entry. Return False for an invalid one, which the authority must reject."""
     text = str(ip_address)
     if not text or text == entry.ip_address:
         return True

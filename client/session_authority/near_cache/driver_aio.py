@@ -1,4 +1,4 @@
-"""What keeps the near cache's lease: it follows the stream of changes from an event loop."""
+"""The driver of the near cache: it follows the stream of changes from an event loop and so renews the lease."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from session_authority.near_cache.options import NearCache
 
 
 class AsyncDriver:
-    """Follows the stream of changes, and opens another one when it is lost."""
+    """Follows the stream of changes, and opens a new stream when one is lost."""
 
     def __init__(
         self,
@@ -24,13 +24,13 @@ class AsyncDriver:
         *,
         clock: Callable[[], float] = lease_clock,
     ) -> None:
-        """Begin with nothing kept; the stream is opened by the first `follow`.
+        """Start with an empty cache. The first `follow` opens the stream.
 
         Args:
-            settings: What the app chose.
+            settings: The app's settings of the near cache.
             watch: Opens a stream, which sends the given pings.
             failed: Logs why a stream ended.
-            on_due: Sends a report of use, without waiting.
+            on_due: Sends a report of use. It must not wait.
             clock: The clock of the lease.
         """
         self.core = NearCacheCore(settings, decoded, on_due)
@@ -42,7 +42,7 @@ class AsyncDriver:
         self.follow = self._background.start
 
     async def stop(self) -> None:
-        """Stop following the stream, if it is followed here."""
+        """Stop following the stream, if it is followed from here."""
         await self._background.stop()
 
     async def _follow(self) -> None:
@@ -60,7 +60,7 @@ class AsyncDriver:
             await self._background.pause(backoff.next_seconds(error, stream.chance()))
 
     async def _follow_one(self, generation: int, backoff: stream.Backoff) -> SessionAuthorityError:
-        """Follow one stream, and return what it ended with."""
+        """Follow one stream until it ends, and return its error."""
         try:
             opened = self._watch(partial(stream.next_ping, self.core, generation, self.now))
         except ClientClosed as error:
@@ -69,7 +69,7 @@ class AsyncDriver:
             while (payload := await opened.read()) is not None:
                 stream.apply(self.core, generation, payload)
                 backoff.succeeded()
-        except Exception as error:  # noqa: BLE001 - no fault of one stream ends the following
+        except Exception as error:  # noqa: BLE001 - the driver goes on with the next stream
             return stream.fault_of(error)
         finally:
             await opened.close()

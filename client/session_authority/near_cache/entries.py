@@ -1,9 +1,10 @@
-"""The sessions that are kept: bounded, the least recently used out, and cheap for the garbage collector.
+"""The cached sessions: a bounded LRU cache that is cheap for the garbage collector.
 
-The most recently used ones are *hot*: decoded, to be answered at once. The others are *cold*: each is one `bytes`
-in a plain dict, which takes half of the memory. The collector looks into no `bytes`, and into no dict of them. An entry
-is in one of the two; one that is asked for becomes hot, and the least recently used hot one becomes cold, so that the
-cold ones followed by the hot ones are always in the order of their use.
+The most recently used entries are *hot*: they are decoded and can be returned at once. The others are *cold*: each is
+one `bytes` in a plain dict. Cold entries take half of the memory, and the garbage collector does not traverse them.
+
+A look-up makes an entry hot. The least recently used hot entry then becomes cold. So the cold entries, followed by the
+hot ones, are always in the order of their use.
 """
 
 import math
@@ -18,16 +19,16 @@ from session_authority.session import Session
 
 HOT_LIMIT_SESSIONS = 1024
 HOT_SHARE = 16
-"""One session in so many is hot at most, but no fewer than 64 are: a decoded one takes a kilobyte more."""
+"""At most one in this many sessions is hot, but always up to 64. A decoded session takes another kilobyte."""
 
 DISPLACED_SHARE = 64
-"""When there is no more room, one in so many has to go."""
+"""When the cache is full, one in this many sessions is removed."""
 
 USE_NOTED_SECONDS = 1.0
-"""How old what is known of an entry's use may be: to note each use would cost more than to find the entry."""
+"""An entry's use is noted at most this often, because noting it costs more than the look-up."""
 
 _HEADER = Struct("=ddqqB")
-_HASH_BITS = (1 << 60) - 1  # what Python keeps in 32 bytes
+_HASH_BITS = (1 << 60) - 1  # the largest int that Python stores in 32 bytes
 _TUPLE_LIMIT_KEYS = 64
 
 Decode: TypeAlias = Callable[[bytes], Session]
@@ -35,10 +36,10 @@ _Keys: TypeAlias = bytes | tuple[bytes, ...] | set[bytes]
 
 
 def key_of(text: str) -> bytes:
-    """Return the key that a presentable token is kept under: a digest, so that a memory dump opens no session.
+    """Return the key of a token: a digest, so that a memory dump reveals no token.
 
-    BLAKE2b takes less time in Python than SHA-256, and a hit costs little more than this. A shorter digest would cost
-    more time than its 32 bytes are worth.
+    BLAKE2b is faster in Python than SHA-256, and takes most of the time of a hit. A shorter digest would save 32 bytes
+    but take more time.
     """
     return blake2b(text.encode()).digest()
 
@@ -48,21 +49,21 @@ class Entry:
 
     Attributes:
         session: The answer.
-        user_id: Whose session it is.
-        ip_address: The latest address that it was used from, as the app gave it; None where it never gave one.
-        dead_at: From when on it is not to be answered.
-        due_at: From when on its use is to be reported.
-        look_at: From when on its use asks for more than an answer; never after it is dead.
+        user_id: The session's user.
+        ip_address: The latest address that it was used from, as the app gave it; None if the app gave none.
+        dead_at: When the cache must stop answering with it.
+        due_at: When its use must be reported again.
+        check_at: When a use must next check `dead_at` and `due_at`, and be noted. Never later than `dead_at`.
     """
 
     __slots__ = (
         "_encoded",
         "_session_hash",
         "_user_hash",
+        "check_at",
         "dead_at",
         "due_at",
         "ip_address",
-        "look_at",
         "session",
         "user_id",
     )
@@ -80,18 +81,18 @@ class Entry:
         self.ip_address = ip_address
         self.dead_at = dead_at
         self.due_at = due_at
-        self.look_at = -math.inf
+        self.check_at = -math.inf
         self._encoded = encoded
         self._session_hash = _hash_of_session(session.session_id)
         self._user_hash = _hash_of_user(session.user_id)
 
     @property
     def hashes(self) -> tuple[int, int]:
-        """The hashes of the session's and the user's id."""
+        """The hashes of the session's id and the user's id."""
         return self._session_hash, self._user_hash
 
     def to_bytes(self) -> bytes:
-        """Give all of it as bytes."""
+        """Encode the entry, including its times and hashes."""
         address = (self.ip_address or "").encode()
         header = _HEADER.pack(
             self.dead_at, self.due_at, self._session_hash, self._user_hash, len(address)
@@ -100,7 +101,7 @@ class Entry:
 
     @classmethod
     def from_bytes(cls, packed: bytes, decode: Decode) -> "Entry":
-        """Give back what `to_bytes` gave."""
+        """Decode the result of `to_bytes`."""
         dead_at, due_at, _, _, length = _HEADER.unpack_from(packed)
         start = _HEADER.size + length
         address, encoded = packed[_HEADER.size : start], packed[start:]
@@ -108,9 +109,9 @@ class Entry:
 
 
 class Entries:
-    """What is kept, by the key of the token; also found by session and by user.
+    """The cached entries by token key, with indexes by session and by user.
 
-    The callers hold a lock, but for reading `hot`.
+    Callers must hold a lock, except to read `hot`.
 
     Attributes:
         hot: The decoded entries, the least recently used first.
@@ -124,7 +125,7 @@ class Entries:
         self._decode = decode
         self.hot: OrderedDict[bytes, Entry] = OrderedDict()
         self._cold: dict[bytes, bytes] = {}
-        # By hash: that two ids share one makes a change forget both, and spares us the ids.
+        # Hashes take less memory than ids. If two ids have the same hash, a change of one removes both.
         self._by_session: dict[int, _Keys] = {}
         self._by_user: dict[int, _Keys] = {}
 
@@ -145,13 +146,13 @@ class Entries:
         return entry
 
     def note_use(self, key: bytes, entry: Entry, now: float) -> None:
-        """Count an entry as the latest used, where it has not been forgotten meanwhile."""
+        """Mark an entry as the most recently used, unless it has been removed."""
         if key in self.hot:
             self.hot.move_to_end(key)
-        entry.look_at = min(entry.dead_at, entry.due_at, now + USE_NOTED_SECONDS)
+        entry.check_at = min(entry.dead_at, entry.due_at, now + USE_NOTED_SECONDS)
 
     def put(self, key: bytes, entry: Entry) -> int:
-        """Keep an entry in place of the key's earlier one, and say how many others had to go."""
+        """Store an entry, replacing an earlier one of the key. Return how many others were removed to make room."""
         self.remove(key)
         self.hot[key] = entry
         session_hash, user_hash = entry.hashes
@@ -161,7 +162,7 @@ class Entries:
         return self._evict_oldest() if len(self) > self._max_sessions else 0
 
     def remove(self, key: bytes) -> bool:
-        """Forget an entry; say whether there was one."""
+        """Remove an entry. Return whether there was one."""
         entry = self.hot.pop(key, None)
         if entry is not None:
             session_hash, user_hash = entry.hashes
@@ -175,22 +176,22 @@ class Entries:
         return True
 
     def remove_session(self, session_id: str) -> int:
-        """Forget a session, whatever its tokens; say how many entries that were."""
+        """Remove all entries of a session, which may have several tokens. Return their number."""
         return self._remove_all(self._by_session.pop(_hash_of_session(session_id), None))
 
     def remove_user(self, user_id: str) -> int:
-        """Forget a user's sessions; say how many entries that were."""
+        """Remove all entries of a user. Return their number."""
         return self._remove_all(self._by_user.pop(_hash_of_user(user_id), None))
 
     def clear(self) -> int:
-        """Forget everything; say how many entries that were."""
+        """Remove all entries. Return their number."""
         count = len(self)
         for each in (self.hot, self._cold, self._by_session, self._by_user):
             each.clear()
         return count
 
     def _evict_oldest(self) -> int:
-        # Some at once: to find where a dict begins takes as long as much has been taken from there.
+        # Remove many at once: finding a dict's first item takes longer the more items before it were removed.
         count = max(self._max_sessions // DISPLACED_SHARE, 1)
         return sum(map(self.remove, list(islice(self._cold or self.hot, count))))
 
@@ -216,8 +217,8 @@ def _each(keys: _Keys) -> tuple[bytes, ...]:
 
 
 def _add(index: dict[int, _Keys], hash_: int, key: bytes) -> None:
-    # Most have one key. The garbage collector has to follow a set for as long as it lives, but no `bytes`, and a
-    # tuple of them only once.
+    # Most sessions and users have one key. The garbage collector traverses sets every time, but never `bytes`, and a
+    # tuple of `bytes` only once.
     keys = index.get(hash_)
     if keys is None:
         index[hash_] = key

@@ -1,8 +1,8 @@
-"""Validations that are under way, and the changes that overtake them.
+"""Validations in flight, and the changes that overtake them.
 
-A change that arrives while a validation is in flight wins, because the answer may have been made before it. Which
-session or user an answer is about is known only when it arrives, so what has changed is remembered for as long
-as a validation is in flight that was sent before.
+If a change arrives while a validation is in flight, the answer may be older than the change, so it must not be cached.
+Only the answer shows its session and user. Each change is therefore remembered until all validations that were sent
+before it have ended.
 """
 
 from collections import OrderedDict
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 CHANGES_LIMIT = 100_000
-"""Beyond as many remembered changes, every answer in flight is discarded instead."""
+"""At more remembered changes than this, they are dropped, and no answer in flight is cached."""
 
 Subject: TypeAlias = bytes | str | tuple[str]
-"""What a change is about: the key of a token, the id of a session, or (the id of a user,)."""
+"""The subject of a change: the key of a token, the id of a session, or (the id of a user,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
-    """One call that validates.
+    """One validating call.
 
     Attributes:
-        generation: The stream's that had answered a ping when the call was sent; None without one.
-        sent_at: When, by the clock of the lease.
-        wall_time: When, by the wall clock.
-        since: How many changes had been remembered by then.
+        generation: The generation when the call was sent; None if its stream had not answered a ping yet.
+        sent_at: When the call was sent, by the clock of the lease.
+        wall_time: When the call was sent, by the wall clock.
+        since: The number of changes that had been counted when the call was sent.
     """
 
     generation: int | None
@@ -51,7 +51,7 @@ class Flights:
         return flight
 
     def end(self, flight: Flight) -> None:
-        """Forget a call, and the changes that concern no other one."""
+        """Remove a call, and the changes that no other call needs."""
         self._open.pop(flight, None)
         oldest = next(iter(self._open), None)
         if oldest is None:
@@ -61,7 +61,7 @@ class Flights:
             self._changes.popitem(last=False)
 
     def invalidate(self, subjects: Iterable[Subject]) -> None:
-        """Note what has changed."""
+        """Note that these subjects have changed."""
         if not self._open:
             return
         self._count += 1
@@ -78,7 +78,7 @@ class Flights:
         self._changes.clear()
 
     def is_invalidated(self, flight: Flight, subjects: Iterable[Subject]) -> bool:
-        """Say whether any of an answer's subjects has changed since its call was sent."""
+        """Say whether a subject of an answer has changed since its call was sent."""
         return self._everything_at > flight.since or any(
             self._changes.get(subject, 0) > flight.since for subject in subjects
         )

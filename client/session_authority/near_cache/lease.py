@@ -1,8 +1,8 @@
-"""The lease: for how long what is kept may be used, and the stream that renews it.
+"""The lease: how long cached answers may be used, and the pings that renew it.
 
-A stream is a *generation*. Within it, each answered ping says that every change committed before the ping was
-received has arrived. So at any moment before "when that ping was sent + lease", a kept session can have ended no
-longer ago than the lease: the authority's `effective_time` has not come yet.
+Each stream is a *generation*. A pong proves that every change has arrived that was committed before the authority
+received the ping. The lease begins when that ping is sent. So while the lease lasts, a cached session can have ended at
+most one lease ago, and the `effective_time` of that end is still in the future.
 """
 
 import math
@@ -12,40 +12,40 @@ from collections.abc import Callable
 from functools import partial
 
 FIRST_PINGS_SECONDS = 0.5
-"""The time between pings while no pong has said what the lease is."""
+"""The time between pings until the first pong gives the length of the lease."""
 
 STALE_AFTER_SECONDS = 5.0
 PINGS_PER_LEASE = 2
 JITTER = 0.25
 
 
-def _suspend_proof() -> Callable[[], float] | None:
+def _clock_counting_suspend() -> Callable[[], float] | None:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if sys.platform == "darwin":
-        # There CLOCK_MONOTONIC goes on during sleep, unlike what time.monotonic reads (clock_gettime(3)).
+        # On macOS, CLOCK_MONOTONIC counts sleep, but time.monotonic does not (clock_gettime(3)).
         return partial(time.clock_gettime, time.CLOCK_MONOTONIC)
     if sys.platform == "win32":
         return time.monotonic  # counts sleep and hibernation
     return None
 
 
-def _no_clock() -> float:
-    """Stand in where no clock counts suspend: no lease is ever running, so nothing is kept."""
+def _no_lease_clock() -> float:
+    """Return infinity, on a system without a clock that counts suspend. Every lease is then over."""
     return math.inf
 
 
-lease_clock: Callable[[], float] = _suspend_proof() or _no_clock
-"""Seconds since an arbitrary moment, counting those during which the machine was suspended."""
+lease_clock: Callable[[], float] = _clock_counting_suspend() or _no_lease_clock
+"""Seconds since an arbitrary moment, including the time in which the machine was suspended."""
 
 
 class Lease:
-    """Pings that were sent, the latest that was answered, and what follows from it.
+    """The pings of a stream, and the lease that the latest pong gave.
 
     Attributes:
-        until: The moment before which what is kept may be used. Minus infinity without a lease.
-        generation: The number of the present stream, and of the latest one while there is none.
-        established: Whether the present stream has answered a ping.
+        until: When the lease ends. Minus infinity without a lease.
+        generation: The number of the current stream, or of the latest one if there is none.
+        established: Whether the current stream has answered a ping.
         renewed_at: When the latest answered ping was sent.
         seconds: The lease that the latest pong gave.
     """
@@ -70,25 +70,25 @@ class Lease:
         self._unanswered: dict[int, float] = {}
 
     def begin(self) -> int:
-        """Begin a generation, without a lease, and give its number."""
+        """Begin a generation without a lease, and return its number."""
         self.end()
         self.generation += 1
         return self.generation
 
     def end(self) -> None:
-        """End the lease: the stream is gone."""
+        """End the lease, because the stream has ended."""
         self.until = -math.inf
         self.established = False
         self._unanswered.clear()
 
     def ping(self, now: float) -> int:
-        """Give the id of a ping that is sent now, or later than now. No other ever has it."""
+        """Return the unique id of a ping that is sent at `now` or later."""
         self._ping_id += 1
         self._unanswered[self._ping_id] = now
         return self._ping_id
 
     def pong(self, ping_id: int, seconds: float) -> bool:
-        """Renew the lease from the moment at which the ping was sent; say whether it was one of ours."""
+        """Renew the lease, counted from the sending of the ping. Return False for an unknown ping or a bad lease."""
         sent_at = self._unanswered.get(ping_id)
         if sent_at is None or not 0 < seconds < math.inf:
             return False
@@ -100,10 +100,10 @@ class Lease:
         return True
 
     def pause_seconds(self, random: float) -> float:
-        """Give the time to the next ping, from a random number between 0 and 1."""
+        """Return the seconds until the next ping, from a random number between 0 and 1."""
         return self.seconds / PINGS_PER_LEASE * (1 - JITTER * random)
 
     def is_stale(self, now: float) -> bool:
-        """Say whether a ping has waited for so long that another stream is worth more."""
+        """Say whether a ping has waited too long for its pong, so that the stream must be replaced."""
         oldest = next(iter(self._unanswered.values()), None)
         return oldest is not None and now - oldest > max(STALE_AFTER_SECONDS, 2 * self.seconds)

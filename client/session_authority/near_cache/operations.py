@@ -1,4 +1,4 @@
-"""The operations of a client with a near cache, which keeps their answers. Like those of `_core`, they do no I/O."""
+"""The operations of a client with a near cache, which stores their answers. Like those of `_core`, they do no I/O."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ Clock = Callable[[], float]
 def ask(
     core: NearCacheCore, now: Clock, questions: Sequence[Question[_Waiter]]
 ) -> Operation[list[Outcome]]:
-    """Ask questions in one call, and keep the answers."""
+    """Send questions in one call, and cache the answers."""
     flight = core.rpc_sent(now(), time.time())
     try:
         responses = yield from _core.validations([question.message for question in questions])
@@ -41,7 +41,7 @@ def report_of(due: Due) -> v1.ValidateSessionRequest:
 def validate_many(
     core: NearCacheCore, now: Clock, requests: Iterable[ValidationRequest]
 ) -> Operation[list[Session | Rejection]]:
-    """Answer from memory what can be, and ask about the others."""
+    """Validate tokens from memory where possible, and ask the authority about the others."""
     requests = list(requests)
     answers: list[Session | Rejection] = [Rejection(RejectionReason.NOT_FOUND)] * len(requests)
     asked: list[tuple[int, Question[None]]] = []
@@ -65,9 +65,9 @@ def validate_many(
 
 
 def forget_changed(core: NearCacheCore, call: _core.Call) -> None:
-    """Forget what a call that was made has ended.
+    """Remove the sessions that a call may have ended from the cache.
 
-    Also where it failed, for the change may have been made nevertheless; and before anybody hears of the answer.
+    A failed call may have made its change too, so it counts. The cache forgets before the app gets the answer.
     """
     match call.method.removeprefix(_core.SESSION_SERVICE):
         case "SignOut":
@@ -84,7 +84,7 @@ def forget_changed(core: NearCacheCore, call: _core.Call) -> None:
 
 
 def decoded(encoded: bytes) -> Session:
-    """Return the session that the cache kept as bytes."""
+    """Decode a session that the cache stored as bytes."""
     return convert.session_of(session_pb2.Session.FromString(encoded))
 
 
@@ -95,7 +95,7 @@ def settle(
     responses: Sequence[v1.ValidateSessionResponse],
     now: float,
 ) -> list[Outcome]:
-    """Keep the answers of one call, and return the outcome of each question."""
+    """Cache the answers of one call, and return the outcome of each question."""
     return [
         _settled(core, flight, question, response, now)
         for question, response in zip(questions, responses, strict=True)

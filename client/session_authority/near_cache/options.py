@@ -1,4 +1,4 @@
-"""What an app chooses about its near cache, and what it can read about it."""
+"""The settings and the statistics of the near cache."""
 
 import math
 from dataclasses import dataclass
@@ -12,18 +12,17 @@ MAX_SESSIONS_LIMIT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class NearCache:
-    """The near cache of a client: `SessionClient(near_cache=NearCache(max_sessions=50_000))`.
+    """The settings of a near cache: `SessionClient(near_cache=NearCache(max_sessions=50_000))`.
 
     Args:
-        max_sessions: How many sessions it keeps at most, 1 to 1,000,000; the least recently used make
-            room. A session takes about 700 bytes.
-        activity_seconds: How often the use of a session that is answered from memory is reported to the
-            authority, which records it as last active and with its latest IP address. The authority's own
-            resolution of last-active times, 60 unless its operator changed it. For a session with an idle
-            timeout it is a tenth of that where that is less.
+        max_sessions: The largest number of cached sessions, 1 to 1,000,000. The least recently used ones are
+            removed to make room. A session takes about 700 bytes.
+        activity_seconds: How often the client reports the use of a cached session, so that the authority can
+            record its activity and its latest IP address. Set it to the authority's resolution of last-active
+            times (60 unless configured). For a short idle timeout, a tenth of the timeout counts instead.
 
     Raises:
-        ConfigurationError: A value is beyond its limits.
+        ConfigurationError: A value is out of range.
     """
 
     max_sessions: int = DEFAULT_MAX_SESSIONS
@@ -31,27 +30,27 @@ class NearCache:
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_sessions <= MAX_SESSIONS_LIMIT:
-            raise ConfigurationError("max_sessions", f"is not from 1 to {MAX_SESSIONS_LIMIT}")
+            raise ConfigurationError("max_sessions", f"must be from 1 to {MAX_SESSIONS_LIMIT}")
         if not (math.isfinite(self.activity_seconds) and self.activity_seconds >= 1):
-            raise ConfigurationError("activity_seconds", "is not a number of seconds from 1 on")
+            raise ConfigurationError("activity_seconds", "must be a number of seconds, at least 1")
 
 
 @dataclass(frozen=True, slots=True)
 class NearCacheStatistics:
-    """A near cache at one moment, and what it has done in this process so far.
+    """The state of a near cache, and its counters in this process.
 
     Attributes:
         hits: Validations that were answered from memory.
-        misses: Validations that the authority was asked for.
-        evictions: Sessions that were forgotten because their validity changed, the stream's loss included.
-        displacements: Sessions that were forgotten to make room.
-        revalidations: Reports of use that fell due.
-        size: How many sessions are kept now.
-        connected: Whether a stream tells of changes and has answered.
-        lease_age_seconds: How long ago the latest answered ping was sent; None without a stream that has
-            answered. Beyond `lease_seconds`, nothing is answered from memory.
-        lease_seconds: How long the authority lets answers be used, as it last said; None until it has.
-        problem: Why there is no stream, where that is known.
+        misses: Validations that were sent to the authority.
+        evictions: Sessions that were removed because they changed or the stream was lost.
+        displacements: Sessions that were removed to make room.
+        revalidations: Reports of use that were due.
+        size: The number of cached sessions.
+        connected: Whether a stream is open and has answered a ping.
+        lease_age_seconds: How long ago the latest answered ping was sent; None if not connected. Beyond
+            `lease_seconds`, no validation is answered from memory.
+        lease_seconds: How long the authority lets cached answers be used; None if not connected.
+        problem: Why there is no stream, if known.
     """
 
     hits: int

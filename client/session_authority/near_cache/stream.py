@@ -1,4 +1,4 @@
-"""The stream of changes: its pings, its messages, and how long to wait before the next one."""
+"""The stream of changes: its pings, its messages, and the wait before the next stream."""
 
 import random
 from collections.abc import Callable
@@ -16,13 +16,13 @@ WATCH_METHOD = "/session_authority.v1.SessionWatchService/WatchSessions"
 FIRST_WAIT_SECONDS = 0.1
 WAIT_LIMIT_SECONDS = 5.0
 REFUSED_WAIT_SECONDS = 30.0
-"""What needs an operator, a key without the permission or an authority without streams, is not asked for often."""
+"""The wait if only an operator can help: the API key is rejected, or the authority has no streams."""
 
 
 def next_ping(
     core: NearCacheCore, generation: int, clock: Callable[[], float]
 ) -> tuple[bytes, float] | None:
-    """Return a ping and the seconds until the next one; None if the stream is over or no longer answers."""
+    """Return a ping and the seconds until the next ping; None if the stream is over or no longer answers."""
     now = clock()
     ping_id = None if core.is_stale(generation, now) else core.ping_sent(generation, now)
     if ping_id is None:
@@ -49,11 +49,11 @@ def apply(core: NearCacheCore, generation: int, payload: bytes) -> None:
             lease = message.pong.lease
             core.pong_received(generation, message.pong.ping_id, lease.seconds + lease.nanos / 1e9)
         case _:
-            raise InternalError("the stream says what this library does not understand")
+            raise InternalError("the stream sent a message that this library does not understand")
 
 
 def fault_of(error: Exception) -> SessionAuthorityError:
-    """Return what an error in following a stream means."""
+    """Return the library's exception for an error of a stream."""
     if isinstance(error, SessionAuthorityError):
         return error
     if isinstance(error, grpc.RpcError):
@@ -62,22 +62,22 @@ def fault_of(error: Exception) -> SessionAuthorityError:
 
 
 def chance() -> float:
-    """Return a random number between 0 and 1, which keeps clients from acting all at once."""
+    """Return a random number between 0 and 1, which spreads the clients' actions over time."""
     return random.random()  # noqa: S311 - no secret
 
 
 class Backoff:
-    """How long to wait before the next stream: longer each time, and at random."""
+    """The wait before the next stream: longer each time, with jitter."""
 
     def __init__(self) -> None:
         self._wait_seconds = FIRST_WAIT_SECONDS
 
     def succeeded(self) -> None:
-        """Reset the pause, because a stream delivered a message."""
+        """Reset the wait, because a stream delivered a message."""
         self._wait_seconds = FIRST_WAIT_SECONDS
 
     def next_seconds(self, error: SessionAuthorityError | None, random: float) -> float:
-        """Return how long to wait, from a random number between 0 and 1."""
+        """Return the seconds to wait, from a random number between 0 and 1."""
         wait_seconds = self._wait_seconds
         self._wait_seconds = min(2 * wait_seconds, WAIT_LIMIT_SECONDS)
         if isinstance(error, CallerRejected) or (

@@ -80,11 +80,13 @@ def test_statistics_tell_what_goes_on(play: Play) -> None:
 
 @pytest.mark.parametrize("settings", [{"max_sessions": 0}, {"max_sessions": 1_000_001}])
 def test_a_size_has_limits(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="max_sessions is not from 1 to"):
+    with pytest.raises(ValueError, match="max_sessions must be from 1 to"):
         NearCache(**settings)
 
 
 @pytest.mark.parametrize("seconds", [0.5, float("nan"), float("inf")])
 def test_a_window_has_limits(seconds: float) -> None:
-    with pytest.raises(ValueError, match="activity_seconds is not a number of seconds from 1 on"):
+    with pytest.raises(
+        ValueError, match="activity_seconds must be a number of seconds, at least 1"
+    ):
         NearCache(activity_seconds=seconds)

@@ -173,13 +173,15 @@ def test_where_another_clock_counts_suspend_it_is_taken(
 ) -> None:
     monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
     monkeypatch.setattr(sys, "platform", platform)
-    found = lease_module._suspend_proof()
+    found = lease_module._clock_counting_suspend()
     assert found is not None
     assert found() == pytest.approx(time.monotonic(), abs=60)
 
 
-def test_where_no_clock_counts_suspend_no_lease_ever_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_lease_clock_counts_suspend_no_lease_ever_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
     monkeypatch.setattr(sys, "platform", "plan9")
-    assert lease_module._suspend_proof() is None
-    assert lease_module._no_clock() == math.inf
+    assert lease_module._clock_counting_suspend() is None
+    assert lease_module._no_lease_clock() == math.inf
