@@ -1,7 +1,9 @@
-"""SQLite statements that go to the thread of their connection once.
+"""Run each SQLite statement with one call to its connection's thread instead of four.
 
-aiosqlite keeps each connection in a thread. SQLAlchemy asks it for a cursor, to execute, to fetch and to close it: four
-trips, each of which takes the interpreter's lock from the loop and gives it back. The private names below are from
+aiosqlite runs each connection in a thread of its own. SQLAlchemy makes four calls to that thread for a statement: open
+a cursor, execute, fetch, close. Each call switches threads, and so passes the interpreter's lock back and forth.
+
+The private names below are from
 https://github.com/sqlalchemy/sqlalchemy/blob/main/lib/sqlalchemy/connectors/asyncio.py and
 https://github.com/omnilib/aiosqlite/blob/main/aiosqlite/core.py.
 """
@@ -27,7 +29,7 @@ class _Outcome(NamedTuple):
 
 
 class _Cursor(AsyncAdapt_aiosqlite_cursor):
-    """What SQLAlchemy takes for a cursor: the outcome of a statement, with every row."""
+    """A cursor for SQLAlchemy that holds the outcome of a statement and all its rows."""
 
     __slots__ = ("_outcome",)
 
@@ -61,7 +63,7 @@ class _Cursor(AsyncAdapt_aiosqlite_cursor):
         self._rows.clear()
 
     async def _async_soft_close(self) -> None:
-        """Do nothing: it was closed in its thread."""
+        """Do nothing. The thread has closed SQLite's cursor already."""
 
     def _run(self, work: Callable[..., _Outcome], operation: str, parameters: Any) -> None:
         aiosqlite: Any = self._connection
@@ -79,13 +81,13 @@ class _Connection(AsyncAdapt_aiosqlite_connection):
 
 
 def connect(dialect: Any, _record: object, arguments: Any, settings: Any) -> _Connection:
-    """Connect as SQLAlchemy would: a listener to its `do_connect`."""
+    """Connect as SQLAlchemy does, but with the cursor above. Listens to the event `do_connect`."""
     made = dialect.loaded_dbapi.connect(*arguments, **settings)
     return _Connection(made.dbapi, made._connection)
 
 
 def reset(connection: Any, _record: object, state: Any) -> None:
-    """Roll back, where there is anything to: a listener to SQLAlchemy's `reset`, in place of its own trip each time."""
+    """Roll back an open transaction. Listens to `reset`, because SQLAlchemy would call the thread every time."""
     if not state.terminate_only and connection.driver_connection.in_transaction:
         connection.rollback()
 

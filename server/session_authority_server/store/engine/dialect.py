@@ -1,4 +1,4 @@
-"""What the engines do differently, and what each must provide."""
+"""The operations that SQLite and PostgreSQL perform in different ways."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -9,23 +9,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from session_authority_server.domain.session import Changes
 
-# A query keeps its snapshot until the next statement of its transaction. Another connection that works CONCURRENTLY
-# would wait for the snapshot to go. This statement takes none.
+# A transaction keeps the snapshot of its last query until its next statement. A CONCURRENTLY command on another
+# connection waits for that snapshot. This statement takes no snapshot, so it releases the last one.
 RELEASE_SNAPSHOT = "SET LOCAL client_min_messages = warning"
-# The key in a connection's `info` that says that PostgreSQL did not wait for the synchronous standby.
+# The key in a connection's `info` for a commit that the synchronous standby did not confirm.
 COMMIT_IN_DOUBT = "commit in doubt"
 
-# Returns the columns of a packed row, as the driver gives them.
+# Unpacks a row into its columns. The values are those of the driver, not decoded.
 Unpack: TypeAlias = Callable[[Any], Sequence[Any]]
 
 
 class Dialect(Protocol):
-    """One engine's ways.
+    """The operations of one engine.
 
     Attributes:
         takes_arrays: Whether a parameter can be an array.
-        time_query: The statement that asks for the engine's time; None where its clock is this machine's.
-        driver_errors: What the driver raises where SQLAlchemy is not in between.
+        time_query: The statement that reads the engine's clock. None if the engine uses this machine's clock.
+        driver_errors: The exceptions of the driver, for calls that bypass SQLAlchemy.
     """
 
     takes_arrays: bool
@@ -33,7 +33,7 @@ class Dialect(Protocol):
     driver_errors: tuple[type[Exception], ...]
 
     def reader(self) -> AsyncEngine:
-        """Return an engine for single reads outside transactions, several at once."""
+        """Return an engine for reads outside transactions. Several can run at once."""
         ...
 
     def writer(self) -> AsyncEngine:
@@ -41,49 +41,52 @@ class Dialect(Protocol):
         ...
 
     def by_ids(self, column: ColumnElement[UUID]) -> ColumnElement[bool]:
-        """Return the condition that a column is one of the parameter `ids`."""
+        """Return the condition that a column equals one of the ids in the parameter `ids`."""
         ...
 
     def packed(self, statement: Select[Any]) -> tuple[Select[Any], Unpack]:
-        """Return a SELECT of the same rows, each in the form that is cheapest to fetch, and how to unpack a row."""
+        """Return a SELECT of the same rows in the engine's cheapest form, and a function that unpacks such a row."""
         ...
 
     async def fetch_packed(
         self, driver: Any, statement_for: Callable[[int], str], ids: Sequence[UUID]
     ) -> Sequence[Hashable]:
-        """Run a SELECT of packed rows by ids on a driver's own connection.
+        """Run a SELECT of packed rows by id, without SQLAlchemy.
 
         Args:
-            driver: The driver's own connection.
-            statement_for: Returns the statement that takes this number of ids.
+            driver: The driver's connection.
+            statement_for: Returns the statement for a number of ids.
             ids: The ids of the rows.
         """
         ...
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
-        """Have other processes told of changes when, and only if, the present transaction is committed."""
+        """Notify the other processes of changes, if and when the current transaction commits."""
         ...
 
     def insert_if_absent(self, table: Table) -> Insert:
-        """Return an INSERT that does nothing where a row of the same key exists."""
+        """Return an INSERT that skips a row whose key exists already."""
         ...
 
     def try_migration_lock(self, connection: Connection) -> bool:
-        """Say whether no other transaction migrates the schema; if so, none does until this one ends."""
+        """Lock the schema against other migrations until the transaction ends. Return False if one is running."""
         ...
 
     def worker_settings(self) -> ColumnElement[Any]:
-        """Return what, selected, fits a transaction to a worker who goes through an index in its order.
+        """Return an expression that changes the settings of the transaction that selects it, for a worker.
 
-        Where the engine can, it is answered before it is safe, is given up by the engine if the worker is
-        gone, and holds to the index even where the engine knows nothing of the table's contents.
+        On PostgreSQL:
+
+        * The commit does not wait for the disk.
+        * The server ends the transaction if the worker disappears.
+        * Queries follow an index in its order, even without statistics about the table.
         """
         ...
 
     async def interrupt(self, driver: Any) -> None:
-        """Ask the engine to give up what it is doing for a driver's connection."""
+        """Ask the engine to cancel the statement that runs on a driver's connection."""
         ...
 
     def cut_off(self, driver: Any) -> None:
-        """Have whoever waits for the engine on a driver's connection wait no more."""
+        """Break a driver's connection, so that a task that waits on it gets an error."""
         ...

@@ -18,19 +18,21 @@ from session_authority_server.store.engine.limits import (
 )
 from session_authority_server.store.tables import sessions
 
-# How many sessions are remembered. Each takes about 4 KiB.
+# How many decoded sessions are cached. Each takes about 4 KiB.
 REMEMBERED_LIMIT = 20_000
 
-# A read that fails sooner than this is tried once more.
+# A read that fails sooner than this is retried once.
 BROKEN_SECONDS = 0.25
 
 
 class HotRead:
-    """Reads sessions by id for validation: the one statement that runs thousands of times a second.
+    """Reads sessions by id for validation. This statement runs thousands of times a second.
 
-    SQLAlchemy writes the statement, and the driver runs it on connections that are kept: SQLAlchemy's own cursor
-    costs several times as much. Every call reads the whole rows. A row is decoded only if the same row was not
-    decoded before, so what is remembered cannot be out of date. (docs/decisions/0003-hot-read.md)
+    SQLAlchemy builds the statement, but the driver runs it on connections that stay open. SQLAlchemy's own cursor
+    costs several times as much.
+
+    Every call reads complete rows from the database. The cache maps a row to its decoded session, so a cached session
+    is never out of date. (docs/decisions/0003-hot-read.md)
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -49,11 +51,11 @@ class HotRead:
         self._session = lru_cache(REMEMBERED_LIMIT)(self._decode)
 
     async def __call__(self, session_ids: Sequence[UUID]) -> list[Session]:
-        """Return those of the sessions that exist, swept ones without their sweep.
+        """Return those of the sessions that exist. Sessions ended by a sweep come without the sweep.
 
         Raises:
             SQLAlchemyError: If no connection is available.
-            Exception: Whatever the driver raises.
+            Exception: If the driver fails (`Dialect.driver_errors`).
         """
         if not session_ids:
             return []
@@ -64,7 +66,7 @@ class HotRead:
         except self._dialect.driver_errors:
             if loop.time() - started > BROKEN_SECONDS:
                 raise
-            # The connection had probably broken while it was idle. A new connection shows what is wrong.
+            # The connection probably broke while it was idle. If a new one fails too, the database has a problem.
             read = await self._read_once(session_ids)
         return [self._session(row) for row in read]
 
@@ -76,7 +78,7 @@ class HotRead:
                 reading = self._dialect.fetch_packed(held[1], self._text, session_ids)
                 read = await within_time_limit(self._dialect, held[1], reading)
             except BaseException:
-                # The state of the connection is unknown, and what broke it may have broken the others.
+                # The state of the connection is unknown, and the idle connections may be broken too.
                 broken, self._idle = [held, *self._idle], []
                 await asyncio.shield(_discard(broken))
                 raise
@@ -86,18 +88,18 @@ class HotRead:
         return read
 
     async def close(self) -> None:
-        """Close the kept connections."""
+        """Close the idle connections."""
         while self._idle:
             await self._idle.pop()[0].close()
         await self._engine.dispose()
 
     async def _take_place(self) -> None:
-        # The pool cannot make a caller wait for a connection that is kept here.
+        # The pool does not know when a connection becomes free here, so callers queue for this semaphore instead.
         try:
             async with asyncio.timeout(WAIT_SECONDS if self._places.locked() else None):
                 await self._places.acquire()
         except TimeoutError:
-            raise NoConnection("no connection came free in time") from None
+            raise NoConnection("no connection became free in time") from None
 
     async def _connect(self) -> tuple[AsyncConnection, Any]:
         connection = await connect(self._engine)

@@ -1,4 +1,4 @@
-"""How long a caller waits for a connection and for the engine, and what happens to work that takes longer."""
+"""Time limits for connecting to an engine and for its work."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -10,13 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from session_authority_server.store.engine.dialect import Dialect
 
 T = TypeVar("T")
-# How many connections read, of each of the two kinds (validation and all else).
+# How many connections read for validation. Equally many read for everything else.
 READERS = 4
-# How long a caller waits for a free connection, and how long the engine may then work for the caller. Together
-# they are less than the deadline that callers have by default.
+# The longest wait for a free connection, and the longest work of the engine after it. Together they are shorter
+# than the default deadline of a call (5 s).
 WAIT_SECONDS = 2.0
 WORK_SECONDS = 2.0
-# How long the engine has to stop when it is asked to, and how long after that the caller gets an error anyway.
+# After an interrupt, the engine has GIVE_UP_SECONDS to stop before its connection is cut off. LAST_RESORT_SECONDS
+# after the interrupt, the caller gets an error in any case.
 GIVE_UP_SECONDS = 0.25
 LAST_RESORT_SECONDS = 2.0
 
@@ -24,14 +25,14 @@ _CLOSING: set["asyncio.Future[None]"] = set()
 
 
 async def connect(engine: AsyncEngine, seconds: float | None = None) -> AsyncConnection:
-    """Return a connection from an engine's pool, opened if need be.
+    """Return a connection from an engine's pool. Open one if necessary.
 
-    Cancelling the caller does not cancel the opening: drivers lose a connection that is given up halfway. The
-    connection then goes back to the pool.
+    If the caller is cancelled, the opening continues and the connection goes to the pool. Drivers leak a connection
+    whose opening is cancelled.
 
     Args:
         engine: The engine.
-        seconds: How long to wait, in the pool's queue and for the engine; WAIT_SECONDS if None.
+        seconds: The longest wait, for the pool and for the engine together; WAIT_SECONDS if None.
 
     Raises:
         SQLAlchemyError: If no connection is available in time.
@@ -51,16 +52,19 @@ async def connect(engine: AsyncEngine, seconds: float | None = None) -> AsyncCon
 async def within_time_limit(
     dialect: Dialect, driver: Any, work: Awaitable[T], seconds: float | None = None
 ) -> T:
-    """Wait for work on a driver's connection, and make the work fail once it takes too long.
+    """Wait for work on a driver's connection, and interrupt the work if it takes too long.
 
-    The engine is interrupted instead of the task cancelled: an abandoned statement would go on holding its locks,
+    The engine is interrupted, and the task is not cancelled. Otherwise an abandoned statement would keep its locks
     and leave its connection in an unknown state.
 
     Args:
         dialect: The engine's dialect.
-        driver: The driver's own connection.
-        work: What to wait for.
-        seconds: How long the work may take; WORK_SECONDS if None.
+        driver: The driver's connection.
+        work: The work, which uses this connection alone.
+        seconds: The time limit; WORK_SECONDS if None.
+
+    Raises:
+        SQLAlchemyError: If the engine ignored the interrupt.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -75,7 +79,7 @@ async def within_time_limit(
     try:
         async with asyncio.timeout(
             limit + LAST_RESORT_SECONDS
-        ):  # if the engine ignored the interrupt
+        ):  # Expires only if the engine ignores the interrupt.
             return await work
     except TimeoutError:
         raise NoConnection("the engine did not answer in time") from None
@@ -83,7 +87,7 @@ async def within_time_limit(
         timer.cancel()
         if stopping is not None:
             ended.set()
-            await stopping  # or it would interrupt the connection's next user
+            await stopping  # A late interrupt would hit the connection's next statement.
 
 
 async def _stop(dialect: Dialect, driver: Any, ended: asyncio.Event) -> None:

@@ -1,9 +1,10 @@
 """PostgreSQL: its connections, and the notifications that carry changes from one server to the others.
 
-No setting of a session may change what is read or written. A role, a database, a pooler, a service file and the
-environment can all change such settings. Values therefore travel in binary, which DateStyle, IntervalStyle, TimeZone
-and bytea_output do not affect. Text in binary still has an encoding: every connection asks for UTF8 and verifies that
-it got it.
+No setting of a PostgreSQL session may change the values that are read or written. A role, a database, a pooler, a
+service file and the environment can all change such settings.
+
+Values therefore travel in binary, which DateStyle, IntervalStyle, TimeZone and bytea_output do not affect. Binary text
+still has an encoding, so every connection requests UTF8 and verifies that it is in use.
 """
 
 import contextlib
@@ -42,14 +43,15 @@ from session_authority_server.store.engine import limits
 from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT, Unpack
 
 _CONNECT_TIMEOUT_SECONDS = 2
-# A transaction that waits longer is behind a client that disappeared with a lock, and keeps a connection from others.
+# A transaction that waits longer is probably behind a client that disappeared while it held a lock. The waiting
+# transaction occupies a connection that other calls need.
 _LOCK_TIMEOUT_MILLISECONDS = 1_000
 _STATEMENT_TIMEOUT_MILLISECONDS = 1_900
 _CANCEL_TIMEOUT_SECONDS = 0.5
 _UTF8 = "UTF8"
 _ANY_POSTGRESQL = "postgresql+psycopg://"
 _RECORD_OID = 2249
-_MIGRATION_LOCK = 0x5E551013_A07408  # any number that other programs are not likely to use
+_MIGRATION_LOCK = 0x5E551013_A07408  # arbitrary; other programs are unlikely to use the same number
 _AS_WORKER = {
     "synchronous_commit": "off",
     "idle_in_transaction_session_timeout": "5s",
@@ -60,7 +62,7 @@ CHANNEL = "session_authority_changes"
 # A notification holds less than 8,000 bytes (PostgreSQL's NOTIFY_PAYLOAD_MAX_LENGTH).
 PAYLOAD_LIMIT_BYTES = 7_900
 _SESSION_IDS_AT_ONCE = PAYLOAD_LIMIT_BYTES // 33
-_USER_IDS_AT_ONCE = PAYLOAD_LIMIT_BYTES // 256  # of 255 bytes at most, and a line's end
+_USER_IDS_AT_ONCE = PAYLOAD_LIMIT_BYTES // 256  # at most 255 bytes each, and a newline
 _SESSIONS, _USERS, _EVERYBODY = "s", "u", "a"
 _NOTIFY = text(
     "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
@@ -68,10 +70,10 @@ _NOTIFY = text(
 
 
 class PostgreSQL:
-    """A server, always asked on its primary; as many writers as there are processes.
+    """The dialect for PostgreSQL. Every connection goes to the primary, and any number of processes can write.
 
     Raises:
-        ValueError: If the address can't be read.
+        ValueError: If the address can't be parsed.
     """
 
     writers = 8
@@ -79,7 +81,7 @@ class PostgreSQL:
     time_query: str | None = "SELECT clock_timestamp()"
 
     def __init__(self, url: str) -> None:
-        # Without a connection: times are then in UTC, and text is in UTF-8 (`verify`).
+        # Without a connection, the loader uses UTC and UTF-8. `verify` ensures that UTF-8 is right.
         self._records = RecordBinaryLoader(_RECORD_OID)
         self.driver_errors: tuple[type[Exception], ...] = (psycopg.Error,)
         self.url = url
@@ -104,7 +106,7 @@ class PostgreSQL:
         engine = create_async_engine(
             _ANY_POSTGRESQL,
             hide_parameters=True,
-            isolation_level="READ COMMITTED",  # whatever the default of the role or the database is
+            isolation_level="READ COMMITTED",  # overrides the default of the role and of the database
             pool_size=self.writers,
             max_overflow=0,
             pool_timeout=limits.WAIT_SECONDS,
@@ -115,13 +117,13 @@ class PostgreSQL:
 
         @event.listens_for(engine.sync_engine, "begin")
         def bound(connection: Any) -> None:
-            # For this transaction alone: a pooler may give the connection to somebody else after it.
+            # Only for this transaction. Afterwards, a pooler may give the connection to another client.
             connection.exec_driver_sql(
                 f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT_MILLISECONDS}', true), "
                 f"set_config('statement_timeout', '{_STATEMENT_TIMEOUT_MILLISECONDS}', true), "
-                # Or a commit that is in doubt would go unsaid.
+                # A commit in doubt is reported as a warning, which must not be filtered out.
                 "set_config('client_min_messages', 'warning', true), "
-                # Or the names of types would be quoted when the schema is looked at.
+                # Type names must not be quoted when SQLAlchemy inspects the schema.
                 "set_config('quote_all_identifiers', 'off', true)"
             )
 
@@ -131,8 +133,9 @@ class PostgreSQL:
         return column == any_(bindparam("ids", type_=ARRAY(Uuid())))
 
     def packed(self, statement: Select[Any]) -> tuple[Select[Any], Unpack]:
-        # As PostgreSQL sends a row in binary: psycopg need not decode what is remembered. A pooler may have moved on
-        # to a standby, whose rows are out of date.
+        # Rows arrive in PostgreSQL's binary form, so psycopg need not decode a cached row.
+        #
+        # pg_is_in_recovery() detects a pooler that has switched to a standby, whose rows may be out of date.
         row = func.record_send(func.row(*statement.selected_columns), type_=LargeBinary)
         packed = statement.with_only_columns(func.pg_is_in_recovery(), func.array_agg(row))
         return packed, self._records.load
@@ -141,8 +144,8 @@ class PostgreSQL:
         self, driver: Any, statement_for: Callable[[int], str], ids: Sequence[UUID]
     ) -> Sequence[Hashable]:
         cursor = driver.cursor(binary=True)
-        statement = statement_for(1)  # the ids are one parameter
-        await cursor.execute(statement, {"ids": list(ids)})  # psycopg sends a tuple as a record
+        statement = statement_for(1)  # One array parameter holds all ids.
+        await cursor.execute(statement, {"ids": list(ids)})  # psycopg sends a tuple as a record.
         in_recovery, packed = await cursor.fetchone()
         if in_recovery:
             raise psycopg.errors.ReadOnlySqlTransaction("a standby answered instead of the primary")
@@ -155,8 +158,8 @@ class PostgreSQL:
         return postgresql.insert(table).on_conflict_do_nothing()
 
     def try_migration_lock(self, connection: Connection) -> bool:
-        # A migration may take its time; but a table that it waits to lock is one that everybody else waits
-        # for behind it, and so it must not wait for long. It is idle while it builds indexes beside itself.
+        # A migration may run for long, and it is idle while another connection builds its indexes. `lock_timeout`
+        # stays: while a migration waits for a lock on a table, all other users of the table queue behind it.
         connection.exec_driver_sql(
             "SELECT set_config('statement_timeout', '0', true), "
             "set_config('idle_in_transaction_session_timeout', '0', true)"
@@ -176,11 +179,11 @@ class PostgreSQL:
 
 
 class WrongEncoding(psycopg.OperationalError):
-    """Text would not arrive as it was sent."""
+    """A text encoding other than UTF8 is in use, so text would be corrupted."""
 
 
 class BinaryCursor(psycopg.AsyncCursor[Any]):
-    """A cursor that has PostgreSQL send values in binary unless the caller asks otherwise."""
+    """A cursor that requests binary values from PostgreSQL by default."""
 
     def __init__(self, connection: Any, **options: Any) -> None:
         super().__init__(connection, **options)
@@ -188,13 +191,13 @@ class BinaryCursor(psycopg.AsyncCursor[Any]):
 
 
 def connect_arguments(url: str) -> dict[str, Any]:
-    """Return what to connect to a primary with.
+    """Return psycopg's arguments for a connection to the primary.
 
     Raises:
-        ValueError: If the address can't be read.
+        ValueError: If the address can't be parsed.
     """
     return {
-        # Works behind a transaction pooler too, which may run each transaction elsewhere.
+        # A transaction pooler may run each transaction on another connection, which lacks prepared statements.
         "prepare_threshold": None,
         "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
         "application_name": "session-authority",
@@ -202,21 +205,21 @@ def connect_arguments(url: str) -> dict[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": 5_000,
-        # Read as libpq reads it, with several hosts too, and not as SQLAlchemy would.
+        # Parsed by libpq instead of SQLAlchemy, because libpq accepts several hosts.
         **_parameters_of(url),
         # A standby, or a primary that became one, must not answer.
         "target_session_attrs": "read-write",
-        # Outranks the environment, service files, roles and databases. Poolers pass it on.
+        # Overrides the environment, service files, roles and databases. Poolers pass it on.
         "client_encoding": _UTF8,
         "cursor_factory": BinaryCursor,
     }
 
 
 def verify(connection: "psycopg.AsyncConnection[Any]") -> None:
-    """Check that text arrives as it was sent. What is checked was reported when the connection was opened.
+    """Check that the database and the connection use UTF8, as PostgreSQL reported when the connection opened.
 
     Raises:
-        WrongEncoding: If it does not, and how to mend that.
+        WrongEncoding: If one of them uses another encoding. The message says how to mend that.
     """
     stored = _reported(connection, "server_encoding")
     if stored != _UTF8:
@@ -232,22 +235,22 @@ def verify(connection: "psycopg.AsyncConnection[Any]") -> None:
 
 
 def prepare(connection: Any, _record: object) -> None:
-    """Make a new connection of SQLAlchemy's ready for use: a listener to its `connect`.
+    """Prepare a new connection. Listens to SQLAlchemy's event `connect`.
 
     Raises:
-        WrongEncoding: If text would not arrive as it was sent.
+        WrongEncoding: If a text encoding other than UTF8 is in use.
     """
     driver = connection.driver_connection
     try:
         verify(driver)
     except WrongEncoding:
-        connection.close()  # the pool never gets it, and so would never close it
+        connection.close()  # The pool never receives this connection, so it can't close it.
         raise
     driver.adapters.register_dumper(timedelta, TimedeltaBinaryDumper)
 
 
 def cut_off(connection: Any) -> None:
-    """Shut the socket of a driver's connection, so that whoever waits on the connection gets an error."""
+    """Shut down the socket of a driver's connection, so that a task that waits on it gets an error."""
     with (
         contextlib.suppress(psycopg.Error, OSError),
         socket.socket(fileno=os.dup(connection.fileno())) as same,
@@ -256,7 +259,7 @@ def cut_off(connection: Any) -> None:
 
 
 def payloads(changes: Changes) -> Iterator[str]:
-    """Return changes as the texts of as many notifications as they take: a letter, and then a name a line."""
+    """Return changes as the payloads of notifications: a letter for the kind, then one name per line."""
     if changes.everybody:
         yield _EVERYBODY
         return
@@ -269,9 +272,9 @@ def payloads(changes: Changes) -> Iterator[str]:
 
 
 def read_payload(payload: str) -> Changes:
-    """Return the changes that a notification tells of; everybody's where it can't be read.
+    """Return the changes in a notification. An unknown payload means that everybody's sessions changed.
 
-    A server of a later release may have sent it. To forget too much does no harm.
+    A server of a later release may have sent it. Caches that drop too much stay correct.
     """
     kind, *names = payload.split("\n")
     if kind == _USERS:
@@ -285,13 +288,13 @@ def read_payload(payload: str) -> Changes:
 
 
 def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:
-    """Note where a commit was answered without the synchronous standby's word.
+    """Mark the connection if the synchronous standby did not confirm a commit.
 
-    PostgreSQL then commits on the primary alone and says so in a warning, not in an error.
+    In this case PostgreSQL commits on the primary alone, and reports it by a warning instead of an error.
     """
 
     def note(diagnostic: Any) -> None:
-        # The message may be in any language.
+        # Not by the text of the message, which may be in any language.
         if diagnostic.source_function == "SyncRepWaitForLSN":
             record.info[COMMIT_IN_DOUBT] = True
 
@@ -307,4 +310,5 @@ def _parameters_of(url: str) -> dict[str, Any]:
     try:
         return dict(conninfo_to_dict(url))
     except psycopg.ProgrammingError:
-        raise ValueError("that is no address") from None  # the driver's words quote it
+        # The driver's message would quote the address.
+        raise ValueError("that is not a valid address") from None

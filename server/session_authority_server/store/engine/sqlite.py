@@ -1,8 +1,8 @@
-"""SQLite: its connections, and who may open the file.
+"""SQLite: its connections, and the locks that decide which process may open the file.
 
-SQLite keeps a log (`-wal`) and the log's index (`-shm`) beside the *name* by which it opened a file. Two names for
-one file are two logs, which corrupt it. A file that is replaced under an open connection keeps taking commits that
-nobody finds again.
+SQLite keeps a log (`-wal`) and the log's index (`-shm`) beside the *name* by which it opened a file. Two names for one
+file lead to two logs, which corrupt the file. If a file is replaced while a connection is open, further commits go to
+the old file and are lost.
 """
 
 import contextlib
@@ -45,20 +45,20 @@ _PRAGMAS = (
     "synchronous = FULL",
     f"cache_size = -{_CACHE_KIBIBYTES}",
 )
-# SQLite's own locks belong to the process, and all of them end when the process closes any descriptor of the file.
-# Ours belong to a descriptor. Both kinds exclude each other, so ours covers a byte that SQLite never locks.
+# SQLite's locks belong to the process: all of them end when the process closes any descriptor of the file. The locks
+# here belong to a descriptor. Both kinds conflict with each other, so these locks cover a byte that SQLite never locks.
 _LOCKS_BY_DESCRIPTOR = sys.platform == "linux"
-_STRUCT_FLOCK = "hhqqi4x"  # of Linux: type, whence, start, length, process
+_STRUCT_FLOCK = "hhqqi4x"  # on Linux: type, whence, start, length, process
 _LOCK_BYTE = 1 << 62, 1  # offset and length
 _BUSY_SECONDS = 1.5
-# A server has one of its two locks without the other for less time than this.
+# While a server starts or stops, it holds only one of its two locks for less than this time.
 _STARTING_SECONDS = 0.2
 
 Identity = tuple[int, int] | None
 
 
 class AlreadyServed(Exception):
-    """A server serves the SQLite file, so that this process must not open it."""
+    """Another server has the SQLite file open, so this process must not open it."""
 
 
 class FileReplaced(Exception):
@@ -67,27 +67,27 @@ class FileReplaced(Exception):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"the database {path}, its -wal or its -shm was moved, removed or replaced while it was open; stop the "
-            "server before you do that, and start it when the files are as they should be"
+            "server, put the files in their place, then start the server again"
         )
 
 
 class SqliteFile:
-    """Claims a SQLite file for this process, and says whether the file is still in its place.
+    """Claims a SQLite file for this process, and detects whether the file was moved or replaced.
 
-    A server locks the file itself and also its name. Any other command works beside a server, but only if both are
-    locked or neither is. Otherwise the server knows the file by another name, or has another file open.
+    A server locks the file itself and also its name. Other commands may work beside a server, but only if both or
+    neither are locked. Otherwise the server uses another name for the file, or has another file open.
     """
 
     def __init__(self, path: Path, *, serve: bool = False) -> None:
-        """Take the path of a file that exists.
+        """Take the path of an existing file.
 
         Args:
-            path: Where the file is.
-            serve: Whether this process is to be the one server of the file.
+            path: The path.
+            serve: Whether this process is to be the only server of the file.
         """
         self.path = path.absolute()
         self._serve = serve
-        file = path.resolve()  # SQLite puts the log beside the file, not beside a link to it
+        file = path.resolve()  # SQLite puts the log beside the file, not beside a symbolic link.
         beside = [file.with_name(file.name + ending) for ending in ("-wal", "-shm", ".lock")]
         self._paths = [os.fspath(each) for each in dict.fromkeys((self.path, file, *beside[:2]))]
         self._lock_path = beside[2]
@@ -99,10 +99,10 @@ class SqliteFile:
         """Claim the file.
 
         Raises:
-            AlreadyServed: If another server serves it, or serves it by another name.
-            FileReplaced: If the file is replaced meanwhile.
+            AlreadyServed: If another server has the file open, by this name or another one.
+            FileReplaced: If the file was replaced meanwhile.
             OSError: If the file or its folder can't be used.
-            sqlite3.Error: If it is no database.
+            sqlite3.Error: If the file is not a database.
         """
         try:
             if self._serve:
@@ -116,7 +116,7 @@ class SqliteFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the file. No other connection of this process may have it open any more."""
+        """Release the file. All other connections of this process to it must be closed."""
         if self._anchor is not None:
             if not self.is_in_place():
                 _empty_log(self._anchor)
@@ -127,22 +127,22 @@ class SqliteFile:
 
     @property
     def links(self) -> int:
-        """How many names the file has."""
+        """How many names (hard links) the file has."""
         return os.fstat(self._descriptors[-1]).st_nlink
 
     def is_in_place(self) -> bool:
-        """Say whether the file, its log and the log's index are those that were opened. Takes microseconds."""
+        """Return whether the file, its log and the log's index are those that were opened. Takes microseconds."""
         return self._read_identities() == self._opened
 
     def displaced(self) -> FileReplaced | None:
-        """Return an error if the file was moved, removed or replaced, so that commits may be lost."""
+        """Return an error if the file was moved, removed or replaced. Commits may then be lost."""
         return None if self.is_in_place() else FileReplaced(self.path)
 
     def _read_identities(self) -> list[Identity]:
         return [_identity(path) for path in self._paths]
 
     def _open_log(self) -> None:
-        # While this connection is open, SQLite does not delete the log, and so the log keeps its identity.
+        # SQLite does not delete the log while this connection is open, so the log keeps its identity.
         self._anchor = _anchor(self.path)
         self._opened = self._read_identities()
         status = os.fstat(self._descriptors[-1])
@@ -153,8 +153,8 @@ class SqliteFile:
         name = self._open(self._lock_path, os.O_RDWR | os.O_CREAT)
         if not _take_lock(name):
             raise AlreadyServed(
-                f"another process serves {self.path}; SQLite takes one server process. Stop that one, or name "
-                "another file in SESSION_AUTHORITY_DATABASE_URL"
+                f"another process serves {self.path}; SQLite supports only one server process. Stop that process, or "
+                "set SESSION_AUTHORITY_DATABASE_URL to another file"
             )
         file = self._open(self.path, os.O_RDWR)
         if _LOCKS_BY_DESCRIPTOR and not _take_lock(file):
@@ -183,8 +183,8 @@ class SqliteFile:
 
     def _known_by_another_name(self) -> AlreadyServed:
         return AlreadyServed(
-            f"another process serves {self.path} by another name (a hard link or a bind mount); two names mean two "
-            "logs, which corrupt the file. Name it as that process does, and remove the other name"
+            f"another process serves {self.path} by another name (a hard link or a bind mount); two names lead to two "
+            "logs, which corrupt the file. Use the same name as that process, and remove the other name"
         )
 
     def _open(self, path: Path, flags: int) -> int:
@@ -193,7 +193,7 @@ class SqliteFile:
 
 
 class Sqlite:
-    """A file; one writer at a time."""
+    """The dialect for a SQLite file. One transaction writes at a time."""
 
     takes_arrays = False
     time_query: str | None = None
@@ -240,18 +240,19 @@ class Sqlite:
 
         @event.listens_for(engine.sync_engine, "begin")
         def wait_before_reading(connection: Any) -> None:
-            # So that no transaction works on what another changes meanwhile. Who can only read takes no lock by it.
+            # Takes the write lock before the first read, so that no other transaction changes the rows read. On a
+            # read-only connection it takes no lock.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
 
     def _prepare(self, connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions of its own
+        connection.isolation_level = None  # The driver must not begin transactions by itself.
         try:
             self._check_place()
             _set_pragmas(connection, _PRAGMAS_READING if self.read_only else _PRAGMAS)
         except BaseException:
-            connection.close()  # it never gets into the pool, so nobody else would
+            connection.close()  # The pool never receives this connection, so it can't close it.
             raise
 
     def _check_place(self) -> None:
@@ -270,18 +271,18 @@ class Sqlite:
         raw_ids = [each.bytes for each in ids]
         size = (
             1 << (len(ids) - 1).bit_length()
-        )  # so that a few statements serve every number of ids
+        )  # Powers of two, so that few different statements are prepared.
         raw_ids += raw_ids[-1:] * (size - len(ids))
         return list(await driver.execute_fetchall(statement_for(size), raw_ids))
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
-        pass  # there are no others
+        pass  # No other process serves the file.
 
     def insert_if_absent(self, table: Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing()
 
     def try_migration_lock(self, connection: Connection) -> bool:
-        return True  # there is one writer
+        return True  # Only one transaction writes at a time.
 
     def worker_settings(self) -> ColumnElement[Any]:
         return null()
@@ -290,7 +291,7 @@ class Sqlite:
         await driver.interrupt()
 
     def cut_off(self, driver: Any) -> None:
-        pass  # it is in this process: the interrupt is always heard
+        pass  # SQLite runs in this process, so it never misses an interrupt.
 
 
 def _identity(path: str) -> Identity:
@@ -302,7 +303,7 @@ def _identity(path: str) -> Identity:
 
 
 def _anchor(path: Path) -> sqlite3.Connection:
-    """Return a connection that has the log and its index open."""
+    """Return a connection that keeps the log and its index open."""
     anchor = sqlite3.connect(
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -316,17 +317,17 @@ def _anchor(path: Path) -> sqlite3.Connection:
 
 
 def _empty_log(connection: sqlite3.Connection) -> None:
-    """Write all commits into the file that they belong to, wherever the file is now.
+    """Move all commits from the log to the file of the open connection, even if the file was moved.
 
-    SQLite itself leaves the log as it is when it closes a file that was moved. If another file took the place, the
-    log would then be taken for that file's, and corrupt it.
+    SQLite keeps the log when it closes a moved file. If another file has taken the place, SQLite would later apply
+    this log to the wrong file and corrupt it.
     """
     with contextlib.suppress(sqlite3.Error):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _take_lock(descriptor: int) -> bool:
-    """Take the lock of a file until its descriptor is closed, unless another process has it."""
+    """Lock a file until its descriptor is closed. Return False if another process has the lock."""
     try:
         if _LOCKS_BY_DESCRIPTOR:
             _fcntl(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, _LOCK_BYTE)
