@@ -222,7 +222,7 @@ async def test_the_expired_are_counted_whether_or_not_they_are_named(engine: Eng
 async def test_what_is_too_much_to_be_written_at_once_is_left_for_the_next_step(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry, "_WRITTEN_AT_ONCE", 3)
+    monkeypatch.setattr(expiry, "_WRITES_LIMIT", 3)
     sessions = [
         a_session(lifetime=(n + 1) * SECOND, idle_timeout=MINUTE if n % 2 else None)
         if n % 2

@@ -125,7 +125,7 @@ def test_a_schema_that_is_said_to_be_of_two_versions(tmp_path: Path, refusal: Re
     for arguments in (FREE, ("worker", "--once"), ("migrate",), ("migrate", "--check")):
         told = refusal(*arguments)
         assert re.search(r"is 0001 and \d{4},", told)
-        assert "delete the wrong ones from the table alembic_version" in told
+        assert "delete the wrong versions from the table alembic_version" in told
 
 
 def test_a_worker_without_a_schema_says_what_to_run(refusal: Refusal) -> None:

@@ -132,7 +132,7 @@ _STORE = f"""
 | time that an ended API key is recognized | {span(keyring.ENDED_KEYS_KEPT)} | `API_KEY_INVALID` |
 """
 _UPKEEP = f"""
-| rows in a transaction of the worker | {_PACE.largest_scan:,} read, {expiry._WRITTEN_AT_ONCE:,} written; fewer above {span(_PACE.batch_seconds)} | the next transaction |
+| rows in a transaction of the worker | {_PACE.largest_scan:,} read, {expiry._WRITES_LIMIT:,} written; fewer above {span(_PACE.batch_seconds)} | the next transaction |
 | erased users in a transaction of the worker | {purge.ERASURES_AT_ONCE:,} | the next transaction |
 | history of sessions and sweeps | {span(_POLICY.history_retention)} (`HISTORY_RETENTION_DAYS`), {span(purge.MIN_RETENTION)} at least | deleted |
 | time that an erasure refuses earlier sign-ins | {span(purge.ERASURES_KEPT)} | a sign-in that began before the erasure is accepted |

@@ -1,4 +1,4 @@
-"""Stored times that tell of a wrong clock, and their repair."""
+"""Stored times that reveal a wrong clock, and their repair."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,21 +24,21 @@ from session_authority_server.store.tables import (
     users,
 )
 
-# How much later than the noted time it must be before the time is noted again.
+# The time is noted at most this often.
 _NOTED_EVERY = timedelta(minutes=1)
-# How many sessions one transaction of a repair looks at.
+# The most sessions that one transaction of a repair reads.
 _BATCH_SESSIONS = 2_000
 _BY_THE_CLOCK = (EndReason.EXPIRED, EndReason.IDLE_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
 class RepairCounts:
-    """What a repair changed.
+    """The number of changes that a repair made.
 
     Attributes:
-        sessions: How many sessions had a time in the future.
-        reopened: How many of them had been ended by a lifetime or an idle timeout that is not over yet.
-        sweeps: How many times of sweeps lay in the future, in sweeps, users and erasures.
+        sessions: The number of sessions that had a time in the future.
+        reopened: The number of those that had an ending by expiry or idleness in the future, which was removed.
+        sweeps: The number of future times of sweeps in the tables `authority`, `users`, `sweeps` and `erasures`.
     """
 
     sessions: int = 0
@@ -47,10 +47,13 @@ class RepairCounts:
 
 
 async def note_clock_time(database: Database, now: datetime, longest: timedelta) -> datetime | None:
-    """Note `now` as a right time, unless more than `longest` has passed since the last noted time.
+    """Note that the clock is right at `now`, unless the last note is more than `longest` ago.
 
     Returns:
-        The time that was noted before, or None.
+        The last noted time, or None.
+
+    Raises:
+        StoreUnavailable: If the store failed.
     """
     noted: datetime | None = await database.read(_read_clock_time)
     if noted is None or noted + _NOTED_EVERY <= now <= noted + longest:
@@ -69,7 +72,11 @@ async def _read_clock_time(connection: AsyncConnection) -> datetime | None:
 
 
 async def read_latest_time(database: Database) -> datetime | None:
-    """Return the latest of the stored times that can be found quickly and should not lie in the future."""
+    """Return the latest stored time that should not lie in the future. Reads only times that an index finds.
+
+    Raises:
+        StoreUnavailable: If the store failed.
+    """
     ended = select(func.max(sessions.c.end_time)).where(sessions.c.end_time.is_not(None))
     newest = select(sessions.c.create_time).order_by(sessions.c.session_id.desc()).limit(1)
     statement = select(
@@ -89,13 +96,16 @@ async def read_latest_time(database: Database) -> datetime | None:
 
 
 async def repair(database: Database, now: datetime) -> RepairCounts:
-    """Move every stored time that lies in the future to the present, and reopen what was ended by such a time.
+    """Correct every stored time that wrongly lies in the future, and reopen sessions that such a time ended.
 
     Sessions that users or operators ended stay ended.
 
     Args:
         database: The database.
-        now: The present, by a clock that is right.
+        now: The current time of a clock that is right.
+
+    Raises:
+        StoreUnavailable: If the store failed.
     """
     swept = await database.write(lambda connection: _repair_sweeps(connection, now))
     changed = reopened = 0
@@ -118,9 +128,9 @@ async def _repair_sweeps(connection: AsyncConnection, now: datetime) -> int:
         (erasures, erasures.c.erase_time),
     ):
         count += await _set(connection, table, column > future, {column.name: now})
-    # The worker must look again at the sessions that are moved to the present.
-    place = {"expired_until": now, "expired_id": UUID(int=0)}
-    await _set(connection, upkeep, upkeep.c.expired_until >= now, place)
+    # The worker must examine the sessions whose check_time becomes `now`.
+    watermark = {"expired_until": now, "expired_id": UUID(int=0)}
+    await _set(connection, upkeep, upkeep.c.expired_until >= now, watermark)
     await connection.execute(update(upkeep).values(clock_time=now))
     return count
 

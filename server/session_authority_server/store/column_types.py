@@ -1,4 +1,4 @@
-"""How the domain's values lie in a column of either engine."""
+"""Column types that store the domain's values in both engines."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -31,10 +31,10 @@ Decode = Callable[[Any], Any]
 
 
 class _Stored(TypeDecorator[T]):
-    """A value that an engine holds in a type of its own (`native`) or in a common one (`impl`).
+    """A value stored in a PostgreSQL type (`native`), or in a type that both engines have (`impl`).
 
-    `decode` replaces SQLAlchemy's chain of processors: a validation reads two dozen columns, and each link
-    would cost each of them.
+    SQLAlchemy calls `decode` directly instead of its chain of processors. A validation reads two dozen columns, and
+    the chain would add its cost to each.
     """
 
     native: TypeEngine[Any] | None = None
@@ -62,14 +62,14 @@ class _Stored(TypeDecorator[T]):
 
 
 class Moment(_Stored[datetime]):
-    """A UTC moment: `timestamptz`, or microseconds since 1970."""
+    """A moment in UTC. PostgreSQL stores a `timestamptz`, SQLite microseconds since 1970."""
 
     impl = BigInteger
     cache_ok = True
     native = TIMESTAMP(timezone=True)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Decode | None:
-        # PostgreSQL's come in its own time zone, in which Python would add days that it may not have.
+        # psycopg returns times in PostgreSQL's TimeZone setting. There, Python's arithmetic ignores clock changes.
         return _in_utc if dialect.name == "postgresql" else self.decode
 
     def encode(self, value: datetime) -> int:
@@ -84,7 +84,7 @@ def _in_utc(value: datetime | None) -> datetime | None:
 
 
 class Span(_Stored[timedelta]):
-    """A duration: `interval`, or microseconds."""
+    """A duration. PostgreSQL stores an `interval`, SQLite microseconds."""
 
     impl = BigInteger
     cache_ok = True
@@ -98,7 +98,7 @@ class Span(_Stored[timedelta]):
 
 
 class Id(_Stored[UUID]):
-    """A UUID: `uuid`, or its 16 bytes, which sort alike."""
+    """A UUID. PostgreSQL stores a `uuid`, SQLite its 16 bytes. Both have the same order."""
 
     impl = LargeBinary(16)
     cache_ok = True
@@ -112,7 +112,7 @@ class Id(_Stored[UUID]):
 
 
 class Address(_Stored[str]):
-    """An IP address: `inet`, or its canonical text."""
+    """An IP address. PostgreSQL stores an `inet`, SQLite the canonical text."""
 
     impl = Text
     cache_ok = True
@@ -129,7 +129,7 @@ class Address(_Stored[str]):
 
 
 class Code(_Stored[Enum]):
-    """An enum member as its place in the enum, counted from 1. New members go to the end of the enum."""
+    """An enum member, stored as its position in the enum from 1. New members must go to the end of the enum."""
 
     impl = SmallInteger
     cache_ok = True
@@ -146,7 +146,7 @@ class Code(_Stored[Enum]):
 
 
 class Words(_Stored[tuple[str, ...]]):
-    """Words that have no spaces, separated by one."""
+    """Words without spaces, stored as one text with a space between them."""
 
     impl = Text
     cache_ok = True
@@ -159,7 +159,7 @@ class Words(_Stored[tuple[str, ...]]):
 
 
 class Attributes(_Stored[Mapping[str, str]]):
-    """A small map of strings as JSON; null where it is empty."""
+    """A small map of strings, stored as JSON, or as null if empty."""
 
     impl = Text
     cache_ok = True

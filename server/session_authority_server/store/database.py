@@ -19,16 +19,16 @@ from session_authority_server.store.engine.limits import connect, within_time_li
 from session_authority_server.store.engine.sqlite import FileReplaced, Sqlite, SqliteFile
 
 T = TypeVar("T")
-# How often a transaction is run that fails only because of others.
+# How often a transaction is tried if it conflicts with other transactions.
 TRIES = 3
-# How long transactions under way are waited for at the end.
+# How long `close` waits for transactions in flight.
 CLOSE_SECONDS = 10.0
-# How long a connection is waited for where no caller waits: several hosts may have to be tried.
+# The longest wait for a connection if no caller waits: the driver may have to try several hosts.
 START_SECONDS = 15.0
 
-# PostgreSQL: a serialization failure, a deadlock, and a key that somebody else has inserted meanwhile. SQLite has one
-# writer, which loses no race.
-_LOST_RACES = frozenset(("40001", "40P01", "23505"))
+# PostgreSQL's SQLSTATEs for a serialization failure, a deadlock, and a key that another transaction inserted first.
+# SQLite runs one writer at a time, so its transactions never conflict.
+_CONFLICTS = frozenset(("40001", "40P01", "23505"))
 
 _READING, _WRITING = "reading", "writing"
 
@@ -36,14 +36,19 @@ _log = logging.getLogger(__name__)
 
 
 class RetryTransaction(Exception):
-    """What a transaction read has changed meanwhile; its work is to be run anew, from the beginning."""
+    """Another transaction changed the rows that this one read. The work must run again from the start."""
 
 
 class Database:
-    """The engines behind the store: one to read and one to write."""
+    """A database with one engine for reads and one for writes."""
 
     def __init__(self, dialect: Dialect, file: SqliteFile | None = None) -> None:
-        """Take the engine's dialect, and this process's claim to the file if the database is one."""
+        """Create the engines without connecting.
+
+        Args:
+            dialect: The dialect of the engines.
+            file: This process's claim to the file, for SQLite.
+        """
         self.dialect = dialect
         self._file = file
         self._reader = dialect.reader()
@@ -51,7 +56,7 @@ class Database:
         self._hot_read = HotRead(dialect)
         self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, *dialect.driver_errors)
         self._running: set[asyncio.Task[Any]] = set()
-        # How often in a row each has failed.
+        # Consecutive failures of each kind.
         self._failures = {_READING: 0, _WRITING: 0}
 
     @classmethod
@@ -61,33 +66,37 @@ class Database:
         """Open a SQLite file.
 
         Args:
-            path: Where it is.
-            read_only: Whether this process can neither change the file nor block others.
-            file: This process's claim to the file. A commit is answered only if the file is still in its place.
+            path: The path of the file.
+            read_only: Whether to open the file so that this process can neither change it nor block others.
+            file: This process's claim to the file. A commit succeeds only if the file is still in its place.
         """
         return cls(Sqlite(path, read_only=read_only, file=file), file)
 
     @classmethod
     def postgresql(cls, url: str) -> "Database":
         """Open a PostgreSQL database."""
-        # Its driver is installed only where it is used.
+        # The driver is an optional dependency.
         from session_authority_server.store.engine.postgresql import PostgreSQL
 
         return cls(PostgreSQL(url))
 
     def displaced(self) -> FileReplaced | None:
-        """Return an error if the database's file was moved, removed or replaced, so that commits may be lost."""
+        """Return an error if the database's file was moved, removed or replaced. Commits may then be lost."""
         return None if self._file is None else self._file.displaced()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run reads that need no transaction."""
+        """Run reads outside a transaction. Retry once if the connection was broken.
+
+        Raises:
+            StoreUnavailable: If the store failed.
+        """
         try:
             try:
                 read = await self._uncancelled(self._read(work))
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
-                # It may have broken while it was idle.
+                # The connection may have broken while it was idle.
                 read = await self._uncancelled(self._read(work))
         except SQLAlchemyError as error:
             raise self._unavailable(_READING, error) from error
@@ -96,7 +105,11 @@ class Database:
         return read
 
     async def read_hot(self, session_ids: Sequence[UUID]) -> list[Session]:
-        """Read sessions by id for validation; swept ones come without their sweep."""
+        """Read sessions by id for validation. Sessions ended by a sweep come without the sweep.
+
+        Raises:
+            StoreUnavailable: If the store failed.
+        """
         try:
             found = await self._uncancelled(self._hot_read(session_ids))
         except self._errors as error:
@@ -115,15 +128,18 @@ class Database:
     ) -> T:
         """Run work in a transaction and commit it.
 
-        Whoever is cancelled while waiting for a turn leaves no trace; once begun, the transaction runs to
-        its end whatever becomes of its caller. Work that fails only because of what others do is run again.
+        A caller that is cancelled before the transaction begins changes nothing. After that, the transaction runs to
+        its end even if the caller is cancelled. Work that conflicts with other transactions runs again.
 
         Args:
-            work: What to do; it may raise `RetryTransaction`.
-            committed: Given the result once that is committed, whatever became of the caller.
-            settled: Given the result of work that was not rolled back, as soon as its commit has succeeded or
-                failed, and whether it is certain that it has succeeded. Else it may have, or may yet.
-            limited: Whether a caller waits for it, so that it must not take long.
+            work: The work. It may raise `RetryTransaction`.
+            committed: Receives the result once it is committed, even if the caller was cancelled.
+            settled: Receives the result of work that was not rolled back, and whether its commit certainly
+                succeeded. If not certain, the commit may have succeeded or may yet succeed.
+            limited: Whether the time limits for calls apply.
+
+        Raises:
+            StoreUnavailable: If the store failed or the outcome of the commit is unknown.
         """
         for tries_left in reversed(range(TRIES)):
             try:
@@ -132,7 +148,7 @@ class Database:
                     self._commit(connection, work, committed, settled, limited=limited)
                 )
             except (SQLAlchemyError, RetryTransaction) as error:
-                again = isinstance(error, RetryTransaction) or _lost_race(error)
+                again = isinstance(error, RetryTransaction) or _is_conflict(error)
                 if not tries_left or not again:
                     raise self._unavailable(_WRITING, error) from error
             else:
@@ -142,11 +158,19 @@ class Database:
         raise AssertionError("unreachable")
 
     async def run_sync(self, work: Callable[[Connection], T]) -> T:
-        """Run synchronous work in a transaction and commit it: for what has no asynchronous form."""
+        """Run work with a synchronous interface in a transaction and commit it.
+
+        Raises:
+            StoreUnavailable: If the store failed.
+        """
         return await self.write(lambda connection: connection.run_sync(work), limited=False)
 
     async def run_alone(self, statement: str, seconds: float) -> None:
-        """Run a statement that no transaction can hold, within a time."""
+        """Run a statement that PostgreSQL does not allow in a transaction, with a time limit.
+
+        Raises:
+            StoreUnavailable: If the store failed or the time is over.
+        """
 
         async def work() -> None:
             async with contextlib.aclosing(await connect(self._reader)) as connection:
@@ -159,14 +183,14 @@ class Database:
             raise self._unavailable(_WRITING, error) from error
 
     async def close(self) -> None:
-        """Wait for what is under way, but not for ever, then let go of every connection."""
+        """Wait for the calls in flight, for CLOSE_SECONDS at most, then close every connection."""
         if self._running:
             _, hanging = await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
             for task in hanging:
                 task.cancel()
             await asyncio.gather(*hanging, return_exceptions=True)
             if hanging:
-                _log.error("%d calls to the store were given up at the end", len(hanging))
+                _log.error("%d calls to the store were cancelled at shutdown", len(hanging))
         await self._hot_read.close()
         await self._reader.dispose()
         await self._writer.dispose()
@@ -177,13 +201,13 @@ class Database:
         return StoreUnavailable(doing)
 
     def _log_recovery(self, doing: str) -> None:
-        """Tell the end of an outage, which a single failure is none of."""
+        """Reset the count of failures. Log the recovery after two or more consecutive failures."""
         failures, self._failures[doing] = self._failures[doing], 0
         if failures > 1:
             _log.warning("%s works again, after %d failures", doing, failures)
 
     async def _uncancelled(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run work that goes on whatever becomes of whoever waits for it."""
+        """Run work that continues even if its caller is cancelled."""
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._discard_finished)
@@ -192,7 +216,7 @@ class Database:
     def _discard_finished(self, task: "asyncio.Task[Any]") -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # its caller may have gone; whether or not, it isn't lost on the loop
+            task.exception()  # Marks the exception as retrieved, because the caller may have been cancelled.
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with contextlib.aclosing(await connect(self._reader)) as connection:
@@ -208,7 +232,7 @@ class Database:
         limited: bool,
     ) -> T:
         async with contextlib.aclosing(connection):
-            # Kept with the connection, which a failed transaction before this one may have shared.
+            # A failed transaction on the same connection may have left the mark.
             info = connection.sync_connection.info if connection.sync_connection else {}
             info.pop(COMMIT_IN_DOUBT, None)
             transaction = _transaction(connection, work, settled)
@@ -222,7 +246,8 @@ class Database:
             if (displaced := self.displaced()) is not None:
                 _log.error("a commit may be lost: %s", displaced)
                 raise StoreUnavailable("writing") from displaced
-            if committed is not None:  # here, where nobody can be given the connection before
+            # `committed` runs before the connection is released, and so before the next transaction on it.
+            if committed is not None:
                 committed(result)
             return result
 
@@ -233,9 +258,9 @@ class Database:
         return await within_time_limit(self.dialect, driver, work, seconds)
 
 
-def _lost_race(error: Exception) -> bool:
-    """Say whether a transaction failed only because of others, with nothing done."""
-    return getattr(getattr(error, "orig", error), "sqlstate", None) in _LOST_RACES
+def _is_conflict(error: Exception) -> bool:
+    """Return whether a transaction was rolled back because of a conflict with others."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in _CONFLICTS
 
 
 async def _transaction(
@@ -246,7 +271,7 @@ async def _transaction(
     try:
         begun = await connection.begin()
     except DBAPIError as error:
-        # It had broken while it was idle, and nothing has been done.
+        # The connection broke while it was idle, so the transaction has done nothing yet.
         if error.connection_invalidated:
             raise RetryTransaction from error
         raise
@@ -266,9 +291,9 @@ async def _transaction(
 
 
 def reason_of(error: BaseException | None) -> str:
-    """Return why the store failed, in one line that quotes nothing of what was stored.
+    """Return why the store failed, in one line without stored data.
 
-    SQLAlchemy's words would quote the statement's parameters, and PostgreSQL's details a whole row.
+    The full messages could contain data: SQLAlchemy's quote parameters, and PostgreSQL's details quote whole rows.
     """
     if isinstance(error, RetryTransaction):
         error = error.__cause__ or error
@@ -277,7 +302,7 @@ def reason_of(error: BaseException | None) -> str:
     if primary:
         return f"{primary} ({getattr(cause, 'sqlstate', None)})"
     if isinstance(cause, NoConnection):
-        return "no connection, or no answer on it, was to be had in time"
+        return "no connection to the database was available in time, or it did not answer in time"
     if isinstance(cause, SQLAlchemyError | RetryTransaction):
         return type(cause).__name__
-    return " ".join(str(cause).split())  # drivers spread it over lines
+    return " ".join(str(cause).split())  # Drivers split their messages over several lines.

@@ -1,4 +1,4 @@
-"""Addresses of databases: check them, and show them without any part of a password."""
+"""Addresses of databases: how to check them, and how to show them without a password."""
 
 import re
 from urllib.parse import unquote
@@ -6,7 +6,7 @@ from urllib.parse import unquote
 SQLITE_PREFIX = "sqlite:///"
 _POSTGRESQL = "postgresql://"
 _LARGEST_PORT = 65_535
-# As libpq reads an address, but only with what can't be part of a password that should have been encoded.
+# The syntax of libpq, without characters that could belong to a password that was not percent-encoded.
 _PARTS = re.compile(
     rf"{_POSTGRESQL}(?=[^/])(?:(?P<user>[^:@/?]*)(?::[^@/?]*)?@)?"
     r"(?P<hosts>[^@/?#]*)(?:(?P<name>/[^@/?#]*)(?P<parameters>\?.*)?|\?[^@]*)?",
@@ -34,28 +34,28 @@ def check_database_url(url: str) -> None:
 
 
 def check_postgresql_url(url: str) -> None:
-    """Check that an address of PostgreSQL can be read in one way only.
+    """Check that an address of PostgreSQL is valid and unambiguous.
 
-    A part that looks like a host, port or database may belong to a password. libpq and the server would quote it in
-    their errors.
+    In an ambiguous address, a part that looks like a host, port or database may belong to the password. libpq and the
+    server would quote that part in their errors.
 
     Raises:
-        ValueError: If it can be read in several ways, or in none. The message quotes no part of the address.
+        ValueError: If the address is invalid or ambiguous. The message quotes no part of the address.
     """
     parts = _PARTS.fullmatch(url)
     if parts is None or not (
         ":" not in unquote(parts["user"] or "") and all(map(_is_host, parts["hosts"].split(",")))
     ):
         raise ValueError(
-            "give postgresql://user:password@host:port/database, with what is not a letter, digit or one of -._~ in "
-            "a password as %XX"
+            "give postgresql://user:password@host:port/database; write every character of the password except letters, "
+            "digits and -._~ as %XX"
         )
 
 
 def shown_url(url: str) -> str:
-    """Return a checked address of PostgreSQL with its hosts, ports and database only."""
+    """Return the hosts, ports and database of a valid address of PostgreSQL, as an address."""
     parts = _PARTS.fullmatch(url)
-    # A password with a slash or a question mark in it could stand before an @ there.
+    # The text before an @ in the parameters may be part of a password that contains a slash or a question mark.
     if parts is None or "@" in (parts["parameters"] or ""):
         return _POSTGRESQL
     name = parts["name"] or ""
@@ -67,5 +67,5 @@ def _is_host(text: str) -> bool:
     if found is None or int(found["port"] or 0) > _LARGEST_PORT:
         return False
     host = unquote(found["host"])
-    # A socket's folder has slashes, an abstract socket begins with @.
+    # The folder of a Unix socket begins with /, an abstract socket with @.
     return host.startswith(("/", "@", "[")) or not re.search("[@:]", host)

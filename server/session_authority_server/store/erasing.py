@@ -1,4 +1,4 @@
-"""The steps of an erasure: sessions in batches first, and what else there is of a user last."""
+"""The steps of an erasure: delete the user's sessions in batches, then everything else of the user."""
 
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,7 +9,8 @@ from session_authority_server.store.tables import erasures, sessions, sweeps, us
 
 async def delete_sessions(connection: AsyncConnection, erasure: PendingErasure, limit: int) -> int:
     """Delete at most `limit` of the sessions that an erasure covers, and return how many."""
-    # What others have locked is left for another step: they have no order in common with this.
+    # Locked sessions are skipped and left for the next step. Waiting for their locks could deadlock, because other
+    # transactions lock sessions in another order.
     some = (
         select(sessions.c.session_id)
         .where(sessions.c.user_id == erasure.user_id, sessions.c.user_epoch < erasure.epoch)
@@ -21,13 +22,13 @@ async def delete_sessions(connection: AsyncConnection, erasure: PendingErasure, 
 
 
 async def finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
-    """Delete the rest of what an erasure covers if no session is left. Return whether nothing is left."""
+    """Delete everything else of the user if no session is left. Return whether no erasure of the user is pending."""
     user_id, epoch = erasure.user_id, erasure.epoch
-    # Locked by a statement of its own: the next ones see what whoever held the lock has done.
+    # A separate statement takes the lock, so that the next ones see what the previous holder committed.
     locking = select(users.c.epoch).where(users.c.user_id == user_id).with_for_update()
     await connection.execute(locking)
     left = exists().where(sessions.c.user_id == user_id, sessions.c.user_epoch < epoch)
-    # By the id, which is there until an erasure is complete.
+    # The row contains the user id until the erasure is complete.
     ours = (erasures.c.user_id == user_id, erasures.c.epoch == epoch)
     pending = select(func.count()).select_from(erasures).where(*ours, ~left)
     if not (await connection.execute(pending)).scalar_one():
@@ -36,7 +37,8 @@ async def finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
     await connection.execute(
         delete(sweeps).where(sweeps.c.user_id == user_id, sweeps.c.epoch <= epoch)
     )
-    # Whoever has signed in anew is there to stay; a sweep since must go on shutting out what it shut out.
+    # If the user has signed in again, the row stays. If not, but a later sweep took place, the erasure keeps that
+    # sweep's epoch and time, so that it continues to block the same sign-ins.
     is_back = exists().where(sessions.c.user_id == user_id)
     gone = delete(users).where(users.c.user_id == user_id, ~is_back)
     last = (

@@ -1,11 +1,13 @@
-"""One step through what is overdue.
+"""One step through the overdue sessions, those whose `check_time` has passed.
 
-Most of it has expired, which its row says for ever: nothing is written then, and the worker remembers only how
-far it has looked, in the order of (check_time, session_id). A session that appears behind that mark, because
-its sign-in took that long to commit or its server's clock was behind, is not looked at. Nothing depends on it:
-its ending is implied like any other, and `purge_ended` finds it.
+Most overdue sessions have expired. Their rows already imply that, so the worker writes nothing into them. It only
+advances a watermark: the (check_time, session_id) of the last session that it examined.
 
-Where addresses are erased at the end, what expired is written like everything else.
+A session may appear behind the watermark, because its sign-in committed late or its server's clock was behind. The
+worker never examines such a session. Its ending stays implied, and `purge_ended` finds it.
+
+If addresses are erased when a session ends, the worker also writes expired sessions.
+(docs/decisions/0009-the-expired-are-not-written.md)
 """
 
 import logging
@@ -53,26 +55,31 @@ from session_authority_server.store.tables import EVERYBODY, sessions, sweeps, u
 
 _log = logging.getLogger(__name__)
 
-_IN_ORDER = (sessions.c.check_time, sessions.c.session_id)
-_MARK = (upkeep.c.expired_until, upkeep.c.expired_id)
-_place = tuple_(*_IN_ORDER)
+_ORDER = (sessions.c.check_time, sessions.c.session_id)
+_WATERMARK = (upkeep.c.expired_until, upkeep.c.expired_id)
+_position = tuple_(*_ORDER)
 _BEFORE_ALL_IDS = UUID(int=0)
-# More than clocks differ by that are right. What comes due behind a mark that far ahead, nobody would record.
+# A watermark further ahead comes from a wrong clock. Sessions that come due behind it would never be examined.
 _TOO_FAR_AHEAD = timedelta(minutes=1)
-# Far more can be looked at in the time that others may be kept waiting.
-_WRITTEN_AT_ONCE = 1_000
-_PLACE_TYPES = tuple(column.type for column in _IN_ORDER)
+# The most rows that one step writes. A step may read far more rows in the same time.
+_WRITES_LIMIT = 1_000
+_POSITION_TYPES = tuple(column.type for column in _ORDER)
 
 
-class WrittenEndings(NamedTuple):
-    """What became of sessions whose rows were written: of all, and of those among them that had ended."""
+class WrittenRows(NamedTuple):
+    """The outcome of `write_endings`.
+
+    Attributes:
+        ids: The sessions whose rows were written.
+        ended: The endings of those that are not live.
+    """
 
     ids: Set[UUID]
     ended: Sequence[SessionEnded]
 
 
 class _AsText(FunctionElement[str]):
-    """An id as text that `UUID` reads, or a moment as its microseconds since 1970."""
+    """Converts an id to text that `UUID` can parse, or a moment to its microseconds since 1970."""
 
     inherit_cache = True
     type = Text()
@@ -103,40 +110,42 @@ async def end_overdue(
     *,
     erases_at_end: bool = False,
 ) -> ExpiryBatch:
-    """Look at the next sessions that are overdue, record what they don't say themselves, and move the mark."""
-    if erases_at_end:  # each of them is written
-        limit = min(limit, _WRITTEN_AT_ONCE)
-    # What is lost of this in a crash is implied all the same, and found again.
-    taking = select(*_MARK, dialect.worker_settings()).with_for_update(skip_locked=True)
-    found = (await connection.execute(taking)).one_or_none()
+    """Examine the next overdue sessions, record endings by idleness or a sweep, and advance the watermark."""
+    if erases_at_end:  # Every overdue session is written.
+        limit = min(limit, _WRITES_LIMIT)
+    # With the worker's settings, a crash may undo this commit. The endings stay implied, and the next run examines
+    # the sessions again.
+    locking = select(*_WATERMARK, dialect.worker_settings()).with_for_update(skip_locked=True)
+    found = (await connection.execute(locking)).one_or_none()
     if found is None:
         return ExpiryBatch(0, [], 0, busy=True)
-    mark: tuple[datetime, UUID] = (found.expired_until, found.expired_id)
-    if mark[0] > now + _TOO_FAR_AHEAD:
-        _log.warning("a worker's clock was ahead by %s; going back", mark[0] - now)
-        mark = (now, _BEFORE_ALL_IDS)
-        await _move_mark(connection, *mark)
-    seen = await _read_overdue(connection, mark, None, now, limit, named, erases_at_end)
+    watermark: tuple[datetime, UUID] = (found.expired_until, found.expired_id)
+    if watermark[0] > now + _TOO_FAR_AHEAD:
+        _log.warning("a worker's clock was ahead by %s; going back", watermark[0] - now)
+        watermark = (now, _BEFORE_ALL_IDS)
+        await _move_watermark(connection, *watermark)
+    seen = await _read_overdue(connection, watermark, None, now, limit, named, erases_at_end)
     due = [UUID(each) for each in (seen.due or "").split()]
-    written = await _write(connection, dialect, due[:_WRITTEN_AT_ONCE], now, erases_at_end)
+    written = await _write(connection, dialect, due[:_WRITES_LIMIT], now, erases_at_end)
     left = await _first_unwritten(connection, dialect, set(due) - written.ids, now)
     if left is not None:
-        # Whoever has locked it is about to change it, or it was too much: it is looked at again, with all after it.
-        seen = await _read_overdue(connection, mark, left, now, limit, named, erases_at_end)
+        # A session was locked by another transaction, or exceeded the limit. Stop before it: the next step examines
+        # it and all after it again.
+        seen = await _read_overdue(connection, watermark, left, now, limit, named, erases_at_end)
     if seen.until is not None:
-        await _move_mark(connection, seen.until, seen.last_id)
+        await _move_watermark(connection, seen.until, seen.last_id)
     lines = (seen.lines or "").split("\n")
     return ExpiryBatch(
         count=seen.expired + len(written.ended),
-        ended=[*(_expired(line) for line in lines if line), *written.ended],
+        ended=[*(_parse_expired(line) for line in lines if line), *written.ended],
         examined=seen.expired + len(written.ids),
     )
 
 
-def is_past_mark(now: datetime) -> ColumnElement[bool]:
-    """Say whether a row of `sessions` is overdue, and was not looked at."""
-    mark = (select(column).scalar_subquery() for column in _MARK)
-    return and_(_is_overdue(now), _place > tuple_(*mark))
+def is_past_watermark(now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a row of `sessions` is overdue and was not examined yet."""
+    watermark = (select(column).scalar_subquery() for column in _WATERMARK)
+    return and_(_is_overdue(now), _position > tuple_(*watermark))
 
 
 async def write_endings(
@@ -147,13 +156,12 @@ async def write_endings(
     parameters: dict[str, Any] | None = None,
     *,
     erases_at_end: bool = False,
-) -> WrittenEndings:
-    """Record the endings of those due that are not live, and put off the next look at the others.
+) -> WrittenRows:
+    """Record the endings of sessions that are not live, and move the `check_time` of the live ones forward.
 
-    In the order of ids; what others have locked is left out.
+    Takes the rows that match the condition in the order of ids, and skips rows that other transactions have locked.
     """
-    # What follows from a row is worked out on the row as locked: what others changed meanwhile counts, and
-    # what others have locked is theirs.
+    # The lock comes first, so the endings follow from the newest version of each row.
     fact = (
         select(
             sessions.c.session_id,
@@ -197,35 +205,43 @@ async def write_endings(
         for row in written
         if row.end_time is not None
     ]
-    return WrittenEndings({row.session_id for row in written}, ended)
+    return WrittenRows({row.session_id for row in written}, ended)
 
 
 async def _read_overdue(
     connection: AsyncConnection,
-    mark: Sequence[Any],
+    watermark: Sequence[Any],
     before: Sequence[Any] | None,
     now: datetime,
     limit: int,
     named: bool,
     erases_at_end: bool,
 ) -> Row[Any]:
-    """Return how many of the next sessions expired, these if named, the ids of those to be written, and the last.
+    """Read the next overdue sessions between the watermark and `before`, summarized in one row.
 
-    All in one row, because what is fetched and decoded for each is most of what each costs.
+    Fetching and decoding a row for each session would be most of the cost.
+
+    Returns:
+        A row with these columns:
+
+        * `until` and `last_id`: the position of the last session
+        * `expired`: how many sessions have expired and need no write
+        * `lines`: these sessions, one per line, if `named`
+        * `due`: the ids of the sessions to write, one per line
     """
     following = select(
-        *_IN_ORDER,
+        *_ORDER,
         sessions.c.user_id,
         sessions.c.user_epoch,
         sessions.c.global_epoch,
         sessions.c.expire_time,
         idle_expire_time.label("idle_expire_time"),
-    ).where(_is_overdue(now), _place > _at(mark))
+    ).where(_is_overdue(now), _position > _bound_position(watermark))
     if before is not None:
-        following = following.where(_place < _at(before))
-    seen = following.order_by(*_IN_ORDER).limit(limit).cte("seen").prefix_with("MATERIALIZED")
+        following = following.where(_position < _bound_position(before))
+    seen = following.order_by(*_ORDER).limit(limit).cte("seen").prefix_with("MATERIALIZED")
     own, common = sweeps.alias(), sweeps.alias()
-    # As `liveness.expires`, of many at once: nearly all sessions have no sweep to be looked for.
+    # `liveness.expires` for many sessions: joins are faster here than a subquery per session.
     needs_no_write = (
         false()
         if erases_at_end
@@ -238,15 +254,15 @@ async def _read_overdue(
     )
     session_id = _AsText(seen.c.session_id)
     space = literal(" ", Text)
-    # The user's id comes last: it may have spaces, but no end of a line.
+    # The user id comes last, because it may contain spaces. It contains no line break.
     line = session_id + space + _AsText(seen.c.expire_time) + space + seen.c.user_id
     last_id = select(seen.c.session_id).order_by(seen.c.check_time.desc(), seen.c.session_id.desc())
     statement = select(
         func.max(seen.c.check_time).label("until"),
         last_id.limit(1).scalar_subquery().label("last_id"),
         func.coalesce(func.sum(case((needs_no_write, 1), else_=0)), 0).label("expired"),
-        (_in_lines(case((needs_no_write, line))) if named else null()).label("lines"),
-        _in_lines(case((~needs_no_write, session_id))).label("due"),
+        (_joined_lines(case((needs_no_write, line))) if named else null()).label("lines"),
+        _joined_lines(case((~needs_no_write, session_id))).label("due"),
     ).select_from(
         seen.outerjoin(
             own, _swept_in_lifetime(own, seen, seen.c.user_id, seen.c.user_epoch)
@@ -260,7 +276,7 @@ async def _read_overdue(
 def _swept_in_lifetime(
     swept: FromClause, seen: FromClause, user_id: ColumnElement[str], epoch: ColumnElement[int]
 ) -> ColumnElement[bool]:
-    """Say whether the first sweep after an epoch was in a session's lifetime."""
+    """Return the condition that the first sweep after an epoch came before the end of a session's lifetime."""
     return and_(
         swept.c.user_id == user_id,
         swept.c.epoch == epoch + 1,
@@ -268,7 +284,7 @@ def _swept_in_lifetime(
     )
 
 
-async def _move_mark(connection: AsyncConnection, until: datetime, last_id: UUID) -> None:
+async def _move_watermark(connection: AsyncConnection, until: datetime, last_id: UUID) -> None:
     await connection.execute(update(upkeep).values(expired_until=until, expired_id=last_id))
 
 
@@ -278,21 +294,21 @@ async def _write(
     due: Sequence[UUID],
     now: datetime,
     erases_at_end: bool,
-) -> WrittenEndings:
+) -> WrittenRows:
     if not due:
-        return WrittenEndings(frozenset(), ())
+        return WrittenRows(frozenset(), ())
     condition = and_(dialect.by_ids(sessions.c.session_id), _is_overdue(now))
     return await write_endings(
         connection, condition, len(due), now, {"ids": due}, erases_at_end=erases_at_end
     )
 
 
-def _in_lines(column: ColumnElement[str | None]) -> ColumnElement[str]:
-    """Return a text of many rows as one, a line each, without those that are null."""
+def _joined_lines(column: ColumnElement[str | None]) -> ColumnElement[str]:
+    """Return an aggregate that joins the values of a column, one per line, without nulls."""
     return func.aggregate_strings(column, "\n")
 
 
-def _expired(line: str) -> SessionEnded:
+def _parse_expired(line: str) -> SessionEnded:
     session_id, microseconds, user_id = line.split(" ", 2)
     time = Moment().decode(int(microseconds))
     assert time is not None
@@ -303,16 +319,16 @@ def _expired(line: str) -> SessionEnded:
 async def _first_unwritten(
     connection: AsyncConnection, dialect: Dialect, some: Set[UUID], now: datetime
 ) -> Sequence[Any] | None:
-    """Return the place of the first that was not written and not moved on or ended by others either."""
+    """Return the position of the first of some sessions that is still overdue, or None."""
     if not some:
         return None
-    left = select(*_IN_ORDER).where(dialect.by_ids(sessions.c.session_id), _is_overdue(now))
-    first = left.order_by(*_IN_ORDER).limit(1)
+    left = select(*_ORDER).where(dialect.by_ids(sessions.c.session_id), _is_overdue(now))
+    first = left.order_by(*_ORDER).limit(1)
     return (await connection.execute(first, {"ids": list(some)})).one_or_none()
 
 
-def _at(place: Sequence[Any]) -> ColumnElement[Any]:
-    return tuple_(*map(literal, place[:2], _PLACE_TYPES))
+def _bound_position(position: Sequence[Any]) -> ColumnElement[Any]:
+    return tuple_(*map(literal, position[:2], _POSITION_TYPES))
 
 
 def _is_overdue(now: datetime) -> ColumnElement[bool]:

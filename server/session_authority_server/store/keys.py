@@ -18,9 +18,8 @@ class SqlKeyStore:
         """Keep keys in a database.
 
         Args:
-            database: Where.
-            reads_from: The same database with connections of its own, where reads must not queue behind
-                those of others.
+            database: The database.
+            reads_from: The same database with other connections, so that reads of keys never queue behind other reads.
         """
         self._database = database
         self._reads_from = reads_from or database
@@ -84,7 +83,7 @@ class SqlKeyStore:
     async def note_key_uses(
         self, uses: Collection[tuple[UUID, Permission]], time: datetime
     ) -> None:
-        # All writers in one order.
+        # All writers lock rows in the same order, to avoid deadlocks.
         in_order = sorted((key_id, permission.value) for key_id, permission in uses)
         key_ids = dict.fromkeys(key_id for key_id, _ in in_order)
 
@@ -152,7 +151,7 @@ async def _insert(connection: AsyncConnection, key: ApiKey) -> None:
 
 
 def _key(row: Any) -> ApiKey:
-    # A permission that a newer release knows is none here.
+    # Ignore permissions that only a newer release knows.
     known = {each.value: each for each in Permission}
     permissions = frozenset(known[name] for name in row.permissions if name in known)
     return ApiKey(**{**row._mapping, "permissions": permissions})

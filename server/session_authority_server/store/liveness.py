@@ -1,7 +1,7 @@
-"""The database's form of `domain.liveness`, proven equal to it by a property test.
+"""`domain.liveness` in SQL. A property test proves that both forms are equal.
 
-`is_live` reads over the columns of `sessions` alone and fetches the epochs by itself, so that it means the
-same in a SELECT, an UPDATE and a subquery.
+`is_live` needs only the columns of `sessions`, and reads the epochs by subqueries. So it works in a SELECT, an UPDATE
+and a subquery alike.
 """
 
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ current_global_epoch = select(authority.c.epoch).scalar_subquery()
 
 
 class TimePlus(FunctionElement[datetime]):
-    """The moment a duration after another: `TimePlus(moment, span)`."""
+    """A moment plus a duration: `TimePlus(moment, span)`."""
 
     inherit_cache = True
     type = Moment()
@@ -48,39 +48,39 @@ def _add(element: TimePlus, compiler: SQLCompiler, **rest: Any) -> str:
 
 @compiles(TimePlus, "postgresql")
 def _add_in_utc(element: TimePlus, compiler: SQLCompiler, **rest: Any) -> str:
-    # A day added to a timestamptz is one of the server's time zone, and can have 23 or 25 hours.
+    # A day added to a timestamptz is a day in PostgreSQL's TimeZone setting, and can have 23 or 25 hours.
     moment, span = (compiler.process(each, **rest) for each in element.clauses)
     return f"(({moment} AT TIME ZONE 'UTC' + {span}) AT TIME ZONE 'UTC')"
 
 
 idle_expire_time = TimePlus(sessions.c.last_active_time, sessions.c.idle_timeout)
 
-# Stands for "not yet" where times are compared, because engines differ on the least of a null.
+# Replaces null in comparisons of times, because engines compare nulls differently.
 _NEVER = literal(datetime(9999, 1, 1, tzinfo=UTC), Moment)
 
 
 def is_live(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
-    """Say whether a row of `sessions` is live."""
+    """Return the condition that a row of `sessions` is live."""
     return and_(
         sessions.c.end_time.is_(None),
         sessions.c.expire_time > now,
         or_(sessions.c.idle_timeout.is_(None), idle_expire_time > now),
-        # Never more, but for a row that PostgreSQL locked in a version newer than the statement's view of
-        # its user: one that a sweep has just moved along, and which is as live as it was.
+        # Greater only if PostgreSQL locked a row that is newer than the statement's snapshot of its user. A sweep has
+        # just exempted this session, which therefore stays live.
         sessions.c.user_epoch >= current_user_epoch,
         sessions.c.global_epoch >= current_global_epoch,
     )
 
 
 def is_swept() -> ColumnElement[bool]:
-    """Say whether a sweep covers a row of `sessions`."""
+    """Return the condition that a sweep covers a row of `sessions`."""
     return or_(
         sessions.c.user_epoch < current_user_epoch, sessions.c.global_epoch < current_global_epoch
     )
 
 
 def first_check_time() -> ColumnElement[datetime]:
-    """Return the first moment at which a live row of `sessions` could be overdue."""
+    """Return the earliest moment at which a live session could be overdue, as an SQL expression."""
     return case(
         (
             and_(idle_expire_time.is_not(None), idle_expire_time < sessions.c.expire_time),
@@ -91,17 +91,17 @@ def first_check_time() -> ColumnElement[datetime]:
 
 
 def expires() -> ColumnElement[bool]:
-    """Say whether, of the endings that a row of `sessions` implies, that of its lifetime comes first.
+    """Return the condition that the end of the lifetime is the first of the endings that a row implies.
 
-    Where the lifetime is over, nothing changes this any more: neither an activity nor a sweep that comes later.
-    It asks the sweeps, and not the epochs, because of most rows there is none to be found.
+    Once the lifetime is over, no later activity or sweep changes this. The condition reads `sweeps` instead of the
+    epochs, because for most rows the sweeps contain nothing.
     """
     return and_(
         or_(sessions.c.idle_timeout.is_(None), idle_expire_time > sessions.c.expire_time),
-        ~_covering(
+        ~_first_sweep_is(
             sessions.c.user_id, sessions.c.user_epoch, sweeps.c.sweep_time <= sessions.c.expire_time
         ),
-        ~_covering(
+        ~_first_sweep_is(
             literal(EVERYBODY),
             sessions.c.global_epoch,
             sweeps.c.sweep_time <= sessions.c.expire_time,
@@ -110,42 +110,44 @@ def expires() -> ColumnElement[bool]:
 
 
 def expired_before_sweep(*, of_everybody: bool) -> ColumnElement[bool]:
-    """Say whether a row of `sessions` that a sweep covers had expired before any such sweep."""
+    """Return the condition that a row of `sessions` had expired before the sweeps that cover it."""
     user_id = literal(EVERYBODY) if of_everybody else sessions.c.user_id
     epoch = sessions.c.global_epoch if of_everybody else sessions.c.user_epoch
-    return and_(_covering(user_id, epoch, sweeps.c.sweep_time > sessions.c.expire_time), expires())
+    return and_(
+        _first_sweep_is(user_id, epoch, sweeps.c.sweep_time > sessions.c.expire_time), expires()
+    )
 
 
 def facts(now: datetime) -> list[Label[Any]]:
-    """Return what the ending of a row of `sessions` follows from, each worked out once.
+    """Return the columns from which `implied_end_time` and the functions after it derive the ending of a row.
 
-    For a subquery or CTE, over whose columns the functions below then reason.
+    They belong in a subquery or CTE, so that each is computed once.
     """
     by_user = sessions.c.user_epoch < current_user_epoch
     by_everybody = sessions.c.global_epoch < current_global_epoch
     return [
         is_live(now).label("live"),
-        _swept(by_user, sweeps.c.sweep_time, sessions.c.user_id, sessions.c.user_epoch, now).label(
-            "user_sweep_time"
-        ),
-        _swept(
+        _first_sweep_value(
+            by_user, sweeps.c.sweep_time, sessions.c.user_id, sessions.c.user_epoch, now
+        ).label("user_sweep_time"),
+        _first_sweep_value(
             by_user,
             sweeps.c.initiating_entity,
             sessions.c.user_id,
             sessions.c.user_epoch,
             InitiatingEntity.SYSTEM,
         ).label("user_sweep_by"),
-        _swept(
+        _first_sweep_value(
             by_everybody, sweeps.c.sweep_time, literal(EVERYBODY), sessions.c.global_epoch, now
         ).label("global_sweep_time"),
-        _swept(
+        _first_sweep_value(
             by_everybody,
             sweeps.c.initiating_entity,
             literal(EVERYBODY),
             sessions.c.global_epoch,
             InitiatingEntity.SYSTEM,
         ).label("global_sweep_by"),
-        # Whether they have come yet need not be asked: of a row that is not live, the earliest has.
+        # These times may lie in the future. If the row is not live, the earliest of all times has passed.
         func.coalesce(idle_expire_time, _NEVER, type_=Moment).label("idle_end_time"),
         sessions.c.expire_time.label("lifetime_end_time"),
     ]
@@ -175,7 +177,7 @@ def implied_end_reason(fact: Columns) -> ColumnElement[EndReason]:
 
 
 def implied_initiating_entity(fact: Columns) -> ColumnElement[InitiatingEntity]:
-    """Return who brought about the earliest ending that the facts imply."""
+    """Return the initiator of the earliest ending that the facts imply."""
     return case(
         (_user_sweep_first(fact), fact.user_sweep_by),
         (_global_sweep_first(fact), fact.global_sweep_by),
@@ -183,14 +185,22 @@ def implied_initiating_entity(fact: Columns) -> ColumnElement[InitiatingEntity]:
     )
 
 
-def _swept(
-    condition: ColumnElement[bool],
+def _first_sweep_value(
+    is_covered: ColumnElement[bool],
     column: ColumnElement[Any],
     user_id: ColumnElement[str],
     epoch: ColumnElement[int],
-    undated: object,
+    default: object,
 ) -> ColumnElement[Any]:
-    """Return a column of the first sweep after an epoch; never or null where there was none."""
+    """Return a column's value in the first sweep after an epoch.
+
+    Args:
+        is_covered: Whether there was such a sweep. If not, the result is _NEVER for a time and null otherwise.
+        column: The column of `sweeps`.
+        user_id: The user of the sweep.
+        epoch: The epoch.
+        default: The result if the sweep was purged.
+    """
     found = (
         select(column)
         .where(sweeps.c.user_id == user_id, sweeps.c.epoch == epoch + 1)
@@ -198,18 +208,18 @@ def _swept(
     )
     none = _NEVER if column.type is sweeps.c.sweep_time.type else null()
     return case(
-        (condition, func.coalesce(found, literal(undated, column.type), type_=column.type)),
+        (is_covered, func.coalesce(found, literal(default, column.type), type_=column.type)),
         else_=none,
     )
 
 
-def _covering(
-    user_id: ColumnElement[str], epoch: ColumnElement[int], when: ColumnElement[bool]
+def _first_sweep_is(
+    user_id: ColumnElement[str], epoch: ColumnElement[int], condition: ColumnElement[bool]
 ) -> ColumnElement[bool]:
-    """Say whether the first sweep after an epoch was at a time."""
+    """Return the condition that the first sweep after an epoch exists and meets a condition."""
     return (
         select(sweeps.c.epoch)
-        .where(sweeps.c.user_id == user_id, sweeps.c.epoch == epoch + 1, when)
+        .where(sweeps.c.user_id == user_id, sweeps.c.epoch == epoch + 1, condition)
         .correlate_except(sweeps)
         .exists()
     )

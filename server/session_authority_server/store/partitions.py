@@ -1,7 +1,7 @@
-"""Partitions of `sessions` by the time that ids carry: PostgreSQL's, for very large installations.
+"""Partitions of the table `sessions` by the time in session ids, for very large installations on PostgreSQL.
 
-Where rows would be deleted and vacuumed one by one, a whole partition is dropped. What that costs each read,
-and when it is worth it: docs/operate/scale.md.
+Dropping a partition replaces deleting and vacuuming its rows one by one. docs/operate/scale.md says what partitions
+cost each read, and when they are worth it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,18 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.engine.dialect import RELEASE_SNAPSHOT
 from session_authority_server.store.tables import authority
 
-# How far ahead there are partitions: how long sign-ins go on without a worker.
+# How far ahead partitions are created. Without a worker, sign-ins fail after this time.
 AHEAD = timedelta(days=30)
 _PREFIX = "sessions_until_"
 _STORAGE = (
     "fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, "
     "autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02"
 )
-# Any numbers that other programs are not likely to use. Dropping can take long, and making must not wait for it.
+# Arbitrary; other programs are unlikely to use the same numbers. Two locks, because creating a partition must not wait
+# for a drop, which can take long.
 _DROPPING_LOCK = 0x5E551014_A07408
 _MAKING_LOCK = 0x5E551015_A07408
-# Detached but not dropped is what a worker that was killed leaves behind.
+# Includes partitions that are detached but not dropped. A worker that was killed leaves them behind.
 _EXISTING = text(
     "SELECT c.relname, i.inhparent IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS pending "
     "FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid "
@@ -39,11 +40,11 @@ _READ_SECONDS = 900
 
 @dataclass(frozen=True, slots=True)
 class Partitioning:
-    """That sessions are to be kept in partitions.
+    """How to partition the sessions of a new database.
 
     Attributes:
-        days: For how many days of sign-ins a partition is.
-        now: The present, from which on there are partitions.
+        days: The number of days whose sign-ins one partition holds.
+        now: The current time, which the first partition covers.
     """
 
     days: int
@@ -51,25 +52,25 @@ class Partitioning:
 
 
 def first_partitions(partitioning: Partitioning) -> Iterator[str]:
-    """Give the statements that make a new table's partitions."""
+    """Yield the statements that create the partitions of a new table."""
     span = timedelta(days=partitioning.days)
     for end in _missing_ends([], span, partitioning.now):
         yield from _creation_statements(end, span, first=end <= partitioning.now + span)
 
 
 def partitioning_statement(partitioning: Partitioning) -> str:
-    """Return the statement that notes how a database's sessions are kept."""
+    """Return the statement that records how a database's sessions are partitioned."""
     return f"UPDATE authority SET partition_days = {partitioning.days:d}"
 
 
 class Partitions:
-    """The partitions of one database; none, where it has none."""
+    """The partitions of one database. Without partitions, reads return nothing and changes do nothing."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def span(self) -> timedelta | None:
-        """Return how long the time is whose sign-ins a partition holds; None where there are no partitions."""
+        """Return the duration whose sign-ins one partition holds, or None without partitions."""
 
         async def work(connection: AsyncConnection) -> timedelta | None:
             days = (await connection.execute(select(authority.c.partition_days))).scalar_one()
@@ -78,7 +79,7 @@ class Partitions:
         return await self._database.read(work)
 
     async def missing(self, now: datetime) -> Sequence[datetime]:
-        """Return the ends of the partitions that there should be and aren't."""
+        """Return the end times of the partitions to create."""
         span = await self.span()
         if span is None:
             return ()
@@ -91,12 +92,17 @@ class Partitions:
         return await self._database.read(work)
 
     async def droppable(self, created_before: datetime, ended_before: datetime) -> Sequence[str]:
-        """Return the names of the partitions that are to be dropped."""
+        """Return the names of the partitions to drop.
+
+        Args:
+            created_before: Partitions that hold later sign-ins stay.
+            ended_before: Partitions with a session that ended later stay.
+        """
         if await self.span() is None:
             return ()
 
         async def work(connection: AsyncConnection) -> Sequence[str]:
-            # Nobody waits for it, and a partition that is over is read whole before it is dropped.
+            # No caller waits for this, and it reads whole partitions.
             await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_READ_SECONDS}s'")
             return [
                 row.relname
@@ -112,7 +118,7 @@ class Partitions:
         return await self._database.write(work, limited=False)
 
     async def make(self, end: datetime) -> bool:
-        """Make a partition for the time up to a moment, unless there is one. Return whether it was made."""
+        """Create the partition that ends at a time. Return False if it exists."""
         span = await self.span()
         if span is None:
             return False
@@ -128,9 +134,9 @@ class Partitions:
         return await self._database.write(work)
 
     async def drop(self, name: str) -> bool:
-        """Drop a partition, unless somebody else does. Return whether it was.
+        """Drop a partition. Return False if another process is dropping partitions or has dropped this one.
 
-        Reads and writes of other partitions go on meanwhile.
+        Other partitions stay available for reads and writes.
         """
         if await self.span() is None:
             return False
@@ -143,7 +149,7 @@ class Partitions:
                 return False
             if states[name].attached:
                 await connection.exec_driver_sql(RELEASE_SNAPSHOT)
-                # Not in this transaction: without CONCURRENTLY, nobody could use the table meanwhile.
+                # CONCURRENTLY keeps the table available. PostgreSQL does not allow it in a transaction.
                 how = "FINALIZE" if states[name].pending else "CONCURRENTLY"
                 await self._database.run_alone(
                     f"ALTER TABLE sessions DETACH PARTITION {name} {how}", _DETACH_SECONDS
@@ -155,7 +161,7 @@ class Partitions:
 
 
 def _missing_ends(ends: Sequence[datetime], span: timedelta, now: datetime) -> Iterator[datetime]:
-    """Give the ends of the partitions that there should be and aren't."""
+    """Yield the end times of the partitions to create, given those of the existing ones."""
     end = max(ends) if ends else datetime.combine(now, time(), UTC)
     while end < now + max(AHEAD, 2 * span):
         end += span
@@ -165,7 +171,7 @@ def _missing_ends(ends: Sequence[datetime], span: timedelta, now: datetime) -> I
 def _creation_statements(end: datetime, span: timedelta, *, first: bool = False) -> Iterator[str]:
     name = f"{_PREFIX}{end:%Y%m%d}"
     start = "MINVALUE" if first else f"'{first_id(end - span)}'"
-    # Attaching a table lets others go on with `sessions`, which making a partition outright does not.
+    # Attaching a table does not block the use of `sessions`. CREATE TABLE ... PARTITION OF would.
     yield f"CREATE TABLE {name} (LIKE sessions INCLUDING ALL) WITH ({_STORAGE})"
     yield (
         f"ALTER TABLE sessions ATTACH PARTITION {name} FOR VALUES FROM ({start}) "
@@ -178,20 +184,20 @@ def _end(name: str) -> datetime:
 
 
 async def _is_droppable(connection: AsyncConnection, name: str, ended_before: datetime) -> bool:
-    """Say whether all sessions of a partition had ended, or at least expired, before a moment."""
-    for rest in (
-        # The last one finds what has no index to be found by, and is asked of what is over or nearly so.
+    """Return whether all sessions of a partition ended or expired before a time."""
+    for obstacle in (
+        # The first two use an index. The last one reads the partition, so it runs only if the others found no row.
         "end_time >= :ended_before",
         "end_time IS NULL AND check_time >= :ended_before",
         "end_time IS NULL AND expire_time >= :ended_before",
     ):
-        statement = text(f"SELECT EXISTS (SELECT FROM {name} WHERE {rest})")
+        statement = text(f"SELECT EXISTS (SELECT FROM {name} WHERE {obstacle})")
         if (await connection.execute(statement, {"ended_before": ended_before})).scalar_one():
             return False
     return True
 
 
 async def _take_drop_lock(connection: AsyncConnection) -> bool:
-    """Be the only one who drops partitions until the transaction ends, unless somebody else is."""
+    """Take the lock for dropping partitions until the transaction ends. Return False if another process has it."""
     lock = text(f"SELECT pg_try_advisory_xact_lock({_DROPPING_LOCK})")
     return bool((await connection.execute(lock)).scalar_one())

@@ -1,4 +1,4 @@
-"""Sessions to rows and back."""
+"""Conversion between sessions and rows."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -35,7 +35,7 @@ _COLUMNS = tuple(
 )
 _WRITTEN = tuple(name for name in _FIELDS if name in sessions.c)
 
-# What `domain.privacy.erased` leaves of a session, in columns.
+# The values of the columns that `domain.privacy.erased` erases.
 ERASED: dict[str, Any] = {
     "ip_address": None,
     "last_ip_address": None,
@@ -46,25 +46,25 @@ ERASED: dict[str, Any] = {
 
 
 def select_sessions() -> Select[Any]:
-    """Return a statement whose rows `read` understands, for the caller to narrow."""
+    """Return a SELECT of all sessions in the form that `read` expects. The caller adds conditions."""
     return select(*_COLUMNS)
 
 
 async def read(
     connection: AsyncConnection, statement: Select[Any], parameters: dict[str, Any] | None = None
 ) -> list[Session]:
-    """Return the sessions that a statement made by `select_sessions` selects."""
+    """Run a statement based on `select_sessions`, and return its sessions with their sweeps."""
     rows = (await connection.execute(statement, parameters)).all()
     return await with_sweeps(connection, [session(row) for row in rows])
 
 
 def needs_sweep(session: Session) -> bool:
-    """Say whether a session's ending by a sweep is implied but not recorded."""
+    """Return whether a sweep has ended a session but the ending is not recorded yet."""
     return session.ending is None and is_swept(session)
 
 
 def as_row(session: Session, check_time: datetime) -> dict[str, Any]:
-    """Return the columns of a session that has not ended."""
+    """Return the column values of a session that has not ended."""
     device = session.device
     parts = (device.browser, device.browser_version, device.os, device.os_version, device.type)
     return {
@@ -75,7 +75,7 @@ def as_row(session: Session, check_time: datetime) -> dict[str, Any]:
 
 
 def ending_columns(ending: Ending) -> dict[str, Any]:
-    """Return the columns of an ending."""
+    """Return the column values of an ending."""
     parts = (ending.time, ending.reason, ending.initiated_by)
     return dict(zip(_ENDING, parts, strict=True))
 
@@ -93,7 +93,7 @@ def session(row: Sequence[Any]) -> Session:
 
 
 async def with_sweeps(connection: AsyncConnection, found: Sequence[Session]) -> list[Session]:
-    """Return sessions, each swept one with the earliest sweep that covers it."""
+    """Return the sessions, and add to each swept one the earliest sweep that covers it."""
     swept = [session for session in found if needs_sweep(session)]
     if not swept:
         return list(found)

@@ -1,4 +1,4 @@
-"""Bringing a database's schema to the version that this code works with."""
+"""Check a database's schema, and migrate it to the version that this program needs."""
 
 import asyncio
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from session_authority_server.store.partitions import (
 )
 from session_authority_server.store.tables import authority
 
-_TURN_SECONDS = 0.1
+_LOCK_RETRY_SECONDS = 0.1
 _AND = " and "
-# Without these no call would be answered. What few calls need beyond, they tell themselves.
-_RIGHTS: dict[str, tuple[str, ...]] = {
+# The privileges that most calls need. A call that needs another one fails by itself and says so.
+_PRIVILEGES: dict[str, tuple[str, ...]] = {
     "sessions": ("SELECT", "INSERT", "UPDATE"),
     "users": ("SELECT", "INSERT", "UPDATE"),
 }
@@ -31,14 +31,14 @@ _RIGHTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
-    """Where a database's schema stands. Versions sort as text.
+    """The version of a database's schema, compared with this program. Versions sort as text.
 
     Attributes:
-        current: The version it has; None where it has none at all.
-        wanted: The version that this program was made for.
-        known: Whether this program knows the current one, and so the way from there.
-        oldest_program: Which version the oldest program wants that the current one still serves.
-        elsewhere: A schema of PostgreSQL that has an authority's tables though search_path does not name it.
+        current: The version of the schema; None if the database has no schema.
+        wanted: The version that this program was built for.
+        known: Whether this program knows the current version, and so can migrate from it.
+        oldest_program: The `wanted` version of the oldest program that the current schema supports.
+        elsewhere: A PostgreSQL schema that has the tables but is not in search_path.
     """
 
     current: str | None
@@ -49,19 +49,19 @@ class SchemaVersion:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is just what this program was made for."""
+        """Whether the schema has exactly the version that this program was built for."""
         return self.current == self.wanted
 
     @property
     def serves(self) -> bool:
-        """Whether this program can work with it: it is current, or newer and says that it still does."""
+        """Whether this program can use the schema. The schema is current, or newer and supports this program."""
         if self.known or self.oldest_program is None:
             return self.is_current
         return self.oldest_program <= self.wanted
 
     @property
     def remedy(self) -> str:
-        """What an operator can do about a schema that this program can't work with."""
+        """The advice to an operator about a schema that this program can't use."""
         if self.elsewhere is not None:
             return (
                 f"the schema {self.elsewhere} has such tables, but search_path does not name it; let its owner run: "
@@ -70,20 +70,29 @@ class SchemaVersion:
         if self.known:
             return "run: session-authority migrate"
         if self.current is not None and _AND in self.current:
-            return "it can be one alone: delete the wrong ones from the table alembic_version"
-        return "another program or a newer release made it: run that one, or name another database"
+            return "a schema has only one version: delete the wrong versions from the table alembic_version"
+        return "another program or a newer release created it: run that program, or configure another database"
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Where a step began, and whether there was nothing more to do."""
+    """The outcome of one migration step.
+
+    Attributes:
+        before: The version before the step; None if there was no schema.
+        was_last: Whether the schema was up to date already.
+    """
 
     before: str | None
     was_last: bool
 
 
 async def read_version(database: Database) -> SchemaVersion:
-    """Return where a database's schema stands."""
+    """Return the version of a database's schema.
+
+    Raises:
+        StoreUnavailable: If the store can't be read.
+    """
     scripts = ScriptDirectory.from_config(configuration())
     wanted = scripts.get_current_head()
     assert wanted is not None
@@ -102,10 +111,10 @@ async def read_version(database: Database) -> SchemaVersion:
 
 
 async def find_missing(database: Database) -> str | None:
-    """Return what a database of the right version lacks of what this program needs there; None if nothing.
+    """Return the first missing table, column or privilege of a database with the right version, or None.
 
-    The version says what migrations have made. Since then a table may have been lost, as in half a restoration,
-    or this program's role may never have been given its rights.
+    The version only says that the migrations ran. A table may be missing since, for example after an incomplete
+    restore, or this program's role may lack privileges.
 
     Raises:
         StoreUnavailable: If the store can't be read.
@@ -123,25 +132,30 @@ def _find_missing(connection: Connection) -> str | None:
         if missing:
             return f"the column {missing[0]} of the table {table.name} is missing"
         if connection.dialect.name == "postgresql":
-            for right in _RIGHTS.get(table.name, ("SELECT",)):
-                permitted = select(func.has_table_privilege(table.name, right))
+            for privilege in _PRIVILEGES.get(table.name, ("SELECT",)):
+                permitted = select(func.has_table_privilege(table.name, privilege))
                 if not connection.execute(permitted).scalar_one():
                     return (
-                        f"its role may not {right} in the table {table.name}; let the owner run: "
+                        f"its role may not {privilege} in the table {table.name}; let the owner run: "
                         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO the role"
                     )
     return None
 
 
 async def migrate(database: Database, partitioning: Partitioning | None = None) -> str | None:
-    """Bring a database's schema to the version that this code works with, and return what it was before.
+    """Migrate a database's schema to the version that this program needs, and return the previous version.
 
-    Of several at once, one does it and the others find it done. Each version is a transaction of its own, so
-    that what one locks is free again when the next builds indexes; but from nothing to the present is one.
+    Several processes may migrate at once: one of them migrates, and the others wait for it.
+
+    Each version is a transaction of its own, so its locks are free before the next version builds indexes. A new
+    schema is created in one transaction.
 
     Args:
-        database: Which.
-        partitioning: How to partition its sessions; only for one that has no schema yet.
+        database: The database.
+        partitioning: How to partition the sessions of a new schema.
+
+    Raises:
+        StoreUnavailable: If the store failed.
     """
 
     def step(connection: Connection) -> _Step | None:
@@ -151,14 +165,14 @@ async def migrate(database: Database, partitioning: Partitioning | None = None) 
     while not steps or not steps[-1].was_last:
         taken = await database.run_sync(step)
         if taken is None:
-            await asyncio.sleep(_TURN_SECONDS)
+            await asyncio.sleep(_LOCK_RETRY_SECONDS)
         else:
             steps.append(taken)
     return steps[0].before
 
 
 def write_sql(dialect_name: str, output: TextIO, partitioning: Partitioning | None = None) -> None:
-    """Write the statements that make the schema from nothing; connects to no database."""
+    """Write the SQL that creates a new schema. Does not connect to a database."""
     settings = configuration()
     settings.attributes["partitioning"] = partitioning
     settings.attributes["dialect_name"] = dialect_name
@@ -172,9 +186,10 @@ def write_sql(dialect_name: str, output: TextIO, partitioning: Partitioning | No
 def _step(
     connection: Connection, dialect: Dialect, partitioning: Partitioning | None
 ) -> _Step | None:
-    """Go to the next version; None if another migrates.
+    """Migrate to the next version. Return None at once if another process is migrating.
 
-    That other is not waited for in here: an index that it builds concurrently would wait for this transaction.
+    The caller waits outside the transaction, because an index that the other process builds concurrently waits for
+    this transaction to end.
     """
     if not dialect.try_migration_lock(connection):
         return None
@@ -196,7 +211,7 @@ def _current_revision(connection: Connection) -> str | None:
 
 
 def _schema_elsewhere(connection: Connection) -> str | None:
-    """Return a schema of PostgreSQL that has an authority's tables and that search_path does not name."""
+    """Return a PostgreSQL schema that has an authority's tables but is not in search_path, or None."""
     if connection.dialect.name != "postgresql":
         return None
     found: str | None = connection.exec_driver_sql(
@@ -211,14 +226,14 @@ def _oldest_program(connection: Connection) -> str | None:
     column = authority.c.oldest_program
     inspector = inspect(connection)
     if not inspector.has_table(authority.name):
-        return None  # it is somebody else's, whoever that is
+        return None  # Another program created this schema.
     if column.name not in {each["name"] for each in inspector.get_columns(authority.name)}:
         return None
     return connection.execute(select(column)).scalar_one_or_none()
 
 
 def configuration() -> Config:
-    """Return where the migrations are."""
+    """Return Alembic's configuration with the location of the migrations."""
     settings = Config()
     settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     settings.set_main_option("path_separator", "os")

@@ -41,8 +41,8 @@ from session_authority_server.store.touches import still_due, touch_all, touch_e
 from session_authority_server.store.transaction import SqlTransaction
 
 T = TypeVar("T")
-# What somebody else has locked is left out, and tried again as often and as late as this.
-_PAUSES_FOR_LOCKED_SECONDS = (0, 0.005, 0.02, 0.08, 0.2)
+# The pauses before each attempt to touch sessions. An attempt skips sessions that other transactions have locked.
+_TOUCH_PAUSES_SECONDS = (0, 0.005, 0.02, 0.08, 0.2)
 
 
 class SqlSessionStore:
@@ -59,10 +59,10 @@ class SqlSessionStore:
         """Keep sessions in a database.
 
         Args:
-            database: Which.
+            database: The database.
             erases_at_end: Whether to erase addresses and the user agent when a session ends.
-            listener: Who in this process is told of changes, where the database doesn't tell others.
-            audit: Where the events of transactions are recorded.
+            listener: Receives changes in this process, for a database without notifications.
+            audit: Records the events of transactions.
         """
         self._database = database
         self._erases_at_end = erases_at_end
@@ -86,9 +86,9 @@ class SqlSessionStore:
             transaction = SqlTransaction(connection, dialect, erases_at_end=erases)
             result = await work(transaction)
             if transaction.changes:
-                # Last: a failure between here and the commit would leave the listener without an outcome.
                 await dialect.announce(connection, transaction.changes)
                 if listener is not None:
+                    # The last step before the commit: after a failure in between, `committed` would never follow.
                     listener.committing()
             return result, transaction
 
@@ -113,7 +113,7 @@ class SqlSessionStore:
                 lambda connection: touch_each(connection, in_order, now)
             )
         moved = 0
-        for pause in _PAUSES_FOR_LOCKED_SECONDS:
+        for pause in _TOUCH_PAUSES_SECONDS:
             await asyncio.sleep(pause)
             moved_now, in_order = await self._touch_all(in_order, now)
             moved += moved_now
@@ -124,11 +124,11 @@ class SqlSessionStore:
     async def _touch_all(
         self, due: Sequence[Touch], now: Callable[[], datetime]
     ) -> tuple[int, Sequence[Touch]]:
-        """Touch what nobody else has locked, and return how many that were and what is left."""
+        """Touch the sessions that are not locked. Return their number, and the touches to repeat."""
         moved = await self._database.write(lambda connection: touch_all(connection, due, now))
         if moved == len(due):
             return moved, ()
-        # The others were moved on by somebody else, or died, or were locked for a moment.
+        # The others were touched by another call, or ended, or were locked. Only the locked ones are still due.
         return moved, await self._database.read(
             lambda connection: still_due(connection, due, now())
         )
@@ -139,7 +139,7 @@ class SqlSessionStore:
         )
         if deleted == limit:
             return ErasureBatch(deleted, complete=False)
-        # In another transaction: whoever locks a user and sessions locks the user first.
+        # In a second transaction, because every transaction locks the user before the user's sessions.
         complete = await self._database.write(
             lambda connection: erasing.finish(connection, erasure)
         )
@@ -185,7 +185,7 @@ class SqlSessionStore:
     ) -> Sequence[Session]:
         statements = (
             _expired(user_id, now, after, limit),
-            _ended_earlier(user_id, now, after, limit),
+            _idle_or_swept(user_id, now, after, limit),
             _recorded(user_id, after, limit),
         )
 
@@ -195,7 +195,8 @@ class SqlSessionStore:
             return ending.time, session.session_id
 
         async def work(connection: AsyncConnection) -> Sequence[Session]:
-            # The recorded last: an ending that a worker records between two reads is then among both.
+            # Recorded endings are read last. If the worker records an ending between two of the reads, both find it,
+            # instead of neither.
             found: dict[UUID, Session] = {}
             for statement in statements:
                 for session in await rows.read(connection, statement):
@@ -219,7 +220,7 @@ class SqlSessionStore:
 
 
 def _recorded(user_id: str, after: PageKey | None, limit: int) -> Select[Any]:
-    """Return how to read a user's sessions whose endings are recorded, the latest first."""
+    """Return a SELECT of a user's sessions whose endings are recorded, the latest first."""
     statement = (
         rows.select_sessions()
         .where(sessions.c.user_id == user_id, sessions.c.end_time.is_not(None))
@@ -230,8 +231,8 @@ def _recorded(user_id: str, after: PageKey | None, limit: int) -> Select[Any]:
 
 
 def _expired(user_id: str, now: datetime, after: PageKey | None, limit: int) -> Select[Any]:
-    """Return how to read a user's sessions whose lifetimes are over, which nobody records."""
-    # The index has them in this order: what lies before the page is not read, and nothing behind it.
+    """Return a SELECT of a user's sessions that have expired, the latest first. No ending is recorded for them."""
+    # The index has the same order, so the engine reads only the rows of the page.
     until = now if after is None else min(now, after.time)
     statement = (
         rows.select_sessions()
@@ -241,7 +242,7 @@ def _expired(user_id: str, now: datetime, after: PageKey | None, limit: int) -> 
             sessions.c.expire_time <= until,
             expires(),
         )
-        # By the end_time that none of them has, too: or PostgreSQL would not see that the index is in this order.
+        # end_time is null in all of them, but without it PostgreSQL would not use the order of the index.
         .order_by(
             sessions.c.end_time.desc(), sessions.c.expire_time.desc(), sessions.c.session_id.desc()
         )
@@ -252,8 +253,8 @@ def _expired(user_id: str, now: datetime, after: PageKey | None, limit: int) -> 
     )
 
 
-def _ended_earlier(user_id: str, now: datetime, after: PageKey | None, limit: int) -> Select[Any]:
-    """Return how to read a user's sessions whose endings are implied otherwise, and to be recorded soon."""
+def _idle_or_swept(user_id: str, now: datetime, after: PageKey | None, limit: int) -> Select[Any]:
+    """Return a SELECT of a user's sessions that idleness or a sweep has ended, but whose endings are not recorded."""
     due = (
         select(sessions.c.session_id, *facts(now))
         .where(
@@ -277,5 +278,5 @@ def _comes_after(
     key: PageKey,
     session_id: ColumnElement[Any] = sessions.c.session_id,
 ) -> ColumnElement[bool]:
-    """Say whether a row sorts after a key, the latest first."""
+    """Return the condition that a row comes after a key, in descending order of time and id."""
     return or_(time < key.time, and_(time == key.time, session_id < key.session_id))

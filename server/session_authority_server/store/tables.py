@@ -1,4 +1,4 @@
-"""The tables, in the names that every statement uses. `migrations/` makes them."""
+"""Definitions of the tables for SQLAlchemy. The code in `migrations/` creates them."""
 
 from sqlalchemy import (
     BigInteger,
@@ -26,7 +26,7 @@ from session_authority_server.store.column_types import (
     Words,
 )
 
-EVERYBODY = ""  # the user id of a sweep that covers all users; no user has it
+EVERYBODY = ""  # The user id of a sweep of all users. No user has this id.
 
 metadata = MetaData(
     naming_convention={
@@ -51,12 +51,12 @@ sessions = Table(
     Column("create_time", Moment, nullable=False),
     Column("authenticate_time", Moment, nullable=False),
     Column("last_active_time", Moment, nullable=False),
-    # How long the absolute lifetime is, each time that it begins.
+    # The length of the absolute lifetime, which restarts at a re-authentication.
     Column("lifetime", Span, nullable=False),
     Column("expire_time", Moment, nullable=False),
     Column("idle_timeout", Span),
-    # No later than the first moment at which the session could be overdue. It is moved on when the session
-    # is found alive then, and not at each activity, which therefore changes no indexed column.
+    # Never later than the first moment at which the session could be overdue. The worker moves it forward if the
+    # session is live then. Recording an activity leaves it alone, and so changes no indexed column.
     Column("check_time", Moment, nullable=False),
     Column("end_time", Moment),
     Column("end_reason", _END_REASON),
@@ -75,9 +75,9 @@ sessions = Table(
     Column("actor_id", Text),
 )
 
-# A user's live sessions (no end_time, and yet to expire), those that expired, and a user's history by time.
+# Finds a user's sessions: the live ones (no end_time, future expire_time), the expired ones, and the history by time.
 Index(None, sessions.c.user_id, sessions.c.end_time, sessions.c.expire_time)
-# The next overdue.
+# Finds the next overdue sessions.
 Index(
     None,
     sessions.c.check_time,
@@ -85,7 +85,7 @@ Index(
     sqlite_where=sessions.c.end_time.is_(None),
     postgresql_where=sessions.c.end_time.is_(None),
 )
-# The next to purge.
+# Finds the next sessions to purge.
 Index(
     "sessions_end_time_idx",
     sessions.c.end_time,
@@ -101,34 +101,35 @@ users = Table(
     Column("swept_time", Moment),
 )
 
-# One row: what is true of everybody.
+# One row with the state that all users share.
 authority = Table(
     "authority",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("epoch", BigInteger, nullable=False),
     Column("swept_time", Moment),
-    # For how many days of sign-ins a partition of `sessions` is; null where it has none.
+    # The number of days whose sign-ins one partition of `sessions` holds. Null without partitions.
     Column("partition_days", SmallInteger),
-    # The version of the schema that the oldest program wants which this schema still serves.
+    # The schema version of the oldest program that this schema supports.
     Column("oldest_program", Text, nullable=False, server_default="0001"),
-    # What the ids of erased users are hashed with.
+    # The key that hashes the ids of erased users.
     Column("erasure_key", LargeBinary),
 )
 
-# One row: how far the worker has looked at overdue sessions. What it looked at and left as it was had expired.
+# One row with the worker's watermark among the overdue sessions. A session behind the watermark without an ending has
+# expired, or was committed late.
 upkeep = Table(
     "upkeep",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    # The check_time and session_id of the last session that it looked at.
+    # The check_time and session_id of the last session that the worker examined.
     Column("expired_until", Moment, nullable=False),
     Column("expired_id", Id, nullable=False),
-    # Until when the clock was known to be right, to within a minute.
+    # The latest time at which the clock was known to be right. Updated at most once a minute.
     Column("clock_time", Moment),
 )
 
-# One row an "end everything": it ended the sessions whose epoch was one less, or lower.
+# One row for each sweep, that is, for each "end everything". The sweep ended all sessions of earlier epochs.
 sweeps = Table(
     "sweeps",
     metadata,
@@ -146,15 +147,15 @@ Index(
     postgresql_where=text("NOT settled"),
 )
 
-# One row an erased user: where the epochs go on, and before when no sign-in may have begun, if there is ever
-# again a user of that id.
+# One row for each erased user. If the id signs in again, its epochs continue from here, and sign-ins that began
+# before the erasure are refused.
 erasures = Table(
     "erasures",
     metadata,
     Column("user_hash", LargeBinary, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     Column("erase_time", Moment, nullable=False),
-    # Whose rows are yet to be deleted; null once they are.
+    # The id, until all rows of the user are deleted; then null.
     Column("user_id", Text),
 )
 
@@ -182,7 +183,7 @@ api_keys = Table(
     Column("last_used_time", Moment),
 )
 
-# One row a permission that a key has used since there is this table.
+# One row for each permission that a key has used since this table exists.
 api_key_uses = Table(
     "api_key_uses",
     metadata,

@@ -1,4 +1,4 @@
-"""The statements that move last-active times forward."""
+"""Statements that move the last-active times of sessions forward."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -43,7 +43,7 @@ def _one() -> Update:
 
 
 def _due() -> Select[Any]:
-    """Return the statement that selects what a batch has yet to move."""
+    """Return the statement that selects the touches of a batch that would move a live session's time."""
     batch = (
         func.unnest(
             bindparam("ids", type_=ARRAY(Id())),
@@ -64,7 +64,7 @@ def _due() -> Select[Any]:
 
 
 def _all() -> Update:
-    """Return the statement that touches a whole batch, and leaves out what others have locked."""
+    """Return the statement that touches a whole batch, but skips sessions that other transactions have locked."""
     due = (
         _due()
         .order_by(sessions.c.session_id)
@@ -90,7 +90,7 @@ _DUE = _due()
 async def touch_each(
     connection: AsyncConnection, touches: Sequence[Touch], now: Callable[[], datetime]
 ) -> int:
-    """Touch sessions with one statement, run for each."""
+    """Touch sessions with one statement per session, and return how many were touched."""
     moment = now()
     parameters: list[dict[str, Any]] = [
         {
@@ -107,14 +107,14 @@ async def touch_each(
 async def touch_all(
     connection: AsyncConnection, touches: Sequence[Touch], now: Callable[[], datetime]
 ) -> int:
-    """Touch sessions with one statement for all."""
+    """Touch sessions with one statement for all, and return how many were touched. Skips locked sessions."""
     return (await connection.execute(_ALL, _as_batch(touches, now()))).rowcount
 
 
 async def still_due(
     connection: AsyncConnection, touches: Sequence[Touch], now: datetime
 ) -> list[Touch]:
-    """Return those of the touches that would move a session."""
+    """Return the touches that would still move a live session's time."""
     rows = await connection.execute(_DUE, _as_batch(touches, now))
     due = {row.session_id for row in rows}
     return [touch for touch in touches if touch.session_id in due]

@@ -41,7 +41,7 @@ from session_authority_server.store.tables import (
     users,
 )
 
-# Built once: building one of these takes half as long as running it.
+# Built once, because building one of these statements takes half as long as running it.
 _BY_ID = rows.select_sessions().where(sessions.c.session_id == bindparam("session_id"))
 _STANDING = (
     select(
@@ -55,11 +55,11 @@ _STANDING = (
 
 
 class SqlTransaction:
-    """`ports.Transaction` over one connection.
+    """`ports.Transaction` on one connection.
 
     Attributes:
-        changes: What caches must forget once it is committed.
-        events: What the audit log records once it is committed.
+        changes: The sessions and users whose cached answers become invalid at the commit.
+        events: The events to record in the audit log after the commit.
     """
 
     def __init__(
@@ -81,18 +81,18 @@ class SqlTransaction:
         if row is None:
             absent = self._dialect.insert_if_absent(users).values(user_id=user_id, epoch=0)
             await self._connection.execute(absent)
-            # The lock keeps others from erasing the user from here on.
+            # Take the lock, so that no erasure can delete the new row.
             await self._connection.execute(_STANDING, whose)
             await self._continue_epoch_of_erased_user(user_id)
             row = (await self._connection.execute(_STANDING, whose)).one_or_none()
             if row is None:
-                # Another transaction added the user and erased them again.
+                # Another transaction added the user first, and an erasure deleted the row again.
                 raise RetryTransaction
         self._global_epoch, *swept_times = row
         return LockedUser(max((time for time in swept_times if time is not None), default=None))
 
     async def _continue_epoch_of_erased_user(self, user_id: str) -> None:
-        """Give a new user's row the epoch and the time at which a user of the same id was erased."""
+        """Copy the epoch and the time of an erasure of this user id, if there was one, to the new user's row."""
         user_hash = await hashed_user(self._connection, user_id)
         await self._connection.execute(
             update(users)
@@ -126,7 +126,7 @@ class SqlTransaction:
         epochs = statement.returning(sessions.c.user_epoch, sessions.c.global_epoch)
         row = (await self._connection.execute(epochs)).one()
         if self._global_epoch not in (None, row.global_epoch):
-            # Everybody was swept since the user's standing was read, so the sign-in must be judged again.
+            # A sweep of everybody came after `lock_user`, so the sign-in must be checked against it.
             raise RetryTransaction
         return replace(
             session,
@@ -143,7 +143,8 @@ class SqlTransaction:
             update(sessions)
             .where(
                 sessions.c.session_id.in_(_live_over_limit(user_id, now, keep)),
-                is_live(now),  # another transaction may have ended it while this one waited
+                # Another transaction may have ended the session while this one waited.
+                is_live(now),
             )
             .values(rows.ending_columns(ending) | self._erased)
             .returning(sessions.c.session_id)
@@ -155,7 +156,7 @@ class SqlTransaction:
     async def end_created_by(
         self, key_id: str, now: datetime, after: UUID, limit: int, ending: Ending
     ) -> KeyBatch:
-        # No index says who made a session, so the sessions looked at bound a step, not the sessions ended.
+        # No index finds the sessions of a key, so the limit applies to the sessions read, not to those ended.
         seen = (
             select(sessions.c.session_id, (sessions.c.created_by == key_id).label("made"))
             .where(sessions.c.session_id > after)
@@ -301,13 +302,13 @@ class SqlTransaction:
 
 
 async def hashed_user(connection: AsyncConnection, user_id: str) -> bytes:
-    """Return the hash that is kept in place of an erased user's id."""
+    """Return the keyed hash that replaces the id of an erased user."""
     key = (await connection.execute(select(authority.c.erasure_key))).scalar_one()
     return hmac.digest(key, user_id.encode(), "sha256")
 
 
 def _later_of(column: ColumnElement[datetime], time: datetime) -> ColumnElement[datetime]:
-    # The clocks of two servers differ. A sweep must not move the time back, or it would let old sign-ins in.
+    # The clocks of servers differ. If a sweep moved the time back, older sign-ins would be accepted.
     return case((column > time, column), else_=literal(time, column.type))
 
 

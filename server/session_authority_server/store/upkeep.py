@@ -26,7 +26,7 @@ from session_authority_server.ports import (
 )
 from session_authority_server.store.clock_times import note_clock_time
 from session_authority_server.store.database import Database
-from session_authority_server.store.expiry import end_overdue, is_past_mark, write_endings
+from session_authority_server.store.expiry import end_overdue, is_past_watermark, write_endings
 from session_authority_server.store.liveness import expired_before_sweep, is_live
 from session_authority_server.store.partitions import Partitions
 from session_authority_server.store.tables import EVERYBODY, attempts, erasures, sessions, sweeps
@@ -36,7 +36,12 @@ class SqlUpkeepStore:
     """`ports.UpkeepStore` in SQL."""
 
     def __init__(self, database: Database, *, erases_at_end: bool = False) -> None:
-        """Keep up a database, and erase addresses and the user agent when a session ends, if so asked."""
+        """Maintain a database.
+
+        Args:
+            database: The database.
+            erases_at_end: Whether to erase addresses and the user agent when a session ends.
+        """
         self._database = database
         self._erases_at_end = erases_at_end
         self._partitions = Partitions(database)
@@ -63,7 +68,7 @@ class SqlUpkeepStore:
     async def pending_sweeps(
         self, limit: int, global_sweeps_before: datetime | None = None
     ) -> Sequence[PendingSweep]:
-        # Whatever an earlier sweep of the same user covers, the latest does too.
+        # The latest sweep of a user covers all sessions that earlier sweeps cover.
         statement = (
             select(sweeps.c.user_id, func.max(sweeps.c.epoch))
             .where(~sweeps.c.settled)
@@ -90,7 +95,7 @@ class SqlUpkeepStore:
         *,
         committed: Callable[[SweepBatch], None] | None = None,
     ) -> SweepBatch:
-        # Of everybody's sessions, most may have ended already: what bounds a step is what it looks at.
+        # The limit applies to the sessions read, because most sessions of everybody may have ended already.
         seen = select(sessions.c.session_id, _is_swept(sweep).label("swept"))
         if sweep.user_id != EVERYBODY:
             seen = seen.where(sessions.c.user_id == sweep.user_id, sessions.c.end_time.is_(None))
@@ -121,7 +126,7 @@ class SqlUpkeepStore:
         await self._database.write(lambda connection: connection.execute(statement))
 
     async def count_overdue(self, now: datetime, limit: int) -> int:
-        ended = select(sessions.c.session_id).where(is_past_mark(now), ~is_live(now))
+        ended = select(sessions.c.session_id).where(is_past_watermark(now), ~is_live(now))
         return await self._count(ended, limit)
 
     async def count_swept(self, sweep: PendingSweep, limit: int) -> int:
@@ -140,7 +145,7 @@ class SqlUpkeepStore:
         return await self._count(closed, limit)
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
-        ahead = select(sessions.c.check_time).where(is_past_mark(now))
+        ahead = select(sessions.c.check_time).where(is_past_watermark(now))
         statement = ahead.order_by(sessions.c.check_time, sessions.c.session_id).limit(1)
 
         async def work(connection: AsyncConnection) -> datetime | None:
@@ -167,17 +172,17 @@ class SqlUpkeepStore:
         self, ended_before: datetime, limit: int, created_before: datetime | None = None
     ) -> int:
         span = None if created_before is None else await self._partitions.span()
-        stays = None
+        in_last_partition = None
         if created_before is not None and span is not None:
             first, last = first_id(created_before - span), first_id(created_before)
-            stays = sessions.c.session_id.between(first, last)
+            in_last_partition = sessions.c.session_id.between(first, last)
 
         async def work(connection: AsyncConnection) -> int:
             deleted = 0
-            for due, order in _beyond_history(ended_before):
+            for due, order in _purgeable(ended_before):
                 old = (
                     select(sessions.c.session_id)
-                    .where(due if stays is None else and_(due, ~stays))
+                    .where(due if in_last_partition is None else and_(due, ~in_last_partition))
                     .order_by(order)
                     .limit(limit - deleted)
                     .with_for_update(skip_locked=True)
@@ -192,7 +197,7 @@ class SqlUpkeepStore:
 
     async def count_purgeable(self, ended_before: datetime, limit: int) -> int:
         count = 0
-        for due, _ in _beyond_history(ended_before):
+        for due, _ in _purgeable(ended_before):
             if count < limit:
                 old = select(sessions.c.session_id).where(due)
                 count += await self._count(old, limit - count)
@@ -244,12 +249,16 @@ class SqlUpkeepStore:
         return await self._database.write(work)
 
 
-def _beyond_history(ended_before: datetime) -> Sequence[tuple[ColumnElement[bool], Column[Any]]]:
-    """Return which sessions ended so early, and in which order, each kind as an index has it."""
+def _purgeable(ended_before: datetime) -> Sequence[tuple[ColumnElement[bool], Column[Any]]]:
+    """Return the conditions for sessions that ended before a time, each with its order.
+
+    There is one condition for recorded endings and one for expired sessions. Each follows an index.
+    """
     recorded = sessions.c.end_time < ended_before
     expired = and_(
         sessions.c.end_time.is_(None),
-        sessions.c.check_time < ended_before,  # which it is not later than, and which the index has
+        # Implied by the next condition, since check_time is never later than expire_time. It makes the index usable.
+        sessions.c.check_time < ended_before,
         sessions.c.expire_time < ended_before,
     )
     return (recorded, sessions.c.end_time), (expired, sessions.c.check_time)

@@ -1,4 +1,4 @@
-"""Runs migrations on the connection that `store.schema` hands over, or writes them as SQL without one."""
+"""Run migrations on the connection from `store.schema`, or write them as SQL if there is none."""
 
 from alembic import context
 

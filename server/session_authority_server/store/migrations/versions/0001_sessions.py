@@ -1,4 +1,4 @@
-"""Sessions, their users, sweeps and repeatable calls."""
+"""Create the tables for sessions, users, sweeps and repeatable calls."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Room on each page for the next version of a row whose activity moves, so that no index is touched (a HOT
-# update); and a vacuum that comes by the share of rows changed, not by the default's fifth of a huge table.
+# The fill factor leaves space on each page for a row's next version, so an activity changes no index (a HOT update).
+# Vacuum starts once 2 % of the rows have changed. The default, 20 %, is too late for a huge table.
 _POSTGRESQL_STORAGE = {
     "sessions": "fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, "
     "autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02",
@@ -119,7 +119,7 @@ def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
         for table, settings in _POSTGRESQL_STORAGE.items():
             if in_partitions and table == "sessions":
-                continue  # only its partitions store anything
+                continue  # Only the partitions store rows.
             op.execute(f"ALTER TABLE {table} SET ({settings})")
 
 

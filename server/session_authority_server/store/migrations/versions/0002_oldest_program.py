@@ -1,4 +1,7 @@
-"""Which programs a schema serves, so that servers of two releases can run side by side; and partitions."""
+"""Record the oldest program that a schema supports, and the length of its partitions.
+
+Servers of two releases can therefore run side by side.
+"""
 
 import sqlalchemy as sa
 from alembic import op

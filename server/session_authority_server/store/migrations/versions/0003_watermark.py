@@ -1,4 +1,4 @@
-"""How far the worker has looked at what is overdue, and indexes to go on from there."""
+"""Add the worker's watermark among the overdue sessions, and the indexes that it follows."""
 
 import sqlalchemy as sa
 from alembic import context, op
@@ -17,7 +17,7 @@ _BEFORE_ALL = {
     "(1, '1970-01-01 00:00:00+00', '00000000-0000-0000-0000-000000000000')",
     "sqlite": "INSERT INTO upkeep VALUES (1, 0, zeroblob(16))",
 }
-# Each with the one whose reads it serves too, be they of this program or of the one before it.
+# Columns, condition, and the old index that is dropped. The new index also serves the queries of the previous release.
 _INDEXES = (
     (["user_id", "end_time", "expire_time"], None, "sessions_user_id_end_time_idx"),
     (["check_time", "session_id"], _UNENDED, "sessions_check_time_idx"),
@@ -37,7 +37,7 @@ def upgrade() -> None:
             _name("sessions", columns),
             "sessions",
             columns,
-            # Of a partitioned table's, those of the partitions are there already, and are taken as they are.
+            # On a partitioned table, this adopts the indexes of the partitions, which exist already.
             if_not_exists=True,
             sqlite_where=sa.text(where) if where else None,
             postgresql_where=sa.text(where) if where else None,
@@ -71,25 +71,26 @@ def _name(table: str, columns: list[str]) -> str:
 
 
 def _build_concurrently() -> None:
-    """Build the indexes while others write; beside this transaction, which goes on holding the migrators' lock.
+    """Build the indexes without blocking writes, on a second connection.
 
-    Nothing is asked of `sessions` within it: an index that is dropped concurrently waits for all who did.
+    The migration's transaction keeps the migration lock. It must not read `sessions`, because dropping an index
+    concurrently waits for every transaction that did.
     """
     op.get_bind().exec_driver_sql(RELEASE_SNAPSHOT)
     with op.get_bind().engine.connect() as connection:
-        beside = connection.execution_options(isolation_level="AUTOCOMMIT")
-        tables = beside.scalars(_STORED).all()
-        if not tables or not beside.scalar(sa.text("SELECT EXISTS (SELECT FROM sessions)")):
-            return  # there is nobody yet whom it would keep waiting
+        second = connection.execution_options(isolation_level="AUTOCOMMIT")
+        tables = second.scalars(_STORED).all()
+        if not tables or not second.scalar(sa.text("SELECT EXISTS (SELECT FROM sessions)")):
+            return  # On an empty table, `upgrade` builds the indexes at once.
         for table in tables:
             for columns, where, _ in _INDEXES:
                 name = _name(table, columns)
-                valid = beside.scalar(_IS_VALID, {"name": name})
-                if valid is False:  # an earlier attempt left half an index
-                    beside.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
+                valid = second.scalar(_IS_VALID, {"name": name})
+                if valid is False:  # An earlier attempt left an incomplete index.
+                    second.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
                 if not valid:
                     condition = f" WHERE {where}" if where else ""
-                    beside.exec_driver_sql(
+                    second.exec_driver_sql(
                         f"CREATE INDEX CONCURRENTLY {name} ON {table} "
                         f"({', '.join(columns)}){condition}"
                     )

@@ -1,4 +1,4 @@
-"""The keys by which callers prove who they are."""
+"""Create the table of API keys."""
 
 import sqlalchemy as sa
 from alembic import op

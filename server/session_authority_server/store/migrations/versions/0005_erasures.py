@@ -1,4 +1,4 @@
-"""Who acts as a user, and what is kept of users who were erased."""
+"""Add the actor of a session, and the table of erased users."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# Of 32 random bytes, PostgreSQL's have 244 random bits.
+# 32 bytes. On PostgreSQL, 244 of their 256 bits are random.
 _KEYS = {
     "postgresql": "UPDATE authority SET erasure_key = "
     "uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())",

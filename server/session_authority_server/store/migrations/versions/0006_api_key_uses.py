@@ -1,4 +1,4 @@
-"""Which permissions each API key has used."""
+"""Create the table of the permissions that each API key has used."""
 
 import sqlalchemy as sa
 from alembic import op

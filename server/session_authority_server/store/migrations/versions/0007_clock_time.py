@@ -1,4 +1,4 @@
-"""Until when the clock was known to be right, for the upkeep."""
+"""Add the latest time at which the clock was known to be right."""
 
 import sqlalchemy as sa
 from alembic import op
