@@ -29,8 +29,8 @@ async def finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
     await connection.execute(locking)
     left = exists().where(sessions.c.user_id == user_id, sessions.c.user_epoch < epoch)
     # The row contains the user id until the erasure is complete.
-    ours = (erasures.c.user_id == user_id, erasures.c.epoch == epoch)
-    pending = select(func.count()).select_from(erasures).where(*ours, ~left)
+    this_erasure = (erasures.c.user_id == user_id, erasures.c.epoch == epoch)
+    pending = select(func.count()).select_from(erasures).where(*this_erasure, ~left)
     if not (await connection.execute(pending)).scalar_one():
         others = select(func.count()).select_from(erasures).where(erasures.c.user_id == user_id)
         return not (await connection.execute(others)).scalar_one()
@@ -39,13 +39,13 @@ async def finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
     )
     # If the user has signed in again, the row stays. If not, but a later sweep took place, the erasure keeps that
     # sweep's epoch and time, so that it continues to block the same sign-ins.
-    is_back = exists().where(sessions.c.user_id == user_id)
-    gone = delete(users).where(users.c.user_id == user_id, ~is_back)
+    has_signed_in = exists().where(sessions.c.user_id == user_id)
+    deleting = delete(users).where(users.c.user_id == user_id, ~has_signed_in)
     last = (
-        await connection.execute(gone.returning(users.c.epoch, users.c.swept_time))
+        await connection.execute(deleting.returning(users.c.epoch, users.c.swept_time))
     ).one_or_none()
     if last is not None:
         await connection.execute(delete(sweeps).where(sweeps.c.user_id == user_id))
     kept = {"epoch": last.epoch, "erase_time": last.swept_time} if last is not None else {}
-    await connection.execute(update(erasures).where(*ours).values(user_id=None, **kept))
+    await connection.execute(update(erasures).where(*this_erasure).values(user_id=None, **kept))
     return True

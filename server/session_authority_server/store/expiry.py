@@ -7,7 +7,7 @@ A session may appear behind the watermark, because its sign-in committed late or
 worker never examines such a session. Its ending stays implied, and `purge_ended` finds it.
 
 If addresses are erased when a session ends, the worker also writes expired sessions.
-(docs/decisions/0009-the-expired-are-not-written.md)
+(docs/decisions/0009-expired-sessions-are-not-written.md)
 """
 
 import logging

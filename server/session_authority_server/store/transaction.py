@@ -76,15 +76,15 @@ class SqlTransaction:
         self.events += events
 
     async def lock_user(self, user_id: str) -> LockedUser:
-        whose = {"user_id": user_id}
-        row = (await self._connection.execute(_STANDING, whose)).one_or_none()
+        parameters = {"user_id": user_id}
+        row = (await self._connection.execute(_STANDING, parameters)).one_or_none()
         if row is None:
             absent = self._dialect.insert_if_absent(users).values(user_id=user_id, epoch=0)
             await self._connection.execute(absent)
             # Take the lock, so that no erasure can delete the new row.
-            await self._connection.execute(_STANDING, whose)
+            await self._connection.execute(_STANDING, parameters)
             await self._continue_epoch_of_erased_user(user_id)
-            row = (await self._connection.execute(_STANDING, whose)).one_or_none()
+            row = (await self._connection.execute(_STANDING, parameters)).one_or_none()
             if row is None:
                 # Another transaction added the user first, and an erasure deleted the row again.
                 raise RetryTransaction
@@ -256,11 +256,11 @@ class SqlTransaction:
 
     async def correct_swept_time(self, user_id: str, now: datetime) -> None:
         future = now + TOLERATED_SKEW
-        for later in (
+        for statement in (
             update(users).where(users.c.user_id == user_id, users.c.swept_time > future),
             update(authority).where(authority.c.swept_time > future),
         ):
-            await self._connection.execute(later.values(swept_time=now))
+            await self._connection.execute(statement.values(swept_time=now))
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         epoch = (
@@ -268,10 +268,10 @@ class SqlTransaction:
         ).scalar_one()
         columns = {"epoch": epoch, "erase_time": time, "user_id": user_id}
         user_hash = await hashed_user(self._connection, user_id)
-        again = update(erasures).where(erasures.c.user_hash == user_hash).values(columns)
-        if (await self._connection.execute(again)).rowcount == 0:
-            statement = insert(erasures).values(user_hash=user_hash, **columns)
-            await self._connection.execute(statement)
+        updating = update(erasures).where(erasures.c.user_hash == user_hash).values(columns)
+        if (await self._connection.execute(updating)).rowcount == 0:
+            inserting = insert(erasures).values(user_hash=user_hash, **columns)
+            await self._connection.execute(inserting)
         return PendingErasure(user_id, epoch)
 
     async def exempt_from_sweep(self, session_id: UUID) -> None:
