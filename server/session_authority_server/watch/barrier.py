@@ -2,9 +2,9 @@ from session_authority_server.watch.stream import Stream
 
 
 class Barrier:
-    """Decides which pings may be answered: those received before a probe was sent that has come back.
+    """Decides which pings may be answered. A ping waits until a probe that was sent after it has come back.
 
-    One probe is under way at a time. It serves every ping that waits when it is sent. Later pings wait for the next
+    One probe is in flight at a time. It serves every ping that waits when it is sent. Later pings wait for the next
     probe.
     """
 
@@ -20,22 +20,22 @@ class Barrier:
         return bool(self._waiting) and not self._under_way
 
     def wait(self, stream: Stream, ping_id: int) -> None:
-        """Have a stream's ping wait, in place of its earlier ping."""
+        """Add a stream's ping to the waiting pings. It replaces an earlier ping of the stream."""
         self._waiting[stream] = ping_id
 
     def has_pending_ping(self, stream: Stream) -> bool:
-        """Return whether a ping of a stream waits."""
+        """Return whether a ping of a stream is not answered yet."""
         return stream in self._waiting or stream in self._served
 
     def send(self) -> int:
-        """Begin a probe, and return its number."""
+        """Start a probe for all waiting pings, and return its number."""
         self._number += 1
         self._under_way = True
         self._served, self._waiting = self._waiting, {}
         return self._number
 
     def returned(self, number: int) -> dict[Stream, int]:
-        """Return the pings that a returned probe serves."""
+        """Return the pings that may be answered because a probe came back."""
         if not self._under_way or number != self._number:
             return {}
         self._under_way = False
@@ -43,7 +43,7 @@ class Barrier:
         return served
 
     def reset(self) -> None:
-        """Forget the probe that is under way, and every ping."""
+        """Forget the probe in flight and every ping."""
         self._under_way = False
         self._served, self._waiting = {}, {}
 

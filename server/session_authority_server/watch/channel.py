@@ -1,4 +1,4 @@
-"""How changes come to a server, wherever they were made."""
+"""The interface that brings changes to a server from all servers."""
 
 from typing import Protocol
 
@@ -6,35 +6,35 @@ from session_authority_server.domain.session import Changes
 
 
 class Receiver(Protocol):
-    """Takes what comes through a channel. Its methods must neither wait nor raise."""
+    """Receives changes and probes from a channel. Its methods must neither wait nor raise."""
 
     def up(self) -> None:
-        """Every change that is committed from now on comes through."""
+        """Note that every change that is committed from now on will arrive."""
         ...
 
     def lost(self) -> None:
-        """Changes may have been missed, and more may be missed until `up`."""
+        """Note that changes may have been missed, and that more may be missed until `up`."""
         ...
 
     def changed(self, changes: Changes) -> None:
-        """Changes were committed."""
+        """Receive committed changes."""
         ...
 
     def returned(self, number: int) -> None:
-        """A probe came back. Every change that was committed before it was sent has come through."""
+        """Receive a probe. Every change that was committed before the probe was sent has arrived."""
         ...
 
 
 class Channel(Protocol):
-    """Brings every change that is committed, in an order that probes keep to."""
+    """Delivers every committed change. A probe arrives after all earlier changes."""
 
     def probe(self, number: int) -> None:
-        """Send a number that comes back after every change that is committed by now.
+        """Send a probe, which comes back after every change that is committed by now.
 
-        While the channel is down, the number may be lost.
+        A probe that is sent while the channel is down may be lost.
         """
         ...
 
     async def run(self, receiver: Receiver) -> None:
-        """Pass what comes to a receiver. Reopen the channel whenever it is lost, until cancelled."""
+        """Deliver changes and probes to a receiver until cancelled. Reopen the channel whenever it is lost."""
         ...

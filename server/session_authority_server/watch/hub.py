@@ -17,11 +17,12 @@ from session_authority_server.watch.channel import Channel
 from session_authority_server.watch.stream import Cause, Stream, TooManyStreams, WatchInterrupted
 
 TICK_SECONDS = 0.05
-# How many streams get changes in one tick. A message costs some 30 us: a thousand messages in every tick would
-# leave no time for validations.
+# The most streams that get changes in one tick. A message costs about 30 us, so a thousand messages in every tick
+# would leave no time for validations.
 GROUP_LIMIT = 100
 STREAMS_LIMIT = 10 * GROUP_LIMIT
-# Above this many names, a message invalidates everything instead. It stays below 128 KiB, or 512 KiB of user ids.
+# Changes of more sessions and users than this are sent as "everybody". So a message stays below 128 KiB with session
+# ids, and below 512 KiB with user ids.
 NAMES_LIMIT = 2_000
 SILENCE_SECONDS = 30.0
 
@@ -32,38 +33,38 @@ EncodePong = Callable[[int], bytes]
 
 
 class Group:
-    """Streams that get changes in the same tick, and what waits to be sent to them.
+    """Streams that get changes in the same tick, and the messages that wait to be sent to them.
 
     Attributes:
         streams: The streams, in the order in which they joined.
         changes: The changes to send to all of them.
-        answered: The pings to answer after the changes.
+        answerable: The pings to answer after the changes.
     """
 
     def __init__(self) -> None:
         self.streams: dict[Stream, None] = {}
         self.changes = Changes()
-        self.answered: dict[Stream, int] = {}
+        self.answerable: dict[Stream, int] = {}
 
     @property
     def is_due(self) -> bool:
         """Whether there is anything to send."""
-        return bool(self.answered) or bool(self.streams and self.changes)
+        return bool(self.answerable) or bool(self.streams and self.changes)
 
     def take_changes(self) -> Changes:
         """Return the changes to send, and count them as sent."""
         changes, self.changes = self.changes, Changes()
         return changes
 
-    def take_answered(self) -> dict[Stream, int]:
+    def take_answerable(self) -> dict[Stream, int]:
         """Return the pings to answer, and count them as answered."""
-        answered, self.answered = self.answered, {}
-        return answered
+        answerable, self.answerable = self.answerable, {}
+        return answerable
 
     def forget(self, stream: Stream) -> None:
         """Remove a stream. Drop the changes once no stream is left."""
         self.streams.pop(stream, None)
-        self.answered.pop(stream, None)
+        self.answerable.pop(stream, None)
         if not self.streams:
             self.changes = Changes()
 
@@ -71,12 +72,12 @@ class Group:
 class Hub:
     """Sends every change to every stream, and answers a ping after all earlier changes (`Receiver`).
 
-    The hub sends in ticks, and with many streams to one group in each tick: first the changes, as one message
-    for the whole group, then the pongs. A stream may join while the channel is down. It gets no pong until the
-    channel is up.
+    The hub sends in ticks. If there are many streams, each tick serves one group: first the changes, as one message
+    for the whole group, then the pongs. A stream may join while the channel is down. It gets no pong until the channel
+    is up.
 
     Attributes:
-        open_streams: How many streams there are, including ended ones whose callers have not been answered yet.
+        open_streams: The number of streams, including ended ones whose callers have not been answered yet.
     """
 
     def __init__(
@@ -89,17 +90,17 @@ class Hub:
         """Begin with the channel down.
 
         Args:
-            channel: Brings changes and takes probes.
+            channel: Delivers changes and probes.
             encode_changes: Returns the message for changes.
             encode_pong: Returns the message that answers a ping.
-            monotonic: Returns the seconds since some moment.
+            monotonic: Returns the seconds of a monotonic clock.
         """
         self._channel = channel
         self._encode_changes = encode_changes
         self._encode_pong = encode_pong
         self._monotonic = monotonic
         self._barrier = Barrier()
-        # In the order of their turns.
+        # The group with the next turn comes first.
         self._groups = deque(Group() for _ in range(STREAMS_LIMIT // GROUP_LIMIT))
         self._group_of: dict[Stream, Group] = {}
         self.open_streams = 0
@@ -138,7 +139,7 @@ class Hub:
         WATCH_STREAMS.set(self.open_streams)
 
     def pinged(self, stream: Stream, ping_id: int) -> None:
-        """Have a ping answered as soon as all earlier changes have been sent."""
+        """Receive a ping. It is answered as soon as all earlier changes have been sent."""
         stream.pinged(self._monotonic())
         if stream in self._group_of:
             self._barrier.wait(stream, ping_id)
@@ -164,7 +165,7 @@ class Hub:
         if served:
             WATCH_BARRIER_SECONDS.observe(self._monotonic() - self._probed_at)
             for stream, ping_id in served.items():
-                self._group_of[stream].answered[stream] = ping_id
+                self._group_of[stream].answerable[stream] = ping_id
             self._wanted.set()
 
     def drain(self) -> None:
@@ -192,12 +193,12 @@ class Hub:
             try:
                 self.tick()
             except Exception:  # noqa: BLE001 - a stream that missed a change must not go on
-                _log.exception("streams could not be told of changes")
+                _log.exception("changes could not be sent to the streams")
                 self._end_all(Cause.CHANNEL_LOST)
             await asyncio.sleep(TICK_SECONDS)
 
     def tick(self) -> None:
-        """Send a probe if a ping waits for one. Send what waits to one group, or to several small ones."""
+        """Send a probe if a ping needs one. Send the waiting messages of one group, or of several small groups."""
         if self._barrier.needs_probe and self._is_up:
             self._probed_at = self._monotonic()
             self._channel.probe(self._barrier.send())
@@ -221,7 +222,7 @@ class Hub:
             message = self._encode_changes(changes)
             for stream in tuple(group.streams):
                 self._put(stream, message)
-        for stream, ping_id in group.take_answered().items():
+        for stream, ping_id in group.take_answerable().items():
             self._put(
                 stream,
                 self._encode_pong(ping_id),

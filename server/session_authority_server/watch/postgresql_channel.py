@@ -13,9 +13,9 @@ from session_authority_server.store.engine import postgresql
 from session_authority_server.store.engine.postgresql import connect_arguments, cut_off, verify
 from session_authority_server.watch.channel import Receiver
 
-# How long a probe may take. A cache lease is no longer than this.
+# The time limit of a probe. A cache lease is no longer than this.
 PROBE_SECONDS = 2.0
-# How often a probe is sent although no ping waits, to notice a connection that died silently.
+# The interval of probes while no ping waits. They detect a connection that broke silently.
 IDLE_SECONDS = 5.0
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 5.0
@@ -31,14 +31,14 @@ _IDLE_PROBE = 0
 
 
 class PoolerDetected(Exception):
-    """A pooler stands in between. LISTEN doesn't work through a pooler."""
+    """The listener is connected through a pooler, where LISTEN does not work."""
 
 
 class Subscription:
-    """One listening connection, from its opening to its loss.
+    """The state of one listening connection, from its opening to its loss.
 
     Attributes:
-        probe_channel: A channel of this connection's own, so that its probes don't reach other servers.
+        probe_channel: A notification channel for this connection alone, so that its probes don't reach other servers.
         was_up: Whether the channel was ever up on this connection.
         lost: Done when the connection is lost, with the reason.
     """
@@ -52,13 +52,13 @@ class Subscription:
         self._back: asyncio.Future[None] | None = None
 
     def report_up(self) -> None:
-        """Report that every change comes through from now on."""
+        """Report to the receiver that every change arrives from now on."""
         if self._receiver is not None:
             self.was_up = True
             self._receiver.up()
 
     def expect(self, number: int) -> "asyncio.Future[None]":
-        """Return a future that is done when a probe has come back."""
+        """Return a future that is done once the probe with this number has come back."""
         self._expected = number
         self._back = asyncio.get_running_loop().create_future()
         return self._back
@@ -86,7 +86,7 @@ class Subscription:
             self.end()
 
     def end(self) -> None:
-        """Stop passing anything to the receiver."""
+        """Detach the receiver. If the channel was up, report the loss to it."""
         receiver, self._receiver = self._receiver, None
         if self.was_up and receiver is not None:
             receiver.lost()
@@ -95,29 +95,31 @@ class Subscription:
         """Check that the connection is not lost.
 
         Raises:
-            Exception: Why it is lost.
+            Exception: The reason for the loss.
         """
         if self.lost.done():
             raise self.lost.result()
 
 
 class PostgresqlChannel:
-    """The channel for PostgreSQL, where the transaction that makes a change also notifies of it.
+    """The channel for PostgreSQL. The transaction that makes a change also sends its notification.
 
-    One connection only listens. Another connection, which goes where transactions go, sends the probes. A probe
-    that comes back proves that the listener hears what is committed there. A listener behind a transaction pooler,
-    at a standby, or at a replaced primary hears no probe, so it never counts as up.
+    One connection only listens. A second connection, to the address that transactions use, sends the probes. A probe
+    that comes back proves that the listener receives the notifications of these transactions.
+
+    A listener behind a transaction pooler, at a standby, or at a replaced primary receives no probe. Its channel
+    therefore never counts as up.
     """
 
     def __init__(self, database_url: str, listen_url: str) -> None:
-        """Make the channel.
+        """Create the channel without connecting.
 
         Args:
-            database_url: The database's address, possibly through a transaction pooler.
-            listen_url: The same database's direct address.
+            database_url: The address for transactions, possibly of a transaction pooler.
+            listen_url: The direct address of the same database.
 
         Raises:
-            ValueError: If either address can't be read.
+            ValueError: If an address can't be parsed.
         """
         self._prober_arguments = connect_arguments(database_url)
         self._listener_arguments = connect_arguments(listen_url)
@@ -142,7 +144,7 @@ class PostgresqlChannel:
                 subscription.end()
             failures = 0 if subscription.was_up else failures + 1
             longest = min(FIRST_RETRY_SECONDS * 2 ** min(failures, 10), LONGEST_RETRY_SECONDS)
-            # At random, because many servers lose the database at once.
+            # A random pause, because many servers lose the database at the same time.
             await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
 
     async def _listen_and_probe(self, subscription: Subscription) -> None:
@@ -159,7 +161,7 @@ class PostgresqlChannel:
                         await _probe(prober, subscription, await self._next_probe(subscription))
 
     async def _next_probe(self, subscription: Subscription) -> int:
-        """Wait until a ping wants a probe or IDLE_SECONDS have passed, and return the probe's number."""
+        """Wait until a ping needs a probe or IDLE_SECONDS have passed, and return the probe's number."""
         wanting = asyncio.ensure_future(self._wanted.wait())
         try:
             await _wait_for_first(IDLE_SECONDS, wanting, subscription.lost)
@@ -182,7 +184,7 @@ async def _probe(prober: Connection, subscription: Subscription, number: int) ->
     try:
         await _wait_for_first(PROBE_SECONDS, back, subscription.lost)
         if not back.done():
-            # At once, because what follows may take a while.
+            # Before the next wait, because the receiver must learn of the loss at once.
             subscription.report_loss(TimeoutError("a probe did not come back"))
         await _wait_for_first(PROBE_SECONDS, sending, subscription.lost)
         subscription.check()
@@ -199,7 +201,7 @@ async def _wait_for_first(seconds: float, *futures: "asyncio.Future[Any]") -> No
 
 @contextlib.contextmanager
 def _receiving(subscription: Subscription, connection: Connection) -> Iterator[None]:
-    """Pass on notifications as they arrive, from the event loop's reader rather than a waiting task."""
+    """Pass on notifications as they arrive, by a reader callback of the event loop instead of a task."""
     loop, libpq = asyncio.get_running_loop(), connection.pgconn
 
     def read() -> None:
@@ -220,12 +222,13 @@ def _receiving(subscription: Subscription, connection: Connection) -> Iterator[N
 
 
 async def _check_direct(connection: Connection) -> None:
-    """Check that no pooler stands between, before LISTEN changes a connection that others share.
+    """Check that the connection does not go through a pooler.
 
-    A pooler reports a process number of its own instead of PostgreSQL's.
+    LISTEN would change a connection that the pooler gives to other clients. A pooler reports a process number of its
+    own instead of PostgreSQL's.
 
     Raises:
-        PoolerDetected: If a pooler stands between.
+        PoolerDetected: If it goes through a pooler.
     """
     cursor = await connection.execute("SELECT pg_backend_pid()")
     if await cursor.fetchone() != (connection.info.backend_pid,):
@@ -247,8 +250,8 @@ def _log_loss(error: Exception, *, was_up: bool) -> None:
         _log.error("the listener for changes was lost: %s; its streams ended", reason_of(error))
     elif isinstance(error, TimeoutError | PoolerDetected):
         _log.error(
-            "what the database notifies does not come through; give its direct address, without a pooler, in "
-            "SESSION_AUTHORITY_WATCH_DATABASE_URL"
+            "notifications from the database do not arrive; set SESSION_AUTHORITY_WATCH_DATABASE_URL to its direct "
+            "address, without a pooler"
         )
     else:
         _log.error("can't listen for changes: %s", reason_of(error))

@@ -12,17 +12,17 @@ _log = logging.getLogger(__name__)
 
 
 class SqliteChannel:
-    """The channel for SQLite, where this process makes all changes, one transaction at a time (`ports.Listener`).
+    """The channel for SQLite. This process makes all changes itself, one transaction at a time (`ports.Listener`).
 
-    A commit whose outcome is unknown may still succeed after it was passed on. The channel is then lost, and is up
-    again once another transaction has had its turn.
+    A commit with an unknown outcome may still succeed after its changes were delivered. The channel is then lost. It
+    is up again once a later transaction has finished.
     """
 
     def __init__(self, take_turn: Callable[[], Awaitable[object]]) -> None:
-        """Make the channel.
+        """Create the channel.
 
         Args:
-            take_turn: Runs an empty transaction, after those under way.
+            take_turn: Runs an empty transaction after those in flight.
         """
         self._take_turn = take_turn
         self._receiver: Receiver | None = None
@@ -45,8 +45,8 @@ class SqliteChannel:
             self._return(self._receiver)
 
     def probe(self, number: int) -> None:
-        # The database may have committed before this thread knows. Transactions end in the order in which they
-        # began, so the probe waits for those that have begun.
+        # The database may have committed a transaction before the event loop knows. Transactions end in the order in
+        # which they began, so the probe waits for those that have begun.
         self._probes.append((self._begun, number))
         if self._receiver is not None:
             self._return(self._receiver)
@@ -62,7 +62,9 @@ class SqliteChannel:
                 receiver.up()
             await self._doubt.wait()
             self._doubt.clear()
-            _log.warning("whether a change was made is not known; no cache may be used until it is")
+            _log.warning(
+                "the outcome of a commit is unknown; no cache may be used until it is known"
+            )
             while not await self._is_known():  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(RETRY_SECONDS)
 

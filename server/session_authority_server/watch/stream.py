@@ -4,16 +4,16 @@ from enum import Enum
 
 from session_authority_server.domain.errors import AuthorityError
 
-# How many messages wait in a stream. A caller this far behind has lost its lease already.
+# The most messages that wait in a stream. A caller this far behind has lost its lease already.
 QUEUE_LIMIT = 64
 
 
 class Cause(Enum):
-    """Why the server ended a stream, and what the caller reads about it."""
+    """The reason why the server ended a stream, with the text for the caller."""
 
-    CHANNEL_LOST = "the server could not be sure to hear of every change"
-    SLOW = "the caller didn't read as fast as changes came"
-    SILENT = "the caller sent no ping for long"
+    CHANNEL_LOST = "the server may have missed changes"
+    SLOW = "the caller didn't read as fast as changes arrived"
+    SILENT = "the caller sent no ping for too long"
     DRAINING = "the server is shutting down"
 
 
@@ -22,26 +22,24 @@ class WatchInterrupted(AuthorityError):
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(
-            f"{cause.value}; forget what was kept under this stream, and open another one"
+            f"{cause.value}; drop the answers that were cached under this stream, and open a new stream"
         )
         self.cause = cause
 
 
 class TooManyStreams(AuthorityError):
-    """The server has as many streams as it allows."""
+    """The server has reached its limit of streams."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"the server has {limit:,} streams already, the most that it allows; try again later"
-        )
+        super().__init__(f"the server has reached its limit of {limit:,} streams; try again later")
         self.limit = limit
 
 
 class Stream:
-    """One caller that watches changes, with the messages that wait for it in order.
+    """One caller that watches changes, and the queue of its messages.
 
     Attributes:
-        last_received_at: When the caller last sent something, by the hub's clock.
+        last_received_at: The time of the caller's last ping, by the hub's clock.
         ended: Done when the stream has ended, with the reason.
     """
 
@@ -65,7 +63,7 @@ class Stream:
         """Queue a message. End the stream if QUEUE_LIMIT messages wait already.
 
         Args:
-            message: What to send.
+            message: The message to send.
             answers: Whether the message answers the latest ping.
         """
         if self.ended.done():
@@ -91,7 +89,7 @@ class Stream:
             self._wake()
 
     async def take(self) -> bytes | None:
-        """Wait for the next message and return it; return None once the stream is over. For one task alone."""
+        """Wait for the next message and return it, or return None once the stream is over. Only one task may wait."""
         while not self._queue:
             if self.ended.done() or (self._finishing and not self._unanswered):
                 return None

@@ -292,4 +292,4 @@ async def test_what_can_t_be_said_ends_the_streams(
     async with asyncio.timeout(60):
         assert await another.take() == b"evict"
     running.cancel()
-    assert "could not be told" in caplog.text
+    assert "could not be sent" in caplog.text
