@@ -185,7 +185,7 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
     os.close(reading)
     os.close(writing)
     assert "done" in done.stdout, done.stderr
-    assert "could not be written at the end" in done.stderr
+    assert "could not be written at shutdown" in done.stderr
 
 
 def test_keys_are_told_and_a_new_one_stands_alone_on_standard_output(tmp_path: Path) -> None:

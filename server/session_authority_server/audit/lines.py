@@ -1,4 +1,4 @@
-"""Write events as JSON lines, with the names of OpenID CAEP where it has some (docs/operate/audit.md)."""
+"""Write events as JSON lines, with the names of OpenID CAEP where they exist (docs/operate/audit.md)."""
 
 import json
 from datetime import datetime
@@ -19,7 +19,7 @@ from session_authority_server.domain.event import (
 from session_authority_server.domain.session import EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import mask_tokens
 
-# Why events have no lines of their own: because the queue was full. Other reasons are faults of credentials.
+# The reason in a summary line for events that were dropped from a full queue.
 DROPPED = "dropped"
 
 _CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
@@ -42,7 +42,7 @@ def as_line(event: Event, *, addresses: bool) -> bytes:
     """Return the line of an event.
 
     Args:
-        event: What happened.
+        event: The event.
         addresses: Whether to include the IP address and user agent of a sign-in.
     """
     fields = _fields_of(event)
@@ -52,13 +52,13 @@ def as_line(event: Event, *, addresses: bool) -> bytes:
 
 
 def summary_line(why: str, count: int, since: datetime, until: datetime) -> bytes:
-    """Return one line for events that have no lines of their own.
+    """Return one line that reports the number of events without lines of their own.
 
     Args:
-        why: DROPPED, or the fault of rejected credentials.
-        count: How many events there were.
-        since: When the first of them happened.
-        until: When the last of them happened, at the latest.
+        why: DROPPED, or the value of a CredentialFault.
+        count: The number of events.
+        since: The time of the first event.
+        until: A time at or after the last event.
     """
     fields: Fields = {"event": "events-dropped"}
     if why != DROPPED:
@@ -72,7 +72,7 @@ def summary_line(why: str, count: int, since: datetime, until: datetime) -> byte
 
 @singledispatch
 def _fields_of(event: Event) -> Fields:
-    raise TypeError(f"{type(event).__name__} is no event")
+    raise TypeError(f"{type(event).__name__} is not an event")
 
 
 @_fields_of.register
@@ -184,7 +184,7 @@ def _sign_in_origin(session: Session) -> Fields:
 
 def _line(moment: datetime, fields: Fields) -> bytes:
     text = json.dumps({"event_timestamp": _numeric(moment), **fields}, separators=(",", ":"))
-    # No field here is a token. A caller's user id or a browser's name might contain one.
+    # No field holds a token, but an app's user id or a user agent might contain one.
     return (mask_tokens(text) + "\n").encode()
 
 

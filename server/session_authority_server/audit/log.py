@@ -13,10 +13,11 @@ from session_authority_server.observability.flood_limit import FloodLimit
 from session_authority_server.observability.metrics import AUDIT_EVENTS_DROPPED
 from session_authority_server.ports import EVENTS_AT_ONCE
 
-# How many events wait to be written at most. As many again may be under way.
+# The most events that wait in the queue. The writer may hold as many again.
 QUEUE_LIMIT_EVENTS = 10 * EVENTS_AT_ONCE
-# How long the upkeep waits for room, and an orderly stop for the events that wait.
+# How long the upkeep waits for room in the queue.
 ROOM_SECONDS = 10.0
+# How long a shutdown waits until the queue is written.
 DRAIN_SECONDS = 5.0
 RETRY_SECONDS = 0.2
 
@@ -24,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 class AuditLog:
-    """Takes events without waiting, and writes them in order, in a thread of its own.
+    """Queues events without waiting. A separate thread writes them in order.
 
-    If QUEUE_LIMIT_EVENTS wait, further events are dropped. A metric counts them, and a line reports them as soon as
-    one can be written again.
+    While QUEUE_LIMIT_EVENTS wait, further events are dropped. A metric counts them. A line reports their number as
+    soon as a line can be written again.
     """
 
     def __init__(
@@ -38,13 +39,13 @@ class AuditLog:
         addresses: bool = False,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin to write.
+        """Start the writing thread.
 
         Args:
-            output: Where the lines go.
-            clock: A clock of its own, because it is read in any thread.
+            output: Receives the lines.
+            clock: The clock. No other component may use it, because this one reads it from several threads.
             addresses: Whether to write the IP address and user agent of a sign-in.
-            elapsed: Returns the seconds of a clock that is never set.
+            elapsed: Returns the seconds of a monotonic clock.
         """
         self._output = output
         self._clock = clock
@@ -61,7 +62,7 @@ class AuditLog:
         self._writer.start()
 
     def record(self, *events: Event) -> None:
-        """Take events that have been committed. Neither waits nor raises."""
+        """Queue events whose transactions are committed. Neither waits nor raises."""
         with self._changed:
             for event in events:
                 if isinstance(event, CredentialRejected) and not self._admits(event):
@@ -74,15 +75,15 @@ class AuditLog:
             self._changed.notify()
 
     async def wait_for_room(self) -> None:
-        """Wait until EVENTS_AT_ONCE can be taken, but not for longer than ROOM_SECONDS."""
+        """Wait until the queue has room for EVENTS_AT_ONCE events, for ROOM_SECONDS at most."""
         give_up = self._elapsed() + ROOM_SECONDS
         most = QUEUE_LIMIT_EVENTS - EVENTS_AT_ONCE
-        # By polling, because the writer is in another thread.
+        # Polls, because the writer runs in another thread.
         while len(self._queue) > most and self._elapsed() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     def close(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Write what waits, for some seconds at most, and stop. A second call changes nothing."""
+        """Write the waiting events within a time limit, and stop. A second call changes nothing."""
         with self._changed:
             if self._stopping:
                 return
@@ -93,17 +94,20 @@ class AuditLog:
         lost = len(self._queue) + len(self._writing)
         if lost:
             AUDIT_EVENTS_DROPPED.inc(lost)
-            _log.error("%d lines of the audit log could not be written at the end", lost)
-        if not self._writer.is_alive():  # else it hangs in a write
+            _log.error("%d lines of the audit log could not be written at shutdown", lost)
+        if not self._writer.is_alive():  # Otherwise the thread hangs in a write.
             self._output.close()
 
     def _admits(self, event: CredentialRejected) -> bool:
-        """Return whether a rejection gets a line of its own, so that nobody can flood the log."""
-        # An unknown credential is mostly an old cookie, and endangers no session.
+        """Return whether a rejection gets a line of its own. The limit prevents floods of the log."""
+        # An unknown credential is usually an old cookie, and endangers no session.
         return event.fault is not CredentialFault.UNKNOWN and self._flood.admits(event.fault.value)
 
     def _is_due(self, why: str, age_seconds: float) -> bool:
-        """Return whether to report left-out events now: dropped ones at once, rejections once a second."""
+        """Return whether to report the number of omitted events now.
+
+        Dropped events are reported at once, rejections once a second.
+        """
         return self._stopping or why == DROPPED or age_seconds >= 1
 
     def _write_all(self) -> None:
@@ -112,7 +116,7 @@ class AuditLog:
                 if not (self._queue or self._stopping):
                     self._changed.wait(1.0 if self._flood else None)
                 events, self._queue = self._queue, []
-                # Events are dropped only while others wait, so their report follows those that waited.
+                # Events are dropped only while the queue is full, so the report comes after the queued events.
                 suppressed = self._flood.take(self._is_due)
                 until = self._clock.now() if suppressed else None
                 stopping = self._stopping
@@ -123,7 +127,7 @@ class AuditLog:
                 self._write(lines)
             except Exception:  # noqa: BLE001 - nothing stops the audit log
                 AUDIT_EVENTS_DROPPED.inc(len(events))
-                _log.exception("%d events could not be told by the audit log", len(events))
+                _log.exception("%d events could not be written to the audit log", len(events))
             if stopping and not self._queue and not self._flood:
                 return
             if self._elapsed() >= self._give_up:
@@ -137,7 +141,7 @@ class AuditLog:
             except OSError as error:
                 if not self._failing:
                     _log.error(
-                        "the audit log can't be written, and will be tried again: %s",
+                        "the audit log can't be written; retrying until it can: %s",
                         error.strerror,
                     )
                 self._failing = True

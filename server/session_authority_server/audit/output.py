@@ -1,17 +1,17 @@
-"""Write whole lines in order, so that several processes can write to the same place."""
+"""Outputs of the audit log. Several processes can write whole lines to the same output."""
 
 import os
 import stat
 from collections import deque
 from pathlib import Path
 
-# How much goes into one write. Writes to a shared pipe up to this size don't mix (PIPE_BUF).
+# The most bytes in one write. On a pipe, larger writes of several processes could interleave (PIPE_BUF).
 _FILE_WRITE_BYTES = 64 * 1024
 _PIPE_WRITE_BYTES = 4096
 
 
 class Descriptor:
-    """An open file descriptor that stays open, such as standard output."""
+    """A file descriptor that `close` leaves open, such as standard output."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -30,17 +30,17 @@ class Descriptor:
 
 
 class File:
-    """A file that several processes may append to, reopened after it was renamed or removed.
+    """A file that several processes can append to. It is reopened after it was renamed or removed.
 
-    The standard library's handler for watched files closes the old file before it opens the new one, and hides a line
-    that a full disk cut short.
+    The standard library's WatchedFileHandler is not used. It closes the old file before it opens the new one, and hides
+    that a full disk cut a line short.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the file. A new file is readable by its owner alone.
 
         Raises:
-            OSError: If the file can't be written, or is no regular file.
+            OSError: If the file can't be written or is not a regular file.
         """
         self._path = path
         self._line_is_partial = False
@@ -54,9 +54,7 @@ class File:
         """
         self._follow()
         while lines:
-            if (
-                self._line_is_partial
-            ):  # a part of a line is there; the whole line follows on a line of its own
+            if self._line_is_partial:  # Keep the partial line, and write the whole line after it.
                 os.write(self._descriptor, b"\n")
                 self._line_is_partial = False
             self._line_is_partial = _write_some(self._descriptor, lines, _FILE_WRITE_BYTES)
@@ -66,7 +64,7 @@ class File:
         os.close(self._descriptor)
 
     def _follow(self) -> None:
-        """Reopen the file if its name belongs to another file, or to none."""
+        """Reopen the file if its path now leads to another file or to none."""
         ours = os.fstat(self._descriptor)
         try:
             named = self._path.stat()

@@ -7,19 +7,19 @@ from typing import Generic, TypeVar
 from session_authority_server.domain.clock import Clock
 
 PER_SECOND = 10
-"""How many lines of a kind are written in a second."""
+"""The most lines of one kind that are written in a second."""
 
 Kind = TypeVar("Kind", bound=Hashable)
 
 
 @dataclass(slots=True)
 class Suppressed:
-    """Lines of one kind that were not written.
+    """The lines of one kind that were not written.
 
     Attributes:
-        since: When the first of them was left out.
-        since_elapsed: The same moment, in seconds of the clock that is never set.
-        count: How many there are.
+        since: The time of the first of them.
+        since_elapsed: The same time in seconds of the monotonic clock.
+        count: Their number.
     """
 
     since: datetime
@@ -28,14 +28,14 @@ class Suppressed:
 
 
 class FloodLimit(Generic[Kind]):
-    """Admits PER_SECOND lines of each kind in a second, and counts the others. Not safe for threads."""
+    """Admits PER_SECOND lines of each kind in a second, and counts the others. Not thread-safe."""
 
     def __init__(self, clock: Clock, elapsed: Callable[[], float] = time.monotonic) -> None:
-        """Begin the first second.
+        """Start to count lines.
 
         Args:
-            clock: Tells when a line was left out.
-            elapsed: Returns the seconds of a clock that is never set.
+            clock: Gives the times of lines that are not written.
+            elapsed: Returns the seconds of a monotonic clock.
         """
         self._clock = clock
         self._elapsed = elapsed
@@ -44,7 +44,7 @@ class FloodLimit(Generic[Kind]):
         self._suppressed: dict[Kind, Suppressed] = {}
 
     def __bool__(self) -> bool:
-        """Return whether any left-out line waits to be taken."""
+        """Return whether `take` would return any lines."""
         return bool(self._suppressed)
 
     def admits(self, kind: Kind) -> bool:
@@ -69,10 +69,10 @@ class FloodLimit(Generic[Kind]):
     def take(
         self, is_due: Callable[[Kind, float], bool] = lambda _kind, _age_seconds: True
     ) -> dict[Kind, Suppressed]:
-        """Return the lines that were left out, and forget them.
+        """Return the counts of lines that were not written, and reset these counts.
 
         Args:
-            is_due: Decides by the kind, and by the seconds since its first line was left out.
+            is_due: Selects kinds, given a kind and the seconds since its first omitted line.
         """
         now = self._elapsed()
         taken = {

@@ -1,4 +1,4 @@
-"""The log of a process: its format, its masking of tokens, and its limit for floods."""
+"""The log of a process: its format, the masking of tokens, and the limit on floods."""
 
 import contextvars
 import logging
@@ -14,20 +14,20 @@ from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.token import mask_tokens
 from session_authority_server.observability.flood_limit import FloodLimit
 
-# How long after the first line was left out the number of such lines is logged.
+# The delay between the first omitted line and the report of how many were omitted.
 REPORT_SECONDS = 1.0
 _GRPC = "grpc._cython.cygrpc"
 _NOT_UTF_8 = "Invalid encoding on %s"
 
-# The logger, the level, what happened and, for a refused call, why.
+# The logger, the level, the event and, for a refused call, the reason.
 _Kind: TypeAlias = tuple[str, int, str, str]
 
 
 class BoundedHandler(logging.StreamHandler[TextIO]):
-    """Writes log lines, but only some of each kind in a second, because a flood of calls may cause a flood of lines.
+    """Writes at most PER_SECOND log lines of each kind, because a flood of calls may cause a flood of lines.
 
-    Lines are of one kind if they say the same about different things. Within two seconds, one line reports the number
-    of the others as `lines`.
+    Lines have the same kind if their logger, level, event and reason are the same. Within two seconds, one line reports
+    the number of omitted lines as `lines`.
     """
 
     def __init__(self, stream: TextIO, elapsed: Callable[[], float] = time.monotonic) -> None:
@@ -40,13 +40,13 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         if self._flood.admits(_kind(record)):
             super().emit(record)
         elif self._reporter is None:
-            context = contextvars.copy_context()  # it holds the number of this process
+            context = contextvars.copy_context()  # The context has the number of this process.
             self._reporter = threading.Timer(REPORT_SECONDS, context.run, [self.report])
             self._reporter.daemon = True
             self._reporter.start()
 
     def report(self) -> None:
-        """Log how many lines of each kind were left out since the last report."""
+        """Log how many lines of each kind were omitted since the last report."""
         assert self.lock is not None
         with self.lock:
             suppressed = self._flood.take()
@@ -58,7 +58,7 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
             structlog.get_logger(name).log(level, f"more of: {event}", lines=each.count, **more)
 
     def close(self) -> None:
-        """Report what was left out last."""
+        """Report the lines that were omitted since the last report, and close the handler."""
         self.report()
         super().close()
 
@@ -113,7 +113,7 @@ def configure(level: str, log_format: str) -> None:
 
 
 def _without_headers(record: logging.LogRecord) -> bool:
-    """Remove the value from gRPC's line about a header that is not UTF-8, because it may be most of a token."""
+    """Remove the value from gRPC's line about a header that is not UTF-8. The value may be most of a token."""
     if record.msg == _NOT_UTF_8:
         record.msg, record.args, record.exc_info = "a header of a call is not UTF-8", (), None
         record.levelno, record.levelname = logging.INFO, "INFO"
@@ -123,7 +123,7 @@ def _without_headers(record: logging.LogRecord) -> bool:
 def _mask(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Mask tokens in every line. No code here logs a token, but an exception might quote one."""
+    """Mask tokens in every line. No line contains a token on purpose, but an exception might quote one."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = mask_tokens(value)

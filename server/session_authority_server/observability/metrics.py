@@ -1,4 +1,4 @@
-"""What operators can measure. Labels are from small fixed sets; nothing of a user is in one."""
+"""The Prometheus metrics. Labels come from small fixed sets, and never contain data of a user."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from prometheus_client.registry import Collector
 
 
 class CallTimes(Collector):
-    """How long calls took, by method.
+    """A histogram of the duration of calls, by method.
 
-    Counted without the locks of the library's own histogram, which every validation would pay for: all calls
-    are counted in the one thread of the event loop.
+    Unlike the library's histogram it takes no locks, which would slow every validation. This is safe because only the
+    thread of the event loop counts calls.
     """
 
     _BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -32,7 +32,7 @@ class CallTimes(Collector):
         self._sums[method] += seconds
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Return what was counted, as the library asks for it."""
+        """Return the counts in the form that the library requires."""
         family = HistogramMetricFamily(
             self._name, self._meaning, labels=[self._label] if self._label else []
         )
@@ -46,12 +46,12 @@ class CallTimes(Collector):
 
 
 RPC_SECONDS = CallTimes(
-    "session_authority_rpc_seconds", "How long calls took to answer, by method.", "method"
+    "session_authority_rpc_seconds", "Time until calls were answered, by method.", "method"
 )
 REGISTRY.register(RPC_SECONDS)
 QUEUE_SECONDS = CallTimes(
     "session_authority_queue_seconds",
-    "How long the oldest waiting call had waited, whenever the queue was looked at.",
+    "Waiting time of the oldest queued call, sampled whenever the queue is processed.",
     None,
 )
 REGISTRY.register(QUEUE_SECONDS)
@@ -82,19 +82,19 @@ CLOCK_SKEW_SECONDS = Gauge(
 )
 OLDEST_OVERDUE_SECONDS = Gauge(
     "session_authority_oldest_overdue_seconds",
-    "For how long the session longest overdue has waited for its ending to be recorded.",
+    "How long the longest overdue session has waited for its ending to be recorded.",
 )
 AUDIT_EVENTS_DROPPED = Counter(
     "session_authority_audit_events_dropped",
-    "Events that the audit log could not take or write.",
+    "Events that the audit log dropped or could not write.",
 )
 WATCH_STREAMS = Gauge(
     "session_authority_watch_streams",
-    "Streams that are open to tell caches what they must forget.",
+    "Open watch streams.",
 )
 WATCH_EVICTIONS = Counter(
     "session_authority_watch_evictions",
-    "Sessions, users, or everybody, that caches had to forget.",
+    "Changes that caches had to apply: sessions, users, and sweeps of everybody.",
 )
 WATCH_MESSAGES = Counter(
     "session_authority_watch_messages",
@@ -102,7 +102,7 @@ WATCH_MESSAGES = Counter(
 )
 WATCH_BARRIER_SECONDS = Histogram(
     "session_authority_watch_barrier_seconds",
-    "How long a probe took to come back, before which no ping is answered.",
+    "Time until a probe came back. Pings wait for it.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
 WATCH_INTERRUPTIONS = Counter(

@@ -1,4 +1,4 @@
-"""The HTTP port that serves metrics. Its connections are bounded, and with them its threads."""
+"""The HTTP port that serves metrics. The number of connections, and so of threads, is limited."""
 
 import contextlib
 import socket
@@ -24,11 +24,11 @@ class _Handler(WSGIRequestHandler):
 class MetricsServer(ThreadingMixIn, WSGIServer):
     """Serves the metrics of this process.
 
-    A connection beyond the limit ends the oldest one, so that connections that ask for nothing keep no scraper out.
+    A connection beyond the limit closes the oldest one. So idle connections cannot block a scraper.
     """
 
     daemon_threads = True
-    request_queue_size = 128  # connections that the accept loop has yet to take
+    request_queue_size = 128  # The backlog of connections that are not accepted yet.
 
     def __init__(self, host: str, port: int) -> None:
         """Listen.
@@ -48,7 +48,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own."""
         if not self._room.acquire(blocking=False):
-            with contextlib.suppress(IndexError, OSError):  # it has just ended by itself
+            with contextlib.suppress(IndexError, OSError):  # The oldest connection has just ended.
                 self._open[0].shutdown(socket.SHUT_RDWR)
             self._room.acquire()
         self._open.append(request)
@@ -61,4 +61,4 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         self._room.release()
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """Say nothing of a connection that broke off or was idle for too long."""
+        """Log nothing about a connection that broke or was idle for too long."""
