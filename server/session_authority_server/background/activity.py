@@ -15,8 +15,8 @@ from session_authority_server.ports import SessionStore, Touch, TouchesSkipped
 FLUSH_INTERVAL = timedelta(seconds=2)
 FLUSH_BATCH = 500
 PENDING_LIMIT = 100_000
-# An activity this close to the idle deadline is written at once. A flush could come too late: the store may wait
-# 2 s for a turn and 2 s for the work, and then fail once.
+# An activity this close to the end of the idle timeout is written at once. A flush could come too late: the store may
+# take 2 s to connect and 2 s to write, and may fail once.
 DECISIVE = timedelta(seconds=15)
 
 _log = logging.getLogger(__name__)
@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 class Activity:
     """Records when sessions are used: gathers activities in memory and writes them every few seconds.
 
-    Each session is written at most once in a resolution window. Gathered activities are lost with the process.
-    So an activity that decides whether the session outlives its idle timeout is written before it is answered.
+    Each session is written at most once in a resolution window. A crash loses the gathered activities. An activity is
+    decisive if the session may reach its idle timeout without it. It is written before the call is answered.
     """
 
     def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
@@ -79,7 +79,7 @@ class Activity:
             self._decisive[touch.session_id] = touch
         if self._next_write is None:
             self._next_write = asyncio.ensure_future(self._write_next(self._current_write))
-            # Every waiting call may have been cancelled. The failure must count as seen even then.
+            # Marks the exception as retrieved, because every waiting call may have been cancelled.
             self._next_write.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.shield(self._next_write)
@@ -103,7 +103,7 @@ class Activity:
             raise TouchesSkipped(left)
 
     def is_fresh(self, session: Session, now: datetime) -> bool:
-        """Say whether a session's recorded activity is recent enough."""
+        """Return whether the recorded activity of a session is recent enough."""
         resolution = self._policy.resolution_for(session.idle_timeout)
         return now - session.last_active_time < resolution
 

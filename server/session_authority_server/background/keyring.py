@@ -18,7 +18,7 @@ from session_authority_server.domain.errors import (
 from session_authority_server.ports import KeyStore
 
 REFRESH_SECONDS = 0.5
-# How long the keys are believed after the start of the last read that succeeded.
+# How long the keys are trusted after the start of the last successful read.
 TRUST_SECONDS = 5.0
 WRITE_SECONDS = 10.0
 USE_RESOLUTION = timedelta(minutes=10)
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 
 
 class Keyring:
-    """Every API key, in memory, as the store had it half a second ago.
+    """Every API key, in memory. The keys are read again every REFRESH_SECONDS.
 
-    A call never waits for the store to recognise its caller. Keys that were not read for TRUST_SECONDS are not
-    believed, so a key that was revoked during an outage does not stay good.
+    So no call waits for the store to check its key. If the last successful read is more than TRUST_SECONDS ago, every
+    key is refused. Otherwise a key that was revoked during an outage would stay valid.
 
     Attributes:
-        generation: Changes whenever any key changes, so that others know when to forget what they looked up.
+        generation: Changes whenever a key changes. Callers then drop their cached results.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class Keyring:
         self._keys: Mapping[UUID, ApiKey] = {}
         self._trusted_until = float("-inf")
         self._used: set[_Use] = set()
-        # When this process last wrote each use, of keys that still exist.
+        # The time at which this process last wrote each use of an existing key.
         self._written: dict[_Use, datetime] = {}
 
     def recognise(self, presented: str) -> ApiKey:
-        """Return the key that is presented.
+        """Return the API key that a caller presents.
 
         Raises:
             ApiKeyInvalid: If it is not a key of this authority.
-            ApiKeyExpired: If it is past its time.
-            ApiKeyRevoked: If it was revoked.
-            StoreUnavailable: If the keys have not been read for long.
+            ApiKeyExpired: If the key has expired.
+            ApiKeyRevoked: If the key was revoked.
+            StoreUnavailable: If the keys were not read within TRUST_SECONDS.
         """
         token = parse(presented)
         if token is None:
             raise ApiKeyInvalid
         self.check_current()
         key = self._keys.get(token.id)
-        # Compared even for an unknown key, so that both take equally long.
+        # Compare a hash even for an unknown key, so that the time taken does not reveal which keys exist.
         proven = tokens.proves(token.secret, _NO_HASH if key is None else key.secret_hash)
         if key is None or not proven:
             raise ApiKeyInvalid
@@ -84,11 +84,11 @@ class Keyring:
             raise StoreUnavailable("checking API keys")
 
     def check_usable(self, key: ApiKey) -> None:
-        """Check that a key is neither revoked nor past its time.
+        """Check that a key is neither revoked nor expired.
 
         Raises:
-            ApiKeyExpired: If it is past its time.
-            ApiKeyRevoked: If it was revoked.
+            ApiKeyExpired: If the key has expired.
+            ApiKeyRevoked: If the key was revoked.
         """
         state = key.state(self._clock.now())
         if state is KeyState.REVOKED:
@@ -100,14 +100,14 @@ class Keyring:
         return len(self._keys)
 
     def note_use(self, key_id: UUID, permission: Permission) -> None:
-        """Note that a key was used, and for what, to be written later."""
+        """Note that a key used a permission. `write_uses` writes it later."""
         self._used.add((key_id, permission))
 
     async def refresh(self) -> None:
         """Read the keys.
 
         Raises:
-            StoreUnavailable: If that fails. The keys read before are believed for a while longer.
+            StoreUnavailable: If the read fails. The previous keys stay trusted until TRUST_SECONDS are over.
         """
         began = self._monotonic()
         ended_after = self._clock.now() - ENDED_KEYS_KEPT
@@ -117,10 +117,10 @@ class Keyring:
         self._keys = keys
 
     async def write_uses(self) -> None:
-        """Write which keys were used, and for what; each use at most every ten minutes.
+        """Write the noted uses. The same key and permission are written at most once in USE_RESOLUTION.
 
         Raises:
-            StoreUnavailable: If that fails. The next use is written instead.
+            StoreUnavailable: If the write fails. These uses are dropped, and later uses are written again.
         """
         now, used, self._used = self._clock.now(), self._used, set()
         due = {use for use in used if self._is_due(use, now)}
@@ -137,11 +137,11 @@ class Keyring:
         )
 
     async def keep_current(self) -> None:
-        """Read the keys again and again until cancelled."""
+        """Read the keys every REFRESH_SECONDS until cancelled."""
         await _run_every(self.refresh, REFRESH_SECONDS)
 
     async def keep_uses_written(self) -> None:
-        """Write uses again and again until cancelled. Reading the keys never waits for this."""
+        """Write the uses every WRITE_SECONDS until cancelled. Reads of the keys do not wait for this."""
         await _run_every(self.write_uses, WRITE_SECONDS)
 
 
@@ -151,6 +151,6 @@ async def _run_every(work: Callable[[], Awaitable[None]], seconds: float) -> Non
         try:
             await work()
         except StoreUnavailable:
-            pass  # the store has logged it
+            pass  # The store has logged the failure.
         except Exception:  # noqa: BLE001 - the loop never stops
             _log.exception("API keys could not be read, or their uses not written")

@@ -8,9 +8,9 @@ from session_authority_server.domain.clock import TOLERATED_SKEW, Clock, elapsed
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.ports import UpkeepStore
 
-# After a longer pause of all servers and workers, an operator must say that the clock is right.
+# If no server or worker ran for longer than this, an operator must confirm that the clock is right.
 LONGEST_PAUSE = timedelta(days=1)
-# How long the upkeep waits after the clock was stepped, so that an operator can correct the clock.
+# How long the upkeep pauses after the clock was stepped. In this time, an operator can correct the clock.
 STEADY_FOR = timedelta(minutes=10)
 _NOTE_SECONDS = 60.0
 
@@ -18,17 +18,17 @@ _log = logging.getLogger(__name__)
 
 
 class RightClock:
-    """Refuses the upkeep while the clock may be wrong. What the upkeep ends or deletes cannot be restored."""
+    """Stops the upkeep while the clock may be wrong, because its endings and deletions are final."""
 
     def __init__(
         self, store: UpkeepStore, clock: Clock, compare: Callable[[], Awaitable[None]]
     ) -> None:
-        """Judge a clock.
+        """Set up the checks of a clock.
 
         Args:
-            store: Where right times are noted.
-            clock: The clock.
-            compare: Raises ClockWrong if the machine's clock is too far from the database's.
+            store: Keeps the last time at which the clock was right.
+            clock: The clock to check.
+            compare: Raises ClockWrong if the machine's clock differs too much from the database's.
         """
         self._store = store
         self._clock = clock
@@ -37,13 +37,13 @@ class RightClock:
         self._stepped_at: float | None = None
 
     async def require(self) -> None:
-        """Require that nothing contradicts the clock.
+        """Check the clock, and note its time in the store if it is right.
 
-        It must agree with the database's clock, with the monotonic clock since the last call, and with the right
-        time that was noted last.
+        The clock must agree with the database's clock, with the monotonic clock since the last call, and with the last
+        noted time.
 
         Raises:
-            ClockWrong: If it may be wrong.
+            ClockWrong: If the clock may be wrong.
             StoreUnavailable: If the store failed.
         """
         await self._compare()
@@ -57,7 +57,7 @@ class RightClock:
             )
 
     async def note_every_minute(self) -> None:
-        """Note every minute that the clock is right, in a server without a worker. Never returns."""
+        """Check the clock every minute until cancelled, in a server that runs no upkeep itself."""
         while True:
             with contextlib.suppress(ClockWrong, StoreUnavailable):
                 await self.require()

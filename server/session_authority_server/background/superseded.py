@@ -15,14 +15,14 @@ from session_authority_server.ports import SessionStore, Transaction
 
 OnSuperseded = Callable[[Session], None]
 
-# How many sessions may wait to be ended. A further one waits for the next use of its token.
+# The most sessions that wait to be ended. A further session is ended at a later use of its superseded token.
 ENDINGS_LIMIT = 1_000
-# How many are written at once. This leaves connections for calls.
+# The most endings that are written at the same time. The other connections stay free for calls.
 ENDINGS_AT_ONCE = 2
 # How often an ending is tried, and the pause after a failure.
 ENDING_TRIES = 30
 ENDING_PAUSE_SECONDS = 1.0
-# How long an orderly stop waits for the endings.
+# How long a shutdown waits for the endings.
 SETTLE_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 class SupersededTokens:
     """Acts on the use of a token that a re-authentication superseded.
 
-    The token may be stolen. Or the user's own browser sent it before the new token arrived, so within the policy's
-    grace the use is only rejected.
+    The token may be stolen, so the policy can end the session. Within the policy's grace period the token is only
+    rejected, because the user's own browser may send it before the new token arrives.
 
-    Sessions are ended in the background. A slow store or a locked user does not delay the answer.
+    Sessions are ended in the background, so that a slow store or a locked user does not delay the answer.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class SupersededTokens:
         policy: Policy,
         on_used: OnSuperseded,
     ) -> None:
-        """Act by a policy.
+        """Set up the reaction to superseded tokens.
 
         Args:
-            store: Keeps sessions.
-            clock: Tells the time.
-            policy: Says what to do.
-            on_used: Called at each use with the session as it stands. It must not fail or take long.
+            store: The store of the sessions.
+            clock: The clock.
+            policy: Decides whether a use ends the session.
+            on_used: Receives the session at each use. It must not raise or take long.
         """
         self._store = store
         self._clock = clock
@@ -60,13 +60,13 @@ class SupersededTokens:
         self._turns = asyncio.Semaphore(ENDINGS_AT_ONCE)
 
     def used(self, session: Session) -> None:
-        """Note the use of a superseded token of a session. End the session if the policy says so."""
+        """Report the use of a superseded token, and end its session if the policy requires it."""
         self._on_used(session)
         session_id = session.session_id
         if not self._should_end(session) or session_id in self._endings:
             return
         if len(self._endings) >= ENDINGS_LIMIT:
-            _log.error("too many sessions wait to be ended for a superseded token; left out one")
+            _log.error("too many sessions wait to be ended for a superseded token; skipped one")
             return
         self._endings[session_id] = ending = asyncio.create_task(self._end_with_retries(session))
         ending.add_done_callback(lambda _done: self._endings.pop(session_id))
@@ -108,7 +108,8 @@ class SupersededTokens:
         await transaction.lock_user(session.user_id)
         current = await transaction.read_session(session.session_id)
         if current is None:
-            raise SessionNotLive  # Erased meanwhile. The lock must leave nothing of the user.
+            # The user was erased meanwhile. The rollback removes the row that `lock_user` may have added.
+            raise SessionNotLive
         if self._should_end(current):
             ending = Ending(self._clock.now(), EndReason.REVOKED, InitiatingEntity.POLICY)
             if await transaction.end_session(session.session_id, ending):
