@@ -27,8 +27,8 @@ class Pace:
         safety_lag: How far the worker's clock stays behind, so that it never ends a session that a validator with
             a slow clock still accepts.
         rest: How long, beyond `safety_lag`, a sweep of all users waits before it is processed. It is far longer
-            than any transaction. A sign-in that began before the sweep may commit until then, at an id that the
-            worker would have passed already.
+            than any transaction. A sign-in that began before the sweep may commit in this time, with an id that the
+            worker would otherwise have passed already.
     """
 
     batch: int = 500

@@ -1,4 +1,4 @@
-"""The jobs that delete: what is older than the history, what is left of erased users, and old partitions."""
+"""Jobs that delete sessions older than the history, the data of erased users, and old partitions."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ from session_authority_workers.step import Batch, Job, Step, once, uncounted
 
 # How long the hash of an erased user blocks sign-ins that began before the erasure. No sign-in takes longer.
 ERASURES_KEPT = timedelta(days=30)
-# A lower bound on the history: the worker must audit that a session expired before it deletes the row.
+# The shortest history. The audit log must record that a session expired before its row is deleted.
 MIN_RETENTION = timedelta(minutes=5)
 ERASURES_AT_ONCE = 1_000
 

@@ -95,7 +95,7 @@ class Schedule:
             return
         loop = asyncio.get_running_loop()
         next_run = loop.time() + interval.total_seconds()
-        # In a task of our own, which `stop` can await: the scheduler drops its tasks when it shuts down.
+        # A separate task that `stop` can await. The scheduler drops its own tasks when it shuts down.
         task = asyncio.ensure_future(self.run_once(job))
         self._running.add(task)
         task.add_done_callback(self._running.discard)

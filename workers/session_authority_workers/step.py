@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     Attributes:
         rows: The number of rows that the batch changed.
         more: Whether the same piece of work may have more rows now.
-        full: Whether the batch found as many rows as it was allowed to. Only then is its duration representative.
+        full: Whether the batch found as many rows as its limit. The duration of a smaller batch says little.
         done: Whether the piece is no longer due, so that `due` can now return others.
     """
 
@@ -48,7 +48,7 @@ class Step(Generic[T]):
         act: Processes at most the given number of rows of a piece, as one batch.
         stride: Sets the size of the batches.
         count: Counts the due rows up to a limit. Without it, each piece counts as one.
-        before: Runs before each batch of a piece, outside the stride, and returns how many rows it changed.
+        before: Runs before each batch of a piece, and returns how many rows it changed. The stride ignores its duration.
     """
 
     due: Callable[[], Awaitable[Sequence[T]]]
