@@ -43,7 +43,7 @@ from session_authority_server.store.tables import (
 
 # Built once, because building one of these statements takes half as long as running it.
 _BY_ID = rows.select_sessions().where(sessions.c.session_id == bindparam("session_id"))
-_STANDING = (
+_LOCK_USER = (
     select(
         select(authority.c.epoch).scalar_subquery(),
         users.c.swept_time,
@@ -77,14 +77,14 @@ class SqlTransaction:
 
     async def lock_user(self, user_id: str) -> LockedUser:
         parameters = {"user_id": user_id}
-        row = (await self._connection.execute(_STANDING, parameters)).one_or_none()
+        row = (await self._connection.execute(_LOCK_USER, parameters)).one_or_none()
         if row is None:
             absent = self._dialect.insert_if_absent(users).values(user_id=user_id, epoch=0)
             await self._connection.execute(absent)
             # Take the lock, so that no erasure can delete the new row.
-            await self._connection.execute(_STANDING, parameters)
+            await self._connection.execute(_LOCK_USER, parameters)
             await self._continue_epoch_of_erased_user(user_id)
-            row = (await self._connection.execute(_STANDING, parameters)).one_or_none()
+            row = (await self._connection.execute(_LOCK_USER, parameters)).one_or_none()
             if row is None:
                 # Another transaction added the user first, and an erasure deleted the row again.
                 raise RetryTransaction
