@@ -22,7 +22,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.observability import flood_limit, metrics_port
 from session_authority_server.rpc import call_queue, conversion, dispatcher, methods
 from session_authority_server.rpc import session_watch_service as watching
-from session_authority_server.rpc.host import accept_loop, grpcio
+from session_authority_server.rpc.host import accept_loop, grpcio, native
 from session_authority_server.store import database, expiry
 from session_authority_server.store.engine import hot_read, postgresql, sqlite
 from session_authority_server.store.engine import limits as engine
@@ -93,6 +93,7 @@ _CALLS = f"""
 | validations that run at once | {call_queue.BATCHES_LIMIT} batches of {call_queue.BATCH_LIMIT} | the call waits |
 | calls that wait | {call_queue.WAITING_LIMIT:,}, for {span(call_queue.WAIT_SECONDS)} | RESOURCE_EXHAUSTED `SERVER_OVERLOADED` |
 | open unary calls (grpcio host) | {accept_loop.CALLS_LIMIT:,}, for {span(accept_loop.OPEN_SECONDS)} | RESOURCE_EXHAUSTED `SERVER_OVERLOADED`; DEADLINE_EXCEEDED |
+| batches of events in the event loop (native host) | {native.BATCHES_IN_LOOP_LIMIT}, of {native.EVENTS_AT_ONCE} events | the host holds the calls |
 | unary calls that gRPC holds unread (grpcio host) | {grpcio.PENDING_CALLS:,} | CANCELLED |
 | calls that are being refused | {accept_loop.REFUSALS_LIMIT} | CANCELLED |
 | open streams | {accept_loop.STREAMS_LIMIT:,} | RESOURCE_EXHAUSTED `SERVER_OVERLOADED` |
