@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import RedirectResponse
 from starlette.endpoints import WebSocketEndpoint
 from starlette.routing import WebSocketRoute
 
@@ -140,6 +141,31 @@ async def test_an_endpoint_class_that_lets_the_exception_pass_closes_once(
     assert (await socket.receive())["code"] == 1008
     await socket.end()
     assert socket.is_silent
+
+
+async def test_a_redirect_of_the_apps_own_is_dropped_once_the_socket_is_closed(
+    sessions: Sessions, ada: NewSession
+) -> None:
+    app = FastAPI()
+    sessions.install(app)
+
+    @app.exception_handler(SessionNotLive)
+    async def to_sign_in(_request: Request, _error: Exception) -> RedirectResponse:
+        return RedirectResponse("/sign-in", 303)
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_text()
+        await sessions.require(websocket, again=True)
+
+    opened_socket = await opened(app, ada)
+    await sessions.client.sign_out(ada.token)
+    await opened_socket.send(**TEXT)
+
+    assert (await opened_socket.receive())["code"] == 1008
+    await opened_socket.end()
+    assert opened_socket.is_silent
 
 
 @pytest.mark.parametrize("closes", [True, False])
