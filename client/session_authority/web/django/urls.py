@@ -11,7 +11,7 @@ from session_authority.web.django.views import sessions_page
 app_name = "session_authority"
 urlpatterns = [
     path("", sessions_page, name="sessions"),
-    # Included with or without a slash at the end.
-    re_path(rf"^/?{BELOW}$", ReauthenticateView.as_view()),
+    # Included with or without a slash at the end. Django's check warns of "^/".
+    re_path(rf"^(?:/)?{BELOW}$", ReauthenticateView.as_view()),
     re_path(r"^(?P<below>.+)$", sessions_page),
 ]

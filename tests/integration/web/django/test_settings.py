@@ -39,6 +39,11 @@ def test_the_settings_are_checked_before_anything_runs(client: SessionClient) ->
             call_command("check")
 
 
+@pytest.mark.usefixtures("client")
+def test_a_site_without_a_mistake_gets_no_warning() -> None:
+    call_command("check", fail_level="WARNING")
+
+
 def test_a_middleware_that_is_missing_or_misplaced_is_noticed() -> None:
     ours = "session_authority.web.django.middleware.SessionAuthorityMiddleware"
     authentication = "django.contrib.auth.middleware.AuthenticationMiddleware"
