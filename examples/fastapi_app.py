@@ -1,78 +1,98 @@
-"""A FastAPI app whose users see their own sessions, and end them.
+"""A FastAPI shop with a password check, the sessions page and a WebSocket."""
 
-    session-authority serve                    # prints: export SESSION_AUTHORITY_API_KEY=...
-    uvicorn examples.fastapi_app:app           # with that line, in another terminal
-
-Then open http://localhost:8000. It signs in whoever asks; your app checks a password there.
-"""
-
+import asyncio
+import secrets
 from html import escape
-from urllib.parse import parse_qs
+from urllib.parse import quote, urlsplit
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi.requests import HTTPConnection
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pwdlib import PasswordHash
 
 from session_authority import SessionNotLive
-from session_authority.web.fastapi import (
-    CurrentSession,
-    OptionalSession,
-    RecentAuthentication,
-    Sessions,
-)
+from session_authority.web.fastapi import CurrentSession, RecentAuthentication, Sessions
 from session_authority.web.sessions_page import PageOptions
 
-app = FastAPI(title="Shop")
+HEAD = """<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">
+<title>Shop</title><style>body { font: 1rem/1.5 system-ui; max-width: 20rem; margin: 2rem auto }
+input { display: block; margin-bottom: 1rem }</style>"""
+FORM = """<h1>Log in</h1><form method="post">
+<label>Name <input name="name" autocomplete="username" required></label>
+<label>Password <input name="password" type="password" autocomplete="current-password"></label>
+<button>Log in</button></form>"""
+HOME = """<p><a href="/account/sessions">Your sessions</a></p>
+<form method="post"><button formaction="/sign-out">Log out</button>
+<button formaction="/close-account">Close my account</button></form>
+<p><label>Say something <input onchange="chat.send(value)"></label><output id="reply"></output></p>
+<script>const chat = new WebSocket("/chat")
+chat.onmessage = (message) => { reply.value = message.data }
+chat.onclose = (end) => { if (end.code === 1008) location.reload() }</script>"""
+
+# Your database of users. It keeps a hash of each password.
+passwords = PasswordHash.recommended()
+USERS = {"ada": passwords.hash("difference engine"), "grace": passwords.hash("nanosecond")}
+DUMMY = passwords.hash(secrets.token_hex())  # Unknown names take as long to check.
+
+
+async def refuse_other_sites(request: HTTPConnection) -> None:
+    """Accept forms and WebSockets only from pages of this site (CSRF protection)."""
+    origin = urlsplit(request.headers.get("origin", "")).netloc
+    if request.scope.get("method") != "GET" and origin != request.headers.get("host"):
+        raise HTTPException(403, "This request comes from another site.")
+
+
+app = FastAPI(dependencies=[Depends(refuse_other_sites)])
 sessions = Sessions.from_env()
-sessions.install(
-    app,
-    page="/account/sessions",
-    options=PageOptions(app_name="Shop", home_url="/", sign_in_url="/", signed_out_path="/"),
-)
-
-
-@app.get("/", response_class=HTMLResponse)
-async def home(session: OptionalSession) -> str:
-    """Greet whoever it is."""
-    if session is None:
-        return """<!doctype html><title>Shop</title><h1>Shop</h1>
-            <form method="post" action="/sign-in">
-            <label>Your name <input name="name" value="ada" required></label> <button>Sign in</button></form>"""
-    return f"""<!doctype html><title>Shop</title><h1>Hello, {escape(session.user_id)}</h1>
-        <p>You are signed in on {escape(session.device.display_name)}.
-        <p><a href="/account/sessions">Your sessions</a>
-        <form method="post" action="/sign-out"><button>Sign out</button></form>"""
-
-
-@app.post("/sign-in")
-async def sign_in(request: Request) -> Response:
-    """Sign somebody in. An app checks a password or a passkey here first."""
-    name = parse_qs((await request.body()).decode()).get("name", [""])[0]
-    await sessions.sign_in(request, user_id=name, authentication_methods=["pwd"])
-    return RedirectResponse("/", 303)
-
-
-@app.post("/sign-out")
-async def sign_out(request: Request) -> Response:
-    """Sign out on this device."""
-    await sessions.sign_out(request)
-    return RedirectResponse("/", 303)
-
-
-@app.get("/me")
-async def me(session: CurrentSession) -> dict[str, str]:
-    """Say whose session it is; answered with 401 where there is none."""
-    return {"user_id": session.user_id, "device": session.device.display_name}
-
-
-@app.delete("/account", dependencies=[RecentAuthentication(minutes=10)])
-async def delete_account(request: Request) -> None:
-    """Do what only a user may who signed in within the last ten minutes."""
-    await sessions.revoke_others(request)
+PAGE = PageOptions(home_url="/", sign_in_url="/sign-in", reauthenticate_url="/sign-in")
+sessions.install(app, page="/account/sessions", options=PAGE)
 
 
 @app.exception_handler(SessionNotLive)
 async def to_sign_in(request: Request, _error: Exception) -> Response:
-    """Send people to the sign-in, and tell programs."""
-    if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("/", 303)
-    return Response(status_code=401)
+    path = request.url.path if request.scope.get("method") == "GET" else "/"
+    return RedirectResponse(f"/sign-in?next={quote(path)}", 303)
+
+
+@app.api_route("/sign-in", methods=["GET", "POST"])
+async def sign_in(request: Request) -> Response:
+    """Check a password. A user who is already signed in confirms their identity."""
+    form = await request.form()
+    if not form:
+        return HTMLResponse(HEAD + FORM)
+    name, password = str(form.get("name", "")), str(form.get("password", ""))
+    if not await asyncio.to_thread(passwords.verify, password, USERS.get(name, DUMMY)):
+        return HTMLResponse(f"{HEAD}<p>Wrong name or password.</p>{FORM}", 403)
+    session = await sessions.session(request)
+    if session and session.user_id == name:
+        await sessions.reauthenticate(request, authentication_methods=["pwd"])
+    else:
+        await sessions.sign_in(request, user_id=name, authentication_methods=["pwd"])
+    return RedirectResponse(sessions.next_page(request), 303)
+
+
+@app.get("/")
+async def home(session: CurrentSession) -> Response:
+    return HTMLResponse(f"{HEAD}<h1>Hello, {escape(session.user_id)}</h1>{HOME}")
+
+
+@app.post("/close-account", dependencies=[RecentAuthentication(minutes=10)])
+async def close_account(request: Request, session: CurrentSession) -> Response:
+    USERS.pop(session.user_id, None)
+    await sessions.revoke_others(request)
+    return await sign_out(request)
+
+
+@app.post("/sign-out")
+async def sign_out(request: Request) -> Response:
+    await sessions.sign_out(request)
+    return RedirectResponse("/sign-in", 303)
+
+
+@app.websocket("/chat")
+async def chat(websocket: WebSocket, session: CurrentSession) -> None:
+    """Answer messages until the session ends, which closes the socket."""
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await sessions.require(websocket, again=True)
+        await websocket.send_text(f"{session.user_id} says: {text}")

@@ -8,12 +8,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import LIMIT_MILLISECONDS
 from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX
-from tests.integration.web.serving_apps import (
-    EXAMPLES,
-    RUNSERVER,
-    django_example,
-    serving_app,
-)
+from tests.integration.web.example_shops import PASSWORDS, make_django_users
+from tests.integration.web.serving_apps import EXAMPLES, RUNSERVER, serving_app
 from tests.support.program import serving
 
 SignIn = Callable[..., Page]
@@ -23,14 +19,15 @@ SignIn = Callable[..., Page]
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("shop")
     with serving(folder) as authority:
-        settings = django_example(folder, authority.address)
+        settings = {"SESSION_AUTHORITY_ADDRESS": authority.address}
+        make_django_users(folder, **settings)
         command = (str(EXAMPLES / "django_app.py"), "runserver", "127.0.0.1:0", "--noreload")
         with serving_app(*command, cwd=folder, **settings) as app:
             yield app.addresses(RUNSERVER)[0].replace("127.0.0.1", "localhost")
 
 
 @pytest.fixture
-def sign_in(browser: Browser, shop: str, user: str) -> Iterator[SignIn]:
+def sign_in(browser: Browser, shop: str) -> Iterator[SignIn]:
     """Sign in through the site's own form, each time in a browser of its own."""
     contexts = []
 
@@ -42,9 +39,10 @@ def sign_in(browser: Browser, shop: str, user: str) -> Iterator[SignIn]:
         contexts.append(context)
         page = context.new_page()
         page.goto("/")
-        page.get_by_label("Your name").fill(user)
-        page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("heading", name=f"Hello, {user}")).to_be_visible()
+        page.get_by_label("Username").fill("ada")
+        page.get_by_label("Password").fill(PASSWORDS["ada"])
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("heading", name="Hello, ada")).to_be_visible()
         page.get_by_role("link", name="Your sessions").click()
         expect(page.get_by_role("heading", name="Your sessions")).to_be_visible()
         return page
@@ -67,22 +65,23 @@ def test_16_one_browser_logs_the_other_out_whose_login_is_over(
     expect(here.get_by_role("status")).to_have_text("Firefox on Linux was logged out.")
 
     there.goto("/")
-    expect(there.get_by_role("button", name="Sign in")).to_be_visible()
+    expect(there.get_by_role("button", name="Log in")).to_be_visible()
     assert {cookie["name"] for cookie in there.context.cookies()} == {"csrftoken"}
     here.goto("/")
     expect(here.get_by_role("heading", name="Hello")).to_be_visible()
 
 
-def test_23_signing_out_on_the_page_is_djangos_logout_too(sign_in: SignIn, shop: str) -> None:
+def test_23_signing_out_on_the_page_is_djangos_logout_too(sign_in: SignIn) -> None:
     page = sign_in(CHROME_ON_WINDOWS)
 
     page.get_by_role("button", name="Log out of this device").click()
 
-    page.wait_for_url(shop + "/")
-    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
     assert {cookie["name"] for cookie in page.context.cookies()} == {"csrftoken"}
+    page.goto("/")
+    expect(page.get_by_role("button", name="Log in")).to_be_visible()
     page.go_back()
     expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
     expect(page.get_by_role("link", name="Log in")).to_have_attribute(
-        "href", "/?next=%2Faccount%2Fsessions"
+        "href", "/sign-in?next=%2Faccount%2Fsessions"
     )

@@ -1,13 +1,12 @@
-"""The examples, with a route that says which process answered whom."""
+"""The FastAPI shop, with a route that says which process answered which user."""
 
 import os
 
-from examples.fastapi_app import app as asgi
-from examples.fastapi_app import sessions
 from fastapi import FastAPI
+from fastapi_app import app, sessions
 from starlette.requests import Request
 
-asgi_app: FastAPI = asgi
+asgi_app: FastAPI = app
 
 
 @asgi_app.get("/who")

@@ -1,10 +1,12 @@
-"""The Django example, with a route that says which process answered whom."""
+"""The Django shop, with a route that says which process answered which user."""
 
 import os
 
-from django.http import HttpRequest, JsonResponse
-from django.urls import path
-from examples import django_app
+import django_app
+
+from django.core.wsgi import get_wsgi_application  # isort: skip
+from django.http import HttpRequest, JsonResponse  # isort: skip
+from django.urls import path  # isort: skip
 
 
 def who(request: HttpRequest) -> JsonResponse:
@@ -12,4 +14,4 @@ def who(request: HttpRequest) -> JsonResponse:
 
 
 django_app.urlpatterns.append(path("who", who))
-application = django_app.application
+application = get_wsgi_application()

@@ -14,6 +14,7 @@ from tests.support.program import environment
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
+UVICORN = r"Uvicorn running on (http://127\.0\.0\.1:\d+)"
 RUNSERVER = r"development server at (http://127\.0\.0\.1:\d+)"
 START_SECONDS = 60
 
@@ -43,7 +44,7 @@ class App:
 
 @contextmanager
 def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
-    """Run a command, with the repository on its path, and end it with all that it started."""
+    """Run a command, with the repository and the examples on its path; end it and what it started."""
     output = cwd / f"{Path(command[0]).name}.{len(list(cwd.iterdir()))}.log"
     with output.open("wb") as log:
         process = subprocess.Popen(
@@ -51,7 +52,7 @@ def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
             if "/" not in command[0]
             else [sys.executable, *command],
             cwd=cwd,
-            env=environment(PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", **settings),
+            env=environment(PYTHONPATH=f"{ROOT}:{EXAMPLES}", PYTHONUNBUFFERED="1", **settings),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -68,16 +69,3 @@ def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def django_example(folder: Path, address: str) -> dict[str, str]:
-    """Make the Django example's database, and give the settings to serve it with."""
-    settings = {
-        "SESSION_AUTHORITY_ADDRESS": address,
-        "DJANGO_DATABASE": str(folder / "site.sqlite"),
-    }
-    with serving_app(
-        str(EXAMPLES / "django_app.py"), "migrate", cwd=folder, **settings
-    ) as migrating:
-        assert migrating.process.wait(60) == 0, migrating.output
-    return settings

@@ -1,205 +1,389 @@
-"""The examples, run as they say; and what web servers do to processes, which the client survives."""
+"""The example programs, each as a process of its own, with a real authority that asks for keys.
 
-import re
+The pages docs/start/fastapi.md, django.md and grpc.md show the programs. Each program starts with the command of its page.
+"""
+
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import pytest
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.wrappers_pb2 import StringValue
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from session_authority import SessionClient
 from session_authority.grpc import token_metadata
-from tests.integration.web.serving_apps import EXAMPLES, RUNSERVER, django_example, serving_app
-from tests.support.program import Program, serving
+from tests.integration.web.example_shops import Shop, make_django_users
+from tests.integration.web.serving_apps import EXAMPLES, ROOT, RUNSERVER, UVICORN, serving_app
+from tests.support.code_blocks import blocks_of
+from tests.support.program import development_key_in, environment, serving
 
-UVICORN = r"Uvicorn running on (http://127\.0\.0\.1:\d+)"
-GUNICORN = r"Listening at: (http://127\.0\.0\.1:\d+)"
-REQUESTS = 200
+PROGRAMS = {
+    "docs/start/fastapi.md": ["fastapi_app.py"],
+    "docs/start/django.md": ["django_app.py", "django_chat.py"],
+    "docs/start/grpc.md": ["grpc_service.py"],
+}
+OTHER_SITES = ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"]
+WAIT_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    with serving(tmp_path_factory.mktemp("authority")) as program:
-        yield program
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("authority")
+    with serving(folder, asking_for_keys=True) as authority:
+        yield {
+            "SESSION_AUTHORITY_ADDRESS": authority.address,
+            "SESSION_AUTHORITY_API_KEY": development_key_in(folder),
+        }
 
 
-def browser(address: str) -> httpx.Client:
-    # What one opens in a browser, and what lets the cookie be plain.
-    return httpx.Client(
-        base_url=address.replace("127.0.0.1", "localhost"),
-        follow_redirects=True,
-        timeout=30,
-        headers={"user-agent": "curl/8.5.0", "accept": "text/html"},
-        transport=httpx.HTTPTransport(retries=5),
-    )
+@pytest.fixture
+def client(settings: dict[str, str]) -> Iterator[SessionClient]:
+    address, key = settings.values()
+    with SessionClient(address, api_key=key) as client:
+        yield client
 
 
-def test_the_fastapi_example_signs_in_and_shows_the_page(
-    authority: Program, tmp_path: Path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a reader who has copied the programs."""
+    folder = tmp_path_factory.mktemp("copied")
+    for names in PROGRAMS.values():
+        for name in names:
+            shutil.copy(EXAMPLES / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def django_folder(folder: Path, settings: dict[str, str]) -> Path:
+    make_django_users(folder, **settings)
+    return folder
+
+
+def command(page: str, beginning: str) -> list[str]:
+    """Return the one command of a page that begins so, without its first word if that is "python"."""
+    lines = [
+        line
+        for block in blocks_of(ROOT / page)
+        if block.language == "sh"
+        for line in block.code.splitlines()
+    ]
+    (found,) = [line for line in lines if line.startswith(beginning)]
+    return shlex.split(found.removeprefix("python "))
+
+
+@contextmanager
+def shop(
+    folder: Path,
+    settings: dict[str, str],
+    started: list[str],
+    more: list[str],
+    pattern: str,
+    field: str,
+) -> Iterator[Shop]:
+    program, *rest = started
+    if program.endswith(".py"):
+        program = str(folder / program)
+    with serving_app(program, *rest, *more, cwd=folder, **settings) as app:
+        yield Shop(app.addresses(pattern)[0], field)
+        assert "Traceback" not in app.output, app.output
+
+
+@pytest.fixture(scope="module")
+def fastapi_shop(folder: Path, settings: dict[str, str]) -> Iterator[Shop]:
+    started = command("docs/start/fastapi.md", "uvicorn")
+    with shop(folder, settings, started, ["--port", "0"], UVICORN, "name") as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def django_shop(django_folder: Path, settings: dict[str, str]) -> Iterator[Shop]:
+    started = command("docs/start/django.md", "python django_app.py runserver")
+    more = ["127.0.0.1:0", "--noreload"]
+    with shop(django_folder, settings, started, more, RUNSERVER, "username") as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def django_chat(django_folder: Path, settings: dict[str, str]) -> Iterator[Shop]:
+    started = command("docs/start/django.md", "uvicorn")
+    with shop(django_folder, settings, started, ["--port", "0"], UVICORN, "username") as it:
+        yield it
+
+
+@pytest.fixture(params=["fastapi_shop", "django_shop"])
+def either(request: pytest.FixtureRequest) -> Shop:
+    shop: Shop = request.getfixturevalue(request.param)
+    return shop
+
+
+@pytest.fixture(params=["fastapi_shop", "django_chat"])
+def chatting(request: pytest.FixtureRequest) -> Shop:
+    shop: Shop = request.getfixturevalue(request.param)
+    return shop
+
+
+# The pages
+
+
+@pytest.mark.parametrize(("page", "names"), PROGRAMS.items())
+def test_a_page_shows_the_program_that_these_tests_run(page: str, names: list[str]) -> None:
+    shown = [name for block in blocks_of(ROOT / page) for name in block.included]
+    assert shown == [f"examples/{name}" for name in names]
+
+
+@pytest.mark.parametrize("name", ["fastapi_app.py", "django_app.py", "grpc_service.py"])
+def test_a_program_has_40_to_80_lines_of_code(name: str) -> None:
+    lines = (EXAMPLES / name).read_text().splitlines()
+    assert 40 <= len([line for line in lines if line.strip()]) <= 80
+
+
+# The shops
+
+
+def test_the_commands_of_the_page_make_djangos_database_and_a_user(
+    settings: dict[str, str], tmp_path: Path
 ) -> None:
-    with (
-        serving_app(
-            "uvicorn",
-            "examples.fastapi_app:app",
-            "--port",
-            "0",
+    shutil.copy(EXAMPLES / "django_app.py", tmp_path)
+    for beginning, more in (("migrate", []), ("createsuperuser", ["--noinput"])):
+        made = command("docs/start/django.md", f"python django_app.py {beginning}")
+        subprocess.run(
+            [sys.executable, *made, *more],
             cwd=tmp_path,
-            SESSION_AUTHORITY_ADDRESS=authority.address,
-        ) as app,
-        browser(app.addresses(UVICORN)[0]) as laptop,
-    ):
-        assert "Sign in" in laptop.get("/").text
-        assert "Sign in" in laptop.get("/me").text  # sent there
-        assert "Hello, ada" in laptop.post("/sign-in", data={"name": "ada"}).text
-        assert laptop.get("/me").json() == {"user_id": "ada", "device": "curl"}
-        assert laptop.delete("/account").status_code == 200
+            env=environment(DJANGO_SUPERUSER_PASSWORD="difference engine", **settings),
+            timeout=WAIT_SECONDS,
+            check=True,
+        )
+    with sqlite3.connect(tmp_path / "shop.sqlite") as database:
+        assert database.execute("SELECT username FROM auth_user").fetchall() == [("ada",)]
+
+
+def test_a_visitor_signs_in_and_reaches_the_page_that_they_wanted(either: Shop) -> None:
+    with either.browser() as laptop:
+        form = laptop.get("/")
+        assert form.url.path == "/sign-in"
+        assert 'type="password"' in form.text
+
+        home = laptop.sign_in(page=str(form.url))
+
+        assert home.url.path == "/"
+        assert "Hello, ada" in home.text
         assert "curl" in laptop.get("/account/sessions").text
-        assert "Sign in" in laptop.post("/sign-out").text
-        assert laptop.get("/me", headers={"accept": "*/*"}).status_code == 401
 
 
-def _sign_in_to_django(laptop: httpx.Client) -> None:
-    token = re.search(r'csrfmiddlewaretoken" value="(\w+)"', laptop.get("/").text)
-    assert token
-    signed_in = laptop.post("/sign-in", data={"name": "ada", "csrfmiddlewaretoken": token[1]})
-    assert "Hello, ada" in signed_in.text
-    assert "signed in on curl" in signed_in.text
+@pytest.mark.parametrize(("name", "password"), [("ada", "wrong"), ("mallory", ""), ("", "x")])
+def test_a_wrong_name_or_password_is_refused(either: Shop, name: str, password: str) -> None:
+    with either.browser() as laptop:
+        refused = laptop.sign_in(name, password)
+        assert 'type="password"' in refused.text
+        assert "auth_session" not in laptop.cookies
+        assert laptop.get("/").url.path == "/sign-in"
 
 
-def test_the_django_example_survives_the_reloads_of_runserver(
-    authority: Program, tmp_path: Path
-) -> None:
-    example = tmp_path / "site" / "django_app.py"
-    example.parent.mkdir()
-    example.write_text((EXAMPLES / "django_app.py").read_text())
-    settings = django_example(tmp_path, authority.address)
-    with serving_app(str(example), "runserver", "127.0.0.1:0", cwd=tmp_path, **settings) as app:
-        with browser(app.addresses(RUNSERVER)[0]) as laptop:
-            _sign_in_to_django(laptop)
-            assert "curl" in laptop.get("/account/sessions").text
-            cookies = laptop.cookies
-        example.write_text(example.read_text() + "\n# changed\n")
-        with browser(app.addresses(RUNSERVER, count=2)[1]) as laptop:
-            laptop.cookies = cookies
-            home = laptop.get("/").text
-            assert "Hello, ada" in home
-            token = re.search(r'csrfmiddlewaretoken" value="(\w+)"', home)
-            assert token
-            left = laptop.post("/sign-out", data={"csrfmiddlewaretoken": token[1]})
-            assert "Sign in" in left.text
+@pytest.mark.parametrize("other_site", OTHER_SITES)
+def test_a_sign_in_leads_to_no_other_site(either: Shop, other_site: str) -> None:
+    with either.browser() as laptop:
+        home = laptop.sign_in(page=str(httpx.URL("/sign-in", params={"next": other_site})))
+        assert (home.url.host, home.url.path) == ("localhost", "/")
 
 
-async def test_the_grpc_example_greets_the_user_behind_the_call(
-    authority: Program, tmp_path: Path
-) -> None:
-    from examples.grpc_service import greet
-
-    with (
-        serving_app(
-            str(EXAMPLES / "grpc_service.py"),
-            cwd=tmp_path,
-            SESSION_AUTHORITY_ADDRESS=authority.address,
-            LISTEN="127.0.0.1:0",
-        ) as app,
-        SessionClient(authority.address) as client,
-    ):
-        token = client.create("ada", user_agent="curl/8.5.0").token
-        (address,) = app.addresses(r"serving on (127\.0\.0\.1:\d+)")
-        async with grpc.aio.insecure_channel(address) as channel:
-            assert await greet(channel, "hello", token_metadata(token)) == "hello, ada on curl"
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await greet(channel, "hello")
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+def forge_in_fastapi(laptop: httpx.Client, path: str, fields: dict[str, str]) -> list[int]:
+    """Post a form as a page of another site would, and without saying where it comes from."""
+    named = laptop.post(path, data=fields, headers={"origin": "https://evil.example"})
+    laptop.headers.pop("origin", None)
+    return [named.status_code, laptop.post(path, data=fields).status_code]
 
 
-def _workers_that_know(
-    address: str, sign_in: Callable[[httpx.Client], None], path: str
-) -> set[int]:
-    """Sign in once, and return which processes know it."""
-    with browser(address) as laptop:
-        sign_in(laptop)
-        cookies = laptop.cookies
-    workers: set[int] = set()
-
-    def ask(_: int) -> None:
-        if len(workers) >= 2:
-            return
-        # A connection of its own, for the system to give to whichever process.
-        with browser(address) as other:
-            other.cookies = cookies
-            worker, user = other.get(path).json()
-            assert user == "ada"
-            workers.add(worker)
-
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(ask, range(REQUESTS)))
-    return workers
-
-
-def _sign_in_to_fastapi(laptop: httpx.Client) -> None:
-    assert "Hello, ada" in laptop.post("/sign-in", data={"name": "ada"}).text
+def forge_in_django(laptop: httpx.Client, path: str, fields: dict[str, str]) -> list[int]:
+    """Post a form without the token of the page, and with a wrong one."""
+    wrong = fields | {"csrfmiddlewaretoken": "x" * 64}
+    return [laptop.post(path, data=each).status_code for each in (fields, wrong)]
 
 
 @pytest.mark.parametrize(
-    ("command", "pattern"),
-    [
-        (
-            [
-                "uvicorn",
-                "tests.integration.web.forking_apps:asgi_app",
-                "--port",
-                "0",
-                "--workers",
-                "2",
-            ],
-            UVICORN,
-        ),
-        (
-            [
-                "gunicorn",
-                "tests.integration.web.forking_apps:asgi_app",
-                "--preload",
-                "-k",
-                "asgi",
-                "--bind",
-                "127.0.0.1:0",
-                "--workers",
-                "2",
-            ],
-            GUNICORN,
-        ),
-    ],
-    ids=["uvicorn", "gunicorn"],
+    ("name", "forge"), [("fastapi_shop", forge_in_fastapi), ("django_shop", forge_in_django)]
 )
-def test_every_worker_of_an_asynchronous_server_has_a_connection_of_its_own(
-    authority: Program, tmp_path: Path, command: list[str], pattern: str
+def test_a_form_of_another_site_is_refused(
+    request: pytest.FixtureRequest, name: str, forge: Callable[..., list[int]]
 ) -> None:
-    with serving_app(*command, cwd=tmp_path, SESSION_AUTHORITY_ADDRESS=authority.address) as app:
-        (address,) = app.addresses(pattern)
-        app.addresses("(startup complete|Booting worker)", count=2)
-        workers = _workers_that_know(address, _sign_in_to_fastapi, "/who")
-    assert len(workers) == 2
-    assert app.process.pid not in workers
+    shop: Shop = request.getfixturevalue(name)
+    credentials = {"name": "ada", "username": "ada", "password": "difference engine"}
+    with shop.browser() as laptop:
+        laptop.get("/sign-in")
+        assert forge(laptop, "/sign-in", credentials) == [403, 403]
+        assert "auth_session" not in laptop.cookies
+    with shop.browser() as laptop:
+        laptop.sign_in()
+        assert forge(laptop, "/sign-out", {}) == [403, 403]
+        assert forge(laptop, "/close-account", {}) == [403, 403]
+        assert "Hello, ada" in laptop.get("/").text
 
 
-def test_every_worker_forked_from_a_preloaded_django_has_a_connection_of_its_own(
-    authority: Program, tmp_path: Path
+def test_logging_out_ends_the_session(either: Shop, client: SessionClient) -> None:
+    with either.browser() as laptop:
+        laptop.sign_in()
+        token = laptop.token
+
+        left = laptop.submit("/", "/sign-out")
+
+        assert left.url.path == "/sign-in"
+        assert laptop.get("/").url.path == "/sign-in"
+        assert not client.validate(token)
+
+
+def test_a_sensitive_action_asks_for_the_password_again(
+    either: Shop, client: SessionClient
 ) -> None:
-    settings = django_example(tmp_path, authority.address)
-    with serving_app(
-        "gunicorn",
-        "tests.integration.web.forking_django:application",
-        "--preload",
-        "--bind",
-        "127.0.0.1:0",
-        "--workers",
-        "2",
-        cwd=tmp_path,
-        **settings,
-    ) as app:
-        (address,) = app.addresses(GUNICORN)
-        workers = _workers_that_know(address, _sign_in_to_django, "/who")
-    assert len(workers) == 2
-    assert app.process.pid not in workers
+    with either.browser() as laptop, either.browser() as phone:
+        phone.sign_in("grace")
+        laptop.sign_in("grace")
+        an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+        old = client.reauthenticate(laptop.token, authenticate_time=an_hour_ago)
+        laptop.token = old.token.reveal()
+
+        asked = laptop.submit("/", "/close-account")
+
+        assert asked.url.params["next"] == "/"
+        confirm = str(asked.url)
+        assert 'type="password"' in laptop.sign_in("grace", "wrong", page=confirm).text
+        home = laptop.sign_in("grace", page=confirm)
+        assert "Hello, grace" in home.text
+        renewed = client.require(laptop.token)
+        assert renewed.session_id == old.session.session_id
+        assert renewed.authenticate_time > an_hour_ago
+
+        assert laptop.submit("/", "/close-account").url.path == "/sign-in"
+        assert phone.get("/").url.path == "/sign-in"
+        assert 'type="password"' in laptop.sign_in("grace").text
+
+
+def test_logging_out_another_device_takes_effect(either: Shop) -> None:
+    with either.browser() as laptop, either.browser() as phone:
+        phone.sign_in()
+        laptop.sign_in()
+
+        laptop.submit(
+            "/account/sessions", "/account/sessions/log-out-elsewhere", confirmed="yes"
+        ).raise_for_status()
+
+        assert phone.get("/").url.path == "/sign-in"
+        assert "Hello, ada" in laptop.get("/").text
+
+
+def open_chat(shop: Shop, cookies: str, origin: str | None = None) -> ClientConnection:
+    address = shop.address.replace("127.0.0.1", "localhost")
+    return connect(
+        address.replace("http", "ws") + "/chat",
+        origin=Origin(origin or address),
+        additional_headers={"cookie": cookies},
+        open_timeout=WAIT_SECONDS,
+    )
+
+
+def test_a_websocket_closes_when_its_session_is_revoked(
+    chatting: Shop, client: SessionClient
+) -> None:
+    with chatting.browser() as laptop:
+        laptop.sign_in()
+        with open_chat(chatting, laptop.cookie_header) as socket:
+            socket.send("hello")
+            assert socket.recv(WAIT_SECONDS) == "ada says: hello"
+
+            client.sign_out(laptop.token)
+            socket.send("still here?")
+
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv(WAIT_SECONDS)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1008
+
+
+def test_a_websocket_of_a_visitor_or_of_another_site_is_refused(chatting: Shop) -> None:
+    with chatting.browser() as laptop:
+        laptop.sign_in()
+        for cookies, origin in (("", None), (laptop.cookie_header, "https://evil.example")):
+            with pytest.raises(InvalidStatus) as refused:
+                open_chat(chatting, cookies, origin)
+            assert refused.value.response.status_code == 403
+
+
+# The gRPC service
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, settings: dict[str, str]) -> Iterator[str]:
+    program, *rest = command("docs/start/grpc.md", "python grpc_service.py serve")
+    given = settings | {"SHOP_ADDRESS": "127.0.0.1:0"}
+    with serving_app(str(folder / program), *rest, cwd=folder, **given) as app:
+        (port,) = app.addresses(r"serving on port (\d+)")
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def ask(service: str) -> Iterator[Callable[..., str]]:
+    """Call a method with a user's token, and return its answer or the status that it ends with."""
+    with grpc.insecure_channel(service) as channel:
+
+        def ask(method: str, token: Any = "") -> str:
+            call: Any = channel.unary_unary(
+                f"/example.Shop/{method}", Empty.SerializeToString, StringValue.FromString
+            )
+            try:
+                answer: StringValue = call(Empty(), metadata=token_metadata(token), timeout=30)
+            except grpc.RpcError as error:
+                return str(error.code().name)
+            return answer.value
+
+        yield ask
+
+
+def test_the_service_knows_the_user_whose_token_it_gets(
+    ask: Callable[..., str], client: SessionClient
+) -> None:
+    new = client.create("ada", user_agent="curl/8.5.0")
+    assert ask("Greet", new.token) == "Hello, ada on curl"
+    assert ask("Greet") == "UNAUTHENTICATED"
+    assert ask("Ping") == "pong"
+    client.sign_out(new.token)
+    assert ask("Greet", new.token) == "UNAUTHENTICATED"
+
+
+def test_the_service_asks_for_a_recent_proof_before_a_payment(
+    ask: Callable[..., str], client: SessionClient
+) -> None:
+    # Other tests end all sessions of ada and grace, which refuses older proofs.
+    old = client.create("lin", authenticate_time=datetime.now(UTC) - timedelta(hours=1))
+    assert ask("Pay", old.token) == "FAILED_PRECONDITION"
+    renewed = client.reauthenticate(old.token, authentication_methods=["pwd"])
+    assert ask("Pay", renewed.token) == "Paid by lin"
+
+
+def test_the_caller_prints_what_the_page_says(
+    service: str, folder: Path, settings: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, *command("docs/start/grpc.md", "python grpc_service.py call")],
+        cwd=folder,
+        env=environment(SHOP_ADDRESS=service, **settings),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert done.stderr == ""
+    (documented,) = (
+        each.code for each in blocks_of(ROOT / "docs/start/grpc.md") if each.language == "text"
+    )
+    assert done.stdout == documented
