@@ -37,7 +37,7 @@ class RepairCounts:
 
     Attributes:
         sessions: The number of sessions that had a time in the future.
-        reopened: The number of those that had an ending by expiry or idleness in the future, which was removed.
+        reopened: The number of those that were reopened, because they had expired or idled out in the future.
         sweeps: The number of future times of sweeps in the tables `authority`, `users`, `sweeps` and `erasures`.
     """
 

@@ -128,7 +128,7 @@ class SqlSessionStore:
         moved = await self._database.write(lambda connection: touch_all(connection, due, now))
         if moved == len(due):
             return moved, ()
-        # The others were touched by another call, or ended, or were locked. Only the locked ones are still due.
+        # The other sessions were touched by another call, have ended, or were locked. Only the locked ones are due.
         return moved, await self._database.read(
             lambda connection: still_due(connection, due, now())
         )

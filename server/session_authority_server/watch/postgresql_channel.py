@@ -184,7 +184,7 @@ async def _probe(prober: Connection, subscription: Subscription, number: int) ->
     try:
         await _wait_for_first(PROBE_SECONDS, back, subscription.lost)
         if not back.done():
-            # Before the next wait, because the receiver must learn of the loss at once.
+            # The receiver must learn of the loss before the next wait, which may take long.
             subscription.report_loss(TimeoutError("a probe did not come back"))
         await _wait_for_first(PROBE_SECONDS, sending, subscription.lost)
         subscription.check()

@@ -22,7 +22,7 @@ class SqliteChannel:
         """Create the channel.
 
         Args:
-            take_turn: Runs an empty transaction after those in flight.
+            take_turn: Runs an empty transaction after the transactions in flight.
         """
         self._take_turn = take_turn
         self._receiver: Receiver | None = None

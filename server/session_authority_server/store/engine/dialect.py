@@ -33,7 +33,7 @@ class Dialect(Protocol):
     driver_errors: tuple[type[Exception], ...]
 
     def reader(self) -> AsyncEngine:
-        """Return an engine for reads outside transactions. Several can run at once."""
+        """Return an engine for concurrent reads outside transactions."""
         ...
 
     def writer(self) -> AsyncEngine:

@@ -117,7 +117,7 @@ class PostgreSQL:
 
         @event.listens_for(engine.sync_engine, "begin")
         def bound(connection: Any) -> None:
-            # Only for this transaction. Afterwards, a pooler may give the connection to another client.
+            # The settings end with the transaction. Afterwards, a pooler may give the connection to another client.
             connection.exec_driver_sql(
                 f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT_MILLISECONDS}', true), "
                 f"set_config('statement_timeout', '{_STATEMENT_TIMEOUT_MILLISECONDS}', true), "
