@@ -106,16 +106,6 @@ async def test_authentication_methods_have_a_second_name(shop: Shop) -> None:
             assert (await browser.post(f"/both/{name}")).json() == ["pwd", "otp", "hwk"]
 
 
-async def test_a_new_sign_in_in_the_same_browser_ends_the_session_before_it(shop: Shop) -> None:
-    async with shop.browser() as browser:
-        await browser.post("/sign-in/ada")
-        await browser.post("/sign-in/ada")
-        assert len(await shop.authority.client.list(browser.cookies[COOKIE])) == 1
-
-        await browser.post("/sign-in/grace")
-        assert (await browser.get("/me")).json()["user"] == "grace"
-
-
 async def test_a_sign_in_begun_before_everything_was_ended_is_shut_out(shop: Shop) -> None:
     began = shop.authority.clock.now()
 
@@ -137,23 +127,3 @@ async def test_a_sign_in_begun_before_everything_was_ended_is_shut_out(shop: Sho
             assert answer.status_code == 401
             assert answer.json()["detail"].startswith("You were logged out everywhere")
             assert "set-cookie" not in answer.headers
-
-
-@pytest.mark.parametrize("path", ["/vault", "/safe"])
-async def test_what_needs_a_recent_proof_is_shut_until_it_is_given(shop: Shop, path: str) -> None:
-    async with shop.browser() as browser:
-        assert (await browser.get(path)).status_code == 401
-        await browser.post("/sign-in/ada")
-        assert (await browser.get(path)).status_code == 200
-
-        shop.authority.pass_time(minutes=11)
-        refused = await browser.get(path)
-        assert refused.status_code == 403
-        assert refused.json() == {
-            "detail": "Please confirm your identity first.",
-            "max_authentication_age_seconds": "600",
-        }
-        assert "set-cookie" not in refused.headers
-
-        await browser.post("/reauthenticate")
-        assert (await browser.get(path)).status_code == 200

@@ -1,4 +1,3 @@
-import inspect
 import secrets
 from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import ip_address
@@ -7,12 +6,10 @@ import grpc
 import pytest
 
 from session_authority import (
-    AsyncSessionClient,
     InternalError,
     InvalidArgument,
     NewSession,
     RevokedSession,
-    SessionClient,
     SessionNotLive,
     SessionState,
     SessionToken,
@@ -280,20 +277,6 @@ async def test_each_creation_has_a_retry_secret_of_its_own(
     await twin.create("ana")
 
     assert [request.retry_secret for request in authority.requests] == [b"1" * 32, b"2" * 32]
-
-
-def test_the_twins_offer_the_same_methods_in_the_same_words() -> None:
-    def methods(client: type) -> dict[str, tuple[str, str]]:
-        return {
-            name: (
-                str(inspect.signature(method)),
-                (inspect.getdoc(method) or "").replace("await ", "").replace("running loop's ", ""),
-            )
-            for name, method in inspect.getmembers(client, inspect.isroutine)
-            if not name.startswith("_") and name != "close"
-        }
-
-    assert methods(SessionClient) == methods(AsyncSessionClient)
 
 
 async def test_an_operation_can_go_on_after_a_call_that_failed(
