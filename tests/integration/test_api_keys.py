@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,9 +27,9 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.usecases.api_keys import ApiKeys
 from tests.support.api import RPCS, Rpc, served_by
-from tests.support.authority import PATIENCE_SECONDS
 from tests.support.program import DATABASE, Program, development_key_in, serving
 from tests.support.status import details_of
+from tests.support.waiting import wait_until
 
 SERVICE = "/session_authority.v1.SessionService/"
 ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"
@@ -118,13 +117,9 @@ class Guarded:
 
     def wait_until_revoked(self, key: str) -> None:
         """Wait until the server knows of a revocation, and of everything before it."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        request = pb.CreateSessionRequest(user_id="ada").SerializeToString()
-        while (
-            self.call(SERVICE + "CreateSession", request, f"Bearer {key}")[1] != "API_KEY_REVOKED"
-        ):
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
+        asked = pb.CreateSessionRequest(user_id="ada").SerializeToString()
+        create = SERVICE + "CreateSession"
+        wait_until(lambda: self.call(create, asked, f"Bearer {key}")[1] == "API_KEY_REVOKED")
 
     def sign_in(self) -> pb.CreateSessionResponse:
         return SessionServiceStub(self.channel).CreateSession(

@@ -4,8 +4,7 @@ import asyncio
 import json
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tests.support import postgresql
 from tests.support.certificates import TestAuthority
 from tests.support.postgresql import Cluster
 from tests.support.program import run, serving
+from tests.support.waiting import wait_until
 
 FILE = "session-authority.sqlite"
 PASSWORD = "not-to-be-shown"
@@ -303,14 +303,7 @@ def test_a_standby_is_told_as_what_it_is(durable: Cluster, url: str, tmp_path: P
 def _wait_for_no_standby(server: Cluster) -> None:
     server.psql("ALTER SYSTEM RESET synchronous_standby_names")
     server.psql("SELECT pg_reload_conf()")
-    _wait(lambda: server.psql("SHOW synchronous_standby_names") == "")
-
-
-def _wait(true: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    wait_until(lambda: server.psql("SHOW synchronous_standby_names") == "")
 
 
 def test_a_role_without_rights_of_its_own_can_check(

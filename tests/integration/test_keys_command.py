@@ -4,8 +4,6 @@ import asyncio
 import json
 import re
 import stat
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from session_authority_server.usecases.api_keys import ApiKeys
 from tests.support.authority import PATIENCE_SECONDS
 from tests.support.engines import migrated_postgresql
 from tests.support.program import DATABASE, development_key_in, run, running, serving
+from tests.support.waiting import wait_until
 
 
 def test_the_first_server_of_a_file_makes_a_key_and_shows_it_once(tmp_path: Path) -> None:
@@ -200,18 +199,8 @@ def _answer(address: str, key: str) -> str | None:
 
 
 def _wait_until_accepted(address: str, key: str) -> None:
-    _wait(lambda: _answer(address, key) is None)
+    wait_until(lambda: _answer(address, key) is None)
 
 
 def _wait_until_refused(address: str, key: str, reason: str) -> None:
-    _wait(lambda: _answer(address, key) == reason)
-
-
-def _wait(true: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        asked = time.monotonic()
-        if true():
-            return
-        assert asked < give_up
-        time.sleep(0.02)
+    wait_until(lambda: _answer(address, key) == reason)

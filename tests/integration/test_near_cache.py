@@ -21,6 +21,7 @@ from session_authority import (
     SessionClient,
 )
 from tests.support.program import Program, running
+from tests.support.waiting import until
 
 LEASE_SECONDS = 2
 # What a busy machine may add to anything.
@@ -36,13 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[Program]:
     with running("serve", "--insecure", "--listen", "127.0.0.1:0", cwd=folder) as program:
         yield program
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    ends_at = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < ends_at, "it didn't happen"
-        await asyncio.sleep(0.02)
 
 
 class Twin:

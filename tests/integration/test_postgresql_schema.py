@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import LiteralString
 
 import psycopg
 import pytest
@@ -40,6 +39,7 @@ from tests.support.engines import (
 )
 from tests.support.postgresql import Cluster
 from tests.support.program import run, running
+from tests.support.waiting import wait_until
 
 WANTED = ScriptDirectory.from_config(schema.configuration()).get_current_head()
 USERS = 2_000
@@ -186,16 +186,15 @@ async def test_touches_change_no_index(tmp_path: Path) -> None:
 
 def _updates(url: str, table: str, *, at_least: int) -> tuple[int, int]:
     """Return how many updates the statistics know, and how many of them touched no index."""
-    give_up = time.monotonic() + 60
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        while True:
-            [row] = connection.execute(
-                "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = %s",
-                [table],
-            ).fetchall()
-            if row[0] >= at_least or time.monotonic() > give_up:
-                return row[0], row[1]
-            time.sleep(0.05)
+    asked = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = %s"
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def counts() -> tuple[int, int]:
+            [(updates, hot)] = connection.execute(asked, [table]).fetchall()
+            return updates, hot
+
+        wait_until(lambda: counts()[0] >= at_least)
+        return counts()
 
 
 def test_hot_tables_leave_room_and_are_vacuumed_early() -> None:
@@ -345,7 +344,9 @@ def test_indexes_are_built_while_others_write(empty: str, tmp_path: Path, remnan
             "UPDATE sessions SET last_ip_address = '203.0.113.9' WHERE user_id = 'user-7'"
         )
         with running("migrate", cwd=tmp_path, settings=settings(empty)) as migration:
-            _until(other, "SELECT count(*) > 0 FROM pg_stat_progress_create_index")
+            wait_until(
+                lambda: other.execute("SELECT FROM pg_stat_progress_create_index").fetchall()
+            )
             # It waits for the writer, and nobody waits for it.
             other.execute("SET lock_timeout = '1s'")
             other.execute("UPDATE sessions SET last_ip_address = NULL WHERE user_id = 'user-8'")
@@ -369,7 +370,9 @@ def test_two_that_build_indexes_at_once_do_not_wait_for_each_other(
             running("migrate", cwd=tmp_path, settings=settings(empty)) as one,
             running("migrate", cwd=tmp_path, settings=settings(empty)) as two,
         ):
-            _until(other, "SELECT count(*) > 0 FROM pg_stat_progress_create_index")
+            wait_until(
+                lambda: other.execute("SELECT FROM pg_stat_progress_create_index").fetchall()
+            )
             time.sleep(1)  # for the other of them to ask for its turn a few times
             writer.commit()
             assert (one.exit_code(), two.exit_code()) == (0, 0), one.stderr + two.stderr
@@ -377,13 +380,6 @@ def test_two_that_build_indexes_at_once_do_not_wait_for_each_other(
     assert said.count(f"went from 0002 to {WANTED}") == 1
     # The other gets its turn after the last revision, or between two.
     assert len(re.findall(rf"went from 000[3-5] to {WANTED}|is {WANTED} already", said)) == 1
-
-
-def _until(connection: "psycopg.Connection[tuple[bool]]", question: LiteralString) -> None:
-    give_up = time.monotonic() + 60
-    while not connection.execute(question).fetchall()[0][0]:
-        assert time.monotonic() < give_up, question
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("words", [("serve", "--listen", "127.0.0.1:0"), ("worker", "--once")])

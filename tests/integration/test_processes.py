@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.support.engines import migrated_postgresql
 from tests.support.program import Program, run_process, running
+from tests.support.waiting import wait_until
 
 PASSWORD = "corr3ct-horse"
 LIFETIME_SECONDS = 4_321
@@ -117,13 +118,6 @@ def press_ctrl_c(folder: Path) -> None:
         os.kill(pid, signal.SIGINT)
 
 
-def until(true: Callable[[], object]) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-
-
 def _words(place: Path) -> list[str]:
     try:
         return (place / "cmdline").read_text().rstrip("\0").split("\0")
@@ -209,7 +203,7 @@ def calls_under_way(servers: Several) -> Iterator[list[Any]]:
                 stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=60)
                 for pid, stub in callers.items()
             ]
-            until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
+            wait_until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
             yield waiting
         for call in waiting:
             assert call.result().session_token
@@ -235,16 +229,16 @@ def test_all_processes_answer_and_one_that_is_killed_is_replaced_while_the_other
         _assert_settings_hold_in_each(callers)
         for number in (0, 1):
             assert servers.metric(number, VALIDATED) > 0
-        until(lambda: servers.metric(0, WORKED) > 0)
+        wait_until(lambda: servers.metric(0, WORKED) > 0)
         assert servers.metric(1, WORKED) == 0
 
         first, second = sorted(servers.children, key=lambda pid: servers.children[pid])
         with _asking_all_the_time(callers[second]):
             os.kill(first, signal.SIGKILL)
-            until(lambda: first not in servers.children)
+            wait_until(lambda: first not in servers.children)
             with SessionClient(servers.address) as newcomer:
                 assert newcomer.validate(newcomer.create("bob").token)
-            until(lambda: 0 in servers.children.values() and servers.metric(0, WORKED) > 0)
+            wait_until(lambda: 0 in servers.children.values() and servers.metric(0, WORKED) > 0)
             callers_now = servers.one_caller_each(stack)
         # Whoever was connected to the killed one finds another.
         answer = validate(callers[first], "ses_nobody's", timeout=60, wait_for_ready=True)
@@ -335,7 +329,7 @@ def test_ctrl_c_during_the_start_ends_it_in_silence(tmp_path: Path, url: str) ->
     settings = {"SESSION_AUTHORITY_DATABASE_URL": url}
     arguments = ("serve", "--listen", "127.0.0.1:0", "--insecure", "--processes", "2")
     with running(*arguments, cwd=tmp_path, settings=settings) as program:
-        until(lambda: sorted(processes_in(tmp_path).values()) == [-1, 0, 1])
+        wait_until(lambda: sorted(processes_in(tmp_path).values()) == [-1, 0, 1])
         time.sleep(0.3)  # for them to be in the middle of it
         press_ctrl_c(tmp_path)
         assert program.exit_code() == 0
@@ -353,13 +347,13 @@ def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path, url: str) -> None:
                 stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=60)
                 for pid, stub in callers.items()
             ]
-            until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
+            wait_until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
             press_ctrl_c(tmp_path)
             servers.program.wait_for("(draining)")
             time.sleep(0.3)
             press_ctrl_c(tmp_path)
             assert servers.program.exit_code() != 0
-            until(lambda: processes_in(tmp_path) == {})
+            wait_until(lambda: processes_in(tmp_path) == {})
         assert "Traceback" not in servers.program.stderr
 
 
@@ -369,9 +363,11 @@ def test_processes_whose_parent_was_killed_answer_what_is_under_way_and_end(
     with several(tmp_path, url) as servers:
         with calls_under_way(servers):
             servers.program.kill()
-            until(lambda: servers.program.stderr.count("the parent process is gone; draining") == 2)
+            wait_until(
+                lambda: servers.program.stderr.count("the parent process is gone; draining") == 2
+            )
             assert len(servers.children) == 2
-        until(lambda: processes_in(tmp_path) == {})
+        wait_until(lambda: processes_in(tmp_path) == {})
         assert "Traceback" not in servers.program.stderr
 
 

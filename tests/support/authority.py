@@ -7,14 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 import grpc
-from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_service_pb2_grpc
@@ -30,23 +27,21 @@ from session_authority_server.domain.device import Device
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
-from session_authority_server.domain.token import Token
 from session_authority_server.ports import Audit, Touch, Transaction
 from session_authority_server.rpc.authentication import Authentication, RejectedTokens
 from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.session_admin_service import SessionAdminService
 from session_authority_server.rpc.session_service import SessionService
-from session_authority_server.store import rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.sessions import SqlSessionStore
-from session_authority_server.store.tables import sessions
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.api_keys import ApiKeys
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
-from tests.support.engines import migrated_sqlite
+from tests.support import engines
+from tests.support.engines import migrated_sqlite, over
 from tests.support.hosts import serving
 
 PATIENCE_SECONDS = 30.0  # for answers on a busy machine
@@ -54,9 +49,6 @@ NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 NO_HOLD_BACK = Pace(pause_share=0, safety_lag=timedelta(0))
 
 T = TypeVar("T")
-
-_INSERT = insert(sessions)
-_ROWS_AT_ONCE = 1_000  # so that a transaction stays far below the store's own limit of time
 
 
 class WatchedStore(SqlSessionStore):
@@ -193,48 +185,17 @@ async def running_authority(
 def a_session(user_id: str, created: datetime, **changes: Any) -> tuple[Session, str]:
     """Return a session as the store holds it, and its token, without asking an authority."""
     token = tokens.mint(created)
-    lifetime = changes.get("lifetime", timedelta(days=90))
-    session = Session(
-        session_id=token.id,
-        user_id=user_id,
-        secret_hash=tokens.hash_secret(token.secret),
-        device=Device("Firefox", "143", "Linux", ""),
-        user_agent="",
-        ip_address="203.0.113.7",
-        last_ip_address="203.0.113.7",
-        create_time=created,
-        authenticate_time=created,
-        authentication_methods=("pwd",),
-        last_active_time=created,
-        lifetime=lifetime,
-        expire_time=created + lifetime,
-        idle_timeout=None,
-        attributes={},
-    )
-    return replace(session, **changes), Token(token.id, token.secret).encode()
+    given: dict[str, Any] = {
+        "secret_hash": tokens.hash_secret(token.secret),
+        "device": Device("Firefox", "143", "Linux", ""),
+        "ip_address": "203.0.113.7",
+        "last_ip_address": "203.0.113.7",
+    }
+    lifetime = changes.pop("lifetime", timedelta(days=90))
+    session = engines.a_session(user_id, at=created, lifetime=lifetime, session_id=token.id)
+    return replace(session, **given | changes), token.encode()
 
 
 async def insert_sessions(database: Database, some: Iterable[Session]) -> None:
-    """Write sessions of users without sweeps straight into the tables: much faster than signing in."""
-    found = list(some)
-    written = [
-        rows.as_row(each, check_time=min(filter(None, (each.expire_time, each.idle_expire_time))))
-        | {"user_epoch": 0, "global_epoch": 0}
-        for each in found
-    ]
-    user_ids = {each.user_id for each in found}
-
-    async def add_users(connection: Any) -> None:
-        for user_id in user_ids:
-            await connection.exec_driver_sql(
-                "INSERT OR IGNORE INTO users (user_id, epoch) VALUES (?, 0)", (user_id,)
-            )
-
-    await database.write(add_users)
-    for at in range(0, len(written), _ROWS_AT_ONCE):
-        rows_of_one = written[at : at + _ROWS_AT_ONCE]
-        await database.write(partial(_insert, rows_of_one))
-
-
-async def _insert(some_rows: Sequence[dict[str, Any]], connection: AsyncConnection) -> None:
-    await connection.execute(_INSERT, some_rows)
+    """Write sessions straight into the tables: much faster than signing in."""
+    await over(database).fill(list(some))

@@ -40,7 +40,7 @@ MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 SECRET = b"s" * 32
 
-_CHUNK = 100
+_CHUNK = 1_000
 _INSERT_USERS = text(
     "INSERT INTO users (user_id, epoch) VALUES (:user_id, 0) ON CONFLICT DO NOTHING"
 )

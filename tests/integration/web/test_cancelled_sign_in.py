@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 
 from session_authority import AsyncSessionClient, Session, testing
 from session_authority.web.fastapi import Sessions
-from tests.unit.client.conftest import until
+from tests.support.waiting import until
 
 COOKIE = "__Host-auth_session"
 

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from session_authority_server.domain.event import CredentialFault, CredentialRej
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.observability.flood_limit import PER_SECOND
 from session_authority_server.ports import EVENTS_AT_ONCE
+from tests.support.waiting import wait_until
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 60
@@ -74,13 +75,6 @@ class Stopwatch:
         return self.seconds
 
 
-def wait_for(met: Callable[[], object]) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not met():
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
-
-
 def dropped() -> float:
     return REGISTRY.get_sample_value("session_authority_audit_events_dropped_total") or 0
 
@@ -125,7 +119,7 @@ def test_a_disk_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted_and_
     audit.record(*map(ended, range(1, QUEUE_LIMIT_EVENTS + 43)))  # returns while the disk hangs
     assert dropped() - before == 42
     disk.free.set()
-    wait_for(lambda: disk.of("events-dropped"))
+    wait_until(lambda: disk.of("events-dropped"))
     assert disk.sessions == list(range(QUEUE_LIMIT_EVENTS + 1))
     [told] = disk.of("events-dropped")
     assert disk.lines[-1] is told
@@ -141,11 +135,11 @@ def test_a_full_disk_is_tried_again_until_there_is_room(
 ) -> None:
     disk.full = True
     audit.record(ended(1))
-    wait_for(lambda: caplog.records)
+    wait_until(lambda: caplog.records)
     audit.record(ended(2))
     time.sleep(2.5 * log.RETRY_SECONDS)
     disk.full = False
-    wait_for(lambda: len(disk.lines) == 2)
+    wait_until(lambda: len(disk.lines) == 2)
     assert disk.sessions == [1, 2]
     assert [each.levelname for each in caplog.records] == ["ERROR", "WARNING"], (
         "told once, and mended"
@@ -173,7 +167,7 @@ def test_an_event_that_cant_be_told_stops_nothing(
     audit: AuditLog, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     audit.record(cast("SessionEnded", "no event"))
-    wait_for(lambda: caplog.records)
+    wait_until(lambda: caplog.records)
     audit.record(ended(1))
     audit.close()
     assert disk.sessions == [1]
@@ -205,11 +199,11 @@ def test_of_a_flood_of_rejected_credentials_some_are_told_and_the_others_counted
     for _ in range(1_000):
         audit.record(rejected(fault))
     audit.record(ended(5))
-    wait_for(lambda: disk.of("session-ended"))
+    wait_until(lambda: disk.of("session-ended"))
     assert len(disk.of("credential-rejected")) == PER_SECOND
     assert disk.of("credentials-rejected") == [], "not before the second is over"
     elapsed.seconds = 1.0
-    wait_for(lambda: disk.of("credentials-rejected"))
+    wait_until(lambda: disk.of("credentials-rejected"))
     audit.record(rejected(fault))
     audit.close()
     assert len(disk.of("credential-rejected")) == PER_SECOND + 1, "a new second"
@@ -256,7 +250,7 @@ def test_a_file_that_is_rotated_is_followed(how: str, tmp_path: Path) -> None:
     path, old = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
     audit = AuditLog(File(path), ManualClock(NOON))
     audit.record(ended(1))
-    wait_for(lambda: path.read_bytes().endswith(b"\n"))
+    wait_until(lambda: path.read_bytes().endswith(b"\n"))
     if how == "truncated":
         old.write_bytes(path.read_bytes())
         path.write_bytes(b"")

@@ -24,14 +24,6 @@ NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
 UNPRESENTABLE = [None, "", "sés_", "ses_\udcff", "ses_" + "A" * 5000]
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait for what another thread or task is about to do."""
-    ends_at = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < ends_at, "it didn't happen"
-        await asyncio.sleep(0.005)
-
-
 def answer_by_token(request: v1.ValidateSessionRequest) -> v1.ValidateSessionResponse:
     """Take the token `t-1` for that of the session `s-1`, live and just used; `x...` for one that is dead."""
     now = time.time()

@@ -27,7 +27,8 @@ from session_authority._batching import (
 )
 from session_authority.v1 import session_service_pb2 as v1
 from tests.support.fake_authority import FakeAuthority, batch_of, fault
-from tests.unit.client.conftest import Ask, Gate, answer_by_token, asking, tokens_asked, until
+from tests.support.waiting import until
+from tests.unit.client.conftest import Ask, Gate, answer_by_token, asking, tokens_asked
 from tests.unit.client.near_cache.conftest import NearTwin
 
 pytestmark = pytest.mark.usefixtures("brief_retries")

@@ -19,7 +19,8 @@ from session_authority import (
 )
 from session_authority._outage_log import WARNING_INTERVAL_SECONDS, OutageLog
 from tests.support.fake_authority import TOKEN, FakeAuthority, Fault, accepted, fault
-from tests.unit.client.conftest import Twin, until
+from tests.support.waiting import until
+from tests.unit.client.conftest import Twin
 
 pytestmark = pytest.mark.usefixtures("brief_retries")
 

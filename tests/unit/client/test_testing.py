@@ -4,8 +4,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from session_authority import (
     Unavailable,
     testing,
 )
+from tests.support.waiting import wait_until
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -198,26 +198,19 @@ def test_in_an_outage_nothing_is_known_and_afterwards_everything(
 def test_an_outage_ends_the_streams_of_near_caches(authority: testing.Authority) -> None:
     new = authority.sign_in("ada")
     with SessionClient(authority.address, near_cache=True) as client:
-        _until(lambda: client.validate(new.token) and _statistics(client).hits)
+        wait_until(lambda: client.validate(new.token) and _statistics(client).hits)
         with authority.outage():
             # Long before the authority itself looks after its streams again.
-            _until(lambda: not _statistics(client).connected, seconds=0.4)
+            wait_until(lambda: not _statistics(client).connected, seconds=0.4)
             with pytest.raises(Unavailable):
                 client.validate(new.token)
-        _until(lambda: client.validate(new.token) and _statistics(client).connected)
+        wait_until(lambda: client.validate(new.token) and _statistics(client).connected)
 
 
 def _statistics(client: SessionClient) -> NearCacheStatistics:
     found = client.near_cache_statistics
     assert found is not None
     return found
-
-
-def _until(condition: Callable[[], object], seconds: float = 30) -> None:
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, "it didn't happen"
-        time.sleep(0.01)
 
 
 def test_one_that_has_stopped_is_unavailable_for_good(authority: testing.Authority) -> None:

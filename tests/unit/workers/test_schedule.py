@@ -15,6 +15,7 @@ from session_authority_server.observability.metrics import (
     WORKER_RUNS,
 )
 from session_authority_workers.schedule import Schedule
+from tests.support.waiting import until
 
 OFTEN = timedelta(milliseconds=20)
 
@@ -40,12 +41,6 @@ class Job:
 
 def scheduled(expire: Job, purge: Job | None = None, interval: timedelta = OFTEN) -> Schedule:
     return Schedule(expire, [purge or Job("purge")], SystemClock(), interval)  # type: ignore[arg-type, list-item]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def runs(job: str, outcome: str) -> float:

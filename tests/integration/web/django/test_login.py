@@ -17,7 +17,7 @@ from session_authority.web.django.auth_session import OWED
 from tests.integration.web.django.site import BEFORE, down, existing_login, settings
 from tests.integration.web.django_browser import COOKIE, Browser, user_id
 from tests.integration.web.threaded_authority import ThreadedAuthority
-from tests.unit.client.conftest import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("django_database")
 
@@ -300,17 +300,6 @@ def test_a_change_of_password_can_leave_others_alone(client: SessionClient) -> N
     with settings(client, REVOKE_OTHERS_ON_PASSWORD_CHANGE=False):
         laptop.get("/change-password")
     assert client.validate(other)
-
-
-def test_a_new_login_in_the_same_browser_ends_the_one_before(client: SessionClient) -> None:
-    browser = Browser()
-    browser.sign_in()
-    first = browser.token
-    browser.sign_in()
-    assert not client.validate(first)
-    browser.sign_in("grace")
-    assert browser.who() == "grace"
-    assert len(client.list(browser.token)) == 1
 
 
 def test_what_needs_a_recent_proof_is_shut_until_it_is_given(client: SessionClient) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from session_authority import AsyncSessionClient, NearCacheStatistics, SessionClient
 from tests.support.fake_authority import FakeAuthority
-from tests.unit.client.conftest import Twin, until
+from tests.support.waiting import until
+from tests.unit.client.conftest import Twin
 from tests.unit.client.near_cache.play import Play
 
 

@@ -27,7 +27,8 @@ from tests.support.fake_authority import (
     fault,
     session_message,
 )
-from tests.unit.client.conftest import answer_by_token, tokens_asked, until
+from tests.support.waiting import until
+from tests.unit.client.conftest import answer_by_token, tokens_asked
 from tests.unit.client.near_cache.conftest import NearTwin
 
 

@@ -25,7 +25,8 @@ from tests.support.fake_authority import (
     RunningAuthority,
     ThreadedAuthority,
 )
-from tests.unit.client.conftest import Twin, answer_by_token, tokens_asked, until
+from tests.support.waiting import until
+from tests.unit.client.conftest import Twin, answer_by_token, tokens_asked
 from tests.unit.client.near_cache.conftest import NearTwin
 
 
