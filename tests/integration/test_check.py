@@ -342,18 +342,18 @@ def test_partitions_that_will_be_missing_and_work_left_undone_are_told(
         )
         said = report(tmp_path, settings=of(url), status=1)
         assert {"partitions-missing", "backlog"} <= warnings(said)
-        assert "an erasure is not complete" in json.dumps(said)
+        assert "an erasure is incomplete" in json.dumps(said)
         assert USER not in json.dumps(said)
     finally:
         durable.psql("DROP DATABASE parted WITH (FORCE)")
 
 
-def test_which_permissions_a_key_did_not_use_is_told(url: str, tmp_path: Path) -> None:
+def test_check_reports_the_permissions_that_a_key_did_not_use(url: str, tmp_path: Path) -> None:
     asyncio.run(_use_in_part(url, SystemClock().now() - timedelta(days=31)))
     said = report(tmp_path, settings=of(url))
-    [told] = [each for each in said["warnings"] if each["name"] == "unused-permission"]
-    assert told["why"].endswith("it used no validate")
-    assert "(both)" in told["about"]
+    [warning] = [each for each in said["warnings"] if each["name"] == "unused-permission"]
+    assert warning["why"].endswith(": validate")
+    assert "(both)" in warning["about"]
 
 
 async def _use_in_part(url: str, time: datetime) -> None:

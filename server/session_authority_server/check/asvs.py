@@ -1,4 +1,4 @@
-"""OWASP ASVS 5.0, chapter 7: every requirement, and what an installation is judged by."""
+"""Judge an installation by each requirement of OWASP ASVS 5.0, chapter 7."""
 
 from collections.abc import Sequence
 
@@ -19,21 +19,21 @@ from session_authority_server.check.requirement import (
 )
 from session_authority_server.domain.api_key import Permission
 
-# What 7.2.3 asks for.
-_ENTROPY_BITS = 128
+# ASVS 5.0, 7.2.3.
+_MIN_ENTROPY_BITS = 128
 
 
 def limits_are_documented(facts: Facts) -> Finding:
     """Judge 7.1.1."""
     lifetime, idle = facts.policy.absolute_lifetime, facts.policy.idle_timeout
     setting = "absolute_lifetime_seconds"
-    limits = f"A session that begins now lives {span(lifetime)} at most, and unused " + (
-        span(idle) if idle else "as long"
+    limits = f"A new session ends after {span(lifetime)} at the latest, " + (
+        f"or after {span(idle)} without use" if idle else "used or not"
     )
     if lifetime > LONGEST_JUSTIFIED:
         return not_met(
-            f"{limits}. The written justification covers up to {span(LONGEST_JUSTIFIED)}: live shorter, or "
-            "write one and accept this requirement",
+            f"{limits}. The written justification covers up to {span(LONGEST_JUSTIFIED)}: shorten the lifetime, or "
+            "write your own justification and accept this requirement",
             setting=setting,
         )
     return met(
@@ -45,9 +45,9 @@ def number_of_sessions_is_documented(facts: Facts) -> Finding:
     """Judge 7.1.2."""
     limit, at_limit = facts.policy.session_limit, facts.policy.at_limit.value
     if limit is None:
-        return not_met("A user may have any number of sessions at once", setting="session_limit")
+        return not_met("The number of sessions per user is not limited", setting="session_limit")
     return met(
-        f"A user may have {limit:,} sessions at once; a sign-in beyond: {at_limit}",
+        f"A user may have {limit:,} sessions at once. A sign-in at the limit: {at_limit}",
         setting="session_limit",
     )
 
@@ -55,23 +55,23 @@ def number_of_sessions_is_documented(facts: Facts) -> Finding:
 def tokens_are_unguessable(facts: Facts) -> Finding:
     """Judge 7.2.3."""
     bits = facts.token_secret_bits
-    if bits < _ENTROPY_BITS:
+    if bits < _MIN_ENTROPY_BITS:
         return not_met(f"A token has {bits} random bits")
-    return met(f"A token has {bits} bits from the system's generator, and names nothing else")
+    return met(f"A token has {bits} random bits from the operating system's generator")
 
 
 def idle_timeout_ends_sessions(facts: Facts) -> Finding:
     """Judge 7.3.1."""
     idle = facts.policy.idle_timeout
     if idle is None:
-        return not_met("Sessions may stay unused", setting="idle_timeout_seconds")
-    if until := facts.exceeded_until(idle):
+        return not_met("There is no idle timeout", setting="idle_timeout_seconds")
+    if until := facts.longer_limits_until(idle):
         return not_met(
             limit_with_exceptions(f"It is {span(idle)}", until),
             setting="idle_timeout_seconds",
         )
     return met(
-        f"A session that begins now and is unused for {span(idle)} ends",
+        f"A new session ends after {span(idle)} without use",
         duty="Mark validations that no user caused as passive",
         setting="idle_timeout_seconds",
     )
@@ -80,29 +80,27 @@ def idle_timeout_ends_sessions(facts: Facts) -> Finding:
 def lifetime_ends_sessions(facts: Facts) -> Finding:
     """Judge 7.3.2."""
     lifetime, setting = facts.policy.absolute_lifetime, "absolute_lifetime_seconds"
-    if until := facts.exceeded_until(lifetime):
+    if until := facts.longer_limits_until(lifetime):
         return not_met(limit_with_exceptions(f"It is {span(lifetime)}", until), setting=setting)
     return met(
-        f"A session that begins now ends {span(lifetime)} after its user was authenticated, at the latest",
+        f"A new session ends at most {span(lifetime)} after its user was authenticated",
         setting=setting,
     )
 
 
 def ended_sessions_stay_ended(facts: Facts) -> Finding:
     """Judge 7.4.1."""
-    if reasons := list(facts.forgets()):
+    if reasons := list(facts.durability_faults()):
         return not_met(
-            f"A crash can bring ended sessions back: {', '.join(reasons)} in the database"
+            f"A crash of the database can bring ended sessions back: {', '.join(reasons)}"
         )
-    # Which of them commits wait for is not always ours to see, and changes.
+    # The list of standbys that commits wait for changes, and our role may not see it.
     unless = (
-        ", unless a standby takes over whose disk commits don't wait for"
-        if facts.has_standbys
-        else ""
+        ", unless a standby takes over that commits don't wait for" if facts.has_standbys else ""
     )
     return met(
         f"Each validation asks the authority, and no race or crash brings an ended session back{unless}",
-        duty="Ask at each request, and remember no answer but by the client's own cache",
+        duty="Validate at each request; cache answers in the client's own cache only",
     )
 
 
@@ -114,21 +112,21 @@ def session_management_needs_recent_authentication(facts: Facts) -> Finding:
         return no_key_permits(facts, Permission.MANAGE)
     if age is None:
         return not_met(
-            "Users see and end any session of theirs, however long ago they were authenticated",
+            "Users can list and end their sessions, no matter how long ago they were authenticated",
             setting=setting,
         )
     return met(
-        f"Users see and end any session of theirs within {span(age)} of being authenticated",
-        duty="Show the list, and re-authenticate the user when it is refused",
+        f"Users can list and end their sessions for {span(age)} after they were authenticated",
+        duty="Show the list, and re-authenticate the user if the authority refuses it",
         setting=setting,
     )
 
 
-def _permitted(permission: Permission, otherwise: Finding) -> Judge:
-    """Return what finds a requirement not met as long as nobody may do what it takes."""
+def _if_permitted(permission: Permission, finding: Finding) -> Judge:
+    """Return a judge with the finding, or with "not met" if no caller has the permission."""
 
     def judge(facts: Facts) -> Finding:
-        return otherwise if facts.may(permission) else no_key_permits(facts, permission)
+        return finding if facts.may(permission) else no_key_permits(facts, permission)
 
     return judge
 
@@ -147,16 +145,16 @@ REQUIREMENTS: Sequence[Requirement] = (
     _asvs(
         "7.1.2",
         2,
-        "How many sessions a user may have, and what happens beyond, is documented",
+        "How many sessions a user may have, and what happens at the limit, is documented",
         number_of_sessions_is_documented,
     ),
     _asvs(
         "7.1.3",
         2,
-        "Where identities are federated, how sessions end together is documented",
+        "With federated identities, the documentation says how sessions end together",
         always(
             app_duty(
-                "The authority knows no identity provider",
+                "The authority does not talk to identity providers",
                 "Document how the provider's session and this one end together",
             )
         ),
@@ -167,7 +165,7 @@ REQUIREMENTS: Sequence[Requirement] = (
         "Tokens are verified by a trusted backend",
         always(
             met(
-                "The authority verifies them, and no token says by itself that it is good",
+                "The authority verifies each token against its database",
                 duty="Validate in the backend",
             )
         ),
@@ -176,23 +174,23 @@ REQUIREMENTS: Sequence[Requirement] = (
         "7.2.2",
         1,
         "Tokens are made for the session, not static keys",
-        always(met("Each sign-in gets a token of its own, which ends with its session")),
+        always(met("Each sign-in gets its own token, which ends with the session")),
     ),
     _asvs(
         "7.2.3",
         1,
-        "Reference tokens are unique, and random by at least 128 bits of a secure generator",
+        "Reference tokens are unique, and have at least 128 bits of entropy from a secure generator",
         tokens_are_unguessable,
     ),
     _asvs(
         "7.2.4",
         1,
         "Authentication and re-authentication give a new token and end the old one",
-        _permitted(
+        _if_permitted(
             Permission.CREATE,
             met(
-                "CreateSession gives a new token, and ReauthenticateSession replaces it at its commit",
-                duty="Call them whenever a user was authenticated, and sign out what the browser had before",
+                "CreateSession returns a new token, and ReauthenticateSession replaces the token",
+                duty="Call one of them at each authentication, and sign out the browser's earlier session",
             ),
         ),
     ),
@@ -203,10 +201,10 @@ REQUIREMENTS: Sequence[Requirement] = (
         "7.4.2",
         1,
         "All sessions end when their account is disabled or deleted",
-        _permitted(
+        _if_permitted(
             Permission.TERMINATE,
             app_duty(
-                "RevokeUserSessions and EraseUser end them all, with sign-ins under way",
+                "RevokeUserSessions and EraseUser end them all, including sign-ins in progress",
                 "Call one of them when an account is disabled or deleted",
             ),
         ),
@@ -215,11 +213,11 @@ REQUIREMENTS: Sequence[Requirement] = (
         "7.4.3",
         2,
         "After a change of credentials, users can end their other sessions",
-        _permitted(
+        _if_permitted(
             Permission.MANAGE,
             app_duty(
                 "RevokeOtherSessions ends them in one call",
-                "Offer it after each such change",
+                "Offer it after each change of credentials",
             ),
         ),
     ),
@@ -227,7 +225,7 @@ REQUIREMENTS: Sequence[Requirement] = (
         "7.4.4",
         2,
         "Every page that needs a session shows how to log out",
-        _permitted(
+        _if_permitted(
             Permission.MANAGE,
             app_duty("SignOut ends the current session", "Show it on every page"),
         ),
@@ -236,47 +234,47 @@ REQUIREMENTS: Sequence[Requirement] = (
         "7.4.5",
         2,
         "Administrators can end the sessions of one user or of all",
-        _permitted(
+        _if_permitted(
             Permission.TERMINATE,
-            met("RevokeUserSessions and RevokeAllSessions do, and `session-authority revoke`"),
+            met("RevokeUserSessions, RevokeAllSessions and `session-authority revoke` end them"),
         ),
     ),
     _asvs(
         "7.5.1",
         2,
-        "Sensitive changes of an account ask for full re-authentication",
+        "Sensitive changes of an account require full re-authentication",
         always(
             app_duty(
-                "Each session says when and how its user was authenticated",
-                "Ask for authentication before such a change, and then for ReauthenticateSession",
+                "Each session holds when and how its user was authenticated",
+                "Authenticate the user before such a change, then call ReauthenticateSession",
             )
         ),
     ),
     _asvs(
         "7.5.2",
         2,
-        "Users see all their sessions and, having authenticated again, end any",
+        "Users can list their sessions and, after authenticating again, end any of them",
         session_management_needs_recent_authentication,
     ),
     _asvs(
         "7.5.3",
         3,
-        "Highly sensitive operations ask for a further factor",
+        "Highly sensitive operations require a further factor",
         always(
             app_duty(
-                "Each session says by which methods its user was authenticated",
-                "Ask for the further factor, and tell it to ReauthenticateSession",
+                "Each session holds the methods by which its user was authenticated",
+                "Verify the further factor, and pass its method to ReauthenticateSession",
             )
         ),
     ),
     _asvs(
         "7.6.1",
         2,
-        "With federated identities, sessions live and end as documented",
+        "With federated identities, session lifetime and termination behave as documented",
         always(
             app_duty(
-                "CreateSession takes a lifetime for each session, and RevokeOneSession ends it",
-                "Give sessions a lifetime that the provider's allows, and end them when it says so",
+                "CreateSession accepts a lifetime for each session, and RevokeOneSession ends the session",
+                "Choose a lifetime that the provider permits, and end the session when the provider ends its own",
             )
         ),
     ),
@@ -286,8 +284,8 @@ REQUIREMENTS: Sequence[Requirement] = (
         "A session begins only with the user's consent or action",
         always(
             app_duty(
-                "The authority makes a session only when it is asked to",
-                "Ask it only when the user did something, and not when a provider's session exists",
+                "The authority creates a session only on request",
+                "Create sessions only after a user's action, not merely because a provider's session exists",
             )
         ),
     ),

@@ -1,4 +1,4 @@
-"""How well a database is set up to keep what it was told, as it says itself. Only reads."""
+"""Read how durable, encrypted and up to date a database is."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.liveness import is_live
 from session_authority_server.store.tables import erasures, sessions, sweeps
 
-# How many sessions are looked at for one that no sweep has ended.
-LOOKED_AT = 1_000
+# Rows to scan for a session that no sweep has ended.
+MAX_SCANNED_ROWS = 1_000
 
-# Who may not see more than that there is a standby sees nulls. A running base backup is none.
+# A role without pg_monitor reads null as the state of a standby. A running base backup is not a standby.
 _POSTGRESQL = text(
     "SELECT current_setting('synchronous_commit') AS synchronous_commit, "
     "current_setting('fsync')::boolean AS fsync, "
@@ -35,10 +35,10 @@ _POSTGRESQL = text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqliteCondition:
-    """How a SQLite file is kept.
+    """The durability of a SQLite file.
 
     Attributes:
-        journal_mode: The mode that the file is in; servers make it "wal".
+        journal_mode: The file's journal mode; servers set it to "wal".
     """
 
     journal_mode: str
@@ -46,17 +46,17 @@ class SqliteCondition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresqlCondition:
-    """How a PostgreSQL server keeps what is committed over a connection like ours.
+    """The durability and security of a PostgreSQL server, for connections of our role.
 
     Attributes:
-        synchronous_commit: What a commit waits for.
-        fsync: Whether what it writes is made to reach the disk.
-        full_page_writes: Whether a page that a crash tore can be mended.
-        waits_for_standbys: Whether it has been told of any standby that commits are to wait for.
-        standbys: How many follow it now.
-        asynchronous_standbys: How many of these no commit waits for, as far as our role may see.
-        encrypted: Whether the connection is.
-        verified: Whether the server has to prove who it is.
+        synchronous_commit: The setting for our role; it says how long a commit waits.
+        fsync: Whether writes are flushed to the disk.
+        full_page_writes: Whether a page that was half written in a crash can be restored.
+        waits_for_standbys: Whether synchronous_standby_names lists any standby.
+        standbys: Number of connected standbys.
+        asynchronous_standbys: Number of standbys that no commit waits for, as far as our role may see.
+        encrypted: Whether the connection is encrypted.
+        verified: Whether the server must prove its identity.
         is_local: Whether the connection stays on this machine.
         open_schemas: The schemas of search_path in which every role may create objects; None if there are none.
     """
@@ -78,11 +78,11 @@ Condition = SqliteCondition | PostgresqlCondition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """Since when something waits for the worker; None where nothing does.
+    """The worker's oldest unfinished tasks.
 
     Attributes:
-        sweep_time: That of the oldest sweep whose endings are not all recorded.
-        erase_time: That of the oldest erasure that has not deleted everything.
+        sweep_time: Time of the oldest sweep whose endings are not all recorded; None if there is none.
+        erase_time: Time of the oldest erasure that has not deleted everything; None if there is none.
     """
 
     sweep_time: datetime | None
@@ -90,10 +90,10 @@ class Backlog:
 
 
 async def read_condition(database: Database) -> Condition:
-    """Return how a database is set up.
+    """Return the condition of a database.
 
     Raises:
-        StoreUnavailable: If it doesn't answer.
+        StoreUnavailable: If the database doesn't answer.
     """
 
     async def work(connection: AsyncConnection) -> Condition:
@@ -113,7 +113,7 @@ async def read_condition(database: Database) -> Condition:
 
 
 async def read_backlog(database: Database) -> Backlog:
-    """Return what waits for the worker, but for overdue sessions.
+    """Return the worker's backlog of sweeps and erasures.
 
     Raises:
         StoreUnavailable: If the database doesn't answer.
@@ -133,11 +133,11 @@ async def read_backlog(database: Database) -> Backlog:
 
 
 async def read_last_check_time(database: Database, now: datetime) -> datetime | None:
-    """Return until when that live session needs no look which needs one last; None where there is none.
+    """Return the latest `check_time` of any live session; None if no session is live.
 
-    Of the limits that sessions began under, nothing else is indexed: one without an idle timeout needs a look when
-    its lifetime is over, others when they would have idled. Where the last `LOOKED_AT` were all swept, and the worker
-    has not recorded it, it is the last of these.
+    A session's `check_time` is the end of its lifetime, or the time at which it becomes idle. No other limit of a
+    session is indexed. If a sweep ended all of the last `MAX_SCANNED_ROWS` sessions and the worker has not recorded
+    that, the latest of their times is returned.
 
     Raises:
         StoreUnavailable: If the database doesn't answer.
@@ -146,17 +146,17 @@ async def read_last_check_time(database: Database, now: datetime) -> datetime | 
         select(sessions.c.check_time, is_live(now).label("live"))
         .where(sessions.c.end_time.is_(None), sessions.c.check_time > now)
         .order_by(sessions.c.check_time.desc(), sessions.c.session_id.desc())
-        .limit(LOOKED_AT)
+        .limit(MAX_SCANNED_ROWS)
     )
 
     async def work(connection: AsyncConnection) -> datetime | None:
         found = (await connection.execute(statement)).all()
         live = (row.check_time for row in found if row.live)
-        return next(live, found[0].check_time if len(found) == LOOKED_AT else None)
+        return next(live, found[0].check_time if len(found) == MAX_SCANNED_ROWS else None)
 
     return await database.read(work)
 
 
 def _is_local(client: str | None, server: str | None) -> bool:
-    # Neither is there where the connection is a file's.
+    # Over a Unix socket, PostgreSQL reports no addresses.
     return client is None or client == server or ipaddress.ip_address(client).is_loopback

@@ -1,4 +1,4 @@
-"""Whether a PostgreSQL server has to prove who it is, by the parameters of a connection as libpq understands them."""
+"""Find out from libpq's connection parameters whether a PostgreSQL server must prove its identity."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -9,16 +9,15 @@ _VERIFYING = frozenset(("verify-ca", "verify-full"))
 
 
 def is_server_verified(parameters: Mapping[str, Any]) -> bool:
-    """Say whether nobody in between can answer in the server's place.
+    """Return whether the server must prove its identity.
 
-    By its certificate, by a proof that it knows the password's verifier and is the other end of this very TLS
-    connection (SCRAM with channel binding), or by Kerberos. Whether `verify-ca` is enough depends on whom the
-    authority signs for.
+    It does so by its certificate, by SCRAM with channel binding, or by Kerberos. `verify-ca` is enough only if the
+    certificate authority issues certificates to trusted servers alone.
     """
     mode = parameters.get("sslmode", "prefer")
     return (
         mode in _VERIFYING
-        # Where there is a root certificate, "require" verifies as "verify-ca" does.
+        # If a root certificate exists, libpq treats "require" as "verify-ca".
         or (mode == "require" and _root_certificate(parameters).exists())
         or parameters.get("channel_binding") == "require"
         or parameters.get("gssencmode") == "require"
@@ -26,27 +25,27 @@ def is_server_verified(parameters: Mapping[str, Any]) -> bool:
 
 
 def leaves_this_machine(parameters: Mapping[str, Any]) -> bool:
-    """Say whether a server, or one of several, may be on another machine."""
+    """Return whether any of the servers may be on another machine."""
     names = str(parameters.get("hostaddr") or parameters.get("host") or "")
     return any(not _is_this_machine(name) for name in names.split(","))
 
 
 def parameters_of(url: str) -> Mapping[str, Any]:
-    """Return the parameters of an address, with what the environment says of those that it leaves open.
+    """Return the connection parameters of a URL, with defaults from libpq's environment variables.
 
     Raises:
-        ValueError: If the address can't be read.
+        ValueError: If the URL is not valid.
     """
     from psycopg import pq
 
     from session_authority_server.store.engine.postgresql import connect_arguments
 
-    of_environment = {
+    defaults = {
         option.keyword.decode(): option.val.decode()
         for option in pq.Conninfo.get_defaults()
         if option.val is not None
     }
-    return {**of_environment, **connect_arguments(url)}
+    return {**defaults, **connect_arguments(url)}
 
 
 def _root_certificate(parameters: Mapping[str, Any]) -> Path:

@@ -1,4 +1,4 @@
-"""What an installation is judged by: gathered once, so that every judgement is of the same moment."""
+"""Facts about an installation, gathered once so that all judgements are about the same moment."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ from session_authority_server.domain.api_key import ApiKey, KeyState, KeyUse, Pe
 from session_authority_server.domain.policy import Policy
 from session_authority_server.store.schema import SchemaVersion
 
-# What lies there is gone when the machine is switched off.
-_IN_MEMORY = frozenset(("tmpfs", "ramfs"))
-# More than clocks differ by that are right.
-_CLOCKS_DIFFER = timedelta(minutes=1)
-# SQLite's locks and its write-ahead log ask for a disk of this machine.
-_OVER_A_NETWORK = frozenset(
+# Files on these are lost when the machine restarts.
+_MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs"))
+# More than correct clocks differ by.
+_CLOCK_TOLERANCE = timedelta(minutes=1)
+# SQLite's locks and its write-ahead log need a local disk.
+_NETWORK_FILESYSTEMS = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs")
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """Who can reach the server, and how.
+    """The server's network addresses and how they are protected.
 
     Attributes:
-        listen: Where it listens.
-        is_loopback: Whether only this machine can get there.
-        tls: Whether it has been given a certificate.
-        tls_fault: Why it can't serve with that; empty where it can.
-        tls_dates: The first and the last moment of its certificate; None where they are not known.
-        allow_plaintext: Whether `serve` is told that something in front encrypts.
-        insecure: Whether `serve` is told to ask for no API keys.
-        metrics_listen: Where metrics are served; empty for nowhere.
-        metrics_is_loopback: Whether only this machine can get there.
+        listen: The address that the server listens on.
+        is_loopback: Whether only this machine can reach the server.
+        tls: Whether a certificate is configured.
+        tls_fault: Why the certificate can't be used; empty if it can.
+        tls_dates: The first and the last valid moment of the certificate; None if they are not known.
+        allow_plaintext: Whether `serve` runs with `--allow-plaintext`, behind a proxy or mesh that encrypts.
+        insecure: Whether `serve` runs with `--insecure`, without API keys.
+        metrics_listen: The address that metrics are served on; empty if they are not served.
+        metrics_is_loopback: Whether only this machine can read the metrics.
     """
 
     listen: str
@@ -55,12 +55,12 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """A file that others should not read.
+    """A file that other users of the machine should not read.
 
     Attributes:
-        path: Where it is.
-        holds: What is in it, in words.
-        mode: Its permission bits.
+        path: The file's path.
+        holds: A phrase that describes the contents.
+        mode: The permission bits.
     """
 
     path: Path
@@ -70,16 +70,16 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What the tables say.
+    """The contents of the database's tables.
 
     Attributes:
-        keys: Every API key there is or was.
-        uses: What each used since that is recorded.
-        overdue_since: When the longest overdue session should have been looked at; None where none is overdue.
-        live_until: Until when that live session needs no look which needs one last; None where there is none.
-        backlog: What else waits for the worker.
-        latest_time: The latest of the times that were recorded when something happened; None where there is none.
-        sign_ins_until: From when on sign-ins have no partition to go to; None where there are enough.
+        keys: All API keys, including expired and revoked keys.
+        uses: The recorded uses of each key's permissions, by key id.
+        overdue_since: The `check_time` of the most overdue session; None if no session is overdue.
+        live_until: The latest `check_time` of any live session; None if no session is live.
+        backlog: The worker's unfinished sweeps and erasures.
+        latest_time: The latest recorded time of any event; None if no event is recorded.
+        sign_ins_until: The time from which sign-ins have no partition; None if no partition is missing.
     """
 
     keys: Sequence[ApiKey]
@@ -93,26 +93,26 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that is known of an installation.
+    """The facts about an installation.
 
     Attributes:
-        now: When it was looked at.
-        policy: Its rules about sessions.
-        exposure: Who can reach it.
-        worker_interval: How often its worker looks.
-        audit_log: Where its audit log goes; empty for nowhere.
-        audit_addresses: Whether that tells addresses.
-        condition: How its database keeps what it is told.
-        watch_is_verified: Whether a database that changes are heard from by another address has to prove who it is;
-            true where it is on this machine, or there is no other address.
-        filesystem: The type of the file system of a SQLite file; empty where that is not known.
-        names: How many names a SQLite file has.
-        schema: Where its database's schema stands.
+        now: The time of the check, by this machine's clock.
+        policy: The rules for sessions.
+        exposure: The server's network addresses and how they are protected.
+        worker_interval: Time between two runs of the worker.
+        audit_log: The audit log's destination; empty if there is none.
+        audit_addresses: Whether the audit log contains IP addresses.
+        condition: The database's durability and security.
+        watch_is_verified: Whether the server at WATCH_DATABASE_URL must prove its identity. True if the setting is
+            empty or the server is on this machine.
+        filesystem: The type of a SQLite file's file system; empty if unknown.
+        names: Number of hard links to a SQLite file.
+        schema: The version of the database's schema.
         clock_skew: How far this machine's clock is ahead of the database's.
-        files: Those that others should not read.
-        development_key_id: The id of the key in the file beside a SQLite file, if there is one.
-        token_secret_bits: How much of a session token is random.
-        contents: What its tables say; None where this program can't read them.
+        files: Files that other users of the machine should not read.
+        development_key_id: The id of the development key beside a SQLite file, if the key exists.
+        token_secret_bits: Number of random bits in a session token.
+        contents: The contents of the tables; None if the schema does not serve this program.
     """
 
     now: datetime
@@ -133,40 +133,40 @@ class Facts:
     contents: Contents | None
 
     @property
-    def good_keys(self) -> Sequence[ApiKey]:
-        """The keys that callers can use now."""
+    def active_keys(self) -> Sequence[ApiKey]:
+        """The keys that are neither expired nor revoked."""
         if self.contents is None:
             return ()
         return [key for key in self.contents.keys if key.state(self.now) is KeyState.ACTIVE]
 
     def may(self, permission: Permission) -> bool:
-        """Say whether there is a caller who may do something."""
+        """Return whether any caller has the permission."""
         return self.exposure.insecure or any(
-            permission in key.permissions for key in self.good_keys
+            permission in key.permissions for key in self.active_keys
         )
 
-    def exceeded_until(self, limit: timedelta) -> datetime | None:
-        """Return until when, at least, a session may live to which a limit of the policy was none when it began.
+    def longer_limits_until(self, limit: timedelta) -> datetime | None:
+        """Return how long a session that began under a longer limit may live, at least.
 
-        None where no such session is known. One that began under the policy needs a look before its limits have
-        passed from now on.
+        A session that began under the present limit has a `check_time` within `limit` from now. A later
+        `check_time` proves a longer limit. None if no session has one.
         """
         until = None if self.contents is None else self.contents.live_until
-        there = self.now - self.clock_skew
-        return None if until is None or until - there <= limit + _CLOCKS_DIFFER else until
+        database_now = self.now - self.clock_skew
+        return None if until is None or until - database_now <= limit + _CLOCK_TOLERANCE else until
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether nobody on the way to the server can read along, as far as the server can tell."""
+        """Whether calls are encrypted by the server, or never leave this machine."""
         return self.exposure.tls or self.exposure.is_loopback
 
     @property
     def has_standbys(self) -> bool:
-        """Whether another server could take the database's place."""
+        """Whether a standby could take over from the database."""
         return isinstance(self.condition, PostgresqlCondition) and self.condition.standbys > 0
 
-    def forgets(self) -> Iterator[str]:
-        """Give the reasons why a crash of the database's machine can undo what had been answered."""
+    def durability_faults(self) -> Iterator[str]:
+        """Yield the reasons why a crash of the database's machine can lose committed changes."""
         match self.condition:
             case PostgresqlCondition() as postgresql:
                 if not postgresql.fsync:
@@ -176,7 +176,7 @@ class Facts:
                 if postgresql.synchronous_commit == "off":
                     yield "synchronous_commit is off"
             case SqliteCondition():
-                if self.filesystem in _IN_MEMORY:
+                if self.filesystem in _MEMORY_FILESYSTEMS:
                     yield f"the file is kept in memory ({self.filesystem})"
-                if self.filesystem in _OVER_A_NETWORK:
+                if self.filesystem in _NETWORK_FILESYSTEMS:
                     yield f"the file is on a network file system ({self.filesystem})"

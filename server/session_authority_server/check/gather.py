@@ -42,7 +42,7 @@ async def gather(
     """Gather the facts about an installation without changing it.
 
     Args:
-        settings: What the operator set.
+        settings: The operator's settings.
         database: The database; read-only is enough.
         clock: The machine's clock.
         insecure: Whether the servers are started with `--insecure`.
@@ -103,7 +103,7 @@ def _is_verified(url: str) -> bool:
     try:
         parameters = database_identity.parameters_of(url)
     except ValueError:
-        return True  # no server starts with it, and each server says why
+        return True  # Servers refuse to start with this URL and report the error.
     return database_identity.is_server_verified(
         parameters
     ) or not database_identity.leaves_this_machine(parameters)
@@ -135,13 +135,13 @@ def _files(settings: Settings, config_file: Path | None) -> Iterator[File]:
             (file.with_name(file.name + ending), "users, addresses and sessions")
             for ending in ("", "-wal", "-shm")
         ]
-        wanted.append((development_key.key_file(path), "a key that may do everything"))
+        wanted.append((development_key.key_file(path), "an API key with all permissions"))
     elif config_file is not None:
-        wanted.append((config_file, "settings, and maybe the database's password"))
+        wanted.append((config_file, "settings, possibly with the database's password"))
     if settings.tls_key:
         wanted.append((Path(settings.tls_key), "the server's private key"))
     if settings.audit_log not in {"", STANDARD_OUTPUT}:
-        wanted.append((Path(settings.audit_log), "who signed in and when"))
+        wanted.append((Path(settings.audit_log), "the users' sign-ins"))
     for each, holds in wanted:
         try:
             mode = each.stat().st_mode & 0o7777
@@ -162,13 +162,13 @@ def filesystem_of(path: Path, mounts: Path = _MOUNTS) -> str:
 def _longest_mount(path: str, lines: Sequence[str]) -> str:
     found, kind = "", ""
     for line in lines:
-        # Spaces and similar characters are octal numbers in that file.
+        # The file escapes spaces and similar characters as octal numbers.
         point, type_ = (
             re.sub(r"\\([0-7]{3})", lambda each: chr(int(each[1], 8)), part)
             for part in line.split(" ")[1:3]
         )
         is_above = path == point or path.startswith(point.rstrip("/") + "/")
-        # Of two at one place, the later hides the other.
+        # A later mount hides an earlier mount at the same path.
         if is_above and len(point) >= len(found):
             found, kind = point, type_
     return kind

@@ -1,4 +1,4 @@
-"""Warnings about API keys: unused, without an end, or with more permissions than needed."""
+"""Warnings about API keys that are unused, never expire, or have unneeded permissions."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -7,25 +7,25 @@ from session_authority_server.check.facts import Facts
 from session_authority_server.check.requirement import CheckWarning, span
 from session_authority_server.domain.api_key import ApiKey, Permission
 
-# After how long without a use the check warns of a key, or of a permission of a key.
+# The check warns if a key, or a permission of a key, was not used for this long.
 UNUSED_AFTER = timedelta(days=30)
-# How long before the end of a key or a certificate the check warns.
+# The check warns this long before a key or a certificate expires.
 EXPIRES_SOON = timedelta(days=14)
 _DEVELOPMENT = "development"
 
 
 def keys_are_unused_or_too_powerful(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of keys that are not used, do not end, or can do more than they are used for."""
+    """Warn of keys that are unused, never expire, or have unneeded permissions."""
     if facts.contents is None:
         return
-    if not facts.good_keys and not facts.exposure.insecure:
+    if not facts.active_keys and not facts.exposure.insecure:
         yield CheckWarning(
             "no-keys",
             "API keys",
-            "there is no good API key, so every call is refused",
-            "session-authority keys create NAME --permission PERMISSION",
+            "there is no active API key, so the server refuses every call",
+            "run: session-authority keys create NAME --permission PERMISSION",
         )
-    for key in facts.good_keys:
+    for key in facts.active_keys:
         about = f"key {key.key_id} ({key.name})"
         if key.key_id == facts.development_key_id or (
             key.name == _DEVELOPMENT and key.permissions == frozenset(Permission)
@@ -33,8 +33,8 @@ def keys_are_unused_or_too_powerful(facts: Facts) -> Iterator[CheckWarning]:
             yield CheckWarning(
                 "development-key",
                 about,
-                "the key for development is good, and may do everything",
-                f"give programs keys of their own, then: session-authority keys revoke {key.key_id}",
+                "the development key is active, and has all permissions",
+                f"give each program its own key, then run: session-authority keys revoke {key.key_id}",
             )
         yield from _expiry_warnings(key, about, facts.now)
         yield from _use_warnings(key, about, facts)
@@ -46,14 +46,14 @@ def _expiry_warnings(key: ApiKey, about: str, now: datetime) -> Iterator[CheckWa
             "key-without-expiry",
             about,
             "it never expires",
-            f"session-authority keys rotate {key.key_id} --expires-in 90d",
+            f"run: session-authority keys rotate {key.key_id} --expires-in 90d",
         )
     elif key.expire_time - now <= EXPIRES_SOON:
         yield CheckWarning(
             "key-expires-soon",
             about,
             f"it expires at {key.expire_time:%Y-%m-%d %H:%M} UTC",
-            f"unless its program has a successor: session-authority keys rotate {key.key_id}",
+            f"if no newer key replaces it, run: session-authority keys rotate {key.key_id}",
         )
 
 
@@ -64,12 +64,12 @@ def _use_warnings(key: ApiKey, about: str, facts: Facts) -> Iterator[CheckWarnin
             yield CheckWarning(
                 "key-never-used",
                 about,
-                f"it was made {span(timedelta(days=(now - key.create_time).days))} ago and never used",
-                f"session-authority keys revoke {key.key_id}",
+                f"it was created {span(timedelta(days=(now - key.create_time).days))} ago and never used",
+                f"run: session-authority keys revoke {key.key_id}",
             )
         return
     uses = facts.contents.uses.get(key.key_id, {}) if facts.contents else {}
-    # What was used before uses were recorded is not known; nor what a new program has not come to yet.
+    # Uses from before recording began are unknown, and a new program may not have used all permissions yet.
     if not uses or now - min(use.first_time for use in uses.values()) < UNUSED_AFTER:
         return
     unused = [
@@ -82,6 +82,6 @@ def _use_warnings(key: ApiKey, about: str, facts: Facts) -> Iterator[CheckWarnin
         yield CheckWarning(
             "unused-permission",
             about,
-            f"in the last {span(UNUSED_AFTER)} it used no {', '.join(unused)}",
-            "make one that permits less, and revoke this one",
+            f"it did not use these permissions in the last {span(UNUSED_AFTER)}: {', '.join(unused)}",
+            "create a key with fewer permissions, and revoke this one",
         )

@@ -1,4 +1,7 @@
-"""NIST SP 800-63B-4 on sessions: reauthentication by assurance level, and sections 5.1 to 5.2."""
+"""Judge an installation by the requirements of NIST SP 800-63B-4 on sessions.
+
+Sections 2.1.3, 2.2.3 and 2.3.3 (re-authentication by assurance level), 5.1, 5.1.1 and 5.2.
+"""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,10 +22,11 @@ from session_authority_server.check.requirement import (
 )
 from session_authority_server.domain.api_key import Permission
 
-# The written justification that ASVS 7.1.1 and the "should" of NIST SP 800-63B-4, 2.1.3 ask for.
+# JUSTIFICATION covers lifetimes up to this length, up to this assurance level.
 LONGEST_JUSTIFIED = timedelta(days=90)
-WITHIN_ASSURANCE_LEVEL = 1
+JUSTIFIED_ASSURANCE_LEVEL = 1
 
+# Required by ASVS 7.1.1, and by NIST SP 800-63B-4, 2.1.3, for a deviation from its "should".
 JUSTIFICATION = (
     "A session lives up to 90 days. NIST SP 800-63B-4 (2.1.3) says that at AAL1 it should end within 30 days. "
     "That limit bounds the harm of a stolen secret that cannot be revoked. Here it can be revoked. Each "
@@ -37,27 +41,28 @@ JUSTIFICATION = (
     "Beyond either, write a justification of your own."
 )
 
-_SECRET_BITS = 64
+# NIST SP 800-63B-4, 5.1.
+_MIN_SECRET_BITS = 64
 _LIFETIME = "absolute_lifetime_seconds"
 _IDLE_TIMEOUT = "idle_timeout_seconds"
 
 
 def lifetime_at_most(limit: timedelta, level: int) -> Judge:
-    """Return what judges whether sessions end in time, used or not."""
+    """Return a judge of the absolute lifetime, for an assurance level."""
 
     def judge(facts: Facts) -> Finding:
         lifetime = facts.policy.absolute_lifetime
-        said, until = f"It is {span(lifetime)}", facts.exceeded_until(lifetime)
+        lifetime_text, until = f"It is {span(lifetime)}", facts.longer_limits_until(lifetime)
         if lifetime <= limit and until is None:
-            return met(said, setting=_LIFETIME)
+            return met(lifetime_text, setting=_LIFETIME)
         justified = (
-            level <= WITHIN_ASSURANCE_LEVEL
+            level <= JUSTIFIED_ASSURANCE_LEVEL
             and lifetime <= LONGEST_JUSTIFIED
-            and facts.exceeded_until(LONGEST_JUSTIFIED) is None
+            and facts.longer_limits_until(LONGEST_JUSTIFIED) is None
         )
         return not_met(
-            (said if until is None else limit_with_exceptions(said, until))
-            + ("; permitted, with the written justification below" if justified else ""),
+            (lifetime_text if until is None else limit_with_exceptions(lifetime_text, until))
+            + (". The written justification below permits this" if justified else ""),
             setting=_LIFETIME,
             justified=justified,
         )
@@ -66,15 +71,15 @@ def lifetime_at_most(limit: timedelta, level: int) -> Judge:
 
 
 def idle_timeout_at_most(limit: timedelta) -> Judge:
-    """Return what judges whether unused sessions end in time."""
+    """Return a judge of the idle timeout."""
 
     def judge(facts: Facts) -> Finding:
         idle = facts.policy.idle_timeout
         if idle is None:
-            return not_met("There is none", setting=_IDLE_TIMEOUT)
+            return not_met("There is no idle timeout", setting=_IDLE_TIMEOUT)
         if idle > limit:
             return not_met(f"It is {span(idle)}", setting=_IDLE_TIMEOUT)
-        if until := facts.exceeded_until(idle):
+        if until := facts.longer_limits_until(idle):
             return not_met(
                 limit_with_exceptions(f"It is {span(idle)}", until), setting=_IDLE_TIMEOUT
             )
@@ -84,9 +89,9 @@ def idle_timeout_at_most(limit: timedelta) -> Judge:
 
 
 def lifetime_is_limited(facts: Facts) -> Finding:
-    """Judge that there is one at all."""
+    """Judge whether sessions have an absolute lifetime."""
     return met(
-        f"It is {span(facts.policy.absolute_lifetime)} for sessions that begin now, and can't be switched off",
+        f"It is {span(facts.policy.absolute_lifetime)} for new sessions, and can't be switched off",
         setting=_LIFETIME,
     )
 
@@ -94,20 +99,22 @@ def lifetime_is_limited(facts: Facts) -> Finding:
 def secrets_are_long(facts: Facts) -> Finding:
     """Judge the length of a session's secret."""
     bits = facts.token_secret_bits
-    return met(f"It has {bits} bits") if bits >= _SECRET_BITS else not_met(f"It has {bits} bits")
+    return (
+        met(f"It has {bits} bits") if bits >= _MIN_SECRET_BITS else not_met(f"It has {bits} bits")
+    )
 
 
 def channel_is_protected(facts: Facts) -> Finding:
-    """Judge whether secrets reach the authority unseen."""
+    """Judge whether calls are encrypted on their way to the authority."""
     exposure, setting = facts.exposure, "tls_certificate"
-    duty = "Serve browsers over TLS alone"
+    duty = "Serve browsers over TLS only"
     if exposure.tls_fault:
-        return not_met(f"No server can start: {exposure.tls_fault}", setting=setting)
+        return not_met(f"Servers can't start: {exposure.tls_fault}", setting=setting)
     if exposure.tls_dates is not None and not (
         exposure.tls_dates[0] <= facts.now <= exposure.tls_dates[1]
     ):
         return not_met(
-            "The certificate does not hold now: no client that verifies it calls", setting=setting
+            "The certificate has expired or is not valid yet, so clients refuse it", setting=setting
         )
     if exposure.tls:
         return met("Calls are encrypted by TLS", duty=duty, setting=setting)
@@ -115,8 +122,8 @@ def channel_is_protected(facts: Facts) -> Finding:
         return met("Calls don't leave this machine", duty=duty, setting=setting)
     if exposure.allow_plaintext and not exposure.insecure:
         return app_duty(
-            "The server was told that something in front of it encrypts (--allow-plaintext)",
-            f"See to it that it does, with mutual authentication. {duty}",
+            "A proxy or mesh in front of the server encrypts, according to --allow-plaintext",
+            f"Make sure that it encrypts with mutual authentication. {duty}",
             setting=setting,
         )
     return not_met(
@@ -126,26 +133,27 @@ def channel_is_protected(facts: Facts) -> Finding:
 
 
 def sign_out_invalidates_secret(facts: Facts) -> Finding:
-    """Judge what becomes of the secret of a session that was signed out."""
-    if reasons := list(facts.forgets()):
-        return not_met(f"A crash can bring it back: {', '.join(reasons)} in the database")
+    """Judge whether a sign-out invalidates the session's secret."""
+    if reasons := list(facts.durability_faults()):
+        return not_met(f"A crash of the database can make it valid again: {', '.join(reasons)}")
     if not facts.may(Permission.MANAGE):
         return no_key_permits(facts, Permission.MANAGE)
     return met(
-        "SignOut ends it before it answers", duty="Call it, and delete the cookie whatever it says"
+        "SignOut ends the session before it responds",
+        duty="Call SignOut, and delete the cookie even if the call fails",
     )
 
 
 def both_timeouts_end_sessions(facts: Facts) -> Finding:
-    """Judge whether both timeouts end a session."""
+    """Judge whether each timeout ends a session."""
     lifetime, idle = facts.policy.absolute_lifetime, facts.policy.idle_timeout
     if idle is None:
         return met(
-            f"That of {span(lifetime)} does, at the moment itself; there is no idle timeout",
+            f"The lifetime of {span(lifetime)} ends a session exactly on time. There is no idle timeout",
             setting=_IDLE_TIMEOUT,
         )
     return met(
-        f"Both that a session begins with do (now {span(lifetime)}, unused {span(idle)}), at the moment itself",
+        f"The lifetime ({span(lifetime)}) and the idle timeout ({span(idle)}) end new sessions exactly on time",
         setting=_IDLE_TIMEOUT,
     )
 
@@ -200,48 +208,61 @@ REQUIREMENTS: Sequence[Requirement] = (
     _nist(
         "5.1-generator",
         1,
-        "It comes from an approved generator",
+        "The secret comes from an approved generator",
         always(
             app_duty(
-                "It comes from the operating system's generator",
-                "Run the authority on a system whose generator is an approved one",
+                "The secret comes from the operating system's generator",
+                "Run the authority on a system with an approved generator",
             )
         ),
     ),
-    _nist("5.1-channel", 1, "It travels over protected channels alone", channel_is_protected),
-    _nist("5.1-logout", 1, "It is invalidated when the user logs out", sign_out_invalidates_secret),
+    _nist(
+        "5.1-channel", 1, "The secret is sent over protected channels only", channel_is_protected
+    ),
+    _nist(
+        "5.1-logout",
+        1,
+        "The secret is invalidated when the user logs out",
+        sign_out_invalidates_secret,
+    ),
     _nist(
         "5.1-logoff-available",
         1,
         "Logging off is readily available",
         always(app_duty("SignOut ends the current session", "Show it on every page")),
     ),
-    _cookie("secure", "Its cookie is for secure connections alone", "Set Secure"),
+    _cookie("secure", "The cookie is sent over secure connections only", "Set Secure"),
     _cookie(
         "scope",
-        "Its cookie is for the fewest hosts and paths that it needs",
-        "Name it with the prefix __Host-, without Domain and with Path=/",
+        "The cookie is limited to the fewest hosts and paths that it needs",
+        "Give its name the prefix __Host-, set Path=/, and set no Domain",
     ),
-    _cookie("http-only", "Its cookie can't be read by scripts", "Set HttpOnly"),
+    _cookie("http-only", "Scripts can't read the cookie", "Set HttpOnly"),
     _cookie(
         "same-site",
-        "Its cookie is not sent from other sites",
+        "Other sites can't cause the cookie to be sent",
         "Set SameSite=Lax or SameSite=Strict",
     ),
     _nist(
         "5.1.1-contents",
         1,
-        "Its cookie holds no personal data in clear text",
+        "The cookie holds no personal data in clear text",
         always(
-            met("A token holds a random id, a time and a secret", duty="Put nothing else into it")
+            met(
+                "A token holds a random id, a time and a secret",
+                duty="Put nothing else into the cookie",
+            )
         ),
     ),
     _nist(
         "5.1.1-expiry",
         1,
-        "A cookie's expiry is not relied on to end a session",
+        "The end of a session does not rely on the cookie's expiry",
         always(
-            met("The authority ends sessions by its own clock", duty="Ask it, whatever the cookie")
+            met(
+                "The authority ends sessions by its own clock",
+                duty="Validate the token, even if the cookie has not expired",
+            )
         ),
     ),
     _nist("5.2-timeouts", 1, "Either timeout ends a session", both_timeouts_end_sessions),
@@ -251,7 +272,7 @@ REQUIREMENTS: Sequence[Requirement] = (
         "Activity resets the inactivity timeout",
         always(
             met(
-                "Each validation that is not passive does",
+                "Each validation resets it, except passive ones",
                 duty="Mark validations that no user caused as passive",
             )
         ),
@@ -261,7 +282,10 @@ REQUIREMENTS: Sequence[Requirement] = (
         1,
         "Re-authentication resets both timeouts",
         always(
-            met("ReauthenticateSession does", duty="Call it when the user was authenticated again")
+            met(
+                "ReauthenticateSession resets both",
+                duty="Call it after the user has authenticated again",
+            )
         ),
     ),
 )

@@ -18,7 +18,7 @@ from session_authority_server.check.warnings import WARNINGS
 from session_authority_server.config import ENV_PREFIX
 
 REQUIREMENTS: Sequence[Requirement] = (*asvs.REQUIREMENTS, *nist.REQUIREMENTS)
-# Raised when a field of the JSON report changes its meaning. New fields don't raise it.
+# Increment it when a field of the JSON report changes its meaning, not when a field is added.
 FORMAT = 1
 
 
@@ -32,12 +32,12 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What an operator demands of an installation.
+    """The requirements that an operator chooses for an installation.
 
     Attributes:
         asvs_level: The highest level of ASVS that counts.
         assurance_level: The highest authenticator assurance level of NIST SP 800-63B-4 that counts.
-        accepted: The ids of requirements from which the operator deviates, with a justification of their own.
+        accepted: The ids of requirements that the operator does not meet, for a reason written elsewhere.
         strict: Whether warnings count too.
     """
 
@@ -56,7 +56,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class JudgedRequirement:
-    """A requirement, what the check found about it, and whether it is required."""
+    """A requirement with its finding, and whether the operator requires it."""
 
     requirement: Requirement
     finding: Finding
@@ -79,8 +79,8 @@ class Report:
     Attributes:
         time: When the facts were gathered.
         judged: Every requirement, in the standards' order.
-        warnings: What else there is to know.
-        status: What it comes to.
+        warnings: Problems that no standard covers.
+        status: The overall result.
     """
 
     time: datetime
@@ -106,7 +106,7 @@ def assess(facts: Facts, demand: Demand) -> Report:
 
 
 def as_json(report: Report, demand: Demand, database: str) -> dict[str, Any]:
-    """Return a report for programs."""
+    """Return the report as a JSON object, for programs."""
     return {
         "format": FORMAT,
         "time": report.time.isoformat(),

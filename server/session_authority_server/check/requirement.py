@@ -27,13 +27,13 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What the check found about one requirement.
+    """The result of the check for one requirement.
 
     Attributes:
         verdict: Whether the installation meets it.
         why: The reason for the verdict.
-        duty: What the app or the machine's operator must do; empty for nothing.
-        setting: The name of the setting that changes the verdict; empty for none.
+        duty: The part that the app or the machine's operator must do; may be empty.
+        setting: The name of the setting that changes the verdict; may be empty.
         justified: Whether the requirement is not met, and the written justification covers the deviation.
     """
 
@@ -49,15 +49,15 @@ Judge: TypeAlias = Callable[[Facts], Finding]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
-    """Something that a standard requires.
+    """A requirement of a standard.
 
     Attributes:
-        id: The standard's number, with a word if the number covers several things.
+        id: The section's number in the standard, with a word if the section has several requirements.
         standard: The standard.
         level: The lowest level that includes the requirement (ASVS level, or authenticator assurance level).
         shall: Whether it is a "shall". A written justification permits a deviation from a "should".
         text: The requirement in short.
-        judge: Returns what an installation's facts say about it.
+        judge: The function that judges an installation's facts.
     """
 
     id: str
@@ -70,13 +70,13 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class CheckWarning:
-    """Something that no standard asks for and that an operator should look at.
+    """A problem that an operator should look at, although no standard covers it.
 
     Attributes:
         name: The kind of warning, for programs.
-        about: What the warning is about: a setting, a file, a key.
-        why: What is wrong, or could become wrong.
-        remedy: What to do.
+        about: The setting, file, key or other part that the warning concerns.
+        why: The problem, or the risk.
+        remedy: The action that solves the problem.
     """
 
     name: str
@@ -86,35 +86,37 @@ class CheckWarning:
 
 
 def met(why: str, *, duty: str = "", setting: str = "") -> Finding:
-    """Return that a requirement is met."""
+    """Return a finding that the requirement is met."""
     return Finding(verdict=Verdict.MET, why=why, duty=duty, setting=setting)
 
 
 def not_met(why: str, *, setting: str = "", justified: bool = False) -> Finding:
-    """Return that a requirement is not met."""
+    """Return a finding that the requirement is not met."""
     return Finding(verdict=Verdict.NOT_MET, why=why, setting=setting, justified=justified)
 
 
 def no_key_permits(facts: Facts, permission: Permission) -> Finding:
-    """Return that a requirement is not met, because no known API key has the permission that it needs."""
+    """Return a finding that no active API key has the permission that the requirement needs."""
     if facts.contents is None:
-        return not_met(f"Whether an API key permits `{permission.value}` could not be looked at")
+        return not_met(
+            f"The API keys could not be read to look for the permission `{permission.value}`"
+        )
     return not_met(
-        f"No API key that is good permits `{permission.value}`; make a key that does: "
+        f"No active API key has the permission `{permission.value}`. Create one: "
         f"session-authority keys create NAME --permission {permission.value}"
     )
 
 
 def limit_with_exceptions(limit: str, until: datetime) -> str:
-    """Return the text about sessions that began under a longer limit and live until a moment or longer."""
+    """Return a text about a limit that some live sessions exceed, at least until the given time."""
     return (
-        f"{limit} for sessions that begin now; some that are live began under a longer limit and keep it, until "
-        f"{until:%Y-%m-%d %H:%M} UTC at least: end all with session-authority revoke --all, or wait"
+        f"{limit} for new sessions. Some live sessions keep an earlier, longer limit until at least "
+        f"{until:%Y-%m-%d %H:%M} UTC. Wait, or end all sessions: session-authority revoke --all"
     )
 
 
 def app_duty(why: str, duty: str, *, setting: str = "") -> Finding:
-    """Return that the app must meet a requirement, and how the authority helps."""
+    """Return a finding that the app must meet the requirement, and how the authority helps."""
     return Finding(verdict=Verdict.APP_DUTY, why=why, duty=duty, setting=setting)
 
 
@@ -124,7 +126,7 @@ def always(finding: Finding) -> Judge:
 
 
 def span(length: timedelta) -> str:
-    """Return a length of time in the largest exact unit, such as "90 days" or "1 hour"."""
+    """Return a duration in the largest exact unit, such as "90 days" or "1 hour"."""
     seconds = int(length.total_seconds())
     for unit_seconds, name in _UNITS:
         if seconds % unit_seconds == 0 and seconds >= unit_seconds:

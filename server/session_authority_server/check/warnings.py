@@ -1,4 +1,4 @@
-"""Warnings about an installation that no standard's list names."""
+"""Warnings about problems that no standard covers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -13,12 +13,12 @@ from session_authority_server.check.requirement import CheckWarning, span
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 
-# Which part of a certificate's time is its last, if that is less.
-_LAST_PART = 0.25
-# How long what is due may wait for the worker: so many of its intervals, and at least so long.
+# For short-lived certificates, the check warns in this last fraction of their lifetime.
+_LAST_FRACTION = 0.25
+# The check warns if work is overdue by this many intervals of the worker, and by at least this time.
 _BACKLOG_INTERVALS = 10
-_LEAST_BACKLOG = timedelta(minutes=10)
-# How far ahead there must be partitions. The worker makes them for a month.
+_MIN_BACKLOG = timedelta(minutes=10)
+# The check warns if partitions end within this time. The worker creates them for a month ahead.
 _PARTITIONS_AHEAD = timedelta(days=14)
 _LONG_HISTORY = timedelta(days=90)
 _SHORT_HISTORY = timedelta(days=1)
@@ -26,17 +26,17 @@ _WAITS_FOR_DISK = frozenset(("on", "remote_apply"))
 
 
 def commits_are_not_durable(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of a database that does not keep what it answered."""
-    for reason in facts.forgets():
+    """Warn of a database that can lose committed changes in a crash."""
+    for reason in facts.durability_faults():
         remedy = (
-            "turn it on, for the authority's role and database at least"
+            "turn it on, at least for the authority's role and database"
             if isinstance(facts.condition, PostgresqlCondition)
-            else "keep it on a disk of this machine"
+            else "move the file to a local disk"
         )
         yield CheckWarning(
             "not-durable",
             "database",
-            f"{reason}: sessions that were created or ended may be otherwise after a crash",
+            f"{reason}: a crash can lose new sessions, and can bring ended sessions back",
             remedy,
         )
     match facts.condition:
@@ -45,79 +45,79 @@ def commits_are_not_durable(facts: Facts) -> Iterator[CheckWarning]:
                 "journal-mode",
                 "database",
                 f"the file's journal mode is {mode}: no server has opened it yet, or another program changed it",
-                "start a server on it; it sets the mode to wal",
+                "start a server on the file; the server sets the mode to wal",
             )
 
 
 def failover_loses_commits(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of a PostgreSQL whose standbys may lack what was answered."""
+    """Warn of a PostgreSQL server whose standbys may lack committed changes."""
     condition = facts.condition
     if not isinstance(condition, PostgresqlCondition):
         return
-    remedy = "name standbys that commits wait for in synchronous_standby_names"
+    remedy = "list the standbys that commits wait for in synchronous_standby_names"
     if condition.standbys == 0:
         yield CheckWarning(
             "no-standby",
             "database",
-            "no standby follows it: what was answered is lost with its disk",
+            "it has no standby, so all sessions are lost with its disk",
             "add a standby, and " + remedy,
         )
     elif not condition.waits_for_standbys or condition.asynchronous_standbys:
         yield CheckWarning(
             "asynchronous-standby",
             "database",
-            f"of {condition.standbys} standbys, commits wait for "
-            + ("none" if not condition.waits_for_standbys else "some only")
-            + ": if another takes over, ended sessions may be live again",
-            remedy + ", and let no other take over",
+            f"it has {condition.standbys} standbys, and commits wait for "
+            + ("none" if not condition.waits_for_standbys else "only some")
+            + " of them: after a failover to another standby, ended sessions may be live again",
+            remedy + ", and fail over to these only",
         )
     if (
         condition.waits_for_standbys
         and condition.synchronous_commit not in _WAITS_FOR_DISK
-        and condition.synchronous_commit != "off"  # which is told as worse
+        and condition.synchronous_commit != "off"  # already reported as not-durable
     ):
         yield CheckWarning(
             "weak-commit",
             "database",
-            f"synchronous_commit is {condition.synchronous_commit}: an answer doesn't wait for a standby's disk",
-            "set it to on, for the authority's role and database at least",
+            f"synchronous_commit is {condition.synchronous_commit}, so commits don't wait for a standby's disk",
+            "set it to on, at least for the authority's role and database",
         )
 
 
 def clocks_differ(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of a clock that is not the database's."""
+    """Warn of a clock that differs from the database's."""
     if abs(facts.clock_skew) >= TOLERATED_SKEW:
         yield CheckWarning(
             "clock-skew",
             "clock",
-            f"this machine's clock is {facts.clock_skew.total_seconds():.1f} s ahead of the database's: servers here "
+            f"this machine's clock is {facts.clock_skew.total_seconds():.1f} s ahead of the database's, so servers here "
             "refuse every call, and workers do nothing",
-            "keep both by NTP",
+            "synchronize both clocks by NTP",
         )
 
 
 def times_lie_in_the_future(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of stored times that a wrong clock has left behind."""
+    """Warn of stored times that lie in the future because a clock was wrong."""
     latest = None if facts.contents is None else facts.contents.latest_time
     ahead = timedelta(0) if latest is None else latest - (facts.now - facts.clock_skew)
     if ahead > 2 * TOLERATED_SKEW:
         yield CheckWarning(
             "future-times",
             "clock",
-            f"the database holds times up to {latest:%Y-%m-%d %H:%M:%S} UTC, which lies in the future: a clock was "
-            "ahead, or this one is behind",
-            "set the clock by NTP, then run: session-authority repair-clock",
+            f"the database holds times in the future, up to {latest:%Y-%m-%d %H:%M:%S} UTC: a server's clock was "
+            "ahead, or this machine's clock is behind",
+            "synchronize the clocks by NTP, then run: session-authority repair-clock",
         )
 
 
 def traffic_is_in_plaintext(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of what travels in clear text."""
+    """Warn of connections that are not encrypted, or whose server is not verified."""
     exposure = facts.exposure
     if not facts.is_encrypted:
         yield CheckWarning(
             "plaintext-listener",
             exposure.listen,
-            "other machines can get there, and calls are not encrypted"
+            "other machines can reach this address, and calls are not encrypted"
             + (
                 " by the server"
                 if exposure.allow_plaintext
@@ -131,15 +131,15 @@ def traffic_is_in_plaintext(facts: Facts) -> Iterator[CheckWarning]:
         yield CheckWarning(
             "plaintext-metrics",
             exposure.metrics_listen,
-            "metrics are served over plain HTTP, to whoever gets there",
-            "listen where your collector alone can reach",
+            "metrics are served over plain HTTP to other machines",
+            "listen on an address that only your collector can reach",
         )
     match facts.condition:
         case PostgresqlCondition(encrypted=False, is_local=False):
             yield CheckWarning(
                 "plaintext-database",
                 "database",
-                "the connection to it leaves this machine, and is not encrypted",
+                "the connection to the database leaves this machine, and is not encrypted",
                 "add ?sslmode=verify-full to SESSION_AUTHORITY_DATABASE_URL",
             )
         case PostgresqlCondition(verified=False, is_local=False):
@@ -152,27 +152,27 @@ def _unverified(setting: str) -> CheckWarning:
     return CheckWarning(
         "unverified-database",
         setting,
-        "the connection to it leaves this machine, and the database need not prove who it is: whoever is in between "
-        "can read along and answer in its place",
-        f"add ?sslmode=verify-full to {setting}, and sslrootcert for an authority of your own",
+        "the connection to the database leaves this machine, and the database need not prove its identity: an attacker "
+        "on the network can read and forge its answers",
+        f"add ?sslmode=verify-full to {setting}, and sslrootcert for your own certificate authority",
     )
 
 
 def certificate_expires(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of a certificate that no client accepts now, or soon."""
+    """Warn of a certificate that is not valid now, or expires soon."""
     if facts.exposure.tls_dates is None:
         return
     begin, end = facts.exposure.tls_dates
-    remedy = "replace the certificate and its key; servers take the new ones up by themselves"
+    remedy = "replace the certificate and its key; servers load the new files without a restart"
     if not begin <= facts.now <= end:
         yield CheckWarning(
             "certificate-not-valid",
             "SESSION_AUTHORITY_TLS_CERTIFICATE",
-            f"it holds from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, which is not now",
+            f"it is not valid now, only from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC",
             remedy,
         )
-    # One that lives for days alone is replaced days before its end.
-    elif end - facts.now <= min(EXPIRES_SOON, (end - begin) * _LAST_PART):
+    # Certificates that last only days are renewed shortly before they expire.
+    elif end - facts.now <= min(EXPIRES_SOON, (end - begin) * _LAST_FRACTION):
         yield CheckWarning(
             "certificate-expires-soon",
             "SESSION_AUTHORITY_TLS_CERTIFICATE",
@@ -187,73 +187,73 @@ def api_keys_are_off(facts: Facts) -> Iterator[CheckWarning]:
         yield CheckWarning(
             "insecure",
             "--insecure",
-            "no API key is asked for: whoever gets there may do everything",
-            "serve without --insecure",
+            "the server requires no API key, so any caller has all permissions",
+            "start `serve` without --insecure",
         )
 
 
 def upkeep_is_behind(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of what should have been done by the worker."""
+    """Warn of work that the worker should have done."""
     if facts.contents is None:
         return
-    patience = max(_LEAST_BACKLOG, _BACKLOG_INTERVALS * facts.worker_interval)
+    patience = max(_MIN_BACKLOG, _BACKLOG_INTERVALS * facts.worker_interval)
     backlog = facts.contents.backlog
     for what, since in (
         ("sessions are overdue", facts.contents.overdue_since),
-        ("a sweep is not recorded", backlog.sweep_time),
-        ("an erasure is not complete", backlog.erase_time),
+        ("a sweep is incomplete", backlog.sweep_time),
+        ("an erasure is incomplete", backlog.erase_time),
     ):
         if since is not None and facts.now - since >= patience:
             yield CheckWarning(
                 "backlog",
                 "worker",
-                f"{what} since {since:%Y-%m-%d %H:%M:%S} UTC; no ended session is accepted for that",
-                "see to it that a worker runs: in `serve` without --no-worker, or `session-authority worker`",
+                f"{what} since {since:%Y-%m-%d %H:%M:%S} UTC; ended sessions are refused all the same",
+                "run a worker: `serve` without --no-worker, or `session-authority worker`",
             )
     until = facts.contents.sign_ins_until
     if until is not None and until - facts.now <= _PARTITIONS_AHEAD:
         yield CheckWarning(
             "partitions-missing",
             "database",
-            f"from {until:%Y-%m-%d} on there is no partition for sign-ins, which will fail",
+            f"sign-ins will fail from {until:%Y-%m-%d} on, because no partition exists for them",
             "run: session-authority worker --once",
         )
 
 
 def schema_differs(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of a schema that is not this program's."""
+    """Warn of a schema of another version."""
     version = facts.schema
     if not version.serves:
         yield CheckWarning(
             "schema",
             "database",
-            f"its schema is {version.current or 'missing'}, and this program works with {version.wanted}; "
-            "its keys and its worker were not looked at",
+            f"its schema is {version.current or 'missing'}, and this program needs {version.wanted}; "
+            "keys and the worker were not checked",
             version.remedy,
         )
     elif not version.is_current:
         yield CheckWarning(
             "schema-newer",
             "database",
-            f"its schema is {version.current}, newer than this program's {version.wanted}, which it still serves",
-            "bring this program up to date",
+            f"its schema is {version.current}, newer than this program's {version.wanted}, but still serves this program",
+            "update this program",
         )
 
 
 def files_are_readable_by_others(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of files that others can read."""
+    """Warn of files that other users of the machine can access."""
     for file in facts.files:
         if file.mode & 0o007:
             yield CheckWarning(
                 "open-file",
                 str(file.path),
-                f"it holds {file.holds}, and everybody on this machine can get at it (mode {file.mode:04o})",
-                "chmod o= it",
+                f"it holds {file.holds}, and every user of this machine can access it (mode {file.mode:04o})",
+                "run `chmod o=` on the file",
             )
 
 
 def search_path_is_unsafe(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of schemas in which others may create operators and functions that our statements would then call."""
+    """Warn of schemas in which any role could plant operators and functions that our statements call."""
     match facts.condition:
         case PostgresqlCondition(open_schemas=str(schemas)):
             yield CheckWarning(
@@ -266,33 +266,33 @@ def search_path_is_unsafe(facts: Facts) -> Iterator[CheckWarning]:
 
 
 def file_has_several_names(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of a SQLite file that can be opened by another name, and so with another log."""
+    """Warn of a SQLite file with hard links, since each name has its own write-ahead log."""
     if facts.names > 1:
         yield CheckWarning(
             "several-names",
             "database",
-            f"the file has {facts.names} names (hard links): a program that opens it by another name than the server "
-            "corrupts it",
+            f"the file has {facts.names} names (hard links): a program that opens it by another name than the server's "
+            "corrupts the file",
             "remove the other names",
         )
 
 
 def history_is_short_or_long(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of histories that serve nobody, or that serve others too."""
+    """Warn of a missing audit log, and of histories that are too short or keep too much."""
     policy = facts.policy
     if not facts.audit_log:
         yield CheckWarning(
             "no-audit-log",
             "SESSION_AUTHORITY_AUDIT_LOG",
             "no audit log is written",
-            "name a file, or - for standard output",
+            "set it to a file's path, or to - for standard output",
         )
     if policy.history_retention < _SHORT_HISTORY:
         yield CheckWarning(
             "short-history",
             "SESSION_AUTHORITY_HISTORY_RETENTION_DAYS",
-            "ended sessions are deleted within a day: nobody can look into what happened",
-            "keep them for some days",
+            "ended sessions are deleted within a day, so incidents can't be investigated later",
+            "keep them for at least a few days",
         )
     keeps_addresses = (
         policy.keep_ip_addresses is KeepAddresses.FULL
@@ -311,7 +311,7 @@ def history_is_short_or_long(facts: Facts) -> Iterator[CheckWarning]:
             "addresses-outlive-erasure",
             "SESSION_AUTHORITY_AUDIT_ADDRESSES",
             "the audit log keeps the addresses that are erased when a session ends",
-            "set it to false, or rotate the audit log as soon",
+            "set it to false, or rotate and delete audit logs soon",
         )
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from session_authority_server.app.database import cannot_use, database_of
 from session_authority_server.app.grpc_server import certificates
 from session_authority_server.app.process import CannotStart
-from session_authority_server.check.certificate_dates import dates_of
+from session_authority_server.check.certificate_dates import validity_period
 from session_authority_server.check.facts import Facts
 from session_authority_server.check.gather import gather
 from session_authority_server.check.nist import JUSTIFICATION
@@ -148,7 +148,7 @@ def _tls_fault(settings: Settings) -> str:
 def _tls_dates(settings: Settings) -> tuple[datetime, datetime] | None:
     if not settings.tls_certificate:
         return None
-    return dates_of(Path(settings.tls_certificate), Path(settings.tls_key))
+    return validity_period(Path(settings.tls_certificate), Path(settings.tls_key))
 
 
 def _print(report: Report, demand: Demand, settings: Settings) -> None:

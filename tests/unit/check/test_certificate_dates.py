@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from session_authority_server.check.certificate_dates import dates_of
+from session_authority_server.check.certificate_dates import validity_period
 from tests.support.certificates import TestAuthority
 
 DAY = timedelta(days=1)
@@ -21,7 +21,7 @@ def test_the_dates_are_those_that_it_was_made_with(
     authority: TestAuthority, expired: bool, until: timedelta
 ) -> None:
     pair = authority.pair(expired=expired)
-    dates = dates_of(pair.certificate, pair.key)
+    dates = validity_period(pair.certificate, pair.key)
     assert dates is not None
     assert abs(dates[0] - datetime.now(UTC)) < SLACK
     assert dates[1] - dates[0] == until
@@ -30,14 +30,16 @@ def test_the_dates_are_those_that_it_was_made_with(
 def test_of_a_chain_it_is_the_servers_own(authority: TestAuthority, tmp_path: Path) -> None:
     pair, chain = authority.pair(), tmp_path / "chain.pem"
     chain.write_bytes(pair.certificate.read_bytes() + authority.certificate.read_bytes())
-    assert dates_of(chain, pair.key) == dates_of(pair.certificate, pair.key) is not None
+    assert (
+        validity_period(chain, pair.key) == validity_period(pair.certificate, pair.key) is not None
+    )
 
 
 def test_of_what_can_not_be_shown_nothing_is_known(
     authority: TestAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = authority.pair(), authority.pair()
-    assert dates_of(one.certificate, other.key) is None
-    assert dates_of(tmp_path / "none", one.key) is None
+    assert validity_period(one.certificate, other.key) is None
+    assert validity_period(tmp_path / "none", one.key) is None
     monkeypatch.setattr(ssl.SSLObject, "getpeercert", lambda _: None)
-    assert dates_of(one.certificate, one.key) is None
+    assert validity_period(one.certificate, one.key) is None

@@ -128,7 +128,7 @@ def test_the_json_form_is_stable() -> None:
         "text": "Inactivity ends a session",
         "verdict": "not_met",
         "justified": False,
-        "why": "Sessions may stay unused",
+        "why": "There is no idle timeout",
         "duty": "",
         "setting": "SESSION_AUTHORITY_IDLE_TIMEOUT_SECONDS",
     }
@@ -139,7 +139,7 @@ def test_the_json_form_is_stable() -> None:
             "name": "no-audit-log",
             "about": "SESSION_AUTHORITY_AUDIT_LOG",
             "why": "no audit log is written",
-            "remedy": "name a file, or - for standard output",
+            "remedy": "set it to a file's path, or to - for standard output",
         }
     ]
 

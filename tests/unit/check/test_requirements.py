@@ -276,7 +276,7 @@ def test_a_lifetime_is_justified_up_to_90_days_at_the_first_level_alone(
 def test_sessions_of_longer_limits_are_told_with_their_time_and_what_ends_them() -> None:
     for requirement in ("7.3.1", "7.3.2", "2.1.3-30-days", "2.3.3-12-hours", "2.3.3-idle"):
         why = found(lives_for(60 * DAY), requirement).why
-        assert "until 2026-07-31 12:00 UTC at least" in why
+        assert "until at least 2026-07-31 12:00 UTC" in why
         assert "session-authority revoke --all" in why
 
 
@@ -309,8 +309,8 @@ def test_a_mesh_that_encrypts_is_the_operators_to_see_to() -> None:
 def test_keys_that_were_not_looked_at_are_not_said_to_be_missing(requirement: str) -> None:
     finding = found(an_installation(contents=None), requirement)
     assert finding.verdict is NOT_MET
-    assert "could not be looked at" in finding.why
-    assert "No API key" not in finding.why
+    assert "could not be read" in finding.why
+    assert "No active API key" not in finding.why
 
 
 def test_where_no_keys_are_asked_for_everybody_may_do_everything() -> None:
@@ -321,6 +321,6 @@ def test_where_no_keys_are_asked_for_everybody_may_do_everything() -> None:
 
 def test_spans_read_as_people_say_them() -> None:
     said = found(policy(absolute_lifetime=DAY, idle_timeout=HOUR), "5.2-timeouts").why
-    assert re.search(r"\(now 1 day, unused 1 hour\)", said)
+    assert re.search(r"\(1 day\).* \(1 hour\)", said)
     said = found(policy(absolute_lifetime=90 * SECOND), "2.1.3-overall").why
     assert "90 seconds" in said
