@@ -11,7 +11,10 @@ NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
 class EndReason(Enum):
-    """Why a session ended. The store keeps a member's place: append, and never reorder."""
+    """Why a session ended.
+
+    The store keeps a member's position: append, and never reorder. CONTRIBUTING.md lists what a new reason needs.
+    """
 
     SIGNED_OUT = "signed_out"
     REVOKED = "revoked"

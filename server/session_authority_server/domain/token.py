@@ -43,6 +43,10 @@ class Proof(NamedTuple):
     id: UUID
     secret_hash: bytes
 
+    def matches(self, secret_hash: bytes) -> bool:
+        """Return whether the secret is the one that a session has now. The time is constant."""
+        return hmac.compare_digest(self.secret_hash, secret_hash)
+
 
 _proofs: dict[bytes, Proof] = {}
 

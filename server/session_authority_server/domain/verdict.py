@@ -1,4 +1,3 @@
-import hmac
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -50,7 +49,7 @@ def judge(
     """
     if session is None:
         return NOT_FOUND
-    if not hmac.compare_digest(proof.secret_hash, session.secret_hash):
+    if not proof.matches(session.secret_hash):
         superseded = is_superseded(proof.secret_hash, session.superseded_hashes)
         return SUPERSEDED if superseded else NOT_FOUND
     if not is_live(session, now):

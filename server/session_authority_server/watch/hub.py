@@ -1,3 +1,11 @@
+"""How a revocation reaches the clients that watch.
+
+1. `store/transaction.py` notes which sessions and users change.
+2. `store/sessions.py` announces these changes within the commit.
+3. `postgresql_channel.py` or `sqlite_channel.py` brings them to the hub of every server.
+4. The hub sends them to its streams, which `rpc/session_watch_service.py` serves.
+"""
+
 import asyncio
 import logging
 from collections import deque

@@ -99,7 +99,10 @@ def test_the_secrets_before_are_remembered_to_a_limit_the_oldest_forgotten_first
 
 
 def test_a_proof_has_the_id_and_the_hash_of_the_secret() -> None:
-    assert parse_proof(KNOWN_TEXT) == (ID, hash_secret(KNOWN.secret))
+    proof = parse_proof(KNOWN_TEXT)
+    assert proof == (ID, hash_secret(KNOWN.secret))
+    assert proof.matches(hash_secret(KNOWN.secret))
+    assert not proof.matches(hash_secret(b"x" * 32))
 
 
 def test_the_cache_of_proofs_is_bounded_and_holds_no_secret(
