@@ -223,7 +223,9 @@ def test_bad_settings_in_the_configuration_file_are_named(tmp_path: Path, refusa
 
 
 def test_a_configuration_file_that_is_missing_or_broken(tmp_path: Path, refusal: Refusal) -> None:
-    assert "no configuration file absent.toml" in refusal("--config", "absent.toml", "serve")
+    assert "the configuration file absent.toml does not exist" in refusal(
+        "--config", "absent.toml", "serve"
+    )
     (tmp_path / "broken.toml").write_text("listen = \n")
     assert "broken.toml can't be read" in refusal("serve", SESSION_AUTHORITY_CONFIG="broken.toml")
 
