@@ -1,12 +1,12 @@
-"""An authority for the tests of an app: the real server, in this process, with a clock that a test moves.
+"""An authority for an app's tests: the real server, in this process, with a clock that the tests control.
 
     with testing.authority(idle_timeout=timedelta(hours=1)) as authority:
         new = authority.sign_in("ada")
         authority.advance(timedelta(hours=2))
-        ...  # whatever the app does now that the session is over
+        ...  # check what the app does after the session's end
 
 `testing.pytest` is a plugin with the fixture `authority`. `testing.fastapi` and `testing.django` connect an app.
-All need what the server needs: `pip install 'session-authority[server]'`.
+All of them need the server's dependencies: `pip install 'session-authority[server]'`.
 """
 
 from session_authority.testing._authority import Authority, authority

@@ -1,4 +1,4 @@
-"""The authority that tests run."""
+"""The authority for tests."""
 
 import asyncio
 import contextlib
@@ -31,14 +31,14 @@ _DEFAULTS = Policy()
 _START_LIMIT_SECONDS = 30.0
 _MOVE_LIMIT_SECONDS = 30.0
 
-# The migrations that make a database are run by a library that does so once at a time.
-_one_starts = threading.Lock()
+# The library that runs the database migrations is not thread-safe.
+_start_lock = threading.Lock()
 
 _Result = TypeVar("_Result")
 
 
 class _MovedClock:
-    """A clock that a test moves on, over one that goes by itself or stands still."""
+    """A clock that a test can advance. Its inner clock runs or stands still."""
 
     def __init__(self, inner: Clock) -> None:
         self._inner = inner
@@ -52,9 +52,9 @@ class _MovedClock:
 
 
 class Authority:
-    """A running authority. `authority` makes one.
+    """A running authority, which `authority` starts.
 
-    Any thread may use it, that of an event loop too: the server has a thread and a loop of its own.
+    All methods are thread-safe and may be called from an event loop, because the server has its own thread and loop.
     """
 
     def __init__(self, settings: Settings, clock: _MovedClock) -> None:
@@ -66,7 +66,7 @@ class Authority:
         self._thread = threading.Thread(
             target=self._run, name="session-authority-testing", daemon=True
         )
-        with _one_starts:
+        with _start_lock:
             self._thread.start()
             self._loop, self._served = self._started.result(_START_LIMIT_SECONDS)
         self._client = SessionClient(self.address)
@@ -75,12 +75,12 @@ class Authority:
 
     @property
     def address(self) -> str:
-        """Where it listens: a free port of this machine, for nobody else."""
+        """The address of the authority: a free port of the loopback address."""
         return self._served.address
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables that have `from_env` call this authority, and nothing else that may be set."""
+        """The environment variables with which `from_env` calls this authority. Other settings are emptied."""
         return {
             "SESSION_AUTHORITY_ADDRESS": self.address,
             "SESSION_AUTHORITY_API_KEY": "",
@@ -92,15 +92,15 @@ class Authority:
 
     @property
     def now(self) -> datetime:
-        """What time it is for the authority."""
+        """The current time of the authority's clock."""
         return self._clock.now()
 
     def client(self) -> SessionClient:
-        """Return a new client of this authority; whoever asks for it closes it."""
+        """Return a new client of this authority. The caller must close it."""
         return SessionClient(self.address)
 
     def async_client(self) -> AsyncSessionClient:
-        """Return a new client of this authority; whoever asks for it closes it."""
+        """Return a new client of this authority. The caller must close it."""
         return AsyncSessionClient(self.address)
 
     def sign_in(
@@ -115,7 +115,7 @@ class Authority:
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
     ) -> NewSession:
-        """Sign a user in at this moment, without the app; the arguments are those of `create`."""
+        """Sign a user in without the app. The arguments are those of `create`."""
         return self._client.create(
             user_id,
             ip_address=ip_address,
@@ -128,27 +128,27 @@ class Authority:
         )
 
     def advance(self, by: timedelta) -> None:
-        """Move the authority's clock on. Every call that begins afterwards sees the later time.
+        """Advance the authority's clock. Every call that begins afterwards sees the later time.
 
-        The web integrations whose clients call this authority follow the same clock, unless they were given
-        one of their own.
+        Web integrations whose clients call this authority follow the same clock, unless they have a clock of their
+        own.
 
         Args:
-            by: How far, not negative.
+            by: How far to advance the clock. Not negative.
 
         Raises:
-            ValueError: It would go backwards.
+            ValueError: `by` is negative.
             RuntimeError: The authority has stopped.
         """
         if by < timedelta(0):
-            raise ValueError("a clock never goes backwards")
+            raise ValueError("a clock cannot go backwards")
         self._do(self._advance(by))
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
-        """Have every call fail with `Unavailable` until the block is left; what was recorded stays.
+        """Make every call fail with `Unavailable` until the end of the block. No data is lost.
 
-        The streams of near caches end with it, and the clients forget what they kept as soon as they notice.
+        The streams of near caches end too. A client empties its near cache as soon as it notices.
 
         Raises:
             RuntimeError: The authority has stopped.
@@ -161,16 +161,16 @@ class Authority:
             self._outages -= 1
 
     def at_stop(self, work: Callable[[], object]) -> None:
-        """Have something done when the authority stops, such as giving an app its own client back."""
+        """Register a function to call when the authority stops, for example to restore an app's own client."""
         self._at_stop.callback(work)
 
     def stop(self) -> None:
-        """Stop for good, as at the end of the `with` block. A second call does nothing."""
+        """Stop the authority for good, as at the end of the `with` block. A second call does nothing."""
         self._at_stop.close()
         test_clocks.pop(self.address, None)
         self._client.close()
         if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # its loop has closed meanwhile
+            with contextlib.suppress(RuntimeError):  # the server's loop may just have closed
                 self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
 
@@ -184,8 +184,8 @@ class Authority:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_MOVE_LIMIT_SECONDS)
 
     async def _advance(self, by: timedelta) -> None:
-        # What a server gathers it writes seconds later. A leap over those would take a session that was
-        # used just before it for one that was not.
+        # The server writes activity only seconds later. Without a flush, the clock would jump over the write, and a
+        # session that was used just before would seem unused.
         await self._served.activity.flush()
         self._clock.advance(by)
 
@@ -226,28 +226,28 @@ def authority(
     max_authentication_age: timedelta | None = _DEFAULTS.max_authentication_age,
     now: datetime | None = None,
 ) -> Iterator[Authority]:
-    """Run an authority until the block is left. It knows no user yet, and asks for no API key.
+    """Run an authority until the end of the block. It has no sessions and requires no API key.
 
-    Several can run at once. What the environment or a configuration file says about a server is ignored.
+    Several authorities can run at the same time. They ignore the environment and configuration files.
 
     Args:
-        lifetime: How long a session lives at most: 90 days unless given, at least a second.
-        idle_timeout: How long a session lives unused, at least a minute; None for no such rule.
-        session_limit: How many live sessions a user may have: 100 unless given; None for no limit.
-        refuse_at_limit: Whether a sign-in at the limit is refused, rather than the session ended that was
-            least recently active.
-        max_authentication_age: How old the proof of identity may be with which users look at their
-            sessions or end them; None for any age.
-        now: An aware moment at which the authority's clock stands until a test moves it. Unless given, it
-            goes on by itself from the present.
+        lifetime: The absolute lifetime of a session, at least a second. The default is 90 days.
+        idle_timeout: The idle timeout of a session, at least a minute; None for no idle timeout.
+        session_limit: How many live sessions a user may have; None for no limit. The default is 100.
+        refuse_at_limit: Whether a sign-in at the limit fails. By default, the user's least recently active session ends
+            instead.
+        max_authentication_age: The maximum age of the proof of identity with which users may list or revoke their
+            sessions; None for any age.
+        now: An aware datetime at which the authority's clock stands still until a test advances it. By default, the
+            clock runs from the current time.
 
     Raises:
         ValueError: An argument has no usable value.
     """
     if now is not None and now.tzinfo is None:
-        raise ValueError("now must be aware of its time zone")
+        raise ValueError("now must have a time zone")
     with tempfile.TemporaryDirectory(prefix="session-authority-") as folder:
-        settings = Settings.model_construct(  # which reads no environment and no file
+        settings = Settings.model_construct(  # reads no environment and no file
             listen="127.0.0.1:0",
             database_url=f"sqlite:///{folder}/sessions.sqlite",
             drain_seconds=0,

@@ -24,7 +24,7 @@ from session_authority.web.django.options import SETTING
 
 @contextmanager
 def connected(running: Authority) -> Iterator[SessionClient]:
-    """Have the site call a test authority until the block is left. Its other settings stay."""
+    """Make the site call a test authority until the end of the block. Its other settings stay."""
     given = getattr(settings, SETTING, {})
     with (
         running.client() as client,
@@ -34,7 +34,7 @@ def connected(running: Authority) -> Iterator[SessionClient]:
 
 
 class SessionAuthorityMixin(unittest.TestCase):
-    """Gives each test of a `TestCase` a new authority. Put it before Django's class.
+    """Gives each test of a `TestCase` a new authority. List it before Django's class.
 
     Attributes:
         authority: The authority of the test.

@@ -1,6 +1,6 @@
-"""A test client for apps of FastAPI and Starlette, whose users are signed in by one line.
+"""A test client for FastAPI and Starlette apps that can sign users in.
 
-def test_a_profile_is_its_users_own(authority):
+def test_a_profile_needs_a_session(authority):
     browser = SessionTestClient(app, authority, user_id="ada")
     assert browser.get("/profile").status_code == 200
     authority.advance(timedelta(days=90))
@@ -23,8 +23,8 @@ from session_authority.web.fastapi import Sessions
 class SessionTestClient(TestClient):
     """Starlette's `TestClient` over HTTPS, for an app that calls a test authority.
 
-    The app's `Sessions`, and those of mounted apps, call the authority until it stops. Then they get their
-    own client back.
+    The app's `Sessions`, and those of mounted apps, call the test authority until it stops. Then they use their own
+    client again.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class SessionTestClient(TestClient):
         base_url: str = "https://testserver",
         **options: Any,
     ) -> None:
-        """Connect an app.
+        """Connect an app to a test authority.
 
         Args:
             app: The app, with sessions installed.
-            authority: The authority that the app calls from now on.
-            user_id: Who is signed in; nobody unless given.
-            base_url: Where the app seems to be. Browsers send a Secure cookie over HTTPS alone.
+            authority: The test authority.
+            user_id: The user to sign in. The default is none.
+            base_url: The app's URL in requests. It must be HTTPS for a Secure cookie.
             options: The other arguments of `TestClient`.
 
         Raises:
@@ -52,27 +52,27 @@ class SessionTestClient(TestClient):
         self._authority = authority
         self._sessions = list(_installed(app))
         if not self._sessions:
-            raise ValueError("this app has no sessions: call sessions.install(app) before")
+            raise ValueError("this app has no sessions: call sessions.install(app) first")
         for sessions in self._sessions:
             connect(sessions, authority)
         if user_id is not None:
             self.sign_in(user_id)
 
     def sign_in(self, user_id: str, **details: Any) -> Session:
-        """Sign a user in without the app; the details are those of `Authority.sign_in`."""
+        """Sign a user in without the app. The details are the arguments of `Authority.sign_in`."""
         details.setdefault("user_agent", self.headers.get("user-agent"))
         new = self._authority.sign_in(user_id, **details)
         url = urlsplit(str(self.base_url))
         host = url.hostname or ""
         is_local = url.scheme == "http" and (host == "localhost" or host.startswith("127."))
         name = self._sessions[0].cookie_name(local=is_local)
-        # The domain that cookie jars give to the host of a response's cookie.
+        # Cookie jars store a response's cookie under this domain.
         self.cookies.set(name, new.token.reveal(), host if "." in host else f"{host}.local")
         return new.session
 
 
 def connect(sessions: Sessions, authority: Authority) -> None:
-    """Have the sessions of an app call a test authority until it stops."""
+    """Make an app's `Sessions` call a test authority until it stops."""
     own = sessions.client
     sessions.client = authority.async_client()
 

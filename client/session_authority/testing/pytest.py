@@ -1,7 +1,7 @@
 """A pytest plugin with the fixture `authority`: `pytest_plugins = ["session_authority.testing.pytest"]`.
 
-The environment leads `from_env()` of either client to it. A Django site calls it too. An app of FastAPI or
-Starlette does so once a `testing.fastapi.SessionTestClient` has been made of it.
+The fixture sets the environment, so that `from_env()` of either client calls the authority. A Django site calls it too.
+A FastAPI or Starlette app calls it once the test creates a `testing.fastapi.SessionTestClient` for the app.
 """
 
 import sys

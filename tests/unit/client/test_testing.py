@@ -172,7 +172,7 @@ def test_a_user_has_any_number_of_sessions_where_there_is_no_limit() -> None:
         ({"lifetime": timedelta(0)}, "lifetime must be at least 1"),
         ({"session_limit": -1}, "session_limit must be at least 1"),
         ({"max_authentication_age": -SECOND}, "max_authentication_age must be more"),
-        ({"now": datetime(2030, 1, 1)}, "now must be aware"),  # noqa: DTZ001
+        ({"now": datetime(2030, 1, 1)}, "now must have a time zone"),  # noqa: DTZ001
     ],
 )
 def test_a_policy_that_no_authority_can_have_is_refused(
