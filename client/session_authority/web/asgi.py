@@ -1,7 +1,7 @@
-"""The part of the integrations that all ASGI frameworks share. It needs none of them.
+"""The code that the integrations of all ASGI frameworks share. It imports none of the frameworks.
 
-The middleware notes when a request came in, and sends the cookie with its response, whatever that is. It calls the
-authority only to end a sign-in whose request failed.
+The middleware notes when a request arrived, and adds the cookie to its response. It calls the authority only to end a
+sign-in whose request failed.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SESSIONS_KEY = "session_authority.sessions"
-"""The scope's key of the innermost `Sessions` that the request has come to."""
+"""The scope's key for the innermost `Sessions` that the request has reached."""
 _COOKIES_KEY = "session_authority.cookies"
-"""The scope's key of the cookie names that are in use, each with the `Sessions` that uses it."""
+"""The scope's key for the cookie names in use, each with its `Sessions`."""
 
 
 def visit_key(sessions: object) -> str:
-    """Return the scope's key of the visit that belongs to one `Sessions`."""
+    """Return the scope's key for the visit of a `Sessions`."""
     return f"session_authority.visit.{id(sessions)}"
 
 
@@ -37,11 +37,11 @@ _DROPPED_AFTER_CLOSE = frozenset(
 
 
 class AsyncVisit(Visit):
-    """A visit of an ASGI request or WebSocket, through which its app sends.
+    """A visit of an ASGI request or WebSocket. The app sends its messages through it.
 
     Attributes:
-        turn: Held while the authority is asked. Several tasks of a WebSocket may ask at once.
-        delivered: Whether the server has taken the beginning of the response.
+        turn: The lock for look-ups, because several tasks of a WebSocket may look up at the same time.
+        delivered: Whether the server has accepted the start of the response.
         is_open: Whether a WebSocket has been accepted, and neither the app nor `close` has closed it.
     """
 
@@ -53,10 +53,10 @@ class AsyncVisit(Visit):
         self._send = send
 
     async def send(self, message: Message) -> None:
-        """Send a message of the app, the first one with the cookie.
+        """Send a message of the app. The first one carries the cookie.
 
         Raises:
-            OSError: `close` has closed the WebSocket, so it is as if the browser had gone.
+            OSError: `close` has closed the WebSocket. The app sees the same error as after a disconnect.
         """
         kind = message["type"]
         if self._was_closed:
@@ -72,14 +72,14 @@ class AsyncVisit(Visit):
         self.delivered = self.responded
 
     async def close(self, code: int) -> None:
-        """Close an open WebSocket, whatever the app does next."""
+        """Close an open WebSocket. Later messages of the app are rejected."""
         self.is_open, self._was_closed = False, True
-        with suppress(OSError, RuntimeError):  # The browser may have gone before.
+        with suppress(OSError, RuntimeError):  # the browser may already have disconnected
             await self._send({"type": "websocket.close", "code": code})
 
 
 class SessionMiddleware:
-    """Puts a visit into the scope of each request and WebSocket, and its cookies into the response."""
+    """Adds a visit to the scope of each request and WebSocket, and its cookies to the response."""
 
     def __init__(
         self,
@@ -92,9 +92,9 @@ class SessionMiddleware:
 
         Args:
             app: The application.
-            site: What is the same for all its requests.
-            sessions: The `Sessions` that the visit belongs to.
-            take_back: Ends the session that a visit made, if it made one.
+            site: The site's settings.
+            sessions: The `Sessions` that the visits belong to.
+            take_back: Ends the session that a visit created, if any.
         """
         self._app = app
         self._site = site
@@ -103,7 +103,7 @@ class SessionMiddleware:
         self._take_back = take_back
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on with its visit.
+        """Call the application with the visit of a request.
 
         Raises:
             RuntimeError: Another `Sessions` of the same request uses the same cookie.
@@ -120,31 +120,31 @@ class SessionMiddleware:
         try:
             await self._app(scope, receive, visit.send)
         except BaseException:
-            # The answer comes from further outside, without the cookie.
+            # Another middleware answers instead, without the cookie.
             if not visit.delivered:
                 await self._take_back(visit)
             raise
 
     def _claim_cookie(self, scope: Scope) -> None:
-        """Refuse a second `Sessions` with the same cookie: each would overwrite and clear the other's."""
+        """Raise for a second `Sessions` with the same cookie: each would overwrite and clear the other's."""
         name = self._site.cookie.name(local=True)
         users = scope.setdefault(_COOKIES_KEY, {})
         if users.setdefault(name, self._sessions) is not self._sessions:
             raise RuntimeError(
                 f"two Sessions use the cookie {name!r} in one request: install the same Sessions object in "
-                "both apps, or give one its own cookie with Site(SessionCookie('...'))"
+                "both apps, or give one of them another cookie with Site(SessionCookie('...'))"
             )
 
 
 def headers_of(scope: Scope, name: str) -> str:
-    """Give a request's header by its name in lower case, several joined, or ""."""
+    """Return a request's header by its lower-case name, repeated headers joined, or ""."""
     wanted = name.encode("latin-1")
     joint = "; " if name == "cookie" else ", "
     return joint.join(value.decode("latin-1") for key, value in scope["headers"] if key == wanted)
 
 
 def arrival_of(scope: Scope) -> Arrival:
-    """Return what a scope tells of its request or WebSocket."""
+    """Return the data of a scope's request or WebSocket."""
     client = scope.get("client")
     return Arrival(
         scheme=scope.get("scheme", "http"),
@@ -158,7 +158,7 @@ def _headers(visit: Visit) -> Iterable[tuple[bytes, bytes]]:
     for cookie in visit.set_cookies:
         yield b"set-cookie", cookie.header().encode("latin-1")
     if visit.set_cookies:
-        # Above all what holds a token is nobody else's to keep.
+        # A shared cache must not store a response with a token.
         yield b"cache-control", b"no-store"
     if visit.was_looked_up:
         yield b"vary", b"Cookie"

@@ -12,7 +12,7 @@ from session_authority.web.sessions_page import FORM_LIMIT_BYTES, SessionsPage
 
 
 class PageApplication:
-    """Hands requests to the page, and its answers back."""
+    """Passes requests to the page, and returns its responses."""
 
     def __init__(
         self,
@@ -22,14 +22,14 @@ class PageApplication:
         look_up: Callable[[AsyncVisit], Awaitable[object]],
         visit_key: str,
     ) -> None:
-        """Take what it needs.
+        """Serve a page.
 
         Args:
             page: The page.
-            path: Where it is installed, without a slash at the end.
-            run_operation: Asks the authority.
-            look_up: Finds out which of several tokens is the live one.
-            visit_key: The scope's key of the visit.
+            path: The path of the page, without a slash at the end.
+            run_operation: Makes the calls of an operation.
+            look_up: Finds the live token among several.
+            visit_key: The scope's key for the visit.
         """
         self._page = page
         self._path = path
@@ -40,7 +40,7 @@ class PageApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(receive)
         if body is None:
-            # Nobody reads this answer, but middleware may insist on one.
+            # The browser has disconnected, but middleware may require a response.
             await send({"type": "http.response.start", "status": 400, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -56,7 +56,7 @@ class PageApplication:
     async def _respond(self, scope: Scope, body: bytes) -> PageResponse:
         visit: AsyncVisit = scope[self._visit_key]
         if len(visit.tokens) > 1:
-            with suppress(SessionAuthorityError):  # the page meets the same, and says so
+            with suppress(SessionAuthorityError):  # the page gets the same error and shows it
                 await self._look_up(visit)
         request = self._request(scope, visit, body)
         response: PageResponse = await self._run_operation(self._page.handle(request))
@@ -87,10 +87,10 @@ class PageApplication:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """Read the body, and of one that is longer than any form of the page only a little more than that.
+    """Read the body. Stop soon after `FORM_LIMIT_BYTES`, because no form of the page is longer.
 
     Returns:
-        The body; None if the connection ended before the body did.
+        The body; None if the browser disconnected before the end of the body.
     """
     body = bytearray()
     while True:

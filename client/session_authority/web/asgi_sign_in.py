@@ -1,7 +1,7 @@
-"""Sign-ins that are finished even if their caller is cancelled, so that no session lives without its token.
+"""Sign-ins that complete even if their caller is cancelled, so that no unusable session stays live.
 
-A cancelled call may have reached the authority, which then has the session all the same. So calls that make a
-token run in tasks of their own. If the caller is cancelled, the session ends as soon as its token is known.
+A cancelled call may have reached the authority and created a session. So each call that creates a token runs in a task
+of its own. If the caller is cancelled, the session is ended as soon as its token is known.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _log = logging.getLogger("session_authority.web")
 
 
 class HasClient(Protocol):
-    """What asks the authority."""
+    """An object with a client."""
 
     client: AsyncSessionClient
 
@@ -45,9 +45,9 @@ class SignIns:
 
         Args:
             visit: The request.
-            making: Makes the token.
-            persistent: Whether the cookie outlives the browser's being closed.
-            replaces: Whether to end the sessions that the cookie held before.
+            making: The operation that creates the token.
+            persistent: Whether the cookie stays when the browser is closed.
+            replaces: Whether to end the cookie's earlier sessions.
 
         Raises:
             RuntimeError: The response has begun.
@@ -75,7 +75,7 @@ class SignIns:
         return new.session
 
     async def take_back(self, visit: Visit) -> None:
-        """End the session that a visit made, if it made one, even if the caller is cancelled."""
+        """End the session that a visit created, if any, even if the caller is cancelled."""
         if visit.made_session:
             await asyncio.shield(self._start(self._finish(visit.take_back())))
 

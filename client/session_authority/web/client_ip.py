@@ -1,8 +1,9 @@
-"""The IP address and the scheme of a request: the socket's, unless its peer is a trusted proxy that says otherwise.
+"""The IP address and the scheme of a request: the socket's own, or the ones that trusted proxies forwarded.
 
-A forwarding header is a claim of its sender. Each proxy appends the hop that called it. So only what trusted
-proxies appended counts, and the client is the rightmost hop that is not one of them. (RFC 7239, sections 4 to 6
-and 8.1; RFC 9110, section 5.6.1; MDN, "X-Forwarded-For", "Selecting an IP address".)
+Each proxy appends the hop that called it to the forwarding header. The client can forge everything to the left, so
+only hops that trusted proxies appended count. The client is the rightmost hop that is not a trusted proxy.
+
+(RFC 7239, sections 4 to 6 and 8.1; RFC 9110, section 5.6.1; MDN, "X-Forwarded-For", "Selecting an IP address".)
 """
 
 import ipaddress
@@ -15,9 +16,9 @@ ForwardingHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 HOPS_LIMIT = 32
-"""How many hops are looked at, from the right. No chain of one's own proxies is longer."""
+"""Only this many hops are read, from the right. No site has a longer chain of proxies."""
 HEADER_LIMIT_CHARACTERS = 8192
-"""How much of a forwarding header is looked at, from the right: what is on the left, anybody may have put there."""
+"""Only this much of a forwarding header is read, from the right, because the left part can be forged."""
 
 _PARAMETER = re.compile(
     r'(?:^|;)\s*(for|proto)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]+)\s*(?=;|$)', re.IGNORECASE
@@ -29,7 +30,7 @@ _log = logging.getLogger("session_authority.web")
 
 
 class ClientIp:
-    """Finds the address of whoever is at the other end."""
+    """Finds the client's address and scheme."""
 
     def __init__(
         self,
@@ -37,44 +38,44 @@ class ClientIp:
         *,
         header: ForwardingHeader = "x-forwarded-for",
     ) -> None:
-        """Settle who is believed.
+        """Check the names of the trusted proxies.
 
         Args:
-            trusted_proxies: The addresses and networks of one's own proxies, "10.0.0.0/8"; "unix" for whoever
-                connects through a Unix socket.
-            header: The one header that these proxies maintain. The other may be the client's invention.
+            trusted_proxies: The addresses and networks of the site's own proxies, for example "10.0.0.0/8". "unix"
+                trusts every peer of a Unix socket.
+            header: The header that these proxies maintain. The other header can be forged and is ignored.
 
         Raises:
-            ValueError: One of them is neither an address nor a network, or the header is another.
+            ValueError: A trusted proxy is neither an address nor a network, or the header is another one.
         """
         if isinstance(trusted_proxies, str):
-            raise TypeError("trusted_proxies is a sequence of networks, not one str")
+            raise TypeError("trusted_proxies must be a sequence of networks, not a str")
         if header not in ("x-forwarded-for", "forwarded"):
-            raise ValueError(f'header is "x-forwarded-for" or "forwarded", not {header!r}')
+            raise ValueError(f'header must be "x-forwarded-for" or "forwarded", not {header!r}')
         given = [str(each).strip() for each in trusted_proxies]
         self.header = header
         try:
             self._networks = [ipaddress.ip_network(each) for each in given if each != "unix"]
         except ValueError as error:
             raise ValueError(
-                f'trusted_proxies has addresses and networks, such as "10.0.0.0/8", and "unix": {error}'
+                f'trusted_proxies must be addresses, networks such as "10.0.0.0/8", or "unix": {error}'
             ) from None
         self._trusts_unix = "unix" in given
         self._warned = False
 
     def trusts(self, peer: str | None) -> bool:
-        """Say whether a peer is one of the trusted proxies. None, "" and "unix:" are Unix sockets."""
+        """Say whether a peer is a trusted proxy. None, "" and "unix:" are Unix sockets."""
         if not peer or _is_unix(peer):
             return self._trusts_unix
         address = _address(peer)
         return address is not None and any(address in network for network in self._networks)
 
     def find(self, peer: str | None, forwarded: str) -> str | None:
-        """Return the client's address in canonical form, or None if it is not known.
+        """Return the client's address in canonical form; None if it is not known.
 
         Args:
             peer: The address of the socket's other end; None or "" if it has none.
-            forwarded: The value of the header, several joined by commas; "" if there is none.
+            forwarded: The value of the header, repeated headers joined by commas; "" if there is none.
         """
         address = _address(peer or "")
         if not self.trusts(peer):
@@ -85,19 +86,19 @@ class ClientIp:
         return None if address is None else str(address)
 
     def scheme(self, peer: str | None, header: Callable[[str], str]) -> str | None:
-        """Return the scheme that the browser used, "http" or "https"; None if no trusted proxy says it.
+        """Return the scheme that the browser used, "http" or "https"; None if no trusted proxy names it.
 
-        If the proxies maintain `Forwarded`, its `proto` comes before `X-Forwarded-Proto`. If each proxy appends to
-        `X-Forwarded-Proto`, the word of the trusted proxy that the browser called counts.
+        If the proxies maintain `Forwarded`, its `proto` takes precedence over `X-Forwarded-Proto`. If each proxy appends
+        to `X-Forwarded-Proto`, the value of the proxy that the browser called counts.
 
         Args:
             peer: The address of the socket's other end; None or "" if it has none.
-            header: Returns a header by its name in lower case, several joined by commas, or "".
+            header: Returns a header by its lower-case name, repeated headers joined by commas, or "".
         """
         if not self.trusts(peer):
             return None
-        # One scheme for each trusted hop: what stands further left may be a client's invention. The leftmost
-        # comes first, because the proxy that the browser called knows best. The others saw only the next proxy.
+        # One scheme for each trusted hop, because further ones can be forged. The leftmost of them counts first: it is
+        # from the proxy that the browser called. The other proxies saw only the scheme of the proxy before them.
         count = max(1, len(self._trusted_hops(header(self.header))))
         forwarded = _items(header("x-forwarded-proto"))[-count:]
         if self.header == "forwarded":
@@ -107,9 +108,9 @@ class ClientIp:
         return next(filter(None, schemes), None)
 
     def _trusted_hops(self, header: str) -> list[str]:
-        """Return the hops that trusted proxies name, the nearest first. The last hop is the client.
+        """Return the hops that trusted proxies appended, the nearest first. The last hop is the client.
 
-        If the last hop is "unknown" or "_hidden", a proxy hides the client.
+        If a proxy hides the client, the last hop is "unknown" or "_hidden".
         """
         hops: list[str] = []
         for element in reversed(self._hops(header)):
@@ -120,7 +121,7 @@ class ClientIp:
         return hops
 
     def _hops(self, header: str) -> list[str]:
-        """Return the elements of the header, without empty ones, which proxies may leave in a list."""
+        """Return the elements of the header, without the empty ones that proxies may leave in a list."""
         if self.header == "x-forwarded-for":
             return _items(header)
         elements = _elements(header[-HEADER_LIMIT_CHARACTERS:])
@@ -131,23 +132,23 @@ class ClientIp:
             return
         self._warned = True
         _log.warning(
-            "%s, a private address, sends %s, which is ignored: sessions get its own address. If it is "
-            "your proxy, name it among the trusted proxies.",
+            "The private address %s sends %s, which is ignored: sessions get the private address. If it is "
+            "your proxy, add it to the trusted proxies.",
             address,
             self.header,
         )
 
 
 def _items(header: str) -> list[str]:
-    """Return the last items of a list that has no quotes, without empty ones."""
+    """Return the last items of a list without quotes, leaving out empty ones."""
     split = header[-HEADER_LIMIT_CHARACTERS:].rsplit(",", HOPS_LIMIT)[-HOPS_LIMIT:]
     return [item for each in split if (item := each.strip(" \t"))]
 
 
 def _elements(header: str) -> list[str]:
-    """Split a `Forwarded` header from its right, so that a quote left open by a client opens nothing.
+    """Split a `Forwarded` header from the right, so that a client's unclosed quote does no harm.
 
-    The rightmost elements are the trusted proxies' own and well formed.
+    The rightmost elements come from the trusted proxies and are well formed.
     """
     elements: list[str] = []
     quoted, end = False, len(header)
@@ -179,12 +180,12 @@ def _unquoted(value: str) -> str:
 
 
 def _is_unix(node: str) -> bool:
-    """Say whether a node is a Unix socket, as nginx names its client there: "unix:"."""
+    """Say whether a node is a Unix socket. nginx names the client of a Unix socket "unix:"."""
     return node.partition(":")[0].lower() == "unix"
 
 
 def _address(node: str) -> _Address | None:
-    """Read an address: IPv4 with or without port, IPv6 likewise, in brackets where it has a port."""
+    """Parse an IPv4 or IPv6 address, with or without a port. IPv6 with a port needs brackets."""
     if len(node) > 64:
         return None
     if node.startswith("["):

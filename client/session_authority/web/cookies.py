@@ -1,8 +1,8 @@
-"""The cookie that holds a user's session token: how it is named, set, read and cleared.
+"""The cookie with a user's session token: its name, and how it is set, read and cleared.
 
-Its expiry is never the timeout. The authority alone says when a session ends; a cookie that ended sooner would
-leave a session behind that looks live in the user's list, and that nobody holds the token of any more. So it
-lives as long as browsers let it, 400 days (RFC 6265bis, section 5.5), unless it is asked to go with the browser.
+Only the authority ends a session. If a cookie expired sooner, the user's list would show a live session that no browser
+can use. So the cookie lasts as long as browsers allow, 400 days (RFC 6265bis, section 5.5), or until the browser is
+closed.
 """
 
 import ipaddress
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 COOKIE_HEADER_LIMIT_BYTES = 64 * 1024
-"""Of a longer header nothing is read. Web servers accept no more."""
+"""A longer header is ignored. Web servers accept no longer one."""
 CANDIDATES_LIMIT = 4
-"""How many different values of the one name are looked at, the first ones."""
+"""If several cookies have the name, only this many different values are read, the first ones."""
 MAX_AGE_SECONDS = 400 * 24 * 60 * 60
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
@@ -22,7 +22,7 @@ _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63
 _VALUE = re.compile(r"[A-Za-z0-9_-]+")
 
 _EARLY_HEADERS = ("sec-purpose", "x-sec-purpose", "purpose", "x-purpose", "x-moz")
-"""What browsers send when nobody looks at the page yet: "prefetch", "prefetch;prerender", "preview"."""
+"""Browsers send these headers for a page that the user does not see yet: "prefetch", "prerender", "preview"."""
 
 _SCHEME_HEADERS = (
     "x-forwarded-proto",
@@ -34,7 +34,7 @@ _SCHEME_HEADERS = (
     "cf-visitor",
 )
 _TLS_HEADERS = ("x-forwarded-ssl", "front-end-https")
-"""What proxies set to "on" if the browser uses HTTPS."""
+"""Proxies set these headers to "on" if the browser uses HTTPS."""
 _FORWARDED_HOST = re.compile(r'host\s*=\s*"?([^";,]+)', re.IGNORECASE)
 
 _log = logging.getLogger("session_authority.web")
@@ -46,10 +46,10 @@ class SetCookie:
 
     Attributes:
         name: The cookie's name.
-        value: Its value; empty where it is cleared.
-        max_age_seconds: How long the browser keeps it; None for as long as it runs, 0 to clear it.
-        domain: The domain whose sub-domains get it too, if any.
-        secure: Whether it travels over HTTPS alone.
+        value: The cookie's value; empty to clear it.
+        max_age_seconds: How long the browser keeps the cookie; None until it is closed, 0 to clear the cookie.
+        domain: The domain whose sub-domains also get the cookie, if any.
+        secure: Whether browsers send the cookie over HTTPS only.
     """
 
     name: str
@@ -59,7 +59,7 @@ class SetCookie:
     secure: bool
 
     def header(self) -> str:
-        """Give the header's value."""
+        """Return the header's value."""
         parts = [f"{self.name}={self.value}", "Path=/"]
         if self.max_age_seconds is not None:
             parts.append(f"Max-Age={self.max_age_seconds}")
@@ -73,26 +73,28 @@ class SetCookie:
 
 
 class SessionCookie:
-    """The cookie of one site: `__Host-auth_session` unless told otherwise."""
+    """The session cookie of a site: `__Host-auth_session` by default."""
 
     def __init__(
         self, name: str = "auth_session", *, domain: str | None = None, persistent: bool = True
     ) -> None:
-        """Settle how the cookie looks.
+        """Check the name and the domain.
 
         Args:
-            name: Its name, without the prefix.
-            domain: A domain, "example.com", all of whose sub-domains are to get the cookie. They can then
-                set it as well, which a `__Host-` cookie rules out: leave it out where one host is enough.
-            persistent: Whether it outlives the browser's being closed.
+            name: The cookie's name, without the prefix.
+            domain: A domain such as "example.com", whose sub-domains all get the cookie. They can then also set it,
+                which a `__Host-` cookie prevents. Leave it out if the site has a single host.
+            persistent: Whether the cookie stays when the browser is closed.
 
         Raises:
-            ValueError: The name or the domain can't be that of a cookie.
+            ValueError: A cookie cannot have this name or domain.
         """
         if not _NAME.fullmatch(name) or name.lower().startswith(("__host-", "__secure-")):
-            raise ValueError(f"a cookie's name is 1 to 64 letters, without a prefix: {name!r}")
+            raise ValueError(
+                f"a cookie's name must have 1 to 64 letters and no __Host- or __Secure- prefix: {name!r}"
+            )
         if domain is not None and not _DOMAIN.fullmatch(domain.lower().removeprefix(".")):
-            raise ValueError(f"the cookie's domain is not of the form example.com: {domain!r}")
+            raise ValueError(f"the cookie's domain must have the form example.com, not {domain!r}")
         self._plain_name = name
         self._domain = domain and domain.lower().removeprefix(".")
         self._secure_name = ("__Secure-" if domain else "__Host-") + name
@@ -101,19 +103,21 @@ class SessionCookie:
         self._warned_of_plain_http = False
 
     def name(self, *, local: bool) -> str:
-        """Give the name that the cookie is set under."""
+        """Return the name under which the cookie is set."""
         return self._plain_name if local else self._secure_name
 
     def tokens(self, header: str, *, local: bool) -> tuple[str, ...]:
-        """Find what may be tokens in a `Cookie` header, each once, in the browser's order.
+        """Return the possible tokens of a `Cookie` header, each once, in the browser's order.
 
-        There may be several: browsers keep cookies of one name apart by domain and path, and send them all.
-        A value may stand in quotes (RFC 6265, section 4.1.1). Only spaces and tabs are stripped. If other characters
-        were, an attacker could set a cookie under a name that browsers do not protect by its prefix.
+        There may be several: browsers store cookies of one name per domain and path, and send them all. A value may be
+        in quotes (RFC 6265, section 4.1.1).
+
+        Only spaces and tabs are stripped from a name. Otherwise an attacker could set a cookie whose name only looks
+        like one with a prefix, which browsers would not protect.
         """
         if len(header) > COOKIE_HEADER_LIMIT_BYTES:
             return ()
-        # Where the plain name counts, a prefixed one is at least as good: this host set it over HTTPS.
+        # A cookie with the prefix also counts on a local host: this host set it over HTTPS.
         names = (self._secure_name, self._plain_name) if local else (self._secure_name,)
         found: dict[str, None] = {}
         for name in names:
@@ -128,40 +132,40 @@ class SessionCookie:
         return tuple(found)
 
     def holding(self, token: str, *, local: bool, persistent: bool | None = None) -> SetCookie:
-        """Make the header that hands a token to the browser.
+        """Return the header that sends a token to the browser.
 
         Args:
             token: The token.
-            local: Whether the browser talks plain HTTP to its own machine.
-            persistent: Whether it outlives the browser's being closed; as for the site unless given.
+            local: Whether the browser uses plain HTTP to its own machine.
+            persistent: Whether the cookie stays when the browser is closed. The default is the site's.
         """
         if not _VALUE.fullmatch(token):
-            raise ValueError("a session token has letters, digits, '_' and '-' only")
+            raise ValueError("a session token must have only letters, digits, '_' and '-'")
         if local and not self._warned:
             self._warned = True
             _log.warning(
                 "The session cookie is set without Secure, under the plain name %s, because the browser "
-                "talks plain HTTP to localhost. Fine for development; otherwise make the proxy pass the "
-                "Host header on.",
+                "uses plain HTTP to localhost. This is right for development only. In production, configure "
+                "the proxy to forward the Host header.",
                 self._plain_name,
             )
         kept = self.persistent if persistent is None else persistent
         return self._set(token, MAX_AGE_SECONDS if kept else None, local)
 
     def warn_of_plain_http(self, origin: str) -> None:
-        """Say once that the browsers of a site that is reached in plain HTTP do not keep the cookie."""
+        """Log once that browsers reject the cookie of a site with plain HTTP."""
         if self._warned_of_plain_http:
             return
         self._warned_of_plain_http = True
         _log.warning(
-            "Somebody signs in at %s, in plain HTTP, where browsers refuse the session cookie: it is Secure. "
-            "Serve HTTPS; if a proxy does, name it among the trusted proxies for its X-Forwarded-Proto to "
-            "count, or give the site's origin.",
+            "A user signs in at %s over plain HTTP, where browsers reject the session cookie, because it is "
+            "Secure. Serve HTTPS. If a proxy does so, add it to the trusted proxies, so that its "
+            "X-Forwarded-Proto counts, or set the site's origin.",
             origin,
         )
 
     def cleared(self, *, local: bool) -> tuple[SetCookie, ...]:
-        """Make the headers that take the cookie away, under whatever name it was read."""
+        """Return the headers that clear the cookie, under each name that it may have."""
         cleared = self._set("", 0, local=False)
         return (cleared, self._set("", 0, local=True)) if local else (cleared,)
 
@@ -171,18 +175,18 @@ class SessionCookie:
 
 
 def may_clear(header: Callable[[str], str]) -> bool:
-    """Say whether the answer to a request may clear the cookie: only if the request opens a page.
+    """Say whether the response to a request may clear the cookie. It may if the request opens a page.
 
-    A script's request, a prefetch or a preview may have started before a sign-in in the same browser. Its answer
-    would take the new cookie away. A page is opened after the sign-in that leads to it.
+    A script's request, a prefetch or a preview may have started before a newer sign-in in the same browser. Its response
+    would then clear the new cookie. A request that opens a page starts after the sign-in.
 
     Args:
-        header: Returns a header by its name in lower case, or "".
+        header: Returns a header by its lower-case name, or "".
     """
     opens = header("sec-fetch-mode").lower() in ("", "navigate")
     is_script = (
         header("sec-fetch-dest").lower() == "empty"
-        # Of browsers that send no Sec-Fetch headers. Android apps send their own name in X-Requested-With.
+        # For browsers without Sec-Fetch headers. Android apps send their own name in X-Requested-With.
         or header("x-requested-with").lower() == "xmlhttprequest"
         or header("upgrade").lower() == "websocket"
     )
@@ -191,13 +195,13 @@ def may_clear(header: Callable[[str], str]) -> bool:
 
 
 def is_local(scheme: str, host: str, origin: str = "") -> bool:
-    """Say whether a browser talks plain HTTP to its own machine, where a Secure cookie may not work.
+    """Say whether a browser uses plain HTTP to its own machine, where a Secure cookie may not work.
 
     Args:
-        scheme: The request's scheme, as far as is known.
+        scheme: The request's scheme, if known.
         host: The `Host` header.
-        origin: The `Origin` header, if any. It gives away a proxy that puts its own host name into the
-            request, as some do unless told otherwise: no site that others visit loses Secure by that.
+        origin: The `Origin` header, if any. Some proxies by default put their own host name into `Host`. The origin then
+            still shows that the site is not local.
     """
     return scheme in {"http", "ws"} and _is_own_machine(host) and is_local_origin(origin)
 
@@ -211,18 +215,18 @@ def is_local_origin(origin: str | None) -> bool:
 
 
 def is_local_request(scheme: str, host: str, header: Callable[[str], str]) -> bool:
-    """Say whether a request is local by all that its headers say, even those of proxies that nobody trusts.
+    """Say whether all headers of a request show that it is local, even those of untrusted proxies.
 
     Args:
-        scheme: The request's scheme, as far as is known.
+        scheme: The request's scheme, if known.
         host: The `Host` header.
-        header: Returns a header by its name in lower case, or "".
+        header: Returns a header by its lower-case name, or "".
     """
     return is_local(scheme, host, header("origin")) and not _is_forwarded_from_elsewhere(header)
 
 
 def _is_forwarded_from_elsewhere(header: Callable[[str], str]) -> bool:
-    """Say whether a proxy says that the browser uses HTTPS or another machine's host name."""
+    """Say whether a proxy's headers show that the browser uses HTTPS or the host name of another machine."""
     hosts = [*header("x-forwarded-host").split(","), *_FORWARDED_HOST.findall(header("forwarded"))]
     return (
         any("https" in header(name).lower() for name in _SCHEME_HEADERS)

@@ -1,4 +1,4 @@
-"""What a web framework hands to the sessions page, and what it gets back. Knows no framework."""
+"""The requests and responses of the sessions page, independent of any web framework."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,20 +10,21 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageRequest:
-    """A request for the page or something below it.
+    """A request for the page or for a path below it.
 
     Attributes:
         method: The HTTP method, in capitals.
-        root: The path at which the page is installed, without a slash at the end: "/account/sessions". Give it
-            decoded, as frameworks do; it is kept quoted, as a path of this site.
-        below: What of the request's path comes after that: "" for the page itself, "/log-out" for an action.
-        origin: The origin that the browser sees, as "https://app.example": what an `Origin` header must be equivalent to.
-        headers: The request's headers, by their names in lower case.
-        query: The query's fields, of each the last.
-        form: The form's fields, of each the last; empty unless the body was a URL-encoded form.
-        body_bytes: How many bytes of the body were read; None if the framework does not say it.
-        token: The session token that the request's cookie held, if any.
-        reauthenticate_url: Where users confirm who they are, unless the page's options say so.
+        root: The path of the page, without a slash at the end: "/account/sessions". Pass it decoded, as
+            frameworks do. It is stored quoted.
+        below: The rest of the request's path: "" for the page itself, "/log-out" for an action.
+        origin: The origin that the browser sees, for example "https://app.example". An `Origin` header must be
+            equivalent to it.
+        headers: The request's headers by lower-case name.
+        query: The query's fields. The last value of a repeated field counts.
+        form: The form's fields, likewise. Empty unless the body is a URL-encoded form.
+        body_bytes: How many bytes of the body were read; None if the framework does not know.
+        token: The session token of the request's cookie, if any.
+        reauthenticate_url: Where users confirm their identity, if the page's options don't set it.
     """
 
     method: str
@@ -38,21 +39,21 @@ class PageRequest:
     reauthenticate_url: str | None = None
 
     def __post_init__(self) -> None:
-        # A visitor may choose a part of the path. Browsers go to another host after two slashes, and they take
-        # an unquoted "\\" or tab for a slash. A header holds no letters beyond Latin-1.
+        # A visitor may choose a part of the path. For browsers, "//" begins another host, and an unquoted "\\" or tab
+        # can act as a slash. A header can carry only Latin-1.
         path = quote(self.root, safe="/:@!$&'()*+,;=", errors="replace")
         object.__setattr__(self, "root", "/" + path.lstrip("/") if path else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageResponse:
-    """What to answer.
+    """A response of the page.
 
     Attributes:
         status: The HTTP status.
-        headers: All headers but those of cookies and of length.
-        body: The body, which for HEAD is not sent.
-        signed_out: Whether the session of the request's cookie is over, so that the cookie is to be cleared.
+        headers: All headers except cookies and Content-Length.
+        body: The body. The framework must not send it for HEAD.
+        signed_out: Whether the session of the request's cookie has ended, so that the cookie must be cleared.
     """
 
     status: int
@@ -62,7 +63,7 @@ class PageResponse:
 
 
 def fields(encoded: str) -> dict[str, str]:
-    """Give the fields of a URL-encoded text, of each the last; none of one that has more than 64."""
+    """Parse a URL-encoded text. The last value of a repeated field counts. Over 64 fields, return none."""
     try:
         pairs = parse_qsl(encoded, keep_blank_values=True, max_num_fields=FIELDS_LIMIT)
     except ValueError:

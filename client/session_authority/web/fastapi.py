@@ -1,4 +1,4 @@
-"""Sessions for FastAPI and Starlette: look-up, cookies, sign-in and sign-out, and the page of one's own sessions.
+"""Sessions for FastAPI and Starlette: look-up, cookies, sign-in, sign-out, and the sessions page.
 
 sessions = Sessions.from_env()
 sessions.install(app, page="/account/sessions")
@@ -41,25 +41,26 @@ from session_authority.web.fastapi_openapi import CookieScheme, document
 from session_authority.web.next_page import next_page
 from session_authority.web.sessions_page import PageOptions, SessionsPage
 from session_authority.web.site import Site, system_time, time_at
-from session_authority.web.visit import one_name
+from session_authority.web.visit import methods_of
 
 
 class Sessions:
-    """The sessions of one app's users.
+    """The sessions of an app's users.
 
-    What calls the authority may raise `Unavailable`; once installed, the app answers it with 503 and Retry-After,
-    and the user keeps the cookie. It answers `SessionNotLive` and `AuthenticationTooOld` with 401, and
-    `ReauthenticationRequired` and `SessionLimitReached` with 403; give it exception handlers of your own to
-    answer otherwise, with a redirect to your sign-in page, say.
+    Each method that calls the authority may raise an error. `install` adds these exception handlers to the app, unless
+    it has its own, for example to redirect to a sign-in page:
+
+    - `Unavailable`: 503 with Retry-After. The user keeps the cookie.
+    - `SessionNotLive` and `AuthenticationTooOld`: 401.
+    - `ReauthenticationRequired` and `SessionLimitReached`: 403.
     """
 
     def __init__(self, client: AsyncSessionClient, site: Site | None = None) -> None:
-        """Take the client, and what is to be known of the site.
+        """Use a client for a site.
 
         Args:
-            client: Asks the authority. It connects at the first look-up, in whatever process that is.
-            site: The cookie, the trusted proxies and the origin; for a site on one host that is reached
-                without a proxy unless given.
+            client: The client of the authority. It connects at the first look-up, in the process that makes it.
+            site: The cookie, the trusted proxies and the origin. The default is for a single host without a proxy.
         """
         self.client = client
         self._site = site or Site()
@@ -70,7 +71,7 @@ class Sessions:
 
     @classmethod
     def from_env(cls, site: Site | None = None) -> Self:
-        """Make the client from the environment, as `AsyncSessionClient.from_env` does.
+        """Create the client from the environment, as `AsyncSessionClient.from_env` does.
 
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
@@ -80,17 +81,17 @@ class Sessions:
     def install(
         self, app: Starlette, *, page: str | None = None, options: PageOptions | None = None
     ) -> None:
-        """Make an app's requests know their sessions.
+        """Add the middleware, the exception handlers and the sessions page to an app.
 
         Args:
             app: A FastAPI or Starlette application that has not started yet.
-            page: The path of the page on which users see and end their own sessions, "/account/sessions";
-                no page unless given.
-            options: How the page looks and where it leads. Browsers whose proof of identity is too old
-                are sent to its `reauthenticate_url`.
+            page: The path of the page on which users see and end their own sessions, for example
+                "/account/sessions". The default is no page.
+            options: The look and the links of the page. A browser whose user must confirm their identity is
+                redirected to its `reauthenticate_url`.
 
         Raises:
-            ValueError: The path does not begin with one slash, or ends with one.
+            ValueError: The path does not begin with exactly one slash, or ends with a slash.
         """
         app.add_middleware(
             SessionMiddleware, site=self._site, sessions=self, take_back=self._sign_ins.take_back
@@ -102,7 +103,9 @@ class Sessions:
         if page is None:
             return
         if not page.startswith("/") or page.startswith("//") or page.endswith("/"):
-            raise ValueError(f'the page\'s path is of the form "/account/sessions", not {page!r}')
+            raise ValueError(
+                f'the page\'s path must have the form "/account/sessions", not {page!r}'
+            )
         if self.client.near_cache_statistics is not None:
             options = options.with_near_cache()
         application = PageApplication(
@@ -112,7 +115,7 @@ class Sessions:
             self._look_up,
             visit_key(self),
         )
-        # First, so that an app at "/" or a route that takes every path does not hide them.
+        # The routes come first, so that no app mounted at "/" and no catch-all route hides them.
         app.router.routes[:0] = [
             Route(path, application, include_in_schema=False)
             for path in (page, page + "/{below:path}")
@@ -125,9 +128,9 @@ class Sessions:
 
         Args:
             connection: The request or WebSocket.
-            again: Whether to ask the authority anew, for a WebSocket that has been open for a while. `require`
-                does so and cannot be overlooked.
-            passive: Whether the look-up is not the user's doing and must not count as activity.
+            again: Whether to ask the authority again, for a WebSocket that has been open for a while. Prefer
+                `require`, which raises if the session has ended.
+            passive: Whether the look-up is not caused by the user. It then doesn't count as activity.
         """
         visit = self._visit(connection)
         async with visit.turn:
@@ -145,18 +148,18 @@ class Sessions:
     ) -> Session:
         """Return the session of a request or WebSocket.
 
-        A WebSocket that has been accepted is closed before this raises: with 1008 if the user must sign in or
-        confirm who they are, with 1013 in an outage.
+        Before it raises, this method closes a WebSocket that has been accepted. The code is 1008 if the user must sign
+        in or confirm their identity, and 1013 during an outage.
 
         Args:
             connection: The request or WebSocket.
-            again: Whether to ask the authority anew, for a WebSocket that has been open for a while.
-            passive: Whether the look-up is not the user's doing and must not count as activity.
-            maximum_age: How long ago the user may have proved at most who they are.
+            again: Whether to ask the authority again, for a WebSocket that has been open for a while.
+            passive: Whether the look-up is not caused by the user. It then doesn't count as activity.
+            maximum_age: The maximum age of the user's last proof of identity.
 
         Raises:
-            SessionNotLive: There is none: the user must sign in.
-            ReauthenticationRequired: The proof is older.
+            SessionNotLive: There is no live session: the user must sign in.
+            ReauthenticationRequired: The last proof of identity is older than `maximum_age`.
         """
         try:
             found = await self.session(connection, again=again, passive=passive)
@@ -183,32 +186,31 @@ class Sessions:
         actor_id: str | None = None,
         methods: Iterable[str] | None = None,
     ) -> Session:
-        """Record a sign-in that the app has just verified; the cookie goes out with the request's response.
+        """Record a sign-in that the app has just verified. The request's response sets the cookie.
 
-        A session that the request's cookie held before is ended. If the request then fails without a response
-        of the app's, the new one is ended too. The other arguments, and what else is raised, are those of
-        `AsyncSessionClient.create`.
+        The earlier session of the request's cookie ends. If the request then fails without a response of the app, the
+        new session ends too. All errors of `AsyncSessionClient.create` are possible.
 
         Args:
             connection: The request.
             user_id: The app's own stable name for the user, 1 to 255 bytes.
             authentication_methods: How the user proved who they are, in the names of RFC 8176.
-            authenticate_time: When the credential check began; when the request arrived unless given. Give it
-                where the check took several requests.
-            persistent: Whether the cookie outlives the browser's being closed; as for the site unless given.
-            lifetime: The absolute lifetime, at most the policy's, which it is unless given.
-            idle_timeout: The idle timeout, at least a minute; the policy's unless given.
-            attributes: At most 16 texts to find again at each look-up.
-            actor_id: Who acts as the user, where it is not the user.
+            authenticate_time: When the credential check began. The default is the arrival of the request. Pass it if the
+                check took several requests.
+            persistent: Whether the cookie stays when the browser is closed. The default is the site's.
+            lifetime: The absolute lifetime, at most the policy's. The default is the policy's.
+            idle_timeout: The idle timeout, at least a minute. The default is the policy's.
+            attributes: At most 16 texts that each look-up returns.
+            actor_id: The id of another person who acts as the user.
             methods: Another name of `authentication_methods`.
 
         Raises:
-            RuntimeError: The response has begun, so no cookie can go out any more.
+            RuntimeError: The response has begun, so it can't set the cookie.
         """
         visit = self._visit(connection)
         making = visit.create(
             user_id,
-            authentication_methods=one_name(authentication_methods, methods),
+            authentication_methods=methods_of(authentication_methods, methods),
             authenticate_time=authenticate_time,
             persistent=persistent,
             lifetime=lifetime,
@@ -219,10 +221,10 @@ class Sessions:
         return await self._sign_ins.complete(visit, making, persistent=persistent, replaces=True)
 
     async def sign_out(self, connection: HTTPConnection) -> None:
-        """End the request's session, and clear the cookie with its response.
+        """End the request's session. The request's response clears the cookie.
 
         Raises:
-            Unavailable: The session may live on: the user keeps the cookie, and is to try again.
+            Unavailable: The session may still be live. The user keeps the cookie and must try again.
         """
         await self.client.run_operation(self._visit(connection).sign_out())
 
@@ -235,37 +237,36 @@ class Sessions:
         persistent: bool | None = None,
         methods: Iterable[str] | None = None,
     ) -> Session:
-        """Record that the user has just proved again who they are; the cookie gets another token.
+        """Record that the user has just proved their identity again. The cookie gets a new token.
 
         Raises:
             SessionNotLive: There is no session: the user must sign in.
-            RuntimeError: The response has begun, so no cookie can go out any more.
+            RuntimeError: The response has begun, so it can't set the cookie.
         """
         await self.require(connection)
         visit = self._visit(connection)
         making = visit.renew(
-            authentication_methods=one_name(authentication_methods, methods),
+            authentication_methods=methods_of(authentication_methods, methods),
             authenticate_time=authenticate_time,
         )
         persistent = visit.kept_choice(persistent)
         return await self._sign_ins.complete(visit, making, persistent=persistent, replaces=False)
 
     def next_page(self, request: Request, given: str | None = None, *, default: str = "/") -> str:
-        """Return where to send a user who has signed in or confirmed who they are.
+        """Return the path to redirect a user to, after they signed in or confirmed their identity.
 
-        That is the path that `next` names. Another site's address, or the `reauthenticate_url` itself, is
-        replaced by the default.
+        The path is the value of `next`. For an address of another site, or the `reauthenticate_url`, it is the default.
 
         Args:
             request: The request.
-            given: The value of `next`; the query's unless given.
-            default: Where to send the user without a usable `next`.
+            given: The value of `next`. The default is the query's.
+            default: The path if there is no usable `next`.
         """
         given = request.query_params.get("next") if given is None else given
         return next_page(given, default=default, confirm_url=self.page_options.reauthenticate_url)
 
     async def revoke_others(self, connection: HTTPConnection) -> datetime:
-        """End every session of the user but the request's, and say when no cache accepts them any more.
+        """End every session of the user except the request's. Return when no cache accepts them any more.
 
         Raises:
             SessionNotLive: There is no session: the user must sign in.
@@ -277,7 +278,7 @@ class Sessions:
         """Return the name of the cookie that holds a session token.
 
         Args:
-            local: Whether the browser talks plain HTTP to its own machine.
+            local: Whether the browser uses plain HTTP to its own machine.
         """
         return self._site.cookie.name(local=local)
 
@@ -300,7 +301,7 @@ class Sessions:
         visit: AsyncVisit | None = connection.scope.get(visit_key(self))
         if visit is None:
             raise RuntimeError(
-                "this request has come to another Sessions object: install this one too, sessions.install(app)"
+                "this request has reached another Sessions object: install this one too, with sessions.install(app)"
             )
         return visit
 
@@ -318,26 +319,27 @@ async def _optional(connection: HTTPConnection) -> Session | None:
 
 
 CurrentSession: TypeAlias = Annotated[Session, Depends(_current)]
-"""A parameter of a path operation that gets the session; without one the answer is 401."""
+"""A parameter of a path operation that receives the session. Without a session, the response is 401."""
 
 OptionalSession: TypeAlias = Annotated[Session | None, Depends(_optional)]
-"""A parameter of a path operation that gets the session, or None."""
+"""A parameter of a path operation that receives the session or None."""
 
 
 class RecentAuthentication(params.Depends):
-    """Let in only users who proved who they are that recently.
+    """Admit only users who proved their identity in the last few minutes.
 
-    Others get 403, and browsers are sent to the page's `reauthenticate_url` if there is one.
-    `dependencies=[RecentAuthentication(minutes=10)]`, or
-    `session: Annotated[Session, RecentAuthentication(minutes=10)]` to get the session too;
-    `Depends(RecentAuthentication(minutes=10))` means the same.
+    Other users get 403, or a redirect to the page's `reauthenticate_url` in a browser.
+
+    - `dependencies=[RecentAuthentication(minutes=10)]` guards an operation.
+    - `session: Annotated[Session, RecentAuthentication(minutes=10)]` also passes the session.
+    - `Depends(RecentAuthentication(minutes=10))` works too.
     """
 
     def __init__(self, *, minutes: float) -> None:
-        """Set how many minutes ago the user may have proved who they are at most.
+        """Set the maximum age of the proof of identity, in minutes.
 
         Raises:
-            ValueError: The number is not positive: no proof would ever be recent enough.
+            ValueError: The number is not positive, so no proof would be recent enough.
         """
         if not minutes > 0:
             raise ValueError(f"RecentAuthentication needs more than 0 minutes, not {minutes!r}")
@@ -359,8 +361,8 @@ def _sessions(connection: HTTPConnection) -> Sessions:
     found: Sessions | None = connection.scope.get(SESSIONS_KEY)
     if found is None:
         raise RuntimeError(
-            "this request has not come to sessions.install(app): call it for this app. If middleware asks here, "
-            "the order is wrong: add that middleware before sessions.install(app), because the middleware that "
-            "is added last runs first"
+            "this request has not reached the middleware of sessions.install(app): call install for this app. If "
+            "other middleware needs the session, add it before sessions.install(app), because the middleware "
+            "that is added last runs first"
         )
     return found

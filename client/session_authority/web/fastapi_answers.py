@@ -1,4 +1,4 @@
-"""What visitors of a FastAPI or Starlette app see when the authority could not do what a handler asked."""
+"""The responses of a FastAPI or Starlette app to errors of the authority."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,13 +42,13 @@ _ANSWERS: Mapping[type[SessionAuthorityError], tuple[int, str]] = {
 
 
 def add_handlers(app: Starlette) -> None:
-    """Have an app answer the errors that it does not answer by itself."""
+    """Add exception handlers to an app, for the errors that it does not handle itself."""
     for kind in _ANSWERS:
         app.exception_handlers.setdefault(kind, _answer)
 
 
 async def close_if_open(visit: AsyncVisit, error: Exception) -> None:
-    """Close a WebSocket that has been accepted, with the code that says why."""
+    """Close a WebSocket that has been accepted, with the code for an error."""
     if not visit.is_open:
         return
     status = next((each for kind, (each, _) in _ANSWERS.items() if isinstance(error, kind)), 500)
@@ -74,7 +74,7 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Response | No
 
 
 def _confirm_address(connection: HTTPConnection) -> str | None:
-    """Return where a browser can confirm who its user is; None for a program, and on that page itself."""
+    """Return the page on which the user can confirm their identity; None for a program, and on that page itself."""
     confirm_url = _sessions(connection).page_options.reauthenticate_url
     if confirm_url is None or "text/html" not in connection.headers.get("accept", ""):
         return None
@@ -91,7 +91,7 @@ def _confirm_address(connection: HTTPConnection) -> str | None:
 
 
 def _path(scope: Scope) -> str:
-    """Return the path that the browser sees, quoted. A proxy may have taken the root path off."""
+    """Return the path that the browser sees, quoted. A proxy may have removed the root path."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     if not (path + "/").startswith(root.rstrip("/") + "/"):
         path = root + path

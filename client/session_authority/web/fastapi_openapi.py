@@ -1,4 +1,4 @@
-"""What an app's OpenAPI document says of operations that need a session: the cookie, and the answer 401."""
+"""The session cookie and the status 401 in an app's OpenAPI document, for operations that need a session."""
 
 from typing import Any
 
@@ -20,18 +20,18 @@ _NOT_SIGNED_IN = {
 
 
 class CookieScheme(SecurityBase):
-    """The security scheme of the cookie. As a dependency it has no effect but on the document."""
+    """The security scheme of the cookie. As a dependency, it changes only the OpenAPI document."""
 
     def __init__(self, cookie_name: str) -> None:
         self.model = APIKey.model_validate({"in": APIKeyIn.cookie, "name": cookie_name})
         self.scheme_name = SCHEME_NAME
 
     async def __call__(self, _connection: HTTPConnection) -> None:
-        """Do nothing: the dependency that names this one asks for the session."""
+        """Do nothing: the dependency that uses this one looks the session up."""
 
 
 def document(app: FastAPI, cookie_name: str) -> None:
-    """Have an app's document name the site's own cookie, and 401 for each operation that needs it."""
+    """Add the site's cookie name, and 401 for each operation that needs a session, to an app's OpenAPI document."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -45,4 +45,4 @@ def document(app: FastAPI, cookie_name: str) -> None:
                     operation["responses"].setdefault("401", _NOT_SIGNED_IN)
         return schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation has it
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documentation recommends this

@@ -1,4 +1,4 @@
-"""The way to a page that confirms who the user is, and back to where the user was."""
+"""Addresses of the page that confirms the user's identity, and of the page to return to."""
 
 from posixpath import normpath
 from urllib.parse import unquote, urlencode, urlsplit
@@ -11,12 +11,12 @@ def confirm_address(
 ) -> str:
     """Return the address of the confirming page, with the page to return to as `next`.
 
-    After a form was refused, that is the page that held the form: the form's target may answer no GET.
+    If a form was rejected, the user returns to the page of the form, because the form's target may not answer GET.
 
     Args:
         confirm_url: The confirming page.
-        method: The HTTP method of the refused request.
-        path: The path of the refused request, with its query.
+        method: The HTTP method of the rejected request.
+        path: The path of the rejected request, with its query.
         referer: Its `Referer` header.
         origin: The origin that the browser sees.
     """
@@ -30,7 +30,7 @@ def confirm_address(
 def next_page(given: str | None, *, default: str, confirm_url: str | None) -> str:
     """Return the page that `next` names if it is a path of this site, and the default otherwise.
 
-    The confirming page itself is no page to return to: the user would confirm without end.
+    The confirming page itself also gives the default: the user would have to confirm again and again.
     """
     if not given or not is_path(given) or (confirm_url and is_same_page(given, confirm_url)):
         return default
@@ -38,7 +38,7 @@ def next_page(given: str | None, *, default: str, confirm_url: str | None) -> st
 
 
 def is_same_page(path: str, url: str) -> bool:
-    """Say whether a path of this site is that of an address."""
+    """Say whether a path of this site is the path of an address."""
     return _normal_path(path) == _normal_path(url)
 
 

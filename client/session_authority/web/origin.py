@@ -1,4 +1,4 @@
-"""Origins in the one form in which they can be compared (RFC 6454, sections 4 and 6; RFC 9110, section 4.2.3)."""
+"""Origins in a normal form, so that they can be compared (RFC 6454, sections 4 and 6; RFC 9110, section 4.2.3)."""
 
 import ipaddress
 import re
@@ -12,7 +12,7 @@ def normal_origin(text: str) -> str | None:
     """Return an origin in lower case, with its host in ASCII and without its default port.
 
     Returns:
-        The origin; None if the text is not one http or https origin. "null" is none either.
+        The origin; None if the text is not exactly one http or https origin, for example "null".
     """
     scheme, separator, rest = text.partition("://")
     found = _AUTHORITY.fullmatch(rest.removesuffix("/"))
@@ -27,7 +27,7 @@ def normal_origin(text: str) -> str | None:
 
 
 def site_origin(given: object) -> str:
-    """Return the origin that an app's setting names, in its normal form.
+    """Return the origin of an app's setting in its normal form.
 
     Raises:
         ValueError: The setting is not exactly one origin.
@@ -35,8 +35,8 @@ def site_origin(given: object) -> str:
     origin = normal_origin(given) if isinstance(given, str) else None
     if origin is None:
         raise ValueError(
-            'the site\'s origin is a scheme, a host and perhaps a port, as in "https://app.example", '
-            f"not {given!r}; leave it out if the site has several origins"
+            "the site's origin must be a scheme, a host and optionally a port, as in "
+            f'"https://app.example", not {given!r}; leave it out if the site has several origins'
         )
     return origin
 
@@ -48,7 +48,7 @@ def _normal_host(host: str) -> str | None:
         if host.isascii():
             return host.lower() if host.strip(".") else None
         encoded = host.lower().encode("idna")
-        # Python replaces some letters, such as "ß". Browsers keep them, so no answer is right here.
+        # Python replaces some letters, such as "ß", which browsers keep. Such a host has no right form here.
         return encoded.decode() if encoded.decode("idna") == host.lower() else None
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""What is the same for all requests of a site, its clock too, and what a framework says of one request."""
+"""The settings that all requests of a site share, and the data of one request that a framework gives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,25 +13,25 @@ test_clocks: dict[str, Callable[[], datetime]] = {}
 
 
 def system_time() -> datetime:
-    """Return the time now, aware, in UTC."""
-    return datetime.now(UTC)  # noqa: TID251 - the one place that asks the system
+    """Return the system's time as an aware datetime in UTC."""
+    return datetime.now(UTC)  # noqa: TID251 - the only place that reads the system's clock
 
 
 def time_at(address: str) -> datetime:
-    """Return the time now by the clock that counts for clients of this address."""
+    """Return the current time for clients of this address: the test authority's, or the system's."""
     return test_clocks.get(address, system_time)()
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What a framework tells of a request.
+    """The data of a request that a framework gives.
 
     Attributes:
-        scheme: Its scheme, as the server saw it.
-        host: Its `Host` header.
+        scheme: The scheme, as the server saw it.
+        host: The `Host` header.
         peer: The address of the socket's other end, if it has one.
-        header: Gives a header by its name in lower case, several joined by commas (cookies by semicolons),
-            or "".
+        header: Returns a header by its lower-case name, or "". Repeated headers are joined by commas, cookies by
+            semicolons.
     """
 
     scheme: str
@@ -42,14 +42,14 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is the same for all requests of a site.
+    """The settings that all requests of a site share.
 
     Attributes:
-        cookie: How its cookie looks.
-        client_ip: Who is believed about addresses.
-        origin: The one origin that browsers see, "https://app.example". It is kept in its normal form.
-            None: each request's scheme and `Host` say it.
-        clock: What time it is.
+        cookie: The session cookie.
+        client_ip: The trusted proxies, and the forwarding header that they maintain.
+        origin: The only origin that browsers see, for example "https://app.example", in its normal form. None: the
+            origin follows from each request's scheme and `Host`.
+        clock: A function that returns the current time, as an aware datetime.
 
     Raises:
         ValueError: The origin is not exactly one http or https origin.

@@ -1,6 +1,6 @@
-"""One request of a browser: the token it presented, what the authority said of it, and the cookie to answer with.
+"""One request of a browser: the token that it presented, the authority's answer, and the cookie of the response.
 
-Knows no framework and does no I/O: what asks the authority is an operation, for either client to run.
+This module needs no framework and does no I/O. Its calls are operations, which either client can run.
 """
 
 import logging
@@ -24,25 +24,25 @@ from session_authority.web.site import Arrival
 from session_authority.web.site import Site as Site  # apps may import it from here
 
 RETRY_AFTER_SECONDS = 5
-"""When a user who met an outage may try again."""
+"""The `Retry-After` of an answer during an outage."""
 PERSISTENT_ATTRIBUTE = "session_authority.persistent"
 """The session attribute that records a sign-in's own choice of `persistent`: "yes" or "no"."""
 
-# A superseded token has a successor, which a parallel request may have put into the cookie already. An unknown
-# reason may mean the same.
-_KEEPING = frozenset((RejectionReason.SUPERSEDED, RejectionReason.UNKNOWN))
-_NOBODY = Rejection(RejectionReason.NOT_FOUND)
+# After these rejections, the cookie stays: a parallel request may already have replaced a superseded token in it.
+# An unknown reason may mean the same.
+_COOKIE_STAYS = frozenset((RejectionReason.SUPERSEDED, RejectionReason.UNKNOWN))
+_NO_SESSION = Rejection(RejectionReason.NOT_FOUND)
 
 _log = logging.getLogger("session_authority.web")
 
 
 class Visit:
-    """What is known of one request, and what its response must say.
+    """The session of one request, and the cookies of its response.
 
     Attributes:
-        started: When it arrived: no credential check of it began earlier.
-        outcome: What the authority said of its token; None as long as nobody has asked.
-        responded: Whether the response has begun, so that no cookie can go out any more.
+        started: When the request arrived. It is the earliest time at which its credential check can have begun.
+        outcome: The authority's answer about the token; None before the look-up.
+        responded: Whether the response has begun. It can then carry no further cookie.
     """
 
     def __init__(self, site: Site, arrival: Arrival) -> None:
@@ -60,8 +60,8 @@ class Visit:
     def local(self) -> bool:
         """Whether the browser talks plain HTTP to its own machine.
 
-        A proxy may put "localhost" into `Host`. So each of the other signs must agree: the site's origin, the
-        request's origin, and what any proxy says of the scheme and the host, whether trusted or not.
+        A proxy may put "localhost" into `Host`. So the site's origin, the request's origin, and the scheme and host
+        that any proxy forwards, trusted or not, must all be local too.
         """
         arrival = self._arrival
         is_local = is_local_request(self._scheme, arrival.host, arrival.header)
@@ -69,7 +69,7 @@ class Visit:
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """What the cookie presented, usually one token or none."""
+        """The tokens of the request's cookies, usually one or none."""
         return self._site.cookie.tokens(self.cookie_header, local=self.local)
 
     @property
@@ -79,14 +79,14 @@ class Visit:
 
     @property
     def token(self) -> str | None:
-        """The token in use: the live one, once that is known; until then the only candidate, if any."""
+        """The token in use: the live one if it is known, and otherwise the first one of the cookies, if any."""
         if self._in_use is not None:
             return self._in_use
         return self.tokens[0] if self.tokens else None
 
     @cached_property
     def ip_address(self) -> str | None:
-        """The user's IP address, where it is known."""
+        """The user's IP address, if known."""
         client_ip = self._site.client_ip
         return client_ip.find(self._arrival.peer, self._arrival.header(client_ip.header))
 
@@ -100,18 +100,18 @@ class Visit:
 
     @property
     def session(self) -> Session | None:
-        """The live session, where one has been found."""
+        """The live session, if one has been found."""
         return self.outcome if isinstance(self.outcome, Session) else None
 
     @property
     def may_clear(self) -> bool:
-        """Whether the answer may clear a cookie that the request presented."""
+        """Whether the response may clear a cookie that the request presented."""
         return may_clear(self._arrival.header)
 
     def to_ask(self, *, passive: bool = False) -> Sequence[ValidationRequest]:
-        """Return what to ask the authority, in one call; nothing if the outcome is known."""
+        """Return the requests to send to the authority in one call. None are needed if the outcome is known."""
         if self.outcome is None and not self.tokens:
-            self.outcome = _NOBODY
+            self.outcome = _NO_SESSION
         if self.outcome is not None:
             return ()
         return [
@@ -120,25 +120,24 @@ class Visit:
         ]
 
     def answered(self, answers: Sequence[Session | Rejection]) -> None:
-        """Take the answers to what `to_ask` returned. The first live session counts.
+        """Take the answers to the requests of `to_ask`. The first live session counts.
 
-        Only rejections clear the cookie. Without an answer, in an outage, the cookie stays.
-
-        A request in the background clears nothing either; `may_clear` says why.
+        Only rejections clear the cookie. During an outage there are no answers, so the cookie stays. A background
+        request does not clear it either: `may_clear` says why.
         """
         if self.outcome is not None:
-            return  # a sign-in or sign-out of this request came first
+            return  # this request has signed in or out during the look-up
         for token, answer in zip(self.tokens, answers, strict=True):
             if isinstance(answer, Session):
                 self.outcome, self._in_use = answer, token
                 return
         self.outcome = answers[0]
-        keeps = any(not answer and answer.reason in _KEEPING for answer in answers)
-        if not keeps and self.may_clear:
+        stays = any(not answer and answer.reason in _COOKIE_STAYS for answer in answers)
+        if not stays and self.may_clear:
             self._answer = self._site.cookie.cleared(local=self.local)
 
     def ask_again(self) -> None:
-        """Forget the outcome, for a connection that has been open for long."""
+        """Forget the outcome, so that a long-lived connection asks the authority again."""
         self.outcome, self._in_use = None, None
 
     def create(
@@ -168,7 +167,7 @@ class Visit:
         )
 
     def hand_out(self, new: NewSession, persistent: bool | None) -> tuple[str, ...]:
-        """Put a token into the cookie, and return the tokens that the cookie held before."""
+        """Put a token into the cookie, and return the earlier tokens of the cookie."""
         replaced = self.tokens
         token = new.token.reveal()
         cookie = self._site.cookie
@@ -189,8 +188,7 @@ class Visit:
     ) -> _core.Operation[Session]:
         """Record a sign-in and put its token into the cookie.
 
-        The session that the cookie held before ends, unless `replaces` is False. The other arguments are those
-        of `create`.
+        The cookie's earlier session ends, unless `replaces` is False. The other arguments are those of `create`.
 
         Raises:
             RuntimeError: The response has begun.
@@ -203,7 +201,7 @@ class Visit:
         return new.session
 
     def resume(self, token: str, session: Session) -> _core.Operation[None]:
-        """Put the token of an earlier session of this browser into the cookie; end the session in use."""
+        """Put the token of an earlier session of this browser into the cookie, and end the session in use."""
         self.refuse_if_too_late()
         replaced = self.tokens
         self.tokens, self._in_use = (token,), token
@@ -215,9 +213,9 @@ class Visit:
     def adopt(
         self, user_id: str, authenticate_time: datetime, retry_secret: bytes
     ) -> _core.Operation[Session]:
-        """Record a sign-in of before there were sessions, wherever it was made, and put its token into the cookie.
+        """Record a login that is older than Session Authority, and put its token into the cookie.
 
-        Requests that do so at once share the session, because they tell the same, and the same secret.
+        Concurrent requests share the session, because they send the same parameters and the same secret.
         """
         new = yield from _core.create(
             user_id,
@@ -240,7 +238,7 @@ class Visit:
         authentication_methods: Iterable[str] = (),
         authenticate_time: datetime | None = None,
     ) -> _core.Operation[NewSession]:
-        """Record that the user has proved again who they are. `hand_out` then puts the new token into the cookie."""
+        """Record that the user proved their identity again. `hand_out` then puts the new token into the cookie."""
         return _core.reauthenticate(
             self.token,
             authentication_methods=authentication_methods,
@@ -255,9 +253,9 @@ class Visit:
         authenticate_time: datetime | None = None,
         persistent: bool | None = None,
     ) -> _core.Operation[Session]:
-        """Record that the user has proved again who they are, and put the new token into the cookie.
+        """Record that the user proved their identity again, and put the new token into the cookie.
 
-        The cookie keeps the sign-in's choice of `persistent` unless this call makes another.
+        The cookie keeps the `persistent` choice of the sign-in, unless this call makes another choice.
 
         Raises:
             RuntimeError: The response has begun.
@@ -270,7 +268,7 @@ class Visit:
         return new.session
 
     def kept_choice(self, persistent: bool | None) -> bool | None:
-        """Return the choice of `persistent` for a renewed cookie: a new one, or else the sign-in's own."""
+        """Return the `persistent` choice for a renewed cookie: the given one, or else the sign-in's."""
         if persistent is None and self.session is not None:
             chosen = self.session.attributes.get(PERSISTENT_ATTRIBUTE)
             return {"yes": True, "no": False}.get(chosen or "")
@@ -279,13 +277,13 @@ class Visit:
     def sign_out(self) -> _core.Operation[None]:
         """End the session in use, then clear the cookie.
 
-        An outage is raised, and keeps the cookie: the session would live on without it.
+        An outage raises `Unavailable` and keeps the cookie, because the session may still be live.
         """
         yield from _core.sign_out(self.token)
         yield from self.end()
 
     def end(self) -> _core.Operation[None]:
-        """Note that the session in use is over, and clear the cookie. The operation ends the cookie's other sessions."""
+        """Record that the session in use is over, and clear the cookie. The operation ends the cookie's other sessions."""
         others = tuple(token for token in self.tokens if token != self.token)
         if self.tokens:
             self._answer = self._site.cookie.cleared(local=self.local)
@@ -299,34 +297,38 @@ class Visit:
         return self._handed_out is not None
 
     def take_back(self) -> _core.Operation[None]:
-        """Forget the token that this request got. The operation ends its session.
+        """Drop the token that this request got. The operation ends its session.
 
-        The browser never gets the token, because the request failed. The session would stay in the user's list,
-        live, and nobody could use it.
+        The request failed, so the browser never gets the token. Otherwise the user's list would show a live session
+        that no browser can use.
         """
         if self._handed_out is None:
             return end_if_possible(())
         ended, self._handed_out = self._handed_out, None
         if self._keeps_earlier:
-            self._answer = ()  # the browser keeps the token of the session that was not replaced
+            self._answer = ()  # the browser keeps the cookie of its earlier session
         else:
-            self.end()  # It presents no other token than this one.
+            self.end()
         return end_if_possible((ended,))
 
     def refuse_if_too_late(self) -> None:
-        """Refuse to make a token that no cookie can carry any more."""
+        """Raise if the response has begun, because no cookie can carry a new token any more.
+
+        Raises:
+            RuntimeError: The response has begun.
+        """
         if self.responded:
             raise RuntimeError(
-                "the response has begun, so the token can't go out in its cookie: sign in and reauthenticate "
-                "before it, not in what it streams, in a background task or on an open WebSocket"
+                "the response has begun, so it can't set the cookie: sign in and reauthenticate before the "
+                "response, not while it streams, in a background task or on an open WebSocket"
             )
 
     def require_recent(self, maximum_age: timedelta) -> None:
-        """Refuse a session whose user last proved who they are too long ago.
+        """Raise if the user's last proof of identity is too old.
 
         Raises:
-            ReauthenticationRequired: It is older; `metadata["max_authentication_age_seconds"]` says how old
-                it may be.
+            ReauthenticationRequired: The proof is older than `maximum_age`.
+                `metadata["max_authentication_age_seconds"]` is that limit.
         """
         session = self.session
         if session is None or self._site.clock() - session.authenticate_time > maximum_age:
@@ -338,17 +340,17 @@ class Visit:
 
     @property
     def set_cookies(self) -> tuple[SetCookie, ...]:
-        """What the response must do to the cookie."""
+        """The cookies that the response must set or clear."""
         return self._answer
 
     @property
     def was_looked_up(self) -> bool:
-        """Whether the response may differ by the cookie."""
+        """Whether the session was looked up, so that the response may depend on the cookie."""
         return self.outcome is not None
 
     @property
     def _user_agent(self) -> str | bytes:
-        """The header as the browser sent it: web servers decode its bytes as Latin-1, and apps send UTF-8."""
+        """The header's bytes as the browser sent them. Web servers decode them as Latin-1, but apps send UTF-8."""
         header = self._arrival.header("user-agent")
         try:
             return header.encode("latin-1")
@@ -365,14 +367,16 @@ class Visit:
     def _with_choice(
         self, attributes: Mapping[str, str] | None, persistent: bool | None
     ) -> Mapping[str, str] | None:
-        """Add the choice of `persistent` to the attributes. The site's default needs no record."""
+        """Add the `persistent` choice to the attributes, if it differs from the site's default."""
         if persistent is None or persistent == self._site.cookie.persistent:
             return attributes
         return {**(attributes or {}), PERSISTENT_ATTRIBUTE: "yes" if persistent else "no"}
 
 
-def one_name(authentication_methods: Iterable[str], methods: Iterable[str] | None) -> Iterable[str]:
-    """Return the authentication methods, whichever of their two names the app uses for them.
+def methods_of(
+    authentication_methods: Iterable[str], methods: Iterable[str] | None
+) -> Iterable[str]:
+    """Return the authentication methods. Apps may pass them under either name.
 
     Raises:
         TypeError: Both are given.
@@ -380,12 +384,12 @@ def one_name(authentication_methods: Iterable[str], methods: Iterable[str] | Non
     if methods is None:
         return authentication_methods
     if authentication_methods:
-        raise TypeError("methods is another name of authentication_methods: give one of them")
+        raise TypeError("methods is another name of authentication_methods: pass only one of them")
     return methods
 
 
 def end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:
-    """End sessions that no browser uses any more. A failure is logged: what was done before stands."""
+    """End sessions that no browser uses any more. A failure is only logged, because the request has succeeded."""
     for token in tokens:
         try:
             yield from _core.sign_out(token)

@@ -52,7 +52,7 @@ def test_the_check_names_the_middleware_that_must_come_later(between: str) -> No
     ):
         call_command("check")
     said = str(caught.value)
-    assert f"{between} stands before SessionAuthorityMiddleware" in said
+    assert f"{between} comes before SessionAuthorityMiddleware" in said
     assert f"Move {OURS} up, directly after {AUTHENTICATION}." in said
     assert "MessageMiddleware" not in said
     with site(OURS, between):

@@ -240,9 +240,13 @@ def test_an_outage_after_the_login_leaves_it_without_an_idle_timeout(
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("BROWSER_IDLE_TIMEOUT", 3600, "is a timedelta of at least a minute, or None, not 3600"),
+        (
+            "BROWSER_IDLE_TIMEOUT",
+            3600,
+            "must be a timedelta of at least a minute, or None, not 3600",
+        ),
         ("BROWSER_IDLE_TIMEOUT", timedelta(seconds=1), "at least a minute"),
-        ("CLOCK", "noon", "CLOCK is a function that returns the time, not str"),
+        ("CLOCK", "noon", "CLOCK must be a function that returns the time, not str"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(key: str, value: object, said: str) -> None:

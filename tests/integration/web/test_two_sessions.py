@@ -169,5 +169,5 @@ async def test_middleware_that_asks_too_early_gets_an_error_about_the_order(
         if not comes_after:
             assert (await it.get("/")).status_code == 404
             return
-        with pytest.raises(RuntimeError, match=r"add that middleware before sessions\.install"):
+        with pytest.raises(RuntimeError, match=r"add it before sessions\.install"):
             await it.get("/")

@@ -244,7 +244,7 @@ def test_a_mapped_peer_is_the_address_that_it_maps() -> None:
     assert BEHIND_PROXY.find("::ffff:10.0.0.1", "203.0.113.7") == "203.0.113.7"
 
 
-def test_a_private_peer_whose_headers_are_ignored_is_told_of_once(
+def test_a_private_peer_whose_headers_are_ignored_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     client_ip = ClientIp()
@@ -257,7 +257,7 @@ def test_a_private_peer_whose_headers_are_ignored_is_told_of_once(
             assert client_ip.find("172.17.0.1", "198.51.100.1") == "172.17.0.1"
 
     (record,) = caplog.records
-    assert "172.17.0.1, a private address, sends x-forwarded-for" in record.message
+    assert "private address 172.17.0.1 sends x-forwarded-for" in record.message
     assert "trusted proxies" in record.message
 
 
@@ -268,7 +268,7 @@ def test_what_is_no_network_is_refused(network: str) -> None:
 
 
 def test_a_lone_text_is_not_taken_for_its_letters() -> None:
-    with pytest.raises(TypeError, match="not one str"):
+    with pytest.raises(TypeError, match="not a str"):
         ClientIp("10.0.0.0/8")
 
 

@@ -99,7 +99,7 @@ def test_a_site_in_development_uses_the_plain_cookie(origin: str | None) -> None
     assert it.tokens == ("ses_a",)
 
 
-def test_whoever_serves_plain_http_is_told_once_why_nobody_stays_signed_in(
+def test_a_sign_in_over_plain_http_logs_once_why_browsers_reject_the_cookie(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     site = Site(clock=lambda: NOON)
@@ -107,7 +107,7 @@ def test_whoever_serves_plain_http_is_told_once_why_nobody_stays_signed_in(
         Authority().run(visit(site=site, scheme="http", host="192.0.2.1:8000").sign_in("ana"))
 
     (said,) = caplog.messages
-    assert "http://192.0.2.1:8000, in plain HTTP" in said
+    assert "http://192.0.2.1:8000 over plain HTTP" in said
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sessions for Django: revocable logins beside `login()` and `logout()`, which stay as they are.
+"""Sessions for Django: revocable logins. `login()` and `logout()` stay as they are.
 
 INSTALLED_APPS += ["session_authority.web.django"]
 MIDDLEWARE += ["session_authority.web.django.middleware.SessionAuthorityMiddleware"]  # directly after authentication

@@ -1,4 +1,4 @@
-"""Logins that are older than Session Authority's arrival, and get a session at their next request."""
+"""Adoption: logins that are older than the deployment of Session Authority get a session at their next request."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +14,7 @@ from session_authority.web.cookies import MAX_AGE_SECONDS
 from session_authority.web.visit import Visit
 
 MARK = "_session_authority_id"
-"""The key of Django's session that holds the id of the authority's session."""
+"""The key in Django's session for the id of the authority's session."""
 
 
 def adopt(
@@ -22,38 +22,39 @@ def adopt(
     client: SessionClient,
     login: SessionBase,
     user_id: str,
-    arrival: datetime,
-    over: Callable[[], object],
+    deployed: datetime,
+    log_out: Callable[[], object],
 ) -> Session | None:
-    """Give a session to a login that has none; None if the login does not count for this request.
+    """Create a session for a login that has none. Return None if the login is not valid for this request.
 
-    The login's time is that of Session Authority's arrival: whatever ended all of the user's sessions since
-    then covers it. Requests that arrive together share a retry secret, so they get the same session.
+    The login's authentication time is the deployment of Session Authority. So it is rejected if all of the user's
+    sessions were ended since then. Concurrent requests share a retry secret, so they get the same session.
     """
-    authenticate_time = min(arrival, visit.started)  # the arrival may lie ahead
+    authenticate_time = min(deployed, visit.started)  # the setting may be in the future
     secret = salted_hmac(
         "session_authority.adopt", login.session_key or "", algorithm="sha256"
     ).digest()
     try:
         session = client.run_operation(visit.adopt(user_id, authenticate_time, secret))
     except (AuthenticationTooOld, RetryStale):
-        over()
+        log_out()
         return None
     except RetryMismatch:
-        # A parallel request of this login came first, apparently from another device.
+        # Another request adopted this login at the same time, with another user agent.
         return None
     if _first_adopted(login, session.session_id) != session.session_id:
         client.run_operation(visit.sign_out())
-        over()
+        log_out()
         return None
     login[MARK] = session.session_id
     return session
 
 
 def _first_adopted(login: SessionBase, session_id: str) -> str:
-    """Record which session the login got, and return the one that it got first.
+    """Record the session of an adopted login, and return the first session that was recorded for it.
 
-    A request that began before the adoption may save Django's session later, without the mark.
+    The record is separate from the login's own Django session. A request that began before the adoption may save that
+    session later, without the mark.
     """
     key = salted_hmac("session_authority.adopted", login.session_key or "", algorithm="sha256")
     record_key = key.hexdigest()[:32]
@@ -61,10 +62,12 @@ def _first_adopted(login: SessionBase, session_id: str) -> str:
     recorded = store(record_key).get(MARK)
     if isinstance(recorded, str):
         return recorded
-    with suppress(CreateError):  # a parallel request, which got the same session, created it
+    with suppress(
+        CreateError
+    ):  # a concurrent request, which got the same session, created the record
         store(record_key).save(must_create=True)
     record = store(record_key)
     record[MARK] = session_id
-    record.set_expiry(MAX_AGE_SECONDS)  # longer than a login that is in use can be adopted
+    record.set_expiry(MAX_AGE_SECONDS)  # longer than an unmarked login can still be adopted
     record.save()
     return session_id

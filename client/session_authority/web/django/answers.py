@@ -1,4 +1,4 @@
-"""What visitors see when the authority could not do what a view asked."""
+"""The responses of a Django site to errors of the authority."""
 
 from contextlib import suppress
 
@@ -24,7 +24,7 @@ from session_authority.web.visit import RETRY_AFTER_SECONDS
 
 
 def answer(request: HttpRequest, error: Exception) -> HttpResponseBase | None:
-    """Give the response for an error of the library; None for one that is a fault of somebody's."""
+    """Return the response for an error of the library; None for any other error, which is a fault."""
     response: HttpResponseBase | None = None
     match error:
         case Unavailable():
@@ -42,11 +42,11 @@ def answer(request: HttpRequest, error: Exception) -> HttpResponseBase | None:
 
 
 def unavailable(request: HttpRequest) -> HttpResponse:
-    """Say that it is a matter of a moment. The template can be replaced; it knows neither request nor user."""
+    """Return the response during an outage. A site may replace the template, which gets neither request nor user."""
     detail = "We can't check your session right now. This doesn't log you out. Please try again in a few seconds."
     response: HttpResponse = JsonResponse({"detail": detail}, status=503)
     if wants_html(request):
-        with suppress(TemplateDoesNotExist):  # A site without templates answers in JSON alone.
+        with suppress(TemplateDoesNotExist):  # a site without templates answers with JSON
             content = loader.render_to_string("session_authority/unavailable.html")
             response = HttpResponse(content, status=503)
     response.headers["Cache-Control"] = "no-store"

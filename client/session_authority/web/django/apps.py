@@ -1,4 +1,4 @@
-"""The application, which connects Django's own signals."""
+"""The Django application, which connects the signals and registers the checks."""
 
 from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in, user_logged_out
@@ -13,7 +13,7 @@ class SessionAuthorityConfig(AppConfig):
     verbose_name = "Session Authority"
 
     def ready(self) -> None:
-        """Connect what happens at login and logout, and what is checked before anything runs."""
+        """Connect the receivers of login and logout, and register the checks of the settings."""
         from session_authority.web.django import checks, signals
 
         register(Tags.security)(checks.check_settings)

@@ -1,9 +1,10 @@
-"""`request.auth_session`: a request's session at the authority, and how Django's login belongs to it.
+"""`request.auth_session`: the authority's session of a request, and its relation to Django's login.
 
-Django keeps its own session, for data and for who is logged in; the token is in a cookie of ours. The login
-is marked with the id of its session, no secret, and counts only beside the live token of that very session.
-A login without a mark may be older than Session Authority's arrival. It alone can be adopted, and the mark is
-kept where browsers can't reach it, so nobody gets around a revocation by losing the token.
+Django's own session stores the login. It is marked with the id of the authority's session, which is not a secret. The
+token is in a second cookie. A marked login is valid only with the live token of that session.
+
+A login without a mark may be older than the deployment of Session Authority. Only such a login can be adopted. The mark
+is stored on the server, so a browser cannot bypass a revocation by deleting the token.
 """
 
 import logging
@@ -31,10 +32,10 @@ from session_authority.web.cookies import SetCookie
 from session_authority.web.django.adopting import MARK, adopt
 from session_authority.web.django.options import Options
 from session_authority.web.django.own_session import OWN, OwnSession
-from session_authority.web.visit import Visit, one_name
+from session_authority.web.visit import Visit, methods_of
 
 OWED = "_session_authority_revoke_others"
-"""The key of Django's session that records that the user's other sessions must still be ended."""
+"""The key in Django's session that records that the user's other sessions must still be ended."""
 
 _MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
 _User: TypeAlias = AbstractBaseUser | AnonymousUser
@@ -43,26 +44,26 @@ _log = logging.getLogger("session_authority.web")
 
 
 class AuthSession:
-    """The session of one request, looked up when something of it is first asked for.
+    """The session of one request, which is looked up at its first use.
 
-    What calls the authority may raise `Unavailable`, which the middleware answers with 503 and Retry-After.
-    The methods that begin with an "a" are for asynchronous views.
+    A method that calls the authority may raise `Unavailable`. The middleware answers it with 503 and Retry-After. The
+    methods that begin with "a" are for asynchronous views.
 
     The first seven attributes describe a sign-in. Set them before `login()`.
 
     Attributes:
-        authentication_methods: How the user proves who they are, in the names of RFC 8176; the password unless set, if
-            Django's own backend asked for it.
-        authenticate_time: When the check of the credentials began; when the request arrived unless set.
-        persistent: Whether the login outlives the browser's being closed; as Django's session unless set. It
-            sets the expiry of Django's session too.
-        lifetime: The absolute lifetime, at most the policy's, which it is unless set.
-        idle_timeout: The idle timeout, from one minute up to the policy's, which it is unless set. A login that
-            goes with the browser gets the setting `BROWSER_IDLE_TIMEOUT` if the policy has none.
-        attributes: At most 16 texts to find again at each request.
-        actor_id: Who acts as the user, if it is not the user.
+        authentication_methods: How the user proved who they are, in the names of RFC 8176. The default is "pwd" for
+            Django's own backend.
+        authenticate_time: When the credential check began. The default is the arrival of the request.
+        persistent: Whether the login stays when the browser is closed. It also sets the expiry of Django's session,
+            which is the default.
+        lifetime: The absolute lifetime, at most the policy's. The default is the policy's.
+        idle_timeout: The idle timeout, at least a minute. The default is the policy's. If the policy has none and the
+            login ends with the browser, the setting `BROWSER_IDLE_TIMEOUT` counts.
+        attributes: At most 16 texts that each look-up returns.
+        actor_id: The id of another person who acts as the user.
         is_hijack: Whether the view is one of django-hijack's. Its logins leave the actor's own session live.
-        met_outage: Whether the authority could not say whose session this is.
+        met_outage: Whether a look-up failed because of an outage.
     """
 
     def __init__(self, request: HttpRequest, options: Options, visit: Visit) -> None:
@@ -95,7 +96,7 @@ class AuthSession:
 
     @property
     def session(self) -> Session | None:
-        """The live session of the request's token; None where there is none."""
+        """The live session of the request's token; None if there is none."""
         client = self._options.client
         try:
             match self.visit.to_ask():
@@ -112,14 +113,14 @@ class AuthSession:
         return self.visit.session
 
     def require(self, *, maximum_age: timedelta | None = None) -> Session:
-        """Give the session.
+        """Return the session.
 
         Args:
-            maximum_age: How long ago the user may have proved at most who they are.
+            maximum_age: The maximum age of the user's last proof of identity.
 
         Raises:
-            SessionNotLive: There is none: the user must sign in.
-            ReauthenticationRequired: The proof is older.
+            SessionNotLive: There is no live session: the user must sign in.
+            ReauthenticationRequired: The last proof of identity is older than `maximum_age`.
         """
         session = self.session
         if session is None:
@@ -135,11 +136,11 @@ class AuthSession:
         authenticate_time: datetime | None = None,
         methods: Iterable[str] | None = None,
     ) -> Session:
-        """Record that the user has just proved again who they are; the cookie gets another token.
+        """Record that the user has just proved their identity again. The cookie gets a new token.
 
         Args:
-            authentication_methods: How they did, in the names of RFC 8176.
-            authenticate_time: When the check began; when the request arrived unless given.
+            authentication_methods: How the user proved who they are, in the names of RFC 8176.
+            authenticate_time: When the credential check began. The default is the arrival of the request.
             methods: Another name of `authentication_methods`.
 
         Raises:
@@ -148,13 +149,13 @@ class AuthSession:
         self.require()
         return self._options.client.run_operation(
             self.visit.reauthenticate(
-                authentication_methods=one_name(authentication_methods, methods),
+                authentication_methods=methods_of(authentication_methods, methods),
                 authenticate_time=authenticate_time,
             )
         )
 
     def revoke_others(self) -> datetime:
-        """End every session of the user but this one, and say when no cache accepts them any more.
+        """End every session of the user except this one. Return when no cache accepts them any more.
 
         Raises:
             SessionNotLive: There is no session: the user must sign in.
@@ -163,7 +164,7 @@ class AuthSession:
         return self._options.client.revoke_others(self.visit.token)
 
     async def asession(self) -> Session | None:
-        """Do as `session`, in an asynchronous view."""
+        """Return `session`, in an asynchronous view."""
         return await sync_to_async(lambda: self.session)()
 
     async def areauthenticate(
@@ -173,18 +174,18 @@ class AuthSession:
         authenticate_time: datetime | None = None,
         methods: Iterable[str] | None = None,
     ) -> Session:
-        """Do as `reauthenticate`, in an asynchronous view."""
+        """Call `reauthenticate`, in an asynchronous view."""
         return await sync_to_async(self.reauthenticate)(
-            authentication_methods=one_name(authentication_methods, methods),
+            authentication_methods=methods_of(authentication_methods, methods),
             authenticate_time=authenticate_time,
         )
 
     async def arevoke_others(self) -> datetime:
-        """Do as `revoke_others`, in an asynchronous view."""
+        """Call `revoke_others`, in an asynchronous view."""
         return await sync_to_async(self.revoke_others)()
 
     def user(self) -> _User:
-        """Give who is logged in: whom Django's session names, if the authority knows the login to be live."""
+        """Return the user of Django's login if the login has a live session, and otherwise an anonymous user."""
         if self._user is None:
             self._user = self._user_with_live_session(get_user(self._request))
             if self._user.is_authenticated:
@@ -192,11 +193,11 @@ class AuthSession:
         return self._user
 
     async def auser(self) -> _User:
-        """Do as `user`, for `request.auser`."""
+        """Return `user()`, for `request.auser`."""
         return await sync_to_async(self.user)()
 
     def logged_in(self, user: AbstractBaseUser) -> None:
-        """Record a login of Django's. It does not stand if the authority can't record it."""
+        """Record a Django login at the authority. If that fails, undo the login and raise the error."""
         try:
             own_id = self._begin(user)
         except SessionAuthorityError:
@@ -208,7 +209,7 @@ class AuthSession:
         self._user, self._hash_seen = user, self._request.session.get(HASH_SESSION_KEY)
 
     def _begin(self, user: AbstractBaseUser) -> str | None:
-        """Record the sign-in; return the id of the own session that the actor keeps, if any."""
+        """Record the sign-in. Return the id of the own session that an actor keeps, if any."""
         login = self._request.session
         if self.is_hijack:
 
@@ -240,7 +241,7 @@ class AuthSession:
                     user_id(user),
                     authentication_methods=methods,
                     authenticate_time=self.authenticate_time,
-                    persistent=self.persistent or None,  # False is in Django's session
+                    persistent=self.persistent or None,  # Django's session stores False
                     lifetime=self.lifetime,
                     idle_timeout=idle_timeout,
                     attributes=self.attributes,
@@ -256,7 +257,7 @@ class AuthSession:
         try:
             return record(default)
         except InvalidArgument:
-            return record(None)  # The policy has a shorter one, which counts.
+            return record(None)  # the policy has a shorter idle timeout
 
     def _ends_with_browser(self) -> bool:
         if self._request.session.get_expire_at_browser_close():
@@ -264,20 +265,20 @@ class AuthSession:
         return not (self.persistent or self._options.site.cookie.persistent)
 
     def logged_out(self) -> None:
-        """Record a logout of Django's, which is not one if the authority can't."""
+        """Record a Django logout at the authority. If that fails, raise the error: the user stays logged in."""
         self._own.end()
         self._options.client.run_operation(self.visit.sign_out())
         self._user = AnonymousUser()
 
     def signed_out_on_page(self) -> None:
-        """Record that the page found or made the session to be over."""
+        """Record that the session is over, because the sessions page ended it or found it ended."""
         self._own.end()
         self._options.client.run_operation(self.visit.end())
         if MARK in self._request.session:
             self._forget_login()
 
     def failed(self) -> None:
-        """Undo a login of this request: after a fault of the site's, Django doesn't save that there was one."""
+        """End the session of a login in this request: after a failure, Django does not save the login."""
         if self._is_new:
             self._options.client.run_operation(self.visit.take_back())
             self._own.forget()
@@ -285,17 +286,17 @@ class AuthSession:
 
     @property
     def set_cookies(self) -> tuple[SetCookie, ...]:
-        """What the response must do to the cookies."""
+        """The cookies that the response must set or clear."""
         return self.visit.set_cookies + self._own.set_cookies
 
     def after_view(self) -> None:
-        """Do what a login or a change of password in this request still needs."""
+        """Complete a login or a password change of this request."""
         if self._is_new and self._may_be_kept and self._ends_with_browser():
             self._limit_idle_time()
         self._sign_out_elsewhere()
 
     def _limit_idle_time(self) -> None:
-        """Replace the session with one that has an idle timeout: the view called `set_expiry(0)` after `login()`."""
+        """Replace the session by one with an idle timeout, because the view called `set_expiry(0)` after `login()`."""
         session = self.session
         default = self._options.browser_idle_timeout
         if (
@@ -307,14 +308,14 @@ class AuthSession:
         ):
             return
         try:
-            anew = self._sign_in(self._user, session.authentication_methods)
+            limited = self._sign_in(self._user, session.authentication_methods)
         except SessionAuthorityError as error:
-            _log.warning("a login that goes with the browser got no idle timeout: %s", error)
+            _log.warning("a login that ends with the browser got no idle timeout: %s", error)
             return
-        self._request.session[MARK] = anew.session_id
+        self._request.session[MARK] = limited.session_id
 
     def _sign_out_elsewhere(self) -> None:
-        """Sign the user out elsewhere, if the password was changed, now or once the authority is back."""
+        """Sign the user out elsewhere after a password change. During an outage, a later request does so."""
         if self._user is None or not self._user.is_authenticated:
             return
         session = self._request.session
@@ -326,9 +327,9 @@ class AuthSession:
         try:
             self.revoke_others()
         except (SessionNotLive, ImpersonationForbidden):
-            pass  # Not this login's to do.
+            pass  # this login may not end the other sessions
         except SessionAuthorityError as error:
-            _log.error("the other sessions after a change of password are not ended yet: %s", error)
+            _log.error("the other sessions after a password change are not ended yet: %s", error)
             return
         del session[OWED]
 
@@ -343,17 +344,17 @@ class AuthSession:
             if mark is None:
                 self._request.session[MARK] = session.session_id
                 return user
-        arrival = self._options.adopt_existing
-        if mark is None and arrival is not None:
+        deployed = self._options.adopt_existing
+        if mark is None and deployed is not None:
             login, client = self._request.session, self._options.client
-            adopted = adopt(self.visit, client, login, user_id(user), arrival, self._log_out_ended)
+            adopted = adopt(self.visit, client, login, user_id(user), deployed, self._log_out_ended)
             return AnonymousUser() if adopted is None else user
         if session is not None or self._has_ended():
             return self._log_out_ended()
         return AnonymousUser()
 
     def _actor_is_live(self) -> bool:
-        """Say whether a borrowed session still stands, and end it if the actor's own session is over."""
+        """Say whether the actor's own session is live, if there is an actor. Otherwise end the borrowed session."""
         own_id = self._request.session.get(OWN)
         if own_id is None:
             return True
@@ -364,7 +365,7 @@ class AuthSession:
         return False
 
     def _has_ended(self) -> bool:
-        """Say whether the login has ended, rather than that its token was replaced by a parallel request."""
+        """Say whether the login has ended. A token that a parallel request replaced does not count."""
         outcome = self.visit.outcome
         return isinstance(outcome, Rejection) and outcome.reason not in (
             RejectionReason.SUPERSEDED,
@@ -372,16 +373,16 @@ class AuthSession:
         )
 
     def _log_out_ended(self) -> AnonymousUser:
-        """Forget a login that has ended, unless the answer must not clear Django's cookie either."""
+        """Forget a login that has ended, unless the response must not clear Django's cookie either."""
         return self._forget_login() if self.visit.may_clear else AnonymousUser()
 
     def _forget_login(self) -> AnonymousUser:
         self._request.session.flush()
-        self._user = nobody = AnonymousUser()
-        self._request.user = nobody
-        return nobody
+        self._user = anonymous = AnonymousUser()
+        self._request.user = anonymous
+        return anonymous
 
 
 def user_id(user: AbstractBaseUser) -> str:
-    """Return the authority's name for a user: the primary key. Names and addresses can pass to another user."""
+    """Return the `user_id` of a user: the primary key, because a name or an address can pass to another user."""
     return str(user.pk)

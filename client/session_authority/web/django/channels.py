@@ -1,4 +1,4 @@
-"""Users of Django Channels: `scope["user"]` beside a live session, for as long as the connection lasts.
+"""Live sessions for Django Channels: `scope["user"]` counts only while the user's session is live.
 
 application = ProtocolTypeRouter({
     "http": get_asgi_application(),
@@ -35,19 +35,20 @@ from session_authority.web.django.testing_logins import presenting
 from session_authority.web.visit import RETRY_AFTER_SECONDS, Visit
 
 CHECK_SECONDS = 30.0
-"""How often a WebSocket that carries no messages is checked."""
+"""How often the session of an idle WebSocket is checked."""
 
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013  # RFC 6455, section 7.4.1, and its registry
 _CARRIES_DATA = frozenset(("websocket.send", "http.response.start", "http.response.body"))
 
 
 class SessionAuthorityMiddleware:
-    """Takes the place of Channels' `AuthMiddleware`.
+    """Replaces Channels' `AuthMiddleware`.
 
-    `scope["user"]` is the user of a live session, or anonymous; `scope["auth_session"]` is the `Session`, or
-    None. The session is validated again for each message in either direction, and every 30 seconds. Once it
-    has ended, no message passes: a WebSocket is closed with 1008, in an outage with 1013, and an HTTP request
-    gets 401 or 503.
+    `scope["user"]` is the user of a live session, or anonymous. `scope["auth_session"]` is the `Session` or None.
+
+    The session is validated again for each message in either direction, and every 30 seconds. Once it has ended, no
+    message passes. A WebSocket is closed with 1008, or with 1013 in an outage. An HTTP request gets 401, or 503 in an
+    outage.
     """
 
     def __init__(self, inner: Application, *, check_seconds: float = CHECK_SECONDS) -> None:
@@ -55,13 +56,13 @@ class SessionAuthorityMiddleware:
 
         Args:
             inner: The application.
-            check_seconds: How often a WebSocket that carries no messages is checked.
+            check_seconds: How often the session of an idle WebSocket is checked.
         """
         self._inner = inner
         self._check_seconds = check_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Identify the user of a connection, and guard it if there is one."""
+        """Identify the user of a connection, and guard the connection if there is one."""
         if "session" not in scope:
             raise ValueError(
                 "SessionAuthorityMiddleware needs Channels' SessionMiddleware around it: use "
@@ -88,13 +89,13 @@ class SessionAuthorityMiddleware:
             watch.cancel()
 
 
-def SessionAuthorityMiddlewareStack(inner: Application) -> Any:  # noqa: N802 - as Channels has it
+def SessionAuthorityMiddlewareStack(inner: Application) -> Any:  # noqa: N802 - named as in Channels
     """Wrap an application as Channels' `AuthMiddlewareStack` does, with live sessions."""
     return CookieMiddleware(SessionMiddleware(SessionAuthorityMiddleware(inner)))
 
 
 class _Login:
-    """Django's login of one connection, and the session that it belongs to."""
+    """Django's login of one connection, and its session."""
 
     def __init__(self, scope: Scope) -> None:
         self.user: Any = None
@@ -110,7 +111,7 @@ class _Login:
         """Say whether the connection belongs to a user with a live session.
 
         Raises:
-            Unavailable: The authority can't say.
+            Unavailable: The authority cannot answer.
         """
         user = await get_user(scope)
         if not user.is_authenticated:
@@ -133,14 +134,14 @@ class _Login:
         """Return the code to close a connection with; None while the session is live.
 
         Args:
-            passive: Whether the check is not the user's doing and must not count as activity.
+            passive: Whether the check is not caused by the user. It then doesn't count as activity.
         """
         try:
             answer = await sync_to_async(self._validate, thread_sensitive=False)(passive)
         except Unavailable:
             return _TRY_AGAIN_LATER
         if isinstance(answer, Rejection):
-            # After a re-authentication, the browser has a newer token to connect with.
+            # After a re-authentication, the browser can connect again with its newer token.
             superseded = answer.reason is RejectionReason.SUPERSEDED
             return _TRY_AGAIN_LATER if superseded else _POLICY_VIOLATION
         return None
@@ -166,7 +167,7 @@ class _Login:
 
 
 class _Connection:
-    """A connection of a signed-in user, through which nothing passes after its session has ended."""
+    """A connection of a signed-in user. No message passes after the session has ended."""
 
     def __init__(self, kind: str, login: _Login, receive: Receive, send: Send) -> None:
         self._kind = kind
@@ -177,7 +178,7 @@ class _Connection:
         self._has_begun = False
 
     async def receive(self) -> Message:
-        """Receive a message, unless the session has ended meanwhile."""
+        """Receive a message. If the session has ended, end the connection instead."""
         message = await self._receive()
         if message["type"] != "websocket.receive":
             return message
@@ -188,7 +189,7 @@ class _Connection:
         return {"type": "websocket.disconnect", "code": code}
 
     async def send(self, message: Message) -> None:
-        """Send a message, unless the session has ended meanwhile."""
+        """Send a message. If the session has ended, end the connection instead."""
         if message["type"] in _CARRIES_DATA and not self._is_over:
             code = await self._login.end_code(passive=True)
             if code is not None:
@@ -200,7 +201,7 @@ class _Connection:
         await self._send(message)
 
     async def watch(self, seconds: float) -> None:
-        """Check the session of a WebSocket again and again, and close it once the session has ended."""
+        """Check the session of a WebSocket at intervals, and close the WebSocket once the session has ended."""
         while self._kind == "websocket" and not self._is_over:
             await asyncio.sleep(seconds)
             code = await self._login.end_code(passive=True)
@@ -208,7 +209,7 @@ class _Connection:
                 await self.end(code)
 
     async def end(self, code: int, scope: Scope | None = None) -> None:
-        """Close the connection, or answer the request that has no answer yet."""
+        """Close the connection, or answer a request that has no response yet."""
         if self._is_over:
             return
         self._is_over = True

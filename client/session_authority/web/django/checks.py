@@ -1,4 +1,4 @@
-"""What `manage.py check` finds wrong before a user does."""
+"""The system checks of `manage.py check`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _SIGNED_COOKIES = "django.contrib.sessions.backends.signed_cookies"
 
 
 def check_settings(**_kwargs: Any) -> Sequence[CheckMessage]:
-    """Look at the settings, and at what they need beside them."""
+    """Check the settings, and the other Django settings that they depend on."""
     try:
         found = options()
     except ImproperlyConfigured as error:
@@ -28,9 +28,10 @@ def check_settings(**_kwargs: Any) -> Sequence[CheckMessage]:
     if found.adopt_existing is not None and settings.SESSION_ENGINE == _SIGNED_COOKIES:
         problems.append(
             Error(
-                "ADOPT_EXISTING can't be used with sessions in signed cookies: whoever was signed out could "
+                "ADOPT_EXISTING can't be used with sessions in signed cookies: a user who was signed out could "
                 "present the old cookie again.",
-                hint="Leave it out, and let users sign in anew once; or keep sessions in the database or cache.",
+                hint="Remove ADOPT_EXISTING, so that users sign in again once, or store sessions in the database "
+                "or cache.",
                 id="session_authority.E003",
             )
         )
@@ -38,7 +39,7 @@ def check_settings(**_kwargs: Any) -> Sequence[CheckMessage]:
 
 
 def _order_problems(middleware: Sequence[str]) -> Sequence[CheckMessage]:
-    """Find out whether the middleware stands where nothing has taken `request.user` before it."""
+    """Check that no middleware before SessionAuthorityMiddleware uses or replaces `request.user`."""
     ours = _place_of(SessionAuthorityMiddleware, middleware)
     authentication = _place_of(AuthenticationMiddleware, middleware)
     if ours is None or authentication is None or ours < authentication:
@@ -51,8 +52,8 @@ def _order_problems(middleware: Sequence[str]) -> Sequence[CheckMessage]:
         ]
     return [
         Error(
-            f"{path} stands before SessionAuthorityMiddleware in MIDDLEWARE. If it uses or replaces "
-            "request.user, or logs users in, its work is undone.",
+            f"{path} comes before SessionAuthorityMiddleware in MIDDLEWARE. If it uses or replaces "
+            "request.user, or logs users in, SessionAuthorityMiddleware undoes its work.",
             hint=f"Move {_MIDDLEWARE} up, directly after {_AUTHENTICATION}.",
             id="session_authority.E004",
         )
@@ -80,4 +81,4 @@ def _imported(path: str) -> object:
     try:
         return import_string(path)
     except ImportError:
-        return None  # Django says so itself when it starts.
+        return None  # Django reports the import error itself when it starts

@@ -1,4 +1,4 @@
-"""What a view can ask of the login."""
+"""A decorator for views that require a recent proof of identity."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,14 +17,14 @@ _View = TypeVar("_View", bound=Callable[..., Any])
 
 
 def recent_authentication(*, minutes: float) -> Callable[[_View], _View]:
-    """Let a view be reached only by users who proved who they are that recently.
+    """Admit only users who proved their identity in the last few minutes.
 
-    Browsers of other users are sent to confirm their password and come back: to the view that
-    `session_authority.web.django.urls` includes, or to the page's `reauthenticate_url`. Programs get 403.
-    Visitors who are not logged in are sent to `LOGIN_URL`.
+    Other users are redirected to confirm their password, and then return. The page is the one in
+    `session_authority.web.django.urls`, or the `reauthenticate_url` of the setting `PAGE`. Programs get 403. Visitors
+    who are not logged in are redirected to `LOGIN_URL`.
 
     Raises:
-        ValueError: The number is not positive: no proof would ever be recent enough.
+        ValueError: The number is not positive, so no proof would be recent enough.
     """
     if not minutes > 0:
         raise ValueError(f"recent_authentication needs more than 0 minutes, not {minutes!r}")

@@ -1,4 +1,4 @@
-"""The middleware: it gives requests their `auth_session`, and responses the cookie."""
+"""The middleware that adds `auth_session` to requests, and the session cookie to responses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,13 +19,13 @@ from session_authority.web.visit import Visit
 
 
 class SessionAuthorityMiddleware:
-    """Comes after Django's authentication, and asks the authority only where somebody asks who the user is."""
+    """Follows Django's AuthenticationMiddleware. It asks the authority only if the request's user is read."""
 
     sync_capable = True
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
-        options()  # Wrong settings fail when the server starts.
+        options()  # invalid settings must fail when the server starts
         self._get_response = get_response
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
@@ -40,20 +40,20 @@ class SessionAuthorityMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], _args: object, _kwargs: object
     ) -> None:
-        """Note a view that begins or ends acting as another user."""
+        """Note whether the view begins or ends acting as another user."""
         auth_session_of(request).is_hijack = is_hijack(view)
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
-        """Answer a view that ran into an error of the authority's."""
+        """Return the response to an error of the authority that a view raised."""
         return answer(request, exception)
 
     async def _respond(self, request: HttpRequest, auth_session: AuthSession) -> HttpResponseBase:
         try:
             response = await self._get_response(request)
         except BaseException:
-            # Cancelled: the browser has gone, and never gets the cookie of a login.
+            # If the request is cancelled, the browser has disconnected and never gets the cookie of a login.
             await asyncio.shield(asyncio.ensure_future(sync_to_async(auth_session.failed)()))
             raise
         return await sync_to_async(_finish)(request, auth_session, response)
@@ -78,7 +78,7 @@ def _finish(
     request: HttpRequest, auth_session: AuthSession, response: HttpResponseBase
 ) -> HttpResponseBase:
     if auth_session.met_outage and response.status_code == 500:
-        # Raised elsewhere than in a view, in another middleware say, it has become a fault of the site's.
+        # An outage that another middleware met has no exception handler, so Django answered 500.
         response = unavailable(request)
     if response.status_code >= 500:
         auth_session.failed()
@@ -86,7 +86,7 @@ def _finish(
     visit = auth_session.visit
     visit.responded = True
     for cookie in auth_session.set_cookies:
-        # No longer than Django's own, where that is to go with the browser: `set_expiry(0)`.
+        # After `set_expiry(0)`, Django's cookie goes when the browser is closed. This cookie must go too.
         kept = not cookie.value or not request.session.get_expire_at_browser_close()
         response.set_cookie(
             cookie.name,

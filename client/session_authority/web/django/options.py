@@ -1,4 +1,4 @@
-"""The settings dict, checked, and what is made of it."""
+"""The checked settings of `settings.SESSION_AUTHORITY`, and the objects that are created from them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,18 +37,18 @@ _DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `settings.SESSION_AUTHORITY` says.
+    """The settings of `settings.SESSION_AUTHORITY`.
 
     Attributes:
-        client: Asks the authority. It connects at the first call, in whatever process that is.
+        client: The client of the authority. It connects at the first call, in the process that makes it.
         site: The cookie, the trusted proxies and the origin.
-        own_cookie: The cookie that keeps the own session of a user who acts as another.
-        browser_idle_timeout: The idle timeout of logins that go with the browser, if the policy has none.
-        page: The page of one's own sessions.
-        page_options: How it looks and where it leads.
-        adopt_existing: When Session Authority came in. Logins that may be older get a session; None: they
-            are over.
-        revoke_others_on_password_change: Whether users who change their password are signed out elsewhere.
+        own_cookie: The cookie that keeps the own session of a user who acts as another user.
+        browser_idle_timeout: The idle timeout of logins that end with the browser, if the policy has none.
+        page: The sessions page.
+        page_options: The look and the links of the page.
+        adopt_existing: When Session Authority was deployed. Logins that may be older get a session. If None,
+            they are logged out.
+        revoke_others_on_password_change: Whether a password change signs the user out elsewhere.
     """
 
     client: SessionClient
@@ -63,16 +63,16 @@ class Options:
 
 @lru_cache(maxsize=1)
 def options() -> Options:
-    """Read the settings, once.
+    """Return the settings, which are read once.
 
     Raises:
-        ImproperlyConfigured: A key is unknown or its value can't be used; the message says which.
+        ImproperlyConfigured: A key is unknown, or its value is invalid. The message names it.
     """
     given: Mapping[str, Any] = getattr(settings, SETTING, {})
     unknown = sorted(given.keys() - _DEFAULTS.keys())
     if unknown:
         raise ImproperlyConfigured(
-            f"{SETTING} has no {', '.join(unknown)}; it has {', '.join(_DEFAULTS)}"
+            f"{SETTING} has no key {', '.join(unknown)}; its keys are {', '.join(_DEFAULTS)}"
         )
     value = {**_DEFAULTS, **given}
     try:
@@ -105,18 +105,20 @@ def _client(given: object) -> SessionClient:
     if given is None:
         return SessionClient.from_env()
     if not isinstance(given, SessionClient):
-        raise TypeError(f"CLIENT is a SessionClient, not {type(given).__name__}")
+        raise TypeError(f"CLIENT must be a SessionClient, not {type(given).__name__}")
     return given
 
 
 def _page_options(given: Mapping[str, Any]) -> PageOptions:
-    # Where Django itself sends people to sign in.
+    # The page uses Django's own sign-in page by default.
     return PageOptions(**{"sign_in_url": resolve_url(settings.LOGIN_URL), **given})
 
 
 def _clock(given: object) -> Callable[[], datetime] | None:
     if given is not None and not callable(given):
-        raise TypeError(f"CLOCK is a function that returns the time, not {type(given).__name__}")
+        raise TypeError(
+            f"CLOCK must be a function that returns the time, not {type(given).__name__}"
+        )
     return given
 
 
@@ -124,7 +126,7 @@ def _idle_timeout(given: object) -> timedelta | None:
     if given is None or (isinstance(given, timedelta) and given >= timedelta(minutes=1)):
         return given
     raise ValueError(
-        f"BROWSER_IDLE_TIMEOUT is a timedelta of at least a minute, or None, not {given!r}"
+        f"BROWSER_IDLE_TIMEOUT must be a timedelta of at least a minute, or None, not {given!r}"
     )
 
 
@@ -134,7 +136,7 @@ def _moment(given: object) -> datetime | None:
     moment = datetime.fromisoformat(given) if isinstance(given, str) else given
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise ValueError(
-            "ADOPT_EXISTING is the moment of the deploy, with its time zone: "
+            "ADOPT_EXISTING must be the moment of the deployment, with its time zone, such as "
             f'"2026-12-01T09:00+00:00", not {given!r}'
         )
     return moment
@@ -145,4 +147,4 @@ def _forget(*, setting: str, **_kwargs: object) -> None:
         options.cache_clear()
 
 
-setting_changed.connect(_forget)  # sent by Django's tests alone
+setting_changed.connect(_forget)  # only Django's test tools send this signal

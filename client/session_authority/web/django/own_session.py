@@ -1,7 +1,7 @@
-"""The session of somebody who acts as another user, kept in a cookie of its own until they return.
+"""The actor's own session, which a second cookie keeps while the actor acts as another user.
 
-The borrowed session is in the usual cookie and carries `actor_id`. It counts only as long as the actor's own
-session is live. django-hijack's views are recognised; nothing else acts in this way.
+The usual cookie then has the borrowed session, whose `actor_id` names the actor. It is valid only while the actor's own
+session is live. This works for the views of django-hijack only.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from session_authority.web.cookies import SessionCookie, SetCookie
 from session_authority.web.visit import Visit
 
 OWN = "_session_authority_own_id"
-"""The key of Django's session that holds the id of the actor's own session."""
+"""The key in Django's session for the id of the actor's own session."""
 
 
 class OwnSession:
     """The actor's own session, as one request presents it.
 
     Attributes:
-        set_cookies: What the response must do to the cookie.
+        set_cookies: The cookies that the response must set or clear.
     """
 
     def __init__(self, cookie: SessionCookie, visit: Visit, client: SessionClient) -> None:
@@ -50,15 +50,15 @@ class OwnSession:
         in_use: Session | None,
         sign_in: Callable[..., Session],
     ) -> tuple[Session, str | None]:
-        """Begin to act as a user, or return to the own session if it is that user's.
+        """Begin to act as a user, or return to the actor's own session.
 
         Args:
-            user_id: The user to act as, or the actor.
-            in_use: The session that the request came with.
-            sign_in: Records the sign-in; takes `actor_id` and `replaces`.
+            user_id: The user to act as; the actor to return.
+            in_use: The session of the request.
+            sign_in: Records the sign-in. It takes `actor_id` and `replaces`.
 
         Returns:
-            The session in use from now on, and the id of the own session while acting.
+            The session in use from now on. If it is borrowed, also the id of the actor's own session.
 
         Raises:
             SessionNotLive: The actor's own session has ended, so the actor must sign in.
@@ -80,7 +80,7 @@ class OwnSession:
         return session, own.session_id
 
     def end(self) -> None:
-        """End the own session, which the browser gives up.
+        """End the actor's own session and clear its cookie.
 
         Raises:
             Unavailable: The session may still be live.
@@ -90,7 +90,7 @@ class OwnSession:
             self._clear()
 
     def forget(self) -> None:
-        """Leave the cookie as the browser has it: the request failed."""
+        """Leave the browser's cookie unchanged, because the request failed."""
         self.set_cookies = ()
 
     def _clear(self) -> None:
@@ -99,7 +99,7 @@ class OwnSession:
 
 
 def is_hijack(view: Callable[..., Any]) -> bool:
-    """Say whether a view begins or ends acting as another user with django-hijack."""
+    """Say whether a view is one of django-hijack's, which begin or end acting as another user."""
     if not apps.is_installed("hijack"):
         return False
     from hijack.views import AcquireUserView, ReleaseUserView

@@ -1,4 +1,4 @@
-"""The page on which a user confirms the password, and the way there and back."""
+"""The page on which a user confirms the password, and the redirects to it and back."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class ConfirmPasswordForm(forms.Form):
         super().__init__(*args, **kwargs)
 
     def clean_password(self) -> str:
-        """Refuse a password that is not the user's."""
+        """Reject a password that is not the user's."""
         password: str = self.cleaned_data["password"]
         user = self._request.user
         found = authenticate(self._request, username=user.get_username(), password=password)
@@ -51,15 +51,17 @@ class ConfirmPasswordForm(forms.Form):
         return password
 
 
-@method_decorator(login_not_required, name="dispatch")  # it sends visitors to sign in by itself
+@method_decorator(
+    login_not_required, name="dispatch"
+)  # the view itself redirects visitors to sign in
 @method_decorator((csrf_protect, never_cache, sensitive_post_parameters("password")), "dispatch")
-class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is generic in its stubs alone
-    """Records that the user has proved who they are, and returns to `next`.
+class ReauthenticateView(FormView):  # type: ignore[type-arg] # generic in Django's stubs only
+    """Asks for the user's password, records the proof of identity, and redirects to `next`.
 
-    It always shows its form, so two pages cannot send a browser back and forth. Subclass it for another proof.
+    The view always shows its form, so that it cannot redirect a browser in a loop. Subclass it for another proof.
 
     Attributes:
-        authentication_methods: How its users prove who they are, in the names of RFC 8176.
+        authentication_methods: How users prove who they are, in the names of RFC 8176.
     """
 
     authentication_methods: tuple[str, ...] = ("pwd",)
@@ -67,7 +69,7 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is gene
     template_name = "session_authority/reauthenticate.html"
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Refuse somebody who acts as the user. A visitor signs in, which is a proof, and goes straight to `next`."""
+        """Reject an actor, who acts as the user. Redirect a visitor to sign in, which is a proof, and then to `next`."""
         if not request.user.is_authenticated:
             return redirect_to_login(self.get_success_url())
         if auth_session_of(request).require().actor_id is not None:
@@ -76,24 +78,24 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # Django's is gene
         return super().dispatch(request, *args, **kwargs)
 
     def get_form_kwargs(self) -> dict[str, Any]:
-        """Give the form the request."""
+        """Pass the request to the form."""
         return {**super().get_form_kwargs(), "request": self.request}
 
     def form_valid(self, form: ConfirmPasswordForm) -> HttpResponse:
-        """Record the proof."""
+        """Record the proof of identity."""
         auth_session_of(self.request).reauthenticate(
             authentication_methods=self.authentication_methods
         )
         return HttpResponseRedirect(self.get_success_url())
 
     def get_success_url(self) -> str:
-        """Return the path that `next` names, if it is one of this site and not this page."""
+        """Return the path of `next`, if it is a path of this site and not this page."""
         home = options().page_options.home_url or resolve_url(settings.LOGIN_REDIRECT_URL)
         return next_page(self.request.GET.get("next"), default=home, confirm_url=self.request.path)
 
 
 def confirm_url() -> str | None:
-    """Return where users confirm who they are: the setting's address, or the page that `urls` includes."""
+    """Return where users confirm their identity: the setting's `reauthenticate_url`, or the page of `urls`."""
     given = options().page_options.reauthenticate_url
     if given is not None:
         return given
@@ -104,12 +106,12 @@ def confirm_url() -> str | None:
 
 
 def wants_html(request: HttpRequest) -> bool:
-    """Say whether to answer with a page. Browsers that open one name HTML; programs and scripts accept anything."""
+    """Say whether to answer with a page. A browser that opens a page names HTML in `Accept`. Scripts don't."""
     return "text/html" in request.headers.get("accept", "text/html").lower()
 
 
 def way_to_confirm(request: HttpRequest) -> str | None:
-    """Return the address that leads a browser to confirm and back; None for a program, and on that page itself."""
+    """Return the address of the confirming page, with `next`; None for a program, and on that page itself."""
     url = confirm_url()
     if url is None or not wants_html(request):
         return None

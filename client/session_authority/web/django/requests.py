@@ -1,4 +1,4 @@
-"""Django's requests: the type of one that has met the middleware, for annotations, and what is read from one.
+"""Django's requests: a type for annotations, and the data that the library reads from a request.
 
 def profile(request: SessionRequest) -> HttpResponse:
     session = request.auth_session.require()
@@ -15,18 +15,18 @@ from session_authority.web.site import Arrival
 
 
 class SessionRequest(HttpRequest):
-    """Django's request with `auth_session`. Nothing makes one: Django's own requests look like this."""
+    """A type for Django's requests after the middleware, which adds `auth_session`. No request is an instance of it."""
 
     auth_session: AuthSession
 
 
 def auth_session_of(request: HttpRequest) -> AuthSession:
-    """Return the `auth_session` of a request that has met the middleware."""
+    """Return the `auth_session` that the middleware added to a request."""
     return cast("SessionRequest", request).auth_session
 
 
 def arrival(request: HttpRequest) -> Arrival:
-    """Return what Django says of a request."""
+    """Return the data of a Django request."""
     meta = request.META
 
     def header(name: str) -> str:

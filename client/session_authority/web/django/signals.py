@@ -1,4 +1,4 @@
-"""What happens at Django's `login()` and `logout()`."""
+"""The receivers of Django's signals for `login()` and `logout()`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from session_authority.web.django.auth_session import AuthSession
 _TOO_EARLY = (
     "{0}() was called before request.auth_session exists, so no session can be {1}. In MIDDLEWARE, put "
     "session_authority.web.django.middleware.SessionAuthorityMiddleware directly after "
-    "django.contrib.auth.middleware.AuthenticationMiddleware, before whatever calls {0}()."
+    "django.contrib.auth.middleware.AuthenticationMiddleware, before any middleware that calls {0}()."
 )
 
 
@@ -25,7 +25,9 @@ def logged_in(*, request: HttpRequest | None, user: AbstractBaseUser, **_kwargs:
     auth_session = getattr(request, "auth_session", None)
     if isinstance(auth_session, AuthSession):
         auth_session.logged_in(user)
-    elif request is not None and request.method is None:  # Django's test client has no request
+    elif (
+        request is not None and request.method is None
+    ):  # the empty request of Django's test client
         testing_logins.log_in(request, user)
     elif request is not None:
         request.session.flush()

@@ -1,7 +1,7 @@
-"""Logins that a test makes without a request: `client.login` and `client.force_login`.
+"""Logins of Django's test client without a request: `client.login` and `client.force_login`.
 
-They count only if the client calls a `testing.Authority`. Django's session then holds the token, and each
-request of the test presents it. Anywhere else this module does nothing.
+They work only if the site calls a `testing.Authority`. Django's session then stores the token, and each request of the
+test presents it. With a real authority, this module does nothing.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from session_authority.web.django.adopting import MARK
 from session_authority.web.django.options import options
 from session_authority.web.site import test_clocks
 
-_TOKEN = "_session_authority_test_token"  # noqa: S105 - the key under which a test's token is
+_TOKEN = "_session_authority_test_token"  # noqa: S105 - the key of a test's token, not a secret
 
 
 def log_in(request: HttpRequest, user: AbstractBaseUser) -> None:
@@ -35,7 +35,7 @@ def log_out(request: HttpRequest) -> None:
 
 
 def presenting(header: Callable[[str], str], login: SessionBase) -> Callable[[str], str]:
-    """Return a way to read headers by which a request presents the token of a test's login, if any."""
+    """Return a function that reads headers, and that adds the token of a test's login to the cookies."""
     if not test_clocks:
         return header
 
@@ -45,7 +45,7 @@ def presenting(header: Callable[[str], str], login: SessionBase) -> Callable[[st
         if token is None or found.client.address not in test_clocks:
             return header(name)
         presented = f"{found.site.cookie.name(local=False)}={token}"
-        # First, so that it counts more than the cookie of an earlier login.
+        # The token comes first, so that it takes precedence over the cookie of an earlier login.
         return "; ".join(filter(None, (presented, header(name))))
 
     return header_or_token

@@ -1,6 +1,6 @@
-"""The page's addresses: `path("account/sessions", include("session_authority.web.django.urls"))`.
+"""The URLs of the sessions page: `path("account/sessions", include("session_authority.web.django.urls"))`.
 
-Below it, at `reauthenticate`, users confirm their password.
+Below the page, at `reauthenticate`, users confirm their password.
 """
 
 from django.urls import path, re_path
@@ -11,7 +11,7 @@ from session_authority.web.django.views import sessions_page
 app_name = "session_authority"
 urlpatterns = [
     path("", sessions_page, name="sessions"),
-    # Included with or without a slash at the end. Django's check warns of "^/".
+    # The site may include the URLs with or without a slash at the end. "^/" would raise a warning of Django's check.
     re_path(rf"^(?:/)?{BELOW}$", ReauthenticateView.as_view()),
     re_path(r"^(?P<below>.+)$", sessions_page),
 ]

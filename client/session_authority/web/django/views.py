@@ -1,4 +1,4 @@
-"""The page of one's own sessions, for Django."""
+"""The sessions page as a Django view."""
 
 from contextlib import suppress
 from typing import Any
@@ -14,15 +14,15 @@ from session_authority.web.django.requests import auth_session_of
 from session_authority.web.exchange import PageRequest, is_form
 
 
-@csrf_exempt  # The page's forms carry a token of its own, bound to the session.
+@csrf_exempt  # the page's forms have their own CSRF token, bound to the session
 def sessions_page(request: HttpRequest, below: str = "") -> HttpResponse:
-    """Hand a request to the page, and its answer back."""
+    """Pass a request to the page, and return its response."""
     auth_session = auth_session_of(request)
-    request.get_host()  # refuses one that is not among ALLOWED_HOSTS
+    request.get_host()  # raises for a host that is not in ALLOWED_HOSTS
     visit, found = auth_session.visit, options()
     if len(visit.tokens) > 1:
-        with suppress(SessionAuthorityError):  # the page meets the same, and says so
-            _ = auth_session.session  # finds out which of them is the live one
+        with suppress(SessionAuthorityError):  # the page gets the same error and shows it
+            _ = auth_session.session  # finds the live token among several
     response = found.client.run_operation(found.page.handle(_request(request, below, auth_session)))
     if response.signed_out:
         auth_session.signed_out_on_page()
@@ -34,14 +34,14 @@ def sessions_page(request: HttpRequest, below: str = "") -> HttpResponse:
 
 def _request(request: HttpRequest, below: str, auth_session: AuthSession) -> PageRequest:
     root = request.path.removesuffix(below)
-    # Included with or without a slash at the end; "account/sessionsx" is another page.
+    # The site may include the URLs with or without a slash at the end. "account/sessionsx" is another page.
     if below and not below.startswith("/") and not root.endswith("/"):
         raise Http404
     below = below.removeprefix("/")
     form: dict[str, Any] = {}
     body_bytes = None
     if is_form(request.headers.get("Content-Type", "")):
-        with suppress(UnreadablePostError):  # The connection ended: no byte counts.
+        with suppress(UnreadablePostError):  # the browser disconnected: the body counts as empty
             body_bytes = 0
             body_bytes = len(request.body)
             form = request.POST.dict()

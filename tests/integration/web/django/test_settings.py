@@ -21,12 +21,12 @@ pytestmark = pytest.mark.usefixtures("django_database")
 def test_the_settings_are_checked_before_anything_runs(client: SessionClient) -> None:
     call_command("check")
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"ADRESS": "x"}, "has no ADRESS; it has CLIENT"),
-        ({"CLIENT": "127.0.0.1:1"}, "CLIENT is a SessionClient"),
+        ({"ADRESS": "x"}, "has no key ADRESS; its keys are CLIENT"),
+        ({"CLIENT": "127.0.0.1:1"}, "CLIENT must be a SessionClient"),
         ({"COOKIE_NAME": "a b"}, "cookie's name"),
-        ({"TRUSTED_PROXIES": "10.0.0.0/8"}, "not one str"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8"}, "not a str"),
         ({"FORWARDING_HEADER": "x-real-ip"}, "x-forwarded-for"),
-        ({"ADOPT_EXISTING": True}, "moment of the deploy"),
+        ({"ADOPT_EXISTING": True}, "moment of the deployment"),
         ({"ADOPT_EXISTING": "2026-01-01T00:00"}, "time zone"),
         ({"PAGE": {"sign_in_url": "javascript:x"}}, "sign_in_url"),
         ({"PAGE": {"colour": "red"}}, "colour"),
