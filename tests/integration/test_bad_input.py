@@ -57,44 +57,26 @@ def _in(seconds: float) -> Timestamp:
 # What is sent, the field that is named, and a word of how to mend it.
 BAD_SIGN_INS: list[tuple[dict[str, Any], str, str]] = [
     ({"user_id": ""}, "user_id", "1 to 255"),
-    ({"user_id": "x" * 256}, "user_id", "1 to 255"),
     ({"user_id": "é" * 128}, "user_id", "1 to 255"),
-    ({"user_id": "a\nb"}, "user_id", "must have none"),
-    ({"user_id": "a\0"}, "user_id", "must have none"),
-    ({"user_id": "a\x85"}, "user_id", "must have none"),
     ({"ip_address": "203.0.113"}, "ip_address", "IPv4 or IPv6"),
-    ({"ip_address": "203.0.113.7:80"}, "ip_address", "without port"),
-    ({"ip_address": "203.0.113.7, 198.51.100.1"}, "ip_address", "one"),
-    ({"ip_address": "fe80::1%eth0"}, "ip_address", "zone"),
     ({"ip_address": "x" * 60_000}, "ip_address", "IPv4 or IPv6"),
-    ({"ip_address": " "}, "ip_address", "leave it empty"),
     ({"authenticate_time": _in(3_600)}, "authenticate_time", "began"),
     ({"authenticate_time": Timestamp(seconds=2**62)}, "authenticate_time", "1 and 9999"),
     ({"authenticate_time": Timestamp(seconds=-(2**62))}, "authenticate_time", "1 and 9999"),
     ({"authenticate_time": Timestamp(nanos=-1)}, "authenticate_time", "1 and 9999"),
     ({"authentication_methods": ["pwd"] * 17}, "authentication_methods", "at most 16"),
     ({"authentication_methods": ["pwd", ""]}, "authentication_methods[1]", "1 to 32"),
-    ({"authentication_methods": ["x" * 33]}, "authentication_methods[0]", "1 to 32"),
-    ({"authentication_methods": ["one two"]}, "authentication_methods[0]", "without spaces"),
-    ({"authentication_methods": ["é"]}, "authentication_methods[0]", "ASCII"),
     ({"lifetime": Duration(seconds=90 * DAY + 1)}, "lifetime", "at most the policy's 7776000 s"),
     ({"lifetime": Duration()}, "lifetime", "at least 1 s"),
     ({"lifetime": Duration(nanos=999_000_000)}, "lifetime", "at least 1 s"),
-    ({"lifetime": Duration(seconds=-5)}, "lifetime", "at least 1 s"),
     ({"lifetime": Duration(seconds=2**62)}, "lifetime", "at most"),
     ({"lifetime": Duration(seconds=1, nanos=-1)}, "lifetime", "not a duration"),
     ({"idle_timeout": Duration(seconds=59)}, "idle_timeout", "at least 60 s"),
-    ({"idle_timeout": Duration(seconds=91 * DAY)}, "idle_timeout", "at most"),
     ({"idle_timeout": Duration(seconds=2**62)}, "idle_timeout", "at most"),
     ({"attributes": {str(n): "" for n in range(17)}}, "attributes", "at most 16"),
-    ({"attributes": {"": "x"}}, "attributes[]", "1 to 64"),
-    ({"attributes": {"k" * 65: "x"}}, "attributes[…]", "1 to 64"),
     ({"attributes": {"k": "v" * 257}}, "attributes[k]", "at most 256"),
-    ({"attributes": {"k": "é" * 129}}, "attributes[k]", "at most 256"),
     ({"attributes": {"k\n": "v"}}, "attributes[…]", "control character"),
-    ({"attributes": {"k": "v\0"}}, "attributes[k]", "null character"),
     ({"retry_secret": b"x"}, "retry_secret", "32 random bytes"),
-    ({"retry_secret": b"x" * 33}, "retry_secret", "32 random bytes"),
 ]
 
 
@@ -214,14 +196,6 @@ def test_every_forged_page_token_is_refused_or_harmless(
             assert {session.user_id for session in page.sessions} <= {"ada"}
 
 
-def test_a_revocation_with_a_bad_id_is_told_so(stub: SessionServiceStub, token: str) -> None:
-    for session_id in ("", "x", uuid4().hex, f"{{{uuid4()}}}"):
-        violations = _violations(
-            stub.RevokeSession, pb.RevokeSessionRequest(session_token=token, session_id=session_id)
-        )
-        assert "give the session_id of one of the listed sessions" in violations["session_id"]
-
-
 def test_a_reauthentication_that_breaks_limits_is_told_all_of_them(
     stub: SessionServiceStub, token: str
 ) -> None:
@@ -240,35 +214,20 @@ def test_a_reauthentication_that_breaks_limits_is_told_all_of_them(
     assert stub.ValidateSession(pb.ValidateSessionRequest(session_token=token)).HasField("session")
 
 
-def test_a_retry_secret_is_not_for_another_sign_in(stub: SessionServiceStub) -> None:
-    secret = uuid4().bytes * 2
-    stub.CreateSession(pb.CreateSessionRequest(user_id="ada", retry_secret=secret))
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.CreateSession(pb.CreateSessionRequest(user_id="bob", retry_secret=secret))
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "retry_secret" in (caught.value.details() or "")
-
-
 @pytest.mark.parametrize(
     "fields",
     [
-        {"user_id": "x" * 255},
         {"user_id": "é" * 127},
         {"user_id": "Ада 王 \u200d🙂"},
-        {"user_agent": "x" * 5_000},
         {"user_agent": "🙂" * 5_000},
         {"user_agent": "Fire\x00fox\r\nX-Injected: 1\x1b[31m\x7f"},
         {"ip_address": "::ffff:203.0.113.7"},
-        {"ip_address": "2001:0DB8:0:0:0:0:0:1"},
         {"authenticate_time": _in(3)},
         {"authenticate_time": Timestamp(seconds=-62_135_596_800)},
         {"authentication_methods": ["~" * 32] * 16},
         {"lifetime": Duration(seconds=1)},
-        {"lifetime": Duration(seconds=90 * DAY)},
-        {"idle_timeout": Duration(seconds=60)},
         {"idle_timeout": Duration(seconds=90 * DAY)},
         {"attributes": {f"{n:064}": "v" * 256 for n in range(16)}},
-        {"attributes": {"k": "line\nbreak"}},
         {"retry_secret": uuid4().bytes * 2},
     ],
     ids=lambda fields: "-".join(fields),
@@ -285,12 +244,3 @@ def test_what_is_within_the_limits_succeeds_to_the_last_byte(
     assert found.session.attributes == fields.get("attributes", {})
     assert found.session.device.display_name
     assert found.session.device.display_name.isprintable()
-
-
-def test_addresses_are_kept_in_their_canonical_form(stub: SessionServiceStub) -> None:
-    for given, kept in (
-        ("::ffff:203.0.113.7", "203.0.113.7"),
-        ("2001:0DB8:0:0:0:0:0:1", "2001:db8::1"),
-    ):
-        new = stub.CreateSession(pb.CreateSessionRequest(user_id="ada", ip_address=given))
-        assert new.session.ip_address == kept

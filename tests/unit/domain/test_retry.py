@@ -61,10 +61,3 @@ def test_what_is_kept_holds_hashes_and_the_salt_only() -> None:
     kept = [answered.retry_hash, answered.parameters_hash, answered.salt]
     assert not any(ATTEMPT.retry_secret in each for each in kept)
     assert ATTEMPT.derive_secret(SALT) not in kept
-
-
-def test_nobody_sees_a_secret_by_printing_a_call() -> None:
-    shown = repr(ATTEMPT) + repr(ATTEMPT.answered(uuid4(), SALT, START))
-    assert "rrrr" not in shown
-    assert "ssss" not in shown
-    assert "pwd" not in shown

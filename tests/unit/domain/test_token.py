@@ -5,20 +5,16 @@ import pytest
 
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.token import (
-    SUPERSEDED_HASHES_KEPT,
     TOKEN_LENGTH,
     TOKEN_PATTERN,
     Proof,
     Token,
     hash_secret,
-    is_superseded,
     mask_tokens,
     mint,
-    new_id,
     parse,
     parse_proof,
     proves,
-    supersede,
 )
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -66,13 +62,6 @@ def test_minted_tokens_are_new_each_time() -> None:
     assert {len(token.secret) for token in minted} == {32}
 
 
-def test_a_new_id_is_a_uuid_of_version_7_with_the_time_in_milliseconds() -> None:
-    made = new_id(NOW)
-    assert made.version == 7
-    assert made.variant == ID.variant
-    assert made.int >> 80 == int(NOW.timestamp() * 1000)
-
-
 def test_the_least_and_the_greatest_value_have_a_spelling() -> None:
     for token in (Token(UUID(int=0), b"\0" * 32), Token(UUID(int=2**128 - 1), b"\xff" * 32)):
         assert len(token.encode()) == TOKEN_LENGTH
@@ -85,17 +74,6 @@ def test_a_secret_is_kept_as_a_hash_that_only_it_proves() -> None:
     assert proves(KNOWN.secret, kept)
     assert not proves(b"x" * 32, kept)
     assert not proves(kept, kept)
-
-
-def test_the_secrets_before_are_remembered_to_a_limit_the_oldest_forgotten_first() -> None:
-    secrets = [bytes([n]) * 32 for n in range(SUPERSEDED_HASHES_KEPT + 1)]
-    kept = b""
-    for secret in secrets[:-1]:
-        kept = supersede(hash_secret(secret), kept)
-    assert all(is_superseded(hash_secret(secret), kept) for secret in secrets[:-1])
-    kept = supersede(hash_secret(secrets[-1]), kept)
-    assert [is_superseded(hash_secret(secret), kept) for secret in secrets] == [False] + [True] * 16
-    assert not is_superseded(hash_secret(b"x" * 32), b"")
 
 
 def test_a_proof_has_the_id_and_the_hash_of_the_secret() -> None:
@@ -124,11 +102,6 @@ def test_the_cache_of_proofs_is_bounded_and_holds_no_secret(
             assert token.encode().encode() != key
     parse_proof("ses_" + "0" * 70)
     assert len(cached) == 3, "made-up tokens evict nothing"
-
-
-def test_nobody_sees_a_secret_by_printing_a_token() -> None:
-    assert str(KNOWN.secret) not in repr(KNOWN)
-    assert KNOWN_TEXT not in repr(KNOWN)
 
 
 def test_tokens_and_keys_are_masked_wherever_they_stand() -> None:
