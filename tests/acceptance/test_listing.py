@@ -6,19 +6,19 @@ from datetime import timedelta
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import BadRequest
 
 from session_authority import (
     AsyncSessionClient,
-    InvalidArgument,
     Session,
     SessionLimitReached,
     SessionState,
 )
-from session_authority._error_details import error_of
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.policy import AtLimit, Policy
 from session_authority_server.domain.token import new_id
 from tests.support.authority import NOON, Authority, a_session, insert_sessions
+from tests.support.status import details_of
 
 CHROME_ON_WINDOWS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
@@ -184,9 +184,8 @@ async def test_13_another_users_page_token_shows_nothing(
                 session_token=bobs.token.reveal(), page_token=page.next_page_token
             )
         )
-    error = error_of(caught.value)
-    assert isinstance(error, InvalidArgument)
-    assert [violation.field for violation in error.violations] == ["page_token"]
+    violations = details_of(caught.value, BadRequest).field_violations
+    assert [each.field for each in violations] == ["page_token"]
     await authority.stub.ListSessions(
         pb.ListSessionsRequest(
             session_token=adas[1].token.reveal(), page_token=page.next_page_token

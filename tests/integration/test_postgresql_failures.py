@@ -315,7 +315,7 @@ async def test_a_repeated_sign_out_is_no_success_either_before_a_standby_has_the
     async with calling(program) as calls:
         mine = await calls.create("ada")
         _wait_for_standby(cluster, "absent")
-        for _ in range(3):
+        for _ in range(2):
             assert await failure_of(calls.sign_out(mine.session_token)) in {UNAVAILABLE, LATE}
         _wait_for_standby(cluster, "")
         await calls.sign_out(mine.session_token)

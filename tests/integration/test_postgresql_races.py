@@ -21,8 +21,6 @@ import pytest
 from session_authority import (
     AsyncSessionClient,
 )
-from session_authority._channel import channel_options
-from session_authority._settings import Settings
 from session_authority.v1 import session_admin_service_pb2_grpc
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
@@ -106,9 +104,7 @@ async def _race(url: str, addresses: list[str]) -> Race:
             [await stack.enter_async_context(AsyncSessionClient(each)) for each in addresses],
             [
                 session_admin_service_pb2_grpc.SessionAdminServiceStub(
-                    await stack.enter_async_context(
-                        grpc.aio.insecure_channel(each, channel_options(Settings(each)))
-                    )
+                    await stack.enter_async_context(grpc.aio.insecure_channel(each))
                 )
                 for each in addresses
             ],

@@ -151,7 +151,7 @@ def test_what_ends_at_one_server_is_told_at_the_other_before_the_next_pong(
 ) -> None:
     one, other = servers
     with opened(other.address) as watcher, SessionClient(one.address) as client:
-        for _ in range(20):
+        for _ in range(8):
             new = client.create("ada")
             client.sign_out(new.token)
             assert names(watcher.pinged()) == {new.session.session_id}

@@ -39,7 +39,6 @@ async def test_a_request_without_a_cookie_touches_nothing(shop: Shop) -> None:
         assert (await browser.get("/")).json() == "welcome"
 
     assert shop.authority.store.asked == []
-    assert shop.sessions.client._connections == {}
 
 
 async def test_a_public_page_asks_nothing_even_of_a_cookie(shop: Shop) -> None:

@@ -14,6 +14,7 @@ from session_authority import SessionClient
 from session_authority.web.django.middleware import SessionAuthorityMiddleware
 from tests.integration.web.django.site import BEFORE, settings
 from tests.integration.web.django_browser import Browser
+from tests.integration.web.threaded_authority import ThreadedAuthority
 
 pytestmark = pytest.mark.usefixtures("django_database")
 
@@ -69,10 +70,10 @@ def test_adopting_logins_from_signed_cookies_is_refused(client: SessionClient) -
 
 
 def test_the_client_comes_from_the_environment_unless_given(
-    monkeypatch: pytest.MonkeyPatch, client: SessionClient
+    monkeypatch: pytest.MonkeyPatch, authority: ThreadedAuthority
 ) -> None:
-    monkeypatch.setenv("SESSION_AUTHORITY_ADDRESS", client._settings.address)
-    monkeypatch.setenv("SESSION_AUTHORITY_API_KEY", client._settings.api_key or "")
+    monkeypatch.setenv("SESSION_AUTHORITY_ADDRESS", authority.address)
+    monkeypatch.setenv("SESSION_AUTHORITY_API_KEY", authority.key)
     with override_settings(SESSION_AUTHORITY={}):
         browser = Browser()
         browser.sign_in()
