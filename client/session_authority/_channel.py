@@ -61,7 +61,7 @@ def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
         # Detects a dead peer while calls or streams are in flight.
         ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_SECONDS * 1000),
-        # Calls wait while a server does not answer a connection attempt, by default for 20 seconds.
+        # If a server does not answer a connection attempt, calls wait for it, by default for 20 seconds.
         ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_SECONDS * 1000),
         # gRPC's default maximum of two minutes would prolong every outage.
         ("grpc.initial_reconnect_backoff_ms", int(_INITIAL_RECONNECT_BACKOFF_SECONDS * 1000)),

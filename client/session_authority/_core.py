@@ -270,7 +270,7 @@ def _ask(
 
 def validation(request: ValidationRequest) -> v1.ValidateSessionRequest:
     """Return the request for a token. Its `session_token` is empty if no call is needed."""
-    # None means any user. An empty id is an app's mistake, but the authority would accept any user for it too.
+    # None means any user. An empty id is an app's mistake: the authority would accept any user for it too.
     if request.user_id == "":
         raise convert.invalid("user_id", "must not be empty; leave it out to accept any user")
     return v1.ValidateSessionRequest(
@@ -294,7 +294,7 @@ def _required_token(token: Token) -> str:
 
 
 def _actor(actor_id: str | None) -> str:
-    # None means that the user signs in. An empty id is an app's mistake, but means the same to the authority.
+    # None means that the user signs in. An empty id is an app's mistake: the authority would treat it as None.
     if actor_id == "":
         raise convert.invalid("actor_id", "must not be empty; leave it out if the user signs in")
     return convert.text("actor_id", actor_id or "")

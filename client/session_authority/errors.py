@@ -53,7 +53,7 @@ class SessionAuthorityError(Exception):
 
     Attributes:
         reason: The authority's name for the error, a value of `ErrorReason` without its prefix. None if the
-            error did not come from the authority, or without a reason.
+            error did not come from the authority, or has no reason.
         metadata: The details of the reason, for example `limit`.
     """
 

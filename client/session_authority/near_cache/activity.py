@@ -29,7 +29,7 @@ def due_at(session: Session, resolution: float, sent_at: float, wall_time: float
     """Return when to report the use of a session again, after a call that reported its use.
 
     The authority records use at most once per `resolution`. If it did not record this use, the next report is due as
-    soon as it would be recorded. If the clocks disagree, the report comes earlier, or at most one `resolution` later.
+    soon as the authority would record it. If the clocks disagree, the report is early, or at most one `resolution` late.
     """
     age = wall_time - session.last_active_time.timestamp()
     left = resolution - age if 0 <= age < resolution else resolution
@@ -39,9 +39,9 @@ def due_at(session: Session, resolution: float, sent_at: float, wall_time: float
 class Expiry:
     """Converts the times at which sessions expire to the clock of the lease.
 
-    The authority's clock is assumed to agree with this machine's. If an answer proves that it is ahead, the
-    difference counts: `last_active_time` is never in the authority's future. `CLOCK_SKEW_SECONDS`, and for sessions in
-    use the reports of use, cover the remaining difference.
+    The authority's clock is assumed to agree with this machine's, unless an answer has a `last_active_time` in the
+    future. That proves that the authority's clock is ahead, and this class adds the difference. The margin
+    `CLOCK_SKEW_SECONDS` covers what remains. So do the reports of use, for sessions in use.
     """
 
     def __init__(self) -> None:

@@ -37,8 +37,8 @@ class Due:
 class NearCacheCore:
     """Stores answers, and decides whether each may still be used.
 
-    Every method takes the lock, except a hit. A hit takes it once a second, and when a report is due. The lock is never
-    held during a wait.
+    All work is done under a lock, except most hits. A hit takes the lock once a second, and when a report is due. No
+    code waits while it holds the lock.
 
     Args:
         settings: The app's settings of the near cache.

@@ -42,7 +42,7 @@ class AsyncDriver:
         self.follow = self._background.start
 
     async def stop(self) -> None:
-        """Stop following the stream, if it is followed from here."""
+        """Stop the background work that follows the stream."""
         await self._background.stop()
 
     async def _follow(self) -> None:

@@ -43,7 +43,7 @@ class Driver:
         self.follow = self._background.start
 
     def stop(self) -> None:
-        """Stop following the stream, if it is followed from here."""
+        """Stop the background work that follows the stream."""
         self._background.stop()
 
     def _follow(self) -> None:

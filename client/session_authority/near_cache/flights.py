@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 CHANGES_LIMIT = 100_000
-"""At more remembered changes than this, they are dropped, and no answer in flight is cached."""
+"""If more changes than this are remembered, all are dropped, and no answer in flight is cached."""
 
 Subject: TypeAlias = bytes | str | tuple[str]
 """The subject of a change: the key of a token, the id of a session, or (the id of a user,)."""

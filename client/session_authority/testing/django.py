@@ -1,4 +1,4 @@
-"""A Django site whose tests run against a test authority. `client.login` and `client.force_login` work.
+"""Tests of a Django site with a test authority. `client.login` and `client.force_login` work.
 
     class ProfileTests(SessionAuthorityMixin, TestCase):
         def test_a_session_expires(self):

@@ -112,7 +112,7 @@ class SessionMiddleware:
             await self._app(scope, receive, send)
             return
         scope[SESSIONS_KEY] = self._sessions
-        if self._key in scope:  # installed in the outer app too
+        if self._key in scope:  # an outer app has installed the same Sessions
             await self._app(scope, receive, send)
             return
         self._claim_cookie(scope)

@@ -46,7 +46,7 @@ class ClientIp:
             header: The header that these proxies maintain. The other header can be forged and is ignored.
 
         Raises:
-            ValueError: A trusted proxy is neither an address nor a network, or the header is another one.
+            ValueError: A trusted proxy is neither an address nor a network, or `header` has another value.
         """
         if isinstance(trusted_proxies, str):
             raise TypeError("trusted_proxies must be a sequence of networks, not a str")

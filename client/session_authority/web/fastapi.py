@@ -59,7 +59,7 @@ class Sessions:
         """Use a client for a site.
 
         Args:
-            client: The client of the authority. It connects at the first look-up, in the process that makes it.
+            client: The client of the authority. It connects at its first call, so it may be created before a fork.
             site: The cookie, the trusted proxies and the origin. The default is for a single host without a proxy.
         """
         self.client = client

@@ -67,7 +67,7 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Response | No
     if status == 503:
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     if status == 401:
-        headers["www-authenticate"] = "Cookie"  # RFC 9110 asks for a challenge
+        headers["www-authenticate"] = "Cookie"  # RFC 9110 requires a challenge
     if isinstance(error, ReauthenticationRequired):
         content |= error.metadata
     return JSONResponse(content, status, headers)

@@ -48,7 +48,7 @@ def _normal_host(host: str) -> str | None:
         if host.isascii():
             return host.lower() if host.strip(".") else None
         encoded = host.lower().encode("idna")
-        # Python replaces some letters, such as "ß", which browsers keep. Such a host has no right form here.
+        # Python replaces some letters, such as "ß", but browsers keep them. Such a host is rejected.
         return encoded.decode() if encoded.decode("idna") == host.lower() else None
     except ValueError:
         return None

@@ -27,8 +27,8 @@ def adopt(
 ) -> Session | None:
     """Create a session for a login that has none. Return None if the login is not valid for this request.
 
-    The login's authentication time is the deployment of Session Authority. So it is rejected if all of the user's
-    sessions were ended since then. Concurrent requests share a retry secret, so they get the same session.
+    The login's authentication time is the deployment of Session Authority. So the login is rejected if all of the
+    user's sessions were ended since then. Concurrent requests share a retry secret, so they get the same session.
     """
     authenticate_time = min(deployed, visit.started)  # the setting may be in the future
     secret = salted_hmac(

@@ -241,7 +241,8 @@ class AuthSession:
                     user_id(user),
                     authentication_methods=methods,
                     authenticate_time=self.authenticate_time,
-                    persistent=self.persistent or None,  # Django's session stores False
+                    persistent=self.persistent
+                    or None,  # False is stored as the expiry of Django's session
                     lifetime=self.lifetime,
                     idle_timeout=idle_timeout,
                     attributes=self.attributes,

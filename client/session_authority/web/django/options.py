@@ -40,7 +40,7 @@ class Options:
     """The settings of `settings.SESSION_AUTHORITY`.
 
     Attributes:
-        client: The client of the authority. It connects at the first call, in the process that makes it.
+        client: The client of the authority. It connects at its first call, so it may be created before a fork.
         site: The cookie, the trusted proxies and the origin.
         own_cookie: The cookie that keeps the own session of a user who acts as another user.
         browser_idle_timeout: The idle timeout of logins that end with the browser, if the policy has none.

@@ -1,4 +1,4 @@
-"""Django's requests: a type for annotations, and the data that the library reads from a request.
+"""Django's requests: their type, for annotations, and the data that the library reads from them.
 
 def profile(request: SessionRequest) -> HttpResponse:
     session = request.auth_session.require()
