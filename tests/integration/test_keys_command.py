@@ -109,7 +109,7 @@ def test_mistakes_at_the_command_line_are_told_without_repeating_a_key(tmp_path:
         (("revoke", unknown), f"there is no key {unknown}"),
         (("rotate", unknown), f"there is no key {unknown}"),
         (("expire", unknown), f"there is no key {unknown}"),
-        (("create", made, "--permission", "watch"), "must not hold a key"),
+        (("create", made, "--permission", "watch"), "must not contain a key"),
         (("create", "x", "--permission", "watch", "--expires-in", "soon"), "such as 90d"),
         (("create", "x"), "--permission"),
     ]:
@@ -121,7 +121,7 @@ def test_mistakes_at_the_command_line_are_told_without_repeating_a_key(tmp_path:
         assert "Traceback" not in done.stderr
     [key] = _listed(tmp_path)
     assert run("keys", "expire", key["key_id"], cwd=tmp_path).returncode == 0
-    assert "expired already" in run("keys", "rotate", key["key_id"], cwd=tmp_path).stderr
+    assert "already expired" in run("keys", "rotate", key["key_id"], cwd=tmp_path).stderr
 
 
 def test_every_server_follows_a_change_within_a_second(tmp_path: Path) -> None:

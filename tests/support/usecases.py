@@ -29,8 +29,8 @@ from session_authority_server.usecases.sign_out import sign_out
 from session_authority_server.usecases.validate_sessions import (
     NotYetRecorded,
     Validation,
+    batch_verdicts,
     check_count,
-    decide,
     record_use,
     validate_sessions,
 )
@@ -93,4 +93,4 @@ class UseCases:
     async def validate_all(self, asked: Sequence[Validation]) -> list[Session | Rejection]:
         """Answer many questions, as BatchValidateSessions does."""
         outcomes = await validate_sessions(self.context, check_count(asked))
-        return await decide(self.context, outcomes)
+        return await batch_verdicts(self.context, outcomes)

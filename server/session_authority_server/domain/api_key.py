@@ -1,6 +1,6 @@
-"""API keys: how a program that calls the authority proves itself, and what it may do.
+"""API keys: they identify calling programs and hold their permissions.
 
-A key is spelled like a session token, with another prefix. The store keeps a hash of its secret.
+A key has the form of a session token with another prefix. The store keeps a hash of its secret.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ LONGEST_LIFETIME = timedelta(days=3_650)
 
 
 class Permission(Enum):
-    """What a caller may do. `rpc/methods.py` says which permission each RPC needs."""
+    """A permission of an API key. `rpc/methods.py` lists the permission that each RPC needs."""
 
     CREATE = "create"
     VALIDATE = "validate"
@@ -28,7 +28,7 @@ class Permission(Enum):
 
 
 class KeyState(Enum):
-    """Whether a key is good, and if not, why."""
+    """Whether a key is active, and if not, why."""
 
     ACTIVE = "active"
     EXPIRED = "expired"
@@ -37,7 +37,7 @@ class KeyState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """When a key used one of its permissions, to within about ten minutes.
+    """When a key used one of its permissions. The times are accurate to about ten minutes.
 
     Attributes:
         first_time: The first recorded use.
@@ -55,11 +55,11 @@ class ApiKey:
     Attributes:
         key_id: Its public id.
         name: The operator's name for it. Several keys may share one, such as a key and its successor.
-        permissions: What its bearer may do.
+        permissions: The permissions of its bearer.
         secret_hash: The hash of its secret.
-        create_time: When it was made.
-        expire_time: When it expires; None if it doesn't.
-        revoke_time: When it was revoked, if it was.
+        create_time: When it was created.
+        expire_time: When it expires; None if it never does.
+        revoke_time: When it was revoked; None if it was not.
         last_used_time: When it was last used, to within ten minutes; None if never.
     """
 
@@ -70,11 +70,11 @@ class ApiKey:
     create_time: datetime
     expire_time: datetime | None = None
     revoke_time: datetime | None = None
-    # Not compared: a key that was used is the same key.
+    # Not compared, because a used key is still the same key.
     last_used_time: datetime | None = field(default=None, compare=False)
 
     def state(self, now: datetime) -> KeyState:
-        """Return whether the key is good at a moment."""
+        """Return whether the key is active at a moment, and if not, why."""
         if self.revoke_time is not None:
             return KeyState.REVOKED
         if self.expire_time is not None and self.expire_time <= now:
@@ -95,11 +95,13 @@ def issue(
         violations.append(
             Violation(
                 "name",
-                f"must be 1 to {NAME_LIMIT_CHARACTERS} printable characters, without spaces around",
+                f"must be 1 to {NAME_LIMIT_CHARACTERS} printable characters, without surrounding spaces",
             )
         )
     elif tokens.mask_tokens(name) != name:
-        violations.append(Violation("name", "is shown to others, and must not hold a key or token"))
+        violations.append(
+            Violation("name", "is visible to others; it must not contain a key or a token")
+        )
     if not permissions:
         violations.append(Violation("permissions", "are missing; give at least one"))
     if lifetime is not None and not timedelta(0) < lifetime <= LONGEST_LIFETIME:

@@ -3,31 +3,31 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-# How far a server's clock may be from the database's. Beyond it, the server stops serving.
+# The largest difference between a server's clock and the database's. Above it, the server stops serving.
 TOLERATED_SKEW = timedelta(seconds=1)
-# For how long a step of the machine's clock must last before it is believed.
+# How long a step of the machine's clock must last before `SystemClock` follows it.
 STEP_ACCEPTED_AFTER = timedelta(minutes=1)
 
 _TOLERATED_SECONDS = TOLERATED_SKEW.total_seconds()
 _ACCEPTED_AFTER_SECONDS = STEP_ACCEPTED_AFTER.total_seconds()
-# How fast two clocks drift apart at most, as a part of the time that passes.
+# The largest drift between two clocks, in seconds per second.
 _DRIFT = 2e-4
 _NEVER_SET_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock(Protocol):
-    """Where every part of the authority takes the time from."""
+    """The source of time for every part of the authority."""
 
     def now(self) -> datetime:
-        """Return the present moment in UTC.
+        """Return the present time in UTC.
 
-        It is earlier than a moment returned before only if that moment was wrong by more than TOLERATED_SKEW.
+        It is earlier than a previous result only if that result was wrong by more than TOLERATED_SKEW.
         """
         ...
 
 
 def elapsed_seconds() -> float:
-    """Return the time since some fixed moment, by a clock that is never set and that counts suspend."""
+    """Return the seconds since a fixed moment, from a clock that is never set and that counts suspended time."""
     return time.clock_gettime(_NEVER_SET_CLOCK)
 
 
@@ -67,16 +67,16 @@ class SystemClock:
         return wall
 
     def _is_step_accepted(self, step: float, elapsed: float) -> bool:
-        if abs(step - self._step) > _TOLERATED_SECONDS:  # another step than the last time
+        if abs(step - self._step) > _TOLERATED_SECONDS:  # another step than at the last call
             self._step, self._stepped_at = step, elapsed
         return elapsed - self._stepped_at >= _ACCEPTED_AFTER_SECONDS
 
 
 class DatabaseClock:
-    """The database's clock, estimated from the database's answers.
+    """An estimate of the database's clock, from the database's answers.
 
-    Advances with the monotonic clock between answers. It is never behind the database's clock, and ahead of it by
-    `uncertainty_seconds` at most.
+    Between answers it advances with the monotonic clock. It is never behind the database's clock, and at most
+    `uncertainty_seconds` ahead of it.
     """
 
     def __init__(self) -> None:
@@ -95,10 +95,10 @@ class DatabaseClock:
         return datetime.fromtimestamp(seconds, UTC)
 
     def learn(self, database_time: datetime, asked_at: float, answered_at: float) -> None:
-        """Take an answer of the database into account.
+        """Update the estimate with an answer of the database.
 
-        An answer bounds the database's time from both sides, however slow it was. What was known before counts
-        too, as long as the answer does not contradict it.
+        Each answer gives a lower and an upper bound of the database's time. Earlier bounds remain valid unless the
+        answer contradicts them.
 
         Args:
             database_time: The database's time, at some moment between `asked_at` and `answered_at`.
@@ -120,7 +120,7 @@ class DatabaseClock:
             self._latest = seconds
 
     def skew(self) -> timedelta:
-        """Return how far the machine's clock is certainly ahead of the database's; negative if it is behind."""
+        """Return the smallest possible lead of the machine's clock over the database's; negative for a lag."""
         ahead = datetime.now(UTC).timestamp() - elapsed_seconds() - self._offset
         if ahead < 0:
             ahead = min(ahead + self.uncertainty_seconds, 0.0)
@@ -128,7 +128,7 @@ class DatabaseClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is moved: for tests and demonstrations."""
+    """A clock for tests and demonstrations. Only `advance` moves it."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start
@@ -137,7 +137,11 @@ class ManualClock:
         return self._now
 
     def advance(self, by: timedelta) -> None:
-        """Move on by a duration that is not negative."""
+        """Move the clock forward.
+
+        Raises:
+            ValueError: If the duration is negative.
+        """
         if by < timedelta(0):
             raise ValueError("a clock never goes backwards")
         self._now += by

@@ -1,12 +1,12 @@
 from dataclasses import dataclass
 from enum import Enum
 
-# Leaves room for every name that `parse_device` can give; what is longer came from elsewhere.
+# Long enough for every name that `parse_device` returns. A longer name comes from another source.
 DISPLAY_NAME_LIMIT_CHARACTERS = 100
 
 
 class DeviceType(Enum):
-    """What kind of thing a user signed in with. The store keeps a member's place: append, and never reorder."""
+    """A kind of device. The store keeps the position of a member: append members, and never reorder them."""
 
     UNKNOWN = "unknown"
     DESKTOP = "desktop"
@@ -30,16 +30,16 @@ _NAMELESS = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a user signed in with, as far as its user agent tells.
+    """The device of a sign-in, as its user agent describes it.
 
-    It is for people to recognise, never for a decision: a user agent can claim to be anything.
+    It helps people recognise a sign-in. No decision may depend on it, because a user agent can claim to be anything.
 
     Attributes:
-        browser: The browser or app, for example "Chrome"; empty where it is not known.
-        browser_version: Major or major.minor, for example "18.6"; empty where it is not known.
-        os: The operating system, for example "Windows"; empty where it is not known.
-        os_version: Major or major.minor; empty where it is not known or the browser hides it.
-        type: The kind of thing.
+        browser: The browser or app, for example "Chrome"; empty if unknown.
+        browser_version: Major or major.minor, for example "18.6"; empty if unknown.
+        os: The operating system, for example "Windows"; empty if unknown.
+        os_version: Major or major.minor; empty if unknown or hidden by the browser.
+        type: The kind of device.
     """
 
     browser: str = ""
@@ -50,7 +50,7 @@ class Device:
 
     @property
     def display_name(self) -> str:
-        """A short name for people, for example "Chrome on Windows"; never empty."""
+        """A short name for people, for example "Chrome on Windows". Never empty."""
         name = self._full_name()[:DISPLAY_NAME_LIMIT_CHARACTERS].rstrip()
         return name or _NAMELESS[self.type]
 

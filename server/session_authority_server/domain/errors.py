@@ -1,4 +1,4 @@
-"""What the domain and its use-cases raise. `rpc/error_table.py` says how each is answered."""
+"""The errors of the domain and the use-cases. `rpc/error_table.py` maps each error to a gRPC status."""
 
 import re
 from collections.abc import Sequence
@@ -8,23 +8,23 @@ from datetime import datetime, timedelta
 from session_authority_server.domain.event import CredentialRejected
 from session_authority_server.domain.session import Session
 
-# Callers drop an answer whose metadata exceeds 8 KiB, and then learn nothing at all. A violation takes up to 850
-# bytes: it is told twice in words, once in a form that triples what is not ASCII, and once by its field.
+# gRPC clients drop an answer with more than 8 KiB of metadata, and then get no error details. A violation takes up to
+# 850 bytes there: its text three times, once with three bytes for each that is not ASCII, and its field.
 VIOLATIONS_LIMIT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What is wrong with one field of a request, and how to correct it."""
+    """A problem with one field of a request, and how to correct it."""
 
     field: str
     description: str
 
 
 class AuthorityError(Exception):
-    """The authority can't do what was asked.
+    """The authority can't do what the call asks for.
 
-    The first line of a subclass's docstring is its message, unless the message names something of the call.
+    The first line of a subclass's docstring is its message, unless the message contains values of the call.
     """
 
     def __init__(self, message: str | None = None) -> None:
@@ -32,7 +32,7 @@ class AuthorityError(Exception):
 
 
 def _message_from_docstring(kind: type) -> str:
-    if not kind.__doc__:  # `python -OO` has no docstrings; the name says what, if not what to do
+    if not kind.__doc__:  # `python -OO` removes docstrings; the class name is the best message left
         return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
     [summary, *_] = kind.__doc__.splitlines()
     return summary[:1].lower() + summary[1:].removesuffix(".")
@@ -42,7 +42,7 @@ class InvalidRequest(AuthorityError):
     """The request breaks a documented limit or form.
 
     Attributes:
-        violations: What is wrong, VIOLATIONS_LIMIT at most. Of more, the message says only how many.
+        violations: The problems, VIOLATIONS_LIMIT at most. The message says how many more there are.
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
@@ -57,16 +57,16 @@ class RetryMismatch(InvalidRequest):
     """The retry secret was used before with other parameters."""
 
     def __init__(self) -> None:
-        problem = "was used before with other parameters; make a fresh one for each new attempt"
+        problem = "was used before with other parameters; make a fresh one for each new call"
         super().__init__([Violation("retry_secret", problem)])
 
 
 class SessionNotLive(AuthorityError):
-    """The session token names no live session; the user must sign in.
+    """The session token does not belong to a live session; the user must sign in.
 
     Attributes:
-        rejected: What to tell the audit log, and nobody else, where the token is not the session's.
-        superseded: The session whose token it was, if its secret is one that was superseded.
+        rejected: The event for the audit log if the token is not the session's. No caller may see it.
+        superseded: The session, if the token is one of its superseded tokens.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class SessionNotLive(AuthorityError):
 
 
 class SessionNotFound(AuthorityError):
-    """The user has no session of this id."""
+    """The user has no session with this id."""
 
 
 class AuthenticationTooOld(AuthorityError):
@@ -96,18 +96,18 @@ class AuthenticationTooOld(AuthorityError):
 
 
 class ReauthenticationRequired(AuthorityError):
-    """The proof of identity is older than the policy allows for what is asked."""
+    """The proof of identity is older than the policy allows for this call."""
 
     def __init__(self, max_age: timedelta) -> None:
         super().__init__(
-            f"the user last proved who they are more than {max_age.total_seconds():.0f} s ago; "
-            "let them re-authenticate, and ask again with the new token"
+            f"the user last proved their identity more than {max_age.total_seconds():.0f} s ago; "
+            "let the user re-authenticate, then call again with the new token"
         )
         self.max_age = max_age
 
 
 class ImpersonationForbidden(AuthorityError):
-    """The session is that of somebody who acts as the user; they may neither list the user's sessions nor revoke them."""
+    """Another person acts as the user in this session; only the user may list or revoke the user's sessions."""
 
 
 class SessionLimitReached(AuthorityError):
@@ -116,13 +116,13 @@ class SessionLimitReached(AuthorityError):
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"the user has {limit} live sessions, the most that the policy allows; "
-            "one must end before another begins"
+            "end one before you create another"
         )
         self.limit = limit
 
 
 class RetryStale(AuthorityError):
-    """An earlier call with this retry_secret succeeded, but its session has since ended or got another token; begin anew with a fresh retry_secret."""
+    """An earlier call with this retry_secret succeeded, but its session has since ended or got another token; call again with a fresh retry_secret."""
 
 
 class ApiKeyMissing(AuthorityError):
@@ -134,32 +134,36 @@ class ApiKeyInvalid(AuthorityError):
 
 
 class ApiKeyExpired(AuthorityError):
-    """The caller's API key has expired; it needs another one."""
+    """The caller's API key has expired; give the caller a new one."""
 
 
 class ApiKeyRevoked(AuthorityError):
-    """The caller's API key was revoked; it needs another one."""
+    """The caller's API key was revoked; give the caller a new one."""
 
 
 class PermissionMissing(AuthorityError):
     """The caller's API key does not permit this.
 
     Attributes:
-        permission: What it would have to permit; empty where no key can.
+        permission: The missing permission; empty if no key can have it.
     """
 
     def __init__(self, permission: str) -> None:
-        needed = f"the permission {permission}" if permission else "what no key permits"
-        super().__init__(f"the call needs {needed}, which the caller's API key doesn't give")
+        needed = (
+            f"the permission {permission}"
+            if permission
+            else "a permission that no API key can have"
+        )
+        super().__init__(f"the call needs {needed}; the caller's API key does not have it")
         self.permission = permission
 
 
 class ClockWrong(AuthorityError):
-    """The machine's clock can't be right, so nothing that depends on the time is done."""
+    """The server's clock is wrong, so the server does nothing that depends on the time."""
 
 
 class StoreUnavailable(AuthorityError):
-    """The store could not be reached, or whether it made a change is not known."""
+    """The store could not be reached, or the outcome of a change is unknown."""
 
     def __init__(self, doing: str) -> None:
         super().__init__(f"the store is not available for {doing}; try again")

@@ -1,4 +1,4 @@
-"""What happened to sessions and credentials, for the audit log. Events hold no token and no hash of one."""
+"""Events of sessions and credentials, for the audit log. They contain no token and no hash of one."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,13 +10,13 @@ from session_authority_server.domain.session import Ending, Session, Sweep
 
 @dataclass(frozen=True, slots=True)
 class SessionEstablished:
-    """Somebody signed in."""
+    """A user signed in."""
 
     session: Session
 
     @property
     def time(self) -> datetime:
-        """When it happened."""
+        """The time of the event."""
         return self.session.create_time
 
 
@@ -27,7 +27,7 @@ class SessionEnded:
     Attributes:
         session_id: The session.
         user_id: Its user.
-        ending: When, why and by whom it was ended.
+        ending: The time, the reason and the initiator of the end.
         why: The reason that an operator gave.
     """
 
@@ -38,18 +38,18 @@ class SessionEnded:
 
     @property
     def time(self) -> datetime:
-        """When it ended. That may be long before the worker found it."""
+        """The time of the end. It may be long before the worker records the event."""
         return self.ending.time
 
 
 @dataclass(frozen=True, slots=True)
 class SessionsSwept:
-    """All sessions of a user, or of everybody, were ended at once. A SessionEnded for each follows later.
+    """All sessions of a user or of everybody were ended at once. A SessionEnded for each session follows.
 
     Attributes:
         user_id: The user; empty for everybody.
-        sweep: When and by whom they were ended.
-        kept: The session that was spared, if one was.
+        sweep: The time and the initiator of the end.
+        kept: The session that stays live, if any.
         why: The reason that an operator gave.
     """
 
@@ -60,17 +60,17 @@ class SessionsSwept:
 
     @property
     def time(self) -> datetime:
-        """When it happened."""
+        """The time of the event."""
         return self.sweep.time
 
 
 @dataclass(frozen=True, slots=True)
 class SessionReauthenticated:
-    """A user proved again who they are, and the session's token was replaced.
+    """A user proved their identity again, and the session got a new token.
 
     Attributes:
         session: The session as it is now.
-        time: When it happened.
+        time: The time of the event.
     """
 
     session: Session
@@ -87,13 +87,13 @@ class CredentialFault(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CredentialRejected:
-    """A caller presented a well-formed token that does not, or no longer, prove its session.
+    """A caller presented a well-formed token that does not prove its session, or no longer does.
 
     Attributes:
         session_id: The session that the token names.
         user_id: The session's user; empty if the session is unknown.
-        fault: Superseded by a re-authentication, forged with a wrong secret, or of an unknown session.
-        time: When it was presented.
+        fault: Superseded by a re-authentication, forged (wrong secret) or unknown (no such session).
+        time: When the token was presented.
     """
 
     session_id: UUID
@@ -104,7 +104,7 @@ class CredentialRejected:
 
 @dataclass(frozen=True, slots=True)
 class KeyCreated:
-    """An API key was made."""
+    """An API key was created."""
 
     key_id: str
     time: datetime
@@ -112,12 +112,12 @@ class KeyCreated:
 
 @dataclass(frozen=True, slots=True)
 class KeyExpirySet:
-    """An API key was given an expiry time, or an earlier one.
+    """An API key got an expiry time, or an earlier one.
 
     Attributes:
         key_id: The key.
         expire_time: When it expires.
-        time: When it was given that time.
+        time: The time of the event.
     """
 
     key_id: str

@@ -1,6 +1,6 @@
-"""The one definition of a live session.
+"""The definition of a live session.
 
-`store/liveness.py` holds the same definition for the database; a property test proves them equal.
+`store/liveness.py` has the same definition in SQL. A property test proves that both are equal.
 """
 
 from datetime import datetime
@@ -9,7 +9,7 @@ from session_authority_server.domain.session import Ending, EndReason, Initiatin
 
 
 def is_live(session: Session, now: datetime) -> bool:
-    """Say whether a session is live: neither ended, expired, idle for too long, nor swept."""
+    """Return whether a session is live: not ended, not expired, not idle for too long and not swept."""
     return (
         session.ending is None
         and now < session.expire_time
@@ -19,7 +19,7 @@ def is_live(session: Session, now: datetime) -> bool:
 
 
 def is_swept(session: Session) -> bool:
-    """Say whether a sweep covers a session. Its epochs alone decide, never times."""
+    """Return whether a sweep covers a session. Only epochs decide, never times."""
     return (
         session.user_epoch != session.current_user_epoch
         or session.global_epoch != session.current_global_epoch
@@ -27,10 +27,10 @@ def is_swept(session: Session) -> bool:
 
 
 def ending_of(session: Session, now: datetime) -> Ending | None:
-    """Return how a session ended, or None while it is live.
+    """Return how a session ended; None while it is live.
 
-    A recorded ending stands. Otherwise the earliest ending that the rules imply counts. Of two at the same
-    instant, a sweep comes before idleness, and idleness before the lifetime.
+    A recorded ending always counts. Otherwise, the earliest implied ending counts. If two fall on the same instant, a
+    sweep has priority over the idle timeout, and the idle timeout over the lifetime.
     """
     if session.ending is not None:
         return session.ending
@@ -43,7 +43,7 @@ def ending_of(session: Session, now: datetime) -> Ending | None:
         else:
             sweep = session.sweep
             implied.append(Ending(sweep.time, EndReason.REVOKED, sweep.initiated_by))
-    # The session isn't live, so the earliest of these has certainly come.
+    # The session is not live, so the earliest of these has passed.
     if session.idle_expire_time is not None:
         idle_end = session.idle_expire_time
         implied.append(Ending(idle_end, EndReason.IDLE_TIMEOUT, InitiatingEntity.POLICY))

@@ -7,19 +7,19 @@ from session_authority_server.domain.privacy import EraseAddresses, KeepAddresse
 
 MINIMUM_LIFETIME = timedelta(seconds=1)
 MINIMUM_IDLE_TIMEOUT = timedelta(minutes=1)
-# An app's clock may differ from ours: a moment this far ahead is taken as the present.
+# An app's clock may be ahead. A moment up to this far in the future counts as the present.
 CLOCK_SKEW_ALLOWANCE = timedelta(seconds=5)
 
 
 class AtLimit(Enum):
-    """What a sign-in does when its user has reached the session limit."""
+    """The effect of a sign-in when its user has reached the session limit."""
 
     END_LEAST_RECENTLY_ACTIVE = "end-least-recently-active"
     REFUSE = "refuse"
 
 
 class SupersededUse(Enum):
-    """What the use of a superseded token does to its session."""
+    """The effect of using a superseded token."""
 
     REJECT = "reject"
     END_SESSION = "end-session"
@@ -30,21 +30,21 @@ class Policy:
     """Every rule about sessions that an operator can set.
 
     Attributes:
-        absolute_lifetime: How long a session lives at most; also the default.
-        idle_timeout: How long a session lives unused at most; None for no such rule.
-        last_active_resolution: How far a recorded last activity may lag behind the real one.
+        absolute_lifetime: The longest lifetime of a session, and the default.
+        idle_timeout: How long a session may stay unused; None for no limit.
+        last_active_resolution: How far the recorded last activity may lag behind the real one.
         session_limit: How many live sessions a user may have; None for no limit.
-        at_limit: What a sign-in at the limit does.
+        at_limit: The effect of a sign-in at the limit.
         history_retention: How long an ended session stays in the history.
         retry_window: How long a repeated call gets the same answer.
         cache_lease: How long a client may trust its cache after its last contact.
-        effective_margin: Added to the lease for clocks that are ahead by the tolerated skew or run at different
-            speeds.
-        max_authentication_age: How old the proof of identity may be when a user lists or ends their sessions;
-            None for any age.
-        superseded_use: What the use of a superseded token does.
-        superseded_grace: How long after a re-authentication it does nothing: a browser's parallel requests may
-            still carry the old token.
+        effective_margin: The time added to the lease, because clocks may be ahead by the tolerated skew or run at
+            different speeds.
+        max_authentication_age: The largest age of a user's proof of identity to list or end sessions; None for any
+            age.
+        superseded_use: The effect of using a superseded token.
+        superseded_grace: How long after a re-authentication the use of the old token has no effect. Parallel
+            requests of a browser may still carry it.
         keep_ip_addresses: How much of an IP address is kept.
         keep_user_agents: Whether a user agent is kept in full.
         erase_addresses: When addresses and user agents are erased.
@@ -76,12 +76,12 @@ class Policy:
         if self.last_active_resolution < timedelta(0) or self.history_retention < timedelta(0):
             raise ValueError("last_active_resolution and history_retention must not be negative")
         if self.max_authentication_age is not None and self.max_authentication_age <= timedelta(0):
-            raise ValueError("max_authentication_age must be more than nothing")
+            raise ValueError("max_authentication_age must be positive")
 
     def resolution_for(self, idle_timeout: timedelta | None) -> timedelta:
         """Return how stale a session's recorded activity may be.
 
-        A tenth of the idle timeout at most, so that use is always recorded before idleness counts.
+        At most a tenth of the idle timeout, so that a use is recorded before the session idles out.
         """
         if idle_timeout is None:
             return self.last_active_resolution
@@ -90,7 +90,7 @@ class Policy:
     def effective_time(self, committed: datetime) -> datetime:
         """Return the moment after which no validator accepts the sessions that a commit ended.
 
-        It holds by the database's clock, and by every clock that is ahead of it by TOLERATED_SKEW at most.
+        This holds by the database's clock, and by every clock that is at most TOLERATED_SKEW ahead of it.
 
         Args:
             committed: A reading of the clock taken after the commit.

@@ -1,4 +1,4 @@
-"""How much the authority keeps of where a user signed in from. Decided before anything is stored or logged."""
+"""How much of an address and a user agent the authority keeps. Applied before they are stored or logged."""
 
 import ipaddress
 from dataclasses import replace
@@ -20,7 +20,7 @@ class KeepAddresses(Enum):
 
 
 class KeepUserAgents(Enum):
-    """Whether a user agent is kept in full, or only the browser and system it names, without versions."""
+    """Whether a user agent is kept in full, or only as its browser and system without versions."""
 
     FULL = "full"
     NONE = "none"
@@ -34,10 +34,10 @@ class EraseAddresses(Enum):
 
 
 def kept_address(address: str | None, keep: KeepAddresses) -> str | None:
-    """Return what is kept of an address: all of it, its /24 (IPv4) or /48 (IPv6), or nothing.
+    """Return the part of an address to keep: all of it, its /24 (IPv4) or /48 (IPv6), or nothing.
 
-    An IPv4-mapped IPv6 address counts as IPv4. Text that is not an address is returned unchanged; the sign-in's
-    checks refuse it.
+    An IPv4-mapped IPv6 address counts as IPv4. Text that is not an address is returned unchanged, because the checks
+    of the sign-in reject it.
     """
     if not address or keep is KeepAddresses.FULL:
         return address
@@ -55,7 +55,7 @@ def kept_address(address: str | None, keep: KeepAddresses) -> str | None:
     return str(ipaddress.ip_network((parsed, prefix), strict=False).network_address)
 
 
-def family(device: Device) -> Device:
+def without_versions(device: Device) -> Device:
     """Return a device without its versions: only the browser, the system and the type."""
     return replace(device, browser_version="", os_version="")
 
@@ -67,5 +67,5 @@ def erased(session: Session) -> Session:
         ip_address=None,
         last_ip_address=None,
         user_agent="",
-        device=family(session.device),
+        device=without_versions(session.device),
     )

@@ -1,8 +1,8 @@
-"""Repeatable calls: the same retry secret and parameters give the same token.
+"""Calls that are safe to repeat: the same retry secret and parameters give the same token.
 
 The token's secret is derived from the caller's retry secret and a random salt. The store keeps the salt until the
-retry window closes. Neither the store (salt and hash) nor the caller's log (retry secret) is enough to make the
-token. Once the salt is erased, nothing is.
+retry window closes. Neither the store's data (salt and hash) nor a caller's log (retry secret) is enough to derive the
+token. Once the salt is deleted, even both together are not enough.
 """
 
 import hmac
@@ -18,11 +18,11 @@ SALT_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A repeatable call.
+    """A call that can be repeated.
 
     Attributes:
         purpose: The kind of call.
-        caller: The calling program. Another program's call is never a repetition.
+        caller: The calling program. A call of another program is never a repetition.
         subject: The user of a sign-in, or the token of a re-authentication.
         retry_secret: The secret that the caller sent.
         parameters: Everything else in the request, in a form that JSON can hold.
@@ -36,28 +36,28 @@ class Attempt:
 
     @property
     def retry_hash(self) -> bytes:
-        """The hash by which a repetition is recognised."""
+        """The hash under which the store keeps the answer."""
         return sha256(_joined(self.purpose, self.caller) + self.retry_secret).digest()
 
     @property
     def parameters_hash(self) -> bytes:
-        """The hash that tells a repetition from another call with the same retry secret."""
+        """The hash that distinguishes a repetition from a different call with the same retry secret."""
         parameters = json.dumps([self.subject, self.parameters], sort_keys=True)
         return sha256(parameters.encode()).digest()
 
     def derive_secret(self, salt: bytes) -> bytes:
-        """Return the token secret of this call under a salt."""
+        """Return the token secret of this call, derived with a salt."""
         message = _joined(self.purpose, self.caller, self.subject) + self.retry_secret
         return hmac.digest(salt, message, "sha256")
 
     def answered(self, session_id: UUID, salt: bytes, expire_time: datetime) -> "AnsweredAttempt":
-        """Return what the store must keep so that a repetition gets the same answer."""
+        """Return the data from which a repetition gets the same answer."""
         return AnsweredAttempt(self.retry_hash, self.parameters_hash, session_id, salt, expire_time)
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredAttempt:
-    """What the store keeps of a repeatable call until its window closes."""
+    """The stored data of a repeatable call. It expires when the retry window closes."""
 
     retry_hash: bytes
     parameters_hash: bytes
@@ -67,7 +67,7 @@ class AnsweredAttempt:
 
 
 def new_salt() -> bytes:
-    """Return a salt from the system's generator."""
+    """Return a salt from the system's random generator."""
     return secrets.token_bytes(SALT_BYTES)
 
 

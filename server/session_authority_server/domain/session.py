@@ -13,7 +13,8 @@ NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 class EndReason(Enum):
     """Why a session ended.
 
-    The store keeps a member's position: append, and never reorder. CONTRIBUTING.md lists what a new reason needs.
+    The store keeps the position of a member: append members, and never reorder them. CONTRIBUTING.md lists what a new
+    reason needs.
     """
 
     SIGNED_OUT = "signed_out"
@@ -24,9 +25,9 @@ class EndReason(Enum):
 
 
 class InitiatingEntity(Enum):
-    """Who brought a session's end about, in the words of OpenID CAEP.
+    """The party that ended a session, in the terms of OpenID CAEP.
 
-    The store keeps a member's place: append, and never reorder.
+    The store keeps the position of a member: append members, and never reorder them.
     """
 
     ADMIN = "admin"
@@ -37,7 +38,7 @@ class InitiatingEntity(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """When, why and by whom a session ended."""
+    """The time, the reason and the initiator of a session's end."""
 
     time: datetime
     reason: EndReason
@@ -46,7 +47,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The end of all sessions of one user, or of everybody. The reason is for operators."""
+    """The end of all sessions of one user or of everybody. The reason is for operators."""
 
     time: datetime
     initiated_by: InitiatingEntity
@@ -55,17 +56,17 @@ class Sweep:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One sign-in of one user on one device, as the store holds it.
+    """One sign-in of one user on one device, as the store keeps it.
 
-    `user_epoch` and `global_epoch` are the epochs in which the session was made; the `current_` ones are the
-    present epochs. `sweep` is the earliest sweep that covers the session, and says when it ended. Whether a sweep
-    covers it, the epochs alone decide.
+    * `actor_id` is the person who acts as the user; None if the user signed in.
+    * `user_epoch` and `global_epoch` are the epochs at the session's creation. The `current_` ones are the present
+      epochs. These four alone decide whether a sweep covers the session.
+    * `sweep` is the earliest sweep that covers the session. It gives the time of the end.
+    * `user_agent` is written at sign-in and never read.
 
-    `actor_id` is who signed in as the user, if somebody else did. `user_agent` is written at sign-in and never read.
-
-    Not frozen, because a validation builds one and freezing would double the cost; nothing changes a session.
-    Compared by identity, so that what follows from a session can be cached with it. The store reads sessions in the
-    order of these fields, and does not read those after `ending`.
+    Not frozen, because each validation creates a session and freezing doubles the cost. No code changes a session.
+    Sessions are compared by identity, so that they can be keys of a cache. The store reads the columns in the order of
+    these fields, and does not read the fields after `ending`.
     """
 
     session_id: UUID
@@ -110,8 +111,8 @@ class Changes:
 
     Attributes:
         session_ids: Single sessions.
-        user_ids: Users whose sessions are all meant.
-        everybody: Whether every session is meant.
+        user_ids: Users all of whose sessions changed.
+        everybody: Whether all sessions changed.
     """
 
     session_ids: set[UUID] = field(default_factory=set)
@@ -122,11 +123,11 @@ class Changes:
         return self.everybody or bool(self.session_ids or self.user_ids)
 
     def __len__(self) -> int:
-        """Return how many ids there are."""
+        """Return the number of ids."""
         return len(self.session_ids) + len(self.user_ids)
 
-    def add(self, others: "Changes") -> None:
-        """Merge others into this set."""
-        self.session_ids |= others.session_ids
-        self.user_ids |= others.user_ids
-        self.everybody = self.everybody or others.everybody
+    def add(self, other: "Changes") -> None:
+        """Merge `other` into this set."""
+        self.session_ids |= other.session_ids
+        self.user_ids |= other.user_ids
+        self.everybody = self.everybody or other.everybody

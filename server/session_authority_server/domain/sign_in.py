@@ -1,4 +1,4 @@
-"""The limits on what a caller says about a sign-in."""
+"""The checks of the fields that describe a sign-in."""
 
 import ipaddress
 import re
@@ -27,17 +27,17 @@ _METHOD = re.compile(rf"[!-~]{{1,{METHOD_LIMIT_CHARACTERS}}}")
 
 
 class Violations:
-    """Collects everything that is wrong with a request, so that its sender can correct it at once."""
+    """Collects all problems of a request, so that the caller can correct them together."""
 
     def __init__(self) -> None:
         self._found: list[Violation] = []
 
     def add(self, field: str, description: str) -> None:
-        """Note what is wrong with a field and how to correct it."""
+        """Note a problem with a field, and how to correct it."""
         self._found.append(Violation(field, description))
 
     def raise_if_any(self) -> None:
-        """Raise InvalidRequest if anything was noted."""
+        """Raise InvalidRequest if any problem was noted."""
         if self._found:
             raise InvalidRequest(self._found)
 
@@ -54,7 +54,7 @@ def check_user_id(user_id: str, violations: Violations, field: str = "user_id") 
 
 
 def check_actor_id(actor_id: str, violations: Violations) -> str | None:
-    """Return the user id of whoever acts as the user; None if nobody does."""
+    """Return the id of the person who acts as the user; None if the user signs in."""
     if not actor_id:
         return None
     check_user_id(actor_id, violations, "actor_id")
@@ -65,13 +65,13 @@ def check_reason(reason: str, violations: Violations) -> None:
     """Require at most 256 bytes without control characters."""
     size = len(reason.encode())
     if size > REASON_LIMIT_BYTES:
-        violations.add("reason", f"has {size} bytes; at most {REASON_LIMIT_BYTES}")
+        violations.add("reason", f"has {size} bytes; at most {REASON_LIMIT_BYTES} are allowed")
     elif _has_control_character(reason):
         violations.add("reason", "has a control character; it must have none")
 
 
 def check_ip_address(text: str, violations: Violations) -> str | None:
-    """Return an address in canonical form, a mapped one as IPv4; None if none was given."""
+    """Return an address in canonical form; None for an empty text. An IPv4-mapped address becomes IPv4."""
     if not text:
         return None
     if len(text) <= IP_ADDRESS_LIMIT_CHARACTERS:
@@ -94,12 +94,13 @@ def check_ip_address(text: str, violations: Violations) -> str | None:
 def check_authenticate_time(
     given: datetime | None, now: datetime, violations: Violations
 ) -> datetime:
-    """Return when the credential check began: the present unless given, and never in the future."""
+    """Return when the credential check began. The default is the present; the result is never later."""
     if given is None:
         return now
     if given > now + CLOCK_SKEW_ALLOWANCE:
         violations.add(
-            "authenticate_time", "lies in the future; give the moment at which the check began"
+            "authenticate_time",
+            "lies in the future; give the time at which the credential check began",
         )
     return min(given, now)
 
@@ -108,7 +109,8 @@ def check_authentication_methods(methods: Sequence[str], violations: Violations)
     """Require at most 16 names of 1 to 32 printable characters without spaces."""
     if len(methods) > METHODS_LIMIT:
         violations.add(
-            "authentication_methods", f"has {len(methods)} entries; at most {METHODS_LIMIT}"
+            "authentication_methods",
+            f"has {len(methods)} entries; at most {METHODS_LIMIT} are allowed",
         )
         return
     for index, method in enumerate(methods):
@@ -121,7 +123,7 @@ def check_authentication_methods(methods: Sequence[str], violations: Violations)
 
 
 def check_lifetime(given: timedelta | None, policy: Policy, violations: Violations) -> timedelta:
-    """Return the absolute lifetime: the policy's unless a shorter one was given."""
+    """Return the given absolute lifetime, or the policy's by default."""
     if given is None:
         return policy.absolute_lifetime
     if not MINIMUM_LIFETIME <= given <= policy.absolute_lifetime:
@@ -137,7 +139,7 @@ def check_lifetime(given: timedelta | None, policy: Policy, violations: Violatio
 def check_idle_timeout(
     given: timedelta | None, policy: Policy, violations: Violations
 ) -> timedelta | None:
-    """Return the idle timeout: the policy's unless a shorter one was given."""
+    """Return the given idle timeout, or the policy's by default."""
     if given is None:
         return policy.idle_timeout
     longest = policy.idle_timeout or policy.absolute_lifetime
@@ -154,7 +156,9 @@ def check_idle_timeout(
 def check_attributes(attributes: Mapping[str, str], violations: Violations) -> None:
     """Require at most 16 entries with keys of 1 to 64 and values of at most 256 bytes."""
     if len(attributes) > ATTRIBUTES_LIMIT:
-        violations.add("attributes", f"has {len(attributes)} entries; at most {ATTRIBUTES_LIMIT}")
+        violations.add(
+            "attributes", f"has {len(attributes)} entries; at most {ATTRIBUTES_LIMIT} are allowed"
+        )
         return
     for key, value in sorted(attributes.items()):
         shown = key if len(key) <= ATTRIBUTE_KEY_LIMIT_BYTES and key.isprintable() else "…"
@@ -171,12 +175,12 @@ def check_attributes(attributes: Mapping[str, str], violations: Violations) -> N
         if len(value.encode()) > ATTRIBUTE_VALUE_LIMIT_BYTES:
             violations.add(
                 f"attributes[{shown}]",
-                f"has a value of {len(value.encode())} bytes; at most {ATTRIBUTE_VALUE_LIMIT_BYTES}",
+                f"has a value of {len(value.encode())} bytes; at most {ATTRIBUTE_VALUE_LIMIT_BYTES} are allowed",
             )
 
 
 def check_retry_secret(retry_secret: bytes, violations: Violations) -> None:
-    """Require no secret or one of 32 bytes."""
+    """Require a secret of 32 bytes, or none."""
     if retry_secret and len(retry_secret) != RETRY_SECRET_BYTES:
         violations.add(
             "retry_secret",

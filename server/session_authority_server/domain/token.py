@@ -1,8 +1,8 @@
-"""Tokens: what a device holds, and the only proof of a session.
+"""Session tokens: the secret texts that devices hold, and the only proof of a session.
 
-A token is a prefix and 70 base62 characters. They spell 52 bytes: the id (16), the secret (32), and a CRC-32 over the
-prefix and both. The checksum refuses typing errors and garbage without asking the store, and lets scanners recognise
-a leaked token for certain. Each token has exactly one spelling.
+A token is a prefix and 70 base62 characters. They encode 52 bytes: the id (16), the secret (32), and a CRC-32 over the
+prefix and both. The checksum rejects typing errors and garbage without a read of the store, and lets scanners
+recognise a leaked token with certainty. Each token has exactly one spelling.
 """
 
 import hmac
@@ -55,7 +55,7 @@ _proofs: dict[bytes, Proof] = {}
 class Token:
     """An id and the secret that proves the right to use it.
 
-    Not frozen, because freezing doubles the cost of making one.
+    Not frozen: freezing doubles the cost of creating one.
     """
 
     id: UUID
@@ -63,7 +63,7 @@ class Token:
 
     @property
     def proof(self) -> Proof:
-        """What this token proves to the authority."""
+        """The proof that this token gives."""
         return Proof(self.id, hash_secret(self.secret))
 
     def encode(self, prefix: str = SESSION_PREFIX) -> str:
@@ -83,7 +83,7 @@ def mint(now: datetime) -> Token:
 
 
 def parse(text: str, prefix: str = SESSION_PREFIX) -> Token | None:
-    """Return the token that a text spells; None if it spells none."""
+    """Return the token that a text encodes; None if the text is not a token."""
     if (
         len(text) != len(prefix) + _VALUE_DIGITS
         or not text.startswith(prefix)
@@ -104,9 +104,9 @@ def parse(text: str, prefix: str = SESSION_PREFIX) -> Token | None:
 
 
 def parse_proof(text: str) -> Proof | None:
-    """Return the proof that the text of a session token gives; None if the text is no token.
+    """Return the proof that a session token gives; None if the text is not a token.
 
-    Proofs are cached under the hash of the text, since parsing takes ten times as long as hashing. The cache holds
+    Proofs are cached by the hash of the text, because parsing takes ten times as long as hashing. The cache contains
     no token and no secret.
     """
     if len(text) != TOKEN_LENGTH or not text.isascii():
@@ -121,20 +121,20 @@ def parse_proof(text: str) -> Proof | None:
 
 
 def hash_secret(secret: bytes) -> bytes:
-    """Return what the store keeps of a secret.
+    """Return the hash of a secret, as the store keeps it.
 
-    Plain SHA-256: the input has 256 random bits, so there is nothing for a slow hash to protect.
+    Plain SHA-256 is enough: the secret has 256 random bits, so a slow hash would protect nothing more.
     """
     return sha256(secret).digest()
 
 
 def proves(secret: bytes, secret_hash: bytes) -> bool:
-    """Say in constant time whether a secret is the one behind a hash."""
+    """Return in constant time whether a secret has a hash."""
     return hmac.compare_digest(hash_secret(secret), secret_hash)
 
 
 def is_superseded(secret_hash: bytes, superseded_hashes: bytes) -> bool:
-    """Say whether a hash is that of a secret which the session had before a re-authentication."""
+    """Return whether a secret's hash is among a session's superseded hashes."""
     step = len(secret_hash)
     found = False
     for at in range(0, len(superseded_hashes), step):
@@ -143,7 +143,7 @@ def is_superseded(secret_hash: bytes, superseded_hashes: bytes) -> bool:
 
 
 def supersede(secret_hash: bytes, superseded_hashes: bytes) -> bytes:
-    """Return the superseded hashes with one more. The oldest beyond the limit is dropped."""
+    """Add a hash to the superseded ones. Drop the oldest above SUPERSEDED_HASHES_KEPT."""
     return (superseded_hashes + secret_hash)[-SUPERSEDED_HASHES_KEPT * len(secret_hash) :]
 
 
@@ -160,18 +160,18 @@ def new_id(now: datetime) -> UUID:
 
 
 def first_id(moment: datetime) -> UUID:
-    """Return an id above those of all sessions made before a moment, and below those of all later ones."""
+    """Return a lower bound for ids created at or after a moment. All earlier ids, by the millisecond, are below."""
     milliseconds = max(0, (moment - _UNIX_EPOCH) // timedelta(milliseconds=1))
     return UUID(int=milliseconds << 80)
 
 
 def time_of(session_id: UUID) -> datetime:
-    """Return when an id was made, rounded down to the millisecond."""
+    """Return the creation time in an id, rounded down to the millisecond."""
     return _UNIX_EPOCH + timedelta(milliseconds=session_id.int >> 80)
 
 
 def mask_tokens(text: str) -> str:
-    """Return a text in which every session token or API key is replaced by its prefix."""
+    """Return a text with each session token and API key cut to its prefix."""
     return TOKEN_PATTERN.sub(lambda found: found.group()[:4] + "…", text)
 
 
@@ -189,10 +189,10 @@ _STEPS = _steps()
 
 
 def _from_base62(digits: bytes) -> int:
-    """Return the value of digits, one a byte.
+    """Return the value of base62 digits, one digit a byte.
 
-    Each step joins all neighbouring lanes of one large integer at once, which doubles the digits in a lane.
-    So 7 steps replace 70, in a fifth of the time of a loop over the digits.
+    Each step merges all pairs of neighbouring lanes of one large integer at once. 7 steps replace a loop over 70
+    digits, in a fifth of its time.
     """
     value = int.from_bytes(digits)
     for width, low_lanes, base in _STEPS:

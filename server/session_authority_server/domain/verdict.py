@@ -9,7 +9,7 @@ from session_authority_server.domain.token import Proof, is_superseded
 
 
 class RejectionReason(Enum):
-    """Why a token is not accepted."""
+    """Why a token is invalid."""
 
     NOT_FOUND = "not_found"
     SIGNED_OUT = "signed_out"
@@ -23,13 +23,13 @@ class RejectionReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The answer that a token is not accepted."""
+    """The answer that a token is invalid."""
 
     reason: RejectionReason
 
 
 NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
-# Equal to NOT_FOUND, so callers get the same answer. The store was not asked.
+# Equal to NOT_FOUND, so callers get the same answer. Another object, because the store was not read.
 MALFORMED = Rejection(RejectionReason.NOT_FOUND)
 SUPERSEDED = Rejection(RejectionReason.SUPERSEDED)
 USER_MISMATCH = Rejection(RejectionReason.USER_MISMATCH)
@@ -39,13 +39,13 @@ _ENDED = {reason: Rejection(RejectionReason[reason.name]) for reason in EndReaso
 def judge(
     session: Session | None, proof: Proof, now: datetime, user_id: str = ""
 ) -> Session | Rejection:
-    """Return the session if a presented token is good for it, or why it is not.
+    """Return the session if a presented token is valid for it, or else the rejection.
 
     Args:
-        session: The session that the store has under the proof's id.
-        proof: What the presented token proves.
-        now: The present moment.
-        user_id: The user whose session it must be; empty for any user.
+        session: The stored session with the id in the proof; None if there is none.
+        proof: The proof that the presented token gives.
+        now: The present time.
+        user_id: The required user of the session; empty for any user.
     """
     if session is None:
         return NOT_FOUND
@@ -64,9 +64,9 @@ def judge(
 def rejected_credential(
     session: Session | None, proof: Proof, verdict: Session | Rejection, now: datetime
 ) -> CredentialRejected | None:
-    """Return the event to record for a rejected token, if its secret is not the session's.
+    """Return the event to record for a token whose secret is not the session's; None for other verdicts.
 
-    There is one for an unknown session too, so that recording takes equally long.
+    An unknown session gives an event too, so that both cases take the same time.
     """
     if verdict is SUPERSEDED:
         fault = CredentialFault.SUPERSEDED

@@ -25,15 +25,15 @@ from session_authority_server.usecases.validate_sessions import (
     NotYetRecorded,
     Outcome,
     Validation,
+    batch_verdicts,
     check_count,
-    decide,
     record_use,
     validate_sessions,
 )
 
 
 class SessionService:
-    """`session_authority.v1.SessionService`: parses, calls, answers."""
+    """`session_authority.v1.SessionService`: parses requests, calls use-cases and builds responses."""
 
     def __init__(self, context: Context, rejected: RejectedTokens | None = None) -> None:
         self._context = context
@@ -67,8 +67,8 @@ class SessionService:
         """Answer ValidateSession calls that arrived together.
 
         Returns:
-            One answer a call, in order: the response, the error, or what gives the response once the use of the
-            session is written.
+            One answer per call, in order: the response, the error, or an awaitable of the response that first writes
+            the use of the session.
         """
         outcomes = await validate_sessions(
             self._context, [_validation(request) for _, request in calls]
@@ -97,7 +97,7 @@ class SessionService:
         outcomes = await validate_sessions(
             self._context, check_count([_validation(each) for each in request.requests])
         )
-        verdicts = await decide(self._context, outcomes)
+        verdicts = await batch_verdicts(self._context, outcomes)
         unknown = [each for each in verdicts if each is NOT_FOUND]
         refused = self._rejected.count(current_caller.get()) if unknown else None
         if refused is not None and all(each == NOT_FOUND for each in verdicts):

@@ -11,11 +11,11 @@ KEY_LIMIT = 1_000
 
 
 class TooManyKeys(Exception):
-    """There are KEY_LIMIT good keys already. Every server keeps all of them in memory."""
+    """There are already KEY_LIMIT active keys. Every server keeps all of them in memory."""
 
     def __init__(self) -> None:
         super().__init__(
-            f"there are {KEY_LIMIT:,} good keys, the most that there may be; revoke some"
+            f"there are already {KEY_LIMIT:,} active keys, which is the limit; revoke some"
         )
 
 
@@ -23,18 +23,18 @@ class KeyNotFound(Exception):
     """No key has this id."""
 
     def __init__(self, key_id: UUID) -> None:
-        super().__init__(f"there is no key {key_id}; `session-authority keys list` shows them all")
+        super().__init__(f"there is no key {key_id}; `session-authority keys list` shows all keys")
 
 
 class KeyAlreadyEnded(Exception):
-    """The key has expired or was revoked, so it can be neither changed nor replaced."""
+    """The key has expired or was revoked, so it can't be changed or replaced."""
 
     def __init__(self, key_id: UUID, state: KeyState) -> None:
-        super().__init__(f"the key {key_id} is {state.value} already")
+        super().__init__(f"the key {key_id} is already {state.value}")
 
 
 class ApiKeys:
-    """How an operator manages API keys. Every server follows within a second."""
+    """Manages API keys for operators. Every server applies a change within a second."""
 
     def __init__(self, store: KeyStore, clock: Clock, audit: Audit = NO_AUDIT) -> None:
         self._store = store
@@ -42,21 +42,21 @@ class ApiKeys:
         self._audit = audit
 
     async def list(self) -> Sequence[ApiKey]:
-        """Return every key, the oldest first, with those that have ended.
+        """Return every key, also ended ones, the oldest first.
 
         Raises:
-            StoreUnavailable: If the store failed, as with every method here.
+            StoreUnavailable: If the store failed. Every method of this class raises it.
         """
         return await self._store.read_keys()
 
     async def create(
         self, name: str, permissions: frozenset[Permission], lifetime: timedelta | None = None
     ) -> tuple[ApiKey, str]:
-        """Make a key. Return it, and the text that its bearer presents.
+        """Create a key. Return it, and the text that its bearer presents.
 
         Raises:
             InvalidRequest: If the name, the permissions or the lifetime are not allowed.
-            TooManyKeys: If there are KEY_LIMIT good keys already.
+            TooManyKeys: If there are already KEY_LIMIT active keys.
         """
         now = self._clock.now()
         key, presented = issue(name, permissions, now, lifetime)
@@ -70,12 +70,12 @@ class ApiKeys:
     async def rotate(
         self, key_id: UUID, overlap: timedelta, lifetime: timedelta | None = None
     ) -> tuple[ApiKey, str]:
-        """Make a key's successor with the same name and permissions. The old key expires after an overlap.
+        """Create a key's successor with the same name and permissions. The old key expires after an overlap.
 
         Args:
             key_id: The old key.
-            overlap: How long both are good.
-            lifetime: The new key's lifetime; None for one that doesn't expire.
+            overlap: How long both keys are accepted.
+            lifetime: The new key's lifetime; None if it never expires.
 
         Raises:
             InvalidRequest: If the lifetime is not allowed.
@@ -91,7 +91,7 @@ class ApiKeys:
         return key, presented
 
     async def expire(self, key_id: UUID, within: timedelta) -> ApiKey:
-        """Have a key expire after a while, unless it expires earlier already. Return it as it is then.
+        """Make a key expire after a while, unless it expires earlier. Return the changed key.
 
         Raises:
             KeyNotFound: If there is no such key.
@@ -105,7 +105,7 @@ class ApiKeys:
         return after
 
     async def revoke(self, key_id: UUID) -> ApiKey:
-        """Revoke a key at once, even an expired one. Return it. A revoked key stays as it is.
+        """Revoke a key at once, even an expired one. Return it. A revoked key stays unchanged.
 
         Raises:
             KeyNotFound: If there is no such key.

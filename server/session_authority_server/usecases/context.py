@@ -13,15 +13,15 @@ from session_authority_server.ports import NO_AUDIT, Audit, SessionStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What every use-case works with.
+    """The dependencies of every use-case.
 
     Attributes:
         store: Keeps sessions.
-        clock: Tells the time.
+        clock: Gives the present time.
         policy: The operator's rules.
-        audit: Records what happened.
-        activity: Records when sessions are used.
-        superseded: Acts on the use of superseded tokens.
+        audit: Records events.
+        activity: Records the use of sessions.
+        superseded: Handles the use of superseded tokens.
     """
 
     store: SessionStore
@@ -32,14 +32,14 @@ class Context:
     superseded: SupersededTokens
 
     def effective_time(self) -> datetime:
-        """Return the moment after which no validator accepts what has been ended by now."""
+        """Return the moment after which no validator accepts a session that has ended by now."""
         return self.policy.effective_time(self.clock.now())
 
     @contextmanager
     def reporting_failed_proof(self) -> Iterator[None]:
-        """Record a failed proof in the audit log, and act on the use of a superseded token.
+        """Record a rejected token in the audit log, and handle the use of a superseded token.
 
-        Apart from the transaction, which a failed proof rolls back.
+        This happens outside the transaction, because a rejected token rolls the transaction back.
         """
         try:
             yield

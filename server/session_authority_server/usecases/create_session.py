@@ -10,7 +10,7 @@ from session_authority_server.domain import token as tokens
 from session_authority_server.domain.errors import RetryMismatch, RetryStale, SessionLimitReached
 from session_authority_server.domain.event import SessionEnded, SessionEstablished
 from session_authority_server.domain.policy import AtLimit, Policy
-from session_authority_server.domain.privacy import KeepUserAgents, family, kept_address
+from session_authority_server.domain.privacy import KeepUserAgents, kept_address, without_versions
 from session_authority_server.domain.retry import Attempt
 from session_authority_server.domain.session import (
     Ending,
@@ -24,13 +24,13 @@ from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.sweep_time import (
     correcting_future_sweep,
-    require_begun_since,
+    require_check_after_sweep,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignIn:
-    """A sign-in, as the caller described it."""
+    """The caller's description of a sign-in."""
 
     user_id: str
     ip_address: str = ""
@@ -51,9 +51,9 @@ async def create_session(context: Context, sign_in: SignIn) -> tuple[Session, To
     Raises:
         InvalidRequest: If a field breaks a limit.
         RetryMismatch: If the retry secret was used with other parameters.
-        RetryStale: If this repeats a call whose session has ended or got another token.
+        RetryStale: If the session of the repeated call has ended or got another token.
         AuthenticationTooOld: If the credential check began before the user's sessions were swept.
-        SessionLimitReached: If the user is at the limit and the policy refuses.
+        SessionLimitReached: If the user is at the limit and the policy refuses another session.
         StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
     """
     return await correcting_future_sweep(context, lambda: _create(context, sign_in))
@@ -61,7 +61,7 @@ async def create_session(context: Context, sign_in: SignIn) -> tuple[Session, To
 
 async def _create(context: Context, sign_in: SignIn) -> tuple[Session, Token]:
     now, policy = context.clock.now(), context.policy
-    # First, so that the retry's hash holds no more of the address than the policy keeps.
+    # Apply the policy to the address first, because the hash for retries includes it.
     address = kept_address(sign_in.ip_address, policy.keep_ip_addresses)
     sign_in = replace(sign_in, ip_address=address or "")
     attempt, salt = _attempt(sign_in, policy), retry.new_salt()
@@ -71,12 +71,12 @@ async def _create(context: Context, sign_in: SignIn) -> tuple[Session, Token]:
     session = _session(sign_in, policy, token, now)
 
     async def work(transaction: Transaction) -> tuple[Session, Token]:
-        standing = await transaction.lock_user(session.user_id)
+        user = await transaction.lock_user(session.user_id)
         if attempt is not None:
             earlier = await earlier_answer(context, transaction, attempt)
             if earlier is not None:
                 return earlier
-        require_begun_since(standing, session.user_id, session.authenticate_time)
+        require_check_after_sweep(user, session.user_id, session.authenticate_time)
         await _make_room(transaction, policy, session.user_id, context.clock.now())
         added = await transaction.insert_session(session)
         if attempt is not None:
@@ -115,7 +115,7 @@ def _session(sign_in: SignIn, policy: Policy, token: Token, now: datetime) -> Se
     user_agent = clean_user_agent(sign_in.user_agent)
     device = parse_device(user_agent)
     if policy.keep_user_agents is KeepUserAgents.NONE:
-        user_agent, device = "", family(device)
+        user_agent, device = "", without_versions(device)
     return Session(
         session_id=token.id,
         user_id=sign_in.user_id,
@@ -138,7 +138,7 @@ def _session(sign_in: SignIn, policy: Policy, token: Token, now: datetime) -> Se
 
 
 def _attempt(sign_in: SignIn, policy: Policy) -> Attempt | None:
-    """Return the call as a repeatable one; None if the caller sent no retry secret."""
+    """Return the call as an attempt that can be repeated; None without a retry secret."""
     if not sign_in.retry_secret:
         return None
     parameters = _parameters(sign_in, policy)
@@ -146,9 +146,9 @@ def _attempt(sign_in: SignIn, policy: Policy) -> Attempt | None:
 
 
 def _parameters(sign_in: SignIn, policy: Policy) -> list[object]:
-    """Return what a repetition must have in common with the first call.
+    """Return the parameters that a repetition must have in common with the first call.
 
-    The store keeps a hash of it, so the list leaves out what the policy says not to keep.
+    The store keeps a hash of them. The list leaves out a value if the policy forbids keeping it.
     """
     time, lifetime, idle_timeout = (
         sign_in.authenticate_time,
@@ -163,7 +163,7 @@ def _parameters(sign_in: SignIn, policy: Policy) -> list[object]:
         None if lifetime is None else lifetime.total_seconds(),
         None if idle_timeout is None else idle_timeout.total_seconds(),
         dict(sign_in.attributes),
-        # Only if set: an earlier release hashes no actor, and both releases must agree during an upgrade.
+        # Only if set: earlier releases hash no actor, and during an upgrade both releases must get the same hash.
         *([sign_in.actor_id] if sign_in.actor_id else []),
     ]
 
@@ -173,11 +173,11 @@ async def earlier_answer(
 ) -> tuple[Session, Token] | None:
     """Return the answer to an earlier call with the same retry secret; None if this call is the first.
 
-    The caller locks the user first. Of two repetitions at once, the second then finds the answer of the first.
+    The user must be locked, so that the second of two concurrent repetitions finds the answer of the first.
 
     Raises:
         RetryMismatch: If the earlier call had other parameters.
-        RetryStale: If the session has ended or got another token since.
+        RetryStale: If the session has since ended or got another token.
     """
     answered = await transaction.read_attempt(attempt.retry_hash)
     now = context.clock.now()
@@ -195,6 +195,6 @@ async def earlier_answer(
 async def keep_answer(
     context: Context, transaction: Transaction, attempt: Attempt, token: Token, salt: bytes
 ) -> None:
-    """Keep what a repetition needs to get the same answer."""
+    """Store the data from which a repetition gets the same answer."""
     expire_time = context.clock.now() + context.policy.retry_window
     await transaction.write_attempt(attempt.answered(token.id, salt, expire_time))

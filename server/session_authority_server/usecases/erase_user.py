@@ -14,19 +14,18 @@ from session_authority_server.ports import (
 )
 from session_authority_server.usecases.context import Context
 
-# How long one call deletes rows: well below the callers' default deadline.
+# How long one call deletes rows. Well below the default deadline of callers.
 BUDGET_SECONDS = 2.0
-# The reason in the audit log.
-_WHY = "The user was erased."
+_AUDIT_REASON = "The user was erased."
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """How far an erasure got.
+    """The progress of an erasure.
 
     Attributes:
         effective_time: No validator accepts the user's sessions after this moment.
-        complete: Whether every trace is deleted. If not, the worker goes on.
+        complete: Whether everything is deleted. If not, the worker continues.
     """
 
     effective_time: datetime
@@ -36,7 +35,7 @@ class Erasure:
 async def erase_user(
     context: Context, user_id: str, *, budget_seconds: float = BUDGET_SECONDS
 ) -> Erasure:
-    """End all sessions of a user, then delete what is stored of the user until the budget is used up.
+    """End all sessions of a user, then delete the user's data until the time budget is used up.
 
     Raises:
         InvalidRequest: If the user id breaks a limit.
@@ -51,7 +50,7 @@ async def erase_user(
         now = context.clock.now()
         sweep = Sweep(now, InitiatingEntity.ADMIN)
         await transaction.sweep_user(user_id, sweep)
-        transaction.record(SessionsSwept(user_id, sweep, why=_WHY))
+        transaction.record(SessionsSwept(user_id, sweep, why=_AUDIT_REASON))
         return await transaction.begin_erasure(user_id, now)
 
     erasure = await context.store.transact(work)
@@ -60,16 +59,16 @@ async def erase_user(
 
 
 async def _delete(store: SessionStore, erasure: PendingErasure, budget_seconds: float) -> bool:
-    """Delete rows until the budget is used up. Return whether none is left."""
+    """Delete rows until the time budget is used up. Return whether none is left."""
     loop = asyncio.get_running_loop()
-    give_up = loop.time() + budget_seconds
-    while loop.time() < give_up:
+    deadline = loop.time() + budget_seconds
+    while loop.time() < deadline:
         try:
             batch = await store.erase_some(erasure, BATCH_LIMIT)
         except StoreUnavailable:
-            return False  # The sessions have ended already, and the worker deletes the rest.
+            return False  # The sessions have ended, and the worker deletes the rest.
         if batch.complete:
             return True
-        if not batch.deleted:  # Another call deletes these rows, or has them locked.
+        if not batch.deleted:  # Another transaction has locked the remaining rows.
             await asyncio.sleep(0.05)
     return False

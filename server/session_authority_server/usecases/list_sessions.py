@@ -11,7 +11,7 @@ from session_authority_server.ports import PageKey, SessionStore
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.page_token import PageToken, Section
 from session_authority_server.usecases.session_proof import (
-    check_standing,
+    check_may_manage,
     prove,
     require_proof,
 )
@@ -19,14 +19,14 @@ from session_authority_server.usecases.session_proof import (
 DEFAULT_PAGE_SIZE = 50
 PAGE_SIZE_LIMIT = 200
 COUNT_LIMIT = 10_001
-"""A user's live sessions are counted up to here; a larger number is not worth its cost."""
-# An activity may be recorded this long after it happened, and move a session among pages already read.
+"""The count of a user's live sessions stops here, because a larger count costs too much."""
+# The longest time from a use to its recording, which moves the session to the front of the list.
 _RECORDING_LAG = 5 * FLUSH_INTERVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A request for a page, as the caller made it."""
+    """A caller's request for a page of sessions."""
 
     session_token: str = field(repr=False)
     page_size: int = 0
@@ -41,10 +41,10 @@ class Page:
 
     Attributes:
         sessions: The sessions, in order.
-        now: The moment as of which they are shown.
-        current: The id of the session whose token asked.
-        next_page_token: Gives the next page; empty on the last.
-        total: How many live sessions the user has, counted up to `COUNT_LIMIT`.
+        now: The time to which the states of the sessions refer.
+        current: The id of the session whose token the request carries.
+        next_page_token: The token of the next page; empty on the last page.
+        total: How many live sessions the user has, or `COUNT_LIMIT` if there are more.
     """
 
     sessions: Sequence[Session]
@@ -57,15 +57,15 @@ class Page:
 async def list_sessions(context: Context, listing: Listing) -> Page:
     """Return a page of the user's own sessions.
 
-    Live sessions come first, the most recently active first. A session that is used while its user reads pages
-    moves to the front of the list, where no later page would show it. So the live sessions close with those used
-    since the first page was read.
+    Live sessions come first, the most recently active first. A session that is used between two pages moves to the
+    front of the list, where no later page shows it. Therefore the live sessions are followed by those used since the
+    first page was read.
 
     Raises:
-        SessionNotLive: If the token is not good.
-        ImpersonationForbidden: If the session is that of somebody who acts as the user.
+        SessionNotLive: If the token is invalid.
+        ImpersonationForbidden: If another person acts as the user.
         ReauthenticationRequired: If the proof of identity is too old.
-        InvalidRequest: If the page token is not one for this list, or the page size is negative.
+        InvalidRequest: If the page token belongs to another list, or the page size is negative.
         StoreUnavailable: If the store can't be read.
     """
     proof = require_proof(listing.session_token)
@@ -73,7 +73,7 @@ async def list_sessions(context: Context, listing: Listing) -> Page:
     now = context.clock.now()
     with context.reporting_failed_proof():
         proven = await prove(context, proof, now)
-    check_standing(proven, context.policy, now)
+    check_may_manage(proven, context.policy, now)
     show_ended = listing.show_ended or listing.only_ended
     if listing.page_token:
         place = PageToken.decode(listing.page_token, proven.user_id, show_ended)
@@ -98,7 +98,7 @@ async def _read_page(
     found: list[Session] = []
     while True:
         wanted = size - len(found)
-        # One more than wanted shows whether there is more.
+        # Read one more than wanted, to see whether more follow.
         some = await _read_section(store, place, now, wanted + 1)
         found += some[:wanted]
         if len(some) > wanted:

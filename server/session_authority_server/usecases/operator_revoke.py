@@ -1,4 +1,4 @@
-"""How an operator ends sessions: a user's, everybody's, one, or those that an API key made."""
+"""Operators end sessions: of a user, of everybody, a single one, or those that an API key created."""
 
 import asyncio
 from contextlib import suppress
@@ -19,17 +19,17 @@ from session_authority_server.ports import BATCH_LIMIT, Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.revoke_session import parse_id
 
-# How long one call looks at a key's sessions: well below the callers' default deadline.
+# How long one call reads a key's sessions. Well below the default deadline of callers.
 BUDGET_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRevocation:
-    """How far a call got.
+    """The progress of a revocation of an API key's sessions.
 
     Attributes:
         effective_time: No validator accepts the ended sessions after this moment.
-        resume_time: Sessions made since this moment are not looked at yet; None where all were.
+        resume_time: Continue with sessions created at or after this time; None if the revocation is complete.
     """
 
     effective_time: datetime
@@ -39,7 +39,7 @@ class KeyRevocation:
 async def revoke_user_sessions(context: Context, user_id: str, reason: str = "") -> datetime:
     """End all sessions of a user. Return the moment after which no validator accepts any of them.
 
-    An unknown user may be signing in for the first time. That sign-in is covered too.
+    An unknown user may be signing in for the first time. The call also blocks that sign-in.
 
     Raises:
         InvalidRequest: If a field breaks a limit.
@@ -79,9 +79,9 @@ async def revoke_all_sessions(context: Context, reason: str = "") -> datetime:
 
 
 async def revoke_session_by_id(context: Context, session_id: str, reason: str = "") -> datetime:
-    """End the session of an id. Return the moment after which no validator accepts it.
+    """End the session with an id. Return the moment after which no validator accepts it.
 
-    The answer does not say whether there was anything to end.
+    The answer does not reveal whether there was such a session.
 
     Raises:
         InvalidRequest: If the id is malformed or the reason breaks a limit.
@@ -94,9 +94,9 @@ async def revoke_session_by_id(context: Context, session_id: str, reason: str = 
 async def revoke_session_by_token(
     context: Context, session_token: str, reason: str = ""
 ) -> datetime:
-    """End the session of a token that was found. Return the moment after which no validator accepts it.
+    """End the session of a leaked token. Return the moment after which no validator accepts it.
 
-    The token opens the session, or opened it before a re-authentication. A forged token ends nothing.
+    A superseded token ends its session too. A forged token ends nothing.
 
     Raises:
         InvalidRequest: If the token is malformed or the reason breaks a limit.
@@ -105,7 +105,7 @@ async def revoke_session_by_token(
     _check_reason(reason)
     proof = tokens.parse_proof(session_token)
     if proof is None:
-        # An operator who copied it badly would otherwise think that it is harmless now.
+        # Succeeding would tell an operator who copied only a part that the session has ended.
         problem = "is not a whole token; copy all of it, from ses_ to the end"
         raise InvalidRequest([Violation("session_token", problem)])
     return await _end_one(context, proof.id, proof, reason)
@@ -118,12 +118,12 @@ async def _end_one(
         session = await transaction.read_session(session_id)
         if session is None:
             raise SessionNotFound
-        # Also where there is nothing to end. A repetition must wait, as the first call did, until a standby
-        # has the ending, and only a write waits.
+        # Lock even if the session has ended. A repeated call must also wait until a standby has the ending, and only a
+        # transaction that writes waits for it.
         await transaction.lock_user(session.user_id)
         session = await transaction.read_session(session_id)
         if session is None:
-            raise SessionNotFound  # Erased meanwhile. The lock must leave nothing of the user.
+            raise SessionNotFound  # Erased meanwhile. The rollback removes the user row that the lock inserted.
         now = context.clock.now()
         if proof is not None and judge(session, proof, now) is NOT_FOUND:
             return
@@ -145,9 +145,9 @@ async def revoke_key_sessions(
     *,
     budget_seconds: float = BUDGET_SECONDS,
 ) -> KeyRevocation:
-    """End the sessions that an API key made since a moment, until the budget is used up.
+    """End the sessions that an API key created since a moment, until the time budget is used up.
 
-    Session ids carry the time at which they were made, so earlier sessions are not looked at.
+    Session ids contain their creation time, so earlier sessions are not read.
 
     Raises:
         InvalidRequest: If a field breaks a limit.
@@ -159,14 +159,14 @@ async def revoke_key_sessions(
     violations.raise_if_any()
 
     loop = asyncio.get_running_loop()
-    give_up = loop.time() + budget_seconds
+    deadline = loop.time() + budget_seconds
     after: UUID | None = tokens.first_id(since) if since is not None else UUID(int=0)
     while after is not None:
         now = context.clock.now()
         after = await context.store.transact(partial(_end_some, key_id, after, now, reason))
-        if loop.time() >= give_up:
+        if loop.time() >= deadline:
             break
-    # A moment, not an id: an id would reveal whose session was looked at last.
+    # Return a time, because an id would identify the last session that was read.
     resume_time = None if after is None else tokens.time_of(after)
     return KeyRevocation(context.effective_time(), resume_time)
 
@@ -174,7 +174,7 @@ async def revoke_key_sessions(
 async def _end_some(
     key_id: str, after: UUID, now: datetime, reason: str, transaction: Transaction
 ) -> UUID | None:
-    """End some sessions of a key. Return the id to go on after; None where there are no more."""
+    """End some sessions of a key. Return the id to continue after; None if there are no more."""
     ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
     batch = await transaction.end_created_by(key_id, now, after, BATCH_LIMIT, ending)
     transaction.record(*(replace(each, why=reason) for each in batch.ended))

@@ -11,14 +11,14 @@ from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.ports import PageKey
 
 _VERSION = 1
-# version, section, show_ended, has a key; list, as of, key time, key id
+# version, section, show_ended, has_key, digest of the user id, as_of, time of the key, session id of the key
 _LAYOUT = struct.Struct(">BBBB8sqq16s")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 class Section(IntEnum):
-    """A part of a list, in the order in which the parts follow each other."""
+    """The parts of a list, in their order."""
 
     LIVE = 1
     USED_SINCE = 2
@@ -27,9 +27,9 @@ class Section(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PageToken:
-    """Where the next page of a list begins.
+    """The position in a list at which the next page begins.
 
-    It is not secret and proves nothing. The session token alone decides whose list it is.
+    It is not secret and proves nothing. The session token alone decides whose sessions are listed.
     """
 
     user_id: str
@@ -39,7 +39,7 @@ class PageToken:
     after: PageKey | None
 
     def next_section(self, *, first_page: bool) -> "PageToken | None":
-        """Return where the following section begins, or None after the last."""
+        """Return the start of the next section; None after the last one."""
         section = self.section
         if section is Section.LIVE and not first_page:
             section = Section.USED_SINCE
@@ -50,7 +50,7 @@ class PageToken:
         return PageToken(self.user_id, self.show_ended, self.as_of, section, None)
 
     def encode(self) -> str:
-        """Return the place as text."""
+        """Return the position as text."""
         after = self.after or PageKey(_EPOCH, UUID(int=0))
         packed = _LAYOUT.pack(
             _VERSION,
@@ -66,10 +66,10 @@ class PageToken:
 
     @classmethod
     def decode(cls, text: str, user_id: str, show_ended: bool) -> Self:
-        """Return the place in a user's list.
+        """Return the position in a user's list that a text encodes.
 
         Raises:
-            InvalidRequest: If the text is not a place in this list.
+            InvalidRequest: If the text is not a position in this list.
         """
         try:
             packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -98,7 +98,7 @@ def _digest(user_id: str) -> bytes:
 
 def _invalid() -> InvalidRequest:
     problem = (
-        "is no page of this list; give the next_page_token of the page before, with the same "
-        "show_ended and a token of the same user, or leave it empty to start anew"
+        "does not belong to this list; give the next_page_token of the previous page with the same "
+        "show_ended and a token of the same user, or leave it empty to get the first page"
     )
     return InvalidRequest([Violation("page_token", problem)])

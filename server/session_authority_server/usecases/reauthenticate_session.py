@@ -21,13 +21,13 @@ from session_authority_server.usecases.session_proof import (
 )
 from session_authority_server.usecases.sweep_time import (
     correcting_future_sweep,
-    require_begun_since,
+    require_check_after_sweep,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthentication:
-    """A renewed proof of identity, as the caller described it."""
+    """The caller's description of a renewed proof of identity."""
 
     session_token: str = field(repr=False)
     authenticate_time: datetime | None = None
@@ -39,13 +39,13 @@ class Reauthentication:
 async def reauthenticate_session(
     context: Context, request: Reauthentication
 ) -> tuple[Session, Token]:
-    """Give a session whose user proved their identity again a new token and a new lifetime. Return both.
+    """Give a session a new token and lifetime after its user proved their identity again. Return both.
 
     Raises:
-        SessionNotLive: If the token is not good.
+        SessionNotLive: If the token is invalid.
         InvalidRequest: If a field breaks a limit.
         RetryMismatch: If the retry secret was used with other parameters.
-        RetryStale: If this repeats a call whose session has ended or got yet another token.
+        RetryStale: If the session of the repeated call has since ended or got another token.
         AuthenticationTooOld: If the credential check began before the user's sessions were swept.
         StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
     """
@@ -62,21 +62,21 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
     new = Token(old.id, secret)
 
     async def work(transaction: Transaction) -> tuple[Session, Token]:
-        standing = await _lock_user_of(transaction, old, clock)
+        user = await _lock_user_of(transaction, old, clock)
         if attempt is not None:
             earlier = await earlier_answer(context, transaction, attempt)
             if earlier is not None:
                 return earlier
         session = await prove_without_lock(transaction, old, clock)
-        assert standing is not None, "a token that proves a session has its user locked"
-        require_begun_since(standing, session.user_id, authenticate_time)
-        turn = clock.now()
-        renewed = _renewed(session, request, context.policy, new, authenticate_time, turn)
+        assert user is not None, "the user of a valid token is locked"
+        require_check_after_sweep(user, session.user_id, authenticate_time)
+        renew_time = clock.now()
+        renewed = _renewed(session, request, context.policy, new, authenticate_time, renew_time)
         if not await transaction.renew_session(renewed, replaces=session.secret_hash):
             raise SessionNotLive
         if attempt is not None:
             await keep_answer(context, transaction, attempt, new, salt)
-        transaction.record(SessionReauthenticated(renewed, turn))
+        transaction.record(SessionReauthenticated(renewed, renew_time))
         return renewed, new
 
     with context.reporting_failed_proof():
@@ -84,7 +84,7 @@ async def _reauthenticate(context: Context, request: Reauthentication) -> tuple[
 
 
 async def _lock_user_of(transaction: Transaction, proof: Proof, clock: Clock) -> LockedUser | None:
-    """Lock the user of the session that a token opens or once opened; lock nobody for another token."""
+    """Lock the user of a current or superseded token. Return None for any other token, without a lock."""
     session = await transaction.read_session(proof.id)
     if session is None or judge(session, proof, clock.now()) is NOT_FOUND:
         return None
@@ -127,7 +127,7 @@ def _checked_authenticate_time(request: Reauthentication, now: datetime) -> date
 
 
 def _attempt(request: Reauthentication) -> Attempt | None:
-    """Return the call as a repeatable one; None if the caller sent no retry secret."""
+    """Return the call as an attempt that can be repeated; None without a retry secret."""
     if not request.retry_secret:
         return None
     time = request.authenticate_time

@@ -17,7 +17,7 @@ from session_authority_server.domain.session import (
 from session_authority_server.ports import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.session_proof import (
-    check_standing,
+    check_may_manage,
     prove_and_lock,
     require_proof,
 )
@@ -25,11 +25,11 @@ from session_authority_server.usecases.session_proof import (
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """An ended session.
+    """The result of a revocation.
 
     Attributes:
         session: The session as it is now.
-        current: Whether it is the session whose token asked.
+        current: Whether the token of the request belongs to it.
         already_ended: Whether it had ended before the call.
         effective_time: No validator accepts the session after this moment.
     """
@@ -44,8 +44,8 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
     """End one of a user's own sessions.
 
     Raises:
-        SessionNotLive: If the token is not good.
-        ImpersonationForbidden: If the session is that of somebody who acts as the user.
+        SessionNotLive: If the token is invalid.
+        ImpersonationForbidden: If another person acts as the user.
         ReauthenticationRequired: If the proof of identity is too old.
         InvalidRequest: If the id is malformed.
         SessionNotFound: If the user has no such session.
@@ -56,8 +56,8 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
 
     async def work(transaction: Transaction) -> tuple[Session, bool, bool]:
         proven = await prove_and_lock(transaction, proof, context.clock)
-        check_standing(proven, context.policy, context.clock.now())
-        # Read with the user's id, so that another user's session costs what an unknown one does.
+        check_may_manage(proven, context.policy, context.clock.now())
+        # Read with the user's id, so that another user's session takes as long as an unknown one.
         target = await transaction.read_session(target_id, of_user=proven.user_id)
         if target is None:
             raise SessionNotFound
@@ -71,7 +71,7 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
             if await transaction.end_session(target_id, ending):
                 target = _ended(target, ending, context.policy)
                 transaction.record(SessionEnded(target_id, target.user_id, ending))
-            else:  # signed out, or found overdue, while this ran
+            else:  # another transaction has ended it meanwhile
                 target = await transaction.read_session(target_id) or target
                 already_ended = True
         return target, current, already_ended
@@ -87,10 +87,10 @@ def _ended(session: Session, ending: Ending, policy: Policy) -> Session:
 
 
 def parse_id(session_id: str) -> UUID:
-    """Return the session id that a caller gave.
+    """Parse the session id in a request.
 
     Raises:
-        InvalidRequest: If it is malformed.
+        InvalidRequest: If the id is malformed.
     """
     try:
         parsed = UUID(session_id)
@@ -106,11 +106,11 @@ def parse_id(session_id: str) -> UUID:
 
 
 async def revoke_other_sessions(context: Context, session_token: str) -> datetime:
-    """End all of a user's sessions except the one that asks. Return the moment after which none is accepted.
+    """End all of a user's sessions except the token's own. Return the moment after which none is accepted.
 
     Raises:
-        SessionNotLive: If the token is not good.
-        ImpersonationForbidden: If the session is that of somebody who acts as the user.
+        SessionNotLive: If the token is invalid.
+        ImpersonationForbidden: If another person acts as the user.
         ReauthenticationRequired: If the proof of identity is too old.
         StoreUnavailable: If the store failed; a repetition is safe.
     """
@@ -118,7 +118,7 @@ async def revoke_other_sessions(context: Context, session_token: str) -> datetim
 
     async def work(transaction: Transaction) -> None:
         proven = await prove_and_lock(transaction, proof, context.clock)
-        check_standing(proven, context.policy, context.clock.now())
+        check_may_manage(proven, context.policy, context.clock.now())
         sweep = Sweep(context.clock.now(), InitiatingEntity.USER)
         await transaction.sweep_user(proven.user_id, sweep)
         await transaction.exempt_from_sweep(proven.session_id)

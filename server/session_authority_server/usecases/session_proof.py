@@ -16,7 +16,7 @@ from session_authority_server.usecases.context import Context
 
 
 def require_proof(session_token: str) -> Proof:
-    """Return the proof of whose request this is.
+    """Return the proof in a session token.
 
     Raises:
         SessionNotLive: If the text is not a token.
@@ -28,10 +28,10 @@ def require_proof(session_token: str) -> Proof:
 
 
 async def prove(context: Context, proof: Proof, now: datetime) -> Session:
-    """Return the live session of a token.
+    """Return the live session of a token. Read it outside a transaction.
 
     Raises:
-        SessionNotLive: If the token is not good.
+        SessionNotLive: If the token is invalid.
         StoreUnavailable: If the store can't be read.
     """
     found = await context.store.read_sessions([proof.id])
@@ -39,33 +39,33 @@ async def prove(context: Context, proof: Proof, now: datetime) -> Session:
 
 
 async def prove_and_lock(transaction: Transaction, proof: Proof, clock: Clock) -> Session:
-    """Lock the user of a token. Return its live session, as it is under the lock.
+    """Lock the user of a token. Return the token's live session, read under the lock.
 
     Raises:
-        SessionNotLive: If the token is not good.
+        SessionNotLive: If the token is invalid.
         StoreUnavailable: If the store can't be read.
     """
     session = await prove_without_lock(transaction, proof, clock)
     await transaction.lock_user(session.user_id)
-    # The session may have ended while this waited for the lock.
+    # The session may have ended during the wait for the lock.
     return await prove_without_lock(transaction, proof, clock)
 
 
 async def prove_without_lock(transaction: Transaction, proof: Proof, clock: Clock) -> Session:
-    """Return the live session of a token, without a lock.
+    """Return the live session of a token without locking its user.
 
     Raises:
-        SessionNotLive: If the token is not good.
+        SessionNotLive: If the token is invalid.
         StoreUnavailable: If the store can't be read.
     """
     return _accept(await transaction.read_session(proof.id), proof, clock.now())
 
 
-def check_standing(proven: Session, policy: Policy, now: datetime) -> None:
-    """Check that a proven session may list and end its user's sessions.
+def check_may_manage(proven: Session, policy: Policy, now: datetime) -> None:
+    """Check that a session may list and revoke its user's sessions.
 
     Raises:
-        ImpersonationForbidden: If somebody else acts as the user.
+        ImpersonationForbidden: If another person acts as the user.
         ReauthenticationRequired: If the proof of identity is older than the policy allows.
     """
     if proven.actor_id is not None:

@@ -20,8 +20,8 @@ from session_authority_server.usecases.context import Context
 async def sign_out(context: Context, session_token: str) -> datetime:
     """End the session of a token. Return the moment after which no validator accepts the token.
 
-    A token that is not good is signed out already. A superseded token signs its session out all the same:
-    its holder was given it, and means this session.
+    An invalid token is already signed out, so the call succeeds. A superseded token also ends its session: only the
+    session's own device received it.
 
     Raises:
         StoreUnavailable: If the store failed; a repetition is safe.
@@ -32,14 +32,14 @@ async def sign_out(context: Context, session_token: str) -> datetime:
 
     async def work(transaction: Transaction) -> None:
         session = await transaction.read_session(proof.id)
-        # With a wrong secret the call must not wait for the user: the wait would reveal that the id exists.
+        # With a wrong secret, never wait for the lock. The wait would reveal that the id exists.
         if session is not None and judge(session, proof, context.clock.now()) is not NOT_FOUND:
-            # Also where there is nothing to end. A repetition must wait, as the first call did, until a standby
-            # has the ending, and only a write waits.
+            # Lock even if the session has ended. A repeated call must also wait until a standby has the ending, and
+            # only a transaction that writes waits for it.
             await transaction.lock_user(session.user_id)
             session = await transaction.read_session(proof.id)
             if session is None:
-                raise SessionNotLive  # Erased meanwhile. The lock must leave nothing of the user.
+                raise SessionNotLive  # Erased meanwhile. The rollback removes the user row that the lock inserted.
         now = context.clock.now()
         verdict = judge(session, proof, now)
         if session is not None and _may_sign_out(verdict, session, now):
@@ -57,5 +57,5 @@ async def sign_out(context: Context, session_token: str) -> datetime:
 
 
 def _may_sign_out(verdict: Session | Rejection, session: Session, now: datetime) -> bool:
-    """Say whether a token is, or was before a re-authentication, that of a live session."""
+    """Return whether a current or superseded token belongs to a live session."""
     return isinstance(verdict, Session) or (verdict is SUPERSEDED and is_live(session, now))

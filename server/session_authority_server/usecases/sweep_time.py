@@ -12,24 +12,24 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def require_begun_since(standing: LockedUser, user_id: str, authenticate_time: datetime) -> None:
-    """Require that a credential check began after the user's sessions were last swept.
+def require_check_after_sweep(user: LockedUser, user_id: str, authenticate_time: datetime) -> None:
+    """Require that a credential check began after the last sweep of the user's sessions.
 
     Raises:
-        AuthenticationTooOld: If it began before.
+        AuthenticationTooOld: If the check began before the sweep.
     """
-    if standing.swept_time is not None and authenticate_time < standing.swept_time:
-        raise AuthenticationTooOld(standing.swept_time, user_id)
+    if user.swept_time is not None and authenticate_time < user.swept_time:
+        raise AuthenticationTooOld(user.swept_time, user_id)
 
 
 async def correcting_future_sweep(context: Context, attempt: Callable[[], Awaitable[T]]) -> T:
-    """Run a sign-in. If a sweep whose time lies in the future refuses it, correct that time and run it again.
+    """Run a sign-in. If a sweep time in the future refuses it, correct the sweep time and run it again.
 
-    A clock was ahead when the sweep was made. The sweep happened before this sign-in arrived, so the time of arrival
-    becomes its time. Credential checks that begin later are accepted.
+    A clock that was ahead set this sweep time. The sweep really happened before this sign-in arrived, so the time of
+    arrival becomes the sweep time. Credential checks that begin later are accepted.
 
     Raises:
-        AuthenticationTooOld: If the credential check began before the sweep's time.
+        AuthenticationTooOld: If the credential check began before the sweep time.
     """
     arrived = context.clock.now()
     try:
@@ -45,6 +45,7 @@ async def correcting_future_sweep(context: Context, attempt: Callable[[], Awaita
 
     await context.store.transact(correct)
     _log.warning(
-        "a sweep was made at %s by a clock that was ahead; its time is corrected", swept_time
+        "corrected a sweep time in the future, %s, which came from a clock that was ahead",
+        swept_time,
     )
     return await attempt()

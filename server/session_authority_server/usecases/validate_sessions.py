@@ -23,9 +23,9 @@ VALIDATIONS_LIMIT = BATCH_LIMIT
 
 @dataclass(slots=True)
 class Validation:
-    """A question whether a token is good, as the caller asked it.
+    """A caller's question whether a token is valid.
 
-    Not frozen, which would double what making one costs.
+    Not frozen: freezing doubles the cost of creating one.
     """
 
     session_token: str = field(repr=False)
@@ -36,7 +36,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class NotYetRecorded:
-    """A live session that is about to idle out, so its use must be written before it is accepted."""
+    """A live session that is about to idle out. Its use must be written before it is accepted."""
 
     session: Session
     touch: Touch
@@ -55,14 +55,14 @@ async def validate_sessions(context: Context, validations: Sequence[Validation])
     wanted = [proof.id for proof in proofs if proof is not None]
     found = await context.store.read_sessions(wanted) if wanted else {}
     now = context.clock.now()
-    reused: dict[UUID, Session] = {}
+    with_superseded_token: dict[UUID, Session] = {}
     outcomes = [
         MALFORMED
         if proof is None and not validation.ip_address
-        else _outcome(context, validation, proof, found, now, reused)
+        else _outcome(context, validation, proof, found, now, with_superseded_token)
         for validation, proof in zip(validations, proofs, strict=True)
     ]
-    for session in reused.values():
+    for session in with_superseded_token.values():
         context.superseded.used(session)
     return outcomes
 
@@ -73,7 +73,7 @@ def _outcome(
     proof: Proof | None,
     found: Mapping[UUID, Session],
     now: datetime,
-    reused: dict[UUID, Session],
+    with_superseded_token: dict[UUID, Session],
 ) -> Outcome:
     ip_address = None
     if validation.ip_address:
@@ -90,7 +90,7 @@ def _outcome(
         if rejected is not None:
             context.audit.record(rejected)
         if verdict is SUPERSEDED and session is not None:
-            reused[proof.id] = session
+            with_superseded_token[proof.id] = session
     elif not validation.passive:
         touch = context.activity.gather(verdict, now, ip_address)
         if touch is not None:
@@ -99,16 +99,18 @@ def _outcome(
 
 
 async def record_use(context: Context, not_yet_recorded: Sequence[NotYetRecorded]) -> None:
-    """Write the use of sessions. They are accepted once it is written.
+    """Write the use of sessions that are accepted only after the write.
 
     Raises:
-        StoreUnavailable: If it can't be written.
+        StoreUnavailable: If the write fails.
     """
     await context.activity.write([each.touch for each in not_yet_recorded])
 
 
-async def decide(context: Context, outcomes: Sequence[Outcome]) -> list[Session | Rejection]:
-    """Return the verdicts of one request with many questions.
+async def batch_verdicts(
+    context: Context, outcomes: Sequence[Outcome]
+) -> list[Session | Rejection]:
+    """Return the verdicts of a batch request.
 
     Raises:
         InvalidRequest: If a question breaks a limit.
@@ -140,10 +142,10 @@ def _checked_ip_address(text: str) -> str | None:
 
 
 def check_count(validations: Sequence[Validation]) -> Sequence[Validation]:
-    """Return the questions of one request.
+    """Return the questions of a batch request, after a check of their number.
 
     Raises:
-        InvalidRequest: There are none, or too many.
+        InvalidRequest: If there are none or too many.
     """
     if not 1 <= len(validations) <= VALIDATIONS_LIMIT:
         problem = f"has {len(validations)} entries; it must have 1 to {VALIDATIONS_LIMIT}"

@@ -10,7 +10,10 @@ from session_authority_server.domain.errors import (
 
 
 def test_an_error_says_what_its_docstring_states() -> None:
-    assert str(SessionNotLive()) == "the session token names no live session; the user must sign in"
+    assert (
+        str(SessionNotLive())
+        == "the session token does not belong to a live session; the user must sign in"
+    )
     assert str(ApiKeyMissing()) == (
         "the call carries no API key; send it as the metadata authorization: Bearer sak_... "
         "(`session-authority keys create` makes one)"

@@ -1,7 +1,12 @@
 import pytest
 
 from session_authority_server.domain.device import Device, DeviceType
-from session_authority_server.domain.privacy import KeepAddresses, erased, family, kept_address
+from session_authority_server.domain.privacy import (
+    KeepAddresses,
+    erased,
+    kept_address,
+    without_versions,
+)
 from tests.support.engines import a_session
 
 
@@ -37,8 +42,8 @@ def test_what_is_no_address_is_left_for_others_to_refuse(wrong: str, keep: KeepA
 
 def test_a_family_has_no_versions() -> None:
     device = Device("Firefox", "143.0", "Windows", "11", DeviceType.DESKTOP)
-    assert family(device) == Device("Firefox", "", "Windows", "", DeviceType.DESKTOP)
-    assert family(device).display_name == device.display_name
+    assert without_versions(device) == Device("Firefox", "", "Windows", "", DeviceType.DESKTOP)
+    assert without_versions(device).display_name == device.display_name
 
 
 def test_of_an_erased_session_the_family_remains() -> None:
