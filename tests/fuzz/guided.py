@@ -43,7 +43,7 @@ with watched:  # what is imported here guides the fuzzer
     from session_authority_server.audit.output import File
     from session_authority_server.domain.clock import SystemClock
     from session_authority_server.domain.policy import Policy
-    from session_authority_server.rpc.authentication import Caller, RejectedTokens, allow_anyone
+    from session_authority_server.rpc.authentication import Caller, RejectedTokens, allow_every_call
     from session_authority_server.rpc.call_queue import Call, CallQueue
     from session_authority_server.rpc.dispatcher import Dispatcher
     from session_authority_server.rpc.session_admin_service import SessionAdminService
@@ -77,7 +77,7 @@ class InProcess:
         self._dispatcher = Dispatcher(
             SessionService(context, rejected),
             [SessionAdminService(context)],
-            allow_anyone,
+            allow_every_call,
             CallQueue(),
             rejected,
         )

@@ -200,10 +200,10 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, refusal: Refusal, proc
         assert line.endswith("SESSION_AUTHORITY_TLS_KEY and SESSION_AUTHORITY_TLS_CLIENT_CA\n")
         return line
 
-    assert "no certificate and its private key" in told(one.certificate, other.key)
+    assert "not a certificate and its private key" in told(one.certificate, other.key)
     assert "absent.pem can't be read: No such file" in told(tmp_path / "absent.pem", one.key)
     assert f"{tmp_path} can't be read: Is a directory" in told(one.certificate, tmp_path)
-    assert "holds no certificate" in told(one.certificate, one.key, one.key)
+    assert "contains no certificate" in told(one.certificate, one.key, one.key)
 
 
 def test_bad_settings_in_the_environment_are_named_all_at_once(refusal: Refusal) -> None:

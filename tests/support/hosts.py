@@ -6,7 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.rpc.authentication import Authenticate, RejectedTokens, allow_anyone
+from session_authority_server.rpc.authentication import (
+    Authenticate,
+    RejectedTokens,
+    allow_every_call,
+)
 from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.host import Health, Host
@@ -27,7 +31,7 @@ def new_dispatcher(
     sessions: Any = None,
     others: Sequence[object] = (),
     *,
-    authenticate: Authenticate = allow_anyone,
+    authenticate: Authenticate = allow_every_call,
     queue: CallQueue | None = None,
     rejected_per_minute: int = 0,
 ) -> Dispatcher:

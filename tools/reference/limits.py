@@ -115,8 +115,8 @@ _STREAMS = f"""
 | names in a message | {hub.NAMES_LIMIT:,} | the message says that all sessions are concerned |
 | messages that wait for a stream | {watch_stream.QUEUE_LIMIT} | ended: `WATCH_INTERRUPTED`, `SLOW` |
 | stream without a ping | {span(hub.SILENCE_SECONDS)} | ended: `WATCH_INTERRUPTED`, `SILENT` |
-| pings of a stream | one in {span(watching.SHORTEST_PING_SECONDS)} | read later; the latest is answered |
-| stream whose API key has ended | {span(watching.CHECK_SECONDS + watching.LAST_WORD_SECONDS)} | ended with the key's error |
+| pings of a stream | one in {span(watching.MINIMUM_PING_INTERVAL_SECONDS)} | read later; the latest is answered |
+| stream whose API key has ended | {span(watching.CHECK_SECONDS + watching.LAST_WRITE_SECONDS)} | ended with the key's error |
 | probe of PostgreSQL's channel | {span(postgresql_channel.PROBE_SECONDS)}, at least every {span(postgresql_channel.IDLE_SECONDS)} | all streams end: `CHANNEL_LOST` |
 | pause before the channel is opened again | {span(postgresql_channel.FIRST_RETRY_SECONDS)}, doubled up to {span(postgresql_channel.LONGEST_RETRY_SECONDS)} | - |
 | payload of a notification | {size(postgresql.PAYLOAD_LIMIT_BYTES)} | several notifications |

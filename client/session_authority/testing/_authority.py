@@ -20,7 +20,7 @@ try:
     from session_authority_server.domain.clock import Clock, ManualClock, SystemClock
     from session_authority_server.domain.errors import StoreUnavailable
     from session_authority_server.domain.policy import AtLimit, Policy
-    from session_authority_server.rpc.authentication import Caller, Metadata, allow_anyone
+    from session_authority_server.rpc.authentication import Caller, Metadata, allow_every_call
 except ImportError as error:
     raise ImportError(
         "session_authority.testing runs the real server, which is not installed completely "
@@ -195,7 +195,7 @@ class Authority:
     def _admit(self, method: str, metadata: Metadata) -> Caller:
         if self._outages:
             raise StoreUnavailable("testing an outage")
-        return allow_anyone(method, metadata)
+        return allow_every_call(method, metadata)
 
     def _run(self) -> None:
         try:

@@ -36,7 +36,11 @@ from session_authority_server.devices.parser import warm_up
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.ports import Audit
-from session_authority_server.rpc.authentication import Authenticate, Authentication, allow_anyone
+from session_authority_server.rpc.authentication import (
+    Authenticate,
+    Authentication,
+    allow_every_call,
+)
 from session_authority_server.rpc.host import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
@@ -149,7 +153,7 @@ async def serving(
 
 def _allow_anyone_with_warning() -> Authenticate:
     _log.warning("--insecure: no API key is asked for, and anybody who gets here may do everything")
-    return allow_anyone
+    return allow_every_call
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Which program a call comes from, and whether it may: asked at every call, answered from memory."""
+"""Authentication of every call by its API key, from memory."""
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -23,63 +23,63 @@ class Caller:
     """A program that calls the authority.
 
     Attributes:
-        key_id: The id of its API key; empty where the server asks for none.
-        permissions: What it may do.
+        key_id: The id of its API key; empty if the server requires none.
+        permissions: The permissions of its API key.
     """
 
     key_id: str = ""
     permissions: frozenset[Permission] = frozenset(Permission)
 
 
-ANYBODY = Caller()
-current_caller: ContextVar[Caller] = ContextVar("current_caller", default=ANYBODY)
+ANONYMOUS = Caller()
+current_caller: ContextVar[Caller] = ContextVar("current_caller", default=ANONYMOUS)
 
 PERMISSIONS: Mapping[str, Permission] = {
     path: method.rule.permission for path, method in METHODS.items()
 }
 
 Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...] | None"
-# Says who makes a call of a method with some metadata, or raises why they may not.
+# Returns the caller of a method from the metadata of the call, or raises the reason for a refusal.
 Authenticate: TypeAlias = Callable[[str, Metadata], Caller]
 
 _HEADER = "authorization"
 _SCHEME = "bearer"
-# A good key has one spelling, apart from the case of "Bearer".
-_REMEMBERED_LIMIT = 5_000
+# Enough for all active keys: the header of a key varies only in the case of "Bearer".
+_CACHED_LIMIT = 5_000
 
 
 class Authentication:
-    """Recognises callers by their API keys.
+    """Authenticates callers by their API keys.
 
-    A header's caller is cached until any key changes, so a call usually costs one look into a dictionary. Only
-    good keys are cached, so that nobody can fill the cache.
+    The caller of a header is cached until any key changes, so a call usually costs one look-up in a dictionary. Only
+    active keys are cached, so that invalid keys can't fill the cache.
     """
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self._generation = keyring.generation
-        self._remembered: dict[str, tuple[Caller, ApiKey]] = {}
+        self._cached: dict[str, tuple[Caller, ApiKey]] = {}
 
     def __call__(self, method: str, metadata: Metadata) -> Caller:
-        """Return who makes a call.
+        """Return the caller of a call.
 
         Raises:
-            ApiKeyMissing: If it carries no key.
-            ApiKeyInvalid: If its key is unknown, or it carries more than one.
-            ApiKeyExpired: If its key has expired.
-            ApiKeyRevoked: If its key was revoked.
-            PermissionMissing: If its key doesn't permit the method.
-            StoreUnavailable: If the keys have not been read for long.
+            ApiKeyMissing: If the call carries no key.
+            ApiKeyInvalid: If the key is unknown, or the call carries more than one.
+            ApiKeyExpired: If the key has expired.
+            ApiKeyRevoked: If the key was revoked.
+            PermissionMissing: If the key doesn't permit the method.
+            StoreUnavailable: If the last successful read of the keys is too long ago.
         """
         header = _header(metadata)
         keyring = self._keyring
         if self._generation != keyring.generation:
-            self._generation, self._remembered = keyring.generation, {}
-        remembered = self._remembered.get(header)
-        if remembered is None:
+            self._generation, self._cached = keyring.generation, {}
+        cached = self._cached.get(header)
+        if cached is None:
             caller, key = self._recognise(header)
         else:
-            caller, key = remembered
+            caller, key = cached
             keyring.check_current()
             if key.expire_time is not None:
                 keyring.check_usable(key)
@@ -94,25 +94,25 @@ class Authentication:
         if scheme.lower() != _SCHEME:
             raise ApiKeyInvalid
         key = self._keyring.recognise(presented)
-        if len(self._remembered) >= _REMEMBERED_LIMIT:
-            self._remembered.clear()
-        found = self._remembered[header] = Caller(str(key.key_id), key.permissions), key
+        if len(self._cached) >= _CACHED_LIMIT:
+            self._cached.clear()
+        found = self._cached[header] = Caller(str(key.key_id), key.permissions), key
         return found
 
 
-def allow_anyone(method: str, _metadata: Metadata) -> Caller:
-    """Let every caller do everything, for `--insecure`.
+def allow_every_call(method: str, _metadata: Metadata) -> Caller:
+    """Permit every call without an API key. For `--insecure`.
 
     Raises:
         PermissionMissing: If no permission covers the method.
     """
     if method not in PERMISSIONS:
         raise PermissionMissing("")
-    return ANYBODY
+    return ANONYMOUS
 
 
 def _header(metadata: Metadata) -> str:
-    """Return the one header that names the caller."""
+    """Return the header that carries the API key."""
     found = None
     for key, value in metadata or ():
         if key == _HEADER:
@@ -129,20 +129,20 @@ _MINUTE_SECONDS = 60.0
 
 
 class RejectedTokens:
-    """Limits how often each API key is told that a token is unknown.
+    """Limits the answers about unknown tokens for each API key, with a token bucket.
 
-    A token is always looked up first, so this limit never refuses a good one. A key's bucket holds the calls of one
+    A token is always looked up first, so this limit never refuses a valid one. A key's bucket holds the calls of one
     minute and refills evenly. Only keys that presented an unknown token have a bucket.
     """
 
     def __init__(self, clock: Clock, per_minute: int) -> None:
-        """Take the limit in calls a minute; 0 for none."""
+        """Set the limit in calls per minute. 0 means no limit."""
         self._clock = clock
         self._per_minute = per_minute
         self._left: dict[str, tuple[float, datetime]] = {}
 
     def count(self, caller: Caller) -> TooManyRejectedTokens | None:
-        """Take one call from a caller's bucket; return the refusal if the bucket is empty."""
+        """Take one call from a caller's bucket. Return the refusal if the bucket is empty."""
         if not self._per_minute:
             return None
         key_id, now = caller.key_id, self._clock.now()

@@ -1,4 +1,4 @@
-"""The one queue in front of the use-cases."""
+"""The queue in front of the use-cases."""
 
 import asyncio
 import time
@@ -19,13 +19,13 @@ WAITING_LIMIT = 25_000
 WAIT_SECONDS = 1.0
 BATCH_LIMIT = 256
 BATCHES_LIMIT = 4
-# How long a batch may take before the next one overtakes it; also how often waiting calls are looked at.
+# How long a batch runs before the next one may start beside it. Also the interval of checks for late calls.
 TICK_SECONDS = 0.02
-# How long the callers of a batch get to ask again before the next batch is sent. On grpc.aio, a call costs so much
-# that larger batches pay for the pause. On the native host the pause costs more than it saves.
+# The pause after a batch, in which its callers may send their next calls. On grpc.aio, a call costs so much that larger
+# batches are worth the pause. On the native host, the pause costs more than it saves.
 GRPCIO_BATCH_PAUSE_SECONDS = 0.001
-# How many late calls are refused at once. A refusal costs half as much as an answer, and frees a place for the next call
-# of a flood: refused all at once, the calls of a flood would leave no time for answers.
+# How many late calls are refused in one turn of the event loop. A refusal costs half as much as an answer. Refusing
+# all late calls of a flood at once would leave no time for answers.
 REFUSALS_AT_ONCE = 32
 _LOG_SECONDS = 10.0
 
@@ -38,10 +38,10 @@ class Call:
     Attributes:
         method: The RPC.
         request: The parsed request.
-        caller: The program that calls.
-        seconds_left: The seconds from its arrival until the caller's deadline; None for no deadline.
-        arrived: When it arrived, on the clock of `time.perf_counter`.
-        finished: Whether it was answered or cancelled.
+        caller: The calling program.
+        seconds_left: The seconds from the arrival to the caller's deadline; None for no deadline.
+        arrived: The time of arrival, from `time.perf_counter`.
+        finished: Whether the call was answered or cancelled.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Call:
         seconds_left: float | None,
         reply: Callable[[bytes | Answer], object],
     ) -> None:
-        """Take a call whose answer goes to `reply`, which is not called after `cancel`."""
+        """Create a call. `reply` receives its answer, and is not called after `cancel`."""
         self.method = method
         self.caller = caller
         self.seconds_left = seconds_left
@@ -73,13 +73,13 @@ class Call:
         self._reply = reply
 
     def answer(self, answer: bytes | Answer) -> None:
-        """Send the answer, unless the call is over."""
+        """Send the answer, unless the call is finished."""
         if not self.finished:
             self.finished = True
             self._reply(answer)
 
     def cancel(self) -> None:
-        """Give the call up: its caller has gone, or its deadline has passed."""
+        """Cancel the call, because its caller has gone or its deadline has passed."""
         self.finished = True
         if self.task is not None:
             self.task.cancel()
@@ -91,16 +91,15 @@ Refuse: TypeAlias = Callable[[Call], None]
 
 
 class CallQueue:
-    """Runs a bounded number of calls at once. The others wait their turn.
+    """Runs a bounded number of calls at once. Further calls wait.
 
-    The oldest call goes first. Only while late validations wait to be refused, the newest validation goes first.
-
-    A call is refused only if the queue is full, or if the call has waited for `WAIT_SECONDS`. Validations that wait
-    together run together, as one batch: while one batch reads the store, the next one gathers. A batch that takes long
-    is overtaken, so that one slow connection to the database does not hold up everybody.
+    * The oldest call runs first. While late validations wait to be refused, the newest validation runs first.
+    * A call is refused only if the queue is full, or if the call has waited for `WAIT_SECONDS`.
+    * Validations that wait together run together, as one batch. While a batch reads the store, the next one gathers.
+    * The next batch does not wait for a slow one, so that a slow connection to the database delays few calls.
 
     Attributes:
-        running: How many calls run, not counting validations.
+        running: How many calls run, without validations.
     """
 
     def __init__(
@@ -128,20 +127,20 @@ class CallQueue:
         return len(self._validations) + len(self._others)
 
     def serve(self, run_one: RunOne, run_validations: RunMany, refuse: Refuse) -> None:
-        """Set what runs the calls and what refuses them. None of the three may raise."""
+        """Set the functions that run and refuse calls. They must not raise."""
         self._run_one = run_one
         self._run_validations = run_validations
         self._refuse = refuse
         QUEUE_CALLS.set_function(self.__len__)
 
     def put(self, call: Call) -> None:
-        """Run a call as soon as there is a place, or refuse it."""
+        """Run a call as soon as the limits permit, or refuse it."""
         if len(self._validations) + len(self._others) >= self._waiting_limit:
             self._log_and_refuse(call)
             return
         (self._validations if call.method.batched else self._others).append(call)
         if not self._pumping:
-            # At the end of this turn of the loop, together with all calls that arrive in it.
+            # Run it at the end of this turn of the event loop, together with all calls that arrive in this turn.
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
@@ -178,7 +177,7 @@ class CallQueue:
     def _take_batch(self) -> list[Call]:
         batch: list[Call] = []
         waiting = self._validations
-        # While late calls wait to be refused, the newest go first: after a flood, new calls do not wait for its rest.
+        # While late calls wait to be refused, run the newest first. New calls then don't wait for the rest of a flood.
         newest_first = time.perf_counter() - waiting[0].arrived > WAIT_SECONDS
         while waiting and len(batch) < BATCH_LIMIT:
             call = waiting.pop() if newest_first else waiting.popleft()
@@ -197,7 +196,7 @@ class CallQueue:
             self._pump()
 
     def _batch_ended(self, calls: int) -> None:
-        # The callers just answered go first: a breath that began before them would be over once they are answered.
+        # Begin the pause after the answers are sent. If it began now, it could be over by then.
         asyncio.get_running_loop().call_soon(self._begin_pause, calls)
 
     def _begin_pause(self, calls: int) -> None:
@@ -213,7 +212,7 @@ class CallQueue:
         self._pump()
 
     def _refuse_expired(self, waiting: deque[Call], now: float) -> None:
-        """Refuse calls that have waited too long, and note how long the oldest has waited."""
+        """Refuse calls that have waited too long, and measure the wait of the oldest."""
         if waiting:
             QUEUE_SECONDS.observe("", now - waiting[0].arrived)
         refused = 0

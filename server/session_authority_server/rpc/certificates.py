@@ -1,4 +1,4 @@
-"""The server's TLS certificates, read again whenever their files change."""
+"""The server's TLS certificates, which are reloaded when their files change."""
 
 import ssl
 from dataclasses import dataclass
@@ -11,22 +11,23 @@ import structlog
 
 _log = structlog.get_logger("session_authority.rpc")
 
-# Of each file: its inode, size and times. Rewriting or replacing a file changes at least one.
-_Seen = tuple[tuple[int, int, int, int], ...]
+# The inode, size and times of each file. Rewriting or replacing a file changes at least one of them.
+_Fingerprint = tuple[tuple[int, int, int, int], ...]
 
 
 class UnusableCertificates(Exception):
-    """The certificate, its key or the clients' CA can't be used. The message says why."""
+    """The certificate, its key or the CA for clients can't be used. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
-    """Where the certificates are, as PEM.
+    """The PEM files of the certificates.
 
     Attributes:
-        certificate: The server's certificate, then those that lead from it to its authority.
+        certificate: The server's certificate and its chain.
         key: The private key of the certificate, without a passphrase.
-        client_ca: CA certificates. One of them must have signed a client's certificate; None to ask for none.
+        client_ca: CA certificates, one of which must have signed each client's certificate. None requests no client
+            certificate.
     """
 
     certificate: Path
@@ -34,22 +35,22 @@ class CertificateFiles:
     client_ca: Path | None = None
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Return the contents of the files, after checking that they fit together.
+        """Read the files, and check that they fit together.
 
         Raises:
-            UnusableCertificates: If a file can't be read or holds something else, or if the key is not the
-                certificate's.
+            UnusableCertificates: If a file can't be read or has other contents, or if the key does not belong to the
+                certificate.
         """
         before = self._contents()
         self._check()
         certificate, key, client_ca = self._contents()
-        # Another program may be replacing the files one by one. What was checked must be what was read.
+        # Another program may be replacing the files one by one. The files read must be the files checked.
         if (certificate, key, client_ca) != before:
-            raise UnusableCertificates("the certificate's files are just being replaced")
+            raise UnusableCertificates("the certificate files are being replaced")
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
-    def seen(self) -> _Seen | None:
-        """Return a cheap fingerprint of the files; None if one is missing."""
+    def fingerprint(self) -> _Fingerprint | None:
+        """Return a fingerprint of the files without reading them; None if a file is missing."""
         try:
             states = [path.stat() for path in self._paths()]
         except OSError:
@@ -69,18 +70,18 @@ class CertificateFiles:
             context.load_cert_chain(self.certificate, self.key, _refuse_passphrase)
         except _Encrypted:
             raise UnusableCertificates(
-                f"the key {self.key} is encrypted; give one without a passphrase, readable by this user alone"
+                f"the key {self.key} is encrypted; give a key without a passphrase that only this user can read"
             ) from None
-        except (ssl.SSLError, OSError):  # their messages say less
+        except (ssl.SSLError, OSError):  # their messages are less helpful
             raise UnusableCertificates(
-                f"{self.certificate} and {self.key} are no certificate and its private key, in PEM"
+                f"{self.certificate} and {self.key} are not a certificate and its private key in PEM"
             ) from None
         if self.client_ca is None:
             return
         try:
             context.load_verify_locations(self.client_ca)
         except (ssl.SSLError, OSError):
-            raise UnusableCertificates(f"{self.client_ca} holds no certificate in PEM") from None
+            raise UnusableCertificates(f"{self.client_ca} contains no certificate in PEM") from None
 
 
 class _Encrypted(Exception):
@@ -88,7 +89,7 @@ class _Encrypted(Exception):
 
 
 def _refuse_passphrase() -> NoReturn:
-    """Stand in for OpenSSL's question on the terminal, which nobody may answer."""
+    """Raise instead of letting OpenSSL ask for a passphrase on the terminal."""
     raise _Encrypted
 
 
@@ -100,10 +101,10 @@ def _read(path: Path) -> bytes:
 
 
 class Certificates:
-    """The certificates of a running server, whose files may be replaced.
+    """The certificates of a running server. Their files may be replaced.
 
-    The files are checked at each new connection. Open connections keep the certificate they began with. While the
-    files don't fit together, the server goes on with the certificates it read last.
+    The files are checked at each new connection. Open connections keep their certificate. While the files don't fit
+    together, the server continues with the certificates that it read last.
     """
 
     def __init__(self, files: CertificateFiles) -> None:
@@ -113,37 +114,37 @@ class Certificates:
             UnusableCertificates: If the files can't be used.
         """
         self._files = files
-        # Taken before the files are read, so that the next look finds a change made meanwhile.
-        self._seen = files.seen()
-        self._shown = files.read()
+        # Take the fingerprint before the read, so that the next check finds a change made meanwhile.
+        self._fingerprint = files.fingerprint()
+        self._current = files.read()
         self._failing = False
-        self._lock = Lock()  # gRPC calls from its own threads
+        self._lock = Lock()  # gRPC calls `changed` from its own threads
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials to open a port with."""
-        ask: Any = self.changed  # None means "no change" to gRPC, but not to its types
+        ask: Any = self.changed  # gRPC accepts None as "no change", but its types do not
         return grpc.dynamic_ssl_server_credentials(
-            self._shown, ask, self._files.client_ca is not None
+            self._current, ask, self._files.client_ca is not None
         )
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the certificates to show from now on; None if they have not changed.
+        """Return the certificates for new connections; None if they have not changed.
 
-        If clients must show a certificate, there is always an answer. gRPC then makes new keys for session tickets,
-        so no client can resume an earlier TLS session. The server would not check its certificate again, and that
+        If clients need certificates, never returns None. gRPC then creates new keys for session tickets, so no client
+        can resume an earlier TLS session. A resumed session would skip the check of the client's certificate, which
         may have expired.
         """
         with self._lock:
             found = self._reread()
             if found is not None:
-                self._shown = found
+                self._current = found
             elif self._files.client_ca is not None:
-                return self._shown
+                return self._current
             return found
 
     def _reread(self) -> grpc.ServerCertificateConfiguration | None:
-        seen = self._files.seen()
-        if seen == self._seen and not self._failing:
+        fingerprint = self._files.fingerprint()
+        if fingerprint == self._fingerprint and not self._failing:
             return None
         try:
             found = self._files.read()
@@ -153,6 +154,6 @@ class Certificates:
             self._failing = True
             return None
         self._failing = False
-        self._seen = seen
+        self._fingerprint = fingerprint
         _log.info("certificates reloaded")
         return found

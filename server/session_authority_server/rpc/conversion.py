@@ -1,4 +1,4 @@
-"""Domain values to messages and back."""
+"""Conversion between domain values and messages."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,12 +16,12 @@ from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.verdict import Rejection, RejectionReason
 
-# How many answers to validations are remembered; each takes about 2 KiB.
+# How many encoded answers to validations are cached. Each takes about 2 KiB.
 ANSWERS_LIMIT = 20_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANOS_A_SECOND = 1_000_000_000
-# The field `responses` of BatchValidateSessionsResponse, of a length that follows.
+# The tag of the field `responses` of BatchValidateSessionsResponse: its number, and wire type 2 (length-delimited).
 _RESPONSES_TAG = bytes(
     [session_service_pb2.BatchValidateSessionsResponse.RESPONSES_FIELD_NUMBER << 3 | 2]
 )
@@ -60,7 +60,7 @@ def to_timestamp(time: datetime) -> Timestamp:
 
 
 def to_session(session: Session, now: datetime, current: UUID | None = None) -> session_pb2.Session:
-    """Return a session as it stands at a moment, and whether it is the current one."""
+    """Return a session as a message, in its state at a moment. `current` is the id of the caller's own session."""
     return _session(session, ending_of(session, now), current)
 
 
@@ -107,15 +107,15 @@ def to_outcome(verdict: Session | Rejection) -> session_service_pb2.ValidateSess
 
 @lru_cache(ANSWERS_LIMIT)
 def to_answer(verdict: Session | Rejection) -> bytes:
-    """Return the answer to a validation as it goes over the wire. It depends on the verdict alone."""
+    """Return the encoded answer to a validation. It depends only on the verdict."""
     return to_outcome(verdict).SerializeToString()
 
 
 def to_batch_answer(verdicts: Sequence[Session | Rejection]) -> bytes:
-    """Return the answer to a batch as it goes over the wire: the answers one after the other.
+    """Return the encoded answer to a batch.
 
-    Assembled by hand. Protobuf would copy each message and serialise it again, which takes a quarter of the time of
-    the whole validation.
+    It is assembled from the encoded single answers. Protobuf would copy and serialise each message again, which takes a
+    quarter of the time of the whole validation.
     """
     parts: list[bytes] = []
     for verdict in verdicts:
@@ -125,7 +125,7 @@ def to_batch_answer(verdicts: Sequence[Session | Rejection]) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Return a number as protobuf writes lengths."""
+    """Return a number as a protobuf varint."""
     if number < 0x80:
         return _SMALL[number]
     digits = bytearray()
@@ -143,7 +143,7 @@ def _accepted(session: Session) -> session_service_pb2.ValidateSessionResponse:
 
 
 def given_timestamp(request: Message, field: str) -> datetime | None:
-    """Return the moment that a request gives in a field; None if it gives none.
+    """Return the moment in a field of a request; None if the field is not set.
 
     Raises:
         InvalidRequest: If the moment is not valid.
@@ -152,7 +152,7 @@ def given_timestamp(request: Message, field: str) -> datetime | None:
 
 
 def given_duration(request: Message, field: str) -> timedelta | None:
-    """Return the duration that a request gives in a field; None if it gives none.
+    """Return the duration in a field of a request; None if the field is not set.
 
     Raises:
         InvalidRequest: If the duration is not valid.
@@ -161,7 +161,7 @@ def given_duration(request: Message, field: str) -> timedelta | None:
 
 
 def from_timestamp(message: Timestamp, field: str) -> datetime:
-    """Return a message's moment, to the microsecond.
+    """Return the moment of a message, rounded down to the microsecond.
 
     Raises:
         InvalidRequest: If it is not a valid moment between the years 1 and 9999.
@@ -175,7 +175,7 @@ def from_timestamp(message: Timestamp, field: str) -> datetime:
 
 
 def from_duration(message: Duration, field: str) -> timedelta:
-    """Return a message's duration, to the microsecond.
+    """Return the duration of a message, cut to the microsecond.
 
     Raises:
         InvalidRequest: If the message is not a valid duration.
@@ -190,7 +190,7 @@ def from_duration(message: Duration, field: str) -> timedelta:
 
 
 def _set(message: Timestamp, time: datetime) -> None:
-    # In place: making a message and copying it costs twice as much.
+    # Set in place, because creating and copying a message costs twice as much.
     since = time - _EPOCH
     message.seconds = since.days * 86_400 + since.seconds
     message.nanos = since.microseconds * 1_000

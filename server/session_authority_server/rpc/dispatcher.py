@@ -1,4 +1,4 @@
-"""What happens to a call between the host that received it and the use-case that answers it."""
+"""The path of a unary call from the host to its use-case."""
 
 import asyncio
 import time
@@ -37,14 +37,14 @@ SLOW_SECONDS = 1.0
 # Answers a request with a message, or with the bytes of one.
 Handler: TypeAlias = "Callable[[Any], Awaitable[Message | bytes]]"
 
-# Made once: an overload has thousands of these in a second.
+# Built once, because an overload needs thousands of these a second.
 _OVERLOADED = error_table.answer(ServerOverloaded())
 
 _log = structlog.get_logger("session_authority.rpc")
 
 
 class Dispatcher:
-    """Authenticates calls, bounds their size and time, queues them, and maps their errors to statuses.
+    """Authenticates calls, limits their size and time, queues them, and maps errors to statuses.
 
     Attributes:
         unary: The unary RPCs that are served.
@@ -62,9 +62,9 @@ class Dispatcher:
 
         Args:
             sessions: `SessionService`.
-            others: Further services: each an object with a coroutine for each of its RPCs.
-            authenticate: Names the caller, or raises why it may not call.
-            queue: Bounds how many calls run at once.
+            others: Further services. Each object has a coroutine for each of its RPCs.
+            authenticate: Returns the caller, or raises the reason for a refusal.
+            queue: Limits how many calls run at once.
             rejected: Limits answers about unknown tokens.
         """
         self._authenticate = authenticate
@@ -78,14 +78,14 @@ class Dispatcher:
         queue.serve(self._run_one, self._run_validations, self._refuse)
 
     def admit(self, path: str, metadata: Metadata) -> Caller | Answer:
-        """Return who calls an RPC, or the status that refuses the call."""
+        """Return the caller of an RPC, or the status that refuses the call."""
         try:
             return self._authenticate(path, metadata)
         except AuthorityError as error:
             return refusal(path.rpartition("/")[2], error)
 
     def take(self, call: Call, payload: bytes) -> None:
-        """Take charge of a call: it will be answered, unless it is cancelled."""
+        """Check and queue a call. It will be answered, unless it is cancelled."""
         method = call.method
         if len(payload) > method.rule.request_limit_bytes:
             self._fail(call, RequestTooLarge(method.rule.request_limit_bytes))
@@ -100,12 +100,12 @@ class Dispatcher:
     async def _run_one(self, call: Call) -> None:
         current_caller.set(call.caller)
         try:
-            answered = await _in_time(
+            answered = await _limit_time(
                 self._handlers[call.method.name](call.request), call.seconds_left
             )
         except SessionNotLive as error:
-            self._fail(call, self._counted(call.caller, error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            self._fail(call, self._count_unknown_token(call.caller, error))
+        except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
             self._fail(call, error)
         else:
             _succeed(
@@ -117,7 +117,7 @@ class Dispatcher:
             answers = await self._sessions.validate_each(
                 [(call.caller, call.request) for call in calls]
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers get a documented error
+        except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
             for call in calls:
                 self._fail(call, error)
             return
@@ -131,12 +131,12 @@ class Dispatcher:
 
     async def _finish(self, call: Call, answer: Any) -> None:
         try:
-            _succeed(call, await _in_time(answer, call.seconds_left))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+            _succeed(call, await _limit_time(answer, call.seconds_left))
+        except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
             self._fail(call, error)
 
-    def _counted(self, caller: Caller, error: SessionNotLive) -> AuthorityError:
-        """Count a proof that is unknown; return the error to answer with."""
+    def _count_unknown_token(self, caller: Caller, error: SessionNotLive) -> AuthorityError:
+        """Count the error if its token is unknown. Return the error to answer with."""
         is_unknown = error.rejected is not None and error.superseded is None
         return (self._rejected.count(caller) if is_unknown else None) or error
 
@@ -149,13 +149,13 @@ class Dispatcher:
         call.answer(refusal(name, error))
 
     def _refuse(self, call: Call) -> None:
-        # Without a line in the log, of which an overload would make thousands.
+        # Don't log it, because an overload would write thousands of lines.
         RPC_ERRORS.labels(method=call.method.name, reason=_OVERLOADED.reason).inc()
         call.answer(_OVERLOADED)
 
 
 def refusal(method: str, error: AuthorityError) -> Answer:
-    """Count and log a call that ends with an error, and return the status that answers it."""
+    """Count and log an error. Return its status."""
     answer = error_table.answer(error)
     RPC_ERRORS.labels(method=method, reason=answer.reason).inc()
     _log.info("call refused", method=method, code=answer.code.name, reason=answer.reason)
@@ -183,8 +183,8 @@ def _observe(call: Call) -> None:
         _log.warning("slow call", method=call.method.name, seconds=round(seconds, 3))
 
 
-def _in_time(answer: Awaitable[Any], seconds_left: float | None) -> Awaitable[Any]:
-    """Bound a call that has no deadline of its own, or one that is too far away. The host enforces the others."""
+def _limit_time(answer: Awaitable[Any], seconds_left: float | None) -> Awaitable[Any]:
+    """Limit the time of a call with no deadline, or one beyond LONGEST_DEADLINE_SECONDS. Hosts enforce the others."""
     if seconds_left is None:
         return _within(DEADLINE_SECONDS, answer)
     if seconds_left > LONGEST_DEADLINE_SECONDS:

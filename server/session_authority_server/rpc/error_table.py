@@ -1,4 +1,4 @@
-"""The one place where an error becomes a gRPC status."""
+"""The table that maps errors to gRPC statuses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ from session_authority_server.watch.stream import TooManyStreams, WatchInterrupt
 ERROR_DOMAIN = "session-authority"
 _RETRY_AFTER = timedelta(milliseconds=250)
 DETAILS_KEY = "grpc-status-details-bin"
-# Clients repeat what is refused with RESOURCE_EXHAUSTED, which is right for an overload alone.
-_DO_NOT_REPEAT = ("grpc-retry-pushback-ms", "-1")
+# Clients retry RESOURCE_EXHAUSTED, which is right only for an overload.
+_DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
 
 
 class CallError(AuthorityError):
-    """What is wrong with a call before any use-case sees it."""
+    """A problem with a call before it reaches a use-case."""
 
 
 class MalformedRequest(CallError):
-    """The request's bytes are no message of the expected type."""
+    """The request's bytes are not a message of the expected type."""
 
     def __init__(self, expected: str) -> None:
-        super().__init__(f"the request is no {expected} message")
+        super().__init__(f"the request is not a valid {expected} message")
 
 
 class RequestTooLarge(CallError):
-    """The request is larger than allowed."""
+    """The request is larger than its limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"the request is larger than {limit_bytes} bytes")
@@ -45,11 +45,11 @@ class DeadlineExceeded(CallError):
 
 
 class ServerOverloaded(CallError):
-    """The authority has too many calls under way; try again."""
+    """The authority has too many calls in flight; try again."""
 
 
 class TooManyRejectedTokens(CallError):
-    """The session token is not good, and this caller has presented too many unknown tokens."""
+    """The session token is invalid, and this caller has presented too many unknown tokens."""
 
     def __init__(self, retry_after: timedelta) -> None:
         super().__init__()
@@ -62,13 +62,13 @@ class UnexpectedFailure(CallError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How a kind of error is answered.
+    """The status of one kind of error.
 
     Attributes:
-        code: The status.
-        reason: An ErrorReason of the proto, as ErrorInfo spells it.
-        metadata: What ErrorInfo tells of the error.
-        retry: Whether a repetition may succeed.
+        code: The status code.
+        reason: The ErrorReason of the proto, in the form that ErrorInfo uses.
+        metadata: Returns the metadata of ErrorInfo.
+        retry: Whether a retry may succeed.
     """
 
     code: StatusCode
@@ -135,7 +135,7 @@ TABLE: dict[type[AuthorityError], Row] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An error as it goes over the wire."""
+    """The status of an error, ready to send."""
 
     code: StatusCode
     reason: str
@@ -144,7 +144,7 @@ class Answer:
 
 
 def answer(error: AuthorityError) -> Answer:
-    """Return what a caller is told of an error."""
+    """Return the status that a caller receives for an error."""
     row = TABLE[type(error)]
     message = str(error)
     status = Status(code=row.code.value[0], message=message)
@@ -163,5 +163,5 @@ def answer(error: AuthorityError) -> Answer:
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     metadata: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
     if row.code is StatusCode.RESOURCE_EXHAUSTED and not isinstance(error, ServerOverloaded):
-        metadata += (_DO_NOT_REPEAT,)
+        metadata += (_DO_NOT_RETRY,)
     return Answer(row.code, row.reason, message, metadata)

@@ -1,4 +1,4 @@
-"""Every RPC, and what the server must know of it before it runs."""
+"""Every RPC, with its permission, size limit and retry class."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (SESSION_SERVICE, ADMIN_SERVICE, WATCH
 
 
 class Retry(Enum):
-    """Which calls a client may retry by itself after an outage or an overload."""
+    """The calls of an RPC that a client may retry by itself after an outage or an overload."""
 
     ALWAYS = "a second call does no more than the first"
     WITH_RETRY_SECRET = "only a call with a `retry_secret` gets the same answer again"  # noqa: S105 - no secret
@@ -34,12 +34,12 @@ class Retry(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is particular to an RPC.
+    """The rule for one RPC.
 
     Attributes:
-        permission: What the caller's API key must permit.
-        request_limit_bytes: The largest request.
-        retry: Which calls a client may retry by itself. The client keeps to it, and a test proves that.
+        permission: The permission that the caller's API key must have.
+        request_limit_bytes: The largest size of a request.
+        retry: The calls that a client may retry by itself. A test proves that the client follows this rule.
     """
 
     permission: Permission
@@ -70,12 +70,12 @@ class Method:
     """An RPC.
 
     Attributes:
-        path: `/package.Service/Name`, as HTTP/2 carries it.
-        name: The RPC's name alone.
-        parse: Makes a request of its bytes.
+        path: The HTTP/2 path, `/package.Service/Name`.
+        name: The name of the RPC without its service.
+        parse: Parses the bytes of a request.
         streams: Whether requests and responses are streams.
         batched: Whether calls that wait together are answered together.
-        rule: What is particular to it.
+        rule: The rule for the RPC.
     """
 
     path: str
@@ -103,5 +103,5 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
     )
 
 
-# An RPC without a rule fails this import, so none can be served by accident.
+# This import fails for an RPC without a rule, so no such RPC can be served.
 METHODS: Mapping[str, Method] = {each.path: each for each in _methods()}

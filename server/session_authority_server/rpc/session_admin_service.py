@@ -13,7 +13,7 @@ from session_authority_server.usecases.operator_revoke import (
 
 
 class SessionAdminService:
-    """`session_authority.v1.SessionAdminService`: parses, calls, answers."""
+    """`session_authority.v1.SessionAdminService`: parses requests, calls use-cases and builds responses."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

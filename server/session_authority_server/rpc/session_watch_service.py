@@ -20,19 +20,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger("session_authority.rpc")
 
 METHOD = "/session_authority.v1.SessionWatchService/WatchSessions"
-# How often streams are checked for silence, and for callers who may no longer watch.
+# How often streams are checked for silence, and for callers that may no longer watch.
 CHECK_SECONDS = 0.5
-# How long after a ping the next one is read. A stream that pings more often is held back, not refused.
-SHORTEST_PING_SECONDS = 0.05
-# How long a stream that ends waits for a message on its way.
-LAST_WORD_SECONDS = 1.0
+# The shortest time between reads of two pings. A stream that pings more often is slowed down, not refused.
+MINIMUM_PING_INTERVAL_SECONDS = 0.05
+# How long the end of a stream waits for a message that is being written.
+LAST_WRITE_SECONDS = 1.0
 
 
 class SessionWatchService:
-    """`session_authority.v1.SessionWatchService`: moves messages between streams and the hub."""
+    """`session_authority.v1.SessionWatchService`: passes messages between streams and the hub."""
 
     def __init__(self, hub: Hub, authenticate: Authenticate) -> None:
-        """Serve the streams of a hub, each for as long as its caller may watch."""
+        """Serve the streams of a hub. Each lasts as long as its caller may watch."""
         self._hub = hub
         self._authenticate = authenticate
         self._callers: dict[Stream, Metadata] = {}
@@ -42,16 +42,16 @@ class SessionWatchService:
 
     async def WatchSessions(self, _requests: object, context: Context) -> None:
         stream = self._hub.join()
-        # A stream keeps its place until its caller has learnt that it ended. One that doesn't read takes long.
-        done: Any = lambda _context: self._hub.leave(stream)  # noqa: E731 - what gRPC's types ask for it never gives
+        # A stream keeps its place until its caller has received the end. A caller that doesn't read delays this.
+        done: Any = lambda _context: self._hub.leave(stream)  # noqa: E731 - gRPC's types accept no plain function
         context.add_done_callback(done)
         self._callers[stream] = cast("Metadata", context.invocation_metadata())
         reading = asyncio.create_task(self._read(stream, context))
         writing = asyncio.create_task(_write(stream, context))
         try:
             await asyncio.wait((writing, stream.ended), return_when=asyncio.FIRST_COMPLETED)
-            # gRPC can't end a stream while it writes the stream's first message.
-            await asyncio.wait([writing], timeout=LAST_WORD_SECONDS)
+            # gRPC can't end a stream while it writes the first message.
+            await asyncio.wait([writing], timeout=LAST_WRITE_SECONDS)
             if stream.ended.done():
                 raise stream.ended.result()
         finally:
@@ -61,13 +61,13 @@ class SessionWatchService:
             await asyncio.gather(reading, writing, return_exceptions=True)
 
     async def keep_checking(self) -> None:
-        """End streams of callers who may no longer watch or have gone silent, again and again until cancelled."""
+        """Run `check` at regular intervals until cancelled."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self.check()
 
     def check(self) -> None:
-        """End the streams of callers who may no longer watch or have gone silent."""
+        """End the streams of callers that may no longer watch, and silent streams."""
         for stream, metadata in list(self._callers.items()):
             try:
                 self._authenticate(METHOD, metadata)
@@ -80,7 +80,7 @@ class SessionWatchService:
             await self._read_pings(stream, context)
         except AuthorityError as error:
             self._hub.end(stream, error)
-        except Exception:  # noqa: BLE001 - whatever it is, the caller gets a documented error
+        except Exception:  # noqa: BLE001 - any failure becomes a documented error
             _log.exception("unexpected failure", method="WatchSessions")
             self._hub.end(stream, UnexpectedFailure())
         else:
@@ -93,12 +93,12 @@ class SessionWatchService:
             if isinstance(request, AuthorityError):
                 raise request
             if not request.HasField("ping"):
-                raise InvalidRequest([Violation("ping", "is missing; each message is a ping")])
+                raise InvalidRequest([Violation("ping", "is missing; each message must be a ping")])
             self._hub.pinged(stream, request.ping.ping_id)
             early = read_after - loop.time()
             if early > 0:
                 await asyncio.sleep(early)
-            read_after = loop.time() + SHORTEST_PING_SECONDS
+            read_after = loop.time() + MINIMUM_PING_INTERVAL_SECONDS
 
 
 async def _write(stream: Stream, context: Context) -> None:
@@ -107,7 +107,7 @@ async def _write(stream: Stream, context: Context) -> None:
 
 
 def encode_changes(changes: Changes) -> bytes:
-    """Return the message that tells of changes."""
+    """Return the encoded message that evicts changed sessions."""
     evict = pb.Evict(
         session_ids=[str(session_id) for session_id in changes.session_ids],
         user_ids=changes.user_ids,
@@ -117,7 +117,7 @@ def encode_changes(changes: Changes) -> bytes:
 
 
 def encode_pong(lease: timedelta) -> Callable[[int], bytes]:
-    """Return a function that encodes the answer to a ping, with a lease."""
+    """Return a function that encodes the pong for a ping id, with a lease."""
     duration = Duration()
     duration.FromTimedelta(lease)
 

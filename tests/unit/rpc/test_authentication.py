@@ -21,12 +21,12 @@ from session_authority_server.domain.errors import (
     StoreUnavailable,
 )
 from session_authority_server.rpc.authentication import (
-    ANYBODY,
+    ANONYMOUS,
     PERMISSIONS,
     Authentication,
     Caller,
     Metadata,
-    allow_anyone,
+    allow_every_call,
 )
 from tests.support.api import RPCS
 from tests.support.hosts import HOSTS, new_dispatcher, serving
@@ -96,8 +96,8 @@ async def test_a_method_that_nobody_has_thought_of_is_refused_to_everybody(
     with pytest.raises(PermissionMissing):
         authenticate(unknown, bearing(presented))
     with pytest.raises(PermissionMissing):
-        allow_anyone(unknown, ())
-    assert allow_anyone(CREATE, ()) is ANYBODY
+        allow_every_call(unknown, ())
+    assert allow_every_call(CREATE, ()) is ANONYMOUS
 
 
 async def test_a_header_that_is_no_single_bearer_key_is_refused(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from session_authority_server.rpc import call_queue
-from session_authority_server.rpc.authentication import ANYBODY
+from session_authority_server.rpc.authentication import ANONYMOUS
 from session_authority_server.rpc.call_queue import BATCH_LIMIT, BATCHES_LIMIT, Call, CallQueue
 from session_authority_server.rpc.error_table import ServerOverloaded, answer
 from session_authority_server.rpc.methods import METHODS
@@ -49,7 +49,7 @@ class Queued:
 
     def put(self, method: Any = LIST) -> Call:
         answers: list[Any] = []
-        call = Call(method, ANYBODY, None, answers.append)
+        call = Call(method, ANONYMOUS, None, answers.append)
         self.calls.append(call)
         self.answers.append(answers)
         self.queue.put(call)

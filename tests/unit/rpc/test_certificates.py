@@ -114,13 +114,13 @@ def test_what_is_replaced_while_it_is_read_is_not_used(
         shown.certificate.write_bytes(fresh.certificate.read_bytes())
 
     monkeypatch.setattr(CertificateFiles, "_check", replaced_meanwhile)
-    with pytest.raises(UnusableCertificates, match="just being replaced"):
+    with pytest.raises(UnusableCertificates, match="are being replaced"):
         files.read()
 
 
 def test_a_key_of_another_certificate_is_refused(authority: TestAuthority, shown: Pair) -> None:
     other = authority.pair()
-    with pytest.raises(UnusableCertificates, match="are no certificate and its private key"):
+    with pytest.raises(UnusableCertificates, match="are not a certificate and its private key"):
         _certificates(Pair(shown.certificate, other.key))
 
 
@@ -143,7 +143,7 @@ def test_an_encrypted_key_is_refused_without_asking_for_its_passphrase(
 
 
 def test_an_authority_of_clients_that_is_none_is_refused(shown: Pair) -> None:
-    with pytest.raises(UnusableCertificates, match="holds no certificate"):
+    with pytest.raises(UnusableCertificates, match="contains no certificate"):
         _certificates(shown, shown.key)
 
 

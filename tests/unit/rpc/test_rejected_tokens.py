@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.rpc.authentication import ANYBODY, Caller, RejectedTokens
+from session_authority_server.rpc.authentication import ANONYMOUS, Caller, RejectedTokens
 
 SECOND = timedelta(seconds=1)
 
@@ -19,12 +19,12 @@ def sixty(clock: ManualClock) -> RejectedTokens:
     return RejectedTokens(clock, 60)
 
 
-def empty(rejected: RejectedTokens, caller: Caller = ANYBODY) -> None:
+def empty(rejected: RejectedTokens, caller: Caller = ANONYMOUS) -> None:
     for _ in range(60):
         assert rejected.count(caller) is None
 
 
-def wait_of(rejected: RejectedTokens, caller: Caller = ANYBODY) -> timedelta | None:
+def wait_of(rejected: RejectedTokens, caller: Caller = ANONYMOUS) -> timedelta | None:
     refusal = rejected.count(caller)
     return None if refusal is None else refusal.retry_after
 
@@ -56,7 +56,7 @@ def test_the_refusal_says_when_the_next_call_is_answered(
 def test_a_bucket_never_holds_more_than_one_minute(
     sixty: RejectedTokens, clock: ManualClock
 ) -> None:
-    sixty.count(ANYBODY)
+    sixty.count(ANONYMOUS)
     clock.advance(timedelta(days=1))
     empty(sixty)
     assert wait_of(sixty) == SECOND
@@ -71,4 +71,4 @@ def test_each_api_key_has_its_own_bucket(sixty: RejectedTokens) -> None:
 def test_zero_means_no_limit(clock: ManualClock) -> None:
     unlimited = RejectedTokens(clock, 0)
     for _ in range(1_000):
-        assert unlimited.count(ANYBODY) is None
+        assert unlimited.count(ANONYMOUS) is None

@@ -15,9 +15,9 @@ from session_authority.v1 import session_watch_service_pb2 as pb
 from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServiceStub
 from session_authority_server.domain.errors import ApiKeyRevoked, AuthorityError
 from session_authority_server.domain.session import Changes
-from session_authority_server.rpc.authentication import ANYBODY, Caller
+from session_authority_server.rpc.authentication import ANONYMOUS, Caller
 from session_authority_server.rpc.session_watch_service import (
-    SHORTEST_PING_SECONDS,
+    MINIMUM_PING_INTERVAL_SECONDS,
     SessionWatchService,
     encode_changes,
     encode_pong,
@@ -50,7 +50,7 @@ class Watched:
         assert method == WATCH
         if self.refusal is not None:
             raise self.refusal
-        return ANYBODY
+        return ANONYMOUS
 
     async def _no_turn(self) -> None:
         pass
@@ -293,8 +293,8 @@ async def test_who_pings_without_end_is_read_no_faster_than_is_sensible(
 
     started = time.monotonic()
     with suppress(TimeoutError):
-        async with asyncio.timeout(10 * SHORTEST_PING_SECONDS):
+        async with asyncio.timeout(10 * MINIMUM_PING_INTERVAL_SECONDS):
             await flood()
     took = time.monotonic() - started
-    assert 1 <= len(read) <= took / SHORTEST_PING_SECONDS + 2
+    assert 1 <= len(read) <= took / MINIMUM_PING_INTERVAL_SECONDS + 2
     call.cancel()
