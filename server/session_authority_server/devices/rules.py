@@ -1,6 +1,6 @@
-"""The rules by which `parser` reads user agents, as data.
+"""The rules that `parser` applies to user agents, as data.
 
-Keys are in lower case. Where several rows of a table match, the first row wins.
+Keys are in lower case. If several rows of a table match, the first row wins.
 """
 
 
@@ -8,8 +8,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Programs, and the products that name them. Rows are ordered: an app stands before the browser or the engine that
-# shows its pages.
+# Programs, and the products that name them. An app comes before the browser or engine that shows its pages.
 PROGRAMS = {
     # Apps that show web pages.
     "WeChat": "micromessenger windowswechat macwechat wechat weixin",
@@ -60,7 +59,7 @@ PROGRAMS = {
     "BrightSign": "brightsign",
     "Roku": "roku",
     "Sonos": "sonos",
-    # Browsers that name another browser, or whose own name is shortened or glued together.
+    # Browsers that name another browser too, or that shorten their own name or join its words.
     "Opera GX": "opx oprgx",
     "Opera Touch": "opt",
     "Avast Secure Browser": "avast avastsecurebrowser asw",
@@ -118,16 +117,16 @@ PROGRAMS = {
     "FacebookBot": "facebookexternalhit",
 }
 
-# Programs whose name stands only in the comment about the system: a text in the comment and the name.
+# Programs that are named only in the comment about the system. A row is a text in the comment, and the name.
 PROGRAMS_IN_COMMENTS = (
     ("; AVGfil", "AVG Secure Browser"),
     ("Valve Steam", "Steam"),
     ("WinHttp.", "WinHTTP"),
 )
 
-# Products that name no program.
+# Products that are not the name of a program.
 NOT_PROGRAMS = (
-    # Engines, and what browsers claim to be compatible with.
+    # Engines, and programs that browsers claim to be compatible with.
     _words("""
         mozilla applewebkit applelwebkit webkit androidwebkit khtml gecko safari mobilesafari chrome chr0me chromium
         crmo crosswalk version mobile trident presto goanna arkweb qtwebengine qt electron webview wkwebview wkbrowser
@@ -139,7 +138,7 @@ NOT_PROGRAMS = (
         debian fedora mint centos suse mandriva gentoo red arch raspbian kaios os tv vr smarttv pc phone tablet model
         build release beta pro lite config id deviceid s60 series60 cyanogenmod lenovo samsung wap wap-browser mre maui
         """)
-    # Libraries, shells and bridges beneath an app.
+    # Libraries, shells and bridges that apps are built on.
     | _words("""
         glibc cpython pypy python java openssl zlib dalvik cfnetwork network upnp cronet okhttp_base cordova
         cordova-amazon-fireos amazonwebappplatform reactnative expo flutter capacitor gonative median turbolinks hotwire
@@ -164,30 +163,30 @@ NOT_PROGRAMS = (
         """)
 )
 
-# What a program that is no browser begins with, if it does not begin with its own name.
+# Texts with which a program other than a browser may begin, instead of its own name.
 NOT_APPS = _words("""
     mozilla opera dalvik cfnetwork darwin dv j2me java-me url linux version iphone ipad ipod android ios build
     wap-browser mobile
     """) | {"linux upnp"}
 
-# Products that show the pages of an app, where Chrome stands for nothing but the engine.
+# Products that show the pages of an app. Beside them, "Chrome" means only the engine.
 WEB_VIEWS = frozenset({"arkweb"})
 
-# Phones from before the smartphone begin with their maker and model instead of the program.
+# User agents of feature phones begin with the maker and model instead of the program.
 FEATURE_PHONES = (
     r"\bMIDP\b|Profile/|\bBREW\b|\bWAP\b|UP\.Browser|\bMRE/|\bMMP/"
     r"|\A(?:DoCoMo|KDDI|J-PHONE|Vodafone|SIE|MOT|SEC|LG|QC|[Nn]okia|NOKIA|S[Aa][Mm][Ss][Uu][Nn][Gg]|SonyEricsson"
     r"|A[Ll][Cc][Aa][Tt][Ee][Ll]|H[Uu][Aa][Ww][Ee][Ii]|ZTE|HTC|Lenovo|PANTECH|Amoi|BlackBerry)[-_/\d]"
 )
 
-# Libraries that carry the requests of apps. An app that is named after one of them is the program.
-CARRIERS = _words("""
+# Libraries that send the requests of apps. If an app follows one of them, the app is the program.
+HTTP_LIBRARIES = _words("""
     okhttp okhttp3 alamofire afnetworking cfnetwork dalvik dart axios apache-httpclient volley retrofit ktor-client
     exoplayerlib node-fetch undici got go-http-client python python-requests python-urllib urllib3 aiohttp guzzlehttp
     nsurlsession urlsession react-native reactornetty
     """)
 
-# What ua-parser calls a program, and what people call it. Empty: it says only what shows the page.
+# ua-parser's names of programs, and the display names. An empty name means that only the engine is known.
 FAMILIES = {
     "Amazon Silk": "Silk",
     "Android": "",
@@ -226,13 +225,13 @@ FAMILIES = {
     "WebKit Nightly": "",
     "WebView": "In-app browser",
 }
-# Families that a browser or app of another name often contains. A product that nothing else explains beats them.
-SHARED_FAMILIES = frozenset(
+# Programs that other browsers and apps often name too. A product that no rule explains has priority over them.
+GENERIC_FAMILIES = frozenset(
     {"", "Chrome", "Chromium", "Electron app", "Firefox", "In-app browser", "Safari"}
 )
 
-# What ua-parser calls a system, and what people call it. It takes brands of televisions for systems, too, so a name
-# that is not here is dropped.
+# ua-parser's names of systems, and the display names. ua-parser also takes brands of televisions for systems, so a name
+# that is not listed is dropped.
 SYSTEMS = {
     "ATV OS X": "tvOS",
     "BlackBerry Tablet OS": "BlackBerry OS",
@@ -259,9 +258,9 @@ SYSTEMS = {
     )
 }  # fmt: skip
 
-# Systems that ua-parser takes for the one that they are made from or look like. A row is a text that the user agent
-# contains, a pattern if the text is not enough, and the name. Without a name, the pattern's first group is the name,
-# and its second group is the version.
+# Systems that ua-parser mistakes for a related system. A row is a text that the user agent contains, a pattern if the
+# text is not enough, and the name. Without a name, the pattern's first group is the name, and its second group is the
+# version.
 SYSTEM_SIGNS = (
     ("PlayStation", r"(PlayStation (?:Vita|Portable|[3-9]))()", ""),
     ("PLAYSTATION 3", "", "PlayStation 3"),
@@ -288,10 +287,10 @@ SYSTEM_SIGNS = (
     ("Windows IoT", "", "Windows"),
     ("Haiku", r"(?:Intel |\(|; )Haiku\b", "Haiku"),
     ("Darwin", r"\((?:x86_64|i386|Power)|Darwin/?[ \d.]*;? ?(?:i386|x86_64|arm64)", "macOS"),
-    # Safari and the parts of macOS number WebKit by the system and the version: 20621, on iOS 8621.
+    # The first digits of WebKit's number stand for the system: 20621 on macOS, 8621 on iOS.
     ("Darwin", r"\A(?:Safari|com\.apple\.)[\w.]*/[12]\d{4}\.", "macOS"),
 )
-# Where ua-parser finds no system, the word for one.
+# Words for a system, used if ua-parser finds none.
 SYSTEM_WORDS = (
     (r"\b(?:iPad|iPhone|iPod|iOS)|-iOS\b", "iOS"),
     (r"Andr[o0]id", "Android"),
@@ -301,10 +300,10 @@ SYSTEM_WORDS = (
     (r"(?i:\blinux|\bManjaro|buntu)\b", "Linux"),
 )
 
-# The first row that matches tells the type: one of the texts is in the user agent, and the pattern, if any, matches.
-# Televisions and tablets claim to be other things as well, so the special stand before the general.
+# The first matching row gives the type. A row matches if the user agent contains one of the texts, and if the pattern
+# matches or is empty. Special types come first, because televisions and tablets also claim to be other devices.
 TYPE_SIGNS = (
-    # A phone's app can be called after the console or the television that it controls.
+    # Before consoles and televisions, because a phone's app may be named after the device that it controls.
     (("iPad", "ablet;"), r"\biPad|\b[Tt]ablet;", "tablet"),
     (("iPhone", "iPod"), r"\A(?!.*Watch)", "phone"),
     # Consoles, watches, headsets, cars, speakers, televisions.
@@ -327,7 +326,7 @@ TYPE_SIGNS = (
         r"|\AGarmin (?:[Ff]enix|Forerunner|vivo|Venu|Instinct)", "appliance",
     ),
     (("(PC; ",), "", "desktop"),
-    # Some tablets with Android say "Mobile", too; Yandex's browser adds "/apad" there.
+    # Some Android tablets also send "Mobile". On tablets, Yandex's browser adds "/apad".
     (("/apad", "ab"), r"\A(?=.*Android).*(?:/apad|[ _](?i:tab)(?:let)?[ _\d;)])", "tablet"),
     (
         (
@@ -336,15 +335,15 @@ TYPE_SIGNS = (
         ),
         "", "phone",
     ),
-    # Android browsers say "Mobile" on phones only; other Android apps say nothing of the kind.
+    # Android browsers send "Mobile" on phones only. Other Android apps do not send it.
     (("Mobile",), r"\AMozilla/.*\bMobile\b", "phone"),
-    # Computers on which somebody has installed Android.
+    # Computers that run Android.
     (
         ("Android",),
         r"; [^;]*\b(?:Chromebook|Pixelbook|Inspiron|Latitude|Vostro|EliteBook|ProBook|ThinkPad|TravelMate|Aspire)\b",
         "desktop",
     ),
-    # Boxes and televisions with Android: "TV", or a model that starts with the size of a screen.
+    # Boxes and televisions with Android: "TV", a known model, or a model that starts with a screen size.
     (
         ("Android",),
         r"\A(?:Mozilla|Dalvik)/.*(?:(?<!D)TV\b|TV_|\b[Bb]ox\b|\bBOX|(?<!\w)4K\b|UHD|\bSTB|\bShell\b"
@@ -354,7 +353,7 @@ TYPE_SIGNS = (
     ),
     (("Android",), r"\AMozilla/", "tablet"),
 )  # fmt: skip
-# What a system runs on, where nothing else tells.
+# Systems that decide the type if no row above matches.
 TYPES_OF_SYSTEMS = {
     "desktop": {"macOS", "Windows", "ChromeOS"},
     "phone": {
@@ -365,9 +364,9 @@ TYPES_OF_SYSTEMS = {
     "appliance": {"tvOS"},
 }  # fmt: skip
 
-# Signs of a computer, where its system is not known to be one.
+# Signs of a computer, used if the system does not decide the type.
 DESKTOP_SIGNS = r"\bX11\b|Macintosh|\bDesktop\b|\bWin(?:NT| ?9[58x])\b"
-# The systems whose "Safari" is Safari. Other browsers that are built on WebKit say "Safari" to be served its pages.
+# The systems on which "Safari" means Safari. Elsewhere, browsers built on WebKit send "Safari" to get its pages.
 SAFARI_SYSTEMS = frozenset({"iOS", "iPadOS", "macOS", "watchOS", "visionOS", "Windows"})
 
 # Names of libraries and tools.
@@ -381,5 +380,5 @@ SCRIPTS = (
     r"|aiohttp|urllib3|urlgrabber|axios|undici|got|deno|bun|dart|reqwest|guzzlehttp|faraday|ruby|jsdom|phantomjs"
     r"|www-mechanize|boto3|botocore"
 )
-# A name that a crawler gives itself.
+# Parts of names that crawlers give themselves.
 BOT_NAMES = r"bot\b|bot[-_/]|spider|crawl|slurp|InspectionTool|scraper|fetcher|scanner|checker|validator|UriPreview"

@@ -250,7 +250,7 @@ def test_the_version_of_an_app_is_not_that_of_its_system(
 
 def test_every_key_of_the_rules_is_a_product_as_it_is_read() -> None:
     keys = {key for row in rules.PROGRAMS.values() for key in row.split()}
-    for key in keys | rules.NOT_PROGRAMS | rules.CARRIERS:
+    for key in keys | rules.NOT_PROGRAMS | rules.HTTP_LIBRARIES:
         read = products_of(f"{key}/1.0")
 
         assert key in {product.key for product in read}, key

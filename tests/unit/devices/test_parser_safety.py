@@ -121,7 +121,7 @@ def test_a_full_name_of_the_longest_parts_is_never_cut(name: str) -> None:
 
 def test_threads_that_parse_first_share_one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[object] = []
-    resolver = user_agent_module._the_resolver()
+    resolver = user_agent_module._shared_resolver()
     together = Barrier(8)
 
     def build(matchers: object) -> Resolver:
