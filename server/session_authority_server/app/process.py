@@ -37,17 +37,19 @@ def tune_memory() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
-async def until_signalled() -> None:
-    """Wait for SIGTERM or SIGINT.
+def catch_signals() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT sets. Call it before the process says that it is ready.
 
     A second SIGTERM changes nothing, because supervisors repeat it and draining takes a bounded time. A second
     SIGINT interrupts the draining.
     """
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled.set)
-    try:
-        await signalled.wait()
-    finally:
+
+    def stop() -> None:
+        signalled.set()
         loop.remove_signal_handler(signal.SIGINT)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return signalled

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from session_authority import AsyncSessionClient, Session
 from session_authority_server.app import development_key
-from session_authority_server.app.process import CannotStart, until_signalled
+from session_authority_server.app.process import CannotStart, catch_signals
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
@@ -70,10 +70,11 @@ async def _demo(settings: Settings, *, web_port: int, leave: bool) -> None:
             if leave:
                 return
             async with _web_app(client, web_port) as how_to_open:
+                signalled = catch_signals()
                 _print_invitation(console, address, settings)
                 console.print("Press Ctrl-C to stop.")
                 console.print(f"\n[bold]{how_to_open}[/]", soft_wrap=True)
-                await until_signalled()
+                await signalled.wait()
                 console.print("\nDraining ...")
     console.print("Stopped.")
 

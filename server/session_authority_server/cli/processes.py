@@ -10,7 +10,7 @@ import click
 
 from session_authority_server.app.database import opened
 from session_authority_server.app.grpc_server import certificates, refuse_exposure
-from session_authority_server.app.process import CannotStart, until_signalled
+from session_authority_server.app.process import CannotStart, catch_signals
 from session_authority_server.app.serving import ServeOptions
 from session_authority_server.cli.reserved_port import reserved
 from session_authority_server.cli.server_process import Assignment
@@ -35,7 +35,7 @@ async def serve_processes(settings: Settings, options: ServeOptions) -> None:
         tasks = assignments(settings, address, replace(options, standard_output=output))
         async with opened(settings):
             pass
-        signalled = asyncio.create_task(until_signalled())
+        signalled = asyncio.create_task(catch_signals().wait())
         async with Supervisor(tasks, settings.drain_seconds + MARGIN_SECONDS) as supervisor:
             serving = asyncio.create_task(supervisor.serving.wait())
             await supervisor.run_until(serving, signalled)

@@ -4,7 +4,7 @@ import resource
 import click
 
 from session_authority_server.app.development_key import VARIABLE
-from session_authority_server.app.process import tune_memory, until_signalled
+from session_authority_server.app.process import catch_signals, tune_memory
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.shared import run, settings_of
@@ -64,10 +64,11 @@ def _allow_many_connections() -> None:
 async def _serve(settings: Settings, options: ServeOptions) -> None:
     async with serving(settings, options, show_key=show_development_key) as served:
         tune_memory()
+        signalled = catch_signals()
         click.echo(
             f"session-authority: serving on {served.address}, sessions in {settings.database} ({served.host} host)"
         )
-        await until_signalled()
+        await signalled.wait()
         click.echo("session-authority: draining")
     click.echo("session-authority: stopped")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import click
 import structlog
 
-from session_authority_server.app.process import tune_memory, until_signalled
+from session_authority_server.app.process import catch_signals, tune_memory
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.shared import run
 from session_authority_server.config import Settings
@@ -72,16 +72,17 @@ def server_process(context: click.Context, number: int) -> None:
 async def _serve(assignment: Assignment) -> None:
     async with serving(assignment.settings, assignment.options):
         tune_memory()
+        signalled = catch_signals()
         click.echo(READY)
-        await _until_signalled_or_alone()
+        await _until_signalled_or_alone(signalled)
 
 
-async def _until_signalled_or_alone() -> None:
+async def _until_signalled_or_alone(signalled: asyncio.Event) -> None:
     """Wait for a signal, or for the end of the parent, which holds standard input open."""
     loop = asyncio.get_running_loop()
     alone = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), alone.set)
-    waiting = [asyncio.create_task(until_signalled()), asyncio.create_task(alone.wait())]
+    waiting = [asyncio.create_task(signalled.wait()), asyncio.create_task(alone.wait())]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:

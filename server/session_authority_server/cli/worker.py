@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import opened, stopping_if_displaced
 from session_authority_server.app.outputs import auditing, metrics
-from session_authority_server.app.process import until_signalled
+from session_authority_server.app.process import catch_signals
 from session_authority_server.app.upkeep import jobs, right_clock, schedule
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
@@ -51,11 +51,12 @@ async def _work(settings: Settings, database: Database, audit: Audit) -> None:
     right = right_clock(database, skew)
     upkeep = schedule(database, settings, skew.clock, audit, right)
     upkeep.start()
+    signalled = catch_signals()
     click.echo(
         f"session-authority: worker on {settings.database}, "
         f"every {settings.worker_interval_seconds:g} s"
     )
-    await until_signalled()
+    await signalled.wait()
     await upkeep.stop()
 
 

@@ -1,0 +1,32 @@
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from session_authority_server.app.process import catch_signals
+
+
+@pytest.fixture(autouse=True)
+async def no_handlers_left() -> AsyncIterator[None]:
+    yield
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_is_caught_from_the_call_on(number: signal.Signals) -> None:
+    signalled = catch_signals()
+    os.kill(os.getpid(), number)
+    async with asyncio.timeout(10):
+        await signalled.wait()
+
+
+async def test_a_second_sigterm_changes_nothing_and_a_second_ctrl_c_interrupts() -> None:
+    signalled = catch_signals()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await signalled.wait()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
