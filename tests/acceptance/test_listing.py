@@ -1,6 +1,5 @@
 """Scenarios 11 to 15; of 15 what the row is made of."""
 
-import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -328,15 +327,3 @@ async def test_15_unknown_and_empty_user_agents_read_sensibly(
     new = await client.create("ada", user_agent=user_agent)
 
     assert new.session.device.display_name == name
-
-
-async def test_15_every_listed_row_has_a_name_whatever_signed_in(
-    client: AsyncSessionClient,
-) -> None:
-    agents = ["<script>", "Mozilla/5.0", "\ufeff\u202e", "a" * 5000, "'; DROP TABLE sessions; --"]
-    made = await asyncio.gather(*(client.create("ada", user_agent=agent) for agent in agents))
-
-    listed = await client.list(made[0].token)
-
-    assert len(listed) == len(agents)
-    assert all(row.device.display_name.strip() for row in listed)

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from session_authority import SessionClient, SessionToken
-from session_authority_server.domain import token as tokens
-from session_authority_server.domain.token import Token
+from session_authority import SessionClient
 from tests.support.engines import migrated_postgresql
 from tests.support.program import run, run_process, running, serving
 
@@ -69,41 +67,6 @@ def test_a_log_that_is_rotated_in_mid_traffic_loses_no_line_and_a_stop_drains_it
     assert set(told) == set(made)
     for events in told.values():
         assert events == ["session-established", "session-ended"]
-
-
-def test_no_token_and_no_address_is_in_the_log(tmp_path: Path) -> None:
-    settings = LOG | {"SESSION_AUTHORITY_SESSION_LIMIT": "2"}
-    with serving(tmp_path, settings=settings) as server, SessionClient(server.address) as client:
-        said = {"ip_address": "203.0.113.77", "user_agent": "Firefox/143"}
-        new = [client.create("ada", **said) for _ in range(3)]  # type: ignore[arg-type]
-        renewed = client.reauthenticate(new[2].token)
-        client.validate(new[2].token)
-        genuine = tokens.parse(renewed.token.reveal())
-        assert genuine is not None
-        client.validate(SessionToken(Token(genuine.id, b"\1" * 32).encode()))
-        client.revoke_others(renewed.token)
-        client.sign_out(renewed.token)
-        user = client.create(new[0].token.reveal())
-        assert server.stop() == 0
-    content = (tmp_path / "audit.jsonl").read_bytes()
-    assert {line["event"] for line in lines_of(tmp_path / "audit.jsonl")} == {
-        "session-established",
-        "session-ended",
-        "sessions-swept",
-        "session-reauthenticated",
-        "credential-rejected",
-    }
-    for token in (*(each.token.reveal() for each in (*new, user)), renewed.token.reveal()):
-        parsed = tokens.parse(token)
-        assert parsed is not None
-        for secret in (
-            token[4:].encode(),
-            parsed.secret.hex().encode(),
-            tokens.hash_secret(parsed.secret).hex().encode(),
-        ):
-            assert secret not in content
-    assert b"203.0.113" not in content
-    assert b"Firefox" not in content
 
 
 def test_what_a_worker_ends_is_told_on_standard_output(tmp_path: Path) -> None:

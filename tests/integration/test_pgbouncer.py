@@ -8,7 +8,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from session_authority import AsyncSessionClient, Rejection, Session, SessionNotLive
 from tests.support import pgbouncer, postgresql
 from tests.support.ledger import calling, settings, under_load
 from tests.support.pgbouncer import Pooler
@@ -19,7 +18,6 @@ POOL_SIZE = 4
 CALLERS = 60
 LOAD_SECONDS = 120  # for a busy machine, or until a pooler that has gone is noticed
 LOAD_CREATED = 200
-OVERDUE = 700
 SETTINGS = (
     "lock_timeout",
     "statement_timeout",
@@ -73,34 +71,6 @@ def server(migrated: str, tmp_path: Path) -> Iterator[Program]:
         assert "Traceback" not in program.stderr
 
 
-async def test_every_call_is_served(server: Program) -> None:
-    async with AsyncSessionClient(server.address) as client:
-        first, second, third, fourth = [await client.create("ann") for _ in range(4)]
-        assert isinstance(await client.validate(first.token), Session)
-        assert len(await client.list(first.token)) == 4
-
-        await client.revoke(first.token, second.session.session_id)
-        assert _reason(await client.validate(second.token)) == "REVOKED"
-
-        await client.sign_out(third.token)
-        assert _reason(await client.validate(third.token)) == "SIGNED_OUT"
-        with pytest.raises(SessionNotLive):
-            await client.list(third.token)
-
-        renewed = await client.reauthenticate(first.token)
-        assert _reason(await client.validate(first.token)) == "SUPERSEDED"
-        assert isinstance(await client.validate(renewed.token), Session)
-
-        await client.revoke_others(renewed.token)
-        assert _reason(await client.validate(fourth.token)) == "REVOKED"
-        assert len(await client.list(renewed.token)) == 1
-
-
-def _reason(answer: Session | Rejection) -> str:
-    assert isinstance(answer, Rejection)
-    return answer.reason.name
-
-
 async def test_many_callers_share_few_connections_and_nothing_leaks_between_them(
     server: Program, cluster: Cluster, pooler: Pooler
 ) -> None:
@@ -125,27 +95,3 @@ def _one(connection: "psycopg.Connection[tuple[object, ...]]", statement: str) -
     row = connection.execute(statement.encode()).fetchone()
     assert row is not None
     return row[0]
-
-
-async def test_the_worker_does_its_work_once(
-    server: Program, migrated: str, cluster: Cluster, tmp_path: Path
-) -> None:
-    async with AsyncSessionClient(server.address) as client:
-        new = await client.create("bob")
-    assert server.stop() == 0
-    cluster.psql(
-        "INSERT INTO sessions SELECT (jsonb_populate_record(s, jsonb_build_object('session_id', "
-        "gen_random_uuid(), 'expire_time', now() - interval '1 minute', 'check_time', "
-        "now() - interval '1 minute'))).* "
-        f"FROM sessions AS s, generate_series(1, {OVERDUE}) "
-        f"WHERE s.session_id = '{new.session.session_id}'"
-    )
-    for rows in (OVERDUE, 0):
-        done = run("worker", "--once", cwd=tmp_path, settings=settings(migrated))
-        assert done.returncode == 0, done.stderr
-        assert f"expire: {rows} rows" in done.stdout
-    passed = (
-        "SELECT count(*) FROM sessions WHERE user_id = 'bob' AND end_time IS NULL "
-        "AND (check_time, session_id) <= (SELECT expired_until, expired_id FROM upkeep)"
-    )
-    assert cluster.psql(passed) == str(OVERDUE)

@@ -288,19 +288,7 @@ def test_the_sql_for_sqlite_is_printed_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_migrations_at_once_do_it_once(empty: str, tmp_path: Path) -> None:
-    with (
-        running("migrate", cwd=tmp_path, settings=settings(empty)) as one,
-        running("migrate", cwd=tmp_path, settings=settings(empty)) as two,
-    ):
-        assert (one.exit_code(), two.exit_code()) == (0, 0), one.stderr + two.stderr
-        said = one.stdout + two.stdout
-    assert said.count(f"went from none to {WANTED}") == 1
-    assert said.count(f"is {WANTED} already") == 1
-
-
 async def test_a_migration_waits_for_another_and_finds_it_done(empty: str) -> None:
-    """Where the two commands above might have met only by chance."""
     databases = [Database.postgresql(empty) for _ in range(4)]
     try:
         before = await asyncio.gather(*map(schema.migrate, databases))

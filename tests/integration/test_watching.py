@@ -1,11 +1,6 @@
 """Streams as caches meet them: real servers on one PostgreSQL, which is broken in every way that it can be."""
 
 import contextlib
-import os
-import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -230,30 +225,6 @@ def test_a_database_that_hangs_gets_no_pong_and_ends_the_streams(
         pass
 
 
-def test_a_client_that_is_killed_is_forgotten(servers: list[Program]) -> None:
-    script = (
-        "import sys, time, grpc\n"
-        "from session_authority.v1 import session_watch_service_pb2 as pb\n"
-        "from session_authority.v1.session_watch_service_pb2_grpc import SessionWatchServiceStub\n"
-        "def pings():\n"
-        "    yield pb.WatchSessionsRequest(ping=pb.Ping(ping_id=1))\n"
-        "    time.sleep(60)\n"
-        "for said in SessionWatchServiceStub(grpc.insecure_channel(sys.argv[1])).WatchSessions(pings()):\n"
-        "    print('pong', flush=True)\n"
-    )
-    client = subprocess.Popen(
-        [sys.executable, "-c", script, servers[0].address], stdout=subprocess.PIPE, text=True
-    )
-    assert client.stdout is not None
-    assert client.stdout.readline() == "pong\n"
-    os.kill(client.pid, signal.SIGKILL)
-    client.wait()
-    client.stdout.close()
-    with opened(servers[0].address) as watcher:
-        watcher.pinged()
-    assert "Traceback" not in servers[0].stderr
-
-
 def test_a_server_that_drains_ends_its_streams_and_is_gone_soon(url: str, tmp_path: Path) -> None:
     settings = {URL: url, "SESSION_AUTHORITY_DRAIN_SECONDS": "30"}
     with serving(tmp_path, "--no-worker", settings=settings) as program:
@@ -268,34 +239,6 @@ def test_a_server_that_drains_ends_its_streams_and_is_gone_soon(url: str, tmp_pa
             assert program.exit_code() == 0
             assert time.monotonic() - began < 25  # less than the 30 seconds that calls are given
         assert "Traceback" not in program.stderr
-
-
-def test_a_key_that_is_revoked_ends_its_streams(url: str, tmp_path: Path) -> None:
-    with serving(tmp_path, "--no-worker", settings={URL: url}, asking_for_keys=True) as program:
-        made = run(
-            "keys", "create", "cache", "--permission", "watch", cwd=tmp_path, settings={URL: url}
-        )
-        header = ("authorization", f"Bearer {made.stdout.strip()}")
-        key_id = made.stderr
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            with watching(program.address, header) as watcher:
-                try:
-                    watcher.pinged()
-                except grpc.RpcError as error:
-                    failure: Any = error
-                    assert failure.code() is grpc.StatusCode.UNAUTHENTICATED, failure
-                    assert time.monotonic() < deadline
-                    time.sleep(0.1)
-                    continue
-                found = re.search(r"[0-9a-f]{8}-[0-9a-f-]{27}", key_id)
-                assert found is not None, key_id
-                done = run("keys", "revoke", found[0], cwd=tmp_path, settings={URL: url})
-                assert done.returncode == 0
-                code, said = watcher.end()
-                assert code is grpc.StatusCode.UNAUTHENTICATED
-                assert "revoked" in said
-                break
 
 
 def test_several_processes_on_a_port_tell_of_each_others_endings(url: str, tmp_path: Path) -> None:
@@ -317,20 +260,6 @@ needs_a_pooler = pytest.mark.skipif(
     pgbouncer.PROGRAM is None,
     reason="NOTHING BEHIND A POOLER IS TESTED: there is no pgbouncer here; install it",
 )
-
-
-@needs_a_pooler
-def test_behind_a_pooler_a_direct_address_is_listened_at(
-    url: str, cluster: Cluster, tmp_path: Path
-) -> None:
-    with pgbouncer.pooler(cluster.port, 3) as pooler:
-        settings = {URL: pooler.url(), WATCH_URL: url}
-        with (
-            serving(tmp_path, "--no-worker", settings=settings) as program,
-            opened(program.address) as watcher,
-        ):
-            for _ in range(5):
-                _end_one(program.address, watcher)
 
 
 @needs_a_pooler
