@@ -41,7 +41,7 @@ def test_migrate_makes_the_schema_and_then_has_nothing_to_do(tmp_path: Path) -> 
 
     assert (first.returncode, second.returncode) == (0, 0)
     assert re.search(r"session-authority.sqlite: the schema went from none to \d+", first.stdout)
-    assert re.search(r"session-authority.sqlite: the schema is \d+ already", second.stdout)
+    assert re.search(r"session-authority.sqlite: the schema is already \d+", second.stdout)
 
 
 def test_demo_shows_three_devices_and_that_a_revoked_one_is_refused(tmp_path: Path) -> None:

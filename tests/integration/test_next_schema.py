@@ -110,7 +110,7 @@ def test_a_program_serves_on_the_next_schema_that_says_so(place: Place) -> None:
             client.sign_out(renewed.token)
             assert not client.validate(renewed.token)
         assert server.stop() == 0
-        assert "of a newer release" in server.stderr
+        assert "from a newer release" in server.stderr
         assert "Traceback" not in server.stderr
     assert run("worker", "--once", cwd=place.folder, settings=place.settings).returncode == 0
     for options in ([], ["--check"]):

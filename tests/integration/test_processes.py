@@ -214,7 +214,7 @@ def _assert_stopped_in_order(servers: Several, folder: Path) -> None:
     assert processes_in(folder) == {}
     lines = servers.program.stdout.splitlines()
     assert lines[1:] == ["session-authority: draining", "session-authority: stopped"]
-    for wrong in ("Traceback", "starting it anew", "killing"):
+    for wrong in ("Traceback", "restarting it", "killing"):
         assert wrong not in servers.program.stderr
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", servers.port), timeout=60)
@@ -247,7 +247,7 @@ def test_all_processes_answer_and_one_that_is_killed_is_replaced_while_the_other
         assert first not in callers_now
         assert second in callers_now
         assert servers.program.stop() == 0
-        assert servers.program.stderr.count("starting it anew") == 1
+        assert servers.program.stderr.count("restarting it") == 1
         assert '"process": 0, "why": "SIGKILL"' in servers.program.stderr
 
 
@@ -364,7 +364,7 @@ def test_processes_whose_parent_was_killed_answer_what_is_under_way_and_end(
         with calls_under_way(servers):
             servers.program.kill()
             wait_until(
-                lambda: servers.program.stderr.count("the parent process is gone; draining") == 2
+                lambda: servers.program.stderr.count("the parent process has ended; draining") == 2
             )
             assert len(servers.children) == 2
         wait_until(lambda: processes_in(tmp_path) == {})

@@ -53,7 +53,8 @@ def test_several_processes_on_sqlite(tmp_path: Path, refusal: Refusal) -> None:
     ):
         assert told.count("\n") == 1
         assert (
-            f"2 processes can't serve {tmp_path}/session-authority.sqlite: SQLite takes one" in told
+            f"2 processes can't serve {tmp_path}/session-authority.sqlite: a SQLite file takes one"
+            in told
         )
         assert "SESSION_AUTHORITY_DATABASE_URL" in told
     assert list(tmp_path.iterdir()) == []
@@ -129,7 +130,7 @@ def test_a_schema_that_is_said_to_be_of_two_versions(tmp_path: Path, refusal: Re
 
 
 def test_a_worker_without_a_schema_says_what_to_run(refusal: Refusal) -> None:
-    assert "make it with: session-authority migrate" in refusal("worker", "--once")
+    assert "create it with: session-authority migrate" in refusal("worker", "--once")
 
 
 def test_a_file_that_is_no_database(tmp_path: Path, refusal: Refusal) -> None:

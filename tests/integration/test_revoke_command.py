@@ -37,7 +37,7 @@ def revoke(
 def assert_ended(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(
-        f"ended; nobody anywhere accepts .* after {MOMENT}$", done.stdout, re.MULTILINE
+        f"Revoked. No service accepts these sessions after {MOMENT}[.]$", done.stdout, re.MULTILINE
     )
 
 
@@ -71,7 +71,7 @@ def test_everybody_is_signed_out_only_when_that_is_confirmed(
     for said in ("", "\n", "n\n"):
         done = revoke(server.address, "--all", said=said)
         assert done.returncode == 1
-        assert "signs everybody out" in done.stdout
+        assert "signs all users out" in done.stdout
         assert client.validate(ada.token)
     assert_ended(revoke(server.address, "--all", said="y\n"))
     assert is_revoked(client, ada)
@@ -83,10 +83,10 @@ def test_everybody_is_signed_out_only_when_that_is_confirmed(
         ([], "give exactly one of"),
         (["--user", "ada", "--all"], "give exactly one of"),
         (["--user", "ada", "--session", "x"], "give exactly one of"),
-        (["--user", "ada", "--since", "2026-01-15T12:00:00Z"], "--since goes with"),
+        (["--user", "ada", "--since", "2026-01-15T12:00:00Z"], "--since needs"),
         (["--created-by-key", "k", "--since", "2026-01-15T12:00:00"], "with its time zone"),
         (["--created-by-key", "k", "--since", "yesterday"], "with its time zone"),
-        (["--token", "ses_abc"], "read from standard input"),
+        (["--token", "ses_abc"], "token on standard input"),
     ],
 )
 def test_what_is_not_clear_is_not_done(options: list[str], problem: str) -> None:

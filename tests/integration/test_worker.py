@@ -88,7 +88,7 @@ def test_a_dry_run_says_what_is_due_and_changes_nothing(tmp_path: Path) -> None:
 def test_a_dry_run_goes_with_once_alone() -> None:
     done = CliRunner().invoke(commands, ["worker", "--dry-run"])
     assert done.exit_code == 2
-    assert "--dry-run goes with --once" in done.stderr
+    assert "--dry-run needs --once" in done.stderr
 
 
 def test_old_history_is_purged(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_clock_that_is_far_ahead_ends_and_deletes_nothing_until_an_operator_ha
 
     confirmed = run("repair-clock", "--yes", cwd=tmp_path)
     assert confirmed.returncode == 0
-    assert "times of 0 sessions, and 0 times of sweeps; reopened: 0 sessions" in confirmed.stdout
+    assert "times of 0 sessions and 0 times of sweeps; reopened: 0 sessions" in confirmed.stdout
     assert "expire: 10 rows" in run("worker", "--once", cwd=tmp_path).stdout
     assert _count(tmp_path, ENDED) == 10
 

@@ -142,7 +142,7 @@ _UPKEEP = f"""
 | equal lines of a log, and rejected credentials of a kind | {flood_limit.PER_SECOND} a second | counted in one line a second |
 | pause before a server process is started again | {span(supervisor.FIRST_WAIT_SECONDS)}, doubled up to {span(supervisor.LONGEST_WAIT_SECONDS)} | - |
 | server processes on one port | {_most("processes")} | refused at the start |
-| wait for a server process to drain | `DRAIN_SECONDS` and {span(processes.MARGIN_SECONDS)} | killed |
+| wait for a server process to drain | `DRAIN_SECONDS` and {span(processes.DRAIN_MARGIN_SECONDS)} | killed |
 """
 _CLIENT = f"""
 | attempts of a call | {_retries.MAX_ATTEMPTS}, with pauses of {_retries.INITIAL_PAUSE_SECONDS:g} to {span(_retries.MAX_PAUSE_SECONDS)}, within the deadline | the last error is raised |

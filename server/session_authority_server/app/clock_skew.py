@@ -21,28 +21,28 @@ from session_authority_server.store.database import Database
 CHECK_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 WORTH_A_WARNING = TOLERATED_SKEW / 2
-# Before it serves, a server asks up to this many times, until an answer is this quick.
-_FIRST_QUESTIONS = 5
-_QUICK_SECONDS = 0.02
+# Before a server serves, it measures up to this many times, until the uncertainty is this small.
+_MAX_FIRST_MEASUREMENTS = 5
+_SMALL_UNCERTAINTY_SECONDS = 0.02
 
 _log = logging.getLogger(__name__)
 
 
 class ClockSkew:
-    """How far the machine's clock is from the database's, which all servers share.
+    """Compares the machine's clock with the database's, which all servers share.
 
     Attributes:
         clock: The clock to take the time from: the database's on PostgreSQL, the machine's on SQLite.
-        is_given: Whether the clock was given. It is then taken as right.
-        wrong: Why the machine's clock is wrong, by the latest comparison; None if it is right.
+        is_given: Whether the constructor received the clock, which is then trusted.
+        wrong: The error that describes a wrong clock, by the latest comparison; None if the clock is right.
     """
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
-        """Compare clocks for one process.
+        """Prepare to compare the clocks.
 
         Args:
-            database: Whose clock to compare with.
-            clock: Taken as right and compared with nothing, for tests that move it.
+            database: The database whose clock is compared.
+            clock: A clock to trust without comparison, for tests.
         """
         self._database = database
         self._statement = None if clock else database.dialect.time_query
@@ -52,20 +52,20 @@ class ClockSkew:
         self.clock: Clock = clock or (self._database_clock if self._statement else SystemClock())
 
     async def settle(self) -> None:
-        """Learn the database's time before anything depends on it.
+        """Measure the database's time before anything depends on it.
 
         Raises:
             StoreUnavailable: If the database doesn't answer.
         """
-        questions = 0 if self._statement is None else _FIRST_QUESTIONS
-        while questions and self._database_clock.uncertainty_seconds > _QUICK_SECONDS:
+        remaining = 0 if self._statement is None else _MAX_FIRST_MEASUREMENTS
+        while remaining and self._database_clock.uncertainty_seconds > _SMALL_UNCERTAINTY_SECONDS:
             await self.measure()
-            questions -= 1
+            remaining -= 1
 
     async def measure(self) -> timedelta:
-        """Ask the database for its time, and return how far the machine's clock is certainly ahead of it.
+        """Ask the database for its time, and return how far the machine's clock is ahead of it, at least.
 
-        With SQLite both are the same clock.
+        With SQLite, both are the same clock.
 
         Raises:
             StoreUnavailable: If the database doesn't answer.
@@ -80,7 +80,7 @@ class ClockSkew:
             return database_time, asked_at, elapsed_seconds()
 
         self._database_clock.learn(*await self._database.read(ask))
-        # At once: calls already get the time that was just learned.
+        # Update `wrong` now, since calls already use the new measurement.
         self.wrong = self._find_skew()
         return self._database_clock.skew()
 
@@ -88,26 +88,26 @@ class ClockSkew:
         """Compare the machine's clock with the database's, now.
 
         Raises:
-            ClockWrong: If they differ by more than TOLERATED_SKEW.
+            ClockWrong: If the clocks differ by more than TOLERATED_SKEW.
             StoreUnavailable: If the database doesn't answer.
         """
         await self.measure()
         self.refuse_if_wrong()
 
     def refuse_if_wrong(self) -> None:
-        """Refuse a call as long as the latest comparison found the machine's clock wrong.
+        """Raise if the machine's clock is wrong by the latest comparison.
 
         Raises:
-            ClockWrong: If it did.
+            ClockWrong: If the clock is wrong.
         """
         if self.wrong is not None:
             raise self.wrong
 
     async def watch(self, set_serving: Callable[[bool], Awaitable[None]]) -> None:
-        """Compare the clocks again and again, export the skew, and log when it becomes large.
+        """Compare the clocks repeatedly, export the skew, and log when it becomes large.
 
-        The machine's clock is compared every second. The database is asked less often: between its answers, its
-        clock is advanced with the monotonic clock.
+        The machine's clock is compared every second. The database is asked every 5 seconds. Between its answers, its
+        time is advanced with the monotonic clock.
 
         Args:
             set_serving: Called with whether this server can serve, whenever that changes.
@@ -121,7 +121,7 @@ class ClockSkew:
         is_near, served = False, self.wrong is None
         while True:
             if elapsed_seconds() >= measure_at:
-                with contextlib.suppress(StoreUnavailable):  # the store has logged it
+                with contextlib.suppress(StoreUnavailable):  # already logged by the store
                     await self.measure()
                 measure_at = elapsed_seconds() + MEASURE_SECONDS
             self.wrong = self._find_skew()
@@ -132,7 +132,7 @@ class ClockSkew:
             served = serves
             skew = self._skew()
             if not is_near and self.wrong is None and abs(skew) >= WORTH_A_WARNING:
-                _log.warning("%s; keep both by NTP", _distance(skew))
+                _log.warning("%s; synchronize both clocks by NTP", _distance(skew))
             is_near = abs(skew) >= WORTH_A_WARNING
             CLOCK_SKEW_SECONDS.set(skew.total_seconds())
             await asyncio.sleep(CHECK_SECONDS)
@@ -141,7 +141,7 @@ class ClockSkew:
         if self.wrong is None:
             _log.warning("this machine's clock is right again; serving")
         else:
-            _log.error("stopped serving: %s; set the clock by NTP", self.wrong)
+            _log.error("stopped serving: %s; synchronize the clocks by NTP", self.wrong)
 
     def _skew(self) -> timedelta:
         return timedelta(0) if self._statement is None else self._database_clock.skew()
@@ -150,9 +150,7 @@ class ClockSkew:
         skew = self._skew()
         if abs(skew) <= TOLERATED_SKEW:
             return None
-        return ClockWrong(
-            f"{_distance(skew)}, which is more than the {TOLERATED_SKEW.total_seconds():g} s that are tolerated"
-        )
+        return ClockWrong(f"{_distance(skew)}; the limit is {TOLERATED_SKEW.total_seconds():g} s")
 
 
 def _distance(skew: timedelta) -> str:

@@ -18,7 +18,7 @@ from session_authority_server.store.engine.sqlite import SqliteFile
 from session_authority_server.store.keys import SqlKeyStore
 
 # How often a server checks that its SQLite file is still in place.
-_LOOK_SECONDS = 0.1
+_CHECK_FILE_SECONDS = 0.1
 
 _log = structlog.get_logger("session_authority")
 
@@ -30,13 +30,13 @@ async def opened(
     """Open a database, and check that this program works with its schema.
 
     Args:
-        settings: Which database.
-        make_schema: Whether to make the schema if there is none.
+        settings: The settings that name the database.
+        make_schema: Whether to create the schema if it is missing.
         serve: Whether this process becomes the one server of a SQLite file.
 
     Raises:
-        CannotStart: If the database can't be opened, or has another schema.
-        AlreadyServed: If a server has claimed the SQLite file, and this process may not work beside it.
+        CannotStart: If the database can't be opened, or its schema does not serve this program.
+        AlreadyServed: If a server's claim to the SQLite file excludes this process.
     """
     with claimed(settings, make=make_schema, serve=serve) as file:
         database = database_of(settings, file=file)
@@ -54,20 +54,20 @@ async def _check_schema(settings: Settings, database: Database, *, make_schema: 
             await schema.migrate(database)
         elif not version.serves:
             raise CannotStart(
-                f"the schema of {settings.database} is {version.current or 'missing'}, and this program works "
-                f"with {version.wanted}; {version.remedy}"
+                f"the schema of {settings.database} is {version.current or 'missing'}, and this program needs "
+                f"{version.wanted}; {version.remedy}"
             )
         elif not version.is_current:
-            _log.info("the schema is of a newer release", schema=version.current)
+            _log.info("the schema is from a newer release", schema=version.current)
     except StoreUnavailable as error:
         raise cannot_use(settings, error) from None
 
 
 async def check_tables_and_grants(settings: Settings, database: Database) -> None:
-    """Check that the database has every table, column and right that calls need, beside the right schema version.
+    """Check that the database has every table, column and privilege that calls need.
 
     Raises:
-        CannotStart: If a table, a column or a right is missing.
+        CannotStart: If a table, a column or a privilege is missing.
     """
     try:
         missing = await schema.find_missing(database)
@@ -80,12 +80,12 @@ async def check_tables_and_grants(settings: Settings, database: Database) -> Non
 def database_of(
     settings: Settings, *, read_only: bool = False, file: SqliteFile | None = None
 ) -> Database:
-    """Return the database that the settings name, not yet connected to.
+    """Return the database that the settings name, without connecting to it.
 
     Args:
-        settings: Which database.
-        read_only: Whether to open a file so that this process can neither change it nor block others.
-        file: This process's claim to a SQLite file. No commit is answered once the file has moved.
+        settings: The settings that name the database.
+        read_only: Whether to open a SQLite file without changing it or blocking other processes.
+        file: This process's claim to a SQLite file. Commits fail once the file has moved.
 
     Raises:
         CannotStart: If the settings alone show that the database can't be used.
@@ -100,9 +100,9 @@ def database_of(
             ) from None
         except ValueError:
             raise CannotStart(
-                f"{settings.database} is no address of a database; give "
-                "postgresql://user:password@host:port/database, with what is not a letter, digit or "
-                "one of -._~ in a password as %XX"
+                f"{settings.database} is not a database URL; give "
+                "postgresql://user:password@host:port/database. In a password, write characters other than "
+                "letters, digits and -._~ as %XX"
             ) from None
     _check_path(path, must_exist=True)
     return Database.sqlite(path, read_only=read_only, file=file)
@@ -115,14 +115,14 @@ def claimed(
     """Claim the SQLite file for this process while the context lasts. Do nothing for PostgreSQL.
 
     Args:
-        settings: Which database.
-        make: Whether to make the file where there is none.
+        settings: The settings that name the database.
+        make: Whether to create a missing file.
         serve: Whether this process becomes the one server of the file.
 
     Raises:
         CannotStart: If the file can't be used.
-        AlreadyServed: If a server has claimed the file, and this process may not work beside it.
-        FileReplaced: If the file is replaced meanwhile.
+        AlreadyServed: If a server's claim to the file excludes this process.
+        FileReplaced: If the file is replaced while this process claims it.
     """
     path = settings.sqlite_path
     if path is None:
@@ -132,7 +132,7 @@ def claimed(
     with contextlib.ExitStack() as stack:
         try:
             if not path.exists():
-                path.touch(mode=0o600)  # nobody else may read addresses and names
+                path.touch(mode=0o600)  # other users may not read the users' ids and addresses
             file = stack.enter_context(SqliteFile(path, serve=serve))
         except OSError as error:
             raise CannotStart(
@@ -142,7 +142,7 @@ def claimed(
             raise CannotStart(f"the database {settings.database} can't be used: {error}") from None
         if serve and file.links > 1:
             _log.warning(
-                "the database file has several names; opening it by two of them corrupts it. Remove the others",
+                "the database file has several names, and opening it by two of them corrupts it; remove the other names",
                 file=str(file.path),
                 names=file.links,
             )
@@ -151,20 +151,22 @@ def claimed(
 
 def _check_path(path: Path, *, must_exist: bool) -> None:
     if not path.parent.is_dir():
-        raise CannotStart(f"there is no folder {path.parent} for the database; make it first")
+        raise CannotStart(
+            f"there is no folder {path.parent} for the database; create the folder first"
+        )
     if must_exist and not path.exists():
         raise CannotStart(
-            f"there is no database {path}; name it in SESSION_AUTHORITY_DATABASE_URL, or make it "
+            f"there is no database {path}; set SESSION_AUTHORITY_DATABASE_URL to an existing one, or create it "
             "with: session-authority migrate"
         )
 
 
 @contextlib.asynccontextmanager
 async def stopping_if_displaced(database: Database) -> AsyncIterator[None]:
-    """Send SIGTERM to this process once its SQLite file is no longer in its place.
+    """Send SIGTERM to this process once its SQLite file is moved, removed or replaced.
 
     Raises:
-        FileReplaced: At the end of the context, if the file was moved, removed or replaced.
+        FileReplaced: At the end of the context, if that happened.
     """
     watching = asyncio.create_task(_watch(database))
     try:
@@ -178,7 +180,7 @@ async def stopping_if_displaced(database: Database) -> AsyncIterator[None]:
 
 async def _watch(database: Database) -> None:
     while (error := database.displaced()) is None:  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_CHECK_FILE_SECONDS)
     _log.critical("stopping", reason=str(error))
     signal.raise_signal(signal.SIGTERM)
     raise error
@@ -193,9 +195,10 @@ def cannot_use(settings: Settings, error: StoreUnavailable) -> CannotStart:
 
 @contextlib.asynccontextmanager
 async def key_store(settings: Settings, database: Database) -> AsyncIterator[SqlKeyStore]:
-    """Open the store of API keys, which reads over connections of its own.
+    """Open the store of API keys, with its own connections for reads.
 
-    A server that can't read its keys for some seconds refuses every call. Busy connections must not delay that read.
+    A server that can't read the keys for several seconds refuses every call. So calls that keep the other
+    connections busy must not delay these reads.
     """
     reads = database_of(settings)
     try:

@@ -1,6 +1,7 @@
-"""The development key, which the first server of a SQLite file makes.
+"""Create and read the development key of a SQLite file.
 
-The key permits everything. It lies beside the database in a file that only the file's owner can read.
+The first server of the file creates the key, which has all permissions. The key is stored beside the database, in a
+file that only its owner can read.
 """
 
 import os
@@ -23,7 +24,7 @@ _log = structlog.get_logger("session_authority")
 
 
 def key_file(database: Path) -> Path:
-    """Return the file that holds, or would hold, the development key of a SQLite file."""
+    """Return the path of the development key's file, which may not exist."""
     file = database.resolve()
     return file.with_name(file.name + ".key")
 
@@ -35,7 +36,7 @@ async def make_first_key(
     audit: Audit,
     show_key: Callable[[str], None],
 ) -> None:
-    """Make the development key if there has never been a key. For PostgreSQL, ask the operator to make one.
+    """Create the development key if no key was ever created. For PostgreSQL, log how to create a key.
 
     Raises:
         CannotStart: If the key's file can't be written.
@@ -46,7 +47,7 @@ async def make_first_key(
     path = settings.sqlite_path
     if path is None:
         _log.warning(
-            "there is no API key, so every call is refused; make one: session-authority keys create"
+            "there is no API key, so every call is refused; create one: session-authority keys create"
         )
         return
     try:
@@ -59,14 +60,14 @@ async def make_first_key(
 
 
 async def make(database: Path, store: KeyStore, now: datetime, audit: Audit = NO_AUDIT) -> str:
-    """Make the development key, record that in the audit log, and return the key.
+    """Create the development key, record that in the audit log, and return the key.
 
     Raises:
-        OSError: If its file can't be written.
+        OSError: If the key's file can't be written.
         StoreUnavailable: If the store failed.
     """
     key, presented = issue(_NAME, frozenset(Permission), now, lifetime=None)
-    # The file first: a process that dies in between stores no key that is lost, and the next process makes both.
+    # Write the file first: after a crash in between, no key is stored, and the next process creates a new one.
     _write(key_file(database), presented)
     await store.add_key(key)
     audit.record(KeyCreated(str(key.key_id), now))
@@ -79,7 +80,7 @@ def presented_by(settings: Settings, environment: Mapping[str, str]) -> str | No
 
 
 def read(settings: Settings) -> str | None:
-    """Return the development key of the database, if there is one and this user may read it."""
+    """Return the development key of the database, or None if there is none or this user may not read it."""
     if settings.sqlite_path is None:
         return None
     try:
@@ -89,7 +90,7 @@ def read(settings: Settings) -> str | None:
 
 
 def _write(file: Path, presented: str) -> None:
-    """Replace the key's file. At no moment can another user read the key."""
+    """Replace the key's file, without ever letting other users read the key."""
     fresh = file.with_name(file.name + ".new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""The gRPC server: its address, its certificates, its host, and its end."""
+"""Set up the gRPC server's address, certificates and host, and drain it."""
 
 import asyncio
 import signal
@@ -20,13 +20,13 @@ from session_authority_server.rpc.host import CannotListen, Health, Host
 from session_authority_server.rpc.host.grpcio import GrpcioHost, Stream
 from session_authority_server.watch.hub import Hub
 
-# Behind the native host, of the calls that grpcio serves: streams, health and reflection.
+# Limit for calls that the native host passes to grpcio: streams, health and reflection.
 STREAMS_PER_CONNECTION = 128
 _log = structlog.get_logger("session_authority")
 
 
 def refuse_exposure(settings: Settings, *, insecure: bool, allow_plaintext: bool = False) -> None:
-    """Refuse to serve beyond this machine without encryption, unless an option allows it.
+    """Refuse to serve other machines without encryption, unless an option allows it.
 
     Raises:
         CannotStart: If other machines can reach the address, and calls would not be encrypted.
@@ -37,15 +37,15 @@ def refuse_exposure(settings: Settings, *, insecure: bool, allow_plaintext: bool
         raise CannotStart(
             f"{settings.listen} can be reached from other machines, and calls would not be encrypted; set "
             "SESSION_AUTHORITY_TLS_CERTIFICATE and SESSION_AUTHORITY_TLS_KEY, listen on 127.0.0.1, or give "
-            "--allow-plaintext where something in front encrypts (--insecure for a network without secrets)"
+            "--allow-plaintext if a mesh or proxy in front encrypts (--insecure turns API keys off too)"
         )
 
 
 def certificates(settings: Settings) -> Certificates | None:
-    """Return the certificates to serve with, if the operator set some.
+    """Return the certificates that the settings name, or None.
 
     Raises:
-        CannotStart: If they can't be used.
+        CannotStart: If the certificates can't be used.
     """
     if not settings.tls_certificate:
         return None
@@ -61,7 +61,7 @@ def certificates(settings: Settings) -> Certificates | None:
 
 
 def cannot_listen(address: str) -> CannotStart:
-    """Return the error for an address that is taken or not this machine's."""
+    """Return the error for an address that is taken or belongs to another machine."""
     return CannotStart(
         f"{address} can't be listened on; is another program using it? Set "
         "SESSION_AUTHORITY_LISTEN to another address, or to port 0 for a free one"
@@ -77,10 +77,10 @@ def new_host(
     *,
     share_port: bool,
 ) -> Host:
-    """Return the host that the settings name, which has no address yet.
+    """Return the host that the settings name. It is not bound to an address yet.
 
     Raises:
-        CannotStart: If it isn't installed, or can't serve with certificates.
+        CannotStart: If the host isn't installed, or doesn't support TLS although certificates are set.
     """
     name = host_name(settings)
     credentials = None if tls_certificates is None else tls_certificates.credentials()
@@ -107,10 +107,10 @@ def new_host(
 
 
 def host_name(settings: Settings) -> str:
-    """Return the name of the host that the settings mean.
+    """Return the name of the host that the settings select.
 
     Raises:
-        CannotStart: If it isn't installed, or can't serve with certificates.
+        CannotStart: If the host isn't installed, or doesn't support TLS although certificates are set.
     """
     if settings.host == "grpcio":
         return "grpcio"
@@ -119,7 +119,7 @@ def host_name(settings: Settings) -> str:
         return "native" if installed and not settings.tls_certificate else "grpcio"
     if settings.tls_certificate:
         raise CannotStart(
-            "the native host has no TLS; set SESSION_AUTHORITY_HOST=grpcio, or end TLS in a proxy on this machine "
+            "the native host has no TLS; set SESSION_AUTHORITY_HOST=grpcio, or terminate TLS in a proxy on this machine "
             "and leave SESSION_AUTHORITY_TLS_CERTIFICATE empty"
         )
     if not installed:
@@ -131,7 +131,7 @@ def host_name(settings: Settings) -> str:
 
 
 def bind(host: Host, address: str) -> str:
-    """Have a host listen on an address, and return it with the port that it got.
+    """Bind a host to an address, and return the address with the actual port.
 
     Raises:
         CannotStart: If the address can't be used.
@@ -143,12 +143,14 @@ def bind(host: Host, address: str) -> str:
 
 
 async def stop_process_when_host_ends(host: Host) -> None:
-    """Stop the process if the host takes no more calls although no operator stopped it.
+    """Stop the process if the host stops accepting calls by itself.
 
-    A supervisor, or `--processes`, then starts another process. This one would refuse every connection.
+    A supervisor, or `--processes`, then starts another process. This process would refuse every connection.
     """
     await host.ended()
-    _log.critical("gRPC takes no more calls on; stopping, to be started anew")
+    _log.critical(
+        "gRPC accepts no more calls; stopping, so that a supervisor can restart the server"
+    )
     signal.raise_signal(signal.SIGTERM)
 
 
@@ -159,9 +161,9 @@ async def drain(
     grace_seconds: float,
     host_ended: "asyncio.Task[None]",
 ) -> None:
-    """Take no more calls, end the streams, and wait for the calls under way."""
+    """Accept no more calls, end the streams, and wait for the calls in flight."""
     if host_ended.done():
-        # What gRPC never took on would be waited for too. The calls that it did take on have this long.
+        # The host would also wait for calls that gRPC never accepted. Accepted calls end by their deadline.
         grace_seconds = min(grace_seconds, DEADLINE_SECONDS)
     host_ended.cancel()
     await health.drain()

@@ -1,4 +1,4 @@
-"""What a process writes beside its answers: the audit log and the metrics."""
+"""Open the audit log, and serve the metrics."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,10 @@ from session_authority_server.ports import NO_AUDIT, Audit
 
 @contextlib.asynccontextmanager
 async def auditing(settings: Settings, standard_output: int = 1) -> AsyncIterator[Audit]:
-    """Open the audit log, if the settings name one, and write what waits before closing it.
+    """Open the audit log that the settings name, and write all queued events before closing it.
 
     Args:
-        settings: Where the audit log goes.
+        settings: The settings that name the audit log.
         standard_output: The file descriptor to use for standard output.
 
     Raises:

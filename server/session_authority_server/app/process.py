@@ -1,4 +1,4 @@
-"""How a process of the server or of the worker begins and ends."""
+"""Tune, and stop, a process of the server or the worker."""
 
 import asyncio
 import contextlib
@@ -11,28 +11,30 @@ _LARGE_BLOCK_BYTES = 32 * 1024
 
 
 class CannotStart(Exception):
-    """The server or worker can't start. The message says why, and what to do."""
+    """The server or worker can't start. The message names the reason and the remedy."""
 
 
 class StoppedServing(Exception):
-    """gRPC takes no more calls on, though no operator stopped it."""
+    """gRPC stopped accepting calls, although no operator stopped the server."""
 
     def __init__(self) -> None:
-        super().__init__("gRPC stopped taking calls on, as the log says; start the server anew")
+        super().__init__(
+            "gRPC stopped accepting calls; see the log for the reason, and restart the server"
+        )
 
 
 def tune_memory() -> None:
     """Run the garbage collector rarely, and return large freed blocks to the system at once.
 
-    A call makes many objects and hardly any cycles. With the defaults, every tenth call would pay for a collection
+    A call creates many objects and few cycles. With the defaults, every tenth call would run a collection
     (docs/understand/performance.md).
 
-    glibc keeps freed blocks of up to 32 MiB for reuse, and gRPC reads into large blocks. A flood of HTTP/2 frames
-    then held up to 740 MiB; with this limit it holds 400 MiB at most.
+    glibc keeps freed blocks of up to 32 MiB for reuse, and gRPC reads into large blocks. During a flood of HTTP/2
+    frames, the server used up to 740 MiB; with this limit it uses 400 MiB at most.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    # Other C libraries have no mallopt, and return large blocks anyway.
+    # Other C libraries have no mallopt, and return large blocks by default.
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
@@ -40,8 +42,8 @@ def tune_memory() -> None:
 def catch_signals() -> asyncio.Event:
     """Return an event that SIGTERM or SIGINT sets. Call it before the process says that it is ready.
 
-    A second SIGTERM changes nothing, because supervisors repeat it and draining takes a bounded time. A second
-    SIGINT interrupts the draining.
+    A second SIGTERM has no effect, because supervisors repeat it and draining takes a limited time. A second SIGINT
+    interrupts the draining.
     """
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()

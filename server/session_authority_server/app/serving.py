@@ -51,14 +51,14 @@ _log = structlog.get_logger("session_authority")
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What is decided for each process, beside the operator's settings.
+    """Options of one server process, in addition to the operator's settings.
 
     Attributes:
-        worker: Whether to run the upkeep in this process too.
-        insecure: Whether to serve without encryption beyond this machine, and without API keys.
-        allow_plaintext: Whether a proxy in front encrypts what comes from other machines.
+        worker: Whether to run the worker in this process too.
+        insecure: Whether to serve without API keys, and other machines without encryption.
+        allow_plaintext: Whether a proxy in front encrypts calls from other machines.
         share_port: Whether other processes of the same user may listen on the same port.
-        standard_output: The file descriptor to use where a setting names standard output.
+        standard_output: The file descriptor to use for standard output.
     """
 
     worker: bool = True
@@ -69,13 +69,13 @@ class ServeOptions:
 
 
 class RunningServer(NamedTuple):
-    """A server that answers.
+    """A server that accepts calls.
 
     Attributes:
-        address: Where the server listens.
+        address: The address that the server listens on.
         host: The name of the host that speaks HTTP/2.
-        activity: The uses of sessions that wait to be written.
-        check_streams: Ends the streams of callers that may not watch any more.
+        activity: The uses of sessions that are not written yet.
+        check_streams: A function that ends the streams of callers that have lost the permission to watch.
     """
 
     address: str
@@ -93,29 +93,29 @@ async def serving(
     clock: Clock | None = None,
     authenticate: Authenticate | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """Serve while the context lasts, and then drain.
+    """Serve while the context lasts, then drain.
 
-    The server starts from the top of this function to the bottom, and drains from the bottom to the top.
+    The parts start in the order of this function, and stop in the reverse order.
 
     Args:
-        settings: What the operator set.
-        options: What is decided for this process.
-        show_key: Called with the development key, if the server makes one.
+        settings: The operator's settings.
+        options: The options of this process.
+        show_key: Called with the development key, if the server creates one.
         clock: The clock for all parts. By default the database's clock, or the machine's with SQLite.
-        authenticate: Decides who may call, in place of the API keys.
+        authenticate: Replaces the authentication by API keys.
 
     Raises:
         CannotStart: If the address, the certificates or the database can't be used.
         AlreadyServed: If another process serves the same SQLite file.
-        FileReplaced: If a SQLite file was moved, removed or replaced, at the end.
-        StoppedServing: If gRPC stopped by itself, at the end.
+        FileReplaced: At the end, if a SQLite file was moved, removed or replaced.
+        StoppedServing: At the end, if gRPC stopped by itself.
     """
     refuse_exposure(settings, insecure=options.insecure, allow_plaintext=options.allow_plaintext)
     tls_certificates = certificates(settings)
     if options.insecure:
         authenticate = _allow_anyone_with_warning()
     async with (
-        # The audit log outlives the database, which waits for the last transactions and their events.
+        # Close the audit log after the database, whose last transactions still record events.
         auditing(settings, options.standard_output) as audit,
         _usable_database(settings) as database,
         key_store(settings, database) as keys,
@@ -152,15 +152,15 @@ async def serving(
 
 
 def _allow_anyone_with_warning() -> Authenticate:
-    _log.warning("--insecure: no API key is asked for, and anybody who gets here may do everything")
+    _log.warning("--insecure: the server requires no API key, so any caller has all permissions")
     return allow_every_call
 
 
 @contextlib.asynccontextmanager
 async def _usable_database(settings: Settings) -> AsyncIterator[Database]:
-    """Open the database for the one server of a SQLite file, or for any server of a PostgreSQL database.
+    """Open the database and check it. Claim a SQLite file for this server alone.
 
-    A new SQLite file gets its schema here. Servers share a PostgreSQL database, so its operator migrates it.
+    A new SQLite file gets its schema here. Servers share a PostgreSQL database, so the operator migrates it.
     """
     make_schema = settings.sqlite_path is not None
     async with (
@@ -173,13 +173,13 @@ async def _usable_database(settings: Settings) -> AsyncIterator[Database]:
 
 @contextlib.asynccontextmanager
 async def _flushing_activity_at_end(server: Server) -> AsyncIterator[None]:
-    """Write the uses of sessions that wait in memory, once no call is under way any more."""
+    """Write the uses of sessions that are still in memory, after the last call has ended."""
     try:
         yield
     finally:
         try:
             await server.context.superseded.settle()
-        finally:  # even if an operator interrupts that wait
+        finally:  # even if an operator interrupts the wait
             await _flush_activity(server.context.activity)
 
 
@@ -187,7 +187,9 @@ async def _flush_activity(activity: Activity) -> None:
     try:
         await activity.flush()
     except StoreUnavailable:
-        _log.error("activity could not be written at the end", sessions=len(activity))
+        _log.error(
+            "activity could not be written before the server stopped", sessions=len(activity)
+        )
 
 
 @contextlib.asynccontextmanager
@@ -199,7 +201,7 @@ async def _refreshing_keys(
     now: datetime,
     show_key: Callable[[str], None],
 ) -> AsyncIterator[None]:
-    """Read the API keys before the first call, and keep them current."""
+    """Read the API keys before the first call, and refresh them while the context lasts."""
     await make_first_key(settings, keys, now, audit, show_key)
     await keyring.refresh()
     with _running_tasks(keyring.keep_current(), keyring.keep_uses_written()):
@@ -210,7 +212,7 @@ async def _refreshing_keys(
 async def _background_loops(
     settings: Settings, database: Database, server: Server, clock: Clock
 ) -> AsyncIterator[None]:
-    """Run the loops of a server that answers."""
+    """Run the loops of a server that accepts calls."""
     with _running_tasks(
         server.context.activity.run(),
         watch_backlog(database, settings, clock),
@@ -225,7 +227,7 @@ async def _background_loops(
 async def _upkeep(
     settings: Settings, database: Database, skew: ClockSkew, audit: Audit, *, worker: bool
 ) -> AsyncIterator[None]:
-    """Run the upkeep, or only note that the clock is right, for workers elsewhere."""
+    """Run the worker, or only record that the clock is right, for workers in other processes."""
     right = right_clock(database, skew)
     if worker:
         upkeep = schedule(database, settings, skew.clock, audit, right)
@@ -243,7 +245,7 @@ async def _upkeep(
 async def _accepting_calls(
     settings: Settings, server: Server, skew: ClockSkew
 ) -> AsyncIterator["asyncio.Task[None]"]:
-    """Answer calls, and drain at the end. Gives a task that is done if gRPC stops by itself."""
+    """Accept calls, and drain at the end. Yield a task that is done if gRPC stops by itself."""
     await server.host.start()
     host_ended = asyncio.create_task(stop_process_when_host_ends(server.host))
     try:
@@ -256,7 +258,7 @@ async def _accepting_calls(
 
 @contextlib.contextmanager
 def _running_tasks(*loops: Coroutine[Any, Any, object]) -> Iterator[None]:
-    """Run loops that never return in tasks of their own, and cancel them at the end."""
+    """Run endless loops, each in a task, and cancel them at the end."""
     tasks = [asyncio.create_task(each) for each in loops]
     try:
         yield

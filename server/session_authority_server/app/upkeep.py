@@ -1,6 +1,6 @@
-"""The upkeep of a database, which the package `session_authority_workers` does.
+"""Load the upkeep jobs of a database from the package `session_authority_workers`.
 
-That package imports this one. So this package loads it by name, and imports run one way.
+`session_authority_workers` imports the server's package. To avoid an import cycle, this module loads it by name.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,7 +21,7 @@ from session_authority_server.store.upkeep import SqlUpkeepStore
 
 
 class Job(Protocol):
-    """One kind of upkeep.
+    """One upkeep job.
 
     Attributes:
         name: The job's name in logs, metrics and on the command line.
@@ -34,26 +34,26 @@ class Job(Protocol):
         ...
 
     async def count(self, limit: int) -> int:
-        """Return how many rows are due, counting to about a limit."""
+        """Return how many rows are due. Stop counting at about the limit."""
         ...
 
 
 class Schedule(Protocol):
-    """Runs the jobs at their times."""
+    """Runs the jobs periodically."""
 
     def start(self) -> None:
-        """Run every job now, and then at its times."""
+        """Run every job now, and then periodically."""
         ...
 
     async def stop(self) -> None:
-        """Start no more runs, and end those under way between two batches."""
+        """Start no more runs, and stop the current runs after their batch."""
         ...
 
 
 def jobs(
     database: Database, settings: Settings, clock: Clock, audit: Audit = NO_AUDIT
 ) -> Sequence[Job]:
-    """Return the jobs over a database, in the order in which each finds the most done."""
+    """Return the jobs of a database, in an order in which each job builds on the jobs before it."""
     found: Sequence[Job] = _workers().jobs(
         _store(database, settings), SqlSessionStore(database), clock, settings.policy, audit
     )
@@ -67,7 +67,7 @@ def schedule(
     audit: Audit = NO_AUDIT,
     right_clock: RightClock | None = None,
 ) -> Schedule:
-    """Return the schedule of the jobs over a database."""
+    """Return the schedule of a database's jobs."""
     interval = timedelta(seconds=settings.worker_interval_seconds)
     made: Schedule = _workers().schedule(
         _store(database, settings),
@@ -90,7 +90,7 @@ def watch_backlog(
 
 
 def right_clock(database: Database, skew: ClockSkew) -> RightClock | None:
-    """Return what stops the upkeep while the clock may be wrong; None for a clock that a test moves."""
+    """Return the check that pauses upkeep while the clock may be wrong; None if a test set the clock."""
     if skew.is_given:
         return None
     return RightClock(SqlUpkeepStore(database), skew.clock, skew.require_right_clock)

@@ -1,4 +1,4 @@
-"""The one composition: a server's parts and use-cases over a database."""
+"""Compose a server's parts and use-cases over a database."""
 
 import time
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def count_superseded(_session: Session) -> None:
 def usecase_context(
     store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NO_AUDIT
 ) -> Context:
-    """Return what the use-cases over a store work with."""
+    """Return the context of the use-cases over a store."""
     return Context(
         store=store,
         clock=clock,
@@ -63,7 +63,7 @@ def usecase_context(
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The parts of a server that its start and its drain handle."""
+    """The parts of a server that start and drain."""
 
     host: Host
     health: Health
@@ -83,7 +83,7 @@ def new_server(
     *,
     share_port: bool,
 ) -> Server:
-    """Return the parts of a server over an open database. None of them runs yet."""
+    """Return the parts of a server over an open database, without starting them."""
     clock, policy = skew.clock, settings.policy
     channel, listener = _channel(settings, database)
     store = SqlSessionStore(
@@ -114,7 +114,7 @@ def new_server(
 
 
 def _refusing_wrong_clock(authenticate: Authenticate, skew: ClockSkew) -> Authenticate:
-    """Return an authentication that refuses every caller while the machine's clock is wrong. Open streams then end."""
+    """Wrap an authentication so that it refuses every caller while the clock is wrong. Open streams then end."""
 
     def authenticate_by_right_clock(method: str, metadata: Metadata) -> Caller:
         skew.refuse_if_wrong()
@@ -124,7 +124,7 @@ def _refusing_wrong_clock(authenticate: Authenticate, skew: ClockSkew) -> Authen
 
 
 def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteChannel | None]:
-    """Return the channel that brings changes, and the listener for changes of this process, if it needs one.
+    """Return the channel of changes, and with SQLite, the listener for changes of this process.
 
     Raises:
         CannotStart: If the settings alone show that the channel can't be used.
@@ -139,7 +139,7 @@ def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteCha
         return PostgresqlChannel(settings.database_url, listen_url), None
     except ValueError:
         raise CannotStart(
-            "SESSION_AUTHORITY_WATCH_DATABASE_URL is no address of a database; give "
+            "SESSION_AUTHORITY_WATCH_DATABASE_URL is not a database URL; give "
             "postgresql://user:password@host:port/database"
         ) from None
 

@@ -18,7 +18,7 @@ _NAMES = (
 
 
 class _Commands(click.Group):
-    """Imports a command when it is called, so that no command waits for the imports of another."""
+    """Imports each command only when it runs, so that no command loads the modules of another."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -33,19 +33,19 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.observability import logs
 
 _WIDE_COLUMNS = 160
-_SETTING_COLUMNS = 31  # what the longest takes
+_SETTING_COLUMNS = 31  # fits the longest name
 _VERDICTS = {Verdict.MET: "met", Verdict.NOT_MET: "NOT MET", Verdict.APP_DUTY: "app's duty"}
 
 
 class CannotCheck(click.ClickException):
-    """The check could not read what it judges."""
+    """The check could not read the settings or the database."""
 
     exit_code = Status.NOT_CHECKED.value
 
 
 @click.command()
-@click.option("--listen", help="Where servers listen, as given to `serve`.")
-@click.option("--database-url", help="Where sessions are kept.")
+@click.option("--listen", help="The address that servers listen on, as given to `serve`.")
+@click.option("--database-url", help="The URL of the database with the sessions.")
 @click.option(
     "--allow-plaintext", is_flag=True, help="Judge servers that are started with --allow-plaintext."
 )
@@ -55,14 +55,14 @@ class CannotCheck(click.ClickException):
     type=click.IntRange(1, 3),
     default=1,
     show_default=True,
-    help="Which level of OWASP ASVS is required here.",
+    help="The required level of OWASP ASVS.",
 )
 @click.option(
     "--aal",
     type=click.IntRange(1, 3),
     default=1,
     show_default=True,
-    help="Which authenticator assurance level of NIST SP 800-63B-4 is required here.",
+    help="The required authenticator assurance level of NIST SP 800-63B-4.",
 )
 @click.option(
     "--accept",
@@ -70,9 +70,9 @@ class CannotCheck(click.ClickException):
     multiple=True,
     type=click.Choice([each.id for each in REQUIREMENTS]),
     metavar="ID",
-    help="Don't count a requirement from which you deviate with a justification of your own; once for each.",
+    help="Don't count a requirement that you justify not meeting. Repeat the option for each.",
 )
-@click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object, for programs.")
 @click.pass_context
 def check(
@@ -89,14 +89,14 @@ def check(
 ) -> None:
     """Judge settings and database by OWASP ASVS 5.0, chapter 7, and NIST SP 800-63B-4; change nothing.
 
-    Exits 0 if all that is required is met or the app's duty, 1 if not, and 2 if it can't be told.
+    Exits with 0 if each required item is met or the app's duty, with 1 if not, and with 2 if the check is not possible.
     """
     demand = Demand(
         asvs_level=level, assurance_level=aal, accepted=frozenset(accepted), strict=strict
     )
     try:
         settings = settings_of(context, listen=listen, database_url=database_url)
-        # The report, or one line in its place, says what is wrong.
+        # The report, or one line of error in its place, names the problem.
         logs.configure("critical", settings.log_format)
         facts = run(
             _facts(

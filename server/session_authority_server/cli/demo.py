@@ -135,7 +135,7 @@ def _table(sessions: list[Session]) -> Table:
 
 
 def _key(settings: Settings) -> str:
-    # The file first: its key belongs to this database. The key in the environment may belong to another.
+    # The file's key belongs to this database. The key in the environment may belong to another, so it comes second.
     key = development_key.read(settings) or os.environ.get(development_key.VARIABLE)
     if key is None:
         raise CannotStart(

@@ -158,7 +158,7 @@ class DemoSite:
         return app
 
     async def _pretend(self, user_id: str) -> None:
-        """Sign the user in on devices that aren't there, unless they still are signed in on them."""
+        """Sign the user in on the simulated devices, unless the user is signed in on all of them."""
         pretended = self._pretended.pop(user_id, [])
         live = [device for device in pretended if await self._is_live(device[1])]
         if len(live) < len(PRETEND_DEVICES):
@@ -207,11 +207,11 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serving_demo_site(client: AsyncSessionClient, port: int) -> AsyncIterator[str]:
-    """Serve the app on this machine alone for as long as the context lasts, and give its address.
+    """Serve the app on this machine only while the context lasts, and yield its URL.
 
     Args:
-        client: Asks the authority.
-        port: The port; another one if it is taken.
+        client: The client of the authority.
+        port: The preferred port. If it is taken, a free port is used.
     """
     try:
         listening = socket.create_server((HOST, port))

@@ -40,7 +40,7 @@ def _span(_context: click.Context, _parameter: click.Parameter, value: str | Non
     span = timedelta(seconds=int(found[1]) * _UNIT_SECONDS[found[2]]) if found else None
     if span is None or span > LONGEST_LIFETIME:
         raise click.BadParameter(
-            f"give a number and s, m, h or d, such as 90d, of {LONGEST_LIFETIME.days}d at most"
+            f"give a number with s, m, h or d, such as 90d; the maximum is {LONGEST_LIFETIME.days}d"
         )
     return span
 
@@ -49,24 +49,26 @@ def _id(_context: click.Context, _parameter: click.Parameter, value: str) -> UUI
     try:
         return UUID(value)
     except ValueError:
-        # Not repeated: it may be the key itself.
-        raise click.BadParameter("give a key's id, as `keys list` shows it, not the key") from None
+        # The message omits the value, since it may be a secret key.
+        raise click.BadParameter("give the key's id from `keys list`, not the key itself") from None
 
 
-_database_url = click.option("--database-url", help="Where sessions and keys are kept.")
+_database_url = click.option(
+    "--database-url", help="The URL of the database with the sessions and keys."
+)
 _key_id = click.argument("key_id", callback=_id)
 _expires_in = click.option(
     "--expires-in",
     callback=_span,
-    help="How long the key is good, such as 90d; for ever unless given.",
+    help="Time until the key expires, such as 90d. By default, it never expires.",
 )
 
 
 @click.group()
 def keys() -> None:
-    """Make, list and end the API keys of programs that call the authority.
+    """Create, list and end the API keys of programs that call the authority.
 
-    Servers follow within a second.
+    Servers apply changes within a second.
     """
 
 
@@ -78,7 +80,7 @@ def keys() -> None:
     type=click.Choice([each.value for each in Permission]),
     multiple=True,
     required=True,
-    help="What the key permits; to be given once for each.",
+    help="A permission of the key. Repeat the option for each.",
 )
 @_expires_in
 @_database_url
@@ -90,7 +92,7 @@ def create(
     expires_in: timedelta | None,
     database_url: str | None,
 ) -> None:
-    """Make a key for a program called NAME, and print it, this once."""
+    """Create a key for the program NAME, and print it. It can't be shown again."""
     granted = frozenset(map(Permission, permissions))
 
     async def work(api_keys: ApiKeys) -> None:
@@ -104,7 +106,7 @@ def create(
 @_database_url
 @click.pass_context
 def list_(context: click.Context, as_json: bool, database_url: str | None) -> None:
-    """Show every key there is or was, never its secret."""
+    """List all keys, including expired and revoked keys, without their secrets."""
 
     async def work(api_keys: ApiKeys) -> None:
         found, now = await api_keys.list(), SystemClock().now()
@@ -124,7 +126,7 @@ def list_(context: click.Context, as_json: bool, database_url: str | None) -> No
     default="24h",
     show_default=True,
     callback=_span,
-    help="How long the old key stays good beside the new one.",
+    help="Time until the old key expires.",
 )
 @_expires_in
 @_database_url
@@ -136,14 +138,17 @@ def rotate(
     expires_in: timedelta | None,
     database_url: str | None,
 ) -> None:
-    """Make a successor with the same name and permissions, and print it, this once.
+    """Create a key with the same name and permissions as KEY_ID, and print it.
 
-    The old key expires after the overlap.
+    The new key can't be shown again. The old key expires after the overlap.
     """
 
     async def work(api_keys: ApiKeys) -> None:
         _show_new(*await api_keys.rotate(key_id, overlap, expires_in))
-        click.echo(f"The old key {key_id} expires in {overlap}, or earlier if it was to.", err=True)
+        click.echo(
+            f"The old key {key_id} expires in {overlap}, or earlier if it had an earlier expiry.",
+            err=True,
+        )
 
     _run(context, database_url, work)
 
@@ -151,14 +156,18 @@ def rotate(
 @keys.command()
 @_key_id
 @click.option(
-    "--in", "within", callback=_span, default="0s", help="After how long; at once unless given."
+    "--in",
+    "within",
+    callback=_span,
+    default="0s",
+    help="Time until the key expires. By default, it expires at once.",
 )
 @_database_url
 @click.pass_context
 def expire(
     context: click.Context, key_id: UUID, within: timedelta, database_url: str | None
 ) -> None:
-    """Have a key expire after a while; never later than it would have."""
+    """Expire a key at once or after a time. An earlier expiry of the key stays."""
 
     async def work(api_keys: ApiKeys) -> None:
         key = await api_keys.expire(key_id, within)
@@ -172,7 +181,7 @@ def expire(
 @_database_url
 @click.pass_context
 def revoke(context: click.Context, key_id: UUID, database_url: str | None) -> None:
-    """Revoke a key: no server accepts it a second later. Its sessions live on."""
+    """Revoke a key. All servers refuse it within a second. Its sessions stay live."""
 
     async def work(api_keys: ApiKeys) -> None:
         key = await api_keys.revoke(key_id)
@@ -196,19 +205,19 @@ def _run(context: click.Context, database_url: str | None, work: Callable[[ApiKe
 
 @asynccontextmanager
 async def _api_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
-    # Where standard output is asked for, beside it: that is a new key's alone.
+    # Standard output carries only the new key, so an audit log to standard output goes to standard error.
     async with auditing(settings, _STANDARD_ERROR) as audit, opened(settings) as database:
         yield ApiKeys(SqlKeyStore(database), SystemClock(), audit)
 
 
 def _show_new(key: ApiKey, presented: str) -> None:
-    """Print a key alone on standard output, for a pipe or a file, and all else beside it."""
+    """Print a key on standard output, for a pipe or a file, and its description on standard error."""
     expires = (
         "does not expire" if key.expire_time is None else f"expires at {_time(key.expire_time)}"
     )
     click.echo(
         f"The key {key.key_id} ({key.name}) permits {_permissions(key)} and {expires}. "
-        "It is shown this once:",
+        "It can't be shown again:",
         err=True,
     )
     click.echo(presented)

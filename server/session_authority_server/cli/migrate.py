@@ -19,20 +19,22 @@ from session_authority_server.store.partitions import Partitioning
 
 
 @click.command()
-@click.option("--database-url", help="Where sessions are kept.")
+@click.option("--database-url", help="The URL of the database with the sessions.")
 @click.option(
     "--check",
     is_flag=True,
-    help="Only say whether the schema is this version and whole; exit 1 if not.",
+    help="Only check that the schema has this version and is complete. Exit with 1 if not.",
 )
 @click.option(
-    "--sql", is_flag=True, help="Only print the SQL that makes the schema; connects nowhere."
+    "--sql",
+    is_flag=True,
+    help="Only print the SQL that creates the schema, without connecting to a database.",
 )
 @click.option(
     "--partition-days",
     type=click.IntRange(1, 90),
-    help="Keep sessions in partitions of so many days of sign-ins: for PostgreSQL, and only when the "
-    "schema is made. docs/operate/scale.md says when that is worth it.",
+    help="Partition sessions by this number of days of sign-ins. PostgreSQL only, and only when the schema is "
+    "created. See docs/operate/scale.md for when to use it.",
 )
 @click.pass_context
 def migrate(
@@ -42,15 +44,15 @@ def migrate(
     sql: bool,
     partition_days: int | None,
 ) -> None:
-    """Bring the database's schema to this program's version.
+    """Migrate the database's schema to this program's version.
 
-    Any number may run at once: one does it.
+    If several processes run this at once, one of them migrates and the others wait.
     """
     partitioning = (
         None if partition_days is None else Partitioning(partition_days, SystemClock().now())
     )
     if check and sql:
-        raise click.UsageError("give one of --check and --sql")
+        raise click.UsageError("--check and --sql can't be used together; give one of them")
     settings = settings_of(context, database_url=database_url)
     if partitioning and settings.sqlite_path is not None:
         raise click.UsageError("--partition-days is for PostgreSQL; SQLite has no partitions")
@@ -87,23 +89,23 @@ async def _migrate_database(
         await check_tables_and_grants(settings, database)
         click.echo(
             f"{name}: the schema is {version.current}, newer than this program's "
-            f"{version.wanted}, which it still serves"
+            f"{version.wanted}, but still serves this program"
         )
         return
     if not version.is_current and (only_check or not version.known):
         raise CannotStart(
-            f"the schema of {name} is {version.current or 'missing'}, and this program works with "
+            f"the schema of {name} is {version.current or 'missing'}, and this program needs "
             f"{version.wanted}; {version.remedy}"
         )
     if partitioning is not None and version.current is not None:
         raise CannotStart(
-            f"{name} has a schema already, and whether it has partitions was chosen with it; "
-            "to change that, make another database and move the rows"
+            f"{name} already has a schema, and partitions can only be chosen when a schema is created; "
+            "leave out --partition-days, or create another database and move the rows there"
         )
     before = version.current if only_check else await schema.migrate(database, partitioning)
     if only_check:
         await check_tables_and_grants(settings, database)
     if before == version.wanted:
-        click.echo(f"{name}: the schema is {before} already")
+        click.echo(f"{name}: the schema is already {before}")
     else:
         click.echo(f"{name}: the schema went from {before or 'none'} to {version.wanted}")

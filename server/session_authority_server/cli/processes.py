@@ -1,4 +1,4 @@
-"""Serve with several processes on one port."""
+"""Serve on one port with several processes."""
 
 import asyncio
 import contextlib
@@ -17,17 +17,17 @@ from session_authority_server.cli.server_process import Assignment
 from session_authority_server.cli.supervisor import Supervisor
 from session_authority_server.config import Settings, split_address
 
-# How long a draining process may take beyond its calls: for its activity, transactions and connections.
-MARGIN_SECONDS = 20.0
+# Added to the drain time of calls, for writing activity and closing transactions and connections.
+DRAIN_MARGIN_SECONDS = 20.0
 
 
 async def serve_processes(settings: Settings, options: ServeOptions) -> None:
     """Serve with several processes until SIGTERM or SIGINT, then drain them.
 
     Raises:
-        CannotStart: If they can't all serve.
+        CannotStart: If any process can't serve.
     """
-    # What is wrong for all of them is reported once, here.
+    # Check here what all processes have in common, so that an error is reported once.
     refuse_exposure(settings, insecure=options.insecure, allow_plaintext=options.allow_plaintext)
     refuse_sqlite(settings)
     certificates(settings)
@@ -36,7 +36,7 @@ async def serve_processes(settings: Settings, options: ServeOptions) -> None:
         async with opened(settings):
             pass
         signalled = asyncio.create_task(catch_signals().wait())
-        async with Supervisor(tasks, settings.drain_seconds + MARGIN_SECONDS) as supervisor:
+        async with Supervisor(tasks, settings.drain_seconds + DRAIN_MARGIN_SECONDS) as supervisor:
             serving = asyncio.create_task(supervisor.serving.wait())
             await supervisor.run_until(serving, signalled)
             if serving.done():
@@ -51,7 +51,7 @@ async def serve_processes(settings: Settings, options: ServeOptions) -> None:
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[int]:
-    """Give a descriptor of standard output for the processes, whose own standard output is a pipe to their parent."""
+    """Yield a descriptor of standard output for server processes, whose own standard output is a pipe."""
     descriptor = os.dup(1)
     try:
         yield descriptor
@@ -67,17 +67,17 @@ def refuse_sqlite(settings: Settings) -> None:
     """
     if settings.sqlite_path is not None:
         raise CannotStart(
-            f"{settings.processes} processes can't serve {settings.database}: SQLite takes one server process. "
-            "Leave out --processes (SESSION_AUTHORITY_PROCESSES), or name a PostgreSQL database in "
-            "SESSION_AUTHORITY_DATABASE_URL"
+            f"{settings.processes} processes can't serve {settings.database}: a SQLite file takes one server process. "
+            "Leave out --processes (SESSION_AUTHORITY_PROCESSES), or set SESSION_AUTHORITY_DATABASE_URL to a "
+            "PostgreSQL database"
         )
 
 
 def assignments(settings: Settings, address: str, options: ServeOptions) -> list[Assignment]:
-    """Return the assignment of each process. Only the first process runs the upkeep.
+    """Return the assignment of each process. Only the first process runs the worker.
 
     Raises:
-        CannotStart: If there are not enough ports for the metrics.
+        CannotStart: If a port for metrics would be above 65535.
     """
     return [
         Assignment(
@@ -92,10 +92,10 @@ def assignments(settings: Settings, address: str, options: ServeOptions) -> list
 
 
 def metrics_listen(settings: Settings, number: int) -> str:
-    """Return where a process serves its metrics: on the setting's port plus the process's number.
+    """Return a process's address for metrics: the setting's port plus the process's number.
 
     Raises:
-        CannotStart: If there is no such port.
+        CannotStart: If the port would be above 65535.
     """
     if not settings.metrics_listen:
         return ""
@@ -105,7 +105,7 @@ def metrics_listen(settings: Settings, number: int) -> str:
         return settings.metrics_listen
     if port + number > 65_535:
         raise CannotStart(
-            f"{settings.processes} processes serve metrics on as many ports from {port} on, and there are none "
-            "after 65535; set SESSION_AUTHORITY_METRICS_LISTEN to a lower one"
+            f"{settings.processes} processes need as many ports for metrics, from {port} on, and the last would be "
+            "above 65535; set SESSION_AUTHORITY_METRICS_LISTEN to a lower port"
         )
     return f"{host}:{port + number}"

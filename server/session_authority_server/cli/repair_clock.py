@@ -8,15 +8,15 @@ from session_authority_server.store.clock_times import repair
 
 
 @click.command("repair-clock")
-@click.option("--database-url", help="Where sessions are kept.")
-@click.option("--yes", is_flag=True, help="The clock is right: don't ask.")
+@click.option("--database-url", help="The URL of the database with the sessions.")
+@click.option("--yes", is_flag=True, help="Don't ask whether the clock is right.")
 @click.pass_context
 def repair_clock(context: click.Context, database_url: str | None, yes: bool) -> None:
-    """Repair what a wrong clock has left behind, once the clock is right.
+    """Correct stored times after a wrong clock has been set right.
 
-    Moves stored times that lie in the future to the present, so that nobody is locked out by a sweep of the
-    future. Reopens sessions that were ended by a lifetime or an idle timeout that is not over yet. Lets the worker
-    go on if it is paused. Sessions that users or operators ended stay ended; deleted ones can't be restored.
+    Moves stored times in the future to the present. Otherwise a sweep with a future time would end new sessions.
+    Reopens sessions whose lifetime or idle timeout ended too early. Resumes the worker if it is paused. Sessions
+    that users or operators ended stay ended. Deleted sessions can't be restored.
     """
     run(_repair(settings_of(context, database_url=database_url), yes=yes))
 
@@ -31,6 +31,6 @@ async def _repair(settings: Settings, *, yes: bool) -> None:
             click.confirm(f"It is {now:%Y-%m-%d %H:%M:%S} UTC. Is that right?", abort=True)
         done = await repair(database, skew.clock.now())
     click.echo(
-        f"moved to the present: times of {done.sessions} sessions, and {done.sweeps} times of sweeps; "
+        f"moved to the present: times of {done.sessions} sessions and {done.sweeps} times of sweeps; "
         f"reopened: {done.reopened} sessions"
     )

@@ -8,25 +8,25 @@ from session_authority_server.config import split_address
 
 @contextlib.contextmanager
 def reserved(address: str) -> Iterator[str]:
-    """Reserve a port for the server processes of this user, and give its address.
+    """Reserve a port for the server processes of this user, and yield its address.
 
-    The port stays reserved while the context lasts, even when no server process is alive. This process doesn't
-    listen on it, so no connection comes here.
+    The port stays reserved while the context lasts, even when no server process is alive. This process
+    doesn't listen on the port, so it receives no connections.
 
     Args:
-        address: As host:port; port 0 picks a free one.
+        address: The address as host:port. Port 0 picks a free port.
 
     Raises:
-        CannotStart: If the address is not this machine's, or another program uses the port, even if that program
-            would share it.
+        CannotStart: If the address does not belong to this machine, or another program uses the port. That program
+            may even share the port.
     """
     host, port = split_address(address)
     with contextlib.ExitStack() as stack:
         try:
             for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
                 held = stack.enter_context(_reserve(family, (place[0], port, *place[2:])))
-                port = held.getsockname()[1]  # a name may have several addresses: one port for all
-        except (OSError, UnicodeError):  # the latter for what can't be a name
+                port = held.getsockname()[1]  # use the same port for all addresses of a name
+        except (OSError, UnicodeError):  # UnicodeError: not a valid host name
             raise cannot_listen(address) from None
         yield f"{address.rpartition(':')[0]}:{port}"
 

@@ -13,21 +13,21 @@ from session_authority_server.cli.shared import settings_of
 
 
 @click.command()
-@click.option("--user", "user_id", help="End every session of this user.")
-@click.option("--all", "everybody", is_flag=True, help="End every session of everybody.")
-@click.option("--session", "session_id", help="End the session of this id.")
+@click.option("--user", "user_id", help="End all sessions of this user.")
+@click.option("--all", "everybody", is_flag=True, help="End all sessions of all users.")
+@click.option("--session", "session_id", help="End the session with this id.")
 @click.option(
     "--token",
     "token",
-    help="End the session of a token, which is read from standard input: give - here.",
+    help="End the session of a token. Give -, and the token on standard input.",
 )
-@click.option("--created-by-key", "key_id", help="End every session that this API key made.")
+@click.option("--created-by-key", "key_id", help="End all sessions that this API key created.")
 @click.option(
     "--since",
-    help="With --created-by-key: only those made since, for example 2026-01-15T12:00:00Z.",
+    help="With --created-by-key: only sessions created since this time, such as 2026-01-15T12:00:00Z.",
 )
-@click.option("--reason", default="", help="Why, for the record; at most 256 bytes.")
-@click.option("--yes", is_flag=True, help="With --all: go ahead without asking.")
+@click.option("--reason", default="", help="The reason, for the history; at most 256 bytes.")
+@click.option("--yes", is_flag=True, help="With --all: don't ask for confirmation.")
 @click.pass_context
 def revoke(
     context: click.Context,
@@ -40,23 +40,23 @@ def revoke(
     reason: str,
     yes: bool,
 ) -> None:
-    """End sessions, for an operator; whether there were any is not told.
+    """End sessions as an operator. The output doesn't say whether any session existed.
 
-    Asks the server at SESSION_AUTHORITY_ADDRESS with the key in SESSION_AUTHORITY_API_KEY, as apps do; without one,
-    with the development key of the database.
+    Calls the server at SESSION_AUTHORITY_ADDRESS with the key in SESSION_AUTHORITY_API_KEY, as apps do. If that
+    variable is not set, uses the development key of the database.
     """
     if sum(each is not None for each in (user_id, session_id, token, key_id)) + everybody != 1:
         raise click.UsageError(
             "give exactly one of --user, --all, --session, --token and --created-by-key"
         )
     if since is not None and key_id is None:
-        raise click.UsageError("--since goes with --created-by-key")
+        raise click.UsageError("--since needs --created-by-key")
     if token not in (None, "-"):
-        # On a command line, it would be in the shell's history and in the list of processes.
-        raise click.UsageError("a token is read from standard input; give --token -")
+        # A token on a command line appears in the shell's history and in the list of processes.
+        raise click.UsageError("give --token -, and the token on standard input")
     begin = None if since is None else _moment(since)
     if everybody and not yes:
-        click.confirm("This signs everybody out, everywhere. Go on?", abort=True)
+        click.confirm("This signs all users out on all devices. Continue?", abort=True)
     try:
         with admin_calls(_environment(context)) as ask:
             if user_id is not None:
@@ -66,12 +66,12 @@ def revoke(
                 by_all = pb.RevokeAllSessionsRequest(reason=reason)
                 effective_time = ask("RevokeAllSessions", by_all).effective_time
             elif key_id is not None:
-                effective_time = _made_by(ask, key_id, begin, reason)
+                effective_time = _created_by_key(ask, key_id, begin, reason)
             else:
                 effective_time = _one(ask, session_id, reason)
     except SessionAuthorityError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"ended; nobody anywhere accepts what was ended after {_shown(effective_time)}")
+    click.echo(f"Revoked. No service accepts these sessions after {_shown(effective_time)}.")
 
 
 def _environment(context: click.Context) -> dict[str, str]:
@@ -89,7 +89,7 @@ def _one(ask: AdminCall, session_id: str | None, reason: str) -> Timestamp:
     return effective_time
 
 
-def _made_by(ask: AdminCall, key_id: str, since: datetime | None, reason: str) -> Timestamp:
+def _created_by_key(ask: AdminCall, key_id: str, since: datetime | None, reason: str) -> Timestamp:
     request = pb.RevokeKeySessionsRequest(created_by_key=key_id, reason=reason)
     if since is not None:
         request.since.FromDatetime(since)
@@ -97,7 +97,7 @@ def _made_by(ask: AdminCall, key_id: str, since: datetime | None, reason: str) -
         done: pb.RevokeKeySessionsResponse = ask("RevokeKeySessions", request)
         if done.complete:
             return done.effective_time
-        click.echo(f"looked at what was made until {_shown(done.resume_time)}", err=True)
+        click.echo(f"done for sessions created before {_shown(done.resume_time)}", err=True)
         request.since.CopyFrom(done.resume_time)
 
 
@@ -108,7 +108,7 @@ def _moment(text: str) -> datetime:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise click.BadParameter(
-            "give a moment with its time zone, for example 2026-01-15T12:00:00Z",
+            "give a time with its time zone, such as 2026-01-15T12:00:00Z",
             param_hint="--since",
         )
     return moment

@@ -10,26 +10,29 @@ from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 
-_OPEN_FILES = 65_536, 10_240, 4_096  # one for each connection; a client opens up to six
+_OPEN_FILES = 65_536, 10_240, 4_096  # each connection needs one; a client opens up to six
 
 
 @click.command()
-@click.option("--listen", help="Where to serve, as host:port; port 0 picks a free one.")
-@click.option("--database-url", help="Where sessions are kept.")
+@click.option("--listen", help="The address to serve on, as host:port. Port 0 picks a free port.")
+@click.option("--database-url", help="The URL of the database with the sessions.")
 @click.option(
-    "--processes", type=int, help="How many processes serve on the port; PostgreSQL only."
+    "--processes", type=int, help="Number of processes that serve on the port; PostgreSQL only."
 )
-@click.option("--no-worker", is_flag=True, help="Leave the upkeep to `session-authority worker`.")
+@click.option(
+    "--no-worker",
+    is_flag=True,
+    help="Don't run the worker in this process; run `session-authority worker` instead.",
+)
 @click.option(
     "--allow-plaintext",
     is_flag=True,
-    help="Serve beyond this machine without TLS, because something in front (a mesh) encrypts.",
+    help="Serve other machines without TLS, because a mesh or proxy in front encrypts.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Ask for no API keys, and serve beyond this machine although calls are not encrypted: anybody "
-    "who gets there may do everything.",
+    help="Require no API keys and no TLS, even from other machines. Any caller has all permissions.",
 )
 @click.pass_context
 def serve(
@@ -49,13 +52,13 @@ def serve(
 
 
 def _allow_many_connections() -> None:
-    # A shell or systemd sets 1,024, for programs that still use select(). Child processes inherit the new limit.
+    # Shells and systemd set 1,024 for programs that use select(). Child processes inherit the new limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for most in _OPEN_FILES:
         wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
         if soft >= wanted or soft == resource.RLIM_INFINITY:
             return
-        # Some systems accept less than their hard limit, and macOS calls it infinite.
+        # Some systems refuse their own hard limit, and macOS reports an infinite one.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             return
@@ -74,6 +77,6 @@ async def _serve(settings: Settings, options: ServeOptions) -> None:
 
 
 def show_development_key(key: str) -> None:
-    """Print the development key for the operator. The log never has it."""
-    click.echo("session-authority: made a key for development, which may do everything:")
+    """Print the development key for the operator. The log never contains it."""
+    click.echo("session-authority: created a development key with all permissions:")
     click.echo(f"export {VARIABLE}={key}")

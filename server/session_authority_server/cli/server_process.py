@@ -1,4 +1,4 @@
-"""The program of one process of `serve --processes`, and what its parent sends it."""
+"""Run one process of `serve --processes`, with an assignment from its parent."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from session_authority_server.cli.shared import run
 from session_authority_server.config import Settings
 from session_authority_server.observability import logs
 
-# What a process prints once it serves. A process that can't serve prints the reason instead.
+# A process prints this once it serves. A process that can't serve prints the reason instead.
 READY = "ready"
 
 _log = structlog.get_logger("session_authority")
@@ -22,15 +22,15 @@ _log = structlog.get_logger("session_authority")
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a parent sends to a process.
+    """The settings and options that a parent sends to a process.
 
-    It goes through a pipe. Other users can read command lines and environments, and the address of the database may
-    hold a password.
+    They go through a pipe, since the database's URL may hold a password. Other users can read command lines and
+    environments.
 
     Attributes:
         number: The number of the process, from 0.
-        settings: What the operator set, with the addresses of this process.
-        options: What is decided for this process.
+        settings: The operator's settings, with the addresses of this process.
+        options: The options of this process.
     """
 
     number: int
@@ -38,13 +38,13 @@ class Assignment:
     options: ServeOptions
 
     def as_line(self) -> str:
-        """Return the assignment as one line of text, as `from_line` reads it."""
+        """Return the assignment as one line of text, for `from_line`."""
         settings = self.settings.model_dump(mode="json")
         return json.dumps({"settings": settings, "options": asdict(self.options)}) + "\n"
 
     @classmethod
     def from_line(cls, number: int, line: str) -> "Assignment":
-        """Return the assignment in a line of text. It outranks the environment and files."""
+        """Parse an assignment. Its settings take precedence over the environment and files."""
         read = json.loads(line)
         return cls(number, Settings(**read["settings"]), ServeOptions(**read["options"]))
 
@@ -53,12 +53,10 @@ class Assignment:
 @click.argument("number", type=int)
 @click.pass_context
 def server_process(context: click.Context, number: int) -> None:
-    """Be one of the processes of `serve --processes`, which sends the assignment on standard input."""
+    """Serve as one process of `serve --processes`, which sends the assignment on standard input."""
     line = sys.stdin.readline()
     if not line:
-        raise click.UsageError(
-            "`session-authority serve --processes` runs this; it does nothing else"
-        )
+        raise click.UsageError("only `session-authority serve --processes` can run this program")
     assignment = Assignment.from_line(number, line)
     logs.configure(assignment.settings.log_level, assignment.settings.log_format)
     structlog.contextvars.bind_contextvars(process=number)
@@ -74,11 +72,11 @@ async def _serve(assignment: Assignment) -> None:
         tune_memory()
         signalled = catch_signals()
         click.echo(READY)
-        await _until_signalled_or_alone(signalled)
+        await _until_signalled_or_orphaned(signalled)
 
 
-async def _until_signalled_or_alone(signalled: asyncio.Event) -> None:
-    """Wait for a signal, or for the end of the parent, which holds standard input open."""
+async def _until_signalled_or_orphaned(signalled: asyncio.Event) -> None:
+    """Wait for a signal, or for the end of the parent, whose exit closes standard input."""
     loop = asyncio.get_running_loop()
     alone = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), alone.set)
@@ -88,7 +86,7 @@ async def _until_signalled_or_alone(signalled: asyncio.Event) -> None:
     finally:
         loop.remove_reader(sys.stdin.fileno())
     if alone.is_set():
-        _log.warning("the parent process is gone; draining")
+        _log.warning("the parent process has ended; draining")
 
 
 if __name__ == "__main__":

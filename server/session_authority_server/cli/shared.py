@@ -1,4 +1,4 @@
-"""What every command shares: settings, logs, the event loop, and errors in one line."""
+"""Load settings, set up the log, run the event loop and print errors, for every command."""
 
 import asyncio
 import os
@@ -16,12 +16,12 @@ from session_authority_server.store.engine.sqlite import AlreadyServed, FileRepl
 
 T = TypeVar("T")
 
-# gRPC reports a port that is taken too; `CannotStart` says it once.
+# gRPC would also log a port that is taken, and `CannotStart` already reports it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def settings_of(context: click.Context, **given: Any) -> Settings:
-    """Return the settings, with those of the command line first, and set up the log."""
+    """Return the settings and set up the log. The command line takes precedence."""
     try:
         settings = load_settings(context.obj, **given)
     except ConfigurationError as error:
@@ -37,7 +37,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             try:
                 return runner.run(work)
             except StoppedServing as error:
-                # Everything is drained. Taking down the rest of gRPC would crash.
+                # The server is drained. A normal exit would crash in gRPC's shutdown.
                 click.ClickException(str(error)).show()
                 os._exit(1)
     except (CannotStart, AlreadyServed, ClockWrong, FileReplaced, StoreUnavailable) as error:

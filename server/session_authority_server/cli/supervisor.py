@@ -13,13 +13,13 @@ import structlog
 from session_authority_server.app.process import CannotStart
 from session_authority_server.cli.server_process import READY, Assignment
 
-# How long to wait before a process is started again: this at first, then twice as long each time.
+# Wait before a process is restarted: this at first, then twice as long each time.
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
-# After a life of this length, the waits begin anew.
+# After running for this long, a process is restarted with the first wait again.
 STEADY_SECONDS = 60.0
 
-# A fresh interpreter, because gRPC doesn't survive a fork. -P keeps it from importing files of the working folder.
+# A new interpreter, because gRPC doesn't survive a fork. With -P, it imports nothing from the working folder.
 _COMMAND = (sys.executable, "-P", "-m", "session_authority_server.cli.server_process")
 _STANDARD_ERROR = 2
 
@@ -27,17 +27,17 @@ _log = structlog.get_logger("session_authority")
 
 
 def wait_seconds(ends: int) -> float:
-    """Return how long to wait before a process is started again, after so many ends in a row."""
+    """Return the wait before a process is restarted, after this number of ends in a row."""
     return min(FIRST_WAIT_SECONDS * 2.0 ** min(ends - 1, 16), LONGEST_WAIT_SECONDS)
 
 
 class Supervisor:
-    """Starts server processes, and starts each of them again when it ends, while the context lasts.
+    """Starts server processes, and restarts each one that ends, while the context lasts.
 
-    At the end of the context all processes drain. Those that still live after the time for that are killed.
+    At the end of the context, all processes drain. Processes that exceed `stop_seconds` are killed.
 
     Attributes:
-        serving: Set once every process has been ready to serve.
+        serving: Set once every process has reported READY.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Supervisor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Drain the processes, and wait for their ends."""
+        """Drain the processes, and wait until they have ended."""
         self._stopping.set()
         try:
             for process in self._alive.values():
@@ -71,7 +71,7 @@ class Supervisor:
             late = (await asyncio.wait(self._keeper_tasks, timeout=self._stop_seconds))[1]
             if late:
                 _log.error("server processes did not end in time; killing them", count=len(late))
-        finally:  # an interrupted wait leaves no process behind
+        finally:  # even if the wait is interrupted
             for process in self._alive.values():
                 process.kill()
         await asyncio.gather(*self._keeper_tasks, return_exceptions=True)
@@ -80,7 +80,7 @@ class Supervisor:
         """Keep the processes alive until one of the tasks is done.
 
         Raises:
-            CannotStart: If a process ended before it ever served.
+            CannotStart: If a process ended before it first served.
         """
         await asyncio.wait({*tasks, *self._keeper_tasks}, return_when=asyncio.FIRST_COMPLETED)
         for keeper in self._keeper_tasks:
@@ -100,7 +100,7 @@ class Supervisor:
             ends = 1 if now() - started >= STEADY_SECONDS else ends + 1
             seconds = wait_seconds(ends)
             _log.warning(
-                "a server process ended; starting it anew",
+                "a server process ended; restarting it",
                 process=assignment.number,
                 why=why,
                 wait_seconds=seconds,
@@ -113,7 +113,7 @@ class Supervisor:
         try:
             process = start(assignment, self._command)
         except OSError as error:
-            return f"no server process can be started: {error}"
+            return f"a server process can't be started: {error}"
         self._alive[assignment.number] = process
         output = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(
@@ -139,13 +139,13 @@ class Supervisor:
 def start(assignment: Assignment, command: Sequence[str]) -> "subprocess.Popen[bytes]":
     """Start a process, and send it its assignment.
 
-    Its standard input stays open while the parent lives, so that the process notices the end of its parent. Its
-    standard output says READY, or why it can't serve.
+    The process's standard input closes when the parent ends, so the process can notice that. Its standard output
+    carries READY, or the reason why the process can't serve.
 
     Raises:
-        OSError: If the system has no room for a process.
+        OSError: If the system can't start another process.
     """
-    # A terminal sends Ctrl-C to every process. The signal is blocked in the child: only the parent acts on it.
+    # A terminal sends SIGINT to every process on Ctrl-C. It is blocked in the child, so only the parent acts on it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process = subprocess.Popen(  # noqa: S603 - this program's own interpreter
@@ -157,7 +157,9 @@ def start(assignment: Assignment, command: Sequence[str]) -> "subprocess.Popen[b
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended already, and its output says why
+    with contextlib.suppress(
+        BrokenPipeError
+    ):  # the process has already ended, and its output names the reason
         process.stdin.write(assignment.as_line().encode())
         process.stdin.flush()
     return process

@@ -21,14 +21,14 @@ _PLAIN_EVERY_ROWS = 50_000
 
 
 @click.command()
-@click.option("--database-url", help="Where sessions are kept.")
-@click.option("--once", is_flag=True, help="Do what is due and exit.")
-@click.option("--dry-run", is_flag=True, help="With --once: only say what is due.")
+@click.option("--database-url", help="The URL of the database with the sessions.")
+@click.option("--once", is_flag=True, help="Do all due work, then exit.")
+@click.option("--dry-run", is_flag=True, help="With --once: only count the due rows.")
 @click.pass_context
 def worker(context: click.Context, database_url: str | None, once: bool, dry_run: bool) -> None:
-    """Record the endings of overdue sessions and purge old history, on a schedule or once."""
+    """Record the ends of expired sessions and purge old history, on a schedule or once."""
     if dry_run and not once:
-        raise click.UsageError("--dry-run goes with --once")
+        raise click.UsageError("--dry-run needs --once")
     settings = settings_of(context, database_url=database_url)
     if dry_run:
         run(_count(settings))
@@ -90,7 +90,7 @@ async def _settled(database: Database) -> ClockSkew:
 
 @contextmanager
 def _reporting(name: str, due: int) -> Iterator[Callable[[int], None]]:
-    """Show progress: as a bar on a terminal, as a plain line now and then elsewhere."""
+    """Show progress as a bar on a terminal, and as occasional lines elsewhere."""
     if not sys.stdout.isatty():
         done = 0
 

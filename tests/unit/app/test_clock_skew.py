@@ -133,10 +133,10 @@ async def test_it_is_exported_and_warned_about_before_it_is_too_large(
     await skew.settle()
     machine.step(0.75 * TOLERATED_SKEW)
     async with watching(skew, no_change):
-        await until(lambda: "keep both by NTP" in caplog.text)
+        await until(lambda: "synchronize both clocks by NTP" in caplog.text)
     assert exported() > 0.5
     skew.refuse_if_wrong()
-    assert sum("keep both by NTP" in message for message in caplog.messages) == 1
+    assert sum("synchronize both clocks by NTP" in message for message in caplog.messages) == 1
 
 
 async def test_it_is_measured_again_after_an_outage(

@@ -95,9 +95,9 @@ async def test_all_failing_at_once_is_told_once(log: Log) -> None:
     assert log.lines == []
 
 
-async def test_a_machine_without_room_for_a_process_is_told_of(log: Log) -> None:
+async def test_a_process_that_cannot_be_started_is_reported(log: Log) -> None:
     assignment = Assignment(0, load_settings(), ServeOptions(worker=False))
-    with pytest.raises(CannotStart, match=r"no server process can be started: .*absent"):
+    with pytest.raises(CannotStart, match=r"a server process can't be started: .*absent"):
         async with Supervisor([assignment], 10, ["/absent"]) as kept:
             await _all_serve(kept)
 
