@@ -1,4 +1,4 @@
-"""The page "Your sessions": one for all frameworks, which move a request in and a response out."""
+"""The page "Your sessions", independent of any web framework."""
 
 from session_authority.web.sessions_page.options import PageOptions
 from session_authority.web.sessions_page.page import FORM_LIMIT_BYTES, SessionsPage

@@ -1,4 +1,4 @@
-"""The style sheet, the script and the icon, under names that change with their content and so never expire."""
+"""Serve the style sheet, the script and the icon under names that contain a hash of their content."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ _TYPES = {
 
 
 class Assets:
-    """Every file of the folder `static`, read once."""
+    """The files of the folder `static`, read once. Browsers may cache them forever."""
 
     def __init__(self) -> None:
         self._answers: dict[str, PageResponse] = {}
@@ -37,9 +37,9 @@ class Assets:
             )
 
     def path_of(self, file_name: str) -> str:
-        """Give where a file is, below the page's root."""
+        """Return the path of a file, relative to the page's root."""
         return self._names[file_name]
 
     def find(self, request: PageRequest) -> PageResponse | None:
-        """Give the file that a request names, if there is one."""
+        """Return the file that a request names, or None."""
         return self._answers.get(request.below)

@@ -1,4 +1,4 @@
-"""A user's own sessions as JSON, to take away."""
+"""Export a user's sessions as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from session_authority.session import Session
 
 
 def to_json(sessions: Sequence[Session], *, is_complete: bool, now: datetime) -> bytes:
-    """Write sessions down. What the app attached to them is the app's own, and left out."""
+    """Return sessions as a JSON document, without the data that the app attached to them."""
     document = {
         "exported_at": _time(now),
         "complete": is_complete,

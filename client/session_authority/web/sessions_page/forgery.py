@@ -1,9 +1,8 @@
-"""Proof that a form was sent from the page itself, by the very session that the page was made for.
+"""Protect the page's forms against cross-site request forgery.
 
-Each form carries a random salt and its HMAC-SHA256 under a key derived from the session token: another
-site can't know it, another session's is worth nothing, and it dies with the token. As it is new in each
-answer, compression tells nothing of it. Beyond that, what the browser says of where the request comes
-from must agree.
+Each form carries a proof: a random salt, and its HMAC-SHA256 under a key derived from the session token.
+Other sites can't compute it, and it is valid only for this token. Each response has a new proof, so
+compressed responses don't leak it. The request's `Origin` and `Sec-Fetch-Site` headers must also match.
 """
 
 import hashlib
@@ -17,39 +16,39 @@ _SALT_BYTES = 16
 
 
 def seal(token: str, purpose: str, content: str) -> str:
-    """Give what nobody can make without the token. It tells nothing about the token."""
+    """Return an HMAC that only a holder of the token can compute, and that doesn't reveal the token."""
     key = hmac.digest(token.encode(), b"session_authority.web.sessions_page", hashlib.sha256)
     return hmac.new(key, f"{purpose}\0{content}".encode(), hashlib.sha256).hexdigest()
 
 
 def is_sealed(token: str, purpose: str, content: str, sealed: str) -> bool:
-    """Say, in constant time, whether `sealed` was made of just these."""
+    """Return whether `sealed` is the HMAC of these values, in constant time."""
     return hmac.compare_digest(seal(token, purpose, content).encode(), sealed.encode())
 
 
 def form_proof(token: str) -> str:
-    """Give the proof to put into a form."""
+    """Return a new proof for a form."""
     salt = secrets.token_hex(_SALT_BYTES)
     return f"{salt}.{seal(token, 'form', salt)}"
 
 
 def is_genuine(request: PageRequest, token: str) -> bool:
-    """Say whether a form comes from the page, as made for this token."""
+    """Return whether a form comes from the page and carries a proof for this token."""
     salt, _, sealed = request.form.get("proof", "").partition(".")
-    return comes_from_here(request) and is_sealed(token, "form", salt, sealed)
+    return may_be_same_origin(request) and is_sealed(token, "form", salt, sealed)
 
 
-def is_misplaced(request: PageRequest) -> bool:
-    """Say whether the browser calls the request this site's own, though the app takes its site for another."""
+def has_wrong_origin(request: PageRequest) -> bool:
+    """Return whether the browser's origin differs from the app's, although the request is same-origin."""
     origin = request.headers.get("origin", "null")
     return _is_same_origin(request) and origin != "null" and not _is_origin(request, origin)
 
 
-def comes_from_here(request: PageRequest) -> bool:
-    """Say whether the browser tells, or leaves open, that the request comes from this very site.
+def may_be_same_origin(request: PageRequest) -> bool:
+    """Return whether no header of the browser says that the request comes from another origin.
 
-    Every current browser sends both headers with a form. If one is missing, the proof has to do. Under the
-    policy "no-referrer", which a proxy may set, browsers send `Origin: null`; then `Sec-Fetch-Site` decides.
+    Current browsers send both headers with a form. If one is missing, the proof must be enough. Under the
+    policy "no-referrer", which a proxy may set, browsers send `Origin: null`. Then `Sec-Fetch-Site` decides.
     """
     origin = request.headers.get("origin")
     if origin == "null":

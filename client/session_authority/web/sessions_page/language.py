@@ -1,4 +1,4 @@
-"""The page's texts in the languages that there are catalogues for, and how each writes times and lists."""
+"""Translate the page's texts, and format times, numbers and lists, in the visitor's language."""
 
 import io
 import re
@@ -19,24 +19,24 @@ from babel.support import Translations
 from session_authority.errors import ConfigurationError
 
 SOURCE_LANGUAGE = "en"
-"""The language of the texts in the code, which needs no catalogue."""
+"""The language of the texts in the code. It needs no catalogue."""
 
 ACCEPTED_LIMIT = 16
-"""How many entries of an `Accept-Language` header are read."""
+"""Number of entries of an `Accept-Language` header that are read."""
 
 _SHIPPED = Path(__file__).with_name("catalogues")
 
-# The languages that a region's language follows, other than by its name: "en-au" follows "en-001", the
-# English with British spelling, and "es-mx" follows "es-419". From the Unicode locale data.
-_FOLLOWS = {
-    region.replace("_", "-").lower(): followed.replace("_", "-").lower()
-    for region, followed in get_global("parent_exceptions").items()
+# Parents of regional languages that differ from the tag's prefix, from the Unicode locale data. For example,
+# the parent of "en-au" is "en-001", with British spelling, and the parent of "es-mx" is "es-419".
+_PARENTS = {
+    region.replace("_", "-").lower(): parent.replace("_", "-").lower()
+    for region, parent in get_global("parent_exceptions").items()
 }
 
-# A range of RFC 4647 with at most 8 subtags, and with the underscore that some programs write.
+# A language range of RFC 4647 with at most 8 subtags. Some programs write "_" for "-".
 _RANGE = re.compile(r"\*|[a-z]{1,8}(?:[-_][a-z0-9]{1,8}){0,8}")
 
-# Each unit, and its largest count. The script in page.js has the same table.
+# Each unit, and its largest count. page.js has the same table.
 _UNITS = (
     (timedelta(days=365), None),
     (timedelta(days=30), 11),
@@ -48,12 +48,12 @@ _UNITS = (
 
 
 class Language:
-    """One language, as one visitor's region writes it.
+    """A language with the conventions of a region.
 
     Attributes:
-        tag: Its name for HTML and browsers, for example "de-AT".
-        direction: "ltr" or "rtl".
-        sentence_gap: What stands between two sentences: nothing after the full stop of Chinese and Japanese.
+        tag: The language tag for HTML and browsers, such as "de-AT".
+        direction: The direction of writing, "ltr" or "rtl".
+        sentence_gap: The text between two sentences. It is empty in Chinese and Japanese.
     """
 
     def __init__(self, locale: Locale, texts: Translations) -> None:
@@ -64,23 +64,23 @@ class Language:
         self.sentence_gap = "" if locale.language in ("ja", "zh") else " "
 
     def gettext(self, message: str, **values: object) -> str:
-        """Give a text, with its placeholders filled in."""
+        """Translate a text, and fill in its placeholders."""
         return self.pattern(message) % values
 
     def pattern(self, message: str) -> str:
-        """Give a text with its placeholders still in it."""
+        """Translate a text, and leave its placeholders."""
         return str(self._texts.gettext(message))
 
     def ngettext(self, singular: str, plural: str, count: int, **values: object) -> str:
-        """Give the form of a text that the number asks for; `count` fills its placeholder too."""
+        """Translate a text in the plural form for `count`, and fill in its placeholders, including `count`."""
         return str(self._texts.ngettext(singular, plural, count)) % {"count": count, **values}
 
     def ago(self, time: datetime, now: datetime) -> str:
-        """Say how long ago a time was, in whole units of the largest unit that fits: "1 hour ago".
+        """Return how long ago a time was, in the largest unit that fits, such as "1 hour ago".
 
         Less than a minute is "just now". So is a time in the future, because clocks differ.
         """
-        # In UTC: Python subtracts two times of one zone by their clock faces, also over a change of clocks.
+        # Use UTC, since Python ignores daylight saving time when it subtracts two times of one zone.
         passed = now.astimezone(UTC) - time.astimezone(UTC)
         for unit, limit in _UNITS:
             if passed >= unit:
@@ -91,19 +91,19 @@ class Language:
         return self.gettext("just now")
 
     def moment(self, time: datetime) -> str:
-        """Write a point in time to the minute, in UTC."""
+        """Format a time to the minute, in UTC."""
         return self._in_utc(time, "short")
 
     def exact(self, time: datetime) -> str:
-        """Write a point in time to the second, in UTC."""
+        """Format a time to the second, in UTC."""
         return self._in_utc(time, "medium")
 
     def number(self, count: int) -> str:
-        """Write a number: "10,000"."""
+        """Format a number, such as "10,000"."""
         return format_decimal(count, locale=self._locale)
 
     def together(self, items: Sequence[str]) -> str:
-        """Join with commas and "and"."""
+        """Join items with commas and "and"."""
         return format_list(items, locale=self._locale)
 
     def _in_utc(self, time: datetime, precision: str) -> str:
@@ -117,14 +117,14 @@ class Language:
 
 
 class Languages:
-    """All languages of the page, read at start.
+    """All languages of the page. The catalogues are read once.
 
     Args:
-        extra: A folder with further catalogues; one of a language that is shipped replaces it.
-        only: The one language to use, whatever browsers ask for.
+        extra: A folder with further catalogues. They replace included catalogues of the same language.
+        only: The only language to use, regardless of what browsers accept.
 
     Raises:
-        ConfigurationError: A catalogue can't be read, or there is none for `only`.
+        ConfigurationError: If a catalogue can't be read, or `only` has no catalogue.
     """
 
     def __init__(self, extra: Path | None = None, only: str | None = None) -> None:
@@ -141,7 +141,7 @@ class Languages:
 
     @property
     def tags(self) -> Iterable[str]:
-        """Give the names of the catalogues."""
+        """The tags of the catalogues."""
         return self._catalogues.keys()
 
     def choose(self, accept_language: str) -> Language:
@@ -158,7 +158,7 @@ class Languages:
         return language
 
     def _any_but(self, accepted: dict[str, float]) -> Language | None:
-        """Return the language for "*": English, or the first one that the header does not name."""
+        """Return the language for "*": the first that the header doesn't name. English is tried first."""
         for name in self._catalogues:
             if not {name, name.partition("-")[0]} & accepted.keys():
                 return self._of_tag(name)
@@ -169,13 +169,13 @@ class Languages:
         found = self._made.get(tag)
         if found is None:
             locale = _locale(tag)
-            # The locale first: it knows that zh-TW is zh-Hant-TW.
+            # Try the locale's tag first, since the locale data map zh-TW to zh-Hant-TW.
             name = self._catalogue_of(_tag_of(locale).lower()) if locale else None
             name = name or self._catalogue_of(tag)
             locale = locale or _locale(name or "")
             if name is not None and locale is not None:
                 language = Language(locale, self._catalogues[name])
-                # Keyed by the locale's own tag: visitors can invent tags without end, locales are few.
+                # Cache by the locale's tag. Visitors can send any number of tags, but there are few locales.
                 found = self._made.setdefault(language.tag.lower(), language)
         return found
 
@@ -183,12 +183,12 @@ class Languages:
         while tag:
             if tag in self._catalogues:
                 return tag
-            tag = _FOLLOWS.get(tag) or tag.rpartition("-")[0]
+            tag = _PARENTS.get(tag) or tag.rpartition("-")[0]
         return None
 
 
 def preferred(accept_language: str) -> list[str]:
-    """Return the languages of an `Accept-Language` header (RFC 9110), most wanted first."""
+    """Return the languages of an `Accept-Language` header (RFC 9110), by preference."""
     return _in_order(_weights(accept_language))
 
 
@@ -197,7 +197,7 @@ def _in_order(accepted: dict[str, float]) -> list[str]:
 
 
 def _weights(accept_language: str) -> dict[str, float]:
-    """Return each language of the header with its weight from 0 to 1. Malformed entries are left out."""
+    """Return the weight of each language in the header, from 0 to 1. Skip malformed entries."""
     accepted: dict[str, float] = {}
     entries = (entry for entry in accept_language.split(",") if entry.strip())
     for entry in islice(entries, ACCEPTED_LIMIT):
@@ -209,7 +209,7 @@ def _weights(accept_language: str) -> dict[str, float]:
 
 
 def _weight(parameters: Sequence[str]) -> float | None:
-    """Return the `q` among an entry's parameters: 1 if there is none, and None if it is malformed."""
+    """Return the parameter `q` of an entry: 1 if it is missing, None if it is malformed."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
@@ -225,12 +225,12 @@ def _read(path: Path) -> Translations:
     compiled = io.BytesIO()
     try:
         with path.open("rb") as file:
-            # Babel wants "pt_BR"; files are also named as browsers write it, "pt-BR".
+            # Babel expects "pt_BR", but files may use the browsers' form "pt-BR".
             catalogue = read_po(file, locale=path.stem.replace("-", "_"), abort_invalid=True)
         write_mo(compiled, catalogue)
     except (OSError, ValueError, PoFileError, UnknownLocaleError) as error:
         raise ConfigurationError(
-            "catalogues", f"hold {path.name}, which is no catalogue"
+            "catalogues", f"contain {path.name}, which is not a valid catalogue"
         ) from error
     compiled.seek(0)
     return Translations(compiled)
@@ -241,7 +241,7 @@ def _tag_of(locale: Locale) -> str:
 
 
 def _locale(tag: str) -> Locale | None:
-    """Return the locale of a tag, without what the locale data don't know at its end."""
+    """Return the locale of a tag. Drop subtags from the end until the locale is known."""
     while tag:
         try:
             return Locale.parse(tag, sep="-")

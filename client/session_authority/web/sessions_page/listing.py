@@ -8,20 +8,20 @@ from session_authority.session import Session, SessionState, ValidationRequest
 ROWS_PER_PAGE = 50
 ENDED_SHOWN = 10
 LISTED_LIMIT_SESSIONS = 10_000
-"""The page reads no further. A user has at most 100 live sessions unless the policy says otherwise."""
+"""The page reads at most this many sessions. By default, a user has at most 100 live sessions."""
 PAGE_LIMIT = LISTED_LIMIT_SESSIONS // ROWS_PER_PAGE
 
 
 @dataclass(kw_only=True)
 class Listing:
-    """What a page shows.
+    """The sessions on one page.
 
     Attributes:
         number: The page's number, from 1.
-        total: How many live sessions the user has; 10,001 if more than 10,000.
+        total: Number of the user's live sessions; 10,001 if there are more than 10,000.
         current: The viewer's own session. It is the first row of the first page.
         others: The other live sessions of this page, most recently active first.
-        ended: The sessions that ended last.
+        ended: The sessions that ended most recently.
     """
 
     number: int
@@ -42,12 +42,12 @@ class Listing:
 
     @property
     def page_count(self) -> int:
-        """How many pages there are."""
+        """Number of pages."""
         return min(-(-self.total // ROWS_PER_PAGE), PAGE_LIMIT)
 
 
 def read_page(token: str, number: int, *, show_ended: bool) -> _core.Operation[Listing]:
-    """Read what page `number` shows. One call is enough for a user with up to 200 sessions."""
+    """Read the sessions on page `number`. One call is enough for a user with up to 200 sessions."""
     # The viewer's own session is the first row, so each later row is one place further down.
     first, last = max((number - 1) * ROWS_PER_PAGE - 1, 0), number * ROWS_PER_PAGE - 1
     reading = _Reading(token, show_ended=show_ended)
@@ -81,7 +81,7 @@ def find_session(token: str, session_id: str) -> _core.Operation[Session | None]
 
 
 def read_all(token: str) -> _core.Operation[tuple[list[Session], bool]]:
-    """Read every session of the user, up to the limit, and say whether that is all."""
+    """Return the user's sessions, up to the limit, and whether these are all."""
     reading = _Reading(token, show_ended=True)
     while not reading.is_over:
         yield from reading.read_on()
@@ -89,11 +89,11 @@ def read_all(token: str) -> _core.Operation[tuple[list[Session], bool]]:
 
 
 class _Reading:
-    """A user's sessions as far as they have been read: the live ones, then the ended ones.
+    """The user's sessions that have been read so far: first live, then ended sessions.
 
     Attributes:
-        sessions: The sessions by id, in order. One that is used meanwhile may be sent twice.
-        total: How many live sessions the authority counted last.
+        sessions: The sessions by id, in order. The authority may send a session twice if it is used in between.
+        total: Number of live sessions in the authority's latest answer.
         is_complete: Whether the authority has no more sessions.
     """
 
@@ -107,7 +107,7 @@ class _Reading:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be read."""
+        """Whether all sessions, or as many as the limit permits, have been read."""
         return self.is_complete or len(self.sessions) >= LISTED_LIMIT_SESSIONS
 
     def live(self) -> list[Session]:
@@ -141,6 +141,6 @@ def _latest_ended(token: str, reading: _Reading) -> _core.Operation[list[Session
 
 
 def _current(token: str) -> _core.Operation[Session]:
-    # Among thousands, the viewer's own may be far down. To look is not to use.
+    # The viewer's session may be on a later page. Reading the page doesn't count as a use, so be passive.
     answer = yield from _core.validate(ValidationRequest(token, passive=True))
     return _core.session_or_raise(answer)

@@ -1,7 +1,7 @@
-"""What was just done, carried over the redirect after a form.
+"""Carry a message about a completed action over the redirect after a form.
 
-The server keeps no state for it: the redirect's address names the message and the device, sealed for the
-session and for a minute, so that nobody can send a user a link that claims something.
+The server keeps no state for the message. The redirect's URL names the outcome and the device, with an
+HMAC for the session that is valid for a minute. So attackers can't show users false messages by a link.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ NOTICE_FIELDS = ("notice", "device", "until", "seal")
 
 
 class Outcome(StrEnum):
-    """What was done."""
+    """The outcome of a form."""
 
     LOGGED_OUT = "logged-out"
     ALREADY_LOGGED_OUT = "already-logged-out"
@@ -27,11 +27,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One message.
+    """A message about a completed action.
 
     Attributes:
-        outcome: What was done.
-        device: The name of the device that it was done to, if it was one.
+        outcome: The outcome of the form.
+        device: The name of the device that was logged out; empty if there were several.
     """
 
     outcome: Outcome
@@ -45,7 +45,7 @@ class Notice:
 
     @classmethod
     def of_query(cls, query: Mapping[str, str], token: str, now: datetime) -> Self | None:
-        """Give the message that a query carries, if it is genuine and of this minute."""
+        """Return the message in a query, or None if it is forged or expired."""
         until = query.get("until", "")
         try:
             notice = cls(Outcome(query.get("notice", "")), query.get("device", ""))
@@ -56,7 +56,7 @@ class Notice:
         return notice if genuine and is_current else None
 
     def text(self, language: Language, effective_within_seconds: int) -> str:
-        """Say it in a language."""
+        """Return the message in a language."""
         _ = language.gettext
         match self.outcome:
             case Outcome.ALREADY_LOGGED_OUT:
@@ -74,7 +74,7 @@ class Notice:
 
 
 def effect(language: Language, within_seconds: int) -> str:
-    """Say when an ending holds everywhere; nothing where that is at once."""
+    """Return a sentence on when a log-out takes effect everywhere; empty if at once."""
     if not within_seconds:
         return ""
     return language.ngettext(

@@ -1,4 +1,4 @@
-"""What an app can say about its page."""
+"""The options of the page."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,37 +8,36 @@ from session_authority.errors import ConfigurationError
 
 EFFECTIVE_LIMIT_SECONDS = 3600
 LEASE_SECONDS = 2
-"""The authority's: for so long a near cache may not have heard of an ending."""
+"""The authority's cache lease. A near cache may learn of an ended session this late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageOptions:
-    """How the page looks and where it leads.
+    """The appearance and the links of the page.
 
-    An address is either a path of this site ("/account") or a whole "https://..." one ("http://" for
-    development); anything else is refused, "javascript:" above all.
+    A URL is either a path of this site ("/account") or begins with "https://" (or "http://", for
+    development). All other URLs are refused, such as "javascript:".
 
     Attributes:
-        app_name: What the site is called, for the title; nothing unless given.
-        home_url: Where the link back leads; there is none unless given.
-        sign_in_url: Where visitors who are signed out are sent to; no link unless given. It gets the
-            page's own path as the query field `next`.
-        reauthenticate_url: Where users prove again who they are when the authority's policy asks for
-            it; it gets `next` too. Unless given, they are sent to `sign_in_url`.
-        signed_out_path: Where signing out leads: a path of this site, because the page's security
-            policy lets no form lead elsewhere. The page itself, saying so, unless given.
-        language: The one language of the page, such as "de"; unless given, each visitor's own.
+        app_name: The name of the site, for the title.
+        home_url: The URL of the link back. By default, the page has no such link.
+        sign_in_url: The URL of the link for signed-out visitors. By default, the page has no such link. The
+            URL receives the page's path as the query field `next`.
+        reauthenticate_url: The URL for users who must confirm their identity by the authority's policy. It
+            receives `next` too. By default, `sign_in_url`.
+        signed_out_path: The destination after signing out, by default the page itself. It is a path of this
+            site, because the page's security policy blocks forms that lead elsewhere.
+        language: The only language of the page, such as "de". By default, each visitor's language.
         catalogues: A folder with further `.po` files, named after their language ("nl.po").
-        stylesheet_path: A style sheet of the site, to set the page's colours and fonts: a path of this
-            site.
-        icon_path: An icon of the site, for the browser's tab: a path of this site. The page has its own.
-        effective_within_seconds: How long an ended session may still be accepted somewhere, in whole
-            seconds, where validations are cached; the page then says so. 0: at once, which it is unless
-            given or the client has a near cache; then it is 2, the authority's lease.
-        show_ended: Whether to show which sessions ended lately, and why.
+        stylesheet_path: The path of a style sheet on this site that sets the page's colours and fonts.
+        icon_path: The path of an icon on this site, for the browser's tab. By default, the page's own icon.
+        effective_within_seconds: Time in whole seconds for which some service may still accept an ended
+            session, because it caches validations. The page shows this time. By default, 2 (the authority's
+            cache lease) if the client has a near cache, and otherwise 0.
+        show_ended: Whether to show recently ended sessions, with the reason.
 
     Raises:
-        ConfigurationError: An option has no usable value; it says which and why.
+        ConfigurationError: If an option is invalid. The error names the option and the reason.
     """
 
     app_name: str = ""
@@ -58,12 +57,13 @@ class PageOptions:
             address = getattr(self, name)
             if address is not None and not (is_path(address) or _is_web_address(address)):
                 raise ConfigurationError(
-                    name, 'must be a path of this site, as "/sign-in", or begin with "https://"'
+                    name,
+                    'must be a path of this site, such as "/sign-in", or begin with "https://"',
                 )
         for name in ("signed_out_path", "stylesheet_path", "icon_path"):
             path = getattr(self, name)
             if path is not None and not is_path(path):
-                raise ConfigurationError(name, 'must be a path of this site, as "/goodbye"')
+                raise ConfigurationError(name, 'must be a path of this site, such as "/goodbye"')
         if not 0 <= (self.effective_within_seconds or 0) <= EFFECTIVE_LIMIT_SECONDS:
             raise ConfigurationError(
                 "effective_within_seconds", f"must be from 0 to {EFFECTIVE_LIMIT_SECONDS}"
@@ -79,8 +79,8 @@ class PageOptions:
 
 
 def is_path(address: str) -> bool:
-    """Say whether an address is a path of this site, whatever a browser makes of it."""
-    # Browsers take a backslash for a slash, drop control characters, and go to another host after two.
+    """Return whether every browser treats a URL as a path of this site."""
+    # Browsers treat a backslash as a slash, remove control characters, and read a host after two slashes.
     return address.startswith("/") and not address.startswith("//") and _is_plain(address)
 
 

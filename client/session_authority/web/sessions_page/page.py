@@ -1,4 +1,4 @@
-"""The page itself: which request gets which answer. It does no I/O, sets no cookie and reads no clock."""
+"""Answer the requests to the page, without I/O, cookies or a clock of its own."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -22,9 +22,9 @@ from session_authority.web.exchange import PageRequest, PageResponse, is_form
 from session_authority.web.sessions_page.assets import Assets
 from session_authority.web.sessions_page.export import to_json
 from session_authority.web.sessions_page.forgery import (
-    comes_from_here,
+    has_wrong_origin,
     is_genuine,
-    is_misplaced,
+    may_be_same_origin,
 )
 from session_authority.web.sessions_page.language import Language, Languages
 from session_authority.web.sessions_page.listing import (
@@ -42,10 +42,10 @@ from session_authority.web.sessions_page.state import Retry, State
 from session_authority.web.site import system_time
 
 FORM_LIMIT_BYTES = 4096
-"""No form of the page is longer. A framework need read no more of a body; beyond it the answer is 413."""
+"""Limit for a form's body. Longer bodies are answered with 413, so a framework can stop reading there."""
 
 _DIGITS_LIMIT = 19
-"""A `Content-Length` of more digits is too large. Python refuses to read one of more than 4,300."""
+"""Limit for the digits of a `Content-Length`. Python raises for a number of more than 4,300 digits."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,14 +58,14 @@ class _Route(NamedTuple):
 
 
 class SessionsPage:
-    """The page "Your sessions", and what it needs below its path.
+    """The page "Your sessions" with its files, forms and download.
 
     Args:
-        options: How it looks and where it leads.
+        options: The page's appearance and links.
         now: The clock.
 
     Raises:
-        ConfigurationError: An option has no usable value.
+        ConfigurationError: If an option is invalid.
     """
 
     def __init__(self, options: PageOptions, *, now: Callable[[], datetime] = system_time) -> None:
@@ -86,10 +86,10 @@ class SessionsPage:
         }
 
     def handle(self, request: PageRequest) -> _Answer:
-        """Answer a request, asking the authority what that takes.
+        """Answer a request, with calls to the authority if needed.
 
-        The errors of `session_authority.errors` that a call ends with are to be thrown into it; every
-        one becomes an answer.
+        The caller throws errors of `session_authority.errors` from these calls into the generator. Each error
+        becomes an answer.
         """
         asset = self._assets.find(request)
         if asset is not None and request.method in ("GET", "HEAD"):
@@ -102,7 +102,7 @@ class SessionsPage:
         )
         route = _Route("GET", self._show) if asset else self._routes.get(request.below)
         refusal = _refusal(visit, route)
-        self._warn_if_misplaced(request)
+        self._warn_of_wrong_origin(request)
         if route is None or refusal is not None:
             return self._renderer.state(visit, refusal or visit.states.refused(404))
         try:
@@ -114,13 +114,13 @@ class SessionsPage:
         except SessionAuthorityError as error:
             return self._renderer.state(visit, _state_of(error, visit))
 
-    def _warn_if_misplaced(self, request: PageRequest) -> None:
-        if is_misplaced(request) and not self._warned_of_origin:
+    def _warn_of_wrong_origin(self, request: PageRequest) -> None:
+        if has_wrong_origin(request) and not self._warned_of_origin:
             self._warned_of_origin = True
             _log.warning(
-                "A form of the sessions page is refused, because the browser sees the site at %r and the app at "
-                "%r: make the proxy pass on Host and X-Forwarded-Proto, and name it among the trusted proxies, "
-                "or give the site's origin.",
+                "A form of the sessions page was refused, because its origin is %r in the browser and %r in the app. "
+                "Make the proxy forward Host and X-Forwarded-Proto, and add the proxy to the trusted proxies, "
+                "or configure the site's origin.",
                 request.headers["origin"],
                 request.origin,
             )
@@ -190,7 +190,9 @@ class SessionsPage:
         if "confirmed" in visit.request.form:
             yield from _core.revoke_others(visit.token)
             return self._redirect_with_notice(visit, Notice(Outcome.LOGGED_OUT_ELSEWHERE))
-        yield from read_page(visit.token, 1, show_ended=False)  # whoever may not look may not end
+        yield from read_page(
+            visit.token, 1, show_ended=False
+        )  # ends in an error if the user may not see the sessions
         return self._renderer.page(
             visit,
             "confirm.html",
@@ -219,14 +221,14 @@ class SessionsPage:
 
     def _signed_out(self, visit: Visit, rejection: Rejection | None) -> _Answer:
         if rejection is None:
-            # The proof was refused without a reason, and for one reason the cookie must stay.
+            # The error named no reason. Find it out, because a superseded token's cookie must stay.
             question = ValidationRequest(visit.token, passive=True)
             answer = yield from _core.validate(question)
             rejection = answer if isinstance(answer, Rejection) else None
         if rejection is None or rejection.reason is RejectionReason.SUPERSEDED:
             return self._renderer.state(visit, visit.states.superseded())
-        # A reason that this version does not know may be one that keeps the cookie. The page's script opens
-        # the page next, while the cookie is there: that answer says the reason, and clears the cookie.
+        # Keep the cookie for an unknown reason, which may require that. Keep it for the script too: it loads
+        # the page next, and that response shows the reason and clears the cookie.
         opens = may_clear(lambda name: visit.request.headers.get(name, ""))
         clears = opens and rejection.reason is not RejectionReason.UNKNOWN and not visit.is_scripts
         return self._renderer.state(
@@ -237,7 +239,7 @@ class SessionsPage:
 
 
 def _refusal(visit: Visit, route: _Route | None) -> State | None:
-    """Say why a request is refused without asking the authority, if it is."""
+    """Return the refusal of an invalid request, or None. Makes no call."""
     request, states = visit.request, visit.states
     if route is None:
         return states.refused(404)
@@ -256,13 +258,13 @@ def _refusal(visit: Visit, route: _Route | None) -> State | None:
         return states.refused(400)  # The connection ended in the middle of the form.
     if not is_form(request.headers.get("content-type", "")):
         return states.refused(415)
-    # Another site's form comes without the cookie, and must not make the answer clear it.
-    genuine = is_genuine(request, visit.token) if visit.token else comes_from_here(request)
+    # A form from another site comes without the cookie. The answer to it must not clear the cookie.
+    genuine = is_genuine(request, visit.token) if visit.token else may_be_same_origin(request)
     return None if genuine else states.forged()
 
 
 def _stated_bytes(request: PageRequest) -> int | None:
-    """Return the `Content-Length`, 0 without one, or None if the header is not one number."""
+    """Return the `Content-Length`: 0 if it is missing, None if it is not a number."""
     stated = request.headers.get("content-length", "").strip() or "0"
     if not (stated.isascii() and stated.isdecimal()):
         return None
@@ -297,7 +299,7 @@ def _page_number(fields: Mapping[str, str]) -> int:
 
 
 def _address(visit: Visit, fields: Mapping[str, str]) -> str:
-    """Return the path of the list at the page that `fields` name, with the notice that they carry."""
+    """Return the URL of the list, with the page number and the notice from `fields`."""
     number = _page_number(fields)
     query = {"page": str(number)} if number > 1 else {}
     query |= {name: fields[name] for name in NOTICE_FIELDS if name in fields}

@@ -1,4 +1,4 @@
-"""From what is to be said to the answer: HTML for people, JSON for the page's own script."""
+"""Render responses: HTML for people, JSON for the page's own script."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ from session_authority.web.sessions_page.state import State, States
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
-_ISOLATED = Markup("<bdi>{}</bdi>")  # what is not of the page's language keeps its own direction
+_ISOLATED = Markup("<bdi>{}</bdi>")  # for texts that may have another direction than the page
 
 _SECURITY = (
-    # Nothing inline, nothing from elsewhere, and no page of anybody around it.
+    # No inline code, nothing from other sites, and no framing.
     (
         "Content-Security-Policy",
         "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -41,7 +41,7 @@ _SECURITY = (
 
 @dataclass(frozen=True)
 class Visit:
-    """One request, and what its answer is made with."""
+    """A request, with the language, time and options for its response."""
 
     request: PageRequest
     language: Language
@@ -50,7 +50,7 @@ class Visit:
 
     @property
     def token(self) -> str:
-        """The token that the request came with; an empty text where that can't be one."""
+        """The request's session token; empty if it is missing or malformed."""
         return presentable(self.request.token)
 
     @property
@@ -60,17 +60,17 @@ class Visit:
 
     @property
     def is_scripts(self) -> bool:
-        """Whether the page's script asks, to whom JSON is said."""
+        """Whether the request comes from the page's script, which expects JSON."""
         return "application/json" in self.request.headers.get("accept", "")
 
     @cached_property
     def states(self) -> States:
-        """What can be said instead of the list."""
+        """The states that the page can show instead of the list."""
         return States(self.language, self.options, self.root, self.request.reauthenticate_url)
 
 
 class Renderer:
-    """Makes the answers of one page."""
+    """Renders the responses of one page."""
 
     def __init__(self, options: PageOptions, assets: Assets) -> None:
         self._options = options
@@ -86,7 +86,7 @@ class Renderer:
     def page(
         self, visit: Visit, template: str, status: int = 200, **values: object
     ) -> PageResponse:
-        """Answer with a page."""
+        """Render a template."""
         root = visit.request.root
         text = self._environment.get_template(template).render(
             _=_escaping(visit.language),
@@ -105,7 +105,7 @@ class Renderer:
         return self._answer(visit, status, "text/html; charset=utf-8", text.encode())
 
     def state(self, visit: Visit, state: State, *, signed_out: bool = False) -> PageResponse:
-        """Answer with a state."""
+        """Render a state."""
         if visit.is_scripts:
             return self._answer(
                 visit,
@@ -126,8 +126,8 @@ class Renderer:
     def done(
         self, visit: Visit, message: str, location: str, *, signed_out: bool = False
     ) -> PageResponse:
-        """Answer that a form was carried out: go there and look."""
-        location = quote(location, safe="/?#[]:@!$&'()*+,;=%")  # an option may have any letters
+        """Redirect after a completed form, or send the script the message and the location."""
+        location = quote(location, safe="/?#[]:@!$&'()*+,;=%")  # options may contain any characters
         if visit.is_scripts:
             name = "signed_out" if signed_out else "done"
             body = _json(name, message, location)
@@ -142,7 +142,7 @@ class Renderer:
         )
 
     def download(self, visit: Visit, body: bytes, file_name: str) -> PageResponse:
-        """Answer with a file to keep."""
+        """Return a file to download."""
         disposition = ("Content-Disposition", f'attachment; filename="{file_name}"')
         return self._answer(visit, 200, "application/json", body, (disposition,))
 

@@ -1,4 +1,4 @@
-"""What the page shows of one session: texts, ready for the template."""
+"""Prepare the texts of one session for the template."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,13 +24,13 @@ _ICONS = {
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A point in time on the page.
+    """A time on the page.
 
     Attributes:
-        machine: As `<time datetime>` wants it.
-        text: What is read: relative, or a date.
-        exact: To the second, in UTC, which the script puts into the viewer's own zone.
-        kind: "ago" or "date", which the script needs to write `text` anew.
+        machine: The value for `<time datetime>`.
+        text: The visible text, relative or as a date.
+        exact: The time to the second, in UTC. The script converts it to the viewer's time zone.
+        kind: The kind of `text`, "ago" or "date". The script needs it to update `text`.
     """
 
     machine: str
@@ -44,19 +44,19 @@ class Row:
     """One session on the page.
 
     Attributes:
-        session_id: Which one; it goes into forms alone.
-        current: Whether it is the viewer's own.
-        icon: Which drawing of a device stands before it.
-        name: What it is called: "Chrome on Windows".
-        address: The latest IP address, if kept.
-        first_address: The one at sign-in, where it was another.
-        active: When it was last active.
-        authenticated: When its user last proved who they are.
-        signed_in: When it was signed in.
-        methods: How: "password and one-time code"; empty where not known.
-        actor: Who signed in as the user, if anybody did.
-        ended: When it ended, if it has.
-        why: Why it ended.
+        session_id: The session's id, for forms only.
+        current: Whether this is the viewer's own session.
+        icon: The name of the device's icon.
+        name: The device's name, such as "Chrome on Windows".
+        address: The latest IP address, if it is stored.
+        first_address: The IP address at sign-in, if it differs from `address`.
+        active: The time of the last activity.
+        authenticated: The time when the user last confirmed their identity.
+        signed_in: The time of the sign-in.
+        methods: The authentication methods, such as "password and one-time code"; empty if unknown.
+        actor: The person who signed in as the user, if any.
+        ended: The time of the end, if the session has ended.
+        why: The reason for the end; empty if unknown.
     """
 
     session_id: str
@@ -75,7 +75,7 @@ class Row:
 
 
 def row_of(session: Session, language: Language, now: datetime) -> Row:
-    """Say a session in a language."""
+    """Return the row of a session in a language."""
     address = session.last_ip_address or session.ip_address
     return Row(
         session_id=session.session_id,
@@ -95,7 +95,7 @@ def row_of(session: Session, language: Language, now: datetime) -> Row:
 
 
 def device_name(device: Device, language: Language) -> str:
-    """Name a device for people, in their language."""
+    """Return a device's name in a language."""
     _ = language.gettext
     browser, os = device.browser.strip(), device.os.strip()
     if device.type is DeviceType.BOT and browser:
@@ -115,7 +115,7 @@ def device_name(device: Device, language: Language) -> str:
 
 
 def _methods(names: tuple[str, ...], language: Language) -> str:
-    """Say the methods of RFC 8176 in plain words, others by their own names."""
+    """Return the methods of RFC 8176 in plain words, and other methods by their names."""
     _ = language.gettext
     words = {
         "face": _("face recognition"),
@@ -136,7 +136,7 @@ def _methods(names: tuple[str, ...], language: Language) -> str:
         "vbm": _("voice recognition"),
         "webauthn": _("passkey"),
         "wia": _("Windows login"),
-        # Where these stand with others, they say nothing more to a person.
+        # These add nothing for a person if other methods are listed.
         "geo": "",
         "mca": "",
         "mfa": "",

@@ -1,4 +1,4 @@
-"""What the page says instead of the list: that the visitor is signed out, that nothing is known, and so on."""
+"""The states that the page shows instead of the list, such as "signed out" or "outage"."""
 
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
@@ -12,7 +12,7 @@ RETRY_AFTER_SECONDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A way on."""
+    """A link to another page."""
 
     text: str
     url: str
@@ -20,7 +20,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """A form to send again as it was."""
+    """A form that sends the same request again."""
 
     path: str
     fields: dict[str, str] = field(default_factory=dict)
@@ -28,17 +28,17 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """One thing that the page says by itself.
+    """A full-page message instead of the list.
 
     Attributes:
         status: The HTTP status.
-        name: What the script knows it by.
-        icon: Which drawing stands above it.
+        name: The name that the script compares.
+        icon: The name of the icon above the title.
         title: The heading.
         text: The explanation.
-        link: Where to go from here.
-        retry: What can be tried again from here.
-        offers_sign_out: Whether the visitor has a session to sign out of.
+        link: A link to the next page.
+        retry: A form that repeats the failed request.
+        offers_sign_out: Whether to offer signing out of the visitor's session.
         headers: Further HTTP headers.
     """
 
@@ -54,7 +54,7 @@ class State:
 
 
 class States:
-    """The states in one language, for one page."""
+    """Creates the states of one page in one language."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class States:
         self._root = root
 
     def signed_out(self, rejection: Rejection | None) -> State:
-        """The visitor has no live session, and perhaps had one that ended."""
+        """Say that the visitor has no live session."""
         _ = self._language.gettext
         match None if rejection is None else rejection.reason:
             case RejectionReason.REVOKED:
@@ -90,16 +90,16 @@ class States:
             title=_("You're logged out"),
             text=text,
             link=Link(text=_("Log in"), url=self._with_next(url)) if url else None,
-            # RFC 9110 demands one; there is no registered scheme for cookies, and browsers ignore it.
+            # RFC 9110 requires this header with 401. Browsers ignore the scheme, which is not registered.
             headers=(("WWW-Authenticate", "Cookie"),),
         )
 
     def superseded(self) -> State:
-        """The request was under way with a token that the visitor has just got a newer one for."""
+        """Say that the page is out of date, because a newer token has replaced the request's token."""
         return self._out_of_date(401)
 
     def reauthenticate(self) -> State:
-        """The authority's policy wants a fresh proof of identity."""
+        """Say that the authority's policy requires a recent authentication."""
         _ = self._language.gettext
         options = self._options
         url = options.reauthenticate_url or self._reauthenticate_url or options.sign_in_url
@@ -116,7 +116,7 @@ class States:
         )
 
     def impersonating(self) -> State:
-        """Somebody else acts as the user."""
+        """Say that another person acts as the user, and may not manage the sessions."""
         _ = self._language.gettext
         return State(
             status=403,
@@ -128,7 +128,7 @@ class States:
         )
 
     def outage(self, retry: Retry | None) -> State:
-        """Nothing is known at this moment."""
+        """Say that the authority is not available."""
         _ = self._language.gettext
         if retry is None:
             title = _("We can't show your sessions right now")
@@ -147,7 +147,7 @@ class States:
         )
 
     def fault(self) -> State:
-        """The authority, or how it is set up, is at fault."""
+        """Say that the authority failed, or the client is misconfigured."""
         _ = self._language.gettext
         return State(
             status=500,
@@ -158,11 +158,11 @@ class States:
         )
 
     def forged(self) -> State:
-        """A form that the page didn't make, or made for another token."""
+        """Say that the page is out of date, because the form's proof is not valid for this token."""
         return self._out_of_date(403)
 
     def no_such_session(self) -> State:
-        """The user has no such session, or none any more."""
+        """Say that the user has no such session, or that it was deleted."""
         _ = self._language.gettext
         return State(
             status=404,
@@ -173,7 +173,7 @@ class States:
         )
 
     def refused(self, status: int, headers: tuple[tuple[str, str], ...] = ()) -> State:
-        """A request that the page doesn't know, or not so."""
+        """Say that the request is not valid."""
         _ = self._language.gettext
         return State(
             status=status,
@@ -202,7 +202,7 @@ class States:
         return Link(text=self._language.gettext("Back"), url=url) if url else None
 
     def _with_next(self, url: str) -> str:
-        """Add where to come back to: the page itself and never what a request says."""
+        """Add the page's own path as the query field `next`. Never use a value from the request."""
         address, mark, fragment = url.partition("#")
         joint = "&" if "?" in address else "?"
         return address + joint + urlencode({"next": self._root}) + mark + fragment

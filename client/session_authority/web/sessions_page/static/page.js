@@ -1,5 +1,5 @@
-// What a script adds to the page: times in the viewer's own zone, and logging out without leaving the page.
-// Every form also works without it.
+// Show times in the viewer's time zone, and log out devices without leaving the page.
+// Every form also works without this script.
 "use strict";
 (() => {
   const { lang } = document.documentElement;
@@ -7,11 +7,11 @@
   let main = document.querySelector("main");
   const skew = Date.parse(main.dataset.now) - Date.now();
 
-  // Only the browser knows the viewer's zone, and when that zone changes its clocks.
+  // Only the browser knows the viewer's time zone.
   const exact = new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "long" });
   const short = new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "short" });
   const relative = new Intl.RelativeTimeFormat(lang, { numeric: "always" });
-  // Whole units, and how many at most: as in language.py.
+  // Each unit with its length in ms, and its largest count. language.py has the same table.
   const units = [["year", 31536e6], ["month", 2592e6, 11], ["week", 6048e5], ["day", 864e5], ["hour", 36e5], ["minute", 6e4]];
   const ago = (time) => {
     const passed = Date.now() + skew - time;
@@ -31,10 +31,10 @@
   document.addEventListener("keydown", (event) => main.classList.toggle("no-tips", event.key === "Escape"));
   document.addEventListener("pointerover", () => main.classList.remove("no-tips"));
 
-  // A page from the browser's history may be out of date, and its viewer signed out.
+  // A page from the browser's history may be out of date, and the viewer may be signed out.
   addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-  // Screen readers read the notice when its text is set anew. A reload does not repeat the notice.
+  // Screen readers read the notice when its text changes. A reload must not repeat the notice.
   const say = (text) => {
     byId("notice").textContent = "";
     setTimeout(() => (byId("notice").textContent = text), 100);
@@ -44,7 +44,7 @@
     say(byId("notice").textContent);
   }
 
-  // When and where a device was last active: this tells devices of one name apart.
+  // The time and address of the last activity, to tell devices of the same name apart.
   const which = (form) => {
     const line = form.closest(".row")?.querySelector(".about p:not(.actor)").cloneNode(true);
     line?.querySelectorAll(".tip").forEach((tip) => tip.remove());
@@ -80,8 +80,8 @@
   const idOf = (row) => row.querySelector("[name=session_id]")?.value;
   const buttons = () => [...main.querySelectorAll("#elsewhere .row button")];
 
-  // Show the page as it is now: the count, the rows, and what ended. Rows stay as they are if they show an
-  // error, wait for an answer, or are being asked about.
+  // Load the page again, and show its new content. Keep rows that show an error, wait for an answer, or are
+  // in the dialog.
   const refresh = async (form, message) => {
     const place = buttons().indexOf(form.querySelector("button"));
     const gone = "all" in form.dataset ? main.querySelectorAll("#elsewhere .row") : [form.closest(".row")];
