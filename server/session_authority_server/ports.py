@@ -134,7 +134,7 @@ class Audit(Protocol):
         """Record past events, in order. Never waits and never raises."""
 
     async def wait_for_room(self) -> None:
-        """Wait until EVENTS_AT_ONCE events can be recorded without loss, at most for some seconds. For upkeep."""
+        """Wait, at most some seconds, until EVENTS_AT_ONCE events can be recorded without loss. For upkeep."""
 
 
 class _NoAudit:
@@ -183,7 +183,7 @@ class Transaction(Protocol):
         """Record how a session ended, unless it has a recorded ending. Return whether it was recorded."""
 
     async def renew_session(self, session: Session, *, replaces: bytes) -> bool:
-        """Write a re-authenticated session. Return False if it has an ending or another secret hash than `replaces`."""
+        """Write a session if its stored hash is still `replaces` and it has no ending. Return whether it was."""
 
     async def sweep_user(self, user_id: str, sweep: Sweep) -> None:
         """End every session of a locked user by increasing the user's epoch."""
@@ -215,7 +215,7 @@ class SessionStore(Protocol):
     """Keeps sessions."""
 
     async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
-        """Return the existing ones of at most BATCH_LIMIT sessions, in one read outside a transaction."""
+        """Return the sessions that exist, of at most BATCH_LIMIT ids, in one read outside a transaction."""
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `work` in one transaction, commit it, and return the result of `work`.
@@ -259,7 +259,7 @@ class SessionStore(Protocol):
     async def list_ended(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int
     ) -> Sequence[Session]:
-        """Return a user's ended sessions after a key, also implied endings, the latest first, then by id."""
+        """Return a user's sessions with a recorded or implied ending after a key, the latest first, then by id."""
 
     async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
         """Delete at most `limit` sessions of an erasure. Once none is left, delete the user's other rows.
@@ -277,7 +277,7 @@ class UpkeepStore(Protocol):
     """
 
     async def note_clock_time(self, now: datetime, longest: timedelta) -> datetime | None:
-        """Note `now`, unless the last noted time is more than `longest` ago. Return the last noted time or None."""
+        """Note `now` as a right time if the last noted time is at most `longest` ago. Return that time or None."""
 
     async def end_overdue(
         self,
@@ -294,7 +294,7 @@ class UpkeepStore(Protocol):
           doubles the cost. A store that erases addresses at the end records them, because it writes the rows anyway.
         * Two callers never process the same session at the same time.
         * Skips a live session until it could be due. Stops at a locked session, and continues with it next time.
-        * Never processes a session that appears behind its position, because the session was committed late or
+        * Never processes a session that appears behind the position reached, because it was committed late or
           created by a slow clock. The ending of such a session stays implied, and purge_ended deletes it later.
         * May repeat its last batch after a crash of the engine.
         """
@@ -303,15 +303,15 @@ class UpkeepStore(Protocol):
         """Return how many sessions end_overdue would end."""
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
-        """Return since when the next session of end_overdue is overdue; None if there is no such session."""
+        """Return when the oldest session of end_overdue became overdue; None if no session is overdue."""
 
     async def pending_sweeps(
         self, limit: int, global_sweeps_before: datetime | None = None
     ) -> Sequence[PendingSweep]:
         """Return the latest unsettled sweep of each user, the oldest first.
 
-        Includes a sweep of everybody only if it is earlier than `global_sweeps_before`. It locks no user, so a
-        transaction that began before the sweep may commit a session after it.
+        Includes a sweep of everybody only if it is earlier than `global_sweeps_before`. Such a sweep locks no
+        user, so a transaction that began before it may commit a session after it.
         """
 
     async def end_swept(
@@ -332,7 +332,7 @@ class UpkeepStore(Protocol):
         """Note that all endings of a sweep and of the same user's earlier sweeps are recorded."""
 
     async def purge_sweeps(self, swept_before: datetime, limit: int) -> int:
-        """Delete at most `limit` settled sweeps from before a time. Return how many were deleted."""
+        """Delete at most `limit` settled sweeps before `swept_before`. Return how many were deleted."""
 
     async def purge_ended(
         self, ended_before: datetime, limit: int, created_before: datetime | None = None
@@ -350,7 +350,7 @@ class UpkeepStore(Protocol):
         """Return incomplete erasures, the oldest first."""
 
     async def purge_erasures(self, erased_before: datetime, limit: int) -> int:
-        """Delete the hashes of at most `limit` users erased before a time. Return how many were deleted."""
+        """Delete the hashes of at most `limit` users erased before `erased_before`. Return how many were deleted."""
 
     async def forget_attempts(self, now: datetime, limit: int) -> int:
         """Delete at most `limit` answers of repeatable calls that have expired. Return how many were deleted."""
@@ -364,10 +364,10 @@ class UpkeepStore(Protocol):
     async def old_partitions(
         self, created_before: datetime, ended_before: datetime
     ) -> Sequence[str]:
-        """Return the partitions before `created_before` whose sessions all ended before `ended_before`."""
+        """Return partitions whose sessions were created before `created_before` and ended before `ended_before`."""
 
     async def make_partition(self, end: datetime) -> bool:
-        """Create a missing partition. Return False if it exists by now."""
+        """Create a missing partition. Return False if it already exists."""
 
     async def drop_partition(self, name: str) -> bool:
         """Drop a partition. Return False if another call is dropping or has dropped it."""

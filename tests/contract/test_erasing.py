@@ -35,7 +35,7 @@ async def erase(engine: Engine, user_id: str = "ann", time: datetime = START) ->
     return erasure
 
 
-async def standing_of(engine: Engine, user_id: str = "ann") -> LockedUser:
+async def locked_user(engine: Engine, user_id: str = "ann") -> LockedUser:
     return await engine.sessions.transact(lambda transaction: transaction.lock_user(user_id))
 
 
@@ -60,7 +60,7 @@ async def test_an_erasure_that_has_only_begun_ends_everything(engine: Engine) ->
     await begin(engine, time=START + SECOND)
     assert not is_live(await engine.get(session.session_id), START + SECOND)
     assert is_live(await engine.get(his.session_id), START + SECOND)
-    assert await standing_of(engine) == LockedUser(START + SECOND)
+    assert await locked_user(engine) == LockedUser(START + SECOND)
 
 
 async def test_an_erased_user_is_nowhere_but_in_a_hash(engine: Engine) -> None:
@@ -108,9 +108,9 @@ async def test_erasures_are_gone_on_with_the_oldest_first(engine: Engine) -> Non
 
 async def test_what_began_before_an_erasure_is_too_old_for_ever_after(engine: Engine) -> None:
     await erase(engine, time=START + MINUTE)
-    assert await standing_of(engine) == LockedUser(START + MINUTE)
+    assert await locked_user(engine) == LockedUser(START + MINUTE)
     # The row is there again, and there the second one to begin so early finds it.
-    assert await standing_of(engine) == LockedUser(START + MINUTE)
+    assert await locked_user(engine) == LockedUser(START + MINUTE)
 
 
 async def test_a_user_who_comes_back_has_none_of_the_epochs_before(engine: Engine) -> None:
@@ -133,7 +133,7 @@ async def test_who_signs_in_anew_during_an_erasure_stays(engine: Engine) -> None
     assert (await engine.sessions.erase_some(erasure, 10)) == ErasureBatch(1, complete=True)
     assert is_live(await engine.get(session.session_id), START + MINUTE)
     assert await users_there(engine) == ["ann"]
-    assert await standing_of(engine) == LockedUser(START + SECOND)
+    assert await locked_user(engine) == LockedUser(START + SECOND)
     await engine.sweep("ann", START + 2 * MINUTE)
     assert not is_live(await engine.get(session.session_id), START + 2 * MINUTE)
 
@@ -146,7 +146,7 @@ async def test_a_sweep_during_an_erasure_goes_on_shutting_out_what_it_shut_out(
     assert (await engine.sessions.erase_some(erasure, 10)).complete
     assert await users_there(engine) == []
     assert await count(engine, sweeps.name) == 0
-    assert await standing_of(engine) == LockedUser(START + MINUTE)
+    assert await locked_user(engine) == LockedUser(START + MINUTE)
 
 
 async def test_a_second_erasure_takes_over_from_the_first(engine: Engine) -> None:
@@ -157,7 +157,7 @@ async def test_a_second_erasure_takes_over_from_the_first(engine: Engine) -> Non
     assert await engine.upkeep.pending_erasures(10) == [second]
     assert await engine.sessions.erase_some(second, 10) == ErasureBatch(1, complete=True)
     assert await engine.sessions.read_sessions([session.session_id]) == {}
-    assert await standing_of(engine) == LockedUser(START + MINUTE)
+    assert await locked_user(engine) == LockedUser(START + MINUTE)
 
 
 async def test_a_user_can_be_erased_again(engine: Engine) -> None:
@@ -166,7 +166,7 @@ async def test_a_user_can_be_erased_again(engine: Engine) -> None:
     await erase(engine, time=START + MINUTE)
     assert await users_there(engine) == []
     assert await count(engine, sessions.name) == 0
-    assert await standing_of(engine) == LockedUser(START + MINUTE)
+    assert await locked_user(engine) == LockedUser(START + MINUTE)
 
 
 async def test_the_hash_of_a_user_erased_long_ago_is_deleted(engine: Engine) -> None:
@@ -174,8 +174,8 @@ async def test_the_hash_of_a_user_erased_long_ago_is_deleted(engine: Engine) -> 
     await erase(engine, "bob", START + DAY)
     await begin(engine, "cyd", START)
     assert await engine.upkeep.purge_erasures(START + SECOND, 10) == 1
-    assert await standing_of(engine, "ann") == LockedUser(None)
-    assert await standing_of(engine, "bob") == LockedUser(START + DAY)
+    assert await locked_user(engine, "ann") == LockedUser(None)
+    assert await locked_user(engine, "bob") == LockedUser(START + DAY)
     assert [each.user_id for each in await engine.upkeep.pending_erasures(10)] == ["cyd"]
 
 
@@ -194,5 +194,5 @@ async def test_sign_ins_that_race_an_erasure_live_in_the_user_it_left(engine: En
         await asyncio.gather(*(sign_in() for _ in range(4)), erase(engine), erase(engine))
         assert await engine.upkeep.pending_erasures(10) == []
         assert await count(engine, sessions.name) == 0
-        assert (await standing_of(engine)).swept_time == START
+        assert (await locked_user(engine)).swept_time == START
         await engine.execute(*(table.delete() for table in (users, erasures)))

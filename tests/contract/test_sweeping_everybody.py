@@ -12,7 +12,7 @@ from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, ids
 ADMIN = InitiatingEntity.ADMIN
 
 
-async def standing_of(engine: Engine, user_id: str) -> LockedUser:
+async def locked_user(engine: Engine, user_id: str) -> LockedUser:
     return await engine.sessions.transact(lambda transaction: transaction.lock_user(user_id))
 
 
@@ -38,7 +38,7 @@ async def test_a_sweep_by_a_clock_that_is_behind_lets_nothing_in_again(
             await engine.sweep("ann", time)
         else:
             await engine.sweep_everybody(time)
-    assert await standing_of(engine, "ann") == LockedUser(START + MINUTE)
+    assert await locked_user(engine, "ann") == LockedUser(START + MINUTE)
 
 
 async def test_its_settling_can_be_put_off_without_that_of_others(engine: Engine) -> None:

@@ -30,7 +30,7 @@ class Refused(Exception):
     pass
 
 
-async def standing_of(engine: Engine, user_id: str) -> LockedUser:
+async def locked_user(engine: Engine, user_id: str) -> LockedUser:
     return await engine.sessions.transact(lambda transaction: transaction.lock_user(user_id))
 
 
@@ -71,7 +71,7 @@ async def test_work_that_raises_undoes_all_that_it_did(engine: Engine) -> None:
     assert is_live(await engine.get(kept.session_id), START)
     assert await read_attempt(engine, attempt.retry_hash) is None
     assert await engine.upkeep.pending_sweeps(10) == []
-    assert await standing_of(engine, "ann") == LockedUser(None)
+    assert await locked_user(engine, "ann") == LockedUser(None)
 
 
 async def test_a_transaction_after_one_that_raised_works(engine: Engine) -> None:
@@ -116,7 +116,7 @@ async def test_a_commit_happens_although_its_caller_was_cancelled(engine: Engine
     with pytest.raises(asyncio.CancelledError):
         await caller
     go_on.set()
-    await standing_of(engine, "ann")  # waits for its turn behind the other
+    await locked_user(engine, "ann")  # waits for its turn behind the other
     assert told(await engine.get(session.session_id)) == told(session)
 
 
@@ -159,21 +159,21 @@ async def test_callers_that_are_cancelled_at_any_point_leave_the_store_working(
 
 
 async def test_a_user_who_was_never_swept_stands_so(engine: Engine) -> None:
-    assert await standing_of(engine, "ann") == LockedUser(None)
-    assert await standing_of(engine, "ann") == LockedUser(None)
+    assert await locked_user(engine, "ann") == LockedUser(None)
+    assert await locked_user(engine, "ann") == LockedUser(None)
 
 
 async def test_a_users_standing_is_the_latest_sweep_of_theirs_or_of_everybodys(
     engine: Engine,
 ) -> None:
     await engine.sweep("ann", START + SECOND)
-    assert await standing_of(engine, "ann") == LockedUser(START + SECOND)
-    assert await standing_of(engine, "bob") == LockedUser(None)
+    assert await locked_user(engine, "ann") == LockedUser(START + SECOND)
+    assert await locked_user(engine, "bob") == LockedUser(None)
     await engine.sweep_everybody(START + 2 * SECOND)
-    assert await standing_of(engine, "ann") == LockedUser(START + 2 * SECOND)
-    assert await standing_of(engine, "bob") == LockedUser(START + 2 * SECOND)
+    assert await locked_user(engine, "ann") == LockedUser(START + 2 * SECOND)
+    assert await locked_user(engine, "bob") == LockedUser(START + 2 * SECOND)
     await engine.sweep("ann", START + 3 * SECOND)
-    assert await standing_of(engine, "ann") == LockedUser(START + 3 * SECOND)
+    assert await locked_user(engine, "ann") == LockedUser(START + 3 * SECOND)
 
 
 async def test_who_locks_a_user_keeps_others_who_do_waiting(engine: Engine) -> None:

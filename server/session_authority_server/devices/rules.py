@@ -163,7 +163,7 @@ NOT_PROGRAMS = (
         """)
 )
 
-# Texts with which a program other than a browser may begin, instead of its own name.
+# Products at the start of a user agent that are not the name of the program.
 NOT_APPS = _words("""
     mozilla opera dalvik cfnetwork darwin dv j2me java-me url linux version iphone ipad ipod android ios build
     wap-browser mobile
@@ -303,7 +303,7 @@ SYSTEM_WORDS = (
 # The first matching row gives the type. A row matches if the user agent contains one of the texts, and if the pattern
 # matches or is empty. Special types come first, because televisions and tablets also claim to be other devices.
 TYPE_SIGNS = (
-    # Before consoles and televisions, because a phone's app may be named after the device that it controls.
+    # These rows come before consoles and televisions: a phone's app may be named after the device that it controls.
     (("iPad", "ablet;"), r"\biPad|\b[Tt]ablet;", "tablet"),
     (("iPhone", "iPod"), r"\A(?!.*Watch)", "phone"),
     # Consoles, watches, headsets, cars, speakers, televisions.

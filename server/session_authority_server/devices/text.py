@@ -10,7 +10,7 @@ from urllib.parse import unquote
 USER_AGENT_LIMIT_BYTES = 1024
 # Most web servers refuse headers above 8 KiB, so only a hostile header is longer than this.
 _READ_LIMIT_CHARACTERS = 16 * 1024
-# RFC 9110 sets no limit. Every real name fits, and a list of devices stays readable.
+# RFC 9110 sets no limit on names. Every real name fits, and a list of devices stays readable.
 NAME_LIMIT_CHARACTERS = 40
 VERSION_LIMIT_CHARACTERS = 20
 # Real user agents name up to 30 products.

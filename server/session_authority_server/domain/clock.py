@@ -67,7 +67,7 @@ class SystemClock:
         return wall
 
     def _is_step_accepted(self, step: float, elapsed: float) -> bool:
-        if abs(step - self._step) > _TOLERATED_SECONDS:  # another step than at the last call
+        if abs(step - self._step) > _TOLERATED_SECONDS:  # the step has changed since the last call
             self._step, self._stepped_at = step, elapsed
         return elapsed - self._stepped_at >= _ACCEPTED_AFTER_SECONDS
 
@@ -120,7 +120,7 @@ class DatabaseClock:
             self._latest = seconds
 
     def skew(self) -> timedelta:
-        """Return the smallest possible lead of the machine's clock over the database's; negative for a lag."""
+        """Return how far, at least, the machine's clock is ahead of the database's. Negative if it is behind."""
         ahead = datetime.now(UTC).timestamp() - elapsed_seconds() - self._offset
         if ahead < 0:
             ahead = min(ahead + self.uncertainty_seconds, 0.0)

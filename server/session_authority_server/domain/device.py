@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-# Long enough for every name that `parse_device` returns. A longer name comes from another source.
+# Every name that `parse_device` returns fits.
 DISPLAY_NAME_LIMIT_CHARACTERS = 100
 
 

@@ -9,7 +9,7 @@ from session_authority_server.domain.event import CredentialRejected
 from session_authority_server.domain.session import Session
 
 # gRPC clients drop an answer with more than 8 KiB of metadata, and then get no error details. A violation takes up to
-# 850 bytes there: its text three times, once with three bytes for each that is not ASCII, and its field.
+# 850 bytes of it: its field, and its text three times, once percent-encoded.
 VIOLATIONS_LIMIT = 8
 
 

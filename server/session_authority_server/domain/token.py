@@ -129,7 +129,7 @@ def hash_secret(secret: bytes) -> bytes:
 
 
 def proves(secret: bytes, secret_hash: bytes) -> bool:
-    """Return in constant time whether a secret has a hash."""
+    """Return whether a hash belongs to a secret. The time is constant."""
     return hmac.compare_digest(hash_secret(secret), secret_hash)
 
 
@@ -160,7 +160,7 @@ def new_id(now: datetime) -> UUID:
 
 
 def first_id(moment: datetime) -> UUID:
-    """Return a lower bound for ids created at or after a moment. All earlier ids, by the millisecond, are below."""
+    """Return a lower bound of the ids created since a moment. Ids of earlier milliseconds are below it."""
     milliseconds = max(0, (moment - _UNIX_EPOCH) // timedelta(milliseconds=1))
     return UUID(int=milliseconds << 80)
 

@@ -1,3 +1,3 @@
-"""A second name for `parse_device`, which outside programs import."""
+"""Outside programs import `parse_device` from here."""
 
 from session_authority_server.devices.parser import parse_device as parse_device

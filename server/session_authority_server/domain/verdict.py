@@ -29,7 +29,7 @@ class Rejection:
 
 
 NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
-# Equal to NOT_FOUND, so callers get the same answer. Another object, because the store was not read.
+# Equal to NOT_FOUND, so callers get the same answer. A separate object shows that the store was not read.
 MALFORMED = Rejection(RejectionReason.NOT_FOUND)
 SUPERSEDED = Rejection(RejectionReason.SUPERSEDED)
 USER_MISMATCH = Rejection(RejectionReason.USER_MISMATCH)

@@ -39,7 +39,7 @@ PERMISSIONS: Mapping[str, Permission] = {
 }
 
 Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...] | None"
-# Returns the caller of a method from the metadata of the call, or raises the reason for a refusal.
+# Returns the caller, from the method and the metadata of a call, or raises the reason for a refusal.
 Authenticate: TypeAlias = Callable[[str, Metadata], Caller]
 
 _HEADER = "authorization"
@@ -61,7 +61,7 @@ class Authentication:
         self._cached: dict[str, tuple[Caller, ApiKey]] = {}
 
     def __call__(self, method: str, metadata: Metadata) -> Caller:
-        """Return the caller of a call.
+        """Authenticate a call. Return its caller.
 
         Raises:
             ApiKeyMissing: If the call carries no key.

@@ -44,7 +44,7 @@ class CertificateFiles:
         before = self._contents()
         self._check()
         certificate, key, client_ca = self._contents()
-        # Another program may be replacing the files one by one. The files read must be the files checked.
+        # Another program may be replacing the files one by one. The contents returned must be those that were checked.
         if (certificate, key, client_ca) != before:
             raise UnusableCertificates("the certificate files are being replaced")
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
@@ -72,7 +72,7 @@ class CertificateFiles:
             raise UnusableCertificates(
                 f"the key {self.key} is encrypted; give a key without a passphrase that only this user can read"
             ) from None
-        except (ssl.SSLError, OSError):  # their messages are less helpful
+        except (ssl.SSLError, OSError):  # their own messages are less helpful
             raise UnusableCertificates(
                 f"{self.certificate} and {self.key} are not a certificate and its private key in PEM"
             ) from None
@@ -130,9 +130,9 @@ class Certificates:
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the certificates for new connections; None if they have not changed.
 
-        If clients need certificates, never returns None. gRPC then creates new keys for session tickets, so no client
-        can resume an earlier TLS session. A resumed session would skip the check of the client's certificate, which
-        may have expired.
+        If clients must show certificates, the result is never None. gRPC then creates new keys for session tickets, so
+        no client can resume an earlier TLS session. A resumed session would skip the check of the client's
+        certificate, which may have expired.
         """
         with self._lock:
             found = self._reread()

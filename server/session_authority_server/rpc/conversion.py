@@ -60,7 +60,7 @@ def to_timestamp(time: datetime) -> Timestamp:
 
 
 def to_session(session: Session, now: datetime, current: UUID | None = None) -> session_pb2.Session:
-    """Return a session as a message, in its state at a moment. `current` is the id of the caller's own session."""
+    """Return a session as a message, in its state at a moment. `current` is the id of the request's own session."""
     return _session(session, ending_of(session, now), current)
 
 

@@ -184,7 +184,7 @@ def _observe(call: Call) -> None:
 
 
 def _limit_time(answer: Awaitable[Any], seconds_left: float | None) -> Awaitable[Any]:
-    """Limit the time of a call with no deadline, or one beyond LONGEST_DEADLINE_SECONDS. Hosts enforce the others."""
+    """Limit the time of a call whose deadline is missing or too late. The hosts enforce other deadlines."""
     if seconds_left is None:
         return _within(DEADLINE_SECONDS, answer)
     if seconds_left > LONGEST_DEADLINE_SECONDS:

@@ -49,7 +49,7 @@ class ServerOverloaded(CallError):
 
 
 class TooManyRejectedTokens(CallError):
-    """The session token is invalid, and this caller has presented too many unknown tokens."""
+    """The session token is invalid, and this caller has presented too many unknown tokens; try again later."""
 
     def __init__(self, retry_after: timedelta) -> None:
         super().__init__()

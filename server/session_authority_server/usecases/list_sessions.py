@@ -20,7 +20,7 @@ DEFAULT_PAGE_SIZE = 50
 PAGE_SIZE_LIMIT = 200
 COUNT_LIMIT = 10_001
 """The count of a user's live sessions stops here, because a larger count costs too much."""
-# The longest time from a use to its recording, which moves the session to the front of the list.
+# How late a use may be recorded. The recording moves the session to the front of the list.
 _RECORDING_LAG = 5 * FLUSH_INTERVAL
 
 
@@ -41,7 +41,7 @@ class Page:
 
     Attributes:
         sessions: The sessions, in order.
-        now: The time to which the states of the sessions refer.
+        now: The time for which the states of the sessions are given.
         current: The id of the session whose token the request carries.
         next_page_token: The token of the next page; empty on the last page.
         total: How many live sessions the user has, or `COUNT_LIMIT` if there are more.

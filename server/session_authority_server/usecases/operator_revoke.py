@@ -105,7 +105,7 @@ async def revoke_session_by_token(
     _check_reason(reason)
     proof = tokens.parse_proof(session_token)
     if proof is None:
-        # Succeeding would tell an operator who copied only a part that the session has ended.
+        # An operator who copied only a part must not believe that the session has ended.
         problem = "is not a whole token; copy all of it, from ses_ to the end"
         raise InvalidRequest([Violation("session_token", problem)])
     return await _end_one(context, proof.id, proof, reason)
@@ -118,8 +118,8 @@ async def _end_one(
         session = await transaction.read_session(session_id)
         if session is None:
             raise SessionNotFound
-        # Lock even if the session has ended. A repeated call must also wait until a standby has the ending, and only a
-        # transaction that writes waits for it.
+        # Lock even if the session has ended. The lock is a write, and only a write waits for a standby. A repeated call
+        # must wait too, until the standby has the ending.
         await transaction.lock_user(session.user_id)
         session = await transaction.read_session(session_id)
         if session is None:

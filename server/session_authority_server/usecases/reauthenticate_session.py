@@ -39,7 +39,9 @@ class Reauthentication:
 async def reauthenticate_session(
     context: Context, request: Reauthentication
 ) -> tuple[Session, Token]:
-    """Give a session a new token and lifetime after its user proved their identity again. Return both.
+    """Renew a session after its user proved their identity again. Return the session and its new token.
+
+    The session keeps its id. Its lifetime and its idle timeout restart.
 
     Raises:
         SessionNotLive: If the token is invalid.

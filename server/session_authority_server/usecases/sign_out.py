@@ -34,8 +34,8 @@ async def sign_out(context: Context, session_token: str) -> datetime:
         session = await transaction.read_session(proof.id)
         # With a wrong secret, never wait for the lock. The wait would reveal that the id exists.
         if session is not None and judge(session, proof, context.clock.now()) is not NOT_FOUND:
-            # Lock even if the session has ended. A repeated call must also wait until a standby has the ending, and
-            # only a transaction that writes waits for it.
+            # Lock even if the session has ended. The lock is a write, and only a write waits for a standby. A
+            # repeated call must wait too, until the standby has the ending.
             await transaction.lock_user(session.user_id)
             session = await transaction.read_session(proof.id)
             if session is None:

@@ -99,7 +99,7 @@ def _outcome(
 
 
 async def record_use(context: Context, not_yet_recorded: Sequence[NotYetRecorded]) -> None:
-    """Write the use of sessions that are accepted only after the write.
+    """Write the uses of sessions. The sessions are accepted only after that.
 
     Raises:
         StoreUnavailable: If the write fails.

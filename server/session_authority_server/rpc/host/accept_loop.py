@@ -1,4 +1,4 @@
-"""A gRPC server that bounds its open calls, and whose accept loop no call can end."""
+"""A gRPC server that bounds its open calls. No call can end its accept loop."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from session_authority_server.rpc.error_table import DeadlineExceeded, ServerOve
 
 # The unary calls and streams that a process may have open. A call is open from its first byte to its end.
 CALLS_LIMIT = 25_000
-STREAMS_LIMIT = 1_100  # above the limit of watchers, whose refusal names a reason
+STREAMS_LIMIT = 1_100  # above the hub's limit, so that the hub refuses with a reason
 # The same for services that need no API key. gRPC reads their requests into memory, so these limits bound that memory.
 KEYLESS_CALLS_LIMIT = 64
 KEYLESS_STREAMS_LIMIT = 128
@@ -200,7 +200,7 @@ def server(
         options: gRPC's channel arguments.
         calls_limit: How many unary calls of the package's methods may be open.
     """
-    # gRPC has no parameter for the class, and the arguments of its constructor change between releases.
+    # Replace the class for this call. gRPC has no parameter for it, and its arguments change between releases.
     original, cygrpc.AioServer = cygrpc.AioServer, partial(_BoundedServer, package, calls_limit)
     try:
         return grpc.aio.server(interceptors=interceptors, options=options)

@@ -31,7 +31,7 @@ from session_authority_server.rpc.methods import (
 )
 
 CALLS_PER_CONNECTION = 170
-# gRPC itself refuses calls above this limit. Tens of thousands of refusals a second would leave no time for answers.
+# gRPC itself refuses calls above this limit. It is high, because refusals leave less time for answers.
 PENDING_CALLS = 25_000
 METADATA_LIMIT_BYTES = 16 * 1024
 IDLE_CONNECTION_SECONDS = 600
@@ -39,7 +39,7 @@ HANDSHAKE_SECONDS = 5
 # How often a connection without a call may ping, and how many pings too many it may send.
 PING_SECONDS = 10
 PINGS_FORGIVEN = 2
-# How many streams that the client has reset may be in memory, for each call that a connection may carry.
+# How many reset streams a connection may have in memory, per call that it may carry.
 RESET_STREAMS_PER_CALL = 2
 _ENDED_POLL_SECONDS = 0.5
 
@@ -84,8 +84,8 @@ class GrpcioHost:
                 ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
                 ("grpc.max_concurrent_streams", calls_per_connection),
                 # A reset stream uses memory until Python releases it. Without this limit, one connection that opens
-                # and resets streams takes gigabytes. A client with all its streams busy has up to twice as many in
-                # memory. The limit leaves a reserve, so this client is never refused.
+                # and resets streams takes gigabytes. A client with all its streams busy has up to twice as many streams
+                # in memory. The limit leaves a reserve, so this client is never refused.
                 ("grpc.http.overload_protection", 1),
                 (
                     "grpc.http2.max_deallocating_streams",
@@ -170,7 +170,7 @@ def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
         answered: asyncio.Future[bytes | Answer] = asyncio.get_running_loop().create_future()
 
         def reply(answer: bytes | Answer) -> None:
-            # gRPC may have cancelled this call just before its `call.cancel` runs.
+            # The call may be cancelled already, although `call.cancel` has not run yet.
             if not answered.done():
                 answered.set_result(answer)
 

@@ -64,8 +64,8 @@ class NativeHost:
         self._idle = asyncio.Event()
         self._front: Any = None
         self._folder: str | None = None
-        # Bounds the batches of calls that wait in the event loop, so that answers take turns with new calls. The other
-        # calls of a flood wait in Rust.
+        # Limits the batches that wait in the event loop. The other calls of a flood wait in Rust, so that answers take
+        # turns with new calls.
         self._batch_places = threading.Semaphore(BATCHES_IN_LOOP_LIMIT)
 
     def bind(self, address: str) -> str:
@@ -126,7 +126,7 @@ class NativeHost:
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
         """Pass calls to the event loop in batches. Runs in its own thread."""
-        with contextlib.suppress(RuntimeError):  # the loop was closed
+        with contextlib.suppress(RuntimeError):  # raised once the event loop is closed
             try:
                 while (events := self._front.recv_batch_details(EVENTS_AT_ONCE)) is not None:
                     self._batch_places.acquire()
