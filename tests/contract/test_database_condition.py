@@ -57,5 +57,5 @@ async def test_where_all_that_were_looked_at_were_swept_they_are_taken_for_live(
     await engine.add(a_session("bob", lifetime=2 * DAY))
     await engine.sweep("ann", START + MINUTE)
     for looked_at, until in ((3, 90 * DAY), (4, 2 * DAY)):
-        monkeypatch.setattr(database_condition, "MAX_SCANNED_ROWS", looked_at)
+        monkeypatch.setattr(database_condition, "SCANNED_ROWS", looked_at)
         assert await read_last_check_time(engine.database, NOW) == START + until

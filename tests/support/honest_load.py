@@ -51,7 +51,7 @@ class Tally:
 async def tasks(
     clients: int, callers: int, address: str, sessions: Sequence[Known], seconds: float
 ) -> Tally:
-    """Ask through some clients for asyncio, each with a number of concurrent callers."""
+    """Ask through some clients for asyncio, each with a number of concurrent callers. Each caller asks at least once."""
     tally, began = Tally(), time.perf_counter()
     async with AsyncExitStack() as stack:
         opened = [
@@ -64,14 +64,14 @@ async def tasks(
         async def ask(client: AsyncSessionClient, first: int) -> None:
             for token, session_id in islice(cycle(sessions), first, None):
                 sent = time.perf_counter()
-                if sent > began + seconds:
-                    return
                 try:
                     answer = await client.validate(token)
                 except SessionAuthorityError as error:
                     tally.failed(error)
                 else:
                     tally.took(time.perf_counter() - sent, answer, session_id)
+                if time.perf_counter() > began + seconds:
+                    return
 
         numbers = count()
         await asyncio.gather(
@@ -86,21 +86,21 @@ async def tasks(
 
 
 async def threads(callers: int, address: str, sessions: Sequence[Known], seconds: float) -> Tally:
-    """Ask through one client for threads, from a number of threads."""
+    """Ask through one client for threads, from a number of threads. Each thread asks at least once."""
     tally, began = Tally(), time.perf_counter()
     with SessionClient(address, deadline_seconds=_DEADLINE_SECONDS) as client:
 
         def ask(first: int) -> None:
             for token, session_id in islice(cycle(sessions), first, None):
                 sent = time.perf_counter()
-                if sent > began + seconds:
-                    return
                 try:
                     answer = client.validate(token)
                 except SessionAuthorityError as error:
                     tally.failed(error)
                 else:
                     tally.took(time.perf_counter() - sent, answer, session_id)
+                if time.perf_counter() > began + seconds:
+                    return
 
         asking = [
             threading.Thread(target=ask, args=(number * 37 % len(sessions),))

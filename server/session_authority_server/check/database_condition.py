@@ -14,7 +14,7 @@ from session_authority_server.store.liveness import is_live
 from session_authority_server.store.tables import erasures, sessions, sweeps
 
 # Rows to scan for a session that no sweep has ended.
-MAX_SCANNED_ROWS = 1_000
+SCANNED_ROWS = 1_000
 
 # A role without pg_monitor reads null as the state of a standby. A running base backup is not a standby.
 _POSTGRESQL = text(
@@ -136,7 +136,7 @@ async def read_last_check_time(database: Database, now: datetime) -> datetime | 
     """Return the latest `check_time` of any live session; None if no session is live.
 
     A session's `check_time` is the end of its lifetime, or the time at which it becomes idle. No other limit of a
-    session is indexed. If a sweep ended all of the last `MAX_SCANNED_ROWS` sessions and the worker has not recorded
+    session is indexed. If a sweep ended all of the last `SCANNED_ROWS` sessions and the worker has not recorded
     that, the latest of their times is returned.
 
     Raises:
@@ -146,13 +146,13 @@ async def read_last_check_time(database: Database, now: datetime) -> datetime | 
         select(sessions.c.check_time, is_live(now).label("live"))
         .where(sessions.c.end_time.is_(None), sessions.c.check_time > now)
         .order_by(sessions.c.check_time.desc(), sessions.c.session_id.desc())
-        .limit(MAX_SCANNED_ROWS)
+        .limit(SCANNED_ROWS)
     )
 
     async def work(connection: AsyncConnection) -> datetime | None:
         found = (await connection.execute(statement)).all()
         live = (row.check_time for row in found if row.live)
-        return next(live, found[0].check_time if len(found) == MAX_SCANNED_ROWS else None)
+        return next(live, found[0].check_time if len(found) == SCANNED_ROWS else None)
 
     return await database.read(work)
 
