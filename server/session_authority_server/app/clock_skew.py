@@ -63,9 +63,9 @@ class ClockSkew:
             remaining -= 1
 
     async def measure(self) -> timedelta:
-        """Ask the database for its time, and return how far the machine's clock is ahead of it, at least.
+        """Ask the database for its time, and return the least possible skew of the machine's clock.
 
-        With SQLite, both are the same clock.
+        The skew is positive if the machine's clock is ahead. With SQLite, both are the same clock.
 
         Raises:
             StoreUnavailable: If the database doesn't answer.

@@ -53,7 +53,7 @@ class Schedule(Protocol):
 def jobs(
     database: Database, settings: Settings, clock: Clock, audit: Audit = NO_AUDIT
 ) -> Sequence[Job]:
-    """Return the jobs of a database, in an order in which each job builds on the jobs before it."""
+    """Return the jobs of a database, in the order in which they must run."""
     found: Sequence[Job] = _workers().jobs(
         _store(database, settings), SqlSessionStore(database), clock, settings.policy, audit
     )

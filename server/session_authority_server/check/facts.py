@@ -106,7 +106,7 @@ class Facts:
         watch_is_verified: Whether the server at WATCH_DATABASE_URL must prove its identity. True if the setting is
             empty or the server is on this machine.
         filesystem: The type of a SQLite file's file system; empty if unknown.
-        names: Number of hard links to a SQLite file.
+        hard_links: Number of hard links to a SQLite file.
         schema: The version of the database's schema.
         clock_skew: How far this machine's clock is ahead of the database's.
         files: Files that other users of the machine should not read.
@@ -124,7 +124,7 @@ class Facts:
     condition: Condition
     watch_is_verified: bool
     filesystem: str
-    names: int
+    hard_links: int
     schema: SchemaVersion
     clock_skew: timedelta
     files: Sequence[File]

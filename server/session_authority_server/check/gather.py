@@ -78,7 +78,7 @@ async def gather(
         condition=await read_condition(database),
         watch_is_verified=_is_verified(settings.watch_database_url),
         filesystem="" if path is None else filesystem_of(path),
-        names=1 if path is None else path.stat().st_nlink,
+        hard_links=1 if path is None else path.stat().st_nlink,
         schema=version,
         clock_skew=await ClockSkew(database).measure(),
         files=list(_files(settings, config_file)),

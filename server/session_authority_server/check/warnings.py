@@ -267,11 +267,11 @@ def search_path_is_unsafe(facts: Facts) -> Iterator[CheckWarning]:
 
 def file_has_several_names(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of a SQLite file with hard links, since each name has its own write-ahead log."""
-    if facts.names > 1:
+    if facts.hard_links > 1:
         yield CheckWarning(
             "several-names",
             "database",
-            f"the file has {facts.names} names (hard links): a program that opens it by another name than the server's "
+            f"the file has {facts.hard_links} names (hard links): a program that opens it by another name than the server's "
             "corrupts the file",
             "remove the other names",
         )

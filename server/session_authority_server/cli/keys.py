@@ -167,7 +167,7 @@ def rotate(
 def expire(
     context: click.Context, key_id: UUID, within: timedelta, database_url: str | None
 ) -> None:
-    """Expire a key at once or after a time. An earlier expiry of the key stays."""
+    """Expire a key at once or after a time. This never extends the life of a key."""
 
     async def work(api_keys: ApiKeys) -> None:
         key = await api_keys.expire(key_id, within)

@@ -17,8 +17,8 @@ def reserved(address: str) -> Iterator[str]:
         address: The address as host:port. Port 0 picks a free port.
 
     Raises:
-        CannotStart: If the address does not belong to this machine, or another program uses the port. That program
-            may even share the port.
+        CannotStart: If the address does not belong to this machine, or another program uses the port, shared
+            or not.
     """
     host, port = split_address(address)
     with contextlib.ExitStack() as stack:

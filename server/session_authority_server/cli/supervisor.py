@@ -16,7 +16,7 @@ from session_authority_server.cli.server_process import READY, Assignment
 # Wait before a process is restarted: this at first, then twice as long each time.
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
-# After running for this long, a process is restarted with the first wait again.
+# If a process ran for at least this long, its next wait is FIRST_WAIT_SECONDS again.
 STEADY_SECONDS = 60.0
 
 # A new interpreter, because gRPC doesn't survive a fork. With -P, it imports nothing from the working folder.

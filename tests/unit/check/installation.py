@@ -95,7 +95,7 @@ def an_installation(**changes: Any) -> Facts:
         "condition": POSTGRESQL,
         "watch_is_verified": True,
         "filesystem": "",
-        "names": 1,
+        "hard_links": 1,
         "schema": SchemaVersion("0007", "0007", known=True, oldest_program=None),
         "clock_skew": timedelta(0),
         "files": [File(path=Path("/etc/authority/tls.key"), holds="a key", mode=0o640)],

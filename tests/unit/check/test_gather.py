@@ -50,9 +50,9 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 
 async def test_the_names_of_a_file_are_counted(place: Place) -> None:
-    assert (await place.facts()).names == 1
+    assert (await place.facts()).hard_links == 1
     (place.path.parent / "link").hardlink_to(place.path)
-    assert (await place.facts()).names == 2
+    assert (await place.facts()).hard_links == 2
 
 
 async def test_a_fresh_file_is_known_as_such(place: Place) -> None:

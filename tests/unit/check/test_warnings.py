@@ -129,8 +129,8 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
     ),
     "open-schema": ([postgresql(open_schemas="public")], [an_installation(condition=SQLITE)]),
     "several-names": (
-        [an_installation(condition=SQLITE, names=2)],
-        [an_installation(condition=SQLITE, names=1)],
+        [an_installation(condition=SQLITE, hard_links=2)],
+        [an_installation(condition=SQLITE, hard_links=1)],
     ),
     "journal-mode": (
         [an_installation(condition=SqliteCondition(journal_mode="delete"))],

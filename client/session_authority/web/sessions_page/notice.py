@@ -18,7 +18,7 @@ NOTICE_FIELDS = ("notice", "device", "until", "seal")
 
 
 class Outcome(StrEnum):
-    """The outcome of a form."""
+    """The result of a log-out form."""
 
     LOGGED_OUT = "logged-out"
     ALREADY_LOGGED_OUT = "already-logged-out"
