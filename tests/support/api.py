@@ -33,10 +33,6 @@ class Rpc:
         return f"/{self.service}/{self.method}"
 
     @property
-    def request_type(self) -> type[Message]:
-        return message_factory.GetMessageClass(self.request)
-
-    @property
     def response_type(self) -> type[Message]:
         return message_factory.GetMessageClass(self.response)
 

@@ -12,7 +12,7 @@ import logging
 import pkgutil
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cache, wraps
 from itertools import islice
@@ -316,9 +316,3 @@ def _noting(kind: type, capture: Capture) -> Callable[..., None]:
             capture.made(self)
 
     return made
-
-
-def assert_none(leaks: Iterable[str]) -> None:
-    """Fail with where the leaks are, and without the secrets."""
-    found = list(leaks)
-    assert not found, f"{len(found)} leaks: {found[:10]}"

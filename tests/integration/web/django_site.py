@@ -91,8 +91,6 @@ def public(_request: HttpRequest) -> HttpResponse:
 
 def sign_in(request: HttpRequest) -> HttpResponse:
     user = authenticate(request, username=request.GET["user"], password="pass")
-    if "methods" in request.GET:
-        _known(request).auth_session.methods = request.GET["methods"].split(",")
     login(request, cast("Any", user))
     if "shared" in request.GET:
         request.session.set_expiry(0)

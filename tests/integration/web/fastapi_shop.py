@@ -2,19 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
-from fastapi import FastAPI, Request, WebSocket
+from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, StreamingResponse
 
-from session_authority import AsyncSessionClient, Session, SessionNotLive
+from session_authority import AsyncSessionClient
 from session_authority.web.fastapi import (
     CurrentSession,
     OptionalSession,
-    RecentAuthentication,
     Sessions,
 )
 from tests.support.authority import Authority
@@ -30,7 +29,6 @@ class Shop:
     app: FastAPI
     sessions: Sessions
     authority: Authority
-    calls: list[str] = field(default_factory=list)
 
     @asynccontextmanager
     async def browser(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
@@ -44,7 +42,7 @@ class Shop:
         self.sessions.client = AsyncSessionClient("127.0.0.1:9", deadline_seconds=1)
 
 
-def shop_app(sessions: Sessions, **install: Any) -> FastAPI:  # noqa: C901 - routes
+def shop_app(sessions: Sessions, **install: Any) -> FastAPI:
     app = FastAPI()
     sessions.install(app, **install)
 
@@ -82,23 +80,5 @@ def shop_app(sessions: Sessions, **install: Any) -> FastAPI:  # noqa: C901 - rou
     async def who(session: OptionalSession, again: OptionalSession) -> str | None:
         assert session is again
         return session.user_id if session else None
-
-    @app.get("/vault", dependencies=[RecentAuthentication(minutes=10)])
-    async def vault() -> str:
-        return "gold"
-
-    @app.get("/safe")
-    async def safe(session: Annotated[Session, RecentAuthentication(minutes=10)]) -> str:
-        return session.user_id
-
-    @app.websocket("/socket")
-    async def socket(websocket: WebSocket, session: CurrentSession) -> None:
-        await websocket.accept()
-        while True:
-            await websocket.receive_text()
-            found = await sessions.session(websocket, again=True)
-            if not found:
-                raise SessionNotLive
-            await websocket.send_text(session.user_id)
 
     return app

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from session_authority import SessionClient, testing
-from tests.integration.web.django_browser import COOKIE, Browser
+from tests.integration.web.django_browser import Browser
 
 from django.contrib.auth.models import User  # isort: skip
 from django.http import HttpResponse  # isort: skip
@@ -237,15 +237,6 @@ def test_the_sessions_page_leads_to_it_if_the_policy_asks_for_a_proof(
         page = browser.get("/account/sessions")
         assert page.status_code == 403
         assert f'href="{CONFIRM}?next=' in page.content.decode()
-
-
-def test_the_cookie_goes_with_the_browser_if_the_login_did(
-    django_authority: testing.Authority,
-) -> None:
-    browser = Browser()
-    browser.get("/sign-in", {"user": "ada", "shared": "yes"})
-    again = confirm(browser, CONFIRM)
-    assert again.cookies[COOKIE]["max-age"] == ""
 
 
 def test_an_outage_at_the_proof_is_a_503(

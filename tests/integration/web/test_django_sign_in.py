@@ -172,11 +172,14 @@ def test_a_login_that_goes_with_the_browser_has_an_idle_timeout(
 ) -> None:
     with override_settings(**settings):
         browser = Browser()
-        browser.get("/sign-in", {"expiry": expiry})
+        signed_in = browser.get("/sign-in", {"expiry": expiry})
         session = client.require(browser.token)
         assert session.idle_expire_time is not None
         assert session.idle_expire_time - session.last_active_time == DAY
         assert len(client.list(browser.token)) == 1
+        again = browser.get("/confirm")
+        for answer in (signed_in, again):
+            assert answer.cookies[COOKIE]["max-age"] == ""
         assert browser.who() == "ada"
 
 

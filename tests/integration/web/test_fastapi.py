@@ -17,7 +17,6 @@ from session_authority.web.site import Site
 from session_authority.web.visit import RETRY_AFTER_SECONDS
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.token import mint
-from tests.integration.web.browser_socket import Socket
 from tests.integration.web.fastapi_shop import COOKIE, ORIGIN, Shop, shop_app
 from tests.support.authority import running_authority
 
@@ -33,33 +32,23 @@ async def test_the_answer_to_strangers_asks_them_to_sign_in(shop: Shop) -> None:
     assert "set-cookie" not in answer.headers
 
 
-async def test_a_request_without_a_cookie_touches_nothing(shop: Shop) -> None:
+async def test_the_authority_is_asked_once_and_only_about_a_cookie_that_somebody_asks_for(
+    shop: Shop,
+) -> None:
+    asked = shop.authority.store.asked
     async with shop.browser() as browser:
         assert (await browser.get("/who")).json() is None
-        assert (await browser.get("/")).json() == "welcome"
-
-    assert shop.authority.store.asked == []
-
-
-async def test_a_public_page_asks_nothing_even_of_a_cookie(shop: Shop) -> None:
-    async with shop.browser() as browser:
+        assert asked == []
         await browser.post("/sign-in/ada")
-        shop.authority.store.asked.clear()
+        asked.clear()
 
         public = await browser.get("/")
+        assert public.json() == "welcome"
+        assert "vary" not in public.headers
+        assert asked == []
 
-    assert public.json() == "welcome"
-    assert "vary" not in public.headers
-    assert shop.authority.store.asked == []
-
-
-async def test_the_authority_is_asked_once_a_request(shop: Shop) -> None:
-    async with shop.browser() as browser:
-        await browser.post("/sign-in/ada")
-        shop.authority.store.asked.clear()
         assert (await browser.get("/who")).json() == "ada"
-
-    assert shop.authority.store.asked == ["read_sessions"]
+        assert asked == ["read_sessions"]
 
 
 async def test_a_revoked_session_is_out_at_its_next_request_and_its_cookie_goes(shop: Shop) -> None:
@@ -180,52 +169,3 @@ async def test_an_app_without_sessions_is_told_to_install_them() -> None:
         for path in ("/me", "/out"):
             with pytest.raises(RuntimeError, match=r"sessions\.install\(app\)"):
                 await browser.get(path)
-
-
-async def test_a_websocket_knows_whose_it_is_for_as_long_as_it_asks(shop: Shop) -> None:
-    new = await shop.authority.client.create("ada")
-    socket = Socket(shop.app, f"{COOKIE}={new.token.reveal()}")
-    await socket.send(type="websocket.connect")
-    accepted = await socket.receive()
-    assert accepted["type"] == "websocket.accept"
-
-    await socket.send(type="websocket.receive", text="hello")
-    assert (await socket.receive())["text"] == "ada"
-    await shop.authority.client.sign_out(new.token)
-    await socket.send(type="websocket.receive", text="still there?")
-
-    closed = await socket.receive()
-    assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
-    await socket.end()
-
-
-async def test_an_open_websocket_is_told_to_try_again_after_an_outage(shop: Shop) -> None:
-    new = await shop.authority.client.create("ada")
-    socket = Socket(shop.app, f"{COOKIE}={new.token.reveal()}")
-    await socket.send(type="websocket.connect")
-    assert (await socket.receive())["type"] == "websocket.accept"
-
-    shop.go_down()
-    await socket.send(type="websocket.receive", text="hello")
-
-    assert (await socket.receive())["code"] == 1013
-    await socket.end()
-
-
-@pytest.mark.parametrize(
-    ("is_down", "status"), [(False, 401), (True, 503)], ids=["rejected", "outage"]
-)
-async def test_a_websocket_of_nobody_known_is_refused_at_the_handshake(
-    shop: Shop, is_down: bool, status: int
-) -> None:
-    if is_down:
-        shop.go_down()
-    socket = Socket(shop.app, f"{COOKIE}=ses_{'0' * 70}")
-    await socket.send(type="websocket.connect")
-
-    refused = await socket.receive()
-
-    assert (refused["type"], refused["status"]) == ("websocket.http.response.start", status)
-    assert (b"set-cookie" in dict(refused["headers"])) is not is_down
-    assert (await socket.receive())["type"] == "websocket.http.response.body"
-    await socket.end()

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -119,6 +119,23 @@ async def test_a_socket_whose_user_must_confirm_who_they_are_is_closed(
     await socket.send(**GONE)
     await socket.end()
     assert [type(each) for each in raised] == [ReauthenticationRequired]
+
+
+@pytest.mark.parametrize(
+    ("is_down", "status"), [(False, 401), (True, 503)], ids=["rejected", "outage"]
+)
+async def test_a_socket_of_nobody_known_is_refused_at_the_handshake(
+    sessions: Sessions, authority: testing.Authority, is_down: bool, status: int
+) -> None:
+    socket = Socket(app_with(sessions, []), f"{COOKIE}=ses_{'0' * 70}")
+    with authority.outage() if is_down else nullcontext():
+        await socket.send(type="websocket.connect")
+        refused = await socket.receive()
+
+    assert (refused["type"], refused["status"]) == ("websocket.http.response.start", status)
+    assert (b"set-cookie" in dict(refused["headers"])) is not is_down
+    assert (await socket.receive())["type"] == "websocket.http.response.body"
+    await socket.end()
 
 
 async def test_an_endpoint_class_that_lets_the_exception_pass_closes_once(

@@ -7,7 +7,6 @@ from django.test import override_settings  # isort: skip
 from session_authority import SessionClient
 from tests.integration.web.django_browser import Browser
 
-SETTING = "SESSION_AUTHORITY"
 BEFORE = "2026-01-15T12:00+00:00"
 
 

@@ -81,21 +81,6 @@ def test_the_cookie_is_one_that_scripts_and_other_sites_do_not_get() -> None:
     assert "no-store" in answer.headers["Cache-Control"]
 
 
-def test_the_cookie_goes_with_the_browser_where_the_login_does() -> None:
-    browser = Browser()
-    answer = browser.get("/sign-in", {"user": "ada", "shared": "yes"})
-    assert answer.cookies["sessionid"]["max-age"] == ""
-    assert answer.cookies[COOKIE]["max-age"] == ""
-    assert browser.get("/sign-out").cookies[COOKIE]["max-age"] == 0
-
-
-def test_a_login_by_other_means_than_the_password_says_so(client: SessionClient) -> None:
-    browser = Browser()
-    browser.get("/sign-in", {"user": "ada", "methods": "hwk,user"})
-    (session,) = client.list(browser.token)
-    assert session.authentication_methods == ("hwk", "user")
-
-
 def test_a_revoked_session_is_anonymous_at_the_next_request(client: SessionClient) -> None:
     laptop, phone = Browser(), Browser()
     laptop.sign_in()
