@@ -199,7 +199,8 @@ def _verdict(judged: JudgedRequirement, demand: Demand) -> str:
 
 def _outcome(report: Report, demand: Demand) -> str:
     failing = [each.requirement.id for each in report.judged if each.fails]
-    warnings = f"{len(report.warnings)} warnings"
+    count = len(report.warnings)
+    warnings = "1 warning" if count == 1 else f"{count} warnings"
     asked = f"ASVS level {demand.asvs_level}, AAL{demand.assurance_level}"
     if report.status is Status.NOT_CHECKED:
         return f"{asked}: could not be checked; {warnings}."

@@ -81,8 +81,9 @@ async def test_a_server_stops_serving_while_its_clock_is_wrong_and_goes_on_by_it
         await until(lambda: serving == [False])
         with pytest.raises(ClockWrong, match=r"of the database's|behind the database's"):
             skew.refuse_if_wrong()
-        assert abs(exported() - seconds) < CLOSE.total_seconds()
-        assert abs(skew.clock.now() - machine.wall + step) < CLOSE
+        # On a busy machine, it takes several answers until the database's time is known so well.
+        await until(lambda: abs(exported() - seconds) < CLOSE.total_seconds())
+        await until(lambda: abs(skew.clock.now() - machine.wall + step) < CLOSE)
         machine.step(-step)
         await until(lambda: serving == [False, True])
         skew.refuse_if_wrong()
