@@ -1,4 +1,4 @@
-"""Whatever keeps a token from being valid, but for its session's own times, is told when it is committed."""
+"""Each change that makes a token invalid is announced at its commit, except a session's own expiry."""
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -41,11 +41,11 @@ Work = Callable[[Transaction, Session], Awaitable[object]]
 
 
 @dataclass
-class Told:
-    """A store, and what it has told of so far."""
+class Announcing:
+    """A store, and the changes that it has announced since the last look."""
 
     store: SqlSessionStore
-    hear: Callable[[], Awaitable[Changes]]
+    announced: Callable[[], Awaitable[Changes]]
 
 
 @dataclass
@@ -66,8 +66,8 @@ class Recorder:
 
 
 @asynccontextmanager
-async def telling(engine: Engine) -> AsyncIterator[Told]:
-    """Give a store that tells, and what to ask for what it told."""
+async def announcing_store(engine: Engine) -> AsyncIterator[Announcing]:
+    """Give a store that announces changes, and a function that returns them."""
     if not engine.database.dialect.takes_arrays:
         recorder = Recorder()
 
@@ -77,14 +77,14 @@ async def telling(engine: Engine) -> AsyncIterator[Told]:
             heard, recorder.changes = recorder.changes, Changes()
             return heard
 
-        yield Told(SqlSessionStore(engine.database, listener=recorder), recorded)
+        yield Announcing(SqlSessionStore(engine.database, listener=recorder), recorded)
         return
     url = engine.url
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(f"LISTEN {postgresql.CHANNEL}".encode())
 
         async def notified() -> Changes:
-            # What was committed before is delivered before this is answered.
+            # PostgreSQL delivers earlier notifications before it answers this statement.
             heard = Changes()
             connection.add_notify_handler(
                 lambda notify: heard.add(postgresql.read_payload(notify.payload))
@@ -92,12 +92,12 @@ async def telling(engine: Engine) -> AsyncIterator[Told]:
             await connection.execute("SELECT 1")
             return heard
 
-        yield Told(SqlSessionStore(engine.database), notified)
+        yield Announcing(SqlSessionStore(engine.database), notified)
 
 
 @pytest.fixture
-async def told(engine: Engine) -> AsyncIterator[Told]:
-    async with telling(engine) as found:
+async def announcing(engine: Engine) -> AsyncIterator[Announcing]:
+    async with announcing_store(engine) as found:
         yield found
 
 
@@ -115,8 +115,8 @@ async def _end_beyond(transaction: Transaction, session: Session) -> object:
     return await transaction.end_live_over_limit(session.user_id, LATER, 0, ENDING)
 
 
-# What each method that changes something must tell of one session. One that is added must be added here too.
-TELLING: dict[str, tuple[Work, Callable[[Session], Changes]]] = {
+# The announcement of each method that invalidates a token. A new method of the store must be added to a table here.
+ANNOUNCED: dict[str, tuple[Work, Callable[[Session], Changes]]] = {
     "end_session": (
         lambda transaction, session: transaction.end_session(session.session_id, ENDING),
         lambda session: Changes({session.session_id}),
@@ -148,7 +148,7 @@ async def _record(transaction: Transaction, session: Session) -> None:
     transaction.record(SessionEstablished(session))
 
 
-# Those that make no token invalid that was valid.
+# The methods that leave each valid token valid.
 SILENT: dict[str, Work] = {
     "record": _record,
     "lock_user": lambda transaction, session: transaction.lock_user(session.user_id),
@@ -160,7 +160,7 @@ SILENT: dict[str, Work] = {
     "correct_swept_time": lambda transaction, session: transaction.correct_swept_time(
         session.user_id, LATER
     ),
-    "begin_erasure": _erase,  # of sessions that were swept before
+    "begin_erasure": _erase,  # its user's sessions are already swept
     "exempt_from_sweep": lambda transaction, session: transaction.exempt_from_sweep(
         session.session_id
     ),
@@ -170,18 +170,18 @@ SILENT: dict[str, Work] = {
     ),
 }
 
-# Of the stores: `transact` is the above.
-STORE_TELLING = {"transact"}
+# The stores' own methods. `transact` runs the methods above.
+STORE_ANNOUNCED = {"transact"}
 STORE_SILENT = {
     "read_sessions",
-    "touch",  # moves an idle timeout on
-    "erase_some",  # what was swept
+    "touch",  # extends an idle timeout
+    "erase_some",  # its sessions are already swept
     "list_live",
     "count_live",
     "list_used_since",
     "list_ended",
 }
-# Upkeep records, deletes and counts what is over by the sessions' own times, or was swept, and told of, before.
+# Upkeep handles sessions that ended by their own times, or by a sweep that was announced before.
 UPKEEP_SILENT = {
     "note_clock_time",
     "end_overdue",
@@ -210,27 +210,29 @@ def _methods(protocol: type) -> set[str]:
     return {name for name, _ in found if not name.startswith("_")}
 
 
-def test_of_every_method_of_the_store_it_is_decided_here_whether_it_tells() -> None:
-    assert _methods(Transaction) == TELLING.keys() | SILENT.keys()
-    assert _methods(SessionStore) == STORE_TELLING | STORE_SILENT
+def test_every_method_of_the_stores_is_listed_as_announced_or_silent() -> None:
+    assert _methods(Transaction) == ANNOUNCED.keys() | SILENT.keys()
+    assert _methods(SessionStore) == STORE_ANNOUNCED | STORE_SILENT
     assert _methods(UpkeepStore) == UPKEEP_SILENT
 
 
-@pytest.mark.parametrize("name", TELLING)
-async def test_a_change_is_told_when_it_is_committed(engine: Engine, told: Told, name: str) -> None:
-    work, expected = TELLING[name]
+@pytest.mark.parametrize("name", ANNOUNCED)
+async def test_a_change_is_announced_when_it_is_committed(
+    engine: Engine, announcing: Announcing, name: str
+) -> None:
+    work, expected = ANNOUNCED[name]
     [session] = await engine.add(a_session())
 
-    await told.store.transact(lambda transaction: work(transaction, session))
+    await announcing.store.transact(lambda transaction: work(transaction, session))
 
-    assert await told.hear() == expected(session)
+    assert await announcing.announced() == expected(session)
 
 
-@pytest.mark.parametrize("name", TELLING)
-async def test_a_change_that_is_rolled_back_is_not_told(
-    engine: Engine, told: Told, name: str
+@pytest.mark.parametrize("name", ANNOUNCED)
+async def test_a_change_that_is_rolled_back_is_not_announced(
+    engine: Engine, announcing: Announcing, name: str
 ) -> None:
-    work, _ = TELLING[name]
+    work, _ = ANNOUNCED[name]
     [session] = await engine.add(a_session())
 
     async def fail(transaction: Transaction) -> None:
@@ -238,64 +240,70 @@ async def test_a_change_that_is_rolled_back_is_not_told(
         raise KeyError
 
     with pytest.raises(KeyError):
-        await told.store.transact(fail)
-    assert await told.hear() == Changes()
+        await announcing.store.transact(fail)
+    assert await announcing.announced() == Changes()
 
 
 @pytest.mark.parametrize("name", SILENT)
-async def test_what_makes_no_token_invalid_is_not_told(
-    engine: Engine, told: Told, name: str
+async def test_a_change_that_leaves_tokens_valid_is_not_announced(
+    engine: Engine, announcing: Announcing, name: str
 ) -> None:
     [session] = await engine.add(a_session())
-    await told.store.transact(lambda transaction: SILENT[name](transaction, session))
-    assert await told.hear() == Changes()
+    await announcing.store.transact(lambda transaction: SILENT[name](transaction, session))
+    assert await announcing.announced() == Changes()
 
 
-async def test_an_ending_that_another_forestalled_is_not_told_again(
-    engine: Engine, told: Told
+async def test_ending_an_ended_session_is_not_announced_again(
+    engine: Engine, announcing: Announcing
 ) -> None:
     [session] = await engine.add(a_session())
     for heard in (Changes({session.session_id}), Changes()):
-        await told.store.transact(lambda work: work.end_session(session.session_id, ENDING))
-        assert await told.hear() == heard
+        await announcing.store.transact(lambda work: work.end_session(session.session_id, ENDING))
+        assert await announcing.announced() == heard
 
 
-async def test_all_that_one_transaction_changes_is_told(engine: Engine, told: Told) -> None:
+async def test_every_change_of_a_transaction_is_announced(
+    engine: Engine, announcing: Announcing
+) -> None:
     one, other = await engine.add(a_session("ann"), a_session("bob"))
 
     async def work(transaction: Transaction) -> None:
         await transaction.end_session(one.session_id, ENDING)
         await _sweep_user(transaction, other)
 
-    await told.store.transact(work)
-    assert await told.hear() == Changes({one.session_id}, {"bob"})
+    await announcing.store.transact(work)
+    assert await announcing.announced() == Changes({one.session_id}, {"bob"})
 
 
-async def test_more_sessions_than_a_notification_holds_are_told(engine: Engine, told: Told) -> None:
+async def test_more_sessions_than_one_notification_holds_are_announced(
+    engine: Engine, announcing: Announcing
+) -> None:
     await engine.fill([a_session("ann") for _ in range(700)])
-    ended = await told.store.transact(
+    ended = await announcing.store.transact(
         lambda transaction: transaction.end_live_over_limit("ann", LATER, 10, ENDING)
     )
     assert len(ended) == 690
-    assert await told.hear() == Changes(set(ended))
+    assert await announcing.announced() == Changes(set(ended))
 
 
-async def test_recording_what_is_over_is_not_told(engine: Engine, told: Told) -> None:
+async def test_recording_and_purging_old_endings_is_not_announced(
+    engine: Engine, announcing: Announcing
+) -> None:
     swept, idle = await engine.add(a_session("ann"), a_session("bob", idle_timeout=MINUTE))
     await engine.sweep("ann", START + SECOND)
-    await told.hear()
+    await announcing.announced()
     done = await engine.upkeep.end_overdue(START + 10 * MINUTE, 1_000)
     assert [each.session_id for each in done.ended] == [idle.session_id]
     [sweep] = await engine.upkeep.pending_sweeps(10)
     batch = await engine.upkeep.end_swept(sweep, LATER, None, 10)
     assert [each.session_id for each in batch.ended] == [swept.session_id]
     await engine.upkeep.purge_ended(START + 20 * MINUTE, 1_000)
-    await told.store.touch([Touch(idle.session_id, LATER, None)], at(LATER))
-    await told.store.erase_some(PendingErasure("ann", 1), 10)
-    assert await told.hear() == Changes()
+    await announcing.store.touch([Touch(idle.session_id, LATER, None)], at(LATER))
+    await announcing.store.erase_some(PendingErasure("ann", 1), 10)
+    assert await announcing.announced() == Changes()
 
 
-async def test_a_commit_of_unknown_outcome_is_told_as_such_where_the_process_itself_is(
+async def test_a_listener_in_the_process_learns_that_a_commit_is_uncertain(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened("sqlite", tmp_path) as engine:
@@ -314,9 +322,11 @@ async def test_a_commit_of_unknown_outcome_is_told_as_such_where_the_process_its
         assert recorder.under_way == 0
 
 
-async def test_nothing_is_told_where_nothing_was_changed(engine: Engine, told: Told) -> None:
+async def test_a_transaction_without_changes_announces_nothing(
+    engine: Engine, announcing: Announcing
+) -> None:
     async def look(connection: AsyncConnection) -> int:
         return 7
 
     assert await engine.database.write(look) == 7
-    assert await told.hear() == Changes()
+    assert await announcing.announced() == Changes()

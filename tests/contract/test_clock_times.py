@@ -1,4 +1,4 @@
-"""What a wrong clock leaves in the tables, and its repair."""
+"""Repair of the times that a wrong clock left in the tables."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ async def noted(engine: Engine) -> datetime | None:
 
 
 @pytest.fixture
-async def right_until_start(engine: Engine) -> Engine:
+async def engine_with_noted_clock(engine: Engine) -> Engine:
     await engine.execute(update(upkeep).values(clock_time=START))
     return engine
 
@@ -44,19 +44,19 @@ async def right_until_start(engine: Engine) -> Engine:
         (-HOUR, False),
     ],
 )
-async def test_a_clock_is_noted_as_right_unless_too_much_time_has_passed(
-    right_until_start: Engine, later: timedelta, moves: bool
+async def test_the_noted_clock_time_moves_if_a_minute_to_a_day_has_passed(
+    engine_with_noted_clock: Engine, later: timedelta, moves: bool
 ) -> None:
     now = START + later
-    assert await right_until_start.upkeep.note_clock_time(now, DAY) == START
-    assert await noted(right_until_start) == (now if moves else START)
+    assert await engine_with_noted_clock.upkeep.note_clock_time(now, DAY) == START
+    assert await noted(engine_with_noted_clock) == (now if moves else START)
 
 
-async def test_a_new_database_notes_that_its_clock_is_right(engine: Engine) -> None:
+async def test_a_new_database_notes_its_clock_time(engine: Engine) -> None:
     assert await noted(engine) is not None
 
 
-async def test_sessions_of_the_future_are_moved_to_the_present(engine: Engine) -> None:
+async def test_a_repair_moves_sessions_from_the_future_to_the_present(engine: Engine) -> None:
     ahead = a_session("ann", at=START + HOUR)
     right = a_session("bob", at=START - HOUR)
     used = a_session("cyd", at=START - HOUR, last_active=START + HOUR)
@@ -71,7 +71,7 @@ async def test_sessions_of_the_future_are_moved_to_the_present(engine: Engine) -
     assert await repair(engine.database, START) == RepairCounts()
 
 
-async def test_what_only_a_future_time_ended_is_reopened_and_ends_in_its_time(
+async def test_a_repair_reopens_sessions_that_timed_out_only_in_the_future(
     engine: Engine,
 ) -> None:
     idle = a_session("ann", at=START, idle_timeout=HOUR)
@@ -93,7 +93,7 @@ async def test_what_only_a_future_time_ended_is_reopened_and_ends_in_its_time(
     assert ending.reason is EndReason.IDLE_TIMEOUT
 
 
-async def test_what_ended_before_the_present_stays_ended(engine: Engine) -> None:
+async def test_a_repair_keeps_sessions_ended_that_ended_before_the_present(engine: Engine) -> None:
     idle = a_session("ann", at=START, idle_timeout=HOUR)
     await engine.add(idle)
     await engine.upkeep.end_overdue(START + 3 * HOUR, 10)
@@ -101,7 +101,7 @@ async def test_what_ended_before_the_present_stays_ended(engine: Engine) -> None
     assert (await engine.get(idle.session_id)).ending is not None
 
 
-async def test_sweeps_of_the_future_are_moved_to_the_present(engine: Engine) -> None:
+async def test_a_repair_moves_sweeps_from_the_future_to_the_present(engine: Engine) -> None:
     await engine.add(a_session("ann"))
     sweep = Sweep(START + HOUR, InitiatingEntity.ADMIN)
 
@@ -123,8 +123,9 @@ async def test_sweeps_of_the_future_are_moved_to_the_present(engine: Engine) -> 
     assert await engine.sessions.transact(standing) == START
 
 
-async def test_a_repair_says_that_the_clock_is_right(right_until_start: Engine) -> None:
-    await repair(right_until_start.database, START + 400 * DAY)
+async def test_a_repair_notes_the_clock_time(engine_with_noted_clock: Engine) -> None:
+    await repair(engine_with_noted_clock.database, START + 400 * DAY)
     assert (
-        await right_until_start.upkeep.note_clock_time(START + 400 * DAY, DAY) == START + 400 * DAY
+        await engine_with_noted_clock.upkeep.note_clock_time(START + 400 * DAY, DAY)
+        == START + 400 * DAY
     )

@@ -1,4 +1,4 @@
-"""How long the live sessions may live, as far as one look at an index tells."""
+"""`read_last_check_time`: the latest check time of any live session, estimated from an index."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session
 NOW = START + DAY
 
 
-async def test_of_live_sessions_that_needs_a_look_last_which_has_no_idle_timeout(
+async def test_the_last_check_time_is_that_of_a_session_without_an_idle_timeout(
     engine: Engine,
 ) -> None:
     await engine.add(
@@ -23,13 +23,13 @@ async def test_of_live_sessions_that_needs_a_look_last_which_has_no_idle_timeout
     assert await read_last_check_time(engine.database, NOW) == START + 3 * DAY
 
 
-async def test_what_ended_or_is_overdue_says_nothing(engine: Engine) -> None:
+async def test_ended_and_overdue_sessions_have_no_last_check_time(engine: Engine) -> None:
     assert await read_last_check_time(engine.database, NOW) is None
     ended = Ending(START + MINUTE, EndReason.SIGNED_OUT, InitiatingEntity.USER)
     await engine.fill(
         [
             replace(a_session("ann", lifetime=90 * DAY), ending=ended),
-            a_session("ann", lifetime=DAY),  # which nobody has recorded
+            a_session("ann", lifetime=DAY),  # expired, not yet recorded
         ]
     )
     assert await read_last_check_time(engine.database, NOW) is None
@@ -37,7 +37,7 @@ async def test_what_ended_or_is_overdue_says_nothing(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("whose", ["hers", "everybodys"])
-async def test_what_was_swept_says_nothing_though_its_ending_is_not_recorded(
+async def test_swept_sessions_have_no_last_check_time_before_their_ending_is_recorded(
     engine: Engine, whose: str
 ) -> None:
     await engine.add(a_session("ann", lifetime=90 * DAY))
@@ -50,7 +50,7 @@ async def test_what_was_swept_says_nothing_though_its_ending_is_not_recorded(
     assert await read_last_check_time(engine.database, NOW) == expected
 
 
-async def test_where_all_that_were_looked_at_were_swept_they_are_taken_for_live(
+async def test_swept_sessions_count_as_live_if_the_scan_finds_no_other(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await engine.add(*(a_session("ann", lifetime=(90 - n) * DAY) for n in range(3)))

@@ -1,4 +1,4 @@
-"""Erasing users: nothing of theirs is left, and nothing that began before comes to life again."""
+"""Erasing users deletes their data, and no session that began before becomes live again."""
 
 import asyncio
 from datetime import datetime
@@ -55,7 +55,7 @@ async def count(engine: Engine, name: str) -> int:
     return await engine.database.read(work)
 
 
-async def test_an_erasure_that_has_only_begun_ends_everything(engine: Engine) -> None:
+async def test_beginning_an_erasure_ends_all_sessions_of_the_user(engine: Engine) -> None:
     session, his = await engine.add(a_session(), a_session("bob"))
     await begin(engine, time=START + SECOND)
     assert not is_live(await engine.get(session.session_id), START + SECOND)
@@ -63,7 +63,7 @@ async def test_an_erasure_that_has_only_begun_ends_everything(engine: Engine) ->
     assert await locked_user(engine) == LockedUser(START + SECOND)
 
 
-async def test_an_erased_user_is_nowhere_but_in_a_hash(engine: Engine) -> None:
+async def test_an_erasure_leaves_only_a_hash_of_the_user(engine: Engine) -> None:
     session, ended, his = await engine.add(a_session(), a_session(), a_session("bob"))
     await engine.sweep("ann", START)
     await engine.sweep("bob", START)
@@ -81,14 +81,16 @@ async def test_an_erased_user_is_nowhere_but_in_a_hash(engine: Engine) -> None:
     assert user_id is None
 
 
-async def test_a_user_of_whom_nothing_is_known_is_erased_like_any_other(engine: Engine) -> None:
+async def test_an_unknown_user_is_erased_like_any_other(engine: Engine) -> None:
     await erase(engine)
     assert await users_there(engine) == []
     assert await engine.upkeep.pending_erasures(10) == []
     assert await count(engine, erasures.name) == 1
 
 
-async def test_sessions_are_deleted_in_steps_and_the_last_says_so(engine: Engine) -> None:
+async def test_sessions_are_deleted_in_batches_and_the_last_batch_is_complete(
+    engine: Engine,
+) -> None:
     await engine.fill([a_session() for _ in range(5)])
     erasure = await begin(engine)
     assert await engine.upkeep.pending_erasures(10) == [erasure]
@@ -98,7 +100,7 @@ async def test_sessions_are_deleted_in_steps_and_the_last_says_so(engine: Engine
     assert await engine.sessions.erase_some(erasure, 2) == DONE
 
 
-async def test_erasures_are_gone_on_with_the_oldest_first(engine: Engine) -> None:
+async def test_pending_erasures_come_oldest_first(engine: Engine) -> None:
     begun = [
         await begin(engine, user_id, START + after * SECOND)
         for user_id, after in (("bob", 2), ("ann", 1), ("cyd", 3))
@@ -106,14 +108,14 @@ async def test_erasures_are_gone_on_with_the_oldest_first(engine: Engine) -> Non
     assert await engine.upkeep.pending_erasures(2) == [begun[1], begun[0]]
 
 
-async def test_what_began_before_an_erasure_is_too_old_for_ever_after(engine: Engine) -> None:
+async def test_a_sign_in_that_began_before_an_erasure_stays_too_old(engine: Engine) -> None:
     await erase(engine, time=START + MINUTE)
     assert await locked_user(engine) == LockedUser(START + MINUTE)
-    # The row is there again, and there the second one to begin so early finds it.
+    # The first call created the row again. The second call reads it.
     assert await locked_user(engine) == LockedUser(START + MINUTE)
 
 
-async def test_a_user_who_comes_back_has_none_of_the_epochs_before(engine: Engine) -> None:
+async def test_a_user_who_returns_gets_a_higher_epoch(engine: Engine) -> None:
     before = a_session()
     await engine.add(before)
     await engine.sweep("ann", START)
@@ -121,12 +123,12 @@ async def test_a_user_who_comes_back_has_none_of_the_epochs_before(engine: Engin
     [session] = await engine.add(a_session())
     assert is_live(await engine.get(session.session_id), START)
     assert session.user_epoch >= erasure.epoch
-    # Whatever way it came back: a session of before is not good.
+    # A session from before the erasure is not live, even if its row comes back.
     await engine.fill([before])
     assert not is_live(await engine.get(before.session_id), START)
 
 
-async def test_who_signs_in_anew_during_an_erasure_stays(engine: Engine) -> None:
+async def test_a_sign_in_during_an_erasure_stays_live(engine: Engine) -> None:
     await engine.add(a_session())
     erasure = await begin(engine, time=START + SECOND)
     [session] = await engine.add(a_session(at=START + MINUTE))
@@ -138,7 +140,7 @@ async def test_who_signs_in_anew_during_an_erasure_stays(engine: Engine) -> None
     assert not is_live(await engine.get(session.session_id), START + 2 * MINUTE)
 
 
-async def test_a_sweep_during_an_erasure_goes_on_shutting_out_what_it_shut_out(
+async def test_a_sweep_during_an_erasure_stays_in_force(
     engine: Engine,
 ) -> None:
     erasure = await begin(engine, time=START + SECOND)
@@ -149,7 +151,7 @@ async def test_a_sweep_during_an_erasure_goes_on_shutting_out_what_it_shut_out(
     assert await locked_user(engine) == LockedUser(START + MINUTE)
 
 
-async def test_a_second_erasure_takes_over_from_the_first(engine: Engine) -> None:
+async def test_a_second_erasure_replaces_the_first(engine: Engine) -> None:
     first = await begin(engine)
     [session] = await engine.add(a_session(at=START + SECOND))
     second = await begin(engine, time=START + MINUTE)
@@ -179,14 +181,16 @@ async def test_the_hash_of_a_user_erased_long_ago_is_deleted(engine: Engine) -> 
     assert [each.user_id for each in await engine.upkeep.pending_erasures(10)] == ["cyd"]
 
 
-async def test_sign_ins_that_race_an_erasure_live_in_the_user_it_left(engine: Engine) -> None:
-    """Whichever comes first: what was added before is gone, and what was added after has a user."""
+async def test_sign_ins_that_race_an_erasure_leave_no_session_without_a_user(
+    engine: Engine,
+) -> None:
+    """Sessions from before the erasure are deleted, and later sessions have a user."""
     for _ in range(10):
 
         async def sign_in() -> None:
             async def work(transaction: Transaction) -> None:
                 standing = await transaction.lock_user("ann")
-                if standing.swept_time is None:  # begun before
+                if standing.swept_time is None:  # the erasure has not begun
                     await transaction.insert_session(a_session())
 
             await engine.sessions.transact(work)

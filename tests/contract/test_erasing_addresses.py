@@ -1,4 +1,4 @@
-"""Addresses and user agents, where they go when a session ends."""
+"""Erasing a session's addresses and user agent when it ends."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,12 +20,12 @@ DEVICE = Device("Firefox", "143.0", "Windows", "11", DeviceType.DESKTOP)
 ENDING = Ending(NOW, EndReason.SIGNED_OUT, InitiatingEntity.USER)
 
 
-def seen(user_id: str = "ann", **said: object) -> Session:
+def a_session_with_user_agent(user_id: str = "ann", **said: object) -> Session:
     session = a_session(user_id, **said)  # type: ignore[arg-type]
     return replace(session, device=DEVICE, user_agent="Mozilla/5.0 of Ann's")
 
 
-async def whence(engine: Engine, session: Session) -> tuple[object, ...]:
+async def addresses_and_device(engine: Engine, session: Session) -> tuple[object, ...]:
     found = await engine.get(session.session_id)
     return (
         found.ip_address,
@@ -59,22 +59,28 @@ class Erasing:
 
 
 @pytest.mark.parametrize("erases", [True, False])
-async def test_a_session_that_is_ended_loses_them_where_that_is_asked_for(
+async def test_ending_a_session_erases_its_addresses_if_configured(
     engine: Engine, erases: bool
 ) -> None:
-    signed_out, beyond, alive = seen(), seen("bob"), seen("cid")
+    signed_out, beyond, alive = (
+        a_session_with_user_agent(),
+        a_session_with_user_agent("bob"),
+        a_session_with_user_agent("cid"),
+    )
     await engine.add(signed_out, beyond, alive)
     stores = Erasing(engine, erases=erases)
     await stores.sign_out(signed_out)
     await stores.limit("bob")
-    assert await whence(engine, signed_out) == (ERASED if erases else KEPT)
-    assert await whence(engine, beyond) == (ERASED if erases else KEPT)
-    assert await whence(engine, alive) == KEPT
+    assert await addresses_and_device(engine, signed_out) == (ERASED if erases else KEPT)
+    assert await addresses_and_device(engine, beyond) == (ERASED if erases else KEPT)
+    assert await addresses_and_device(engine, alive) == KEPT
 
 
 @pytest.mark.parametrize("whose", ["hers", "everybody's"])
-async def test_a_sweep_erases_them_as_its_endings_are_recorded(engine: Engine, whose: str) -> None:
-    swept, spared = seen(), seen("bob")
+async def test_recording_the_endings_of_a_sweep_erases_addresses(
+    engine: Engine, whose: str
+) -> None:
+    swept, spared = a_session_with_user_agent(), a_session_with_user_agent("bob")
     await engine.add(swept, spared)
     if whose == "hers":
         await engine.sweep("ann", START + MINUTE)
@@ -82,13 +88,13 @@ async def test_a_sweep_erases_them_as_its_endings_are_recorded(engine: Engine, w
     else:
         await engine.sweep_everybody(START + MINUTE)
         pending = PendingSweep("", 1)
-        spared = seen("cid")
+        spared = a_session_with_user_agent("cid")
         await engine.add(spared)
     upkeep = Erasing(engine, erases=True).upkeep
     batch = await upkeep.end_swept(pending, NOW, None, 100)
     assert swept.session_id in [each.session_id for each in batch.ended]
-    assert await whence(engine, swept) == ERASED
-    assert await whence(engine, spared) == KEPT
+    assert await addresses_and_device(engine, swept) == ERASED
+    assert await addresses_and_device(engine, spared) == KEPT
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -96,13 +102,14 @@ async def test_a_sweep_erases_them_as_its_endings_are_recorded(engine: Engine, w
     ("idle_timeout", "reason"),
     [(None, EndReason.EXPIRED), (5 * MINUTE, EndReason.IDLE_TIMEOUT)],
 )
-async def test_what_expires_is_written_where_it_is_to_lose_them(
+async def test_expired_sessions_are_recorded_and_lose_their_addresses(
     engine: Engine, idle_timeout: timedelta | None, reason: EndReason, named: bool
 ) -> None:
     sessions = [
-        seen(lifetime=10 * MINUTE + n * SECOND, idle_timeout=idle_timeout) for n in range(7)
+        a_session_with_user_agent(lifetime=10 * MINUTE + n * SECOND, idle_timeout=idle_timeout)
+        for n in range(7)
     ]
-    alive = seen("bob")
+    alive = a_session_with_user_agent("bob")
     await engine.add(*sessions, alive)
     upkeep = Erasing(engine, erases=True).upkeep
     found: list[SessionEnded] = []
@@ -112,17 +119,17 @@ async def test_what_expires_is_written_where_it_is_to_lose_them(
     endings = {each.session_id: each.ending for each in found}
     assert len(found) == len(endings) == len(sessions)
     for session in sessions:
-        assert await whence(engine, session) == ERASED
+        assert await addresses_and_device(engine, session) == ERASED
         recorded = (await engine.get(session.session_id)).ending
         assert recorded is not None
         assert recorded == endings[session.session_id]
         assert recorded.reason is reason
-    assert await whence(engine, alive) == KEPT
+    assert await addresses_and_device(engine, alive) == KEPT
     assert (await upkeep.end_overdue(NOW, 3)).examined == 0
 
 
-async def test_many_at_once_are_all_reached(engine: Engine) -> None:
-    sessions = [seen(f"user-{n % 7}", lifetime=MINUTE) for n in range(1_100)]
+async def test_a_large_batch_loses_all_its_addresses(engine: Engine) -> None:
+    sessions = [a_session_with_user_agent(f"user-{n % 7}", lifetime=MINUTE) for n in range(1_100)]
     await engine.fill(sessions)
     upkeep = Erasing(engine, erases=True).upkeep
     ended = 0
@@ -130,31 +137,31 @@ async def test_many_at_once_are_all_reached(engine: Engine) -> None:
         ended += batch.count
     assert ended == 1_100
     for session in (sessions[0], sessions[-1]):
-        assert await whence(engine, session) == ERASED
+        assert await addresses_and_device(engine, session) == ERASED
 
 
-async def test_a_session_that_is_only_looked_at_keeps_them(engine: Engine) -> None:
-    session = seen(idle_timeout=30 * MINUTE)
+async def test_a_session_that_is_checked_but_live_keeps_its_addresses(engine: Engine) -> None:
+    session = a_session_with_user_agent(idle_timeout=30 * MINUTE)
     used = replace(session, last_active_time=NOW)
     await engine.fill([used], check_time=START + 30 * MINUTE)
     batch = await Erasing(engine, erases=True).upkeep.end_overdue(NOW, 10)
     assert (batch.count, batch.examined) == (0, 1)
-    assert await whence(engine, session) == KEPT
+    assert await addresses_and_device(engine, session) == KEPT
 
 
-# What was committed
+# Committed batches
 
 
-async def test_the_worker_is_told_what_was_committed(engine: Engine) -> None:
+async def test_the_callback_gets_each_committed_batch(engine: Engine) -> None:
     session, swept = a_session(lifetime=MINUTE), a_session("bob")
     await engine.add(session, swept)
     await engine.sweep("bob", START)
-    told: list[object] = []
-    batch = await engine.upkeep.end_overdue(NOW, 10, named=True, committed=told.append)
+    committed: list[object] = []
+    batch = await engine.upkeep.end_overdue(NOW, 10, named=True, committed=committed.append)
     swept_batch = await engine.upkeep.end_swept(
-        PendingSweep("bob", 1), NOW, None, 10, committed=told.append
+        PendingSweep("bob", 1), NOW, None, 10, committed=committed.append
     )
-    assert told == [batch, swept_batch]
+    assert committed == [batch, swept_batch]
     ended: Sequence[SessionEnded] = [*batch.ended, *swept_batch.ended]
     assert [each.session_id for each in ended] == [session.session_id, swept.session_id]
     for each in ended:

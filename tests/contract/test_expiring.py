@@ -1,4 +1,4 @@
-"""Finding and recording sessions that are over."""
+"""Finding sessions that have ended and recording their endings."""
 
 import asyncio
 from datetime import timedelta
@@ -34,14 +34,14 @@ from tests.support.engines import (
     Engine,
     a_session,
     ids,
-    told,
+    stored_fields,
 )
 
 NOTHING = ExpiryBatch(0, [], 0)
 EXPIRED, IDLE = EndReason.EXPIRED, EndReason.IDLE_TIMEOUT
 
 
-# What is overdue
+# Overdue sessions
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ EXPIRED, IDLE = EndReason.EXPIRED, EndReason.IDLE_TIMEOUT
         (10 * MINUTE, 10 * MINUTE, Ending(START + 10 * MINUTE, EndReason.IDLE_TIMEOUT, POLICY)),
     ],
 )
-async def test_of_lifetime_and_idleness_the_earlier_is_found_and_idleness_recorded(
+async def test_the_earlier_of_expiry_and_idle_timeout_counts_and_only_idle_is_recorded(
     engine: Engine, lifetime: object, idle_timeout: object, expected: Ending | None
 ) -> None:
     session = a_session(lifetime=lifetime, idle_timeout=idle_timeout)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ async def test_of_lifetime_and_idleness_the_earlier_is_found_and_idleness_record
     ],
 )
 @pytest.mark.parametrize("whose", ["hers", "everybody's"])
-async def test_of_a_sweep_and_idleness_the_earlier_is_recorded_a_sweep_first_among_equals(
+async def test_the_earlier_of_sweep_and_idle_timeout_is_recorded_and_a_tie_goes_to_the_sweep(
     engine: Engine, whose: str, swept_minutes: int, expected: Ending
 ) -> None:
     session = a_session(lifetime=20 * MINUTE, idle_timeout=10 * MINUTE)
@@ -95,7 +95,7 @@ async def test_of_a_sweep_and_idleness_the_earlier_is_recorded_a_sweep_first_amo
     assert await recorded(engine, session) == expected
 
 
-async def test_of_two_sweeps_that_cover_a_session_the_first_is_recorded(engine: Engine) -> None:
+async def test_the_first_of_two_sweeps_is_recorded(engine: Engine) -> None:
     first, second = a_session("ann"), a_session("bob")
     await engine.add(first, second)
     await engine.sweep("ann", START + 1 * MINUTE, USER)
@@ -107,10 +107,10 @@ async def test_of_two_sweeps_that_cover_a_session_the_first_is_recorded(engine: 
     assert await recorded(engine, second) == Ending(START + 2 * MINUTE, EndReason.REVOKED, ADMIN)
 
 
-async def test_a_worker_that_lags_behind_records_what_everybody_else_will_say(
+async def test_a_worker_whose_clock_lags_records_the_right_ending(
     engine: Engine,
 ) -> None:
-    """Idle at 10, swept at 11; the worker stays behind the present and thinks that it is 9."""
+    """The session is idle at minute 10 and swept at minute 11. The worker's clock says minute 9."""
     session = a_session(idle_timeout=10 * MINUTE)
     await engine.add(session)
     await engine.sweep("ann", START + 11 * MINUTE)
@@ -119,7 +119,7 @@ async def test_a_worker_that_lags_behind_records_what_everybody_else_will_say(
     assert await recorded(engine, session) == idle
 
 
-async def test_a_recorded_ending_stands(engine: Engine) -> None:
+async def test_a_recorded_ending_is_not_replaced(engine: Engine) -> None:
     session = a_session(lifetime=MINUTE)
     await engine.add(session)
     await end(engine, session, START + SECOND)
@@ -129,13 +129,13 @@ async def test_a_recorded_ending_stands(engine: Engine) -> None:
     assert await recorded(engine, session) == Ending(START + SECOND, EndReason.SIGNED_OUT, USER)
 
 
-async def test_a_session_in_use_is_put_off_until_it_could_be_due(engine: Engine) -> None:
+async def test_the_check_of_a_session_in_use_moves_to_its_new_idle_time(engine: Engine) -> None:
     session = a_session(idle_timeout=10 * MINUTE)
     await engine.add(session)
     used = START + 8 * MINUTE
     await engine.sessions.touch([Touch(session.session_id, used, None)], lambda: used)
     now = START + 10 * MINUTE
-    assert await engine.upkeep.count_overdue(now, 10) == 0  # looked at, but not to be ended
+    assert await engine.upkeep.count_overdue(now, 10) == 0  # its check is due, but it is still live
     assert await engine.upkeep.end_overdue(now, 10, named=True) == ExpiryBatch(0, [], 1)
     assert await recorded(engine, session) is None
     assert await engine.upkeep.end_overdue(now, 10, named=True) == NOTHING
@@ -145,7 +145,7 @@ async def test_a_session_in_use_is_put_off_until_it_could_be_due(engine: Engine)
     assert await recorded(engine, session) == Ending(due, EndReason.IDLE_TIMEOUT, POLICY)
 
 
-async def test_a_session_in_use_is_put_off_until_its_lifetime_at_the_latest(engine: Engine) -> None:
+async def test_the_check_of_a_session_in_use_never_moves_past_its_lifetime(engine: Engine) -> None:
     session = a_session(lifetime=15 * MINUTE, idle_timeout=10 * MINUTE)
     await engine.add(session)
     used = START + 8 * MINUTE
@@ -157,7 +157,7 @@ async def test_a_session_in_use_is_put_off_until_its_lifetime_at_the_latest(engi
     assert await engine.upkeep.end_overdue(NOW, 10, named=True) == NOTHING
 
 
-async def test_steps_of_any_size_reach_everything_the_longest_overdue_first(engine: Engine) -> None:
+async def test_batches_find_every_overdue_session_the_longest_overdue_first(engine: Engine) -> None:
     sessions = [a_session(f"user-{n % 3}", lifetime=(n + 1) * SECOND) for n in range(10)]
     await engine.add(*reversed(sessions))
     seen: list[list[UUID]] = []
@@ -168,7 +168,7 @@ async def test_steps_of_any_size_reach_everything_the_longest_overdue_first(engi
 
 
 @pytest.mark.parametrize("idle_timeout", [None, SECOND / 2], ids=["expired", "idle"])
-async def test_two_at_once_never_end_the_same_session(
+async def test_concurrent_workers_never_end_the_same_session(
     engine: Engine, idle_timeout: timedelta | None
 ) -> None:
     sessions = [a_session(lifetime=SECOND, idle_timeout=idle_timeout) for _ in range(100)]
@@ -184,24 +184,24 @@ async def test_two_at_once_never_end_the_same_session(
     assert sorted(ended) == sorted(ids(sessions))
 
 
-# How far it was looked
+# The position of the scan
 
 
-async def test_what_was_gone_through_is_left_as_it_is_and_not_gone_through_again(
+async def test_expired_sessions_are_not_written_and_not_scanned_again(
     engine: Engine,
 ) -> None:
     sessions = [a_session(lifetime=SECOND) for _ in range(5)]
     await engine.add(*sessions)
-    before = [told(await engine.get(each.session_id)) for each in sessions]
+    before = [stored_fields(await engine.get(each.session_id)) for each in sessions]
     assert len((await engine.upkeep.end_overdue(NOW, 3, named=True)).ended) == 3
     assert await engine.upkeep.count_overdue(NOW, 10) == 2
     assert len((await engine.upkeep.end_overdue(NOW, 3, named=True)).ended) == 2
     assert await engine.upkeep.end_overdue(NOW + 365 * DAY, 3, named=True) == NOTHING
     assert await engine.upkeep.count_overdue(NOW + 365 * DAY, 10) == 0
-    assert [told(await engine.get(each.session_id)) for each in sessions] == before
+    assert [stored_fields(await engine.get(each.session_id)) for each in sessions] == before
 
 
-async def test_sessions_that_are_due_at_one_instant_are_gone_through_by_their_ids(
+async def test_sessions_due_at_the_same_instant_are_found_in_the_order_of_ids(
     engine: Engine,
 ) -> None:
     sessions = sorted((a_session(lifetime=SECOND) for _ in range(7)), key=lambda s: s.session_id)
@@ -212,14 +212,14 @@ async def test_sessions_that_are_due_at_one_instant_are_gone_through_by_their_id
     assert found == ids(sessions)
 
 
-async def test_the_expired_are_counted_whether_or_not_they_are_named(engine: Engine) -> None:
+async def test_expired_sessions_are_counted_even_if_they_are_not_named(engine: Engine) -> None:
     await engine.add(*(a_session(lifetime=SECOND) for _ in range(5)))
     await engine.add(a_session(idle_timeout=MINUTE))
     batch = await engine.upkeep.end_overdue(NOW, 10)
     assert (batch.count, len(batch.ended), batch.examined) == (6, 1, 6)
 
 
-async def test_what_is_too_much_to_be_written_at_once_is_left_for_the_next_step(
+async def test_a_batch_stops_at_the_limit_of_writes(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expiry, "_WRITES_LIMIT", 3)
@@ -238,7 +238,7 @@ async def test_what_is_too_much_to_be_written_at_once_is_left_for_the_next_step(
     assert sorted(each.session_id for each in found) == sorted(ids(sessions))
 
 
-async def test_what_appears_behind_is_not_found_but_has_ended_all_the_same_and_is_purged(
+async def test_sessions_behind_the_scan_end_without_a_record_and_are_purged(
     engine: Engine,
 ) -> None:
     first = a_session(lifetime=10 * SECOND)
@@ -256,7 +256,7 @@ async def test_what_appears_behind_is_not_found_but_has_ended_all_the_same_and_i
     assert await engine.upkeep.purge_ended(START + 2 * DAY, 10) == 3
 
 
-async def test_a_clock_that_was_far_ahead_leaves_nothing_out_for_long(
+async def test_the_scan_starts_again_after_a_clock_that_was_far_ahead(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     await engine.add(a_session(lifetime=SECOND))
@@ -271,7 +271,7 @@ async def test_a_clock_that_was_far_ahead_leaves_nothing_out_for_long(
     assert await recorded(engine, due) == Ending(NOW + MINUTE, IDLE, POLICY)
 
 
-async def test_a_session_in_use_comes_back_when_it_could_be_due(engine: Engine) -> None:
+async def test_a_session_in_use_is_checked_again_when_its_idle_timeout_ends(engine: Engine) -> None:
     expired = a_session(lifetime=20 * MINUTE)
     used = a_session(idle_timeout=10 * MINUTE)
     await engine.add(expired, used)
@@ -285,7 +285,7 @@ async def test_a_session_in_use_comes_back_when_it_could_be_due(engine: Engine) 
 
 @pytest.mark.parametrize("whose", ["hers", "everybody's"])
 @pytest.mark.parametrize("worker_first", [True, False])
-async def test_a_session_that_expired_before_a_sweep_is_found_once_and_never_written(
+async def test_a_session_that_expired_before_a_sweep_is_found_once_and_not_written(
     engine: Engine, whose: str, worker_first: bool
 ) -> None:
     session = a_session(lifetime=10 * MINUTE)
@@ -309,7 +309,9 @@ async def test_a_session_that_expired_before_a_sweep_is_found_once_and_never_wri
     assert await ending(engine, session) == expired
 
 
-async def test_what_is_overdue_is_counted_to_a_limit_and_dated(engine: Engine) -> None:
+async def test_overdue_sessions_are_counted_up_to_a_limit_and_the_oldest_is_dated(
+    engine: Engine,
+) -> None:
     assert await engine.upkeep.count_overdue(NOW, 10) == 0
     assert await engine.upkeep.oldest_overdue(NOW) is None
     await engine.add(*(a_session(lifetime=(n + 1) * MINUTE) for n in range(5)), a_session())

@@ -1,4 +1,4 @@
-"""A store that fails says so, soon, and never makes anything up."""
+"""A store that fails raises soon and never invents an answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from session_authority_server.ports import (
     UpkeepStore,
 )
 from tests.conftest import PATIENCE_SECONDS
-from tests.support.engines import DAY, START, Engine, a_session, told
+from tests.support.engines import DAY, START, Engine, a_session, stored_fields
 
 CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "read_sessions": lambda engine: engine.sessions.read_sessions([uuid4()]),
@@ -59,7 +59,7 @@ async def assert_unavailable(call: Callable[[Engine], Awaitable[object]], engine
     assert "INSERT" not in str(failure.value)
 
 
-def test_every_method_is_tried() -> None:
+def test_every_method_of_the_stores_has_a_failing_call() -> None:
     methods = {
         name
         for protocol in (SessionStore, UpkeepStore)
@@ -70,14 +70,14 @@ def test_every_method_is_tried() -> None:
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_every_method_of_a_store_without_its_tables_raises_at_once(
+async def test_every_method_raises_at_once_if_the_tables_are_missing(
     engine: Engine, call: Callable[[Engine], Awaitable[object]]
 ) -> None:
     await engine.execute(*(text(f"DROP TABLE {table}") for table in TABLES))
     await assert_unavailable(call, engine)
 
 
-async def test_a_store_that_fails_within_a_transaction_keeps_nothing_of_it(engine: Engine) -> None:
+async def test_a_failure_within_a_transaction_rolls_it_back(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     await engine.execute(text("DROP TABLE sweeps"))
@@ -87,18 +87,18 @@ async def test_a_store_that_fails_within_a_transaction_keeps_nothing_of_it(engin
     assert found.current_user_epoch == 0
 
 
-async def test_a_store_that_was_mended_works_again(engine: Engine) -> None:
+async def test_a_store_works_again_after_a_repair(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     await engine.execute(text("ALTER TABLE sessions RENAME TO lost"))
     await assert_unavailable(CALLS["read_sessions"], engine)
     await assert_unavailable(CALLS["transact"], engine)
     await engine.execute(text("ALTER TABLE lost RENAME TO sessions"))
-    assert told(await engine.get(session.session_id)) == told(session)
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
     await engine.add(a_session())
 
 
-async def test_the_log_of_a_failure_holds_nothing_of_a_session(
+async def test_the_log_of_a_failure_contains_no_session_data(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     await engine.execute(text("DROP TABLE sessions"))

@@ -1,4 +1,4 @@
-"""What the store owes to those who keep API keys in it."""
+"""The store of API keys."""
 
 import asyncio
 from datetime import timedelta
@@ -13,7 +13,7 @@ def a_key(name: str = "shop", lifetime: timedelta | None = None) -> ApiKey:
     return key
 
 
-def _told(key: ApiKey) -> tuple[object, ...]:
+def _stored_fields(key: ApiKey) -> tuple[object, ...]:
     return (key, key.last_used_time)
 
 
@@ -25,10 +25,10 @@ async def test_a_key_is_read_back_as_it_was_added(engine: Engine) -> None:
     found = await engine.keys.read_keys()
 
     expected = sorted([forever, brief], key=lambda key: key.key_id)
-    assert [_told(key) for key in found] == [_told(key) for key in expected]
+    assert [_stored_fields(key) for key in found] == [_stored_fields(key) for key in expected]
 
 
-async def test_keys_that_were_over_by_a_moment_can_be_left_out(engine: Engine) -> None:
+async def test_keys_that_ended_before_a_time_can_be_left_out(engine: Engine) -> None:
     revoked, expired, good = a_key("revoked"), a_key("expired", MINUTE), a_key("good")
     for key in (revoked, expired, good):
         await engine.keys.add_key(key)
@@ -41,7 +41,7 @@ async def test_keys_that_were_over_by_a_moment_can_be_left_out(engine: Engine) -
     assert await names(MINUTE) == {"good"}
 
 
-async def test_a_key_expires_when_told_to_and_no_later_than_it_would(engine: Engine) -> None:
+async def test_an_expiry_time_can_shorten_a_key_but_not_extend_it(engine: Engine) -> None:
     early, late = a_key(lifetime=MINUTE), a_key(lifetime=DAY)
     for key in (early, late):
         await engine.keys.add_key(key)
@@ -51,7 +51,7 @@ async def test_a_key_expires_when_told_to_and_no_later_than_it_would(engine: Eng
     assert ends == {early.key_id: START + MINUTE, late.key_id: START + 2 * MINUTE}
 
 
-async def test_a_successor_comes_with_the_end_of_a_key_that_is_good(engine: Engine) -> None:
+async def test_expiring_a_valid_key_can_add_its_successor(engine: Engine) -> None:
     old, new = a_key(), a_key()
     await engine.keys.add_key(old)
 
@@ -62,7 +62,7 @@ async def test_a_successor_comes_with_the_end_of_a_key_that_is_good(engine: Engi
     assert found[new.key_id] == new
 
 
-async def test_what_is_over_or_unknown_gets_neither_another_end_nor_a_successor(
+async def test_an_ended_or_unknown_key_gets_no_new_expiry_and_no_successor(
     engine: Engine,
 ) -> None:
     expired, revoked = a_key(lifetime=SECOND), a_key()
@@ -78,7 +78,7 @@ async def test_what_is_over_or_unknown_gets_neither_another_end_nor_a_successor(
     assert await engine.keys.read_keys() == before
 
 
-async def test_a_key_is_revoked_once_even_if_it_expired(engine: Engine) -> None:
+async def test_a_key_is_revoked_once_even_after_it_expired(engine: Engine) -> None:
     key = a_key(lifetime=SECOND)
     await engine.keys.add_key(key)
 
@@ -93,7 +93,7 @@ async def test_a_key_is_revoked_once_even_if_it_expired(engine: Engine) -> None:
     assert not await engine.keys.revoke_key(new_id(START), START)
 
 
-async def test_the_time_of_the_last_use_moves_forward_and_never_back(engine: Engine) -> None:
+async def test_the_last_use_of_a_key_never_moves_back(engine: Engine) -> None:
     one, other, unused = a_key(), a_key(), a_key()
     for key in (one, other, unused):
         await engine.keys.add_key(key)
@@ -112,7 +112,7 @@ async def test_the_time_of_the_last_use_moves_forward_and_never_back(engine: Eng
     }
 
 
-async def test_what_each_key_used_is_known_from_the_first_time_to_the_last(engine: Engine) -> None:
+async def test_each_permission_of_a_key_has_its_first_and_last_use(engine: Engine) -> None:
     one, other, unused = a_key(), a_key(), a_key()
     for key in (one, other, unused):
         await engine.keys.add_key(key)
@@ -133,7 +133,7 @@ async def test_what_each_key_used_is_known_from_the_first_time_to_the_last(engin
     }
 
 
-async def test_servers_that_note_the_first_use_at_once_lose_none(engine: Engine) -> None:
+async def test_servers_that_note_a_first_use_concurrently_lose_no_use(engine: Engine) -> None:
     keys = [a_key() for _ in range(5)]
     for key in keys:
         await engine.keys.add_key(key)

@@ -17,7 +17,7 @@ from tests.support.engines import (
     a_session,
     ids,
     numbered,
-    told,
+    stored_fields,
 )
 
 LIMIT = Ending(START + 5 * SECOND, EndReason.LIMIT, InitiatingEntity.POLICY)
@@ -26,7 +26,7 @@ LIMIT = Ending(START + 5 * SECOND, EndReason.LIMIT, InitiatingEntity.POLICY)
 # Counting
 
 
-async def test_all_but_the_most_recently_active_live_sessions_are_beyond(engine: Engine) -> None:
+async def test_the_least_recently_active_live_sessions_are_over_the_limit(engine: Engine) -> None:
     sessions = [a_session(last_active=START + n * SECOND) for n in (3, 1, 4, 2)]
     ended = a_session(last_active=START + 9 * SECOND)
     expired = a_session(last_active=START + 8 * SECOND, lifetime=SECOND)
@@ -46,7 +46,7 @@ async def test_all_but_the_most_recently_active_live_sessions_are_beyond(engine:
     assert await beyond(4) == []
 
 
-async def test_of_equally_active_sessions_those_with_the_lower_ids_are_beyond(
+async def test_lower_ids_are_over_the_limit_first_among_equally_active_sessions(
     engine: Engine,
 ) -> None:
     await engine.add(*(a_session(session_id=numbered(number)) for number in (2, 1, 3)))
@@ -57,22 +57,24 @@ async def test_of_equally_active_sessions_those_with_the_lower_ids_are_beyond(
     assert set(await engine.sessions.transact(work)) == {numbered(1), numbered(2)}
 
 
-async def test_ending_all_beyond_a_number_ends_them_and_nothing_else(engine: Engine) -> None:
+async def test_ending_sessions_over_a_limit_ends_no_other_session(engine: Engine) -> None:
     sessions = [a_session(last_active=START + n * SECOND) for n in (3, 1, 4, 2)]
     ended = a_session(last_active=START + 9 * SECOND)
     expired = a_session(lifetime=SECOND)
     strange = a_session("bob")
     await engine.add(*sessions, ended, expired, strange)
     await end(engine, ended)
-    untouched = [told(await engine.get(each)) for each in ids([ended, expired, strange])]
+    untouched = [stored_fields(await engine.get(each)) for each in ids([ended, expired, strange])]
     assert set(await end_beyond(engine, 2)) == {sessions[1].session_id, sessions[3].session_id}
     assert [(await engine.get(each)).ending for each in ids(sessions)] == [None, LIMIT, None, LIMIT]
-    assert [told(await engine.get(each)) for each in ids([ended, expired, strange])] == untouched
+    assert [
+        stored_fields(await engine.get(each)) for each in ids([ended, expired, strange])
+    ] == untouched
     assert await end_beyond(engine, 2) == []
     assert set(await end_beyond(engine, 0)) == {sessions[0].session_id, sessions[2].session_id}
 
 
-async def test_fifty_sign_ins_at_once_that_each_end_the_oldest_leave_as_many_as_allowed(
+async def test_fifty_concurrent_sign_ins_that_end_the_oldest_keep_the_limit(
     engine: Engine,
 ) -> None:
     limit = 3

@@ -62,7 +62,7 @@ async def end(engine: Engine, session: Session, seconds: int) -> None:
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7, 100])
 async def test_pages_of_any_size_join_without_gap_or_repetition(engine: Engine, page: int) -> None:
-    # Many with the same last activity, so that pages end among equals.
+    # Many sessions share a last activity, so that pages end among them.
     sessions = [a_session(last_active=START + n // 4 * SECOND) for n in range(13)]
     await engine.add(*sessions)
     found = await all_live(engine, page)
@@ -71,15 +71,17 @@ async def test_pages_of_any_size_join_without_gap_or_repetition(engine: Engine, 
     )
 
 
-async def test_a_page_holds_its_place_while_sessions_come_go_and_are_used(engine: Engine) -> None:
+async def test_a_page_keeps_its_place_while_sessions_are_added_used_and_ended(
+    engine: Engine,
+) -> None:
     sessions = [a_session(last_active=START + n * SECOND) for n in range(10)]
     await engine.add(*sessions)
     first = await engine.sessions.list_live("ann", NOW, None, 4)
-    await engine.add(a_session(last_active=START + MINUTE))  # new: before the place
+    await engine.add(a_session(last_active=START + MINUTE))  # a new session, listed before the key
     await engine.sessions.touch(
         [Touch(sessions[2].session_id, NOW, None)], lambda: NOW
-    )  # moves before it
-    await end(engine, first[-1], 0)  # the very session that the key names
+    )  # this activity moves the session before the key
+    await end(engine, first[-1], 0)  # the session that the key names
     await end(engine, sessions[4], 0)
     second = await engine.sessions.list_live("ann", NOW, live_key(first[-1]), 10)
     assert ids(second) == [sessions[n].session_id for n in (5, 3, 1, 0)]
@@ -99,7 +101,7 @@ async def test_no_list_shows_another_users_session(engine: Engine) -> None:
     assert used == []
 
 
-async def test_what_is_not_live_is_in_the_other_list(engine: Engine) -> None:
+async def test_a_session_that_is_not_live_is_in_the_list_of_ended_sessions(engine: Engine) -> None:
     live = a_session()
     expired = a_session(lifetime=60 * MINUTE)
     idle = a_session(idle_timeout=60 * MINUTE)
@@ -113,7 +115,7 @@ async def test_what_is_not_live_is_in_the_other_list(engine: Engine) -> None:
     assert set(ids(found)) == set(ids([live, expired, idle]))
 
 
-async def test_live_sessions_are_counted_as_they_are_listed(engine: Engine) -> None:
+async def test_the_count_of_live_sessions_matches_the_list(engine: Engine) -> None:
     ended, swept = a_session(), a_session("bob")
     await engine.add(
         a_session(),
@@ -129,10 +131,10 @@ async def test_live_sessions_are_counted_as_they_are_listed(engine: Engine) -> N
     assert len(await all_live(engine)) == 2
     assert [await engine.sessions.count_live("ann", NOW, limit) for limit in (1, 2, 3)] == [1, 2, 2]
     assert await engine.sessions.count_live("bob", NOW, 10) == 0
-    assert await engine.sessions.count_live("nobody", NOW, 10) == 0
+    assert await engine.sessions.count_live("unknown", NOW, 10) == 0
 
 
-async def test_a_sweep_moves_all_into_the_other_list(engine: Engine) -> None:
+async def test_a_sweep_moves_all_sessions_into_the_list_of_ended_sessions(engine: Engine) -> None:
     sessions = [a_session() for _ in range(3)]
     await engine.add(*sessions)
     await engine.sweep_everybody(START + MINUTE)
@@ -153,7 +155,9 @@ async def test_a_user_without_sessions_has_empty_lists(engine: Engine) -> None:
 # Used since
 
 
-async def test_used_since_are_those_made_until_a_moment_and_used_after_it(engine: Engine) -> None:
+async def test_list_used_since_returns_sessions_created_before_and_used_after_a_time(
+    engine: Engine,
+) -> None:
     since = START + 10 * SECOND
     at_once = a_session(at=since, last_active=since + SECOND)
     before = a_session(at=START, last_active=since)
@@ -170,7 +174,7 @@ async def test_used_since_are_those_made_until_a_moment_and_used_after_it(engine
 # Ended
 
 
-async def test_recorded_and_implied_endings_are_one_list_the_latest_first(engine: Engine) -> None:
+async def test_recorded_and_implied_endings_share_one_list_latest_first(engine: Engine) -> None:
     recorded = [a_session() for _ in range(3)]
     expired = [a_session(lifetime=seconds * SECOND) for seconds in (15, 35)]
     idle = [a_session(idle_timeout=seconds * SECOND) for seconds in (25, 45)]
@@ -194,7 +198,7 @@ async def test_recorded_and_implied_endings_are_one_list_the_latest_first(engine
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 100])
-async def test_pages_of_the_ended_join_whether_or_not_the_worker_ran(
+async def test_pages_of_ended_sessions_join_whether_or_not_the_worker_ran(
     engine: Engine, page: int
 ) -> None:
     recorded = [a_session() for _ in range(4)]
@@ -216,7 +220,7 @@ async def test_pages_of_the_ended_join_whether_or_not_the_worker_ran(
     assert [ended_key(each) for each in after] == [ended_key(each) for each in before]
 
 
-# Many
+# Many sessions
 
 
 async def test_a_user_with_ten_thousand_sessions_can_be_listed(engine: Engine) -> None:
@@ -238,13 +242,13 @@ async def test_a_user_with_ten_thousand_sessions_can_be_listed(engine: Engine) -
     assert len(page) + len(rest) == 5_000
 
 
-# Days that have 23 or 25 hours where the database is
+# Days of 23 or 25 hours in the database's time zone
 
 
 @pytest.mark.parametrize(
     "changed", [datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2026, 10, 25, 1, tzinfo=UTC)]
 )
-async def test_a_day_of_idleness_has_24_hours_wherever_the_database_is(
+async def test_a_day_of_idle_timeout_has_24_hours_in_every_time_zone(
     engine: Engine, changed: datetime
 ) -> None:
     used = changed - timedelta(hours=12)

@@ -12,10 +12,10 @@ from session_authority_server.domain.session import (
     Sweep,
 )
 from session_authority_server.ports import BATCH_LIMIT, Touch, Transaction
-from tests.support.engines import DAY, SECOND, START, Engine, a_session, at, ids, told
+from tests.support.engines import DAY, SECOND, START, Engine, a_session, at, ids, stored_fields
 
 
-async def test_every_field_of_a_session_comes_back_as_it_was_written(engine: Engine) -> None:
+async def test_every_field_of_a_session_is_read_back_as_written(engine: Engine) -> None:
     written = replace(
         a_session("ann ✓ 漢字", idle_timeout=timedelta(minutes=5, microseconds=1)),
         secret_hash=bytes(range(32)),
@@ -30,12 +30,12 @@ async def test_every_field_of_a_session_comes_back_as_it_was_written(engine: Eng
         created_by="key-1",
     )
     await engine.add(written)
-    # What the device said of itself is kept as it was given, and read by nobody.
-    assert told(await engine.get(written.session_id)) == told(written)
+    # The user agent is stored unchanged, and no method reads it back.
+    assert stored_fields(await engine.get(written.session_id)) == stored_fields(written)
     assert await engine.user_agent(written.session_id) == written.user_agent
 
 
-async def test_an_ended_session_comes_back_with_its_ending(engine: Engine) -> None:
+async def test_an_ended_session_is_read_back_with_its_ending(engine: Engine) -> None:
     for reason in EndReason:
         for entity in InitiatingEntity:
             session = a_session()
@@ -51,15 +51,15 @@ async def test_an_ended_session_comes_back_with_its_ending(engine: Engine) -> No
             assert (await engine.get(session.session_id)).ending == ending
 
 
-async def test_a_session_with_nothing_optional_comes_back_so(engine: Engine) -> None:
+async def test_a_session_without_optional_fields_is_read_back_without_them(engine: Engine) -> None:
     session = replace(a_session(), ip_address=None, last_ip_address=None, authentication_methods=())
     await engine.add(session)
     found = await engine.get(session.session_id)
-    assert told(found) == told(session)
+    assert stored_fields(found) == stored_fields(session)
     assert dict(found.attributes) == {}
 
 
-async def test_ids_that_no_session_has_are_left_out(engine: Engine) -> None:
+async def test_unknown_ids_are_left_out(engine: Engine) -> None:
     session, unknown = a_session(), uuid4()
     await engine.add(session)
     for wanted in ([unknown, session.session_id], (unknown, session.session_id)):
@@ -81,12 +81,12 @@ async def test_a_read_sees_every_commit_answered_before_it_began(engine: Engine)
     for number in range(1, 60):
         moment = START + number * SECOND
         await engine.sessions.touch([Touch(session.session_id, moment, None)], at(moment))
-        # Several at once, so that whichever connection serves them is up to date.
+        # Concurrent reads use several connections, and each must be up to date.
         found = await asyncio.gather(*(engine.get(session.session_id) for _ in range(6)))
         assert {each.last_active_time for each in found} == {moment}
 
 
-async def test_a_swept_session_is_read_with_the_present_epochs_and_the_first_sweep(
+async def test_a_swept_session_is_read_with_the_current_epochs_and_the_first_sweep(
     engine: Engine,
 ) -> None:
     session = a_session()
@@ -98,7 +98,7 @@ async def test_a_swept_session_is_read_with_the_present_epochs_and_the_first_swe
     assert found.sweep == Sweep(START + 2 * SECOND, InitiatingEntity.USER)
 
 
-async def test_of_a_sweep_of_the_user_and_one_of_everybody_the_earlier_dates_the_session(
+async def test_the_earlier_of_a_user_sweep_and_a_global_sweep_ends_the_session(
     engine: Engine,
 ) -> None:
     early, late = a_session("ann"), a_session("bob")
@@ -112,7 +112,7 @@ async def test_of_a_sweep_of_the_user_and_one_of_everybody_the_earlier_dates_the
     assert by_all == Sweep(START + 2 * SECOND, InitiatingEntity.ADMIN)
 
 
-async def test_sweeps_before_a_session_was_made_do_not_cover_it(engine: Engine) -> None:
+async def test_sweeps_before_a_session_was_created_do_not_end_it(engine: Engine) -> None:
     await engine.sweep("ann", START)
     await engine.sweep_everybody(START)
     session = a_session(at=START + DAY)
@@ -123,7 +123,7 @@ async def test_sweeps_before_a_session_was_made_do_not_cover_it(engine: Engine) 
     assert found.global_epoch == found.current_global_epoch == 1
 
 
-async def test_readers_that_are_cancelled_leave_the_store_as_good_as_it_was(engine: Engine) -> None:
+async def test_cancelled_reads_leave_the_store_working(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     for _ in range(5):

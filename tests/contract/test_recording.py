@@ -49,7 +49,7 @@ async def test_events_of_a_transaction_that_is_rolled_back_are_not_recorded(
     assert recorder.events == []
 
 
-async def test_events_of_work_that_is_run_again_are_recorded_once(engine: Engine) -> None:
+async def test_events_of_a_retried_transaction_are_recorded_once(engine: Engine) -> None:
     store, recorder = recording(engine)
     turns = iter([EVENT, OTHER_EVENT])
 
@@ -63,7 +63,7 @@ async def test_events_of_work_that_is_run_again_are_recorded_once(engine: Engine
     assert recorder.events == [OTHER_EVENT]
 
 
-async def test_events_are_recorded_even_where_the_caller_has_gone(engine: Engine) -> None:
+async def test_events_are_recorded_even_if_the_caller_was_cancelled(engine: Engine) -> None:
     store, recorder = recording(engine)
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -80,5 +80,5 @@ async def test_events_are_recorded_even_where_the_caller_has_gone(engine: Engine
         await asking
     assert recorder.events == []
     go_on.set()
-    await engine.add(SESSION)  # waits for the user's lock or the one writer
+    await engine.add(SESSION)  # waits for the user's lock, or for SQLite's only writer
     assert recorder.events == [EVENT]

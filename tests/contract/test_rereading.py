@@ -1,4 +1,4 @@
-"""Reading a session again shows whatever was done to it since, as a first reading would."""
+"""A second read of a session shows every change since the first read."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from session_authority_server.domain.token import hash_secret, supersede
 from session_authority_server.ports import Touch
 from session_authority_server.store import rows
 from session_authority_server.store.tables import sessions as sessions_table
-from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, told
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, stored_fields
 
 Change = Callable[[Engine, Session], Awaitable[object]]
 
@@ -83,14 +83,14 @@ CHANGES: list[Change] = [
 
 
 async def read_first(engine: Engine, session_id: UUID) -> Session:
-    """Read a session in a way that remembers nothing."""
+    """Read a session without the cache of earlier reads."""
     statement = rows.select_sessions().where(sessions_table.c.session_id == session_id)
     found = await engine.database.read(lambda connection: rows.read(connection, statement))
     return found[0]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: str(change.__name__))
-async def test_a_session_that_was_read_before_is_shown_as_it_is_now(
+async def test_a_session_that_was_read_before_is_read_in_its_current_state(
     engine: Engine, change: Change
 ) -> None:
     session = a_session(idle_timeout=MINUTE)
@@ -99,11 +99,11 @@ async def test_a_session_that_was_read_before_is_shown_as_it_is_now(
     assert await engine.get(session.session_id) is not None
     await change(engine, before)
     after = await engine.get(session.session_id)
-    assert told(after) == told(await read_first(engine, session.session_id))
-    assert told(after) != told(before)
+    assert stored_fields(after) == stored_fields(await read_first(engine, session.session_id))
+    assert stored_fields(after) != stored_fields(before)
 
 
-async def test_more_sessions_than_are_remembered_stay_apart(
+async def test_more_sessions_than_the_cache_holds_are_not_confused(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = engine.database._hot_read
@@ -118,7 +118,7 @@ async def test_more_sessions_than_are_remembered_stay_apart(
         assert (await engine.get(many[0].session_id)).user_id == "user-0"
 
 
-async def test_a_session_that_has_not_changed_is_decoded_once(engine: Engine) -> None:
+async def test_an_unchanged_session_is_decoded_once(engine: Engine) -> None:
     session, other = a_session(), a_session("bob")
     await engine.add(session, other)
     found = await engine.sessions.read_sessions([session.session_id, other.session_id])
@@ -139,12 +139,12 @@ async def test_a_session_that_has_not_changed_is_decoded_once(engine: Engine) ->
         ("end_time", START + 9 * SECOND),
     ],
 )
-async def test_a_column_that_may_change_is_read_every_time(
+async def test_a_column_that_can_change_is_read_every_time(
     engine: Engine, column: str, value: object
 ) -> None:
     session = a_session(idle_timeout=MINUTE)
     await engine.add(session)
-    before = told(await engine.get(session.session_id))
+    before = stored_fields(await engine.get(session.session_id))
     await engine.execute(
         update(sessions_table)
         .where(sessions_table.c.session_id == session.session_id)
@@ -156,6 +156,6 @@ async def test_a_column_that_may_change_is_read_every_time(
             }
         )
     )
-    after = told(await engine.get(session.session_id))
+    after = stored_fields(await engine.get(session.session_id))
     assert after != before
-    assert after == told(await read_first(engine, session.session_id))
+    assert after == stored_fields(await read_first(engine, session.session_id))

@@ -25,7 +25,7 @@ from tests.support.engines import (
     Engine,
     a_session,
     ids,
-    told,
+    stored_fields,
 )
 
 EXPIRED = Ending(START + MINUTE, EndReason.EXPIRED, InitiatingEntity.POLICY)
@@ -34,7 +34,7 @@ EXPIRED = Ending(START + MINUTE, EndReason.EXPIRED, InitiatingEntity.POLICY)
 # Sessions
 
 
-async def test_a_new_session_gets_the_epochs_of_its_own_statement(engine: Engine) -> None:
+async def test_a_new_session_gets_the_epochs_of_its_insert_statement(engine: Engine) -> None:
     await engine.sweep("ann", START)
     await engine.sweep_everybody(START)
     stale = replace(a_session(), user_epoch=41, global_epoch=42, current_user_epoch=43)
@@ -47,18 +47,18 @@ async def test_a_new_session_gets_the_epochs_of_its_own_statement(engine: Engine
     inserted = await engine.sessions.transact(work)
     assert (inserted.user_epoch, inserted.current_user_epoch) == (2, 2)
     assert (inserted.global_epoch, inserted.current_global_epoch) == (1, 1)
-    assert told(await engine.get(stale.session_id)) == told(inserted)
+    assert stored_fields(await engine.get(stale.session_id)) == stored_fields(inserted)
     assert is_live(inserted, START)
 
 
-async def test_a_sign_in_that_meets_a_sweep_of_everybody_is_covered_or_came_after_it(
+async def test_a_sign_in_that_races_a_global_sweep_is_swept_or_came_later(
     engine: Engine,
 ) -> None:
     session = a_session()
 
     async def work(transaction: Transaction) -> bool:
         await transaction.lock_user("ann")
-        # Where there is one writer, the sweep waits for this transaction; elsewhere it passes it by.
+        # On SQLite, the sweep waits for this transaction. On PostgreSQL, it does not wait.
         done, _ = await asyncio.wait([sweeping], timeout=0.3)
         await transaction.insert_session(session)
         return bool(done)
@@ -77,7 +77,7 @@ async def _after_a_moment(call: Awaitable[None]) -> None:
     await call
 
 
-async def test_a_session_that_is_renewed_and_ended_at_once_stays_ended(engine: Engine) -> None:
+async def test_a_session_that_is_renewed_and_ended_concurrently_stays_ended(engine: Engine) -> None:
     for _ in range(10):
         session = a_session()
         await engine.add(session)
@@ -89,7 +89,7 @@ async def test_a_session_that_is_renewed_and_ended_at_once_stays_ended(engine: E
         assert (await engine.get(session.session_id)).ending == REVOKED
 
 
-async def test_a_session_inserted_before_a_sweep_in_the_same_transaction_is_covered(
+async def test_a_sweep_ends_a_session_inserted_earlier_in_the_same_transaction(
     engine: Engine,
 ) -> None:
     session = a_session()
@@ -103,7 +103,7 @@ async def test_a_session_inserted_before_a_sweep_in_the_same_transaction_is_cove
     assert not is_live(await engine.get(session.session_id), START)
 
 
-async def test_of_many_endings_at_once_one_counts(engine: Engine) -> None:
+async def test_one_of_many_concurrent_endings_succeeds(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     endings = [
@@ -115,14 +115,14 @@ async def test_of_many_endings_at_once_one_counts(engine: Engine) -> None:
     assert recorded == endings[counted.index(True)]
 
 
-async def test_ending_an_unknown_session_ends_nothing(engine: Engine) -> None:
+async def test_ending_an_unknown_session_changes_nothing(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     assert not await end(engine, replace(session, session_id=uuid4()))
     assert is_live(await engine.get(session.session_id), START)
 
 
-async def test_reading_an_unknown_session_finds_none(engine: Engine) -> None:
+async def test_reading_an_unknown_session_returns_none(engine: Engine) -> None:
     assert await engine.sessions.transact(lambda work: work.read_session(uuid4())) is None
 
 
@@ -146,18 +146,18 @@ async def renew(engine: Engine, session: Session, replaces: bytes) -> bool:
     return await engine.sessions.transact(work)
 
 
-async def test_a_renewed_session_has_its_new_secret_methods_and_clocks(engine: Engine) -> None:
+async def test_a_renewed_session_has_its_new_secret_methods_and_times(engine: Engine) -> None:
     session = a_session(idle_timeout=MINUTE)
     await engine.add(session)
     new = renewed(session, START + 30 * SECOND)
     assert await renew(engine, new, session.secret_hash)
-    assert told(await engine.get(session.session_id)) == told(new)
-    # and the worker looks at it at its new time
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(new)
+    # The worker checks the session at its new idle time.
     assert await engine.upkeep.count_overdue(START + 80 * SECOND, 10) == 0
     assert await engine.upkeep.count_overdue(START + 90 * SECOND, 10) == 1
 
 
-async def test_renewing_a_session_leaves_what_is_kept_of_its_sign_in(engine: Engine) -> None:
+async def test_renewing_a_session_keeps_its_user_agent_and_creator(engine: Engine) -> None:
     session = replace(a_session(), user_agent="Mozilla/5.0", created_by="key-1")
     await engine.add(session)
     found = await engine.get(session.session_id)
@@ -166,14 +166,14 @@ async def test_renewing_a_session_leaves_what_is_kept_of_its_sign_in(engine: Eng
     assert (await engine.get(session.session_id)).created_by == "key-1"
 
 
-async def test_a_session_whose_secret_was_replaced_meanwhile_is_not_renewed(engine: Engine) -> None:
+async def test_a_session_whose_secret_has_changed_is_not_renewed(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     assert not await renew(engine, renewed(session, START + SECOND), hash_secret(b"o" * 32))
-    assert told(await engine.get(session.session_id)) == told(session)
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
 
 
-async def test_a_session_that_ended_meanwhile_is_not_renewed(engine: Engine) -> None:
+async def test_a_session_that_has_just_ended_is_not_renewed(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     await end(engine, session)
@@ -181,7 +181,7 @@ async def test_a_session_that_ended_meanwhile_is_not_renewed(engine: Engine) -> 
     assert (await engine.get(session.session_id)).ending == REVOKED
 
 
-async def test_renewing_does_not_move_a_session_past_a_sweep(engine: Engine) -> None:
+async def test_renewing_a_swept_session_does_not_make_it_live(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     await engine.sweep("ann", START + SECOND)
@@ -192,7 +192,7 @@ async def test_renewing_does_not_move_a_session_past_a_sweep(engine: Engine) -> 
 # Sweeps
 
 
-async def test_a_sweep_ends_all_that_its_user_has_and_nothing_of_others(engine: Engine) -> None:
+async def test_a_sweep_ends_all_sessions_of_its_user_and_no_others(engine: Engine) -> None:
     hers = [a_session() for _ in range(5)]
     his = a_session("bob")
     await engine.add(*hers, his)
@@ -213,8 +213,8 @@ async def test_an_exemption_lasts_until_the_next_sweep(engine: Engine) -> None:
     assert found.sweep == Sweep(START + 2 * SECOND, InitiatingEntity.USER)
 
 
-async def test_a_sign_in_after_a_sweep_lives(engine: Engine) -> None:
+async def test_a_sign_in_after_a_sweep_is_live(engine: Engine) -> None:
     await engine.sweep("ann", START + DAY)
-    session = a_session(at=START)  # whatever the clocks say
+    session = a_session(at=START)  # even if the clock says that the sweep came later
     await engine.add(session)
     assert is_live(await engine.get(session.session_id), START)

@@ -1,4 +1,4 @@
-"""How many statements the calls that write take, and that each locks its user once."""
+"""The number of statements of each writing call, and its single lock of the user."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def usecases(engine: Engine) -> UseCases:
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """Collect the statements that are run, without those around every transaction."""
+    """Collect the statements that run, except those that begin and end a transaction."""
     found: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:

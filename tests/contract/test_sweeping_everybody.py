@@ -1,4 +1,4 @@
-"""Ending everything that anybody has, while sign-ins are under way."""
+"""Ending the sessions of all users while sign-ins are in flight."""
 
 import asyncio
 
@@ -16,11 +16,11 @@ async def locked_user(engine: Engine, user_id: str) -> LockedUser:
     return await engine.sessions.transact(lambda transaction: transaction.lock_user(user_id))
 
 
-async def test_every_read_after_it_finds_everybody_swept_also_what_was_remembered(
+async def test_every_read_after_a_global_sweep_finds_all_sessions_ended_even_cached_ones(
     engine: Engine,
 ) -> None:
     sessions = await engine.add(a_session(), a_session("bob"))
-    for _ in range(2):  # read, and from then on remembered as read
+    for _ in range(2):  # the first read fills the cache
         found = await engine.sessions.read_sessions(ids(sessions))
         assert all(is_live(each, START) for each in found.values())
     await engine.sweep_everybody(START + SECOND)
@@ -30,7 +30,7 @@ async def test_every_read_after_it_finds_everybody_swept_also_what_was_remembere
 
 
 @pytest.mark.parametrize("whose", ["hers", "everybody's"])
-async def test_a_sweep_by_a_clock_that_is_behind_lets_nothing_in_again(
+async def test_a_sweep_by_a_slow_clock_does_not_move_the_sweep_time_back(
     engine: Engine, whose: str
 ) -> None:
     for time in (START + MINUTE, START):
@@ -41,7 +41,7 @@ async def test_a_sweep_by_a_clock_that_is_behind_lets_nothing_in_again(
     assert await locked_user(engine, "ann") == LockedUser(START + MINUTE)
 
 
-async def test_its_settling_can_be_put_off_without_that_of_others(engine: Engine) -> None:
+async def test_settling_a_global_sweep_can_wait_without_delaying_others(engine: Engine) -> None:
     await engine.sweep("ann", START + SECOND)
     await engine.sweep_everybody(START)
     hers, everybodys = PendingSweep("ann", 1), PendingSweep("", 1)
@@ -50,15 +50,15 @@ async def test_its_settling_can_be_put_off_without_that_of_others(engine: Engine
     assert await engine.upkeep.pending_sweeps(10) == [everybodys, hers]
 
 
-async def test_a_sign_in_under_way_does_not_survive_it(engine: Engine) -> None:
-    """Whatever it read before: it finds itself swept, or reads anew."""
+async def test_a_sign_in_in_flight_does_not_survive_a_global_sweep(engine: Engine) -> None:
+    """The sign-in is swept, or its transaction runs again and reads the sweep."""
     begun, swept = asyncio.Event(), asyncio.Event()
     session, seen = a_session(), []
 
     async def sign_in(transaction: Transaction) -> None:
         seen.append(await transaction.lock_user("ann"))
         begun.set()
-        if engine.database.dialect.takes_arrays:  # SQLite has one writer: it is before or after
+        if engine.database.dialect.takes_arrays:  # SQLite has one writer, so the two can't overlap
             await swept.wait()
         await transaction.insert_session(session)
 
@@ -71,18 +71,18 @@ async def test_a_sign_in_under_way_does_not_survive_it(engine: Engine) -> None:
     found = await engine.get(session.session_id)
     if seen[-1] == LockedUser(None):
         assert not is_live(found, START + SECOND)
-    else:  # judged by the sweep, as the sign-in's time of proof would be
+    else:  # the sign-in ran again and read the sweep
         assert seen == [LockedUser(None), LockedUser(START + SECOND)]
 
 
-async def test_of_many_at_once_each_moves_the_epoch_on(engine: Engine) -> None:
+async def test_each_of_many_concurrent_global_sweeps_raises_the_epoch(engine: Engine) -> None:
     await asyncio.gather(*(engine.sweep_everybody(START + n * SECOND) for n in range(5)))
     [session] = await engine.add(a_session())
     assert session.global_epoch == 5
     assert is_live(await engine.get(session.session_id), START)
 
 
-async def test_the_reason_is_kept_with_the_sweep(engine: Engine) -> None:
+async def test_the_reason_is_stored_with_the_sweep(engine: Engine) -> None:
     sweep = Sweep(START, ADMIN, "a laptop was stolen")
 
     async def work(transaction: Transaction) -> None:

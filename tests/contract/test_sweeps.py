@@ -1,4 +1,4 @@
-"""Carrying out sweeps, of a user and of everybody."""
+"""Carrying out sweeps of one user and of all users."""
 
 import asyncio
 import itertools
@@ -37,13 +37,13 @@ async def test_a_users_sweep_is_pending_until_it_is_settled(engine: Engine) -> N
     assert await engine.upkeep.pending_sweeps(10) == []
 
 
-async def test_pending_sweeps_come_the_oldest_first_to_a_limit(engine: Engine) -> None:
+async def test_pending_sweeps_come_oldest_first_up_to_a_limit(engine: Engine) -> None:
     await engine.sweep("cid", START + 3 * SECOND)
     await engine.sweep("ann", START + 1 * SECOND)
     await engine.sweep_everybody(START + 2 * SECOND)
     await engine.sweep("ann", START + 4 * SECOND)
     expected = [
-        PendingSweep("ann", 2),  # in the place of her first, which it covers
+        PendingSweep("ann", 2),  # replaces her first sweep
         PendingSweep(EVERYBODY, 1),
         PendingSweep("cid", 1),
     ]
@@ -51,7 +51,7 @@ async def test_pending_sweeps_come_the_oldest_first_to_a_limit(engine: Engine) -
     assert await engine.upkeep.pending_sweeps(2) == expected[:2]
 
 
-async def test_settling_a_sweep_settles_the_same_users_before_it_and_no_other(
+async def test_settling_a_sweep_settles_only_earlier_sweeps_of_the_same_user(
     engine: Engine,
 ) -> None:
     await engine.execute(
@@ -68,7 +68,7 @@ async def test_settling_a_sweep_settles_the_same_users_before_it_and_no_other(
     assert await engine.upkeep.pending_sweeps(10) == [PendingSweep("bob", 3)]
 
 
-async def test_what_a_sweep_would_end_can_be_counted(engine: Engine) -> None:
+async def test_the_sessions_that_a_sweep_would_end_can_be_counted(engine: Engine) -> None:
     await engine.add(*(a_session() for _ in range(5)), a_session("bob"))
     await engine.sweep("ann", START + SECOND)
     assert await engine.upkeep.count_swept(PendingSweep("ann", 1), 3) == 3
@@ -77,7 +77,7 @@ async def test_what_a_sweep_would_end_can_be_counted(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 5, 10, 11])
-async def test_a_users_sweep_ends_their_sessions_in_the_order_of_ids_and_no_others(
+async def test_a_users_sweep_ends_only_their_sessions_in_the_order_of_ids(
     engine: Engine, limit: int
 ) -> None:
     hers = [a_session() for _ in range(10)]
@@ -102,7 +102,7 @@ async def test_a_users_sweep_ends_their_sessions_in_the_order_of_ids_and_no_othe
 
 
 @pytest.mark.parametrize("limit", [2, 10])
-async def test_everybodys_sweep_ends_all_made_before_it_and_none_made_after(
+async def test_a_global_sweep_ends_earlier_sessions_and_no_later_ones(
     engine: Engine, limit: int
 ) -> None:
     old = [a_session(f"user-{n % 3}") for n in range(6)]
@@ -115,7 +115,7 @@ async def test_everybodys_sweep_ends_all_made_before_it_and_none_made_after(
     assert [await recorded(engine, each) for each in new] == [None] * 3
 
 
-async def test_a_sweep_that_is_worked_on_twice_is_worked_on_once(engine: Engine) -> None:
+async def test_a_sweep_that_two_workers_carry_out_ends_each_session_once(engine: Engine) -> None:
     sessions = [a_session() for _ in range(20)]
     await engine.add(*sessions)
     await engine.sweep("ann", START)
@@ -125,7 +125,7 @@ async def test_a_sweep_that_is_worked_on_twice_is_worked_on_once(engine: Engine)
     assert sorted(ended) == sorted(ids(sessions))
 
 
-async def test_a_sweep_goes_on_after_an_id(engine: Engine) -> None:
+async def test_a_sweep_continues_after_a_given_id(engine: Engine) -> None:
     sessions = sorted((a_session() for _ in range(5)), key=lambda each: each.session_id)
     await engine.add(*sessions)
     await engine.sweep("ann", START)
@@ -136,7 +136,7 @@ async def test_a_sweep_goes_on_after_an_id(engine: Engine) -> None:
     assert batch.left == 0
 
 
-async def test_a_sweep_of_everybody_looks_at_so_many_sessions_at_a_time_only(
+async def test_a_global_sweep_scans_a_limited_number_of_sessions_per_batch(
     engine: Engine,
 ) -> None:
     sessions = sorted((a_session() for _ in range(9)), key=lambda each: each.session_id)

@@ -4,10 +4,10 @@ import pytest
 
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.ports import BATCH_LIMIT, Touch, Transaction
-from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, ids, told
+from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, ids, stored_fields
 
 
-async def test_an_activity_moves_time_and_address_forward(engine: Engine) -> None:
+async def test_an_activity_updates_time_and_address(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     moment = START + MINUTE
@@ -18,7 +18,7 @@ async def test_an_activity_moves_time_and_address_forward(engine: Engine) -> Non
     assert found.ip_address == session.ip_address
 
 
-async def test_an_activity_without_an_address_leaves_the_last_one(engine: Engine) -> None:
+async def test_an_activity_without_an_address_keeps_the_last_one(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     await engine.sessions.touch(
@@ -33,10 +33,10 @@ async def test_an_activity_never_moves_back(engine: Engine, back_seconds: int) -
     await engine.add(session)
     touch = Touch(session.session_id, START + MINUTE - back_seconds * SECOND, "203.0.113.9")
     assert await engine.sessions.touch([touch], lambda: START + MINUTE) == 0
-    assert told(await engine.get(session.session_id)) == told(session)
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
 
 
-async def test_activities_in_any_order_leave_the_latest(engine: Engine) -> None:
+async def test_activities_in_any_order_keep_the_latest(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)
     now = START + MINUTE
@@ -52,7 +52,7 @@ async def test_activities_in_any_order_leave_the_latest(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("death", ["ended", "expired", "idle", "swept", "all swept", "purged"])
-async def test_an_activity_never_touches_a_dead_session(engine: Engine, death: str) -> None:
+async def test_an_activity_never_changes_an_ended_session(engine: Engine, death: str) -> None:
     session = a_session(
         lifetime=MINUTE if death == "expired" else 60 * MINUTE,
         idle_timeout=MINUTE if death == "idle" else None,
@@ -69,14 +69,14 @@ async def test_an_activity_never_touches_a_dead_session(engine: Engine, death: s
         case "purged":
             await _end(engine, session)
             assert await engine.upkeep.purge_ended(START + SECOND, 10) == 1
-    # used while it lived, but written too late
+    # used while it was live, but written after it ended
     touch = Touch(session.session_id, START + 30 * SECOND, "203.0.113.9")
     assert await engine.sessions.touch([touch], lambda: now) == 0
     found = await engine.sessions.read_sessions([session.session_id])
     assert all(each.last_active_time == START for each in found.values())
 
 
-async def test_a_session_that_is_touched_and_ended_at_once_is_not_touched_after_its_end(
+async def test_an_activity_that_races_an_ending_changes_nothing_after_the_ending(
     engine: Engine,
 ) -> None:
     sessions = [a_session() for _ in range(30)]
@@ -89,9 +89,9 @@ async def test_a_session_that_is_touched_and_ended_at_once_is_not_touched_after_
 
     async def end_and_look(session: Session) -> None:
         await _end(engine, session)
-        at_the_end = told(await engine.get(session.session_id))
+        at_the_end = stored_fields(await engine.get(session.session_id))
         await asyncio.sleep(0.01)
-        assert told(await engine.get(session.session_id)) == at_the_end
+        assert stored_fields(await engine.get(session.session_id)) == at_the_end
 
     await asyncio.gather(*map(end_and_look, sessions), *map(touch_all, range(1, 9)))
     found = (await engine.sessions.read_sessions(ids(sessions))).values()
@@ -101,7 +101,7 @@ async def test_a_session_that_is_touched_and_ended_at_once_is_not_touched_after_
     assert {each.session_id: each.last_active_time for each in found} == before
 
 
-async def test_a_session_at_its_last_instant_is_touched(engine: Engine) -> None:
+async def test_an_activity_at_the_last_instant_of_a_session_is_recorded(engine: Engine) -> None:
     session = a_session(idle_timeout=MINUTE)
     await engine.add(session)
     moment = START + MINUTE - SECOND / 1_000_000
@@ -110,7 +110,7 @@ async def test_a_session_at_its_last_instant_is_touched(engine: Engine) -> None:
     )
 
 
-async def test_a_whole_batch_is_touched_at_once_and_counted(engine: Engine) -> None:
+async def test_a_batch_of_activities_is_written_at_once_and_counted(engine: Engine) -> None:
     sessions = [a_session(f"user-{number % 7}") for number in range(BATCH_LIMIT)]
     await engine.fill(sessions)
     await engine.sweep("user-3", START)
@@ -123,7 +123,7 @@ async def test_a_whole_batch_is_touched_at_once_and_counted(engine: Engine) -> N
     assert moved == {f"user-{number}" for number in range(7)} - {"user-3"}
 
 
-async def test_touching_nothing_moves_nothing(engine: Engine) -> None:
+async def test_an_empty_batch_of_activities_changes_nothing(engine: Engine) -> None:
     assert await engine.sessions.touch([], lambda: START) == 0
 
 

@@ -1,4 +1,4 @@
-"""Transactions: what they return and undo, and who waits for whom."""
+"""Transactions: their results, their rollback, and their locks."""
 
 import asyncio
 from uuid import UUID, uuid4
@@ -22,7 +22,7 @@ from tests.support.engines import (
     Engine,
     a_session,
     ids,
-    told,
+    stored_fields,
 )
 
 
@@ -45,14 +45,14 @@ async def write_attempt(engine: Engine, attempt: AnsweredAttempt) -> None:
 # All or nothing
 
 
-async def test_a_transaction_returns_what_its_work_returned(engine: Engine) -> None:
+async def test_a_transaction_returns_the_result_of_its_work(engine: Engine) -> None:
     async def work(_transaction: Transaction) -> str:
         return "done"
 
     assert await engine.sessions.transact(work) == "done"
 
 
-async def test_work_that_raises_undoes_all_that_it_did(engine: Engine) -> None:
+async def test_work_that_raises_is_rolled_back(engine: Engine) -> None:
     kept, fresh = a_session(), a_session()
     attempt = AnsweredAttempt(b"h" * 32, b"p" * 32, kept.session_id, b"s" * 32, START + MINUTE)
     await engine.add(kept)
@@ -74,7 +74,7 @@ async def test_work_that_raises_undoes_all_that_it_did(engine: Engine) -> None:
     assert await locked_user(engine, "ann") == LockedUser(None)
 
 
-async def test_a_transaction_after_one_that_raised_works(engine: Engine) -> None:
+async def test_a_transaction_works_after_one_that_raised(engine: Engine) -> None:
     async def work(_transaction: Transaction) -> None:
         raise Refused
 
@@ -83,10 +83,10 @@ async def test_a_transaction_after_one_that_raised_works(engine: Engine) -> None
             await engine.sessions.transact(work)
     session = a_session()
     await engine.add(session)
-    assert told(await engine.get(session.session_id)) == told(session)
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
 
 
-async def test_a_transaction_sees_its_own_changes_and_nobody_else_does(engine: Engine) -> None:
+async def test_only_the_transaction_itself_sees_its_uncommitted_changes(engine: Engine) -> None:
     session = a_session()
 
     async def work(transaction: Transaction) -> tuple[Session | None, dict[UUID, Session]]:
@@ -96,11 +96,11 @@ async def test_a_transaction_sees_its_own_changes_and_nobody_else_does(engine: E
         return await transaction.read_session(session.session_id), outside
 
     inside, outside = await engine.sessions.transact(work)
-    assert told(inside) == told(session)
+    assert stored_fields(inside) == stored_fields(session)
     assert outside == {}
 
 
-async def test_a_commit_happens_although_its_caller_was_cancelled(engine: Engine) -> None:
+async def test_a_commit_completes_although_its_caller_was_cancelled(engine: Engine) -> None:
     session = a_session()
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -116,8 +116,8 @@ async def test_a_commit_happens_although_its_caller_was_cancelled(engine: Engine
     with pytest.raises(asyncio.CancelledError):
         await caller
     go_on.set()
-    await locked_user(engine, "ann")  # waits for its turn behind the other
-    assert told(await engine.get(session.session_id)) == told(session)
+    await locked_user(engine, "ann")  # waits until the cancelled caller's transaction has ended
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
 
 
 async def test_closing_waits_for_a_commit_whose_caller_was_cancelled(engine: Engine) -> None:
@@ -138,10 +138,10 @@ async def test_closing_waits_for_a_commit_whose_caller_was_cancelled(engine: Eng
     assert not closing.done()
     go_on.set()
     await closing
-    assert told(await engine.get(session.session_id)) == told(session)
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
 
 
-async def test_callers_that_are_cancelled_at_any_point_leave_the_store_working(
+async def test_a_caller_cancelled_at_any_point_leaves_the_store_working(
     engine: Engine,
 ) -> None:
     for delay in (0, 0.0005, 0.001, 0.002, 0.004):
@@ -152,18 +152,18 @@ async def test_callers_that_are_cancelled_at_any_point_leave_the_store_working(
         await asyncio.gather(*callers, return_exceptions=True)
     session = a_session("bob")
     await engine.add(session)
-    assert told(await engine.get(session.session_id)) == told(session)
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
 
 
 # Users
 
 
-async def test_a_user_who_was_never_swept_stands_so(engine: Engine) -> None:
+async def test_a_user_who_was_never_swept_has_no_sweep_time(engine: Engine) -> None:
     assert await locked_user(engine, "ann") == LockedUser(None)
     assert await locked_user(engine, "ann") == LockedUser(None)
 
 
-async def test_a_users_standing_is_the_latest_sweep_of_theirs_or_of_everybodys(
+async def test_a_users_sweep_time_is_the_latest_of_their_own_and_global_sweeps(
     engine: Engine,
 ) -> None:
     await engine.sweep("ann", START + SECOND)
@@ -176,7 +176,7 @@ async def test_a_users_standing_is_the_latest_sweep_of_theirs_or_of_everybodys(
     assert await locked_user(engine, "ann") == LockedUser(START + 3 * SECOND)
 
 
-async def test_who_locks_a_user_keeps_others_who_do_waiting(engine: Engine) -> None:
+async def test_a_transaction_waits_while_another_one_locks_the_same_user(engine: Engine) -> None:
     inside = 0
 
     async def work(transaction: Transaction) -> None:
@@ -190,7 +190,7 @@ async def test_who_locks_a_user_keeps_others_who_do_waiting(engine: Engine) -> N
     await asyncio.gather(*(engine.sessions.transact(work) for _ in range(20)))
 
 
-async def test_fifty_sign_ins_at_once_keep_a_limit_exactly(engine: Engine) -> None:
+async def test_fifty_concurrent_sign_ins_keep_a_limit_exactly(engine: Engine) -> None:
     limit = 7
 
     async def sign_in() -> bool:
@@ -213,14 +213,14 @@ async def test_fifty_sign_ins_at_once_keep_a_limit_exactly(engine: Engine) -> No
 # Repeatable calls
 
 
-async def test_what_is_kept_of_a_repeatable_call_comes_back(engine: Engine) -> None:
+async def test_a_stored_attempt_is_read_back(engine: Engine) -> None:
     attempt = AnsweredAttempt(bytes(range(32)), b"\0" * 32, uuid4(), b"\xff" * 32, START + MINUTE)
     assert await read_attempt(engine, attempt.retry_hash) is None
     await write_attempt(engine, attempt)
     assert await read_attempt(engine, attempt.retry_hash) == attempt
 
 
-async def test_a_later_call_under_the_same_hash_takes_the_place_of_the_earlier(
+async def test_a_later_attempt_with_the_same_hash_replaces_the_earlier(
     engine: Engine,
 ) -> None:
     first = AnsweredAttempt(b"h" * 32, b"1" * 32, uuid4(), b"1" * 32, START)

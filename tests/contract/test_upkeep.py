@@ -1,4 +1,4 @@
-"""Purging, forgetting repeatable calls, and partitions."""
+"""Purging sessions, deleting old retry records, and partitions."""
 
 import asyncio
 from uuid import uuid4
@@ -24,7 +24,9 @@ from tests.support.engines import (
 # History
 
 
-async def test_purging_deletes_only_what_ended_before_the_oldest_first(engine: Engine) -> None:
+async def test_purging_deletes_only_sessions_that_ended_before_a_time_oldest_first(
+    engine: Engine,
+) -> None:
     live = a_session()
     ended = [a_session() for _ in range(5)]
     await engine.add(live, *ended)
@@ -43,7 +45,7 @@ async def test_purging_deletes_only_what_ended_before_the_oldest_first(engine: E
 
 
 @pytest.mark.parametrize("worker_ran", [True, False])
-async def test_purging_deletes_what_expired_before_whether_or_not_it_was_found(
+async def test_purging_deletes_expired_sessions_even_if_no_worker_found_them(
     engine: Engine, worker_ran: bool
 ) -> None:
     expired = [a_session(lifetime=(n + 1) * SECOND) for n in range(5)]
@@ -54,7 +56,7 @@ async def test_purging_deletes_what_expired_before_whether_or_not_it_was_found(
     await engine.sessions.touch([Touch(in_use.session_id, NOW, None)], lambda: START)
     if worker_ran:
         assert len((await engine.upkeep.end_overdue(NOW, 10, named=True)).ended) == 5
-    before = START + 4 * SECOND  # the fourth ended exactly then
+    before = START + 4 * SECOND  # the fourth session ended at this instant
     assert await engine.upkeep.count_purgeable(before, 2) == 2
     assert await engine.upkeep.count_purgeable(before, 10) == 4
     assert await engine.upkeep.purge_ended(before, 3) == 3
@@ -65,7 +67,7 @@ async def test_purging_deletes_what_expired_before_whether_or_not_it_was_found(
     assert set(left) == set(ids([*expired[3:], in_use]))
 
 
-async def test_two_purges_at_once_delete_each_row_once(engine: Engine) -> None:
+async def test_concurrent_purges_delete_each_row_once(engine: Engine) -> None:
     sessions = [a_session() for _ in range(40)]
     await engine.add(*sessions)
     for session in sessions:
@@ -74,7 +76,7 @@ async def test_two_purges_at_once_delete_each_row_once(engine: Engine) -> None:
     assert sum(counts) == 40
 
 
-async def test_repeatable_calls_are_forgotten_when_their_window_has_closed(engine: Engine) -> None:
+async def test_retry_records_are_deleted_when_their_window_has_closed(engine: Engine) -> None:
     attempts = [
         AnsweredAttempt(bytes([n]) * 32, b"p" * 32, uuid4(), b"s" * 32, START + n * SECOND)
         for n in range(5)
@@ -85,7 +87,7 @@ async def test_repeatable_calls_are_forgotten_when_their_window_has_closed(engin
             await transaction.write_attempt(attempt)
 
     await engine.sessions.transact(work)
-    now = START + 2 * SECOND  # the third's window closes in this very instant
+    now = START + 2 * SECOND  # the third attempt's window closes at this instant
     assert await engine.upkeep.forget_attempts(now, 2) == 2
     assert await engine.upkeep.forget_attempts(now, 2) == 1
     assert await engine.upkeep.forget_attempts(now, 2) == 0
@@ -100,14 +102,14 @@ async def test_repeatable_calls_are_forgotten_when_their_window_has_closed(engin
 # Partitions
 
 
-async def test_a_store_without_partitions_has_nothing_to_do_about_them(engine: Engine) -> None:
+async def test_a_store_without_partitions_creates_and_drops_none(engine: Engine) -> None:
     if not await engine.upkeep.missing_partitions(NOW + 90 * DAY):
         assert not await engine.upkeep.old_partitions(NOW + 90 * DAY, NOW + 90 * DAY)
         assert not await engine.upkeep.make_partition(START)
         assert not await engine.upkeep.drop_partition("sessions")
 
 
-async def test_purging_leaves_what_goes_with_its_partition_only_where_there_are_any(
+async def test_purging_leaves_expired_sessions_to_their_partitions_if_there_are_any(
     engine: Engine,
 ) -> None:
     session = a_session(session_id=new_id(START))

@@ -1,4 +1,4 @@
-"""Small transactions that several tests of the contract do."""
+"""Small transactions that several contract tests share."""
 
 from session_authority_server.domain.session import (
     Ending,

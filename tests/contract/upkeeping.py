@@ -1,4 +1,4 @@
-"""Upkeep as a worker does it, at one moment."""
+"""Upkeep calls of a worker at one fixed time."""
 
 from datetime import datetime
 from uuid import UUID
@@ -28,7 +28,7 @@ async def recorded(engine: Engine, session: Session) -> Ending | None:
 
 
 async def ending(engine: Engine, session: Session, now: datetime = NOW) -> Ending | None:
-    """Return the ending that every reader tells."""
+    """Return the ending that readers see at a time."""
     return ending_of(await engine.get(session.session_id), now)
 
 

@@ -93,10 +93,10 @@ async def test_partitions_are_made_as_time_goes_on_each_once(
     before = names(admin)
     clock.advance(3 * SPAN)
     assert await partition.count(100) == 3
-    told: list[int] = []
-    both = await asyncio.gather(partition(told.append), partition(told.append))
+    dropped_counts: list[int] = []
+    both = await asyncio.gather(partition(dropped_counts.append), partition(dropped_counts.append))
     assert sum(both) == 3
-    assert sum(told) == 3
+    assert sum(dropped_counts) == 3
     assert len(names(admin)) == len(before) + 3
     await engine.add(made_at(clock.now() + AHEAD))
     with pytest.raises(StoreUnavailable):

@@ -258,7 +258,7 @@ def test_a_role_without_rights_or_a_lost_table_is_told_at_the_start(
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A database that can be told to wait for a standby that is not there, frozen and crashed."""
+    """A database that can be stored_fields to wait for a standby that is not there, frozen and crashed."""
     with postgresql.cluster() as made:
         folder = tmp_path_factory.mktemp("made")
         assert run("migrate", cwd=folder, settings=settings(made.url())).returncode == 0

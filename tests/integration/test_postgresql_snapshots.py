@@ -28,7 +28,7 @@ from tests.support.engines import (
     ids,
     numbered,
     opened,
-    told,
+    stored_fields,
 )
 
 NOW = START + 2 * DAY
@@ -74,7 +74,7 @@ async def test_a_worker_does_not_end_the_session_that_ends_all_others_meanwhile(
         await admin.execute("SELECT pg_advisory_unlock(1)")
         batch = await working
     assert current.session_id not in {each.session_id for each in batch.ended}
-    found = told(await engine.get(current.session_id))
+    found = stored_fields(await engine.get(current.session_id))
     assert found is not None
     assert found["ending"] is None
 
@@ -91,7 +91,7 @@ async def test_a_sign_in_that_a_sweep_of_everybody_overtakes_is_judged_anew(engi
 
     session = await engine.sessions.transact(sign_in)
     assert seen == [None, START]
-    assert told(await engine.get(session.session_id)) == told(session)
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
 
 
 async def test_a_swept_session_that_somebody_else_has_locked_is_left_and_told_of(

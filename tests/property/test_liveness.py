@@ -23,7 +23,15 @@ from session_authority_server.store.tables import (
     users,
 )
 from tests.property.conftest import Bench
-from tests.support.engines import SECOND, START, Engine, a_session, numbered, sweep_row, told
+from tests.support.engines import (
+    SECOND,
+    START,
+    Engine,
+    a_session,
+    numbered,
+    stored_fields,
+    sweep_row,
+)
 from tests.support.soak import soaked
 
 USERS = ("ann", "bob")
@@ -142,7 +150,9 @@ async def assert_agreement(
             reverse=True,
         )
         listed = await engine.sessions.list_live(name, now, None, page)
-        assert [told(each) for each in listed] == [told(each) for each in by_activity[:page]]
+        assert [stored_fields(each) for each in listed] == [
+            stored_fields(each) for each in by_activity[:page]
+        ]
         ended = [
             (ending.time, each.session_id, ending)
             for each in his

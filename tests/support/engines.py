@@ -203,8 +203,8 @@ def a_session(
     )
 
 
-def told(session: Session | None) -> dict[str, object] | None:
-    """Return all that is read back of a session, for sessions themselves are compared by identity."""
+def stored_fields(session: Session | None) -> dict[str, object] | None:
+    """Return the fields that the store reads back. Session objects themselves compare by identity."""
     if session is None:
         return None
     names = (field.name for field in fields(session) if field.name != "user_agent")

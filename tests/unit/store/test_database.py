@@ -20,7 +20,7 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.engine import hot_read, limits, sqlite
 from session_authority_server.store.engine.sqlite import Sqlite
 from session_authority_server.store.schema import migrate, read_version
-from tests.support.engines import DAY, SECOND, START, Engine, a_session, opened, over, told
+from tests.support.engines import DAY, SECOND, START, Engine, a_session, opened, over, stored_fields
 
 SOON_SECONDS = 15
 
@@ -97,7 +97,7 @@ async def test_a_store_whose_file_is_overwritten_in_service_never_makes_sessions
                 found = await asyncio.wait_for(engine.get(session.session_id), SOON_SECONDS)
             except StoreUnavailable:
                 continue
-            assert told(found) == told(session)
+            assert stored_fields(found) == stored_fields(session)
 
 
 async def test_a_schema_can_be_made_once_and_read(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ async def test_readers_do_not_wait_for_a_writer(engine: Engine) -> None:
 
     holder = asyncio.create_task(engine.sessions.transact(slow))
     await asyncio.sleep(0.01)
-    assert told(await engine.get(session.session_id)) == told(session)
+    assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
     go_on.set()
     await holder
 

@@ -16,7 +16,7 @@ from session_authority_server.domain.token import hash_secret, parse
 from session_authority_server.domain.verdict import Rejection, RejectionReason
 from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
-from tests.support.engines import DAY, MINUTE, SECOND, START, told
+from tests.support.engines import DAY, MINUTE, SECOND, START, stored_fields
 from tests.unit.usecases.conftest import Authority
 
 CHROME = (
@@ -173,7 +173,7 @@ async def test_a_repetition_gets_the_same_session_and_token(authority: Authority
     first, token = await authority.sign_in(retry_secret=RETRY)
     authority.clock.advance(10 * MINUTE - SECOND)
     again, same = await authority.sign_in(retry_secret=RETRY)
-    assert (told(again), same) == (told(first), token)
+    assert (stored_fields(again), same) == (stored_fields(first), token)
     live = await authority.engine.sessions.list_live("ann", START, None, 10)
     assert len(live) == 1
 

@@ -121,7 +121,7 @@ async def test_a_forged_token_ends_nothing_and_is_answered_alike(authority: Auth
     assert await authority.is_good(token)
 
 
-async def test_what_had_ended_stays_as_it_was(authority: Authority) -> None:
+async def test_a_session_that_had_already_ended_keeps_its_ending(authority: Authority) -> None:
     session, token = await authority.sign_in(lifetime=MINUTE)
     authority.clock.advance(MINUTE)
     await authority.revoke_by_id(str(session.session_id))

@@ -12,7 +12,7 @@ from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import SUPERSEDED
 from session_authority_server.ports import Transaction
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
-from tests.support.engines import DAY, MINUTE, SECOND, START, told
+from tests.support.engines import DAY, MINUTE, SECOND, START, stored_fields
 from tests.unit.usecases.conftest import Authority
 
 RETRY = b"r" * 32
@@ -46,7 +46,7 @@ async def test_both_clocks_begin_anew(authority: Authority) -> None:
     assert renewed.idle_expire_time == now + 60 * MINUTE
     assert renewed.authenticate_time == START + 58 * MINUTE
     assert renewed.create_time == START
-    assert told(await authority.engine.get(renewed.session_id)) == told(renewed)
+    assert stored_fields(await authority.engine.get(renewed.session_id)) == stored_fields(renewed)
     authority.clock.advance(59 * MINUTE)
     assert await authority.is_good(new)
 
@@ -109,7 +109,7 @@ async def test_a_repetition_gets_the_same_token(authority: Authority) -> None:
     first, token = await renew(authority, old, RETRY)
     authority.clock.advance(10 * MINUTE - SECOND)
     again, same = await renew(authority, old, RETRY)
-    assert (told(again), same) == (told(first), token)
+    assert (stored_fields(again), same) == (stored_fields(first), token)
 
 
 async def test_repetitions_at_once_renew_once(authority: Authority) -> None:
