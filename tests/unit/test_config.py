@@ -23,14 +23,14 @@ def nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_without_settings_the_defaults_hold() -> None:
+def test_the_defaults_apply_without_settings() -> None:
     settings = load_settings()
     assert settings.listen == "127.0.0.1:50551"
     assert settings.sqlite_path == Path("session-authority.sqlite")
     assert settings.policy == Policy()
 
 
-def test_what_is_given_outranks_the_environment_and_that_the_file(
+def test_arguments_override_the_environment_which_overrides_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "session-authority.toml").write_text(
@@ -72,7 +72,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str) -> None:
         load_settings()
 
 
-def test_a_setting_that_is_none_is_named_and_not_passed_over(tmp_path: Path) -> None:
+def test_an_unknown_setting_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "session-authority.toml").write_text("session_limits = 5\n")
     with pytest.raises(ConfigurationError, match="session_limits"):
         load_settings()
@@ -125,14 +125,14 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
 
-    told = str(caught.value)
-    assert told.startswith(
+    message = str(caught.value)
+    assert message.startswith(
         f"SESSION_AUTHORITY_{name.upper()} (or {name} in the configuration file)"
     )
-    assert remedy in told
+    assert remedy in message
 
 
-def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_bad_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SESSION_AUTHORITY_LISTEN", "x")
     monkeypatch.setenv("SESSION_AUTHORITY_SESSION_LIMIT", "x")
     with pytest.raises(ConfigurationError) as caught:
@@ -306,7 +306,9 @@ def test_a_misspelt_variable_is_refused(
 @pytest.mark.parametrize(
     "name", ["ADDRESS", "API_KEY", "TLS", "CONFIG", "SERVICE_HOST", "PORT", "PORT_50551_TCP_ADDR"]
 )
-def test_a_variable_for_somebody_else_is_let_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_of_another_program_is_ignored(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(f"SESSION_AUTHORITY_{name}", "x")
     assert load_settings().policy == Policy()
 
@@ -324,7 +326,7 @@ def test_a_variable_for_somebody_else_is_let_be(name: str, monkeypatch: pytest.M
         ("database_url", "sqlite:///file:a?mode=memory"),
     ],
 )
-def test_what_no_server_could_work_with_is_refused(name: str, value: str) -> None:
+def test_an_unusable_value_is_refused(name: str, value: str) -> None:
     given: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError, match=name.upper()):
         load_settings(**given)

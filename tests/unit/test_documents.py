@@ -16,7 +16,7 @@ SERVER = "server/session_authority_server"
 PLACES = re.findall(r"`([\w/]+\.py):([\w.]+)`", ARCHITECTURE)
 STEPS_LIMIT = 12
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-# What a path in CONTRIBUTING.md may begin from.
+# The folders that paths in CONTRIBUTING.md start from.
 BASES = (
     ROOT,
     ROOT / SERVER,

@@ -1,4 +1,4 @@
-"""The detector finds what is planted, wherever that is and however it is spelled."""
+"""The detector finds planted secrets in every place and every encoding."""
 
 import base64
 import logging
@@ -36,13 +36,11 @@ def capture() -> Iterator[Capture]:
 
 @pytest.fixture
 def token(capture: Capture) -> str:
-    """A token that came into being while everything was written down."""
+    """Return a token that was created during the capture."""
     return tokens.mint(NOW).encode()
 
 
-def test_of_a_run_that_leaks_nothing_nothing_is_found(
-    capture: Capture, token: str, tmp_path: Path
-) -> None:
+def test_a_run_without_leaks_has_no_findings(capture: Capture, token: str, tmp_path: Path) -> None:
     parsed = tokens.parse(token)
     assert parsed is not None
     logging.getLogger("anything").debug("signed in: %s", parsed.id)
@@ -161,7 +159,7 @@ PLANTED: list[tuple[Callable[[str], None], str]] = [
 
 
 @pytest.mark.parametrize(("plant", "place"), PLANTED)
-def test_what_is_planted_is_found_where_it_is(
+def test_a_planted_secret_is_found_in_its_place(
     capture: Capture, token: str, plant: Callable[[str], None], place: str
 ) -> None:
     plant(f"<{token}>")
@@ -179,7 +177,7 @@ def test_a_label_of_a_metric_is_found(capture: Capture, token: str) -> None:
         REGISTRY.unregister(counter)
 
 
-def test_what_was_printed_is_found(
+def test_printed_secrets_are_found(
     capture: Capture, token: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sys.stderr.write(token)
@@ -247,7 +245,7 @@ def test_a_token_or_a_key_is_found_without_its_prefix_and_in_part(prefix: str) -
     assert not secrets.found_in(f"{token.id} {text[:20]}".encode())
 
 
-def test_zeros_are_nobodys_secret() -> None:
+def test_zeros_are_not_a_secret() -> None:
     secrets = Secrets()
     secrets.add_token(Token(tokens.new_id(NOW), bytes(32)))
     assert len(secrets) == 0

@@ -51,7 +51,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FRAMEWORKS = sorted(
     PROJECT["project"]["optional-dependencies"].keys() - {"server", "native", "postgres", "demo"}
 )
-# What a sign-in may say beside the user's id and the retry secret.
+# The optional fields of a sign-in.
 SIGN_IN: dict[str, Any] = {
     "ip_address": "203.0.113.7",
     "user_agent": "Firefox/143",

@@ -1,4 +1,4 @@
-"""What the documents on security say is so."""
+"""The security documents match the code."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
         assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), name
 
 
-def test_nothing_is_said_to_be_tested_without_a_link_to_the_test() -> None:
+def test_every_claim_of_a_test_links_to_the_test() -> None:
     assert len(re.findall(r"\btest_\w+(?!\w|\.py)", SECURITY)) == len(NAMED_TESTS)
     threats = SECURITY.partition("\n## Threats\n")[2].partition("\n## ")[0]
     rows = [line for line in threats.splitlines() if re.match(r"\| (?!attack \|)", line)]
@@ -39,14 +39,14 @@ def test_nothing_is_said_to_be_tested_without_a_link_to_the_test() -> None:
 
 
 @pytest.mark.parametrize("document", ["docs/understand/security.md", "docs/operate/keys.md"])
-def test_the_table_of_permissions_is_the_one_that_is_enforced(document: str) -> None:
+def test_the_table_of_permissions_matches_the_enforced_permissions(document: str) -> None:
     enforced: dict[str, set[str]] = {}
     for method, permission in PERMISSIONS.items():
         enforced.setdefault(permission.value, set()).add(method.rpartition("/")[2])
     assert permissions_in((ROOT / document).read_text()) == enforced
 
 
-def test_the_length_of_a_token_is_the_one_that_is_told() -> None:
+def test_the_documented_length_of_a_token_is_right() -> None:
     said = re.search(r"`(ses_)` and (\d+) characters.*a secret \((\d+) bytes", SECURITY, re.DOTALL)
     assert said
     assert said[1] == SESSION_PREFIX

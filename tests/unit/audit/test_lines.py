@@ -40,7 +40,7 @@ EVENTS: list[Event] = [
 ]
 
 
-def told(event: Event, *, addresses: bool = False) -> dict[str, Any]:
+def line_of(event: Event, *, addresses: bool = False) -> dict[str, Any]:
     line = as_line(event, addresses=addresses)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
@@ -50,7 +50,7 @@ def told(event: Event, *, addresses: bool = False) -> dict[str, Any]:
 
 def test_every_event_has_a_line() -> None:
     assert {type(event) for event in EVENTS} == set(get_args(Event))
-    names = [told(event)["event"] for event in EVENTS]
+    names = [line_of(event)["event"] for event in EVENTS]
     assert names == [
         "session-established",
         "session-ended",
@@ -64,7 +64,7 @@ def test_every_event_has_a_line() -> None:
 
 
 def test_a_sign_in() -> None:
-    assert told(EVENTS[0]) == {
+    assert line_of(EVENTS[0]) == {
         "event_timestamp": SECONDS,
         "event": "session-established",
         "event_type": CAEP + "session-established",
@@ -76,20 +76,20 @@ def test_a_sign_in() -> None:
     }
 
 
-def test_who_signed_in_as_somebody_else() -> None:
+def test_a_sign_in_as_another_user_names_the_actor() -> None:
     session, _ = a_session("ada", NOON, actor_id="support-7")
-    assert told(SessionEstablished(session))["actor_id"] == "support-7"
+    assert line_of(SessionEstablished(session))["actor_id"] == "support-7"
 
 
-def test_what_an_operator_ended_is_told_with_the_reason_that_was_given() -> None:
+def test_an_ending_by_an_operator_has_the_given_reason() -> None:
     ending = Ending(NOON, EndReason.REVOKED, InitiatingEntity.ADMIN)
-    line = told(SessionEnded(ID, "ada", ending, f"stolen {TOKEN}"))
+    line = line_of(SessionEnded(ID, "ada", ending, f"stolen {TOKEN}"))
     assert line["reason_admin"]["en"].startswith("stolen ")
     assert TOKEN[4:] not in line["reason_admin"]["en"]
 
 
-def test_where_somebody_signed_in_from_is_told_where_it_is_asked_for() -> None:
-    line = told(EVENTS[0], addresses=True)
+def test_a_sign_in_has_its_address_if_configured() -> None:
+    line = line_of(EVENTS[0], addresses=True)
     assert (line["ips"], line["user_agent"]) == (["203.0.113.7"], "Firefox/143")
     for event in EVENTS:
         assert b"203.0.113" not in as_line(event, addresses=False)
@@ -99,7 +99,7 @@ def test_where_somebody_signed_in_from_is_told_where_it_is_asked_for() -> None:
 @pytest.mark.parametrize("reason", list(EndReason))
 def test_an_ending(reason: EndReason) -> None:
     ending = Ending(NOON, reason, InitiatingEntity.POLICY)
-    line = told(SessionEnded(ID, "ada", ending))
+    line = line_of(SessionEnded(ID, "ada", ending))
     assert line.pop("reason_admin")["en"].endswith(".")
     assert line == {
         "event_timestamp": SECONDS,
@@ -113,10 +113,10 @@ def test_an_ending(reason: EndReason) -> None:
 
 
 def test_a_sweep_of_one_user_and_one_of_everybody() -> None:
-    one = told(EVENTS[2])
+    one = line_of(EVENTS[2])
     assert (one["user_id"], one["kept_session_id"]) == ("ada", str(ID))
     assert (one["event_type"], one["initiating_entity"]) == (CAEP + "session-revoked", "user")
-    everybody = told(SessionsSwept("", Sweep(NOON, InitiatingEntity.ADMIN), why="a leak"))
+    everybody = line_of(SessionsSwept("", Sweep(NOON, InitiatingEntity.ADMIN), why="a leak"))
     assert everybody["everybody"]
     assert everybody["reason_admin"] == {"en": "a leak"}
     assert not {"user_id", "kept_session_id"} & set(everybody)
@@ -129,13 +129,13 @@ def test_changes_of_credentials() -> None:
         (EVENTS[6], "api-key", "revoke"),
         (EVENTS[7], "api-key", "update"),
     ):
-        line = told(event)
+        line = line_of(event)
         assert line["event_type"] == CAEP + "credential-change"
         assert (line["credential_type"], line["change_type"]) == (kind, change)
-    assert told(EVENTS[3])["event_timestamp"] == SECONDS + 1e-6
+    assert line_of(EVENTS[3])["event_timestamp"] == SECONDS + 1e-6
 
 
-def test_no_token_and_no_hash_is_told_wherever_somebody_put_one() -> None:
+def test_no_field_can_carry_a_token_or_a_hash_into_a_line() -> None:
     session, token = a_session(TOKEN, NOON, user_agent=f"Mozilla ({TOKEN})")
     for event in [*EVENTS, SessionEstablished(session), SessionEnded(ID, token, ENDED.ending)]:
         line = as_line(event, addresses=True)
@@ -144,7 +144,7 @@ def test_no_token_and_no_hash_is_told_wherever_somebody_put_one() -> None:
         assert session.secret_hash.hex().encode() not in line
 
 
-def test_a_user_id_stays_within_its_line() -> None:
+def test_a_user_id_cannot_break_its_line() -> None:
     line = as_line(
         SessionEnded(ID, '"},\n{"\u2028\u202e', ENDED.ending),
         addresses=False,
@@ -154,7 +154,7 @@ def test_a_user_id_stays_within_its_line() -> None:
     assert json.loads(line)["user_id"] == '"},\n{"\u2028\u202e'
 
 
-def test_the_documentation_shows_a_line_of_each_kind_as_it_is_written() -> None:
+def test_the_documentation_shows_a_line_of_each_kind_as_written() -> None:
     lines = [as_line(event, addresses=False) for event in EVENTS]
     lines += [summary_line(why, 2, NOON, NOON) for why in ("forged", DROPPED)]
     shown = Path("docs/operate/audit.md").read_text().partition("```json\n")[2].partition("```")[0]

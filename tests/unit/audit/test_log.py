@@ -93,7 +93,7 @@ def audit(disk: Disk) -> Iterator[AuditLog]:
     audit.close()
 
 
-def test_events_are_written_in_the_order_in_which_they_came(audit: AuditLog, disk: Disk) -> None:
+def test_events_are_written_in_the_order_of_recording(audit: AuditLog, disk: Disk) -> None:
     for number in range(0, 1_000, 2):
         audit.record(ended(number), ended(number + 1))
     audit.close()
@@ -101,7 +101,7 @@ def test_events_are_written_in_the_order_in_which_they_came(audit: AuditLog, dis
     assert disk.closed
 
 
-def test_a_stop_waits_for_what_is_yet_to_be_written(audit: AuditLog, disk: Disk) -> None:
+def test_a_stop_waits_until_queued_events_are_written(audit: AuditLog, disk: Disk) -> None:
     disk.free.clear()
     audit.record(*map(ended, range(100)))
     threading.Timer(0.1, disk.free.set).start()
@@ -109,7 +109,7 @@ def test_a_stop_waits_for_what_is_yet_to_be_written(audit: AuditLog, disk: Disk)
     assert disk.sessions == list(range(100))
 
 
-def test_a_disk_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted_and_told(
+def test_a_disk_that_hangs_delays_no_caller_and_dropped_events_are_counted_and_logged(
     audit: AuditLog, disk: Disk
 ) -> None:
     before = dropped()
@@ -121,16 +121,16 @@ def test_a_disk_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted_and_
     disk.free.set()
     wait_until(lambda: disk.of("events-dropped"))
     assert disk.sessions == list(range(QUEUE_LIMIT_EVENTS + 1))
-    [told] = disk.of("events-dropped")
-    assert disk.lines[-1] is told
-    assert told["count"] == 42
-    assert told["since"] == NOON.timestamp()
+    [summary] = disk.of("events-dropped")
+    assert disk.lines[-1] is summary
+    assert summary["count"] == 42
+    assert summary["since"] == NOON.timestamp()
     audit.record(ended(7))
     audit.close()
     assert disk.sessions[-1] == 7, "it goes on"
 
 
-def test_a_full_disk_is_tried_again_until_there_is_room(
+def test_a_full_disk_is_retried_until_it_has_room(
     audit: AuditLog, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.full = True
@@ -142,7 +142,7 @@ def test_a_full_disk_is_tried_again_until_there_is_room(
     wait_until(lambda: len(disk.lines) == 2)
     assert disk.sessions == [1, 2]
     assert [each.levelname for each in caplog.records] == ["ERROR", "WARNING"], (
-        "told once, and mended"
+        "one error, then one line about recovery"
     )
 
 
@@ -163,7 +163,7 @@ def test_a_stop_gives_up_in_time_on_a_disk_that(
     assert "3 lines" in caplog.text
 
 
-def test_an_event_that_cant_be_told_stops_nothing(
+def test_an_event_that_fails_to_serialize_stops_no_other_event(
     audit: AuditLog, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     audit.record(cast("SessionEnded", "no event"))
@@ -174,7 +174,7 @@ def test_an_event_that_cant_be_told_stops_nothing(
     caplog.clear()
 
 
-async def test_upkeep_waits_for_room_but_not_for_ever(
+async def test_upkeep_waits_for_room_but_not_forever(
     audit: AuditLog, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "ROOM_SECONDS", 0.05)
@@ -191,7 +191,7 @@ async def test_upkeep_waits_for_room_but_not_for_ever(
 
 
 @pytest.mark.parametrize("fault", [CredentialFault.FORGED, CredentialFault.SUPERSEDED])
-def test_of_a_flood_of_rejected_credentials_some_are_told_and_the_others_counted(
+def test_a_flood_of_rejected_credentials_is_logged_in_part_and_the_rest_counted(
     fault: CredentialFault, disk: Disk
 ) -> None:
     elapsed = Stopwatch()
@@ -207,11 +207,11 @@ def test_of_a_flood_of_rejected_credentials_some_are_told_and_the_others_counted
     audit.record(rejected(fault))
     audit.close()
     assert len(disk.of("credential-rejected")) == PER_SECOND + 1, "a new second"
-    [told] = disk.of("credentials-rejected")
-    assert (told["count"], told["reason"]) == (1_000 - PER_SECOND, fault.value)
+    [summary] = disk.of("credentials-rejected")
+    assert (summary["count"], summary["reason"]) == (1_000 - PER_SECOND, fault.value)
 
 
-def test_a_flood_of_one_kind_hides_none_of_the_other(audit: AuditLog, disk: Disk) -> None:
+def test_a_flood_of_one_kind_hides_no_event_of_another_kind(audit: AuditLog, disk: Disk) -> None:
     for _ in range(1_000):
         audit.record(rejected(CredentialFault.FORGED))
     audit.record(rejected(CredentialFault.SUPERSEDED))
@@ -221,7 +221,7 @@ def test_a_flood_of_one_kind_hides_none_of_the_other(audit: AuditLog, disk: Disk
     assert disk.of("credentials-rejected")[0]["count"] == 1_000 - PER_SECOND
 
 
-def test_tokens_of_sessions_that_are_unknown_are_not_told(audit: AuditLog, disk: Disk) -> None:
+def test_tokens_of_unknown_sessions_are_not_logged(audit: AuditLog, disk: Disk) -> None:
     for _ in range(100):
         audit.record(rejected(CredentialFault.UNKNOWN))
     audit.close()
@@ -235,7 +235,7 @@ def lines_of(path: Path) -> list[int]:
     return [UUID(json.loads(line)["session_id"]).int for line in path.read_text().splitlines()]
 
 
-def test_a_file_is_its_owners_alone_and_is_appended_to(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_file_and_lines_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     for number in range(2):
         audit = AuditLog(File(path), ManualClock(NOON))
@@ -245,7 +245,7 @@ def test_a_file_is_its_owners_alone_and_is_appended_to(tmp_path: Path) -> None:
     assert lines_of(path) == [0, 1]
 
 
-@pytest.mark.parametrize("how", ["renamed", "removed", "renamed and made anew", "truncated"])
+@pytest.mark.parametrize("how", ["renamed", "removed", "renamed and created again", "truncated"])
 def test_a_file_that_is_rotated_is_followed(how: str, tmp_path: Path) -> None:
     path, old = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
     audit = AuditLog(File(path), ManualClock(NOON))
@@ -258,7 +258,7 @@ def test_a_file_that_is_rotated_is_followed(how: str, tmp_path: Path) -> None:
         path.unlink()
     else:
         path.rename(old)
-        if how == "renamed and made anew":
+        if how == "renamed and created again":
             path.touch(0o640)
     audit.record(ended(2))
     audit.close()
@@ -267,7 +267,7 @@ def test_a_file_that_is_rotated_is_followed(how: str, tmp_path: Path) -> None:
         assert lines_of(old) == [1]
 
 
-def test_processes_that_share_a_file_tear_no_line(tmp_path: Path) -> None:
+def test_processes_that_share_a_file_write_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     audits = [AuditLog(File(path), ManualClock(NOON)) for _ in range(4)]
     for number in range(500):
@@ -281,7 +281,7 @@ def test_processes_that_share_a_file_tear_no_line(tmp_path: Path) -> None:
         assert own == [1_000 * place + number for number in range(500)]
 
 
-def test_a_line_that_was_cut_short_is_written_once_more_in_full(
+def test_a_line_that_was_cut_short_is_written_again_in_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "audit.jsonl"
@@ -316,14 +316,14 @@ def test_a_line_that_was_cut_short_is_written_once_more_in_full(
     assert len(torn) == 1
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "missing" / "audit.jsonl"):
         with pytest.raises(OSError):
             File(path)
 
 
-def test_standard_output_is_written_in_pieces_that_a_pipe_keeps_together() -> None:
+def test_standard_output_is_written_in_pieces_that_a_pipe_does_not_split() -> None:
     reading, writing = os.pipe()
     audit = AuditLog(Descriptor(writing), ManualClock(NOON))
     audit.record(*map(ended, range(100)))
@@ -335,5 +335,5 @@ def test_standard_output_is_written_in_pieces_that_a_pipe_keeps_together() -> No
 
 
 @pytest.fixture(autouse=True)
-def told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def log_level_info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)

@@ -57,7 +57,7 @@ def touches(store: Store) -> list[Touch]:
     return [touch for batch in store.written for touch in batch]
 
 
-async def test_an_activity_is_gathered_and_written_with_the_next_flush(
+async def test_an_activity_is_written_with_the_next_flush(
     activity: Activity, store: Store, clock: ManualClock
 ) -> None:
     session = a_session()
@@ -66,7 +66,7 @@ async def test_an_activity_is_gathered_and_written_with_the_next_flush(
     clock.advance(2 * MINUTE)
     await activity.flush()
     assert touches(store) == [Touch(session.session_id, START + MINUTE, "192.0.2.9")]
-    assert store.moments == [START + 2 * MINUTE]  # live at the time of writing, not of use
+    assert store.moments == [START + 2 * MINUTE]  # the store checks liveness at the time of writing
     assert len(activity) == 0
     await activity.flush()
     assert len(store.written) == 1
@@ -76,7 +76,7 @@ async def test_an_activity_is_gathered_and_written_with_the_next_flush(
     ("idle_timeout", "resolution"),
     [(None, MINUTE), (60 * MINUTE, MINUTE), (5 * MINUTE, 30 * SECOND), (MINUTE, 6 * SECOND)],
 )
-async def test_an_activity_within_the_resolution_of_the_last_is_left(
+async def test_an_activity_within_the_resolution_of_the_last_one_is_not_written(
     activity: Activity, idle_timeout: timedelta | None, resolution: timedelta
 ) -> None:
     session = a_session(idle_timeout=idle_timeout)
@@ -86,7 +86,7 @@ async def test_an_activity_within_the_resolution_of_the_last_is_left(
     assert len(activity) == 1
 
 
-async def test_many_activities_of_a_session_are_one_write_of_the_latest(
+async def test_many_activities_of_a_session_are_written_as_the_latest_one(
     activity: Activity, store: Store
 ) -> None:
     session = a_session()
@@ -140,7 +140,7 @@ async def test_a_flush_that_fails_keeps_everything_for_the_next(
     assert len(touches(store)) == 3
 
 
-async def test_an_activity_during_a_flush_is_not_forgotten(
+async def test_an_activity_during_a_flush_is_kept(
     activity: Activity, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = a_session()
@@ -164,7 +164,7 @@ async def test_a_flush_writes_in_batches(activity: Activity, store: Store) -> No
     assert [len(batch) for batch in store.written] == [FLUSH_BATCH, FLUSH_BATCH, 1]
 
 
-async def test_no_more_than_so_many_wait(
+async def test_the_number_of_waiting_sessions_is_limited(
     activity: Activity, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PENDING_LIMIT", 2)
@@ -172,12 +172,12 @@ async def test_no_more_than_so_many_wait(
     for session in (first, a_session(), a_session(), a_session()):
         await activity.record(session, START + MINUTE, None)
     assert (len(activity), activity.dropped) == (2, 2)
-    await activity.record(first, START + 2 * MINUTE, None)  # who waits already may be newer
+    await activity.record(first, START + 2 * MINUTE, None)  # a waiting session may be newer
     await activity.flush()
     assert touches(store)[0].time == START + 2 * MINUTE
 
 
-async def test_it_flushes_every_few_seconds_and_outlives_failures(
+async def test_activity_is_flushed_every_few_seconds_even_after_failures(
     activity: Activity,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
@@ -197,10 +197,10 @@ async def test_it_flushes_every_few_seconds_and_outlives_failures(
         await running
 
 
-# What somebody else has locked
+# Sessions that another transaction has locked
 
 
-async def test_a_decisive_activity_that_was_left_out_is_not_answered_and_the_others_are(
+async def test_a_decisive_activity_of_a_locked_session_fails_and_the_others_succeed(
     activity: Activity, store: Store
 ) -> None:
     locked, free = (a_session(idle_timeout=MINUTE) for _ in range(2))
@@ -213,7 +213,7 @@ async def test_a_decisive_activity_that_was_left_out_is_not_answered_and_the_oth
     assert done is None
 
 
-async def test_a_flush_keeps_what_was_left_out_for_the_next_time(
+async def test_a_flush_keeps_activities_of_locked_sessions_for_the_next_flush(
     activity: Activity, store: Store
 ) -> None:
     locked, free = a_session(), a_session()

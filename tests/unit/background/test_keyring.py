@@ -81,7 +81,7 @@ def keyring(store: Store, clock: ManualClock) -> Keyring:
     return Keyring(store, clock)
 
 
-async def test_a_good_key_is_recognised_without_the_store(store: Store, keyring: Keyring) -> None:
+async def test_a_valid_key_is_recognised_without_the_store(store: Store, keyring: Keyring) -> None:
     key, presented = store.issue()
     await keyring.refresh()
     for _ in range(3):
@@ -89,22 +89,22 @@ async def test_a_good_key_is_recognised_without_the_store(store: Store, keyring:
     assert store.reads == 1
 
 
-async def test_what_is_no_key_of_ours_is_refused_in_the_same_words(
+async def test_every_unknown_key_is_refused_with_the_same_message(
     store: Store, keyring: Keyring
 ) -> None:
     key, presented = store.issue()
     await keyring.refresh()
     wrong_secret = Token(key.key_id, b"x" * 32).encode("sak_")
     unknown = mint(NOON).encode("sak_")
-    told = set()
+    messages = set()
     for bad in ("", "sak_", presented[:-1], presented.lower(), unknown, wrong_secret):
         with pytest.raises(ApiKeyInvalid) as caught:
             keyring.recognise(bad)
-        told.add(str(caught.value))
-    assert len(told) == 1
+        messages.add(str(caught.value))
+    assert len(messages) == 1
 
 
-async def test_that_a_key_is_over_is_told_to_whoever_has_its_secret_alone(
+async def test_only_a_caller_with_the_secret_learns_that_a_key_has_ended(
     store: Store, keyring: Keyring, clock: ManualClock
 ) -> None:
     expired, presented_expired = store.issue(MINUTE)
@@ -122,7 +122,7 @@ async def test_that_a_key_is_over_is_told_to_whoever_has_its_secret_alone(
             keyring.recognise(Token(key.key_id, b"x" * 32).encode("sak_"))
 
 
-async def test_keys_that_have_not_been_read_for_long_are_not_believed(
+async def test_keys_that_were_read_too_long_ago_are_not_accepted(
     store: Store, clock: ManualClock
 ) -> None:
     now = 100.0
@@ -144,7 +144,7 @@ async def test_keys_that_have_not_been_read_for_long_are_not_believed(
     assert keyring.recognise(presented) == key
 
 
-async def test_the_generation_moves_with_what_keys_permit_and_not_with_their_use(
+async def test_the_generation_changes_with_permissions_and_not_with_use(
     store: Store, keyring: Keyring
 ) -> None:
     key, _ = store.issue()
@@ -188,7 +188,7 @@ async def test_the_first_use_of_a_permission_is_written_although_its_key_was_use
     ]
 
 
-async def test_a_process_that_starts_writes_what_it_sees_used_whatever_others_wrote(
+async def test_a_new_process_writes_the_first_use_that_it_sees(
     store: Store, keyring: Keyring
 ) -> None:
     key, _ = store.issue()
@@ -199,7 +199,7 @@ async def test_a_process_that_starts_writes_what_it_sees_used_whatever_others_wr
     assert [uses for uses, _ in store.uses if uses] == [{(key.key_id, Permission.VALIDATE)}]
 
 
-async def test_uses_of_keys_that_are_forgotten_are_forgotten_too(
+async def test_uses_of_removed_keys_are_discarded(
     store: Store, keyring: Keyring, clock: ManualClock
 ) -> None:
     for _ in range(20):
@@ -209,7 +209,7 @@ async def test_uses_of_keys_that_are_forgotten_are_forgotten_too(
         await keyring.write_uses()
         del store.keys[key.key_id]
         await keyring.refresh()
-        keyring.note_use(key.key_id, Permission.VALIDATE)  # by a call that was under way
+        keyring.note_use(key.key_id, Permission.VALIDATE)  # by a call in flight
         await keyring.write_uses()
     assert len(store.uses) == 40
     assert len([uses for uses, _ in store.uses if uses]) == 20

@@ -36,7 +36,7 @@ async def judging(engine: Engine, last_right: datetime) -> RightClock:
 
 
 @pytest.mark.parametrize("pause", [timedelta(0), LONGEST_PAUSE, timedelta(days=-400)])
-async def test_a_clock_that_goes_on_from_where_it_was_right_is_right(
+async def test_a_clock_that_continues_from_its_noted_time_is_right(
     engine: Engine, machine: MachineClocks, pause: timedelta
 ) -> None:
     await (await judging(engine, START - pause)).require()
@@ -71,7 +71,7 @@ async def test_after_a_step_the_clock_must_be_steady_for_a_while(
     right = await judging(engine, START)
     await right.require()
     machine.step(step)
-    await right.require()  # the step is not believed yet
+    await right.require()  # the clock does not follow the step yet
     machine.wait(STEP_ACCEPTED_AFTER)
     waited = timedelta(0)
     while waited < STEADY_FOR:
@@ -82,7 +82,7 @@ async def test_after_a_step_the_clock_must_be_steady_for_a_while(
     await right.require()
 
 
-async def test_a_server_without_a_worker_notes_that_the_clock_is_right(
+async def test_a_server_without_a_worker_notes_its_clock_time(
     engine: Engine, machine: MachineClocks
 ) -> None:
     right = await judging(engine, START - MINUTE)
@@ -93,7 +93,7 @@ async def test_a_server_without_a_worker_notes_that_the_clock_is_right(
     noting.cancel()
 
 
-async def test_the_upkeep_pauses_while_the_clock_is_wrong_and_says_so_once(
+async def test_upkeep_pauses_while_the_clock_is_wrong_and_logs_it_once(
     engine: Engine, machine: MachineClocks, caplog: pytest.LogCaptureFixture
 ) -> None:
     right = await judging(engine, START - 400 * DAY)
@@ -108,7 +108,7 @@ async def test_the_upkeep_pauses_while_the_clock_is_wrong_and_says_so_once(
     await repair(engine.database, START)
     await schedule.run_once(expire)  # type: ignore[arg-type]
     assert expire.runs == 1
-    told = [message for message in caplog.messages if "upkeep" in message]
-    assert len(told) == 2
-    assert told[0].startswith("the upkeep is paused: the clock says")
-    assert told[1].endswith("the upkeep resumes")
+    lines = [message for message in caplog.messages if "upkeep" in message]
+    assert len(lines) == 2
+    assert lines[0].startswith("the upkeep is paused: the clock says")
+    assert lines[1].endswith("the upkeep resumes")

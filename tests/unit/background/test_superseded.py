@@ -1,4 +1,4 @@
-"""A token that a re-authentication superseded is used again."""
+"""Use of a token that a re-authentication superseded."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -33,7 +33,7 @@ async def renewed(authority: Authority) -> tuple[str, str]:
     return old, new.encode()
 
 
-async def test_by_default_it_is_rejected_and_told_of_and_the_session_lives(
+async def test_by_default_it_is_rejected_and_logged_and_the_session_stays_live(
     authority: Authority,
 ) -> None:
     old, new = await renewed(authority)
@@ -65,9 +65,7 @@ async def use(authority: Authority, how: str, old: str) -> None:
 
 
 @pytest.mark.parametrize("how", USES)
-async def test_where_the_policy_says_so_any_use_ends_the_session(
-    strict: Authority, how: str
-) -> None:
+async def test_any_use_ends_the_session_if_the_policy_says_so(strict: Authority, how: str) -> None:
     old, new = await renewed(strict)
     strict.clock.advance(GRACE)
     await use(strict, how, old)
@@ -89,7 +87,7 @@ async def test_a_browsers_parallel_requests_end_nothing(strict: Authority, how: 
     assert await strict.is_good(new)
 
 
-async def test_the_grace_begins_anew_with_each_re_authentication(strict: Authority) -> None:
+async def test_the_grace_period_restarts_with_each_re_authentication(strict: Authority) -> None:
     oldest, old = await renewed(strict)
     strict.clock.advance(MINUTE)
     _, new = await strict.reauthenticate(Reauthentication(session_token=old))
@@ -100,7 +98,7 @@ async def test_the_grace_begins_anew_with_each_re_authentication(strict: Authori
     assert await strict.is_good(new.encode())
 
 
-async def test_a_session_that_was_renewed_meanwhile_has_its_grace(strict: Authority) -> None:
+async def test_a_session_that_was_just_renewed_has_its_grace_period(strict: Authority) -> None:
     old, new = await renewed(strict)
     strict.clock.advance(GRACE)
     newest: list[str] = []
@@ -115,7 +113,7 @@ async def test_a_session_that_was_renewed_meanwhile_has_its_grace(strict: Author
     assert await strict.is_good(newest[0])
 
 
-async def test_a_session_that_has_ended_stays_as_it_was(strict: Authority) -> None:
+async def test_an_ended_session_stays_unchanged(strict: Authority) -> None:
     old, new = await renewed(strict)
     strict.clock.advance(GRACE)
     await strict.sign_out(new)
@@ -126,8 +124,8 @@ async def test_a_session_that_has_ended_stays_as_it_was(strict: Authority) -> No
 
 @pytest.mark.parametrize(
     "how", ["validate", "batch", "list"]
-)  # which need no transaction themselves
-async def test_a_store_that_is_slow_to_end_a_session_neither_delays_nor_spoils_an_answer(
+)  # these calls need no transaction of their own
+async def test_a_slow_ending_neither_delays_nor_changes_an_answer(
     strict: Authority, how: str
 ) -> None:
     old, new = await renewed(strict)
@@ -141,7 +139,7 @@ async def test_a_store_that_is_slow_to_end_a_session_neither_delays_nor_spoils_a
     assert await strict.answer(new) == REVOKED
 
 
-async def test_an_ending_that_fails_is_tried_again(
+async def test_an_ending_that_fails_is_retried(
     strict: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ENDING_PAUSE_SECONDS", 0)
@@ -170,7 +168,7 @@ async def test_an_ending_that_fails_too_often_is_left_to_the_next_use(
     assert await strict.answer(new) == REVOKED
 
 
-async def test_many_uses_of_one_session_are_one_ending_and_only_so_many_wait(
+async def test_many_uses_of_a_session_end_it_once_and_the_queue_is_limited(
     strict: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "ENDINGS_LIMIT", 1)
@@ -186,7 +184,7 @@ async def test_many_uses_of_one_session_are_one_ending_and_only_so_many_wait(
     assert "too many sessions wait" in caplog.text
 
 
-async def test_an_orderly_stop_waits_for_an_ending_but_not_for_ever(
+async def test_a_graceful_stop_waits_for_an_ending_but_not_forever(
     strict: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.05)
@@ -199,7 +197,9 @@ async def test_an_orderly_stop_waits_for_an_ending_but_not_for_ever(
     assert "1 sessions could not be ended" in caplog.text
 
 
-async def test_signing_out_with_one_signs_the_session_out_at_once(authority: Authority) -> None:
+async def test_signing_out_with_a_superseded_token_ends_the_session_at_once(
+    authority: Authority,
+) -> None:
     old, new = await renewed(authority)
     await authority.sign_out(old)
     assert await authority.answer(new) == Rejection(RejectionReason.SIGNED_OUT)

@@ -1,4 +1,4 @@
-"""An installation that is as good as it can be, for tests to spoil."""
+"""The facts of an installation without faults, which tests change."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -54,7 +54,7 @@ NOTHING_UNFINISHED = Backlog(sweep_time=None, erase_time=None)
 
 
 def a_key(*permissions: Permission, name: str = "shop", **changes: Any) -> ApiKey:
-    """Return a key that was made 60 days ago, was used just now, and expires in 60 days."""
+    """Return a key that was created 60 days ago, was used just now, and expires in 60 days."""
     key, _ = issue(name, frozenset(permissions or Permission), NOW - 60 * DAY, lifetime=120 * DAY)
     return replace(key, **{"last_used_time": NOW, **changes})
 
@@ -68,7 +68,7 @@ def contents(
     uses: Mapping[UUID, Mapping[Permission, KeyUse]] | None = None,
     **changes: Any,
 ) -> Contents:
-    """Return tables with some keys (one for each permission unless given) that all are in use."""
+    """Return tables with keys that are all in use. The default is one key for each permission."""
     kept: Sequence[ApiKey] = keys or [a_key(each, name=each.value) for each in Permission]
     if uses is None:
         uses = {key.key_id: used(*key.permissions, first=NOW - 59 * DAY, last=NOW) for key in kept}
@@ -84,7 +84,7 @@ def contents(
 
 
 def an_installation(**changes: Any) -> Facts:
-    """Return what is known of an installation that lacks nothing, but for the changes."""
+    """Return the facts of an installation without faults, with some changes."""
     given: dict[str, Any] = {
         "now": NOW,
         "policy": POLICY,

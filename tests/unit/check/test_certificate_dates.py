@@ -17,7 +17,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
 
 
 @pytest.mark.parametrize(("expired", "until"), [(False, DAY), (True, -DAY)])
-def test_the_dates_are_those_that_it_was_made_with(
+def test_a_certificate_has_the_dates_of_its_creation(
     authority: TestAuthority, expired: bool, until: timedelta
 ) -> None:
     pair = authority.pair(expired=expired)
@@ -27,7 +27,9 @@ def test_the_dates_are_those_that_it_was_made_with(
     assert dates[1] - dates[0] == until
 
 
-def test_of_a_chain_it_is_the_servers_own(authority: TestAuthority, tmp_path: Path) -> None:
+def test_a_chain_has_the_dates_of_the_servers_certificate(
+    authority: TestAuthority, tmp_path: Path
+) -> None:
     pair, chain = authority.pair(), tmp_path / "chain.pem"
     chain.write_bytes(pair.certificate.read_bytes() + authority.certificate.read_bytes())
     assert (
@@ -35,7 +37,7 @@ def test_of_a_chain_it_is_the_servers_own(authority: TestAuthority, tmp_path: Pa
     )
 
 
-def test_of_what_can_not_be_shown_nothing_is_known(
+def test_a_file_that_cannot_be_read_has_no_dates(
     authority: TestAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = authority.pair(), authority.pair()

@@ -21,7 +21,7 @@ from session_authority_server.check import database_identity
         ({"gssencmode": "prefer"}, False),
     ],
 )
-def test_a_proof_is_asked_for_as_libpq_does(
+def test_verification_is_detected_as_libpq_does_it(
     parameters: Mapping[str, str], asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -53,11 +53,11 @@ def test_a_root_certificate_in_its_usual_place_counts(
         ("postgresql://localhost/authority?hostaddr=203.0.113.7", True),
     ],
 )
-def test_what_may_be_another_machine_is_known_as_such(address: str, leaves: bool) -> None:
+def test_an_address_that_may_leave_this_machine_is_detected(address: str, leaves: bool) -> None:
     assert database_identity.leaves_this_machine(database_identity.parameters_of(address)) is leaves
 
 
-def test_the_environment_speaks_where_an_address_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_fills_in_what_an_address_omits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     assert database_identity.is_server_verified(
         database_identity.parameters_of("postgresql://db.example.com/authority")

@@ -1,4 +1,4 @@
-"""What is known of an installation is what is there, and looking changes none of it."""
+"""Gathering the facts of an installation finds what is there and changes nothing."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ from tests.support.engines import DAY, MINUTE, START, Engine, a_session, over
 
 
 class Place:
-    """A SQLite file with everything, and what is known of it."""
+    """A complete SQLite file, and its facts."""
 
     def __init__(self, path: Path, engine: Engine) -> None:
         self.path = path
@@ -49,13 +49,13 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await database.close()
 
 
-async def test_the_names_of_a_file_are_counted(place: Place) -> None:
+async def test_the_links_to_a_file_are_counted(place: Place) -> None:
     assert (await place.facts()).hard_links == 1
     (place.path.parent / "link").hardlink_to(place.path)
     assert (await place.facts()).hard_links == 2
 
 
-async def test_a_fresh_file_is_known_as_such(place: Place) -> None:
+async def test_a_new_file_is_recognised(place: Place) -> None:
     facts = await place.facts()
     assert facts.now == START
     assert facts.condition == SqliteCondition(journal_mode="wal")
@@ -70,7 +70,7 @@ async def test_a_fresh_file_is_known_as_such(place: Place) -> None:
     assert facts.contents.sign_ins_until is None
 
 
-async def test_what_settings_say_is_known(place: Place) -> None:
+async def test_the_settings_are_gathered(place: Place) -> None:
     facts = await place.facts(
         listen="0.0.0.0:1",
         metrics_listen="[::]:2",
@@ -98,14 +98,14 @@ async def test_what_settings_say_is_known(place: Place) -> None:
         ("", True),
     ],
 )
-async def test_whether_another_address_to_listen_at_is_verified_is_known(
+async def test_verification_of_the_listen_address_is_gathered(
     place: Place, address: str, verified: bool
 ) -> None:
     facts = await place.facts(database_url="postgresql://localhost/x", watch_database_url=address)
     assert facts.watch_is_verified is verified
 
 
-async def test_keys_their_uses_and_the_one_for_development_are_known(place: Place) -> None:
+async def test_keys_their_uses_and_the_development_key_are_gathered(place: Place) -> None:
     await make(place.path, place.engine.keys, START)
     [key] = await place.engine.keys.read_keys()
     await place.engine.keys.note_key_uses({(key.key_id, Permission.CREATE)}, START)
@@ -117,12 +117,12 @@ async def test_keys_their_uses_and_the_one_for_development_are_known(place: Plac
 
 
 @pytest.mark.parametrize("found", [b"", b"sak_x\n", b"\xff\xfe"])
-async def test_a_file_that_holds_no_key_is_none(place: Place, found: bytes) -> None:
+async def test_a_file_without_a_key_is_not_a_development_key(place: Place, found: bytes) -> None:
     key_file(place.path).write_bytes(found)
     assert (await place.facts()).development_key_id is None
 
 
-async def test_what_waits_for_the_worker_is_known(place: Place) -> None:
+async def test_pending_work_of_the_worker_is_gathered(place: Place) -> None:
     await place.engine.add(a_session("ann", at=START, lifetime=DAY))
     await place.engine.sweep("bob", START + MINUTE, InitiatingEntity.USER)
     place.clock.advance(2 * DAY)
@@ -133,14 +133,14 @@ async def test_what_waits_for_the_worker_is_known(place: Place) -> None:
     assert contents.live_until is None
 
 
-async def test_how_long_live_sessions_may_live_is_known(place: Place) -> None:
+async def test_the_latest_end_of_live_sessions_is_gathered(place: Place) -> None:
     await place.engine.add(a_session(lifetime=90 * DAY))
     contents = (await place.facts(absolute_lifetime_seconds=43_200)).contents
     assert contents is not None
     assert contents.live_until == START + 90 * DAY
 
 
-async def test_files_are_known_with_who_may_read_them(place: Place, tmp_path: Path) -> None:
+async def test_files_are_gathered_with_their_readers(place: Place, tmp_path: Path) -> None:
     audit, tls_key = tmp_path / "audit.jsonl", tmp_path / "tls.key"
     for file, mode in ((audit, 0o644), (tls_key, 0o640), (key_file(place.path), 0o600)):
         file.touch()
@@ -156,7 +156,7 @@ async def test_files_are_known_with_who_may_read_them(place: Place, tmp_path: Pa
     assert len({file.holds for file in facts.files}) == 4
 
 
-async def test_what_is_not_there_or_no_path_is_left_out(place: Place) -> None:
+async def test_missing_files_and_other_urls_are_left_out(place: Place) -> None:
     facts = await place.facts(tls_certificate="x", tls_key="y", audit_log="-")
     assert {file.path.name.removeprefix(place.path.name) for file in facts.files} <= {
         "",
@@ -165,8 +165,8 @@ async def test_what_is_not_there_or_no_path_is_left_out(place: Place) -> None:
     }
 
 
-async def test_nobody_is_kept_waiting_and_nothing_is_changed(place: Place) -> None:
-    """Even while somebody writes, which is when a second writer would wait."""
+async def test_gathering_waits_for_no_writer_and_changes_nothing(place: Place) -> None:
+    """Also while another program writes, when a second writer would wait."""
     writer = sqlite3.connect(place.path, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     try:
@@ -179,7 +179,7 @@ async def test_nobody_is_kept_waiting_and_nothing_is_changed(place: Place) -> No
         writer.close()
 
 
-async def test_a_database_opened_to_be_read_cannot_be_written_to(place: Place) -> None:
+async def test_a_database_opened_for_reading_cannot_be_written(place: Place) -> None:
     database = Database.sqlite(place.path, read_only=True)
     with pytest.raises(StoreUnavailable) as caught:
         await over(database).keys.note_key_uses(
@@ -189,7 +189,7 @@ async def test_a_database_opened_to_be_read_cannot_be_written_to(place: Place) -
     await database.close()
 
 
-async def test_a_file_of_another_mode_stays_in_it(tmp_path: Path) -> None:
+async def test_a_file_keeps_its_journal_mode(tmp_path: Path) -> None:
     path = tmp_path / "other.sqlite"
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE things (id)")

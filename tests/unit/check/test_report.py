@@ -1,4 +1,4 @@
-"""What a report comes to, and the form in which programs read it."""
+"""The exit status of a report, and its form for programs."""
 
 import json
 import re
@@ -27,11 +27,11 @@ def status(facts: Facts, **demand: Any) -> Status:
     return assess(facts, Demand(**demand)).status
 
 
-def test_an_installation_that_lacks_nothing_is_good_at_every_level() -> None:
+def test_an_installation_without_faults_passes_at_every_level() -> None:
     assert status(an_installation(), asvs_level=3, assurance_level=3, strict=True) is Status.GOOD
 
 
-def test_by_default_the_least_levels_are_asked_for_and_90_days_are_justified() -> None:
+def test_the_default_is_the_lowest_levels_and_justifies_90_days() -> None:
     assert status(DEFAULTS) is Status.GOOD
 
 
@@ -47,30 +47,30 @@ def test_by_default_the_least_levels_are_asked_for_and_90_days_are_justified() -
         ),
     ],
 )
-def test_more_is_asked_for_at_higher_levels(demand: dict[str, Any], failing: set[str]) -> None:
+def test_higher_levels_require_more(demand: dict[str, Any], failing: set[str]) -> None:
     report = assess(DEFAULTS, Demand(**demand))
     assert {each.requirement.id for each in report.judged if each.fails} == failing
     assert report.status is Status.NOT_MET
 
 
-def test_what_its_operator_accepts_does_not_count() -> None:
+def test_accepted_findings_do_not_count() -> None:
     assert status(DEFAULTS, asvs_level=2, accepted={"7.3.1"}) is Status.NOT_MET
     assert status(DEFAULTS, asvs_level=2, accepted={"7.3.1", "7.5.2"}) is Status.GOOD
 
 
-def test_more_than_90_days_are_for_the_operator_to_justify() -> None:
+def test_the_operator_must_justify_more_than_90_days() -> None:
     facts = an_installation(policy=replace(POLICY, absolute_lifetime=91 * DAY))
     assert status(facts) is Status.NOT_MET
     assert status(facts, accepted={"2.1.3-30-days"}) is Status.GOOD
 
 
-def test_warnings_count_where_that_is_asked_for() -> None:
+def test_warnings_count_if_requested() -> None:
     facts = an_installation(audit_log="")
     assert status(facts) is Status.GOOD
     assert status(facts, strict=True) is Status.NOT_MET
 
 
-def test_what_could_not_be_looked_at_is_neither_good_nor_bad() -> None:
+def test_facts_that_could_not_be_gathered_neither_pass_nor_fail() -> None:
     plaintext = replace(EXPOSURE, tls=False)
     for facts in (
         an_installation(contents=None),
@@ -79,7 +79,7 @@ def test_what_could_not_be_looked_at_is_neither_good_nor_bad() -> None:
         assert status(facts) is Status.NOT_CHECKED
 
 
-def test_statuses_are_what_shells_are_told() -> None:
+def test_statuses_are_the_exit_codes() -> None:
     assert [each.value for each in Status] == [0, 1, 2]
 
 

@@ -51,12 +51,12 @@ def postgresql(**changes: Any) -> Facts:
 
 
 def lives_for(length: timedelta, **changes: Any) -> Facts:
-    """There is a session that needs no look until a while from now."""
+    """Return facts with a session that lives for some time."""
     return an_installation(contents=contents(live_until=NOW + length), **changes)
 
 
 def without(permission: Permission) -> Facts:
-    """Nobody may do something any more: such keys are over, or were never made."""
+    """Return facts in which no active key has a permission."""
     rest = [a_key(each) for each in Permission if each is not permission]
     over = [
         a_key(permission, revoke_time=NOW - SECOND),
@@ -66,7 +66,7 @@ def without(permission: Permission) -> Facts:
 
 
 CREATE, MANAGE, TERMINATE = Permission.CREATE, Permission.MANAGE, Permission.TERMINATE
-# What turns the verdict of an installation that lacks nothing, and what is almost so and doesn't.
+# Facts that change the verdict of an installation without faults, and facts that just miss it.
 TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
     "7.1.1": (
         [policy(absolute_lifetime=90 * DAY + SECOND)],
@@ -148,7 +148,7 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
     ),
     "5.1-logout": ([without(MANAGE), postgresql(fsync=False)], [without(CREATE)]),
 }
-# What the program or the app alone decides.
+# Verdicts that the program or the app alone decides.
 FIXED = {
     "7.1.3": APP_DUTY,
     "7.2.1": MET,
@@ -214,7 +214,7 @@ def test_levels_are_those_of_the_standards() -> None:
 
 
 @pytest.mark.parametrize("requirement", TURNS)
-def test_a_verdict_turns_with_what_it_rests_on(requirement: str) -> None:
+def test_a_verdict_changes_with_its_facts(requirement: str) -> None:
     spoilt, alike = TURNS[requirement]
     whole = found(an_installation(), requirement).verdict
     assert whole is not NOT_MET
@@ -225,7 +225,7 @@ def test_a_verdict_turns_with_what_it_rests_on(requirement: str) -> None:
 
 
 @pytest.mark.parametrize("requirement", FIXED)
-def test_what_depends_on_program_and_app_alone_is_the_same_everywhere(requirement: str) -> None:
+def test_a_verdict_of_program_or_app_is_the_same_for_every_installation(requirement: str) -> None:
     for facts in (an_installation(), WORST):
         assert found(facts, requirement).verdict is FIXED[requirement]
 
@@ -253,7 +253,7 @@ def test_each_finding_says_why_and_names_settings_that_exist(requirement: Requir
         ("5.1-channel", "tls_certificate"),
     ],
 )
-def test_what_a_setting_changes_names_it_whether_met_or_not(requirement: str, setting: str) -> None:
+def test_a_finding_names_the_setting_that_changes_it(requirement: str, setting: str) -> None:
     keys = contents()  # for without `manage`, 7.5.2 rests on that first
     for facts in (an_installation(), replace(WORST, contents=keys)):
         assert found(facts, requirement).setting == setting
@@ -263,7 +263,7 @@ def test_what_a_setting_changes_names_it_whether_met_or_not(requirement: str, se
     ("lifetime", "justified"),
     [(31 * DAY, True), (90 * DAY, True), (90 * DAY + SECOND, False)],
 )
-def test_a_lifetime_is_justified_up_to_90_days_at_the_first_level_alone(
+def test_only_the_first_level_justifies_a_lifetime_up_to_90_days(
     lifetime: Any, justified: bool
 ) -> None:
     facts = policy(absolute_lifetime=lifetime)
@@ -273,53 +273,53 @@ def test_a_lifetime_is_justified_up_to_90_days_at_the_first_level_alone(
     assert not found(policy(absolute_lifetime=DAY), "2.1.3-30-days").justified
 
 
-def test_sessions_of_longer_limits_are_told_with_their_time_and_what_ends_them() -> None:
+def test_sessions_beyond_the_limits_are_reported_with_their_time_and_a_remedy() -> None:
     for requirement in ("7.3.1", "7.3.2", "2.1.3-30-days", "2.3.3-12-hours", "2.3.3-idle"):
         why = found(lives_for(60 * DAY), requirement).why
         assert "until at least 2026-07-31 12:00 UTC" in why
         assert "session-authority revoke --all" in why
 
 
-def test_sessions_of_longer_limits_are_justified_as_those_limits_would_be() -> None:
+def test_sessions_beyond_the_limits_are_justified_like_the_limits() -> None:
     assert found(lives_for(90 * DAY), "2.1.3-30-days").justified
     assert not found(lives_for(91 * DAY), "2.1.3-30-days").justified
     assert not found(lives_for(60 * DAY), "2.2.3-24-hours").justified
 
 
-def test_a_clock_that_is_known_to_be_behind_makes_no_session_longer() -> None:
+def test_a_slow_clock_makes_no_session_longer() -> None:
     behind = -HOUR
     assert found(lives_for(15 * MINUTE - behind, clock_skew=behind), "7.3.1").verdict is MET
     assert found(lives_for(16 * MINUTE, clock_skew=HOUR), "7.3.1").verdict is NOT_MET
 
 
 @pytest.mark.parametrize("changes", [{}, {"waits_for_standbys": False}, {"standbys": 2}])
-def test_what_a_standby_that_takes_over_may_lack_is_not_promised(changes: dict[str, Any]) -> None:
+def test_the_finding_mentions_commits_that_a_standby_may_lack(changes: dict[str, Any]) -> None:
     assert "unless a standby takes over" in found(postgresql(**changes), "7.4.1").why
     for facts in (postgresql(standbys=0), an_installation(condition=SQLITE)):
         assert "standby" not in found(facts, "7.4.1").why
 
 
-def test_a_mesh_that_encrypts_is_the_operators_to_see_to() -> None:
+def test_the_app_must_encrypt_if_plaintext_is_allowed() -> None:
     finding = found(exposure(tls=False, allow_plaintext=True), "5.1-channel")
     assert finding.verdict is APP_DUTY
     assert "in front" in finding.why
 
 
 @pytest.mark.parametrize("requirement", ["7.2.4", "7.4.5", "7.5.2", "5.1-logout"])
-def test_keys_that_were_not_looked_at_are_not_said_to_be_missing(requirement: str) -> None:
+def test_keys_that_could_not_be_read_are_not_reported_as_missing(requirement: str) -> None:
     finding = found(an_installation(contents=None), requirement)
     assert finding.verdict is NOT_MET
     assert "could not be read" in finding.why
     assert "No active API key" not in finding.why
 
 
-def test_where_no_keys_are_asked_for_everybody_may_do_everything() -> None:
+def test_without_key_checks_every_caller_has_every_permission() -> None:
     facts = replace(without(MANAGE), exposure=replace(LOCAL, insecure=True))
     for requirement in ("7.4.3", "7.4.4", "7.5.2", "5.1-logout"):
         assert found(facts, requirement).verdict is not NOT_MET
 
 
-def test_spans_read_as_people_say_them() -> None:
+def test_durations_are_in_readable_units() -> None:
     said = found(policy(absolute_lifetime=DAY, idle_timeout=HOUR), "5.2-timeouts").why
     assert re.search(r"\(1 day\).* \(1 hour\)", said)
     said = found(policy(absolute_lifetime=90 * SECOND), "2.1.3-overall").why

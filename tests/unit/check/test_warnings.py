@@ -1,4 +1,4 @@
-"""Each warning is given for what deserves it, and for nothing less."""
+"""Each warning appears exactly when its condition is met."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -69,7 +69,7 @@ def version(current: str | None, *, known: bool, oldest_program: str | None) -> 
 
 
 LONG_AGO = NOW - 40 * DAY
-# What deserves each warning, and what is almost so and doesn't.
+# Facts that cause each warning, and facts that just miss it.
 WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
     "schema": (
         [
@@ -114,7 +114,7 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
         [postgresql(verified=False), an_installation(watch_is_verified=False)],
         [
             postgresql(verified=False, is_local=True),
-            postgresql(verified=False, encrypted=False),  # which is told as worse
+            postgresql(verified=False, encrypted=False),  # a worse warning covers this
         ],
     ),
     "open-file": ([file(0o644), file(0o602), file(0o601)], [file(0o600), file(0o660)]),
@@ -191,7 +191,7 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
     "unused-permission": (
         [
             one_key(VALIDATE, CREATE, used_=used(VALIDATE, first=LONG_AGO, last=NOW)),
-            # It was once.
+            # The key was used once.
             one_key(
                 VALIDATE,
                 CREATE,
@@ -202,11 +202,11 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
             ),
         ],
         [
-            # It has not been watched for long.
+            # Uses have not been recorded for long.
             one_key(
                 VALIDATE, CREATE, used_=used(VALIDATE, first=NOW - 30 * DAY + SECOND, last=NOW)
             ),
-            # It was used before uses were recorded.
+            # The key was used before uses were recorded.
             one_key(VALIDATE, CREATE, used_={}),
             one_key(
                 VALIDATE,
@@ -266,12 +266,12 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
 }
 
 
-def test_nothing_is_to_be_said_of_an_installation_that_lacks_nothing() -> None:
+def test_an_installation_without_faults_has_no_warnings() -> None:
     assert warnings(an_installation()) == []
 
 
 @pytest.mark.parametrize("name", WARRANTED)
-def test_a_warning_is_given_where_it_is_warranted_and_not_short_of_that(name: str) -> None:
+def test_a_warning_appears_exactly_when_its_condition_is_met(name: str) -> None:
     warranted, unwarranted = WARRANTED[name]
     for facts in warranted:
         assert name in [each.name for each in warnings(facts)]
@@ -280,7 +280,7 @@ def test_a_warning_is_given_where_it_is_warranted_and_not_short_of_that(name: st
 
 
 @pytest.mark.parametrize("name", WARRANTED)
-def test_each_says_what_it_is_about_why_and_what_to_do(name: str) -> None:
+def test_each_warning_has_a_subject_a_reason_and_a_remedy(name: str) -> None:
     for facts in WARRANTED[name][0]:
         given = [each for each in warnings(facts) if each.name == name]
         for each in given:
@@ -290,7 +290,7 @@ def test_each_says_what_it_is_about_why_and_what_to_do(name: str) -> None:
             assert not each.why.endswith(".")
 
 
-def test_no_other_warnings_are_given_than_these_and_all_are_documented() -> None:
+def test_every_warning_is_tested_here_and_documented() -> None:
     given = {
         each.name
         for warranted, unwarranted in WARRANTED.values()
@@ -303,7 +303,7 @@ def test_no_other_warnings_are_given_than_these_and_all_are_documented() -> None
         assert f"| `{name}` |" in text
 
 
-def test_a_key_that_may_too_much_is_told_with_what_it_did_not_use() -> None:
+def test_a_warning_about_a_key_names_its_unused_permissions() -> None:
     facts = one_key(VALIDATE, CREATE, TERMINATE, used_=used(VALIDATE, first=LONG_AGO, last=NOW))
     [warning] = warnings(facts)
     assert ": create, terminate" in warning.why
@@ -311,13 +311,13 @@ def test_a_key_that_may_too_much_is_told_with_what_it_did_not_use() -> None:
     assert "shop" in warning.about
 
 
-def test_of_keys_that_are_over_nothing_is_said() -> None:
+def test_ended_keys_cause_no_warnings() -> None:
     over = a_key(expire_time=None, revoke_time=NOW, last_used_time=None)
     good = a_key(VALIDATE)
     assert warnings(an_installation(contents=contents(good, over))) == []
 
 
-def test_without_tables_nothing_is_said_of_what_they_hold() -> None:
+def test_missing_tables_cause_no_warnings_about_their_contents() -> None:
     names = [each.name for each in warnings(version("0005", known=True, oldest_program=None))]
     assert names == ["schema"]
 

@@ -11,7 +11,7 @@ from session_authority_server.config import split_address
 
 
 def _listening(address: str, *, share: bool) -> socket.socket:
-    """Listen as a server does that shares its port, or one that doesn't."""
+    """Listen as a server that shares its port, or as one that doesn't."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(share))
@@ -42,7 +42,7 @@ def test_port_0_becomes_a_free_one() -> None:
         assert split_address(one)[1] > 0
 
 
-def test_any_number_of_processes_may_listen_on_it_and_they_alone_get_connections() -> None:
+def test_many_processes_can_listen_on_a_reserved_port_and_only_they_get_connections() -> None:
     with reserved("127.0.0.1:0") as address, ExitStack() as stack:
         servers = [stack.enter_context(closing(_listening(address, share=True))) for _ in range(3)]
         for server in servers:
@@ -62,27 +62,25 @@ def _accepted(server: socket.socket) -> int:
         count += 1
 
 
-def test_nobody_answers_before_a_process_listens() -> None:
+def test_connections_are_refused_before_a_process_listens() -> None:
     with reserved("127.0.0.1:0") as address, pytest.raises(ConnectionRefusedError):
         socket.create_connection(split_address(address), 5)
 
 
-def test_a_program_that_does_not_share_keeps_it_and_is_kept_out(free: str) -> None:
+def test_a_port_in_use_is_refused_and_a_reserved_port_stays_reserved(free: str) -> None:
     with closing(_listening(free, share=False)):
         _assert_refused(free)
     with reserved(free), pytest.raises(OSError, match="in use"):
         _listening(free, share=False)
 
 
-def test_whoever_would_share_the_port_does_not_get_to(free: str) -> None:
+def test_a_port_that_another_program_shares_is_refused(free: str) -> None:
     with closing(_listening(free, share=True)):
         _assert_refused(free)
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_two_never_reserve_the_same_port_however_many_processes_live(
-    free: str, processes: int
-) -> None:
+def test_two_reservations_never_get_the_same_port(free: str, processes: int) -> None:
     with reserved(free), ExitStack() as stack:
         for _ in range(processes):
             stack.enter_context(closing(_listening(free, share=True)))
@@ -93,7 +91,7 @@ def test_two_never_reserve_the_same_port_however_many_processes_live(
         assert address == free
 
 
-def test_of_many_that_reserve_a_port_at_the_same_time_one_gets_it(free: str) -> None:
+def test_one_of_many_concurrent_reservations_of_a_port_succeeds(free: str) -> None:
     together, done = threading.Barrier(8, timeout=20), threading.Barrier(8, timeout=20)
     won: list[str] = []
 
@@ -114,10 +112,10 @@ def test_of_many_that_reserve_a_port_at_the_same_time_one_gets_it(free: str) -> 
     assert won == [free] * 20
 
 
-def test_connections_of_an_earlier_server_do_not_hold_up_a_new_one(free: str) -> None:
+def test_lingering_connections_of_an_earlier_server_do_not_block_a_new_one(free: str) -> None:
     with closing(_listening(free, share=False)) as server:
         client = socket.create_connection(split_address(free), 5)
-        server.accept()[0].close()  # first, so that it is this end that lingers
+        server.accept()[0].close()  # the server closes first, so that its end lingers
         assert client.recv(1) == b""
         client.close()
     with reserved(free), closing(_listening(free, share=True)):
@@ -132,5 +130,5 @@ def test_all_addresses_of_a_name_have_the_same_port() -> None:
 
 
 @pytest.mark.parametrize("address", ["203.0.113.1:0", "no..name:0"])
-def test_an_address_that_is_not_this_machines_is_refused(address: str) -> None:
+def test_an_address_of_another_machine_is_refused(address: str) -> None:
     _assert_refused(address)

@@ -6,7 +6,7 @@ from session_authority_server.cli.serve import _allow_many_connections
 
 
 class Limits:
-    """What a system allows of open files, and what it takes."""
+    """The system's limits of open files, and the highest limit that it accepts."""
 
     def __init__(self, soft: int, hard: int, takes: int) -> None:
         self.now = soft, hard
@@ -32,7 +32,7 @@ class Limits:
         (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 24_576, resource.RLIM_INFINITY),
     ],
 )
-def test_as_many_open_files_are_allowed_as_the_system_takes(
+def test_the_limit_of_open_files_is_raised_as_far_as_the_system_accepts(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, takes: int, then: int
 ) -> None:
     limits = Limits(soft, hard, takes)

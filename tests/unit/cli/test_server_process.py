@@ -10,16 +10,14 @@ from session_authority_server.config import load_settings
 URL = "postgresql://ada:s3cr%C3%A9t@127.0.0.1/sessions"
 
 
-def test_an_assignment_arrives_as_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_assignment_arrives_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "settings.toml"
     file.write_text('at_limit = "refuse"\nsession_limit = 7\n')
     given = Assignment(
         3, load_settings(file, database_url=URL, log_level="error"), ServeOptions(insecure=True)
     )
     line = given.as_line()
-    monkeypatch.setenv("SESSION_AUTHORITY_SESSION_LIMIT", "8")  # counts for nothing any more
+    monkeypatch.setenv("SESSION_AUTHORITY_SESSION_LIMIT", "8")  # has no effect any more
 
     arrived = Assignment.from_line(3, line)
 
@@ -34,7 +32,7 @@ def test_an_assignment_does_not_show_the_password() -> None:
     assert "s3cr" not in repr(assignment)
 
 
-def test_somebody_who_runs_it_by_hand_is_told_what_it_is_for() -> None:
+def test_running_it_by_hand_prints_its_purpose() -> None:
     done = CliRunner().invoke(server_process, ["0"], input="")
     assert done.exit_code == 2
     assert "serve --processes" in done.stderr

@@ -1,4 +1,4 @@
-"""Keeping processes alive; stand-ins for the servers are one line of shell each."""
+"""Keeping processes alive. A line of shell stands in for each server."""
 
 import asyncio
 import time
@@ -19,13 +19,13 @@ PATIENCE_SECONDS = 30  # half of what a stand-in sleeps
 
 
 class Log:
-    """What was logged."""
+    """The logged lines."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
-    def warning(self, event: str, **told: Any) -> None:
-        self.lines.append({"event": event, **told})
+    def warning(self, event: str, **fields: Any) -> None:
+        self.lines.append({"event": event, **fields})
 
     error = warning
 
@@ -38,7 +38,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
 
 def running(script: str, count: int = 2, stop_seconds: float = 10) -> Supervisor:
-    """Return processes that each run a script, in which $0 is their number."""
+    """Return processes that each run a script. $0 is the number of the process."""
     assignments = [Assignment(n, load_settings(), ServeOptions(worker=False)) for n in range(count)]
     return Supervisor(assignments, stop_seconds, ["/bin/sh", "-c", script])
 
@@ -50,7 +50,7 @@ async def _all_serve(kept: Supervisor) -> None:
     assert kept.serving.is_set()
 
 
-async def test_they_serve_when_the_last_is_ready_and_end_when_told_to(log: Log) -> None:
+async def test_processes_serve_when_the_last_one_is_ready_and_end_on_request(log: Log) -> None:
     started = time.monotonic()
     async with running('sleep "0.$0"; echo ready; exec sleep 60', count=4) as kept:
         await _all_serve(kept)
@@ -59,16 +59,16 @@ async def test_they_serve_when_the_last_is_ready_and_end_when_told_to(log: Log) 
     assert log.lines == []
 
 
-async def test_each_is_told_its_task_and_the_parent_stays_in_touch(
+async def test_each_process_gets_its_assignment_and_keeps_a_pipe_to_the_parent(
     log: Log, tmp_path: Path
 ) -> None:
     script = f'read task; echo "$task" > {tmp_path}/$0; echo ready; exec cat > {tmp_path}/more'
     async with running(script) as kept:
         await _all_serve(kept)
-        told = [Assignment.from_line(n, (tmp_path / str(n)).read_text()) for n in range(2)]
+        fields = [Assignment.from_line(n, (tmp_path / str(n)).read_text()) for n in range(2)]
         await asyncio.sleep(0.1)
-        assert log.lines == []  # it still waits for more
-    assert [assignment.settings.listen for assignment in told] == [load_settings().listen] * 2
+        assert log.lines == []  # the supervisor still waits for the others
+    assert [assignment.settings.listen for assignment in fields] == [load_settings().listen] * 2
     assert (tmp_path / "more").read_text() == ""
 
 
@@ -80,7 +80,9 @@ async def test_each_is_told_its_task_and_the_parent_stays_in_touch(
         ("kill -9 $$", "ended before it could serve: SIGKILL"),
     ],
 )
-async def test_one_that_cannot_start_is_the_end_of_all(log: Log, script: str, why: str) -> None:
+async def test_a_process_that_cannot_start_ends_all_processes(
+    log: Log, script: str, why: str
+) -> None:
     script = f'if [ "$0" = 1 ]; then {script}; else {SERVES}; fi'
     with pytest.raises(CannotStart, match=why):
         async with running(script) as kept:
@@ -88,7 +90,7 @@ async def test_one_that_cannot_start_is_the_end_of_all(log: Log, script: str, wh
     assert log.lines == []
 
 
-async def test_all_failing_at_once_is_told_once(log: Log) -> None:
+async def test_a_failure_of_all_processes_is_logged_once(log: Log) -> None:
     with pytest.raises(CannotStart, match=r"^no$"):
         async with running("echo no; exit 1", count=4) as kept:
             await _all_serve(kept)
@@ -102,7 +104,7 @@ async def test_a_process_that_cannot_be_started_is_reported(log: Log) -> None:
             await _all_serve(kept)
 
 
-async def test_one_that_ends_is_started_anew_after_growing_waits(
+async def test_a_process_that_ends_is_restarted_after_growing_waits(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.02)
@@ -114,7 +116,7 @@ async def test_one_that_ends_is_started_anew_after_growing_waits(
     assert {(line["process"], line["why"]) for line in log.lines} == {(0, "exit status 5")}
 
 
-async def test_one_that_lived_long_before_it_ended_does_not_wait_long(
+async def test_a_process_that_ran_for_long_is_restarted_soon(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.02)
@@ -125,7 +127,7 @@ async def test_one_that_lived_long_before_it_ended_does_not_wait_long(
     assert {line["wait_seconds"] for line in log.lines} == {0.02}
 
 
-async def test_one_that_served_once_may_fail_to_start_later_and_is_tried_again(
+async def test_a_process_that_has_served_is_retried_if_its_restart_fails(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.02)
@@ -139,7 +141,7 @@ async def test_one_that_served_once_may_fail_to_start_later_and_is_tried_again(
     assert [line["why"] for line in log.lines] == ["exit status 0", "no database"]
 
 
-async def test_stopping_does_not_wait_for_one_that_is_between_two_lives(
+async def test_stopping_does_not_wait_for_a_pending_restart(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 2 * PATIENCE_SECONDS)
@@ -150,7 +152,7 @@ async def test_stopping_does_not_wait_for_one_that_is_between_two_lives(
     assert time.monotonic() - stopping < PATIENCE_SECONDS
 
 
-async def test_one_that_does_not_drain_in_time_is_killed(log: Log) -> None:
+async def test_a_process_that_does_not_drain_in_time_is_killed(log: Log) -> None:
     script = f"""if [ "$0" = 1 ]; then trap "" TERM; fi; {SERVES}"""
     async with running(script, stop_seconds=0.3) as kept:
         await _all_serve(kept)
@@ -161,7 +163,7 @@ async def test_one_that_does_not_drain_in_time_is_killed(log: Log) -> None:
     ]
 
 
-async def test_stopping_before_all_serve_ends_all_the_same() -> None:
+async def test_stopping_before_all_processes_serve_ends_them() -> None:
     stopping = time.monotonic()
     async with running("exec sleep 60"):
         pass

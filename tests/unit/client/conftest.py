@@ -25,7 +25,7 @@ UNPRESENTABLE = [None, "", "sés_", "ses_\udcff", "ses_" + "A" * 5000]
 
 
 def answer_by_token(request: v1.ValidateSessionRequest) -> v1.ValidateSessionResponse:
-    """Take the token `t-1` for that of the session `s-1`, live and just used; `x...` for one that is dead."""
+    """Accept token `t-1` as session `s-1`, live and just used. Reject tokens that begin with `x`."""
     now = time.time()
     token = request.session_token
     if token.startswith("x"):
@@ -38,7 +38,7 @@ def answer_by_token(request: v1.ValidateSessionRequest) -> v1.ValidateSessionRes
 
 
 def tokens_asked(authority: FakeAuthority) -> list[str]:
-    """Every token that has been asked about, in whichever call."""
+    """Return every token that a call has asked about."""
     asked: list[str] = []
     for call in [*authority.calls]:
         requests = getattr(call.request, "requests", [call.request])
@@ -47,7 +47,7 @@ def tokens_asked(authority: FakeAuthority) -> list[str]:
 
 
 class Twin:
-    """Either client, with every method to be awaited."""
+    """Either client. Each of its methods is awaited."""
 
     def __init__(self, client: SessionClient | AsyncSessionClient) -> None:
         self.client = client
@@ -74,7 +74,7 @@ Ask = Callable[..., "asyncio.Future[Any]"]
 
 
 def asking(twin: Twin, threads: ThreadPoolExecutor) -> Ask:
-    """Ask in a task or a thread of its own."""
+    """Return a function that asks in a separate task or thread."""
 
     def asks(token: str, **question: Any) -> "asyncio.Future[Any]":
         client = twin.client

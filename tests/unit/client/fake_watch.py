@@ -1,4 +1,4 @@
-"""The stream of the fake authority: it answers pings, and tells what it is told to tell."""
+"""The stream of the fake authority: it answers pings and sends the messages of a test."""
 
 import asyncio
 import queue
@@ -13,19 +13,19 @@ from session_authority.v1 import session_watch_service_pb2 as v1
 
 SERVICE = v1.DESCRIPTOR.services_by_name["SessionWatchService"]
 
-Told = v1.WatchSessionsResponse | bytes | grpc.StatusCode
+Outgoing = v1.WatchSessionsResponse | bytes | grpc.StatusCode
 
 
 class FakeWatch:
-    """What all streams of a fake authority share.
+    """The state that all streams of a fake authority share.
 
     Attributes:
-        lease: What pongs give.
+        lease: The lease that pongs grant.
         mute: Whether pings get no pong.
-        refused: A status with which each stream ends at once.
-        opened: How many streams there have been.
+        refused: The status that ends each stream at once.
+        opened: How many streams have been opened.
         pings: How many pings have arrived.
-        metadata: What came with the latest stream.
+        metadata: The metadata of the latest stream.
     """
 
     def __init__(self) -> None:
@@ -35,16 +35,16 @@ class FakeWatch:
         self.opened = 0
         self.pings = 0
         self.metadata: dict[str, Any] = {}
-        self._streams: list[Callable[[Told | None], None]] = []
+        self._streams: list[Callable[[Outgoing | None], None]] = []
 
     @property
     def streams(self) -> int:
         return len(self._streams)
 
-    def tell(self, *told: Told) -> None:
-        """Put messages on every stream; a status ends it."""
+    def tell(self, *outgoing: Outgoing) -> None:
+        """Put messages on every stream. A status ends the stream."""
         for put in [*self._streams]:
-            for each in told:
+            for each in outgoing:
                 put(each)
 
     def evict(
@@ -57,7 +57,7 @@ class FakeWatch:
         for put in [*self._streams]:
             put(None)
 
-    def _begin(self, context: Any, put: Callable[[Told | None], None]) -> None:
+    def _begin(self, context: Any, put: Callable[[Outgoing | None], None]) -> None:
         self.metadata = dict(context.invocation_metadata())
         self.opened += 1
         self._streams.append(put)
@@ -75,33 +75,33 @@ class FakeWatch:
     def in_threads(
         self, requests: Iterator[v1.WatchSessionsRequest], context: Any
     ) -> Iterator[Any]:
-        told: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
-        self._begin(context, told.put)
-        if not context.add_callback(lambda: told.put(None)):  # it is over already
-            told.put(None)
+        outgoing: queue.SimpleQueue[Outgoing | None] = queue.SimpleQueue()
+        self._begin(context, outgoing.put)
+        if not context.add_callback(lambda: outgoing.put(None)):  # the call has already ended
+            outgoing.put(None)
 
         def read() -> None:
             try:
                 for request in requests:
                     if pong := self._pong(request):
-                        told.put(pong)
+                        outgoing.put(pong)
             except Exception:  # noqa: BLE001 - the stream is over
                 pass
 
         threading.Thread(target=read, daemon=True).start()
         try:
-            while (each := told.get()) is not None:
+            while (each := outgoing.get()) is not None:
                 if isinstance(each, grpc.StatusCode):
-                    context.abort(each, "told to")
+                    context.abort(each, "ended by the test")
                 yield each
         finally:
-            self._streams.remove(told.put)
+            self._streams.remove(outgoing.put)
 
     async def in_tasks(
         self, requests: AsyncIterator[v1.WatchSessionsRequest], context: Any
     ) -> AsyncIterator[Any]:
-        told: asyncio.Queue[Told | None] = asyncio.Queue()
-        put = told.put_nowait
+        outgoing: asyncio.Queue[Outgoing | None] = asyncio.Queue()
+        put = outgoing.put_nowait
         self._begin(context, put)
 
         async def read() -> None:
@@ -111,9 +111,9 @@ class FakeWatch:
 
         reading = asyncio.create_task(read())
         try:
-            while (each := await told.get()) is not None:
+            while (each := await outgoing.get()) is not None:
                 if isinstance(each, grpc.StatusCode):
-                    await context.abort(each, "told to")
+                    await context.abort(each, "ended by the test")
                 yield each
         finally:
             reading.cancel()
@@ -126,8 +126,8 @@ class FakeWatch:
                 "WatchSessions": grpc.stream_stream_rpc_method_handler(
                     behave,
                     request_deserializer=v1.WatchSessionsRequest.FromString,
-                    response_serializer=lambda told: (
-                        told if isinstance(told, bytes) else told.SerializeToString()
+                    response_serializer=lambda outgoing: (
+                        outgoing if isinstance(outgoing, bytes) else outgoing.SerializeToString()
                     ),
                 )
             },

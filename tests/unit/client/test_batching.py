@@ -1,4 +1,4 @@
-"""Validations that are asked for at the same time, by both clients, with and without near cache."""
+"""Concurrent validations of both clients, with and without near cache."""
 
 import asyncio
 import time
@@ -76,7 +76,7 @@ def ask(twin: NearTwin, gate: Gate, threads: ThreadPoolExecutor) -> Ask:
 
 
 async def fill(ask: Ask, authority: FakeAuthority) -> "list[asyncio.Future[Any]]":
-    """Have as many calls in flight as there may be."""
+    """Start the maximum number of calls in flight."""
     calls = []
     for number in range(CALLS_LIMIT):
         calls.append(ask(f"t-first-{number}"))
@@ -92,7 +92,7 @@ async def queued(twin: NearTwin, expected: int) -> None:
     await until(lambda: len(batcher._questions) == expected)
 
 
-async def test_a_lone_call_is_sent_at_once_as_what_it_is(
+async def test_a_single_validation_is_sent_at_once_and_unbatched(
     twin: NearTwin, authority: FakeAuthority
 ) -> None:
     assert (await twin.validate("t-1")).session_id == "s-1"
@@ -100,7 +100,7 @@ async def test_a_lone_call_is_sent_at_once_as_what_it_is(
     assert [call.method for call in authority.calls] == ["ValidateSession"] * 2
 
 
-async def test_a_batch_says_of_each_question_all_that_its_caller_said(
+async def test_a_batch_has_all_arguments_of_each_question(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     first = await fill(ask, authority)
@@ -122,7 +122,7 @@ async def test_a_batch_says_of_each_question_all_that_its_caller_said(
     assert batch.metadata["authorization"] == "Bearer key-1"
 
 
-async def test_a_rejection_in_a_batch_is_the_answer_of_its_caller_alone(
+async def test_a_rejection_in_a_batch_concerns_only_its_caller(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     first = await fill(ask, authority)
@@ -141,7 +141,7 @@ async def test_closing_ends_the_calls_in_flight_and_those_that_wait_behind_them(
     calls += [ask(f"t-{number}") for number in range(5)]
     await queued(twin, 5)
     await twin.close()
-    async with asyncio.timeout(4):  # less than their deadline
+    async with asyncio.timeout(4):  # less than the calls' deadline
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ClientClosed}
 
@@ -163,7 +163,7 @@ async def test_a_client_without_batching_makes_a_call_for_each_question(
     await twin.close()
 
 
-async def test_what_comes_while_all_calls_are_in_flight_goes_out_together(
+async def test_questions_that_wait_for_a_call_are_sent_together(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask, near_cache: bool
 ) -> None:
     first = await fill(ask, authority)
@@ -182,7 +182,7 @@ async def test_what_comes_while_all_calls_are_in_flight_goes_out_together(
 
 
 @pytest.mark.parametrize("client_type", [AsyncSessionClient])
-async def test_what_many_ask_at_once_is_shared_by_the_calls_that_are_free(
+async def test_many_questions_are_split_over_the_free_calls(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     many = [ask(f"t-{number}") for number in range(CALLS_LIMIT * SHARED_QUESTIONS)]
@@ -209,10 +209,10 @@ async def test_the_same_question_is_asked_once_while_it_waits(
     assert tokens_asked(authority)[CALLS_LIMIT:] == ["t-1"] * 3
 
 
-async def test_an_answer_that_is_on_its_way_is_not_shared(
+async def test_an_answer_in_flight_is_not_shared_with_later_questions(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
-    # It may have been made before an ending that was answered before the second question was asked.
+    # The answer may be older than an ending that was answered before the second question.
     first = ask("t-1")
     await until(lambda: len(authority.calls) == 1)
     second = ask("t-1")
@@ -221,7 +221,7 @@ async def test_an_answer_that_is_on_its_way_is_not_shared(
     assert (await first).session_id == (await second).session_id == "s-1"
 
 
-async def test_questions_that_one_of_them_spoils_are_asked_one_by_one(
+async def test_questions_of_a_refused_batch_are_asked_one_by_one(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     refusal = fault(
@@ -243,7 +243,7 @@ async def test_questions_that_one_of_them_spoils_are_asked_one_by_one(
     await asyncio.gather(*first)
 
 
-async def test_what_could_spoil_a_batch_is_asked_by_itself_at_once(
+async def test_a_question_that_could_fail_a_batch_is_asked_alone(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     first = await fill(ask, authority)
@@ -267,7 +267,7 @@ async def test_what_could_spoil_a_batch_is_asked_by_itself_at_once(
     ],
     ids=["fault", "too few answers", "outage"],
 )
-async def test_the_failure_of_a_batch_is_told_to_each_by_an_exception_of_its_own(
+async def test_each_caller_of_a_failed_batch_gets_its_own_exception(
     twin: NearTwin,
     authority: FakeAuthority,
     gate: Gate,
@@ -287,7 +287,7 @@ async def test_the_failure_of_a_batch_is_told_to_each_by_an_exception_of_its_own
     assert len({str(error) for error in errors}) == 1
 
 
-async def test_one_answer_that_is_not_understood_spoils_no_other(
+async def test_a_malformed_answer_affects_no_other_answer_of_its_batch(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
     authority.answers_by(
@@ -341,7 +341,7 @@ async def test_a_question_that_waits_too_long_ends_at_its_deadline(
 @pytest.mark.parametrize(
     "client_type", [AsyncSessionClient], ids=["aio"]
 )  # threads are not cancelled
-async def test_one_that_no_longer_waits_hurts_no_other(
+async def test_a_cancelled_question_affects_no_other(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask, near_cache: bool
 ) -> None:
     first = await fill(ask, authority)
@@ -358,10 +358,10 @@ async def test_one_that_no_longer_waits_hurts_no_other(
         await first[0]
     await asyncio.gather(*first[1:])
     if near_cache:
-        await until(lambda: twin.statistics.size == CALLS_LIMIT + 2)  # even its answer is kept
+        await until(lambda: twin.statistics.size == CALLS_LIMIT + 2)  # its answer is cached, too
 
 
-def test_reports_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_waiting_reports_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("session_authority._batching.WAITING_LIMIT", 2)
     questions: Questions[None] = Questions()
     for number in range(3):
@@ -373,9 +373,7 @@ def test_reports_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ("waiting", "shares"),
     [(1, [1]), (65, [64, 1]), (200, [64, 64, 64, 8]), (1_000, [250] * 4), (5_000, [1_000] * 4)],
 )
-def test_the_calls_that_are_free_share_what_is_worth_sharing(
-    waiting: int, shares: list[int]
-) -> None:
+def test_questions_are_split_only_if_there_are_enough(waiting: int, shares: list[int]) -> None:
     questions: Questions[None] = Questions()
     for number in range(waiting):
         questions.report(v1.ValidateSessionRequest(session_token=f"t-{number}"))
@@ -383,7 +381,7 @@ def test_the_calls_that_are_free_share_what_is_worth_sharing(
     assert [len(questions.take(calls)) for calls in free] == shares
 
 
-async def test_a_fault_in_the_library_is_raised_and_leaves_nobody_waiting(
+async def test_a_fault_in_the_library_is_raised_for_every_waiting_caller(
     twin: NearTwin, near_cache: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:

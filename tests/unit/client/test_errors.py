@@ -134,24 +134,24 @@ async def test_a_server_too_busy_to_give_a_reason_is_overloaded(
     assert caught.retry_after == timedelta(seconds=1)
 
 
-async def test_an_overloaded_server_says_when_to_come_back(
+async def test_an_overload_error_has_the_servers_retry_delay(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     status = status_pb2.Status()
     status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=250_000_000)))
     failure = Fault(Code.RESOURCE_EXHAUSTED, details=status.SerializeToString())
-    told = await error(twin, authority, failure)
-    assert isinstance(told, sa.Unavailable)
-    assert told.retry_after == timedelta(milliseconds=250)
+    raised = await error(twin, authority, failure)
+    assert isinstance(raised, sa.Unavailable)
+    assert raised.retry_after == timedelta(milliseconds=250)
 
 
-async def test_a_delay_beyond_all_bounds_is_ignored(twin: Twin, authority: FakeAuthority) -> None:
+async def test_an_excessive_retry_delay_is_ignored(twin: Twin, authority: FakeAuthority) -> None:
     status = status_pb2.Status()
     status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2**62)))
     failure = Fault(Code.RESOURCE_EXHAUSTED, details=status.SerializeToString())
-    told = await error(twin, authority, failure)
-    assert isinstance(told, sa.Unavailable)
-    assert told.retry_after is None
+    raised = await error(twin, authority, failure)
+    assert isinstance(raised, sa.Unavailable)
+    assert raised.retry_after is None
 
 
 async def test_only_the_authority_itself_signs_a_user_out(
@@ -191,7 +191,7 @@ async def test_field_violations_say_which_argument_to_mend(
         b"",
         b"\xff\xff",
         b"not a status",
-        # A status whose detail claims to be an ErrorInfo and is none.
+        # A status with a malformed ErrorInfo.
         b"\x1a\x2f\n(type.googleapis.com/google.rpc.ErrorInfo\x12\x03\xff\xff\xff",
     ],
 )
@@ -204,7 +204,7 @@ async def test_garbage_in_the_details_is_ignored(
     assert caught.violations == ()
 
 
-async def test_a_message_that_grpc_finds_too_large_is_told_apart_from_an_overload(
+async def test_a_message_too_large_for_grpc_is_not_an_overload(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     text = "SERVER: Received message larger than max (9 vs. 1)"

@@ -132,7 +132,7 @@ async def test_a_user_id_is_a_text(twin: Twin) -> None:
         await twin.create(7)
 
 
-async def test_authentication_methods_are_not_the_letters_of_one(twin: Twin) -> None:
+async def test_authentication_methods_must_not_be_a_single_string(twin: Twin) -> None:
     with pytest.raises(TypeError, match="not a str"):
         await twin.create("ana", authentication_methods="pwd")
 
@@ -167,20 +167,20 @@ async def test_list_follows_all_pages_and_shows_each_session_once(
     assert all(request.show_ended and request.page_size == 2 for request in authority.requests)
 
 
-async def test_list_does_not_walk_in_circles(twin: Twin, authority: FakeAuthority) -> None:
+async def test_list_stops_at_a_repeated_page_token(twin: Twin, authority: FakeAuthority) -> None:
     authority.answers("ListSessions", page("p-2", "s-1"))
     with pytest.raises(InternalError, match="names itself as the next page"):
         await twin.list(TOKEN)
 
 
 @pytest.mark.parametrize("page_size", [0, -1, 201])
-async def test_list_refuses_a_page_size_that_is_none(twin: Twin, page_size: int) -> None:
+async def test_list_refuses_an_invalid_page_size(twin: Twin, page_size: int) -> None:
     with pytest.raises(InvalidArgument, match="page_size: must be from 1 to 200"):
         await twin.list(TOKEN, page_size=page_size)
 
 
 @pytest.mark.parametrize("already_ended", [False, True])
-async def test_revoke_returns_the_ended_session_and_when_that_is_effective(
+async def test_revoke_returns_the_ended_session_and_its_effective_time(
     twin: Twin, authority: FakeAuthority, already_ended: bool
 ) -> None:
     ended = session_message("s-2", state=session_pb2.SESSION_STATE_ENDED, end_time=NOON)
@@ -200,7 +200,7 @@ async def test_revoke_returns_the_ended_session_and_when_that_is_effective(
     assert authority.requests == [v1.RevokeSessionRequest(session_token=TOKEN, session_id="s-2")]
 
 
-async def test_revoke_others_returns_when_it_is_effective(
+async def test_revoke_others_returns_its_effective_time(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     authority.answers(
@@ -210,14 +210,14 @@ async def test_revoke_others_returns_when_it_is_effective(
     assert authority.requests == [v1.RevokeOtherSessionsRequest(session_token=TOKEN)]
 
 
-async def test_sign_out_returns_when_it_is_effective(twin: Twin, authority: FakeAuthority) -> None:
+async def test_sign_out_returns_its_effective_time(twin: Twin, authority: FakeAuthority) -> None:
     authority.answers("SignOut", v1.SignOutResponse(effective_time=NOON_MESSAGE))
     assert await twin.sign_out(SessionToken(TOKEN)) == NOON
     assert authority.requests == [v1.SignOutRequest(session_token=TOKEN)]
 
 
 @pytest.mark.parametrize("token", UNPRESENTABLE)
-async def test_signing_out_of_nothing_has_been_effective_all_along(
+async def test_signing_out_without_a_token_is_effective_immediately(
     twin: Twin, authority: FakeAuthority, token: str | None
 ) -> None:
     assert await twin.sign_out(token) == datetime(1970, 1, 1, tzinfo=UTC)
@@ -253,7 +253,7 @@ async def test_reauthenticate_returns_the_session_with_its_new_token(
         ("reauthenticate", ()),
     ],
 )
-async def test_who_presents_no_token_must_sign_in(
+async def test_a_call_without_a_token_raises_session_not_live(
     twin: Twin,
     authority: FakeAuthority,
     method: str,
@@ -279,7 +279,7 @@ async def test_each_creation_has_a_retry_secret_of_its_own(
     assert [request.retry_secret for request in authority.requests] == [b"1" * 32, b"2" * 32]
 
 
-async def test_an_operation_can_go_on_after_a_call_that_failed(
+async def test_an_operation_can_continue_after_a_failed_call(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     authority.answers("ValidateSession", Fault(grpc.StatusCode.INTERNAL), accepted())
@@ -297,7 +297,7 @@ async def test_an_operation_can_go_on_after_a_call_that_failed(
     assert answer.session.session_id == "s-1"
 
 
-async def test_an_error_that_an_operation_leaves_alone_is_its_outcome(
+async def test_an_operation_raises_an_error_that_it_does_not_handle(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     authority.answers("SignOut", Fault(grpc.StatusCode.INTERNAL))

@@ -1,4 +1,4 @@
-"""A server that is too busy to take calls on, for whom gRPC refuses them."""
+"""gRPC refuses the calls of a server that is too busy to accept them."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ CALLERS = 24
 
 
 class Busy:
-    """A server that does something else until it is told to go on."""
+    """A server whose event loop is blocked until the test releases it."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -47,7 +47,7 @@ def test_a_session_has_aware_times_and_none_for_what_is_unset() -> None:
     )
 
 
-def test_an_ended_session_tells_when_why_and_by_whom() -> None:
+def test_an_ended_session_has_its_time_reason_and_initiator() -> None:
     session = convert.session_of(
         session_message(
             state=session_pb2.SESSION_STATE_ENDED,

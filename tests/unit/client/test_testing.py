@@ -37,7 +37,7 @@ def authority() -> Iterator[testing.Authority]:
         yield running
 
 
-def test_an_app_of_threads_calls_it(authority: testing.Authority) -> None:
+def test_an_app_with_threads_calls_it(authority: testing.Authority) -> None:
     with authority.client() as client:
         new = client.create("ada", user_agent="curl/8.5.0")
         assert client.validate(new.token)
@@ -45,7 +45,7 @@ def test_an_app_of_threads_calls_it(authority: testing.Authority) -> None:
         assert not client.validate(new.token)
 
 
-async def test_an_app_of_asyncio_calls_it_from_the_loop_that_holds_it(
+async def test_an_asyncio_app_calls_it_from_the_loop_that_runs_it(
     authority: testing.Authority,
 ) -> None:
     async with authority.async_client() as client:
@@ -94,7 +94,7 @@ async def test_a_client_from_the_environment_calls_it_whatever_else_is_set(
             assert (await client.create("ada")).session.create_time == NOON
 
 
-def test_a_session_lives_to_the_last_second_of_a_clock_that_stands(
+def test_a_session_lives_to_its_last_second_on_a_stopped_clock(
     authority: testing.Authority,
 ) -> None:
     new = authority.sign_in("ada", lifetime=HOUR)
@@ -106,12 +106,12 @@ def test_a_session_lives_to_the_last_second_of_a_clock_that_stands(
         assert client.validate(new.token) == Rejection(RejectionReason.EXPIRED)
 
 
-def test_a_clock_goes_by_itself_unless_it_is_to_stand() -> None:
+def test_a_clock_runs_unless_the_test_stops_it() -> None:
     before = datetime.now(UTC)
     with testing.authority() as authority, authority.client() as client:
         first, second = authority.now, authority.now
         assert before <= first < second <= datetime.now(UTC)
-        # So what an app's own clock says is never in the future.
+        # An app's own clock is then never ahead of the authority's.
         client.create("ada", authenticate_time=datetime.now(UTC))
         authority.advance(HOUR)
         assert HOUR < authority.now - before < HOUR + timedelta(minutes=5)
@@ -127,13 +127,13 @@ def test_use_just_before_a_leap_of_the_clock_counts() -> None:
         assert client.validate(new.token) == Rejection(RejectionReason.IDLE_TIMEOUT)
 
 
-def test_a_clock_goes_backwards_for_nobody(authority: testing.Authority) -> None:
+def test_a_clock_never_goes_back(authority: testing.Authority) -> None:
     with pytest.raises(ValueError, match="backwards"):
         authority.advance(-SECOND)
     assert authority.now == NOON
 
 
-def test_it_has_the_policy_that_a_test_asks_for() -> None:
+def test_it_has_the_policy_of_the_test() -> None:
     with (
         testing.authority(
             session_limit=1, lifetime=HOUR, max_authentication_age=timedelta(minutes=10), now=NOON
@@ -151,14 +151,14 @@ def test_it_has_the_policy_that_a_test_asks_for() -> None:
             client.list(second.token)
 
 
-def test_it_refuses_a_sign_in_at_the_limit_where_a_test_asks_for_that() -> None:
+def test_it_refuses_a_sign_in_at_the_limit_if_configured() -> None:
     with testing.authority(session_limit=1, refuse_at_limit=True) as authority:
         authority.sign_in("ada")
         with pytest.raises(SessionLimitReached):
             authority.sign_in("ada")
 
 
-def test_a_user_has_any_number_of_sessions_where_there_is_no_limit() -> None:
+def test_a_user_has_any_number_of_sessions_without_a_limit() -> None:
     with testing.authority(session_limit=None) as authority, authority.client() as client:
         for _ in range(101):
             newest = authority.sign_in("ada")
@@ -182,7 +182,7 @@ def test_a_policy_that_no_authority_can_have_is_refused(
         pass
 
 
-def test_in_an_outage_nothing_is_known_and_afterwards_everything(
+def test_in_an_outage_calls_fail_and_afterwards_sessions_are_kept(
     authority: testing.Authority,
 ) -> None:
     new = authority.sign_in("ada")
@@ -200,7 +200,7 @@ def test_an_outage_ends_the_streams_of_near_caches(authority: testing.Authority)
     with SessionClient(authority.address, near_cache=True) as client:
         wait_until(lambda: client.validate(new.token) and _statistics(client).hits)
         with authority.outage():
-            # Long before the authority itself looks after its streams again.
+            # Long before the authority's next check of its streams.
             wait_until(lambda: not _statistics(client).connected, seconds=0.4)
             with pytest.raises(Unavailable):
                 client.validate(new.token)
@@ -213,7 +213,7 @@ def _statistics(client: SessionClient) -> NearCacheStatistics:
     return found
 
 
-def test_one_that_has_stopped_is_unavailable_for_good(authority: testing.Authority) -> None:
+def test_a_stopped_authority_stays_unavailable(authority: testing.Authority) -> None:
     new = authority.sign_in("ada")
     with authority.client() as client:
         assert client.validate(new.token)
@@ -227,7 +227,7 @@ def test_one_that_has_stopped_is_unavailable_for_good(authority: testing.Authori
         pass
 
 
-def test_one_stops_while_calls_are_under_way(authority: testing.Authority) -> None:
+def test_an_authority_can_stop_while_calls_are_in_flight(authority: testing.Authority) -> None:
     new = authority.sign_in("ada")
     with authority.client() as client, ThreadPoolExecutor(4) as threads:
 
@@ -243,7 +243,7 @@ def test_one_stops_while_calls_are_under_way(authority: testing.Authority) -> No
         assert all(issubclass(each.result(30), Unavailable) for each in ends)
 
 
-def test_several_at_once_know_nothing_of_each_other() -> None:
+def test_concurrent_authorities_are_independent() -> None:
     together = threading.Barrier(3)
 
     def sign_in_and_look(user_id: str) -> list[Session]:
@@ -266,7 +266,7 @@ def test_it_leaves_neither_threads_nor_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    gc.collect()  # with what gRPC's own objects hold of threads
+    gc.collect()  # frees gRPC's objects, which hold threads
     before = {each.ident for each in threading.enumerate()}
     with testing.authority() as authority:
         authority.sign_in("ada")
@@ -275,19 +275,21 @@ def test_it_leaves_neither_threads_nor_files(
     gc.collect()
     for each in threading.enumerate():
         if each.ident not in before:
-            each.join(10)  # gRPC tells its own to end, and waits for no end
+            each.join(10)  # gRPC ends its threads without waiting for them
             assert not each.is_alive()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_set_for_a_server_is_none_of_its_business(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ignores_the_settings_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SESSION_AUTHORITY_TLS_CERTIFICATE", "/nowhere/tls.pem")
     monkeypatch.setenv("SESSION_AUTHORITY_AUDIT_LOG", "/nowhere/audit.jsonl")
     with testing.authority() as authority:
         authority.sign_in("ada")
 
 
-def test_one_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_authority_that_cannot_start_raises_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def serving(*_: object, **__: object) -> None:
         raise OSError("no room for the file")
 
@@ -310,5 +312,5 @@ def test_without_the_server_it_says_what_to_install() -> None:
     assert "pip install 'session-authority[server]'" in last_line
 
 
-def test_it_shows_where_it_is_and_no_more(authority: testing.Authority) -> None:
+def test_its_repr_has_only_its_address(authority: testing.Authority) -> None:
     assert repr(authority) == f"Authority('{authority.address}')"

@@ -56,7 +56,7 @@ async def test_validate_returns_a_falsy_rejection_of_a_bad_token(
 
 
 @pytest.mark.parametrize("token", UNPRESENTABLE)
-async def test_what_cannot_be_a_token_is_rejected_without_a_call(
+async def test_an_invalid_token_is_rejected_without_a_call(
     twin: Twin, authority: FakeAuthority, token: str | None
 ) -> None:
     assert await twin.validate(token) == NOT_FOUND
@@ -77,7 +77,7 @@ async def test_an_empty_user_id_does_not_stand_for_any_user(
     assert authority.calls == []
 
 
-async def test_an_answer_that_is_neither_session_nor_rejection_signs_nobody_out(
+async def test_an_answer_without_session_and_rejection_is_an_error(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     authority.answers("ValidateSession", v1.ValidateSessionResponse())
@@ -91,9 +91,7 @@ async def test_a_time_beyond_the_calendar_is_a_fault(twin: Twin, authority: Fake
         await twin.sign_out(TOKEN)
 
 
-async def test_an_answer_that_is_no_message_is_a_fault(
-    twin: Twin, authority: FakeAuthority
-) -> None:
+async def test_a_malformed_answer_is_a_fault(twin: Twin, authority: FakeAuthority) -> None:
     authority.answers("ValidateSession", b"\xff\xff\xff")
     with pytest.raises(InternalError, match="ValidateSession cannot be decoded"):
         await twin.validate(TOKEN)
@@ -167,7 +165,9 @@ async def test_a_batch_of_the_largest_sessions_fits(twin: Twin, authority: FakeA
     assert answers[999].attributes == attributes
 
 
-async def test_validate_many_of_nothing_asks_nothing(twin: Twin, authority: FakeAuthority) -> None:
+async def test_validate_many_without_tokens_makes_no_call(
+    twin: Twin, authority: FakeAuthority
+) -> None:
     assert await twin.validate_many([]) == []
     assert authority.calls == []
 

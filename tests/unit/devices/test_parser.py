@@ -1,4 +1,4 @@
-"""What a user agent says of a device, in words."""
+"""The name of a device, as read from its user agent."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ REAL_AGENTS = _rows("real_agents.tsv")
     REAL_AGENTS,
     ids=[f"{row[5]} {row[1]}" for row in REAL_AGENTS],
 )
-def test_a_real_user_agent_is_told_in_words(
+def test_a_real_user_agent_has_a_readable_name(
     browser: str,
     browser_version: str,
     os: str,
@@ -113,9 +113,7 @@ def test_webkit_without_a_product_is_never_a_mail_program() -> None:
         (f"Mozilla/5.0 (Linux; Android 14; Pixel 8; wv) {ANDROID}", "In-app browser"),
     ],
 )
-def test_an_app_is_called_by_its_own_name_and_not_by_what_it_is_built_with(
-    agent: str, name: str
-) -> None:
+def test_an_app_has_its_own_name_and_not_that_of_its_framework(agent: str, name: str) -> None:
     assert parse_device(agent).browser == name
 
 
@@ -154,7 +152,7 @@ def test_an_app_is_called_by_its_own_name_and_not_by_what_it_is_built_with(
         f"Mozilla/5.0 (Linux; Android 14; Pixel 8 Build/UQ1A.240205.004; wv) {ANDROID}",
     ],
 )
-def test_an_app_that_shows_a_site_is_called_by_its_name(
+def test_an_app_with_an_embedded_browser_has_its_own_name(
     web_view: str, products: str, name: str
 ) -> None:
     device = parse_device(f"{web_view} {products}")
@@ -185,7 +183,7 @@ def test_an_app_that_shows_a_site_is_called_by_its_name(
         ("Microsoft Edge Update/1.3.153.47;winhttp", "Microsoft Edge Update"),
     ],
 )
-def test_part_of_a_name_makes_nobody_a_bot(agent: str, name: str) -> None:
+def test_a_part_of_a_name_makes_no_agent_a_bot(agent: str, name: str) -> None:
     device = parse_device(agent)
 
     assert device.browser == name
@@ -202,9 +200,7 @@ def test_part_of_a_name_makes_nobody_a_bot(agent: str, name: str) -> None:
         ("Connect/1.2 (iPhone; iOS 17.5; Scale/3.00)", "Connect on iOS"),
     ],
 )
-def test_an_app_that_is_called_after_a_console_or_a_library_is_still_an_app(
-    agent: str, words: str
-) -> None:
+def test_an_app_named_after_a_console_or_a_library_is_still_an_app(agent: str, words: str) -> None:
     device = parse_device(agent)
 
     assert device.display_name == words
@@ -222,9 +218,7 @@ def test_an_app_that_is_called_after_a_console_or_a_library_is_still_an_app(
         ("TicWatch Pro 5", APPLIANCE),
     ],
 )
-def test_a_model_tells_the_type_of_a_device_that_calls_itself_mobile(
-    model: str, type_: DeviceType
-) -> None:
+def test_the_model_decides_the_type_of_a_mobile_device(model: str, type_: DeviceType) -> None:
     assert parse_device(f"Mozilla/5.0 (Linux; Android 14; {model}; wv) {ANDROID}").type is type_
 
 

@@ -12,7 +12,7 @@ HOUR = timedelta(hours=1)
 VALIDATE = frozenset([Permission.VALIDATE])
 
 
-def test_a_key_is_spelled_like_a_session_token_but_is_none() -> None:
+def test_a_key_has_the_form_of_a_session_token_with_another_prefix() -> None:
     key, presented = issue("shop", VALIDATE, NOON, None)
 
     parsed = api_key.parse(presented)
@@ -36,7 +36,7 @@ def test_a_key_is_good_until_just_before_it_expires() -> None:
     assert key.state(NOON + HOUR) is KeyState.EXPIRED
 
 
-def test_a_key_that_was_given_no_end_has_none() -> None:
+def test_a_key_without_a_lifetime_never_expires() -> None:
     key, _ = issue("shop", VALIDATE, NOON, None)
     assert key.state(NOON + timedelta(days=100_000)) is KeyState.ACTIVE
 
@@ -54,7 +54,7 @@ def test_a_key_that_was_given_no_end_has_none() -> None:
         ("shop", VALIDATE, timedelta(days=3_651), "lifetime"),
     ],
 )
-def test_what_is_not_allowed_is_named(
+def test_an_invalid_argument_is_named(
     name: str, permissions: frozenset[Permission], lifetime: timedelta | None, field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -63,7 +63,7 @@ def test_what_is_not_allowed_is_named(
     assert name not in str(caught.value) or len(name) < 3
 
 
-def test_the_repr_of_a_key_says_nothing_of_its_secret() -> None:
+def test_the_repr_of_a_key_does_not_contain_its_secret() -> None:
     key, presented = issue("shop", VALIDATE, NOON, None)
     assert "secret" not in repr(key)
     assert presented not in repr(key)

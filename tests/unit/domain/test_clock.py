@@ -26,7 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> MachineClocks:
     return machine
 
 
-def test_the_system_clock_tells_the_time_in_utc() -> None:
+def test_the_system_clock_returns_the_time_in_utc() -> None:
     before = datetime.now(UTC)
     now = SystemClock().now()
     assert before <= now <= datetime.now(UTC)
@@ -92,7 +92,7 @@ def test_small_steps_and_drift_are_followed(machine: MachineClocks) -> None:
 
 
 def a_database_clock(machine: MachineClocks, ahead: timedelta, took: timedelta) -> DatabaseClock:
-    """Return one that had an answer of a database whose clock is ahead of the machine's."""
+    """Return a clock after an answer of a database whose clock is ahead of the machine's."""
     clock = DatabaseClock()
     answer(clock, machine, ahead, took)
     return clock
@@ -157,7 +157,7 @@ def test_a_slow_answer_alone_is_no_skew(machine: MachineClocks) -> None:
         assert clock.skew() == timedelta(0)
 
 
-def test_nothing_is_known_of_a_database_that_has_not_answered(machine: MachineClocks) -> None:
+def test_a_database_that_has_not_answered_has_no_known_time(machine: MachineClocks) -> None:
     clock = DatabaseClock()
     assert clock.uncertainty_seconds == math.inf
     assert abs(clock.now() - machine.wall) < TINY

@@ -54,7 +54,7 @@ def test_a_session_without_idle_timeout_is_never_idle() -> None:
         replace(a_session(), user_epoch=2, current_user_epoch=1),  # can't be, and must not live
     ],
 )
-def test_a_session_of_another_epoch_is_dead_whatever_the_clock_says(swept: Session) -> None:
+def test_a_session_of_another_epoch_is_not_live_at_any_time(swept: Session) -> None:
     for now in (START - DAY, START, START + DAY):
         assert not is_live(swept, now)
         assert ending_of(swept, now) is not None
@@ -67,7 +67,7 @@ def test_an_ended_session_is_dead_even_before_it_ended() -> None:
     assert ending_of(session, START) == ending
 
 
-def test_what_was_recorded_stands_against_all_that_is_implied() -> None:
+def test_a_recorded_ending_overrides_all_implied_ones() -> None:
     ending = Ending(START + DAY, EndReason.LIMIT, POLICY)
     session = replace(
         a_session(lifetime=SECOND),
@@ -94,7 +94,7 @@ def swept_at(time: datetime) -> Session:
     ],
 )
 @pytest.mark.parametrize("now_seconds", [0, 9, 10, 25, 1000])
-def test_the_earliest_ending_counts_whenever_one_asks(
+def test_the_earliest_ending_counts_at_any_time(
     swept_seconds: int, reason: EndReason, seconds: int, now_seconds: int
 ) -> None:
     ending = ending_of(swept_at(START + swept_seconds * SECOND), START + now_seconds * SECOND)
@@ -102,7 +102,7 @@ def test_the_earliest_ending_counts_whenever_one_asks(
     assert (ending.reason, ending.time) == (reason, START + seconds * SECOND)
 
 
-def test_of_idleness_and_lifetime_in_the_same_instant_idleness_counts() -> None:
+def test_idle_timeout_counts_if_it_coincides_with_expiry() -> None:
     session = a_session(idle_timeout=MINUTE, lifetime=MINUTE)
     ending = ending_of(session, START + MINUTE)
     assert ending == Ending(START + MINUTE, EndReason.IDLE_TIMEOUT, POLICY)
@@ -114,7 +114,7 @@ def test_a_lifetime_shorter_than_the_idle_timeout_ends_a_session() -> None:
     assert ending == Ending(START + MINUTE, EndReason.EXPIRED, POLICY)
 
 
-def test_a_sweep_of_which_nothing_is_known_dates_from_now() -> None:
+def test_a_sweep_without_a_known_time_dates_from_now() -> None:
     session = replace(a_session(), current_global_epoch=1)
     undated = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.SYSTEM)
     assert ending_of(session, START + SECOND) == undated

@@ -21,7 +21,7 @@ from tests.support.engines import a_session
         ("::1", "::"),
     ],
 )
-def test_of_an_address_the_network_is_kept(address: str, kept: str) -> None:
+def test_only_the_network_of_an_address_is_stored(address: str, kept: str) -> None:
     assert kept_address(address, KeepAddresses.TRUNCATED) == kept
     assert kept_address(kept, KeepAddresses.TRUNCATED) == kept, "which it is for ever"
     assert kept_address(address, KeepAddresses.NONE) is None
@@ -30,13 +30,13 @@ def test_of_an_address_the_network_is_kept(address: str, kept: str) -> None:
 
 @pytest.mark.parametrize("nothing", [None, ""])
 @pytest.mark.parametrize("keep", list(KeepAddresses))
-def test_of_no_address_nothing_is_kept(nothing: str | None, keep: KeepAddresses) -> None:
+def test_an_absent_address_stays_absent(nothing: str | None, keep: KeepAddresses) -> None:
     assert kept_address(nothing, keep) == nothing
 
 
 @pytest.mark.parametrize("wrong", ["203.0.113.77:80", "fe80::1%eth0", "localhost", "1.2.3"])
 @pytest.mark.parametrize("keep", list(KeepAddresses))
-def test_what_is_no_address_is_left_for_others_to_refuse(wrong: str, keep: KeepAddresses) -> None:
+def test_an_invalid_address_is_returned_unchanged(wrong: str, keep: KeepAddresses) -> None:
     assert kept_address(wrong, keep) == wrong
 
 
@@ -46,6 +46,6 @@ def test_a_family_has_no_versions() -> None:
     assert without_versions(device).display_name == device.display_name
 
 
-def test_of_an_erased_session_the_family_remains() -> None:
+def test_an_erased_session_keeps_its_device_family() -> None:
     left = erased(a_session())
     assert (left.ip_address, left.last_ip_address, left.user_agent) == (None, None, "")

@@ -56,7 +56,7 @@ def test_without_the_salt_the_secret_is_lost() -> None:
     assert len({new_salt() for _ in range(100)}) == 100
 
 
-def test_what_is_kept_holds_hashes_and_the_salt_only() -> None:
+def test_the_stored_attempt_has_only_hashes_and_the_salt() -> None:
     answered = ATTEMPT.answered(uuid4(), SALT, START)
     kept = [answered.retry_hash, answered.parameters_hash, answered.salt]
     assert not any(ATTEMPT.retry_secret in each for each in kept)

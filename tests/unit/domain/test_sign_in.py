@@ -13,7 +13,7 @@ INSTANT = timedelta(microseconds=1)
 
 
 def fields(violations: Violations) -> list[str]:
-    """Return which fields were complained about."""
+    """Return the names of the invalid fields."""
     try:
         violations.raise_if_any()
     except InvalidRequest as refusal:
@@ -21,14 +21,14 @@ def fields(violations: Violations) -> list[str]:
     return []
 
 
-# All at once
+# All fields together
 
 
-def test_nothing_wrong_raises_nothing() -> None:
+def test_a_valid_sign_in_has_no_violations() -> None:
     Violations().raise_if_any()
 
 
-def test_everything_wrong_is_told_at_once_by_its_field() -> None:
+def test_every_violation_is_returned_at_once_with_its_field() -> None:
     violations = Violations()
     checks.check_user_id("", violations)
     checks.check_retry_secret(b"short", violations)
@@ -97,13 +97,13 @@ def test_an_address_is_kept_in_its_one_form(text: str, canonical: str | None) ->
         "fe80::1%" + "a" * 1000,
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     violations = Violations()
     assert checks.check_ip_address(text, violations) is None
     assert fields(violations) == ["ip_address"]
 
 
-# When and how
+# Time and methods
 
 
 def test_a_check_of_credentials_began_now_unless_said_otherwise() -> None:
@@ -146,7 +146,7 @@ def test_methods_beyond_a_limit_are_refused_by_their_place(
     assert fields(violations) == refused
 
 
-# How long
+# Lifetime and idle timeout
 
 STRICT = Policy(absolute_lifetime=DAY, idle_timeout=60 * MINUTE)
 LOOSE = Policy(absolute_lifetime=DAY)
@@ -195,7 +195,7 @@ def test_an_idle_timeout_beyond_the_policys_is_refused(
     assert fields(violations) == ["idle_timeout"]
 
 
-def test_where_none_is_given_the_policys_hold() -> None:
+def test_the_defaults_are_the_policys_limits() -> None:
     violations = Violations()
     assert checks.check_lifetime(None, STRICT, violations) == DAY
     assert checks.check_idle_timeout(None, STRICT, violations) == 60 * MINUTE

@@ -20,12 +20,12 @@ from session_authority_server.domain.token import (
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 KNOWN = Token(ID, bytes(range(32)))
-# Fixed for ever: tokens that have been given out must stay good.
+# This encoding must never change, because issued tokens must stay valid.
 KNOWN_TEXT = "ses_0DIVCQv7ghbX0uAteC6RFR3JZRWStraz6Z0JB1oChQB4MIrpQLgv4fQNCr5meK1uunj5qc"
 LARGEST = "z" * 70
 
 
-def test_the_spelling_of_a_token_is_the_same_for_ever() -> None:
+def test_the_encoding_of_a_token_never_changes() -> None:
     assert KNOWN.encode() == KNOWN_TEXT
     assert parse(KNOWN_TEXT) == KNOWN
 
@@ -50,7 +50,7 @@ def test_the_spelling_of_a_token_is_the_same_for_ever() -> None:
         "ses_" + "٣" * 70,
     ],
 )
-def test_what_is_no_token_is_refused(text: str) -> None:
+def test_an_invalid_token_is_refused(text: str) -> None:
     assert parse(text) is None
     assert parse_proof(text) is None
 
@@ -104,7 +104,7 @@ def test_the_cache_of_proofs_is_bounded_and_holds_no_secret(
     assert len(cached) == 3, "made-up tokens evict nothing"
 
 
-def test_tokens_and_keys_are_masked_wherever_they_stand() -> None:
+def test_tokens_and_keys_are_masked_anywhere_in_a_text() -> None:
     key = KNOWN.encode("sak_")
     text = f'a {KNOWN_TEXT}, "{key}"; token={KNOWN_TEXT}'
     assert mask_tokens(text) == 'a ses_…, "sak_…"; token=ses_…'

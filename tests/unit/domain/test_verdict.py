@@ -19,7 +19,7 @@ GOOD = Token(SESSION.session_id, SECRET).proof
 WRONG = Token(SESSION.session_id, b"x" * 32).proof
 
 
-def test_the_token_of_a_live_session_is_good() -> None:
+def test_the_token_of_a_live_session_is_accepted() -> None:
     assert judge(SESSION, GOOD, START) is SESSION
     assert judge(SESSION, GOOD, START, "ann") is SESSION
 
@@ -28,7 +28,7 @@ def test_a_token_without_session_is_not_found() -> None:
     assert judge(None, GOOD, START) == NOT_FOUND
 
 
-def test_a_wrong_secret_is_not_told_from_no_session_even_where_it_has_ended() -> None:
+def test_a_wrong_secret_and_no_session_get_the_same_answer() -> None:
     ended = replace(SESSION, ending=Ending(START, EndReason.REVOKED, InitiatingEntity.USER))
     for session in (SESSION, ended):
         assert judge(session, WRONG, START) == NOT_FOUND
@@ -36,7 +36,7 @@ def test_a_wrong_secret_is_not_told_from_no_session_even_where_it_has_ended() ->
     assert judge(SESSION, WRONG, START + DAY) == NOT_FOUND
 
 
-def test_a_secret_of_before_is_superseded() -> None:
+def test_an_earlier_secret_is_superseded() -> None:
     session = replace(SESSION, superseded_hashes=hash_secret(b"o" * 32) + hash_secret(b"p" * 32))
     for secret in (b"o" * 32, b"p" * 32):
         assert judge(session, Token(session.session_id, secret).proof, START) == SUPERSEDED
@@ -44,7 +44,7 @@ def test_a_secret_of_before_is_superseded() -> None:
 
 
 @pytest.mark.parametrize("reason", EndReason)
-def test_who_has_the_secret_learns_how_the_session_ended(reason: EndReason) -> None:
+def test_a_caller_with_the_secret_learns_how_the_session_ended(reason: EndReason) -> None:
     ended = replace(SESSION, ending=Ending(START, reason, InitiatingEntity.POLICY))
     assert judge(ended, GOOD, START) == Rejection(RejectionReason[reason.name])
 

@@ -21,13 +21,13 @@ class Elapsed:
 
 
 class Log:
-    """A log as a process writes it, whose second passes when a test says so."""
+    """A process's log. The test decides when its second passes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.elapsed, self._stream = Elapsed(), io.StringIO()
         self.handler = BoundedHandler(self._stream, self.elapsed)
         monkeypatch.setattr(logs, "BoundedHandler", lambda _stream: self.handler)
-        monkeypatch.setattr(logs, "REPORT_SECONDS", 3_600)  # nothing is told before it is asked to
+        monkeypatch.setattr(logs, "REPORT_SECONDS", 3_600)  # no summary before the test asks for it
         logs.configure("info", "json")
 
     @property
@@ -64,7 +64,7 @@ def test_a_flood_leaves_some_lines_and_one_that_counts_the_others(log: Log) -> N
     assert (last["event"], last["reason"]) == ("more of: call refused", "API_KEY_MISSING")
     assert (last["lines"], last["level"], last["logger"]) == (1_000 - PER_SECOND, "info", "rpc")
     log.handler.report()
-    assert len(log.lines) == PER_SECOND + 1  # it is told once
+    assert len(log.lines) == PER_SECOND + 1  # the summary is logged once
 
 
 def test_each_kind_has_its_own_bound(log: Log) -> None:
@@ -89,7 +89,7 @@ def test_a_second_later_there_is_room_again(log: Log) -> None:
     assert len(log.lines) == PER_SECOND + 5
 
 
-def test_it_is_told_by_itself_with_what_every_line_of_the_process_says(
+def test_the_summary_is_logged_automatically_with_the_fields_of_every_line(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "REPORT_SECONDS", 0.01)
@@ -102,7 +102,7 @@ def test_it_is_told_by_itself_with_what_every_line_of_the_process_says(
     assert log.lines[-1]["process"] == 3
 
 
-def test_what_was_left_out_is_told_at_the_end(log: Log) -> None:
+def test_suppressed_lines_are_counted_at_the_end(log: Log) -> None:
     _refuse(PER_SECOND + 2)
     log.handler.close()
     assert log.lines[-1]["lines"] == 2

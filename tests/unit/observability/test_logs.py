@@ -28,7 +28,7 @@ def _log_in_every_way() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console", "auto"])
-def test_a_token_is_masked_wherever_it_got_into_a_line(
+def test_a_token_is_masked_in_every_part_of_a_line(
     capsys: pytest.CaptureFixture[str], log_format: str
 ) -> None:
     logs.configure("info", log_format)
@@ -39,7 +39,7 @@ def test_a_token_is_masked_wherever_it_got_into_a_line(
     assert TOKEN not in written
 
 
-def test_lines_are_json_of_one_form_wherever_they_come_from(
+def test_lines_of_every_source_are_json_of_one_form(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure("info", "auto")
@@ -52,7 +52,7 @@ def test_lines_are_json_of_one_form_wherever_they_come_from(
         assert (line["level"], line["logger"]) == ("error", "ours")
 
 
-def test_what_is_below_the_level_is_left_out_and_chatty_libraries_too(
+def test_lines_below_the_level_and_of_verbose_libraries_are_left_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure("warning", "json")
@@ -69,14 +69,14 @@ def test_what_is_below_the_level_is_left_out_and_chatty_libraries_too(
     ]
 
 
-def test_of_a_header_that_is_not_utf_8_grpc_tells_no_more_than_that(
+def test_the_log_does_not_show_a_header_that_is_not_utf_8(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure("info", "json")
     try:
         b"\xff".decode()
     except UnicodeDecodeError:
-        # As gRPC does. A token with one byte changed is none that could be masked.
+        # gRPC logs such a line. A token with one changed byte cannot be masked.
         name = "grpc._cython.cygrpc"
         logging.getLogger(name).exception("Invalid encoding on %s", f"Bearer {TOKEN[:-1]}\\xff")
 
@@ -85,7 +85,7 @@ def test_of_a_header_that_is_not_utf_8_grpc_tells_no_more_than_that(
     assert "exception" not in line
 
 
-def test_below_its_level_it_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_grpc_logs_nothing_below_its_level(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", "json")
     logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", b"\xff")
     logging.getLogger("grpc._cython.cygrpc").error("kept")

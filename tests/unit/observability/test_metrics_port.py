@@ -1,4 +1,4 @@
-"""What connections to the metrics port may cost."""
+"""Limits of connections to the metrics port."""
 
 import socket
 import threading
@@ -27,7 +27,7 @@ def _page(port: int) -> str:
         return str(answer.read().decode())
 
 
-def test_connections_that_ask_for_nothing_keep_no_scraper_out_and_start_few_threads(
+def test_idle_connections_block_no_scraper_and_start_few_threads(
     port: int,
 ) -> None:
     before = threading.active_count()
@@ -39,10 +39,10 @@ def test_connections_that_ask_for_nothing_keep_no_scraper_out_and_start_few_thre
         for _ in range(3):
             assert "# HELP" in _page(port)
         assert threading.active_count() - before <= CONNECTIONS_LIMIT
-        assert idle[0].recv(1) == b""  # the oldest made room
+        assert idle[0].recv(1) == b""  # the oldest connection was closed
 
 
-def test_a_connection_that_asks_for_nothing_is_closed_after_a_while(
+def test_an_idle_connection_is_closed_after_a_timeout(
     port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(metrics_port._Handler, "timeout", 0.05)

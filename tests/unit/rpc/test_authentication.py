@@ -66,7 +66,7 @@ def test_every_method_of_the_api_needs_a_permission() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_caller_is_who_its_key_says(
+async def test_a_key_identifies_its_caller(
     store: Store, keyring: Keyring, authenticate: Authentication, scheme: str
 ) -> None:
     key, presented = store.issue()
@@ -76,7 +76,7 @@ async def test_a_caller_is_who_its_key_says(
         assert (caller.key_id, caller.permissions) == (str(key.key_id), key.permissions)
 
 
-async def test_a_key_permits_nothing_but_what_it_says(
+async def test_a_key_permits_only_its_own_permissions(
     store: Store, keyring: Keyring, authenticate: Authentication
 ) -> None:
     _, presented = store.issue()
@@ -87,7 +87,7 @@ async def test_a_key_permits_nothing_but_what_it_says(
         assert caught.value.permission == "create"
 
 
-async def test_a_method_that_nobody_has_thought_of_is_refused_to_everybody(
+async def test_a_method_without_a_permission_is_refused_to_every_caller(
     store: Store, keyring: Keyring, authenticate: Authentication
 ) -> None:
     _, presented = store.issue()
@@ -154,7 +154,7 @@ async def test_a_known_caller_costs_no_second_proof_until_a_key_changes(
         authenticate(VALIDATE, bearing(presented))
 
 
-async def test_a_caller_that_was_known_is_refused_the_moment_its_key_expires(
+async def test_a_known_caller_is_refused_as_soon_as_its_key_expires(
     store: Store, keyring: Keyring, authenticate: Authentication, clock: ManualClock
 ) -> None:
     _, presented = store.issue(timedelta(minutes=1))
@@ -166,7 +166,7 @@ async def test_a_caller_that_was_known_is_refused_the_moment_its_key_expires(
         authenticate(VALIDATE, bearing(presented))
 
 
-async def test_a_caller_that_was_known_is_not_believed_when_keys_are_stale(
+async def test_a_known_caller_is_refused_while_keys_are_stale(
     store: Store,
     keyring: Keyring,
     authenticate: Authentication,
@@ -187,7 +187,7 @@ async def test_a_caller_that_was_known_is_not_believed_when_keys_are_stale(
         authenticate(VALIDATE, bearing(presented))
 
 
-async def test_guesses_are_not_remembered(
+async def test_rejected_keys_are_not_cached(
     store: Store, keyring: Keyring, authenticate: Authentication
 ) -> None:
     await keyring.refresh()
@@ -206,12 +206,12 @@ async def test_a_stream_is_refused_before_it_sends_anything(host: str) -> None:
         nonlocal begun
         begun = True
 
-    def nobody(method: str, metadata: Metadata) -> Caller:
+    def refuse(method: str, metadata: Metadata) -> Caller:
         raise ApiKeyMissing
 
     path = "/session_authority.v1.SessionWatchService/WatchSessions"
     async with (
-        serving(host, new_dispatcher(authenticate=nobody), {path: watch}) as address,
+        serving(host, new_dispatcher(authenticate=refuse), {path: watch}) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         call: Any = channel.stream_stream(path)()

@@ -23,7 +23,7 @@ REFUSED = answer(ServerOverloaded())
 
 
 class Queued:
-    """A queue, what runs its calls, and what they were answered."""
+    """A queue, the functions that run its calls, and their answers."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Queued:
 
 
 async def turns() -> None:
-    """Let what is ready to run do so."""
+    """Let every ready task run."""
     for _ in range(6):
         await asyncio.sleep(0)
 
@@ -109,7 +109,7 @@ async def queued() -> Queued:
     return Queued()
 
 
-async def test_as_many_calls_run_as_may_and_the_others_follow_in_the_order_they_came(
+async def test_calls_run_up_to_the_limit_and_the_others_follow_in_order_of_arrival(
     queued: Queued,
 ) -> None:
     calls = [queued.put() for _ in range(RUNNING_LIMIT + 2)]
@@ -158,7 +158,7 @@ async def test_calls_that_are_late_together_are_refused_a_few_at_a_time(
     queued.end_one()
     await until(lambda: running.finished)
     await turns()
-    # The next one runs although it is late: answers go on.
+    # The next call runs although it is late, so that answers continue.
     assert [queued.answer_of(call) for call in late] == [REFUSED, REFUSED, None, None, None]
     assert list(queued.running) == [late[2]]
     queued.end_everything()
@@ -286,7 +286,7 @@ async def test_a_batch_that_takes_long_is_overtaken_by_a_bounded_number_of_other
         queued.go_on[number].set()
         await until(lambda: queued.answer_of(overtaking) == b"")  # noqa: B023
         assert queued.answer_of(slow) is None
-    # Those that do not end either fill up all that there may be; nothing else is sent.
+    # These batches do not end either. They use up the limit, and no other batch starts.
     for _ in range(BATCHES_LIMIT + 1):
         queued.put(VALIDATE)
         await asyncio.sleep(0.01)
@@ -327,7 +327,7 @@ def happen(queued: Queued, action: str, number: int) -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(ACTIONS)
-def test_in_any_order_of_events_each_call_is_answered_once_and_no_place_is_lost(
+def test_each_call_is_answered_once_and_frees_its_place_in_any_order_of_events(
     actions: list[tuple[str, int]],
 ) -> None:
     async def play() -> None:

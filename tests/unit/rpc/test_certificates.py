@@ -19,7 +19,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
 
 @pytest.fixture
 def shown(authority: TestAuthority, tmp_path: Path) -> Pair:
-    """A pair of this test's own, in the place that a server reads."""
+    """Return a certificate and key of this test at the paths that the server reads."""
     pair = Pair(tmp_path / "tls.pem", tmp_path / "tls.key")
     pair.replace(authority.pair())
     return pair
@@ -29,9 +29,7 @@ def _certificates(pair: Pair, client_ca: Path | None = None) -> Certificates:
     return Certificates(CertificateFiles(pair.certificate, pair.key, client_ca))
 
 
-def test_what_has_not_changed_is_not_read_again(
-    shown: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_pair_is_not_read_again(shown: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     certificates = _certificates(shown)
     monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read"))
     assert certificates.changed() is None
@@ -65,7 +63,7 @@ def test_servers_that_ask_clients_for_a_certificate_make_new_session_tickets_for
     assert certificates.changed() is not unchanged
 
 
-def test_of_two_files_replaced_one_by_one_none_is_shown_without_the_other(
+def test_a_pair_replaced_one_file_at_a_time_is_used_only_once_complete(
     authority: TestAuthority, shown: Pair
 ) -> None:
     certificates, fresh = _certificates(shown), authority.pair()
@@ -83,7 +81,7 @@ def test_of_two_files_replaced_one_by_one_none_is_shown_without_the_other(
 
 
 @pytest.mark.parametrize("damage", ["half", "gone", "empty"])
-def test_a_broken_file_leaves_what_was_shown_before(
+def test_a_broken_file_keeps_the_earlier_pair_in_use(
     authority: TestAuthority, shown: Pair, damage: str
 ) -> None:
     certificates, before = _certificates(shown), shown.certificate.read_bytes()
@@ -102,7 +100,7 @@ def test_a_broken_file_leaves_what_was_shown_before(
     assert certificates.changed() is not None
 
 
-def test_what_is_replaced_while_it_is_read_is_not_used(
+def test_a_pair_replaced_while_it_is_read_is_not_used(
     authority: TestAuthority, shown: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = authority.pair()
@@ -142,7 +140,7 @@ def test_an_encrypted_key_is_refused_without_asking_for_its_passphrase(
         _certificates(Pair(shown.certificate, encrypted))
 
 
-def test_an_authority_of_clients_that_is_none_is_refused(shown: Pair) -> None:
+def test_an_invalid_client_authority_is_refused(shown: Pair) -> None:
     with pytest.raises(UnusableCertificates, match="contains no certificate"):
         _certificates(shown, shown.key)
 

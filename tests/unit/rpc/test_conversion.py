@@ -50,7 +50,7 @@ def _session(**changes: Any) -> Session:
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_every_moment_survives_the_way_there_and_back(moment: datetime) -> None:
+def test_every_time_survives_a_round_trip(moment: datetime) -> None:
     assert from_timestamp(to_timestamp(moment), "f") == moment
     assert to_timestamp(moment).ToDatetime(UTC) == moment
 
@@ -64,7 +64,7 @@ def test_every_moment_survives_the_way_there_and_back(moment: datetime) -> None:
         datetime(1970, 1, 1, tzinfo=UTC),
     ],
 )
-def test_the_ends_of_time_survive_too(moment: datetime) -> None:
+def test_the_earliest_and_the_latest_time_survive_a_round_trip(moment: datetime) -> None:
     assert from_timestamp(to_timestamp(moment), "f") == moment
 
 
@@ -79,14 +79,14 @@ def test_the_ends_of_time_survive_too(moment: datetime) -> None:
         Timestamp(seconds=-62_135_596_801),
     ],
 )
-def test_what_is_no_moment_is_refused_by_the_name_of_its_field(garbage: Timestamp) -> None:
+def test_an_invalid_timestamp_is_refused_with_its_field(garbage: Timestamp) -> None:
     with pytest.raises(InvalidRequest) as caught:
         from_timestamp(garbage, "authenticate_time")
     assert [violation.field for violation in caught.value.violations] == ["authenticate_time"]
 
 
 @given(INT64, INT32)
-def test_any_timestamp_is_a_moment_or_refused(seconds: int, nanos: int) -> None:
+def test_any_timestamp_is_converted_or_refused(seconds: int, nanos: int) -> None:
     message = Timestamp(seconds=seconds, nanos=nanos)
     try:
         moment = from_timestamp(message, "f")
@@ -98,7 +98,7 @@ def test_any_timestamp_is_a_moment_or_refused(seconds: int, nanos: int) -> None:
 
 
 @given(st.timedeltas(timedelta(days=-3_000_000), timedelta(days=3_000_000)))
-def test_every_duration_survives_the_way_there_and_back(span: timedelta) -> None:
+def test_every_duration_survives_a_round_trip(span: timedelta) -> None:
     message = Duration()
     message.FromTimedelta(span)
     assert from_duration(message, "f") == span
@@ -115,14 +115,14 @@ def test_every_duration_survives_the_way_there_and_back(span: timedelta) -> None
         Duration(seconds=-1, nanos=1),
     ],
 )
-def test_what_is_no_duration_is_refused_by_the_name_of_its_field(garbage: Duration) -> None:
+def test_an_invalid_duration_is_refused_with_its_field(garbage: Duration) -> None:
     with pytest.raises(InvalidRequest) as caught:
         from_duration(garbage, "lifetime")
     assert [violation.field for violation in caught.value.violations] == ["lifetime"]
 
 
 @given(INT64, INT32)
-def test_any_duration_is_one_or_refused(seconds: int, nanos: int) -> None:
+def test_any_duration_is_converted_or_refused(seconds: int, nanos: int) -> None:
     try:
         span = from_duration(Duration(seconds=seconds, nanos=nanos), "f")
     except InvalidRequest as error:
@@ -132,7 +132,7 @@ def test_any_duration_is_one_or_refused(seconds: int, nanos: int) -> None:
         assert abs(exact - span // timedelta(microseconds=1) * 1_000) <= 1_000
 
 
-def test_a_live_session_is_told_without_an_ending() -> None:
+def test_a_live_session_is_sent_without_an_ending() -> None:
     session = _session()
     message = to_session(session, NOW)
 
@@ -157,7 +157,7 @@ def test_only_the_session_whose_token_asked_is_current() -> None:
 
 @pytest.mark.parametrize("reason", EndReason)
 @pytest.mark.parametrize("entity", InitiatingEntity)
-def test_every_recorded_ending_is_told(reason: EndReason, entity: InitiatingEntity) -> None:
+def test_every_recorded_ending_is_sent(reason: EndReason, entity: InitiatingEntity) -> None:
     ended = _session(ending=Ending(NOW - timedelta(minutes=1), reason, entity))
     message = to_session(ended, NOW)
 
@@ -170,7 +170,7 @@ def test_every_recorded_ending_is_told(reason: EndReason, entity: InitiatingEnti
     )
 
 
-def test_an_ending_that_is_only_implied_is_told_as_well() -> None:
+def test_an_implied_ending_is_sent() -> None:
     idle = _session(idle_timeout=timedelta(minutes=1))
     message = to_session(idle, NOW)
 
@@ -180,14 +180,14 @@ def test_an_ending_that_is_only_implied_is_told_as_well() -> None:
 
 
 @pytest.mark.parametrize("kind", DeviceType)
-def test_every_type_of_device_has_its_word(kind: DeviceType) -> None:
+def test_every_type_of_device_has_an_enum_value(kind: DeviceType) -> None:
     message = to_session(_session(device=Device(type=kind)), NOW)
     name = session_pb2.DeviceType.Name(message.device.type)
     assert name == f"DEVICE_TYPE_{'UNSPECIFIED' if kind is DeviceType.UNKNOWN else kind.name}"
 
 
 @pytest.mark.parametrize("reason", RejectionReason)
-def test_every_rejection_has_its_word(reason: RejectionReason) -> None:
+def test_every_rejection_has_an_enum_value(reason: RejectionReason) -> None:
     answer = to_outcome(Rejection(reason))
     assert answer.WhichOneof("outcome") == "rejection"
     name = session_service_pb2.RejectionReason.Name(answer.rejection.reason)

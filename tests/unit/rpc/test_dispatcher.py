@@ -23,7 +23,7 @@ REQUEST = pb.ListSessionsRequest(session_token=SECRET)
 
 
 class Service:
-    """Does what a test says."""
+    """Runs the work of the test."""
 
     def __init__(self) -> None:
         self.does: Callable[[], Awaitable[Any]]
@@ -96,7 +96,7 @@ async def test_a_call_without_a_deadline_gets_one(
     assert service.cancelled.is_set()
 
 
-async def test_a_callers_own_deadline_stands(
+async def test_a_callers_own_deadline_is_kept(
     service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "DEADLINE_SECONDS", 0.01)
@@ -120,7 +120,7 @@ async def test_a_callers_shorter_deadline_ends_the_work(
 
 
 @pytest.mark.parametrize("timeout", [None, 10], ids=["imposed-deadline", "own-deadline"])
-async def test_the_unforeseen_is_internal_and_told_to_the_log_alone(
+async def test_an_unexpected_error_is_internal_and_only_the_log_shows_it(
     service: Service, stub: "SessionServiceAsyncStub", timeout: float | None
 ) -> None:
     async def fail() -> None:
@@ -132,10 +132,10 @@ async def test_the_unforeseen_is_internal_and_told_to_the_log_alone(
 
     assert error.code() is grpc.StatusCode.INTERNAL
     assert reason_of(error) == "INTERNAL"
-    told = f"{error.details()} {error.trailing_metadata()!r} {error.debug_error_string()}"
-    assert SECRET not in told
-    assert "sda1" not in told
-    assert "RuntimeError" not in told
+    shown = f"{error.details()} {error.trailing_metadata()!r} {error.debug_error_string()}"
+    assert SECRET not in shown
+    assert "sda1" not in shown
+    assert "RuntimeError" not in shown
     [line] = [line for line in logs if line["log_level"] == "error"]
     assert line["event"] == "unexpected failure"
     assert line["method"] == "ListSessions"
@@ -191,7 +191,7 @@ async def test_a_slow_call_leaves_a_line_in_the_log(
     assert [line["event"] for line in logs] == ["slow call"]
 
 
-async def test_bytes_that_are_no_message_are_told_apart_from_a_fault(
+async def test_malformed_requests_are_not_internal_errors(
     address_and_service: tuple[str, Service],
 ) -> None:
     async with grpc.aio.insecure_channel(address_and_service[0]) as channel:
@@ -224,7 +224,7 @@ async def test_a_request_may_be_as_large_as_its_limit_and_no_larger(
 
 
 def _of_size(size: int) -> bytes:
-    """Return a message of a size, made of a field that no version has."""
+    """Return a message of the size, with one unknown field."""
     filler = size - 6
     length = bytes([filler & 0x7F | 0x80, filler >> 7 & 0x7F | 0x80, filler >> 14 & 0x7F | 0x80, 0])
     return b"\xfa\x06" + length + b"x" * filler

@@ -64,7 +64,7 @@ def _details(error: AuthorityError) -> tuple[ErrorInfo, BadRequest, RetryInfo]:
 
 
 def test_every_error_that_can_be_raised_has_a_row() -> None:
-    # A mere heading of the tree, never raised itself.
+    # A base class, which is never raised itself.
     assert set(_kinds(AuthorityError)) - {CallError} == set(TABLE)
 
 
@@ -79,18 +79,18 @@ def test_every_row_has_an_example_here() -> None:
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 def test_an_answer_says_the_same_in_status_and_details(error: AuthorityError) -> None:
-    told = answer(error)
+    answered = answer(error)
     status = Status.FromString(_status(error))
     info, _, _ = _details(error)
 
-    assert told.code is not grpc.StatusCode.OK
-    assert (status.code, status.message) == (told.code.value[0], told.message)
-    assert (info.reason, info.domain) == (told.reason, "session-authority")
-    assert f"ERROR_REASON_{told.reason}" in ErrorReason.keys()  # noqa: SIM118 - no mapping
-    assert told.message
+    assert answered.code is not grpc.StatusCode.OK
+    assert (status.code, status.message) == (answered.code.value[0], answered.message)
+    assert (info.reason, info.domain) == (answered.reason, "session-authority")
+    assert f"ERROR_REASON_{answered.reason}" in ErrorReason.keys()  # noqa: SIM118 - no mapping
+    assert answered.message
 
 
-def test_only_what_a_repetition_can_mend_advises_one() -> None:
+def test_only_errors_that_a_retry_can_fix_advise_one() -> None:
     advised = {type(error) for error in EXAMPLES if _details(error)[2].HasField("retry_delay")}
     assert advised == {
         errors.StoreUnavailable,
@@ -103,7 +103,7 @@ def test_only_what_a_repetition_can_mend_advises_one() -> None:
     }
 
 
-def test_clients_repeat_of_what_exhausts_a_resource_only_an_overload() -> None:
+def test_overload_is_the_only_exhausted_resource_that_clients_retry() -> None:
     exhausted = [
         each for each in EXAMPLES if answer(each).code is grpc.StatusCode.RESOURCE_EXHAUSTED
     ]
@@ -116,7 +116,7 @@ def test_clients_repeat_of_what_exhausts_a_resource_only_an_overload() -> None:
     assert repeated == {error_table.ServerOverloaded}
 
 
-def test_who_presented_too_many_bad_tokens_is_told_when_to_return() -> None:
+def test_a_caller_with_too_many_bad_tokens_gets_a_retry_delay() -> None:
     _, _, retry = _details(error_table.TooManyRejectedTokens(timedelta(seconds=7)))
     assert retry.retry_delay.ToTimedelta() == timedelta(seconds=7)
 
@@ -129,7 +129,7 @@ def test_a_field_that_is_wrong_is_named_with_its_remedy() -> None:
     ]
 
 
-def test_limits_are_told_as_numbers() -> None:
+def test_limits_are_sent_as_numbers() -> None:
     assert _details(errors.SessionLimitReached(7))[0].metadata == {"limit": "7"}
     old = errors.ReauthenticationRequired(timedelta(minutes=5))
     assert _details(old)[0].metadata == {"max_authentication_age_seconds": "300"}
@@ -145,18 +145,18 @@ def test_an_answer_is_never_larger_than_what_callers_take() -> None:
         f"attributes[{'é' * 32}]", "has a control character in the key or a null " * 3
     )
     for count in (1, 8, 9, 1_000):
-        told = answer(InvalidRequest([worst] * count))
+        answered = answer(InvalidRequest([worst] * count))
         _, bad_request, _ = _details(InvalidRequest([worst] * count))
-        size = len(quote(told.message)) + sum(
-            len(key) + len(value) * 4 / 3 for key, value in told.trailing_metadata
+        size = len(quote(answered.message)) + sum(
+            len(key) + len(value) * 4 / 3 for key, value in answered.trailing_metadata
         )
         assert size < 8 * 1024
         assert len(bad_request.field_violations) == min(count, 8)
-    assert told.message.endswith("; and 992 more")
+    assert answered.message.endswith("; and 992 more")
 
 
 @pytest.mark.parametrize("cause", Cause)
-def test_an_interrupted_stream_is_told_why(cause: Cause) -> None:
+def test_an_interrupted_stream_has_its_cause(cause: Cause) -> None:
     assert _details(WatchInterrupted(cause))[0].metadata == {"cause": cause.name}
 
 

@@ -34,7 +34,7 @@ WITH_SECRET = {call.method: call.payload for call in (next(CREATE), next(REAUTHE
 
 
 def config_of(method: Method) -> dict[str, Any]:
-    """Return what the client's channels are configured with for an RPC. A named service wins over the default."""
+    """Return the configuration of the client's channels for an RPC. A named service overrides the default."""
     options = dict(channel_options(Settings("localhost:1")))
     configs = json.loads(str(options["grpc.service_config"]))["methodConfig"]
     service = method.path.split("/")[1]

@@ -1,4 +1,4 @@
-"""How many calls run at once, which ones wait, and which ones are refused."""
+"""The limits of running and waiting calls, and the refusal of further calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -79,7 +79,7 @@ async def _refusal(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
 
 
 async def _fill(service: Service, stub: "SessionServiceAsyncStub") -> list[Any]:
-    """Have as many calls running as may run."""
+    """Start calls up to the limit of running calls."""
     calls = [asyncio.ensure_future(stub.ReauthenticateSession(_PROOF)) for _ in range(LIMIT)]
     for _ in calls:
         await asyncio.wait_for(service.begun.acquire(), 60)
@@ -126,7 +126,7 @@ async def test_an_absurdly_long_deadline_is_cut_short(
     assert reason_of(error) == "DEADLINE_EXCEEDED"
 
 
-async def test_a_client_is_told_not_to_repeat_what_no_repetition_mends(
+async def test_an_error_that_no_retry_fixes_forbids_retries(
     stub: "SessionServiceAsyncStub", address: str
 ) -> None:
     def refusals() -> float:

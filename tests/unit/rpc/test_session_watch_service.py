@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class Watched:
-    """A server with nothing but the service, and what decides whether its callers may call."""
+    """A server with only this service, and a switch that permits or refuses callers."""
 
     def __init__(self) -> None:
         self.refusal: AuthorityError | None = None
@@ -57,7 +57,7 @@ class Watched:
 
 
 class Call:
-    """One stream, as its caller has it."""
+    """One stream, seen by its caller."""
 
     def __init__(self, stub: Any) -> None:
         self._call = stub.WatchSessions()
@@ -142,7 +142,7 @@ async def test_a_pong_gives_the_lease(stub: Any) -> None:
     assert pong.lease.ToTimedelta() == LEASE
 
 
-async def test_changes_are_told_by_their_names(watched: Watched, stub: Any) -> None:
+async def test_changes_are_sent_by_session_and_user(watched: Watched, stub: Any) -> None:
     call = await Call(stub).opened()
     watched.hub.changed(Changes({UUID(int=5)}, {"ann"}))
     assert (await call.hears()).evict == pb.Evict(session_ids=[str(UUID(int=5))], user_ids=["ann"])
@@ -150,18 +150,18 @@ async def test_changes_are_told_by_their_names(watched: Watched, stub: Any) -> N
     assert (await call.hears()).evict == pb.Evict(all=True)
 
 
-async def test_more_streams_may_be_open_than_calls_may_be_under_way(stub: Any) -> None:
+async def test_the_limit_of_calls_does_not_apply_to_streams(stub: Any) -> None:
     for _ in range(3):
         await Call(stub).opened()
 
 
-async def test_a_caller_who_finishes_is_let_go(watched: Watched, stub: Any) -> None:
+async def test_a_stream_ends_when_its_caller_finishes(watched: Watched, stub: Any) -> None:
     call = await Call(stub).opened()
     assert await call.finishes() is grpc.StatusCode.OK
     await until(lambda: not watched.hub.streams)
 
 
-async def test_a_ping_is_answered_before_a_caller_who_finishes_is_let_go(
+async def test_a_ping_is_answered_before_a_finished_stream_ends(
     stub: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(5):
@@ -173,7 +173,7 @@ async def test_a_ping_is_answered_before_a_caller_who_finishes_is_let_go(
     assert "ExecuteBatchError" not in caplog.text
 
 
-async def test_a_caller_who_goes_without_a_word_is_forgotten(
+async def test_a_caller_that_disconnects_is_removed(
     watched: Watched,
     stub: Any,
     caplog: pytest.LogCaptureFixture,
@@ -211,7 +211,9 @@ async def test_bytes_that_are_no_message_are_refused(
     assert found[:2] == (code, reason)
 
 
-async def test_a_caller_who_may_watch_no_longer_is_told_why(watched: Watched, stub: Any) -> None:
+async def test_a_caller_that_loses_its_permission_gets_the_reason(
+    watched: Watched, stub: Any
+) -> None:
     call = await Call(stub).opened()
     watched.service.check()
     assert len(watched.hub.streams) == 1
@@ -231,7 +233,7 @@ async def test_callers_are_checked_again_and_again(
     checking.cancel()
 
 
-async def test_a_caller_who_is_silent_is_told_so(watched: Watched, stub: Any) -> None:
+async def test_a_silent_caller_gets_a_timeout_error(watched: Watched, stub: Any) -> None:
     call = await Call(stub).opened()
     watched.time_passed = SILENCE_SECONDS + 1
     watched.service.check()
@@ -262,14 +264,14 @@ async def test_a_draining_server_ends_its_streams(watched: Watched, stub: Any) -
     assert await Call(stub).fails() == drained
 
 
-async def test_a_caller_who_does_not_read_is_ended_and_keeps_its_room(
+async def test_the_stream_of_a_caller_that_does_not_read_ends_and_still_counts(
     watched: Watched, channel: grpc.aio.Channel
 ) -> None:
     slow: Any = channel.stream_stream(WATCH)()
     await slow.write(pb.WatchSessionsRequest(ping=pb.Ping(ping_id=1)).SerializeToString())
     await until(lambda: watched.hub.streams)
     async with asyncio.timeout(60):
-        while watched.hub.streams:  # some 64 KiB are on the way, whoever reads them or not
+        while watched.hub.streams:  # about 64 KiB are buffered on the way
             watched.hub.changed(Changes(user_ids={f"{number:0200}" for number in range(1_000)}))
             watched.hub.tick()
             await asyncio.sleep(0)
@@ -278,7 +280,7 @@ async def test_a_caller_who_does_not_read_is_ended_and_keeps_its_room(
     await until(lambda: watched.hub.open_streams == 0)
 
 
-async def test_who_pings_without_end_is_read_no_faster_than_is_sensible(
+async def test_a_caller_that_pings_without_pause_is_read_at_a_limited_rate(
     watched: Watched, stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = await Call(stub).opened()

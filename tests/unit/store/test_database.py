@@ -1,4 +1,4 @@
-"""What SQLite does when it is missing, broken, busy or overrun."""
+"""A SQLite database that is missing, broken, busy or overloaded."""
 
 import asyncio
 import sqlite3
@@ -83,7 +83,7 @@ async def test_an_empty_file_is_no_store(tmp_path: Path) -> None:
     await assert_unavailable(Database.sqlite(tmp_path / "authority.db"))
 
 
-async def test_a_store_whose_file_is_overwritten_in_service_never_makes_sessions_up(
+async def test_a_store_whose_file_is_overwritten_never_invents_sessions(
     tmp_path: Path,
 ) -> None:
     async with opened("sqlite", tmp_path) as engine:
@@ -115,7 +115,7 @@ async def test_a_schema_can_be_made_once_and_read(tmp_path: Path) -> None:
         await database.close()
 
 
-async def test_a_schema_of_a_newer_release_is_known_as_such(tmp_path: Path) -> None:
+async def test_a_schema_of_a_newer_release_is_recognised(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as engine:
         await engine.execute(text("UPDATE alembic_version SET version_num = 'zz'"))
         version = await read_version(engine.database)
@@ -137,18 +137,18 @@ def locked_elsewhere(tmp_path: Path, engine: Engine) -> Iterator[Path]:
         yield path
 
 
-async def test_a_file_that_another_process_keeps_locked_is_waited_for_so_long_only(
+async def test_the_wait_for_a_locked_file_is_limited(
     locked_elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_MILLISECONDS", 50)
     engine = over(Database.sqlite(locked_elsewhere))
     with pytest.raises(StoreUnavailable):
         await asyncio.wait_for(engine.add(a_session()), SOON_SECONDS)
-    assert await engine.sessions.read_sessions([uuid4()]) == {}  # readers don't mind
+    assert await engine.sessions.read_sessions([uuid4()]) == {}  # readers need no lock
     await engine.database.close()
 
 
-async def test_a_writer_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
+async def test_the_wait_of_a_writer_is_limited(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as engine:
         held, go_on = asyncio.Event(), asyncio.Event()
 
@@ -168,7 +168,7 @@ async def test_a_writer_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
         await engine.add(a_session())
 
 
-async def test_a_reader_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
+async def test_the_wait_of_a_reader_is_limited(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as engine:
         all_held, go_on = asyncio.Barrier(limits.READERS + 1), asyncio.Event()
 
@@ -185,7 +185,7 @@ async def test_a_reader_waits_for_its_turn_so_long_only(tmp_path: Path) -> None:
         assert await engine.sessions.list_live("ann", START, None, 10) == []
 
 
-async def test_a_validation_waits_for_its_turn_so_long_only(
+async def test_the_wait_of_a_validation_is_limited(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     all_held, go_on = asyncio.Barrier(limits.READERS + 1), asyncio.Event()
@@ -210,7 +210,7 @@ async def test_a_validation_waits_for_its_turn_so_long_only(
     assert await engine.sessions.read_sessions([uuid4()]) == {}
 
 
-async def test_who_is_cancelled_while_waiting_for_a_turn_leaves_no_trace(engine: Engine) -> None:
+async def test_a_call_cancelled_while_it_waits_for_its_turn_leaves_no_trace(engine: Engine) -> None:
     go_on = asyncio.Event()
     session = a_session()
     ran = False
@@ -285,7 +285,7 @@ async def test_an_ending_that_is_recorded_while_the_list_is_read_is_not_lost(
     assert listed[0].expire_time == START + timedelta(seconds=1)
 
 
-async def test_the_end_of_an_outage_is_told_once_and_a_single_failure_is_none(
+async def test_recovery_is_logged_once_after_two_or_more_failures(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def rename(old: str, new: str) -> None:
@@ -296,7 +296,7 @@ async def test_the_end_of_an_outage_is_told_once_and_a_single_failure_is_none(
     async def reads() -> None:
         await engine.sessions.read_sessions([uuid4()])
 
-    def told_of_the_end() -> list[str]:
+    def recoveries() -> list[str]:
         return [each.getMessage() for each in caplog.records if "again" in each.getMessage()]
 
     for failures, lines in ((1, 0), (3, 1)):
@@ -307,5 +307,5 @@ async def test_the_end_of_an_outage_is_told_once_and_a_single_failure_is_none(
         await rename("hidden", "sessions")
         await reads()
         await reads()
-        assert len(told_of_the_end()) == lines
-    assert told_of_the_end() == ["reading works again, after 3 failures"]
+        assert len(recoveries()) == lines
+    assert recoveries() == ["reading works again, after 3 failures"]

@@ -17,7 +17,7 @@ from tests.support.usecases import UseCases
 
 
 class WatchedStore:
-    """A store that notes what is asked of it, and lets a test get in between."""
+    """A store that records its calls and can run a test's code before a call."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
@@ -37,12 +37,12 @@ class WatchedStore:
 
 
 async def store_fails() -> None:
-    """Fail, as something that happens before a call of `WatchedStore`."""
+    """Raise, as the code that `WatchedStore` runs before a call."""
     raise StoreUnavailable("writing")
 
 
 class Authority(UseCases):
-    """The use-cases under one policy, and the clock and store that they see."""
+    """The use cases under one policy, with their clock and store."""
 
     def __init__(self, engine: Engine, clock: ManualClock, store: Any, policy: Policy) -> None:
         super().__init__(store, clock, policy)

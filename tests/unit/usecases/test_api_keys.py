@@ -20,7 +20,7 @@ HOUR = timedelta(hours=1)
 PERMISSIONS = frozenset([Permission.CREATE, Permission.MANAGE])
 
 
-async def test_a_successor_permits_the_same_and_both_are_good_for_the_overlap(
+async def test_a_successor_has_the_same_permissions_and_both_keys_are_valid_during_the_overlap(
     tmp_path: Path,
 ) -> None:
     clock = ManualClock(NOON)
@@ -41,7 +41,7 @@ async def test_a_successor_permits_the_same_and_both_are_good_for_the_overlap(
                 await attempt
 
 
-async def test_what_is_revoked_stays_as_it_is(tmp_path: Path) -> None:
+async def test_a_revoked_key_stays_unchanged(tmp_path: Path) -> None:
     clock = ManualClock(NOON)
     async with opened("sqlite", tmp_path) as engine:
         keys = ApiKeys(engine.keys, clock)
@@ -54,7 +54,7 @@ async def test_what_is_revoked_stays_as_it_is(tmp_path: Path) -> None:
         assert await keys.list() == [first]
 
 
-async def test_there_are_no_more_good_keys_than_a_server_may_hold(
+async def test_the_number_of_valid_keys_is_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEY_LIMIT", 2)
@@ -68,24 +68,24 @@ async def test_there_are_no_more_good_keys_than_a_server_may_hold(
         await keys.create("three", PERMISSIONS)
 
 
-async def test_the_audit_log_is_told_when_a_key_is_given_an_end_and_only_then(
+async def test_an_audit_event_is_recorded_only_if_the_expiry_of_a_key_changes(
     tmp_path: Path,
 ) -> None:
-    clock, told = ManualClock(NOON), Recorder()
+    clock, recorder = ManualClock(NOON), Recorder()
     async with opened("sqlite", tmp_path) as engine:
-        keys = ApiKeys(engine.keys, clock, told)
+        keys = ApiKeys(engine.keys, clock, recorder)
         made, _ = await keys.create("shop", PERMISSIONS)
         key_id = str(made.key_id)
-        told.events.clear()
+        recorder.events.clear()
 
         await keys.expire(made.key_id, 2 * HOUR)
         await keys.expire(made.key_id, 3 * HOUR)  # it ends earlier already
         successor, _ = await keys.rotate(made.key_id, HOUR)
         await keys.rotate(made.key_id, HOUR)
 
-        ends = [event for event in told.events if isinstance(event, KeyExpirySet)]
+        ends = [event for event in recorder.events if isinstance(event, KeyExpirySet)]
         assert ends == [
             KeyExpirySet(key_id, NOON + 2 * HOUR, NOON),
             KeyExpirySet(key_id, NOON + HOUR, NOON),
         ]
-        assert KeyCreated(str(successor.key_id), NOON) in told.events
+        assert KeyCreated(str(successor.key_id), NOON) in recorder.events

@@ -26,7 +26,7 @@ CHROME = (
 RETRY = b"r" * 32
 
 
-async def test_a_sign_in_makes_a_session_with_all_that_was_said(authority: Authority) -> None:
+async def test_a_sign_in_creates_a_session_with_all_its_fields(authority: Authority) -> None:
     session, token = await authority.sign_in(
         ip_address="::ffff:192.0.2.7",
         user_agent=CHROME,
@@ -50,7 +50,7 @@ async def test_a_sign_in_makes_a_session_with_all_that_was_said(authority: Autho
     assert await authority.is_good(token)
 
 
-async def test_a_sign_in_of_which_nothing_is_said_gets_the_policys_rules(
+async def test_a_sign_in_without_options_gets_the_policys_defaults(
     authority: Authority,
 ) -> None:
     strict = authority.under(Policy(absolute_lifetime=7 * DAY, idle_timeout=DAY))
@@ -69,7 +69,7 @@ async def test_the_store_holds_a_hash_of_the_token_only(authority: Authority) ->
     assert (await authority.engine.get(parsed.id)).secret_hash == hash_secret(parsed.secret)
 
 
-async def test_everything_wrong_is_told_at_once_and_the_store_left_alone(
+async def test_all_violations_are_reported_at_once_without_a_call_of_the_store(
     authority: Authority,
 ) -> None:
     with pytest.raises(InvalidRequest) as refusal:
@@ -116,7 +116,7 @@ async def test_at_the_limit_the_least_recently_active_session_ends(authority: Au
     assert (ending.reason, ending.initiated_by) == (EndReason.LIMIT, InitiatingEntity.POLICY)
 
 
-async def test_where_the_policy_refuses_nothing_ends(authority: Authority) -> None:
+async def test_a_sign_in_that_the_policy_refuses_ends_no_session(authority: Authority) -> None:
     refusing = authority.under(Policy(session_limit=2, at_limit=AtLimit.REFUSE))
     tokens = [(await refusing.sign_in())[1] for _ in range(2)]
     with pytest.raises(SessionLimitReached) as refusal:
@@ -127,7 +127,7 @@ async def test_where_the_policy_refuses_nothing_ends(authority: Authority) -> No
     await refusing.sign_in()
 
 
-async def test_sessions_that_are_dead_but_not_recorded_so_take_no_place(
+async def test_ended_sessions_without_a_recorded_ending_do_not_count(
     authority: Authority,
 ) -> None:
     refusing = authority.under(Policy(session_limit=1, at_limit=AtLimit.REFUSE))
@@ -138,14 +138,14 @@ async def test_sessions_that_are_dead_but_not_recorded_so_take_no_place(
     await refusing.sign_in()
 
 
-async def test_without_a_limit_there_is_none(authority: Authority) -> None:
+async def test_a_policy_without_a_limit_allows_any_number_of_sessions(authority: Authority) -> None:
     unlimited = authority.under(Policy(session_limit=None))
     tokens = [(await unlimited.sign_in())[1] for _ in range(110)]
     assert await unlimited.is_good(tokens[0])
 
 
 @pytest.mark.parametrize("at_limit", AtLimit)
-async def test_sign_ins_at_once_keep_the_limit(authority: Authority, at_limit: AtLimit) -> None:
+async def test_concurrent_sign_ins_keep_the_limit(authority: Authority, at_limit: AtLimit) -> None:
     limited = authority.under(Policy(session_limit=3, at_limit=at_limit))
     outcomes = await asyncio.gather(*(limited.sign_in() for _ in range(20)), return_exceptions=True)
     made = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
@@ -156,7 +156,7 @@ async def test_sign_ins_at_once_keep_the_limit(authority: Authority, at_limit: A
 # Sweeps
 
 
-async def test_a_refused_sign_in_ends_nobodys_session(authority: Authority) -> None:
+async def test_a_refused_sign_in_ends_no_session(authority: Authority) -> None:
     limited = authority.under(Policy(session_limit=1))
     _, token = await limited.sign_in()
     authority.clock.advance(SECOND)
@@ -178,7 +178,7 @@ async def test_a_repetition_gets_the_same_session_and_token(authority: Authority
     assert len(live) == 1
 
 
-async def test_repetitions_at_once_make_one_session(authority: Authority) -> None:
+async def test_concurrent_retries_create_one_session(authority: Authority) -> None:
     made = await asyncio.gather(*(authority.sign_in(retry_secret=RETRY) for _ in range(20)))
     assert len({token for _, token in made}) == 1
     assert len(await authority.engine.sessions.list_live("ann", START, None, 100)) == 1
@@ -227,7 +227,7 @@ async def test_a_repetition_that_asks_for_something_else_is_refused(
     assert refusal.value.violations[0].field == "retry_secret"
 
 
-async def test_another_callers_repetition_is_a_sign_in_of_its_own(authority: Authority) -> None:
+async def test_a_retry_of_another_caller_is_a_separate_sign_in(authority: Authority) -> None:
     first, _ = await authority.sign_in(retry_secret=RETRY, caller="key-1")
     other, _ = await authority.sign_in(retry_secret=RETRY, caller="key-2")
     assert other.session_id != first.session_id

@@ -1,4 +1,4 @@
-"""What operators end: a user's sessions, everybody's, one, those of a key; and erasing a user."""
+"""Operators end the sessions of a user, of a key or of all users, or one session, and erase users."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -27,7 +27,7 @@ REVOKED = Rejection(RejectionReason.REVOKED)
 RETRY_SECRET = b"r" * 32
 
 
-# A user's, everybody's
+# Sessions of one user and of all users
 
 
 Sweeping = Callable[[Authority], Awaitable[object]]
@@ -48,7 +48,7 @@ async def test_a_sign_in_that_began_before_does_not_survive(
     authority.clock.advance(MINUTE)
     await sweep(authority)
     authority.clock.advance(SECOND)
-    for _ in range(2):  # and leaves nothing behind that would let the next one in
+    for _ in range(2):  # a refused sign-in must not let the next one in
         with pytest.raises(AuthenticationTooOld):
             await authority.sign_in("ann", authenticate_time=START + MINUTE - SECOND / 1000)
     _, token = await authority.sign_in("ann", authenticate_time=START + MINUTE)
@@ -58,10 +58,10 @@ async def test_a_sign_in_that_began_before_does_not_survive(
 
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
-async def test_a_sign_in_that_is_on_its_way_does_not_survive_without_a_time_either(
+async def test_a_sign_in_in_flight_without_a_time_does_not_survive(
     authority: Authority, sweep: Sweeping
 ) -> None:
-    """The server takes the moment of the call, which here is before the sweep."""
+    """The server uses the time of the call, which here is before the sweep."""
 
     async def swept_meanwhile() -> None:
         authority.clock.advance(SECOND)
@@ -74,7 +74,7 @@ async def test_a_sign_in_that_is_on_its_way_does_not_survive_without_a_time_eith
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
 @pytest.mark.parametrize("meanwhile", [True, False])
-async def test_a_re_authentication_does_not_survive_it(
+async def test_a_re_authentication_does_not_survive_a_sweep(
     authority: Authority, sweep: Sweeping, meanwhile: bool
 ) -> None:
     _, token = await authority.sign_in("ann")
@@ -88,7 +88,7 @@ async def test_a_re_authentication_does_not_survive_it(
 
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
-async def test_a_repeated_sign_in_of_before_is_not_made_anew(
+async def test_a_retry_of_an_earlier_sign_in_creates_no_new_session(
     authority: Authority, sweep: Sweeping
 ) -> None:
     request = SignIn(user_id="ann", retry_secret=RETRY_SECRET)
@@ -102,7 +102,7 @@ async def test_a_repeated_sign_in_of_before_is_not_made_anew(
 # One
 
 
-async def test_a_token_that_was_found_ends_its_session_also_when_superseded(
+async def test_revoking_by_token_ends_its_session_even_if_superseded(
     authority: Authority,
 ) -> None:
     _, found = await authority.sign_in()
@@ -114,7 +114,7 @@ async def test_a_token_that_was_found_ends_its_session_also_when_superseded(
     assert await authority.answer(new.encode()) == REVOKED
 
 
-async def test_a_forged_token_ends_nothing_and_is_answered_alike(authority: Authority) -> None:
+async def test_a_forged_token_ends_nothing_and_gets_the_same_answer(authority: Authority) -> None:
     session, token = await authority.sign_in()
     forged = Token(session.session_id, b"f" * 32).encode()
     assert await authority.revoke_by_token(forged) == START + EFFECTIVE
@@ -130,9 +130,7 @@ async def test_a_session_that_had_already_ended_keeps_its_ending(authority: Auth
 
 @pytest.mark.parametrize("user_id", ["", "a" * 256, "a\0"])
 @pytest.mark.parametrize("call", ["revoke_user", "erase_user"])
-async def test_a_user_id_that_nobody_can_have_is_refused(
-    authority: Authority, call: str, user_id: str
-) -> None:
+async def test_an_invalid_user_id_is_refused(authority: Authority, call: str, user_id: str) -> None:
     with pytest.raises(InvalidRequest):
         await getattr(authority, call)(user_id)
     assert authority.store.asked == []
@@ -164,7 +162,7 @@ async def made_by(authority: Authority, key: str, count: int) -> list[tuple[Sess
     return [await authority.sign_in(caller=key) for _ in range(count)]
 
 
-async def test_what_takes_too_long_is_gone_on_with_where_it_stopped(
+async def test_an_ending_that_runs_out_of_time_continues_where_it_stopped(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("session_authority_server.usecases.operator_revoke.BATCH_LIMIT", 2)
@@ -213,7 +211,7 @@ async def test_a_sign_out_that_an_erasure_overtakes_leaves_nothing_of_the_user(
     engine = authority.engine
 
     class Overtaken:
-        """A store whose transactions find the session, and then no more."""
+        """A store whose transactions find the session once and then no longer."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(engine.sessions, name)

@@ -37,7 +37,7 @@ async def test_a_session_gets_a_new_token_and_the_old_one_dies(authority: Author
         await renew(authority, old)
 
 
-async def test_both_clocks_begin_anew(authority: Authority) -> None:
+async def test_lifetime_and_idle_timeout_restart(authority: Authority) -> None:
     _, token = await authority.sign_in(lifetime=DAY, idle_timeout=60 * MINUTE)
     authority.clock.advance(59 * MINUTE)
     renewed, new = await renew(authority, token, authenticate_time=START + 58 * MINUTE)
@@ -51,7 +51,7 @@ async def test_both_clocks_begin_anew(authority: Authority) -> None:
     assert await authority.is_good(new)
 
 
-async def test_of_two_at_once_one_wins(authority: Authority) -> None:
+async def test_one_of_two_concurrent_re_authentications_succeeds(authority: Authority) -> None:
     _, token = await authority.sign_in()
     outcomes = await asyncio.gather(
         *(renew(authority, token) for _ in range(5)), return_exceptions=True
@@ -72,7 +72,7 @@ async def test_an_ended_session_is_not_renewed(authority: Authority) -> None:
 async def test_a_session_that_ends_while_it_is_renewed_stays_ended(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a store lets a sign-out commit between the proof and the renewal."""
+    """A sign-out commits between the proof and the renewal."""
     _, token = await authority.sign_in()
 
     async def transact(work: object) -> object:
@@ -139,7 +139,7 @@ async def test_a_repetition_that_says_something_else_is_refused(authority: Autho
             await renew(authority, old, RETRY, **other)
 
 
-async def test_a_repetition_never_brings_back_what_ended_or_was_renewed(
+async def test_a_retry_never_revives_an_ended_or_renewed_session(
     authority: Authority,
 ) -> None:
     _, old = await authority.sign_in()

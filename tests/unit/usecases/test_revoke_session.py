@@ -1,4 +1,4 @@
-"""What users end: one session, all others, their own; and what every ending promises."""
+"""Users end one session, all other sessions or their own. Every ending has an effective time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -55,7 +55,9 @@ async def test_two_sessions_that_end_all_others_leave_one(authority: Authority) 
     assert [await authority.is_good(token) for token in tokens].count(True) == 1
 
 
-async def test_the_past_tells_when_others_were_ended_and_by_whom(authority: Authority) -> None:
+async def test_the_list_of_ended_sessions_shows_when_and_by_which_entity(
+    authority: Authority,
+) -> None:
     session, _ = await authority.sign_in()
     _, proof = await authority.sign_in()
     authority.clock.advance(MINUTE)
@@ -77,7 +79,7 @@ async def test_an_expired_session_is_not_recorded_as_signed_out(authority: Autho
     assert await authority.answer(token) == Rejection(RejectionReason.EXPIRED)
 
 
-async def test_a_forged_token_signs_nobody_out_and_is_looked_at_no_longer_than_an_unknown_one(
+async def test_a_forged_token_ends_no_session_and_costs_as_much_as_an_unknown_one(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, token = await authority.sign_in()
@@ -105,7 +107,7 @@ async def test_a_forged_token_signs_nobody_out_and_is_looked_at_no_longer_than_a
 async def test_an_ending_is_effective_a_lease_and_a_margin_after_its_commit(
     authority: Authority,
 ) -> None:
-    """The clock is read after the commit, however long that took."""
+    """The clock is read after the commit, even if the commit was slow."""
     patient = authority.under(
         Policy(cache_lease=timedelta(seconds=10), effective_margin=timedelta(seconds=1))
     )
@@ -139,9 +141,7 @@ ENDINGS: dict[str, Callable[[Authority, str, str], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_an_outcome_that_is_not_known_is_never_a_success(
-    authority: Authority, ending: str
-) -> None:
+async def test_an_unknown_outcome_is_never_a_success(authority: Authority, ending: str) -> None:
     session, token = await authority.sign_in()
     authority.store.before["transact"] = store_fails
     with pytest.raises(StoreUnavailable):

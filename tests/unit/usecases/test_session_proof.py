@@ -1,4 +1,4 @@
-"""Whose request it is, proven inside a transaction."""
+"""Proof of a request's session inside a transaction."""
 
 from dataclasses import replace
 from uuid import UUID
@@ -58,7 +58,7 @@ async def test_a_session_that_ended_before_the_lock_was_had_proves_nothing(
         await prove(Transaction(SESSION, after))
 
 
-async def test_nobody_is_locked_for_a_token_that_is_not_good() -> None:
+async def test_an_invalid_token_locks_no_user() -> None:
     for found in (ENDED, None):
         transaction = Transaction(found, found)
         with pytest.raises(SessionNotLive):
@@ -66,7 +66,7 @@ async def test_nobody_is_locked_for_a_token_that_is_not_good() -> None:
         assert transaction.locked == []
 
 
-def test_what_is_no_token_proves_nothing() -> None:
+def test_a_malformed_token_proves_nothing() -> None:
     assert require_proof(GOOD.encode()) == GOOD.proof
     with pytest.raises(SessionNotLive):
         require_proof("garbage")

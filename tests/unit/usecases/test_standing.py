@@ -1,4 +1,4 @@
-"""Who may look at a user's sessions and end them: the user, who proved it lately enough."""
+"""Only a user with a recent proof of identity can list and end their sessions."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -31,7 +31,7 @@ CALLS: dict[str, Callable[[Authority, str, str], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_an_old_proof_of_identity_is_not_enough_where_the_policy_says_so(
+async def test_an_old_proof_of_identity_is_refused_if_the_policy_limits_its_age(
     authority: Authority, call: Callable[[Authority, str, str], Awaitable[object]]
 ) -> None:
     wary = authority.under(Policy(max_authentication_age=MAX_AGE))
@@ -43,20 +43,22 @@ async def test_an_old_proof_of_identity_is_not_enough_where_the_policy_says_so(
     assert refusal.value.max_age == MAX_AGE
     assert await wary.is_good(other)
     assert await wary.is_good(token)
-    await call(authority, token, str(target.session_id))  # by default, any age will do
+    await call(authority, token, str(target.session_id))  # the default accepts any age
     assert await wary.is_good(token)
     _, new = await wary.reauthenticate(Reauthentication(session_token=token))
     await call(wary, new.encode(), str(session.session_id))
 
 
-async def test_a_proof_exactly_so_old_is_enough(authority: Authority) -> None:
+async def test_a_proof_exactly_at_the_age_limit_is_enough(authority: Authority) -> None:
     wary = authority.under(Policy(max_authentication_age=MAX_AGE))
     _, token = await wary.sign_in()
     wary.clock.advance(MAX_AGE)
     assert (await wary.list(Listing(session_token=token))).sessions
 
 
-async def test_a_dead_token_is_not_told_to_re_authenticate(authority: Authority) -> None:
+async def test_an_invalid_token_does_not_get_re_authentication_required(
+    authority: Authority,
+) -> None:
     wary = authority.under(Policy(max_authentication_age=MAX_AGE))
     _, token = await wary.sign_in()
     await wary.sign_out(token)
@@ -66,7 +68,7 @@ async def test_a_dead_token_is_not_told_to_re_authenticate(authority: Authority)
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_who_acts_as_a_user_neither_lists_nor_revokes(
+async def test_an_actor_can_neither_list_nor_revoke(
     authority: Authority, call: Callable[[Authority, str, str], Awaitable[object]]
 ) -> None:
     own, hers = await authority.sign_in()
@@ -80,7 +82,7 @@ async def test_who_acts_as_a_user_neither_lists_nor_revokes(
     assert verdict.actor_id == "support-7"
 
 
-async def test_who_acts_as_a_user_can_sign_out_and_stays_so_when_renewed(
+async def test_an_actor_can_sign_out_and_stays_an_actor_after_a_renewal(
     authority: Authority,
 ) -> None:
     _, token = await authority.sign_in(actor_id="support-7")
@@ -93,7 +95,7 @@ async def test_who_acts_as_a_user_can_sign_out_and_stays_so_when_renewed(
     assert answer == Rejection(RejectionReason.SIGNED_OUT)
 
 
-async def test_the_user_sees_who_acted_in_their_name_and_can_end_it(authority: Authority) -> None:
+async def test_the_user_sees_the_actor_and_can_end_the_session(authority: Authority) -> None:
     _, hers = await authority.sign_in()
     acting, token = await authority.sign_in(actor_id="support-7")
     page = await authority.list(Listing(session_token=hers))

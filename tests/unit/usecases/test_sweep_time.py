@@ -1,4 +1,4 @@
-"""Sign-ins after a sweep that was made by a clock that was ahead."""
+"""Sign-ins after a sweep by a server whose clock was ahead."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -28,7 +28,7 @@ def ahead(authority: Authority, by: timedelta) -> Authority:
 
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS.keys())
-async def test_a_sweep_of_the_future_ends_sessions_and_locks_nobody_out(
+async def test_a_sweep_in_the_future_ends_sessions_and_blocks_no_sign_in(
     authority: Authority, sweep: Sweep
 ) -> None:
     _, old = await authority.sign_in("ann")
@@ -61,7 +61,7 @@ async def test_a_sweep_within_the_tolerated_skew_keeps_its_time(authority: Autho
     await authority.create(SignIn(user_id="ann"))
 
 
-async def test_re_authentication_is_not_locked_out_either(authority: Authority) -> None:
+async def test_a_sweep_in_the_future_does_not_block_re_authentication(authority: Authority) -> None:
     _, token = await authority.sign_in("ann")
     await authority.sign_in("ann")
     later = ahead(authority, HOUR)

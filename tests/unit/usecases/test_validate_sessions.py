@@ -15,7 +15,7 @@ from tests.unit.usecases.conftest import Authority
 
 
 async def test_the_time_is_taken_after_the_store_was_read(authority: Authority) -> None:
-    """However long the read took, what expired meanwhile is not accepted."""
+    """A session that expires during the read is not accepted."""
     _, token = await authority.sign_in(lifetime=MINUTE)
 
     async def it_takes_long() -> None:

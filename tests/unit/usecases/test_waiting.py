@@ -1,4 +1,4 @@
-"""What was true before a wait for the store need not be true after it."""
+"""Facts that were read before a wait for the store are checked again after it."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -29,7 +29,7 @@ from tests.unit.usecases.conftest import Authority, store_fails
 async def held_up(
     authority: Authority, work: Coroutine[Any, Any, object], call: str, seconds: int
 ) -> object:
-    """Hold the one writer until the work has made a call of the store, and some time longer."""
+    """Hold SQLite's only writer until the work has called the store, and some time longer."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(_transaction: Transaction) -> None:
@@ -60,7 +60,9 @@ async def test_a_session_that_expires_while_its_reauthentication_waits_stays_end
     assert not await authority.is_good(token)
 
 
-async def test_an_activity_that_is_written_too_late_wakes_nobody(authority: Authority) -> None:
+async def test_an_activity_that_is_written_too_late_revives_no_session(
+    authority: Authority,
+) -> None:
     _, token = await authority.sign_in(idle_timeout=MINUTE)
     authority.clock.advance(58 * SECOND)
     await held_up(authority, authority.answer(token, passive=False), "touch", 3)

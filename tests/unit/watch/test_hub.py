@@ -61,7 +61,7 @@ async def setting() -> Setting:
 
 
 async def said(stream: Stream) -> list[bytes]:
-    """Return what has been said to a stream since it was asked last."""
+    """Return the messages to a stream since the last call."""
     stream.put(b"end")
     found = []
     while (message := await stream.take()) != b"end":
@@ -88,13 +88,13 @@ async def test_changes_of_a_tick_are_one_message_made_once_for_all(setting: Sett
     assert setting.encoded == 1
 
 
-async def test_nothing_is_said_where_nothing_changed(setting: Setting) -> None:
+async def test_a_tick_without_changes_sends_nothing(setting: Setting) -> None:
     stream = setting.hub.join()
     setting.hub.tick()
     assert await said(stream) == []
 
 
-async def test_who_joins_later_is_not_told_of_what_was_before(setting: Setting) -> None:
+async def test_a_new_stream_gets_no_earlier_changes(setting: Setting) -> None:
     setting.hub.changed(ONE)
     stream = setting.hub.join()
     setting.hub.tick()
@@ -184,7 +184,7 @@ async def test_no_more_streams_join_than_there_may_be(setting: Setting) -> None:
     streams = [setting.hub.join() for _ in range(STREAMS_LIMIT)]
     with pytest.raises(TooManyStreams):
         setting.hub.join()
-    # One that was ended counts until its caller has gone.
+    # An ended stream counts until its caller has gone.
     setting.hub.end(streams[0], ApiKeyRevoked())
     with pytest.raises(TooManyStreams):
         setting.hub.join()
@@ -192,26 +192,26 @@ async def test_no_more_streams_join_than_there_may_be(setting: Setting) -> None:
     setting.hub.join()
 
 
-async def test_many_streams_are_told_in_turn_each_of_everything(setting: Setting) -> None:
+async def test_many_streams_get_every_change_in_groups(setting: Setting) -> None:
     streams = [setting.hub.join() for _ in range(2 * GROUP_LIMIT + 1)]
     heard: dict[Stream, list[bytes]] = {stream: [] for stream in streams}
     setting.hub.pinged(streams[-1], 7)
     setting.hub.tick()
     setting.hub.changed(ONE)
     setting.comes_back()
-    told = []
+    served = []
     for _ in range(3):
         setting.hub.tick()
         for stream in streams:
             heard[stream] += await said(stream)
-        told.append(sum(map(bool, heard.values())))
-    assert told[0] <= GROUP_LIMIT
-    assert told[1] <= 2 * GROUP_LIMIT
+        served.append(sum(map(bool, heard.values())))
+    assert served[0] <= GROUP_LIMIT
+    assert served[1] <= 2 * GROUP_LIMIT
     assert all(heard[stream] == [b"evict 1"] for stream in streams[:-1])
     assert heard[streams[-1]] == [b"evict 1", b"pong 7"]
 
 
-async def test_a_change_that_comes_between_turns_is_told_to_everybody_once(
+async def test_a_change_between_two_groups_is_sent_to_every_stream_once(
     setting: Setting,
 ) -> None:
     streams = [setting.hub.join() for _ in range(2 * GROUP_LIMIT)]
@@ -226,7 +226,7 @@ async def test_a_change_that_comes_between_turns_is_told_to_everybody_once(
         assert words.count(b"1") == words.count(b"ann") == 1
 
 
-async def test_groups_that_others_have_left_are_told_in_one_tick(setting: Setting) -> None:
+async def test_small_groups_are_served_in_one_tick(setting: Setting) -> None:
     streams = [setting.hub.join() for _ in range(2 * GROUP_LIMIT)]
     for stream in streams[1:-1]:
         setting.hub.leave(stream)
@@ -242,7 +242,7 @@ async def test_too_many_names_mean_everybody(setting: Setting) -> None:
     assert await said(stream) == [b"evict all"]
 
 
-async def test_who_is_silent_for_long_is_ended(setting: Setting) -> None:
+async def test_a_stream_that_is_silent_for_long_is_ended(setting: Setting) -> None:
     silent, speaking = setting.hub.join(), setting.hub.join()
     setting.now += SILENCE_SECONDS / 2
     setting.hub.pinged(speaking, 1)
@@ -272,7 +272,7 @@ async def test_a_ping_of_a_stream_that_was_ended_is_forgotten(setting: Setting) 
     assert len(setting.channel.probes) == 1
 
 
-async def test_what_can_t_be_said_ends_the_streams(
+async def test_a_change_that_cannot_be_encoded_ends_the_streams(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import asyncio
@@ -285,7 +285,7 @@ async def test_what_can_t_be_said_ends_the_streams(
     async with asyncio.timeout(60):
         await stream.ended
     assert cause(stream) is Cause.CHANNEL_LOST
-    # It goes on for others.
+    # Other streams continue.
     setting.hub._encode_changes = lambda _: b"evict"
     another = setting.hub.join()
     setting.hub.changed(ONE)

@@ -30,7 +30,7 @@ class Receiver:
 
 
 class Writer:
-    """The one writer, whose turn comes when a test says so."""
+    """SQLite's only writer. The test decides when it is free."""
 
     def __init__(self) -> None:
         self.turn = asyncio.Event()
@@ -82,7 +82,7 @@ async def test_a_probe_waits_for_the_commits_that_were_under_way_and_no_others(
     assert receiver.heard == ["up", ONE, 1, OTHER]
 
 
-async def test_where_a_commit_is_in_doubt_the_channel_is_down_until_the_writer_is_free(
+async def test_an_uncertain_commit_takes_the_channel_down_until_the_writer_is_free(
     channel: SqliteChannel,
     receiver: Receiver,
     writer: Writer,
@@ -117,7 +117,7 @@ async def test_a_doubt_while_another_is_resolved_keeps_the_channel_down(
     assert receiver.heard == ["up", ONE, "lost", OTHER, "lost", "up"]
 
 
-async def test_before_anybody_receives_a_doubt_is_remembered() -> None:
+async def test_a_doubt_before_the_first_receiver_is_kept() -> None:
     writer, receiver = Writer(), Receiver()
     channel = SqliteChannel(writer.take_turn)
     channel.committing()

@@ -16,11 +16,11 @@ def test_without_trusted_proxies_only_the_peer_counts() -> None:
     assert ClientIp().find("203.0.113.7", "198.51.100.1") == "203.0.113.7"
 
 
-def test_a_stranger_is_not_believed() -> None:
+def test_the_header_of_an_untrusted_peer_is_ignored() -> None:
     assert BEHIND_PROXY.find("203.0.113.7", "198.51.100.1") == "203.0.113.7"
 
 
-def test_a_trusted_proxy_is_asked_whom_it_was_called_by() -> None:
+def test_the_header_of_a_trusted_proxy_gives_the_client() -> None:
     assert BEHIND_PROXY.find(PROXY, "203.0.113.7") == "203.0.113.7"
 
 
@@ -58,7 +58,7 @@ def test_a_proxy_that_calls_for_itself_is_the_client() -> None:
         ('"[2001:db8::5]:443"', "2001:db8::5"),
         ('"', None),
         ('""', None),
-        ("unix:", None),  # a Unix socket, but nobody trusts these here
+        ("unix:", None),  # a Unix socket, which this site does not trust
     ],
 )
 def test_a_hop_is_an_address_or_nothing(hop: str, address: str | None) -> None:
@@ -83,7 +83,7 @@ def test_what_a_proxy_hides_stays_unknown_rather_than_being_what_a_client_claims
         ("for=198.51.100.1, xfor=203.0.113.7", None),
         ('for=198.51.100.1;host="a,b", for=203.0.113.7', "203.0.113.7"),
         (r'for="203.0.113.\7"', "203.0.113.7"),
-        # A quote left open by the client swallows nothing of the proxy's.
+        # A quote that the client left open does not hide the proxy's element.
         ('for="198.51.100.1, for=203.0.113.7', "203.0.113.7"),
         (r'for="198.51.100.1\", for=203.0.113.7', "203.0.113.7"),
         (r'for="x\"y,z", for=203.0.113.7', "203.0.113.7"),
@@ -135,7 +135,7 @@ def test_a_trusted_unix_socket_is_a_hop_like_others(peer: str | None, socket: st
         ({"forwarded": 'for=203.0.113.7;host="a;proto=https"'}, None),
         ({"forwarded": "for=203.0.113.7"}, None),
         ({"forwarded": ""}, None),
-        # The browser speaks to the outer proxy, and the outer proxy to the inner one.
+        # The browser calls the outer proxy, which calls the inner one.
         ({"forwarded": "for=203.0.113.7;proto=https, for=10.2.2.2;proto=http"}, "https"),
         ({"forwarded": "for=203.0.113.7;proto=http, for=10.2.2.2;proto=https"}, "http"),
         ({"forwarded": "for=203.0.113.7, , for=10.2.2.2;proto=https"}, "https"),
@@ -191,7 +191,7 @@ def test_the_nearest_proxy_tells_the_scheme_in_a_header_of_its_own(
         ("10.1.1.1, 203.0.113.7, 10.2.2.2", "https, http, https", "http"),
     ],
 )
-def test_of_several_schemes_that_of_the_outermost_trusted_proxy_counts(
+def test_the_scheme_of_the_outermost_trusted_proxy_counts(
     hops: str, said: str, scheme: str
 ) -> None:
     standard = ", ".join(f"for={hop.strip()}" for hop in hops.split(","))
@@ -235,7 +235,7 @@ def test_a_peer_without_an_address_has_none(peer: str | None) -> None:
 
 
 @pytest.mark.parametrize("peer", [None, ""])
-def test_whoever_connects_through_a_unix_socket_can_be_trusted(peer: str | None) -> None:
+def test_a_unix_socket_can_be_trusted(peer: str | None) -> None:
     assert ClientIp(["unix"]).find(peer, "203.0.113.7") == "203.0.113.7"
     assert ClientIp(["unix"]).find(peer, "") is None
 
@@ -250,7 +250,7 @@ def test_a_private_peer_whose_headers_are_ignored_is_logged_once(
     client_ip = ClientIp()
 
     with caplog.at_level(logging.WARNING):
-        client_ip.find("8.8.8.8", "198.51.100.1")  # anybody may send it
+        client_ip.find("8.8.8.8", "198.51.100.1")  # any client can send the header
         client_ip.find("172.17.0.1", "")
         assert not caplog.records
         for _ in range(3):
@@ -262,7 +262,7 @@ def test_a_private_peer_whose_headers_are_ignored_is_logged_once(
 
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.internal", "", "*"])
-def test_what_is_no_network_is_refused(network: str) -> None:
+def test_an_invalid_network_is_refused(network: str) -> None:
     with pytest.raises(ValueError, match=r"network|host bits"):
         ClientIp([network])
 

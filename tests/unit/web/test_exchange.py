@@ -3,16 +3,16 @@ import pytest
 from session_authority.web.exchange import FIELDS_LIMIT, fields, is_form
 
 
-def test_of_each_field_the_last_counts() -> None:
+def test_the_last_value_of_a_field_counts() -> None:
     assert fields("a=1&b=%C3%A9+x&a=2&c=&d") == {"a": "2", "b": "é x", "c": "", "d": ""}
 
 
-def test_a_form_of_endless_fields_has_none() -> None:
+def test_a_form_with_too_many_fields_is_empty() -> None:
     assert len(fields("&".join(f"f{number}=1" for number in range(FIELDS_LIMIT)))) == FIELDS_LIMIT
     assert fields("&".join(f"f{number}=1" for number in range(FIELDS_LIMIT + 1))) == {}
 
 
-def test_bytes_that_are_no_text_are_replaced() -> None:
+def test_bytes_that_are_not_utf_8_are_replaced() -> None:
     assert fields("a=%FF") == {"a": "\N{REPLACEMENT CHARACTER}"}
 
 

@@ -1,4 +1,4 @@
-"""Whom a request comes from, and what becomes of its cookie."""
+"""The session of a request, and the fate of its cookie."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -24,7 +24,7 @@ CLEARING = [
 ]
 
 
-def test_whoever_presents_nothing_is_nobody_without_a_question() -> None:
+def test_a_request_without_a_cookie_has_no_session_and_makes_no_call() -> None:
     it = visit()
 
     assert look_up(it, lambda _: LIVE) == []
@@ -96,7 +96,7 @@ def test_a_superseded_token_does_not_clear_its_successor(reason: RejectionReason
     assert set_cookies(it) == []
 
 
-def test_every_reason_there_is_has_been_considered() -> None:
+def test_every_rejection_reason_is_handled() -> None:
     assert {*CLEARING, RejectionReason.SUPERSEDED, RejectionReason.UNKNOWN} == {
         reason for reason in RejectionReason if reason is not RejectionReason.USER_MISMATCH
     }
@@ -123,7 +123,7 @@ def test_answers_that_come_after_a_sign_in_of_the_request_change_nothing() -> No
     assert set_cookies(it) == [("__Host-auth_session", "ses_new", 34_560_000)]
 
 
-def test_of_several_tokens_the_first_live_one_counts() -> None:
+def test_the_first_live_token_of_several_counts() -> None:
     it = visit("ses_dead", "ses_live", "ses_other")
 
     asked = look_up(it, lambda token: RejectionReason.REVOKED if token == "ses_dead" else LIVE)

@@ -1,4 +1,4 @@
-"""Signing in and out, and proving it again, during a visit."""
+"""Signing in, signing out and re-authenticating during a visit."""
 
 from datetime import UTC, timedelta
 
@@ -15,7 +15,7 @@ from session_authority.web.site import Site
 from tests.unit.web.visiting import CLEARED, LIVE, NOON, Authority, look_up, set_cookies, visit
 
 
-def test_signing_in_hands_out_the_token_and_tells_who_and_when_the_request_came_in() -> None:
+def test_signing_in_sets_the_token_and_sends_client_and_time_of_the_request() -> None:
     authority = Authority()
     site = Site(client_ip=ClientIp(["10.0.0.0/8"]), clock=lambda: NOON)
     it = visit(site=site, peer="10.0.0.1", x_forwarded_for="203.0.113.7", user_agent="Firefox")
@@ -50,7 +50,7 @@ def test_signing_in_hands_out_the_token_and_tells_who_and_when_the_request_came_
 )
 def test_a_user_agent_is_utf_8(sent: bytes, recorded: str) -> None:
     authority = Authority()
-    it = visit(user_agent=sent.decode("latin-1"))  # so do web servers hand it on
+    it = visit(user_agent=sent.decode("latin-1"))  # web servers pass it on in this form
     authority.run(it.sign_in("ana"))
     authority.run(it.adopt("ana", NOON, b"r" * 32))
 
@@ -113,7 +113,7 @@ def test_a_sign_in_that_fails_changes_nothing() -> None:
     assert set_cookies(it) == []
 
 
-def test_a_sign_in_that_no_browser_will_hear_of_is_ended() -> None:
+def test_a_sign_in_whose_response_is_not_sent_is_ended() -> None:
     it, authority = visit("ses_old"), Authority()
     authority.run(it.sign_in("ana"))
     authority.run(it.take_back())
@@ -123,7 +123,7 @@ def test_a_sign_in_that_no_browser_will_hear_of_is_ended() -> None:
     assert set_cookies(it) == CLEARED
 
 
-def test_there_is_nothing_to_take_back_where_nobody_signed_in() -> None:
+def test_a_visit_without_a_sign_in_has_nothing_to_undo() -> None:
     it, authority = visit("ses_a"), Authority()
     look_up(it, lambda _: LIVE)
     authority.run(it.take_back())
@@ -132,7 +132,7 @@ def test_there_is_nothing_to_take_back_where_nobody_signed_in() -> None:
     assert it.session is LIVE
 
 
-def test_once_the_response_has_begun_no_token_is_asked_for() -> None:
+def test_after_the_response_has_started_no_session_is_created() -> None:
     it, authority = visit("ses_a"), Authority()
     it.responded = True
     for late in (it.sign_in("ana"), it.reauthenticate()):
@@ -164,7 +164,7 @@ def test_signing_out_in_an_outage_keeps_the_cookie() -> None:
     assert set_cookies(it) == []
 
 
-def test_signing_out_nobody_is_done_without_a_call() -> None:
+def test_signing_out_without_a_session_makes_no_call() -> None:
     authority = Authority()
     it = visit()
 
@@ -203,6 +203,6 @@ def test_an_adoption_can_be_repeated_by_others_to_the_same_effect() -> None:
     assert first.retry_secret == b"r" * 32
 
 
-def test_what_is_wrong_with_a_sign_in_is_the_apps_to_know() -> None:
+def test_an_invalid_sign_in_raises_in_the_app() -> None:
     with pytest.raises(InvalidArgument):
         Authority().run(visit().sign_in("ana", authenticate_time=NOON.replace(tzinfo=None)))

@@ -18,7 +18,7 @@ from tests.unit.web.visiting import NOON, Authority, visit
         ("8.8.8.8", "https", "http://app.example"),
     ],
 )
-def test_the_scheme_that_browsers_see_is_a_trusted_proxys_to_tell(
+def test_only_a_trusted_proxy_can_set_the_scheme_that_browsers_see(
     peer: str, proto: str, origin: str
 ) -> None:
     site = Site(client_ip=ClientIp(["10.0.0.0/8"]))
@@ -61,7 +61,7 @@ def test_the_origin_can_be_given() -> None:
         (Site(origin="https://app.example"), {"origin": "http://localhost:8000"}),
         (Site(origin="https://app.example"), {"origin": "null"}),
         (Site(), {"origin": "https://app.example"}),
-        (Site(), {"x-forwarded-proto": "https"}),  # of a proxy that nobody named
+        (Site(), {"x-forwarded-proto": "https"}),  # from a proxy that is not trusted
         (Site(), {"forwarded": "for=203.0.113.7;Proto=HTTPS"}),
         (Site(), {"forwarded": 'for=203.0.113.7;host="app.example"'}),
         (Site(), {"x-forwarded-host": "app.example"}),
@@ -123,7 +123,7 @@ def test_a_sign_in_over_plain_http_logs_once_why_browsers_reject_the_cookie(
         ),
     ],
 )
-def test_where_browsers_keep_the_cookie_nobody_is_warned(
+def test_a_site_whose_cookie_browsers_keep_logs_no_warning(
     it: Visit, caplog: pytest.LogCaptureFixture
 ) -> None:
     Authority().run(it.sign_in("ana"))

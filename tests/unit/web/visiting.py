@@ -1,4 +1,4 @@
-"""Visits to a site, and an authority that says what the test wants."""
+"""Visits to a site, and an authority with scripted answers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass
 class Authority:
-    """Answers the calls of an operation, each as told."""
+    """Answers the calls of an operation with the test's answers."""
 
     failing: Mapping[str, SessionAuthorityError] = field(default_factory=dict)
     requests: list[Any] = field(default_factory=list)
@@ -90,7 +90,7 @@ def visit(
 
 
 def look_up(it: Visit, answers: Callable[[str], Session | RejectionReason]) -> list[str]:
-    """Answer the visit's questions, and return the tokens that it asked about."""
+    """Answer the visit's calls, and return the tokens that it validated."""
     asked = [str(question.token) for question in it.to_ask()]
     if asked:
         outcomes = map(answers, asked)

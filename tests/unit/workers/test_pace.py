@@ -32,7 +32,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 async def sizes(
     time: Time, stride: Stride, seconds: float, count: int, *, full: bool = True
 ) -> list[int]:
-    """Return how large batches were that took so long."""
+    """Return the sizes of batches that each take a given time."""
     seen: list[int] = []
 
     async def batch(limit: int) -> None:
@@ -59,7 +59,7 @@ async def test_batches_shrink_while_the_store_is_slow_but_not_to_nothing(time: T
     assert (await sizes(time, stride, 0, 3)) == [20, 40, 80]
 
 
-async def test_a_batch_that_fails_for_its_length_is_tried_smaller(time: Time) -> None:
+async def test_a_batch_that_times_out_is_retried_smaller(time: Time) -> None:
     stride = Stride(PACE, 400)
 
     async def fail(_limit: int) -> None:
@@ -71,6 +71,6 @@ async def test_a_batch_that_fails_for_its_length_is_tried_smaller(time: Time) ->
     assert await sizes(time, stride, 0, 1) == [50]
 
 
-async def test_the_store_is_left_alone_in_proportion_to_what_a_batch_took(time: Time) -> None:
+async def test_the_pause_is_proportional_to_the_time_of_a_batch(time: Time) -> None:
     await sizes(time, Stride(Pace(pause_share=3), 400), 0.02, 1)
     assert time.now == pytest.approx(4 * 0.02)

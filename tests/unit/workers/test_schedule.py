@@ -134,7 +134,7 @@ async def test_nothing_begins_after_stopping_whenever_that_is(
 
 @pytest.fixture
 def step_wall_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
-    """Return what steps the wall clock that APScheduler reads."""
+    """Return a function that steps the wall clock of APScheduler."""
     offset = timedelta(0)
 
     class Stepped(datetime):
@@ -171,5 +171,5 @@ async def test_runs_go_on_at_their_pace_when_the_wall_clock_is_stepped(
     await until(lambda: expire.runs >= before + 4)
     took = loop.time() - stepped
     await schedule.stop()
-    # No missed run is made up for.
+    # A missed run is not made up.
     assert expire.runs - before <= took / OFTEN.total_seconds() + 2

@@ -75,14 +75,14 @@ async def test_sweeps_are_settled(engine: Engine, clock: ManualClock) -> None:
 async def test_a_sign_in_that_appears_long_after_everybody_was_swept_has_its_ending_recorded(
     engine: Engine, clock: ManualClock
 ) -> None:
-    """What began before a sweep of everybody is committed when the worker has been there, and has gone."""
+    """A sign-in that began before a global sweep commits after the worker has finished the sweep."""
     early, late = a_session(), a_session("bob")
     await engine.add(early)
     await engine.sweep_everybody(START)
     clock.advance(QUICK.safety_lag + QUICK.rest)
     await Expire(engine.upkeep, clock, QUICK)()
     assert [each.epoch for each in await engine.upkeep.pending_sweeps(10)] == [1]
-    await engine.fill([late])  # of the epoch before the sweep
+    await engine.fill([late])  # its epoch is from before the sweep
     clock.advance(SECOND)
     assert await Expire(engine.upkeep, clock, QUICK)() == 2
     assert await engine.upkeep.pending_sweeps(10) == []
@@ -91,7 +91,7 @@ async def test_a_sign_in_that_appears_long_after_everybody_was_swept_has_its_end
         assert (await engine.get(each.session_id)).ending == revoked
 
 
-async def test_what_an_erasing_call_had_no_time_for_the_worker_deletes(
+async def test_the_worker_finishes_an_erasure_that_ran_out_of_time(
     engine: Engine, clock: ManualClock
 ) -> None:
     await engine.fill([a_session() for _ in range(7)] + [a_session("bob")])
@@ -100,9 +100,9 @@ async def test_what_an_erasing_call_had_no_time_for_the_worker_deletes(
         assert pending in await engine.upkeep.pending_erasures(10)
     erase = Erase(engine.upkeep, engine.sessions, QUICK)
     assert await erase.count(10) == 2
-    told: list[int] = []
-    assert await erase(told.append) == 7
-    assert sum(told) == 7
+    reported: list[int] = []
+    assert await erase(reported.append) == 7
+    assert sum(reported) == 7
     assert await engine.upkeep.pending_erasures(10) == []
     assert await erase() == 0
 
@@ -119,7 +119,7 @@ async def test_the_hash_of_an_erased_user_goes_after_thirty_days(
 
 
 async def erasure_of(engine: Engine, user_id: str) -> PendingErasure:
-    """Begin to erase a user and leave it at that."""
+    """Begin to erase a user, and delete nothing."""
 
     async def work(transaction: Transaction) -> PendingErasure:
         await transaction.lock_user(user_id)
@@ -130,7 +130,7 @@ async def erasure_of(engine: Engine, user_id: str) -> PendingErasure:
 
 
 @pytest.mark.parametrize("steps", range(8))
-async def test_killed_anywhere_and_started_again_nothing_is_lost(
+async def test_a_worker_that_is_killed_and_restarted_loses_no_ending(
     engine: Engine, clock: ManualClock, steps: int
 ) -> None:
     sessions = [a_session(lifetime=MINUTE) for _ in range(7)]
@@ -139,25 +139,25 @@ async def test_killed_anywhere_and_started_again_nothing_is_lost(
     await engine.sweep("bob", START)
     clock.advance(60 * MINUTE)
     broken = cast("UpkeepStore", FailingAfter(engine.upkeep, steps))
-    told: list[int] = []
+    reported: list[int] = []
     with pytest.raises(StoreUnavailable):
-        await Expire(broken, clock, QUICK)(told.append)
-    # Whatever it told of was done, and what it did not tell of was not.
-    assert await engine.upkeep.count_overdue(clock.now(), 10) == max(0, 7 - sum(told))
-    assert await recorded(engine, ids(sessions + swept)) == max(0, sum(told) - 7)
-    assert await Expire(engine.upkeep, clock, QUICK)() == 12 - sum(told)
+        await Expire(broken, clock, QUICK)(reported.append)
+    # The database has exactly the reported endings.
+    assert await engine.upkeep.count_overdue(clock.now(), 10) == max(0, 7 - sum(reported))
+    assert await recorded(engine, ids(sessions + swept)) == max(0, sum(reported) - 7)
+    assert await Expire(engine.upkeep, clock, QUICK)() == 12 - sum(reported)
     assert await engine.upkeep.pending_sweeps(10) == []
 
 
 async def test_others_get_a_turn_between_two_batches(engine: Engine, clock: ManualClock) -> None:
     await engine.add(*(a_session(lifetime=MINUTE) for _ in range(30)))
     clock.advance(60 * MINUTE)
-    told: list[int] = []
-    expiring = asyncio.create_task(Expire(engine.upkeep, clock, QUICK)(told.append))
-    while not told:
+    reported: list[int] = []
+    expiring = asyncio.create_task(Expire(engine.upkeep, clock, QUICK)(reported.append))
+    while not reported:
         await asyncio.sleep(0)
     await engine.add(a_session())
-    assert len(told) < 10
+    assert len(reported) < 10
     await expiring
 
 
@@ -173,15 +173,15 @@ async def test_history_older_than_the_retention_goes_and_no_younger(
     await Expire(engine.upkeep, clock, QUICK)()
     purge = Purge(engine.upkeep, clock, Policy(), QUICK)
     assert await purge.count(100) == 4
-    told: list[int] = []
-    assert await purge(told.append) == 4
-    assert told == [3, 1]
+    reported: list[int] = []
+    assert await purge(reported.append) == 4
+    assert reported == [3, 1]
     left = await engine.sessions.read_sessions(ids(sessions))
-    assert set(left) == set(ids(sessions[4:]))  # the fifth ended exactly then
+    assert set(left) == set(ids(sessions[4:]))  # the fifth session ended at the limit
     assert await purge() == 0
 
 
-async def test_without_a_history_what_expired_stays_until_it_can_have_been_told(
+async def test_without_a_history_expired_sessions_stay_until_clients_have_learned_of_them(
     engine: Engine, clock: ManualClock
 ) -> None:
     await engine.add(a_session(lifetime=MINUTE))
@@ -192,7 +192,7 @@ async def test_without_a_history_what_expired_stays_until_it_can_have_been_told(
     assert await purge() == 1
 
 
-async def test_repeatable_calls_whose_window_closed_go_too(
+async def test_retry_records_whose_window_has_closed_are_purged(
     engine: Engine, clock: ManualClock
 ) -> None:
     async def work(transaction: Transaction) -> None:

@@ -1,4 +1,4 @@
-"""The core of a near cache with clocks that a test moves."""
+"""The core of a near cache, with clocks that a test moves."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ BOOT = 1000.0
 
 
 class Play:
-    """A core, its clocks, and what an authority without any change would answer."""
+    """A core, its clocks, and the answers of an authority without changes."""
 
     def __init__(self, *, connected: bool = True, **settings: Any) -> None:
         self.now = BOOT
@@ -55,7 +55,7 @@ class Play:
         passive: bool = False,
         **fields: Any,
     ) -> bool:
-        """Give the answer to a call that was sent: that the session is live."""
+        """Answer a sent call with a live session."""
         fields = {"last_active_time": self.wall, **fields}
         encoded = session_message(f"s-{name}", user_id=user_id, **fields).SerializeToString()
         kept = self.core.answer_received(

@@ -12,7 +12,7 @@ from session_authority.near_cache.entries import key_of
 from tests.unit.client.near_cache.play import Play
 
 
-def test_a_session_in_use_is_reported_once_a_minute_by_its_next_use(play: Play) -> None:
+def test_a_session_in_use_is_reported_once_a_minute(play: Play) -> None:
     play.keep()
     for _ in range(59):
         play.wait(1)
@@ -45,7 +45,7 @@ def test_a_report_that_failed_is_repeated_by_a_later_use(play: Play) -> None:
     assert len(play.due) == 2
 
 
-def test_the_answer_to_a_report_begins_another_window(play: Play) -> None:
+def test_the_answer_to_a_report_starts_a_new_window(play: Play) -> None:
     play.keep()
     play.wait(60)
     play.look()
@@ -66,7 +66,7 @@ def test_the_first_use_after_a_passive_answer_is_reported_at_once(play: Play) ->
     assert len(play.due) == 1
 
 
-def test_use_that_the_authority_did_not_record_yet_is_reported_when_it_does(play: Play) -> None:
+def test_use_that_the_authority_has_not_recorded_is_reported_at_its_resolution(play: Play) -> None:
     play.keep(last_active_time=play.after(seconds=-50))
     play.wait(9)
     play.look()
@@ -76,7 +76,7 @@ def test_use_that_the_authority_did_not_record_yet_is_reported_when_it_does(play
     assert len(play.due) == 1
 
 
-def test_a_last_use_far_off_makes_no_storm_of_reports(play: Play) -> None:
+def test_a_last_use_in_the_far_future_or_past_causes_no_storm_of_reports(play: Play) -> None:
     play.keep(last_active_time=play.after(seconds=-59.9))
     play.wait(5.9)
     play.look()
@@ -86,7 +86,7 @@ def test_a_last_use_far_off_makes_no_storm_of_reports(play: Play) -> None:
     assert len(play.due) == 1
 
 
-def test_an_idle_timeout_makes_the_window_a_tenth_of_it(play: Play) -> None:
+def test_the_window_is_a_tenth_of_the_idle_timeout(play: Play) -> None:
     play.keep(idle_expire_time=play.after(seconds=100))
     play.wait(9.9)
     play.look()
@@ -96,7 +96,7 @@ def test_an_idle_timeout_makes_the_window_a_tenth_of_it(play: Play) -> None:
     assert len(play.due) == 1
 
 
-def test_the_window_can_be_chosen() -> None:
+def test_the_window_is_configurable() -> None:
     play = Play(activity_seconds=10)
     play.keep()
     play.wait(10)
@@ -115,7 +115,7 @@ def test_a_report_carries_the_latest_address(play: Play) -> None:
     assert play.due == [Due("t-a", "2001:db8::1")]
 
 
-def test_an_address_given_while_a_report_is_on_its_way_is_carried_by_the_next(play: Play) -> None:
+def test_an_address_given_while_a_report_is_in_flight_goes_with_the_next_report(play: Play) -> None:
     play.keep(ip_address="192.0.2.1")
     play.wait(60)
     play.look()
@@ -128,7 +128,7 @@ def test_an_address_given_while_a_report_is_on_its_way_is_carried_by_the_next(pl
 
 
 @pytest.mark.parametrize("text", ["junk", "192.0.2.1:80", "fe80::1%eth0"])
-def test_an_address_that_is_none_is_left_to_the_authority_to_refuse(play: Play, text: str) -> None:
+def test_an_invalid_address_is_sent_to_the_authority(play: Play, text: str) -> None:
     play.keep(ip_address="192.0.2.1")
     assert play.look(ip_address=text) is None
     play.wait(60)
@@ -136,7 +136,7 @@ def test_an_address_that_is_none_is_left_to_the_authority_to_refuse(play: Play, 
     assert play.due == [Due("t-a", "192.0.2.1")]
 
 
-def test_two_threads_that_find_a_report_due_make_one(play: Play) -> None:
+def test_two_threads_that_find_a_report_due_send_one(play: Play) -> None:
     play.keep()
     play.wait(60)
     entry = play.core._entries.get(key_of("t-a"))
@@ -146,7 +146,7 @@ def test_two_threads_that_find_a_report_due_make_one(play: Play) -> None:
     assert len(play.due) == 1
 
 
-def test_a_session_dies_by_itself_a_little_early(play: Play) -> None:
+def test_a_cached_session_expires_slightly_early(play: Play) -> None:
     play.keep(expire_time=play.after(seconds=100))
     play.wait(100 - CLOCK_SKEW_SECONDS - 0.1)
     assert play.hits("a")
@@ -154,18 +154,18 @@ def test_a_session_dies_by_itself_a_little_early(play: Play) -> None:
     assert not play.hits("a")
 
 
-def test_a_session_dies_idle(play: Play) -> None:
+def test_a_cached_session_ends_at_its_idle_timeout(play: Play) -> None:
     play.keep(idle_expire_time=play.after(seconds=100))
     play.wait(100 - CLOCK_SKEW_SECONDS)
     assert not play.hits("a")
 
 
-def test_a_session_about_to_die_is_not_kept(play: Play) -> None:
+def test_a_session_that_is_about_to_expire_is_not_cached(play: Play) -> None:
     assert not play.keep(expire_time=play.after(seconds=CLOCK_SKEW_SECONDS))
 
 
-def test_an_earlier_end_by_the_authority_s_clock_is_learned_from_its_answers(play: Play) -> None:
-    # The authority's clock is at least ten minutes ahead: somebody was active then.
+def test_an_answer_shows_that_the_authoritys_clock_is_ahead(play: Play) -> None:
+    # The authority's clock is at least ten minutes ahead, since a session was active then.
     play.keep("b", last_active_time=play.after(minutes=10))
     play.keep("a", expire_time=play.after(minutes=11))
     assert play.hits("a")
@@ -174,14 +174,14 @@ def test_an_earlier_end_by_the_authority_s_clock_is_learned_from_its_answers(pla
     assert not play.keep("c", expire_time=play.after(minutes=9))
 
 
-def test_a_wall_clock_that_is_set_back_prolongs_nothing(play: Play) -> None:
+def test_setting_the_wall_clock_back_extends_no_session(play: Play) -> None:
     play.keep(expire_time=play.after(seconds=100))
     play.wall -= timedelta(days=1)
     play.wait(100)
     assert not play.hits("a")
 
 
-def test_a_session_that_was_looked_at_a_moment_before_its_end_ends_all_the_same(play: Play) -> None:
+def test_a_hit_just_before_the_end_of_a_session_does_not_extend_it(play: Play) -> None:
     play.keep(expire_time=play.after(seconds=10.5 + CLOCK_SKEW_SECONDS))
     play.wait(10.25)
     assert play.look()
@@ -194,7 +194,7 @@ def test_a_session_that_was_looked_at_a_moment_before_its_end_ends_all_the_same(
     assert play.core.statistics(play.now).misses == misses + 2
 
 
-def test_a_use_that_falls_due_a_moment_after_another_is_reported(play: Play) -> None:
+def test_a_use_that_is_due_just_after_another_one_is_reported(play: Play) -> None:
     play.keep()
     play.wait(59.5)
     play.look()

@@ -1,4 +1,4 @@
-"""Both clients with a near cache, against an authority that answers and streams as it is told to."""
+"""Both clients with a near cache, against an authority with scripted answers and streams."""
 
 import asyncio
 import time
@@ -44,13 +44,13 @@ async def test_the_second_validation_makes_no_call(
     assert near.statistics.hits == 2
 
 
-async def test_a_rejection_is_asked_for_each_time(near: NearTwin, authority: FakeAuthority) -> None:
+async def test_rejections_are_not_cached(near: NearTwin, authority: FakeAuthority) -> None:
     for _ in range(2):
         assert await near.validate("x-1") == Rejection(RejectionReason.REVOKED)
     assert tokens_asked(authority) == ["x-1", "x-1"]
 
 
-async def test_what_is_no_token_is_rejected_without_a_call(
+async def test_an_invalid_token_is_rejected_without_a_call(
     near: NearTwin, authority: FakeAuthority
 ) -> None:
     for token in (None, "", "ä"):
@@ -58,7 +58,7 @@ async def test_what_is_no_token_is_rejected_without_a_call(
     assert authority.calls == []
 
 
-async def test_a_validation_that_a_change_overtakes_is_answered_but_not_kept(
+async def test_a_validation_that_a_change_overtakes_is_answered_but_not_cached(
     near: NearTwin, authority: FakeAuthority
 ) -> None:
     def evict_first(request: v1.ValidateSessionRequest) -> v1.ValidateSessionResponse:
@@ -69,7 +69,7 @@ async def test_a_validation_that_a_change_overtakes_is_answered_but_not_kept(
     authority.answers_by("ValidateSession", evict_first)
     authority.calls.clear()
     for _ in range(2):
-        # The stream and the answer race on the wire, too; neither order may leave a kept answer that stays.
+        # The stream and the answer race on the wire. In either order, the answer must not stay cached.
         await near.validate("t-1")
         await until(lambda: near.statistics.size == 0)
     assert tokens_asked(authority) == ["t-1", "t-1"]
@@ -102,7 +102,7 @@ async def test_use_is_reported_in_the_background_with_the_latest_address(
     await near.close()
 
 
-async def test_a_report_that_finds_the_session_dead_takes_it_out(
+async def test_a_report_that_is_rejected_evicts_the_session(
     client_type: type[SessionClient | AsyncSessionClient], authority_by_token: FakeAuthority
 ) -> None:
     authority = authority_by_token
@@ -117,7 +117,7 @@ async def test_a_report_that_finds_the_session_dead_takes_it_out(
     assert await near.validate("t-1")
     ends_at = time.monotonic() + 60
     while near.statistics.size:
-        await near.validate("t-1")  # the first report fails, which is no reason to forget anything
+        await near.validate("t-1")  # the first report fails, which keeps the entry
         assert time.monotonic() < ends_at
         await asyncio.sleep(0.02)
     assert not await near.validate("t-1")
@@ -128,7 +128,7 @@ REVOKED = v1.RevokeSessionResponse(session=session_message("s-2"), effective_tim
 
 
 @pytest.mark.parametrize("outcome", ["answer", "failure"])
-async def test_what_this_client_ends_it_forgets_at_once_whatever_became_of_it(
+async def test_a_client_evicts_a_session_that_it_ends_whatever_the_outcome(
     near: NearTwin, authority: FakeAuthority, outcome: str
 ) -> None:
     down = fault(grpc.StatusCode.INTERNAL, "INTERNAL")
@@ -162,7 +162,7 @@ async def test_what_this_client_ends_it_forgets_at_once_whatever_became_of_it(
     assert await near.sign_out(None)
 
 
-async def test_what_an_integration_ends_is_forgotten_before_it_hears_of_the_answer(
+async def test_a_session_that_an_integration_ends_is_evicted_before_the_answer(
     near: NearTwin, authority: FakeAuthority
 ) -> None:
     authority.answers("SignOut", v1.SignOutResponse(effective_time=NOON_MESSAGE))
@@ -181,9 +181,7 @@ async def test_what_an_integration_ends_is_forgotten_before_it_hears_of_the_answ
     assert near.statistics.size == 1
 
 
-async def test_many_are_validated_from_memory_where_they_can_be(
-    near: NearTwin, authority: FakeAuthority
-) -> None:
+async def test_validate_many_uses_the_cache(near: NearTwin, authority: FakeAuthority) -> None:
     await near.validate("t-1")
     authority.calls.clear()
     requests = [ValidationRequest(token) for token in ("t-1", "t-2", None, "x-3", "t-4")]
@@ -203,7 +201,7 @@ async def test_many_are_validated_from_memory_where_they_can_be(
         await near.validate_many(requests)
 
 
-async def test_an_address_that_is_none_is_refused_by_the_authority_alone(
+async def test_only_the_authority_refuses_an_invalid_address(
     near: NearTwin, authority: FakeAuthority
 ) -> None:
     def answer(request: v1.ValidateSessionRequest) -> Any:
@@ -224,7 +222,7 @@ async def test_an_address_that_is_none_is_refused_by_the_authority_alone(
         await near.validate("t-1", user_id="")
 
 
-async def test_a_closed_client_says_so_and_remembers_nothing(
+async def test_a_closed_client_raises_and_caches_nothing(
     near: NearTwin, authority: FakeAuthority
 ) -> None:
     await near.validate("t-1")

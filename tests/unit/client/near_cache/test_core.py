@@ -14,7 +14,7 @@ from session_authority import (
 from tests.unit.client.near_cache.play import LEASE, Play
 
 
-def test_a_kept_answer_is_given_from_memory(play: Play) -> None:
+def test_a_cached_answer_is_returned_from_memory(play: Play) -> None:
     assert play.look() is None
     play.keep(attributes={"tenant": "t-1"})
     found = play.look()
@@ -23,21 +23,21 @@ def test_a_kept_answer_is_given_from_memory(play: Play) -> None:
     assert found.attributes == {"tenant": "t-1"}
 
 
-def test_the_user_must_be_the_one_asked_for(play: Play) -> None:
+def test_a_hit_requires_the_expected_user(play: Play) -> None:
     play.keep()
     assert play.look(user_id="ana")
     assert play.look(user_id="eve") == Rejection(RejectionReason.USER_MISMATCH)
-    assert play.look(user_id="") is None  # the call is to say what is wrong with it
+    assert play.look(user_id="") is None  # the call reports the mistake
 
 
-def test_the_whole_token_counts(play: Play) -> None:
+def test_a_hit_requires_the_whole_token(play: Play) -> None:
     play.keep(token="t-" + "a" * 70)
     for other in ("t-" + "a" * 69, "t-" + "a" * 71, "T-" + "a" * 70, "t-" + "a" * 69 + "b"):
         assert play.core.lookup(play.now, other) is None
 
 
 @pytest.mark.parametrize("token", [None, "", "\ud800", "ä", "x" * 257])
-def test_what_is_no_token_is_not_known(play: Play, token: str | None) -> None:
+def test_an_invalid_token_is_a_miss(play: Play, token: str | None) -> None:
     assert play.core.lookup(play.now, token) is None
 
 
@@ -48,20 +48,20 @@ def test_a_token_may_be_wrapped(play: Play) -> None:
         play.core.lookup(play.now, b"t-a")  # type: ignore[arg-type]
 
 
-def test_no_token_is_in_a_repr_or_kept_at_all(play: Play) -> None:
+def test_no_token_is_in_a_repr_or_in_the_cache(play: Play) -> None:
     token = "ses_" + "".join(["Z"] * 70)
     held = sys.getrefcount(token)
     assert play.keep(token=token)
     play.wait(70)
     assert play.core.lookup(play.now, token)
-    assert sys.getrefcount(token) > held  # by the report
+    assert sys.getrefcount(token) > held  # the report holds the token
     assert token not in repr(play.due)
     play.due.clear()
     assert sys.getrefcount(token) == held
     assert token.encode() not in pickle.dumps([*play.core._entries.hot])
 
 
-def test_statistics_tell_what_goes_on(play: Play) -> None:
+def test_statistics_count_hits_and_misses(play: Play) -> None:
     play.look("x")
     play.keep()
     play.look()

@@ -1,4 +1,4 @@
-"""The stream that both clients follow, from its opening to its loss and in event loops, threads and child processes."""
+"""The stream that both clients follow, in event loops, threads and child processes."""
 
 import asyncio
 import threading
@@ -35,7 +35,7 @@ async def test_the_stream_identifies_the_caller(near: NearTwin, authority: FakeA
 
 
 @pytest.mark.parametrize("change", ["session", "user", "everything"])
-async def test_what_the_stream_takes_out_is_asked_for_again(
+async def test_a_session_that_the_stream_evicts_is_validated_again(
     near: NearTwin, authority: FakeAuthority, change: str
 ) -> None:
     await near.validate("t-1")
@@ -50,7 +50,7 @@ async def test_what_the_stream_takes_out_is_asked_for_again(
     assert tokens_asked(authority) == ["t-1", "t-1"]
 
 
-async def test_hits_end_within_the_lease_when_pongs_do(
+async def test_hits_end_within_the_lease_after_the_last_pong(
     client_type: type[SessionClient | AsyncSessionClient], authority_by_token: FakeAuthority
 ) -> None:
     authority = authority_by_token
@@ -66,7 +66,7 @@ async def test_hits_end_within_the_lease_when_pongs_do(
     await near.validate("t-1")
     assert near.statistics.hits == hits
     assert time.monotonic() - began < 15  # a lease may last 30 seconds
-    assert near.statistics.size == 1  # it's only not used
+    assert near.statistics.size == 1  # the entry is kept but not used
     authority.watch.mute = False
     await until(lambda: (near.statistics.lease_age_seconds or 9) < 0.5)
     await near.close()
@@ -104,7 +104,7 @@ async def test_a_stream_that_is_lost_clears_the_cache_and_is_opened_again(
     assert tokens_asked(authority) == ["t-1", "t-1"]
 
 
-async def test_a_fault_in_following_a_stream_clears_the_cache_and_ends_nothing(
+async def test_a_fault_in_following_a_stream_clears_the_cache_and_the_client_continues(
     near: NearTwin, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await near.validate("t-1")
@@ -123,7 +123,7 @@ async def test_a_stream_that_ends_in_order_is_opened_again(
     await until(lambda: authority.watch.opened == 2 and near.statistics.connected)
 
 
-async def test_without_a_stream_everything_is_asked_for(
+async def test_without_a_stream_every_validation_is_a_call(
     client_type: type[SessionClient | AsyncSessionClient], authority_by_token: FakeAuthority
 ) -> None:
     authority = authority_by_token
@@ -137,11 +137,11 @@ async def test_without_a_stream_everything_is_asked_for(
     assert len(authority.calls) == 4
     assert near.statistics.hits == 0
     await asyncio.sleep(0.3)
-    assert authority.watch.opened == 1  # and it isn't asked for often
+    assert authority.watch.opened == 1  # the client does not retry often
     await near.close()
 
 
-async def test_the_authority_s_end_is_noticed_and_nothing_is_answered_from_memory(
+async def test_an_authority_that_stops_ends_all_hits(
     near: NearTwin, running: RunningAuthority
 ) -> None:
     await near.validate("t-1")
@@ -159,7 +159,7 @@ def threaded() -> Iterator[FakeAuthority]:
     authority.stop_now()
 
 
-async def test_event_loops_share_what_is_kept_and_one_stream(threaded: FakeAuthority) -> None:
+async def test_event_loops_share_the_cache_and_one_stream(threaded: FakeAuthority) -> None:
     client = AsyncSessionClient(threaded.address, near_cache=True)
     near = NearTwin(client)
     await near.connected()
@@ -177,7 +177,9 @@ async def test_event_loops_share_what_is_kept_and_one_stream(threaded: FakeAutho
     await client.close()
 
 
-def test_another_event_loop_follows_when_the_first_no_longer_runs(threaded: FakeAuthority) -> None:
+def test_another_event_loop_follows_the_stream_after_the_first_has_ended(
+    threaded: FakeAuthority,
+) -> None:
     client = AsyncSessionClient(threaded.address, near_cache=True)
     near = NearTwin(client)
     with asyncio.Runner() as first:
@@ -210,7 +212,7 @@ async def test_a_client_closed_on_another_loop_is_closed_everywhere(
 
 
 def with_a_report_due(threaded: FakeAuthority) -> SessionClient:
-    """Make a client that keeps the session of `t-1`, and reports its next use."""
+    """Return a client that caches the session of `t-1` and reports its next use."""
     client = SessionClient(threaded.address, near_cache=True)
     asyncio.run(NearTwin(client).connected())
     assert client.validate("t-1", passive=True)
@@ -223,7 +225,7 @@ def test_a_hit_is_answered_though_the_client_is_closed_meanwhile(threaded: FakeA
     class Address:
         def __str__(
             self,
-        ) -> str:  # asked for after the session was found, and before its use is reported
+        ) -> str:  # called after the hit and before the report
             client.close()
             return "192.0.2.1"
 
@@ -233,7 +235,7 @@ def test_a_hit_is_answered_though_the_client_is_closed_meanwhile(threaded: FakeA
         client.validate("t-1")
 
 
-def test_validations_are_answered_where_no_thread_can_be_started(
+def test_validations_are_answered_if_no_thread_can_start(
     threaded: FakeAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = threading.Thread.start
@@ -263,7 +265,7 @@ def test_a_connection_made_while_the_client_closes_leaves_no_thread(
 
     def close() -> None:
         batcher = client._connection().batcher
-        if not reporting:  # as another thread does, which has found the connection
+        if not reporting:  # as another thread does that found the connection
             reporting.append(batcher._reporter)
             batcher.report(v1.ValidateSessionRequest(session_token="t-1"))
         raise ClientClosed
@@ -277,7 +279,7 @@ def test_a_connection_made_while_the_client_closes_leaves_no_thread(
     assert not thread.is_alive()
 
 
-async def test_a_child_process_begins_with_nothing(near: NearTwin) -> None:
+async def test_a_child_process_starts_with_an_empty_cache(near: NearTwin) -> None:
     await near.validate("t-1")
     parent = near.client._near
     near.client.forget_in_child()

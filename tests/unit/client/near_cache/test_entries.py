@@ -8,7 +8,7 @@ from session_authority.near_cache.entries import Entry, key_of
 from tests.unit.client.near_cache.play import Play
 
 
-def test_the_least_recently_used_sessions_make_room() -> None:
+def test_the_least_recently_used_sessions_are_evicted() -> None:
     play = Play(max_sessions=3)
     for name in "abc":
         play.keep(name)
@@ -19,7 +19,7 @@ def test_the_least_recently_used_sessions_make_room() -> None:
     assert (statistics.size, statistics.displacements, statistics.evictions) == (3, 1, 0)
 
 
-def test_what_is_used_every_second_stays_though_not_every_use_is_noted() -> None:
+def test_a_session_in_constant_use_stays_although_some_uses_are_not_noted() -> None:
     play = Play(max_sessions=64)
     names = [str(number) for number in range(64)]
     for name in names:
@@ -33,7 +33,7 @@ def test_what_is_used_every_second_stays_though_not_every_use_is_noted() -> None
     assert play.hits("0")
 
 
-def test_the_order_of_use_spans_what_is_hot_and_what_is_cold() -> None:
+def test_the_order_of_use_spans_hot_and_cold_entries() -> None:
     play = Play(max_sessions=200)
     names = [str(number) for number in range(200)]
     for name in names:
@@ -42,11 +42,11 @@ def test_the_order_of_use_spans_what_is_hot_and_what_is_cold() -> None:
     for name in names[:100]:
         assert play.look(name)
     play.keep("x")
-    assert play.hits(*names) == {*names} - {"100", "101", "102"}  # one in 64 at once
+    assert play.hits(*names) == {*names} - {"100", "101", "102"}  # evicted one in 64 at once
     assert len(play.core._entries.hot) == 64
 
 
-def test_what_was_cold_is_what_it_was() -> None:
+def test_a_cold_entry_is_restored_unchanged() -> None:
     play = Play(max_sessions=200)
     play.keep("0", ip_address="192.0.2.7", attributes={"tenant": "t-1"}, actor_id="eve")
     found = play.look("0")
@@ -59,7 +59,7 @@ def test_what_was_cold_is_what_it_was() -> None:
     assert play.due == [Due("t-0", "192.0.2.7")]
 
 
-def test_cold_sessions_are_evicted_as_hot_ones_are() -> None:
+def test_cold_sessions_are_evicted_like_hot_ones() -> None:
     play = Play(max_sessions=200)
     names = [str(number) for number in range(100)]
     for name in names:
@@ -69,7 +69,7 @@ def test_cold_sessions_are_evicted_as_hot_ones_are() -> None:
     assert play.hits(*names) == {name for name in names[1:] if int(name) % 2 == 0}
 
 
-def test_a_session_that_another_thread_evicts_meanwhile_is_no_error(play: Play) -> None:
+def test_an_eviction_by_another_thread_during_a_hit_is_not_an_error(play: Play) -> None:
     class Meanwhile(OrderedDict[bytes, Entry]):
         def get(self, key: bytes, default: Any = None) -> Any:
             found = super().get(key, default)
@@ -78,10 +78,10 @@ def test_a_session_that_another_thread_evicts_meanwhile_is_no_error(play: Play) 
 
     play.keep()
     play.core._hot = Meanwhile(play.core._entries.hot)
-    assert play.look()  # as of its beginning
+    assert play.look()  # the hit was found before the eviction
 
 
-def test_threads_find_nothing_that_was_evicted_before_they_asked() -> None:
+def test_threads_never_hit_a_session_that_was_evicted_before_they_asked() -> None:
     play = Play(max_sessions=500)
     names = [str(number) for number in range(400)]
     gone: set[str] = set()

@@ -10,12 +10,12 @@ from session_authority.near_cache.flights import Flights
 from tests.unit.client.near_cache.play import Play
 
 
-def test_a_change_takes_out_the_session_the_user_or_all(play: Play) -> None:
+def test_a_change_evicts_a_session_a_user_or_everything(play: Play) -> None:
     for name, user in (("a", "ana"), ("b", "ana"), ("c", "eve"), ("d", "eve")):
         play.keep(name, user_id=user)
     play.evict("a", "unknown")
     assert play.hits("a", "b", "c", "d") == {"b", "c", "d"}
-    play.evict(users=("eve", "nobody"))
+    play.evict(users=("eve", "unknown"))
     assert play.hits("a", "b", "c", "d") == {"b"}
     play.keep("c")
     play.evict(everything=True)
@@ -23,7 +23,7 @@ def test_a_change_takes_out_the_session_the_user_or_all(play: Play) -> None:
     assert play.core.statistics(play.now).evictions == 5
 
 
-def test_a_session_is_taken_out_under_each_of_its_tokens(play: Play) -> None:
+def test_an_eviction_removes_each_token_of_a_session(play: Play) -> None:
     play.keep("a", token="t-old")
     play.keep("a", token="t-new")
     play.evict("a")
@@ -53,22 +53,20 @@ def test_a_user_may_have_many_sessions(play: Play, sessions: int) -> None:
     ],
     ids=["session", "user", "everything"],
 )
-def test_a_change_wins_against_an_answer_that_is_on_its_way(
-    play: Play, change: dict[str, Any]
-) -> None:
+def test_a_change_wins_over_an_answer_in_flight(play: Play, change: dict[str, Any]) -> None:
     flight = play.sent()
     play.evict(*change.pop("names"), **change)
     assert not play.answered(flight)
     assert play.keep()
 
 
-def test_a_change_of_others_leaves_an_answer_on_its_way_alone(play: Play) -> None:
+def test_a_change_of_other_sessions_does_not_affect_an_answer_in_flight(play: Play) -> None:
     flight = play.sent()
     play.evict("b", users=("eve",))
     assert play.answered(flight)
 
 
-def test_a_change_is_remembered_for_each_call_that_was_sent_before_it(play: Play) -> None:
+def test_a_change_is_kept_for_each_call_that_was_sent_before_it(play: Play) -> None:
     first, second = play.sent(), play.sent()
     play.evict("a")
     third = play.sent()
@@ -78,7 +76,7 @@ def test_a_change_is_remembered_for_each_call_that_was_sent_before_it(play: Play
     assert play.answered(third)
 
 
-def test_so_many_changes_that_they_can_not_be_remembered_discard_every_answer() -> None:
+def test_too_many_changes_discard_every_answer_in_flight() -> None:
     flights = Flights(changes_limit=3)
     flight = flights.begin(1, 0, 0)
     flights.invalidate(["a", "b", "c"])
@@ -88,7 +86,7 @@ def test_so_many_changes_that_they_can_not_be_remembered_discard_every_answer() 
     assert not flights.is_invalidated(flights.begin(1, 0, 0), ["a", "d"])
 
 
-def test_changes_are_forgotten_with_the_calls_that_they_concern() -> None:
+def test_changes_are_discarded_with_the_calls_that_they_concern() -> None:
     flights = Flights()
     flights.invalidate(["x"])
     first = flights.begin(1, 0, 0)
@@ -102,7 +100,7 @@ def test_changes_are_forgotten_with_the_calls_that_they_concern() -> None:
     assert not flights._changes
 
 
-def test_a_rejection_takes_out_what_was_kept_and_is_not_kept_itself(play: Play) -> None:
+def test_a_rejection_evicts_the_session_and_is_not_cached(play: Play) -> None:
     play.keep()
     flight = play.sent()
     play.reject("a", RejectionReason.REVOKED)
@@ -116,7 +114,7 @@ def test_a_rejection_for_another_user_says_nothing_about_the_session(play: Play)
     assert play.hits("a")
 
 
-def test_what_this_client_ended_itself_is_gone_at_once(play: Play) -> None:
+def test_a_session_that_the_client_ends_is_evicted_at_once(play: Play) -> None:
     play.keep("a")
     play.keep("b")
     flight = play.sent()
@@ -125,7 +123,7 @@ def test_what_this_client_ended_itself_is_gone_at_once(play: Play) -> None:
     assert not play.answered(flight, "a")
 
 
-def test_ending_a_user_s_other_sessions_takes_them_out(play: Play) -> None:
+def test_ending_a_users_other_sessions_evicts_them(play: Play) -> None:
     play.keep("a")
     play.keep("b")
     play.keep("c", user_id="eve")
@@ -133,7 +131,7 @@ def test_ending_a_user_s_other_sessions_takes_them_out(play: Play) -> None:
     assert play.hits("a", "b", "c") == {"c"}
 
 
-def test_ending_the_other_sessions_of_an_unknown_user_takes_all_out(play: Play) -> None:
+def test_ending_the_other_sessions_of_an_unknown_user_evicts_everything(play: Play) -> None:
     play.keep("b")
     flight = play.sent()
     play.core.others_ended(key_of("t-a"))

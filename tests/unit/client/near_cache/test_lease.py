@@ -8,19 +8,21 @@ from session_authority.near_cache import lease as lease_module
 from tests.unit.client.near_cache.play import LEASE, Play
 
 
-def test_a_hit_ends_with_the_lease_which_counts_from_when_the_ping_was_sent(play: Play) -> None:
+def test_hits_end_with_the_lease_which_starts_when_the_ping_was_sent(play: Play) -> None:
     play.keep()
     ping_id = play.core.ping_sent(play.generation, play.now)
     play.wait(1, renewing=False)
     assert ping_id is not None
-    play.core.pong_received(play.generation, ping_id, LEASE)  # a second later: nothing gained
+    play.core.pong_received(
+        play.generation, ping_id, LEASE
+    )  # the pong came a second later, which does not extend the lease
     play.wait(LEASE - 1 - 0.001, renewing=False)
     assert play.hits("a")
     play.wait(0.001, renewing=False)
     assert not play.hits("a")
 
 
-def test_a_pong_renews_from_its_own_ping_and_no_later_one(play: Play) -> None:
+def test_a_pong_renews_the_lease_from_its_own_ping(play: Play) -> None:
     play.keep()
     first = play.core.ping_sent(play.generation, play.now)
     play.wait(1.5, renewing=False)
@@ -31,7 +33,7 @@ def test_a_pong_renews_from_its_own_ping_and_no_later_one(play: Play) -> None:
     assert not play.hits("a")
 
 
-def test_without_a_clock_that_counts_suspend_nothing_is_answered_from_memory() -> None:
+def test_without_a_clock_that_counts_suspend_there_are_no_hits() -> None:
     play = Play(connected=False)
     play.now = math.inf
     play.connect()
@@ -40,7 +42,7 @@ def test_without_a_clock_that_counts_suspend_nothing_is_answered_from_memory() -
     assert not play.core.is_stale(play.generation, play.now)
 
 
-def test_a_lease_that_lapsed_and_is_renewed_on_the_same_stream_goes_on(play: Play) -> None:
+def test_a_lapsed_lease_can_be_renewed_on_the_same_stream(play: Play) -> None:
     play.keep()
     play.wait(LEASE + 10, renewing=False)
     assert not play.hits("a")
@@ -74,14 +76,14 @@ def test_a_pong_answers_the_pings_before_it_and_none_twice(play: Play) -> None:
 
 
 @pytest.mark.parametrize("lease", [0, -1, float("inf"), float("nan")])
-def test_a_lease_that_is_none_renews_nothing(lease: float) -> None:
+def test_an_invalid_lease_renews_nothing(lease: float) -> None:
     play = Play(connected=False)
     play.generation = play.core.stream_opened()
     play.renew(lease)
     assert not play.keep()
 
 
-def test_what_the_lease_is_measured_by_may_jump_while_the_machine_is_suspended(play: Play) -> None:
+def test_the_clock_of_the_lease_may_jump_while_the_machine_is_suspended(play: Play) -> None:
     play.keep()
     play.wait(8 * 3600, renewing=False)
     assert not play.hits("a")
@@ -93,7 +95,7 @@ def test_pings_are_half_of_the_lease_apart_with_jitter(play: Play) -> None:
     assert play.core.pause_seconds(1) == 3
 
 
-def test_a_stream_that_leaves_pings_unanswered_is_to_be_given_up(play: Play) -> None:
+def test_a_stream_that_leaves_pings_unanswered_is_abandoned(play: Play) -> None:
     play.core.ping_sent(play.generation, play.now)
     assert not play.core.is_stale(play.generation, play.now + 5)
     assert play.core.is_stale(play.generation, play.now + 5.1)
@@ -103,7 +105,7 @@ def test_a_stream_that_leaves_pings_unanswered_is_to_be_given_up(play: Play) -> 
     assert play.core.is_stale(play.generation, play.now)
 
 
-def test_nothing_is_kept_without_a_stream_or_before_its_first_pong() -> None:
+def test_nothing_is_cached_without_a_stream_or_before_its_first_pong() -> None:
     play = Play(connected=False)
     assert not play.keep()
     play.generation = play.core.stream_opened()
@@ -113,7 +115,7 @@ def test_nothing_is_kept_without_a_stream_or_before_its_first_pong() -> None:
     assert play.keep()
 
 
-def test_an_answer_is_kept_only_if_it_was_sent_after_the_first_pong() -> None:
+def test_an_answer_is_cached_only_if_its_call_was_sent_after_the_first_pong() -> None:
     play = Play(connected=False)
     play.generation = play.core.stream_opened()
     flight = play.sent()
@@ -131,13 +133,13 @@ def test_the_loss_of_the_stream_clears_the_cache(play: Play) -> None:
     assert play.core.statistics(play.now).problem is None
 
 
-def test_a_new_stream_clears_the_cache_even_if_the_loss_was_not_told(play: Play) -> None:
+def test_a_new_stream_clears_the_cache_even_if_the_loss_was_not_reported(play: Play) -> None:
     play.keep()
     play.connect()
     assert not play.hits("a")
 
 
-def test_an_answer_of_an_earlier_generation_is_not_kept(play: Play) -> None:
+def test_an_answer_of_an_earlier_generation_is_not_cached(play: Play) -> None:
     flight = play.sent()
     play.connect()
     assert not play.answered(flight)
@@ -146,7 +148,7 @@ def test_an_answer_of_an_earlier_generation_is_not_kept(play: Play) -> None:
     assert not play.answered(flight)
 
 
-def test_what_a_stream_says_after_it_was_replaced_renews_nothing(play: Play) -> None:
+def test_a_replaced_stream_renews_nothing(play: Play) -> None:
     old = play.generation
     ping_id = play.core.ping_sent(old, play.now)
     play.connect()
@@ -168,7 +170,7 @@ def test_the_clock_of_the_lease_goes_forward() -> None:
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_where_another_clock_counts_suspend_it_is_taken(
+def test_a_clock_that_counts_suspend_is_chosen(
     monkeypatch: pytest.MonkeyPatch, platform: str
 ) -> None:
     monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
@@ -178,7 +180,7 @@ def test_where_another_clock_counts_suspend_it_is_taken(
     assert found() == pytest.approx(time.monotonic(), abs=60)
 
 
-def test_where_no_lease_clock_counts_suspend_no_lease_ever_runs(
+def test_without_a_clock_that_counts_suspend_no_lease_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)

@@ -1,4 +1,4 @@
-"""Which calls the host on grpc.aio takes, and how many may be open."""
+"""The calls that the host on grpc.aio accepts, and the limit of open calls."""
 
 import asyncio
 import gc
@@ -94,7 +94,7 @@ _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 @pytest.mark.parametrize("path", [_OURS, _REFLECTION])
-async def test_a_stream_beyond_those_that_may_be_open_is_refused_until_one_ends(
+async def test_a_stream_over_the_limit_is_refused_until_one_ends(
     channel: grpc.aio.Channel, path: str
 ) -> None:
     calls = [await _stream(channel, path) for _ in range(LIMIT)]
@@ -115,7 +115,7 @@ async def test_a_stream_beyond_those_that_may_be_open_is_refused_until_one_ends(
         call.cancel()
 
 
-async def test_streams_that_ask_for_no_key_are_bounded_together_and_take_no_place_of_others(
+async def test_streams_without_keys_share_a_limit_of_their_own(
     channel: grpc.aio.Channel,
 ) -> None:
     calls = [await _watch(channel), await _watch(channel), await _stream(channel, _REFLECTION)]
@@ -132,9 +132,7 @@ async def test_streams_that_ask_for_no_key_are_bounded_together_and_take_no_plac
 
 
 @pytest.mark.parametrize("path", [_ONCE, "/grpc.health.v1.Health/Check"])
-async def test_calls_that_never_say_what_they_want_are_bounded_too(
-    channel: grpc.aio.Channel, path: str
-) -> None:
+async def test_calls_without_a_request_are_limited(channel: grpc.aio.Channel, path: str) -> None:
     once: Any = channel.unary_unary(path)
     assert isinstance(await once(b""), bytes)
     silent: list[Any] = [channel.stream_stream(path)() for _ in range(LIMIT)]
@@ -145,7 +143,7 @@ async def test_calls_that_never_say_what_they_want_are_bounded_too(
         call.cancel()
 
 
-async def test_who_asks_for_health_without_asking_makes_room_for_others_after_a_while(
+async def test_a_health_call_without_a_request_ends_after_a_timeout(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accept_loop, "KEYLESS_REQUEST_SECONDS", 0.05)
@@ -157,7 +155,7 @@ async def test_who_asks_for_health_without_asking_makes_room_for_others_after_a_
     assert await ended.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_call_that_never_says_what_it_wants_makes_room_for_others_after_a_while(
+async def test_a_call_without_a_request_ends_after_a_timeout(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accept_loop, "OPEN_SECONDS", 0.05)
@@ -171,7 +169,9 @@ async def test_a_call_that_never_says_what_it_wants_makes_room_for_others_after_
             assert await once(b"asked") == b"asked"
 
 
-async def test_health_is_told_and_an_unknown_service_not_found(channel: grpc.aio.Channel) -> None:
+async def test_health_is_served_and_an_unknown_service_is_not_found(
+    channel: grpc.aio.Channel,
+) -> None:
     stub: Any = health_pb2_grpc.HealthStub(channel)
     answer = await stub.Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -179,7 +179,7 @@ async def test_health_is_told_and_an_unknown_service_not_found(channel: grpc.aio
     assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_method_that_nobody_registered_is_refused_and_counted(
+async def test_an_unregistered_method_is_refused_and_counted(
     channel: grpc.aio.Channel,
 ) -> None:
     before = _refused("unknown", "UNIMPLEMENTED")
@@ -189,7 +189,7 @@ async def test_a_method_that_nobody_registered_is_refused_and_counted(
     assert _refused("unknown", "UNIMPLEMENTED") == before + 3
 
 
-async def test_a_call_beyond_those_that_are_being_refused_is_cancelled(
+async def test_a_call_over_the_limit_of_refusals_is_cancelled(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = [await _stream(channel, _OURS) for _ in range(LIMIT)]
@@ -200,7 +200,7 @@ async def test_a_call_beyond_those_that_are_being_refused_is_cancelled(
         call.cancel()
 
 
-async def test_a_server_stops_while_calls_are_waited_for_and_under_way(address: str) -> None:
+async def test_a_server_stops_while_it_waits_for_calls_and_runs_some(address: str) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         await _stream(channel, _OURS)
 
@@ -210,7 +210,7 @@ def _refused(method: str, reason: str) -> float:
     return REGISTRY.get_sample_value("session_authority_rpc_errors_total", labels) or 0
 
 
-async def test_what_waited_for_calls_is_let_go_when_the_server_stops() -> None:
+async def test_the_wait_for_calls_ends_when_the_server_stops() -> None:
     server = accept_loop.server(PACKAGE)
     health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
     server.add_insecure_port("127.0.0.1:0")
@@ -223,7 +223,7 @@ async def test_what_waited_for_calls_is_let_go_when_the_server_stops() -> None:
     assert acceptor() is None
 
 
-async def test_what_waits_for_a_call_is_kept_when_the_wait_is_cancelled() -> None:
+async def test_the_buffers_of_a_cancelled_wait_are_kept() -> None:
     # gRPC's core is yet to write into it.
     unwound: list[bool] = []
     kept: list[Any] = []

@@ -13,7 +13,7 @@ VALIDATE = METHODS["/session_authority.v1.SessionService/ValidateSession"]
 
 
 class Service:
-    """Accepts every token, once it may."""
+    """Accepts every token once the test allows it."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -28,7 +28,7 @@ class Service:
 async def test_a_call_cancelled_while_its_batch_is_answered_does_not_keep_the_others_waiting() -> (
     None
 ):
-    """GRPC cancels a call's task; the task itself notices only in the loop's next turn, after the answer."""
+    """The task of a call notices its cancellation in the loop's next turn, after the answer."""
     service = Service()
     handler: Any = grpcio._unary(new_dispatcher(service), VALIDATE)
     context = Mock(time_remaining=Mock(return_value=None))

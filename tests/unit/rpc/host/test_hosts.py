@@ -1,4 +1,4 @@
-"""What both hosts do with calls, besides what the services answer."""
+"""How both hosts handle calls, apart from the answers of the services."""
 
 import asyncio
 import socket
@@ -75,7 +75,7 @@ def call(channel: grpc.aio.Channel, method: str, payload: bytes = b"", **options
 
 
 async def listing(channel: grpc.aio.Channel, service: Service) -> "asyncio.Future[bytes]":
-    """Begin a call that is answered when the test says so."""
+    """Start a call. The test decides when it is answered."""
     answer: asyncio.Future[bytes] = asyncio.ensure_future(call(channel, "ListSessions"))
     await asyncio.wait_for(service.begun.acquire(), PATIENCE_SECONDS)
     return answer

@@ -1,4 +1,4 @@
-"""What SQLAlchemy finds where its own cursor of aiosqlite would be."""
+"""The cursor that replaces SQLAlchemy's own cursor of aiosqlite."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,10 +27,10 @@ async def writer(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-async def test_a_statement_goes_to_its_thread_once_and_sqlalchemys_own_would_go_more_often(
+async def test_a_statement_takes_one_trip_to_its_thread_and_sqlalchemys_cursor_takes_more(
     writer: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once SQLAlchemy goes only once too, `aiosqlite_batching` is unnecessary: delete it."""
+    """If SQLAlchemy itself makes one trip, this test fails: then delete `aiosqlite_batching`."""
     trips = 0
     run: Any = aiosqlite.Connection._execute
 
@@ -53,7 +53,7 @@ async def test_a_statement_goes_to_its_thread_once_and_sqlalchemys_own_would_go_
     await stock.dispose()
 
 
-async def test_what_a_statement_gave_is_all_there(writer: AsyncEngine) -> None:
+async def test_a_statement_returns_all_of_its_result(writer: AsyncEngine) -> None:
     async with writer.begin() as connection:
         added = insert(parents).returning(parents.c.id)
         many = [{"name": f"p{number}"} for number in range(2_500)]
@@ -64,7 +64,7 @@ async def test_what_a_statement_gave_is_all_there(writer: AsyncEngine) -> None:
         assert (await connection.execute(renamed)).rowcount == 101
         returned = await connection.execute(renamed.returning(parents.c.id))
         assert len(returned.all()) == 101
-        found: Any = await connection.execute(select(parents).where(parents.c.name == "nobody's"))
+        found: Any = await connection.execute(select(parents).where(parents.c.name == "unknown"))
         assert (list(found.keys()), found.all()) == (["id", "name"], [])
         found = await connection.execute(select(parents.c.id).order_by(parents.c.id))
         assert (found.fetchone(), found.fetchmany(), found.fetchmany(2)) == (

@@ -12,11 +12,11 @@ LIMIT_SECONDS = 0.05
 
 
 class Driver:
-    """Work on an engine that hears an interrupt, or only that it is cut off, or neither."""
+    """Work on an engine that may react to an interrupt."""
 
     def __init__(self, *, hears: bool) -> None:
         self.hears = hears
-        self.told: list[str] = []
+        self.signals: list[str] = []
         self.stopped = asyncio.Event()
 
     async def work(self) -> str:
@@ -28,13 +28,13 @@ class Engine:
     """The part of a dialect that stops work."""
 
     async def interrupt(self, driver: Driver) -> None:
-        driver.told.append("interrupt")
+        driver.signals.append("interrupt")
         await asyncio.sleep(0.01)
         if driver.hears:
             driver.stopped.set()
 
     def cut_off(self, driver: Driver) -> None:
-        driver.told.append("cut off")
+        driver.signals.append("cut off")
         driver.stopped.set()
 
 
@@ -48,11 +48,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "GIVE_UP_SECONDS", LIMIT_SECONDS)
 
 
-async def test_work_that_ends_in_time_is_left_alone() -> None:
+async def test_work_that_ends_in_time_is_not_interrupted() -> None:
     driver = Driver(hears=True)
     assert await within(driver, asyncio.sleep(0, "done")) == "done"
     await asyncio.sleep(3 * LIMIT_SECONDS)
-    assert driver.told == []
+    assert driver.signals == []
 
 
 async def test_work_that_takes_too_long_is_interrupted() -> None:
@@ -60,22 +60,22 @@ async def test_work_that_takes_too_long_is_interrupted() -> None:
     with pytest.raises(ConnectionError):
         await within(driver, driver.work())
     await asyncio.sleep(3 * LIMIT_SECONDS)
-    assert driver.told == ["interrupt"]
+    assert driver.signals == ["interrupt"]
 
 
-async def test_work_on_an_engine_that_does_not_hear_is_cut_off() -> None:
+async def test_work_that_ignores_an_interrupt_is_cut_off() -> None:
     driver = Driver(hears=False)
     with pytest.raises(ConnectionError):
         await within(driver, driver.work())
-    assert driver.told == ["interrupt", "cut off"]
+    assert driver.signals == ["interrupt", "cut off"]
 
 
-async def test_nobody_has_the_connection_next_before_the_interrupt_has_been_sent() -> None:
+async def test_a_connection_is_not_reused_before_the_interrupt_has_been_sent() -> None:
     driver = Driver(hears=True)
 
     async def ends_just_then() -> str:
         await asyncio.sleep(LIMIT_SECONDS)
-        while not driver.told:
+        while not driver.signals:
             await asyncio.sleep(0)
         return "done"
 

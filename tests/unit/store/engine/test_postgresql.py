@@ -14,7 +14,7 @@ CHANGES = st.builds(Changes, st.sets(st.uuids()), st.sets(USER_IDS), st.booleans
 
 
 @given(CHANGES)
-def test_what_is_sent_is_what_is_read(changes: Changes) -> None:
+def test_a_payload_is_read_as_it_was_sent(changes: Changes) -> None:
     read = Changes()
     for payload in postgresql.payloads(changes):
         read.add(postgresql.read_payload(payload))
@@ -31,10 +31,10 @@ def test_no_payload_is_larger_than_postgresql_takes() -> None:
     assert len(sent) < 25
 
 
-def test_no_payload_is_sent_of_nothing() -> None:
+def test_no_changes_make_no_payload() -> None:
     assert list(postgresql.payloads(Changes())) == []
 
 
 @pytest.mark.parametrize("payload", ["", "z", "s\nnone", "x\n1", "a"])
-def test_what_can_t_be_read_means_everybody(payload: str) -> None:
+def test_an_unreadable_payload_concerns_every_session(payload: str) -> None:
     assert postgresql.read_payload(payload) == Changes(everybody=True)

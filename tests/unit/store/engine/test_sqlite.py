@@ -41,7 +41,7 @@ def _rows(path: Path) -> int:
         return found
 
 
-# Who may open the file
+# Claiming the file
 
 
 def test_a_file_has_one_server(path: Path, served: SqliteFile) -> None:
@@ -119,7 +119,7 @@ def test_what_is_no_database_is_not_claimed(path: Path) -> None:
         pass
 
 
-# Whether the file is in its place
+# Noticing that the file was moved or damaged
 
 
 def _log(path: Path) -> Path:
@@ -204,7 +204,7 @@ def test_a_file_that_is_back_is_in_place(path: Path, served: SqliteFile) -> None
 
 def test_ordinary_use_leaves_everything_in_place(path: Path, served: SqliteFile) -> None:
     for _ in range(3):
-        _commit(path)  # and closes what may be the last connection but ours
+        _commit(path)  # and closes its connection, possibly the last one besides ours
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             other.execute("VACUUM")
@@ -215,7 +215,7 @@ def test_ordinary_use_leaves_everything_in_place(path: Path, served: SqliteFile)
     assert served.is_in_place()
 
 
-# What is left at the end
+# Closing a moved file
 
 
 def test_a_moved_file_has_every_commit_and_leaves_none_to_the_file_in_its_place(path: Path) -> None:

@@ -85,7 +85,7 @@ def test_british_english_has_just_the_texts_that_it_spells_differently() -> None
     assert british - texts == {form for target in spelled.values() for form in target}
 
 
-# What each language never writes. French puts a no-break space inside quotes and before ":", "?" and "!".
+# Punctuation that each language never uses. French puts a no-break space inside quotes and before ":", "?" and "!".
 # Japanese has its own question mark and brackets.
 NEVER = {
     "de": r"['\"]|\.\.\.",

@@ -52,7 +52,7 @@ def test_what_must_be_of_the_site_is_a_path(option: str) -> None:
         options(**{option: "https://app.example/x"})
 
 
-def test_the_time_that_a_near_cache_takes_is_told_unless_the_app_says_otherwise() -> None:
+def test_the_page_states_the_delay_of_a_near_cache_unless_the_app_sets_another() -> None:
     assert options().with_near_cache().effective_within_seconds == 2
     assert options(effective_within_seconds=0).with_near_cache().effective_within_seconds == 0
 

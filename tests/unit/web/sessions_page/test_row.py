@@ -84,7 +84,7 @@ def test_every_end_that_is_known_has_a_reason(
     assert bool(why) is (reason is not EndReason.UNKNOWN)
 
 
-def test_who_ended_it_is_told_apart() -> None:
+def test_the_reason_depends_on_the_initiator() -> None:
     said = {
         row(end_time=NOON, end_reason=EndReason.REVOKED, initiating_entity=entity).why
         for entity in InitiatingEntity
