@@ -12,13 +12,13 @@ from tests.support.leaks import Capture, capturing
 
 @pytest.fixture
 def policy() -> Policy:
-    """The defaults; a module that needs another policy overrides this."""
+    """Return the default policy. A module that needs another policy overrides this fixture."""
     return Policy()
 
 
 @pytest.fixture(autouse=True)
 def capture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Capture]:
-    """Whatever a test here is about: nothing that it makes anybody say, show or write holds a secret."""
+    """Check after each test that no output, file or log line contains a secret."""
     with capturing() as captured:
         yield captured
     captured.read_files(tmp_path, "at the end")

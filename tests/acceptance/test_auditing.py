@@ -1,4 +1,4 @@
-"""What the audit log says of what happened: each thing once, in order, and nothing that did not happen."""
+"""The audit log has each event once, in order, and no event that did not happen."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -43,13 +43,13 @@ async def admin(authority: Authority) -> AsyncIterator[Admin]:
 
 
 def why(line: Line) -> str | None:
-    """Return the reason that a line gives to people."""
+    """Return the readable reason of a line."""
     reason: str | None = line.get("reason_admin", {}).get("en")
     return reason
 
 
 def said(lines: list[Line], session_id: str) -> list[str]:
-    """Return what was said of one session."""
+    """Return the lines of one session."""
     return [
         f"{line['event']} {line.get('reason', '')}".strip()
         for line in lines
@@ -57,7 +57,7 @@ def said(lines: list[Line], session_id: str) -> list[str]:
     ]
 
 
-async def test_every_way_in_which_a_session_ends_is_told_once_and_after_its_beginning(
+async def test_every_kind_of_ending_is_logged_once_and_after_the_beginning(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     signed_out, revoked, expired, idle = (
@@ -102,7 +102,7 @@ async def test_every_way_in_which_a_session_ends_is_told_once_and_after_its_begi
     assert (sweep["user_id"], sweep["kept_session_id"]) == ("eve", keeping.session.session_id)
 
 
-async def test_an_ending_is_dated_by_when_it_was_and_not_by_when_it_was_found(
+async def test_an_ending_has_the_time_of_the_ending_and_not_of_its_discovery(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     await client.create("ada", lifetime=timedelta(minutes=5))
@@ -114,7 +114,7 @@ async def test_an_ending_is_dated_by_when_it_was_and_not_by_when_it_was_found(
     assert ended["initiating_entity"] == "policy"
 
 
-async def test_a_sign_in_that_is_repeated_is_told_once(
+async def test_a_retried_sign_in_is_logged_once(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     request = pb.CreateSessionRequest(user_id="ada", retry_secret=b"r" * 32)
@@ -123,7 +123,7 @@ async def test_a_sign_in_that_is_repeated_is_told_once(
     assert [line["event"] for line in authority.audited()] == ["session-established"]
 
 
-async def test_a_token_that_was_replaced_is_told_and_so_is_its_use(
+async def test_a_superseded_token_and_its_use_are_logged(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada")
@@ -146,7 +146,7 @@ async def test_a_token_that_was_replaced_is_told_and_so_is_its_use(
     assert {line["user_id"] for line in lines} == {"ada"}
 
 
-async def test_a_session_that_policy_ends_for_the_use_of_a_replaced_token_is_told_to_end_once(
+async def test_an_ending_for_a_superseded_token_is_logged_once(
     tmp_path: Path,
 ) -> None:
     policy = Policy(superseded_use=SupersededUse.END_SESSION)
@@ -157,7 +157,7 @@ async def test_a_session_that_policy_ends_for_the_use_of_a_replaced_token_is_tol
         authority.pass_time(minutes=1)
         assert not await client.validate(new.token)
         async with asyncio.timeout(10):
-            while await client.validate(renewed.token):  # it is ended beside the answer
+            while await client.validate(renewed.token):  # the session is ended after the answer
                 await asyncio.sleep(0.01)
         assert not await client.validate(new.token)
         lines = authority.audited()
@@ -171,7 +171,7 @@ async def test_a_session_that_policy_ends_for_the_use_of_a_replaced_token_is_tol
     assert lines[3]["initiating_entity"] == "policy"
 
 
-async def test_a_forged_secret_is_told_and_what_is_merely_over_or_unknown_is_not(
+async def test_a_forged_secret_is_logged_and_an_ended_or_unknown_token_is_not(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new, over = await client.create("ada"), await client.create("ada")
@@ -191,7 +191,7 @@ async def test_a_forged_secret_is_told_and_what_is_merely_over_or_unknown_is_not
     assert {line["session_id"] for line in rejected} == {new.session.session_id}
 
 
-async def test_nothing_is_told_of_what_failed(
+async def test_failed_calls_are_not_logged(
     authority: Authority, client: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = await client.create("ada")
@@ -215,10 +215,10 @@ async def test_nothing_is_told_of_what_failed(
     assert [line["event"] for line in lines] == ["session-established"]
 
 
-# What operators do
+# Operators
 
 
-async def test_each_ending_by_an_operator_is_told_once_and_why(
+async def test_each_ending_by_an_operator_is_logged_once_with_its_reason(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     hers, his = await client.create("ada"), await client.create("bob")
@@ -266,7 +266,7 @@ async def test_each_ending_by_an_operator_is_told_once_and_why(
     ] == [("ada", None, "admin", "lost laptop"), (None, True, "admin", "breach")]
 
 
-async def test_that_a_user_was_erased_is_told_and_by_whom(
+async def test_an_erasure_is_logged_with_its_operator(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     new = await client.create("ada")
@@ -279,7 +279,7 @@ async def test_that_a_user_was_erased_is_told_and_by_whom(
     assert said(authority.audited(), new.session.session_id) == ["session-established"]
 
 
-async def test_nothing_is_told_of_what_an_operator_did_in_vain(
+async def test_an_operators_call_without_effect_is_not_logged(
     authority: Authority,
     client: AsyncSessionClient,
     admin: Admin,
@@ -311,7 +311,7 @@ async def test_nothing_is_told_of_what_an_operator_did_in_vain(
     assert [line["event"] for line in authority.audited()] == ["session-established"]
 
 
-async def test_a_validation_is_not_told(authority: Authority, client: AsyncSessionClient) -> None:
+async def test_a_validation_is_not_logged(authority: Authority, client: AsyncSessionClient) -> None:
     new = await client.create("ada", ip_address="203.0.113.7", user_agent="curl/8")
     for _ in range(5):
         authority.pass_time(minutes=2)
@@ -320,7 +320,7 @@ async def test_a_validation_is_not_told(authority: Authority, client: AsyncSessi
     assert (line["ips"], line["user_agent"]) == (["203.0.113.7"], "curl/8")
 
 
-async def test_a_sign_in_that_is_refused_is_not_told(
+async def test_a_refused_sign_in_is_not_logged(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError):

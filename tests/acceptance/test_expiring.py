@@ -37,7 +37,7 @@ async def _overdue(authority: Authority, count: int) -> Sequence[Session]:
     return made
 
 
-# What the worker has ended: it recorded that, or has gone through it and left it as it was, for it expired.
+# The sessions that the worker has ended. It records idle timeouts, and only counts expired sessions.
 ENDED = (
     "(end_time IS NOT NULL OR "
     "(check_time, session_id) <= (SELECT expired_until, expired_id FROM upkeep))"
@@ -62,12 +62,12 @@ async def test_26_the_worker_ends_sessions_past_90_days_in_bounded_batches(
     assert _unended(authority) == 0
     found = await authority.store.read_sessions([each.session_id for each in made])
     assert len(found) == 330
-    for each in found.values():  # each ended when its lifetime did, and for that reason
+    for each in found.values():  # each session ended with its lifetime
         end = Ending(each.expire_time, EndReason.EXPIRED, InitiatingEntity.POLICY)
         assert ending_of(each, authority.clock.now()) == end
 
 
-async def test_26_validation_goes_on_while_the_worker_works(
+async def test_26_validation_continues_while_the_worker_runs(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     await _overdue(authority, 1_500)
@@ -101,7 +101,7 @@ async def test_26_a_worker_stopped_at_any_moment_loses_nothing(authority: Author
     assert await authority.expire(SMALL)() == 0
 
 
-async def test_27_a_second_before_the_lifetime_is_over_it_lives_and_a_second_after_it_does_not(
+async def test_27_a_session_is_live_a_second_before_its_expiry_and_not_a_second_after(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada")
@@ -147,7 +147,7 @@ async def test_28_a_session_in_use_outlives_its_idle_timeout_under_a_busy_worker
     left = await client.create("ada", idle_timeout=timedelta(minutes=1))
     for second in range(1, 241):
         authority.pass_time(seconds=1)
-        if second % 2 == 0:  # as the server does
+        if second % 2 == 0:  # as often as the server
             await authority.activity.flush()
         await authority.expire()()
         if second % 50 == 0:
@@ -166,7 +166,7 @@ async def test_28_by_default_the_worker_stays_behind_the_slowest_clock(
     assert await authority.expire(Pace())() == 1
 
 
-async def test_29_several_workers_at_once_do_the_work_once(authority: Authority) -> None:
+async def test_29_concurrent_workers_end_each_session_once(authority: Authority) -> None:
     await _overdue(authority, 600)
     databases = [Database.sqlite(authority.path) for _ in range(3)]
     try:
@@ -205,10 +205,10 @@ def _runs(outcome: str) -> float:
     return REGISTRY.get_sample_value("session_authority_worker_runs_total", labels) or 0
 
 
-async def test_30_a_failing_run_is_seen_and_tried_again_at_the_next_tick(
+async def test_30_a_failed_run_is_logged_and_retried_at_the_next_tick(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The schedule waits in real time, so it takes the real clock.
+    # The schedule waits in real time, so it uses the real clock.
     clock, store = SystemClock(), FaultyUpkeep(authority.database)
     long_ago = clock.now() - timedelta(days=91)
     await insert_sessions(authority.database, [a_session("ada", long_ago)[0] for _ in range(10)])

@@ -1,4 +1,4 @@
-"""Scenarios 11 to 15; of 15 what the row is made of."""
+"""Scenarios 11 to 15. For scenario 15, the data of a row."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -30,7 +30,7 @@ def _ids(sessions: list[Session]) -> list[str]:
 
 
 @pytest.mark.both_hosts
-async def test_11_a_user_sees_all_of_their_sessions_nobody_elses_and_one_as_current(
+async def test_11_a_user_sees_all_their_sessions_no_others_and_one_as_current(
     client: AsyncSessionClient,
 ) -> None:
     adas = [await client.create("ada") for _ in range(5)]
@@ -46,7 +46,7 @@ async def test_11_a_user_sees_all_of_their_sessions_nobody_elses_and_one_as_curr
 
 
 @pytest.mark.parametrize("user_id", ["ad", "ada%", "a_a", "ADA", "ada\u0301", "' OR '1'='1", "ада"])
-async def test_11_a_user_id_that_merely_looks_like_another_is_another(
+async def test_11_a_user_id_that_looks_like_another_is_a_different_user(
     client: AsyncSessionClient, user_id: str
 ) -> None:
     await client.create("ada")
@@ -116,7 +116,7 @@ class TestAtEveryInstant:
         return False
 
 
-async def test_12_sessions_that_ended_are_history_with_the_reason_they_ended_for(
+async def test_12_ended_sessions_are_history_with_their_reason(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine, revoked, gone = [await client.create("ada") for _ in range(3)]
@@ -144,7 +144,7 @@ async def test_12_sessions_that_ended_are_history_with_the_reason_they_ended_for
     assert with_history[2].end_time == NOON + timedelta(minutes=2)
 
 
-async def test_13_no_request_of_the_api_names_whose_sessions_to_show() -> None:
+async def test_13_no_request_of_the_api_names_another_user() -> None:
     [service] = pb.DESCRIPTOR.services_by_name.values()
     shows_sessions = {
         method.name
@@ -236,7 +236,7 @@ async def test_14_pages_are_stable_while_sessions_come_and_go(
             authority.pass_time(minutes=2)
             await client.revoke(mine.token, revoked_unseen.session.session_id)
             await client.revoke(mine.token, revoked_seen.session.session_id)
-            await client.validate(used_unseen.token)  # moves to the front, behind our back
+            await client.validate(used_unseen.token)  # moves to the front while we read
             await authority.activity.flush()
 
     seen = [session_id for page in pages for session_id in page]
@@ -261,7 +261,7 @@ class TestManySessions:
     async def test_14_a_user_with_10_000_sessions_can_be_listed(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
-        # In groups of equal activity, so that pages end amid equals.
+        # Groups of sessions share their last activity, so that pages end within a group.
         mine, token = a_session("ada", NOON)
         active = [NOON - timedelta(minutes=number // 700) for number in range(1, 10_000)]
         others = [replace(mine, session_id=new_id(NOON), last_active_time=time) for time in active]
@@ -296,15 +296,15 @@ async def test_15_a_row_has_a_readable_name_its_address_and_both_times(
     assert row.state is SessionState.ACTIVE
 
 
-async def test_15_a_renewed_proof_of_identity_moves_the_time_that_the_current_row_shows(
+async def test_15_re_authentication_updates_the_time_in_the_current_row(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine = await client.create("ada")
     authority.pass_time(hours=5)
 
-    anew = await client.reauthenticate(mine.token, authentication_methods=["otp"])
+    renewed = await client.reauthenticate(mine.token, authentication_methods=["otp"])
 
-    [row] = await client.list(anew.token)
+    [row] = await client.list(renewed.token)
     assert row.authenticate_time == NOON + timedelta(hours=5)
     assert row.create_time == NOON
     assert row.session_id == mine.session.session_id

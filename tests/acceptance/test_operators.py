@@ -1,4 +1,4 @@
-"""The operators' service over the wire, beside apps that go on using the other one."""
+"""The operators' service over the wire, while apps use the session service."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -46,7 +46,7 @@ def moment(message: object) -> datetime:
     return message.ToDatetime(UTC)  # type: ignore[attr-defined, no-any-return]
 
 
-async def test_25_an_operator_ends_what_a_user_has_and_the_user_sees_who_did(
+async def test_25_an_operator_ends_a_users_sessions_and_the_user_sees_by_which_entity(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     lost, his = await client.create("ada"), await client.create("bob")
@@ -65,7 +65,7 @@ async def test_25_an_operator_ends_what_a_user_has_and_the_user_sees_who_did(
     assert authority.query("SELECT reason FROM sweeps") == [("stolen laptop",)]
 
 
-async def test_an_operator_signs_everybody_out_and_no_sign_in_under_way_survives(
+async def test_an_operator_signs_all_users_out_and_no_sign_in_in_flight_survives(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     some = [await client.create(user_id) for user_id in ("ada", "bob")]
@@ -79,7 +79,7 @@ async def test_an_operator_signs_everybody_out_and_no_sign_in_under_way_survives
     assert await client.validate((await client.create("cyd")).token)
 
 
-async def test_one_session_ends_by_its_id_or_by_a_token_that_was_found(
+async def test_an_operator_ends_a_session_by_its_id_or_by_its_token(
     client: AsyncSessionClient, admin: Admin
 ) -> None:
     one, two, three = [await client.create("ada") for _ in range(3)]
@@ -90,13 +90,13 @@ async def test_one_session_ends_by_its_id_or_by_a_token_that_was_found(
     assert await client.validate(three.token)
 
 
-async def test_no_answer_tells_whether_there_was_anything(
+async def test_no_answer_reveals_whether_a_user_or_session_exists(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
-    """Byte for byte: of a user or session that is there, that was there, and that never was."""
+    """The answers for present, former and unknown users and sessions are equal byte for byte."""
     ada = await client.create("ada")
     _, forged = a_session("ada", NOON)
-    users = ["ada", "ada", "nobody"]
+    users = ["ada", "ada", "unknown"]
     swept = [
         (await admin.RevokeUserSessions(pb.RevokeUserSessionsRequest(user_id=each)))
         for each in users
@@ -121,7 +121,7 @@ async def test_no_answer_tells_whether_there_was_anything(
     assert len({each.SerializeToString() for each in keys}) == 1
 
 
-async def test_all_that_a_stolen_key_made_since_a_moment_is_ended(
+async def test_an_operator_ends_all_sessions_that_a_key_created_since_a_time(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     before, before_token = a_session("ada", NOON - timedelta(hours=2), created_by="stolen")
@@ -138,7 +138,7 @@ async def test_all_that_a_stolen_key_made_since_a_moment_is_ended(
     assert await client.validate(other_token)
 
 
-async def test_an_erased_user_is_in_no_table_and_may_come_back(
+async def test_an_erased_user_is_in_no_table_and_can_sign_in_again(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     lost = await client.create("ada@example.com", ip_address="198.51.100.23", user_agent="Xenia/1")
@@ -173,7 +173,7 @@ async def test_an_erased_user_is_in_no_table_and_may_come_back(
         ("EraseUser", pb.EraseUserRequest(), "user_id"),
     ],
 )
-async def test_a_request_that_names_nothing_is_refused_and_the_field_named(
+async def test_an_empty_request_is_refused_with_its_field(
     admin: Admin, method: str, request_message: object, field: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
@@ -182,10 +182,10 @@ async def test_a_request_that_names_nothing_is_refused_and_the_field_named(
     assert (refusal.value.details() or "").startswith(f"{field}: ")
 
 
-# What is new to apps
+# Restrictions of apps
 
 
-async def test_lists_and_revocations_want_a_recent_proof_where_the_policy_does(
+async def test_lists_and_revocations_require_a_recent_proof_if_the_policy_does(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine, other = await client.create("ada"), await client.create("ada")
@@ -204,7 +204,9 @@ async def test_lists_and_revocations_want_a_recent_proof_where_the_policy_does(
     assert await client.validate(other.token) == Rejection(RejectionReason.SIGNED_OUT)
 
 
-async def test_who_acts_as_a_user_is_shown_and_can_do_little(client: AsyncSessionClient) -> None:
+async def test_an_actor_is_shown_and_can_neither_list_nor_revoke(
+    client: AsyncSessionClient,
+) -> None:
     mine = await client.create("ada")
     acting = await client.create("ada", actor_id="support-7")
     assert acting.session.actor_id == "support-7"
@@ -225,7 +227,9 @@ async def test_who_acts_as_a_user_is_shown_and_can_do_little(client: AsyncSessio
         await client.create("ada", actor_id="")
 
 
-async def test_signing_out_with_the_token_of_before_signs_out(client: AsyncSessionClient) -> None:
+async def test_signing_out_with_a_superseded_token_ends_the_session(
+    client: AsyncSessionClient,
+) -> None:
     old = await client.create("ada")
     new = await client.reauthenticate(old.token)
     await client.sign_out(old.token)

@@ -1,4 +1,4 @@
-"""How much of where somebody signed in from is kept, shown and told."""
+"""How much of a user's address is stored, shown and logged."""
 
 from datetime import timedelta
 from typing import Any
@@ -25,7 +25,7 @@ async def _sign_in_and_be_seen(authority: Authority, client: AsyncSessionClient)
 
 
 def _bytes(authority: Authority) -> str:
-    """Return every byte that was written anywhere."""
+    """Return every byte that was written to any file."""
     authority.audit.close()
     return "".join(
         path.read_bytes().decode("latin-1")
@@ -39,7 +39,7 @@ class TestTruncated:
     def policy(self) -> Policy:
         return Policy(keep_ip_addresses=KeepAddresses.TRUNCATED)
 
-    async def test_only_the_network_is_kept_shown_and_told(
+    async def test_only_the_network_is_stored_shown_and_logged(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
         token = await _sign_in_and_be_seen(authority, client)
@@ -53,7 +53,7 @@ class TestTruncated:
         assert SIGNED_IN not in content
         assert SEEN not in content
 
-    async def test_an_activity_that_cant_wait_is_truncated_too(
+    async def test_an_activity_that_is_written_at_once_is_truncated(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
         new = await client.create("ada", idle_timeout=timedelta(minutes=1))
@@ -61,7 +61,7 @@ class TestTruncated:
         assert await client.validate(new.token, ip_address=SIGNED_IN)
         assert [touch.ip_address for touch in authority.store.touches] == ["203.0.113.0"]
 
-    async def test_a_repetition_from_the_same_network_is_one(
+    async def test_a_retry_from_the_same_network_is_a_retry(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
         answers = [
@@ -72,7 +72,7 @@ class TestTruncated:
         ]
         assert answers[0] == answers[1]
 
-    async def test_what_is_no_address_is_refused_with_everything_else_that_is_wrong(
+    async def test_an_invalid_address_is_refused_with_all_other_violations(
         self, authority: Authority
     ) -> None:
         wrong = pb.CreateSessionRequest(user_id="", ip_address="fe80::1%eth0")
@@ -87,7 +87,7 @@ class TestNone:
     def policy(self) -> Policy:
         return Policy(keep_ip_addresses=KeepAddresses.NONE, keep_user_agents=KeepUserAgents.NONE)
 
-    async def test_nothing_but_the_family_of_the_device_is_kept(
+    async def test_only_the_family_of_the_device_is_stored(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
         token = await _sign_in_and_be_seen(authority, client)
@@ -106,7 +106,7 @@ class TestErasedAtEnd:
     def policy(self) -> Policy:
         return Policy(erase_addresses=EraseAddresses.AT_END)
 
-    async def test_the_history_shows_the_family_of_the_device_alone(
+    async def test_the_history_shows_only_the_family_of_the_device(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
         async def sign_in(**said: Any) -> str:

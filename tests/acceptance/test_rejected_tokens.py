@@ -1,4 +1,4 @@
-"""A caller that presents too many unknown tokens is refused, and nobody else is."""
+"""Only a caller that presents too many unknown tokens is refused."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -51,14 +51,14 @@ async def batch(authority: Authority, *asked: pb.ValidateSessionRequest) -> list
     return list(answer.responses)
 
 
-async def test_an_empty_bucket_refuses_unknown_tokens_and_never_a_good_one(
+async def test_an_empty_bucket_refuses_unknown_tokens_and_never_a_valid_one(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     token, ended = [(await client.create("ada")).token for _ in range(2)]
     await client.sign_out(ended)
     bad = [question(unknown_token()) for _ in range(4)]
 
-    # A call counts once, however many unknown tokens it presents.
+    # A call with several unknown tokens counts once.
     assert await client.validate(unknown_token()) == NOT_FOUND
     assert len(await batch(authority, *bad)) == 4
     for call in (

@@ -1,4 +1,4 @@
-"""Scenarios 16 to 21 and 24; 25 belongs to the operators' service, 22 and 23 to the page."""
+"""Scenarios 16 to 21 and 24. The operators' service has 25, the page has 22 and 23."""
 
 import asyncio
 import statistics
@@ -64,7 +64,7 @@ async def test_16_revoking_the_current_session_signs_it_out(client: AsyncSession
     assert await client.validate(mine.token) == Rejection(RejectionReason.SIGNED_OUT)
 
 
-async def test_17_without_a_live_session_nobody_revokes_and_nothing_changes(
+async def test_17_a_caller_without_a_live_session_revokes_nothing(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     target, ended = await client.create("ada"), await client.create("ada")
@@ -145,7 +145,9 @@ def _statements() -> Iterator[list[str]]:
     seen: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "api_keys" not in statement:  # which the server reads twice a second, whoever calls
+        if (
+            "api_keys" not in statement
+        ):  # the server reads API keys twice a second, without any call
             seen.append(statement)
 
     event.listen(Engine, "before_cursor_execute", note)
@@ -155,7 +157,7 @@ def _statements() -> Iterator[list[str]]:
         event.remove(Engine, "before_cursor_execute", note)
 
 
-async def test_19_an_unknown_id_and_another_users_id_are_answered_byte_for_byte_alike(
+async def test_19_an_unknown_id_and_another_users_id_get_identical_answers(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine, bobs, gone = [await client.create(user) for user in ("ada", "bob", "bob")]
@@ -183,7 +185,7 @@ async def test_19_an_unknown_id_and_another_users_id_are_answered_byte_for_byte_
         await client.revoke(mine.token, bobs.session.session_id)
 
 
-async def test_19_an_unknown_id_and_another_users_id_are_answered_in_like_time(
+async def test_19_an_unknown_id_and_another_users_id_take_equal_time(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine, bobs = await client.create("ada"), await client.create("bob")
@@ -198,7 +200,7 @@ async def test_19_an_unknown_id_and_another_users_id_are_answered_in_like_time(
     assert 0.5 < unknown / anothers < 2
 
 
-async def test_20_revoking_twice_is_harmless_and_the_second_answer_says_so(
+async def test_20_revoking_twice_succeeds_and_the_second_answer_says_already_ended(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine, lost = await client.create("ada"), await client.create("ada")
@@ -228,7 +230,7 @@ async def test_20_revoking_an_expired_session_says_that_it_had_ended(
     assert revoked.session.end_time == NOON + timedelta(minutes=1)
 
 
-async def test_21_two_tabs_revoking_at_once_are_no_error_and_one_effect(
+async def test_21_concurrent_revocations_in_two_tabs_succeed_and_end_the_session_once(
     client: AsyncSessionClient,
 ) -> None:
     mine, lost = await client.create("ada"), await client.create("ada")
@@ -243,7 +245,9 @@ async def test_21_two_tabs_revoking_at_once_are_no_error_and_one_effect(
     assert await client.validate(mine.token)
 
 
-async def test_21_two_users_revoking_at_once_do_not_meet(client: AsyncSessionClient) -> None:
+async def test_21_concurrent_revocations_of_two_users_are_independent(
+    client: AsyncSessionClient,
+) -> None:
     users = [f"user-{number}" for number in range(10)]
     mine = {user: await client.create(user) for user in users}
     lost = {user: await client.create(user) for user in users}
@@ -274,7 +278,7 @@ async def test_21_two_devices_revoking_each_other_leave_exactly_one(
     assert [bool(await client.validate(each.token)) for each in (one, two)].count(True) == 1
 
 
-async def test_24_everything_but_the_current_session_ends_in_one_call(
+async def test_24_one_call_ends_all_sessions_except_the_current_one(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine, *others = [await client.create("ada") for _ in range(50)]
@@ -295,7 +299,7 @@ async def test_24_everything_but_the_current_session_ends_in_one_call(
     }
 
 
-async def test_24_a_sign_in_under_way_when_the_call_is_made_does_not_survive_it(
+async def test_24_a_sign_in_in_flight_does_not_survive_the_call(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine = await client.create("ada")
@@ -309,13 +313,13 @@ async def test_24_a_sign_in_under_way_when_the_call_is_made_does_not_survive_it(
     with pytest.raises(AuthenticationTooOld):
         await client.reauthenticate(mine.token, authenticate_time=check_began)
 
-    anew = await client.create("ada", authenticate_time=authority.clock.now())
-    assert await client.validate(anew.token)
+    renewed = await client.create("ada", authenticate_time=authority.clock.now())
+    assert await client.validate(renewed.token)
     bobs = await client.create("bob", authenticate_time=check_began)
     assert await client.validate(bobs.token)
 
 
-async def test_24_of_sign_ins_racing_the_call_none_answered_before_it_survives(
+async def test_24_no_sign_in_answered_before_the_call_survives_a_race(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine = await client.create("ada")
@@ -335,7 +339,7 @@ async def test_24_of_sign_ins_racing_the_call_none_answered_before_it_survives(
     assert len(await client.list(mine.token)) == 1
 
 
-async def test_24_with_the_current_session_signed_out_nothing_is_left(
+async def test_24_after_signing_out_too_no_session_is_live(
     client: AsyncSessionClient,
 ) -> None:
     mine, *others = [await client.create("ada") for _ in range(5)]

@@ -1,4 +1,4 @@
-"""That nothing here shows a secret is checked after each test of this folder; this is what makes sure that it is."""
+"""The check for leaked secrets after each test of this folder reads every place."""
 
 from uuid import uuid4
 

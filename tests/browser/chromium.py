@@ -1,4 +1,4 @@
-"""The browser of the tests: the system's own Chromium, kept from talking to anybody but the site."""
+"""The browser of the tests: the system's Chromium, which can reach only the site."""
 
 import shutil
 

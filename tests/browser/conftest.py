@@ -58,12 +58,12 @@ def user(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_page(browser: Browser, site: Site) -> Iterator[Open]:
-    """Open the page as somebody who is signed in with a token; each time in a browser of its own."""
+    """Open the page with a session token, each time in a new browser."""
     contexts = []
     complaints: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
-        # The browser mentions every 4xx and 5xx; those are the tests' own business.
+        # The browser logs every 4xx and 5xx. The tests check these statuses themselves.
         if message.type == "error" and not message.text.startswith("Failed to load resource"):
             complaints.append(message.text)
 

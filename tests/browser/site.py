@@ -40,8 +40,8 @@ class BreakableClient(AsyncSessionClient):
             await asyncio.sleep(self.delay_seconds)
         if not self.down:
             return await super().run_operation(operation)
-        async with AsyncSessionClient(_NOWHERE, deadline_seconds=0.3) as nobody:
-            return await nobody.run_operation(operation)
+        async with AsyncSessionClient(_NOWHERE, deadline_seconds=0.3) as unreachable:
+            return await unreachable.run_operation(operation)
 
 
 class Site:

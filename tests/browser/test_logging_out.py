@@ -298,7 +298,7 @@ def test_signing_in_brings_back_to_the_page(site: Site, open_page: Open, user: s
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
 
 
-def test_a_cached_validation_is_told_of_before_and_after(
+def test_the_delay_of_cached_validations_is_shown_before_and_after(
     site: Site, page: Page, firefox: NewSession
 ) -> None:
     site.install(PageOptions(effective_within_seconds=2))

@@ -1,4 +1,4 @@
-"""What an answer must be, whatever was asked: the oracle of every fuzzer."""
+"""The oracle of every fuzzer: the rules for each answer."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from session_authority_server.domain.token import TOKEN_PATTERN
 from session_authority_server.rpc.error_table import ERROR_DOMAIN, TABLE
 from tests.support.api import Rpc
 
-# No input may bring these about: they say that the authority, not its caller, is at fault.
+# No input may cause these statuses, which mean that the authority is at fault.
 FAULTS_OF_THE_AUTHORITY = frozenset(
     ("INTERNAL", "STORE_UNAVAILABLE", "CLOCK_WRONG", "DEADLINE_EXCEEDED", "SERVER_OVERLOADED")
 )
 _CODES = {
     row.reason: row.code for row in TABLE.values() if row.reason not in FAULTS_OF_THE_AUTHORITY
 }
-# Metadata beyond this is dropped by callers with gRPC's defaults, and the whole answer with it.
+# Callers with gRPC's defaults drop an answer with more metadata.
 TRAILERS_LIMIT_BYTES = 8 * 1024
 _PART = re.compile(r"(?P<name>\w+)(?P<index>\[.*\])?", re.DOTALL)
 
@@ -38,7 +38,7 @@ class Answer:
 
     @property
     def status(self) -> Status:
-        """What the details say; empty where there are none."""
+        """Return the ErrorInfo of the details, or an empty one."""
         for key, value in self.trailers:
             if key == "grpc-status-details-bin" and isinstance(value, bytes):
                 return Status.FromString(value)
@@ -46,14 +46,14 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The reason of an error; empty where there is none."""
+        """Return the reason of an error, or an empty string."""
         info = ErrorInfo()
         found = [info.reason for each in self.status.details if each.Unpack(info)]
         return found[0] if found else ""
 
 
 def faults(rpc: Rpc, answer: Answer) -> list[str]:
-    """Return what is wrong with an answer; nothing, if it is a documented one."""
+    """Return the faults of an answer. A documented answer has none."""
     if answer.code is grpc.StatusCode.OK:
         try:
             rpc.response_type.FromString(answer.body)

@@ -1,16 +1,16 @@
-"""Fuzzes every RPC for as long as one likes, guided by what the server's code does with what it gets.
+"""Fuzz every RPC, guided by the coverage of the server's code.
 
     pip install --target FOLDER atheris
     PYTHONPATH=FOLDER:. .venv/bin/python -m tests.fuzz.guided [--seconds N] [--corpus FOLDER] [INPUT ...]
     .venv/bin/python -m tests.fuzz.guided --soak SECONDS
 
-Needs atheris, which is in no lock: it is built for few versions of Python, and only this uses it. Requests are
-made as those of `tests/fuzz`, or are bytes as the fuzzer has bred them, and go through the interceptor and the
-services in this process, over a real SQLite file; what is wrong is decided by the same oracle. The first fault
-ends the run and leaves its input in a file, which is replayed by giving its name.
+Only this program needs atheris. No lock has atheris, since few versions of Python have a build of it. Requests come
+from the strategies of `tests/fuzz` or from the fuzzer. They go through the interceptor and the services in this
+process, over a real SQLite file. The oracle of `tests/fuzz` judges the answers. The first fault ends the run and
+leaves its input in a file. Give the file's name to replay it.
 
-`--soak SECONDS` sends the same to a server in a process of its own instead, whose memory is nobody else's, and
-prints how much of it there is, from when its caches have filled.
+`--soak SECONDS` sends the requests to a server in a separate process instead. It prints the memory of that process
+once the server's caches are full.
 """
 
 import argparse
@@ -37,7 +37,7 @@ try:
 except ImportError:
     atheris, watched = None, contextlib.nullcontext()
 
-with watched:  # what is imported here guides the fuzzer
+with watched:  # the coverage of these imports guides the fuzzer
     from session_authority_server.app.wiring import usecase_context
     from session_authority_server.audit.log import AuditLog
     from session_authority_server.audit.output import File
@@ -63,7 +63,7 @@ _UNSERVED = Answer(grpc.StatusCode.UNIMPLEMENTED)
 
 
 class InProcess:
-    """The dispatcher and what is behind it, without a host around them."""
+    """The dispatcher and its services, without a host."""
 
     def __init__(self, folder: Path) -> None:
         self._runner = asyncio.Runner()
@@ -103,7 +103,7 @@ class InProcess:
 
 
 class Run:
-    """Counts what was tried, and says so now and then, with how much memory a process has."""
+    """Counts the calls, and prints the count and the memory of a process at intervals."""
 
     def __init__(self, pid: int | None = None) -> None:
         self._pid = pid or os.getpid()
@@ -112,7 +112,7 @@ class Run:
         self.faulty = 0
 
     def tried(self, rpc: Rpc, body: bytes, answer: Answer) -> None:
-        """Count a call; raises what is wrong with its answer."""
+        """Count a call, and raise if its answer has a fault."""
         self.count += 1
         if answer is not _UNSERVED and (found := faults(rpc, answer)):
             raise AssertionError(f"{rpc.path} of {body!r}: {found}")
@@ -130,7 +130,7 @@ class Run:
 
 
 def guided(seconds: int, corpus: Path, replayed: list[str]) -> None:
-    """Fuzz in this process until the time is over, or a fault is found."""
+    """Fuzz in this process until the time is up or a fault is found."""
     if atheris is None:
         raise SystemExit("atheris is missing; see above how it is installed")
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +164,7 @@ def guided(seconds: int, corpus: Path, replayed: list[str]) -> None:
             "-timeout=30",
             "-rss_limit_mb=0",
         ]
-        # What fails is left in the present folder, as libFuzzer does.
+        # libFuzzer leaves the failing input in the current folder.
         atheris.Setup([sys.argv[0], *options, *(replayed or [str(corpus)])], one_input)
         with contextlib.suppress(SystemExit):
             atheris.Fuzz()
@@ -172,7 +172,7 @@ def guided(seconds: int, corpus: Path, replayed: list[str]) -> None:
 
 
 def _plant(corpus: Path, residents: Residents) -> None:
-    """Begin with valid requests of every RPC, so that the fuzzer need not find them out."""
+    """Write valid requests of every RPC as the fuzzer's first inputs."""
     chance = random.Random(1)
     for number, rpc in enumerate(RPCS):
         for copy in range(4):
@@ -187,7 +187,7 @@ def _plant(corpus: Path, residents: Residents) -> None:
 
 
 def soak(seconds: int) -> None:
-    """Send what is made and what is bred at random to a server, and watch its memory."""
+    """Send generated and mutated requests to a server, and watch its memory."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as program:
         pid = program.process.pid
         with grpc.insecure_channel(program.address) as channel:
@@ -210,7 +210,7 @@ def soak(seconds: int) -> None:
 
 
 def _examples(residents: Residents) -> Iterator[tuple[Rpc, bytes]]:
-    """Give calls without end: some made by Hypothesis, which is slow, and each varied by some flips."""
+    """Yield calls without end. Hypothesis, which is slow, generates a few. Bit flips vary each one."""
     chance = random.Random()
     made: list[tuple[Rpc, bytes]] = []
 
@@ -239,9 +239,9 @@ def over(channel: grpc.Channel, rpc: Rpc, body: bytes) -> Answer:
     try:
         return Answer(grpc.StatusCode.OK, rpc.call(channel, body, timeout=seconds))
     except grpc.RpcError as error:
-        told: Any = error
-        trailers = tuple((key, value) for key, value in told.trailing_metadata() or ())
-        return Answer(told.code(), b"", told.details(), trailers)
+        failure: Any = error
+        trailers = tuple((key, value) for key, value in failure.trailing_metadata() or ())
+        return Answer(failure.code(), b"", failure.details(), trailers)
 
 
 if __name__ == "__main__":
@@ -251,7 +251,7 @@ if __name__ == "__main__":
     parser.add_argument("--corpus", type=Path, default=Path(tempfile.gettempdir()) / "corpus")
     parser.add_argument("replayed", nargs="*", help="inputs to try again instead")
     given_arguments = parser.parse_args()
-    # A line of log a refusal is most of what a run would print.
+    # Otherwise a log line for each refusal would fill the output.
     structlog.configure(processors=[lambda *_: (_ for _ in ()).throw(structlog.DropEvent)])
     if given_arguments.soak:
         soak(given_arguments.soak)

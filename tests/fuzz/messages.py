@@ -1,7 +1,7 @@
 """Requests as bytes, made from the descriptors: valid ones, almost valid ones, and hostile ones.
 
-They are encoded here, not by protobuf, which would refuse to write what it must be able to read: text that is no
-UTF-8, fields of the wrong kind, lengths that lie.
+This module encodes them itself, since protobuf refuses to write some bytes that it must read: invalid UTF-8, fields
+of the wrong kind, and wrong lengths.
 """
 
 import time
@@ -80,15 +80,15 @@ _PLAUSIBLE: dict[str, list[bytes]] = {
 
 @dataclass
 class Known:
-    """What is true of an authority: values of the kinds that requests name, by the field that carries them.
+    """Values of an authority that requests can name, by field.
 
-    Each list keeps its length for as long as strategies made from it are used; what is in it may change.
+    A list keeps its length while strategies made from it are in use. Its items may change.
     """
 
     values: dict[str, list[bytes]] = field(default_factory=dict)
 
     def of(self, name: str) -> st.SearchStrategy[bytes] | None:
-        """Return the values that a field of a name may well have, if any are known."""
+        """Return known values for a field of this name."""
         values = self.values.get(name)
         if values:
             return st.integers(0, len(values) - 1).map(lambda at: self.values[name][at])
@@ -103,7 +103,7 @@ def any_call(known: Known) -> st.SearchStrategy[tuple[Rpc, bytes]]:
 
 
 def structured(rpc: Rpc, known: Known) -> st.SearchStrategy[bytes]:
-    """Return requests of an RPC: a third of them valid as far as the names of fields tell what that is."""
+    """Return requests of an RPC. About a third are valid, judged by the names of fields."""
     return st.sampled_from([0, 1, 8]).flatmap(
         lambda hostile_of_8: _message(rpc.request, known, hostile_of_8)
     )
@@ -125,7 +125,7 @@ def raw(rpc: Rpc, known: Known) -> st.SearchStrategy[bytes]:
 
 
 def metadata() -> st.SearchStrategy[Metadata]:
-    """Return what a client may lawfully put beside a request, however odd."""
+    """Return valid metadata of a request, including unusual ones."""
     printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=80).map(
         str.strip
     )
@@ -161,7 +161,7 @@ def _field(
     if descriptor.is_repeated:
         few = st.lists(one, max_size=3)
         many = st.builds(lambda part, count: [part] * count, one, st.sampled_from([16, 17, 1_001]))
-        # Many that differ, each wrong in its own way: so that all that is wrong has to be told at once.
+        # Many different values, each invalid in its own way, so that one answer must report them all.
         all_bad = st.lists(bad, min_size=10, max_size=17)
         several = few if hostile_of_8 == 0 else few | many | all_bad
         return several.map(b"".join)
@@ -204,7 +204,7 @@ def _bad(descriptor: FieldDescriptor, known: Known) -> st.SearchStrategy[bytes]:
         return odd.map(lambda value: _key(number, _VARINT) + _varint(value)) | wrong_kind
     hostile = st.sampled_from(_HOSTILE_BYTES) | st.binary(max_size=80) | st.text().map(str.encode)
     anybodys = [of for name in known.values if (of := known.of(name)) is not None]
-    if anybodys:  # what is right elsewhere, and what is nearly right
+    if anybodys:  # values that are valid elsewhere or almost valid
         hostile |= st.one_of(anybodys)
         hostile |= st.builds(
             _flipped, st.one_of(anybodys), st.lists(st.integers(0, 600), min_size=1, max_size=2)
@@ -225,7 +225,7 @@ def _message_of_edges(descriptor: Descriptor, known: Known) -> st.SearchStrategy
 
 
 def _moment(descriptor: Descriptor) -> st.SearchStrategy[bytes] | None:
-    """Return lawful timestamps, mostly of the last minutes, and durations, of a minute to 90 days."""
+    """Return valid timestamps, mostly of the last minutes, and durations of a minute to 90 days."""
     if descriptor.full_name == "google.protobuf.Timestamp":
         ago = st.sampled_from([0, 1, 60, 600, 10**9])
         seconds = ago.map(lambda seconds_ago: int(time.time()) - seconds_ago)

@@ -15,7 +15,7 @@ from tests.support.api import RPCS, Rpc
 
 Call = Callable[[Rpc, bytes], Answer]
 _BY_NAME = {rpc.method: rpc for rpc in RPCS}
-# What these do to sessions, or to all of a user's, is what the next request should not find done.
+# These calls end sessions, which the next request still needs.
 _DESTRUCTIVE = frozenset(
     name for name in _BY_NAME if name.startswith(("Revoke", "SignOut", "Erase"))
 )
@@ -23,7 +23,7 @@ _STALE_AFTER = 20
 
 
 class Residents:
-    """Sessions that are live, ended, superseded, another user's or an operator's, and tokens that are nearly theirs."""
+    """Live, ended and superseded sessions of several users and an operator, and tokens that almost match."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -32,14 +32,14 @@ class Residents:
         self.renew()
 
     def used(self, rpc: Rpc, answer: Answer) -> None:
-        """Take note of a call; now and then, what it may have ended is replaced."""
+        """Count a call. Replace the sessions at intervals, since calls may have ended them."""
         if answer.code is grpc.StatusCode.OK and rpc.method in _DESTRUCTIVE:
             self._uses += 1
             if rpc.method == "RevokeAllSessions" or self._uses >= _STALE_AFTER:
                 self.renew()
 
     def renew(self) -> None:
-        """Sign everybody in anew."""
+        """Sign all users in again."""
         self._uses = 0
         mine, lost, superseded = (self._sign_in("ada") for _ in range(3))
         bobs = self._sign_in("bob")
@@ -73,7 +73,7 @@ class Residents:
             ],
             "session_id": [each.session.session_id for each in (mine, bobs, lost, superseded)]
             + [str(uuid4()), mine.session.session_id.upper()],
-            "user_id": ["ada", "bob", "nobody"],
+            "user_id": ["ada", "bob", "unknown"],
             "page_token": ["", page.next_page_token],
             "created_by_key": [str(uuid4())],
         }

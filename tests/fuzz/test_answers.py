@@ -1,4 +1,4 @@
-"""The oracle finds what it is there to find."""
+"""The oracle finds every undocumented answer."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ OK = grpc.StatusCode.OK
 BAD = grpc.StatusCode.INVALID_ARGUMENT
 
 
-def told(code: grpc.StatusCode, reason: str, *fields: str, said: str = "no") -> Answer:
+def answered(code: grpc.StatusCode, reason: str, *fields: str, said: str = "no") -> Answer:
     status = Status(code=code.value[0], message=said)
     if reason:
         status.details.add().Pack(ErrorInfo(reason=reason, domain="session-authority"))
@@ -38,7 +38,7 @@ def told(code: grpc.StatusCode, reason: str, *fields: str, said: str = "no") -> 
         ("RevokeOneSession", ["target", "session_id"]),
     ],
 )
-def test_documented_answers_are_in_order(method: str, fields: Sequence[str]) -> None:
+def test_documented_answers_have_no_faults(method: str, fields: Sequence[str]) -> None:
     rpc = _BY_NAME[method]
     for error in (
         InvalidRequest([Violation(each, "is odd") for each in fields]),
@@ -57,31 +57,31 @@ def test_documented_answers_are_in_order(method: str, fields: Sequence[str]) -> 
         Answer(grpc.StatusCode.UNKNOWN, message="Unexpected <class 'ValueError'>"),
         Answer(grpc.StatusCode.DEADLINE_EXCEEDED),
         Answer(BAD, message="without details"),
-        told(grpc.StatusCode.INTERNAL, "INTERNAL"),
-        told(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
-        told(BAD, "MADE_UP"),
-        told(BAD, ""),
-        told(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_LIVE"),
-        told(BAD, "INVALID_FIELD"),
-        told(BAD, "MALFORMED_REQUEST", "user_id"),
-        told(BAD, "INVALID_FIELD", "user"),
-        told(BAD, "INVALID_FIELD", "user_id[0]"),
-        told(BAD, "INVALID_FIELD", "user_id.x"),
-        told(BAD, "INVALID_FIELD", "authentication_methods[x]"),
-        told(BAD, "INVALID_FIELD", ""),
-        told(BAD, "INVALID_FIELD", "user_id", said="é" * 1_400),
-        told(BAD, "INVALID_FIELD", "user_id", said="not ses_" + "0" * 70),
+        answered(grpc.StatusCode.INTERNAL, "INTERNAL"),
+        answered(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
+        answered(BAD, "MADE_UP"),
+        answered(BAD, ""),
+        answered(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_LIVE"),
+        answered(BAD, "INVALID_FIELD"),
+        answered(BAD, "MALFORMED_REQUEST", "user_id"),
+        answered(BAD, "INVALID_FIELD", "user"),
+        answered(BAD, "INVALID_FIELD", "user_id[0]"),
+        answered(BAD, "INVALID_FIELD", "user_id.x"),
+        answered(BAD, "INVALID_FIELD", "authentication_methods[x]"),
+        answered(BAD, "INVALID_FIELD", ""),
+        answered(BAD, "INVALID_FIELD", "user_id", said="é" * 1_400),
+        answered(BAD, "INVALID_FIELD", "user_id", said="not ses_" + "0" * 70),
     ],
 )
-def test_any_other_answer_is_found(answer: Answer) -> None:
+def test_an_undocumented_answer_is_a_fault(answer: Answer) -> None:
     assert faults(CREATE, answer)
 
 
-def test_every_fault_of_the_authority_is_one() -> None:
+def test_every_internal_error_is_a_fault() -> None:
     faulty = {row.reason for row in TABLE.values() if faults(CREATE, _of(row))}
     assert faulty == {*FAULTS_OF_THE_AUTHORITY}
 
 
 def _of(row: error_table.Row) -> Answer:
     fields = ["user_id"] if row.reason in ("INVALID_FIELD", "RETRY_MISMATCH") else []
-    return told(row.code, row.reason, *fields)
+    return answered(row.code, row.reason, *fields)

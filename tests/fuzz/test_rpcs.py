@@ -1,6 +1,6 @@
-"""Whatever is sent to an RPC, the answer is a documented one, in time, and the next call is answered too.
+"""Every request to an RPC gets a documented answer in time, and the next call is answered, too.
 
-`make test` tries the same requests every time; `make soak` and `tests/fuzz/guided.py` try others.
+`make test` sends the same requests each time. `make soak` and `tests/fuzz/guided.py` send others.
 """
 
 import time
@@ -22,7 +22,7 @@ from tests.support.soak import soaked
 
 pytestmark = [pytest.mark.both_hosts, pytest.mark.soak]
 
-# Of each RPC.
+# For each RPC.
 EXAMPLES = soaked(long=1_000, short=10)
 EXAMPLES_OF_METADATA = soaked(long=300, short=5)
 ANSWERED_WITHIN_SECONDS = 5.0  # the deadline imposed where none is sent
@@ -30,7 +30,7 @@ STREAMS_LAST_SECONDS = 0.2
 
 
 def repeatable(examples: int) -> settings:
-    """Return settings under which `make test` tries the same every time."""
+    """Return settings under which `make test` sends the same requests each time."""
     return settings(
         max_examples=examples,
         derandomize=soaked(long=False, short=True),
@@ -43,7 +43,7 @@ def repeatable(examples: int) -> settings:
 
 @dataclass
 class Fuzzed:
-    """A server that asks for keys, and one who has one."""
+    """A server that requires API keys, and a caller with a key."""
 
     program: Program
     channel: grpc.Channel
@@ -54,7 +54,7 @@ class Fuzzed:
         self.residents = Residents(self.call)
 
     def call(self, rpc: Rpc, body: bytes, beside: Metadata | None = None) -> Answer:
-        """Make a call, with the key unless what is to be beside the request says otherwise."""
+        """Make a call, with the key unless the metadata has another."""
         given = [("authorization", f"Bearer {self.key}")] if beside is None else beside
         seconds = STREAMS_LAST_SECONDS if rpc.streams_responses else 4 * ANSWERED_WITHIN_SECONDS
         try:
@@ -62,12 +62,12 @@ class Fuzzed:
                 grpc.StatusCode.OK, rpc.call(self.channel, body, metadata=given, timeout=seconds)
             )
         except grpc.RpcError as error:
-            told: Any = error
-            trailers = tuple((key, value) for key, value in told.trailing_metadata() or ())
-            return Answer(told.code(), b"", told.details(), trailers)
+            failure: Any = error
+            trailers = tuple((key, value) for key, value in failure.trailing_metadata() or ())
+            return Answer(failure.code(), b"", failure.details(), trailers)
 
     def check(self, rpc: Rpc, body: bytes, beside: Metadata | None = None) -> Answer:
-        """Make a call, and see that it is answered as documented, and in time."""
+        """Make a call, and check that its answer is documented and in time."""
         started = time.monotonic()
         answer = self.call(rpc, body, beside)
         took = time.monotonic() - started
@@ -104,7 +104,7 @@ def goes_on_answering(fuzzed: Fuzzed) -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", [structured, raw])
 @pytest.mark.parametrize("rpc", RPCS, ids=str)
-def test_whatever_is_sent_is_answered_as_documented(
+def test_every_request_gets_a_documented_answer(
     fuzzed: Fuzzed, rpc: Rpc, kind: Callable[..., st.SearchStrategy[bytes]]
 ) -> None:
     @repeatable(EXAMPLES)
@@ -116,7 +116,7 @@ def test_whatever_is_sent_is_answered_as_documented(
 
 
 @pytest.mark.parametrize("rpc", RPCS, ids=str)
-def test_whatever_stands_beside_a_request_no_more_is_told(fuzzed: Fuzzed, rpc: Rpc) -> None:
+def test_no_metadata_of_a_request_reveals_more(fuzzed: Fuzzed, rpc: Rpc) -> None:
     @repeatable(EXAMPLES_OF_METADATA)
     @given(metadata(), structured(rpc, fuzzed.residents.known))
     def holds(beside: Metadata, body: bytes) -> None:

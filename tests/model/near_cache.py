@@ -221,8 +221,8 @@ class Protocol:
         if s.begun < 0 and self._lacks(Rule.EFFECTIVE_AFTER_COMMIT):
             yield "the ending begins, and takes the time", s._replace(begun=s.time)
         elif not s.committed:
-            told = s.channel if s.channel_lost else (*s.channel, EVICT)
-            yield f"{self.change.value} (committed)", s._replace(committed=True, channel=told)
+            channel = s.channel if s.channel_lost else (*s.channel, EVICT)
+            yield f"{self.change.value} (committed)", s._replace(committed=True, channel=channel)
         elif s.effective < 0:
             since = s.begun if self._lacks(Rule.EFFECTIVE_AFTER_COMMIT) else s.time
             margin = 0 if self._lacks(Rule.MARGIN_COVERS_SKEW) else SKEW

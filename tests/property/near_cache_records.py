@@ -1,4 +1,4 @@
-"""What the world of `near_cache_world` knows of sessions, of calls on their way, and of what is kept."""
+"""The records of `near_cache_world`: sessions, calls in flight, and cached entries."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Login:
 
 @dataclass(eq=False)
 class Call:
-    """A validation on its way, to the authority or back."""
+    """A validation in flight, to the authority or back."""
 
     login: Login
     flight: Flight
@@ -36,11 +36,11 @@ class Call:
 
 @dataclass(eq=False)
 class Kept:
-    """What the naive cache keeps of a session.
+    """An entry of the naive cache.
 
     Attributes:
-        used: Its latest use that counts, be it noted or not.
-        looked: The latest time that it was looked at, which may count.
+        used: Its latest use that counts, noted or not.
+        looked: The latest hit, which may count as use.
     """
 
     login: Login

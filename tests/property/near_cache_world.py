@@ -1,7 +1,7 @@
 """A world for the near cache in virtual time: an authority, a stream that lags and breaks, and a naive cache.
 
-Every operation is done to the real core and to the naive cache, whose answers must agree. Beyond that, no hit may
-come for a session a lease after its ending was committed, whatever the network did: that is the promise.
+Every operation runs on the real core and on the naive cache, and their answers must agree. The promise: no session
+has a hit a lease after its ending was committed, whatever the network does.
 
     .venv/bin/python -m tests.property.near_cache_world [operations] [seed]
 """
@@ -63,10 +63,10 @@ class World:
         self.until = -1.0
         self.established = False
 
-    # What happens.
+    # Events.
 
     def step(self) -> None:
-        """Let one thing happen."""
+        """Run one random event."""
         names = (
             ["look"] * 16 + ["send"] * 6 + ["evaluate"] * 6 + ["answer"] * 6 + ["wait"] * 4
             + ["ping"] * 4 + ["take_ping"] * 5 + ["publish"] * 2 + ["deliver"] * 12
@@ -102,7 +102,7 @@ class World:
         login = self.chance.choice(self.logins)
         passive = self.chance.random() < 0.2
         ip_address = self.chance.choice([None, "192.0.2.1", "192.0.2.2"])
-        user = self.chance.choice([None, None, None, login.user, "nobody"])
+        user = self.chance.choice([None, None, None, login.user, "unknown"])
         found = self.core.lookup(self.now, login.token, ip_address, user, passive)
         if isinstance(found, Session):
             assert found.session_id == login.session_id
@@ -174,7 +174,7 @@ class World:
         login = call.login
         key = key_of(login.token)
         if self.chance.random() < 0.1:
-            pass  # lost on its way
+            pass  # lost in the network
         elif not call.accepted:
             self.core.rejection_received(key, Rejection(RejectionReason.REVOKED))
             self._forget(lambda each: each is login, {login.token})
@@ -271,17 +271,17 @@ class World:
     # The stream.
 
     def connect(self) -> None:
-        """Lose the stream, notice it or not, and open another."""
+        """Lose the stream, noticed or not, and open another."""
         if self.open and self.chance.random() < 0.95:
-            return  # it mostly holds
+            return  # the stream mostly survives
         self.unpublished.clear()
         self.pings.clear()
         if self.open and self.chance.random() < 0.5:
-            self.open = False  # and nobody has noticed; what is on its way still arrives
+            self.open = False  # the client has not noticed, and messages in flight still arrive
             return
         self.open = False
         if self.chance.random() < 0.7:
-            self.wire.clear()  # or whoever followed that stream is slow to let it go
+            self.wire.clear()  # otherwise, the old stream's reader is slow to stop
         if self.chance.random() < 0.3:
             assert self.core.stream_lost(self.generation)
             self._lose()
@@ -303,7 +303,7 @@ class World:
             self.pings.append((ping_id, self.now))
 
     def take_ping(self) -> None:
-        """Have the authority answer a ping, after all that was committed before it."""
+        """Answer a ping as the authority does, after every earlier commit."""
         if self.pings:
             ping = self.pings.popleft()
             self.wire.extend(self.unpublished)
@@ -345,11 +345,11 @@ class World:
                 call.overtaken = True
 
     def _order(self) -> list[bytes]:
-        """Return what the real cache keeps, the least recently used first."""
+        """Return the entries of the real cache, the least recently used first."""
         return [*self.core._entries._cold, *self.core._entries.hot]
 
     def check(self) -> None:
-        """Compare what both caches keep."""
+        """Compare the entries of both caches."""
         entries = self.core._entries
         kept = {key_of(token): kept for token, kept in self.kept.items()}
         in_order = [kept.pop(key) for key in self._order()]

@@ -1,4 +1,4 @@
-"""What the use-cases should do, in the fewest words: one user agent, one clock, no store."""
+"""A minimal model of the use cases: one user agent, one clock, no store."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Known:
         return self.ending(now) is None
 
     def sweep(self, now: datetime, by: InitiatingEntity) -> None:
-        """Note that everything was ended, unless it was before."""
+        """Record that all sessions were ended, unless a later time is recorded."""
         if self.swept is None:
             self.swept, self.swept_by = now, by
 
@@ -65,7 +65,7 @@ class Known:
             self.gathered = now
 
     def flush(self, now: datetime) -> None:
-        """Write what was gathered, if it still counts."""
+        """Write the gathered activity, if it still counts."""
         if self.gathered is not None and self.is_live(now):
             self.last_active_time = max(self.gathered, self.last_active_time)
         self.gathered = None

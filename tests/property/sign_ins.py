@@ -1,4 +1,4 @@
-"""How users sign in, as a machine for Hypothesis, over the use-cases and a real store."""
+"""Sign-ins as a Hypothesis state machine, over the use cases and a real store."""
 
 import contextlib
 import tempfile
@@ -42,7 +42,7 @@ choices = st.integers(0, 999)
 
 @dataclass
 class Attempted:
-    """A repeatable call that was answered."""
+    """A call with a retry secret that was answered."""
 
     request: SignIn | Reauthentication
     known: Known
@@ -51,7 +51,7 @@ class Attempted:
 
 
 class SignIns(RuleBasedStateMachine):
-    """Two users who sign in, repeat that and prove who they are again."""
+    """Two users who sign in, retry and re-authenticate."""
 
     engine_kind = "sqlite"
     at_limit = AtLimit.END_LEAST_RECENTLY_ACTIVE
@@ -73,7 +73,7 @@ class SignIns(RuleBasedStateMachine):
         )
         store = engine.sessions
         self.usecases = UseCases(store, clock, policy)
-        # All that is pending is settled at once, for here no transaction is slow.
+        # Pending sweeps are settled at once, since no transaction is slow here.
         self.pace = Pace(batch=2, largest_batch=2, largest_scan=2, pause_share=0, rest=-60 * MINUTE)
         self.expire = Expire(engine.upkeep, clock, self.pace)
         self.purge = Purge(engine.upkeep, clock, policy, self.pace)
@@ -86,7 +86,7 @@ class SignIns(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.stack.close()
 
-    # What the rules say
+    # Expected results
 
     @property
     def now(self) -> datetime:

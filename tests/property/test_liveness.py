@@ -1,4 +1,4 @@
-"""The database and the domain agree on which sessions live, and on how the others ended."""
+"""The database and the domain agree on which sessions are live, and on how the others ended."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ from tests.support.engines import (
 from tests.support.soak import soaked
 
 USERS = ("ann", "bob")
-# Few distinct seconds, so that what is compared is often equal.
+# Few distinct seconds, so that times are often equal.
 ticks = st.integers(0, 14)
 entities = st.sampled_from(InitiatingEntity)
 endings = st.builds(
@@ -49,7 +49,7 @@ _world_numbers = count(1)
 
 @dataclass(frozen=True)
 class World:
-    """What the tables hold; each sweep is its time and who made it, the first one's epoch being 1."""
+    """The contents of the tables. A sweep is a time and an initiator. The first sweep has epoch 1."""
 
     sessions: list[Session]
     sweeps: dict[str, list[tuple[datetime, InitiatingEntity]]]
@@ -88,10 +88,9 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 async def put(engine: Engine, world: World) -> None:
-    """Make the tables hold a world and nothing else.
+    """Replace the contents of the tables with a world.
 
-    Its sessions get ids that no world before had, in the same order: a store may count on an id being one
-    session's for ever.
+    Its sessions get new ids in the same order, since a store may assume that an id is never reused.
     """
     world_number = next(_world_numbers)
     for session in world.sessions:
@@ -102,7 +101,7 @@ async def put(engine: Engine, world: World) -> None:
         *(delete(table) for table in (sessions, users, sweeps, attempts)),
         update(upkeep).values(expired_until=datetime.fromtimestamp(0, UTC), expired_id=UUID(int=0)),
     )
-    # Where the worker looks first: as the session was made, before it was used.
+    # The worker's first check is the one set at creation, before any use.
     looked_at = [
         min(
             replace(each, last_active_time=each.create_time).idle_expire_time or each.expire_time,
@@ -134,7 +133,7 @@ async def read_all(engine: Engine, world: World) -> dict[UUID, Session]:
 async def assert_agreement(
     engine: Engine, held: dict[UUID, Session], now: datetime, page: int
 ) -> None:
-    """Compare every question that can be asked of the store with the domain's answer."""
+    """Compare the answer of every read of the store with the domain's answer."""
     live = {session_id for session_id, session in held.items() if is_live(session, now)}
 
     async def selected(connection: object) -> set[UUID]:
@@ -206,7 +205,7 @@ async def check_agreement(engine: Engine, world: World, instants: list[int], pag
         now = START + instant * SECOND
         await assert_agreement(engine, held, now, page)
         found |= await run_worker(engine, held, found, now, page)
-        # What the worker records is what was true all along, then and ever after.
+        # The worker's records do not change any answer, before or after their time.
         after = await read_all(engine, world)
         for later in (now, now + SECOND, START + 100 * SECOND):
             assert {each: ending_of(session, later) for each, session in after.items()} == {
@@ -218,7 +217,7 @@ async def check_agreement(engine: Engine, world: World, instants: list[int], pag
 async def run_worker(
     engine: Engine, held: dict[UUID, Session], found_before: set[UUID], now: datetime, limit: int
 ) -> set[UUID]:
-    """Let the worker do all that is due, compare what it says it did with the domain, and return that."""
+    """Run the worker until nothing is due, compare its report with the domain, and return the report."""
     ended: dict[UUID, Ending] = {}
 
     def note(some: object) -> None:
@@ -239,7 +238,7 @@ async def run_worker(
             after = batch_swept.last
             if after is None:
                 break
-    # Nothing that lives, nothing twice, and nothing forgotten.
+    # No live session, no duplicate and no omission.
     for session_id, ending in ended.items():
         assert ending == ending_of(held[session_id], now)
     already = {session_id for session_id in held if held[session_id].ending is not None}
@@ -248,7 +247,7 @@ async def run_worker(
     # Swept by a clock ahead of the worker's, and expired even before that: found at the latest when that comes.
     later = {session_id for session_id in dead - already if expires_after(held[session_id], now)}
     assert dead - later <= already | found_before | set(ended) <= dead
-    # What is not recorded is what nothing can change any more.
+    # Endings that nothing can change any more are not recorded.
     recorded = await engine.sessions.read_sessions(list(held))
     left = {session_id for session_id in dead if recorded[session_id].ending is None}
     for session_id in left:
@@ -264,10 +263,10 @@ def expires_after(session: Session, now: datetime) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_sweep_of_which_nothing_was_recorded_ends_sessions_now(
+def test_a_sweep_without_a_record_ends_sessions_now(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    """It can't happen; if it does, both say the same, and nothing lives that should not."""
+    """This cannot happen. If it does, both agree and no swept session is live."""
     bench: Bench = request.getfixturevalue(f"{kind}_bench")
     session = a_session("ann", session_id=numbered(1))
     now = START + SECOND

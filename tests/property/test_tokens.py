@@ -1,4 +1,4 @@
-"""A token is accepted in its one spelling, and nothing else is."""
+"""Only the canonical form of a token is accepted."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -31,7 +31,7 @@ moments = st.datetimes(datetime(1970, 1, 2), datetime(2999, 1, 1)).map(  # noqa:
 
 
 @given(any_token)
-def test_a_token_survives_its_spelling(token: Token) -> None:
+def test_a_token_survives_encoding_and_parsing(token: Token) -> None:
     text = token.encode()
     assert parse(text) == token
     assert len(text) == TOKEN_LENGTH
@@ -49,7 +49,7 @@ def test_a_token_with_any_one_character_changed_is_refused(
 
 
 @given(any_token, st.data())
-def test_a_token_cut_short_or_drawn_out_is_refused(token: Token, data: st.DataObject) -> None:
+def test_a_shortened_or_extended_token_is_refused(token: Token, data: st.DataObject) -> None:
     text = token.encode()
     at = data.draw(st.integers(0, len(text)))
     assert parse(text[:at] + data.draw(st.sampled_from(DIGITS)) + text[at:]) is None
@@ -75,21 +75,21 @@ def test_any_other_text_is_refused(text: str) -> None:
         "".join
     )
 )
-def test_what_is_accepted_is_spelled_as_it_would_be_encoded(text: str) -> None:
+def test_an_accepted_text_is_the_encoding_of_its_token(text: str) -> None:
     token = parse(text)
     assert token is None or token.encode() == text
 
 
 @given(any_token, prefixes, prefixes)
-def test_a_token_of_one_kind_is_none_of_another(token: Token, one: str, other: str) -> None:
+def test_a_token_of_one_kind_is_not_accepted_as_another(token: Token, one: str, other: str) -> None:
     assert parse(token.encode(one), one) == token
     assert one == other or parse(token.encode(one), other) is None
-    # not even where somebody puts the other prefix before it
+    # not even with the other prefix
     assert one == other or parse(other + token.encode(one).removeprefix(one), other) is None
 
 
 @given(st.lists(secrets, unique=True, max_size=40), secrets)
-def test_the_latest_secrets_before_are_known_as_superseded(
+def test_the_latest_earlier_secrets_are_recognised_as_superseded(
     given_up: list[bytes], other: bytes
 ) -> None:
     kept = b""
@@ -104,7 +104,7 @@ def test_the_latest_secrets_before_are_known_as_superseded(
 
 
 @given(moments, moments)
-def test_ids_are_versioned_and_in_the_order_of_time(one: datetime, other: datetime) -> None:
+def test_ids_have_version_7_and_sort_by_time(one: datetime, other: datetime) -> None:
     first, second = tokens.new_id(one), tokens.new_id(other)
     assert (first.version, first.variant) == (7, UUID(int=0x8 << 60).variant)
     assert first.int >> 80 == (one - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)

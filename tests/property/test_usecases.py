@@ -1,4 +1,4 @@
-"""The use-cases over a real store do what a model of a page says, at every instant, in any order."""
+"""The use cases over a real store agree with a small model, at every instant and in any order."""
 
 from collections.abc import Awaitable
 from datetime import datetime, timedelta
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.soak
 
 
 class Sessions(SignIns):
-    """Two users, a clock that is moved by hand, and a worker that comes when it likes."""
+    """Two users, a manual clock, and a worker that runs at random times."""
 
     # Ending
 
@@ -84,7 +84,7 @@ class Sessions(SignIns):
             if each.user_id == proof.user_id and each is not proof:
                 each.sweep(self.now, USER)
 
-    # By operators
+    # Operators
 
     @rule(user_id=st.sampled_from(USERS))
     def revoke_a_users(self, user_id: str) -> None:
@@ -140,7 +140,7 @@ class Sessions(SignIns):
         assert self.reason(answer) is RejectionReason.SUPERSEDED
         self.note_reuse(known)
 
-    # Asking
+    # Reads
 
     def verdict(self, known: Known) -> EndReason | None:
         ending = known.ending(self.now)
@@ -205,7 +205,7 @@ class Sessions(SignIns):
         found = list(page.sessions)
         while page.next_page_token:
             page = self.run(self.usecases.list(listing(page.next_page_token)))
-            # What was used as the first page was read may come again at the end of the live ones.
+            # A session used during the first page may appear again at the end of the live sessions.
             seen = {each.session_id for each in found}
             found += [each for each in page.sessions if each.session_id not in seen]
         assert page.current == proof.session_id
@@ -237,7 +237,7 @@ class Sessions(SignIns):
 
     def is_due(self, known: Known, cutoff: datetime) -> bool:
         ending = known.ending(self.now)
-        # What expired before a sweep that is later than the cutoff will be due as what it is.
+        # A session that expired before a later sweep is purged by its expiry.
         late = ending and ending.reason is EndReason.EXPIRED and ending.time > cutoff
         return not known.is_live(cutoff) and not late
 
@@ -257,14 +257,16 @@ class Sessions(SignIns):
             if isinstance(self.attempted[secret].request, Reauthentication):
                 del self.attempted[secret]
 
-    # Always
+    # Invariants
 
     @invariant()
     def every_token_is_answered_as_the_model_says(self) -> None:
         questions: list[tuple[str, EndReason | RejectionReason | None]] = []
         for each in self.known:
             questions.append((each.token, self.verdict(each)))
-            if self.superseded_use is SupersededUse.REJECT:  # or asking would end sessions
+            if (
+                self.superseded_use is SupersededUse.REJECT
+            ):  # otherwise validation would end sessions
                 old = each.old_tokens[-16:]
                 questions += [(token, RejectionReason.SUPERSEDED) for token in old]
         for each in self.purged:
@@ -281,19 +283,19 @@ class Sessions(SignIns):
 
 
 class RefusingSessions(Sessions):
-    """The same where a sign-in beyond the limit is refused."""
+    """The same with a policy that refuses sign-ins over the limit."""
 
     at_limit = AtLimit.REFUSE
 
 
 class WarySessions(Sessions):
-    """The same where a superseded token that is used ends its session."""
+    """The same with a policy that ends a session whose superseded token is used."""
 
     superseded_use = SupersededUse.END_SESSION
 
 
 class PostgreSQLSessions(Sessions):
-    """The same on PostgreSQL: fewer, for the rules are the same code, and only their statements differ."""
+    """The same on PostgreSQL, with fewer examples, since only the statements differ."""
 
     engine_kind = "postgresql"
 

@@ -1,4 +1,4 @@
-"""Every RPC of the API, as the proto descriptors tell them: what is found here can't be forgotten by a test."""
+"""Every RPC of the API, read from the proto descriptors, so that tests cover each one."""
 
 import importlib
 import pkgutil
@@ -29,7 +29,7 @@ class Rpc:
 
     @property
     def path(self) -> str:
-        """What a call of it is addressed to."""
+        """Return the path of its calls."""
         return f"/{self.service}/{self.method}"
 
     @property
@@ -44,10 +44,10 @@ class Rpc:
         metadata: Iterable[tuple[str, str | bytes]] = (),
         timeout: float,
     ) -> bytes:
-        """Send bytes as they are, and return those of the answer, or of a stream's first message.
+        """Send bytes unchanged, and return the bytes of the answer or of a stream's first message.
 
         Raises:
-            grpc.RpcError: If it fails.
+            grpc.RpcError: The call failed.
         """
         given = tuple(metadata)
         if not (self.streams_requests or self.streams_responses):
@@ -92,7 +92,7 @@ SERVICES = sorted({rpc.service for rpc in RPCS})
 
 
 def served_by(channel: grpc.Channel) -> set[str]:
-    """Return the names of the services of the API that a server says it has."""
+    """Return the services of the API that a server lists by reflection."""
     reflection: Any = ServerReflectionStub(channel)
     asked = ServerReflectionRequest(list_services="")
     answer = next(reflection.ServerReflectionInfo(iter([asked]), timeout=30))

@@ -1,4 +1,4 @@
-"""What is done to every row of `sessions` during a race, as the database itself sees it."""
+"""Every change of a row of `sessions` during a race, recorded by the database itself."""
 
 from datetime import datetime
 
@@ -6,7 +6,7 @@ import psycopg
 
 from tests.integration.race_history import Change, History, Row
 
-# The rows of the crowd, which only workers touch, would be too many.
+# The crowd has too many rows, and only workers change them.
 _BEGIN = (
     "CREATE TABLE changes (begun timestamptz, was sessions, became sessions, epoch bigint, "
     "epoch_since timestamptz); "
@@ -48,18 +48,18 @@ _LEFT_TO_WORKERS = f"SELECT count(*) FROM sessions s WHERE user_id = 'crowd' AND
 
 
 def begin(url: str) -> None:
-    """Note every change from now on, but for those of when to look at a row next."""
+    """Record every change from now on, except changes of a row's next check."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(_BEGIN.encode())
 
 
 def end(url: str, history: History, due: datetime) -> None:
-    """Put into a history what the database holds, and what was done to it.
+    """Add the contents of the database and their changes to a history.
 
     Args:
         url: Which database.
         history: Which history.
-        due: What had expired by then is work that the workers should have done.
+        due: The workers should have handled sessions that expired by this time.
     """
     with psycopg.connect(url) as connection:
         for session_id, *row in connection.execute(_ROWS.encode()):

@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class WatchedStore(SqlSessionStore):
-    """The production store, noting what it is asked, and failing to read where a test says how."""
+    """The production store. It records its calls, and its reads can fail at a test's request."""
 
     def __init__(self, database: Database, audit: Audit, *, erases_at_end: bool = False) -> None:
         super().__init__(database, erases_at_end=erases_at_end, audit=audit)
@@ -111,7 +111,7 @@ class Authority:
         return Expire(store, self.clock, pace, self.audit)
 
     def audited(self) -> list[dict[str, Any]]:
-        """Return what the audit log says, to which nothing can be told after that."""
+        """Close the audit log and return its lines."""
         self.audit.close()
         return [json.loads(line) for line in (self.path.parent / "audit").read_text().splitlines()]
 

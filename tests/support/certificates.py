@@ -27,7 +27,7 @@ class Pair:
     key: Path
 
     def replace(self, other: "Pair") -> None:
-        """Put another pair's content in place of this one's, as a tool that rotates certificates does."""
+        """Replace this pair's content with another pair's, as a tool that rotates certificates does."""
         for target, source in ((self.certificate, other.certificate), (self.key, other.key)):
             fresh = target.with_suffix(".fresh")
             fresh.write_bytes(source.read_bytes())
@@ -57,7 +57,7 @@ class TestAuthority:
         return self._pair.certificate
 
     def pair(self, *, expired: bool = False) -> Pair:
-        """Return a new certificate, good from now on for a day, or past its time."""
+        """Return a new certificate, valid for a day from now, or expired."""
         self._made += 1
         name = f"{self.certificate.stem}-{self._made}"
         made = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")

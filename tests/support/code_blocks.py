@@ -31,9 +31,9 @@ class Block:
         document: The document's path below the repository.
         line: The line of its first line of code.
         language: The word behind the fence; empty without one.
-        title: The file that it is, if it says so.
+        title: The name of the file that the block shows, if any.
         code: Its text, without the indentation of the fence.
-        given: Code that runs before it, which readers do not see.
+        given: Code that runs before the block, hidden from readers.
         given_line: The line of the first line of `given`.
         run_by: The test that runs it instead, below the repository.
         not_run: Why it cannot run; None if it can.

@@ -49,7 +49,7 @@ class DocumentedShell:
     """
 
     def __init__(self, folder: Path, postgresql: str) -> None:
-        """Take a folder, and the address of a PostgreSQL server, which stands for every one that is named."""
+        """Use a folder, and one PostgreSQL server for every address that a script names."""
         self.output = ""
         self._folder = folder
         self._postgresql = postgresql
@@ -143,13 +143,13 @@ class DocumentedShell:
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
     def _here(self, word: str) -> str:
-        """Return a word of a command with the addresses that it has in this test."""
+        """Return a word of a command with this test's addresses."""
         return _ANY_SERVER.sub(self._postgresql, word)
 
 
 @contextmanager
 def documented_shell(folder: Path, postgresql: str) -> Iterator[DocumentedShell]:
-    """Give a shell whose servers end with the context."""
+    """Yield a shell whose servers end with the context."""
     shell = DocumentedShell(folder, postgresql)
     try:
         yield shell

@@ -1,4 +1,4 @@
-"""The engines that the contract suite runs on, and what tests say to them."""
+"""The engines of the contract suite, and helpers for their tests."""
 
 import atexit
 import contextlib
@@ -66,12 +66,12 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """Where PostgreSQL has the database."""
+        """Return the PostgreSQL address of the database."""
         url: str = self.database.dialect.url  # type: ignore[attr-defined]
         return url
 
     async def execute(self, *statements: Executable) -> None:
-        """Do what the protocol has no word for, and commit it."""
+        """Run statements that the protocol has no method for, and commit them."""
 
         async def work(connection: Any) -> None:
             for statement in statements:
@@ -90,7 +90,7 @@ class Engine:
         return await self.sessions.transact(work)
 
     async def fill(self, sessions: Sequence[Session], check_time: datetime | None = None) -> None:
-        """Add many sessions as they stand, epochs and endings included, for users that may be new."""
+        """Add many sessions unchanged, with epochs and endings, and add missing users."""
         there = [{"user_id": user_id} for user_id in {session.user_id for session in sessions}]
 
         async def add_users(connection: Any) -> None:
@@ -111,7 +111,7 @@ class Engine:
         return (await self.sessions.read_sessions([session_id]))[session_id]
 
     async def user_agent(self, session_id: UUID) -> str:
-        """Return the user agent that is kept of a session, which nothing reads back."""
+        """Return the stored user agent of a session, which no method of the store reads."""
         statement = select(sessions_table.c.user_agent).where(
             sessions_table.c.session_id == session_id
         )
@@ -130,7 +130,7 @@ class Engine:
         *,
         exempt: UUID | None = None,
     ) -> None:
-        """End everything that a user has."""
+        """End all sessions of a user."""
 
         async def work(transaction: Transaction) -> None:
             await transaction.lock_user(user_id)
@@ -143,7 +143,7 @@ class Engine:
     async def sweep_everybody(
         self, time: datetime, by: InitiatingEntity = InitiatingEntity.ADMIN
     ) -> None:
-        """End everything that anybody has."""
+        """End the sessions of all users."""
         sweep = Sweep(time, by)
         await self.sessions.transact(lambda transaction: transaction.sweep_everybody(sweep))
 
@@ -221,7 +221,7 @@ def ids(sessions: Sequence[Session]) -> list[UUID]:
 
 
 def numbered(number: int) -> UUID:
-    """Return an id whose place among others is known."""
+    """Return an id that sorts by its number."""
     return UUID(int=number)
 
 
@@ -252,19 +252,19 @@ def over(database: Database) -> Engine:
 
 @contextlib.contextmanager
 def migrated_postgresql(partition_days: int | None = None) -> Iterator[str]:
-    """Give the address of a migrated PostgreSQL database that is nobody else's for the while."""
+    """Yield the address of a migrated PostgreSQL database that no other test uses meanwhile."""
     url = _idle.pop() if _idle else _databases.enter_context(postgresql.fresh_database())
     with psycopg.connect(url, autocommit=True) as admin:  # five times faster than a new database
         admin.execute(_OTHERS_OUT)
-        admin.execute(_anew(partition_days).encode())
+        admin.execute(_reset_statements(partition_days).encode())
     yield url
     _idle.append(url)
 
 
 @cache
-def _anew(partition_days: int | None) -> str:
+def _reset_statements(partition_days: int | None) -> str:
     sql = io.StringIO()
-    # Few enough that making them anew for each test is quick, and that a test's sessions lie in several.
+    # Few partitions, so that creating them is quick and the sessions of a test lie in several.
     partitioning = None if partition_days is None else Partitioning(partition_days, START)
     write_sql("postgresql", sql, partitioning)
     return f"DROP SCHEMA public CASCADE; CREATE SCHEMA public; {sql.getvalue()}"

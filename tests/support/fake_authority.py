@@ -1,4 +1,4 @@
-"""An authority that answers as it is told to, over real gRPC on loopback."""
+"""An authority with scripted answers, over real gRPC on loopback."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Honest load: callers that wait for their answer before they ask again. A server refuses none of it, however many."""
+"""Honest load: callers that wait for each answer. A server refuses none of their calls."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ Shape: TypeAlias = "Callable[[str, Sequence[Known], float], Coroutine[None, None
 
 @dataclass
 class Tally:
-    """What became of the calls.
+    """The outcome of the calls.
 
     Attributes:
         right: The latencies of right answers, in seconds.

@@ -21,7 +21,7 @@ HOSTS = ("grpcio", "native")
 
 
 class NoSessions:
-    """The service without an RPC but ValidateSession, which accepts everything."""
+    """The service with ValidateSession alone, which accepts every token."""
 
     async def validate_each(self, calls: Sequence[Any]) -> list[Any]:
         return [b"" for _ in calls]
@@ -35,7 +35,7 @@ def new_dispatcher(
     queue: CallQueue | None = None,
     rejected_per_minute: int = 0,
 ) -> Dispatcher:
-    """Serve some services as the server does, to everybody unless said otherwise."""
+    """Serve some services as the server does. The default accepts every caller."""
     rejected = RejectedTokens(ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), rejected_per_minute)
     service: Any = sessions or NoSessions()
     return Dispatcher(
@@ -52,7 +52,7 @@ def new_host(name: str, dispatcher: Dispatcher, streams: Mapping[str, Any] | Non
 async def serving(
     name: str, dispatcher: Dispatcher, streams: Mapping[str, Any] | None = None
 ) -> AsyncIterator[str]:
-    """Serve on a free port of this machine, and give the address."""
+    """Serve on a free port of this machine, and yield the address."""
     host = new_host(name, dispatcher, streams)
     address = host.bind("127.0.0.1:0")
     await host.start()

@@ -1,8 +1,8 @@
-"""Everything that a run lets out, and whether a secret that was made meanwhile is in it.
+"""The capture of all output of a run, and the search for secrets in it.
 
-`Capture` writes down what logs, errors, metrics, reprs and files show, each at its own place, and takes note of every
-token, key and retry secret that comes into being; `Capture.leaks` says what should be nowhere and is somewhere.
-Nothing is masked: what is written down is what the program said, before `logs.py` puts its last line of defence on it.
+`Capture` records the content of logs, errors, metrics, reprs and files by place. It also records every token, key and
+retry secret that is created. `Capture.leaks` returns the secrets that appear in a place. The capture reads log lines
+before `logs.py` masks them.
 """
 
 import base64
@@ -35,17 +35,17 @@ from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 
 _PREFIXES = ("ses_", "sak_")
-# Tokens share the characters of their id; what follows proves something.
+# Tokens share the characters of their id. Only the characters after it identify a secret.
 _SECRET_PART_OF_TOKEN = slice(30, None)
-# The shortest form has 16 bytes: wherever it begins, one of every _STRIDE windows lies within it.
+# The shortest form has 16 bytes, so that it contains a window at each _STRIDE.
 _WINDOW = 12
 _STRIDE = 16 - _WINDOW + 1
-# Of each class: what the next ones show follows from the same few lines of code.
+# The limit of recorded objects of each class. More objects show nothing new.
 REPRS_LIMIT = 500
 
 
 def spellings(secret: bytes) -> Iterator[bytes]:
-    """Give every form in which 32 secret bytes, or either half of them, could have been written down."""
+    """Yield every encoding of 32 secret bytes and of each half."""
     for part in (secret, secret[:16], secret[16:]):
         yield part
         yield part.hex().encode()
@@ -72,7 +72,7 @@ class Secrets:
         return len(self._known)
 
     def add_token(self, token: Token) -> None:
-        """Look out for a session token or API key, whole or in part."""
+        """Search for a session token or API key, whole or in part."""
         if self.add(token.secret, f"the secret of {token.id}"):
             for prefix in _PREFIXES:
                 text = token.encode(prefix).encode()
@@ -80,7 +80,7 @@ class Secrets:
                 self._forms[text[_SECRET_PART_OF_TOKEN]] = f"the end of the token of {token.id}"
 
     def add(self, secret: bytes, name: str = "a retry secret") -> bool:
-        """Look out for secret bytes; returns whether they are new. Zeros are nobody's secret."""
+        """Search for secret bytes, and return whether they are new. Zeros are not a secret."""
         if secret in self._known or not secret.strip(b"\0") or len(secret) != 32:
             return False
         self._known.add(secret)
@@ -112,7 +112,7 @@ class Secrets:
 
 
 class Capture(logging.Handler):
-    """What is let out, by place, for as long as `capturing` lasts."""
+    """Records output by place while `capturing` lasts."""
 
     def __init__(self) -> None:
         super().__init__(logging.NOTSET)
@@ -124,11 +124,11 @@ class Capture(logging.Handler):
 
     @property
     def places(self) -> set[str]:
-        """Where anything was let out."""
+        """Return the places with any output."""
         return {place for place, said in self._said.items() if said} | set(self._bytes)
 
     def say(self, place: str, *texts: object) -> None:
-        """Write down what was shown at a place, each text once."""
+        """Record the texts of a place, each text once."""
         self._said[place].update(dict.fromkeys(map(str, texts)))
 
     def read_files(self, folder: Path, when: str) -> None:
@@ -138,9 +138,9 @@ class Capture(logging.Handler):
                 self._bytes[f"{path.name} {when}"] = path.read_bytes()
 
     def leaks(self) -> list[str]:
-        """Return where which secret is that should be nowhere."""
+        """Return each place that has a secret, with the name of the secret."""
         for error in self._exceptions:
-            self.say("exceptions", *told_by(error))
+            self.say("exceptions", *texts_of(error))
         self.say("metrics", generate_latest().decode())
         everything = dict(self._bytes)
         for place, said in self._said.items():
@@ -154,20 +154,20 @@ class Capture(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.say("logs", record.getMessage(), repr(record.args), repr(record.__dict__))
         if record.exc_info and record.exc_info[1] is not None:
-            self.say("logs", *told_by(record.exc_info[1]))
+            self.say("logs", *texts_of(record.exc_info[1]))
 
     def structured(self, _logger: object, method: str, event: Any) -> Any:
-        """Write down a line of structlog's, as it was before anything was masked."""
+        """Record a line of structlog before it is masked."""
         self.say("structlog", method, repr(dict(event)))
         error = event.get("exc_info") or event.get("exception")
         if isinstance(error, BaseException):
-            self.say("structlog", *told_by(error))
+            self.say("structlog", *texts_of(error))
         elif error is True:
             self.say("structlog", traceback.format_exc())
         raise structlog.DropEvent
 
     def made(self, it: object) -> None:
-        """Take note of an object that has just been made: what it is called, and what secret it is."""
+        """Record the repr and the secret of a new object."""
         if isinstance(it, Token):
             self.secrets.add_token(it)
         elif isinstance(it, SignIn | Reauthentication):
@@ -180,19 +180,19 @@ class Capture(logging.Handler):
             self.say("reprs", repr(it), str(it))
 
 
-def told_by(error: BaseException) -> Iterator[str]:
-    """Give all that an exception tells: of itself, of what it is made of, of what led to it, and where it came from."""
+def texts_of(error: BaseException) -> Iterator[str]:
+    """Yield every text of an exception: its reprs, fields, notes, traceback, causes and contexts."""
     yield from (str(error), repr(error), repr(error.args), repr(vars(error)))
     yield from map(str, getattr(error, "__notes__", ()))
     yield "".join(traceback.format_exception(error))
     for led_to_it in (error.__cause__, error.__context__):
         if led_to_it is not None:
-            yield from told_by(led_to_it)
+            yield from texts_of(led_to_it)
 
 
 @contextlib.contextmanager
 def capturing() -> Iterator[Capture]:
-    """Write down everything that this process lets out."""
+    """Record all output of this process."""
     capture = Capture()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_all_logs(capture))
@@ -243,7 +243,7 @@ def _structlog(capture: Capture) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _answers(capture: Capture) -> Iterator[None]:
-    """Write down every error as the server sends it, and as a client gets it."""
+    """Record every error that the server sends and a client receives."""
     send, receive = error_table.answer, grpc.aio.AioRpcError.__init__
 
     def sent(error: AuthorityError) -> error_table.Answer:
@@ -255,7 +255,7 @@ def _answers(capture: Capture) -> Iterator[None]:
 
     def received(self: grpc.aio.AioRpcError, *given: Any, **named: Any) -> None:
         receive(self, *given, **named)
-        capture.say("received errors", *told_by(self), repr(self.trailing_metadata()))
+        capture.say("received errors", *texts_of(self), repr(self.trailing_metadata()))
 
     with (
         mock.patch.object(error_table, "answer", sent),
@@ -266,7 +266,7 @@ def _answers(capture: Capture) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _databases(capture: Capture) -> Iterator[None]:
-    """Read a database's files as they are before it is closed, which tidies them up."""
+    """Read a database's files before it is closed, since closing changes them."""
     close = Database.close
 
     async def read_and_close(self: Database) -> None:
@@ -286,10 +286,10 @@ def _kinds() -> tuple[type, ...]:
 
 
 def _found_kinds() -> Iterator[type]:
-    """Give every class of ours whose objects somebody may come to see, those that are raised included."""
+    """Yield every class of this project whose objects may be shown, exceptions included."""
     for package in (session_authority, session_authority_server):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            # Django's part can't be imported but in a project of Django's.
+            # The Django integration can only be imported in a Django project.
             if any(part in module.name for part in (".v1", ".migrations", "__main__", ".django")):
                 continue
             for kind in vars(importlib.import_module(module.name)).values():

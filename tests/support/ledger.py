@@ -1,4 +1,4 @@
-"""Callers that write down what they were answered, to be held against the database afterwards."""
+"""Callers that record their answers, which are compared with the database afterwards."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Calls:
-    """Calls without retries, over as many connections as our client's."""
+    """Calls without retries, over as many connections as the client's."""
 
     def __init__(self, stub: "session_service_pb2_grpc.SessionServiceAsyncStub") -> None:
         self._stub = stub
@@ -61,15 +61,15 @@ def settings(url: str) -> dict[str, str]:
 
 @dataclass
 class Ledger:
-    """What was answered, and what was asked and not answered.
+    """The answered and the unanswered calls.
 
     Attributes:
-        created: The sessions that were given out.
-        revoke_asked: Those of them that were to be ended.
-        revoke_answered: Those of them that were said to be.
+        created: The sessions that were created.
+        revoke_asked: The sessions whose revocation was sent.
+        revoke_answered: The sessions whose revocation was answered.
         failures: When calls failed, and how.
         successes: When each kind of call last succeeded.
-        slowest: How long the longest call took, in seconds, whatever came of it.
+        slowest: The time of the slowest call, in seconds, whatever its outcome.
     """
 
     created: list[pb.CreateSessionResponse] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Ledger:
         return answer
 
     async def fails(self, breakage: Awaitable[None]) -> None:
-        """Break something, and wait until a call is told UNAVAILABLE because of it."""
+        """Break something, and wait until a call fails with UNAVAILABLE."""
         before = len(self.failures)
         await breakage
         give_up = time.monotonic() + RECOVERY_SECONDS
@@ -99,7 +99,7 @@ class Ledger:
             await asyncio.sleep(0.05)
 
     async def passes(self, back: float) -> None:
-        """Wait until calls of every kind have gone on without a failure for a while."""
+        """Wait until calls of every kind have succeeded for a while."""
         give_up = back + RECOVERY_SECONDS
         while True:
             since = max([back, *(moment for moment, _ in self.failures)])
@@ -112,7 +112,7 @@ class Ledger:
 
 @asynccontextmanager
 async def under_load(calls: Calls, callers: int = CALLERS) -> AsyncIterator[Ledger]:
-    """Have callers create, validate and revoke, and hold the outcome against the database at the end."""
+    """Run callers that create, validate and revoke. At the end, compare the outcome with the database."""
     ledger, until = Ledger(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for number in range(callers):

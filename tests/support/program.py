@@ -1,4 +1,4 @@
-"""The command as an operator runs it: a process of its own, ended by its own id whatever happens."""
+"""The command as an operator runs it: a separate process, always ended by its own id."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ HOST = "SESSION_AUTHORITY_HOST"
 DATABASE = "session-authority.sqlite"  # where `serving` keeps its sessions
 
 
-# Settings that a test wants of every process that it starts.
+# Settings of every process that a test starts.
 of_each_server: dict[str, str] = {}
 
 
@@ -112,13 +112,13 @@ Process: TypeAlias = "subprocess.Popen[bytes] | Forked"
 
 
 class Refusal(Protocol):
-    """Run a command that must refuse, and return what it says."""
+    """Run a command that must fail, and return its error output."""
 
     def __call__(self, *arguments: str, **settings: str) -> str: ...
 
 
 class Program:
-    """A command that runs until it is told to end."""
+    """A command that runs until a signal ends it."""
 
     def __init__(self, process: Process, out: Path, err: Path) -> None:
         self.process = process
@@ -157,7 +157,7 @@ class Program:
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Give it no chance to put anything in order."""
+        """End the process without a graceful stop."""
         self.process.kill()
         self.process.wait()
 
@@ -220,7 +220,7 @@ def serving(
     asking_for_keys: bool = False,
     host: str | None = None,
 ) -> Iterator[Program]:
-    """Serve on a free port, from DATABASE in `cwd`, anybody unless keys are asked for."""
+    """Serve on a free port, from DATABASE in `cwd`. API keys are off unless requested."""
     chosen = {} if host is None else {HOST: host}
     given = ("--listen", "127.0.0.1:0", *(() if asking_for_keys else ("--insecure",)), *arguments)
     with running("serve", *given, cwd=cwd, settings=chosen | dict(settings or {})) as it:

@@ -1,4 +1,4 @@
-"""HTTP/2 written by hand, for what no well-behaved client would send."""
+"""HTTP/2 frames written by hand, which no well-behaved client would send."""
 
 import contextlib
 import socket
@@ -33,7 +33,7 @@ def headers(path: bytes, *more: Header, authority: bytes = b"localhost") -> list
 
 
 class RawConnection:
-    """One connection, on which calls are sent as they are given.
+    """One connection, on which calls are sent unchanged.
 
     Attributes:
         window_bytes: How much of a call the server takes before it reads the call.
@@ -62,7 +62,7 @@ class RawConnection:
         return self._stream
 
     def encoded(self, some: Iterable[Header], message: bytes | None = b"") -> bytes:
-        """Return a call as bytes to send, for who sends many at once."""
+        """Return a call as bytes, for senders of many calls at once."""
         return self._next_call(_block(some), message)
 
     def encoded_and_reset(self, some: Iterable[Header], message: bytes | None, calls: int) -> bytes:
@@ -157,7 +157,7 @@ class RawConnection:
             said += data
 
     def heard(self, quiet_seconds: float = 0.3) -> bytes:
-        """Return what the server says until it says nothing for a while, or hangs up."""
+        """Return the server's bytes until it is silent for a while or disconnects."""
         self._socket.settimeout(quiet_seconds)
         said = b""
         with contextlib.suppress(TimeoutError, ConnectionError):

@@ -1,4 +1,4 @@
-"""A way to a database that is slow now and then, in both directions."""
+"""A connection to a database that is sometimes slow, in both directions."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,8 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 
-# What is on its way is delayed by one of these. Most of it isn't, and answers are more than questions; some
-# for so long that whoever was told of a later change has the time to ask about it.
+# The delays of data in each direction. Most data has none. Answers have longer delays than questions, some so long
+# that a client that was notified of a later change has time to ask about it.
 THERE_SECONDS = (*(0.0,) * 20, 0.004, 0.015)
 BACK_SECONDS = (*(0.0,) * 20, 0.005, 0.01, 0.02, 0.1, 0.2)
 _CHUNK_BYTES = 1 << 16
@@ -15,7 +15,7 @@ _CHUNK_BYTES = 1 << 16
 
 @contextlib.contextmanager
 def slow_link(port: int, seed: int) -> Iterator[int]:
-    """Give a port that leads to another on this machine for as long as the context lasts."""
+    """Yield a port that forwards to another port of this machine while the context lasts."""
     started: list[int] = []
     ready = threading.Event()
     loop = asyncio.new_event_loop()

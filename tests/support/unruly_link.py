@@ -1,7 +1,7 @@
-"""Ways through which bytes go as they like: late, not at all for a while, or until they are cut.
+"""Links that delay, hold or cut the bytes that they carry.
 
-They are carried by a process of their own, which can be stopped like any other. Nothing is lost, duplicated or put
-in another order as long as a connection lasts, as TCP has it.
+A separate process carries them, which tests can stop. As with TCP, no byte is lost, duplicated or reordered while a
+connection lasts.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Links:
-    """The ways that one process carries.
+    """The links that one process carries.
 
     Attributes:
         pid: Of that process.
@@ -30,19 +30,19 @@ class Links:
         self._commands = commands
 
     def delay(self, link: int, there_seconds: float, back_seconds: float) -> None:
-        """Have everything on a way take longer from now on, in either direction."""
+        """Delay all data of a link from now on, by a time for each direction."""
         self._tell("delay", link, there_seconds, back_seconds)
 
     def hold(self, link: int, there: bool, back: bool) -> None:
-        """Let nothing through in a direction until it is let go."""
+        """Hold or release the data of each direction."""
         self._tell("hold", link, there, back)
 
     def cut(self, link: int, refuses: bool) -> None:
-        """End the connections of a way, and refuse others until it is healed, or don't."""
+        """End the connections of a link. If `refuses`, refuse others until the link is healed."""
         self._tell("cut", link, refuses)
 
     def heal(self, link: int) -> None:
-        """Let everything through at once."""
+        """Release all data at once."""
         self._tell("heal", link)
 
     def _tell(self, *command: object) -> None:
@@ -52,7 +52,7 @@ class Links:
 
 @contextlib.contextmanager
 def unruly_links(*target_ports: int) -> Iterator[Links]:
-    """Carry ways to ports of this machine for as long as the context lasts."""
+    """Carry links to ports of this machine while the context lasts."""
     process = subprocess.Popen(
         [sys.executable, "-S", __file__, *map(str, target_ports)],
         stdin=subprocess.PIPE,
@@ -103,7 +103,7 @@ class _Way:
         with contextlib.suppress(ConnectionError):
             while True:
                 due, chunk = await queue.get()
-                # What was delayed is not hurried when the way is healed, but for the rest of it.
+                # Data that is already delayed keeps its delay when the link is healed.
                 await asyncio.sleep(max(min(due - loop.time(), self.delay_seconds), 0))
                 await self.open.wait()
                 if not chunk:

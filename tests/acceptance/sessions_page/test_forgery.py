@@ -49,10 +49,10 @@ class TestForgery:
         "origin", [ORIGIN, f"{ORIGIN}:443", ORIGIN.upper(), "null"], ids=str.lower
     )
     @pytest.mark.parametrize("accept", ["text/html", "application/json"])
-    async def test_a_form_of_the_page_is_taken_however_its_origin_is_spelled(
+    async def test_a_form_of_the_page_is_accepted_with_each_form_of_its_origin(
         self, visitor: Visitor, other: NewSession, origin: str, accept: str
     ) -> None:
-        """ "null" is what browsers send under a proxy's policy "no-referrer"."""
+        """Browsers send "null" under a proxy's policy "no-referrer"."""
         headers = {"origin": origin, "sec-fetch-site": "same-origin", "accept": accept}
 
         response = await visitor.send("/log-out-elsewhere", headers, confirmed="yes")
@@ -60,7 +60,7 @@ class TestForgery:
         assert response.status in (200, 303)
         assert not await visitor.client.validate(other.token)
 
-    async def test_without_an_origin_the_proof_must_be_good(self, visitor: Visitor) -> None:
+    async def test_a_form_without_an_origin_needs_a_valid_proof(self, visitor: Visitor) -> None:
         headers = {"origin": "null", "sec-fetch-site": "same-origin"}
 
         response = await visitor.send("/sign-out", headers, proof="0" * 32 + "." + "0" * 64)

@@ -20,7 +20,7 @@ class TestOutage:
         async with AsyncSessionClient("127.0.0.1:1", deadline_seconds=0.2) as client:
             yield client
 
-    async def test_03_it_is_no_sign_out(
+    async def test_03_an_outage_is_not_a_sign_out(
         self, visitor: Visitor, nowhere: AsyncSessionClient
     ) -> None:
         visitor.client = nowhere
@@ -32,7 +32,7 @@ class TestOutage:
         assert "This doesn't log you out." in said(response)
 
     @pytest.mark.parametrize("below", ["/log-out", "/log-out-elsewhere", "/sign-out"])
-    async def test_22_what_failed_can_be_tried_again_as_it_was(
+    async def test_22_a_failed_form_can_be_sent_again_unchanged(
         self,
         client: AsyncSessionClient,
         visitor: Visitor,
@@ -56,7 +56,7 @@ class TestOutage:
 
         assert again.status == 303
 
-    async def test_an_api_key_that_is_refused_is_our_fault_and_no_sign_out(
+    async def test_a_refused_api_key_is_a_server_error_and_not_a_sign_out(
         self, authority: Authority, visitor: Visitor, caplog: pytest.LogCaptureFixture
     ) -> None:
         operation = visitor.page.handle(
@@ -87,7 +87,7 @@ class TestHttp:
             ("HEAD", "/sign-out", 405, "POST"),
         ],
     )
-    async def test_what_is_not_there_or_not_so_is_refused_precisely(
+    async def test_unknown_paths_and_methods_get_precise_statuses(
         self, visitor: Visitor, method: str, below: str, status: int, allow: str | None
     ) -> None:
         response = await visitor.ask(method, below)
@@ -113,7 +113,7 @@ class TestHttp:
             ("\u00b2", 400),
             ("\u0665", 400),
             ("nonsense", 400),
-            ("61", 400),  # one byte more than came
+            ("61", 400),  # one byte more than the body has
         ],
     )
     async def test_a_form_of_another_length_than_it_states_changes_nothing(
@@ -129,9 +129,7 @@ class TestHttp:
         assert await visitor.client.validate(visitor.token)
 
     @pytest.mark.parametrize("stated", [None, "", "60", " 60 ", "0", "0000000060"])
-    async def test_a_form_that_came_whole_is_taken(
-        self, visitor: Visitor, stated: str | None
-    ) -> None:
+    async def test_a_complete_form_is_accepted(self, visitor: Visitor, stated: str | None) -> None:
         form = {"proof": await visitor.proof()}
         headers = {"content-type": FORM} | ({} if stated is None else {"content-length": stated})
 
@@ -147,7 +145,7 @@ class TestHttp:
 
         assert [each.status for each in (too_long, really_too_long, no_form)] == [413, 413, 415]
 
-    async def test_every_answer_is_hardened_and_kept_nowhere(
+    async def test_every_answer_has_security_headers_and_is_not_cached(
         self, visitor: Visitor, other: NewSession
     ) -> None:
         for response in (
@@ -168,7 +166,7 @@ class TestHttp:
             assert header(response, "referrer-policy") == "same-origin"
             assert header(response, "set-cookie") is None
 
-    async def test_assets_are_kept_for_ever_under_names_that_tell_their_content(
+    async def test_assets_are_cached_forever_under_names_that_contain_their_hash(
         self, authority: Authority, visitor: Visitor
     ) -> None:
         page = await visitor.look()
@@ -197,7 +195,7 @@ class TestHttp:
 
 
 class TestDownload:
-    async def test_own_sessions_can_be_taken_away_as_json(
+    async def test_a_user_can_download_their_sessions_as_json(
         self, authority: Authority, client: AsyncSessionClient, visitor: Visitor, other: NewSession
     ) -> None:
         await client.create("bob")

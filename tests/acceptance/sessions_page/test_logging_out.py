@@ -10,7 +10,7 @@ from tests.support.authority import NOON, Authority, a_session
 
 
 class TestLoggingOut:
-    async def test_22_it_asks_first_naming_the_device_and_changes_nothing(
+    async def test_22_log_out_first_asks_with_the_device_name_and_changes_nothing(
         self, client: AsyncSessionClient, visitor: Visitor, other: NewSession
     ) -> None:
         response = await visitor.send("/log-out", session_id=other.session.session_id)
@@ -19,7 +19,7 @@ class TestLoggingOut:
         assert "Log out Firefox on Linux?" in said(response)
         assert await client.validate(other.token)
 
-    async def test_22_confirmed_it_ends_just_that_session_and_says_so_once(
+    async def test_22_a_confirmed_log_out_ends_only_that_session_and_shows_one_notice(
         self, authority: Authority, client: AsyncSessionClient, visitor: Visitor, other: NewSession
     ) -> None:
         third = await client.create("ada")
@@ -49,7 +49,7 @@ class TestLoggingOut:
         authority.pass_time(seconds=60)
         assert 'id="notice"></p>' in await visitor.look(query=query)
 
-    async def test_22_of_another_users_session_the_notice_is_worth_nothing(
+    async def test_22_a_notice_for_another_users_session_is_not_shown(
         self, authority: Authority, client: AsyncSessionClient, visitor: Visitor, other: NewSession
     ) -> None:
         response = await visitor.send("/log-out-elsewhere", confirmed="yes")
@@ -61,7 +61,7 @@ class TestLoggingOut:
 
         assert 'id="notice"></p>' in await Visitor(authority, bob.token.reveal()).look(query=query)
 
-    async def test_20_twice_is_harmless_and_says_so(
+    async def test_20_logging_out_twice_is_harmless_and_shown(
         self, visitor: Visitor, other: NewSession
     ) -> None:
         session_id = other.session.session_id
@@ -99,7 +99,7 @@ class TestLoggingOut:
         assert response.status == 404
         assert len(await client.list(visitor.token)) == 2
 
-    async def test_23_ending_the_current_session_is_signing_out_however_it_is_asked_for(
+    async def test_23_every_way_of_ending_the_current_session_signs_out(
         self, client: AsyncSessionClient, visitor: Visitor, mine: NewSession
     ) -> None:
         assert f'value="{mine.session.session_id}"' not in await visitor.look()
@@ -111,7 +111,7 @@ class TestLoggingOut:
         assert (response.status, response.signed_out) == (303, True)
         assert not await client.validate(mine.token)
 
-    async def test_03_signing_out_ends_this_session_alone(
+    async def test_03_signing_out_ends_only_this_session(
         self, authority: Authority, client: AsyncSessionClient, mine: NewSession, other: NewSession
     ) -> None:
         visitor = Visitor(authority, mine.token.reveal(), signed_out_path="/goodbye")
@@ -123,7 +123,7 @@ class TestLoggingOut:
         assert not await client.validate(mine.token)
         assert await client.validate(other.token)
 
-    async def test_24_everywhere_else_is_everywhere_else(
+    async def test_24_log_out_everywhere_else_keeps_this_session(
         self, client: AsyncSessionClient, visitor: Visitor, mine: NewSession, other: NewSession
     ) -> None:
         asked = await visitor.send("/log-out-elsewhere")
@@ -155,7 +155,7 @@ class TestLoggingOut:
             assert response.status == 401
         assert await client.validate(other.token)
 
-    async def test_a_near_cache_is_told_of(
+    async def test_the_page_states_the_delay_of_a_near_cache(
         self, authority: Authority, visitor: Visitor, other: NewSession
     ) -> None:
         cached = Visitor(authority, visitor.token, effective_within_seconds=2)

@@ -1,4 +1,4 @@
-"""What the sessions page shows, asked without a browser; tests/browser/ looks at it in one."""
+"""The content of the sessions page, read without a browser. tests/browser/ uses a browser."""
 
 import re
 from datetime import timedelta
@@ -28,7 +28,7 @@ class TestLooking:
         assert "192.0.2.44" in text
         assert text.index("Chrome on Windows") < text.index("Firefox on Linux")
 
-    async def test_15_where_the_address_changed_the_one_at_sign_in_is_said_too(
+    async def test_15_a_changed_address_is_shown_with_the_address_of_the_sign_in(
         self, authority: Authority, client: AsyncSessionClient, visitor: Visitor
     ) -> None:
         authority.pass_time(minutes=5)
@@ -39,7 +39,7 @@ class TestLooking:
 
         assert text.index("198.51.100.1") < text.index("from 203.0.113.7")
 
-    async def test_31_who_has_only_this_session_sees_it_alone_and_nothing_to_log_out_elsewhere(
+    async def test_31_a_user_with_one_session_sees_only_it_and_no_log_out_elsewhere(
         self, visitor: Visitor
     ) -> None:
         page = await visitor.look()
@@ -50,7 +50,7 @@ class TestLooking:
         assert "/log-out" not in page
 
     @pytest.mark.parametrize("token", [None, "", "ses_nonsense", "käse", "x" * 5000])
-    async def test_31_who_is_signed_out_gets_no_list(
+    async def test_31_a_signed_out_visitor_gets_no_list(
         self, authority: Authority, mine: NewSession, token: str | None
     ) -> None:
         response = await Visitor(authority, token, sign_in_url="/sign-in?x=1#top").ask("GET")
@@ -61,7 +61,7 @@ class TestLooking:
         assert 'href="/sign-in?x=1&amp;next=%2Faccount%2Fsessions#top"' in response.body.decode()
         assert response.signed_out is (token is not None), "what is no token is cleared away"
 
-    async def test_who_was_logged_out_elsewhere_is_told_so_and_loses_the_cookie(
+    async def test_a_visitor_who_was_logged_out_elsewhere_sees_why_and_loses_the_cookie(
         self, client: AsyncSessionClient, visitor: Visitor, mine: NewSession, other: NewSession
     ) -> None:
         await client.revoke(other.token, mine.session.session_id)
@@ -89,7 +89,7 @@ class TestLooking:
 
         assert (response.status, response.signed_out) == (401, False)
 
-    async def test_who_came_too_late_is_told_that_the_session_expired(
+    async def test_a_visitor_with_an_expired_session_sees_that_it_expired(
         self, authority: Authority, visitor: Visitor
     ) -> None:
         authority.pass_time(days=90)
@@ -99,7 +99,7 @@ class TestLooking:
         assert (response.status, response.signed_out) == (401, True)
         assert "has expired" in said(response)
 
-    async def test_a_superseded_token_clears_no_cookie_for_that_may_be_its_successor(
+    async def test_a_superseded_token_clears_no_cookie(
         self, client: AsyncSessionClient, visitor: Visitor
     ) -> None:
         await client.reauthenticate(visitor.token)
@@ -134,14 +134,14 @@ class TestLooking:
             not in await Visitor(authority, visitor.token, show_ended=False).look()
         )
 
-    async def test_whoever_acted_as_the_user_is_named(
+    async def test_the_actor_of_a_session_is_named(
         self, client: AsyncSessionClient, visitor: Visitor
     ) -> None:
         await client.create("ada", actor_id="support-<7>")
 
         assert "on your behalf by <bdi>support-&lt;7&gt;</bdi>" in await visitor.look()
 
-    async def test_what_devices_say_of_themselves_stays_text(
+    async def test_device_names_are_escaped(
         self, client: AsyncSessionClient, visitor: Visitor
     ) -> None:
         await client.create("ada", user_agent="<script>alert(1)</script>/1 \"><img src=x>'")
@@ -162,7 +162,7 @@ class TestLooking:
         only = await Visitor(authority, visitor.token, language="ja").ask("GET")
         assert "Windows の Chrome" in said(only)
 
-    async def test_a_head_request_is_answered_as_a_get(self, visitor: Visitor) -> None:
+    async def test_a_head_request_gets_the_headers_of_a_get_request(self, visitor: Visitor) -> None:
         assert (await visitor.ask("HEAD")).status == 200
 
 
@@ -172,7 +172,7 @@ class TestPolicies:
         def policy(self) -> Policy:
             return Policy(max_authentication_age=timedelta(minutes=10))
 
-        async def test_a_stale_proof_of_identity_leads_to_where_it_is_renewed_and_back(
+        async def test_an_old_proof_of_identity_leads_to_the_confirming_page_and_back(
             self, authority: Authority, client: AsyncSessionClient, mine: NewSession
         ) -> None:
             visitor = Visitor(authority, mine.token.reveal(), reauthenticate_url="/confirm")
@@ -192,17 +192,17 @@ class TestPolicies:
                 assert (response.status, response.signed_out) == (403, False)
                 assert 'href="/confirm?next=%2Faccount%2Fsessions"' in response.body.decode()
                 assert "Chrome on Windows" not in response.body.decode()
-            anew = await client.reauthenticate(mine.token)
-            assert "Chrome on Windows" in await Visitor(authority, anew.token.reveal()).look()
+            renewed = await client.reauthenticate(mine.token)
+            assert "Chrome on Windows" in await Visitor(authority, renewed.token.reveal()).look()
 
-        async def test_without_such_an_address_signing_in_again_does(
+        async def test_without_a_confirming_page_the_user_signs_in_again(
             self, authority: Authority, visitor: Visitor
         ) -> None:
             authority.pass_time(minutes=11)
 
             assert 'href="/sign-in?next=' in (await visitor.ask("GET")).body.decode()
 
-    async def test_who_acts_as_the_user_sees_nothing_and_can_sign_out(
+    async def test_an_actor_sees_no_sessions_and_can_sign_out(
         self, authority: Authority, client: AsyncSessionClient, mine: NewSession
     ) -> None:
         support = await client.create("ada", actor_id="support-7")

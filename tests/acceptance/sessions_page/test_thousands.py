@@ -18,7 +18,7 @@ class TestThousands:
     def policy(self) -> Policy:
         return Policy(session_limit=None)
 
-    async def test_14_thousands_of_sessions_come_in_pages_each_exactly_once(
+    async def test_14_pages_show_each_of_thousands_of_sessions_exactly_once(
         self, authority: Authority
     ) -> None:
         made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(430)]
@@ -56,7 +56,7 @@ class TestThousands:
         await Visitor(authority, token).look()
         return authority.store.asked.count("read_sessions")  # once for each call
 
-    async def test_every_page_shows_what_ended_last(
+    async def test_every_page_shows_the_latest_ended_sessions(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
         made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(430)]
@@ -72,7 +72,7 @@ class TestThousands:
             found = re.findall(r">192\.0\.2\.(\d+)<", page)
             assert found == [str(number) for number in range(11, 1, -1)]
 
-    async def test_more_sessions_than_are_counted_are_said_to_be_more(
+    async def test_a_count_over_the_limit_is_shown_as_more_than_the_limit(
         self, authority: Authority, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("session_authority.web.sessions_page.page.LISTED_LIMIT_SESSIONS", 250)
@@ -84,7 +84,7 @@ class TestThousands:
         assert "logged in on 250+ devices." in page
         assert "1\N{EN DASH}50 of 250+" in page
 
-    async def test_logging_out_leads_back_to_the_same_page_or_to_the_last_there_is(
+    async def test_logging_out_leads_back_to_the_same_page_or_to_the_last_page(
         self, authority: Authority
     ) -> None:
         made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(102)]
@@ -126,5 +126,7 @@ class TestThousands:
             assert (response.status, header(response, "location")) == (303, ROOT)
 
     @pytest.mark.parametrize("page", ["", "0", "-1", "x", "²", "1.5"])
-    async def test_what_is_no_page_is_the_first(self, visitor: Visitor, page: str) -> None:
+    async def test_an_invalid_page_number_shows_the_first_page(
+        self, visitor: Visitor, page: str
+    ) -> None:
         assert "Chrome on Windows" in await visitor.look(query={"page": page})

@@ -1,4 +1,4 @@
-"""A visitor of the sessions page, who has no browser."""
+"""A visitor of the sessions page without a browser."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ NONE: Mapping[str, str] = {}
 
 
 class Visitor:
-    """A browser's part, told by hand."""
+    """Sends the requests that a browser would send."""
 
     def __init__(self, authority: Authority, token: str | None, **options: Any) -> None:
         self.authority = authority
@@ -46,7 +46,7 @@ class Visitor:
 
 
 def said(response: PageResponse) -> str:
-    """Return what a person reads."""
+    """Return the visible text."""
     bare = re.sub(
         r"<(script|style|title|svg|dialog).*?</\1>|<[^>]*>",
         "",
