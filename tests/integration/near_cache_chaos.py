@@ -60,7 +60,7 @@ class Keys:
 
 
 class Server:
-    """A server process that can be started anew on its port, and the ways from it to the database."""
+    """A server process that can restart on its port, and its links to the database."""
 
     def __init__(self, folder: Path, links: Links, number: int) -> None:
         self._folder = folder

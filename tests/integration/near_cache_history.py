@@ -15,7 +15,7 @@ class Validation(NamedTuple):
         session: Which of the round's sessions was asked about.
         wall_time: When, read before the call began.
         monotonic: The same, by the monotonic clock.
-        accepted: Whether it was accepted; None where nobody knew.
+        accepted: Whether it was accepted. None if that is unknown.
         hit: Whether it was answered from memory.
     """
 
@@ -33,7 +33,7 @@ class Ending:
     Attributes:
         way: How it was ended.
         session: Which.
-        effective: When nobody was to accept it any more, by the wall clock, as it was answered.
+        effective: The answered effective time, by the wall clock. No client may accept the session after it.
         answered: When that answer had come, by the monotonic clock.
     """
 
@@ -103,13 +103,13 @@ def judge(endings: Sequence[Ending], histories: Mapping[str, Iterable[Validation
 def _fault(ending: Ending, validation: Validation) -> str | None:
     after = validation.wall_time - ending.effective
     if after > 0:
-        return f"{_told(ending, validation)} {after:.3f} s after its effective_time"
+        return f"{_described(ending, validation)} {after:.3f} s after its effective_time"
     after = validation.monotonic - ending.answered
     if after > 0 and not validation.hit:
-        return f"{_told(ending, validation)} {after:.3f} s after the answer"
+        return f"{_described(ending, validation)} {after:.3f} s after the answer"
     return None
 
 
-def _told(ending: Ending, validation: Validation) -> str:
+def _described(ending: Ending, validation: Validation) -> str:
     source = "memory" if validation.hit else "the authority"
     return f"session {ending.session}, ended by {ending.way}, was accepted by {source}"

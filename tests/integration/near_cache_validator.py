@@ -28,7 +28,7 @@ _hit: ContextVar[bool] = ContextVar("hit", default=False)
 
 
 class Validator:
-    """The process, as whoever started it sees it.
+    """The process, as seen by its parent.
 
     Attributes:
         name: What it is called.
@@ -49,7 +49,7 @@ class Validator:
         return bool(self._ask("hits"))
 
     def history(self) -> list[Validation]:
-        """Give what it has seen since it was told what to watch, and have it watch nothing any more."""
+        """Return what it has seen since it began to watch, and stop watching."""
         return [Validation(*each) for each in self._ask("history")]
 
     def _ask(self, question: str) -> Any:

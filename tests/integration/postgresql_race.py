@@ -1,4 +1,4 @@
-"""Racers on one PostgreSQL who do everything at once, and write down what they were answered."""
+"""Concurrent racers on one PostgreSQL, which record their answers."""
 
 import asyncio
 import random
@@ -36,9 +36,9 @@ from tests.integration.race_history import (
 Admin: TypeAlias = "session_admin_service_pb2_grpc.SessionAdminServiceAsyncStub"
 
 HASTY = ("ann", "bob", "cyd", "dan")
-STEADY = ("eve", "fay", "gil", "hal")  # whose sessions live long enough to be used twice
+STEADY = ("eve", "fay", "gil", "hal")  # their sessions live long enough for two uses
 USERS = (*HASTY, *STEADY)
-LONER = "ivy"  # whose calls meet no others
+LONER = "ivy"  # a user without concurrent calls
 RACERS_A_USER = 3
 NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 LIMIT = 4
@@ -94,7 +94,7 @@ class Race:
         self._dead: set[tuple[str, int]] = set()
 
     async def run(self, round_number: int, seconds: float) -> None:
-        """Let every racer race for a while, and end with nobody asking anything."""
+        """Run every racer for a while, and return when all calls have ended."""
         stop_at = time.monotonic() + seconds
         async with asyncio.TaskGroup() as racers:
             for user_id in USERS:
@@ -157,7 +157,7 @@ class Race:
                     await with_one[kind](mine, chance)
 
     def _choose(self, held: list[Held], chance: random.Random) -> Held:
-        """Choose one, rather a late one, and rather one of which nobody has heard that it is dead."""
+        """Choose a session, preferably a recent one that no racer knows to have ended."""
         late = held[-RECENT:] if chance.random() < 0.9 else held
         hopeful = [each for each in late if (each.session_id, each.version) not in self._dead]
         return chance.choice(hopeful if hopeful and chance.random() < 0.9 else late)

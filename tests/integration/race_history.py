@@ -113,8 +113,8 @@ class History:
         counts: What was counted at quiet moments and at the end.
         kept: The sessions that the database held at the end.
         rows: How the database held them, where that was looked at.
-        overdue: The sessions whose implied endings the workers, done for the day, had not recorded.
-        changes: What was done to them, but for putting off when to look at them again.
+        overdue: The sessions whose implied endings the workers had not recorded at the end.
+        changes: The changes of the sessions, except changes of their next check.
         monotonic_zero: What the wall clock showed when the clock of the calls showed 0.
         resolution: How far behind a use the recorded last activity of a live session may be, in seconds.
         worker_said: How many endings the workers said they recorded.

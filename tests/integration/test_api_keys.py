@@ -112,7 +112,7 @@ class Guarded:
         try:
             rpc.call(self.channel, request, metadata=metadata, timeout=60)
         except grpc.RpcError as error:
-            return _told(error)
+            return _answer_of(error)
         return "OK", "", {}
 
     def wait_until_revoked(self, key: str) -> None:
@@ -129,7 +129,7 @@ class Guarded:
         )
 
 
-def _told(error: Any) -> Answer:
+def _answer_of(error: Any) -> Answer:
     info = details_of(error, ErrorInfo)
     return error.code().name, info.reason, dict(info.metadata)
 
@@ -225,7 +225,7 @@ def test_every_rpc_answers_every_key_as_documented(
         assert answer == ("PERMISSION_DENIED", "PERMISSION_MISSING", {"permission": needed})
 
 
-def test_who_is_refused_changes_nothing(guarded: Guarded) -> None:
+def test_a_refused_call_changes_nothing(guarded: Guarded) -> None:
     new = guarded.sign_in()
     request = pb.SignOutRequest(session_token=new.session_token).SerializeToString()
     for keys in (guarded.keys[Permission.VALIDATE], guarded.keys[Permission.MANAGE]):

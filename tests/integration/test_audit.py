@@ -24,14 +24,14 @@ def lines_of(*paths: Path) -> list[dict[str, Any]]:
 
 
 def of_sessions(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Return what was told of each session, in order."""
-    told: dict[str, list[str]] = {}
+    """Return the events of each session, in order."""
+    logged: dict[str, list[str]] = {}
     for line in lines:
-        told.setdefault(line["session_id"], []).append(line["event"])
-    return told
+        logged.setdefault(line["session_id"], []).append(line["event"])
+    return logged
 
 
-def test_a_log_that_is_rotated_in_mid_traffic_loses_no_line_and_a_stop_drains_it(
+def test_a_log_rotated_under_load_loses_no_line_and_a_stop_drains_it(
     tmp_path: Path,
 ) -> None:
     made: list[str] = []
@@ -63,13 +63,13 @@ def test_a_log_that_is_rotated_in_mid_traffic_loses_no_line_and_a_stop_drains_it
             each.result()
         assert server.stop() == 0
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in (log, *rotated))
-    told = of_sessions(lines_of(*rotated, log))
-    assert set(told) == set(made)
-    for events in told.values():
+    logged = of_sessions(lines_of(*rotated, log))
+    assert set(logged) == set(made)
+    for events in logged.values():
         assert events == ["session-established", "session-ended"]
 
 
-def test_what_a_worker_ends_is_told_on_standard_output(tmp_path: Path) -> None:
+def test_a_worker_logs_its_endings_on_standard_output(tmp_path: Path) -> None:
     output = {"SESSION_AUTHORITY_AUDIT_LOG": "-"}
     with (
         serving(tmp_path, "--no-worker", settings=LOG) as server,
@@ -80,13 +80,13 @@ def test_what_a_worker_ends_is_told_on_standard_output(tmp_path: Path) -> None:
         done = run_process("worker", "--once", cwd=tmp_path, settings=output)
         assert done.returncode == 0, done.stderr
         again = run_process("worker", "--once", cwd=tmp_path, settings=output)
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [line["session_id"] for line in told] == [swept.session.session_id]
-    assert told[0]["initiating_entity"] == "user"
+    logged = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["session_id"] for line in logged] == [swept.session.session_id]
+    assert logged[0]["initiating_entity"] == "user"
     assert "{" not in again.stdout
 
 
-def test_several_processes_tell_on_the_standard_output_of_their_parent(tmp_path: Path) -> None:
+def test_several_processes_log_on_the_standard_output_of_their_parent(tmp_path: Path) -> None:
     with migrated_postgresql() as url:
         settings = {
             "SESSION_AUTHORITY_DATABASE_URL": url,
@@ -100,16 +100,16 @@ def test_several_processes_tell_on_the_standard_output_of_their_parent(tmp_path:
                 for new in made:
                     client.sign_out(new.token)
             assert it.stop() == 0
-            told = [json.loads(line) for line in it.stdout.splitlines() if line.startswith("{")]
-    assert len(told) == 40
+            logged = [json.loads(line) for line in it.stdout.splitlines() if line.startswith("{")]
+    assert len(logged) == 40
     for new in made:
-        assert sorted(of_sessions(told)[new.session.session_id]) == [
+        assert sorted(of_sessions(logged)[new.session.session_id]) == [
             "session-ended",
             "session-established",
         ]
 
 
-def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_path: Path) -> None:
+def test_an_unread_standard_output_delays_no_call_and_no_stop(tmp_path: Path) -> None:
     """A pipe that is full from the beginning, as behind a log shipper that hangs."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -151,7 +151,7 @@ def test_nobody_reading_standard_output_keeps_no_call_and_no_stop_waiting(tmp_pa
     assert "could not be written at shutdown" in done.stderr
 
 
-def test_keys_are_told_and_a_new_one_stands_alone_on_standard_output(tmp_path: Path) -> None:
+def test_keys_are_logged_and_standard_output_has_only_a_new_key(tmp_path: Path) -> None:
     def keys(*arguments: str, log: str = "audit.jsonl") -> subprocess.CompletedProcess[str]:
         how = run_process if log == "-" else run
         done = how("keys", *arguments, cwd=tmp_path, settings={"SESSION_AUTHORITY_AUDIT_LOG": log})
@@ -168,17 +168,17 @@ def test_keys_are_told_and_a_new_one_stands_alone_on_standard_output(tmp_path: P
         beside = keys(*create, log="-")
         assert server.stop() == 0
     content = (tmp_path / "audit.jsonl").read_text()
-    told = [(line["event"], line["key_id"]) for line in lines_of(tmp_path / "audit.jsonl")]
-    assert told[:2] == [
+    logged = [(line["event"], line["key_id"]) for line in lines_of(tmp_path / "audit.jsonl")]
+    assert logged[:2] == [
         ("api-key-created", ids["development"]),
         ("api-key-created", ids["shop"]),
     ]
-    assert [event for event, _ in told[2:]] == [
+    assert [event for event, _ in logged[2:]] == [
         "api-key-created",
         "api-key-expiry-set",
         "api-key-revoked",
     ]
-    assert told[3][1] == told[4][1] == ids["shop"] != told[2][1]
+    assert logged[3][1] == logged[4][1] == ids["shop"] != logged[2][1]
     assert not [key for key in made if key[4:].strip() in content]
     assert beside.stdout.startswith("sak_")
     assert len(beside.stdout.splitlines()) == 1
@@ -186,7 +186,7 @@ def test_keys_are_told_and_a_new_one_stands_alone_on_standard_output(tmp_path: P
 
 
 @pytest.mark.parametrize("path", ["missing/audit.jsonl", "."])
-def test_a_log_that_cant_be_written_is_told_at_the_start(path: str, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_reported_at_the_start(path: str, tmp_path: Path) -> None:
     done = run("serve", cwd=tmp_path, settings={"SESSION_AUTHORITY_AUDIT_LOG": path})
     assert done.returncode == 1
     assert "SESSION_AUTHORITY_AUDIT_LOG" in done.stderr

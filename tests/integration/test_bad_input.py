@@ -1,4 +1,4 @@
-"""Every documented limit is told as such, by the name of the field; what is no error succeeds."""
+"""A value over a documented limit is refused with its field. A value within the limits succeeds."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -85,7 +85,7 @@ BAD_SIGN_INS: list[tuple[dict[str, Any], str, str]] = [
     BAD_SIGN_INS,
     ids=[f"{number}-{field}" for number, (_, field, _) in enumerate(BAD_SIGN_INS)],
 )
-def test_a_sign_in_that_breaks_a_limit_is_told_which_field_and_how_to_mend_it(
+def test_a_sign_in_over_a_limit_is_refused_with_its_field_and_a_remedy(
     stub: SessionServiceStub, fields: dict[str, Any], field: str, remedy: str
 ) -> None:
     request = pb.CreateSessionRequest(**{"user_id": "ada", **fields})
@@ -96,7 +96,7 @@ def test_a_sign_in_that_breaks_a_limit_is_told_which_field_and_how_to_mend_it(
     assert remedy in violations[field]
 
 
-def test_all_that_is_wrong_is_told_at_once(stub: SessionServiceStub) -> None:
+def test_all_violations_are_reported_at_once(stub: SessionServiceStub) -> None:
     request = pb.CreateSessionRequest(
         ip_address="x", lifetime=Duration(), attributes={"k": "v" * 257}, retry_secret=b"x"
     )
@@ -112,7 +112,7 @@ def test_all_that_is_wrong_is_told_at_once(stub: SessionServiceStub) -> None:
     }
 
 
-def test_of_more_than_a_caller_could_take_in_the_first_are_told_and_the_rest_is_counted(
+def test_the_first_of_many_violations_are_reported_and_the_rest_counted(
     stub: SessionServiceStub,
 ) -> None:
     # As large as they get: keys that are shown in full, in letters that take three times their bytes.
@@ -133,13 +133,15 @@ def test_of_more_than_a_caller_could_take_in_the_first_are_told_and_the_rest_is_
     assert error.details().endswith("; and 24 more")
 
 
-def test_a_validation_with_a_bad_address_is_told_so(stub: SessionServiceStub, token: str) -> None:
+def test_a_validation_with_an_invalid_address_is_refused_with_its_field(
+    stub: SessionServiceStub, token: str
+) -> None:
     request = pb.ValidateSessionRequest(session_token=token, ip_address="somewhere")
 
     assert list(_violations(stub.ValidateSession, request)) == ["ip_address"]
 
 
-def test_a_batch_is_told_which_entry_is_bad(stub: SessionServiceStub, token: str) -> None:
+def test_a_batch_is_refused_with_its_invalid_entry(stub: SessionServiceStub, token: str) -> None:
     good = pb.ValidateSessionRequest(session_token=token)
     bad = pb.ValidateSessionRequest(session_token=token, ip_address="somewhere")
     request = pb.BatchValidateSessionsRequest(requests=[good, good, bad])
@@ -167,7 +169,7 @@ def test_a_batch_has_1_to_1000_entries(stub: SessionServiceStub, count: int) -> 
         ({"page_token": "_" * 59}, "page_token", "leave it empty"),
     ],
 )
-def test_a_list_that_breaks_a_limit_is_told_so(
+def test_a_list_request_over_a_limit_is_refused_with_its_field(
     stub: SessionServiceStub, token: str, fields: dict[str, Any], field: str, remedy: str
 ) -> None:
     violations = _violations(
@@ -196,7 +198,7 @@ def test_every_forged_page_token_is_refused_or_harmless(
             assert {session.user_id for session in page.sessions} <= {"ada"}
 
 
-def test_a_reauthentication_that_breaks_limits_is_told_all_of_them(
+def test_a_reauthentication_is_refused_with_all_violations(
     stub: SessionServiceStub, token: str
 ) -> None:
     request = pb.ReauthenticateSessionRequest(
@@ -232,7 +234,7 @@ def test_a_reauthentication_that_breaks_limits_is_told_all_of_them(
     ],
     ids=lambda fields: "-".join(fields),
 )
-def test_what_is_within_the_limits_succeeds_to_the_last_byte(
+def test_values_exactly_at_the_limits_succeed(
     stub: SessionServiceStub, fields: dict[str, Any]
 ) -> None:
     new = stub.CreateSession(pb.CreateSessionRequest(**{"user_id": "ada", **fields}))

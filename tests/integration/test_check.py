@@ -91,7 +91,7 @@ async def _begin(path: Path) -> None:
         await database.close()
 
 
-def test_beside_a_running_server_it_tells_all_and_disturbs_nothing(tmp_path: Path) -> None:
+def test_beside_a_running_server_it_reports_everything_and_changes_nothing(tmp_path: Path) -> None:
     with serving(tmp_path, asking_for_keys=True) as server:
         key = (tmp_path / f"{FILE}.key").read_text().strip()
         with SessionClient(server.address, api_key=key) as client:
@@ -121,7 +121,7 @@ def test_after_a_crash_it_reads_what_the_server_left(tmp_path: Path) -> None:
     assert "development-key" in warnings(report(tmp_path))
 
 
-def test_people_get_a_table_with_every_requirement_and_the_justification(tmp_path: Path) -> None:
+def test_the_table_has_every_requirement_and_the_justification(tmp_path: Path) -> None:
     asyncio.run(_begin(tmp_path / FILE))
     said = report(tmp_path)
     shown = check(tmp_path).stdout
@@ -161,7 +161,7 @@ def test_files_that_others_can_read_are_named(tmp_path: Path) -> None:
     assert {Path(each).name for each in named} >= {FILE, f"{FILE}.key"}
 
 
-def test_a_certificate_that_no_server_can_start_with_or_has_expired_protects_nothing(
+def test_an_unusable_or_expired_certificate_protects_nothing(
     tmp_path: Path,
 ) -> None:
     asyncio.run(_begin(tmp_path / FILE))
@@ -184,7 +184,7 @@ def test_a_certificate_that_no_server_can_start_with_or_has_expired_protects_not
     assert f"{pair.certificate} can't be read: No such file" in channel["why"]
 
 
-def test_a_schema_that_is_behind_is_told_with_what_could_be_judged(tmp_path: Path) -> None:
+def test_an_old_schema_is_reported_with_the_other_findings(tmp_path: Path) -> None:
     assert run("migrate", cwd=tmp_path).returncode == 0
     with sqlite3.connect(tmp_path / FILE) as connection:
         connection.execute("DROP TABLE api_key_uses")
@@ -192,13 +192,13 @@ def test_a_schema_that_is_behind_is_told_with_what_could_be_judged(tmp_path: Pat
     connection.close()
     said = report(tmp_path, status=2)
     assert verdicts(said)["7.3.2"] == "met"
-    [told] = [each for each in said["warnings"] if each["name"] == "schema"]
-    assert "its schema is 0005" in told["why"]
-    assert told["remedy"] == "run: session-authority migrate"
+    [warning] = [each for each in said["warnings"] if each["name"] == "schema"]
+    assert "its schema is 0005" in warning["why"]
+    assert warning["remedy"] == "run: session-authority migrate"
     assert "could not be checked" in check(tmp_path).stdout
 
 
-def test_what_can_not_be_looked_at_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_read_is_reported_in_one_line(tmp_path: Path) -> None:
     assert "there is no database" in refusal(check(tmp_path))
     assert not (tmp_path / FILE).exists()
     (tmp_path / FILE).write_bytes(b"this is no database" * 100)
@@ -223,7 +223,7 @@ def test_an_unknown_requirement_is_refused_with_those_there_are(tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def durable() -> Iterator[Cluster]:
-    """A server set up as it should be, but for a standby."""
+    """Run a server with every required setting, but without a standby."""
     with postgresql.cluster(fsync="on") as server:
         yield server
 
@@ -264,10 +264,10 @@ def test_a_durable_database_without_a_standby_is_good_with_a_warning(
     ("setting", "warning", "verdict", "status"),
     [
         ("synchronous_commit = off", "not-durable", "not_met", 1),
-        ("synchronous_commit = local", None, "met", 0),  # there is nobody to wait for
+        ("synchronous_commit = local", None, "met", 0),  # there is no standby to wait for
     ],
 )
-def test_what_a_commit_waits_for_is_that_of_the_authoritys_own_connections(
+def test_the_commit_setting_is_that_of_the_authoritys_own_connections(
     url: str, tmp_path: Path, setting: str, warning: str | None, verdict: str, status: int
 ) -> None:
     with psycopg.connect(url, autocommit=True) as admin:
@@ -286,7 +286,7 @@ def test_a_server_that_does_not_write_to_its_disk_is_not_met(tmp_path: Path) -> 
     assert "fsync is off" in json.dumps(said)
 
 
-def test_a_standby_is_told_as_what_it_is(durable: Cluster, url: str, tmp_path: Path) -> None:
+def test_a_standby_is_reported_as_a_standby(durable: Cluster, url: str, tmp_path: Path) -> None:
     try:
         with postgresql.standby(durable, "follower"):
             assert warnings(report(tmp_path, settings=of(url))) == {"no-audit-log"}
@@ -321,9 +321,7 @@ def test_a_role_without_rights_of_its_own_can_check(
             admin.execute("DROP ROLE reader")
 
 
-def test_partitions_that_will_be_missing_and_work_left_undone_are_told(
-    durable: Cluster, tmp_path: Path
-) -> None:
+def test_missing_partitions_and_overdue_work_are_reported(durable: Cluster, tmp_path: Path) -> None:
     durable.psql("CREATE DATABASE parted")
     url = durable.url("parted")
     try:

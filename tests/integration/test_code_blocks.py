@@ -227,7 +227,7 @@ RUN = ("python", "sh", "sql")
 
 
 @of_blocks([each for each in BLOCKS if each.language in CHECKS])
-def test_a_configuration_is_accepted_by_what_reads_it(block: Block, tmp_path: Path) -> None:
+def test_a_configuration_is_accepted_by_its_program(block: Block, tmp_path: Path) -> None:
     CHECKS[block.language](block, tmp_path)
 
 

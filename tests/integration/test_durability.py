@@ -107,7 +107,7 @@ async def test_answered_sign_ins_and_endings_survive_kill_9_in_a_storm(tmp_path:
     assert sum(len(ledger.revoke_answered) for ledger in answered) >= ROUNDS
 
 
-def test_a_repetition_after_kill_9_gives_the_session_that_was_made(tmp_path: Path) -> None:
+def test_a_retry_after_kill_9_returns_the_created_session(tmp_path: Path) -> None:
     request = pb.CreateSessionRequest(user_id="ada", retry_secret=secrets.token_bytes(32))
     answers = []
     for _ in range(2):
@@ -120,7 +120,7 @@ def test_a_repetition_after_kill_9_gives_the_session_that_was_made(tmp_path: Pat
 
 
 async def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
-    """Power loss can't be had in a test; that SQLite is told to survive it, can be looked up."""
+    """A test cannot cut the power. This test reads the settings that make SQLite survive a power loss."""
     database = Database.sqlite(tmp_path / "sessions.sqlite")
     try:
         for run in (database.read, database.write):

@@ -39,7 +39,7 @@ def test_callers_that_wait_for_their_answers_are_never_refused(
     assert "overloaded" not in program.stderr
 
 
-def test_busy_neighbours_do_not_get_callers_refused(
+def test_a_busy_machine_causes_no_refusals(
     served: tuple[Program, list[Known]], tmp_path: Path
 ) -> None:
     program, sessions = served

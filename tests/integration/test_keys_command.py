@@ -100,7 +100,7 @@ def test_keys_are_made_listed_rotated_and_revoked_beside_a_running_server(tmp_pa
                 assert each[4:].encode() not in file.read_bytes()
 
 
-def test_mistakes_at_the_command_line_are_told_without_repeating_a_key(tmp_path: Path) -> None:
+def test_mistakes_at_the_command_line_are_reported_without_the_key(tmp_path: Path) -> None:
     run("migrate", cwd=tmp_path)
     made = run("keys", "create", "shop", "--permission", "watch", cwd=tmp_path).stdout.strip()
     unknown = "01a20bb6-10fd-7ec2-b518-b8d7f4d74f97"
@@ -152,7 +152,9 @@ def test_every_server_follows_a_change_within_a_second(tmp_path: Path) -> None:
             ]
 
 
-async def test_a_key_that_is_used_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_list_of_keys_shows_their_last_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(keyring, "WRITE_SECONDS", 0.02)
     database = Database.sqlite(tmp_path / DATABASE)
     await migrate(database)

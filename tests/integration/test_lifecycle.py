@@ -36,7 +36,7 @@ def _sign_in_under_way(channel: grpc.Channel) -> Any:
     """Begin a sign-in that the server has: it answers a later call of the same connection."""
     stub = SessionServiceStub(channel)
     sign_in = stub.CreateSession.future(pb.CreateSessionRequest(user_id="ada"), timeout=60)
-    stub.ValidateSession(pb.ValidateSessionRequest(session_token="ses_nobody's"), timeout=60)
+    stub.ValidateSession(pb.ValidateSessionRequest(session_token="ses_unknown"), timeout=60)
     return sign_in
 
 
@@ -50,7 +50,7 @@ def test_health_is_serving_for_the_server_and_for_the_service(server: Program) -
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_sigterm_lets_calls_under_way_finish_and_then_closes_the_port(tmp_path: Path) -> None:
+def test_sigterm_lets_calls_in_flight_finish_and_then_closes_the_port(tmp_path: Path) -> None:
     with serving(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         health = stub.Watch(health_pb2.HealthCheckRequest())
@@ -73,7 +73,7 @@ def test_sigterm_lets_calls_under_way_finish_and_then_closes_the_port(tmp_path: 
         assert client.validate(answer.session_token)
 
 
-def test_sigterm_twice_drains_all_the_same(tmp_path: Path) -> None:
+def test_a_second_sigterm_does_not_shorten_the_drain(tmp_path: Path) -> None:
     with serving(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         with writers_held_up(tmp_path):
             under_way = _sign_in_under_way(channel)
@@ -153,7 +153,7 @@ def test_ctrl_c_stops_it_in_order(tmp_path: Path, command: str) -> None:
         assert "Traceback" not in program.stderr
 
 
-def test_whoever_watches_the_health_is_told_and_let_go(tmp_path: Path) -> None:
+def test_a_health_watch_gets_not_serving_and_ends(tmp_path: Path) -> None:
     with (
         serving(tmp_path, settings={"SESSION_AUTHORITY_DRAIN_SECONDS": "30"}) as server,
         grpc.insecure_channel(server.address) as channel,
@@ -163,13 +163,13 @@ def test_whoever_watches_the_health_is_told_and_let_go(tmp_path: Path) -> None:
         assert next(watching).status == SERVING
         started = time.monotonic()
         server.terminate()
-        told = [answer.status for answer in watching]
+        statuses = [answer.status for answer in watching]
         assert server.exit_code() == 0
         assert time.monotonic() - started < 25  # less than the grace
-    assert told == [NOT_SERVING]
+    assert statuses == [NOT_SERVING]
 
 
-def test_connections_are_not_bounded_by_the_few_files_that_a_shell_allows(tmp_path: Path) -> None:
+def test_connections_are_not_limited_by_the_shells_limit_of_open_files(tmp_path: Path) -> None:
     few_files: list[str | Path] = ["/bin/sh", "-c", 'ulimit -S -n 64; exec "$@"', "sh", COMMAND]
     arguments = ["serve", "--insecure", "--listen", "127.0.0.1:0"]
     with running(*arguments, cwd=tmp_path, command=few_files) as program, ExitStack() as stack:

@@ -82,7 +82,7 @@ async def signed_in(client: AsyncSessionClient) -> tuple[NewSession, str]:
 
 
 @pytest.mark.parametrize("ending", ["sign_out", "revoke", "revoke_others", "reauthenticate"])
-async def test_an_ending_elsewhere_is_in_force_by_the_time_that_it_told(
+async def test_an_ending_elsewhere_is_in_force_by_its_effective_time(
     twin: Twin, other: AsyncSessionClient, ending: str
 ) -> None:
     new, token = await signed_in(other)
@@ -121,7 +121,7 @@ async def test_an_ending_of_its_own_is_in_force_at_once(
     assert not await twin.validate(token)
 
 
-async def test_a_server_that_freezes_ends_the_lease_and_the_hits_with_it(
+async def test_a_frozen_server_ends_the_lease_and_the_hits(
     client_type: type[SessionClient | AsyncSessionClient],
     server: Program,
     other: AsyncSessionClient,
@@ -151,7 +151,7 @@ async def test_a_server_that_freezes_ends_the_lease_and_the_hits_with_it(
     await twin.close()
 
 
-async def test_a_server_that_is_started_anew_is_followed_again(tmp_path: Path) -> None:
+async def test_a_client_follows_a_restarted_server_again(tmp_path: Path) -> None:
     with running("serve", "--insecure", "--listen", "127.0.0.1:0", cwd=tmp_path) as first:
         address = first.address
         client = AsyncSessionClient(address, near_cache=True)

@@ -29,7 +29,7 @@ def test_an_acceptance_that_comes_too_late_is_a_violation(
     assert found.violations[0].startswith("sync: session 0, ended by sign-out, was accepted by")
 
 
-def test_what_is_allowed_is_none() -> None:
+def test_an_allowed_acceptance_is_not_a_violation() -> None:
     within_the_lease = verdict_on(wall_time=102.0, monotonic=52.0, hit=True)
     assert not within_the_lease.violations
     assert within_the_lease.late_hits == 1
@@ -46,7 +46,9 @@ def test_each_ending_of_a_session_has_to_hold_and_no_other_session_s() -> None:
 
 
 @pytest.mark.soak
-def test_nobody_accepts_after_an_effective_time_whatever_goes_wrong(tmp_path: Path) -> None:
+def test_no_client_accepts_a_session_after_its_effective_time_in_any_failure(
+    tmp_path: Path,
+) -> None:
     total = Verdict()
     with world(2030, tmp_path) as made:
         for _ in range(ROUNDS):

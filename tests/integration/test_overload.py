@@ -1,4 +1,4 @@
-"""A server that has as much to do as it takes on says so, and to nobody else's harm."""
+"""A server at its limit refuses further calls, and no other call suffers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.support.status import details_of, reason_of
 pytestmark = pytest.mark.both_hosts
 
 
-def test_a_call_beyond_those_that_the_store_holds_up_is_refused_with_reason_and_advice(
+def test_a_call_over_the_limit_is_refused_with_a_reason_and_a_retry_delay(
     tmp_path: Path,
 ) -> None:
     settings = {"SESSION_AUTHORITY_MAX_IN_FLIGHT_CALLS": "2"}

@@ -87,7 +87,7 @@ async def test_partitions_reach_ahead_of_the_present_from_the_start(
     assert await partition() == 0
 
 
-async def test_partitions_are_made_as_time_goes_on_each_once(
+async def test_partitions_are_created_once_as_time_passes(
     engine: Engine, admin: Admin, clock: ManualClock, partition: Partition
 ) -> None:
     before = names(admin)
@@ -118,7 +118,7 @@ async def test_new_partitions_are_as_the_first_ones(
     assert "fillfactor=80" in str(described[0])
 
 
-async def test_a_partition_is_dropped_whole_once_all_in_it_is_beyond_the_history(
+async def test_a_partition_is_dropped_once_all_its_sessions_are_past_the_retention(
     engine: Engine, admin: Admin, clock: ManualClock, partition: Partition
 ) -> None:
     whole = POLICY.absolute_lifetime
@@ -140,7 +140,7 @@ async def test_a_partition_is_dropped_whole_once_all_in_it_is_beyond_the_history
 
 
 @pytest.mark.parametrize("why", ["live", "live but idle once", "in the history"])
-async def test_a_partition_stays_while_anything_in_it_is(
+async def test_a_partition_stays_while_it_has_a_session_within_the_retention(
     why: str, engine: Engine, admin: Admin, clock: ManualClock, partition: Partition
 ) -> None:
     lifetime = KEPT - DAY if why == "in the history" else 2 * KEPT
@@ -179,7 +179,7 @@ async def test_a_session_that_ended_early_is_purged_without_its_partition(
     assert await Purge(engine.upkeep, clock, POLICY)() == 1
 
 
-async def test_what_a_killed_worker_left_half_done_is_finished(
+async def test_the_half_finished_work_of_a_killed_worker_is_completed(
     engine: Engine, admin: Admin, clock: ManualClock, partition: Partition, url: str
 ) -> None:
     await engine.add(made_at(START))
@@ -231,7 +231,7 @@ def test_an_operator_chooses_partitions_when_the_schema_is_made(tmp_path: Path) 
 
 
 def test_the_sql_can_be_printed_with_partitions(tmp_path: Path) -> None:
-    settings = {"SESSION_AUTHORITY_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
+    settings = {"SESSION_AUTHORITY_DATABASE_URL": "postgresql://someone@127.0.0.1:1/nothing"}
     printed = run("migrate", "--sql", "--partition-days", "7", cwd=tmp_path, settings=settings)
     assert "PARTITION BY RANGE (session_id)" in printed.stdout
     assert printed.stdout.count("ATTACH PARTITION") >= 5

@@ -257,7 +257,7 @@ def empty() -> Iterator[str]:
         yield url
 
 
-def test_check_says_what_is_missing_and_when_nothing_is(empty: str, tmp_path: Path) -> None:
+def test_migrate_check_reports_missing_migrations(empty: str, tmp_path: Path) -> None:
     missing = run("migrate", "--check", cwd=tmp_path, settings=settings(empty))
     assert missing.returncode == 1
     assert missing.stdout == ""
@@ -271,7 +271,7 @@ def test_check_says_what_is_missing_and_when_nothing_is(empty: str, tmp_path: Pa
 
 
 def test_sql_is_printed_without_a_connection_and_makes_the_same(empty: str, tmp_path: Path) -> None:
-    nowhere = settings("postgresql://nobody@127.0.0.1:1/nothing")
+    nowhere = settings("postgresql://someone@127.0.0.1:1/nothing")
     printed = run("migrate", "--sql", cwd=tmp_path, settings=nowhere)
     assert printed.returncode == 0
     assert "fillfactor = 80" in printed.stdout
@@ -335,7 +335,7 @@ def test_indexes_are_built_while_others_write(empty: str, tmp_path: Path, remnan
             wait_until(
                 lambda: other.execute("SELECT FROM pg_stat_progress_create_index").fetchall()
             )
-            # It waits for the writer, and nobody waits for it.
+            # It waits for the writer, and no other transaction waits for it.
             other.execute("SET lock_timeout = '1s'")
             other.execute("UPDATE sessions SET last_ip_address = NULL WHERE user_id = 'user-8'")
             writer.commit()
@@ -348,9 +348,7 @@ def test_indexes_are_built_while_others_write(empty: str, tmp_path: Path, remnan
     assert run("worker", "--once", cwd=tmp_path, settings=settings(empty)).returncode == 0
 
 
-def test_two_that_build_indexes_at_once_do_not_wait_for_each_other(
-    empty: str, tmp_path: Path
-) -> None:
+def test_concurrent_index_builds_do_not_wait_for_each_other(empty: str, tmp_path: Path) -> None:
     asyncio.run(_downgraded(empty, "0002", 500))
     with psycopg.connect(empty) as writer, psycopg.connect(empty, autocommit=True) as other:
         writer.execute("UPDATE sessions SET last_ip_address = NULL WHERE user_id = 'user-7'")

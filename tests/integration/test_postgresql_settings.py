@@ -175,13 +175,15 @@ WAYS: Sequence[Way] = (
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_every_call_means_the_same_whoever_sets_the_session(way: Way) -> None:
+async def test_every_call_has_the_same_result_however_the_settings_are_set(way: Way) -> None:
     with postgresql.fresh_database() as url, way(url, HOSTILE) as hostile:
         await _every_call_means_the_same(hostile, listen_url=url)
 
 
 @pytest.mark.parametrize("settings", OTHERS)
-async def test_every_call_means_the_same_with_other_settings(settings: Mapping[str, str]) -> None:
+async def test_every_call_has_the_same_result_with_other_settings(
+    settings: Mapping[str, str],
+) -> None:
     with postgresql.fresh_database() as url, by_database(url, settings) as hostile:
         await _every_call_means_the_same(hostile, listen_url=url)
 
@@ -305,7 +307,7 @@ async def _call_for(
     await client.sign_out(third.token)
     renewed = await client.reauthenticate(first.token)
     answers = [await client.validate(each.token) for each in (first, second, third, renewed)]
-    assert [_told(each) for each in answers] == ["SUPERSEDED", "REVOKED", "SIGNED_OUT", user]
+    assert [_outcome(each) for each in answers] == ["SUPERSEDED", "REVOKED", "SIGNED_OUT", user]
     history = await client.list(renewed.token, show_ended=True)
     assert [each.user_id for each in history] == [user] * 4
     assert isinstance(await near.validate(fourth.token), Session)
@@ -339,7 +341,7 @@ async def _read(client: AsyncSessionClient, user: str, new: NewSession) -> None:
     assert session.idle_expire_time - session.last_active_time == IDLE
 
 
-def _told(answer: Session | Rejection) -> str:
+def _outcome(answer: Session | Rejection) -> str:
     return answer.user_id if isinstance(answer, Session) else answer.reason.name
 
 
@@ -350,7 +352,7 @@ async def _until_rejected(client: AsyncSessionClient, token: Token) -> None:
 
 
 async def _expire(settings: Settings, database: Database, client: AsyncSessionClient) -> None:
-    """Have the worker record the endings of overdue sessions, each of which knows whose it was."""
+    """Record the endings of overdue sessions, and check the user of each one."""
     new = await client.create(USERS[0])
 
     async def make_overdue(connection: AsyncConnection) -> None:
@@ -363,7 +365,7 @@ async def _expire(settings: Settings, database: Database, client: AsyncSessionCl
         )
 
     await database.write(make_overdue)
-    assert _told(await client.validate(new.token)) == "EXPIRED"
+    assert _outcome(await client.validate(new.token)) == "EXPIRED"
     for job in jobs(database, settings, SystemClock()):
         due = await job.count(10)
         assert await job(lambda _rows: None) == due

@@ -49,7 +49,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
         yield fresh
 
 
-async def test_a_worker_does_not_end_the_session_that_ends_all_others_meanwhile(
+async def test_a_worker_does_not_end_a_session_that_just_ended_all_others(
     engine: Engine,
 ) -> None:
     now = START + 2 * DAY
@@ -79,7 +79,7 @@ async def test_a_worker_does_not_end_the_session_that_ends_all_others_meanwhile(
     assert found["ending"] is None
 
 
-async def test_a_sign_in_that_a_sweep_of_everybody_overtakes_is_judged_anew(engine: Engine) -> None:
+async def test_a_sign_in_that_a_global_sweep_overtakes_is_retried(engine: Engine) -> None:
     seen = []
 
     async def sign_in(transaction: Transaction) -> Session:
@@ -94,7 +94,7 @@ async def test_a_sign_in_that_a_sweep_of_everybody_overtakes_is_judged_anew(engi
     assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
 
 
-async def test_a_swept_session_that_somebody_else_has_locked_is_left_and_told_of(
+async def test_a_swept_session_that_is_locked_is_skipped_and_reported(
     engine: Engine,
 ) -> None:
     locked, free = await engine.add(a_session("ann"), a_session("ann"))
@@ -121,7 +121,7 @@ RENEW = (
 SOON_SECONDS = 2
 
 
-async def test_a_worker_leaves_what_somebody_else_has_locked_to_the_next_time(
+async def test_a_worker_skips_locked_sessions_until_its_next_run(
     engine: Engine,
 ) -> None:
     sessions = [a_session(idle_timeout=SECOND) for _ in range(5)]
@@ -137,7 +137,7 @@ async def test_a_worker_leaves_what_somebody_else_has_locked_to_the_next_time(
         assert {each.session_id for each in batch.ended} == {locked}
 
 
-async def test_a_worker_that_meets_a_session_which_is_being_renewed_waits_for_what_comes_of_it(
+async def test_a_worker_waits_for_the_outcome_of_a_renewal(
     engine: Engine,
 ) -> None:
     sessions = [a_session(idle_timeout=SECOND) for _ in range(3)]
@@ -156,7 +156,7 @@ async def test_a_worker_that_meets_a_session_which_is_being_renewed_waits_for_wh
     assert [each.session_id for each in batch.ended] == [renewed]
 
 
-async def test_a_lock_keeps_the_worker_from_nothing_that_needs_no_write(engine: Engine) -> None:
+async def test_a_lock_does_not_block_a_worker_that_needs_no_write(engine: Engine) -> None:
     sessions = [a_session(lifetime=SECOND) for _ in range(5)]
     async with _locking(engine, sessions):
         async with asyncio.timeout(SOON_SECONDS):
@@ -164,7 +164,7 @@ async def test_a_lock_keeps_the_worker_from_nothing_that_needs_no_write(engine: 
         assert {each.session_id for each in batch.ended} == set(ids(sessions))
 
 
-async def test_a_second_worker_is_told_that_somebody_is_at_it_and_does_not_wait(
+async def test_a_second_worker_learns_that_another_is_busy_and_does_not_wait(
     engine: Engine,
 ) -> None:
     sessions = [a_session(lifetime=SECOND) for _ in range(5)]
@@ -185,7 +185,7 @@ def _sql(statement: Select[Any]) -> str:
     return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
-async def test_a_worker_that_went_away_in_mid_step_keeps_others_from_it_for_seconds_only(
+async def test_a_worker_that_disappears_in_a_step_blocks_others_for_seconds_only(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(postgresql._AS_WORKER, "idle_in_transaction_session_timeout", "300ms")
@@ -204,7 +204,7 @@ async def test_a_worker_that_went_away_in_mid_step_keeps_others_from_it_for_seco
     assert await engine.upkeep.count_overdue(now, 10) == 0
 
 
-async def test_an_activity_of_a_session_that_somebody_else_has_locked_keeps_no_other_waiting(
+async def test_an_activity_of_a_locked_session_delays_no_other(
     engine: Engine,
 ) -> None:
     sessions = [a_session() for _ in range(5)]
@@ -264,7 +264,7 @@ async def test_a_failure_quotes_nothing_of_what_was_stored(
     assert "some-private-user" not in caplog.text
 
 
-async def test_connections_that_broke_while_they_were_idle_fail_nobody(engine: Engine) -> None:
+async def test_connections_that_broke_while_idle_fail_no_call(engine: Engine) -> None:
     [session] = await engine.add(a_session("ann"))
     for _ in range(2):
         await engine.get(session.session_id)
@@ -279,7 +279,7 @@ async def test_connections_that_broke_while_they_were_idle_fail_nobody(engine: E
     await engine.add(a_session("bob"))
 
 
-async def test_of_many_reads_at_once_on_connections_that_break_none_hangs(engine: Engine) -> None:
+async def test_concurrent_reads_on_breaking_connections_never_hang(engine: Engine) -> None:
     [session] = await engine.add(a_session("ann"))
     async with await psycopg.AsyncConnection.connect(engine.url, autocommit=True) as admin:
         for _ in range(10):

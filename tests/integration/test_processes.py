@@ -84,7 +84,7 @@ class Several:
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
             channel = stack.enter_context(grpc.insecure_channel(self.address, options))
             stub = SessionServiceStub(channel)
-            validate(stub, "ses_nobody's", timeout=60)
+            validate(stub, "ses_unknown", timeout=60)
             [pid] = {pid for port, pid in self.connections().items() if port not in before}
             callers.setdefault(pid, stub)
             if callers.keys() == self.children.keys():
@@ -220,7 +220,7 @@ def _assert_stopped_in_order(servers: Several, folder: Path) -> None:
         socket.create_connection(("127.0.0.1", servers.port), timeout=60)
 
 
-def test_all_processes_answer_and_one_that_is_killed_is_replaced_while_the_others_go_on(
+def test_all_processes_answer_and_a_killed_one_is_replaced_while_the_others_continue(
     tmp_path: Path, url: str
 ) -> None:
     with several(tmp_path, url) as servers, ExitStack() as stack:
@@ -241,7 +241,7 @@ def test_all_processes_answer_and_one_that_is_killed_is_replaced_while_the_other
             wait_until(lambda: 0 in servers.children.values() and servers.metric(0, WORKED) > 0)
             callers_now = servers.one_caller_each(stack)
         # Whoever was connected to the killed one finds another.
-        answer = validate(callers[first], "ses_nobody's", timeout=60, wait_for_ready=True)
+        answer = validate(callers[first], "ses_unknown", timeout=60, wait_for_ready=True)
         assert answer.HasField("rejection")
         assert callers_now.keys() == servers.children.keys()
         assert first not in callers_now
@@ -289,15 +289,15 @@ def _asking_all_the_time(stub: SessionServiceStub) -> Iterator[None]:
     assert len(answers) > 10
 
 
-def test_another_one_on_the_same_port_is_refused_and_no_command_line_tells_the_password(
+def test_a_second_server_on_the_port_is_refused_and_no_command_line_shows_the_password(
     tmp_path: Path, url: str
 ) -> None:
     with several(tmp_path, url) as servers:
         line = servers.program.stdout
         assert re.fullmatch(r"session-authority: serving on 127.\S+, .* 2 processes\n", line)
-        told = "\n".join(" ".join(_words(place)) for place in PROC.glob("[0-9]*"))
-        assert told.count(".server_process") >= 2
-        assert PASSWORD not in told + line
+        listed = "\n".join(" ".join(_words(place)) for place in PROC.glob("[0-9]*"))
+        assert listed.count(".server_process") >= 2
+        assert PASSWORD not in listed + line
 
         arguments = ("serve", "--listen", servers.address, "--insecure", "--processes", "2")
         done = run_process(*arguments, cwd=tmp_path)
@@ -309,7 +309,7 @@ def test_another_one_on_the_same_port_is_refused_and_no_command_line_tells_the_p
 
 
 @pytest.mark.parametrize("how", ["sigterm", "ctrl-c"])
-def test_calls_under_way_in_all_processes_are_answered_before_they_stop(
+def test_calls_in_flight_in_all_processes_are_answered_before_they_stop(
     tmp_path: Path, url: str, how: str
 ) -> None:
     with several(tmp_path, url) as servers:
@@ -357,7 +357,7 @@ def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path, url: str) -> None:
         assert "Traceback" not in servers.program.stderr
 
 
-def test_processes_whose_parent_was_killed_answer_what_is_under_way_and_end(
+def test_processes_whose_parent_was_killed_answer_calls_in_flight_and_end(
     tmp_path: Path, url: str
 ) -> None:
     with several(tmp_path, url) as servers:
@@ -371,7 +371,7 @@ def test_processes_whose_parent_was_killed_answer_what_is_under_way_and_end(
         assert "Traceback" not in servers.program.stderr
 
 
-def test_one_that_cannot_start_ends_all_with_what_it_says(tmp_path: Path, url: str) -> None:
+def test_a_process_that_cannot_start_ends_all_with_its_message(tmp_path: Path, url: str) -> None:
     port = _free_neighbours()
     with closing(socket.create_server(("127.0.0.1", port + 1))):
         settings = {

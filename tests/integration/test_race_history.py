@@ -68,7 +68,7 @@ def test_an_ordinary_history_is_explained() -> None:
     )
 
 
-def test_what_overlaps_an_ending_may_go_either_way() -> None:
+def test_a_call_that_overlaps_an_ending_may_have_either_result() -> None:
     ending = a("revoke", "s", 4, target="t")
     for answer in (OK, "REVOKED"):
         assert not found(*TWO, ending, a("validate", "t", 4.5, answer))
@@ -204,7 +204,7 @@ def test_a_session_that_was_answered_and_lost() -> None:
     assert only(found(*TWO, kept={"s"}), "answered and lost: t")
 
 
-def test_a_session_that_nobody_was_given() -> None:
+def test_a_session_that_no_caller_received() -> None:
     assert only(found(*TWO, kept={"s", "t", "u"}), "made and not answered: ['u']")
 
 

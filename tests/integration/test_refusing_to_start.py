@@ -47,40 +47,40 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 def test_several_processes_on_sqlite(tmp_path: Path, refusal: Refusal) -> None:
-    for told in (
+    for output in (
         refusal(*FREE, "--processes", "2"),
         refusal(*FREE, SESSION_AUTHORITY_PROCESSES="2"),
     ):
-        assert told.count("\n") == 1
+        assert output.count("\n") == 1
         assert (
             f"2 processes can't serve {tmp_path}/session-authority.sqlite: a SQLite file takes one"
-            in told
+            in output
         )
-        assert "SESSION_AUTHORITY_DATABASE_URL" in told
+        assert "SESSION_AUTHORITY_DATABASE_URL" in output
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("shares", [False, True])
-def test_a_port_in_use_by_whoever_would_share_it_or_not(refusal: Refusal, shares: bool) -> None:
+def test_a_port_in_use_with_or_without_sharing(refusal: Refusal, shares: bool) -> None:
     with closing(socket.create_server(("127.0.0.1", 0), reuse_port=shares)) as occupant:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"
         url = "postgresql://127.0.0.1:1/never-asked"
         arguments = ("--listen", address, "--database-url", url, "--processes", "2")
-        told = refusal("serve", *arguments)
-    assert told.startswith(f"Error: {address} can't be listened on")
-    assert told.count("\n") == 1
+        output = refusal("serve", *arguments)
+    assert output.startswith(f"Error: {address} can't be listened on")
+    assert output.count("\n") == 1
 
 
 def test_several_processes_beyond_this_machine_without_insecure(refusal: Refusal) -> None:
-    told = refusal("serve", "--listen", "0.0.0.0:0", "--processes", "2")
-    assert "0.0.0.0:0 can be reached from other machines" in told
+    output = refusal("serve", "--listen", "0.0.0.0:0", "--processes", "2")
+    assert "0.0.0.0:0 can be reached from other machines" in output
 
 
 def test_a_metrics_port_in_use(refusal: Refusal) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as occupant:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"
-        told = refusal(*FREE, SESSION_AUTHORITY_METRICS_LISTEN=address)
-    assert f"metrics can't be served on {address}" in told
+        output = refusal(*FREE, SESSION_AUTHORITY_METRICS_LISTEN=address)
+    assert f"metrics can't be served on {address}" in output
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_a_metrics_port_in_use(refusal: Refusal) -> None:
 def test_a_folder_that_is_missing(
     tmp_path: Path, refusal: Refusal, arguments: tuple[str, ...]
 ) -> None:
-    told = refusal(*arguments, "--database-url", f"sqlite:///{tmp_path}/missing/sessions.sqlite")
-    assert f"there is no folder {tmp_path}/missing" in told
+    output = refusal(*arguments, "--database-url", f"sqlite:///{tmp_path}/missing/sessions.sqlite")
+    assert f"there is no folder {tmp_path}/missing" in output
 
 
 def test_a_folder_that_cannot_be_written_to(refusal: Refusal) -> None:
-    told = refusal(*FREE, "--database-url", "sqlite:////proc/sessions.sqlite")
-    assert "/proc/sessions.sqlite can't be written to" in told
+    output = refusal(*FREE, "--database-url", "sqlite:////proc/sessions.sqlite")
+    assert "/proc/sessions.sqlite can't be written to" in output
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_schema_that_is_said_to_be_of_two_versions(tmp_path: Path, refusal: Re
     with closing(sqlite3.connect(tmp_path / "session-authority.sqlite")) as connection, connection:
         connection.execute("INSERT INTO alembic_version VALUES ('0001')")
     for arguments in (FREE, ("worker", "--once"), ("migrate",), ("migrate", "--check")):
-        told = refusal(*arguments)
-        assert re.search(r"is 0001 and \d{4},", told)
-        assert "delete the wrong versions from the table alembic_version" in told
+        output = refusal(*arguments)
+        assert re.search(r"is 0001 and \d{4},", output)
+        assert "delete the wrong versions from the table alembic_version" in output
 
 
 def test_a_worker_without_a_schema_says_what_to_run(refusal: Refusal) -> None:
@@ -135,20 +135,20 @@ def test_a_worker_without_a_schema_says_what_to_run(refusal: Refusal) -> None:
 
 def test_a_file_that_is_no_database(tmp_path: Path, refusal: Refusal) -> None:
     (tmp_path / "session-authority.sqlite").write_bytes(b"something else " * 100)
-    told = refusal(*FREE)
-    assert "session-authority.sqlite can't be used: file is not a database" in told
-    assert "sqlalche.me" not in told
+    output = refusal(*FREE)
+    assert "session-authority.sqlite can't be used: file is not a database" in output
+    assert "sqlalche.me" not in output
 
 
 @pytest.mark.parametrize("address", ["203.0.113.1:50551", "0.0.0.0:0", "[::]:0", "example.org:1"])
 def test_an_address_off_loopback_without_insecure(
     tmp_path: Path, refusal: Refusal, address: str
 ) -> None:
-    told = refusal("serve", "--listen", address)
-    assert f"{address} can be reached from other machines" in told
-    assert "SESSION_AUTHORITY_TLS_CERTIFICATE" in told
-    assert "--allow-plaintext" in told
-    assert "--insecure" in told
+    output = refusal("serve", "--listen", address)
+    assert f"{address} can be reached from other machines" in output
+    assert "SESSION_AUTHORITY_TLS_CERTIFICATE" in output
+    assert "--allow-plaintext" in output
+    assert "--insecure" in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,9 +174,9 @@ def test_an_address_off_loopback_is_served_with_tls() -> None:
     ],
 )
 def test_half_of_what_tls_needs(refusal: Refusal, given: tuple[str, ...], wrong: str) -> None:
-    told = refusal(*FREE, **{f"SESSION_AUTHORITY_TLS_{name}": "x.pem" for name in given})
-    assert wrong in told
-    assert told.count("\n") == 1
+    output = refusal(*FREE, **{f"SESSION_AUTHORITY_TLS_{name}": "x.pem" for name in given})
+    assert wrong in output
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -186,7 +186,7 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, refusal: Refusal, proc
     url = "postgresql://127.0.0.1:1/never-asked"
     arguments = (*FREE, "--processes", processes, "--database-url", url)
 
-    def told(certificate: Path, key: Path, client_ca: Path | None = None) -> str:
+    def output(certificate: Path, key: Path, client_ca: Path | None = None) -> str:
         settings = {"CERTIFICATE": certificate, "KEY": key, "CLIENT_CA": client_ca or ""}
         line = refusal(
             *arguments,
@@ -196,26 +196,26 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, refusal: Refusal, proc
         assert line.endswith("SESSION_AUTHORITY_TLS_KEY and SESSION_AUTHORITY_TLS_CLIENT_CA\n")
         return line
 
-    assert "not a certificate and its private key" in told(one.certificate, other.key)
-    assert "absent.pem can't be read: No such file" in told(tmp_path / "absent.pem", one.key)
-    assert f"{tmp_path} can't be read: Is a directory" in told(one.certificate, tmp_path)
-    assert "contains no certificate" in told(one.certificate, one.key, one.key)
+    assert "not a certificate and its private key" in output(one.certificate, other.key)
+    assert "absent.pem can't be read: No such file" in output(tmp_path / "absent.pem", one.key)
+    assert f"{tmp_path} can't be read: Is a directory" in output(one.certificate, tmp_path)
+    assert "contains no certificate" in output(one.certificate, one.key, one.key)
 
 
 def test_bad_settings_in_the_environment_are_named_all_at_once(refusal: Refusal) -> None:
-    told = refusal(
+    output = refusal(
         *FREE, SESSION_AUTHORITY_DRAIN_SECONDS="soon", SESSION_AUTHORITY_LOG_LEVEL="loud"
     )
-    assert "SESSION_AUTHORITY_DRAIN_SECONDS" in told
-    assert "SESSION_AUTHORITY_LOG_LEVEL" in told
-    assert "debug, info, warning, error" in told
+    assert "SESSION_AUTHORITY_DRAIN_SECONDS" in output
+    assert "SESSION_AUTHORITY_LOG_LEVEL" in output
+    assert "debug, info, warning, error" in output
 
 
 def test_bad_settings_in_the_configuration_file_are_named(tmp_path: Path, refusal: Refusal) -> None:
     (tmp_path / "session-authority.toml").write_text('listen = "nowhere"\nlisten_on = 1\n')
-    told = refusal("serve")
-    assert "(or listen in the configuration file): give host:port" in told
-    assert "listen_on" in told
+    output = refusal("serve")
+    assert "(or listen in the configuration file): give host:port" in output
+    assert "listen_on" in output
 
 
 def test_a_configuration_file_that_is_missing_or_broken(tmp_path: Path, refusal: Refusal) -> None:
@@ -226,7 +226,7 @@ def test_a_configuration_file_that_is_missing_or_broken(tmp_path: Path, refusal:
     assert "broken.toml can't be read" in refusal("serve", SESSION_AUTHORITY_CONFIG="broken.toml")
 
 
-def test_nobody_else_can_read_the_database(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_database(tmp_path: Path) -> None:
     with serving(tmp_path) as program, SessionClient(program.address) as client:
         client.create("ada")
         modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*.sqlite*")}

@@ -46,7 +46,9 @@ def is_revoked(client: SessionClient, new: NewSession) -> bool:
     return not answer and answer.reason is RejectionReason.REVOKED
 
 
-def test_each_way_ends_what_it_names_and_no_more(server: Program, client: SessionClient) -> None:
+def test_each_option_ends_exactly_the_sessions_that_it_names(
+    server: Program, client: SessionClient
+) -> None:
     ada, bob, cyd, dan = [client.create(name) for name in ("ada", "bob", "cyd", "dan")]
     assert_ended(revoke(server.address, "--user", "ada", "--reason", "lost laptop"))
     assert is_revoked(client, ada)
@@ -61,10 +63,10 @@ def test_each_way_ends_what_it_names_and_no_more(server: Program, client: Sessio
     assert client.validate(dan.token)
     assert_ended(revoke(server.address, "--all", "--yes"))
     assert is_revoked(client, dan)
-    assert_ended(revoke(server.address, "--user", "nobody"))
+    assert_ended(revoke(server.address, "--user", "unknown"))
 
 
-def test_everybody_is_signed_out_only_when_that_is_confirmed(
+def test_all_users_are_signed_out_only_after_confirmation(
     server: Program, client: SessionClient
 ) -> None:
     ada = client.create("ada")
@@ -89,16 +91,14 @@ def test_everybody_is_signed_out_only_when_that_is_confirmed(
         (["--token", "ses_abc"], "token on standard input"),
     ],
 )
-def test_what_is_not_clear_is_not_done(options: list[str], problem: str) -> None:
+def test_an_ambiguous_command_is_refused(options: list[str], problem: str) -> None:
     done = revoke("127.0.0.1:1", *options)
     assert done.returncode == 2
     assert problem in done.stderr
     assert "ses_abc" not in done.stderr
 
 
-def test_a_refusal_is_told_in_one_line_that_quotes_no_token(
-    server: Program, client: SessionClient
-) -> None:
+def test_a_refusal_is_one_line_without_the_token(server: Program, client: SessionClient) -> None:
     token = client.create("ada").token.reveal()
     for options, said, problem in (
         (["--token", "-"], token[:-1], "session_token: is not a whole token"),
@@ -113,7 +113,7 @@ def test_a_refusal_is_told_in_one_line_that_quotes_no_token(
         assert token[4:20] not in done.stderr
 
 
-def test_an_authority_that_is_not_there_is_told_in_one_line() -> None:
+def test_an_unreachable_authority_is_reported_in_one_line() -> None:
     done = revoke("127.0.0.1:1", "--user", "ada", SESSION_AUTHORITY_DEADLINE_SECONDS="0.5")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")

@@ -22,7 +22,7 @@ from tests.support.program import serving
 
 
 class _Life:
-    """A session life with every kind of mishap, and all that was told to the caller."""
+    """Run the life of a session with every kind of failure, and return every output to the caller."""
 
     def __init__(self, address: str) -> None:
         self.tokens: list[str] = []
@@ -123,7 +123,7 @@ def test_no_secret_reaches_the_output_the_file_or_an_error(tmp_path: Path) -> No
         assert hidden.found_in(content) == [], name
 
 
-def test_no_secret_is_in_the_repr_of_anything_that_holds_one() -> None:
+def test_no_repr_contains_a_secret() -> None:
     session, token = a_session("ada", NOON)
     parsed = tokens.parse(token)
     assert parsed is not None

@@ -1,4 +1,4 @@
-"""Who can read along, who is let in, and how certificates are replaced while calls go on."""
+"""Encryption, client certificates, and the replacement of certificates while calls continue."""
 
 import socket
 import ssl
@@ -197,7 +197,7 @@ def test_a_client_takes_its_certificate_from_the_environment(
     assert _lets_in(SessionClient.from_env())
 
 
-def test_certificates_are_replaced_while_calls_go_on(
+def test_certificates_are_replaced_while_calls_continue(
     tmp_path: Path, authority: TestAuthority, stranger: TestAuthority
 ) -> None:
     shown = Pair(tmp_path / "tls.pem", tmp_path / "tls.key")
@@ -233,7 +233,7 @@ def test_certificates_are_replaced_while_calls_go_on(
         assert program.stderr.count("certificates reloaded") == 1
 
 
-def test_every_one_of_several_processes_shows_the_certificate_that_replaced_another(
+def test_each_process_shows_a_replaced_certificate(
     tmp_path: Path, authority: TestAuthority, stranger: TestAuthority
 ) -> None:
     shown = Pair(tmp_path / "tls.pem", tmp_path / "tls.key")
@@ -251,11 +251,11 @@ def test_every_one_of_several_processes_shows_the_certificate_that_replaced_anot
             assert program.stop() == 0
 
 
-def test_the_servers_key_is_told_to_nobody(server: Program) -> None:
+def test_no_output_contains_the_servers_key(server: Program) -> None:
     assert "PRIVATE KEY" not in server.stdout + server.stderr
 
 
-def test_a_connection_that_never_shakes_hands_is_closed_in_time(server: Program) -> None:
+def test_a_connection_without_a_handshake_is_closed_in_time(server: Program) -> None:
     host, port = server.address.split(":")
     with closing(socket.create_connection((host, int(port)), 15)) as silent:
         assert silent.recv(100) == b""

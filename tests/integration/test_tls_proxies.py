@@ -87,7 +87,7 @@ async def test_hundreds_of_calls_pass_the_proxy_at_once(proxied: Proxied) -> Non
     assert all(answers)
 
 
-async def test_a_stream_hears_of_an_ending_through_the_proxy(proxied: Proxied) -> None:
+async def test_a_stream_gets_an_ending_through_the_proxy(proxied: Proxied) -> None:
     async with (
         proxied.aclient() as client,
         grpc.aio.secure_channel(proxied.address, proxied.credentials) as channel,

@@ -141,7 +141,7 @@ def names(evictions: list[pb.Evict]) -> set[str]:
     return {name for each in evictions for name in (*each.session_ids, *each.user_ids)}
 
 
-def test_what_ends_at_one_server_is_told_at_the_other_before_the_next_pong(
+def test_an_ending_at_one_server_reaches_the_other_before_the_next_pong(
     servers: list[Program],
 ) -> None:
     one, other = servers
@@ -225,7 +225,7 @@ def test_a_database_that_hangs_gets_no_pong_and_ends_the_streams(
         pass
 
 
-def test_a_server_that_drains_ends_its_streams_and_is_gone_soon(url: str, tmp_path: Path) -> None:
+def test_a_draining_server_ends_its_streams_and_stops_soon(url: str, tmp_path: Path) -> None:
     settings = {URL: url, "SESSION_AUTHORITY_DRAIN_SECONDS": "30"}
     with serving(tmp_path, "--no-worker", settings=settings) as program:
         with contextlib.ExitStack() as stack:
@@ -241,7 +241,7 @@ def test_a_server_that_drains_ends_its_streams_and_is_gone_soon(url: str, tmp_pa
         assert "Traceback" not in program.stderr
 
 
-def test_several_processes_on_a_port_tell_of_each_others_endings(url: str, tmp_path: Path) -> None:
+def test_several_processes_on_a_port_announce_each_others_endings(url: str, tmp_path: Path) -> None:
     with (
         serving(tmp_path, "--no-worker", "--processes", "2", settings={URL: url}) as program,
         contextlib.ExitStack() as stack,
@@ -263,7 +263,7 @@ needs_a_pooler = pytest.mark.skipif(
 
 
 @needs_a_pooler
-def test_behind_a_pooler_alone_nobody_is_told_that_they_know_everything(
+def test_a_server_behind_only_a_pooler_sends_no_pongs(
     url: str, cluster: Cluster, tmp_path: Path
 ) -> None:
     with (

@@ -123,7 +123,7 @@ def test_a_worker_beside_a_server_that_has_none(tmp_path: Path) -> None:
         assert "Traceback" not in server.stderr
 
 
-def test_a_worker_killed_in_mid_run_loses_nothing(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     _make_overdue(tmp_path, 40_000)
     with running("worker", cwd=tmp_path) as worker:
         wait_until(lambda: _count(tmp_path, ENDED) >= 1)
@@ -138,7 +138,7 @@ def test_a_worker_killed_in_mid_run_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_two_workers_at_once_do_the_work_once(tmp_path: Path) -> None:
+def test_two_concurrent_workers_do_the_work_once(tmp_path: Path) -> None:
     overdue = soaked(long=40_000, short=10_000)
     _make_overdue(tmp_path, overdue)
     with (
@@ -170,7 +170,7 @@ def _make_live(folder: Path, clock_right_before: timedelta) -> None:
     asyncio.run(write())
 
 
-def test_a_clock_that_is_far_ahead_ends_and_deletes_nothing_until_an_operator_has_confirmed_it(
+def test_a_clock_far_ahead_ends_and_deletes_nothing_until_an_operator_confirms_it(
     tmp_path: Path, refusal: Refusal
 ) -> None:
     _make_live(tmp_path, timedelta(days=400))
@@ -183,7 +183,7 @@ def test_a_clock_that_is_far_ahead_ends_and_deletes_nothing_until_an_operator_ha
 
     noted = _clock_time(tmp_path)
     asked = run("repair-clock", cwd=tmp_path)
-    assert asked.returncode == 1  # nobody answered
+    assert asked.returncode == 1  # no operator answered
     assert "Is that right?" in asked.stdout
     assert _clock_time(tmp_path) == noted
 

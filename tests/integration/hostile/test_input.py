@@ -88,7 +88,7 @@ def test_connections_that_vanish_in_mid_request(server: Program) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_random_bytes_as_a_message_are_called_malformed(server: Program, method: str) -> None:
+def test_random_bytes_as_a_message_are_malformed(server: Program, method: str) -> None:
     for seed in range(20):
         error = _call(
             server, f"/session_authority.v1.SessionService/{method}", _no_message(method, seed)
@@ -98,7 +98,7 @@ def test_random_bytes_as_a_message_are_called_malformed(server: Program, method:
         assert f"{method}Request" in error.details()
 
 
-def test_a_text_that_is_not_utf_8_is_called_malformed(server: Program) -> None:
+def test_a_text_that_is_not_utf_8_is_malformed(server: Program) -> None:
     error = _call(server, "/session_authority.v1.SessionService/CreateSession", b"\n\x02\xff\xfe")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert reason_of(error) == "MALFORMED_REQUEST"
@@ -149,7 +149,7 @@ def test_an_unknown_method_is_not_implemented(server: Program, path: str) -> Non
     [b"/\xff", b"\xff", b"", b"nope", b"/a\x00b", VALIDATE + b"\xff", b"/" + b"\xc3" * 10_000],
     ids=["not UTF-8", "no slash", "empty", "bare", "nul", "nearly known", "long"],
 )
-def test_a_path_that_no_client_of_ours_would_send_is_refused_and_ends_nothing_else(
+def test_an_unusual_path_is_refused_and_affects_no_other_call(
     server: Program, host: str, path: bytes
 ) -> None:
     with SessionClient(server.address) as client, RawConnection(server.address) as connection:
@@ -187,9 +187,7 @@ def test_a_path_that_no_client_of_ours_would_send_is_refused_and_ends_nothing_el
     ],
     ids=lambda header: repr(header[:2])[:40],
 )
-def test_a_header_that_no_client_of_ours_would_send_ends_nothing(
-    server: Program, header: Header
-) -> None:
+def test_an_unusual_header_affects_no_other_call(server: Program, header: Header) -> None:
     # The native host ends some connections.
     with contextlib.suppress(ConnectionError), RawConnection(server.address) as connection:
         for _ in range(3):
@@ -207,7 +205,7 @@ def test_a_call_without_the_first_of_its_headers(server: Program, count: int) ->
         connection.heard()
 
 
-def test_thousands_of_paths_that_are_not_utf_8_leave_time_for_others(server: Program) -> None:
+def test_thousands_of_paths_that_are_not_utf_8_delay_no_other_caller(server: Program) -> None:
     lines = len(server.stderr.splitlines())
     with SessionClient(server.address) as client:
         token = client.create("ada").token
@@ -233,10 +231,8 @@ main()
 """
 
 
-def test_should_the_accept_loop_end_all_the_same_the_process_does_too(
-    tmp_path: Path, host: str
-) -> None:
-    # So that whoever keeps it starts one anew.
+def test_the_process_ends_if_the_accept_loop_ends(tmp_path: Path, host: str) -> None:
+    # The supervisor of the process can then start another one.
     if host == "native":
         pytest.skip("it passes no such path on")
     arguments = ["serve", "--insecure", "--listen", "127.0.0.1:0"]

@@ -36,7 +36,7 @@ REQUEST_OF_A_BATCH_BYTES = 1024 * 1024
 
 @pytest.mark.parametrize("message", [None, b""], ids=["headers", "headers and a message"])
 @pytest.mark.parametrize("path", [VALIDATE, b"/nope"], ids=["known", "unknown"])
-def test_streams_that_are_opened_and_reset_cost_little_memory_and_no_call_of_others(
+def test_opening_and_resetting_streams_costs_little_memory_and_no_other_call(
     server: Program, path: bytes, message: bytes | None
 ) -> None:
     with SessionClient(server.address) as client, RawConnection(server.address) as attacker:
@@ -54,9 +54,7 @@ def test_streams_that_are_opened_and_reset_cost_little_memory_and_no_call_of_oth
 
 
 @pytest.mark.parametrize(("kind", "stream"), [(PRIORITY, 1), (UNKNOWN, 0)])
-def test_frames_that_mean_nothing_cost_little_memory(
-    server: Program, kind: int, stream: int
-) -> None:
+def test_frames_without_meaning_cost_little_memory(server: Program, kind: int, stream: int) -> None:
     flood = frame(kind, 0, stream, b"\0\0\0\0\x0f") * 4_000
     with SessionClient(server.address, deadline_seconds=30) as client, ExitStack() as stack:
         token = client.create("ada").token
@@ -110,7 +108,7 @@ def test_few_unfinished_requests_are_in_memory_without_a_key(
             time.sleep(0.01)
 
 
-def test_a_fast_connection_gets_no_more_room_for_what_the_server_has_not_read(
+def test_a_fast_connection_gets_no_larger_window_for_unread_data(
     server: Program, host: str
 ) -> None:
     if host == "native":
@@ -145,7 +143,7 @@ def test_a_connection_that_keeps_all_its_calls_busy_is_never_refused(server: Pro
                 break
 
 
-def test_a_flood_without_a_key_leaves_some_lines_in_the_log_and_their_number(
+def test_a_flood_without_a_key_logs_some_lines_and_a_count(
     tmp_path: Path,
 ) -> None:
     with serving(tmp_path, asking_for_keys=True) as program:
@@ -179,7 +177,7 @@ def test_hundreds_of_calls_abandoned_at_once(server: Program) -> None:
             each.cancel()
 
 
-def test_who_pings_without_end_is_hung_up_on(server: Program, host: str) -> None:
+def test_a_client_that_pings_without_end_is_disconnected(server: Program, host: str) -> None:
     if host == "native":
         pytest.skip("it answers pings without a limit")
     ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"pingping"
@@ -192,7 +190,7 @@ def test_who_pings_without_end_is_hung_up_on(server: Program, host: str) -> None
         assert b"too_many_pings" in drain(connection)
 
 
-async def test_a_burst_of_one_client_waits_for_itself_and_is_answered_in_full(
+async def test_a_burst_of_one_client_is_answered_in_full(
     server: Program,
 ) -> None:
     async with AsyncSessionClient(server.address) as client:

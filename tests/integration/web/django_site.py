@@ -139,7 +139,7 @@ def me(request: HttpRequest) -> JsonResponse:
 
 def change_password(request: HttpRequest) -> HttpResponse:
     user = cast("User", request.user)
-    user.set_password("pass")  # the same, salted anew
+    user.set_password("pass")  # the same password with a new salt
     user.save()
     update_session_auth_hash(request, user)
     return HttpResponse("changed")

@@ -24,7 +24,7 @@ COOKIE = "__Host-auth_session"
 
 @dataclass
 class Shop:
-    """An app, the authority that it asks, and who asks it."""
+    """An app, its authority, and a browser."""
 
     app: FastAPI
     sessions: Sessions

@@ -119,7 +119,7 @@ def test_rest_framework_and_login_required_refuse_a_revoked_session(
 
 
 @pytest.mark.parametrize("middleware", [REMOTE_USER, PERSISTENT_REMOTE_USER])
-def test_a_user_whom_a_gateway_names_gets_one_session(
+def test_a_user_that_a_gateway_names_gets_one_session(
     django_authority: testing.Authority, middleware: str
 ) -> None:
     with (
@@ -144,7 +144,7 @@ def test_a_user_whom_a_gateway_names_gets_one_session(
             assert browser.get("/me").json()["user"] is None
 
 
-def test_another_user_whom_the_gateway_names_gets_another_session(
+def test_another_user_of_the_gateway_gets_another_session(
     django_authority: testing.Authority,
 ) -> None:
     with (

@@ -181,7 +181,7 @@ def test_a_path_with_any_letters_is_returned_to(browser: Browser, name: str) -> 
 @pytest.mark.parametrize("path", ["/vault", "/api/vault"])
 @pytest.mark.parametrize("accept", ["application/json", "*/*"])
 def test_a_program_gets_403(browser: Browser, path: str, accept: str) -> None:
-    """Programs accept anything unless told otherwise, and so do scripts in a page."""
+    """Programs and scripts accept any type by default."""
     refused = browser.get(path, headers={"accept": accept})
     assert refused.status_code == 403
     assert refused.json() == {
@@ -199,7 +199,7 @@ def test_a_site_without_our_pages_refuses(browser: Browser) -> None:
     assert refused.content == b"Please confirm your identity first."
 
 
-def test_somebody_who_acts_as_a_user_cannot_confirm_who_the_user_is(client: SessionClient) -> None:
+def test_an_actor_cannot_confirm_the_users_identity(client: SessionClient) -> None:
     browser = Browser()
     browser.get("/act", {"user": "ada"})
     assert browser.get(CONFIRM).status_code == 403

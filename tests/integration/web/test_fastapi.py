@@ -83,7 +83,7 @@ async def test_an_outage_is_a_503_that_keeps_the_cookie(shop: Shop) -> None:
         assert (await browser.get("/me")).json()["user"] == "ada"
 
 
-async def test_who_is_not_signed_in_has_nothing_to_prove_again_or_revoke(shop: Shop) -> None:
+async def test_a_visitor_can_neither_re_authenticate_nor_revoke(shop: Shop) -> None:
     async with shop.browser() as browser:
         assert (await browser.post("/reauthenticate")).status_code == 401
         assert (await browser.post("/revoke-others")).status_code == 401
@@ -114,9 +114,7 @@ async def test_what_an_app_answers_already_stays(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("near_cache", [False, True])
-async def test_made_up_cookies_lock_out_nobody_who_is_signed_in(
-    tmp_path: Path, near_cache: bool
-) -> None:
+async def test_made_up_cookies_lock_out_no_signed_in_user(tmp_path: Path, near_cache: bool) -> None:
     def made_up() -> str:
         return "; ".join(f"{COOKIE}={mint(datetime.now(UTC)).encode()}" for _ in range(4))
 
@@ -155,7 +153,7 @@ async def test_a_cookie_split_over_headers_is_read(shop: Shop) -> None:
     assert answer.status_code == 200
 
 
-async def test_an_app_without_sessions_is_told_to_install_them() -> None:
+async def test_an_app_without_sessions_gets_an_error_that_says_to_install_them() -> None:
     app = FastAPI()
 
     @app.get("/me")

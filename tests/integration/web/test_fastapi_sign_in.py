@@ -44,7 +44,7 @@ async def test_the_cookie_goes_out_with_whatever_is_answered(shop: Shop, respons
 
 
 @pytest.mark.parametrize("path", ["sign-in/ada", "reauthenticate"])
-async def test_a_session_whose_request_fails_is_left_to_nobody(shop: Shop, path: str) -> None:
+async def test_a_session_whose_request_fails_is_ended(shop: Shop, path: str) -> None:
     """The server's answer to a fault is made further outside, and has no cookie."""
 
     @shop.app.post("/stumble/sign-in/ada")

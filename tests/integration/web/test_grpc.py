@@ -222,7 +222,7 @@ async def test_a_fault_of_the_services_own_blames_no_user(
 
 
 @pytest.mark.parametrize("method", [PUBLIC, "/shop.Health/Check"])
-async def test_public_methods_ask_nothing_and_know_nobody(start: Start, method: str) -> None:
+async def test_public_methods_make_no_call_and_have_no_session(start: Start, method: str) -> None:
     address = await start("127.0.0.1:9")
     assert await call(address, method) == [b"welcome 0"]
     assert await call(address, method, token_metadata("ses_x")) == [b"welcome 1"]

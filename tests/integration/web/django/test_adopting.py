@@ -19,7 +19,7 @@ def test_a_login_of_before_is_over_unless_it_is_to_be_adopted() -> None:
     assert browser.cookies["sessionid"].value == ""
 
 
-def test_a_deploy_that_adopts_signs_nobody_out(client: SessionClient) -> None:
+def test_a_deployment_that_adopts_logins_signs_no_user_out(client: SessionClient) -> None:
     browser = existing_login()
     with settings(client, ADOPT_EXISTING=BEFORE):
         assert browser.who() == "ada"
@@ -32,7 +32,7 @@ def test_a_deploy_that_adopts_signs_nobody_out(client: SessionClient) -> None:
     assert len(client.list(browser.token)) == 1
 
 
-def test_a_deploy_that_still_lies_ahead_signs_nobody_out(client: SessionClient) -> None:
+def test_a_deployment_time_in_the_future_signs_no_user_out(client: SessionClient) -> None:
     browser = existing_login()
     with settings(client, ADOPT_EXISTING="2999-01-01T00:00+00:00"):
         assert browser.who() == "ada"
@@ -100,7 +100,7 @@ def test_a_mark_that_a_slow_request_overwrote_opens_no_way_back(
         assert not client.validate(thief.token)
 
 
-def test_what_was_ended_since_the_deploy_is_not_adopted(
+def test_logins_that_ended_since_the_deployment_are_not_adopted(
     authority: ThreadedAuthority, client: SessionClient
 ) -> None:
     browser = existing_login()

@@ -1,4 +1,4 @@
-"""Logging in to a Django site, and who is logged in."""
+"""Logging in to a Django site, and the user of a request."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -52,7 +52,7 @@ def test_only_a_page_that_is_being_opened_clears_cookies(
         }
 
 
-def test_login_and_logout_work_as_ever(client: SessionClient) -> None:
+def test_login_and_logout_work_as_in_plain_django(client: SessionClient) -> None:
     browser = Browser()
     assert browser.who() is None
 
@@ -118,7 +118,7 @@ def test_the_token_of_another_session_does_not_make_a_login_good(client: Session
         assert browser.who() is None
 
 
-def test_whom_nobody_asks_for_is_not_looked_up(authority: ThreadedAuthority) -> None:
+def test_a_user_that_no_view_reads_is_not_validated(authority: ThreadedAuthority) -> None:
     browser = Browser()
     browser.sign_in()
     authority.authority.store.asked.clear()
@@ -141,7 +141,7 @@ def test_a_request_asks_once(authority: ThreadedAuthority) -> None:
 
 
 @pytest.mark.parametrize("path", ["/me", "/private", "/sign-out", "/me?greet=1", "/vault"])
-def test_an_outage_is_a_503_that_signs_nobody_out(path: str) -> None:
+def test_an_outage_is_a_503_that_signs_no_user_out(path: str) -> None:
     browser = Browser()
     browser.sign_in()
     token, login = browser.token, browser.cookies["sessionid"].value
@@ -196,7 +196,7 @@ def test_a_site_that_hides_the_failure_is_not_logged_in_to_either(client: Sessio
 def test_a_login_whose_request_fails_leaves_no_session_behind(
     client: SessionClient, path: str
 ) -> None:
-    """Django doesn't save its own after a fault, so nobody would be logged in by it."""
+    """Django doesn't save its own session after a fault, so that no user would be logged in by it."""
     other = client.create(user_id())
     browser = Browser()
     browser.sign_in()
