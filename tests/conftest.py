@@ -1,4 +1,4 @@
-"""What every test uses: the host that serves, and stores that are patient on a busy machine."""
+"""Fixtures of every test: the serving host, and stores with enough time on a busy machine."""
 
 from collections.abc import Iterator
 

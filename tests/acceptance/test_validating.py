@@ -148,7 +148,7 @@ async def test_09_where_the_store_cannot_be_read_validation_is_an_error_and_neve
         )
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
-    # And the outage signed nobody out.
+    # The outage signed no user out.
     authority.query("ALTER TABLE mislaid RENAME TO sessions")
     assert await client.validate(new.token)
 

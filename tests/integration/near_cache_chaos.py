@@ -1,8 +1,8 @@
 """Two servers on one PostgreSQL, clients with near caches, and everything between them misbehaving, round by round.
 
-In each round sessions are made, got into the caches, and ended in every way there is, at either server, while
-processes stand still, ways are slow, stuck or cut, and servers and connections die. What the clients accepted
-meanwhile is judged afterwards (`near_cache_history`).
+Each round creates sessions, caches them, and ends them in every way, at either server. Meanwhile processes freeze,
+links are slow, held or cut, and servers and connections die. `near_cache_history` then judges which sessions the
+clients accepted.
 
 .venv/bin/python -m tests.integration.near_cache_chaos [rounds] [seed]
 """
@@ -42,7 +42,7 @@ from tests.support.unruly_link import Links, unruly_links
 # Enough for all, and too few, so that there are always answers under way.
 ROOMY, CRAMPED = 100, 6
 ENDINGS_WITHIN_SECONDS = 1.2
-# After the last effective_time. What a broken rule lets in comes while the world still misbehaves or just after.
+# The time after the last effective_time. A broken rule shows during the failures or just after them.
 AFTERWARDS_SECONDS = 0.3
 _READY_SECONDS = 3.0
 _PATIENCE_SECONDS = 60.0
@@ -51,7 +51,7 @@ _LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query
 
 @dataclass(frozen=True)
 class Keys:
-    """What callers present, and the id of the key that a sweep is to go through."""
+    """The callers' API keys, and the id of the key whose sessions are ended."""
 
     app: str
     batch: str
@@ -112,7 +112,7 @@ class World:
     """All of it.
 
     Attributes:
-        chance: What decides.
+        chance: The source of random choices.
         cluster: The database.
         servers: Both.
         database_ways: The ways from the servers to the database.
@@ -120,8 +120,8 @@ class World:
         ways: The way from each of those to its server.
         endpoints: Direct clients of both servers, for sign-ins and endings.
         operators: The same, for an operator.
-        keys: What they present.
-        counts: How often what happened.
+        keys: The callers' API keys.
+        counts: The number of events by kind.
     """
 
     chance: random.Random
@@ -284,7 +284,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _ignore(_: object) -> None:
-    """Take what nobody wants to know."""
+    """Discard a message."""
 
 
 @contextlib.contextmanager
@@ -387,7 +387,7 @@ def _summary(verdict: Verdict) -> str:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - for whoever runs it
+    print(line, flush=True)  # noqa: T201 - the program's output
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What clients were answered and when, what was ended and when, and whether the two agree.
+"""The clients' answers and the endings, with their times, and whether they agree.
 
 All clocks are those of one machine.
 """
@@ -12,8 +12,8 @@ class Validation(NamedTuple):
     """One call of `validate`.
 
     Attributes:
-        session: Which of the round's sessions was asked about.
-        wall_time: When, read before the call began.
+        session: The number of the session in its round.
+        wall_time: The wall clock before the call began.
         monotonic: The same, by the monotonic clock.
         accepted: Whether it was accepted. None if that is unknown.
         hit: Whether it was answered from memory.
@@ -32,7 +32,7 @@ class Ending:
 
     Attributes:
         way: How it was ended.
-        session: Which.
+        session: The number of the session in its round.
         effective: The answered effective time, by the wall clock. No client may accept the session after it.
         answered: When that answer had come, by the monotonic clock.
     """
@@ -45,7 +45,7 @@ class Ending:
 
 @dataclass
 class Verdict:
-    """What a history shows.
+    """The result of a history.
 
     Attributes:
         validations: How many there were.

@@ -22,7 +22,7 @@ class Scene:
 
     Attributes:
         sessions: All of them; an `Ending` gives a place in here.
-        endings: What to do, and which endings came of it.
+        endings: The calls to make, and the resulting endings.
     """
 
     def __init__(

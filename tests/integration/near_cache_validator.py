@@ -31,7 +31,7 @@ class Validator:
     """The process, as seen by its parent.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         pid: Its process.
     """
 
@@ -95,7 +95,7 @@ class _Settings(NamedTuple):
 
 
 class _Notebook:
-    """What is to be validated, and what came of it."""
+    """The tokens to validate, and the results."""
 
     def __init__(self, client: SessionClient | AsyncSessionClient) -> None:
         self.tokens: Sequence[str] = ()
@@ -124,7 +124,7 @@ class _Notebook:
 
 
 class _Note:
-    """What came of one validation, as far as it is known."""
+    """The result of one validation, as far as it is known."""
 
     accepted: bool | None = None
 

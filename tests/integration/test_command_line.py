@@ -1,4 +1,4 @@
-"""What somebody at a shell sees."""
+"""The output of the commands at a shell."""
 
 import json
 import re

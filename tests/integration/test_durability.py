@@ -35,7 +35,7 @@ TASKS_A_CLIENT = 3
 
 @dataclass
 class Ledger:
-    """What the authority answered, and what it was asked but did not answer."""
+    """The answered and the unanswered calls."""
 
     created: list[NewSession] = field(default_factory=list)
     revoke_asked: set[str] = field(default_factory=set)

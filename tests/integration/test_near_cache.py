@@ -24,7 +24,7 @@ from tests.support.waiting import until
 from tests.unit.client.near_cache.conftest import NearTwin
 
 LEASE_SECONDS = 2
-# What a busy machine may add to anything.
+# The extra time for a busy machine.
 PATIENCE_SECONDS = 60
 
 

@@ -15,7 +15,7 @@ from session_authority_server.store.database import Database
 from tests.support import postgresql
 from tests.support.program import run, serving
 
-# What a next release may do before the last of its predecessors is gone: add.
+# The next schema may only add to the tables while programs of earlier releases run.
 NEXT = """
 import sqlalchemy as sa
 from alembic import op

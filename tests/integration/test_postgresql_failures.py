@@ -1,4 +1,4 @@
-"""Whatever befalls PostgreSQL, callers get a clear error in time, nothing answered is lost, and it passes."""
+"""In each failure of PostgreSQL, callers get a clear error in time, and no answered call is lost."""
 
 import asyncio
 import time
@@ -101,7 +101,7 @@ async def test_more_writes_than_connections_fail_in_time_while_reads_go_on(
     await recovered(lambda: calls.create("ada"))
 
 
-async def test_a_table_locked_by_somebody_else_keeps_nobody_beyond_the_deadline(
+async def test_a_locked_table_delays_no_call_beyond_its_deadline(
     calls: Calls, admin: Admin
 ) -> None:
     mine = await calls.create("ada")
@@ -233,7 +233,7 @@ def test_no_part_of_a_password_is_shown_however_it_is_given(tmp_path: Path, rest
     refusal(f"postgresql://{rest}", tmp_path, *SERVE)
 
 
-def test_a_role_without_rights_or_a_lost_table_is_told_at_the_start(
+def test_a_role_without_rights_or_a_missing_table_is_reported_at_the_start(
     guarded: Cluster, tmp_path: Path
 ) -> None:
     assert run("migrate", cwd=tmp_path, settings=settings(guarded.url())).returncode == 0
@@ -262,7 +262,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with postgresql.cluster() as made:
         folder = tmp_path_factory.mktemp("made")
         assert run("migrate", cwd=folder, settings=settings(made.url())).returncode == 0
-        # Which would keep the warning of an unconfirmed commit from whoever doesn't ask for it.
+        # This setting would hide the warning of an unconfirmed commit.
         made.psql("ALTER DATABASE postgres SET client_min_messages = error")
         yield made
 
@@ -322,7 +322,7 @@ async def test_a_repeated_sign_out_is_no_success_either_before_a_standby_has_the
         assert (await calls.validate(mine.session_token)).HasField("rejection")
 
 
-async def test_a_standby_that_stays_away_keeps_nobody_beyond_the_deadline(
+async def test_an_absent_standby_delays_no_call_beyond_its_deadline(
     cluster: Cluster, program: Program
 ) -> None:
     async with calling(program) as calls:
@@ -351,7 +351,7 @@ async def test_a_crash_under_load_loses_nothing_answered_and_passes(
 # Silence
 
 
-async def test_a_server_that_falls_silent_keeps_nobody_beyond_the_deadline_and_loses_nothing(
+async def test_a_silent_server_delays_no_call_beyond_its_deadline_and_loses_nothing(
     cluster: Cluster, program: Program
 ) -> None:
     async with calling(program) as calls, under_load(calls) as ledger:

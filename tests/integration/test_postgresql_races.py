@@ -1,9 +1,9 @@
 """Two servers and two workers on one PostgreSQL, everything at once: one truth explains every answer.
 
-One of the servers reaches the database on a way that is slow now and then, so that a statement of its own
-can be old news by the time that it is answered, and others come between the statements of a transaction.
+One of the servers reaches the database over a link that is sometimes slow. An answer can then be out of date when it
+arrives, and other transactions run between the statements of a transaction.
 
-SESSION_AUTHORITY_RACE_SEED makes another one of it.
+SESSION_AUTHORITY_RACE_SEED selects another race.
 """
 
 import asyncio
@@ -46,8 +46,7 @@ SEED = int(os.environ.get("SESSION_AUTHORITY_RACE_SEED", "1"))
 ROUND_SECONDS = 2.0
 REPORT_SECONDS = 5
 CROWD_SIZE = 3_000
-# The worker is to meet live sessions too, of which it has to find that they live: right after those that it
-# looked at last, and early enough before they expire for it not to have found that already.
+# Moves the next check of some live sessions forward, so that the worker also meets sessions that it must not end.
 NUDGE = (
     "UPDATE sessions SET check_time = expired_until + interval '1 microsecond' FROM upkeep "
     "WHERE session_id IN (SELECT session_id FROM sessions WHERE end_time IS NULL "

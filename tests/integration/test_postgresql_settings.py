@@ -1,4 +1,4 @@
-"""Whatever settings PostgreSQL, a role, a pooler or the environment gives a session, every call means the same."""
+"""Settings of PostgreSQL, a role, a pooler or the environment do not change the result of any call."""
 
 import asyncio
 import contextlib

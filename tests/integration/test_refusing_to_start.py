@@ -1,4 +1,4 @@
-"""What can't work is refused at the start, in words that say what to do."""
+"""An unusable configuration is refused at the start, with a message that says what to do."""
 
 import re
 import socket

@@ -23,7 +23,7 @@ from tests.support.program import Refusal, run, running, serving
 from tests.support.soak import soaked
 from tests.support.waiting import wait_until
 
-# What the worker has ended: it recorded that, or has gone through it and left it as it was, for it expired.
+# The sessions that the worker has ended. It records idle timeouts, and only counts expired sessions.
 ENDED = (
     "(end_time IS NOT NULL OR "
     "(check_time, session_id) <= (SELECT expired_until, expired_id FROM upkeep))"

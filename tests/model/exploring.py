@@ -13,11 +13,11 @@ from tests.model.near_cache import Bounds, Change, Protocol, Rule, State
 
 @dataclass(frozen=True)
 class Explored:
-    """What an exploration found.
+    """The result of an exploration.
 
     Attributes:
         states: How many different states there are.
-        promise: What was broken, or None.
+        promise: The broken promise, or None.
         schedule: The shortest way there.
     """
 

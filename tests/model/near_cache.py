@@ -33,7 +33,7 @@ class Change(Enum):
 
 
 class Rule(Enum):
-    """What the protocol rests on. The value says what leaving it out means."""
+    """A rule of the protocol. The value says what happens without the rule."""
 
     LEASE = "hits are served without a lease"
     LEASE_FROM_SENDING = "the lease counts from the pong, not from when its ping was sent"
@@ -92,7 +92,7 @@ class Validation(NamedTuple):
         new_token: Whether it asks about the token that a re-authentication gave out.
         revalidates: Whether it asks about what is in the cache.
         evicted: Whether an eviction arrived since.
-        live: What the store said; None until it is read.
+        live: The store's answer. None until the store is read.
         joined: When another call joined it; -1 where none did.
     """
 
@@ -109,7 +109,7 @@ class State(NamedTuple):
     """The whole world.
 
     Attributes:
-        time: What time it is.
+        time: The current time.
         begun: When the ending began, where that matters; -1 before.
         committed: Whether it has been committed.
         effective: Its effective_time; -1 until it is answered.
@@ -157,7 +157,7 @@ class State(NamedTuple):
 
     @property
     def clock(self) -> int:
-        """What time the client thinks it is."""
+        """Return the time of the client's clock."""
         return self.time - self.lost_time
 
 
@@ -211,7 +211,7 @@ class Protocol:
         if s.time < END_OF_TIME:
             missed = s.asleep and self._lacks(Rule.CLOCK_COUNTS_SUSPEND)
             yield "time passes", s._replace(time=s.time + 1, lost_time=s.lost_time + missed)
-        # Who sleeps does nothing for a while, which every schedule may have anybody do. Only the clock tells.
+        # A sleeping client only differs by its clock, since any schedule may delay its steps.
         if s.asleep:
             yield "the client wakes up", s._replace(asleep=False)
         elif self._lacks(Rule.CLOCK_COUNTS_SUSPEND) and s.mishaps < self.bounds.mishaps:
@@ -357,6 +357,6 @@ def _down(s: State, what: int) -> State:
 def _broken(s: State) -> State:
     """Return a world in which nothing more is put on the stream, which the client does not know yet.
 
-    What is on its way to it already may yet arrive, from the first on, until it notices.
+    Messages in flight can still arrive, in order, until the client notices.
     """
     return s._replace(open=False, registered=False, uplink=False, mishaps=s.mishaps + 1)

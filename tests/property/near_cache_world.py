@@ -372,7 +372,7 @@ def main() -> None:
         world.step()
         if number % 50 == 0:
             world.check()
-    print(  # noqa: T201 - for whoever runs it
+    print(  # noqa: T201 - the program's output
         f"{operations} operations, seed {seed}: {dict(world.counts.most_common())}"
     )
 

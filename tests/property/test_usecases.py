@@ -278,7 +278,7 @@ class Sessions(SignIns):
         assert [self.reason(answer) for answer in answers] == [reason for _, reason in questions]
 
     @invariant()
-    def nobody_has_more_sessions_than_allowed(self) -> None:
+    def no_user_has_more_sessions_than_allowed(self) -> None:
         assert all(len(self.live(user_id)) <= LIMIT for user_id in USERS)
 
 

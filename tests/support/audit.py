@@ -28,7 +28,7 @@ _CHANGES = (
     f"{_ROW.format('(was)')}, {_ROW.format('(became)')} FROM changes ORDER BY begun"
 )
 _ROWS = f"SELECT session_id::text, {_ROW.format('s')} FROM sessions AS s WHERE user_id != 'crowd'"
-# What a worker has gone through and left as it was, for it had expired.
+# Expired sessions that a worker has passed without a write.
 _PASSED = (
     "s.end_time IS NULL AND "
     "(s.check_time, s.session_id) <= (SELECT expired_until, expired_id FROM upkeep)"
@@ -57,8 +57,8 @@ def end(url: str, history: History, due: datetime) -> None:
     """Add the contents of the database and their changes to a history.
 
     Args:
-        url: Which database.
-        history: Which history.
+        url: The address of the database.
+        history: The history to add to.
         due: The workers should have handled sessions that expired by this time.
     """
     with psycopg.connect(url) as connection:

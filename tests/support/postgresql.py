@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psycopg
 
-_UNPRIVILEGED = "nobody"
+_UNPRIVILEGED = "nobody"  # prose: allow
 _START_SECONDS = 60
 
 

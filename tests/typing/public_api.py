@@ -1,4 +1,4 @@
-"""What the public names mean to a type checker. Checked, never run."""
+"""The types of the public names. This file is type-checked and never run."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta

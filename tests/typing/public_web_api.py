@@ -1,4 +1,4 @@
-"""What the names of the integrations mean to a type checker. Checked, never run."""
+"""The types of the integrations' names. This file is type-checked and never run."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, assert_type

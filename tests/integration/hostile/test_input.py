@@ -1,4 +1,4 @@
-"""Whatever arrives on the port, the authority goes on answering."""
+"""The authority keeps answering after any input on its port."""
 
 import contextlib
 import random

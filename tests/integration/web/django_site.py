@@ -101,7 +101,7 @@ def sign_in_anyway(request: HttpRequest) -> HttpResponse:
     try:
         return sign_in(request)
     except SessionAuthorityError:
-        return HttpResponse(request.user.get_username() or "nobody")
+        return HttpResponse(request.user.get_username() or "anonymous")
 
 
 def stumble(request: HttpRequest) -> HttpResponse:

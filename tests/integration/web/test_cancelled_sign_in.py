@@ -118,14 +118,14 @@ async def test_a_sign_in_that_a_scope_cancels_leaves_no_session(
                 await signing_in
         client.gate.set()
         found = await sessions.session(request)
-        return found.user_id if found else "nobody"
+        return found.user_id if found else "anonymous"
 
     client.held, client.before = "CreateSession", before
     async with browser(app_that(sessions, run)) as it:
         answer = await it.post("/run")
     client.held = ""
 
-    assert (answer.status_code, answer.json()) == (200, "nobody")
+    assert (answer.status_code, answer.json()) == (200, "anonymous")
     assert "set-cookie" not in answer.headers
     await none_is_left(client, sessions, user)
 

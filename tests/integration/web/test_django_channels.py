@@ -49,7 +49,7 @@ class LongPoll(AsyncHttpConsumer):  # type: ignore[misc]
             await self.send_headers(headers=[])
             await self.send_body(b"first ", more_body=True)
         news = await push.get()
-        user = self.scope["user"].get_username() or "nobody"
+        user = self.scope["user"].get_username() or "anonymous"
         if b"stream" in self.scope["query_string"]:
             await self.send_body(news.encode())
         else:
@@ -249,7 +249,7 @@ async def test_visitors_are_anonymous_even_in_an_outage(
 ) -> None:
     push.put_nowait("news")
     with django_authority.outage():
-        assert await poll(Browser()) == (200, b"nobody: news")
+        assert await poll(Browser()) == (200, b"anonymous: news")
 
 
 async def test_a_login_of_the_test_client_opens_sockets(

@@ -1,4 +1,4 @@
-"""What a Django site can say about a login, and logins that share a browser."""
+"""The options of a login to a Django site, and logins that share a browser."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -24,7 +24,7 @@ MINUTES = timedelta(minutes=1)
 DAY = timedelta(days=1)
 
 described: dict[str, Any] = {}
-"""What the next login says of itself."""
+"""The options of the next login."""
 
 
 def sign_in(request: Any) -> HttpResponse:
@@ -74,7 +74,7 @@ async def asign_in(request: HttpRequest) -> JsonResponse:
 
 async def asign_out(request: HttpRequest) -> HttpResponse:
     await alogout(request)
-    return HttpResponse((await aget_user(request)).get_username() or "nobody")
+    return HttpResponse((await aget_user(request)).get_username() or "anonymous")
 
 
 urlpatterns = [
@@ -365,5 +365,5 @@ async def test_asynchronous_logins_replace_each_other(client: SessionClient) -> 
     assert second.json() == {"before": "ada", "user": "grace"}
     assert not client.validate(token)
     assert (await browser.get("/async/me", secure=True)).json()["user"] == "grace"
-    assert (await browser.get("/async/sign-out", secure=True)).content == b"nobody"
+    assert (await browser.get("/async/sign-out", secure=True)).content == b"anonymous"
     assert (await browser.get("/async/me", secure=True)).json()["user"] is None

@@ -1,4 +1,4 @@
-"""What the OpenAPI document of an app says of its sessions."""
+"""The security scheme in the OpenAPI document of an app."""
 
 from typing import Annotated, Any
 

@@ -124,7 +124,7 @@ async def test_a_socket_whose_user_must_confirm_who_they_are_is_closed(
 @pytest.mark.parametrize(
     ("is_down", "status"), [(False, 401), (True, 503)], ids=["rejected", "outage"]
 )
-async def test_a_socket_of_nobody_known_is_refused_at_the_handshake(
+async def test_a_socket_without_a_session_is_refused_at_the_handshake(
     sessions: Sessions, authority: testing.Authority, is_down: bool, status: int
 ) -> None:
     socket = Socket(app_with(sessions, []), f"{COOKIE}=ses_{'0' * 70}")

@@ -187,7 +187,7 @@ def test_a_login_that_the_authority_could_not_record_does_not_stand() -> None:
 def test_a_site_that_hides_the_failure_is_not_logged_in_to_either(client: SessionClient) -> None:
     browser = Browser()
     with down():
-        assert browser.get("/sign-in-anyway", {"user": "ada"}).content == b"nobody"
+        assert browser.get("/sign-in-anyway", {"user": "ada"}).content == b"anonymous"
     with settings(client, ADOPT_EXISTING=BEFORE):
         assert browser.who() is None
 
