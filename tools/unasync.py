@@ -42,7 +42,7 @@ TOKENS = {
     r"\bgrpc\.aio\.": "grpc.",
     r"\basyncio\.sleep\b": "time.sleep",
     r"^import asyncio$": "import time",
-    r"`async with`": "`with`",
+    r"\ban `with`": "a `with`",
 }
 
 _LEFT_OVER = re.compile(r"\b(async|await|asyncio|aio|loops?)\b|grpc\.aio")

@@ -50,7 +50,11 @@ WITHOUT_RETRIES = ("grpc.enable_retries", 0)
 
 
 def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
-    """Return the options of a channel."""
+    """Return the gRPC options of a channel to the authority.
+
+    They set retry rules, the size limit of answers, keepalive and reconnection. For a local address, they also
+    switch proxies off.
+    """
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", _SERVICE_CONFIG),
         # DNS must not replace the service config.
@@ -68,6 +72,7 @@ def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
         ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_SECONDS * 1000),
     ]
     if is_local(settings.address):
-        # A proxy of the environment would send the plaintext to another host.
+        # Calls to a local address may be unencrypted. If the environment variables name an HTTP proxy, gRPC would send
+        # these calls through it to another host. So ignore the proxy.
         options.append(("grpc.enable_http_proxy", 0))
     return options

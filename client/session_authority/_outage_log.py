@@ -16,7 +16,8 @@ WARNING_INTERVAL_SECONDS = 60.0
 
 # Every other error is about one request: its user, its arguments or its session.
 _FAILURES = (Unavailable, CallerRejected, InternalError)
-# A server that shuts down ends its streams with this reason. The near cache then opens another one.
+# The server ends a stream with this reason, for example when it shuts down. This is not an outage, so it is not logged:
+# the near cache opens a new stream.
 _INTERRUPTED = "WATCH_INTERRUPTED"
 
 _log = logging.getLogger("session_authority.client")

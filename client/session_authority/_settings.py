@@ -162,7 +162,8 @@ def is_local(address: str) -> bool:
         return True
     if separator and scheme in {"ipv4", "ipv6"}:
         return all(_is_loopback(target) for target in rest.removeprefix("///").split(","))
-    # A given name server (dns://8.8.8.8/localhost) may resolve "localhost" to any host.
+    # If the address names a DNS server (dns://8.8.8.8/localhost), that server may resolve "localhost" to any host.
+    # So such an address is not local.
     if separator and scheme == "dns":
         named = rest.startswith("//") and not rest.startswith("///")
         return not named and _is_loopback(rest.removeprefix("///"))

@@ -23,7 +23,7 @@ class SessionClient(Caller):
     """Calls the session authority. Each call blocks its thread.
 
     One client serves all threads of a process. A forked process gets its own connections. The client connects at its
-    first call. Close it, or use it in an `with` block.
+    first call. Close it, or use it in a `with` block.
 
     Each method that calls the authority may raise:
 

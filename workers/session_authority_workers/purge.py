@@ -1,4 +1,8 @@
-"""Jobs that delete sessions older than the history, the data of erased users, and old partitions."""
+"""The jobs that delete old data.
+
+`Purge` deletes sessions that ended longer ago than `history_retention`, and old retry records. `Erase` deletes the data
+of erased users. `Partition` creates new partitions and drops old ones.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta

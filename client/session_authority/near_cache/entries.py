@@ -191,7 +191,8 @@ class Entries:
         return count
 
     def _evict_oldest(self) -> int:
-        # Remove many at once: finding a dict's first item takes longer the more items before it were removed.
+        # Remove many entries at once. A removed item leaves a gap in the dict. To find the first item, Python must skip
+        # all gaps before it. One at a time, each search would take longer than the last.
         count = max(self._max_sessions // DISPLACED_SHARE, 1)
         return sum(map(self.remove, list(islice(self._cold or self.hot, count))))
 

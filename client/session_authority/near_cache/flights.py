@@ -35,7 +35,10 @@ class Flight:
 
 
 class Flights:
-    """The validations in flight."""
+    """Remembers which validations are in flight, and which subjects changed meanwhile.
+
+    The near cache asks it whether an answer may be cached.
+    """
 
     def __init__(self, changes_limit: int = CHANGES_LIMIT) -> None:
         self._changes_limit = changes_limit

@@ -70,7 +70,10 @@ class Lease:
         self._unanswered: dict[int, float] = {}
 
     def begin(self) -> int:
-        """Begin a generation without a lease, and return its number."""
+        """Start the next generation, because a new stream was opened. Return its number.
+
+        The lease is over until this stream answers a ping.
+        """
         self.end()
         self.generation += 1
         return self.generation

@@ -103,7 +103,11 @@ class SessionCookie:
         self._warned_of_plain_http = False
 
     def name(self, *, local: bool) -> str:
-        """Return the name under which the cookie is set."""
+        """Return the cookie's name: with the prefix `__Host-` or `__Secure-`, or the plain name if `local`.
+
+        Args:
+            local: Whether the browser uses plain HTTP to its own machine.
+        """
         return self._plain_name if local else self._secure_name
 
     def tokens(self, header: str, *, local: bool) -> tuple[str, ...]:
@@ -165,7 +169,11 @@ class SessionCookie:
         )
 
     def cleared(self, *, local: bool) -> tuple[SetCookie, ...]:
-        """Return the headers that clear the cookie, under each name that it may have."""
+        """Return the headers that clear the cookie.
+
+        If `local`, the browser may hold the cookie under the secure name and under the plain name, so return one
+        header for each.
+        """
         cleared = self._set("", 0, local=False)
         return (cleared, self._set("", 0, local=True)) if local else (cleared,)
 

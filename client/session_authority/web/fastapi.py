@@ -351,7 +351,10 @@ class RecentAuthentication(params.Depends):
         super().__init__(recent)
 
     async def __call__(self, connection: HTTPConnection, _: _Cookie = None) -> Session:
-        """Return the session, as a dependency of `Depends`."""
+        """Return the session.
+
+        FastAPI calls this method if the object is wrapped: `Depends(RecentAuthentication(minutes=10))`.
+        """
         assert self.dependency is not None
         session: Session = await self.dependency(connection)
         return session

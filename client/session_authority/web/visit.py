@@ -105,7 +105,7 @@ class Visit:
 
     @property
     def may_clear(self) -> bool:
-        """Whether the response may clear a cookie that the request presented."""
+        """Whether the response may clear the cookie (`cookies.may_clear` explains when)."""
         return may_clear(self._arrival.header)
 
     def to_ask(self, *, passive: bool = False) -> Sequence[ValidationRequest]:
@@ -293,7 +293,10 @@ class Visit:
 
     @property
     def made_session(self) -> bool:
-        """Whether this request got a token for the cookie."""
+        """Whether this request got a new token from the authority, which the response will send in the cookie.
+
+        A sign-in, an adopted login and a reauthentication get a new token.
+        """
         return self._handed_out is not None
 
     def take_back(self) -> _core.Operation[None]:

@@ -63,9 +63,11 @@ class ClockSkew:
             remaining -= 1
 
     async def measure(self) -> timedelta:
-        """Ask the database for its time, and return the least possible skew of the machine's clock.
+        """Ask the database for its time, and update `wrong`.
 
-        The skew is positive if the machine's clock is ahead. With SQLite, both are the same clock.
+        Return the smallest possible difference between the two clocks. It is positive if the machine's clock is ahead,
+        and negative if it is behind. The real difference may be larger, because the answer takes time. With SQLite,
+        return zero: both are the same clock.
 
         Raises:
             StoreUnavailable: If the database doesn't answer.

@@ -80,7 +80,11 @@ def presented_by(settings: Settings, environment: Mapping[str, str]) -> str | No
 
 
 def read(settings: Settings) -> str | None:
-    """Return the development key of the database, or None if there is none or this user may not read it."""
+    """Return the development key of a SQLite database.
+
+    Return None if the database is PostgreSQL, if the key's file is missing or empty, or if this process may not read
+    the file.
+    """
     if settings.sqlite_path is None:
         return None
     try:

@@ -34,7 +34,8 @@ def tune_memory() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    # Other C libraries have no mallopt, and return large blocks by default.
+    # Only glibc needs this setting. Other C libraries have no `mallopt`, so ignore the error. They return large freed
+    # blocks to the operating system by themselves.
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 

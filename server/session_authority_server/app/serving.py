@@ -173,7 +173,7 @@ async def _usable_database(settings: Settings) -> AsyncIterator[Database]:
 
 @contextlib.asynccontextmanager
 async def _flushing_activity_at_end(server: Server) -> AsyncIterator[None]:
-    """Write the uses of sessions that are still in memory, after the last call has ended."""
+    """After the last call has ended, write the activity that is still in memory."""
     try:
         yield
     finally:
@@ -212,7 +212,11 @@ async def _refreshing_keys(
 async def _background_loops(
     settings: Settings, database: Database, server: Server, clock: Clock
 ) -> AsyncIterator[None]:
-    """Run the loops of a server that accepts calls."""
+    """Run the background tasks of a server that accepts calls, while the context lasts.
+
+    The tasks write activity, measure the worker's backlog, receive changes from other servers, send changes to watch
+    streams, and check these streams.
+    """
     with _running_tasks(
         server.context.activity.run(),
         watch_backlog(database, settings, clock),

@@ -50,7 +50,7 @@ def count_superseded(_session: Session) -> None:
 def usecase_context(
     store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NO_AUDIT
 ) -> Context:
-    """Return the context of the use-cases over a store."""
+    """Create the objects that every use-case needs (`Context`). They keep their data in the given store."""
     return Context(
         store=store,
         clock=clock,

@@ -15,7 +15,8 @@ from session_authority_server.ports import EVENTS_AT_ONCE
 
 # The most events that wait in the queue. The writer may hold as many again.
 QUEUE_LIMIT_EVENTS = 10 * EVENTS_AT_ONCE
-# How long the upkeep waits for room in the queue.
+# The longest time that `wait_for_room` waits before a background job records a batch of events. If the queue is still
+# full then, events may be dropped.
 ROOM_SECONDS = 10.0
 # How long a shutdown waits until the queue is written.
 DRAIN_SECONDS = 5.0

@@ -26,7 +26,7 @@ class Descriptor:
             _write_some(self._descriptor, lines, _PIPE_WRITE_BYTES)
 
     def close(self) -> None:
-        """Leave the descriptor open."""
+        """Do nothing: other parts of the program still use the descriptor."""
 
 
 class File:

@@ -19,7 +19,7 @@ OnSuperseded = Callable[[Session], None]
 ENDINGS_LIMIT = 1_000
 # The most endings that are written at the same time. The other connections stay free for calls.
 ENDINGS_AT_ONCE = 2
-# How often an ending is tried, and the pause after a failure.
+# How many times the server tries to end a session, and the pause after a failure.
 ENDING_TRIES = 30
 ENDING_PAUSE_SECONDS = 1.0
 # How long a shutdown waits for the endings.

@@ -140,7 +140,7 @@ class Facts:
         return [key for key in self.contents.keys if key.state(self.now) is KeyState.ACTIVE]
 
     def may(self, permission: Permission) -> bool:
-        """Return whether any caller has the permission."""
+        """Return whether at least one caller has the permission."""
         return self.exposure.insecure or any(
             permission in key.permissions for key in self.active_keys
         )

@@ -48,7 +48,7 @@ async def gather(
         insecure: Whether the servers are started with `--insecure`.
         allow_plaintext: Whether the servers are started with `--allow-plaintext`.
         tls_fault: Why the certificate can't be used; empty if it can.
-        tls_dates: The first and the last moment of the certificate, if known.
+        tls_dates: The first and the last valid moment of the certificate, if known.
         config_file: The file that the settings were read from, if any.
 
     Raises:

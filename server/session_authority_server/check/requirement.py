@@ -11,7 +11,7 @@ _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 class Standard(Enum):
-    """A standard that requires something."""
+    """A published security standard whose requirements the check command evaluates."""
 
     ASVS = "OWASP ASVS 5.0"
     NIST = "NIST SP 800-63B-4"

@@ -171,7 +171,8 @@ def certificate_expires(facts: Facts) -> Iterator[CheckWarning]:
             f"it is not valid now, only from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC",
             remedy,
         )
-    # Certificates that last only days are renewed shortly before they expire.
+    # Warn 14 days before the certificate expires. If its validity is short, warn only when a quarter of it is left.
+    # Otherwise a certificate that is valid for a few days would always cause a warning.
     elif end - facts.now <= min(EXPIRES_SOON, (end - begin) * _LAST_FRACTION):
         yield CheckWarning(
             "certificate-expires-soon",
@@ -221,7 +222,7 @@ def upkeep_is_behind(facts: Facts) -> Iterator[CheckWarning]:
 
 
 def schema_differs(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of a schema of another version."""
+    """Warn if the database has no schema, or if its schema version is not that of this program."""
     version = facts.schema
     if not version.serves:
         yield CheckWarning(
@@ -278,7 +279,11 @@ def file_has_several_names(facts: Facts) -> Iterator[CheckWarning]:
 
 
 def history_is_short_or_long(facts: Facts) -> Iterator[CheckWarning]:
-    """Warn of a missing audit log, and of histories that are too short or keep too much."""
+    """Warn if there is no audit log, or if data is deleted too soon or kept too long.
+
+    Ended sessions may be deleted too soon. Full addresses or user agents may be kept too long. The audit log may keep
+    addresses that the database erases.
+    """
     policy = facts.policy
     if not facts.audit_log:
         yield CheckWarning(

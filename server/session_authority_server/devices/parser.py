@@ -50,7 +50,7 @@ _IOS_ONLY = re.compile(
 _FROZEN_OS_VERSIONS = {
     # Chrome's reduced user agent. A real Android 10 names its model.
     "Android": re.compile(r"Android 10; K[;)]"),
-    # A frozen version of the platform, which no user knows.
+    # The number after CrOS is not the version of ChromeOS that users know. It no longer changes, so it is never shown.
     "ChromeOS": re.compile("CrOS"),
     # Since iOS 26, WebKit sends 18_6 or 18_7 (webkit.org/blog/17333). Only with Version/18 is that the real version.
     "iOS": re.compile(r"CPU (?:iPhone )?OS 18_[67](?!.*\bVersion/18\.)"),

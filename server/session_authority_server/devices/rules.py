@@ -59,7 +59,8 @@ PROGRAMS = {
     "BrightSign": "brightsign",
     "Roku": "roku",
     "Sonos": "sonos",
-    # Browsers that name another browser too, or that shorten their own name or join its words.
+    # Browsers whose user agent also contains another browser's name, or contains their own name shortened or written
+    # as one word.
     "Opera GX": "opx oprgx",
     "Opera Touch": "opt",
     "Avast Secure Browser": "avast avastsecurebrowser asw",

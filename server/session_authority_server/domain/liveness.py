@@ -19,7 +19,11 @@ def is_live(session: Session, now: datetime) -> bool:
 
 
 def is_swept(session: Session) -> bool:
-    """Return whether a sweep covers a session. Only epochs decide, never times."""
+    """Return whether a sweep has ended a session.
+
+    Each sweep raises the epoch of one user or the global epoch. A session is swept if an epoch at its creation differs
+    from the current one. Times are not compared.
+    """
     return (
         session.user_epoch != session.current_user_epoch
         or session.global_epoch != session.current_global_epoch

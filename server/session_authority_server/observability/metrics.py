@@ -32,7 +32,7 @@ class CallTimes(Collector):
         self._sums[method] += seconds
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Return the counts in the form that the library requires."""
+        """Return the histograms for prometheus_client."""
         family = HistogramMetricFamily(
             self._name, self._meaning, labels=[self._label] if self._label else []
         )

@@ -1,4 +1,7 @@
-"""The queue in front of the use-cases."""
+"""The queue of unary calls.
+
+It limits how many calls run at once, runs validations in batches, and refuses calls that have waited too long.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,7 @@
-"""The path of a unary call from the host to its use-case."""
+"""Takes unary calls from the gRPC server (`rpc/host`) and passes them to their use-cases.
+
+It authenticates, limits and queues the calls, and maps errors to gRPC statuses.
+"""
 
 import asyncio
 import time

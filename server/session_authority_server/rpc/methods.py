@@ -1,4 +1,4 @@
-"""Every RPC, with its permission, size limit and retry class."""
+"""Every RPC: the permission that it needs, its largest request, and whether a client may retry it by itself."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -129,8 +129,9 @@ async def end_overdue(
     written = await _write(connection, dialect, due[:_WRITES_LIMIT], now, erases_at_end)
     left = await _first_unwritten(connection, dialect, set(due) - written.ids, now)
     if left is not None:
-        # A session was locked by another transaction, or exceeded the limit. Stop before it: the next step examines
-        # it and all after it again.
+        # At least one due session was not written. Another transaction had locked it, or this step had already written
+        # `_WRITES_LIMIT` sessions. Move the watermark only to the session before it. The next step examines this
+        # session and all later sessions again.
         seen = await _read_overdue(connection, watermark, left, now, limit, named, erases_at_end)
     if seen.until is not None:
         await _move_watermark(connection, seen.until, seen.last_id)

@@ -166,7 +166,8 @@ async def revoke_key_sessions(
         after = await context.store.transact(partial(_end_some, key_id, after, now, reason))
         if loop.time() >= deadline:
             break
-    # Return a time, because an id would identify the last session that was read.
+    # The caller needs a place to continue. Return the creation time of the last session that was read, not its id. The
+    # id would tell the caller which session that was.
     resume_time = None if after is None else tokens.time_of(after)
     return KeyRevocation(context.effective_time(), resume_time)
 

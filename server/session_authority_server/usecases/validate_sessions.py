@@ -23,7 +23,7 @@ VALIDATIONS_LIMIT = BATCH_LIMIT
 
 @dataclass(slots=True)
 class Validation:
-    """A caller's question whether a token is valid.
+    """A caller's request to validate a token.
 
     Not frozen: freezing doubles the cost of creating one.
     """
@@ -46,7 +46,7 @@ Outcome = Session | Rejection | InvalidRequest | NotYetRecorded
 
 
 async def validate_sessions(context: Context, validations: Sequence[Validation]) -> list[Outcome]:
-    """Return an outcome for each question, in order. A question that breaks a limit fails alone.
+    """Return an outcome for each validation, in order. A validation that breaks a limit fails alone.
 
     Raises:
         StoreUnavailable: If the store can't be read.
@@ -113,7 +113,7 @@ async def batch_verdicts(
     """Return the verdicts of a batch request.
 
     Raises:
-        InvalidRequest: If a question breaks a limit.
+        InvalidRequest: If a validation breaks a limit.
         StoreUnavailable: If the use of a session can't be written.
     """
     violations = [
@@ -142,7 +142,7 @@ def _checked_ip_address(text: str) -> str | None:
 
 
 def check_count(validations: Sequence[Validation]) -> Sequence[Validation]:
-    """Return the questions of a batch request, after a check of their number.
+    """Check that a batch request has 1 to VALIDATIONS_LIMIT validations, and return them.
 
     Raises:
         InvalidRequest: If there are none or too many.

@@ -297,7 +297,12 @@ class AuthSession:
         self._sign_out_elsewhere()
 
     def _limit_idle_time(self) -> None:
-        """Replace the session by one with an idle timeout, because the view called `set_expiry(0)` after `login()`."""
+        """Replace the new session by one with an idle timeout.
+
+        After `login()`, the view called `set_expiry(0)`, so the login now ends with the browser. Such a login gets
+        `browser_idle_timeout`. Do nothing if that option is off, or if the session already has an idle timeout or a
+        lifetime of its own.
+        """
         session = self.session
         default = self._options.browser_idle_timeout
         if (

@@ -62,7 +62,11 @@ class SessionAuthorityMiddleware:
         self._check_seconds = check_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Identify the user of a connection, and guard the connection if there is one."""
+        """Find the user of a connection.
+
+        If the user has a live session, check the session again while the connection is open. During an outage, end
+        the connection.
+        """
         if "session" not in scope:
             raise ValueError(
                 "SessionAuthorityMiddleware needs Channels' SessionMiddleware around it: use "

@@ -18,7 +18,10 @@ _SIGNED_COOKIES = "django.contrib.sessions.backends.signed_cookies"
 
 
 def check_settings(**_kwargs: Any) -> Sequence[CheckMessage]:
-    """Check the settings, and the other Django settings that they depend on."""
+    """Check the setting `SESSION_AUTHORITY`.
+
+    Also check the Django settings that it depends on: the order of `MIDDLEWARE`, and `SESSION_ENGINE`.
+    """
     try:
         found = options()
     except ImproperlyConfigured as error:

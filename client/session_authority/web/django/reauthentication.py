@@ -69,7 +69,12 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # generic in Djang
     template_name = "session_authority/reauthenticate.html"
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Reject an actor, who acts as the user. Redirect a visitor to sign in, which is a proof, and then to `next`."""
+        """Redirect a visitor to the login page, and reject an actor.
+
+        If the user is not logged in, redirect to the login page, and from there to `next`. A login also proves the
+        identity, so this page is not needed then. If the session has an actor, answer 403: an actor cannot prove the
+        user's identity.
+        """
         if not request.user.is_authenticated:
             return redirect_to_login(self.get_success_url())
         if auth_session_of(request).require().actor_id is not None:

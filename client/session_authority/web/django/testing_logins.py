@@ -18,7 +18,11 @@ _TOKEN = "_session_authority_test_token"  # noqa: S105 - the key of a test's tok
 
 
 def log_in(request: HttpRequest, user: AbstractBaseUser) -> None:
-    """Record a login without a request."""
+    """Create the session of a login of Django's test client.
+
+    The test client passes an empty request, because no HTTP request was made. Do nothing if the site calls a real
+    authority.
+    """
     found = options()
     if found.client.address not in test_clocks:
         return
@@ -28,7 +32,11 @@ def log_in(request: HttpRequest, user: AbstractBaseUser) -> None:
 
 
 def log_out(request: HttpRequest) -> None:
-    """Record a logout without a request."""
+    """End the session that `log_in` created.
+
+    The test client passes an empty request, because no HTTP request was made. Do nothing if the site calls a real
+    authority.
+    """
     found = options()
     if found.client.address in test_clocks:
         found.client.sign_out(request.session.get(_TOKEN))

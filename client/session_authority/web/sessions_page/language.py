@@ -169,7 +169,8 @@ class Languages:
         found = self._made.get(tag)
         if found is None:
             locale = _locale(tag)
-            # Try the locale's tag first, since the locale data map zh-TW to zh-Hant-TW.
+            # Try the tag of Babel's locale before the visitor's tag. Babel turns zh-TW into zh-Hant-TW, which matches a
+            # catalogue `zh-hant`. The tag zh-TW alone would match a catalogue `zh`, which is the wrong script.
             name = self._catalogue_of(_tag_of(locale).lower()) if locale else None
             name = name or self._catalogue_of(tag)
             locale = locale or _locale(name or "")

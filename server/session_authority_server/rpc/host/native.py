@@ -64,8 +64,8 @@ class NativeHost:
         self._idle = asyncio.Event()
         self._front: Any = None
         self._folder: str | None = None
-        # Limits the batches that wait in the event loop. The other calls of a flood wait in Rust, so that answers take
-        # turns with new calls.
+        # At most BATCHES_IN_LOOP_LIMIT batches of new calls wait in the event loop. Further calls wait in the Rust
+        # code. So the event loop has time to send answers when very many calls arrive.
         self._batch_places = threading.Semaphore(BATCHES_IN_LOOP_LIMIT)
 
     def bind(self, address: str) -> str:

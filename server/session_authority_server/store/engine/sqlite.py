@@ -303,7 +303,10 @@ def _identity(path: str) -> Identity:
 
 
 def _anchor(path: Path) -> sqlite3.Connection:
-    """Return a connection that keeps the log and its index open."""
+    """Open a connection that is not used for queries.
+
+    While it is open, SQLite does not delete the write-ahead log (`-wal`) and its index (`-shm`).
+    """
     anchor = sqlite3.connect(
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
