@@ -1,4 +1,7 @@
-"""Validations that wait to be sent. Concurrent ones share a call. Nothing here does I/O."""
+"""Questions that wait to be sent. Concurrent ones share a call. Nothing here does I/O.
+
+A question is one validation request, with the callers that wait for its answer.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,7 +36,7 @@ Outcome: TypeAlias = Session | Rejection | Exception
 
 @dataclass(slots=True, eq=False)
 class Question(Generic[_Waiter]):
-    """A question and the callers that wait for its answer. A report of use has no callers."""
+    """One validation request, and the callers that wait for its answer. A report of use has no callers."""
 
     message: v1.ValidateSessionRequest = field(repr=False)
     ip_address: str | None = None
@@ -41,7 +44,7 @@ class Question(Generic[_Waiter]):
 
 
 Exchange: TypeAlias = Callable[[Sequence[Question[_Waiter]]], Operation[list[Outcome]]]
-"""Sends questions in one call, and returns the outcome of each."""
+"""Creates the operation that sends questions in one call, and returns the outcome of each."""
 
 
 class Questions(Generic[_Waiter]):

@@ -23,12 +23,12 @@ class Batcher:
     """Sends the validations of one event loop. Those that wait at the same time share a call."""
 
     def __init__(self, run: Run, exchange: Exchange[_Waiter], deadline_seconds: float) -> None:
-        """Start with no questions.
+        """Create a batcher.
 
         Args:
-            run: Makes the calls of an operation.
-            exchange: The operation that sends questions.
-            deadline_seconds: How long a caller waits.
+            run: Runs an operation and makes its calls.
+            exchange: Creates the operation that sends several validations in one call.
+            deadline_seconds: How long `ask` waits.
         """
         self._run = run
         self._exchange = exchange
@@ -38,7 +38,10 @@ class Batcher:
         self._scheduled = False
 
     async def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
-        """Return the answer to a question, or the error of its call."""
+        """Validate one token. Wait for the answer, and return it.
+
+        If the call fails or the deadline passes, return the error; do not raise it.
+        """
         waiter: _Waiter = asyncio.get_running_loop().create_future()
         question = self._questions.join(message, waiter)
         self._pump()
@@ -52,7 +55,10 @@ class Batcher:
                 self._questions.leave(question, waiter)
 
     def report(self, message: v1.ValidateSessionRequest) -> None:
-        """Send a question that reports use, with the next call. Nothing waits for its answer."""
+        """Tell the authority, with the next call, that a session was used. Nothing waits for the answer.
+
+        Drop the report if WAITING_LIMIT questions already wait.
+        """
         self._questions.report(message)
         self._pump()
 
@@ -60,7 +66,8 @@ class Batcher:
         """Do nothing: reports need no task of their own."""
 
     def _pump(self) -> None:
-        # Send at the end of this iteration of the loop, together with the other questions of the iteration.
+        # Do not send at once. `call_soon` runs `_send` after the callbacks that are ready now. All validations that
+        # they add then share one call.
         if not self._scheduled and len(self._calls) < CALLS_LIMIT and self._questions:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._send)

@@ -37,17 +37,17 @@ class _Waiter:
 class Batcher:
     """Sends the validations of all threads. Those that wait at the same time share a call.
 
-    A thread that waits for an answer makes the call itself: it leads. While all calls are in flight, questions wait.
+    A thread that waits for an answer makes the call itself: it leads. While all calls are in flight, validations wait.
     When a leader is done, it appoints a waiting thread as the next leader.
     """
 
     def __init__(self, run: Run, exchange: Exchange[_Waiter], deadline_seconds: float) -> None:
-        """Start with no questions.
+        """Create a batcher.
 
         Args:
-            run: Makes the calls of an operation.
-            exchange: The operation that sends questions.
-            deadline_seconds: How long a caller waits.
+            run: Runs an operation and makes its calls.
+            exchange: Creates the operation that sends several validations in one call.
+            deadline_seconds: How long `ask` waits.
         """
         self._run = run
         self._exchange = exchange
@@ -59,7 +59,10 @@ class Batcher:
         self._reporter = Background(self._send_reports, "session-authority-report")
 
     def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
-        """Return the answer to a question, or the error of its call."""
+        """Validate one token. Wait for the answer, and return it.
+
+        If the call fails or the deadline passes, return the error; do not raise it.
+        """
         ends_at = time.monotonic() + self._deadline_seconds
         with self._lock:
             waiter = _Waiter(leads=self._calls < CALLS_LIMIT)
@@ -78,7 +81,10 @@ class Batcher:
         return waiter.outcome
 
     def report(self, message: v1.ValidateSessionRequest) -> None:
-        """Send a question that reports use, in a background thread, unless too many wait."""
+        """Tell the authority, in a background thread, that a session was used. Nothing waits for the answer.
+
+        Drop the report if WAITING_LIMIT reports already wait.
+        """
         if self._reports.qsize() < WAITING_LIMIT:
             self._reports.put(message)
             self._reporter.start()

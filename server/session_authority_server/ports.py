@@ -289,9 +289,10 @@ class UpkeepStore(Protocol):
     ) -> ExpiryBatch:
         """Process the next overdue sessions, at most `limit`, each once.
 
-        * Records endings by idle timeout or sweep, because a later read could derive another ending. Expired sessions
-          are only counted, because a row always shows that its lifetime is over. `named` returns them too, which
-          doubles the cost. A store that erases addresses at the end records them, because it writes the rows anyway.
+        * Records endings by idle timeout or sweep. Otherwise, a later read could compute a different ending.
+        * Only counts sessions whose lifetime is over, because their rows always show it. `named` also returns these
+          expired sessions, which doubles the cost.
+        * Exception: a store that erases addresses at the end writes these rows, so it also records that they expired.
         * Two callers never process the same session at the same time.
         * Skips a live session until it could be due. Stops at a locked session, and continues with it next time.
         * Never processes a session that appears behind the position reached, because it was committed late or

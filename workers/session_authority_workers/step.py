@@ -46,9 +46,10 @@ class Step(Generic[T]):
     Attributes:
         due: Returns the pieces of work that are due.
         act: Processes at most the given number of rows of a piece, as one batch.
-        stride: Sets the size of the batches.
+        stride: Adapts the size of the batches to how long they take.
         count: Counts the due rows up to a limit. Without it, each piece counts as one.
-        before: Runs before each batch of a piece, and returns how many rows it changed. The stride ignores its duration.
+        before: A function that runs before each batch of a piece, and returns how many rows it changed. Its own
+            duration does not affect the size of the batches.
     """
 
     due: Callable[[], Awaitable[Sequence[T]]]

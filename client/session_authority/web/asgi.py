@@ -120,7 +120,8 @@ class SessionMiddleware:
         try:
             await self._app(scope, receive, visit.send)
         except BaseException:
-            # Another middleware answers instead, without the cookie.
+            # If the request failed before its response started, an outer middleware sends an error response without
+            # the cookie. The browser never gets the new session's token, so end that session.
             if not visit.delivered:
                 await self._take_back(visit)
             raise

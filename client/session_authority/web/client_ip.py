@@ -1,7 +1,8 @@
 """The IP address and the scheme of a request: the socket's own, or the ones that trusted proxies forwarded.
 
-Each proxy appends the hop that called it to the forwarding header. The client can forge everything to the left, so
-only hops that trusted proxies appended count. The client is the rightmost hop that is not a trusted proxy.
+Each proxy appends the address of its caller to the right end of the forwarding header. A client can send a false
+header, so only addresses that trusted proxies appended are true. Read from the right: the first address that is not a
+trusted proxy is the client's.
 
 (RFC 7239, sections 4 to 6 and 8.1; RFC 9110, section 5.6.1; MDN, "X-Forwarded-For", "Selecting an IP address".)
 """
@@ -38,15 +39,17 @@ class ClientIp:
         *,
         header: ForwardingHeader = "x-forwarded-for",
     ) -> None:
-        """Check the names of the trusted proxies.
+        """Set the trusted proxies.
 
         Args:
             trusted_proxies: The addresses and networks of the site's own proxies, for example "10.0.0.0/8". "unix"
                 trusts every peer of a Unix socket.
-            header: The header that these proxies maintain. The other header can be forged and is ignored.
+            header: The header in which these proxies forward the client's address: "x-forwarded-for" or "forwarded".
+                The one that you don't choose is ignored, because clients can forge it.
 
         Raises:
-            ValueError: A trusted proxy is neither an address nor a network, or `header` has another value.
+            ValueError: A trusted proxy is not "unix", an address or a network. Or `header` is not one of the two names.
+            TypeError: `trusted_proxies` is a str.
         """
         if isinstance(trusted_proxies, str):
             raise TypeError("trusted_proxies must be a sequence of networks, not a str")
@@ -97,8 +100,8 @@ class ClientIp:
         """
         if not self.trusts(peer):
             return None
-        # One scheme for each trusted hop, because further ones can be forged. The leftmost of them counts first: it is
-        # from the proxy that the browser called. The other proxies saw only the scheme of the proxy before them.
+        # Read only as many schemes as there are trusted hops, from the right. A client can forge the schemes further
+        # left. The leftmost known scheme that was read comes from the proxy that the browser called.
         count = max(1, len(self._trusted_hops(header(self.header))))
         forwarded = _items(header("x-forwarded-proto"))[-count:]
         if self.header == "forwarded":

@@ -39,8 +39,9 @@ class PageRequest:
     reauthenticate_url: str | None = None
 
     def __post_init__(self) -> None:
-        # A visitor may choose a part of the path. For browsers, "//" begins another host, and an unquoted "\\" or tab
-        # can act as a slash. A header can carry only Latin-1.
+        # A visitor may control a part of `root`, which the page uses in links and redirects. Keep exactly one slash at
+        # the start, because browsers read "//name" as another host. Quote backslashes and tabs, because browsers may
+        # read them as slashes. Quote all characters that are not ASCII, because a header carries only Latin-1.
         path = quote(self.root, safe="/:@!$&'()*+,;=", errors="replace")
         object.__setattr__(self, "root", "/" + path.lstrip("/") if path else "")
 

@@ -8,7 +8,8 @@ from session_authority_server.domain.clock import TOLERATED_SKEW, Clock, elapsed
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.ports import UpkeepStore
 
-# If no server or worker ran for longer than this, an operator must confirm that the clock is right.
+# If every server and worker was stopped for longer than this, the upkeep does not run until an operator confirms that
+# the clock is right (`repair-clock`).
 LONGEST_PAUSE = timedelta(days=1)
 # How long the upkeep pauses after the clock was stepped. In this time, an operator can correct the clock.
 STEADY_FOR = timedelta(minutes=10)

@@ -81,7 +81,9 @@ class Backlog:
     """The worker's oldest unfinished tasks.
 
     Attributes:
-        sweep_time: Time of the oldest sweep whose endings are not all recorded; None if there is none.
+        sweep_time: When the oldest unfinished sweep was made; None if no sweep is unfinished. A sweep is one call that
+            ends all sessions of a user or of everybody. It is unfinished while some of these sessions have no
+            recorded ending.
         erase_time: Time of the oldest erasure that has not deleted everything; None if there is none.
     """
 

@@ -54,7 +54,10 @@ def check_user_id(user_id: str, violations: Violations, field: str = "user_id") 
 
 
 def check_actor_id(actor_id: str, violations: Violations) -> str | None:
-    """Return the id of the person who acts as the user; None if the user signs in."""
+    """Check the id of the person who acts as the user, and return it.
+
+    Return None if it is empty: then the user signs in personally.
+    """
     if not actor_id:
         return None
     check_user_id(actor_id, violations, "actor_id")
@@ -123,7 +126,10 @@ def check_authentication_methods(methods: Sequence[str], violations: Violations)
 
 
 def check_lifetime(given: timedelta | None, policy: Policy, violations: Violations) -> timedelta:
-    """Return the given absolute lifetime, or the policy's by default."""
+    """Check a given absolute lifetime against the policy's limits, and return it.
+
+    Return the policy's lifetime if none is given.
+    """
     if given is None:
         return policy.absolute_lifetime
     if not MINIMUM_LIFETIME <= given <= policy.absolute_lifetime:
@@ -139,7 +145,10 @@ def check_lifetime(given: timedelta | None, policy: Policy, violations: Violatio
 def check_idle_timeout(
     given: timedelta | None, policy: Policy, violations: Violations
 ) -> timedelta | None:
-    """Return the given idle timeout, or the policy's by default."""
+    """Check a given idle timeout against the policy's limits, and return it.
+
+    Return the policy's idle timeout, which may be None, if none is given.
+    """
     if given is None:
         return policy.idle_timeout
     longest = policy.idle_timeout or policy.absolute_lifetime

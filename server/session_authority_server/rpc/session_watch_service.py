@@ -42,7 +42,8 @@ class SessionWatchService:
 
     async def WatchSessions(self, _requests: object, context: Context) -> None:
         stream = self._hub.join()
-        # A stream keeps its place until its caller has received the end. A caller that doesn't read delays this.
+        # An ended stream counts towards STREAMS_LIMIT until gRPC has delivered its final status to the caller. So call
+        # `leave` only then. If a caller does not read, its stream counts for longer.
         done: Any = lambda _context: self._hub.leave(stream)  # noqa: E731 - gRPC's types accept no plain function
         context.add_done_callback(done)
         self._callers[stream] = cast("Metadata", context.invocation_metadata())
@@ -67,7 +68,11 @@ class SessionWatchService:
             self.check()
 
     def check(self) -> None:
-        """End the streams of callers that may no longer watch, and silent streams."""
+        """End the streams that may not continue.
+
+        End a stream if its caller's API key no longer permits watching. Also end a stream if its caller has sent
+        nothing for SILENCE_SECONDS.
+        """
         for stream, metadata in list(self._callers.items()):
             try:
                 self._authenticate(METHOD, metadata)

@@ -47,10 +47,13 @@ class RepairCounts:
 
 
 async def note_clock_time(database: Database, now: datetime, longest: timedelta) -> datetime | None:
-    """Note that the clock is right at `now`, unless the last note is more than `longest` ago.
+    """Store `now` as a time at which the clock was right.
+
+    Store it only if no time is stored yet, or if the stored time is at least one minute and at most `longest` before
+    `now`.
 
     Returns:
-        The last noted time, or None.
+        The time that was stored before this call; None if there was none.
 
     Raises:
         StoreUnavailable: If the store failed.

@@ -242,7 +242,8 @@ def _expired(user_id: str, now: datetime, after: PageKey | None, limit: int) -> 
             sessions.c.expire_time <= until,
             expires(),
         )
-        # end_time is null in all of them, but without it PostgreSQL would not use the order of the index.
+        # All these rows have a null `end_time`, so sorting by it changes nothing. But the index begins with it:
+        # without it in ORDER BY, PostgreSQL would not use the order of the index.
         .order_by(
             sessions.c.end_time.desc(), sessions.c.expire_time.desc(), sessions.c.session_id.desc()
         )

@@ -122,7 +122,8 @@ upkeep = Table(
     "upkeep",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    # The check_time and session_id of the last session that the worker examined.
+    # The watermark: the last session that the worker examined. `expired_until` is its `check_time`, and `expired_id` is
+    # its `session_id`.
     Column("expired_until", Moment, nullable=False),
     Column("expired_id", Id, nullable=False),
     # The latest time at which the clock was known to be right. Updated at most once a minute.
@@ -147,8 +148,9 @@ Index(
     postgresql_where=text("NOT settled"),
 )
 
-# One row for each erased user. If the id signs in again, its epochs continue from here, and sign-ins that began
-# before the erasure are refused.
+# One row for each erased user. The same user id may sign in again later. Its row in `users` then takes its epoch from
+# this row, so that no session from before the erasure becomes live. A sign-in that began before `erase_time` is
+# refused.
 erasures = Table(
     "erasures",
     metadata,

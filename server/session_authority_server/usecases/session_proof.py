@@ -28,7 +28,9 @@ def require_proof(session_token: str) -> Proof:
 
 
 async def prove(context: Context, proof: Proof, now: datetime) -> Session:
-    """Return the live session of a token. Read it outside a transaction.
+    """Return the live session of a token.
+
+    Reads the store without a transaction and without a lock. Inside a transaction, use the other two functions.
 
     Raises:
         SessionNotLive: If the token is invalid.

@@ -1,3 +1,8 @@
+"""Sign-ins after a sweep.
+
+A sweep is one call that ends all sessions of a user or of everybody. It may keep the caller's own session.
+"""
+
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -13,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def require_check_after_sweep(user: LockedUser, user_id: str, authenticate_time: datetime) -> None:
-    """Require that a credential check began after the last sweep of the user's sessions.
+    """Require that the check of the user's credentials began after the last sweep of the user's sessions.
 
     Raises:
         AuthenticationTooOld: If the check began before the sweep.

@@ -85,7 +85,8 @@ class Hub:
     is up.
 
     Attributes:
-        open_streams: The number of streams, including ended ones whose callers have not been answered yet.
+        open_streams: The number of streams that have not ended, plus the number of ended streams whose callers have
+            not received the end yet.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Hub:
 
     @property
     def streams(self) -> Sequence[Stream]:
-        """The open streams."""
+        """The streams that have not ended. `open_streams` may be larger."""
         return tuple(self._group_of)
 
     def join(self) -> Stream:
@@ -141,7 +142,7 @@ class Hub:
         return stream
 
     def leave(self, stream: Stream) -> None:
-        """Give up a stream's place. An ended stream keeps its place until its caller has been answered."""
+        """Forget a stream, and stop counting it in `open_streams`. Call this once its caller has received the end."""
         self._forget(stream)
         self.open_streams -= 1
         WATCH_STREAMS.set(self.open_streams)

@@ -78,7 +78,9 @@ def _finish(
     request: HttpRequest, auth_session: AuthSession, response: HttpResponseBase
 ) -> HttpResponseBase:
     if auth_session.met_outage and response.status_code == 500:
-        # An outage that another middleware met has no exception handler, so Django answered 500.
+        # Another middleware looked up the session while the authority was unavailable. Django calls
+        # `process_exception` only for errors in views, so it turned this error into a 500. Send the 503 response for
+        # an outage instead.
         response = unavailable(request)
     if response.status_code >= 500:
         auth_session.failed()

@@ -54,7 +54,7 @@ class State:
 
 
 class States:
-    """Creates the states of one page in one language."""
+    """Builds the full-page messages that replace the list, such as "logged out", in one language."""
 
     def __init__(
         self,
@@ -158,7 +158,11 @@ class States:
         )
 
     def forged(self) -> State:
-        """Say that the page is out of date, because the form's proof is not valid for this token."""
+        """Return the message that the page is out of date.
+
+        The form's CSRF proof does not belong to the request's session token. Either the token has changed since the
+        page was loaded, or another site forged the form.
+        """
         return self._out_of_date(403)
 
     def no_such_session(self) -> State:

@@ -158,8 +158,9 @@ class PostgreSQL:
         return postgresql.insert(table).on_conflict_do_nothing()
 
     def try_migration_lock(self, connection: Connection) -> bool:
-        # A migration may run for long, and it is idle while another connection builds its indexes. `lock_timeout`
-        # stays: while a migration waits for a lock on a table, all other users of the table queue behind it.
+        # Switch off `statement_timeout`, because a migration may run for a long time. Switch off
+        # `idle_in_transaction_session_timeout`, because this connection is idle while a second one builds the indexes.
+        # Keep `lock_timeout`: while a migration waits for a lock on a table, its other users wait behind it.
         connection.exec_driver_sql(
             "SELECT set_config('statement_timeout', '0', true), "
             "set_config('idle_in_transaction_session_timeout', '0', true)"

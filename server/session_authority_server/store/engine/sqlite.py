@@ -99,8 +99,10 @@ class SqliteFile:
         """Claim the file.
 
         Raises:
-            AlreadyServed: If another server has the file open, by this name or another one.
-            FileReplaced: If the file was replaced meanwhile.
+            AlreadyServed: If `serve` is set and another server has the file open. Also if a server has the file open
+                under another name.
+            FileReplaced: If the path led to another file by the time the log was opened. Also if the running server
+                has another file open under this name.
             OSError: If the file or its folder can't be used.
             sqlite3.Error: If the file is not a database.
         """
