@@ -5,9 +5,9 @@ PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 SOURCES := client server workers tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
-# Where this is set, each of the many processes that the tests start would compile everything anew.
+# Where this is set, each of the many processes that the tests start would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run test soak check docs prose reference proto sync format lock clean
+.PHONY: help run test soak check docs reference proto sync format lock clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ test: .venv/ready ## Run every test, in random order, with coverage
 soak: .venv/ready ## Run the long form of every campaign: races, chaos, faults, fuzzing, properties
 	SOAK=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m soak $(ARGS)
 
-check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports and generated code
+check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports, generated code and prose
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
@@ -41,14 +41,11 @@ check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, impor
 		diff -r -x __init__.py -x __pycache__ "$$fresh/session_authority/v1" client/session_authority/v1 && \
 		echo "generated code is fresh"
 	@$(BIN)/python tools/unasync.py --check && echo "the synchronous client is fresh"
+	@$(BIN)/python tools/prose.py && echo "the prose is plain"
 
 docs: .venv-docs/ready ## Build the documentation as a site, in build/site; a dead link fails
 	@# The variable silences the theme's note about a future release of MkDocs.
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
-
-prose: .venv/ready ## List comments, docstrings and documents that are not in plain English
-	-$(BIN)/ruff check --quiet --output-format concise --extend-select D400,D401 --ignore D1 $(SOURCES)
-	$(BIN)/python tools/prose.py
 
 reference: .venv/ready ## Generate the reference in docs/reference from the code
 	@$(BIN)/python -m tools.reference
@@ -67,7 +64,7 @@ format: .venv/ready ## Format code and protos, and mend what the linter can
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/buf format --write
 
-lock: .venv/ready ## Resolve the dependencies anew into the hashed locks (no download addresses)
+lock: .venv/ready ## Resolve the dependencies again into the hashed locks (no download addresses)
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --upgrade --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements.lock
