@@ -53,7 +53,7 @@ def sign_in(browser: Browser, shop: str) -> Iterator[SignIn]:
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with a script", "without"])
-def test_16_one_browser_logs_the_other_out_whose_login_is_over(
+def test_16_a_browser_that_was_logged_out_loses_its_django_login(
     sign_in: SignIn, scripts: bool
 ) -> None:
     there = sign_in(FIREFOX_ON_LINUX)

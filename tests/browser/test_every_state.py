@@ -82,7 +82,7 @@ class TestEveryState:
         expect(page.get_by_role("heading", name="Log out everywhere else?")).to_be_visible()
         self.check(page, "question about all")
 
-    def test_what_stands_instead_of_the_list(self, site: Site, open_page: Open, user: str) -> None:
+    def test_the_states_that_replace_the_list(self, site: Site, open_page: Open, user: str) -> None:
         size = {"viewport": {"width": 320, "height": 640}}
         self.check(open_page(**size), "signed out")
         self.check(open_page(path=ROOT + "/nowhere", **size), "not found")

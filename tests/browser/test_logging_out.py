@@ -57,7 +57,7 @@ def test_22_the_question_tells_devices_of_one_name_apart(
     expect(page.get_by_role("dialog")).not_to_contain_text("192.0.2.44")
 
 
-def test_22_confirmed_the_row_says_that_it_is_being_done_then_goes(
+def test_22_after_confirmation_the_row_shows_progress_then_disappears(
     site: Site, page: Page, user: str, firefox: NewSession
 ) -> None:
     third = site.sign_in(user, IPHONE)
@@ -86,7 +86,7 @@ def ended(page: Page) -> Locator:
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with a script", "without"])
-def test_22_what_was_logged_out_is_among_the_ended_at_once(
+def test_22_a_logged_out_device_is_listed_as_ended_immediately(
     site: Site,
     open_page: Open,
     mine: NewSession,
@@ -121,7 +121,7 @@ def test_22_what_was_logged_out_is_among_the_ended_at_once(
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with a script", "without"])
-def test_22_when_the_last_row_of_the_last_page_goes_the_page_before_is_shown(
+def test_22_removing_the_last_row_of_the_last_page_shows_the_previous_page(
     site: Site, open_page: Open, mine: NewSession, user: str, scripts: bool
 ) -> None:
     site.authority.clock.advance(timedelta(minutes=1))
@@ -222,7 +222,7 @@ def test_23_an_impatient_second_click_on_signing_out_does_nothing(
     assert not is_live(site, mine)
 
 
-def test_16_one_browser_logs_the_other_out_whose_next_click_is_refused(
+def test_16_the_next_click_of_a_browser_that_was_logged_out_is_refused(
     site: Site, page: Page, open_page: Open, firefox: NewSession
 ) -> None:
     there = open_page(firefox.token.reveal(), user_agent=FIREFOX_ON_LINUX)
@@ -312,7 +312,7 @@ def test_the_delay_of_cached_validations_is_shown_before_and_after(
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:8099", "http://elsewhere.example"])
 @pytest.mark.parametrize("path", ["/log-out-elsewhere", "/sign-out"])
-def test_22_another_site_can_do_nothing_in_the_users_name(
+def test_22_another_site_cannot_act_for_the_user(
     site: Site, page: Page, mine: NewSession, firefox: NewSession, origin: str, path: str
 ) -> None:
     """The one is of the same site by the browser's reckoning, so that the cookie is sent along."""

@@ -114,7 +114,7 @@ def test_beside_a_running_server_it_reports_everything_and_changes_nothing(tmp_p
             assert secret not in shown
 
 
-def test_after_a_crash_it_reads_what_the_server_left(tmp_path: Path) -> None:
+def test_check_reads_the_files_that_a_crashed_server_left(tmp_path: Path) -> None:
     with serving(tmp_path, asking_for_keys=True) as server:
         server.kill()
     assert (tmp_path / f"{FILE}-wal").stat().st_size > 0
@@ -134,7 +134,7 @@ def test_the_table_has_every_requirement_and_the_justification(tmp_path: Path) -
     assert "ASVS level 1, AAL1: all that is required is met or the app's duty" in shown
 
 
-def test_the_status_follows_what_is_required(tmp_path: Path) -> None:
+def test_the_exit_status_depends_on_the_required_checks(tmp_path: Path) -> None:
     asyncio.run(_begin(tmp_path / FILE))
     for options, settings, status in (
         (("--strict",), {}, 1),
@@ -212,7 +212,7 @@ def test_a_database_that_cannot_be_read_is_reported_in_one_line(tmp_path: Path) 
     assert PASSWORD not in line
 
 
-def test_an_unknown_requirement_is_refused_with_those_there_are(tmp_path: Path) -> None:
+def test_an_error_for_an_unknown_requirement_lists_the_known_ones(tmp_path: Path) -> None:
     done = check(tmp_path, "--accept", "7.9.9")
     assert done.returncode == 2
     assert "'7.5.2'" in done.stderr

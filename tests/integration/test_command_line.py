@@ -64,7 +64,7 @@ def test_demo_shows_three_devices_and_that_a_revoked_one_is_refused(tmp_path: Pa
         assert "ses_" not in done.stdout
 
 
-def test_what_demo_invites_to_try_runs_as_printed(tmp_path: Path) -> None:
+def test_the_commands_that_demo_prints_run(tmp_path: Path) -> None:
     with running("demo", "--listen", "127.0.0.1:0", cwd=tmp_path) as demo:
         demo.wait_for("(Press Ctrl-C to stop)")
         printed = demo.stdout
@@ -124,7 +124,9 @@ def _buf_curl(server: Program, method: str, request: dict[str, Any], cwd: Path) 
     return json.loads(done.stdout or done.stderr)
 
 
-def test_buf_curl_lives_a_sessions_life_through_reflection(server: Program, tmp_path: Path) -> None:
+def test_buf_curl_creates_uses_and_ends_a_session_through_reflection(
+    server: Program, tmp_path: Path
+) -> None:
     def ask(method: str, **request: Any) -> Any:
         return _buf_curl(server, method, request, tmp_path)
 

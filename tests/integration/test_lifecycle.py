@@ -99,7 +99,7 @@ def test_calls_that_do_not_finish_are_cut_off_when_the_grace_is_over(tmp_path: P
         assert server.exit_code() == 0
 
 
-def test_a_loop_of_calls_over_a_restart_sees_answers_or_unavailable_and_nothing_else(
+def test_calls_during_a_restart_succeed_or_get_unavailable(
     tmp_path: Path,
 ) -> None:
     seen: list[object] = []
@@ -143,7 +143,7 @@ def test_activity_that_waits_to_be_written_survives_a_drain(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", ["serve", "demo"])
-def test_ctrl_c_stops_it_in_order(tmp_path: Path, command: str) -> None:
+def test_ctrl_c_stops_the_server_gracefully(tmp_path: Path, command: str) -> None:
     with running(command, "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
         program.wait_for(r"(serving on|Press Ctrl-C to stop)")
         time.sleep(0.2)

@@ -61,7 +61,7 @@ def _page(address: str) -> str:
     return page
 
 
-def test_a_server_without_a_worker_tells_how_long_the_longest_overdue_has_waited(
+def test_a_server_without_a_worker_reports_the_age_of_the_oldest_overdue_session(
     tmp_path: Path,
 ) -> None:
     address = _free_address()

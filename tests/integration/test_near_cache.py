@@ -112,7 +112,7 @@ async def test_an_ending_elsewhere_is_in_force_by_its_effective_time(
         await asyncio.sleep(0.005)
 
 
-async def test_an_ending_of_its_own_is_in_force_at_once(
+async def test_a_clients_own_revocation_takes_effect_immediately(
     twin: Twin, other: AsyncSessionClient
 ) -> None:
     _, token = await signed_in(other)
@@ -168,7 +168,7 @@ async def test_a_client_follows_a_restarted_server_again(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("way", ["fork", "multiprocessing"])
-async def test_a_process_that_forks_off_has_a_cache_of_its_own(
+async def test_a_forked_process_has_its_own_cache(
     server: Program, other: AsyncSessionClient, way: str
 ) -> None:
     _, token = await signed_in(other)

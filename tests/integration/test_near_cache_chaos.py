@@ -21,7 +21,7 @@ def verdict_on(*, wall_time: float, monotonic: float, hit: bool, accepted: bool 
     [(102.2, 52.2, True), (102.2, 52.2, False), (100.1, 50.1, False)],
     ids=["from memory after effective_time", "by the authority", "by the authority, just after"],
 )
-def test_an_acceptance_that_comes_too_late_is_a_violation(
+def test_a_session_accepted_too_late_is_a_violation(
     wall_time: float, monotonic: float, hit: bool
 ) -> None:
     found = verdict_on(wall_time=wall_time, monotonic=monotonic, hit=hit)
@@ -37,7 +37,7 @@ def test_an_allowed_acceptance_is_not_a_violation() -> None:
     assert not verdict_on(wall_time=110, monotonic=60, hit=False, accepted=False).violations
 
 
-def test_each_ending_of_a_session_has_to_hold_and_no_other_session_s() -> None:
+def test_each_ending_applies_to_its_own_session_only() -> None:
     later = Ending("everybody's sweep", session=0, effective=105.0, answered=53.0)
     other = Ending("revocation", session=1, effective=90.0, answered=40.0)
     history = [Validation(0, 103.0, 52.9, accepted=True, hit=True)]

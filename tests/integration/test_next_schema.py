@@ -94,7 +94,7 @@ def migrate_to_next(place: Place, *, oldest_program: str) -> None:
     asyncio.run(work())
 
 
-def test_a_program_serves_on_the_next_schema_that_says_so(place: Place) -> None:
+def test_a_program_serves_a_newer_schema_marked_compatible(place: Place) -> None:
     migrate_to_next(place, oldest_program="0002")
     with serving(place.folder, settings=place.settings) as server:
         with SessionClient(server.address) as client:
@@ -119,7 +119,7 @@ def test_a_program_serves_on_the_next_schema_that_says_so(place: Place) -> None:
         assert "the schema is 0099, newer than this program's" in done.stdout
 
 
-def test_a_program_refuses_a_next_schema_that_serves_it_no_more(place: Place) -> None:
+def test_a_program_refuses_a_newer_schema_marked_incompatible(place: Place) -> None:
     migrate_to_next(place, oldest_program="0099")
     for command_line in (("serve", "--listen", "127.0.0.1:0"), ("migrate",), ("worker", "--once")):
         done = run(*command_line, cwd=place.folder, settings=place.settings)

@@ -47,7 +47,7 @@ def test_a_call_over_the_limit_is_refused_with_a_reason_and_a_retry_delay(
 
 
 @pytest.mark.parametrize(("settings", "calls"), [({}, 170), ({"CALLS_PER_CONNECTION": "500"}, 500)])
-def test_a_connection_carries_as_many_calls_as_the_operator_says(
+def test_a_connection_carries_as_many_calls_as_configured(
     tmp_path: Path, settings: dict[str, str], calls: int
 ) -> None:
     named = {f"SESSION_AUTHORITY_{name}": value for name, value in settings.items()}

@@ -77,7 +77,7 @@ async def pass_time(engine: Engine, clock: ManualClock, span: timedelta) -> None
     await Expire(engine.upkeep, clock)()
 
 
-async def test_partitions_reach_ahead_of_the_present_from_the_start(
+async def test_the_first_partitions_already_cover_the_near_future(
     admin: Admin, partition: Partition
 ) -> None:
     there = names(admin)
@@ -103,7 +103,7 @@ async def test_partitions_are_created_once_as_time_passes(
         await engine.add(made_at(clock.now() + AHEAD + 2 * SPAN))
 
 
-async def test_new_partitions_are_as_the_first_ones(
+async def test_later_partitions_have_the_same_structure_as_the_first(
     admin: Admin, clock: ManualClock, partition: Partition
 ) -> None:
     clock.advance(SPAN)
@@ -161,7 +161,7 @@ async def test_a_partition_stays_while_it_has_a_session_within_the_retention(
     assert admin.execute(f"SELECT count(*) FROM {oldest}".encode()).fetchone() == (1,)
 
 
-async def test_a_partition_goes_whether_or_not_the_worker_found_what_expired_in_it(
+async def test_a_partition_is_dropped_even_if_the_worker_recorded_no_expiry(
     engine: Engine, admin: Admin, clock: ManualClock, partition: Partition
 ) -> None:
     await engine.add(made_at(START, lifetime=DAY))

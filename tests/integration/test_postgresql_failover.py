@@ -15,7 +15,7 @@ def url_of(*clusters: Cluster) -> str:
     return f"postgresql://postgres@{hosts}/postgres"
 
 
-async def test_a_standby_that_takes_over_has_all_that_was_answered_and_serves(
+async def test_a_promoted_standby_has_every_answered_write_and_serves(
     tmp_path: Path,
 ) -> None:
     with (

@@ -72,9 +72,7 @@ Admin = psycopg.Connection[tuple[object, ...]]
 # Something in the way
 
 
-async def test_a_user_locked_by_somebody_else_keeps_only_that_user_waiting(
-    calls: Calls, admin: Admin
-) -> None:
+async def test_a_lock_on_a_user_delays_only_that_user(calls: Calls, admin: Admin) -> None:
     mine = await calls.create("ada")
     with admin.transaction():
         admin.execute("SELECT FROM users WHERE user_id = 'ada' FOR UPDATE")
@@ -130,7 +128,7 @@ async def recovered(call: Callable[[], Awaitable[object]]) -> None:
             return
 
 
-async def test_a_disk_that_is_full_fails_writes_and_not_reads(calls: Calls, admin: Admin) -> None:
+async def test_a_full_disk_fails_writes_but_not_reads(calls: Calls, admin: Admin) -> None:
     mine = await calls.create("ada")
     admin.execute(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -210,7 +208,7 @@ def test_a_wrong_password_is_refused_in_one_line(
     assert 'password authentication failed for user "app"' in line
 
 
-def test_a_server_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_in_one_line(tmp_path: Path) -> None:
     url = f"postgresql://app:{SECRET}@127.0.0.1:{postgresql.free_port()}/postgres"
     assert "Connection refused" in refusal(url, tmp_path, *SERVE)
 
@@ -233,9 +231,7 @@ def test_no_part_of_a_password_is_shown_however_it_is_given(tmp_path: Path, rest
     refusal(f"postgresql://{rest}", tmp_path, *SERVE)
 
 
-def test_a_role_without_rights_or_a_missing_table_is_reported_at_the_start(
-    guarded: Cluster, tmp_path: Path
-) -> None:
+def test_missing_grants_or_tables_are_reported_at_startup(guarded: Cluster, tmp_path: Path) -> None:
     assert run("migrate", cwd=tmp_path, settings=settings(guarded.url())).returncode == 0
     guarded.psql("CREATE ROLE clerk LOGIN")
     guarded.psql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO clerk")
@@ -288,7 +284,7 @@ CANCEL_WAITS = (
 )
 
 
-async def test_a_commit_without_the_standbys_word_is_no_success(
+async def test_a_commit_that_no_standby_confirmed_is_not_a_success(
     cluster: Cluster, program: Program
 ) -> None:
     async with calling(program) as calls:
@@ -309,7 +305,7 @@ async def test_a_commit_without_the_standbys_word_is_no_success(
         assert (await calls.validate(mine.session_token)).HasField("session")
 
 
-async def test_a_repeated_sign_out_is_no_success_either_before_a_standby_has_the_first(
+async def test_a_repeated_sign_out_fails_until_a_standby_has_the_first(
     cluster: Cluster, program: Program
 ) -> None:
     async with calling(program) as calls:
@@ -338,7 +334,7 @@ async def test_an_absent_standby_delays_no_call_beyond_its_deadline(
 # A crash
 
 
-async def test_a_crash_under_load_loses_nothing_answered_and_passes(
+async def test_the_service_recovers_from_a_crash_under_load_without_losing_answered_writes(
     cluster: Cluster, program: Program
 ) -> None:
     async with calling(program) as calls, under_load(calls) as ledger:
@@ -351,7 +347,7 @@ async def test_a_crash_under_load_loses_nothing_answered_and_passes(
 # Silence
 
 
-async def test_a_silent_server_delays_no_call_beyond_its_deadline_and_loses_nothing(
+async def test_a_silent_database_delays_no_call_beyond_its_deadline_and_loses_nothing(
     cluster: Cluster, program: Program
 ) -> None:
     async with calling(program) as calls, under_load(calls) as ledger:

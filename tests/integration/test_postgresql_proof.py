@@ -26,7 +26,7 @@ def url() -> Iterator[str]:
         ("&sslmode=verify-full", True),
     ],
 )
-async def test_what_a_connection_asks_for_is_known_from_itself(
+async def test_a_connection_shows_whether_it_verifies_the_server(
     url: str, parameters: str, verified: bool
 ) -> None:
     database = Database.postgresql(url + parameters)

@@ -161,7 +161,7 @@ def _all_running(cluster: Cluster, folder: Path) -> Iterator[tuple[list[Program]
 
 
 @pytest.mark.soak
-def test_one_truth_explains_what_two_servers_and_two_workers_do_at_once(tmp_path: Path) -> None:
+def test_two_servers_and_two_workers_keep_one_consistent_history(tmp_path: Path) -> None:
     with postgresql.cluster(log_min_messages="error", track_commit_timestamp="on") as cluster:
         url = cluster.url()
         asyncio.run(_migrate(url))

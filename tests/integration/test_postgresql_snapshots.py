@@ -254,7 +254,7 @@ async def test_a_sign_in_beyond_the_limit_leaves_an_ending_that_it_waited_for(
     assert (await engine.get(old.session_id)).ending == signed_out
 
 
-async def test_a_failure_quotes_nothing_of_what_was_stored(
+async def test_an_error_quotes_no_stored_value(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     await engine.execute(text("ALTER TABLE sessions ADD CHECK (user_id != 'some-private-user')"))

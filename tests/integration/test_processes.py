@@ -325,7 +325,7 @@ def test_calls_in_flight_in_all_processes_are_answered_before_they_stop(
         _assert_stopped_in_order(servers, tmp_path)
 
 
-def test_ctrl_c_during_the_start_ends_it_in_silence(tmp_path: Path, url: str) -> None:
+def test_ctrl_c_during_startup_exits_without_output(tmp_path: Path, url: str) -> None:
     settings = {"SESSION_AUTHORITY_DATABASE_URL": url}
     arguments = ("serve", "--listen", "127.0.0.1:0", "--insecure", "--processes", "2")
     with running(*arguments, cwd=tmp_path, settings=settings) as program:
@@ -338,7 +338,7 @@ def test_ctrl_c_during_the_start_ends_it_in_silence(tmp_path: Path, url: str) ->
         assert processes_in(tmp_path) == {}
 
 
-def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path, url: str) -> None:
+def test_a_second_ctrl_c_ends_all_processes_immediately(tmp_path: Path, url: str) -> None:
     with several(tmp_path, url) as servers, ExitStack() as stack:
         callers = servers.one_caller_each(stack)
         with sign_ins_held_up(servers.database):

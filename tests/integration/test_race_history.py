@@ -247,7 +247,7 @@ def changed(
     return found(changes=[Change("s", at, before, after, epoch, epoch_since)])
 
 
-def test_what_may_become_of_a_row() -> None:
+def test_allowed_changes_of_a_row() -> None:
     touched = replace(ROW, last_active=59.0)
     assert not changed(ROW, touched)
     assert not changed(ROW, ENDED)
@@ -289,7 +289,7 @@ def test_a_touch_after_a_sweep() -> None:
     assert not changed(spared, replace(spared, last_active=40.0), epoch=1, epoch_since=59.0)
 
 
-def test_a_row_that_holds_what_can_not_be() -> None:
+def test_a_row_with_impossible_values() -> None:
     assert not found(rows={"s": ENDED, "t": ROW})
     for row, problem in (
         (replace(ENDED, last_active=52.0), "active after its end"),

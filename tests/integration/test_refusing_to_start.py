@@ -119,7 +119,7 @@ def test_a_database_of_the_right_version_that_lacks_something(
         assert said in refusal(*arguments)
 
 
-def test_a_schema_that_is_said_to_be_of_two_versions(tmp_path: Path, refusal: Refusal) -> None:
+def test_a_schema_that_records_two_versions(tmp_path: Path, refusal: Refusal) -> None:
     assert run("migrate", cwd=tmp_path).returncode == 0
     with closing(sqlite3.connect(tmp_path / "session-authority.sqlite")) as connection, connection:
         connection.execute("INSERT INTO alembic_version VALUES ('0001')")
@@ -153,7 +153,7 @@ def test_an_address_off_loopback_without_insecure(
 
 
 @pytest.mark.parametrize("given", ["allow_plaintext", "insecure"])
-def test_an_address_off_loopback_is_served_in_plaintext_if_that_is_wished(given: str) -> None:
+def test_an_address_off_loopback_is_served_in_plaintext_if_allowed(given: str) -> None:
     refuse_exposure(load_settings(listen="0.0.0.0:0"), **{"insecure": False, given: True})
 
 
@@ -173,7 +173,9 @@ def test_an_address_off_loopback_is_served_with_tls() -> None:
         (("CLIENT_CA",), "SESSION_AUTHORITY_TLS_CLIENT_CA (or tls_client_ca in the configuration"),
     ],
 )
-def test_half_of_what_tls_needs(refusal: Refusal, given: tuple[str, ...], wrong: str) -> None:
+def test_a_certificate_without_its_key_or_the_reverse(
+    refusal: Refusal, given: tuple[str, ...], wrong: str
+) -> None:
     output = refusal(*FREE, **{f"SESSION_AUTHORITY_TLS_{name}": "x.pem" for name in given})
     assert wrong in output
     assert output.count("\n") == 1
@@ -202,7 +204,7 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, refusal: Refusal, proc
     assert "contains no certificate" in output(one.certificate, one.key, one.key)
 
 
-def test_bad_settings_in_the_environment_are_named_all_at_once(refusal: Refusal) -> None:
+def test_one_error_names_all_bad_settings_in_the_environment(refusal: Refusal) -> None:
     output = refusal(
         *FREE, SESSION_AUTHORITY_DRAIN_SECONDS="soon", SESSION_AUTHORITY_LOG_LEVEL="loud"
     )

@@ -120,7 +120,7 @@ def test_an_unreachable_authority_is_reported_in_one_line() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_setting_that_is_wrong_is_named() -> None:
+def test_an_invalid_setting_is_named() -> None:
     done = revoke("127.0.0.1:1", "--user", "ada", SESSION_AUTHORITY_TLS="maybe")
     assert done.returncode == 1
     assert "SESSION_AUTHORITY_TLS" in done.stderr

@@ -282,7 +282,7 @@ def test_a_server_behind_only_a_pooler_sends_no_pongs(
             watcher.next(0.5)
 
 
-def test_an_address_that_is_none_is_refused_at_the_start(url: str, tmp_path: Path) -> None:
+def test_an_invalid_address_is_refused_at_startup(url: str, tmp_path: Path) -> None:
     bad = {URL: url, WATCH_URL: "postgresql://me:word@host/x?passwort=pass"}
     done = run("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=bad)
     assert done.returncode != 0

@@ -101,7 +101,7 @@ def test_old_history_is_purged(tmp_path: Path) -> None:
     assert _count(tmp_path, "1") == 0
 
 
-def test_a_worker_beside_a_server_that_has_none(tmp_path: Path) -> None:
+def test_a_separate_worker_beside_a_server_without_one(tmp_path: Path) -> None:
     often = {"SESSION_AUTHORITY_WORKER_INTERVAL_SECONDS": "0.2"}
     with (
         serving(tmp_path, "--no-worker", settings=often) as server,

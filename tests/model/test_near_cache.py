@@ -29,7 +29,7 @@ def test_no_schedule_breaks_the_promise(change: Change) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("rule", RULES)
-def test_without_any_of_its_rules_some_schedule_does(rule: Rule) -> None:
+def test_without_any_one_rule_some_schedule_breaks_the_promise(rule: Rule) -> None:
     found = explore(without(rule))
 
     assert found.promise is not None

@@ -155,7 +155,7 @@ async def test_after_a_cancelled_call_another_succeeds(
         assert left.current
 
 
-async def test_a_sign_in_that_is_cancelled_while_it_ends_the_session_before_it_is_ended_too(
+async def test_a_sign_in_cancelled_while_it_replaces_a_session_leaves_neither(
     client: HeldClient, user: str
 ) -> None:
     sessions = Sessions(client)
@@ -281,7 +281,7 @@ async def test_a_cancelled_sign_in_that_fails_is_quiet(
     assert "never retrieved" not in caplog.text
 
 
-async def test_a_client_that_is_closed_meanwhile_says_which_kind_of_session_is_left(
+async def test_a_client_closed_during_a_sign_in_logs_which_session_remains(
     authority: testing.Authority, user: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = HeldClient(authority.address)

@@ -92,7 +92,7 @@ def test_the_actors_own_session_goes_on_and_is_returned_to(
     assert boss.get("/me").json()["actor"] is None
 
 
-def test_an_actor_whose_own_session_was_revoked_acts_no_longer(
+def test_an_actor_whose_own_session_was_revoked_stops_acting(
     boss: Browser, client: SessionClient
 ) -> None:
     own = boss.token
@@ -106,7 +106,7 @@ def test_an_actor_whose_own_session_was_revoked_acts_no_longer(
     assert boss.get("/me").json()["user"] is None
 
 
-def test_an_actor_who_drops_the_own_cookie_acts_no_longer(
+def test_an_actor_without_their_own_cookie_stops_acting(
     boss: Browser, client: SessionClient
 ) -> None:
     act_as(boss, "ada")

@@ -98,7 +98,7 @@ async def test_an_app_can_answer_in_its_own_way(shop: Shop) -> None:
         assert (await browser.get("/me")).headers["location"] == "/sign-in"
 
 
-async def test_what_an_app_answers_already_stays(shop: Shop) -> None:
+async def test_an_existing_exception_handler_is_kept(shop: Shop) -> None:
     async def own(_request: Request, _error: Exception) -> Response:
         return PlainTextResponse("own", 503)
 

@@ -56,7 +56,7 @@ async def test_the_page_shows_and_ends_sessions(shop: Shop) -> None:
         assert (await laptop.get("/me")).status_code == 401
 
 
-async def test_the_page_tells_how_long_an_ending_takes_where_its_client_has_a_near_cache(
+async def test_the_page_states_the_revocation_delay_if_its_client_has_a_near_cache(
     shop: Shop,
 ) -> None:
     address, key = shop.authority.address, shop.authority.key
@@ -76,7 +76,7 @@ async def test_the_page_tells_how_long_an_ending_takes_where_its_client_has_a_ne
         assert "within" not in (await browser.get("/account/sessions")).text
 
 
-async def test_the_page_refuses_what_no_form_of_its_own_sends(shop: Shop) -> None:
+async def test_the_page_refuses_requests_that_none_of_its_forms_sends(shop: Shop) -> None:
     async with shop.browser() as browser:
         await browser.post("/sign-in/ada")
         page = await browser.get("/account/sessions")
@@ -201,7 +201,7 @@ async def _post(
         ("%FF", "%EF%BF%BD"),
     ],
 )
-async def test_the_page_leads_to_its_own_path_whatever_a_visitor_makes_of_it(
+async def test_the_page_links_to_its_own_path_for_any_requested_path(
     shop: Shop, tenant: str, quoted: str
 ) -> None:
     outer = FastAPI()
@@ -254,7 +254,7 @@ async def test_a_page_and_a_way_out_may_have_any_letters(shop: Shop) -> None:
     assert not await shop.authority.client.validate(new.token)
 
 
-async def test_a_body_that_never_says_how_long_it_is_is_not_read_to_its_end(shop: Shop) -> None:
+async def test_a_body_without_a_length_is_not_read_to_its_end(shop: Shop) -> None:
     sent: list[int] = []
 
     async def body() -> AsyncIterator[bytes]:
@@ -316,7 +316,7 @@ async def test_the_page_knows_its_place_below_a_mount(shop: Shop) -> None:
         assert 'action="/shop/account/sessions/' in page.text
 
 
-async def test_starlette_alone_will_do(shop: Shop) -> None:
+async def test_the_page_works_with_starlette_alone(shop: Shop) -> None:
     async def me(request: Request) -> Response:
         session = await shop.sessions.require(request)
         return PlainTextResponse(session.user_id)
@@ -334,7 +334,7 @@ async def test_starlette_alone_will_do(shop: Shop) -> None:
         assert "Shop" in (await browser.get("/sessions")).text
 
 
-async def test_behind_a_trusted_proxy_the_page_and_the_list_see_what_the_browser_does(
+async def test_behind_a_trusted_proxy_the_page_uses_the_browsers_scheme_and_address(
     shop: Shop,
 ) -> None:
     site = Site(client_ip=ClientIp(["203.0.113.7"]), clock=shop.authority.clock.now)

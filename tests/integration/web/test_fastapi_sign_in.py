@@ -34,7 +34,7 @@ async def test_signing_in_lets_in_and_signing_out_does_not(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("response", ["none", "redirect", "stream", "shared"])
-async def test_the_cookie_goes_out_with_whatever_is_answered(shop: Shop, response: str) -> None:
+async def test_every_kind_of_response_sets_the_cookie(shop: Shop, response: str) -> None:
     async with shop.browser() as browser:
         signed_in = await browser.post(f"/sign-in/ada?response={response}")
 

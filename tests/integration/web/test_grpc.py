@@ -206,7 +206,7 @@ async def test_an_outage_is_unavailable_and_never_unauthenticated(start: Start, 
     assert refusal.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_fault_of_the_services_own_blames_no_user(
+async def test_a_failed_validation_in_the_service_is_internal_and_not_unauthenticated(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The inner server is a service and not an authority.
@@ -238,7 +238,7 @@ async def test_a_method_that_is_not_there_is_unimplemented(
 
 
 @pytest.mark.parametrize("kind", [AsyncSessionInterceptor, SessionInterceptor])
-def test_what_is_no_method_is_not_taken_for_one(kind: Any) -> None:
+def test_an_invalid_method_name_raises(kind: Any) -> None:
     for name in ("Check", "/Check", "grpc.health.v1.Health/Check", "/a/b/c", "/a/"):
         with pytest.raises(ValueError, match="a method name has the form"):
             kind(None, public_methods=[name])

@@ -186,7 +186,7 @@ async def test_a_redirect_of_the_apps_own_is_dropped_once_the_socket_is_closed(
 
 
 @pytest.mark.parametrize("closes", [True, False])
-async def test_what_the_app_sends_after_the_end_goes_nowhere(
+async def test_messages_that_the_app_sends_after_the_end_are_dropped(
     sessions: Sessions, ada: NewSession, closes: bool
 ) -> None:
     app = FastAPI()

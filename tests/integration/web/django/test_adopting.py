@@ -13,7 +13,7 @@ from tests.integration.web.threaded_authority import ThreadedAuthority
 pytestmark = pytest.mark.usefixtures("django_database")
 
 
-def test_a_login_of_before_is_over_unless_it_is_to_be_adopted() -> None:
+def test_an_earlier_login_ends_unless_it_is_adopted() -> None:
     browser = existing_login()
     assert browser.who() is None
     assert browser.cookies["sessionid"].value == ""
@@ -60,7 +60,7 @@ def test_requests_that_come_in_at_once_adopt_one_session(client: SessionClient) 
         assert first.who() == "ada"
 
 
-def test_a_login_whose_mark_was_lost_is_known_by_its_token(client: SessionClient) -> None:
+def test_a_login_without_its_mark_is_recognized_by_its_token(client: SessionClient) -> None:
     browser = existing_login()
     browser.cookies[COOKIE] = client.create(user_id()).token.reveal()
     assert browser.who() == "ada"

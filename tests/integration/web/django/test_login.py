@@ -72,7 +72,7 @@ def test_login_and_logout_work_as_in_plain_django(client: SessionClient) -> None
     assert not client.validate(token)
 
 
-def test_the_cookie_is_one_that_scripts_and_other_sites_do_not_get() -> None:
+def test_scripts_and_other_sites_do_not_get_the_cookie() -> None:
     answer = Browser().get("/sign-in", {"user": "ada"})
 
     morsel = answer.cookies[COOKIE]
@@ -95,7 +95,7 @@ def test_a_revoked_session_is_anonymous_at_the_next_request(client: SessionClien
     assert phone.get("/private").headers["Location"] == "/login/?next=/private"
 
 
-def test_a_login_without_its_token_is_none_whatever_is_left_of_it(client: SessionClient) -> None:
+def test_a_login_without_its_token_is_anonymous(client: SessionClient) -> None:
     browser = Browser()
     browser.sign_in()
     token = browser.token
@@ -184,7 +184,7 @@ def test_a_login_that_the_authority_could_not_record_does_not_stand() -> None:
         assert browser.get("/me").json()["user"] is None
 
 
-def test_a_site_that_hides_the_failure_is_not_logged_in_to_either(client: SessionClient) -> None:
+def test_a_site_that_hides_the_failure_logs_no_user_in(client: SessionClient) -> None:
     browser = Browser()
     with down():
         assert browser.get("/sign-in-anyway", {"user": "ada"}).content == b"anonymous"
@@ -220,7 +220,7 @@ def test_at_the_limit_of_sessions_a_login_is_refused(
     assert b"too many devices" in answer.content
 
 
-def test_a_fault_of_ones_own_is_not_hidden(
+def test_an_error_of_the_site_itself_is_not_hidden(
     client: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     browser = Browser()
@@ -287,7 +287,7 @@ def test_a_change_of_password_can_leave_others_alone(client: SessionClient) -> N
     assert client.validate(other)
 
 
-def test_what_needs_a_recent_proof_is_shut_until_it_is_given(client: SessionClient) -> None:
+def test_a_sensitive_view_is_refused_until_the_user_reauthenticates(client: SessionClient) -> None:
     browser = Browser()
     assert browser.get("/vault").headers["Location"] == "/login/?next=/vault"
     browser.sign_in()
@@ -312,7 +312,7 @@ def _with_old_proof(client: SessionClient) -> Browser:
     return browser
 
 
-async def test_asynchronous_views_have_it_all(client: SessionClient) -> None:
+async def test_asynchronous_views_have_all_functions(client: SessionClient) -> None:
     browser = AsyncClient()
     assert (await browser.get("/async/me", secure=True)).json() == {"user": None, "session": False}
     login = await browser.get("/async/vault", secure=True)

@@ -73,7 +73,7 @@ def test_a_form_that_is_cut_off_is_not_carried_out(
     assert client.validate(browser.token)
 
 
-def test_the_page_at_a_path_beyond_ascii_leads_back_to_it(client: SessionClient) -> None:
+def test_the_page_works_at_a_path_with_non_ascii_letters(client: SessionClient) -> None:
     browser = Browser()
     browser.sign_in()
     page = browser.get("/konto/sitz\u00fcngen").content.decode()
@@ -90,7 +90,7 @@ def test_the_page_at_a_path_beyond_ascii_leads_back_to_it(client: SessionClient)
 
 
 @pytest.mark.parametrize("root", ["/account/sessions", "/elsewhere"])
-def test_the_page_knows_its_place_however_it_is_included(root: str) -> None:
+def test_the_page_finds_its_path_for_every_kind_of_include(root: str) -> None:
     browser = Browser()
     browser.sign_in()
     assert reverse("session_authority:sessions") == "/account/sessions"
@@ -104,7 +104,7 @@ def test_the_page_knows_its_place_however_it_is_included(root: str) -> None:
     assert browser.get("/account/sessionsx").status_code == 404
 
 
-def test_the_page_tells_how_long_an_ending_takes_where_its_client_has_a_near_cache(
+def test_the_page_states_the_revocation_delay_if_its_client_has_a_near_cache(
     authority: ThreadedAuthority,
 ) -> None:
     Browser().sign_in()
@@ -118,7 +118,7 @@ def test_the_page_tells_how_long_an_ending_takes_where_its_client_has_a_near_cac
         assert "within 2 seconds" in browser.get("/account/sessions").content.decode()
 
 
-def test_the_page_refuses_what_no_form_of_its_own_sends() -> None:
+def test_the_page_refuses_requests_that_none_of_its_forms_sends() -> None:
     browser = Browser()
     browser.sign_in()
     proof = proof_on(browser.get("/account/sessions").content.decode())
