@@ -1,8 +1,8 @@
 """Two servers on one PostgreSQL, clients with near caches, and everything between them misbehaving, round by round.
 
-Each round creates sessions, caches them, and ends them in every way, at either server. Meanwhile processes freeze,
-links are slow, held or cut, and servers and connections die. `near_cache_history` then judges which sessions the
-clients accepted.
+Each round creates sessions, caches them, and ends them in every possible way at either server. Meanwhile processes
+freeze, links are slow, stuck or cut, and servers and connections die. Afterwards `near_cache_history` checks which
+sessions the clients accepted.
 
 .venv/bin/python -m tests.integration.near_cache_chaos [rounds] [seed]
 """
@@ -42,7 +42,7 @@ from tests.support.unruly_link import Links, unruly_links
 # Enough for all, and too few, so that there are always answers under way.
 ROOMY, CRAMPED = 100, 6
 ENDINGS_WITHIN_SECONDS = 1.2
-# The time after the last effective_time. A broken rule shows during the failures or just after them.
+# After the last effective_time. A broken rule shows during the faults or just after them.
 AFTERWARDS_SECONDS = 0.3
 _READY_SECONDS = 3.0
 _PATIENCE_SECONDS = 60.0
@@ -51,7 +51,7 @@ _LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query
 
 @dataclass(frozen=True)
 class Keys:
-    """The callers' API keys, and the id of the key whose sessions are ended."""
+    """The API keys of the callers, and the id of the key whose sessions a sweep ends."""
 
     app: str
     batch: str
@@ -109,19 +109,19 @@ class Server:
 
 @dataclass
 class World:
-    """All of it.
+    """Servers, clients, links and database of a run.
 
     Attributes:
-        chance: The source of random choices.
+        chance: Random numbers that choose each step.
         cluster: The database.
-        servers: Both.
-        database_ways: The ways from the servers to the database.
+        servers: Both servers.
+        database_ways: The links from the servers to the database.
         validators: The clients' processes.
-        ways: The way from each of those to its server.
+        ways: The link from each client process to its server.
         endpoints: Direct clients of both servers, for sign-ins and endings.
-        operators: The same, for an operator.
-        keys: The callers' API keys.
-        counts: The number of events by kind.
+        operators: Direct clients with the operator key.
+        keys: The API keys of the callers.
+        counts: Number of occurrences of each event.
     """
 
     chance: random.Random
@@ -284,7 +284,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _ignore(_: object) -> None:
-    """Discard a message."""
+    """Discard a value."""
 
 
 @contextlib.contextmanager
@@ -387,7 +387,7 @@ def _summary(verdict: Verdict) -> str:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - the program's output
+    print(line, flush=True)  # noqa: T201 - for the person at the shell
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The clients' answers and the endings, with their times, and whether they agree.
+"""History of validations and endings, and the check that they agree.
 
-All clocks are those of one machine.
+All times are from clocks of one machine.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +12,9 @@ class Validation(NamedTuple):
     """One call of `validate`.
 
     Attributes:
-        session: The number of the session in its round.
-        wall_time: The wall clock before the call began.
-        monotonic: The same, by the monotonic clock.
+        session: Index of the validated session in the round.
+        wall_time: Wall-clock time just before the call.
+        monotonic: Monotonic time just before the call.
         accepted: Whether it was accepted. None if that is unknown.
         hit: Whether it was answered from memory.
     """
@@ -32,7 +32,7 @@ class Ending:
 
     Attributes:
         way: How it was ended.
-        session: The number of the session in its round.
+        session: Index of the ended session in the round.
         effective: The answered effective time, by the wall clock. No client may accept the session after it.
         answered: When that answer had come, by the monotonic clock.
     """
@@ -45,15 +45,15 @@ class Ending:
 
 @dataclass
 class Verdict:
-    """The result of a history.
+    """Result of the check of a history.
 
     Attributes:
-        validations: How many there were.
-        accepted: Those that were.
-        hits: Those that were accepted from memory.
+        validations: Number of validations.
+        accepted: Number of accepted validations.
+        hits: Number of validations accepted from memory.
         late_hits: Hits on a session that had been ended, by the time at which they began.
-        endings: How many there were.
-        violations: Acceptances that must not have been.
+        endings: Number of endings.
+        violations: Acceptances that break the promise.
     """
 
     validations: int = 0

@@ -18,11 +18,11 @@ _ANSWER_SECONDS = 60.0
 
 
 class Scene:
-    """The sessions of one round, and what ends them.
+    """The sessions of one round, and the calls that end them.
 
     Attributes:
-        sessions: All of them; an `Ending` gives a place in here.
-        endings: The calls to make, and the resulting endings.
+        sessions: All sessions of the round; `Ending.session` is an index into this list.
+        endings: The calls to make; each returns the endings that it caused.
     """
 
     def __init__(

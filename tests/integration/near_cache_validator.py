@@ -31,8 +31,8 @@ class Validator:
     """The process, as seen by its parent.
 
     Attributes:
-        name: Its name.
-        pid: Its process.
+        name: Name for messages.
+        pid: Process id.
     """
 
     def __init__(self, name: str, pid: int, commands: "Connection") -> None:
@@ -95,7 +95,7 @@ class _Settings(NamedTuple):
 
 
 class _Notebook:
-    """The tokens to validate, and the results."""
+    """The tokens to validate, and the results so far."""
 
     def __init__(self, client: SessionClient | AsyncSessionClient) -> None:
         self.tokens: Sequence[str] = ()
@@ -124,7 +124,7 @@ class _Notebook:
 
 
 class _Note:
-    """The result of one validation, as far as it is known."""
+    """The result of one validation, or None while it is unknown."""
 
     accepted: bool | None = None
 

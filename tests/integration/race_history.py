@@ -1,4 +1,4 @@
-"""The concurrent calls of several servers and their answers, and whether one order of events explains them."""
+"""History of concurrent calls to several servers, and the check that one order of events explains it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ COMMIT_SECONDS = 0.25
 ENDING_SECONDS = 1.0
 # How far two clocks of one machine may have drifted apart.
 CLOCKS_SECONDS = 0.05
-# The answers that a call may have besides OK. Anything else is a fault, such as an internal error. On a busy machine a call may
-# take longer than it is given. A validation without an answer says nothing, so the history leaves it out.
+# Allowed answers besides OK. Any other answer is a fault, such as an internal error. UNKNOWN is allowed because calls
+# may time out on a busy machine. The history omits validations without an answer, since they prove nothing.
 ANSWERS = {
     "create": {"AUTHENTICATION_TOO_OLD", UNKNOWN},
     "validate": {"REVOKED", "SIGNED_OUT", "LIMIT", "EXPIRED", "SUPERSEDED"},
@@ -32,14 +32,14 @@ class Call:
     """One call.
 
     Attributes:
-        kind: The kind of call.
-        begin: When it was sent, on a clock that all calls share.
-        end: When its answer was there.
-        user_id: Whose session it was about.
-        session_id: Of the token that it carried, or of the session that it made.
-        version: The number of the session's token that it carried. The first token is 0.
+        kind: Name of the operation, a key of `ANSWERS`.
+        begin: Time of sending, on a clock that all calls share.
+        end: Time of the answer, on the same clock.
+        user_id: User of the session.
+        session_id: Session of the token that the call carried, or the session that it created.
+        version: Index of the token among the session's tokens; the first is 0.
         answer: OK, the reason of a rejection, or the name of an error.
-        target: The session that it was to end, where it is not all or its own.
+        target: Session to end, if the call names one.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A session in the database. Times are seconds of the wall clock.
+    """A session's row in the database; times are seconds of the wall clock.
 
     Attributes:
         secret: The hash of its secret, in any form.
@@ -109,16 +109,16 @@ class History:
     Attributes:
         limit: How many live sessions a user may have.
         lifetimes: How long sessions live, in seconds, those that expire within the run.
-        calls: The calls and their answers.
-        counts: The counts at quiet moments and at the end.
+        calls: All calls with their answers.
+        counts: Live sessions per user, counted while no call was in flight.
         kept: The sessions that the database held at the end.
         rows: How the database held them, where that was looked at.
         overdue: The sessions whose implied endings the workers had not recorded at the end.
         changes: The changes of the sessions, except changes of their next check.
-        monotonic_zero: The wall clock's time when the clock of the calls showed 0.
-        resolution: How far behind a use the recorded last activity of a live session may be, in seconds.
-        worker_said: How many endings the workers said they recorded.
-        worker_did: How many endings the database holds that only workers record.
+        monotonic_zero: Wall-clock time at time 0 of the clock of the calls.
+        resolution: Maximum delay of the recorded last activity of a live session, in seconds.
+        worker_said: Number of endings that the workers reported.
+        worker_did: Number of endings in the database that only workers record.
     """
 
     limit: int
@@ -183,7 +183,7 @@ def _answered_endings(history: History) -> Iterator[tuple[str, Call]]:
         if call.kind == "revoke":
             yield call.target, call
         elif call.kind == "sign_out" and renewals[call.session_id] < SUPERSEDED_KEPT:
-            # Any of its tokens ends it, unless the server may no longer know the token.
+            # Any of its tokens ends it, unless the server may have forgotten that token.
             yield call.session_id, call
         elif call.kind in {"revoke_others", "revoke_user"}:
             for creation in filter(_made, history.calls):
@@ -282,7 +282,7 @@ def _done_twice_or_lost(history: History) -> Iterator[str]:
         yield f"made and not answered: {sorted(surplus)}"
     for session_id in history.overdue:
         yield f"left out by the workers: {session_id}"
-    # A worker that is stopped may have done work that it did not report.
+    # A stopped worker may have recorded endings that it did not report.
     if history.worker_said > history.worker_did:
         yield f"workers recorded {history.worker_said} endings of {history.worker_did}"
 
@@ -291,7 +291,7 @@ def _changed_wrongly(history: History) -> Iterator[str]:
     for change in history.changes:
         before, after = change.before, change.after
         if before.ended is not None:
-            # A later sweep does not matter for a session that ended in another way.
+            # The user epoch of an ended session has no effect, so it may change.
             if replace(after, user_epoch=before.user_epoch) != before:
                 yield f"changed after its end: {change}"
         elif after.last_active < before.last_active:

@@ -54,7 +54,7 @@ def _in(seconds: float) -> Timestamp:
     return time
 
 
-# The request, the field of its violation, and a word of the remedy.
+# The request, the field that the error names, and a part of the hint how to fix it.
 BAD_SIGN_INS: list[tuple[dict[str, Any], str, str]] = [
     ({"user_id": ""}, "user_id", "1 to 255"),
     ({"user_id": "é" * 128}, "user_id", "1 to 255"),

@@ -1,4 +1,4 @@
-"""The output of the commands at a shell."""
+"""Output of the command line."""
 
 import json
 import re

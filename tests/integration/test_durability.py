@@ -35,7 +35,7 @@ TASKS_A_CLIENT = 3
 
 @dataclass
 class Ledger:
-    """The answered and the unanswered calls."""
+    """Requests with their answers, and requests without an answer."""
 
     created: list[NewSession] = field(default_factory=list)
     revoke_asked: set[str] = field(default_factory=set)

@@ -24,7 +24,7 @@ from tests.support.waiting import until
 from tests.unit.client.near_cache.conftest import NearTwin
 
 LEASE_SECONDS = 2
-# The extra time for a busy machine.
+# Longest delay that a busy machine may add.
 PATIENCE_SECONDS = 60
 
 

@@ -15,7 +15,7 @@ from session_authority_server.store.database import Database
 from tests.support import postgresql
 from tests.support.program import run, serving
 
-# The next schema may only add to the tables while programs of earlier releases run.
+# While older programs still run, a newer release may only add to the schema.
 NEXT = """
 import sqlalchemy as sa
 from alembic import op

@@ -156,7 +156,7 @@ async def test_a_partition_stays_while_it_has_a_session_within_the_retention(
     await partition()
     assert oldest in names(admin)
     assert session.session_id in await engine.sessions.read_sessions([session.session_id])
-    # The other sessions of the partition are purged row by row.
+    # The rest of the partition is deleted row by row.
     await Purge(engine.upkeep, clock, POLICY)()
     assert admin.execute(f"SELECT count(*) FROM {oldest}".encode()).fetchone() == (1,)
 
@@ -186,7 +186,7 @@ async def test_the_half_finished_work_of_a_killed_worker_is_completed(
     await pass_time(engine, clock, KEPT + SPAN)
     oldest, next_oldest, *_ = names(admin)
     admin.execute(f"ALTER TABLE sessions DETACH PARTITION {oldest}".encode())
-    # A detachment waits for a transaction that uses the table, and is interrupted.
+    # DETACH PARTITION waits for the open transaction of a reader, and is interrupted.
     with psycopg.connect(url) as reader:
         reader.execute("SELECT count(*) FROM sessions")
         admin.execute("SET statement_timeout = 100")

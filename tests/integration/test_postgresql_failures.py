@@ -1,4 +1,4 @@
-"""In each failure of PostgreSQL, callers get a clear error in time, and no answered call is lost."""
+"""When PostgreSQL fails, callers get a clear error in time, answered writes survive, and the service recovers."""
 
 import asyncio
 import time
@@ -254,11 +254,11 @@ def test_missing_grants_or_tables_are_reported_at_startup(guarded: Cluster, tmp_
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A database that can be stored_fields to wait for a standby that is not there, frozen and crashed."""
+    """Run a database that can wait for an absent standby, freeze, and crash."""
     with postgresql.cluster() as made:
         folder = tmp_path_factory.mktemp("made")
         assert run("migrate", cwd=folder, settings=settings(made.url())).returncode == 0
-        # This setting would hide the warning of an unconfirmed commit.
+        # By default, sessions then miss the warning about an unconfirmed commit.
         made.psql("ALTER DATABASE postgres SET client_min_messages = error")
         yield made
 

@@ -1,9 +1,9 @@
-"""Two servers and two workers on one PostgreSQL, everything at once: one truth explains every answer.
+"""Two servers and two workers on one PostgreSQL run concurrently: one order of events explains every answer.
 
-One of the servers reaches the database over a link that is sometimes slow. An answer can then be out of date when it
-arrives, and other transactions run between the statements of a transaction.
+One server has an occasionally slow link to the database. Its results can be outdated when they arrive, and other
+statements can run between the statements of its transactions.
 
-SESSION_AUTHORITY_RACE_SEED selects another race.
+SESSION_AUTHORITY_RACE_SEED selects another run.
 """
 
 import asyncio
@@ -46,7 +46,8 @@ SEED = int(os.environ.get("SESSION_AUTHORITY_RACE_SEED", "1"))
 ROUND_SECONDS = 2.0
 REPORT_SECONDS = 5
 CROWD_SIZE = 3_000
-# Moves the next check of some live sessions forward, so that the worker also meets sessions that it must not end.
+# Move live sessions into the worker's path, so that it must find that they have not expired. Their check time is just
+# after the last session that the worker checked.
 NUDGE = (
     "UPDATE sessions SET check_time = expired_until + interval '1 microsecond' FROM upkeep "
     "WHERE session_id IN (SELECT session_id FROM sessions WHERE end_time IS NULL "

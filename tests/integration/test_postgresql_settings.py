@@ -1,4 +1,4 @@
-"""Settings of PostgreSQL, a role, a pooler or the environment do not change the result of any call."""
+"""Calls behave the same under any settings of PostgreSQL, a role, a pooler or the environment."""
 
 import asyncio
 import contextlib

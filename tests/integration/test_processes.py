@@ -48,7 +48,7 @@ class Several:
         return {pid: number for pid, number in processes_in(self._folder).items() if number >= 0}
 
     def metric(self, number: int, sample: str) -> float:
-        """Return the count of a process, or 0 without a process."""
+        """Return the count of a process; 0 if there is no process."""
         url = f"http://127.0.0.1:{self._metrics_port + number}/metrics"
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
@@ -240,7 +240,7 @@ def test_all_processes_answer_and_a_killed_one_is_replaced_while_the_others_cont
                 assert newcomer.validate(newcomer.create("bob").token)
             wait_until(lambda: 0 in servers.children.values() and servers.metric(0, WORKED) > 0)
             callers_now = servers.one_caller_each(stack)
-        # A client of the killed process connects to another one.
+        # The client of the killed process connects to another one.
         answer = validate(callers[first], "ses_unknown", timeout=60, wait_for_ready=True)
         assert answer.HasField("rejection")
         assert callers_now.keys() == servers.children.keys()

@@ -1,4 +1,4 @@
-"""An unusable configuration is refused at the start, with a message that says what to do."""
+"""Commands refuse settings that cannot work at startup, and say how to fix them."""
 
 import re
 import socket

@@ -23,7 +23,7 @@ from tests.support.program import Refusal, run, running, serving
 from tests.support.soak import soaked
 from tests.support.waiting import wait_until
 
-# The sessions that the worker has ended. It records idle timeouts, and only counts expired sessions.
+# Sessions that the worker handled: it recorded their end, or passed them as expired without a write.
 ENDED = (
     "(end_time IS NOT NULL OR "
     "(check_time, session_id) <= (SELECT expired_until, expired_id FROM upkeep))"

@@ -13,12 +13,12 @@ from tests.model.near_cache import Bounds, Change, Protocol, Rule, State
 
 @dataclass(frozen=True)
 class Explored:
-    """The result of an exploration.
+    """Result of an exploration.
 
     Attributes:
-        states: How many different states there are.
+        states: Number of distinct states.
         promise: The broken promise, or None.
-        schedule: The shortest way there.
+        schedule: The shortest sequence of steps that breaks it.
     """
 
     states: int

@@ -33,7 +33,7 @@ class Change(Enum):
 
 
 class Rule(Enum):
-    """A rule of the protocol. The value says what happens without the rule."""
+    """Rules that the protocol depends on. Each value describes the protocol without that rule."""
 
     LEASE = "hits are served without a lease"
     LEASE_FROM_SENDING = "the lease counts from the pong, not from when its ping was sent"
@@ -87,13 +87,13 @@ class Validation(NamedTuple):
     """A question under way.
 
     Attributes:
-        generation: Of which stream it was sent.
-        after_pong: Whether that stream had had its first pong.
+        generation: Number of the stream that was open when it was sent.
+        after_pong: Whether that stream had received its first pong.
         new_token: Whether it asks about the token that a re-authentication gave out.
         revalidates: Whether it asks about what is in the cache.
         evicted: Whether an eviction arrived since.
-        live: The store's answer. None until the store is read.
-        joined: When another call joined it; -1 where none did.
+        live: Whether the store found the session live; None until the store is read.
+        joined: When another call joined it; -1 if none did.
     """
 
     generation: int
@@ -109,7 +109,7 @@ class State(NamedTuple):
     """The whole world.
 
     Attributes:
-        time: The current time.
+        time: The true time.
         begun: When the ending began, where that matters; -1 before.
         committed: Whether it has been committed.
         effective: Its effective_time; -1 until it is answered.
@@ -157,7 +157,7 @@ class State(NamedTuple):
 
     @property
     def clock(self) -> int:
-        """Return the time of the client's clock."""
+        """Return the time on the client's clock."""
         return self.time - self.lost_time
 
 
@@ -211,7 +211,7 @@ class Protocol:
         if s.time < END_OF_TIME:
             missed = s.asleep and self._lacks(Rule.CLOCK_COUNTS_SUSPEND)
             yield "time passes", s._replace(time=s.time + 1, lost_time=s.lost_time + missed)
-        # A sleeping client only differs by its clock, since any schedule may delay its steps.
+        # Any party may pause in every schedule. Sleep differs only in its effect on the clock.
         if s.asleep:
             yield "the client wakes up", s._replace(asleep=False)
         elif self._lacks(Rule.CLOCK_COUNTS_SUSPEND) and s.mishaps < self.bounds.mishaps:
@@ -355,8 +355,8 @@ def _down(s: State, what: int) -> State:
 
 
 def _broken(s: State) -> State:
-    """Return a world in which nothing more is put on the stream, which the client does not know yet.
+    """Return a state with a broken stream that the client has not noticed yet.
 
-    Messages in flight can still arrive, in order, until the client notices.
+    Messages already in flight may still arrive, in order, until the client notices.
     """
     return s._replace(open=False, registered=False, uplink=False, mishaps=s.mishaps + 1)

@@ -1,4 +1,4 @@
-"""The options of a login to a Django site, and logins that share a browser."""
+"""Session properties that a Django site can set at login, and logins that share a browser."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -24,7 +24,7 @@ MINUTES = timedelta(minutes=1)
 DAY = timedelta(days=1)
 
 described: dict[str, Any] = {}
-"""The options of the next login."""
+"""Options of the next login."""
 
 
 def sign_in(request: Any) -> HttpResponse:

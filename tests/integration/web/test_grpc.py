@@ -164,7 +164,7 @@ async def refused(address: str, method: str, metadata: Metadata) -> grpc.aio.Aio
     while True:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, method, metadata)
-        # gRPC's client reports this for a stream that ends while the client still sends.
+        # gRPC's client reports this when a stream ends while it is still sending.
         if "execute_batch" not in (caught.value.debug_error_string() or ""):
             return caught.value
 
@@ -209,7 +209,7 @@ async def test_an_outage_is_unavailable_and_never_unauthenticated(start: Start, 
 async def test_a_failed_validation_in_the_service_is_internal_and_not_unauthenticated(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The inner server is a service and not an authority.
+    # The service that answers here is no authority.
     inner = await start("127.0.0.1:9")
     address = await start(inner)
 

@@ -1,4 +1,4 @@
-"""The security scheme in the OpenAPI document of an app."""
+"""Sessions in the OpenAPI document of an app."""
 
 from typing import Annotated, Any
 

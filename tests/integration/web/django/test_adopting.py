@@ -46,7 +46,7 @@ def test_requests_that_come_in_at_once_adopt_one_session(client: SessionClient) 
     unmarked = DjangoSession.objects.get(session_key=key).session_data
     with settings(client, ADOPT_EXISTING=BEFORE):
         assert first.who() == "ada"
-        # The second request read the data before the first had written it.
+        # The second request read this before the first one wrote its mark.
         DjangoSession.objects.filter(session_key=key).update(session_data=unmarked)
         assert second.who() == "ada"
         assert second.token == first.token
