@@ -1,4 +1,4 @@
-"""A small site with the page: FastAPI, real HTTP, a real authority; and a clock and an outage to play with."""
+"""A small FastAPI site with the page, real HTTP, a real authority, and a controllable clock and outage."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class BreakableClient(AsyncSessionClient):
-    """A client whose authority can go away, or take its time over what changes something."""
+    """A client that can simulate an outage of its authority, or slow writes."""
 
     down = False
     delay_seconds = 0.0
@@ -48,7 +48,7 @@ class Site:
     """The site as tests see it.
 
     Attributes:
-        origin: Where it is.
+        origin: Its scheme, host and port.
         served: The method, path and status of every answer.
     """
 

@@ -23,7 +23,7 @@ def policy() -> Policy:
 
 
 class TestEveryState:
-    """Each state on the narrowest phone, in light and dark, by the rules of WCAG 2.2 AA."""
+    """Check each state on the narrowest phone, in light and dark, by the rules of WCAG 2.2 AA."""
 
     def check(self, page: Page, name: str) -> None:
         overflow = page.evaluate(

@@ -1,4 +1,4 @@
-"""Scenarios 16 to 24 as people meet them: two browsers, impatience, outages, other sites."""
+"""Scenarios 16 to 24: two browsers, repeated clicks, outages, other sites."""
 
 import re
 from datetime import timedelta
@@ -315,7 +315,7 @@ def test_the_delay_of_cached_validations_is_shown_before_and_after(
 def test_22_another_site_cannot_act_for_the_user(
     site: Site, page: Page, mine: NewSession, firefox: NewSession, origin: str, path: str
 ) -> None:
-    """The one is of the same site by the browser's reckoning, so that the cookie is sent along."""
+    """One of the origins counts as the same site, so that the browser sends the cookie."""
     proof = page.locator("input[name=proof]").first.get_attribute("value")
     trap = f"""<!doctype html><html lang=en><title>Trap</title>
         <form method=post action="{site.origin}{ROOT}{path}"><input name=proof value="{proof}">

@@ -1,4 +1,4 @@
-"""Scenarios 15 and 31 to 33, and the page's form: on a phone, in the dark, for everybody."""
+"""Scenarios 15 and 31 to 33, and the page's appearance on phones and in the dark scheme."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -85,7 +85,7 @@ def test_15_the_exact_time_covers_no_button_and_moves_none(
     before = page.evaluate(boxes, "main button")
     times, buttons = page.get_by_role("time").all(), page.locator(".row button").all()
     assert (len(times), len(buttons)) == (12, 5)
-    page.keyboard.press("Tab")  # what is focused from now on is as by keyboard
+    page.keyboard.press("Tab")  # the browser now treats focus as keyboard focus
 
     for show in [show for time in times for show in (time.hover, time.focus)] + [
         button.focus for button in buttons

@@ -8,7 +8,7 @@ from tests.support.program import HOST, Program, Refusal, of_each_server, run, s
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, host: str) -> Iterator[Program]:
-    """A server that many tests ask at the same time, none of which may end or upset it."""
+    """Run a server that many tests share. No test may stop it or change its settings."""
     with serving(tmp_path_factory.mktemp("server"), host=host) as program:
         yield program
         assert program.process.poll() is None
@@ -20,14 +20,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, host: str) -> Iterator[Prog
 def host_of_each_server(
     request: pytest.FixtureRequest, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Have every server of a test that runs on both hosts use the one whose turn it is."""
+    """Select the host of every server in a test that runs on both hosts."""
     if request.node.get_closest_marker("both_hosts"):
         monkeypatch.setitem(of_each_server, HOST, host)
 
 
 @pytest.fixture
 def refusal(tmp_path: Path) -> Refusal:
-    """Run a command that must refuse, and return what it says."""
+    """Run a command that must fail, and return its error output."""
 
     def refuse(*arguments: str, **settings: str) -> str:
         done = run(*arguments, cwd=tmp_path, settings=settings)

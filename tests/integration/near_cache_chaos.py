@@ -1,4 +1,4 @@
-"""Two servers on one PostgreSQL, clients with near caches, and everything between them misbehaving, round by round.
+"""Fault injection for near caches: two servers on one PostgreSQL, and clients whose links and processes fail.
 
 Each round creates sessions, caches them, and ends them in every possible way at either server. Meanwhile processes
 freeze, links are slow, stuck or cut, and servers and connections die. Afterwards `near_cache_history` checks which
@@ -39,7 +39,7 @@ from tests.support.postgresql import Cluster
 from tests.support.program import Program, serving
 from tests.support.unruly_link import Links, unruly_links
 
-# Enough for all, and too few, so that there are always answers under way.
+# One size holds all sessions. The other is too small, so that requests are always in flight.
 ROOMY, CRAMPED = 100, 6
 ENDINGS_WITHIN_SECONDS = 1.2
 # After the last effective_time. A broken rule shows during the faults or just after them.
@@ -76,12 +76,12 @@ class Server:
 
     @property
     def transactions(self) -> int:
-        """The way that transactions and probes go."""
+        """The link for transactions and probes."""
         return self._ways[0]
 
     @property
     def notifications(self) -> int:
-        """The way that changes come."""
+        """The link that notifications arrive on."""
         return self._ways[1]
 
     def start(self) -> None:
@@ -137,7 +137,7 @@ class World:
     counts: dict[str, int] = field(default_factory=dict)
 
     def round(self) -> Verdict:
-        """Play one round, and judge it."""
+        """Run one round, and check its history."""
         batch = self.batch, self.keys.batch_id
         scene = Scene(self.chance, self.endpoints, self.operators, batch)
         tokens = [new.token.reveal() for new in scene.sessions]
@@ -165,7 +165,7 @@ class World:
         return judge(endings, histories)
 
     def _wait_for_hits(self) -> None:
-        # Of all, as a rule. After some mishaps a stream is back only seconds later, which may be in the next round.
+        # Usually all clients. After some faults a stream reconnects only seconds later, perhaps in the next round.
         began = time.monotonic()
         while (waited := time.monotonic() - began) < _PATIENCE_SECONDS:
             ready = sum(each.hits() for each in self.validators)
@@ -174,7 +174,7 @@ class World:
             time.sleep(0.05)
 
     def _mishaps(self) -> list[Callable[[], None]]:
-        """Choose what goes wrong, and for how long."""
+        """Choose a fault and its duration."""
         named: dict[str, Callable[[float], Callable[[], None]]] = {
             "client stands still": self._freeze_client,
             "server stands still": self._freeze_server,
@@ -289,7 +289,7 @@ def _ignore(_: object) -> None:
 
 @contextlib.contextmanager
 def world(seed: int, folder: Path) -> Iterator[World]:
-    """Give a world that does what a seed says, as far as its processes keep time."""
+    """Start a world whose steps follow from a seed, apart from the timing of its processes."""
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         cluster = enter(postgresql.cluster())
@@ -330,7 +330,7 @@ def world(seed: int, folder: Path) -> Iterator[World]:
 
 
 class _Operator:
-    """An operator's stub, with the key."""
+    """Return an operator's stub that sends the key."""
 
     def __init__(self, channel: grpc.Channel, keys: Keys) -> None:
         self._stub: Any = SessionAdminServiceStub(channel)
@@ -358,10 +358,10 @@ async def _prepare(url: str) -> Keys:
 
 
 def main() -> None:
-    """Play rounds until one goes wrong, and say what was seen."""
+    """Run rounds until one fails, and print the results."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    # So that its processes end with it.
+    # This ends its processes, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
     total, began = Verdict(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder, world(seed, Path(folder)) as made:

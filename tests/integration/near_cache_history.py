@@ -34,7 +34,7 @@ class Ending:
         way: How it was ended.
         session: Index of the ended session in the round.
         effective: The answered effective time, by the wall clock. No client may accept the session after it.
-        answered: When that answer had come, by the monotonic clock.
+        answered: Monotonic time at which the answer arrived.
     """
 
     way: str
@@ -51,7 +51,7 @@ class Verdict:
         validations: Number of validations.
         accepted: Number of accepted validations.
         hits: Number of validations accepted from memory.
-        late_hits: Hits on a session that had been ended, by the time at which they began.
+        late_hits: Number of hits that began after the session had ended.
         endings: Number of endings.
         violations: Acceptances that break the promise.
     """
@@ -75,9 +75,9 @@ class Verdict:
 
 
 def judge(endings: Sequence[Ending], histories: Mapping[str, Iterable[Validation]]) -> Verdict:
-    """Look in what each client was answered for a session that was accepted after its ending.
+    """Find sessions that a client accepted after their ending.
 
-    Of several endings of one session, each has to hold.
+    If a session has several endings, each of them must hold.
     """
     by_session: dict[int, list[Ending]] = {}
     for ending in endings:

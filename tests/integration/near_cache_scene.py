@@ -51,7 +51,7 @@ class Scene:
             prepare(chance.choice(endpoints), chance.choice(operators))
 
     def end_all(self, operator: Any) -> list[Ending]:
-        """End everybody's sessions."""
+        """End the sessions of all users."""
         request = pb.RevokeAllSessionsRequest()
         effective, answered = effect(lambda: operator.RevokeAllSessions(request, timeout=3))
         return [
@@ -60,7 +60,7 @@ class Scene:
         ]
 
     def _made(self, user: str, client: SessionClient | None = None) -> int:
-        # At either server: what reaches the caches must not depend on where a session was made.
+        # At either server, since evictions must not depend on the server that created a session.
         secret = secrets.token_bytes(32)
         client = client or self._chance.choice(self._endpoints)
         maker = client
@@ -72,7 +72,7 @@ class Scene:
         return self.sessions[number].token
 
     def _ends(self, way: str, sessions: Sequence[int], call: Callable[[], Any]) -> None:
-        """Have a call end sessions, whose answer is or has an effective_time, or is about none."""
+        """Add a call that ends sessions. Its answer is an effective_time, contains one, or has none."""
 
         def end() -> list[Ending]:
             effective, answered = effect(call)
@@ -142,11 +142,11 @@ class Scene:
 
 
 class Incomplete(Exception):
-    """A sweep is to go on."""
+    """Raised to repeat a sweep that is not finished."""
 
 
 def answer(call: Callable[[], Any]) -> Any:
-    """Call until there is an answer."""
+    """Repeat a call until it is answered."""
     ends_at = time.monotonic() + _ANSWER_SECONDS
     while True:
         try:
@@ -158,10 +158,10 @@ def answer(call: Callable[[], Any]) -> Any:
 
 
 def effect(call: Callable[[], Any]) -> tuple[float, float]:
-    """End something, and give from when on that is to hold, and when that was known."""
+    """Make a call that ends sessions, and return its effective time and the time of the answer."""
     given = answer(call)
     answered = time.monotonic()
-    if isinstance(given, NewSession):  # which tells none: it was committed before now
+    if isinstance(given, NewSession):  # it has no effective time, but is committed
         return time.time() + LEASE_SECONDS, answered
     effective = getattr(given, "effective_time", given)
     if hasattr(effective, "ToNanoseconds"):

@@ -1,4 +1,4 @@
-"""A process with one client that validates in a loop, from memory wherever it can, and writes down what happens."""
+"""A process whose client validates in a loop, from its cache if possible, and records the results."""
 
 import asyncio
 import contextlib
@@ -41,11 +41,11 @@ class Validator:
         self._commands = commands
 
     def watch(self, tokens: Sequence[str]) -> None:
-        """Have it validate these tokens from now on, with a new history."""
+        """Start to validate these tokens, with a new history."""
         self._commands.send(tokens)
 
     def hits(self) -> bool:
-        """Say whether it has a lease, and answers from memory."""
+        """Return whether the client has a lease and answers from its cache."""
         return bool(self._ask("hits"))
 
     def history(self) -> list[Validation]:
@@ -62,7 +62,7 @@ class Validator:
 def validator(
     name: str, address: str, api_key: str, *, aio: bool, max_sessions: int
 ) -> Iterator[Validator]:
-    """Have a process validate for as long as the context lasts."""
+    """Run a process that validates until the context ends."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     settings = _Settings(address, api_key, aio, max_sessions)
@@ -89,7 +89,7 @@ class _Settings(NamedTuple):
             "address": self.address,
             "api_key": self.api_key,
             "deadline_seconds": DEADLINE_SECONDS,
-            # With a report of use each second, so that answers are under way about what is kept.
+            # Activity is reported every second, so that requests about cached sessions are in flight.
             "near_cache": NearCache(max_sessions=self.max_sessions, activity_seconds=1),
         }
 
@@ -110,7 +110,7 @@ class _Notebook:
         return found
 
     def answer(self, command: Any) -> Any:
-        """Do what is asked, and give what there is to say."""
+        """Execute a command of the parent, and return its result."""
         if command == "hits":
             now = self._now()
             return sum(self._lookup(now, token) is not None for token in self.tokens) > 1

@@ -74,7 +74,7 @@ STEADY_KINDS = KINDS | {
 
 @dataclass(frozen=True)
 class Held:
-    """A token that somebody holds, good or not."""
+    """A token that a racer holds, valid or not."""
 
     session_id: str
     user_id: str
@@ -83,7 +83,7 @@ class Held:
 
 
 class Race:
-    """The callers, what they hold, and what they saw."""
+    """The racers, their tokens, and their history."""
 
     def __init__(self, clients: list[AsyncSessionClient], admins: list[Admin], seed: int) -> None:
         self.history = History(LIMIT)
@@ -103,7 +103,7 @@ class Race:
                     racers.create_task(self._race(user_id, chance, stop_at))
 
     async def do_each_once(self) -> None:
-        """Have one user make every kind of call, one after the other, however busy the machine."""
+        """Make every kind of call for one user in sequence, so that each occurs even on a busy machine."""
         chance = random.Random(self._seed)
         while len(self._held[LONER]) < LIMIT:
             await self._create(LONER, chance)
@@ -117,14 +117,14 @@ class Race:
         await self._revoke_user(renewed, chance)
 
     async def crowd_in(self) -> None:
-        """Let everybody sign in more often than allowed, all at once."""
+        """Let all users concurrently sign in more often than the session limit allows."""
         chance = random.Random(self._seed)
         await asyncio.gather(
             *(self._create(user_id, chance) for user_id in USERS for _ in range(2 * LIMIT))
         )
 
     async def look_at_all(self) -> None:
-        """Ask every server about every token."""
+        """Validate every token at every server."""
         for client in self._clients:
             for held in self._held.values():
                 await self._validate_many(client, held)
@@ -187,7 +187,7 @@ class Race:
         try:
             answer = verdict(await client.validate(held.token, ip_address=address))
         except Unavailable:
-            return  # it says nothing about the session
+            return  # the error proves nothing about the session
         except SessionAuthorityError as error:
             answer = _answer(error)
         self._note("validate", begin, held, answer)
@@ -229,7 +229,7 @@ class Race:
         await self._watching(mine, chance, self._do("sign_out", mine, ending))
 
     async def _contest(self, mine: Held, chance: random.Random) -> None:
-        """Renew a session while it is ended, and ended otherwise."""
+        """Reauthenticate a session while other calls end it."""
 
         async def soon(rival: Coroutine[object, object, None]) -> None:
             await asyncio.sleep(chance.uniform(0, CONTEST_SECONDS))
@@ -244,7 +244,7 @@ class Race:
         )
 
     async def _duel(self, one: Held, other: Held, chance: random.Random) -> None:
-        """Let two sessions end each other."""
+        """Let two sessions end each other concurrently."""
 
         async def strike(by: Held, at: Held) -> None:
             client = chance.choice(self._clients)
@@ -259,7 +259,7 @@ class Race:
     async def _watching(
         self, held: Held, chance: random.Random, ending: Coroutine[object, object, None]
     ) -> None:
-        """Ask about a session all the time while it is ended, and once more right after."""
+        """Validate a session repeatedly while it is ended, and once more right after."""
         ended = asyncio.create_task(ending)
 
         async def watch() -> None:
@@ -327,7 +327,7 @@ def _answer(error: SessionAuthorityError) -> str:
 
 
 def missing(history: History) -> set[object]:
-    """Return what a race must have seen and has not: an accepted call of each kind, each rejection."""
+    """Return the missing outcomes. A race needs an accepted call of each kind, and each rejection."""
     accepted = {call.kind for call in history.calls if call.answer == OK}
     rejections = {call.answer for call in history.calls if call.kind == "validate"}
     kinds = set(KINDS) - {"batch", "contest", "duel"}

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 OK = "OK"
 NOT_LIVE = "NOT_LIVE"
 UNKNOWN = "UNKNOWN"  # UNAVAILABLE: the call may have taken effect or not
-SUPERSEDED_KEPT = 16  # of a session's tokens that were replaced
+SUPERSEDED_KEPT = 16  # number of superseded tokens of a session
 EXPIRED_CODE = 3  # as the database writes the reason
-# How long a commit may take from its time to its being seen, and an ending from its time to its commit.
+# Longest time from a commit to its visibility, and from the time of an ending to its commit.
 COMMIT_SECONDS = 0.25
 ENDING_SECONDS = 1.0
-# How far two clocks of one machine may have drifted apart.
+# Maximum drift between two clocks of one machine.
 CLOCKS_SECONDS = 0.05
 # Allowed answers besides OK. Any other answer is a fault, such as an internal error. UNKNOWN is allowed because calls
 # may time out on a busy machine. The history omits validations without an answer, since they prove nothing.
@@ -54,7 +54,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many live sessions a user had while nothing was asked."""
+    """Number of live sessions of a user while no call was in flight."""
 
     user_id: str
     live: int
@@ -83,11 +83,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of one row, as a trigger saw it.
+    """One change of one row, recorded by a trigger.
 
     Attributes:
-        session_id: Whose row.
-        begun: When the transaction that made it had begun, by the clock that the servers read too.
+        session_id: Session of the row.
+        begun: Start of the transaction, by the clock of the servers.
         before: The row before it.
         after: The row after it.
         epoch: The user's epoch at that moment.
@@ -107,12 +107,12 @@ class History:
     """A whole run.
 
     Attributes:
-        limit: How many live sessions a user may have.
-        lifetimes: How long sessions live, in seconds, those that expire within the run.
+        limit: Maximum number of live sessions of a user.
+        lifetimes: Lifetimes in seconds of the sessions that expire within the run.
         calls: All calls with their answers.
         counts: Live sessions per user, counted while no call was in flight.
         kept: The sessions that the database held at the end.
-        rows: How the database held them, where that was looked at.
+        rows: Their rows, if the run read them.
         overdue: The sessions whose implied endings the workers had not recorded at the end.
         changes: The changes of the sessions, except changes of their next check.
         monotonic_zero: Wall-clock time at time 0 of the clock of the calls.
@@ -136,7 +136,7 @@ class History:
 
 
 def violations(history: History) -> Iterator[str]:
-    """Give what no order of the calls, one after the other, could explain."""
+    """Yield answers that no sequential order of the calls explains."""
     yield from _wrong_answers(history)
     yield from _accepted_after_ending(history)
     yield from _ended_each_other(history)
@@ -175,7 +175,7 @@ def _accepted_after_ending(history: History) -> Iterator[str]:
 
 
 def _answered_endings(history: History) -> Iterator[tuple[str, Call]]:
-    """Give the sessions that were certainly live no more when a call was answered, and that call."""
+    """Yield each session that had certainly ended when a call was answered, with that call."""
     renewals = Counter(call.session_id for call in history.calls if call.kind == "reauthenticate")
     for call in history.calls:
         if call.answer != OK:
@@ -193,7 +193,7 @@ def _answered_endings(history: History) -> Iterator[tuple[str, Call]]:
 
 
 def _ended_each_other(history: History) -> Iterator[str]:
-    """Give those of two sessions that both ended the other: the later had nothing to prove it by."""
+    """Yield pairs of sessions that ended each other. The later call carried an ended session."""
     ends = {
         (call.session_id, ended): call
         for ended, call in _answered_endings(history)
@@ -258,7 +258,7 @@ def _has_cause(rejected: Call, before: list[Call], history: History) -> bool:
             return any(call.kind == "reauthenticate" for call in own)
         case _:
             lifetime = history.lifetimes.get(rejected.session_id)
-            # From its creation, which every renewal comes after.
+            # From its creation, since every renewal is later.
             return lifetime is not None and rejected.end >= born + lifetime
 
 
@@ -297,7 +297,7 @@ def _changed_wrongly(history: History) -> Iterator[str]:
         elif after.last_active < before.last_active:
             yield f"last activity moved back: {change}"
         elif after.last_active > before.last_active and after.secret == before.secret:
-            # The transaction took the time, by which it judged, after it had begun.
+            # The transaction read the time of its decisions after it had begun.
             since = change.epoch_since
             if before.expire <= change.begun:
                 yield f"touched after it had expired: {change}"
@@ -337,7 +337,7 @@ def _use_not_recorded(history: History) -> Iterator[str]:
     for session_id, call in last_use.items():
         row = history.rows.get(session_id)
         if row is None or session_id in ended or session_id in rejected:
-            continue  # what a session was used for last may be lost with it
+            continue  # the last use of a session may be lost with it
         used = history.monotonic_zero + call.begin
         if row.last_active < used - history.resolution - CLOCKS_SECONDS:
             yield f"used and not recorded: {call} {row}"
@@ -348,7 +348,7 @@ def _made(call: Call) -> bool:
 
 
 def _proved_live(call: Call) -> bool:
-    """Say whether a call's answer says that its token was good."""
+    """Return whether a call's answer proves that its token was valid."""
     return call.answer == OK and call.kind in {
         "validate",
         "revoke",

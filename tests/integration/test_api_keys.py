@@ -1,4 +1,4 @@
-"""API keys as callers meet them: what each of them may do."""
+"""API keys: the calls that each permission allows."""
 
 import asyncio
 import re
@@ -97,7 +97,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Guarded:
-    """A server that asks for keys, and a way to call it."""
+    """A server that requires keys, and a channel to it."""
 
     program: Program
     channel: grpc.Channel
@@ -212,7 +212,7 @@ def test_every_rpc_answers_every_key_as_documented(
         for given in [[header] for header in headers] or [[]]:
             answer = guarded.call(rpc, request, *given)
             assert answer == ("UNAUTHENTICATED", reason, {}), given
-            # Refused before anything is read: what is sent may be garbage.
+            # The server refuses the call before it parses the request, so the request may be invalid.
             assert guarded.call(rpc, b"\xff", *given) == answer
     twice = guarded.call(rpc, request, *[f"Bearer {keys.good}"] * 2)
     assert twice == ("UNAUTHENTICATED", "API_KEY_INVALID", {})

@@ -115,7 +115,7 @@ def test_all_violations_are_reported_at_once(stub: SessionServiceStub) -> None:
 def test_the_first_of_many_violations_are_reported_and_the_rest_counted(
     stub: SessionServiceStub,
 ) -> None:
-    # As large as they get: keys that are shown in full, in letters that take three times their bytes.
+    # The largest possible details: full keys, with letters that need three bytes for each of their own when encoded.
     request = pb.CreateSessionRequest(
         user_id="ada",
         authentication_methods=["é"] * 16,

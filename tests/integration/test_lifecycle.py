@@ -33,7 +33,7 @@ def _accepts_connections(server: Program) -> bool:
 
 
 def _sign_in_under_way(channel: grpc.Channel) -> Any:
-    """Begin a sign-in that the server has: it answers a later call of the same connection."""
+    """Begin a sign-in. A later answer on the same connection proves that the server received it."""
     stub = SessionServiceStub(channel)
     sign_in = stub.CreateSession.future(pb.CreateSessionRequest(user_id="ada"), timeout=60)
     stub.ValidateSession(pb.ValidateSessionRequest(session_token="ses_unknown"), timeout=60)

@@ -102,7 +102,7 @@ async def test_an_ending_elsewhere_is_in_force_by_its_effective_time(
             await other.reauthenticate(token)
             effective = datetime.now(UTC)
 
-    # Long before, as a rule: within a tick or two of the server's.
+    # Usually much earlier: within one or two ticks of the server.
     ends_at = time.monotonic() + PATIENCE_SECONDS
     while await twin.validate(token):
         now = datetime.now(UTC)
@@ -140,7 +140,7 @@ async def test_a_frozen_server_ends_the_lease_and_the_hits(
             if twin.statistics.hits > hits:
                 answered = asked
             await asyncio.sleep(0.01)
-        # No ping that was sent after it had stopped was answered.
+        # The frozen server answers no later ping.
         assert answered < stopped + LEASE_SECONDS
     finally:
         server.process.send_signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""A few rounds of `near_cache_chaos`, and what its judge must notice."""
+"""A few rounds of `near_cache_chaos`, and tests of its checker."""
 
 from pathlib import Path
 
@@ -55,6 +55,6 @@ def test_no_client_accepts_a_session_after_its_effective_time_in_any_failure(
             total += made.round()
 
     assert not total.violations, (total.violations[:5], made.counts)
-    # It isn't for want of hits, or of endings.
+    # The rounds had hits and endings.
     assert total.hits > 100
     assert total.endings >= 10 * ROUNDS

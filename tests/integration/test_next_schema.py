@@ -37,7 +37,7 @@ def upgrade():
 
 @dataclass(frozen=True)
 class Place:
-    """Where a database is, and a folder to work in."""
+    """The address of a database, and a working folder."""
 
     folder: Path
     url: str

@@ -127,7 +127,7 @@ async def test_a_partition_is_dropped_once_all_its_sessions_are_past_the_retenti
     purge = Purge(engine.upkeep, clock, POLICY)
     oldest, *others = names(admin)
     await pass_time(engine, clock, KEPT + DAY)
-    # Beyond the history; but its partition is not, and will take it along.
+    # Past retention, but its partition is not. The session will go with its partition.
     assert await purge() == 0
     await partition()
     assert oldest in names(admin)
@@ -151,7 +151,7 @@ async def test_a_partition_stays_while_it_has_a_session_within_the_retention(
     await engine.sessions.touch([Touch(session.session_id, now, None)], lambda: START)
     oldest = names(admin)[0]
     clock.advance(now - START)
-    if why != "live but idle once":  # which the worker would put off its next look at
+    if why != "live but idle once":  # the worker would postpone its next check
         await Expire(engine.upkeep, clock)()
     await partition()
     assert oldest in names(admin)

@@ -16,7 +16,7 @@ from tests.support.program import Program, run, serving
 
 POOL_SIZE = 4
 CALLERS = 60
-LOAD_SECONDS = 120  # for a busy machine, or until a pooler that has gone is noticed
+LOAD_SECONDS = 120  # for a busy machine, or until the client detects that the pooler has gone
 LOAD_CREATED = 200
 SETTINGS = (
     "lock_timeout",
@@ -54,7 +54,7 @@ def pooler(cluster: Cluster) -> Iterator[Pooler]:
 
 @pytest.fixture(scope="module")
 def migrated(pooler: Pooler, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The pooler's address, by which the schema has been made too."""
+    """Return the pooler's address. The schema was created through it, too."""
     for said in ("went from none", "already"):
         done = run("migrate", cwd=tmp_path_factory.mktemp("made"), settings=settings(pooler.url()))
         assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def migrated(pooler: Pooler, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def server(migrated: str, tmp_path: Path) -> Iterator[Program]:
-    """A server that reaches its database by the pooler alone, which nothing may end or upset."""
+    """Run a shared server that reaches its database only through the pooler."""
     with serving(tmp_path, settings=settings(migrated)) as program:
         yield program
         assert program.stop() == 0
@@ -85,7 +85,7 @@ async def test_many_callers_share_few_connections_and_nothing_leaks_between_them
             for _ in range(pooler.size)
         ]
         backends = {_one(connection, "SELECT pg_backend_pid()") for connection in held}
-        assert len(backends) == pooler.size  # each in a transaction, and so these are all there are
+        assert len(backends) == pooler.size  # each holds a transaction
         for connection in held:
             assert [_one(connection, f"SHOW {name}") for name in SETTINGS] == expected
             assert _one(connection, LEFT_BEHIND) == 0

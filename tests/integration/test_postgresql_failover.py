@@ -1,4 +1,4 @@
-"""When the primary dies its standby takes over: nothing answered is lost, and callers hardly notice."""
+"""When the primary dies, its standby takes over and has every answered write."""
 
 import asyncio
 import time

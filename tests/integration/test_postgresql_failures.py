@@ -29,7 +29,7 @@ SILENCE_SECONDS = 6.0
 
 
 async def failure_of(call: Awaitable[object]) -> grpc.StatusCode:
-    """Return how a call failed, which it must before its deadline, or soon after it."""
+    """Return the error of a call that must fail by its deadline or soon after."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await asyncio.wait_for(call, 4 * DEADLINE_SECONDS)
     if failed.value.code() is UNAVAILABLE:
@@ -45,7 +45,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def server(url: str, tmp_path: Path) -> Iterator[Program]:
-    """A server on a database of its own, which nothing may end or upset."""
+    """Run a server on a separate database. No test may stop it."""
     with serving(tmp_path, settings=settings(url)) as program:
         yield program
         assert program.process.poll() is None
@@ -61,7 +61,7 @@ async def calls(server: Program) -> AsyncIterator[Calls]:
 
 @pytest.fixture
 def admin(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
-    """Somebody's psql."""
+    """A psql session of another person."""
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
 
@@ -69,7 +69,7 @@ def admin(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
 Admin = psycopg.Connection[tuple[object, ...]]
 
 
-# Something in the way
+# Locks, full disks and read-only databases
 
 
 async def test_a_lock_on_a_user_delays_only_that_user(calls: Calls, admin: Admin) -> None:
@@ -115,7 +115,7 @@ async def test_a_locked_table_delays_no_call_beyond_its_deadline(
 
 
 async def recovered(call: Callable[[], Awaitable[object]]) -> None:
-    """Wait until calls succeed again, which must be soon."""
+    """Wait until calls succeed again, and fail if that takes too long."""
     give_up = time.monotonic() + RECOVERY_SECONDS
     while True:
         try:
@@ -152,7 +152,7 @@ async def test_a_database_that_became_read_only_is_not_used(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid != pg_backend_pid()"
     )
-    for _ in range(3):  # those found dead, and then new ones
+    for _ in range(3):  # the dead connections, and then new ones
         assert await failure_of(calls.create("ada")) is UNAVAILABLE
         assert await failure_of(calls.validate(mine.session_token)) is UNAVAILABLE
     assert "read-only" in server.stderr
@@ -170,10 +170,10 @@ SECRET = "tr0ub4dor-p"
 
 
 def refusal(url: str, folder: Path, *command: str) -> str:
-    """Return the one line in which a command refuses, which has no password in it."""
+    """Run a command that must fail with one line without a password, and return the line."""
     started = time.monotonic()
     done = run(*command, cwd=folder, settings=settings(url))
-    assert time.monotonic() - started < 55  # far from for ever, on a busy machine too
+    assert time.monotonic() - started < 55  # a bound that holds on a busy machine, too
     assert done.returncode == 1
     assert done.stdout == ""
     *_, line = done.stderr.splitlines()
@@ -189,7 +189,7 @@ SERVE = ("serve", "--listen", "127.0.0.1:0")
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Cluster]:
-    """A server that asks the role app for a password."""
+    """Run a server that requires a password from the role app."""
     with postgresql.cluster() as server:
         server.psql("CREATE ROLE app LOGIN PASSWORD 'another'")
         rules = server.folder / "data" / "pg_hba.conf"
@@ -265,7 +265,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def program(cluster: Cluster, tmp_path: Path) -> Iterator[Program]:
-    """A server on that database, which nothing may upset."""
+    """Run a server on that database."""
     with serving(tmp_path, "--no-worker", settings=settings(cluster.url())) as served:
         yield served
         assert served.stop() == 0
@@ -276,7 +276,7 @@ def _wait_for_standby(cluster: Cluster, names: str) -> None:
     cluster.psql(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
     cluster.psql("SELECT pg_reload_conf()")
     wait_until(lambda: cluster.psql("SHOW synchronous_standby_names") == names)
-    time.sleep(0.3)  # for every connection to hear of it
+    time.sleep(0.3)  # until every connection has read the new setting
 
 
 CANCEL_WAITS = (

@@ -9,7 +9,7 @@ from tests.support import postgresql
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """The address of a socket, over which libpq takes any sslmode and, lacking a need, heeds none."""
+    """Return the address of a Unix socket. libpq accepts any sslmode there, and ignores it."""
     with postgresql.cluster() as server:
         server.stop()
         folder = server.folder / "data"

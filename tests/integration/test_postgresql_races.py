@@ -53,7 +53,7 @@ NUDGE = (
     "WHERE session_id IN (SELECT session_id FROM sessions WHERE end_time IS NULL "
     "AND expire_time > now() ORDER BY session_id FOR NO KEY UPDATE SKIP LOCKED)"
 )
-# And so much work at once that both are at it: some of it to be recorded, and some not.
+# Create enough work for both workers: some endings to record, and some not.
 CROWD = (
     "INSERT INTO users (user_id, epoch) VALUES ('crowd', 0) ON CONFLICT DO NOTHING; "
     "INSERT INTO sessions SELECT (jsonb_populate_record(s, jsonb_build_object("
@@ -194,9 +194,9 @@ def test_two_servers_and_two_workers_keep_one_consistent_history(tmp_path: Path)
 
 
 def _wait_for_reports(url: str, workers: list[Program]) -> None:
-    """Let the workers finish what they are at, of which they tell at its end only."""
+    """Let the workers finish their current run, which they report only at its end."""
     give_up = time.monotonic() + REPORT_SECONDS
-    while time.monotonic() < give_up:  # if they never tell, it is found out later
+    while time.monotonic() < give_up:  # a missing report fails a later check
         left, did = audit.workers_left_and_did(url)
         if not left and did <= sum(_reported(worker.stderr) for worker in workers):
             break
@@ -213,7 +213,7 @@ def _is_touch(change: Change) -> bool:
 
 
 def _is_trouble(line: str) -> bool:
-    """Say whether a line tells of a fault. Running out of time is none: the machine may be busy."""
+    """Return whether a log line reports a fault. A timeout is no fault, since the machine may be busy."""
     if any(sign in line for sign in ("due to user request", "lock timeout", "statement timeout")):
         return False
     return any(sign in line for sign in ("deadlock", "could not serialize", "Traceback", "ERROR:"))

@@ -1,4 +1,4 @@
-"""PostgreSQL's tables are what the statements need, and migrations bring them about once and plainly."""
+"""PostgreSQL's tables suit the statements, and migrations create them once."""
 
 import asyncio
 import random
@@ -58,7 +58,7 @@ def settings(url: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def explained() -> Iterator[Cluster]:
-    """A server that writes the plan of each statement that is really run into its log."""
+    """Run a PostgreSQL server that logs the plan of each executed statement."""
     with postgresql.cluster(
         session_preload_libraries="auto_explain",
         log_min_messages="log",
@@ -164,7 +164,7 @@ async def test_each_statement_reads_an_index(explained: Cluster, statement: str)
     assert "Seq Scan on users" not in plans
 
 
-# What a touch costs
+# The cost of a touch
 
 
 async def test_touches_change_no_index(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ async def test_touches_change_no_index(tmp_path: Path) -> None:
 
 
 def _updates(url: str, table: str, *, at_least: int) -> tuple[int, int]:
-    """Return how many updates the statistics know, and how many of them touched no index."""
+    """Return the number of updates in the statistics, and the number that changed no index."""
     asked = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = %s"
     with psycopg.connect(url, autocommit=True) as connection:
 
@@ -213,7 +213,7 @@ def test_hot_tables_leave_room_and_are_vacuumed_early() -> None:
         } <= names
 
 
-# Which types
+# Types
 
 
 def test_columns_have_postgresqls_own_types() -> None:
@@ -238,7 +238,7 @@ async def test_migrations_make_the_tables_that_the_statements_name(
         dialect = engine.database.dialect
         assert isinstance(dialect, PostgreSQL | Sqlite)
         url = str(dialect.url)
-        # The store's own connections have values sent in binary, as which SQLAlchemy can't read PostgreSQL's catalog.
+        # The store's connections receive binary values. SQLAlchemy cannot read PostgreSQL's catalog in that form.
         plain = url.replace("postgresql:", "postgresql+psycopg:").replace("+aiosqlite", "")
         reflecting = create_engine(plain, poolclass=NullPool)
         with reflecting.connect() as connection:
@@ -359,12 +359,12 @@ def test_concurrent_index_builds_do_not_wait_for_each_other(empty: str, tmp_path
             wait_until(
                 lambda: other.execute("SELECT FROM pg_stat_progress_create_index").fetchall()
             )
-            time.sleep(1)  # for the other of them to ask for its turn a few times
+            time.sleep(1)  # until the other one has requested the lock a few times
             writer.commit()
             assert (one.exit_code(), two.exit_code()) == (0, 0), one.stderr + two.stderr
             said = one.stdout + two.stdout
     assert said.count(f"went from 0002 to {WANTED}") == 1
-    # The other gets its turn after the last revision, or between two.
+    # The other one gets the lock after the last revision, or between two revisions.
     assert len(re.findall(rf"went from 000[3-5] to {WANTED}|is already {WANTED}", said)) == 1
 
 

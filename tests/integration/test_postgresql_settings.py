@@ -36,7 +36,7 @@ from tests.support.program import Refusal
 if TYPE_CHECKING:
     from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceAsyncStub
 
-# Read as LATIN1, the first is the second.
+# The UTF-8 bytes of the first, decoded as LATIN1, are the second.
 USERS = ("ümlaut", "Ã¼mlaut", "日本")
 LIFETIME = timedelta(days=40, hours=3, microseconds=7)
 IDLE = timedelta(days=2, minutes=1)
@@ -190,7 +190,7 @@ async def test_every_call_has_the_same_result_with_other_settings(
 
 @contextlib.contextmanager
 def encoded(encoding: str) -> Iterator[str]:
-    """Give the address of a database in an encoding; it is gone afterwards."""
+    """Create a database in an encoding, return its address, and drop it at the end."""
     server, name = postgresql.shared_url(), f"encoded_{encoding.lower()}"
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(
@@ -220,7 +220,7 @@ def test_a_database_in_another_encoding_is_refused(encoding: str, refusal: Refus
 
 
 class Receiver:
-    """Hears of a channel that must never be up."""
+    """Callbacks of a listener that must never connect."""
 
     def up(self) -> None:
         raise AssertionError

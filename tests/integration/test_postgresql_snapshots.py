@@ -1,4 +1,4 @@
-"""A statement that meets rows which others change or hold judges them rightly, and waits for none."""
+"""Statements handle concurrently changed or locked rows correctly, and do not wait for them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -32,7 +32,7 @@ from tests.support.engines import (
 )
 
 NOW = START + 2 * DAY
-# The worker's statement stops at the first of its sessions, with its snapshot taken and the others unlocked.
+# Pauses the worker's statement at its first session. Its snapshot is taken and the other rows are unlocked.
 PAUSE = """
 CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     IF OLD.user_id = 'first' THEN PERFORM pg_advisory_xact_lock(1); END IF;
@@ -59,7 +59,7 @@ async def test_a_worker_does_not_end_a_session_that_just_ended_all_others(
     await engine.fill([current, other], START + SECOND)
     async with await psycopg.AsyncConnection.connect(engine.url, autocommit=True) as admin:
         await admin.execute(PAUSE.encode())
-        # Row by row, as the planner does it for batches much smaller than the table.
+        # Force the row-by-row plan that the planner uses for batches much smaller than the table.
         for method in ("hashjoin", "mergejoin", "seqscan", "sort", "bitmapscan"):
             name = admin.info.dbname
             await admin.execute(f"ALTER DATABASE {name} SET enable_{method} = off".encode())
@@ -224,7 +224,7 @@ async def test_an_activity_of_a_locked_session_delays_no_other(
 async def _locking(
     engine: Engine, sessions: Sequence[Session]
 ) -> AsyncIterator[tuple[UUID, Callable[[], Awaitable[None]]]]:
-    """Add sessions of which somebody has locked one; give which one, and how they let go."""
+    """Add sessions, lock one, and return its id and a function that unlocks it."""
     await engine.add(*sessions)
     async with await psycopg.AsyncConnection.connect(engine.url) as somebody:
         await somebody.execute(LOCK, (sessions[2].session_id,))

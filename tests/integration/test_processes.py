@@ -32,7 +32,7 @@ VALIDATED = 'session_authority_rpc_seconds_count{method="ValidateSession"}'
 
 
 class Several:
-    """Two server processes and their parent, on a database of their own."""
+    """Two server processes and their parent, on a separate database."""
 
     def __init__(self, program: Program, folder: Path, database: str, metrics_port: int) -> None:
         self.program = program
@@ -76,11 +76,11 @@ class Several:
         }
 
     def one_caller_each(self, stack: ExitStack) -> dict[int, SessionServiceStub]:
-        """Connect until every process has answered somebody, and return one caller of each."""
+        """Open connections until every process has answered, and return one stub for each process."""
         callers: dict[int, SessionServiceStub] = {}
         for _ in range(64):
             before = self.connections()
-            # A connection of its own, and no repetition behind the test's back.
+            # A separate connection without hidden retries.
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
             channel = stack.enter_context(grpc.insecure_channel(self.address, options))
             stub = SessionServiceStub(channel)
@@ -112,7 +112,7 @@ def processes_in(folder: Path) -> dict[int, int]:
 
 
 def press_ctrl_c(folder: Path) -> None:
-    """Do as a terminal does: tell all of them. The parent is last, for it would end the others."""
+    """Signal all processes, as a terminal does. The parent is last, since it would end the others."""
     running_there = processes_in(folder)
     for pid in sorted(running_there, key=running_there.__getitem__, reverse=True):
         os.kill(pid, signal.SIGINT)
@@ -128,7 +128,7 @@ def _words(place: Path) -> list[str]:
 def _link(path: Path) -> str:
     try:
         return str(path.readlink())
-    except OSError:  # it is gone, or a kernel's
+    except OSError:  # it has ended, or is a kernel thread
         return ""
 
 
@@ -137,7 +137,7 @@ def _port(place: str) -> int:
 
 
 def _free_neighbours() -> int:
-    """Return a port that is free, as the next one is."""
+    """Return a free port whose next port is free, too."""
     while True:
         with closing(socket.create_server(("127.0.0.1", 0))) as first:
             port: int = first.getsockname()[1]
@@ -150,7 +150,7 @@ def _free_neighbours() -> int:
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A database, at an address with a password, which its server doesn't ask for."""
+    """Return the address of a database with a password, which its server ignores."""
     with migrated_postgresql() as address:
         yield address.replace("@", f":{PASSWORD}@")
 
@@ -194,11 +194,11 @@ def _sign_ins_waiting(url: str) -> int:
 
 @contextmanager
 def calls_under_way(servers: Several) -> Iterator[list[Any]]:
-    """Have a sign-in wait in each of the processes until the context is left."""
+    """Keep a sign-in waiting in each process until the context ends."""
     with ExitStack() as stack:
         callers = servers.one_caller_each(stack)
         with sign_ins_held_up(servers.database):
-            # Each of a user of its own, or they would wait for each other.
+            # Different users, since sign-ins of one user wait for each other.
             waiting = [
                 stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=60)
                 for pid, stub in callers.items()
@@ -330,7 +330,7 @@ def test_ctrl_c_during_startup_exits_without_output(tmp_path: Path, url: str) ->
     arguments = ("serve", "--listen", "127.0.0.1:0", "--insecure", "--processes", "2")
     with running(*arguments, cwd=tmp_path, settings=settings) as program:
         wait_until(lambda: sorted(processes_in(tmp_path).values()) == [-1, 0, 1])
-        time.sleep(0.3)  # for them to be in the middle of it
+        time.sleep(0.3)  # until they are in the middle of startup
         press_ctrl_c(tmp_path)
         assert program.exit_code() == 0
         assert "serving on" not in program.stdout
@@ -342,7 +342,7 @@ def test_a_second_ctrl_c_ends_all_processes_immediately(tmp_path: Path, url: str
     with several(tmp_path, url) as servers, ExitStack() as stack:
         callers = servers.one_caller_each(stack)
         with sign_ins_held_up(servers.database):
-            # Each of a user of its own, or they would wait for each other.
+            # Different users, since sign-ins of one user wait for each other.
             waiting = [
                 stub.CreateSession.future(pb.CreateSessionRequest(user_id=f"ada-{pid}"), timeout=60)
                 for pid, stub in callers.items()

@@ -1,4 +1,4 @@
-"""The checker of histories finds each rule's violation, and none in what may happen."""
+"""The history checker finds a violation of each rule, and none in valid histories."""
 
 from dataclasses import replace
 
@@ -234,7 +234,7 @@ def test_work_that_was_left_undone() -> None:
     assert only(found(*TWO, overdue={"s"}), "left out by the workers: s")
 
 
-# What the database shows
+# Rows in the database
 
 
 ROW = Row("old", user_epoch=0, last_active=10.0, expire=100.0)
@@ -263,9 +263,7 @@ def test_a_row_that_changes_after_its_end() -> None:
         replace(ENDED, secret="new"),
     ):
         assert only(changed(ENDED, after), "changed after its end")
-    assert not changed(
-        ENDED, replace(ENDED, user_epoch=1)
-    )  # passed by a sweep, and as dead as before
+    assert not changed(ENDED, replace(ENDED, user_epoch=1))  # covered by a sweep, and still ended
 
 
 def test_a_last_activity_that_moves_back() -> None:
@@ -283,7 +281,7 @@ def test_a_touch_after_the_lifetime() -> None:
 def test_a_touch_after_a_sweep() -> None:
     touched = replace(ROW, last_active=40.0)
     assert only(changed(ROW, touched, epoch=1, epoch_since=59.0), "touched after it was swept")
-    for since in (59.9, 61.0, None):  # it may not have been seen yet
+    for since in (59.9, 61.0, None):  # the worker may not have seen it yet
         assert not changed(ROW, touched, epoch=1, epoch_since=since)
     spared = replace(ROW, user_epoch=1)
     assert not changed(spared, replace(spared, last_active=40.0), epoch=1, epoch_since=59.0)
@@ -304,7 +302,7 @@ def test_a_use_that_was_not_recorded() -> None:
     used = (*TWO, a("validate", "s", 40))
     assert not found(*used, rows={"s": replace(ROW, last_active=39.5)})
     assert only(found(*used, rows={"s": ROW}), "used and not recorded")
-    assert not found(*used, rows={"s": ENDED})  # what it was used for last went with it
+    assert not found(*used, rows={"s": ENDED})  # its last use was lost with it
     assert not found(
         *used, a("revoke", "t", 42, target="s"), a("validate", "s", 44, "REVOKED"), rows={"s": ROW}
     )

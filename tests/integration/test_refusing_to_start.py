@@ -26,7 +26,7 @@ def test_a_second_server_on_the_same_file(tmp_path: Path, refusal: Refusal) -> N
             f"Error: another process serves {tmp_path}/session-authority.sqlite"
         )
         assert "SESSION_AUTHORITY_DATABASE_URL" in done.stderr
-        # By another spelling of the same path too, and the first goes on.
+        # Another spelling of the same path is refused, too. The first server keeps running.
         url = f"sqlite:///{tmp_path}/./session-authority.sqlite"
         assert "another process serves" in refusal(*FREE, "--database-url", url)
         with SessionClient(server.address) as client:

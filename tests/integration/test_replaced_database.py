@@ -21,7 +21,7 @@ Damage = Callable[[Path], object]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the database is, so that it can be moved as a whole."""
+    """Return the folder of the database, which a test can move as a whole."""
     made = tmp_path / "data"
     made.mkdir()
     return made
@@ -103,7 +103,7 @@ def _ids(file: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a file that a server serves, undisturbed."""
+    """Return the folder of a file that a running server uses."""
     folder = tmp_path_factory.mktemp("served")
     with serving(folder) as server:
         yield folder
@@ -141,7 +141,7 @@ MAY_MOUNT = subprocess.run(["unshare", "-m", "true"], check=False, capture_outpu
 
 
 def _mounted(what: Path, where: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command that sees something by another name, by a mount that no other process sees."""
+    """Run a command in a private mount namespace, where a path has another name."""
     mounting = 'mount --bind "$0" "$1" && shift && exec "$@"'
     return subprocess.run(
         ["unshare", "-m", "sh", "-c", mounting, what, where, COMMAND, *command],

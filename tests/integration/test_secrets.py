@@ -1,4 +1,4 @@
-"""No token and no retry secret is anywhere but in the hands of those it was given to."""
+"""Tokens and retry secrets reach only the callers that received them."""
 
 import secrets
 from pathlib import Path

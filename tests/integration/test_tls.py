@@ -46,7 +46,7 @@ def server(authority: TestAuthority, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def picky(authority: TestAuthority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A server that asks for a certificate."""
+    """Run a server that requires a client certificate."""
     folder = tmp_path_factory.mktemp("picky")
     settings = _settings(authority.pair(), authority.certificate)
     with serving(folder, settings=settings) as program:
@@ -75,7 +75,7 @@ def _lets_in(client: SessionClient) -> bool:
 def _shaken(
     program: Program, context: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> Iterator[ssl.SSLSocket]:
-    """Shake hands with the server, in an earlier TLS session where one is given."""
+    """Perform a TLS handshake with the server, and resume an earlier session if one is given."""
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     host, port = program.address.split(":")
@@ -124,7 +124,7 @@ def test_modern_protocols_are_spoken(server: Program, version: ssl.TLSVersion) -
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_old_protocols_are_refused_by_the_server(server: Program, version: ssl.TLSVersion) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_ciphers("ALL:@SECLEVEL=0")  # or this side would not even try
+    context.set_ciphers("ALL:@SECLEVEL=0")  # otherwise the client would not try
     context.minimum_version = context.maximum_version = version
     with pytest.raises(ssl.SSLError, match=r"ALERT_PROTOCOL_VERSION|EOF"), _shaken(server, context):
         pass
@@ -243,7 +243,7 @@ def test_each_process_shows_a_replaced_certificate(
         settings = _settings(shown) | {"SESSION_AUTHORITY_DATABASE_URL": url}
         with running(*arguments, cwd=tmp_path, settings=settings) as program:
             assert program.address
-            # The system gives each connection to one of the processes: eight find both.
+            # The kernel assigns each connection to a process. Eight connections reach both.
             assert all(_lets_in(_client(program, authority)) for _ in range(8))
             shown.replace(stranger.pair())
             assert all(_lets_in(_client(program, stranger)) for _ in range(8))

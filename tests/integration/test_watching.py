@@ -1,4 +1,4 @@
-"""Streams as caches meet them: real servers on one PostgreSQL, which is broken in every way that it can be."""
+"""Watch streams of real servers on one PostgreSQL that fails in various ways."""
 
 import contextlib
 import threading
@@ -27,7 +27,7 @@ WATCH_URL = "SESSION_AUTHORITY_WATCH_DATABASE_URL"
 
 
 class Watcher:
-    """One stream, and what was said on it."""
+    """One stream and its messages."""
 
     def __init__(self, channel: grpc.Channel, *metadata: tuple[str, str]) -> None:
         self._sent: Queue[int] = Queue()
@@ -71,7 +71,7 @@ class Watcher:
                 evictions.append(said.evict)
 
     def end(self) -> tuple[grpc.StatusCode, str]:
-        """Wait for the end, and return what was said of it."""
+        """Wait for the end of the stream, and return its status."""
         while not isinstance(said := self.next(), grpc.RpcError):
             pass
         failure: Any = said
@@ -94,7 +94,7 @@ def watching(address: str, *metadata: tuple[str, str]) -> Iterator[Watcher]:
 
 
 def opened(address: str) -> "contextlib.AbstractContextManager[Watcher]":
-    """Give a stream that has had a pong, as soon as there is one to be had."""
+    """Return a stream once it has received a pong."""
 
     @contextlib.contextmanager
     def wait() -> Iterator[Watcher]:
@@ -220,7 +220,7 @@ def test_a_database_that_hangs_gets_no_pong_and_ends_the_streams(
             code, _ = watcher.end()
             took = time.monotonic() - began
         assert code is grpc.StatusCode.UNAVAILABLE
-        assert took < 25  # 2 seconds, on a machine that has nothing else to do
+        assert took < 25  # 2 seconds on an idle machine
     with opened(servers[0].address):
         pass
 
@@ -237,7 +237,7 @@ def test_a_draining_server_ends_its_streams_and_stops_soon(url: str, tmp_path: P
                 assert code is grpc.StatusCode.UNAVAILABLE
                 assert "shutting down" in said
             assert program.exit_code() == 0
-            assert time.monotonic() - began < 25  # less than the 30 seconds that calls are given
+            assert time.monotonic() - began < 25  # less than the 30-second deadline of calls
         assert "Traceback" not in program.stderr
 
 
@@ -246,7 +246,7 @@ def test_several_processes_on_a_port_announce_each_others_endings(url: str, tmp_
         serving(tmp_path, "--no-worker", "--processes", "2", settings={URL: url}) as program,
         contextlib.ExitStack() as stack,
     ):
-        # Each connection is given to one of the processes.
+        # The kernel assigns each connection to a process.
         watchers = [stack.enter_context(opened(program.address)) for _ in range(4)]
         for _ in range(4):
             with SessionClient(program.address) as client:

@@ -31,7 +31,7 @@ ENDED = (
 
 
 def _make_overdue(folder: Path, count: int) -> None:
-    """Leave a file behind whose sessions ran out an hour ago."""
+    """Create a database file whose sessions expired an hour ago."""
 
     async def write() -> None:
         database = Database.sqlite(folder / "session-authority.sqlite")
@@ -153,7 +153,7 @@ def test_two_concurrent_workers_do_the_work_once(tmp_path: Path) -> None:
 
 
 def _make_live(folder: Path, clock_right_before: timedelta) -> None:
-    """Make a file with live sessions, whose clock was last noted as right that long ago."""
+    """Create a database file with live sessions whose clock was last confirmed at the given age."""
 
     async def write() -> None:
         database = Database.sqlite(folder / "session-authority.sqlite")
@@ -183,7 +183,7 @@ def test_a_clock_far_ahead_ends_and_deletes_nothing_until_an_operator_confirms_i
 
     noted = _clock_time(tmp_path)
     asked = run("repair-clock", cwd=tmp_path)
-    assert asked.returncode == 1  # no operator answered
+    assert asked.returncode == 1  # the prompt got no answer
     assert "Is that right?" in asked.stdout
     assert _clock_time(tmp_path) == noted
 

@@ -1,4 +1,4 @@
-"""Every schedule of the near cache's protocol, the shortest first, within bounds.
+"""Exploration of every schedule of the near cache's protocol within bounds, shortest first.
 
 .venv/bin/python -m tests.model.exploring   # prints, for each rule, the shortest schedule that goes wrong without it
 """
@@ -27,7 +27,7 @@ class Explored:
 
 
 def explore(protocol: Protocol) -> Explored:
-    """Visit every state that any schedule leads to, the nearest first, until the promise is broken."""
+    """Visit every reachable state, nearest first, until the promise is broken."""
     start = State()
     came_from: dict[State, tuple[str, State] | None] = {start: None}
     next_states = deque([start])
@@ -70,13 +70,13 @@ _SHOWN_BY: Final = {
 
 
 def without(rule: Rule) -> Protocol:
-    """Return the protocol without a rule, in the least world that shows what the rule is there for."""
+    """Return the protocol without a rule, within the smallest bounds that show the need for the rule."""
     change, bounds = _SHOWN_BY.get(rule, (Change.SESSION, _LEAST))
     return Protocol(change, without=rule, bounds=bounds)
 
 
 def main() -> None:
-    """Print what was explored, and what goes wrong without each of the rules."""
+    """Print the results of the exploration, and a broken schedule for each left-out rule."""
     for change in Change:
         found = explore(Protocol(change, bounds=ONE_QUESTION))
         _print(f"{change.value}: {found.states:,} states, {found.promise or 'promise kept'}")

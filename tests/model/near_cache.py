@@ -1,12 +1,12 @@
-"""The protocol of the near cache as a small state machine, for every schedule of which one promise is checked.
+"""The protocol of the near cache as a small state machine, whose promise is checked in every schedule.
 
 One session ends once, in one of four ways. A client with a near cache follows a stream of one server; the change
-is committed through another. Everything between them takes as long as it likes: commits, answers, the channel
-between the servers, both directions of the stream, the client's own calls. Streams and channels break, clients
-sleep. The promise: after the `effective_time` that the ending was answered with, the client accepts the session
-no more; after the session's own expiry, neither.
+is committed through another. Every step takes any time: commits, answers, the channel between the servers,
+both directions of the stream, and the client's own calls. Streams and channels break, and clients sleep.
 
-Each rule of the protocol can be left out by its name, to see what it is there for.
+The promise: the client accepts the session neither after the answered `effective_time` nor after its expiry.
+
+Each rule of the protocol can be left out, to show why it is needed.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ EXPIRY = 4
 
 
 class Change(Enum):
-    """In what way the session ends, and so what is said on the channel."""
+    """The way in which the session ends. It decides the message on the channel."""
 
     SESSION = "a session is ended"
     USER = "all sessions of a user are ended"
@@ -68,7 +68,7 @@ IN_FLIGHT: Final = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much of everything there is.
+    """Limits of the exploration.
 
     Attributes:
         pings: How many pings the client sends.
@@ -84,7 +84,7 @@ class Bounds:
 
 
 class Validation(NamedTuple):
-    """A question under way.
+    """A validation in flight.
 
     Attributes:
         generation: Number of the stream that was open when it was sent.
@@ -106,27 +106,27 @@ class Validation(NamedTuple):
 
 
 class State(NamedTuple):
-    """The whole world.
+    """State of the client, the server, the store and the links.
 
     Attributes:
         time: The true time.
         begun: When the ending began, where that matters; -1 before.
         committed: Whether it has been committed.
         effective: Its effective_time; -1 until it is answered.
-        channel: What is under way from the store to the client's server: EVICT, or the number of the stream for
-            which a barrier was sent.
-        channel_lost: Whether what the store says does not arrive.
+        channel: Messages in flight from the store to the client's server: EVICT, or the number of the stream
+            whose barrier was sent.
+        channel_lost: Whether messages of the store are lost.
         streams: How many streams the client has opened.
-        follows: Whether it has one, for all that it knows.
+        follows: Whether the client believes that its stream is open.
         open: Whether that stream still exists on the server.
         registered: Whether the server puts evictions on it.
         pings: How many pings have been sent.
         sent: When the ping that has no answer was sent; -1 where there is none.
-        uplink: Whether that ping is under way.
-        downlink: What is under way to the client: EVICT or PONG.
-        lease_until: Until when hits are served, by the client's clock; -1 before the first pong of the stream.
+        uplink: Whether that ping is in flight.
+        downlink: Messages in flight to the client: EVICT or PONG.
+        lease_until: End of the lease, by the client's clock; -1 before the first pong of the stream.
         entry: Whether the session is in the cache: 1 under its first token, 2 under its second.
-        validation: The client's question under way.
+        validation: The client's validation in flight.
         validations: How many were sent.
         asleep: Whether the client sleeps.
         lost_time: How much of the time its clock has missed.
@@ -171,9 +171,9 @@ class Protocol:
     """The state machine.
 
     Attributes:
-        change: In what way the session ends.
+        change: The way in which the session ends.
         without: The rule that is left out, if any.
-        bounds: How much of everything there is.
+        bounds: Limits of the exploration.
     """
 
     change: Change
@@ -181,14 +181,14 @@ class Protocol:
     bounds: Bounds = Bounds()
 
     def broken_promise(self, state: State) -> str | None:
-        """Return what the client accepts although it must not, or None."""
+        """Return the description of a wrong acceptance, or None."""
         usable = state.entry and (self._lacks(Rule.LEASE) or state.clock < state.lease_until)
         if not usable:
             return None
         if state.time >= EXPIRY and (self._lacks(Rule.OWN_EXPIRY) or state.clock < EXPIRY):
             return "accepted after its expiry"
         dead = self.change is not Change.TOKEN or state.entry == 1 or self._lacks(Rule.WHOLE_TOKEN)
-        # With a lease, the cache is asked for as long as the clock is below its end.
+        # The client reads its cache while its clock is before the end of the lease.
         if dead and 0 <= state.effective < state.time + SKEW:
             if state.clock >= EXPIRY and not self._lacks(Rule.OWN_EXPIRY):
                 return None
@@ -196,7 +196,7 @@ class Protocol:
         return None
 
     def steps(self, state: State) -> Iterator[Step]:
-        """Give all that may happen next."""
+        """Yield all possible next steps."""
         yield from self._of_time(state)
         yield from self._of_the_ending(state)
         yield from self._of_the_server(state)

@@ -8,7 +8,7 @@ from tests.support.soak import soaked
 
 BOUNDS = soaked(long=ONE_QUESTION, short=Bounds(pings=1, streams=1, validations=1))
 STATES = soaked(long=100_000, short=10_000)
-# Even the least worlds that show these have some hundred thousand states.
+# Even the smallest bounds that break these rules have several hundred thousand states.
 LARGE = (
     Rule.CLOCK_COUNTS_SUSPEND,
     Rule.LOST_CHANNEL_CLOSES,

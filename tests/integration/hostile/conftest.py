@@ -8,7 +8,7 @@ from tests.support.program import Program, serving
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, host: str) -> Iterator[Program]:
-    """A server of this folder's own: what is done to it here should not upset other tests."""
+    """Run a separate server, so that attacks here do not affect other tests."""
     with serving(tmp_path_factory.mktemp("hostile"), host=host) as program:
         yield program
         assert "Traceback" not in program.stderr

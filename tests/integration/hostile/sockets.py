@@ -16,7 +16,7 @@ def raw_socket(server: Program) -> socket.socket:
 
 
 def drain(connection: socket.socket) -> bytes:
-    """Read until the server has nothing more to say, or hangs up."""
+    """Read until the server sends no more data or closes the connection."""
     connection.settimeout(0.5)
     said = b""
     with contextlib.suppress(TimeoutError, ConnectionError):

@@ -31,7 +31,7 @@ METHODS = sorted(_SERVICE.methods_by_name)
 
 
 def _call(server: Program, path: str, body: bytes) -> Any:
-    """Send bytes as they are, and return the error."""
+    """Send raw bytes, and return the error."""
     with grpc.insecure_channel(server.address) as channel:
         call: Any = channel.unary_unary(path)
         with pytest.raises(grpc.RpcError) as caught:
@@ -40,7 +40,7 @@ def _call(server: Program, path: str, body: bytes) -> Any:
 
 
 def _no_message(method: str, seed: int) -> bytes:
-    """Return random bytes that are no request of a method."""
+    """Return random bytes that no method can parse as its request."""
     kind: type[Message] = getattr(pb, f"{method}Request")
     chance = random.Random(seed)
     while True:
@@ -157,7 +157,7 @@ def test_an_unusual_path_is_refused_and_affects_no_other_call(
         connection.call(headers(path))
         # The native host resets the call, or ends its connection.
         connection.wait_for(b"grpc-status\x0212" if host == "grpcio" else b"")  # UNIMPLEMENTED
-        assert client.validate(token)  # on the connection of before
+        assert client.validate(token)  # on the earlier connection
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""However much arrives on the port, the authority goes on answering."""
+"""The authority keeps answering under any load on its port."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ def test_opening_and_resetting_streams_costs_little_memory_and_no_other_call(
         attacking.start()
         while attacking.is_alive():
             assert client.validate(token)
-        for _ in range(20):  # while the server goes through what it received
+        for _ in range(20):  # while the server processes the received data
             assert client.validate(token)
         assert server.resident_mib - before < 60
         attacking.join()
@@ -79,7 +79,7 @@ def _send_until(connection: RawConnection, data: bytes, ends: float) -> None:
 
 
 def _send_what_is_taken(connection: RawConnection, data: bytes) -> None:
-    with contextlib.suppress(ConnectionError):  # the native host hangs up
+    with contextlib.suppress(ConnectionError):  # the native host closes the connection
         connection.send(data)
 
 
@@ -118,7 +118,7 @@ def test_a_fast_connection_gets_no_larger_window_for_unread_data(
         for _ in range(CALLS_AT_ONCE):
             connection.begin_message(headers(path), REQUEST_OF_A_BATCH_BYTES)
         sent, give_up = 0, time.monotonic() + 10
-        while sent < REQUEST_OF_A_BATCH_BYTES - 200_000:  # no message is whole
+        while sent < REQUEST_OF_A_BATCH_BYTES - 200_000:  # no message is complete
             assert time.monotonic() < give_up
             sent += connection.continue_messages()
         connection.heard()
@@ -126,7 +126,7 @@ def test_a_fast_connection_gets_no_larger_window_for_unread_data(
 
 
 def test_a_connection_that_keeps_all_its_calls_busy_is_never_refused(server: Program) -> None:
-    # The server counts streams that have ended until Python lets go of them.
+    # The server counts ended streams until Python frees them.
     with SessionClient(server.address) as client:
         token = client.create("ada").token.reveal()
     body = pb.ValidateSessionRequest(session_token=token).SerializeToString()
