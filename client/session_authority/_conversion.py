@@ -91,7 +91,7 @@ def text(field: str, value: str) -> str:
 
 
 def user_agent(value: str | bytes | None) -> str:
-    """Return a User-Agent header as text of bounded length. No content makes the sign-in fail."""
+    """Return a User-Agent header as text of bounded length. Any content is accepted."""
     encoded = value if isinstance(value, bytes) else (value or "").encode("utf-8", "replace")
     if len(encoded) <= USER_AGENT_LIMIT_BYTES:
         return encoded.decode("utf-8", "replace")

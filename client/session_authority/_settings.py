@@ -102,7 +102,7 @@ class Settings:
 
     @property
     def secure(self) -> bool:
-        """Whether the connection is encrypted. By default, only connections to a local address are not."""
+        """Whether the connection is encrypted. By default, it is encrypted unless the address is local."""
         if self.channel_credentials is not None:
             return True
         if self.tls is not None:

@@ -282,7 +282,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The path or address of the database for messages, without the password."""
+        """The path or URL of the database as messages show it, without the password."""
         if self.sqlite_path is not None:
             return str(self.sqlite_path.resolve())
         return shown_url(self.database_url)

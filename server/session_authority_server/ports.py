@@ -277,7 +277,7 @@ class UpkeepStore(Protocol):
     """
 
     async def note_clock_time(self, now: datetime, longest: timedelta) -> datetime | None:
-        """Note `now` as a right time if the last noted time is at most `longest` ago. Return that time or None."""
+        """Store `now` as a correct time, unless the stored time is over `longest` ago. Return the old stored time."""
 
     async def end_overdue(
         self,

@@ -20,7 +20,8 @@ class Batch(NamedTuple):
         rows: The number of rows that the batch changed.
         more: Whether the same piece of work may have more rows now.
         full: Whether the batch found as many rows as its limit. The duration of a smaller batch says little.
-        done: Whether the piece is no longer due, so that `due` can now return others.
+        done: Whether the piece of work is finished. If so, the step calls `due` again, because `due` returns only a
+            limited number of pieces.
     """
 
     rows: int

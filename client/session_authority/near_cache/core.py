@@ -282,7 +282,7 @@ class NearCacheCore:
             return self._entries.get(key)
 
     def _check_entry(self, now: float, key: bytes, token: str, entry: Entry, passive: bool) -> bool:
-        """Do the occasional work of a use: report it, and mark the entry as used. Return whether the entry is valid."""
+        """Return whether an entry is valid. If so, mark it as used, and report the use if a report is due."""
         if now >= entry.dead_at:
             return False
         if now >= entry.due_at and not passive:

@@ -1,8 +1,8 @@
 """Validations in flight, and the changes that overtake them.
 
 If a change arrives while a validation is in flight, the answer may be older than the change, so it must not be cached.
-Only the answer shows its session and user. Each change is therefore remembered until all validations that were sent
-before it have ended.
+The client learns the session and the user of a token only from the answer. It therefore remembers each change until
+all validations that were sent before the change have ended.
 """
 
 from collections import OrderedDict

@@ -65,9 +65,9 @@ def validate_many(
 
 
 def forget_changed(core: NearCacheCore, call: _core.Call) -> None:
-    """Remove the sessions that a call may have ended from the cache.
+    """Remove from the cache the sessions that a call may have ended.
 
-    A failed call may have made its change too, so it counts. The cache forgets before the app gets the answer.
+    Use this before the app gets the answer, and also if the call failed. A failed call may still have ended sessions.
     """
     match call.method.removeprefix(_core.SESSION_SERVICE):
         case "SignOut":

@@ -100,8 +100,8 @@ class ClientIp:
         """
         if not self.trusts(peer):
             return None
-        # Read only as many schemes as there are trusted hops, from the right. A client can forge the schemes further
-        # left. The leftmost known scheme that was read comes from the proxy that the browser called.
+        # Read one scheme for each trusted hop, from the right. Trusted proxies set these schemes. A client can forge
+        # the others. The leftmost known scheme of those read comes from the proxy that the browser called.
         count = max(1, len(self._trusted_hops(header(self.header))))
         forwarded = _items(header("x-forwarded-proto"))[-count:]
         if self.header == "forwarded":

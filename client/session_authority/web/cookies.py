@@ -121,7 +121,7 @@ class SessionCookie:
         """
         if len(header) > COOKIE_HEADER_LIMIT_BYTES:
             return ()
-        # A cookie with the prefix also counts on a local host: this host set it over HTTPS.
+        # On a local host, also accept the cookie with the prefix: the same host has set it earlier, over HTTPS.
         names = (self._secure_name, self._plain_name) if local else (self._secure_name,)
         found: dict[str, None] = {}
         for name in names:

@@ -120,7 +120,7 @@ class Keyring:
         """Write the noted uses. The same key and permission are written at most once in USE_RESOLUTION.
 
         Raises:
-            StoreUnavailable: If the write fails. These uses are dropped, and later uses are written again.
+            StoreUnavailable: If the write fails. The noted uses are lost. The next call writes only later uses.
         """
         now, used, self._used = self._clock.now(), self._used, set()
         due = {use for use in used if self._is_due(use, now)}

@@ -9,10 +9,10 @@ _VERIFYING = frozenset(("verify-ca", "verify-full"))
 
 
 def is_server_verified(parameters: Mapping[str, Any]) -> bool:
-    """Return whether the server must prove its identity.
+    """Return whether the PostgreSQL server must prove its identity.
 
-    It does so by its certificate, by SCRAM with channel binding, or by Kerberos. `verify-ca` is enough only if the
-    certificate authority issues certificates to trusted servers alone.
+    A certificate, SCRAM with channel binding, and Kerberos count as proof. `verify-ca` counts too. It does not check
+    the host name, so the certificate authority must issue certificates only to trusted servers.
     """
     mode = parameters.get("sslmode", "prefer")
     return (

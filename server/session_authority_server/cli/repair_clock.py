@@ -14,9 +14,9 @@ from session_authority_server.store.clock_times import repair
 def repair_clock(context: click.Context, database_url: str | None, yes: bool) -> None:
     """Correct stored times after a wrong clock has been set right.
 
-    Moves stored times in the future to the present. Otherwise a sweep with a future time would end new sessions.
-    Reopens sessions whose lifetime or idle timeout ended too early. Resumes the worker if it is paused. Sessions
-    that users or operators ended stay ended. Deleted sessions can't be restored.
+    Moves stored times in the future to the present. Reopens sessions whose lifetime or idle timeout ended too early.
+    Resumes the worker if it is paused. Sessions that users or operators ended stay ended. Deleted sessions can't be
+    restored.
     """
     run(_repair(settings_of(context, database_url=database_url), yes=yes))
 

@@ -41,7 +41,7 @@ _USER_SYSTEM = re.compile(
     r"CFNetwork|okhttp|Alamofire|iPhone|iPad|iOS|Android|Windows|Macintosh|macOS"
 )
 
-# Products that only browsers on iOS name. They reveal an iPad that requests desktop sites.
+# Only browsers on iOS and iPadOS send these products. They reveal an iPad that requests desktop sites.
 _IOS_ONLY = re.compile(
     r"\bMobile/\w+|\b(?:CriOS|FxiOS|EdgiOS|OPiOS|OPT|GSA|FBIOS)/|FBAN/FBIOS|\biPad\d"
 )

@@ -96,13 +96,15 @@ Refuse: TypeAlias = Callable[[Call], None]
 class CallQueue:
     """Runs a bounded number of calls at once. Further calls wait.
 
-    * The oldest call runs first. While late validations wait to be refused, the newest validation runs first.
-    * A call is refused only if the queue is full, or if the call has waited for `WAIT_SECONDS`.
-    * Validations that wait together run together, as one batch. While a batch reads the store, the next one gathers.
-    * The next batch does not wait for a slow one, so that a slow connection to the database delays few calls.
+    * The oldest call runs first. If the oldest validation has waited longer than `WAIT_SECONDS`, the newest
+      validation runs first instead. New validations then don't wait until all late ones are refused.
+    * A call is refused only if the queue is full, or if the call has waited longer than `WAIT_SECONDS`.
+    * Validations that wait together run as one batch. New validations wait for the next batch.
+    * If a batch takes longer than `TICK_SECONDS`, the next batch starts beside it. So a slow database connection
+      delays few calls.
 
     Attributes:
-        running: How many calls run, without validations.
+        running: The number of running calls that are not validations.
     """
 
     def __init__(

@@ -139,7 +139,8 @@ class SqlSessionStore:
         )
         if deleted == limit:
             return ErasureBatch(deleted, complete=False)
-        # In a second transaction, because every transaction locks the user before the user's sessions.
+        # `finish` locks the user. It needs its own transaction, because `delete_sessions` has locked sessions: a
+        # transaction that locks both must lock the user first.
         complete = await self._database.write(
             lambda connection: erasing.finish(connection, erasure)
         )

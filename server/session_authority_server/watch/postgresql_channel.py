@@ -74,7 +74,7 @@ class Subscription:
             self._receiver.returned(self._expected)
 
     def check_sent(self, sending: "asyncio.Future[Any]") -> None:
-        """Report the loss if sending a probe failed."""
+        """Report that the connection is lost, if the sending of a probe has failed."""
         error = None if sending.cancelled() else sending.exception()
         if isinstance(error, Exception):
             self.report_loss(error)

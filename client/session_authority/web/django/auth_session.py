@@ -279,7 +279,7 @@ class AuthSession:
             self._forget_login()
 
     def failed(self) -> None:
-        """End the session of a login in this request: after a failure, Django does not save the login."""
+        """End the session of this request's login, because Django does not save the login of a failed request."""
         if self._is_new:
             self._options.client.run_operation(self.visit.take_back())
             self._own.forget()

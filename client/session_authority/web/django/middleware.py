@@ -19,7 +19,11 @@ from session_authority.web.visit import Visit
 
 
 class SessionAuthorityMiddleware:
-    """Follows Django's AuthenticationMiddleware. It asks the authority only if the request's user is read."""
+    """Adds `auth_session` and its user to each request, and the session cookie to the response.
+
+    In `MIDDLEWARE`, it must come directly after Django's AuthenticationMiddleware. It asks the authority only when the
+    app first reads the request's user or session.
+    """
 
     sync_capable = True
     async_capable = True
