@@ -65,7 +65,7 @@ class Block:
 def documents() -> Iterator[Path]:
     """Return the documents whose blocks readers copy."""
     yield from (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))
-    yield from sorted((ROOT / "docs").rglob("*.md"))
+    yield from sorted(path for path in (ROOT / "docs").rglob("*.md") if not path.is_symlink())
 
 
 def all_blocks() -> list[Block]:

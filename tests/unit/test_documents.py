@@ -32,7 +32,7 @@ DOCUMENTS = [
         ROOT / name
         for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
     ),
-    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if not path.is_symlink()),
 ]
 
 
@@ -131,6 +131,13 @@ def test_every_link_of_a_document_has_a_target(document: Path) -> None:
         if place:
             headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
             assert place in map(anchor, headings), target
+
+
+def test_the_old_path_of_a_page_that_moved_leads_to_the_page() -> None:
+    moved = [path for path in (ROOT / "docs").iterdir() if path.is_symlink()]
+    excluded = re.findall(r"^  /(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(path.name for path in moved) == excluded
+    assert all(path.resolve() in DOCUMENTS for path in moved)
 
 
 def test_every_file_that_the_docs_name_exists() -> None:
