@@ -223,7 +223,7 @@ class AsyncCaller:
                 return outcome
             if not isinstance(outcome, InvalidArgument):
                 raise _batching.own_copy(outcome)
-            # A question of the batch is invalid, perhaps another one: ask this one alone.
+            # At least one question of the batch is invalid, maybe not this one. Send this one in a call of its own.
         return await self.run_operation(_core.validate(request))
 
     async def _repeated(

@@ -188,7 +188,7 @@ def answer_of(
             reason = message.rejection.reason
             return values.Rejection(_REJECTION_REASONS.get(reason, values.RejectionReason.UNKNOWN))
         case _:
-            # An error, because an answer that the client does not understand must not sign a user out.
+            # Raise an error: an answer that the client does not understand must not sign a user out.
             raise InternalError("the answer contains neither a session nor a rejection")
 
 

@@ -65,8 +65,8 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "PERMISSION_MISSING": PermissionMissing,
 }
 
-# For a status without a known reason. UNAUTHENTICATED is then about the calling program: only a reason of the
-# authority may sign a user out.
+# The exceptions for a status without a known reason. Here, UNAUTHENTICATED means that the calling program was rejected.
+# The client treats a user as signed out only if the authority gives a reason for it.
 _BY_CODE: Mapping[grpc.StatusCode, type[SessionAuthorityError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,

@@ -155,7 +155,7 @@ class Transaction(Protocol):
         """Record events in the audit log after the commit. A rollback discards them."""
 
     async def lock_user(self, user_id: str) -> LockedUser:
-        """Lock a user before any work that depends on the user's sessions. Return the locked user."""
+        """Lock a user's row before any work that depends on the user's sessions. Return the user."""
 
     async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
         """Return a session; None if it does not exist or belongs to a user other than `of_user`."""
@@ -180,22 +180,22 @@ class Transaction(Protocol):
         """End the live sessions that an API key created, in the order of ids. Reads `limit` sessions at most."""
 
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
-        """Record how a session ended, unless it has a recorded ending. Return whether it was recorded."""
+        """Record how a session ended, unless an ending is already recorded. Return whether this call recorded it."""
 
     async def renew_session(self, session: Session, *, replaces: bytes) -> bool:
-        """Write a session if its stored hash is still `replaces` and it has no ending. Return whether it was."""
+        """Write a session if its stored hash is `replaces` and no ending is recorded. Return whether it was written."""
 
     async def sweep_user(self, user_id: str, sweep: Sweep) -> None:
-        """End every session of a locked user by increasing the user's epoch."""
+        """End every session of a user by increasing the user's epoch. The caller has locked the user's row."""
 
     async def sweep_everybody(self, sweep: Sweep) -> None:
         """End every session of every user by increasing the global epoch."""
 
     async def correct_swept_time(self, user_id: str, now: datetime) -> None:
-        """Set the times of a locked user's sweeps to `now` if they are later by more than TOLERATED_SKEW."""
+        """Set a user's and the global sweep time to `now` if over TOLERATED_SKEW later. The user's row is locked."""
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
-        """Mark a locked user for erasure. The caller has just swept the user's sessions.
+        """Mark a user for erasure. The caller has locked the user's row and just swept the user's sessions.
 
         The user's row is deleted later. If the id then signs in again, its new row starts at the present epoch and
         rejects sign-ins that began before `time`.
@@ -386,7 +386,7 @@ class KeyStore(Protocol):
     async def expire_key(
         self, key_id: UUID, expire_time: datetime, now: datetime, successor: ApiKey | None = None
     ) -> bool:
-        """Make a key expire at a time or earlier, and add its successor. Return False if it is unknown or has ended."""
+        """Expire a key at `expire_time` at the latest. Add the successor. Return False for an unknown or ended key."""
 
     async def revoke_key(self, key_id: UUID, revoke_time: datetime) -> bool:
         """Revoke a key, even an expired one. Return False if it is unknown or already revoked."""

@@ -218,8 +218,9 @@ def _each(keys: _Keys) -> tuple[bytes, ...]:
 
 
 def _add(index: dict[int, _Keys], hash_: int, key: bytes) -> None:
-    # Most sessions and users have one key. The garbage collector traverses sets every time, but never `bytes`, and a
-    # tuple of `bytes` only once.
+    # Most sessions and users have a single key, which is stored as `bytes`. A few keys are stored as a tuple. This
+    # saves work for the garbage collector. It never traverses `bytes`, and traverses a tuple of `bytes` only once, but
+    # a set every time.
     keys = index.get(hash_)
     if keys is None:
         index[hash_] = key

@@ -283,7 +283,11 @@ class Visit:
         yield from self.end()
 
     def end(self) -> _core.Operation[None]:
-        """Record that the session in use is over, and clear the cookie. The operation ends the cookie's other sessions."""
+        """Record that the session in use has ended, and clear the cookie.
+
+        Returns:
+            An operation that ends the cookie's other sessions.
+        """
         others = tuple(token for token in self.tokens if token != self.token)
         if self.tokens:
             self._answer = self._site.cookie.cleared(local=self.local)
@@ -300,7 +304,7 @@ class Visit:
         return self._handed_out is not None
 
     def take_back(self) -> _core.Operation[None]:
-        """Drop the token that this request got. The operation ends its session.
+        """Drop the token that this request got. Return an operation that ends the token's session.
 
         The request failed, so the browser never gets the token. Otherwise the user's list would show a live session
         that no browser can use.

@@ -34,7 +34,7 @@ class SupersededTokens:
     The token may be stolen, so the policy can end the session. Within the policy's grace period the token is only
     rejected, because the user's own browser may send it before the new token arrives.
 
-    Sessions are ended in the background, so that a slow store or a locked user does not delay the answer.
+    Sessions are ended in the background, so that a slow store or the wait for a lock does not delay the answer.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from session_authority_server.check.requirement import (
 )
 from session_authority_server.domain.api_key import Permission
 
-# JUSTIFICATION covers lifetimes up to this length, up to this assurance level.
+# JUSTIFICATION covers lifetimes and assurance levels up to these two limits.
 LONGEST_JUSTIFIED = timedelta(days=90)
 JUSTIFIED_ASSURANCE_LEVEL = 1
 

@@ -47,7 +47,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The end of all sessions of one user or of everybody. The reason is for operators."""
+    """The end of all sessions of one user or of everybody. `reason` is the text that an operator gave."""
 
     time: datetime
     initiated_by: InitiatingEntity

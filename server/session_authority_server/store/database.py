@@ -232,7 +232,7 @@ class Database:
         limited: bool,
     ) -> T:
         async with contextlib.aclosing(connection):
-            # A failed transaction on the same connection may have left the mark.
+            # An earlier transaction on this connection may have failed and left COMMIT_IN_DOUBT set.
             info = connection.sync_connection.info if connection.sync_connection else {}
             info.pop(COMMIT_IN_DOUBT, None)
             transaction = _transaction(connection, work, settled)

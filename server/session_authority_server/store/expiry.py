@@ -70,8 +70,8 @@ class WrittenRows(NamedTuple):
     """The outcome of `write_endings`.
 
     Attributes:
-        ids: The sessions whose rows were written.
-        ended: The endings of those that are not live.
+        ids: The sessions whose rows were written. They may still be live.
+        ended: The endings that were recorded.
     """
 
     ids: Set[UUID]

@@ -116,8 +116,8 @@ authority = Table(
     Column("erasure_key", LargeBinary),
 )
 
-# One row with the worker's watermark among the overdue sessions. A session behind the watermark without an ending has
-# expired, or was committed late.
+# One row that says how far the worker has examined the overdue sessions: up to the watermark. The worker examines only
+# sessions ahead of it. A session behind it without a recorded ending has expired or appeared there late.
 upkeep = Table(
     "upkeep",
     metadata,

@@ -173,7 +173,7 @@ async def earlier_answer(
 ) -> tuple[Session, Token] | None:
     """Return the answer to an earlier call with the same retry secret; None if this call is the first.
 
-    The user must be locked, so that the second of two concurrent repetitions finds the answer of the first.
+    The caller has locked the user, so that the second of two concurrent repetitions finds the answer of the first.
 
     Raises:
         RetryMismatch: If the earlier call had other parameters.

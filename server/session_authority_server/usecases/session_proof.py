@@ -49,7 +49,7 @@ async def prove_and_lock(transaction: Transaction, proof: Proof, clock: Clock) -
     """
     session = await prove_without_lock(transaction, proof, clock)
     await transaction.lock_user(session.user_id)
-    # The session may have ended during the wait for the lock.
+    # The session may have ended while this call waited for the lock, so read the session again.
     return await prove_without_lock(transaction, proof, clock)
 
 

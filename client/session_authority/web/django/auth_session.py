@@ -209,7 +209,7 @@ class AuthSession:
         self._user, self._hash_seen = user, self._request.session.get(HASH_SESSION_KEY)
 
     def _begin(self, user: AbstractBaseUser) -> str | None:
-        """Record the sign-in. Return the id of the own session that an actor keeps, if any."""
+        """Record the sign-in. If an actor now acts as the user, return the id of the actor's own session."""
         login = self._request.session
         if self.is_hijack:
 

@@ -42,7 +42,7 @@ class Options:
     Attributes:
         client: The client of the authority. It connects at its first call, so it may be created before a fork.
         site: The cookie, the trusted proxies and the origin.
-        own_cookie: The cookie that keeps the own session of a user who acts as another user.
+        own_cookie: The cookie that keeps the actor's own session while the actor acts as another user.
         browser_idle_timeout: The idle timeout of logins that end with the browser, if the policy has none.
         page: The sessions page.
         page_options: The look and the links of the page.

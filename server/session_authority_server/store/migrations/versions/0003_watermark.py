@@ -1,4 +1,4 @@
-"""Add the worker's watermark among the overdue sessions, and the indexes that it follows."""
+"""Add the watermark (the last overdue session that the worker examined) and the indexes that the worker follows."""
 
 import sqlalchemy as sa
 from alembic import context, op
