@@ -122,7 +122,7 @@ class Batcher:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        # The latest caller leads next: it has the most time left until its deadline.
+        # The thread that joined last makes the next call, because it has the most time left until its deadline.
         waiter = self._questions.last_waiter()
         if waiter is None:
             self._calls -= 1

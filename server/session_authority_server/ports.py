@@ -192,7 +192,7 @@ class Transaction(Protocol):
         """End every session of every user by increasing the global epoch."""
 
     async def correct_swept_time(self, user_id: str, now: datetime) -> None:
-        """Set a user's and the global sweep time to `now` if over TOLERATED_SKEW later. The user's row is locked."""
+        """Replace sweep times over TOLERATED_SKEW after `now` with `now`: the locked user's and the global one."""
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         """Mark a user for erasure. The caller has locked the user's row and just swept the user's sessions.

@@ -15,7 +15,8 @@ from session_authority_workers.step import Batch, Job, Step, once, uncounted
 
 # How long the hash of an erased user blocks sign-ins that began before the erasure. No sign-in takes longer.
 ERASURES_KEPT = timedelta(days=30)
-# The shortest history. The audit log must record that a session expired before its row is deleted.
+# The minimum time that ended sessions are kept, even if `history_retention` is shorter. The audit log needs this time:
+# an expiry can't be recorded once the session's row is deleted.
 MIN_RETENTION = timedelta(minutes=5)
 ERASURES_AT_ONCE = 1_000
 

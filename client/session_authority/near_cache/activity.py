@@ -37,7 +37,7 @@ def due_at(session: Session, resolution: float, sent_at: float, wall_time: float
 
 
 class Expiry:
-    """Converts the times at which sessions expire to the clock of the lease.
+    """Converts the times at which sessions expire to times on the lease clock (`lease.lease_clock`).
 
     The authority's clock is assumed to agree with this machine's, unless an answer has a `last_active_time` in the
     future. That proves that the authority's clock is ahead, and this class adds the difference. The margin
@@ -53,7 +53,7 @@ class Expiry:
         self._ahead_seconds = max(self._ahead_seconds, ahead)
 
     def dead_at(self, session: Session, sent_at: float, wall_time: float) -> float:
-        """Return when the cache must stop answering for a session, by the clock of the lease."""
+        """Return the time, on the lease clock, at which the cache must stop answering for a session."""
         ends = session.expire_time
         if session.idle_expire_time is not None:
             ends = min(ends, session.idle_expire_time)

@@ -31,7 +31,7 @@ class AsyncDriver:
             watch: Opens a stream, which sends the given pings.
             failed: Logs why a stream ended.
             on_due: Sends a report of use. It must not wait.
-            clock: The clock of the lease.
+            clock: Returns the time on the lease clock.
         """
         self.core = NearCacheCore(settings, decoded, on_due)
         self.lookup = self.core.lookup

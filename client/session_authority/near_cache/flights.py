@@ -23,8 +23,8 @@ class Flight:
 
     Attributes:
         generation: The generation when the call was sent; None if its stream had not answered a ping yet.
-        sent_at: When the call was sent, by the clock of the lease.
-        wall_time: When the call was sent, by the wall clock.
+        sent_at: When the call was sent, on the lease clock.
+        wall_time: When the call was sent, on the wall clock.
         since: The number of changes that had been counted when the call was sent.
     """
 

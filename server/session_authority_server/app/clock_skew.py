@@ -97,7 +97,7 @@ class ClockSkew:
         self.refuse_if_wrong()
 
     def refuse_if_wrong(self) -> None:
-        """Raise if the machine's clock is wrong by the latest comparison.
+        """Raise an error if the latest comparison showed that the machine's clock is wrong.
 
         Raises:
             ClockWrong: If the clock is wrong.

@@ -94,7 +94,8 @@ def ended_sessions_stay_ended(facts: Facts) -> Finding:
         return not_met(
             f"A crash of the database can bring ended sessions back: {', '.join(reasons)}"
         )
-    # The list of standbys that commits wait for changes, and our role may not see it.
+    # This applies to every database with standbys. The setting that lists the standbys for which commits wait can
+    # change, and our role may lack the right to see which standbys these are.
     unless = (
         ", unless a standby takes over that commits don't wait for" if facts.has_standbys else ""
     )

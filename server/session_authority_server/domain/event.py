@@ -112,7 +112,7 @@ class KeyCreated:
 
 @dataclass(frozen=True, slots=True)
 class KeyExpirySet:
-    """An API key got an expiry time, or an earlier one.
+    """The expiry time of an API key was set, or moved to an earlier time.
 
     Attributes:
         key_id: The key.

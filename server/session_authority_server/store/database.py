@@ -105,7 +105,7 @@ class Database:
         return read
 
     async def read_hot(self, session_ids: Sequence[UUID]) -> list[Session]:
-        """Read sessions by id for validation. Sessions ended by a sweep come without the sweep.
+        """Read sessions by id for validation. The field `sweep` is always None (`rows.with_sweeps` sets it).
 
         Raises:
             StoreUnavailable: If the store failed.

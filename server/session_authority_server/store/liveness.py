@@ -192,11 +192,12 @@ def _first_sweep_value(
     epoch: ColumnElement[int],
     default: object,
 ) -> ColumnElement[Any]:
-    """Return a column's value in the first sweep after an epoch.
+    """Return the value of a column of `sweeps` for the first sweep after an epoch.
 
     Args:
-        is_covered: Whether there was such a sweep. If not, the result is _NEVER for a time and null otherwise.
-        column: The column of `sweeps`.
+        is_covered: Whether there was such a sweep. If not, the result is _NEVER for the column `sweep_time`, and null
+            for any other column.
+        column: The column.
         user_id: The user of the sweep.
         epoch: The epoch.
         default: The result if the sweep was purged.

@@ -120,7 +120,10 @@ class Hub:
 
     @property
     def streams(self) -> Sequence[Stream]:
-        """The streams that have not ended. `open_streams` may be larger."""
+        """The streams that have not ended.
+
+        `open_streams` also counts ended streams whose callers have not received the end yet.
+        """
         return tuple(self._group_of)
 
     def join(self) -> Stream:

@@ -13,7 +13,7 @@ from session_authority_server.store.engine import postgresql
 from session_authority_server.store.engine.postgresql import connect_arguments, cut_off, verify
 from session_authority_server.watch.channel import Receiver
 
-# The time limit of a probe. A cache lease is no longer than this.
+# How long to wait for a probe to come back. A cache lease never lasts longer, so a slower probe can't renew one.
 PROBE_SECONDS = 2.0
 # The interval of probes while no ping waits. They detect a connection that broke silently.
 IDLE_SECONDS = 5.0

@@ -84,8 +84,9 @@ class GrpcioHost:
                 ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
                 ("grpc.max_concurrent_streams", calls_per_connection),
                 # A reset stream uses memory until Python releases it. Without this limit, one connection that opens
-                # and resets streams takes gigabytes. A client with all its streams busy has up to twice as many streams
-                # in memory. The limit leaves a reserve, so this client is never refused.
+                # and resets streams takes gigabytes. A client that keeps `calls_per_connection`
+                # calls in flight has up to twice that number of streams in memory. The limit leaves a reserve, so gRPC
+                # never refuses the calls of such a client.
                 ("grpc.http.overload_protection", 1),
                 (
                     "grpc.http2.max_deallocating_streams",

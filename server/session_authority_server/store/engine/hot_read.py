@@ -51,7 +51,7 @@ class HotRead:
         self._session = lru_cache(REMEMBERED_LIMIT)(self._decode)
 
     async def __call__(self, session_ids: Sequence[UUID]) -> list[Session]:
-        """Return those of the sessions that exist. Sessions ended by a sweep come without the sweep.
+        """Return the sessions that exist. Their field `sweep` is always None (`rows.with_sweeps` sets it).
 
         Raises:
             SQLAlchemyError: If no connection is available.
