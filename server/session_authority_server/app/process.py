@@ -30,7 +30,7 @@ def tune_memory() -> None:
     (docs/understand/performance.md).
 
     glibc keeps freed blocks of up to 32 MiB for reuse, and gRPC reads into large blocks. During a flood of HTTP/2
-    frames, the server used up to 740 MiB; with this limit it uses 400 MiB at most.
+    frames, the server used up to 740 MiB; with this limit it uses about 400 MiB.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
