@@ -21,7 +21,7 @@ class Login:
 
 @dataclass(eq=False)
 class Call:
-    """A validation in flight, to the authority or back."""
+    """A validation whose answer has not arrived yet."""
 
     login: Login
     flight: Flight

@@ -283,11 +283,7 @@ class Visit:
         yield from self.end()
 
     def end(self) -> _core.Operation[None]:
-        """Record that the session in use has ended, and clear the cookie.
-
-        Returns:
-            An operation that ends the cookie's other sessions.
-        """
+        """Clear the cookie of a session that has ended. Return an operation that ends the cookie's other sessions."""
         others = tuple(token for token in self.tokens if token != self.token)
         if self.tokens:
             self._answer = self._site.cookie.cleared(local=self.local)
@@ -297,10 +293,7 @@ class Visit:
 
     @property
     def made_session(self) -> bool:
-        """Whether this request got a new token from the authority, which the response will send in the cookie.
-
-        A sign-in, an adopted login and a reauthentication get a new token.
-        """
+        """Whether the response will put a new token from the authority into the cookie."""
         return self._handed_out is not None
 
     def take_back(self) -> _core.Operation[None]:
