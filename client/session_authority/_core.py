@@ -67,7 +67,7 @@ def create(
     actor_id: str | None,
     retry_secret: bytes | None,
 ) -> Operation[NewSession]:
-    """Record a sign-in. All retries share one retry secret, which is generated here unless given."""
+    """Record a sign-in. All retries send the same retry secret: the given one, or a generated one."""
     request = v1.CreateSessionRequest(
         user_id=convert.text("user_id", user_id),
         ip_address=convert.ip_address(ip_address),

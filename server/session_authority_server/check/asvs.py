@@ -124,7 +124,7 @@ def session_management_needs_recent_authentication(facts: Facts) -> Finding:
 
 
 def _if_permitted(permission: Permission, finding: Finding) -> Judge:
-    """Return a judge with the finding, or with "not met" if no caller has the permission."""
+    """Return a judge that finds the requirement not met if no caller has the permission."""
 
     def judge(facts: Facts) -> Finding:
         return finding if facts.may(permission) else no_key_permits(facts, permission)

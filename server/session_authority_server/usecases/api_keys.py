@@ -91,7 +91,7 @@ class ApiKeys:
         return key, presented
 
     async def expire(self, key_id: UUID, within: timedelta) -> ApiKey:
-        """Make a key expire after a while, unless it expires earlier. Return the changed key.
+        """Make a key expire after the time `within`, unless it expires earlier. Return the changed key.
 
         Raises:
             KeyNotFound: If there is no such key.
