@@ -96,9 +96,7 @@ class PendingErasure:
     """An erasure of a user that may not be complete."""
 
     user_id: str
-    epoch: (
-        int  # the user's epoch that began with the erasure; it deletes sessions of earlier epochs
-    )
+    epoch: int  # began with the erasure, which deletes sessions of the user's earlier epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,15 +291,17 @@ class UpkeepStore(Protocol):
         * Only counts sessions whose lifetime is over, because their rows always show it. `named` also returns these
           expired sessions, which doubles the cost.
         * Exception: a store that erases addresses at the end writes these rows, so it also records that they expired.
-        * Two callers never process the same session at the same time.
+        * Two callers never process the same session at the same time. A crash of the engine may repeat the last batch.
         * Skips a live session until it could be due. Stops at a locked session, and continues with it next time.
-        * Never processes a session that appears behind the position reached, because it was committed late or
-          created by a slow clock. The ending of such a session stays implied, and purge_ended deletes it later.
-        * May repeat its last batch after a crash of the engine.
+        * Never processes a session that appears behind the position reached. It was committed late or created by a
+          slow clock. Its ending stays implied, and purge_ended deletes it later.
         """
 
     async def count_overdue(self, now: datetime, limit: int) -> int:
         """Return how many sessions end_overdue would end."""
+
+    async def estimate_live(self, now: datetime) -> int:
+        """Return about how many sessions are live, at constant cost. Counts swept sessions until they are recorded."""
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
         """Return when the oldest session of end_overdue became overdue; None if no session is overdue."""

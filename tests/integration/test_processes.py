@@ -27,8 +27,8 @@ PASSWORD = "corr3ct-horse"
 LIFETIME_SECONDS = 4_321
 PATIENCE_SECONDS = 30
 PROC = Path("/proc")
-WORKED = 'session_authority_worker_runs_total{job="expire",outcome="done"}'
-VALIDATED = 'session_authority_rpc_seconds_count{method="ValidateSession"}'
+WORKED = 'session_authority_worker_runs_total{outcome="done",task="expire"}'
+VALIDATED = 'session_authority_rpc_duration_seconds_count{code="OK",method="ValidateSession"}'
 
 
 class Several:

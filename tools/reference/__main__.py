@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tools.reference import api, commands, errors, limits, settings
+from tools.reference import api, commands, errors, limits, metrics, settings
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 _PAGES: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
@@ -18,6 +18,7 @@ _PAGES: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "limits.md": ("Limits", limits.page),
     "errors.md": ("Errors", errors.page),
     "commands.md": ("Commands", commands.page),
+    "metrics.md": ("Metrics", metrics.page),
 }
 
 

@@ -19,7 +19,7 @@ from session_authority_server.config import Settings
 from session_authority_server.devices import text as user_agent
 from session_authority_server.domain import api_key, device, errors, policy, sign_in, token
 from session_authority_server.domain.policy import Policy
-from session_authority_server.observability import flood_limit, metrics_port
+from session_authority_server.observability import flood_limit, instruments, metrics_port
 from session_authority_server.rpc import call_queue, conversion, dispatcher, methods
 from session_authority_server.rpc import session_watch_service as watching
 from session_authority_server.rpc.host import accept_loop, grpcio, native
@@ -107,6 +107,8 @@ _CALLS = f"""
 | calls with unknown tokens, of an API key | {_SETTINGS["rejected_tokens_per_minute"].default:,} a minute (`REJECTED_TOKENS_PER_MINUTE`) | RESOURCE_EXHAUSTED `TOO_MANY_REJECTED_TOKENS` |
 | proofs of tokens that are cached | {token.PROOFS_LIMIT:,} | the token is hashed again |
 | answers that are kept encoded | {conversion.ANSWERS_LIMIT:,} | encoded again |
+| combinations of label values of a metric | {instruments.LABELS_LIMIT} | counted together under `{instruments.OTHER}` |
+| live sessions that the estimate counts (SQLite) | {sqlite.LIVE_COUNT_LIMIT:,} | the metric stays at this number |
 | connections to the metrics port | {metrics_port.CONNECTIONS_LIMIT}; {span(metrics_port.IDLE_SECONDS)} without progress | the oldest one is closed |
 """
 _STREAMS = f"""

@@ -1,10 +1,13 @@
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.session import EndReason
+from session_authority_server.observability.metrics import SESSIONS_ENDED
 from session_authority_server.ports import (
     EVENTS_AT_ONCE,
     NO_AUDIT,
@@ -136,6 +139,13 @@ class Expire(Job):
         return min(limit, EVENTS_AT_ONCE) if self._named else limit
 
     def _record(self, batch: ExpiryBatch | SweepBatch) -> None:
+        reasons = [each.ending.reason for each in batch.ended]
+        if isinstance(batch, ExpiryBatch):
+            # Expired sessions are always counted, but named only for the audit log.
+            reasons = [each for each in reasons if each is not EndReason.EXPIRED]
+            SESSIONS_ENDED.inc(EndReason.EXPIRED.value, by=batch.count - len(reasons))
+        for reason, count in Counter(reasons).items():
+            SESSIONS_ENDED.inc(reason.value, by=count)
         self._audit.record(*batch.ended)
 
     def _cutoff(self) -> datetime:

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -10,10 +11,14 @@ from session_authority_server.background.right_clock import RightClock
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.observability.metrics import (
-    OLDEST_OVERDUE_SECONDS,
+    LIVE_SESSIONS,
+    OLDEST_OVERDUE,
+    WORKER_LAST_DURATION,
+    WORKER_LAST_SUCCESS,
     WORKER_ROWS,
     WORKER_RUNS,
 )
+from session_authority_server.ports import UpkeepStore
 from session_authority_workers.expire import Expire
 from session_authority_workers.step import Job
 
@@ -115,26 +120,30 @@ class Schedule:
 
     async def run_once(self, job: Job) -> None:
         """Run a job, and log and count its outcome."""
+        began = time.monotonic()
         try:
             await self._require_right_clock()
             rows = await job()
             await measure_backlog(self._expire, self._clock)
         except ClockWrong as error:
-            WORKER_RUNS.labels(job=job.name, outcome="refused").inc()
+            WORKER_RUNS.inc(job.name, "refused")
             if not self._paused:
                 _log.error("the upkeep is paused: %s", error)
             self._paused = True
         except StoreUnavailable as error:  # The store has logged the cause.
-            WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
+            WORKER_RUNS.inc(job.name, "failed")
             _log.error("%s failed; it will be tried again at the next tick: %s", job.name, error)
         except Exception:  # noqa: BLE001 - a failed run must not stop the schedule
-            WORKER_RUNS.labels(job=job.name, outcome="failed").inc()
+            WORKER_RUNS.inc(job.name, "failed")
             _log.exception("%s failed; it will be tried again at the next tick", job.name)
         else:
-            WORKER_RUNS.labels(job=job.name, outcome="done").inc()
-            WORKER_ROWS.labels(job=job.name).inc(rows)
+            WORKER_RUNS.inc(job.name, "done")
+            WORKER_ROWS.inc(job.name, by=rows)
+            WORKER_LAST_SUCCESS.set(self._clock.now().timestamp(), job.name)
             if rows:
                 _log.info("%s: %d rows", job.name, rows)
+        finally:
+            WORKER_LAST_DURATION.set(time.monotonic() - began, job.name)
 
 
 async def measure_backlog(expire: Expire, clock: Clock) -> None:
@@ -145,12 +154,14 @@ async def measure_backlog(expire: Expire, clock: Clock) -> None:
     """
     oldest = await expire.oldest_overdue()
     waited = timedelta(0) if oldest is None else clock.now() - oldest
-    OLDEST_OVERDUE_SECONDS.set(waited.total_seconds())
+    OLDEST_OVERDUE.set(waited.total_seconds())
 
 
-async def watch_backlog(expire: Expire, clock: Clock) -> None:
-    """Export the backlog regularly, in a process that runs no schedule. There may be no worker at all."""
+async def watch_sessions(store: UpkeepStore, clock: Clock) -> None:
+    """Export the backlog and the number of live sessions regularly. There may be no worker at all."""
+    expire = Expire(store, clock)
     while True:
         with contextlib.suppress(StoreUnavailable):  # The store has logged the cause.
             await measure_backlog(expire, clock)
+            LIVE_SESSIONS.set(await store.estimate_live(clock.now()))
         await asyncio.sleep(BACKLOG_INTERVAL.total_seconds())

@@ -37,6 +37,6 @@ def schedule(
     return schedules.Schedule(expire, [erase, partition, purge], clock, interval, right_clock)
 
 
-async def watch_backlog(store: UpkeepStore, clock: Clock) -> None:
-    """Export how long the longest overdue session has waited, until cancelled."""
-    await schedules.watch_backlog(Expire(store, clock), clock)
+async def watch_sessions(store: UpkeepStore, clock: Clock) -> None:
+    """Export the backlog and the number of live sessions, until cancelled."""
+    await schedules.watch_sessions(store, clock)

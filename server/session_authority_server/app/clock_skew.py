@@ -15,7 +15,7 @@ from session_authority_server.domain.clock import (
     elapsed_seconds,
 )
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
-from session_authority_server.observability.metrics import CLOCK_SKEW_SECONDS
+from session_authority_server.observability.metrics import CLOCK_SKEW
 from session_authority_server.store.database import Database
 
 CHECK_SECONDS = 1.0
@@ -114,7 +114,7 @@ class ClockSkew:
         Args:
             set_serving: Called with whether this server can serve, whenever that changes.
         """
-        CLOCK_SKEW_SECONDS.set(0)
+        CLOCK_SKEW.set(0)
         if self._statement is None:
             return
         if self.wrong is not None:
@@ -136,7 +136,7 @@ class ClockSkew:
             if not is_near and self.wrong is None and abs(skew) >= WORTH_A_WARNING:
                 _log.warning("%s; synchronize both clocks by NTP", _distance(skew))
             is_near = abs(skew) >= WORTH_A_WARNING
-            CLOCK_SKEW_SECONDS.set(skew.total_seconds())
+            CLOCK_SKEW.set(skew.total_seconds())
             await asyncio.sleep(CHECK_SECONDS)
 
     def _log_change(self) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import platform
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from importlib.metadata import version
 from pathlib import Path
 
 from session_authority_server.app.process import CannotStart
@@ -11,8 +13,11 @@ from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, split_address
 from session_authority_server.domain.clock import SystemClock
+from session_authority_server.observability.metrics import BUILD_INFO
 from session_authority_server.observability.metrics_port import MetricsServer
 from session_authority_server.ports import NO_AUDIT, Audit
+from session_authority_server.store.database import Database
+from session_authority_server.store.schema import read_version
 
 
 @contextlib.asynccontextmanager
@@ -44,9 +49,14 @@ async def auditing(settings: Settings, standard_output: int = 1) -> AsyncIterato
         await asyncio.to_thread(audit.close)
 
 
-@contextlib.contextmanager
-def metrics(settings: Settings) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def metrics(settings: Settings, database: Database, host: str = "") -> AsyncIterator[None]:
     """Serve metrics while the context lasts, if the settings name an address.
+
+    Args:
+        settings: The settings that name the address.
+        database: The database of this process.
+        host: The name of the host that speaks HTTP/2; empty in a worker.
 
     Raises:
         CannotStart: If the address can't be used.
@@ -55,9 +65,11 @@ def metrics(settings: Settings) -> Iterator[None]:
     if not address:
         yield
         return
-    host, port = split_address(address)
+    schema = (await read_version(database)).current or ""
+    BUILD_INFO.set(1, version("session-authority"), platform.python_version(), host, schema)
+    database.export_pools()
     try:
-        server = MetricsServer(host, port)
+        server = MetricsServer(*split_address(address))
     except OSError as error:
         raise CannotStart(
             f"metrics can't be served on {address}: {error.strerror}; set "
@@ -68,6 +80,6 @@ def metrics(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        server.shutdown()
+        await asyncio.to_thread(server.shutdown)
         server.server_close()
         thread.join()

@@ -27,7 +27,7 @@ from session_authority_server.app.grpc_server import (
 )
 from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.process import StoppedServing
-from session_authority_server.app.upkeep import right_clock, schedule, watch_backlog
+from session_authority_server.app.upkeep import right_clock, schedule, watch_sessions
 from session_authority_server.app.wiring import Server, new_server
 from session_authority_server.background.activity import Activity
 from session_authority_server.background.keyring import Keyring
@@ -135,20 +135,20 @@ async def serving(
             share_port=options.share_port,
         )
         address = bind(server.host, settings.listen)
-        with metrics(settings):
-            async with (
-                _flushing_activity_at_end(server),
-                contextlib.nullcontext()
-                if authenticate
-                else _refreshing_keys(settings, keys, keyring, audit, skew.clock.now(), show_key),
-                _background_loops(settings, database, server, skew.clock),
-                _upkeep(settings, database, skew, audit, worker=options.worker),
-                _accepting_calls(settings, server, skew) as host_ended,
-            ):
-                activity, check = server.context.activity, server.watch_service.check
-                yield RunningServer(address, server.host.name, activity, check)
-                if host_ended.done():
-                    raise StoppedServing
+        async with (
+            metrics(settings, database, server.host.name),
+            _flushing_activity_at_end(server),
+            contextlib.nullcontext()
+            if authenticate
+            else _refreshing_keys(settings, keys, keyring, audit, skew.clock.now(), show_key),
+            _background_loops(settings, database, server, skew.clock),
+            _upkeep(settings, database, skew, audit, worker=options.worker),
+            _accepting_calls(settings, server, skew) as host_ended,
+        ):
+            activity, check = server.context.activity, server.watch_service.check
+            yield RunningServer(address, server.host.name, activity, check)
+            if host_ended.done():
+                raise StoppedServing
 
 
 def _allow_anyone_with_warning() -> Authenticate:
@@ -214,12 +214,12 @@ async def _background_loops(
 ) -> AsyncIterator[None]:
     """Run the background tasks of a server that accepts calls, while the context lasts.
 
-    The tasks write activity, measure the worker's backlog, receive changes from other servers, send changes to watch
+    The tasks write activity, measure the worker's backlog and the live sessions, receive changes from other servers, send changes to watch
     streams, and check these streams.
     """
     with _running_tasks(
         server.context.activity.run(),
-        watch_backlog(database, settings, clock),
+        watch_sessions(database, settings, clock),
         server.channel.run(server.hub),
         server.hub.run(),
         server.watch_service.keep_checking(),

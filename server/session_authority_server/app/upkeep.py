@@ -81,11 +81,11 @@ def schedule(
     return made
 
 
-def watch_backlog(
+def watch_sessions(
     database: Database, settings: Settings, clock: Clock
 ) -> Coroutine[Any, Any, None]:
-    """Return a loop that exports how long overdue sessions have waited, for a server without a schedule."""
-    loop: Coroutine[Any, Any, None] = _workers().watch_backlog(_store(database, settings), clock)
+    """Return a loop that exports the number of live sessions, and how long overdue sessions have waited."""
+    loop: Coroutine[Any, Any, None] = _workers().watch_sessions(_store(database, settings), clock)
     return loop
 
 

@@ -10,7 +10,7 @@ from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.event import CredentialFault, CredentialRejected, Event
 from session_authority_server.observability.flood_limit import FloodLimit
-from session_authority_server.observability.metrics import AUDIT_EVENTS_DROPPED
+from session_authority_server.observability.metrics import AUDIT_DROPPED, AUDIT_QUEUE
 from session_authority_server.ports import EVENTS_AT_ONCE
 
 # The most events that wait in the queue. The writer may hold as many again.
@@ -59,6 +59,7 @@ class AuditLog:
         self._give_up = float("inf")
         self._failing = False
         self._writing: deque[bytes] = deque()
+        AUDIT_QUEUE.set_function(lambda: len(self._queue) + len(self._writing))
         self._writer = threading.Thread(target=self._write_all, name="audit", daemon=True)
         self._writer.start()
 
@@ -71,7 +72,7 @@ class AuditLog:
                 if len(self._queue) < QUEUE_LIMIT_EVENTS:
                     self._queue.append(event)
                 else:
-                    AUDIT_EVENTS_DROPPED.inc()
+                    AUDIT_DROPPED.inc()
                     self._flood.count_suppressed(DROPPED)
             self._changed.notify()
 
@@ -94,7 +95,7 @@ class AuditLog:
         self._writer.join(seconds + 2 * RETRY_SECONDS)
         lost = len(self._queue) + len(self._writing)
         if lost:
-            AUDIT_EVENTS_DROPPED.inc(lost)
+            AUDIT_DROPPED.inc(by=lost)
             _log.error("%d lines of the audit log could not be written at shutdown", lost)
         if not self._writer.is_alive():  # Otherwise the thread hangs in a write.
             self._output.close()
@@ -127,7 +128,8 @@ class AuditLog:
                     lines.append(summary_line(why, each.count, each.since, until or each.since))
                 self._write(lines)
             except Exception:  # noqa: BLE001 - nothing stops the audit log
-                AUDIT_EVENTS_DROPPED.inc(len(events))
+                with self._changed:
+                    AUDIT_DROPPED.inc(by=len(events))
                 _log.exception("%d events could not be written to the audit log", len(events))
             if stopping and not self._queue and not self._flood:
                 return

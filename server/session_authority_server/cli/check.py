@@ -12,7 +12,6 @@ from rich.table import Table
 from session_authority_server.app.database import cannot_use, database_of
 from session_authority_server.app.grpc_server import certificates
 from session_authority_server.app.process import CannotStart
-from session_authority_server.check.certificate_dates import validity_period
 from session_authority_server.check.facts import Facts
 from session_authority_server.check.gather import gather
 from session_authority_server.check.nist import JUSTIFICATION
@@ -31,6 +30,7 @@ from session_authority_server.config import CONFIG_FILE, ENV_PREFIX, Settings
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.observability import logs
+from session_authority_server.rpc.certificate_dates import validity_period
 
 _WIDE_COLUMNS = 160
 _SETTING_COLUMNS = 31  # fits the longest name

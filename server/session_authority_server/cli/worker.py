@@ -39,10 +39,13 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
 
 
 async def _run_forever(settings: Settings) -> None:
-    async with auditing(settings) as audit, opened(settings) as database:
-        with metrics(settings):
-            async with stopping_if_displaced(database):
-                await _work(settings, database, audit)
+    async with (
+        auditing(settings) as audit,
+        opened(settings) as database,
+        metrics(settings, database),
+        stopping_if_displaced(database),
+    ):
+        await _work(settings, database, audit)
     click.echo("session-authority: stopped")
 
 

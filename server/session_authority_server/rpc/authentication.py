@@ -14,6 +14,8 @@ from session_authority_server.domain.errors import (
     ApiKeyMissing,
     PermissionMissing,
 )
+from session_authority_server.observability.instruments import Cell
+from session_authority_server.observability.metrics import API_KEY_CALLS
 from session_authority_server.rpc.error_table import TooManyRejectedTokens
 from session_authority_server.rpc.methods import METHODS
 
@@ -58,7 +60,7 @@ class Authentication:
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self._generation = keyring.generation
-        self._cached: dict[str, tuple[Caller, ApiKey]] = {}
+        self._cached: dict[str, tuple[Caller, ApiKey, Cell]] = {}
 
     def __call__(self, method: str, metadata: Metadata) -> Caller:
         """Authenticate a call. Return its caller.
@@ -77,9 +79,9 @@ class Authentication:
             self._generation, self._cached = keyring.generation, {}
         cached = self._cached.get(header)
         if cached is None:
-            caller, key = self._recognise(header)
+            caller, key, calls = self._recognise(header)
         else:
-            caller, key = cached
+            caller, key, calls = cached
             keyring.check_current()
             if key.expire_time is not None:
                 keyring.check_usable(key)
@@ -87,16 +89,18 @@ class Authentication:
         if permission is None or permission not in caller.permissions:
             raise PermissionMissing("" if permission is None else permission.value)
         keyring.note_use(key.key_id, permission)
+        calls.value += 1
         return caller
 
-    def _recognise(self, header: str) -> tuple[Caller, ApiKey]:
+    def _recognise(self, header: str) -> tuple[Caller, ApiKey, Cell]:
         scheme, _, presented = header.partition(" ")
         if scheme.lower() != _SCHEME:
             raise ApiKeyInvalid
         key = self._keyring.recognise(presented)
         if len(self._cached) >= _CACHED_LIMIT:
             self._cached.clear()
-        found = self._cached[header] = Caller(str(key.key_id), key.permissions), key
+        caller = Caller(str(key.key_id), key.permissions)
+        found = self._cached[header] = caller, key, API_KEY_CALLS.cell(caller.key_id)
         return found
 
 

@@ -12,7 +12,11 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from session_authority_server.observability.metrics import QUEUE_CALLS, QUEUE_SECONDS
+from session_authority_server.observability.metrics import (
+    QUEUE_CALLS,
+    QUEUE_REFUSALS,
+    QUEUE_WAIT,
+)
 from session_authority_server.rpc.authentication import Caller
 from session_authority_server.rpc.error_table import Answer
 from session_authority_server.rpc.methods import Method
@@ -141,7 +145,7 @@ class CallQueue:
     def put(self, call: Call) -> None:
         """Run a call as soon as the limits permit, or refuse it."""
         if len(self._validations) + len(self._others) >= self._waiting_limit:
-            self._log_and_refuse(call)
+            self._log_and_refuse(call, "full")
             return
         (self._validations if call.method.batched else self._others).append(call)
         if not self._pumping:
@@ -219,7 +223,7 @@ class CallQueue:
     def _refuse_expired(self, waiting: deque[Call], now: float) -> None:
         """Refuse calls that have waited too long, and measure the wait of the oldest."""
         if waiting:
-            QUEUE_SECONDS.observe("", now - waiting[0].arrived)
+            QUEUE_WAIT.observe((), now - waiting[0].arrived)
         refused = 0
         while waiting and (waiting[0].finished or now - waiting[0].arrived > WAIT_SECONDS):
             if refused == REFUSALS_AT_ONCE:
@@ -227,9 +231,10 @@ class CallQueue:
             call = waiting.popleft()
             if not call.finished:
                 refused += 1
-                self._log_and_refuse(call)
+                self._log_and_refuse(call, "late")
 
-    def _log_and_refuse(self, call: Call) -> None:
+    def _log_and_refuse(self, call: Call, reason: str) -> None:
+        QUEUE_REFUSALS.inc(reason)
         now = time.perf_counter()
         if now - self._logged >= _LOG_SECONDS:
             self._logged = now

@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 import grpc
 import structlog
 
+from session_authority_server.observability.metrics import TLS_EXPIRY
+from session_authority_server.rpc.certificate_dates import validity_period
+
 _log = structlog.get_logger("session_authority.rpc")
 
 # The inode, size and times of each file. Rewriting or replacing a file changes at least one of them.
@@ -117,6 +120,7 @@ class Certificates:
         # Take the fingerprint before the read, so that the next check finds a change made meanwhile.
         self._fingerprint = files.fingerprint()
         self._current = files.read()
+        self._export_expiry()
         self._failing = False
         self._lock = Lock()  # gRPC calls `changed` from its own threads
 
@@ -155,5 +159,11 @@ class Certificates:
             return None
         self._failing = False
         self._fingerprint = fingerprint
+        self._export_expiry()
         _log.info("certificates reloaded")
         return found
+
+    def _export_expiry(self) -> None:
+        period = validity_period(self._files.certificate, self._files.key)
+        if period is not None:
+            TLS_EXPIRY.set(period[1].timestamp())

@@ -12,7 +12,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from session_authority_server.domain.errors import AuthorityError, SessionNotLive
-from session_authority_server.observability.metrics import RPC_ERRORS, RPC_SECONDS
+from session_authority_server.observability.metrics import RPC_DURATION, RPC_ERRORS
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.authentication import (
     Authenticate,
@@ -148,19 +148,22 @@ class Dispatcher:
         if not isinstance(error, AuthorityError):
             _log.error("unexpected failure", method=name, exc_info=error)
             error = UnexpectedFailure()
-        _observe(call)
-        call.answer(refusal(name, error))
+        answer = refusal(name, error)
+        _observe(call, answer.code.name)
+        call.answer(answer)
 
     def _refuse(self, call: Call) -> None:
         # Don't log it, because an overload would write thousands of lines.
-        RPC_ERRORS.labels(method=call.method.name, reason=_OVERLOADED.reason).inc()
+        code = _OVERLOADED.code.name
+        RPC_ERRORS.inc(call.method.name, code, _OVERLOADED.reason)
+        RPC_DURATION.observe((call.method.name, code), time.perf_counter() - call.arrived)
         call.answer(_OVERLOADED)
 
 
 def refusal(method: str, error: AuthorityError) -> Answer:
     """Count and log an error. Return its status."""
     answer = error_table.answer(error)
-    RPC_ERRORS.labels(method=method, reason=answer.reason).inc()
+    RPC_ERRORS.inc(method, answer.code.name, answer.reason)
     _log.info("call refused", method=method, code=answer.code.name, reason=answer.reason)
     return answer
 
@@ -175,13 +178,13 @@ def _handlers(services: Sequence[object]) -> Mapping[str, Handler]:
 
 
 def _succeed(call: Call, answer: bytes) -> None:
-    _observe(call)
+    _observe(call, "OK")
     call.answer(answer)
 
 
-def _observe(call: Call) -> None:
+def _observe(call: Call, code: str) -> None:
     seconds = time.perf_counter() - call.arrived
-    RPC_SECONDS.observe(call.method.name, seconds)
+    RPC_DURATION.observe((call.method.name, code), seconds)
     if seconds > SLOW_SECONDS:
         _log.warning("slow call", method=call.method.name, seconds=round(seconds, 3))
 

@@ -2,7 +2,10 @@ from collections.abc import Awaitable, Sequence
 
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
-from session_authority_server.domain.verdict import NOT_FOUND
+from session_authority_server.domain.session import Session
+from session_authority_server.domain.verdict import MALFORMED, NOT_FOUND, Rejection
+from session_authority_server.observability import metrics
+from session_authority_server.observability.metrics import VALIDATIONS
 from session_authority_server.rpc.authentication import Caller, RejectedTokens, current_caller
 from session_authority_server.rpc.conversion import (
     given_duration,
@@ -30,6 +33,8 @@ from session_authority_server.usecases.validate_sessions import (
     record_use,
     validate_sessions,
 )
+
+_accepted = VALIDATIONS.cell(metrics.ACCEPTED)
 
 
 class SessionService:
@@ -73,6 +78,7 @@ class SessionService:
         outcomes = await validate_sessions(
             self._context, [_validation(request) for _, request in calls]
         )
+        _count(outcomes)
         return [
             self._answer(caller, outcome)
             for (caller, _), outcome in zip(calls, outcomes, strict=True)
@@ -91,6 +97,7 @@ class SessionService:
 
     async def _record_and_answer(self, not_yet_recorded: NotYetRecorded) -> bytes:
         await record_use(self._context, [not_yet_recorded])
+        _accepted.value += 1
         return to_answer(not_yet_recorded.session)
 
     async def BatchValidateSessions(self, request: pb.BatchValidateSessionsRequest) -> bytes:
@@ -98,6 +105,7 @@ class SessionService:
             self._context, check_count([_validation(each) for each in request.requests])
         )
         verdicts = await batch_verdicts(self._context, outcomes)
+        _count(verdicts)
         unknown = [each for each in verdicts if each is NOT_FOUND]
         refused = self._rejected.count(current_caller.get()) if unknown else None
         if refused is not None and all(each == NOT_FOUND for each in verdicts):
@@ -162,3 +170,16 @@ class SessionService:
 
 def _validation(request: pb.ValidateSessionRequest) -> Validation:
     return Validation(request.session_token, request.ip_address, request.user_id, request.passive)
+
+
+def _count(outcomes: Sequence[Outcome]) -> None:
+    """Count the outcomes of validations. Leave out errors, and sessions that are not accepted yet."""
+    accepted = 0
+    for outcome in outcomes:
+        if type(outcome) is Session:
+            accepted += 1
+        elif isinstance(outcome, Rejection):
+            VALIDATIONS.inc(
+                metrics.MALFORMED if outcome is MALFORMED else str(outcome.reason.value)
+            )
+    _accepted.value += accepted

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Session
+from session_authority_server.observability.metrics import (
+    DATABASE_CONNECTIONS,
+    DATABASE_CONNECTIONS_LIMIT,
+    DATABASE_DURATION,
+    DATABASE_ERRORS,
+)
 from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT, Dialect
 from session_authority_server.store.engine.hot_read import HotRead
-from session_authority_server.store.engine.limits import connect, within_time_limit
+from session_authority_server.store.engine.limits import READERS, connect, within_time_limit
 from session_authority_server.store.engine.sqlite import FileReplaced, Sqlite, SqliteFile
 
 T = TypeVar("T")
@@ -31,6 +38,8 @@ START_SECONDS = 15.0
 _CONFLICTS = frozenset(("40001", "40P01", "23505"))
 
 _READING, _WRITING = "reading", "writing"
+# The operations in metrics.
+_VALIDATE, _READ, _WRITE = ("validate",), ("read",), ("write",)
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +89,15 @@ class Database:
 
         return cls(PostgreSQL(url))
 
+    def export_pools(self) -> None:
+        """Export how many connections of each pool are in use, in the metrics of this process."""
+        DATABASE_CONNECTIONS.set_function(lambda: self._hot_read.running, *_VALIDATE)
+        DATABASE_CONNECTIONS_LIMIT.set(READERS, *_VALIDATE)
+        for operation, engine in ((_READ, self._reader), (_WRITE, self._writer)):
+            pool: Any = engine.pool  # SQLAlchemy's type is of any pool, but these are queues.
+            DATABASE_CONNECTIONS.set_function(pool.checkedout, *operation)
+            DATABASE_CONNECTIONS_LIMIT.set(pool.size(), *operation)
+
     def displaced(self) -> FileReplaced | None:
         """Return an error if the database's file was moved, removed or replaced. Commits may then be lost."""
         return None if self._file is None else self._file.displaced()
@@ -90,6 +108,7 @@ class Database:
         Raises:
             StoreUnavailable: If the store failed.
         """
+        began = time.perf_counter()
         try:
             try:
                 read = await self._uncancelled(self._read(work))
@@ -99,7 +118,9 @@ class Database:
                 # The connection may have broken while it was idle.
                 read = await self._uncancelled(self._read(work))
         except SQLAlchemyError as error:
-            raise self._unavailable(_READING, error) from error
+            raise self._unavailable(_READING, error, _READ) from error
+        finally:
+            DATABASE_DURATION.observe(_READ, time.perf_counter() - began)
         if self._failures[_READING]:
             self._log_recovery(_READING)
         return read
@@ -110,10 +131,13 @@ class Database:
         Raises:
             StoreUnavailable: If the store failed.
         """
+        began = time.perf_counter()
         try:
             found = await self._uncancelled(self._hot_read(session_ids))
         except self._errors as error:
-            raise self._unavailable(_READING, error) from error
+            raise self._unavailable(_READING, error, _VALIDATE) from error
+        finally:
+            DATABASE_DURATION.observe(_VALIDATE, time.perf_counter() - began)
         if self._failures[_READING]:
             self._log_recovery(_READING)
         return found
@@ -141,6 +165,7 @@ class Database:
         Raises:
             StoreUnavailable: If the store failed or the outcome of the commit is unknown.
         """
+        began = time.perf_counter()
         for tries_left in reversed(range(TRIES)):
             try:
                 connection = await connect(self._writer, None if limited else START_SECONDS)
@@ -150,8 +175,10 @@ class Database:
             except (SQLAlchemyError, RetryTransaction) as error:
                 again = isinstance(error, RetryTransaction) or _is_conflict(error)
                 if not tries_left or not again:
-                    raise self._unavailable(_WRITING, error) from error
+                    DATABASE_DURATION.observe(_WRITE, time.perf_counter() - began)
+                    raise self._unavailable(_WRITING, error, _WRITE) from error
             else:
+                DATABASE_DURATION.observe(_WRITE, time.perf_counter() - began)
                 if self._failures[_WRITING]:
                     self._log_recovery(_WRITING)
                 return result
@@ -180,7 +207,7 @@ class Database:
         try:
             await self._uncancelled(work())
         except SQLAlchemyError as error:
-            raise self._unavailable(_WRITING, error) from error
+            raise self._unavailable(_WRITING, error, _WRITE) from error
 
     async def close(self) -> None:
         """Wait for the calls in flight, for CLOSE_SECONDS at most, then close every connection."""
@@ -195,7 +222,8 @@ class Database:
         await self._reader.dispose()
         await self._writer.dispose()
 
-    def _unavailable(self, doing: str, error: Exception) -> StoreUnavailable:
+    def _unavailable(self, doing: str, error: Exception, operation: tuple[str]) -> StoreUnavailable:
+        DATABASE_ERRORS.inc(*operation)
         self._failures[doing] += 1
         _log.error("the store failed while %s: %s", doing, reason_of(error))
         return StoreUnavailable(doing)

@@ -14,8 +14,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from session_authority_server.domain.event import SessionEnded, SessionEstablished
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Session
+from session_authority_server.observability.metrics import SESSIONS_CREATED, SESSIONS_ENDED
 from session_authority_server.ports import (
     NO_AUDIT,
     Audit,
@@ -98,7 +100,13 @@ class SqlSessionStore:
                 listener.committed(changes, certain=certain)
 
         def committed(done: tuple[T, SqlTransaction]) -> None:
-            self._audit.record(*done[1].events)
+            events = done[1].events
+            for event in events:
+                if isinstance(event, SessionEstablished):
+                    SESSIONS_CREATED.inc()
+                elif isinstance(event, SessionEnded):
+                    SESSIONS_ENDED.inc(event.ending.reason.value)
+            self._audit.record(*events)
 
         result, _ = await self._database.write(in_transaction, committed, settled=settled)
         return result

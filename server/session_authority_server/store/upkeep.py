@@ -144,6 +144,10 @@ class SqlUpkeepStore:
         closed = select(attempts.c.retry_hash).where(attempts.c.expire_time <= now)
         return await self._count(closed, limit)
 
+    async def estimate_live(self, now: datetime) -> int:
+        dialect = self._database.dialect
+        return await self._database.read(lambda connection: dialect.estimate_live(connection, now))
+
     async def oldest_overdue(self, now: datetime) -> datetime | None:
         ahead = select(sessions.c.check_time).where(is_past_watermark(now))
         statement = ahead.order_by(sessions.c.check_time, sessions.c.session_id).limit(1)

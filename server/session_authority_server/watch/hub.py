@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.domain.session import Changes
 from session_authority_server.observability.metrics import (
-    WATCH_BARRIER_SECONDS,
+    WATCH_BARRIER,
     WATCH_EVICTIONS,
     WATCH_INTERRUPTIONS,
     WATCH_MESSAGES,
@@ -117,6 +117,7 @@ class Hub:
         self._draining = False
         self._probed_at = 0.0
         self._wanted = asyncio.Event()
+        WATCH_STREAMS.set_function(lambda: self.open_streams)
 
     @property
     def streams(self) -> Sequence[Stream]:
@@ -141,14 +142,12 @@ class Hub:
         group = self._group_of[stream] = self._group_for_new_stream()
         group.streams[stream] = None
         self.open_streams += 1
-        WATCH_STREAMS.set(self.open_streams)
         return stream
 
     def leave(self, stream: Stream) -> None:
         """Forget a stream, and stop counting it in `open_streams`. Call this once its caller has received the end."""
         self._forget(stream)
         self.open_streams -= 1
-        WATCH_STREAMS.set(self.open_streams)
 
     def pinged(self, stream: Stream, ping_id: int) -> None:
         """Receive a ping. It is answered as soon as all earlier changes have been sent."""
@@ -166,7 +165,7 @@ class Hub:
         self._end_all(Cause.CHANNEL_LOST)
 
     def changed(self, changes: Changes) -> None:
-        WATCH_EVICTIONS.inc(len(changes) + changes.everybody)
+        WATCH_EVICTIONS.inc(by=len(changes) + changes.everybody)
         for group in self._groups:
             if group.streams:
                 group.changes.add(changes)
@@ -175,7 +174,7 @@ class Hub:
     def returned(self, number: int) -> None:
         served = self._barrier.returned(number)
         if served:
-            WATCH_BARRIER_SECONDS.observe(self._monotonic() - self._probed_at)
+            WATCH_BARRIER.observe((), self._monotonic() - self._probed_at)
             for stream, ping_id in served.items():
                 self._group_of[stream].answerable[stream] = ping_id
             self._wanted.set()
@@ -230,7 +229,7 @@ class Hub:
         if changes:
             if len(changes) > NAMES_LIMIT:
                 changes = Changes(everybody=True)
-            WATCH_MESSAGES.inc(len(group.streams))
+            WATCH_MESSAGES.inc(by=len(group.streams))
             message = self._encode_changes(changes)
             for stream in tuple(group.streams):
                 self._put(stream, message)
@@ -256,7 +255,7 @@ class Hub:
     def _has_ended(self, stream: Stream) -> None:
         error = stream.ended.result()
         cause = error.cause.name.lower() if isinstance(error, WatchInterrupted) else "refused"
-        WATCH_INTERRUPTIONS.labels(cause=cause).inc()
+        WATCH_INTERRUPTIONS.inc(cause)
         self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:

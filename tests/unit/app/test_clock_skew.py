@@ -9,7 +9,7 @@ from session_authority_server.app import clock_skew
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.domain.clock import TOLERATED_SKEW, ManualClock, SystemClock
 from session_authority_server.domain.errors import ClockWrong
-from session_authority_server.observability.metrics import CLOCK_SKEW_SECONDS
+from session_authority_server.observability.metrics import CLOCK_SKEW
 from session_authority_server.store.database import Database
 from tests.support.engines import opened
 from tests.support.machine import MachineClocks
@@ -177,5 +177,4 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def exported() -> float:
-    [metric] = CLOCK_SKEW_SECONDS.collect()
-    return metric.samples[0].value
+    return CLOCK_SKEW.value()

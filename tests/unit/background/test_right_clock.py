@@ -99,12 +99,11 @@ async def test_upkeep_pauses_while_the_clock_is_wrong_and_logs_it_once(
     right = await judging(engine, START - 400 * DAY)
     expire = Job("expire")
     schedule = Schedule(expire, [], SystemClock(), MINUTE, right)  # type: ignore[arg-type]
-    refused = WORKER_RUNS.labels(job="expire", outcome="refused")._value.get
-    before = refused()
+    before = WORKER_RUNS.value("expire", "refused")
     for _ in range(3):
         await schedule.run_once(expire)  # type: ignore[arg-type]
     assert expire.runs == 0
-    assert refused() == before + 3
+    assert WORKER_RUNS.value("expire", "refused") == before + 3
     await repair(engine.database, START)
     await schedule.run_once(expire)  # type: ignore[arg-type]
     assert expire.runs == 1

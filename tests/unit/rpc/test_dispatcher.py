@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain.errors import SessionNotFound
+from session_authority_server.observability.metrics import RPC_ERRORS
 from session_authority_server.rpc import dispatcher, methods
 from tests.support.hosts import HOSTS, new_dispatcher, serving
 from tests.support.status import details_of, reason_of
@@ -149,8 +149,7 @@ async def test_a_domain_error_is_answered_by_the_table_and_counted(
         raise SessionNotFound
 
     def count() -> float:
-        labels = {"method": "ListSessions", "reason": "SESSION_NOT_FOUND"}
-        return REGISTRY.get_sample_value("session_authority_rpc_errors_total", labels) or 0
+        return RPC_ERRORS.value("ListSessions", "NOT_FOUND", "SESSION_NOT_FOUND")
 
     service.does = refuse
     before = count()

@@ -9,7 +9,6 @@ from uuid import uuid4
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
-from prometheus_client import REGISTRY
 
 from session_authority import AsyncSessionClient
 from session_authority import SessionNotLive as NotSignedIn
@@ -17,6 +16,7 @@ from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.event import CredentialFault, CredentialRejected
+from session_authority_server.observability.metrics import RPC_ERRORS
 from session_authority_server.rpc import call_queue, dispatcher
 from session_authority_server.rpc.call_queue import CallQueue
 from tests.support.hosts import HOSTS, new_dispatcher, serving
@@ -130,8 +130,7 @@ async def test_an_error_that_no_retry_fixes_forbids_retries(
     stub: "SessionServiceAsyncStub", address: str
 ) -> None:
     def refusals() -> float:
-        labels = {"method": "ListSessions", "reason": "TOO_MANY_REJECTED_TOKENS"}
-        return REGISTRY.get_sample_value("session_authority_rpc_errors_total", labels) or 0
+        return RPC_ERRORS.value("ListSessions", "RESOURCE_EXHAUSTED", "TOO_MANY_REJECTED_TOKENS")
 
     for _ in range(2):
         await _refusal(stub.ListSessions(pb.ListSessionsRequest()))

@@ -10,9 +10,10 @@ from apscheduler.triggers import date, interval
 
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.observability.metrics import (
-    OLDEST_OVERDUE_SECONDS,
+    OLDEST_OVERDUE,
+    WORKER_LAST_DURATION,
+    WORKER_LAST_SUCCESS,
     WORKER_ROWS,
-    WORKER_RUNS,
 )
 from session_authority_workers.schedule import Schedule
 from tests.support.waiting import until
@@ -43,10 +44,6 @@ def scheduled(expire: Job, purge: Job | None = None, interval: timedelta = OFTEN
     return Schedule(expire, [purge or Job("purge")], SystemClock(), interval)  # type: ignore[arg-type, list-item]
 
 
-def runs(job: str, outcome: str) -> float:
-    return float(WORKER_RUNS.labels(job=job, outcome=outcome)._value.get())
-
-
 async def test_every_job_runs_at_once_and_expire_again_at_each_tick() -> None:
     expire, purge = Job("expire"), Job("purge")
     schedule = scheduled(expire, purge)
@@ -58,7 +55,7 @@ async def test_every_job_runs_at_once_and_expire_again_at_each_tick() -> None:
 
 async def test_what_a_run_did_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    before = float(WORKER_ROWS.labels(job="expire")._value.get())
+    before = WORKER_ROWS.value("expire")
 
     async def work() -> int:
         return 7
@@ -66,12 +63,16 @@ async def test_what_a_run_did_is_counted_and_logged(caplog: pytest.LogCaptureFix
     expire = Job("expire", work)
     expire.overdue = datetime.now(UTC) - timedelta(seconds=50)
     await scheduled(expire).run_once(expire)  # type: ignore[arg-type]
-    assert float(WORKER_ROWS.labels(job="expire")._value.get()) == before + 7
+    assert WORKER_ROWS.value("expire") == before + 7
+    assert WORKER_LAST_SUCCESS.value("expire") == pytest.approx(
+        datetime.now(UTC).timestamp(), abs=60
+    )
+    assert 0 <= WORKER_LAST_DURATION.value("expire") < 60
     assert "expire: 7 rows" in caplog.text
-    assert 50 <= OLDEST_OVERDUE_SECONDS._value.get() < 60
+    assert 50 <= OLDEST_OVERDUE.value() < 60
     expire.overdue = None
     await scheduled(expire).run_once(expire)  # type: ignore[arg-type]
-    assert OLDEST_OVERDUE_SECONDS._value.get() == 0
+    assert OLDEST_OVERDUE.value() == 0
 
 
 async def test_a_run_that_takes_longer_than_a_tick_is_not_joined_by_another() -> None:

@@ -12,7 +12,7 @@ import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it is compiled, and has no types
 
 from session_authority_server.domain.errors import AuthorityError
-from session_authority_server.observability.metrics import RPC_ERRORS
+from session_authority_server.observability.metrics import QUEUE_REFUSALS, RPC_ERRORS
 from session_authority_server.rpc import error_table
 from session_authority_server.rpc.dispatcher import LONGEST_DEADLINE_SECONDS
 from session_authority_server.rpc.error_table import DeadlineExceeded, ServerOverloaded
@@ -35,7 +35,7 @@ _UNKNOWN_METHOD = grpc.StatusCode.UNIMPLEMENTED, "there is no such method"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-_refused = RPC_ERRORS.labels(method="unknown", reason="UNIMPLEMENTED")
+_refused = RPC_ERRORS.cell("unknown", "UNIMPLEMENTED", "UNIMPLEMENTED")
 _log = structlog.get_logger("session_authority.rpc")
 
 
@@ -87,7 +87,7 @@ class _BoundedServer(cygrpc.AioServer):  # type: ignore[misc]
         """Refuse calls of unregistered methods until the server stops."""
         while True:
             call = await _next_call(self, super()._request_call)
-            _refused.inc()
+            _refused.value += 1
             if len(self._refusing) < REFUSALS_LIMIT:
                 self._refuse(call, *_UNKNOWN_METHOD)
             del call  # gRPC cancels an unanswered call when its last reference is dropped
@@ -107,6 +107,7 @@ class _BoundedServer(cygrpc.AioServer):  # type: ignore[misc]
                     )
                     context.add_done_callback(lambda _context, end=end: end.cancel())
                 return call
+            QUEUE_REFUSALS.inc("open")
             if len(self._refusing) < REFUSALS_LIMIT:
                 name = self._refuse_with_error(call, method, ServerOverloaded())
                 _log.warning("too many calls are open", method=name, limit=kind.limit)
@@ -116,7 +117,7 @@ class _BoundedServer(cygrpc.AioServer):  # type: ignore[misc]
         """Refuse a call of a registered method. Return the method's name."""
         answer = error_table.answer(error)
         name = method.decode().rpartition("/")[2]
-        RPC_ERRORS.labels(method=name, reason=answer.reason).inc()
+        RPC_ERRORS.inc(name, answer.code.name, answer.reason)
         self._refuse(call, answer.code, answer.message, answer.trailing_metadata)
         return name
 

@@ -1,6 +1,7 @@
 """The operations that SQLite and PostgreSQL perform in different ways."""
 
 from collections.abc import Callable, Hashable, Sequence
+from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
@@ -62,6 +63,10 @@ class Dialect(Protocol):
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
         """Notify the other processes of changes, if and when the current transaction commits."""
+        ...
+
+    async def estimate_live(self, connection: AsyncConnection, now: datetime) -> int:
+        """Return about how many sessions have neither expired nor a recorded ending, in constant time."""
         ...
 
     def insert_if_absent(self, table: Table) -> Insert:

@@ -33,6 +33,9 @@ class HotRead:
 
     Every call reads complete rows from the database. The cache maps a row to its decoded session, so a cached session
     is never out of date. (docs/decisions/0003-hot-read.md)
+
+    Attributes:
+        running: The number of connections in use.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -40,6 +43,7 @@ class HotRead:
         self._engine = dialect.reader()
         self._idle: list[tuple[AsyncConnection, Any]] = []
         self._places = asyncio.Semaphore(READERS)
+        self.running = 0
         whole = rows.select_sessions()
         packed, self._unpack = dialect.packed(whole)
         self._statement = packed.where(dialect.by_ids(sessions.c.session_id))
@@ -72,6 +76,7 @@ class HotRead:
 
     async def _read_once(self, session_ids: Sequence[UUID]) -> Sequence[Hashable]:
         await self._take_place()
+        self.running += 1
         try:
             held = self._idle.pop() if self._idle else await self._connect()
             try:
@@ -84,6 +89,7 @@ class HotRead:
                 raise
             self._idle.append(held)
         finally:
+            self.running -= 1
             self._places.release()
         return read
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -67,6 +67,11 @@ _SESSIONS, _USERS, _EVERYBODY = "s", "u", "a"
 _NOTIFY = text(
     "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
 ).bindparams(channel=CHANNEL)
+
+# The planner estimates the number of rows from its statistics, and reads no row.
+_PLAN_OF_LIVE = text(
+    "EXPLAIN (FORMAT JSON) SELECT FROM sessions WHERE end_time IS NULL AND expire_time > :now"
+)
 
 
 class PostgreSQL:
@@ -153,6 +158,10 @@ class PostgreSQL:
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
         await connection.execute(_NOTIFY, {"payloads": list(payloads(changes))})
+
+    async def estimate_live(self, connection: AsyncConnection, now: datetime) -> int:
+        [plan] = (await connection.execute(_PLAN_OF_LIVE, {"now": now})).scalar_one()
+        return int(plan["Plan"]["Plan Rows"])
 
     def insert_if_absent(self, table: Table) -> Insert:
         return postgresql.insert(table).on_conflict_do_nothing()

@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -26,7 +27,9 @@ from sqlalchemy import (
     Table,
     bindparam,
     event,
+    func,
     null,
+    select,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -34,7 +37,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from session_authority_server.domain.session import Changes
 from session_authority_server.store.engine import aiosqlite_batching, limits
 from session_authority_server.store.engine.dialect import Unpack
+from session_authority_server.store.tables import sessions
 
+# The estimate of live sessions counts up to this number.
+LIVE_COUNT_LIMIT = 100_000
 _BUSY_TIMEOUT_MILLISECONDS = 1_500
 # The page cache of one connection: enough for about ten thousand sessions in use, spread over a large file.
 _CACHE_KIBIBYTES = 65_536
@@ -279,6 +285,16 @@ class Sqlite:
 
     async def announce(self, connection: AsyncConnection, changes: Changes) -> None:
         pass  # No other process serves the file.
+
+    async def estimate_live(self, connection: AsyncConnection, now: datetime) -> int:
+        # Counts entries of the index of sessions without an ending. SQLite keeps no statistics by itself.
+        live = (
+            select(sessions.c.check_time)
+            .where(sessions.c.end_time.is_(None), sessions.c.check_time > now)
+            .limit(LIVE_COUNT_LIMIT)
+        )
+        counting = select(func.count()).select_from(live.subquery())
+        return int((await connection.execute(counting)).scalar_one())
 
     def insert_if_absent(self, table: Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing()

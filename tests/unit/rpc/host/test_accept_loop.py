@@ -11,8 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
-from prometheus_client import REGISTRY
 
+from session_authority_server.observability.metrics import RPC_ERRORS
 from session_authority_server.rpc.host import Health, accept_loop
 from tests.support.status import reason_of
 
@@ -206,8 +206,8 @@ async def test_a_server_stops_while_it_waits_for_calls_and_runs_some(address: st
 
 
 def _refused(method: str, reason: str) -> float:
-    labels = {"method": method, "reason": reason}
-    return REGISTRY.get_sample_value("session_authority_rpc_errors_total", labels) or 0
+    codes = {"SERVER_OVERLOADED": "RESOURCE_EXHAUSTED"}
+    return RPC_ERRORS.value(method, codes.get(reason, reason), reason)
 
 
 async def test_the_wait_for_calls_ends_when_the_server_stops() -> None:

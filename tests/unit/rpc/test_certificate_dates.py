@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from session_authority_server.check.certificate_dates import validity_period
+from session_authority_server.rpc.certificate_dates import validity_period
 from tests.support.certificates import TestAuthority
 
 DAY = timedelta(days=1)

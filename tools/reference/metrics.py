@@ -1,0 +1,51 @@
+"""The metrics of servers and workers, from their definitions."""
+
+from collections.abc import Iterator
+
+from tools.reference.markdown import table
+
+from session_authority_server.observability import instruments, metrics
+from session_authority_server.observability.instruments import Counter, Instrument
+
+_HEAD = """
+Servers and workers export these metrics, once `SESSION_AUTHORITY_METRICS_LISTEN` is set. [Monitor](../operate/monitor.md)
+says how to collect them, and what to alert on. A process exports a metric only if it has the part that the metric is
+about.
+"""
+_FOOT = f"""
+A metric has at most {instruments.LABELS_LIMIT} combinations of label values. Further ones are counted together, with the label
+value `{instruments.OTHER}`. The metrics of prometheus_client about the process (`process_*`) and Python (`python_*`) are exported
+too.
+"""
+
+
+def every_metric() -> list[Instrument]:
+    """Return the metrics in the order in which they are defined."""
+    return [each for each in vars(metrics).values() if isinstance(each, Instrument)]
+
+
+def exported_name(metric: Instrument) -> str:
+    """Return the name by which queries know a metric."""
+    return f"{metric.name}_total" if isinstance(metric, Counter) else metric.name
+
+
+def page() -> Iterator[str]:
+    """Return the lines of the page."""
+    yield _HEAD.strip()
+    yield ""
+    yield from table(
+        "metric",
+        "type",
+        "labels",
+        "meaning",
+        rows=(
+            (
+                f"`{exported_name(each)}`",
+                each.kind,
+                ", ".join(f"`{label}`" for label in each.labels) or "-",
+                each.meaning,
+            )
+            for each in every_metric()
+        ),
+    )
+    yield from (*_FOOT.strip().splitlines(), "")
