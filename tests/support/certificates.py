@@ -1,9 +1,11 @@
 """Certificate authorities for tests, made by the openssl command."""
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+_LOOPBACK = "DNS:localhost, IP:127.0.0.1"
 _CONFIG = """
 [req]
 distinguished_name = name
@@ -14,7 +16,7 @@ keyUsage = critical, keyCertSign
 subjectKeyIdentifier = hash
 [leaf]
 basicConstraints = critical, CA:FALSE
-subjectAltName = DNS:localhost, IP:127.0.0.1
+subjectAltName = $ENV::NAMES
 extendedKeyUsage = serverAuth, clientAuth
 """
 
@@ -56,8 +58,8 @@ class TestAuthority:
     def certificate(self) -> Path:
         return self._pair.certificate
 
-    def pair(self, *, expired: bool = False) -> Pair:
-        """Return a new certificate, valid for a day from now, or expired."""
+    def pair(self, *, expired: bool = False, names: str = _LOOPBACK) -> Pair:
+        """Return a new certificate for some names, valid for a day from now, or expired."""
         self._made += 1
         name = f"{self.certificate.stem}-{self._made}"
         made = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
@@ -71,9 +73,12 @@ class TestAuthority:
             *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._pair.key),
             *("-CAcreateserial", "-extfile", self._config, "-extensions", "leaf"),
             *("-days", "-1" if expired else "1", "-out", made.certificate),
+            names=names,
         )
         return made
 
 
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)
+def _openssl(*arguments: str | Path, names: str = _LOOPBACK) -> None:
+    environment = os.environ | {"NAMES": names}
+    command = ["openssl", *arguments]
+    subprocess.run(command, check=True, capture_output=True, timeout=30, env=environment)

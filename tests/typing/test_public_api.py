@@ -96,8 +96,8 @@ def test_a_framework_that_is_not_there_is_named_with_its_extra(
     ran = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, check=False, text=True
     )
-    assert f"ImportError: {'.'.join(module.split('.')[:3])} needs its extra" in ran.stderr
-    assert f"pip install 'session-authority[{extra}]'" in ran.stderr
+    assert f"ImportError: {'.'.join(module.split('.')[:3])} needs " in ran.stderr
+    assert f"install session-authority with its extra `{extra}`" in ran.stderr
 
 
 def test_the_interceptors_of_services_need_no_extra() -> None:

@@ -6,7 +6,7 @@
         ...  # check what the app does after the session's end
 
 `testing.pytest` is a plugin with the fixture `authority`. `testing.fastapi` and `testing.django` connect an app.
-All of them need the server's dependencies: `pip install 'session-authority[server]'`.
+All of them need the extra `server`, which installs the server's dependencies.
 """
 
 from session_authority.testing._authority import Authority, authority

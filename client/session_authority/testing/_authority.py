@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "session_authority.testing runs the real server, which is not installed completely "
-        f"({error}); run: pip install 'session-authority[server]'"
+        f"({error}); install session-authority with its extra `server`"
     ) from error
 
 _DEFAULTS = Policy()

@@ -25,8 +25,8 @@ try:
     from starlette.routing import Route
 except ImportError as error:
     raise ImportError(
-        f"session_authority.web.fastapi needs its extra ({error}): "
-        "pip install 'session-authority[fastapi]'"
+        f"session_authority.web.fastapi needs FastAPI ({error}); "
+        "install session-authority with its extra `fastapi`"
     ) from None
 
 from session_authority.aio import AsyncSessionClient

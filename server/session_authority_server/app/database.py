@@ -96,7 +96,7 @@ def database_of(
             return Database.postgresql(settings.database_url)
         except ImportError:
             raise CannotStart(
-                "PostgreSQL needs its driver; run: pip install 'session-authority[server,postgres]'"
+                "PostgreSQL needs its driver; install session-authority with its extra `postgres`"
             ) from None
         except ValueError:
             raise CannotStart(

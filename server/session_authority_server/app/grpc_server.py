@@ -124,7 +124,7 @@ def host_name(settings: Settings) -> str:
         )
     if not installed:
         raise CannotStart(
-            "the native host is not installed; run: pip install 'session-authority[server,native]', or set "
+            "the native host is not installed; install session-authority with its extra `native`, or set "
             "SESSION_AUTHORITY_HOST=grpcio"
         )
     return "native"

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import signal
+import socket
 
 _M_MMAP_THRESHOLD = -3  # mallopt(3), in glibc's malloc.h
 _LARGE_BLOCK_BYTES = 32 * 1024
@@ -38,6 +40,21 @@ def tune_memory() -> None:
     # blocks to the operating system by themselves.
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
+def notify(state: str) -> None:
+    """Send a state, such as `READY=1`, to the service manager that started this process.
+
+    This is the protocol of sd_notify(3). Without NOTIFY_SOCKET, no service manager waits for the state.
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract socket
+        address = "\0" + address[1:]
+    # A service manager that is restarting must not stop the server.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(state.encode(), address)
 
 
 def catch_signals() -> asyncio.Event:

@@ -12,6 +12,7 @@ _NAMES = (
     "keys",
     "revoke",
     "check",
+    "health",
     "repair-clock",
     "demo",
 )

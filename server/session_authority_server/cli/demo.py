@@ -85,7 +85,7 @@ async def _web_app(client: AsyncSessionClient, port: int) -> AsyncIterator[str]:
     try:
         from session_authority_server.cli.demo_site import serving_demo_site
     except ImportError as error:
-        yield f"For the web app, install it first: pip install 'session-authority\\[demo]' ({error.name} is missing)"
+        yield f"For the web app, install session-authority with its extra `demo` ({error.name} is missing)"
         return
     async with serving_demo_site(client, port) as address:
         yield f"Open {address} and log in with any name."

@@ -10,7 +10,7 @@ import click
 
 from session_authority_server.app.database import opened
 from session_authority_server.app.grpc_server import certificates, refuse_exposure
-from session_authority_server.app.process import CannotStart, catch_signals
+from session_authority_server.app.process import CannotStart, catch_signals, notify
 from session_authority_server.app.serving import ServeOptions
 from session_authority_server.cli.reserved_port import reserved
 from session_authority_server.cli.server_process import Assignment
@@ -44,7 +44,9 @@ async def serve_processes(settings: Settings, options: ServeOptions) -> None:
                     f"session-authority: serving on {address}, sessions in {settings.database}, "
                     f"{settings.processes} processes"
                 )
+                notify("READY=1")
                 await supervisor.run_until(signalled)
+            notify("STOPPING=1")
             click.echo("session-authority: draining")
     click.echo("session-authority: stopped")
 

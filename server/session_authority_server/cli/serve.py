@@ -4,7 +4,7 @@ import resource
 import click
 
 from session_authority_server.app.development_key import VARIABLE
-from session_authority_server.app.process import catch_signals, tune_memory
+from session_authority_server.app.process import catch_signals, notify, tune_memory
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.shared import run, settings_of
@@ -71,7 +71,9 @@ async def _serve(settings: Settings, options: ServeOptions) -> None:
         click.echo(
             f"session-authority: serving on {served.address}, sessions in {settings.database} ({served.host} host)"
         )
+        notify("READY=1")
         await signalled.wait()
+        notify("STOPPING=1")
         click.echo("session-authority: draining")
     click.echo("session-authority: stopped")
 

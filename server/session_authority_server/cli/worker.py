@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import opened, stopping_if_displaced
 from session_authority_server.app.outputs import auditing, metrics
-from session_authority_server.app.process import catch_signals
+from session_authority_server.app.process import catch_signals, notify
 from session_authority_server.app.upkeep import jobs, right_clock, schedule
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
@@ -59,7 +59,9 @@ async def _work(settings: Settings, database: Database, audit: Audit) -> None:
         f"session-authority: worker on {settings.database}, "
         f"every {settings.worker_interval_seconds:g} s"
     )
+    notify("READY=1")
     await signalled.wait()
+    notify("STOPPING=1")
     await upkeep.stop()
 
 

@@ -10,6 +10,6 @@ try:
     import django as _django  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        f"session_authority.web.django needs its extra ({error}): "
-        "pip install 'session-authority[django]'"
+        f"session_authority.web.django needs Django ({error}); "
+        "install session-authority with its extra `django`"
     ) from None
