@@ -34,6 +34,7 @@ def process(
     *,
     host: str = "auto",
     settings: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Serve a database on one core, and move this process to the other. Yield address and process id."""
     variables = {"DATABASE_URL": database, "HOST": host, **(settings or {})}
@@ -41,7 +42,10 @@ def process(
     with started(
         (*command, "--insecure", "--listen", "127.0.0.1:0"),
         core=core,
-        environment={f"SESSION_AUTHORITY_{name}": value for name, value in variables.items()},
+        environment={
+            **{f"SESSION_AUTHORITY_{name}": value for name, value in variables.items()},
+            **(environment or {}),
+        },
     ) as server:
         if core is not None:
             pin(0, LOAD_CORE)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from session_authority import _conversion as convert
 from session_authority import _core
@@ -15,6 +15,9 @@ from session_authority._core import BATCH_LIMIT_REQUESTS, Operation
 from session_authority.errors import InternalError
 from session_authority.session import Rejection, Session
 from session_authority.v1 import session_service_pb2 as v1
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 CALLS_LIMIT = 4
 """At most this many calls are in flight. While one is free, a question is sent at once. Otherwise questions wait, and
@@ -36,11 +39,19 @@ Outcome: TypeAlias = Session | Rejection | Exception
 
 @dataclass(slots=True, eq=False)
 class Question(Generic[_Waiter]):
-    """One validation request, and the callers that wait for its answer. A report of use has no callers."""
+    """One validation request, and the callers that wait for its answer. A report of use has no callers.
+
+    Attributes:
+        message: The request.
+        ip_address: The address that the latest caller gave.
+        waiters: The callers.
+        spans: The spans of the callers, if the client records traces.
+    """
 
     message: v1.ValidateSessionRequest = field(repr=False)
     ip_address: str | None = None
     waiters: list[_Waiter] = field(default_factory=list, repr=False)
+    spans: tuple["Span", ...] = ()
 
 
 Exchange: TypeAlias = Callable[[Sequence[Question[_Waiter]]], Operation[list[Outcome]]]
@@ -60,11 +71,15 @@ class Questions(Generic[_Waiter]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def join(self, message: v1.ValidateSessionRequest, waiter: _Waiter) -> Question[_Waiter]:
+    def join(
+        self, message: v1.ValidateSessionRequest, waiter: _Waiter, span: "Span | None" = None
+    ) -> Question[_Waiter]:
         """Add a caller and its question. If an equal question waits, add the caller to that question."""
         question = self._question(message)
         question.ip_address = message.ip_address or None
         question.waiters.append(waiter)
+        if span is not None:
+            question.spans += (span,)
         return question
 
     def leave(self, question: Question[_Waiter], waiter: _Waiter) -> None:
@@ -109,8 +124,15 @@ def may_be_batched(message: v1.ValidateSessionRequest) -> bool:
 
 def ask(questions: Sequence[Question[_Waiter]]) -> Operation[list[Outcome]]:
     """Send questions in one call."""
-    responses = yield from _core.validations([question.message for question in questions])
+    responses = yield from _core.validations(
+        [question.message for question in questions], spans_of(questions)
+    )
     return [_outcome(response) for response in responses]
+
+
+def spans_of(questions: Sequence[Question[_Waiter]]) -> Sequence["Span"]:
+    """Return the spans of all callers that wait for the answers."""
+    return [span for question in questions for span in question.spans]
 
 
 def _outcome(response: v1.ValidateSessionResponse) -> Outcome:

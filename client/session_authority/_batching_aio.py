@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from session_authority import _core
 from session_authority._batching import (
@@ -14,6 +14,9 @@ from session_authority._batching import (
 )
 from session_authority.errors import DeadlineExceeded
 from session_authority.v1 import session_service_pb2 as v1
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 _Waiter: TypeAlias = "asyncio.Future[Outcome]"
 Run: TypeAlias = Callable[[_core.Operation[Any]], Awaitable[Any]]
@@ -37,13 +40,13 @@ class Batcher:
         self._calls: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
-    async def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
+    async def ask(self, message: v1.ValidateSessionRequest, span: "Span | None" = None) -> Outcome:
         """Validate one token. Wait for the answer, and return it.
 
         If the call fails or the deadline passes, return the error; do not raise it.
         """
         waiter: _Waiter = asyncio.get_running_loop().create_future()
-        question = self._questions.join(message, waiter)
+        question = self._questions.join(message, waiter, span)
         self._pump()
         try:
             async with asyncio.timeout(self._deadline_seconds):

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from session_authority import _core
 from session_authority._batching import (
@@ -19,6 +19,9 @@ from session_authority._batching import (
 from session_authority._concurrency_sync import Background
 from session_authority.errors import DeadlineExceeded, Unavailable
 from session_authority.v1 import session_service_pb2 as v1
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 Run: TypeAlias = Callable[[_core.Operation[Any]], Any]
 
@@ -58,7 +61,7 @@ class Batcher:
         self._reports: SimpleQueue[v1.ValidateSessionRequest | None] = SimpleQueue()
         self._reporter = Background(self._send_reports, "session-authority-report")
 
-    def ask(self, message: v1.ValidateSessionRequest) -> Outcome:
+    def ask(self, message: v1.ValidateSessionRequest, span: "Span | None" = None) -> Outcome:
         """Validate one token. Wait for the answer, and return it.
 
         If the call fails or the deadline passes, return the error; do not raise it.
@@ -67,7 +70,7 @@ class Batcher:
         with self._lock:
             waiter = _Waiter(leads=self._calls < CALLS_LIMIT)
             self._calls += waiter.leads
-            question = self._questions.join(message, waiter)
+            question = self._questions.join(message, waiter, span)
         try:
             while waiter.outcome is None:
                 if waiter.leads:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from weakref import WeakSet
 
 import grpc
@@ -34,6 +34,11 @@ from session_authority.near_cache.driver_aio import AsyncDriver
 from session_authority.near_cache.options import NearCache, NearCacheStatistics
 from session_authority.near_cache.stream import WATCH_METHOD
 from session_authority.session import Rejection, Session, ValidationRequest
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from session_authority._tracing import RpcSpan
 
 _Result = TypeVar("_Result")
 
@@ -78,6 +83,7 @@ class AsyncCaller:
         client_key: bytes | None = None,
         near_cache: NearCache | bool = False,
         batching: bool = True,
+        tracing: bool = False,
     ) -> None:
         """Check the settings. The client connects at its first call.
 
@@ -96,6 +102,7 @@ class AsyncCaller:
             near_cache: Whether to answer from memory for as long as the authority permits, or the settings of
                 the near cache (docs/use/near-cache.md). The API key must permit watching.
             batching: Whether concurrent calls of `validate` share one RPC.
+            tracing: Whether to record OpenTelemetry spans with the app's tracer provider (docs/operate/traces.md).
 
         Raises:
             ConfigurationError: An argument has no usable value.
@@ -113,7 +120,9 @@ class AsyncCaller:
             if isinstance(near_cache, bool)
             else near_cache,
             batching=batching,
+            tracing=tracing,
         )
+        self._tracing = self._settings.new_tracing()
         self._outages = OutageLog(self._settings.address)
         self._connections: dict[Place, Connection] = {}
         self._closed = False
@@ -135,6 +144,7 @@ class AsyncCaller:
         - `SESSION_AUTHORITY_TLS_CLIENT_KEY`: path of a PEM file
         - `SESSION_AUTHORITY_NEAR_CACHE`: "on" or "off" (default "off")
         - `SESSION_AUTHORITY_BATCHING`: "on" or "off" (default "on")
+        - `SESSION_AUTHORITY_TRACING`: "on" or "off" (default "off")
 
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
@@ -150,6 +160,7 @@ class AsyncCaller:
             client_key=settings.client_key,
             near_cache=settings.near_cache or False,
             batching=settings.batching,
+            tracing=settings.tracing,
         )
 
     @property
@@ -216,9 +227,17 @@ class AsyncCaller:
 
     async def _validate(self, request: ValidationRequest) -> Session | Rejection:
         """Validate one token, in one call with the other questions that wait."""
+        if self._tracing is None or not request.token:  # no token, no call
+            return await self._ask(request)
+        with self._tracing.validation() as span:
+            return await self._ask(request, span)
+
+    async def _ask(
+        self, request: ValidationRequest, span: "Span | None" = None
+    ) -> Session | Rejection:
         message = _core.validation(request)
         if message.session_token and _batching.may_be_batched(message):
-            outcome = await self._connection().batcher.ask(message)
+            outcome = await self._connection().batcher.ask(message, span)
             if not isinstance(outcome, Exception):
                 return outcome
             if not isinstance(outcome, InvalidArgument):
@@ -230,21 +249,38 @@ class AsyncCaller:
         self, connection: Connection, call: _core.Call
     ) -> bytes | SessionAuthorityError:
         """Make a call, and retry it until it is answered or no further attempt is allowed."""
+        metadata = self._settings.metadata
+        if self._tracing is None:
+            return await self._attempt(connection, call, metadata)
+        with self._tracing.rpc(call) as span:
+            return await self._attempt(connection, call, (*metadata, *span.metadata), span)
+
+    async def _attempt(
+        self,
+        connection: Connection,
+        call: _core.Call,
+        metadata: tuple[tuple[str, str], ...],
+        span: "RpcSpan | None" = None,
+    ) -> bytes | SessionAuthorityError:
         method = connection.method(call.method)
         attempts = Attempts(connection.retries, self._settings.deadline_seconds)
         while True:
             try:
                 answer = await method(
-                    call.payload, timeout=attempts.seconds_left(), metadata=self._settings.metadata
+                    call.payload, timeout=attempts.seconds_left(), metadata=metadata
                 )
             except grpc.RpcError as error:
-                failure = error_of(error)
+                failure, code = error_of(error), error.code()
                 pause = attempts.pause_after(error, failure)
             else:
                 connection.retries.answered()
                 return answer
             if pause is None or self._closed:
+                if span is not None:
+                    span.failed(code)
                 return failure
+            if span is not None:
+                span.retried(code)
             await asyncio.sleep(pause)
 
     async def _send(self, call: _core.Call) -> bytes:

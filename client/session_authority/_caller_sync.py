@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from weakref import WeakSet
 
 import grpc
@@ -35,6 +35,11 @@ from session_authority.near_cache.driver_sync import Driver
 from session_authority.near_cache.options import NearCache, NearCacheStatistics
 from session_authority.near_cache.stream import WATCH_METHOD
 from session_authority.session import Rejection, Session, ValidationRequest
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from session_authority._tracing import RpcSpan
 
 _Result = TypeVar("_Result")
 
@@ -77,6 +82,7 @@ class Caller:
         client_key: bytes | None = None,
         near_cache: NearCache | bool = False,
         batching: bool = True,
+        tracing: bool = False,
     ) -> None:
         """Check the settings. The client connects at its first call.
 
@@ -95,6 +101,7 @@ class Caller:
             near_cache: Whether to answer from memory for as long as the authority permits, or the settings of
                 the near cache (docs/use/near-cache.md). The API key must permit watching.
             batching: Whether concurrent calls of `validate` share one RPC.
+            tracing: Whether to record OpenTelemetry spans with the app's tracer provider (docs/operate/traces.md).
 
         Raises:
             ConfigurationError: An argument has no usable value.
@@ -112,7 +119,9 @@ class Caller:
             if isinstance(near_cache, bool)
             else near_cache,
             batching=batching,
+            tracing=tracing,
         )
+        self._tracing = self._settings.new_tracing()
         self._outages = OutageLog(self._settings.address)
         self._connections: dict[Place, Connection] = {}
         self._closed = False
@@ -134,6 +143,7 @@ class Caller:
         - `SESSION_AUTHORITY_TLS_CLIENT_KEY`: path of a PEM file
         - `SESSION_AUTHORITY_NEAR_CACHE`: "on" or "off" (default "off")
         - `SESSION_AUTHORITY_BATCHING`: "on" or "off" (default "on")
+        - `SESSION_AUTHORITY_TRACING`: "on" or "off" (default "off")
 
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
@@ -149,6 +159,7 @@ class Caller:
             client_key=settings.client_key,
             near_cache=settings.near_cache or False,
             batching=settings.batching,
+            tracing=settings.tracing,
         )
 
     @property
@@ -215,9 +226,15 @@ class Caller:
 
     def _validate(self, request: ValidationRequest) -> Session | Rejection:
         """Validate one token, in one call with the other questions that wait."""
+        if self._tracing is None or not request.token:  # no token, no call
+            return self._ask(request)
+        with self._tracing.validation() as span:
+            return self._ask(request, span)
+
+    def _ask(self, request: ValidationRequest, span: "Span | None" = None) -> Session | Rejection:
         message = _core.validation(request)
         if message.session_token and _batching.may_be_batched(message):
-            outcome = self._connection().batcher.ask(message)
+            outcome = self._connection().batcher.ask(message, span)
             if not isinstance(outcome, Exception):
                 return outcome
             if not isinstance(outcome, InvalidArgument):
@@ -227,21 +244,36 @@ class Caller:
 
     def _repeated(self, connection: Connection, call: _core.Call) -> bytes | SessionAuthorityError:
         """Make a call, and retry it until it is answered or no further attempt is allowed."""
+        metadata = self._settings.metadata
+        if self._tracing is None:
+            return self._attempt(connection, call, metadata)
+        with self._tracing.rpc(call) as span:
+            return self._attempt(connection, call, (*metadata, *span.metadata), span)
+
+    def _attempt(
+        self,
+        connection: Connection,
+        call: _core.Call,
+        metadata: tuple[tuple[str, str], ...],
+        span: "RpcSpan | None" = None,
+    ) -> bytes | SessionAuthorityError:
         method = connection.method(call.method)
         attempts = Attempts(connection.retries, self._settings.deadline_seconds)
         while True:
             try:
-                answer = method(
-                    call.payload, timeout=attempts.seconds_left(), metadata=self._settings.metadata
-                )
+                answer = method(call.payload, timeout=attempts.seconds_left(), metadata=metadata)
             except grpc.RpcError as error:
-                failure = error_of(error)
+                failure, code = error_of(error), error.code()
                 pause = attempts.pause_after(error, failure)
             else:
                 connection.retries.answered()
                 return answer
             if pause is None or self._closed:
+                if span is not None:
+                    span.failed(code)
                 return failure
+            if span is not None:
+                span.retried(code)
             time.sleep(pause)
 
     def _send(self, call: _core.Call) -> bytes:

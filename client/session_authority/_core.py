@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -28,6 +28,9 @@ from session_authority.session import (
 from session_authority.session_token import SessionToken, Token, presentable
 from session_authority.v1 import session_service_pb2 as v1
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
 SESSION_SERVICE = "/session_authority.v1.SessionService/"
 BATCH_LIMIT_REQUESTS = 1000
 PAGE_LIMIT_SESSIONS = 200
@@ -38,10 +41,15 @@ _REJECTED = v1.ValidateSessionResponse(rejection=v1.Rejection())
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One unary call: its method, and the bytes to send."""
+    """One unary call: its method, and the bytes to send.
+
+    Attributes:
+        waiting_spans: The spans of the validations that share the call; None for a call that is not shared.
+    """
 
     method: str
     payload: bytes = field(repr=False)
+    waiting_spans: Sequence["Span"] | None = None
 
 
 _Result = TypeVar("_Result")
@@ -112,12 +120,15 @@ def validate_many(
 
 def validations(
     messages: Sequence[v1.ValidateSessionRequest],
+    waiting_spans: Sequence["Span"] | None = None,
 ) -> Operation[Sequence[v1.ValidateSessionResponse]]:
     """Validate 1 to 1,000 tokens in one call. ValidateSession is cheaper for a single token."""
     if len(messages) > 1:
-        return (yield from batch_of_validations(messages))
+        return (yield from batch_of_validations(messages, waiting_spans))
     try:
-        answer = yield from _ask("ValidateSession", messages[0], v1.ValidateSessionResponse)
+        answer = yield from _ask(
+            "ValidateSession", messages[0], v1.ValidateSessionResponse, waiting_spans
+        )
     except SessionNotLive:
         answer = _REJECTED
     return (answer,)
@@ -125,6 +136,7 @@ def validations(
 
 def batch_of_validations(
     messages: Sequence[v1.ValidateSessionRequest],
+    waiting_spans: Sequence["Span"] | None = None,
 ) -> Operation[Sequence[v1.ValidateSessionResponse]]:
     """Validate 1 to 1,000 tokens in one BatchValidateSessions call."""
     try:
@@ -132,6 +144,7 @@ def batch_of_validations(
             "BatchValidateSessions",
             v1.BatchValidateSessionsRequest(requests=messages),
             v1.BatchValidateSessionsResponse,
+            waiting_spans,
         )
     except SessionNotLive:
         return [_REJECTED] * len(messages)
@@ -258,9 +271,12 @@ def session_or_raise(answer: Session | Rejection) -> Session:
 
 
 def _ask(
-    method: str, request: Message, answer_type: _AnswerType[_Answer_co]
+    method: str,
+    request: Message,
+    answer_type: _AnswerType[_Answer_co],
+    waiting_spans: Sequence["Span"] | None = None,
 ) -> Operation[_Answer_co]:
-    payload = yield Call(SESSION_SERVICE + method, request.SerializeToString())
+    payload = yield Call(SESSION_SERVICE + method, request.SerializeToString(), waiting_spans)
     try:
         return answer_type.FromString(payload)
     except DecodeError:

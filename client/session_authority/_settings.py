@@ -5,12 +5,17 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from session_authority.errors import ConfigurationError
 from session_authority.near_cache.options import NearCache
+
+if TYPE_CHECKING:
+    from session_authority._tracing import Tracing
 
 DEFAULT_ADDRESS = "127.0.0.1:50551"
 DEFAULT_DEADLINE_SECONDS = 5.0
@@ -24,6 +29,7 @@ _TLS_CLIENT_CERTIFICATE = "SESSION_AUTHORITY_TLS_CLIENT_CERTIFICATE"
 _TLS_CLIENT_KEY = "SESSION_AUTHORITY_TLS_CLIENT_KEY"
 _NEAR_CACHE = "SESSION_AUTHORITY_NEAR_CACHE"
 _BATCHING = "SESSION_AUTHORITY_BATCHING"
+_TRACING = "SESSION_AUTHORITY_TRACING"
 _VARIABLES = {
     "address": _ADDRESS,
     "api_key": _API_KEY,
@@ -34,6 +40,7 @@ _VARIABLES = {
     "client_key": _TLS_CLIENT_KEY,
     "near_cache": _NEAR_CACHE,
     "batching": _BATCHING,
+    "tracing": _TRACING,
 }
 
 # gRPC reports no error for a file of another form: it connects without a certificate.
@@ -59,6 +66,7 @@ class Settings:
     client_key: bytes | None = field(default=None, repr=False)
     near_cache: NearCache | None = None
     batching: bool = True
+    tracing: bool = False
 
     def __post_init__(self) -> None:
         if not _is_address(self.address):
@@ -83,6 +91,11 @@ class Settings:
         elif self.root_certificates is not None and not self.secure:
             raise ConfigurationError("root_certificates", "is given, but TLS is off")
         self._check_client_certificate()
+        if self.tracing and find_spec("opentelemetry") is None:
+            raise ConfigurationError(
+                "tracing",
+                "is on, but OpenTelemetry is not installed; install session-authority with the extra otel",
+            )
 
     def _check_client_certificate(self) -> None:
         if self.client_certificate is None:
@@ -117,6 +130,14 @@ class Settings:
             return ()
         return (("authorization", f"Bearer {self.api_key}"),)
 
+    def new_tracing(self) -> "Tracing | None":
+        """Return what records a client's spans; None if tracing is off."""
+        if not self.tracing:
+            return None
+        from session_authority._tracing import Tracing
+
+        return Tracing(self.address)
+
     def credentials(self) -> grpc.ChannelCredentials | None:
         """Return the credentials for a channel; None for a plaintext channel."""
         if not self.secure:
@@ -149,6 +170,7 @@ class Settings:
                 client_key=_content("client_key", environ.get(_TLS_CLIENT_KEY)),
                 near_cache=NearCache() if _switch("near_cache", environ.get(_NEAR_CACHE)) else None,
                 batching=_switch("batching", environ.get(_BATCHING)) is not False,
+                tracing=_switch("tracing", environ.get(_TRACING)) is True,
             )
         except ConfigurationError as error:
             problem = ConfigurationError(_VARIABLES[error.setting], error.problem)

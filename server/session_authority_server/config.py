@@ -37,6 +37,7 @@ _OTHER_VARIABLES = frozenset(
         "TLS_ROOT_CERTIFICATES",
         "TLS_CLIENT_CERTIFICATE",
         "TLS_CLIENT_KEY",
+        "TRACING",
         # Kubernetes sets these for a Service named session-authority.
         "PORT",
         "SERVICE_HOST",

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from session_authority import _conversion as convert
 from session_authority import _core
-from session_authority._batching import Outcome, Question
+from session_authority._batching import Outcome, Question, spans_of
 from session_authority._core import BATCH_LIMIT_REQUESTS, Operation
 from session_authority.errors import InternalError
 from session_authority.near_cache.core import Due, NearCacheCore
@@ -27,7 +27,9 @@ def ask(
     """Send questions in one call, and cache the answers."""
     flight = core.rpc_sent(now(), time.time())
     try:
-        responses = yield from _core.validations([question.message for question in questions])
+        responses = yield from _core.validations(
+            [question.message for question in questions], spans_of(questions)
+        )
         return settle(core, flight, questions, responses, now())
     finally:
         core.rpc_done(flight)

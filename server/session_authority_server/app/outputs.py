@@ -1,23 +1,35 @@
-"""Open the audit log, and serve the metrics."""
+"""Open the audit log, serve the metrics, and export the traces."""
 
 import asyncio
 import contextlib
+import os
 import platform
 import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
 
 from session_authority_server.app.process import CannotStart
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import Descriptor, File
 from session_authority_server.config import STANDARD_OUTPUT, Settings, split_address
 from session_authority_server.domain.clock import SystemClock
+from session_authority_server.observability import traces_export
 from session_authority_server.observability.metrics import BUILD_INFO
 from session_authority_server.observability.metrics_port import MetricsServer
 from session_authority_server.ports import NO_AUDIT, Audit
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import read_version
+
+if TYPE_CHECKING:
+    from session_authority_server.rpc.tracing import Tracing
+
+FLUSH_SECONDS = 5.0
+
+_log = structlog.get_logger("session_authority")
 
 
 @contextlib.asynccontextmanager
@@ -83,3 +95,32 @@ async def metrics(settings: Settings, database: Database, host: str = "") -> Asy
         await asyncio.to_thread(server.shutdown)
         server.server_close()
         thread.join()
+
+
+@contextlib.asynccontextmanager
+async def traces() -> AsyncIterator["Tracing | None"]:
+    """Export traces while the context lasts, if the environment names a collector. Send the last ones at the end.
+
+    Raises:
+        CannotStart: If an OTEL variable has no usable value.
+    """
+    try:
+        provider = traces_export.new_provider(os.environ)
+    except ValueError as error:
+        raise CannotStart(
+            f"traces can't be exported: {error}; see docs/operate/traces.md"
+        ) from None
+    if provider is None:
+        yield None
+        return
+    from session_authority_server.rpc.tracing import Tracing
+
+    try:
+        yield Tracing(provider)
+    finally:
+        # A thread of its own, because the SDK waits up to 30 seconds for a collector that does not answer.
+        flush = threading.Thread(target=provider.shutdown, daemon=True)
+        flush.start()
+        await asyncio.to_thread(flush.join, FLUSH_SECONDS)
+        if flush.is_alive():
+            _log.warning("the collector does not answer; the last traces are lost")

@@ -25,7 +25,7 @@ from session_authority_server.app.grpc_server import (
     refuse_exposure,
     stop_process_when_host_ends,
 )
-from session_authority_server.app.outputs import auditing, metrics
+from session_authority_server.app.outputs import auditing, metrics, traces
 from session_authority_server.app.process import StoppedServing
 from session_authority_server.app.upkeep import right_clock, schedule, watch_sessions
 from session_authority_server.app.wiring import Server, new_server
@@ -117,6 +117,8 @@ async def serving(
     async with (
         # Close the audit log after the database, whose last transactions still record events.
         auditing(settings, options.standard_output) as audit,
+        # Flush the traces after the last call has ended.
+        traces() as tracing,
         _usable_database(settings) as database,
         key_store(settings, database) as keys,
     ):
@@ -133,6 +135,7 @@ async def serving(
             authentication,
             tls_certificates,
             share_port=options.share_port,
+            tracing=tracing,
         )
         address = bind(server.host, settings.listen)
         async with (

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,6 +41,9 @@ from session_authority_server.usecases.context import Context
 from session_authority_server.watch.channel import Channel
 from session_authority_server.watch.hub import Hub
 from session_authority_server.watch.sqlite_channel import SqliteChannel
+
+if TYPE_CHECKING:
+    from session_authority_server.rpc.tracing import Tracing
 
 
 def count_superseded(_session: Session) -> None:
@@ -82,6 +86,7 @@ def new_server(
     tls_certificates: Certificates | None,
     *,
     share_port: bool,
+    tracing: "Tracing | None" = None,
 ) -> Server:
     """Return the parts of a server over an open database, without starting them."""
     clock, policy = skew.clock, settings.policy
@@ -105,6 +110,7 @@ def new_server(
             else 0.0,
         ),
         rejected,
+        tracing,
     )
     health = Health()
     host = new_host(

@@ -6,7 +6,7 @@ It authenticates, limits and queues the calls, and maps errors to gRPC statuses.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 from google.protobuf.message import DecodeError, Message
@@ -33,6 +33,9 @@ from session_authority_server.rpc.error_table import (
 from session_authority_server.rpc.methods import METHODS, Method
 from session_authority_server.rpc.session_service import SessionService
 
+if TYPE_CHECKING:
+    from session_authority_server.rpc.tracing import Tracing
+
 DEADLINE_SECONDS = 5.0
 LONGEST_DEADLINE_SECONDS = 60.0
 SLOW_SECONDS = 1.0
@@ -51,6 +54,7 @@ class Dispatcher:
 
     Attributes:
         unary: The unary RPCs that are served.
+        tracing: Creates the calls, if the server exports traces.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Dispatcher:
         authenticate: Authenticate,
         queue: CallQueue,
         rejected: RejectedTokens,
+        tracing: "Tracing | None" = None,
     ) -> None:
         """Serve the unary RPCs of some services.
 
@@ -69,7 +74,9 @@ class Dispatcher:
             authenticate: Returns the caller, or raises the reason for a refusal.
             queue: Limits how many calls run at once.
             rejected: Limits answers about unknown tokens.
+            tracing: Creates calls with spans, if the server exports traces.
         """
+        self.tracing = tracing
         self._authenticate = authenticate
         self._sessions = sessions
         self._queue = queue
@@ -85,7 +92,10 @@ class Dispatcher:
         try:
             return self._authenticate(path, metadata)
         except AuthorityError as error:
-            return refusal(path.rpartition("/")[2], error)
+            refused = refusal(path.rpartition("/")[2], error)
+            if self.tracing is not None:
+                self.tracing.refused(path, metadata, refused)
+            return refused
 
     def take(self, call: Call, payload: bytes) -> None:
         """Check and queue a call. It will be answered, unless it is cancelled."""

@@ -11,6 +11,7 @@ from session_authority import (
     SessionAuthorityError,
     SessionClient,
     Unavailable,
+    _settings,
 )
 from session_authority._channel import channel_options
 from session_authority._settings import Settings, is_local
@@ -28,6 +29,8 @@ NAMES = (
     "TLS_CLIENT_CERTIFICATE",
     "TLS_CLIENT_KEY",
     "NEAR_CACHE",
+    "BATCHING",
+    "TRACING",
 )
 
 
@@ -63,6 +66,8 @@ def test_the_environment_gives_every_setting(
         "TLS_ROOT_CERTIFICATES": str(certificates),
         "TLS_CLIENT_CERTIFICATE": str(certificates),
         "TLS_CLIENT_KEY": str(key),
+        "BATCHING": "off",
+        "TRACING": "on",
     }.items():
         monkeypatch.setenv(f"SESSION_AUTHORITY_{name}", value)
 
@@ -76,6 +81,8 @@ def test_the_environment_gives_every_setting(
         root_certificates=CERTIFICATES,
         client_certificate=CERTIFICATES,
         client_key=KEY,
+        batching=False,
+        tracing=True,
     )
     assert isinstance(client, client_type)
     assert repr(client) == f"{client_type.__name__}('sessions.example:443')"
@@ -113,6 +120,14 @@ def test_a_variable_without_a_usable_value_is_named(name: str, value: str, probl
     assert f"SESSION_AUTHORITY_{name} {problem}" in str(caught.value)
     assert isinstance(caught.value, SessionAuthorityError)
     assert isinstance(caught.value, ValueError)
+
+
+def test_tracing_without_opentelemetry_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_settings, "find_spec", lambda _name: None)
+    with pytest.raises(
+        ConfigurationError, match=r"SESSION_AUTHORITY_TRACING is on, but .* the extra otel"
+    ):
+        Settings.from_env({"SESSION_AUTHORITY_TRACING": "on"})
 
 
 def test_certificates_are_refused_where_tls_is_off(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -175,7 +176,13 @@ def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
             if not answered.done():
                 answered.set_result(answer)
 
-        call = Call(method, current_caller.get(), context.time_remaining(), reply)
+        tracing = dispatcher.tracing
+        new_call = (
+            Call
+            if tracing is None
+            else partial(tracing.new_call, tuple(context.invocation_metadata() or ()))
+        )
+        call = new_call(method, current_caller.get(), context.time_remaining(), reply)
         dispatcher.take(call, payload)
         try:
             answer = await answered

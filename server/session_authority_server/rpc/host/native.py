@@ -155,7 +155,9 @@ class NativeHost:
         if isinstance(caller, Answer):
             self._fail(call_id, caller)
             return
-        call = Call(method, caller, seconds_left, partial(self._reply, call_id))
+        tracing = self._dispatcher.tracing
+        new_call = Call if tracing is None else partial(tracing.new_call, metadata)
+        call = new_call(method, caller, seconds_left, partial(self._reply, call_id))
         self._calls[call_id] = call
         self._dispatcher.take(call, payload)
 
