@@ -49,7 +49,8 @@ NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 SESSION_FIELDS = {field.name for field in session_pb2.Session.DESCRIPTOR.fields}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FRAMEWORKS = sorted(
-    PROJECT["project"]["optional-dependencies"].keys() - {"server", "native", "postgres", "demo"}
+    PROJECT["project"]["optional-dependencies"].keys()
+    - {"server", "native", "otel", "postgres", "demo"}
 )
 # The optional fields of a sign-in.
 SIGN_IN: dict[str, Any] = {
