@@ -43,6 +43,13 @@ _VARIABLES = {
     "tracing": _TRACING,
 }
 
+# Durations such as 1h30m and 500ms, as the server's settings take them too.
+_UNIT_SECONDS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
+_DURATION = re.compile(
+    "".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in ("d", "h", "m", "s", "ms")),
+    re.ASCII,
+)
+
 # gRPC reports no error for a file of another form: it connects without a certificate.
 _CERTIFICATE_FORM = re.compile(rb"-----BEGIN (TRUSTED )?CERTIFICATE-----")
 _KEY_FORM = re.compile(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----")
@@ -211,12 +218,18 @@ def _is_header_safe(value: str) -> bool:
 
 
 def _seconds(text: str | None) -> float:
+    """Return a plain number of seconds, or the seconds of a duration such as `1m30s`."""
     if not text:
         return DEFAULT_DEADLINE_SECONDS
+    if found := _DURATION.fullmatch(text):
+        given = zip(found.groups(), _UNIT_SECONDS, strict=True)
+        return math.fsum(float(number) * seconds for number, seconds in given if number)
     try:
         return float(text)
     except ValueError:
-        raise ConfigurationError("deadline_seconds", f"must be a number, not {text!r}") from None
+        raise ConfigurationError(
+            "deadline_seconds", f"must be a duration such as 500ms or a number, not {text!r}"
+        ) from None
 
 
 def _switch(setting: str, text: str | None) -> bool | None:

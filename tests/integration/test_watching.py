@@ -286,6 +286,6 @@ def test_an_invalid_address_is_refused_at_startup(url: str, tmp_path: Path) -> N
     bad = {URL: url, WATCH_URL: "postgresql://me:word@host/x?passwort=pass"}
     done = run("serve", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=bad)
     assert done.returncode != 0
-    assert "SESSION_AUTHORITY_WATCH_DATABASE_URL is not a database URL" in done.stderr
+    assert "SESSION_AUTHORITY_WATCH_DATABASE_URL can't be used: libpq does not know" in done.stderr
     assert "me:word" not in done.stderr
     assert "passwort" not in done.stderr

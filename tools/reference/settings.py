@@ -15,10 +15,17 @@ from session_authority.web.cookies import SessionCookie
 from session_authority.web.django import options as django
 from session_authority.web.sessions_page import PageOptions
 from session_authority.web.site import Site
-from session_authority_server.config import ENV_PREFIX, Settings
+from session_authority_server.config import ENV_PREFIX, Settings, unit_of
+from session_authority_server.domain.duration import EXAMPLE, format_duration
 
 
-def values(annotation: Any, metadata: Iterable[Any]) -> str:
+def span(name: str, number: Any) -> str:
+    """Return the value of a setting of the server for readers, as a duration if it is a span of time."""
+    unit = unit_of(name)
+    return shown(number) if unit is None else f"`{format_duration(number * unit)}`"
+
+
+def values(name: str, annotation: Any, metadata: Iterable[Any]) -> str:
     """Return the values that a setting of the server takes, as far as its type says."""
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{each}`" for each in get_args(annotation))
@@ -28,7 +35,11 @@ def values(annotation: Any, metadata: Iterable[Any]) -> str:
         return "`true`, `false`"
     least = [each.ge for each in metadata if isinstance(each, Ge)]
     most = [each.le for each in metadata if isinstance(each, Le)]
-    return f"{least[0]:,} to {most[0]:,}" if least and most else ""
+    if not (least and most):
+        return ""
+    if unit_of(name) is not None:
+        return f"{span(name, least[0])} to {span(name, most[0])}"
+    return f"{least[0]:,} to {most[0]:,}"
 
 
 def arguments(of: Callable[..., Any], documented: Any) -> Iterator[list[str]]:
@@ -66,6 +77,9 @@ def page() -> Iterator[str]:
         "`session-authority.toml` in the working directory. In the file, names are in lower case and without the",
         f"prefix `{ENV_PREFIX}`.",
         "",
+        f"A span of time is {EXAMPLE}, or a plain number of the unit that its name ends",
+        "with. An empty value counts as unset.",
+        "",
     )
     yield from table(
         "variable",
@@ -75,8 +89,8 @@ def page() -> Iterator[str]:
         rows=(
             [
                 f"`{ENV_PREFIX}{name.upper()}`",
-                shown(field.default),
-                values(field.annotation, field.metadata),
+                span(name, field.default),
+                values(name, field.annotation, field.metadata),
                 field.description or "",
             ]
             for name, field in Settings.model_fields.items()

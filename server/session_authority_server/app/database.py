@@ -98,12 +98,8 @@ def database_of(
             raise CannotStart(
                 "PostgreSQL needs its driver; install session-authority with its extra `postgres`"
             ) from None
-        except ValueError:
-            raise CannotStart(
-                f"{settings.database} is not a database URL; give "
-                "postgresql://user:password@host:port/database. In a password, write characters other than "
-                "letters, digits and -._~ as %XX"
-            ) from None
+        except ValueError as error:
+            raise CannotStart(f"SESSION_AUTHORITY_DATABASE_URL can't be used: {error}") from None
     _check_path(path, must_exist=True)
     return Database.sqlite(path, read_only=read_only, file=file)
 

@@ -143,11 +143,8 @@ def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteCha
     listen_url = settings.watch_database_url or settings.database_url
     try:
         return PostgresqlChannel(settings.database_url, listen_url), None
-    except ValueError:
-        raise CannotStart(
-            "SESSION_AUTHORITY_WATCH_DATABASE_URL is not a database URL; give "
-            "postgresql://user:password@host:port/database"
-        ) from None
+    except ValueError as error:
+        raise CannotStart(f"SESSION_AUTHORITY_WATCH_DATABASE_URL can't be used: {error}") from None
 
 
 async def _run_no_statement(_connection: AsyncConnection) -> None:

@@ -1,5 +1,4 @@
 import json
-import re
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.api_key import LONGEST_LIFETIME, ApiKey, Permission
 from session_authority_server.domain.clock import SystemClock
+from session_authority_server.domain.duration import EXAMPLE, parse_duration
 from session_authority_server.domain.errors import InvalidRequest
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.usecases.api_keys import (
@@ -28,7 +28,6 @@ from session_authority_server.usecases.api_keys import (
 )
 
 Command = TypeVar("Command", bound=Callable[..., None])
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _WIDE_COLUMNS = 200
 _STANDARD_ERROR = 2
 
@@ -36,12 +35,9 @@ _STANDARD_ERROR = 2
 def _span(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
     if value is None:
         return None
-    found = re.fullmatch(r"(\d{1,9})([smhd])", value)
-    span = timedelta(seconds=int(found[1]) * _UNIT_SECONDS[found[2]]) if found else None
+    span = parse_duration(value)
     if span is None or span > LONGEST_LIFETIME:
-        raise click.BadParameter(
-            f"give a number with s, m, h or d, such as 90d; the maximum is {LONGEST_LIFETIME.days}d"
-        )
+        raise click.BadParameter(f"give {EXAMPLE}; the maximum is {LONGEST_LIFETIME.days}d")
     return span
 
 

@@ -1,14 +1,18 @@
 """Addresses of databases: how to check them, and how to show them without a password."""
 
 import re
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 SQLITE_PREFIX = "sqlite:///"
 _POSTGRESQL = "postgresql://"
+# libpq's other name, and the name that addresses for SQLAlchemy begin with.
+_OTHER_POSTGRESQL = ("postgres://", "postgresql+psycopg://")
+# The values of target_session_attrs that a primary satisfies. The server always asks for read-write.
+_TARGETS = {"any", "read-write", "primary"}
 _LARGEST_PORT = 65_535
 # The syntax of libpq, without characters that could belong to a password that was not percent-encoded.
 _PARTS = re.compile(
-    rf"{_POSTGRESQL}(?=[^/])(?:(?P<user>[^:@/?]*)(?::[^@/?]*)?@)?"
+    rf"{_POSTGRESQL}(?=.)(?:(?P<user>[^:@/?]*)(?::[^@/?]*)?@)?"
     r"(?P<hosts>[^@/?#]*)(?:(?P<name>/[^@/?#]*)(?P<parameters>\?.*)?|\?[^@]*)?",
     re.DOTALL,
 )
@@ -16,25 +20,25 @@ _HOST = re.compile(r"(?P<host>[\w.%-]*|\[[\w:.%]+\])(?::(?P<port>\d{1,5}))?", re
 _NAME = re.compile(r"/[\w.-]*", re.ASCII)
 
 
-def check_database_url(url: str) -> None:
-    """Check that an address names a SQLite file or a PostgreSQL database.
+def checked_database_url(url: str) -> str:
+    """Return the address of a SQLite file or a PostgreSQL database in the form that this program uses.
 
     Raises:
-        ValueError: If it doesn't. The message quotes no part of the address.
+        ValueError: If the address names neither. The message quotes no part of the address.
     """
-    if url.startswith("postgresql:"):
-        check_postgresql_url(url)
-        return
+    if url.startswith(("postgres:", "postgresql:", "postgresql+")):
+        return checked_postgresql_url(url)
     path = url.removeprefix(SQLITE_PREFIX)
     if path in {url, "", ":memory:"} or path.startswith("file:"):
         raise ValueError(
             "give sqlite:/// and a path, for example sqlite:///sessions.sqlite, or "
             "postgresql://user:password@host/database"
         )
+    return url
 
 
-def check_postgresql_url(url: str) -> None:
-    """Check that an address of PostgreSQL is valid and unambiguous.
+def checked_postgresql_url(url: str) -> str:
+    """Return an address of PostgreSQL that begins with `postgresql://`, if it is valid and unambiguous.
 
     In an ambiguous address, a part that looks like a host, port or database may belong to the password. libpq and the
     server would quote that part in their errors.
@@ -42,6 +46,13 @@ def check_postgresql_url(url: str) -> None:
     Raises:
         ValueError: If the address is invalid or ambiguous. The message quotes no part of the address.
     """
+    for other in _OTHER_POSTGRESQL:
+        if url.startswith(other):
+            url = _POSTGRESQL + url.removeprefix(other)
+    if url.startswith("postgresql+"):
+        raise ValueError(
+            "give an address that begins with postgresql://; the driver is always psycopg"
+        )
     parts = _PARTS.fullmatch(url)
     if parts is None or not (
         ":" not in unquote(parts["user"] or "") and all(map(_is_host, parts["hosts"].split(",")))
@@ -49,6 +60,22 @@ def check_postgresql_url(url: str) -> None:
         raise ValueError(
             "give postgresql://user:password@host:port/database; write every character of the password except letters, "
             "digits and -._~ as %XX"
+        )
+    _check_parameters(url.partition("?")[2])
+    return url
+
+
+def _check_parameters(text: str) -> None:
+    parameters = parse_qsl(text, keep_blank_values=True)
+    if not _TARGETS.issuperset(v for name, v in parameters if name == "target_session_attrs"):
+        raise ValueError(
+            "target_session_attrs must be read-write or be left out; the server finds the primary among the hosts, and "
+            "uses no standby"
+        )
+    names = [name for name, _ in parameters]
+    if names.count("host") > 1:
+        raise ValueError(
+            "give several hosts as postgresql://user:password@host1:5432,host2:5432/database"
         )
 
 

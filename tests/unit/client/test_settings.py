@@ -15,6 +15,7 @@ from session_authority import (
 )
 from session_authority._channel import channel_options
 from session_authority._settings import Settings, is_local
+from session_authority_server.domain.duration import parse_duration
 from tests.support.fake_authority import TOKEN, ThreadedAuthority, accepted
 from tests.unit.client.conftest import Twin
 
@@ -88,13 +89,24 @@ def test_the_environment_gives_every_setting(
     assert repr(client) == f"{client_type.__name__}('sessions.example:443')"
 
 
+@pytest.mark.parametrize("text", ["500ms", "1m30s", "1.5s", "1d2h3m4s5ms", "m5", "1s1m", "1 s"])
+def test_a_deadline_takes_the_same_durations_as_the_servers_settings(text: str) -> None:
+    environment = {"SESSION_AUTHORITY_DEADLINE_SECONDS": text}
+    length = parse_duration(text)
+    if length is None:
+        with pytest.raises(ConfigurationError, match="such as 500ms"):
+            Settings.from_env(environment)
+    else:
+        assert Settings.from_env(environment).deadline_seconds == length.total_seconds()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
         ("ADDRESS", "two words:1", "must have the form host:port"),
         ("API_KEY", "key\n1", "must be printable ASCII without spaces"),
         ("API_KEY", "clé", "must be printable ASCII without spaces"),
-        ("DEADLINE_SECONDS", "soon", "must be a number, not 'soon'"),
+        ("DEADLINE_SECONDS", "soon", "must be a duration such as 500ms or a number, not 'soon'"),
         ("DEADLINE_SECONDS", "0", "must be a positive number of seconds"),
         ("DEADLINE_SECONDS", "inf", "must be a positive number of seconds"),
         ("TLS", "yes", 'must be "on" or "off", not \'yes\''),

@@ -12,12 +12,13 @@ import os
 import socket
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Format
+from psycopg.pq import Conninfo, Format
 from psycopg.types.composite import RecordBinaryLoader
 from psycopg.types.datetime import TimedeltaBinaryDumper
 from sqlalchemy import (
@@ -321,4 +322,19 @@ def _parameters_of(url: str) -> dict[str, Any]:
         return dict(conninfo_to_dict(url))
     except psycopg.ProgrammingError:
         # The driver's message would quote the address.
-        raise ValueError("that is not a valid address") from None
+        raise ValueError(_fault_of(url)) from None
+
+
+def _fault_of(url: str) -> str:
+    """Return why libpq can't parse an address, without quoting any part of it."""
+    known = {each.keyword.decode() for each in Conninfo.get_defaults()} | {"ssl"}
+    names = [each.partition("=")[0] for each in url.partition("?")[2].split("&") if each]
+    for number, name in enumerate(names, 1):
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            advice = f"did you mean {close[0]}?" if close else "leave it out"
+            return f"libpq does not know parameter {number} after the question mark; {advice}"
+    return (
+        "give postgresql://user:password@host:port/database. Write characters other than letters, digits and -._~ in "
+        "each part as %XX"
+    )

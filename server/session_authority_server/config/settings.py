@@ -1,51 +1,26 @@
-import os
 import re
-from collections.abc import Mapping
 from datetime import timedelta
-from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from session_authority_server.domain.duration import EXAMPLE, parse_duration
 from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 from session_authority_server.store.database_url import (
     SQLITE_PREFIX,
-    check_database_url,
-    check_postgresql_url,
+    checked_database_url,
+    checked_postgresql_url,
     shown_url,
 )
 
 ENV_PREFIX = "SESSION_AUTHORITY_"
-# Variables with the same prefix that the command line, the client or an orchestrator reads.
-_OTHER_VARIABLES = frozenset(
-    f"{ENV_PREFIX}{name}"
-    for name in (
-        "CONFIG",
-        "ADDRESS",
-        "API_KEY",
-        "DEADLINE_SECONDS",
-        "TLS",
-        "TLS_ROOT_CERTIFICATES",
-        "TLS_CLIENT_CERTIFICATE",
-        "TLS_CLIENT_KEY",
-        "TRACING",
-        # Kubernetes sets these for a Service named session-authority.
-        "PORT",
-        "SERVICE_HOST",
-        "SERVICE_PORT",
-    )
-)
 STANDARD_OUTPUT = "-"
-CONFIG_FILE = Path("session-authority.toml")
+# The last word of a setting's name, if the setting is a span of time.
+_UNITS = {"seconds": timedelta(seconds=1), "days": timedelta(days=1)}
 _TEN_YEARS_SECONDS = 3_650 * 86_400
 # The only source of the defaults about sessions.
 _DEFAULTS = Policy()
@@ -55,13 +30,22 @@ _CHOICES = {
 }
 
 
-class ConfigurationError(Exception):
-    """A setting is invalid. The message names it and says how to correct it."""
-
-
 def _seconds(span: timedelta | None) -> int:
     """Return a span in seconds; 0 for None."""
     return 0 if span is None else int(span.total_seconds())
+
+
+def unit_of(name: str) -> timedelta | None:
+    """Return the unit of a plain number in a setting that is a span of time; None for other settings."""
+    return _UNITS.get(name.rpartition("_")[2])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Settings(BaseSettings):
@@ -72,7 +56,9 @@ class Settings(BaseSettings):
     `session-authority.toml` in the working directory. Defaults about sessions come from `domain/policy.py`.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     listen: str = Field(
         "127.0.0.1:50551",
@@ -120,20 +106,19 @@ class Settings(BaseSettings):
         description="Whether the audit log contains the IP address and user agent of a sign-in, as far as kept.",
     )
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
-        10, description="How long calls in flight may continue after SIGTERM, in seconds."
+        10, description="How long calls in flight may continue after SIGTERM."
     )
     absolute_lifetime_seconds: Annotated[int, Field(ge=1, le=_TEN_YEARS_SECONDS)] = Field(
         _seconds(_DEFAULTS.absolute_lifetime),
-        description="The longest lifetime of a session, in seconds "
-        f"({_DEFAULTS.absolute_lifetime.days} days).",
+        description="The longest lifetime of a session.",
     )
     idle_timeout_seconds: Annotated[int, Field(ge=0, le=_TEN_YEARS_SECONDS)] = Field(
         _seconds(_DEFAULTS.idle_timeout),
-        description="How long a session may stay unused, in seconds: at least 60, or 0 for no idle timeout.",
+        description="How long a session may stay unused: at least 60 seconds, or 0 for no idle timeout.",
     )
     last_active_resolution_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         _seconds(_DEFAULTS.last_active_resolution),
-        description="How far the recorded last activity of a session may lag behind, in seconds.",
+        description="How far the recorded last activity of a session may lag behind.",
     )
     session_limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         _DEFAULTS.session_limit or 0,
@@ -145,11 +130,11 @@ class Settings(BaseSettings):
     )
     history_retention_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
         _DEFAULTS.history_retention.days,
-        description="How long ended sessions stay in the history, in days.",
+        description="How long ended sessions stay in the history.",
     )
     max_authentication_age_seconds: Annotated[int, Field(ge=0, le=_TEN_YEARS_SECONDS)] = Field(
         _seconds(_DEFAULTS.max_authentication_age),
-        description="The largest age of a user's proof of identity to list or end sessions, in seconds. 0 for any age. "
+        description="The largest age of a user's proof of identity to list or end sessions. 0 for any age. "
         "Signing out is always possible.",
     )
     superseded_use: SupersededUse = Field(
@@ -171,7 +156,7 @@ class Settings(BaseSettings):
         description="When IP addresses and user agents are erased: with-history, or at-end (when the session ends).",
     )
     worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
-        Field(30, description="How often the worker looks for overdue sessions, in seconds.")
+        Field(30, description="How often the worker looks for overdue sessions.")
     )
     tls_certificate: str = Field(
         "",
@@ -203,6 +188,22 @@ class Settings(BaseSettings):
         "ones are refused with RESOURCE_EXHAUSTED. Calls with a valid token are never refused. 0 for no limit.",
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_duration(cls, value: object, info: ValidationInfo) -> object:
+        """Return the plain number of a duration. Return the values of other settings as they are."""
+        name = str(info.field_name)
+        unit = unit_of(name)
+        if unit is None or not isinstance(value, str) or _is_number(value):
+            return value
+        plural = name.rpartition("_")[2]
+        span = parse_duration(value)
+        if span is None:
+            raise ValueError(f"give {EXAMPLE}, or a number of {plural}")
+        if cls.model_fields[name].annotation is int and span % unit:
+            raise ValueError(f"give whole {plural}")
+        return span / unit
+
     @field_validator("listen", "metrics_listen")
     @classmethod
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
@@ -213,15 +214,14 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
-        check_database_url(value)
-        return value
+        return checked_database_url(value)
 
     @field_validator("watch_database_url")
     @classmethod
     def _check_watch_database_url(cls, value: str, info: ValidationInfo) -> str:
         if not value:
             return value
-        check_postgresql_url(value)
+        value = checked_postgresql_url(value)
         if info.data.get("database_url", "").startswith(SQLITE_PREFIX):
             raise ValueError("works with PostgreSQL only; leave it empty for SQLite")
         return value
@@ -263,17 +263,6 @@ class Settings(BaseSettings):
             raise ValueError("needs tls_certificate and tls_key; set both")
         return value
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
     @property
     def sqlite_path(self) -> Path | None:
         """The SQLite file; None with PostgreSQL."""
@@ -307,44 +296,6 @@ class Settings(BaseSettings):
         )
 
 
-def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
-    """Return the settings. Arguments take precedence over the environment, and the environment over the file.
-
-    Raises:
-        ConfigurationError: If a setting is invalid, or the file can't be read.
-    """
-    file = config_file or CONFIG_FILE
-    if config_file is not None and not config_file.is_file():
-        raise ConfigurationError(f"the configuration file {config_file} does not exist")
-
-    _refuse_misspelt_variables(os.environ)
-
-    class FromFile(Settings):
-        model_config = SettingsConfigDict(toml_file=file)
-
-    try:
-        return FromFile(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise ConfigurationError(_describe_problems(error)) from None
-    except ValueError as error:
-        raise ConfigurationError(f"{file} can't be read: {error}") from None
-
-
-def _refuse_misspelt_variables(environment: Mapping[str, str]) -> None:
-    """Raise ConfigurationError for a variable that looks like a misspelt setting.
-
-    Other unknown variables are ignored: the client or an orchestrator may read them.
-    """
-    known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
-    for name in environment:
-        if name.startswith(ENV_PREFIX) and name not in known and name not in _OTHER_VARIABLES:
-            meant = get_close_matches(name, known, 1, cutoff=0.85) or [
-                each for each in known if each.startswith(name + "_")
-            ]
-            if meant:
-                raise ConfigurationError(f"{name} is not a setting; did you mean {meant[0]}?")
-
-
 def split_address(address: str) -> tuple[str, int]:
     """Return the host and port of an address such as `127.0.0.1:50551` or `[::1]:0`.
 
@@ -364,12 +315,3 @@ def is_loopback(address: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _describe_problems(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        name = str(problem["loc"][0]) if problem["loc"] else "?"
-        wrong = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{ENV_PREFIX}{name.upper()} (or {name} in the configuration file): {wrong}")
-    return "\n".join(lines)

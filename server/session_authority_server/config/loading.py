@@ -1,0 +1,136 @@
+"""Load the settings from the environment and the configuration file, and explain what is wrong with them."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from session_authority_server.config.settings import ENV_PREFIX, Settings
+
+CONFIG_FILE = Path("session-authority.toml")
+# Variables with the same prefix that the command line or the client reads.
+_OTHER_VARIABLES = frozenset(
+    f"{ENV_PREFIX}{name}"
+    for name in (
+        "CONFIG",
+        "ADDRESS",
+        "API_KEY",
+        "BATCHING",
+        "DEADLINE_SECONDS",
+        "NEAR_CACHE",
+        "TLS",
+        "TLS_ROOT_CERTIFICATES",
+        "TLS_CLIENT_CERTIFICATE",
+        "TLS_CLIENT_KEY",
+        "TRACING",
+    )
+)
+# Kubernetes sets these in every pod, for each Service named `session-authority` or `session-authority-...`:
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_OF_KUBERNETES = re.compile(
+    rf"{ENV_PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)",
+    re.ASCII,
+)
+
+
+class ConfigurationError(Exception):
+    """A setting is invalid. The message names it and says how to correct it."""
+
+
+def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
+    """Return the settings. Arguments take precedence over the environment, and the environment over the file.
+
+    Raises:
+        ConfigurationError: If a setting is invalid, or the file can't be read.
+    """
+    file = config_file or CONFIG_FILE
+    if config_file is not None and not config_file.is_file():
+        raise ConfigurationError(f"the configuration file {config_file} does not exist")
+
+    _refuse_misspelt_variables(os.environ)
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, _FileSource(settings_cls)
+
+    try:
+        return FromFile(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError(_describe_problems(error, file)) from None
+    except ValueError as error:
+        raise ConfigurationError(f"{file} can't be read: {error}") from None
+
+
+class _FileSource(TomlConfigSettingsSource):
+    """The configuration file. An empty value counts as unset."""
+
+    def __call__(self) -> dict[str, Any]:
+        given = super().__call__().items()
+        return {
+            name: value for name, value in given if value != "" or name not in Settings.model_fields
+        }
+
+
+def _refuse_misspelt_variables(environment: Mapping[str, str]) -> None:
+    """Raise ConfigurationError for a variable that looks like a misspelt setting.
+
+    Other unknown variables are ignored: the client or an orchestrator may read them.
+    """
+    known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
+    for name in environment:
+        if (
+            name.startswith(ENV_PREFIX)
+            and name not in known
+            and name not in _OTHER_VARIABLES
+            and not _OF_KUBERNETES.fullmatch(name)
+            and (meant := _closest(name, known, cutoff=0.85))
+        ):
+            raise ConfigurationError(f"{name} is not a setting; did you mean {meant}?")
+
+
+def _closest(name: str, known: Iterable[str], cutoff: float) -> str | None:
+    """Return the known name that a misspelt name probably stands for."""
+    close = get_close_matches(name, known, 1, cutoff) or [
+        each for each in known if each.startswith(name + "_")
+    ]
+    return close[0] if close else None
+
+
+def _describe_problems(error: ValidationError, file: Path) -> str:
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else "?"
+        if problem["type"] == "extra_forbidden":
+            lines.append(_describe_unknown(name, file))
+            continue
+        wrong = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{ENV_PREFIX}{name.upper()} (or {name} in the configuration file): {wrong}")
+    return "\n".join(lines)
+
+
+def _describe_unknown(name: str, file: Path) -> str:
+    """Say that a name in the configuration file is not a setting, and which one it probably stands for."""
+    bare = name.replace("-", "_").lower().removeprefix(ENV_PREFIX.lower())
+    meant = bare if bare in Settings.model_fields else _closest(bare, Settings.model_fields, 0.6)
+    advice = f"; did you mean {meant}?" if meant else "; see docs/reference/settings.md"
+    return f"{name} in {file} is not a setting{advice}"
