@@ -1,6 +1,7 @@
 """A store that fails raises soon and never invents an answer."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
@@ -87,11 +88,14 @@ async def test_a_failure_within_a_transaction_rolls_it_back(engine: Engine) -> N
     assert found.current_user_epoch == 0
 
 
-async def test_a_store_works_again_after_a_repair(engine: Engine) -> None:
+async def test_a_store_names_the_cause_of_a_failure_and_works_again_after_a_repair(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     session = a_session()
     await engine.add(session)
     await engine.execute(text("ALTER TABLE sessions RENAME TO lost"))
     await assert_unavailable(CALLS["read_sessions"], engine)
+    assert re.search('failed while reading: .*"?sessions', caplog.text)
     await assert_unavailable(CALLS["transact"], engine)
     await engine.execute(text("ALTER TABLE lost RENAME TO sessions"))
     assert stored_fields(await engine.get(session.session_id)) == stored_fields(session)
