@@ -13,7 +13,7 @@ help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/ready ## Start the whole thing on embedded defaults, with a short demonstration
-	@$(BIN)/session-authority demo
+	@$(BIN)/session-authority demo $(ARGS)
 
 # More processes than cores: what takes long waits, for a lease to lapse or a server to come back.
 JOBS ?= 3

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from session_authority_server.cli import commands
+from tests.support.postgresql import free_port
 from tests.support.program import BIN, Program, environment, run, run_process, running
 
 SERVICE = "session_authority.v1.SessionService"
@@ -62,6 +63,21 @@ def test_demo_shows_three_devices_and_that_a_revoked_one_is_refused(tmp_path: Pa
         assert "third device's token: refused, REVOKED" in refusal
         assert re.search(r"accepts that token after \d\d:\d\d:\d\d\.\d+ UTC", refusal)
         assert "ses_" not in done.stdout
+
+
+def test_demo_takes_its_settings_from_the_environment_and_the_file(tmp_path: Path) -> None:
+    (tmp_path / "session-authority.toml").write_text('database_url = "sqlite:///mine.sqlite"\n')
+    port = free_port()
+    settings = {
+        "SESSION_AUTHORITY_LISTEN": f"127.0.0.1:{port}",
+        "SESSION_AUTHORITY_LOG_LEVEL": "info",
+    }
+    done = run_process("demo", "--leave", cwd=tmp_path, settings=settings)
+
+    assert done.returncode == 0
+    assert f"serves on 127.0.0.1:{port}, with sessions in {tmp_path}/mine.sqlite" in done.stdout
+    assert '"level": "info"' in done.stderr
+    assert not (tmp_path / "session-authority-demo.sqlite").exists()
 
 
 def test_the_commands_that_demo_prints_run(tmp_path: Path) -> None:

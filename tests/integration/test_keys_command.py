@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import pty
 import re
 import stat
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,16 +27,27 @@ from session_authority_server.store.schema import migrate
 from session_authority_server.usecases.api_keys import ApiKeys
 from tests.support.authority import PATIENCE_SECONDS
 from tests.support.engines import migrated_postgresql
-from tests.support.program import DATABASE, development_key_in, run, running, serving
+from tests.support.program import (
+    COMMAND,
+    DATABASE,
+    development_key_in,
+    environment,
+    run,
+    running,
+    serving,
+)
 from tests.support.waiting import wait_until
 
 
-def test_the_first_server_of_a_file_makes_a_key_and_shows_it_once(tmp_path: Path) -> None:
+def test_the_first_server_of_a_file_makes_a_key_and_names_its_file(tmp_path: Path) -> None:
     with serving(tmp_path, asking_for_keys=True) as first:
-        key = first.wait_for(r"(?m)^export SESSION_AUTHORITY_API_KEY=(sak_\w+)$")
+        line = first.wait_for(r"(?m)^(export SESSION_AUTHORITY_API_KEY=.+)$")
         file = tmp_path / f"{DATABASE}.key"
-        assert file.read_text() == f"{key}\n"
+        key = file.read_text().strip()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert "sak_" not in first.stdout
+        script = f'{line}; printf %s "$SESSION_AUTHORITY_API_KEY"'
+        assert subprocess.check_output(["/bin/sh", "-c", script], text=True) == key
         with SessionClient(first.address, api_key=key) as client:
             assert client.validate(client.create("ada").token)
         assert key not in first.stderr
@@ -43,6 +57,28 @@ def test_the_first_server_of_a_file_makes_a_key_and_shows_it_once(tmp_path: Path
             client.create("ada")
         assert "sak_" not in second.stdout
         assert file.read_text() == f"{key}\n"
+
+
+def test_a_terminal_shows_the_key_once(tmp_path: Path) -> None:
+    ours, terminal = pty.openpty()
+    command: list[str | Path] = [COMMAND, "serve", "--listen", "127.0.0.1:0"]
+    with (
+        os.fdopen(ours, "rb", buffering=0) as screen,
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=terminal, stderr=subprocess.PIPE
+        ) as server,
+    ):
+        os.close(terminal)
+        shown = b""
+        while b"serving on" not in shown:
+            shown += screen.read(1_000)
+        server.terminate()
+        assert server.stderr is not None
+        logged = server.stderr.read()
+    key = development_key_in(tmp_path)
+    assert shown.decode().count(key) == 1
+    assert f"export SESSION_AUTHORITY_API_KEY={key}" in shown.decode()
+    assert key not in logged.decode()
 
 
 def test_an_insecure_server_makes_no_key_and_warns(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import gc
 import os
 import signal
 import socket
+from collections.abc import Callable
 
+_STANDARD_INPUT = 0
 _M_MMAP_THRESHOLD = -3  # mallopt(3), in glibc's malloc.h
 _LARGE_BLOCK_BYTES = 32 * 1024
 
@@ -57,8 +59,10 @@ def notify(state: str) -> None:
         sender.sendto(state.encode(), address)
 
 
-def catch_signals() -> asyncio.Event:
+def catch_signals(reload: Callable[[], None] | None = None) -> asyncio.Event:
     """Return an event that SIGTERM or SIGINT sets. Call it before the process says that it is ready.
+
+    SIGHUP calls `reload`. If the system sends it because the terminal was closed, it sets the event instead.
 
     A second SIGTERM has no effect, because supervisors repeat it and draining takes a limited time. A second SIGINT
     interrupts the draining.
@@ -72,4 +76,12 @@ def catch_signals() -> asyncio.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    if reload is not None:
+        has_terminal = os.isatty(_STANDARD_INPUT)
+
+        def hang_up() -> None:
+            terminal_closed = has_terminal and not os.isatty(_STANDARD_INPUT)
+            (stop if terminal_closed else reload)()
+
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
     return signalled

@@ -27,6 +27,7 @@ from session_authority_server.app.grpc_server import (
 )
 from session_authority_server.app.outputs import auditing, metrics, traces
 from session_authority_server.app.process import StoppedServing
+from session_authority_server.app.running import log_start
 from session_authority_server.app.upkeep import right_clock, schedule, watch_sessions
 from session_authority_server.app.wiring import Server, new_server
 from session_authority_server.background.activity import Activity
@@ -41,6 +42,7 @@ from session_authority_server.rpc.authentication import (
     Authentication,
     allow_every_call,
 )
+from session_authority_server.rpc.certificates import Certificates
 from session_authority_server.rpc.host import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
@@ -76,12 +78,14 @@ class RunningServer(NamedTuple):
         host: The name of the host that speaks HTTP/2.
         activity: The uses of sessions that are not written yet.
         check_streams: A function that ends the streams of callers that have lost the permission to watch.
+        certificates: The certificates, or None without TLS.
     """
 
     address: str
     host: str
     activity: Activity
     check_streams: Callable[[], None]
+    certificates: Certificates | None
 
 
 @contextlib.asynccontextmanager
@@ -149,7 +153,8 @@ async def serving(
             _accepting_calls(settings, server, skew) as host_ended,
         ):
             activity, check = server.context.activity, server.watch_service.check
-            yield RunningServer(address, server.host.name, activity, check)
+            await log_start("server", settings, database, host=server.host.name, address=address)
+            yield RunningServer(address, server.host.name, activity, check, tls_certificates)
             if host_ended.done():
                 raise StoppedServing
 

@@ -15,7 +15,13 @@ from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 
 _USER = "ada"
-_DATABASE_URL = "sqlite:///session-authority-demo.sqlite"
+# Without a setting, the demo uses its own database, so it changes no other.
+_DEFAULTS = {
+    "database_url": "sqlite:///session-authority-demo.sqlite",
+    "log_level": "warning",
+}
+# The demo's own client connects without encryption, and so the server must listen on this machine only.
+_WITHOUT_TLS = {"tls_certificate": "", "tls_key": "", "tls_client_ca": ""}
 _DEVICES = (
     (
         "203.0.113.7",
@@ -44,16 +50,10 @@ def demo(
     context: click.Context, listen: str | None, database_url: str | None, web_port: int, leave: bool
 ) -> None:
     """Start a server and a web app, show a log-out among three devices, and keep serving."""
-    # The demo uses its own database, so it changes no other. It serves on this machine only.
-    settings = settings_of(
-        context,
-        listen=listen,
-        database_url=database_url or _DATABASE_URL,
-        log_level="warning",
-        tls_certificate="",
-        tls_key="",
-        tls_client_ca="",
-    )
+    given = {"listen": listen, "database_url": database_url}
+    chosen = settings_of(context, **given, **_WITHOUT_TLS).model_fields_set
+    defaults = {name: value for name, value in _DEFAULTS.items() if name not in chosen}
+    settings = settings_of(context, **given | defaults, **_WITHOUT_TLS)
     run(_demo(settings, web_port=web_port, leave=leave))
 
 

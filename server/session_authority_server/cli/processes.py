@@ -5,12 +5,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
 from session_authority_server.app.database import opened
 from session_authority_server.app.grpc_server import certificates, refuse_exposure
 from session_authority_server.app.process import CannotStart, catch_signals, notify
+from session_authority_server.app.running import read_log_level, reload
 from session_authority_server.app.serving import ServeOptions
 from session_authority_server.cli.reserved_port import reserved
 from session_authority_server.cli.server_process import Assignment
@@ -21,7 +23,9 @@ from session_authority_server.config import Settings, split_address
 DRAIN_MARGIN_SECONDS = 20.0
 
 
-async def serve_processes(settings: Settings, options: ServeOptions) -> None:
+async def serve_processes(
+    settings: Settings, options: ServeOptions, config_file: Path | None
+) -> None:
     """Serve with several processes until SIGTERM or SIGINT, then drain them.
 
     Raises:
@@ -35,8 +39,14 @@ async def serve_processes(settings: Settings, options: ServeOptions) -> None:
         tasks = assignments(settings, address, replace(options, standard_output=output))
         async with opened(settings):
             pass
-        signalled = asyncio.create_task(catch_signals().wait())
         async with Supervisor(tasks, settings.drain_seconds + DRAIN_MARGIN_SECONDS) as supervisor:
+
+            def reload_all() -> None:
+                level = read_log_level(config_file)
+                reload(level)
+                supervisor.reload(level)
+
+            signalled = asyncio.create_task(catch_signals(reload_all).wait())
             serving = asyncio.create_task(supervisor.serving.wait())
             await supervisor.run_until(serving, signalled)
             if serving.done():

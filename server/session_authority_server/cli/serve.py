@@ -1,10 +1,15 @@
 import contextlib
 import resource
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
 
 import click
 
-from session_authority_server.app.development_key import VARIABLE
+from session_authority_server.app.development_key import VARIABLE, key_file
 from session_authority_server.app.process import catch_signals, notify, tune_memory
+from session_authority_server.app.running import read_log_level, reload
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.shared import run, settings_of
@@ -48,7 +53,7 @@ def serve(
     settings = settings_of(context, listen=listen, database_url=database_url, processes=processes)
     options = ServeOptions(worker=not no_worker, insecure=insecure, allow_plaintext=allow_plaintext)
     _allow_many_connections()
-    run((serve_processes if settings.processes > 1 else _serve)(settings, options))
+    run((serve_processes if settings.processes > 1 else _serve)(settings, options, context.obj))
 
 
 def _allow_many_connections() -> None:
@@ -64,10 +69,12 @@ def _allow_many_connections() -> None:
             return
 
 
-async def _serve(settings: Settings, options: ServeOptions) -> None:
-    async with serving(settings, options, show_key=show_development_key) as served:
+async def _serve(settings: Settings, options: ServeOptions, config_file: Path | None) -> None:
+    async with serving(
+        settings, options, show_key=partial(_show_development_key, settings)
+    ) as served:
         tune_memory()
-        signalled = catch_signals()
+        signalled = catch_signals(lambda: reload(read_log_level(config_file), served.certificates))
         click.echo(
             f"session-authority: serving on {served.address}, sessions in {settings.database} ({served.host} host)"
         )
@@ -78,7 +85,10 @@ async def _serve(settings: Settings, options: ServeOptions) -> None:
     click.echo("session-authority: stopped")
 
 
-def show_development_key(key: str) -> None:
-    """Print the development key for the operator. The log never contains it."""
-    click.echo("session-authority: created a development key with all permissions:")
-    click.echo(f"export {VARIABLE}={key}")
+def _show_development_key(settings: Settings, key: str) -> None:
+    """Print how to use the development key. Print the key itself only to a terminal, because files are kept and copied."""
+    assert settings.sqlite_path is not None
+    file = key_file(settings.sqlite_path)
+    click.echo(f"session-authority: created a development key with all permissions, in {file}:")
+    shown = key if sys.stdout.isatty() else f'"$(cat {shlex.quote(str(file))})"'
+    click.echo(f"export {VARIABLE}={shown}")

@@ -9,11 +9,14 @@ import click
 import structlog
 
 from session_authority_server.app.process import catch_signals, tune_memory
+from session_authority_server.app.running import reload
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.shared import run
 from session_authority_server.config import Settings
 from session_authority_server.observability import logs
+from session_authority_server.rpc.certificates import Certificates
 
+_STANDARD_INPUT = 0
 # A process prints this once it serves. A process that can't serve prints the reason instead.
 READY = "ready"
 
@@ -54,7 +57,9 @@ class Assignment:
 @click.pass_context
 def server_process(context: click.Context, number: int) -> None:
     """Serve as one process of `serve --processes`, which sends the assignment on standard input."""
-    line = sys.stdin.readline()
+    # Unbuffered, because later lines of the parent must stay in the pipe.
+    with open(_STANDARD_INPUT, "rb", buffering=0, closefd=False) as parent:
+        line = parent.readline().decode()
     if not line:
         raise click.UsageError("only `session-authority serve --processes` can run this program")
     assignment = Assignment.from_line(number, line)
@@ -68,25 +73,29 @@ def server_process(context: click.Context, number: int) -> None:
 
 
 async def _serve(assignment: Assignment) -> None:
-    async with serving(assignment.settings, assignment.options):
+    async with serving(assignment.settings, assignment.options) as served:
         tune_memory()
-        signalled = catch_signals()
+        signalled = asyncio.create_task(catch_signals().wait())
+        orphaned = asyncio.create_task(_obey_parent(served.certificates))
         click.echo(READY)
-        await _until_signalled_or_orphaned(signalled)
+        await asyncio.wait((signalled, orphaned), return_when=asyncio.FIRST_COMPLETED)
+        if orphaned.done():
+            orphaned.result()
+            _log.warning("the parent process has ended; draining")
+        orphaned.cancel()
 
 
-async def _until_signalled_or_orphaned(signalled: asyncio.Event) -> None:
-    """Wait for a signal, or for the end of the parent, whose exit closes standard input."""
-    loop = asyncio.get_running_loop()
-    alone = asyncio.Event()
-    loop.add_reader(sys.stdin.fileno(), alone.set)
-    waiting = [asyncio.create_task(signalled.wait()), asyncio.create_task(alone.wait())]
+async def _obey_parent(certificates: Certificates | None) -> None:
+    """Reload whenever the parent sends a line with a log level. Return at the end of the parent, which closes the pipe."""
+    lines = asyncio.StreamReader()
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while line := await lines.readline():
+            reload(line.decode().strip() or None, certificates)
     finally:
-        loop.remove_reader(sys.stdin.fileno())
-    if alone.is_set():
-        _log.warning("the parent process has ended; draining")
+        pipe.close()
 
 
 if __name__ == "__main__":

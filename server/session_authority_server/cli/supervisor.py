@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 import structlog
@@ -47,7 +48,7 @@ class Supervisor:
         command: Sequence[str] = _COMMAND,
     ) -> None:
         self.serving = asyncio.Event()
-        self._assignments = assignments
+        self._assignments = {each.number: each for each in assignments}
         self._stop_seconds = stop_seconds
         self._command = command
         self._alive: dict[int, subprocess.Popen[bytes]] = {}
@@ -58,7 +59,7 @@ class Supervisor:
     async def __aenter__(self) -> Self:
         """Start the processes."""
         self._keeper_tasks = [
-            asyncio.create_task(self._keep_running(each)) for each in self._assignments
+            asyncio.create_task(self._keep_running(number)) for number in self._assignments
         ]
         return self
 
@@ -87,21 +88,30 @@ class Supervisor:
             if keeper.done():
                 keeper.result()
 
-    async def _keep_running(self, assignment: Assignment) -> None:
+    def reload(self, log_level: str | None) -> None:
+        """Make every process reload its certificates and, unless None, apply a log level. Later processes start with it."""
+        if log_level is not None:
+            for number, each in self._assignments.items():
+                settings = each.settings.model_copy(update={"log_level": log_level})
+                self._assignments[number] = replace(each, settings=settings)
+        for process in self._alive.values():
+            _send(process, f"{log_level or ''}\n")
+
+    async def _keep_running(self, number: int) -> None:
         now = asyncio.get_running_loop().time
         ends = 0
         while not self._stopping.is_set():
             started = now()
-            why = await self._run_until_end(assignment)
+            why = await self._run_until_end(self._assignments[number])
             if self._stopping.is_set():
                 return
-            if assignment.number not in self._have_served:
+            if number not in self._have_served:
                 raise CannotStart(why)
             ends = 1 if now() - started >= STEADY_SECONDS else ends + 1
             seconds = wait_seconds(ends)
             _log.warning(
                 "a server process ended; restarting it",
-                process=assignment.number,
+                process=number,
                 why=why,
                 wait_seconds=seconds,
             )
@@ -145,8 +155,9 @@ def start(assignment: Assignment, command: Sequence[str]) -> "subprocess.Popen[b
     Raises:
         OSError: If the system can't start another process.
     """
-    # A terminal sends SIGINT to every process on Ctrl-C. It is blocked in the child, so only the parent acts on it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # A terminal sends SIGINT to every process on Ctrl-C, and SIGHUP when it is closed. Both are blocked in the child,
+    # so only the parent acts on them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         process = subprocess.Popen(  # noqa: S603 - this program's own interpreter
             [*command, str(assignment.number)],
@@ -156,10 +167,13 @@ def start(assignment: Assignment, command: Sequence[str]) -> "subprocess.Popen[b
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert process.stdin is not None
-    with contextlib.suppress(
-        BrokenPipeError
-    ):  # the process has already ended, and its output names the reason
-        process.stdin.write(assignment.as_line().encode())
-        process.stdin.flush()
+    _send(process, assignment.as_line())
     return process
+
+
+def _send(process: "subprocess.Popen[bytes]", line: str) -> None:
+    assert process.stdin is not None
+    # A process may have ended already. Its output then names the reason.
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line.encode())
+        process.stdin.flush()

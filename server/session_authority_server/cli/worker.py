@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -10,6 +11,7 @@ from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import opened, stopping_if_displaced
 from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.process import catch_signals, notify
+from session_authority_server.app.running import log_start, read_log_level, reload
 from session_authority_server.app.upkeep import jobs, right_clock, schedule
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
@@ -35,26 +37,29 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
     elif once:
         run(_once(settings))
     else:
-        run(_run_forever(settings))
+        run(_run_forever(settings, context.obj))
 
 
-async def _run_forever(settings: Settings) -> None:
+async def _run_forever(settings: Settings, config_file: Path | None) -> None:
     async with (
         auditing(settings) as audit,
         opened(settings) as database,
         metrics(settings, database),
         stopping_if_displaced(database),
     ):
-        await _work(settings, database, audit)
+        await _work(settings, database, audit, config_file)
     click.echo("session-authority: stopped")
 
 
-async def _work(settings: Settings, database: Database, audit: Audit) -> None:
+async def _work(
+    settings: Settings, database: Database, audit: Audit, config_file: Path | None
+) -> None:
     skew = await _settled(database)
     right = right_clock(database, skew)
     upkeep = schedule(database, settings, skew.clock, audit, right)
     upkeep.start()
-    signalled = catch_signals()
+    await log_start("worker", settings, database)
+    signalled = catch_signals(lambda: reload(read_log_level(config_file)))
     click.echo(
         f"session-authority: worker on {settings.database}, "
         f"every {settings.worker_interval_seconds:g} s"

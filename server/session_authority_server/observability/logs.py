@@ -104,10 +104,24 @@ def configure(level: str, log_format: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    logging.getLogger().handlers[:] = [handler]
     logging.getLogger(_GRPC).filters[:] = [_without_headers]
+    _apply_level(level)
+
+
+def set_level(level: str) -> None:
+    """Change the lowest level to log, and log that."""
+    before = logging.getLogger().level
+    # Log it while the lower of both levels applies.
+    if logging.getLevelNamesMapping()[level.upper()] < before:
+        _apply_level(level)
+    structlog.get_logger("session_authority").info("log level reloaded", log_level=level)
+    _apply_level(level)
+
+
+def _apply_level(level: str) -> None:
+    root = logging.getLogger()
+    root.setLevel(level.upper())
     for chatty in ("alembic", "apscheduler", "aiosqlite", "asyncio", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 

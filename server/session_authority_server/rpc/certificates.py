@@ -122,6 +122,8 @@ class Certificates:
         self._current = files.read()
         self._export_expiry()
         self._failing = False
+        # Whether gRPC has the current certificates.
+        self._passed_on = True
         self._lock = Lock()  # gRPC calls `changed` from its own threads
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -139,29 +141,37 @@ class Certificates:
         certificate, which may have expired.
         """
         with self._lock:
-            found = self._reread()
-            if found is not None:
-                self._current = found
-            elif self._files.client_ca is not None:
-                return self._current
-            return found
+            self._reread_if_changed()
+            if self._passed_on and self._files.client_ca is None:
+                return None
+            self._passed_on = True
+            return self._current
 
-    def _reread(self) -> grpc.ServerCertificateConfiguration | None:
+    def reload(self) -> None:
+        """Read the files now, and log the outcome. New connections get what was read."""
+        with self._lock:
+            self._failing = False
+            self._reread()
+
+    def _reread_if_changed(self) -> None:
+        if self._failing or self._files.fingerprint() != self._fingerprint:
+            self._reread()
+
+    def _reread(self) -> None:
         fingerprint = self._files.fingerprint()
-        if fingerprint == self._fingerprint and not self._failing:
-            return None
         try:
             found = self._files.read()
         except UnusableCertificates as error:
             if not self._failing:
                 _log.error("certificates can't be reloaded; the old ones stay", why=str(error))
             self._failing = True
-            return None
+            return
+        self._current = found
+        self._passed_on = False
         self._failing = False
         self._fingerprint = fingerprint
         self._export_expiry()
         _log.info("certificates reloaded")
-        return found
 
     def _export_expiry(self) -> None:
         period = validity_period(self._files.certificate, self._files.key)

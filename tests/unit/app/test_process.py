@@ -11,7 +11,7 @@ from session_authority_server.app.process import catch_signals
 @pytest.fixture(autouse=True)
 async def no_handlers_left() -> AsyncIterator[None]:
     yield
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().remove_signal_handler(number)
 
 
@@ -30,3 +30,21 @@ async def test_a_second_sigterm_changes_nothing_and_a_second_ctrl_c_interrupts()
         async with asyncio.timeout(10):
             await signalled.wait()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("terminal", "reloads"),
+    [([False, False], True), ([True, True], True), ([True, False], False)],
+    ids=["no-terminal", "open-terminal", "closed-terminal"],
+)
+async def test_sighup_reloads_unless_it_reports_that_the_terminal_was_closed(
+    monkeypatch: pytest.MonkeyPatch, terminal: list[bool], reloads: bool
+) -> None:
+    answers = iter(terminal)
+    monkeypatch.setattr(os, "isatty", lambda _descriptor: next(answers))
+    reloaded = asyncio.Event()
+    signalled = catch_signals(reloaded.set)
+    os.kill(os.getpid(), signal.SIGHUP)
+    async with asyncio.timeout(10):
+        await (reloaded if reloads else signalled).wait()
+    assert reloaded.is_set() is not signalled.is_set()

@@ -72,6 +72,23 @@ async def test_each_process_gets_its_assignment_and_keeps_a_pipe_to_the_parent(
     assert (tmp_path / "more").read_text() == ""
 
 
+async def test_a_reload_reaches_every_process_and_the_next_ones_start_with_its_level(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.02)
+    script = f'read task; echo "$task" > {tmp_path}/$0; echo ready; read more; echo "$more" > {tmp_path}/more$0'
+    async with running(script) as kept:
+        await _all_serve(kept)
+        kept.reload("error")
+        await _until(lambda: len(log.lines) >= 2)
+        for number in range(2):
+            file = tmp_path / str(number)
+            await _until(lambda file=file: '"log_level": "error"' in file.read_text())
+            assert (tmp_path / f"more{number}").read_text() == "error\n"
+        kept.reload(None)
+        await _until(lambda: (tmp_path / "more0").read_text() == "\n")
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [

@@ -91,3 +91,18 @@ def test_grpc_logs_nothing_below_its_level(capsys: pytest.CaptureFixture[str]) -
     logging.getLogger("grpc._cython.cygrpc").error("kept")
 
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["kept"]
+
+
+def test_a_change_of_the_level_is_logged_under_the_lower_of_both_levels(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("error", "json")
+    for level in ("info", "error", "error"):
+        logs.set_level(level)
+        logging.getLogger("ours").info("at %s", level)
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line.get("log_level")) for line in logged] == [
+        ("log level reloaded", "info"),
+        ("at info", None),
+        ("log level reloaded", "error"),
+    ]

@@ -42,6 +42,24 @@ def test_a_replaced_pair_is_returned_once(authority: TestAuthority, shown: Pair)
     assert certificates.changed() is None
 
 
+def test_a_reload_reads_the_files_at_once_and_logs_every_outcome(
+    authority: TestAuthority, shown: Pair
+) -> None:
+    certificates = _certificates(shown)
+    with capture_logs() as logs:
+        certificates.reload()
+        assert certificates.changed() is not None
+        assert certificates.changed() is None
+        shown.key.unlink()
+        certificates.reload()
+        certificates.reload()
+        assert certificates.changed() is None
+        shown.replace(authority.pair())
+        certificates.reload()
+        assert certificates.changed() is not None
+    assert [line["log_level"] for line in logs] == ["info", "error", "error", "info"]
+
+
 def test_another_authority_of_clients_counts_as_a_change(
     authority: TestAuthority, shown: Pair, tmp_path: Path
 ) -> None:
