@@ -52,8 +52,8 @@ WITHOUT_RETRIES = ("grpc.enable_retries", 0)
 def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
     """Return the gRPC options of a channel to the authority.
 
-    They set retry rules, the size limit of answers, keepalive and reconnection. For a local address, they also
-    switch proxies off.
+    They set retry rules, the size limit of answers, keepalive and reconnection. For a list of addresses, they set the
+    authority. For a local address, they switch proxies off.
     """
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", _SERVICE_CONFIG),
@@ -71,6 +71,10 @@ def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
         ("grpc.initial_reconnect_backoff_ms", int(_INITIAL_RECONNECT_BACKOFF_SECONDS * 1000)),
         ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_SECONDS * 1000),
     ]
+    first, comma, _ = settings.address.partition(",")
+    if comma:
+        # gRPC would send the whole list as the authority of each call. The native host rejects that as malformed.
+        options.append(("grpc.default_authority", first.partition(":")[2].removeprefix("///")))
     if is_local(settings.address):
         # Calls to a local address may be unencrypted. If the environment variables name an HTTP proxy, gRPC would send
         # these calls through it to another host. So ignore the proxy.

@@ -253,6 +253,14 @@ def test_what_may_leave_this_host_is_encrypted(address: str) -> None:
     assert "grpc.enable_http_proxy" not in dict(channel_options(Settings(address)))
 
 
+@pytest.mark.parametrize(
+    ("address", "authority"),
+    [("ipv4:10.0.0.1:1,10.0.0.2:1", "10.0.0.1:1"), ("ipv6:///[::1]:1,[::2]:2", "[::1]:1")],
+)
+def test_a_list_of_addresses_has_one_authority(address: str, authority: str) -> None:
+    assert ("grpc.default_authority", authority) in channel_options(Settings(address))
+
+
 def test_encryption_can_be_chosen_against_the_address() -> None:
     assert not Settings("mesh.example:1", tls=False).secure
     assert Settings("127.0.0.1:1", tls=True).secure
