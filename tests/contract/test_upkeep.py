@@ -1,16 +1,20 @@
 """Purging sessions, deleting old retry records, and partitions."""
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from session_authority_server.domain.retry import AnsweredAttempt
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.domain.token import new_id
 from session_authority_server.ports import (
     Touch,
     Transaction,
 )
+from session_authority_server.store.engine import sqlite
 from tests.contract.upkeeping import NOW, end
 from tests.support.engines import (
     DAY,
@@ -119,3 +123,23 @@ async def test_purging_leaves_expired_sessions_to_their_partitions_if_there_are_
     purged = await engine.upkeep.purge_ended(NOW, 10, START + DAY)
     assert purged == (0 if in_partitions else 1)
     assert await engine.upkeep.purge_ended(NOW, 10, START - DAY) == 1 - purged
+
+
+# The number of live sessions
+
+
+async def test_the_live_sessions_are_estimated_without_counting_them(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed_out = Ending(NOW, EndReason.SIGNED_OUT, InitiatingEntity.USER)
+    # Sign-ins of the last 100 days, of which a third has signed out.
+    made = [a_session(at=NOW - DAY * n / 12, lifetime=90 * DAY) for n in range(1_200)]
+    kept = [replace(each, ending=None if n % 3 else signed_out) for n, each in enumerate(made)]
+    await engine.fill(kept)
+    await engine.execute(text("ANALYZE sessions"))
+    live = sum(each.ending is None and each.expire_time > NOW for each in kept)
+
+    assert await engine.upkeep.estimate_live(NOW) == pytest.approx(live, rel=0.2)
+    if isinstance(engine.database.dialect, sqlite.Sqlite):
+        monkeypatch.setattr(sqlite, "LIVE_COUNT_LIMIT", 100)
+        assert await engine.upkeep.estimate_live(NOW) == 100

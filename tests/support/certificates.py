@@ -58,8 +58,8 @@ class TestAuthority:
     def certificate(self) -> Path:
         return self._pair.certificate
 
-    def pair(self, *, expired: bool = False, names: str = _LOOPBACK) -> Pair:
-        """Return a new certificate for some names, valid for a day from now, or expired."""
+    def pair(self, *, days: int = 1, expired: bool = False, names: str = _LOOPBACK) -> Pair:
+        """Return a new certificate for some names, valid for some days from now, or expired."""
         self._made += 1
         name = f"{self.certificate.stem}-{self._made}"
         made = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
@@ -72,7 +72,7 @@ class TestAuthority:
         _openssl(
             *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._pair.key),
             *("-CAcreateserial", "-extfile", self._config, "-extensions", "leaf"),
-            *("-days", "-1" if expired else "1", "-out", made.certificate),
+            *("-days", "-1" if expired else str(days), "-out", made.certificate),
             names=names,
         )
         return made
