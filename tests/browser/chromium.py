@@ -1,4 +1,4 @@
-"""The browser of the tests: the system's Chromium, which can reach only the site."""
+"""The browser that the tests use: the system's Chromium. It can connect only to the test site."""
 
 import shutil
 

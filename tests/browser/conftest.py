@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, policy: Policy) -> Iterator[S
         yield running
 
 
-# A browser runs for one module: while it does, no asynchronous test can run in this process.
+# Each module starts its own browser. No asynchronous test can run in this process until the browser is closed.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if EXECUTABLE is None:
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(site: Site) -> Iterator[None]:
+def restored_site(site: Site) -> Iterator[None]:
     yield
     site.client.down, site.client.delay_seconds = False, 0
     site.install(PageOptions(sign_in_url="/sign-in"))
@@ -52,7 +52,7 @@ def as_it_was(site: Site) -> Iterator[None]:
 
 @pytest.fixture
 def user(request: pytest.FixtureRequest) -> str:
-    """A user of this test's own, on the module's site."""
+    """A user that no other test uses."""
     return str(request.node.name)
 
 

@@ -1,4 +1,4 @@
-"""User agents of devices that people have."""
+"""User agents of common devices."""
 
 CHROME_ON_WINDOWS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "

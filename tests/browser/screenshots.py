@@ -1,4 +1,4 @@
-"""Draw the page in its states: `python -m tests.browser.screenshots FOLDER [WIDTH ...]`."""
+"""Take screenshots of every state of the page: `python -m tests.browser.screenshots FOLDER [WIDTH ...]`."""
 
 import sys
 import tempfile
@@ -20,7 +20,7 @@ SCHEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 
 
 def furnish(site: Site) -> NewSession:
-    """Sign a user in on several devices over some days, and return the session of the last."""
+    """Sign a user in on several devices over some days. Return the last session."""
     clock = site.authority.clock
     old = site.sign_in("ada", IPAD, ip_address="198.51.100.23")
     clock.advance(timedelta(days=3, hours=5))
@@ -46,7 +46,7 @@ def furnish(site: Site) -> NewSession:
 
 
 def main(folder: Path, widths: list[int]) -> None:
-    """Draw every state at every width, light and dark."""
+    """Take a screenshot of every state at every width, in light and dark."""
     with (
         tempfile.TemporaryDirectory() as data,
         running_site(Path(data), Policy()) as site,

@@ -1,4 +1,4 @@
-"""A small FastAPI site with the page, real HTTP, a real authority, and a controllable clock and outage."""
+"""A small FastAPI site with the sessions page. HTTP and the authority are real; tests control the clock and outages."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class BreakableClient(AsyncSessionClient):
-    """A client that can simulate an outage of its authority, or slow writes."""
+    """Client that can simulate an outage of the authority, or slow writes."""
 
     down = False
     delay_seconds = 0.0
@@ -45,7 +45,7 @@ class BreakableClient(AsyncSessionClient):
 
 
 class Site:
-    """The site as tests see it.
+    """The running site.
 
     Attributes:
         origin: Its scheme, host and port.
@@ -83,7 +83,7 @@ class Site:
         self._app = app
 
     def run(self, work: Awaitable[T]) -> T:
-        """Do something with the authority, from the test's thread."""
+        """Run a coroutine on the site's event loop, from the test's thread."""
 
         async def waited() -> T:
             return await work
@@ -91,7 +91,7 @@ class Site:
         return asyncio.run_coroutine_threadsafe(waited(), self._loop).result(_DEADLINE_SECONDS)
 
     def sign_in(self, user_id: str, user_agent: str = "", **details: Any) -> NewSession:
-        """Sign in on a device that is no browser of the test's."""
+        """Sign in on another device, without a browser."""
         details = {"ip_address": "203.0.113.7", "authentication_methods": ["pwd"]} | details
         return self.run(self.authority.client.create(user_id, user_agent=user_agent, **details))
 
@@ -106,7 +106,7 @@ class Site:
 
 @contextmanager
 def running_site(folder: Path, policy: Policy) -> Iterator[Site]:
-    """Serve a site on a free port of this machine, from a thread of its own."""
+    """Serve a site on a free port of this machine, from a separate thread."""
     started = threading.Event()
     found: list[Site] = []
     failures: list[BaseException] = []

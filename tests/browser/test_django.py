@@ -1,4 +1,4 @@
-"""The page as Django serves it: the example site, its own login, and two browsers."""
+"""The sessions page in the Django example: the site's own login, and two browsers."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,7 +28,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def sign_in(browser: Browser, shop: str) -> Iterator[SignIn]:
-    """Sign in through the site's own form, each time in a browser of its own."""
+    """Sign in through the site's own form, each time in a new browser."""
     contexts = []
 
     def sign_in(user_agent: str, **details: Any) -> Page:
@@ -71,7 +71,7 @@ def test_16_a_browser_that_was_logged_out_loses_its_django_login(
     expect(here.get_by_role("heading", name="Hello")).to_be_visible()
 
 
-def test_23_signing_out_on_the_page_is_djangos_logout_too(sign_in: SignIn) -> None:
+def test_23_signing_out_on_the_page_also_logs_out_of_django(sign_in: SignIn) -> None:
     page = sign_in(CHROME_ON_WINDOWS)
 
     page.get_by_role("button", name="Log out of this device").click()

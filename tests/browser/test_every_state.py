@@ -1,4 +1,4 @@
-"""Every state of the page, on every device and in both colour schemes."""
+"""Accessibility of every state of the page, in both colour schemes."""
 
 import re
 from datetime import timedelta
@@ -23,7 +23,7 @@ def policy() -> Policy:
 
 
 class TestEveryState:
-    """Check each state on the narrowest phone, in light and dark, by the rules of WCAG 2.2 AA."""
+    """Check each state against WCAG 2.2 AA on the narrowest phone, in light and dark."""
 
     def check(self, page: Page, name: str) -> None:
         overflow = page.evaluate(
@@ -32,12 +32,12 @@ class TestEveryState:
         assert overflow == 0, f"{name} scrolls sideways"
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
-            # A row that is half faded is of another colour.
+            # Wait for animations. The colours of a fading row are not its final ones.
             page.evaluate("Promise.all(document.getAnimations().map(each => each.finished))")
             found = Axe().run(page, options={"runOnly": {"type": "tag", "values": WCAG}})
             assert found.violations_count == 0, f"{name}, {scheme}: {found.generate_report()}"
 
-    def test_the_list_the_question_and_the_failure(
+    def test_the_list_the_confirmation_and_the_failure_are_accessible(
         self, site: Site, open_page: Open, user: str
     ) -> None:
         mine = usual(site, user)
@@ -66,8 +66,10 @@ class TestEveryState:
         expect(page.get_by_text("You're not logged in anywhere else.")).to_be_visible()
         self.check(page, "alone, with a notice")
 
-    def test_the_questions_without_javascript(self, site: Site, open_page: Open, user: str) -> None:
-        # The checker is a script itself, so the forms are sent around the page's own.
+    def test_the_confirmations_without_javascript_are_accessible(
+        self, site: Site, open_page: Open, user: str
+    ) -> None:
+        # The checker needs JavaScript. Forms that are submitted directly bypass the page's script.
         page = open_page(usual(site, user).token.reveal(), viewport={"width": 320, "height": 640})
         page.evaluate("document.querySelectorAll('form[action$=log-out]')[0].submit()")
         expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(r"Log out .*\?"))
@@ -82,7 +84,9 @@ class TestEveryState:
         expect(page.get_by_role("heading", name="Log out everywhere else?")).to_be_visible()
         self.check(page, "question about all")
 
-    def test_the_states_that_replace_the_list(self, site: Site, open_page: Open, user: str) -> None:
+    def test_the_messages_shown_instead_of_the_list_are_accessible(
+        self, site: Site, open_page: Open, user: str
+    ) -> None:
         size = {"viewport": {"width": 320, "height": 640}}
         self.check(open_page(**size), "signed out")
         self.check(open_page(path=ROOT + "/nowhere", **size), "not found")
@@ -97,7 +101,7 @@ class TestEveryState:
         )
         self.check(page, "stale")
 
-    def test_from_right_to_left(
+    def test_the_right_to_left_page_is_accessible(
         self, site: Site, open_page: Open, user: str, tmp_path: Any
     ) -> None:
         (tmp_path / "ar.po").write_text('msgid "Your sessions"\nmsgstr "جلساتك"\n')

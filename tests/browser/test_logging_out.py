@@ -39,7 +39,7 @@ def test_22_log_out_asks_first_naming_the_device_and_cancelling_changes_nothing(
     assert is_live(site, firefox)
 
 
-def test_22_the_question_tells_devices_of_one_name_apart(
+def test_22_the_confirmation_distinguishes_devices_with_the_same_name(
     site: Site, open_page: Open, mine: NewSession, user: str
 ) -> None:
     site.sign_in(user, FIREFOX_ON_LINUX, ip_address="192.0.2.44")
@@ -142,7 +142,7 @@ def test_22_removing_the_last_row_of_the_last_page_shows_the_previous_page(
         assert page.url.endswith(f"{ROOT}?page=2")
 
 
-def test_22_a_row_that_failed_or_is_asked_about_stays_while_another_goes(
+def test_22_a_failed_row_and_a_row_being_confirmed_stay_while_another_disappears(
     site: Site, page: Page, user: str, firefox: NewSession
 ) -> None:
     site.sign_in(user, IPHONE)
@@ -171,7 +171,7 @@ def test_22_a_row_that_failed_or_is_asked_about_stays_while_another_goes(
 def test_22_a_failure_keeps_the_row_says_why_and_can_be_tried_again(
     site: Site, page: Page, firefox: NewSession
 ) -> None:
-    site.client.down = True  # in the middle of it
+    site.client.down = True  # while the page is open
     ask_for(page, "Firefox on Linux")
     confirm(page)
     expect(page.get_by_role("alert")).to_have_text(
@@ -190,7 +190,7 @@ def test_22_a_failure_keeps_the_row_says_why_and_can_be_tried_again(
     assert not is_live(site, firefox)
 
 
-def test_22_without_a_network_the_row_stays_too(page: Page) -> None:
+def test_22_without_a_network_the_row_also_stays(page: Page) -> None:
     page.context.set_offline(True)
     ask_for(page, "Firefox on Linux")
     confirm(page)
@@ -199,7 +199,7 @@ def test_22_without_a_network_the_row_stays_too(page: Page) -> None:
     expect(page.get_by_role("heading", name="Firefox on Linux")).to_be_visible()
 
 
-def test_20_a_double_click_is_one_click(site: Site, page: Page, firefox: NewSession) -> None:
+def test_20_a_double_click_logs_out_once(site: Site, page: Page, firefox: NewSession) -> None:
     before = len(posts(site, "/log-out"))
     site.client.delay_seconds = 0.3
     page.get_by_role("button", name="Log out Firefox on Linux").dblclick()
@@ -209,7 +209,7 @@ def test_20_a_double_click_is_one_click(site: Site, page: Page, firefox: NewSess
     assert len(posts(site, "/log-out")) - before == 1
 
 
-def test_23_an_impatient_second_click_on_signing_out_does_nothing(
+def test_23_a_second_click_while_signing_out_does_nothing(
     site: Site, page: Page, mine: NewSession
 ) -> None:
     before = len(posts(site, "/sign-out"))
@@ -242,7 +242,7 @@ def test_16_the_next_click_of_a_browser_that_was_logged_out_is_refused(
     assert page.goto("/me").status == 200  # type: ignore[union-attr]
 
 
-def test_21_two_tabs_that_log_out_the_same_device_both_see_it_go(
+def test_21_two_tabs_that_log_out_the_same_device_both_remove_its_row(
     page: Page, open_page: Open, mine: NewSession
 ) -> None:
     second = open_page(mine.token.reveal())
@@ -256,7 +256,7 @@ def test_21_two_tabs_that_log_out_the_same_device_both_see_it_go(
     expect(elsewhere(second, "Firefox on Linux")).to_have_count(0)
 
 
-def test_24_everywhere_else_leaves_this_session_alone(
+def test_24_logging_out_everywhere_else_keeps_this_session(
     site: Site, page: Page, mine: NewSession, firefox: NewSession
 ) -> None:
     page.get_by_role("button", name="Log out everywhere else").click()
@@ -285,7 +285,7 @@ def test_23_after_signing_out_the_back_button_shows_no_list(site: Site, page: Pa
         expect(page.get_by_role("heading", name="You're logged out")).to_be_visible()
 
 
-def test_signing_in_brings_back_to_the_page(site: Site, open_page: Open, user: str) -> None:
+def test_signing_in_returns_to_the_page(site: Site, open_page: Open, user: str) -> None:
     page = open_page()
     link = page.get_by_role("link", name="Log in")
     expect(link).to_have_attribute("href", "/sign-in?next=%2Faccount%2Fsessions")
@@ -315,7 +315,7 @@ def test_the_delay_of_cached_validations_is_shown_before_and_after(
 def test_22_another_site_cannot_act_for_the_user(
     site: Site, page: Page, mine: NewSession, firefox: NewSession, origin: str, path: str
 ) -> None:
-    """One of the origins counts as the same site, so that the browser sends the cookie."""
+    """One of the origins is same-site, so the browser sends the cookie."""
     proof = page.locator("input[name=proof]").first.get_attribute("value")
     trap = f"""<!doctype html><html lang=en><title>Trap</title>
         <form method=post action="{site.origin}{ROOT}{path}"><input name=proof value="{proof}">

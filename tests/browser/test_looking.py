@@ -23,7 +23,7 @@ def policy() -> Policy:
     return USUAL_POLICY
 
 
-def test_15_the_exact_time_is_in_the_viewers_own_zone_right_across_the_change_of_clocks(
+def test_15_the_exact_time_is_in_the_viewers_time_zone_across_a_daylight_saving_change(
     site: Site, open_page: Open, user: str
 ) -> None:
     """In New York the clocks went from 01:59:59 EST to 03:00:00 EDT at 07:00 UTC."""
@@ -70,7 +70,7 @@ def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
 
 
 @pytest.mark.parametrize("width", [320, 550, 1000])
-def test_15_the_exact_time_covers_no_button_and_moves_none(
+def test_15_the_exact_time_neither_covers_nor_moves_a_button(
     site: Site, open_page: Open, user: str, width: int
 ) -> None:
     page = open_page(
@@ -117,7 +117,7 @@ def test_15_a_row_has_one_tab_stop_and_its_times_are_text(
     assert page.locator(".row :is(a, button) time").count() == 0
 
 
-def test_15_the_row_that_the_keyboard_is_at_shows_its_exact_times(
+def test_15_the_row_with_keyboard_focus_shows_its_exact_times(
     site: Site, open_page: Open, user: str
 ) -> None:
     site.sign_in(user, FIREFOX_ON_LINUX)
@@ -136,7 +136,7 @@ def test_15_the_row_that_the_keyboard_is_at_shows_its_exact_times(
 
 
 @pytest.mark.parametrize("locale", ["en-US", "de-DE", "es-ES", "fr-FR", "ja-JP"])
-def test_32_on_a_phone_log_out_stands_beside_the_name(
+def test_32_on_a_phone_the_log_out_button_is_beside_the_name(
     site: Site, open_page: Open, user: str, locale: str
 ) -> None:
     page = open_page(
@@ -155,7 +155,7 @@ def test_32_on_a_phone_log_out_stands_beside_the_name(
 
 
 @pytest.mark.parametrize("width", [320, 1000])
-def test_31_the_signed_out_card_is_in_line(open_page: Open, width: int) -> None:
+def test_31_the_signed_out_card_is_centered(open_page: Open, width: int) -> None:
     page = open_page(viewport={"width": width, "height": 800})
     middles = []
     for part in (".card", ".card .icon", ".card h1", ".card p", ".card .button"):
@@ -168,7 +168,7 @@ def test_31_the_signed_out_card_is_in_line(open_page: Open, width: int) -> None:
 
 
 @pytest.mark.parametrize("path", [ROOT, ROOT + "/nowhere"])
-def test_the_page_names_an_icon_that_is_there(site: Site, open_page: Open, path: str) -> None:
+def test_the_icon_of_the_page_exists(site: Site, open_page: Open, path: str) -> None:
     page = open_page(path=path)
     icon = page.request.get(str(page.locator("link[rel=icon]").get_attribute("href")))
     assert (icon.status, icon.headers["content-type"]) == (200, "image/svg+xml")
@@ -178,7 +178,7 @@ def test_the_page_names_an_icon_that_is_there(site: Site, open_page: Open, path:
     expect(page.locator("link[rel=icon]")).to_have_attribute("href", "/favicon.ico")
 
 
-def test_15_the_time_since_goes_on_while_the_page_is_open(
+def test_15_relative_times_update_while_the_page_is_open(
     site: Site, open_page: Open, user: str, browser: Any
 ) -> None:
     mine = site.sign_in(user, CHROME_ON_WINDOWS)
@@ -194,7 +194,7 @@ def test_15_the_time_since_goes_on_while_the_page_is_open(
 
 
 @pytest.mark.parametrize("locale", ["en-US", "de-DE", "es-ES", "fr-FR", "ja-JP"])
-def test_15_the_script_says_the_time_since_as_the_server_does(
+def test_15_the_script_and_the_server_format_relative_times_alike(
     site: Site, open_page: Open, user: str, locale: str
 ) -> None:
     mine = site.sign_in(user, CHROME_ON_WINDOWS)
@@ -247,7 +247,7 @@ def test_15_the_script_says_the_time_since_as_the_server_does(
     ],
     ids=["de", "fr", "es", "ja"],
 )
-def test_33_everything_is_said_in_the_visitors_language(
+def test_33_all_text_is_in_the_visitors_language(
     site: Site, open_page: Open, user: str, locale: str, title: str, device: str, ask: str, yes: str
 ) -> None:
     site.sign_in(user, FIREFOX_ON_LINUX)
@@ -267,9 +267,7 @@ def test_33_everything_is_said_in_the_visitors_language(
     ), "no English is left"
 
 
-def test_the_page_weighs_little_and_is_kept_where_it_may_be(
-    site: Site, open_page: Open, user: str
-) -> None:
+def test_the_page_and_its_assets_are_small(site: Site, open_page: Open, user: str) -> None:
     mine = usual(site, user)
     page = open_page(path="/sign-in")
     page.context.add_cookies(
@@ -284,7 +282,7 @@ def test_the_page_weighs_little_and_is_kept_where_it_may_be(
     assert sum(sizes.values()) < BUDGET_BYTES, sizes
 
 
-def test_reduced_motion_moves_nothing(site: Site, open_page: Open, user: str) -> None:
+def test_reduced_motion_disables_transitions(site: Site, open_page: Open, user: str) -> None:
     mine = usual(site, user)
     moving = open_page(mine.token.reveal())
     still = open_page(mine.token.reveal(), reduced_motion="reduce")
@@ -294,7 +292,7 @@ def test_reduced_motion_moves_nothing(site: Site, open_page: Open, user: str) ->
     assert still.evaluate(duration) == "0s"
 
 
-def test_an_app_dresses_the_page_by_variables(site: Site, open_page: Open, user: str) -> None:
+def test_an_app_styles_the_page_with_css_variables(site: Site, open_page: Open, user: str) -> None:
     site.install(PageOptions(stylesheet_path="/theme.css"))
     page = open_page(path="/sign-in")
     page.route(

@@ -15,7 +15,7 @@ class TestWithoutJavaScript:
     def page(self, open_page: Open, mine: NewSession, firefox: NewSession) -> Page:
         return open_page(mine.token.reveal(), java_script_enabled=False)
 
-    def test_22_logging_out_asks_on_a_page_of_its_own(
+    def test_22_logging_out_asks_on_a_separate_page(
         self, site: Site, page: Page, firefox: NewSession
     ) -> None:
         ask_for(page, "Firefox on Linux")
@@ -66,7 +66,7 @@ class TestByKeyboardAlone:
         expect(page.get_by_text("You're not logged in anywhere else.")).to_be_focused()
         assert not is_live(site, firefox)
 
-    def test_exact_times_show_on_focus_and_go_on_escape(self, page: Page) -> None:
+    def test_exact_times_appear_on_focus_and_disappear_on_escape(self, page: Page) -> None:
         time = page.get_by_text("just now").last
         tip = page.locator(f"#{time.get_attribute('aria-describedby')}")
         expect(tip).to_be_hidden()

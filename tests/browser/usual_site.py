@@ -1,4 +1,4 @@
-"""A site as most of its visitors see it."""
+"""A site whose user has the usual sessions."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ USUAL_POLICY = Policy(session_limit=None, max_authentication_age=timedelta(days=
 
 
 def usual(site: Site, user: str) -> NewSession:
-    """Sign in on five devices, and log one more out."""
+    """Sign in on six devices, log one of them out, and return the last session."""
     for agent in (FIREFOX_ON_LINUX, IPHONE, PIXEL, ""):
         site.sign_in(
             user,

@@ -22,7 +22,7 @@ FAULTS_OF_THE_AUTHORITY = frozenset(
 _CODES = {
     row.reason: row.code for row in TABLE.values() if row.reason not in FAULTS_OF_THE_AUTHORITY
 }
-# Callers with gRPC's defaults drop an answer with more metadata.
+# Clients with gRPC's default settings reject an answer with more metadata.
 TRAILERS_LIMIT_BYTES = 8 * 1024
 _PART = re.compile(r"(?P<name>\w+)(?P<index>\[.*\])?", re.DOTALL)
 
@@ -53,7 +53,7 @@ class Answer:
 
 
 def faults(rpc: Rpc, answer: Answer) -> list[str]:
-    """Return the faults of an answer. A documented answer has none."""
+    """Return every way in which an answer differs from the documentation."""
     if answer.code is grpc.StatusCode.OK:
         try:
             rpc.response_type.FromString(answer.body)
@@ -61,7 +61,7 @@ def faults(rpc: Rpc, answer: Answer) -> list[str]:
             return ["the answer is no message of its type"]
         return []
     if rpc.streams_responses and answer.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return []  # a stream lasts for as long as its caller wants
+        return []  # a stream lasts until its caller ends it
     return [*_faults_of_status(answer), *_faults_of_fields(rpc, answer)]
 
 
@@ -75,7 +75,7 @@ def _faults_of_status(answer: Answer) -> Iterator[str]:
         yield f"{answer.code.name} with the reason {info.reason!r}: {answer.message!r}"
     if (status.code, status.message) != (answer.code.value[0], answer.message):
         yield "the details tell another status"
-    # As HTTP/2 counts and gRPC encodes them.
+    # The size as HTTP/2 counts it, in gRPC's encoding.
     size = len(quote(answer.message)) + sum(
         len(key) + 32 + len(value) * (4 / 3 if isinstance(value, bytes) else 1)
         for key, value in answer.trailers
@@ -100,7 +100,7 @@ def _faults_of_fields(rpc: Rpc, answer: Answer) -> Iterator[str]:
 
 
 def _names_a_field(path: str, message: Descriptor) -> bool:
-    """Say whether a path such as `requests[2].ip_address` or `attributes[any key]` leads to a field."""
+    """Return whether a path such as `requests[2].ip_address` or `attributes[any key]` names a field."""
     if path in message.oneofs_by_name:
         return True
     name, _, rest = path.partition(".")
@@ -110,7 +110,9 @@ def _names_a_field(path: str, message: Descriptor) -> bool:
         return False
     entry = field.message_type
     if entry is not None and entry.GetOptions().map_entry:
-        return _PART.fullmatch(path) is not None  # a key may hold anything, dots and brackets too
+        return (
+            _PART.fullmatch(path) is not None
+        )  # a key may contain any character, even dots and brackets
     if found["index"] and not (field.is_repeated and re.fullmatch(r"\[\d+\]", found["index"])):
         return False
     return not rest or (entry is not None and _names_a_field(rest, entry))

@@ -4,7 +4,7 @@
     PYTHONPATH=FOLDER:. .venv/bin/python -m tests.fuzz.guided [--seconds N] [--corpus FOLDER] [INPUT ...]
     .venv/bin/python -m tests.fuzz.guided --soak SECONDS
 
-Only this program needs atheris. No lock has atheris, since few versions of Python have a build of it. Requests come
+Only this program needs atheris. No lock file contains atheris, since few versions of Python have a build. Requests come
 from the strategies of `tests/fuzz` or from the fuzzer. They go through the interceptor and the services in this
 process, over a real SQLite file. The oracle of `tests/fuzz` judges the answers. The first fault ends the run and
 leaves its input in a file. Give the file's name to replay it.
@@ -112,7 +112,7 @@ class Run:
         self.faulty = 0
 
     def tried(self, rpc: Rpc, body: bytes, answer: Answer) -> None:
-        """Count a call, and raise if its answer has a fault."""
+        """Count a call, and raise an error if its answer has a fault."""
         self.count += 1
         if answer is not _UNSERVED and (found := faults(rpc, answer)):
             raise AssertionError(f"{rpc.path} of {body!r}: {found}")
@@ -130,7 +130,7 @@ class Run:
 
 
 def guided(seconds: int, corpus: Path, replayed: list[str]) -> None:
-    """Fuzz in this process until the time is up or a fault is found."""
+    """Fuzz in this process until the time is over or a fault is found."""
     if atheris is None:
         raise SystemExit("atheris is missing; see above how it is installed")
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +187,7 @@ def _plant(corpus: Path, residents: Residents) -> None:
 
 
 def soak(seconds: int) -> None:
-    """Send generated and mutated requests to a server, and watch its memory."""
+    """Send generated and mutated requests to a server, and print its memory use."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as program:
         pid = program.process.pid
         with grpc.insecure_channel(program.address) as channel:
@@ -210,7 +210,7 @@ def soak(seconds: int) -> None:
 
 
 def _examples(residents: Residents) -> Iterator[tuple[Rpc, bytes]]:
-    """Yield calls without end. Hypothesis, which is slow, generates a few. Bit flips vary each one."""
+    """Yield an endless series of calls. Hypothesis is slow, so it generates a few. Bit flips vary each of them."""
     chance = random.Random()
     made: list[tuple[Rpc, bytes]] = []
 

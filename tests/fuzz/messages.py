@@ -64,7 +64,7 @@ _HOSTILE_BYTES = [
     b"::ffff:1.2.3.4",
     b"fe80::1%eth0",
     b"1.2.3.4/24",
-    b"1" * 4_400,  # more digits than Python turns into a number
+    b"1" * 4_400,  # more digits than Python converts to an integer
 ]
 _PLAUSIBLE: dict[str, list[bytes]] = {
     "ip_address": [b"203.0.113.7", b"2001:db8::7", b"::ffff:203.0.113.7"],
@@ -103,14 +103,14 @@ def any_call(known: Known) -> st.SearchStrategy[tuple[Rpc, bytes]]:
 
 
 def structured(rpc: Rpc, known: Known) -> st.SearchStrategy[bytes]:
-    """Return requests of an RPC. About a third are valid, judged by the names of fields."""
+    """Return requests of an RPC. Values suit the names of their fields, so about a third of the requests are valid."""
     return st.sampled_from([0, 1, 8]).flatmap(
         lambda hostile_of_8: _message(rpc.request, known, hostile_of_8)
     )
 
 
 def raw(rpc: Rpc, known: Known) -> st.SearchStrategy[bytes]:
-    """Return bytes that are no request, or happen to be one."""
+    """Return arbitrary bytes. Few of them are valid requests."""
     valid = _message(rpc.request, known, 0)
     return st.one_of(
         st.binary(max_size=200),
@@ -125,7 +125,7 @@ def raw(rpc: Rpc, known: Known) -> st.SearchStrategy[bytes]:
 
 
 def metadata() -> st.SearchStrategy[Metadata]:
-    """Return valid metadata of a request, including unusual ones."""
+    """Return valid request metadata, including unusual metadata."""
     printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=80).map(
         str.strip
     )
@@ -154,7 +154,7 @@ def _message(descriptor: Descriptor, known: Known, hostile_of_8: int) -> st.Sear
 def _field(
     descriptor: FieldDescriptor, known: Known, hostile_of_8: int
 ) -> st.SearchStrategy[bytes]:
-    """Return a field as it is encoded, or nothing."""
+    """Return an encoded field, or no bytes."""
     good = _good(descriptor, known, hostile_of_8)
     bad = _bad(descriptor, known)
     one = st.integers(1, 8).flatmap(lambda chance: bad if chance <= hostile_of_8 else good)

@@ -1,4 +1,4 @@
-"""Sessions of every kind in an authority, for requests to name."""
+"""Sessions of every kind, so that requests can name existing ones."""
 
 from collections.abc import Callable
 from uuid import uuid4
@@ -15,7 +15,7 @@ from tests.support.api import RPCS, Rpc
 
 Call = Callable[[Rpc, bytes], Answer]
 _BY_NAME = {rpc.method: rpc for rpc in RPCS}
-# These calls end sessions, which the next request still needs.
+# These calls end sessions that later requests need.
 _DESTRUCTIVE = frozenset(
     name for name in _BY_NAME if name.startswith(("Revoke", "SignOut", "Erase"))
 )
@@ -23,7 +23,7 @@ _STALE_AFTER = 20
 
 
 class Residents:
-    """Live, ended and superseded sessions of several users and an operator, and tokens that almost match."""
+    """Live, ended and superseded sessions of several users and an operator, and tokens that are almost correct."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -32,7 +32,7 @@ class Residents:
         self.renew()
 
     def used(self, rpc: Rpc, answer: Answer) -> None:
-        """Count a call. Replace the sessions at intervals, since calls may have ended them."""
+        """Count a call. After some calls, replace the sessions, since calls may have ended them."""
         if answer.code is grpc.StatusCode.OK and rpc.method in _DESTRUCTIVE:
             self._uses += 1
             if rpc.method == "RevokeAllSessions" or self._uses >= _STALE_AFTER:

@@ -1,4 +1,4 @@
-"""The oracle finds every undocumented answer."""
+"""The oracle reports every undocumented answer."""
 
 from collections.abc import Sequence
 

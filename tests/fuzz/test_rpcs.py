@@ -1,4 +1,4 @@
-"""Every request to an RPC gets a documented answer in time, and the next call is answered, too.
+"""Every request to an RPC gets a documented answer in time. Afterwards the server still answers.
 
 `make test` sends the same requests each time. `make soak` and `tests/fuzz/guided.py` send others.
 """
@@ -37,7 +37,7 @@ def repeatable(examples: int) -> settings:
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],  # making a failing request smaller takes minutes of calls
+        phases=[Phase.generate],  # shrinking a failing request takes minutes
     )
 
 
@@ -54,7 +54,7 @@ class Fuzzed:
         self.residents = Residents(self.call)
 
     def call(self, rpc: Rpc, body: bytes, beside: Metadata | None = None) -> Answer:
-        """Make a call, with the key unless the metadata has another."""
+        """Make a call. Send the API key unless the metadata already has a key."""
         given = [("authorization", f"Bearer {self.key}")] if beside is None else beside
         seconds = STREAMS_LAST_SECONDS if rpc.streams_responses else 4 * ANSWERED_WITHIN_SECONDS
         try:
@@ -116,7 +116,7 @@ def test_every_request_gets_a_documented_answer(
 
 
 @pytest.mark.parametrize("rpc", RPCS, ids=str)
-def test_no_metadata_of_a_request_reveals_more(fuzzed: Fuzzed, rpc: Rpc) -> None:
+def test_no_metadata_gets_a_call_past_the_key_check(fuzzed: Fuzzed, rpc: Rpc) -> None:
     @repeatable(EXAMPLES_OF_METADATA)
     @given(metadata(), structured(rpc, fuzzed.residents.known))
     def holds(beside: Metadata, body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A WebSocket of a browser, as a web server would hand it on."""
+"""A browser's WebSocket, as a web server passes it to an app."""
 
 import asyncio
 from typing import Any
@@ -35,5 +35,5 @@ class Socket:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the app has sent nothing more than what was received."""
+        """Return whether the app has sent no message that was not received yet."""
         return self._outgoing.empty()

@@ -1,4 +1,4 @@
-"""Connections to an application of Channels. (Its own test clients need Daphne.)"""
+"""Connections to a Channels application. The test clients of Channels need Daphne."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ class Socket(_Communicator):  # type: ignore[misc]
         super().__init__(app, scope | {"headers": headers} | more)
 
     async def connect(self) -> dict[str, Any]:
-        """Return what the application says to a handshake."""
+        """Return the application's answer to a handshake."""
         await self.send_input({"type": "websocket.connect"})
         answer: dict[str, Any] = await self.receive_output(WAIT_SECONDS)
         return answer

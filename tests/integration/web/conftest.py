@@ -15,10 +15,10 @@ from tests.support.authority import PATIENCE_SECONDS, running_authority
 
 @pytest.fixture(scope="session")
 def django_database() -> Iterator[None]:
-    """Give the Django site of these tests its tables and the users ada and grace.
+    """Create the tables of the Django site, and the users ada and grace.
 
-    Asynchronous views have a thread of their own, and it keeps its connection to the file. So the file lives as long as
-    the process.
+    Asynchronous views run in a separate thread, which keeps its database connection open. So the file stays until the
+    process ends.
     """
     from tests.integration.web.django_site import FOLDER  # configures Django
 

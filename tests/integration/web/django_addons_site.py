@@ -1,8 +1,8 @@
-"""Add-ons of Django's that take `request.user`, beside Session Authority. For `ROOT_URLCONF`."""
+"""Django add-ons that use `request.user`, beside Session Authority. A module for `ROOT_URLCONF`."""
 
 from typing import Any
 
-from tests.integration.web import django_site  # configures Django, before all else of it
+from tests.integration.web import django_site  # configures Django before its imports
 
 from django.contrib.auth import authenticate, login  # isort: skip
 from django.contrib.auth.decorators import login_required  # isort: skip
@@ -29,15 +29,15 @@ LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 
 class OwnAuthentication(AuthenticationMiddleware):
-    """A site's own subclass."""
+    """A subclass that a site may write."""
 
 
 class Ours(SessionAuthorityMiddleware):
-    """A site's own subclass."""
+    """A subclass that a site may write."""
 
 
 def wrapping(get_response: Any) -> Any:
-    """Be a middleware of a site's own that replaces `request.user`."""
+    """Replace `request.user`, as a middleware of a site may do."""
 
     def wrap(request: Any) -> Any:
         request.user.is_wrapped = True
@@ -71,7 +71,7 @@ def sign_in_to_stay(request: Any) -> HttpResponse:
 
 
 def sign_in_with_code(request: Any) -> HttpResponse:
-    """Log in with both factors at once, as a form of django-otp does."""
+    """Log in with both factors at once, as django-otp's form does."""
     user: Any = authenticate(request, username="ada", password="pass")
     user.otp_device = StaticDevice.objects.get(user_id=user.pk)
     request.auth_session.methods = ["pwd", "otp"]

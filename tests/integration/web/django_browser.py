@@ -1,4 +1,4 @@
-"""A browser of the Django site of these tests, over HTTPS."""
+"""A browser that uses the Django test site over HTTPS."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ COOKIE = "__Host-auth_session"
 
 
 class Browser(Client):
-    """Speaks HTTPS to the site. A fault of the site's becomes a response."""
+    """Test client that uses HTTPS. If the site raises an exception, the client gets a response with status 500."""
 
     def __init__(self, **headers: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""A site of Django's, as somebody has it who then adds Session Authority."""
+"""A usual Django site to which Session Authority was added."""
 
 import asyncio
 import tempfile
@@ -69,7 +69,7 @@ SIGNED_IN = threading.Event()
 
 @sync_and_async_middleware
 def greeting(get_response: Any) -> Any:
-    """Look at the user outside of any view, where asked to."""
+    """Read the user outside of any view, if the request asks for it."""
     if iscoroutinefunction(get_response):
 
         async def agreet(request: HttpRequest) -> Any:
@@ -104,19 +104,19 @@ def sign_in_anyway(request: HttpRequest) -> HttpResponse:
         return HttpResponse(request.user.get_username() or "anonymous")
 
 
-def stumble(request: HttpRequest) -> HttpResponse:
+def sign_in_and_raise(request: HttpRequest) -> HttpResponse:
     sign_in(request)
     raise ZeroDivisionError
 
 
-async def await_nothing(request: HttpRequest) -> HttpResponse:
+async def asign_in_and_wait(request: HttpRequest) -> HttpResponse:
     await asign_in(request)
     SIGNED_IN.set()
     await asyncio.Event().wait()
     raise AssertionError
 
 
-async def astumble(request: HttpRequest) -> HttpResponse:
+async def asign_in_and_raise(request: HttpRequest) -> HttpResponse:
     await asign_in(request)
     raise ZeroDivisionError
 
@@ -139,7 +139,7 @@ def me(request: HttpRequest) -> JsonResponse:
 
 def change_password(request: HttpRequest) -> HttpResponse:
     user = cast("User", request.user)
-    user.set_password("pass")  # the same password with a new salt
+    user.set_password("pass")  # the same password, with a new salt
     user.save()
     update_session_auth_hash(request, user)
     return HttpResponse("changed")
@@ -195,7 +195,7 @@ urlpatterns = [
     path("", public),
     path("sign-in", sign_in),
     path("sign-in-anyway", sign_in_anyway),
-    path("stumble", stumble),
+    path("sign_in_and_raise", sign_in_and_raise),
     path("sign-out", sign_out),
     path("me", me),
     path("private", login_required(me)),
@@ -205,8 +205,8 @@ urlpatterns = [
     path("vault", vault),
     path("async/me", ame),
     path("async/sign-in", asign_in),
-    path("async/stumble", astumble),
-    path("async/wait", await_nothing),
+    path("async/sign_in_and_raise", asign_in_and_raise),
+    path("async/wait", asign_in_and_wait),
     path("async/sign-out", asign_out),
     path("async/again", again),
     path("async/vault", avault),

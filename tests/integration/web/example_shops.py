@@ -1,4 +1,4 @@
-"""The example shops, and browsers that visit them."""
+"""The example shops, and browsers for them."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _HIDDEN = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A shop that runs.
+    """A running shop.
 
     Attributes:
         address: Where it listens.
@@ -31,10 +31,10 @@ class Shop:
 
 
 class ShopBrowser(httpx.Client):
-    """A browser of its own: it keeps cookies, follows redirects and says where its forms come from."""
+    """Browser that keeps cookies, follows redirects, and sends `Origin` with its forms."""
 
     def __init__(self, shop: Shop) -> None:
-        # On localhost, the cookie may be plain.
+        # On localhost, the cookie needs no `Secure`.
         address = shop.address.replace("127.0.0.1", "localhost")
         super().__init__(
             base_url=address,
@@ -46,7 +46,7 @@ class ShopBrowser(httpx.Client):
         self._name_field = shop.name_field
 
     def submit(self, page: str, target: str | None = None, **fields: str) -> httpx.Response:
-        """Open a page, and send a form of it with its hidden fields."""
+        """Open a page and submit its form, with the hidden fields."""
         form = self.get(page)
         hidden = {name: unescape(value) for name, value in _HIDDEN.findall(form.text)}
         return self.post(
@@ -74,13 +74,13 @@ class ShopBrowser(httpx.Client):
 
 
 def make_django_users(folder: Path, **settings: str) -> None:
-    """Make the Django shop's database in a folder, with its users."""
+    """Create the Django shop's database in a folder, with its users."""
     with serving_app("tests.integration.web.example_shops", cwd=folder, **settings) as app:
         assert app.process.wait(60) == 0, app.output
 
 
 if __name__ == "__main__":
-    import django_app  # noqa: F401 - it configures Django
+    import django_app  # noqa: F401 - configures Django
 
     from django.contrib.auth.models import User  # isort: skip
     from django.core.management import call_command  # isort: skip

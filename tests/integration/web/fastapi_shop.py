@@ -1,4 +1,4 @@
-"""A FastAPI app with sessions, and a browser that visits it."""
+"""A FastAPI app with sessions, and a browser for it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ COOKIE = "__Host-auth_session"
 
 @dataclass
 class Shop:
-    """An app, its authority, and a browser."""
+    """An app and its authority."""
 
     app: FastAPI
     sessions: Sessions

@@ -1,4 +1,4 @@
-"""The FastAPI shop, with a route that says which process answered which user."""
+"""The FastAPI shop, with a route that returns the user and the answering process."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The Django shop, with a route that says which process answered which user."""
+"""The Django shop, with a route that returns the user and the answering process."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Web apps as people serve them: processes of their own, on a free port, ended by their own ids."""
+"""Web apps in separate processes, on free ports, as people serve them. Each process is ended by its own id."""
 
 import os
 import re
@@ -20,7 +20,7 @@ START_SECONDS = 60
 
 
 class App:
-    """A server of a web app."""
+    """The server process of a web app."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: Path) -> None:
         self.process = process
@@ -31,7 +31,7 @@ class App:
         return self._output.read_text()
 
     def addresses(self, pattern: str, count: int = 1) -> list[str]:
-        """Wait until it has said so often where it listens."""
+        """Wait until it has printed a number of addresses on which it listens."""
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up:
             found = re.findall(pattern, self.output)
@@ -44,7 +44,7 @@ class App:
 
 @contextmanager
 def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
-    """Run a command, with the repository and the examples on its path; end it and what it started."""
+    """Run a command with the repository and the examples on its path. End the command and its child processes afterwards."""
     output = cwd / f"{Path(command[0]).name}.{len(list(cwd.iterdir()))}.log"
     with output.open("wb") as log:
         process = subprocess.Popen(
@@ -61,7 +61,7 @@ def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
     try:
         yield App(process, output)
     finally:
-        # The group is its own: workers and reloaders go with it.
+        # The command has its own process group, with its workers and reloaders.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         try:

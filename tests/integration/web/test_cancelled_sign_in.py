@@ -1,4 +1,4 @@
-"""A sign-in whose caller is cancelled: by a scope of its own, by middleware, or because the browser has gone."""
+"""Sign-ins whose caller is cancelled: by its own scope, by middleware, or because the browser disconnected."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -18,13 +18,13 @@ COOKIE = "__Host-auth_session"
 
 
 class HeldClient(AsyncSessionClient):
-    """Holds the calls of one method back, before they are sent or after they are answered.
+    """Holds back the calls of one method, before they are sent or after they are answered.
 
     Attributes:
-        held: Which calls: "CreateSession", "SignOut" and so on; none at first.
+        held: Name of the method, such as "CreateSession". Empty: no call is held.
         before: Whether to hold them before they are sent.
-        reached: Set as soon as a call is held.
-        gate: Lets the held calls go on.
+        reached: Set once a call is held.
+        gate: Set by the test to release the held calls.
     """
 
     held = ""
@@ -66,14 +66,14 @@ def user(request: pytest.FixtureRequest) -> str:
 
 
 async def live_sessions(client: HeldClient, user: str) -> list[Session]:
-    """Return the user's sessions, without the one that is made to ask."""
+    """Return the user's live sessions, except the session that this function creates to list them."""
     mine = await client.create(user)
     sessions = await client.list(mine.token)
     await client.sign_out(mine.token)
     return [each for each in sessions if not each.current]
 
 
-async def none_is_left(client: HeldClient, sessions: Sessions, user: str) -> None:
+async def assert_no_session_is_left(client: HeldClient, sessions: Sessions, user: str) -> None:
     await until(lambda: not sessions._sign_ins._tasks)
     assert await live_sessions(client, user) == []
 
@@ -96,7 +96,7 @@ def browser(app: FastAPI) -> httpx.AsyncClient:
 
 @pytest.mark.parametrize("before", [True, False], ids=["before it is sent", "after the commit"])
 @pytest.mark.parametrize("by", ["anyio", "asyncio"])
-async def test_a_sign_in_that_a_scope_cancels_leaves_no_session(
+async def test_a_sign_in_that_its_own_scope_cancels_leaves_no_session(
     client: HeldClient, user: str, before: bool, by: str
 ) -> None:
     sessions = Sessions(client)
@@ -127,7 +127,7 @@ async def test_a_sign_in_that_a_scope_cancels_leaves_no_session(
 
     assert (answer.status_code, answer.json()) == (200, "anonymous")
     assert "set-cookie" not in answer.headers
-    await none_is_left(client, sessions, user)
+    await assert_no_session_is_left(client, sessions, user)
 
 
 @pytest.mark.parametrize("what", ["sign_in", "reauthenticate"])
@@ -155,7 +155,7 @@ async def test_after_a_cancelled_call_another_succeeds(
         assert left.current
 
 
-async def test_a_sign_in_cancelled_while_it_replaces_a_session_leaves_neither(
+async def test_a_sign_in_cancelled_while_it_replaces_a_session_leaves_no_session(
     client: HeldClient, user: str
 ) -> None:
     sessions = Sessions(client)
@@ -177,14 +177,14 @@ async def test_a_sign_in_cancelled_while_it_replaces_a_session_leaves_neither(
         answer = await it.post("/run")
 
     assert "Max-Age=0" in answer.headers["set-cookie"]
-    await none_is_left(client, sessions, user)
+    await assert_no_session_is_left(client, sessions, user)
 
 
 @pytest.mark.parametrize("held", ["CreateSession", ""])
 async def test_a_request_that_is_cancelled_leaves_no_session(
     client: HeldClient, user: str, held: str
 ) -> None:
-    """By a time limit around the app, or by the server when the browser has gone."""
+    """A time limit around the app cancels it, or the server does when the browser disconnects."""
     sessions = Sessions(client)
 
     async def run(request: Request) -> None:
@@ -208,12 +208,12 @@ async def test_a_request_that_is_cancelled_leaves_no_session(
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(limited), base_url="https://app.example"
     ) as it:
-        with suppress(AssertionError):  # It never gets a response.
+        with suppress(AssertionError):  # No response is sent.
             await it.post("/run")
     client.held = ""
     client.gate.set()
 
-    await none_is_left(client, sessions, user)
+    await assert_no_session_is_left(client, sessions, user)
 
 
 async def test_a_response_that_cannot_be_sent_leaves_no_session(
@@ -238,10 +238,10 @@ async def test_a_response_that_cannot_be_sent_leaves_no_session(
         with pytest.raises(OSError, match="gone"):
             await it.post("/run")
 
-    await none_is_left(client, sessions, user)
+    await assert_no_session_is_left(client, sessions, user)
 
 
-async def test_a_token_that_comes_after_the_response_is_ended(
+async def test_a_session_created_after_the_response_began_is_ended(
     client: HeldClient, user: str
 ) -> None:
     sessions = Sessions(client)
@@ -260,10 +260,10 @@ async def test_a_token_that_comes_after_the_response_is_ended(
     with pytest.raises(RuntimeError, match="the response has begun"):
         await tasks[0]
     assert "set-cookie" not in answer.headers
-    await none_is_left(client, sessions, user)
+    await assert_no_session_is_left(client, sessions, user)
 
 
-async def test_a_cancelled_sign_in_that_fails_is_quiet(
+async def test_a_cancelled_sign_in_that_fails_logs_nothing(
     client: HeldClient, user: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     sessions = Sessions(client)

@@ -1,4 +1,4 @@
-"""The web app that `make run` opens."""
+"""The web app that `make run` starts."""
 
 import re
 import socket
@@ -10,14 +10,14 @@ from session_authority_server.cli.demo_site import PRETEND_DEVICES
 from tests.support.program import running
 
 
-def test_the_demonstration_opens_a_web_app_to_try_log_out_in(tmp_path: Path) -> None:
+def test_the_demonstration_is_a_web_app_in_which_users_can_log_out(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with running(
             "demo", "--listen", "127.0.0.1:0", "--web-port", port, cwd=tmp_path
         ) as program:
             address = program.wait_for(r"Open (http://127\.0\.0\.1:\d+) and log in with any name")
-            assert not address.endswith(f":{port}")  # which is another's
+            assert not address.endswith(f":{port}")  # of another user
             with httpx.Client(base_url=address, follow_redirects=True, timeout=30) as laptop:
                 _try(laptop)
                 _come_back(laptop)
@@ -48,7 +48,7 @@ def _try(laptop: httpx.Client) -> None:
     assert home.count("<strong>logged in</strong>") == 1
     assert home.count("<strong>logged out</strong>") == 1
 
-    # Signing in again brings the pretended devices back, and none of them twice.
+    # Signing in again restores the simulated devices, without duplicates.
     home = laptop.post("/sign-in", data={"name": "<b>mary"}).text
     assert home.count("<strong>logged in</strong>") == 2
     page = laptop.get("/account/sessions").text
@@ -58,7 +58,7 @@ def _try(laptop: httpx.Client) -> None:
 
 
 def _come_back(laptop: httpx.Client) -> None:
-    """Sign in by the link on the sessions page, and be led back there, but to no other site."""
+    """Sign in through the link on the sessions page. The browser returns there, and never to another site."""
     [link] = re.findall(r'href="([^"]+)">Log in<', laptop.get("/account/sessions").text)
     form = laptop.get(link).text
     [following] = re.findall(r'name="next" value="([^"]*)"', form)

@@ -1,4 +1,4 @@
-"""Add-ons that take `request.user`: django-otp, REST framework, users that a gateway names."""
+"""Add-ons that use `request.user`: django-otp, REST framework, and users named by a gateway."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +45,7 @@ def _device(django_authority: testing.Authority) -> Iterator[None]:
     "between",
     [OTP, HIJACK, REMOTE_USER, PERSISTENT_REMOTE_USER, f"{SITE}.wrapping"],
 )
-def test_the_check_names_the_middleware_that_must_come_later(between: str) -> None:
+def test_check_names_the_middleware_that_must_come_later(between: str) -> None:
     with (
         site("django.contrib.messages.middleware.MessageMiddleware", between, OURS),
         pytest.raises(SystemCheckError) as caught,
@@ -59,12 +59,12 @@ def test_the_check_names_the_middleware_that_must_come_later(between: str) -> No
         call_command("check")
 
 
-def test_the_check_knows_subclasses() -> None:
+def test_check_accepts_subclasses_of_the_middleware() -> None:
     with override_settings(MIDDLEWARE=[SESSION, f"{SITE}.OwnAuthentication", f"{SITE}.Ours"]):
         call_command("check")
 
 
-def test_django_otp_verifies_users_and_our_session_stays_revocable(
+def test_a_user_verified_by_django_otp_can_still_be_revoked(
     django_authority: testing.Authority,
 ) -> None:
     with site(OURS, OTP), django_authority.client() as client:
@@ -86,7 +86,7 @@ def test_django_otp_verifies_users_and_our_session_stays_revocable(
         }
 
 
-def test_a_login_with_two_factors_says_so(django_authority: testing.Authority) -> None:
+def test_a_login_with_two_factors_records_both_methods(django_authority: testing.Authority) -> None:
     with site(OURS, OTP), django_authority.client() as client:
         browser = Browser()
         browser.get("/sign-in-with-code")
@@ -95,7 +95,7 @@ def test_a_login_with_two_factors_says_so(django_authority: testing.Authority) -
 
 
 def same_browser(before: Browser) -> Browser:
-    """Return a browser with the same cookies. Django's client keeps the middleware that it began with."""
+    """Return a browser with the same cookies. A new client is needed, since a client keeps its first middleware."""
     browser = Browser(accept="application/json")
     browser.cookies = before.cookies
     return browser
@@ -119,7 +119,7 @@ def test_rest_framework_and_login_required_refuse_a_revoked_session(
 
 
 @pytest.mark.parametrize("middleware", [REMOTE_USER, PERSISTENT_REMOTE_USER])
-def test_a_user_that_a_gateway_names_gets_one_session(
+def test_a_user_named_by_a_gateway_gets_one_session(
     django_authority: testing.Authority, middleware: str
 ) -> None:
     with (
@@ -144,7 +144,7 @@ def test_a_user_that_a_gateway_names_gets_one_session(
             assert browser.get("/me").json()["user"] is None
 
 
-def test_another_user_of_the_gateway_gets_another_session(
+def test_another_user_named_by_the_gateway_gets_another_session(
     django_authority: testing.Authority,
 ) -> None:
     with (

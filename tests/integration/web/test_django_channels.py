@@ -1,4 +1,4 @@
-"""Users of Django Channels, whose sockets end with their session."""
+"""Sockets of Django Channels, which close when the user's session ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -103,7 +103,7 @@ async def poll(browser: Client, query: bytes = b"") -> Any:
 
 
 async def revoked_while_waiting(browser: Browser, client: SessionClient, query: bytes = b"") -> Any:
-    """Return the answer to a long poll whose user is revoked before there is news."""
+    """Return the answer to a long poll whose user's session is revoked while the poll waits."""
     answer = asyncio.ensure_future(poll(browser, query))
     ends_at = asyncio.get_running_loop().time() + WAIT_SECONDS
     while not push._getters:  # type: ignore[attr-defined]
@@ -124,7 +124,9 @@ async def test_a_socket_knows_its_user(browser: Browser, client: SessionClient) 
 
 
 @pytest.mark.parametrize("lost", [COOKIE, "sessionid"])
-async def test_a_socket_needs_both_cookies(browser: Browser, lost: str) -> None:
+async def test_a_socket_without_one_of_the_cookies_is_anonymous(
+    browser: Browser, lost: str
+) -> None:
     del browser.cookies[lost]
     async with socket(browser) as opened:
         assert await opened.greeting() == {"user": "", "session": None}
@@ -142,13 +144,17 @@ async def test_the_token_of_another_session_leaves_a_socket_anonymous(
             assert await opened.greeting() == {"user": "", "session": None}
 
 
-async def test_a_revoked_user_opens_no_socket(browser: Browser, client: SessionClient) -> None:
+async def test_the_socket_of_a_revoked_session_is_anonymous(
+    browser: Browser, client: SessionClient
+) -> None:
     client.sign_out(browser.token)
     async with socket(browser) as opened:
         assert await opened.greeting() == {"user": "", "session": None}
 
 
-async def test_no_message_of_a_revoked_user_passes(browser: Browser, client: SessionClient) -> None:
+async def test_no_message_from_a_revoked_user_passes(
+    browser: Browser, client: SessionClient
+) -> None:
     async with socket(browser) as opened:
         await opened.greeting()
         client.sign_out(browser.token)
@@ -207,7 +213,7 @@ async def test_an_outage_closes_sockets_and_refuses_new_ones(
         assert (await opened.greeting())["user"] == "ada"
 
 
-async def test_in_an_outage_a_handshake_gets_503_if_the_server_can_say_so(
+async def test_in_an_outage_a_handshake_gets_503_if_the_server_supports_it(
     browser: Browser, django_authority: testing.Authority
 ) -> None:
     can: dict[str, Any] = {"websocket.http.response": {}}
@@ -225,13 +231,13 @@ async def test_a_long_poll_of_a_live_user_is_answered(browser: Browser) -> None:
     assert await poll(browser) == (200, b"ada: news")
 
 
-async def test_a_long_poll_of_a_user_who_was_revoked_meanwhile_gets_401(
+async def test_a_long_poll_whose_user_is_revoked_meanwhile_gets_401(
     browser: Browser, client: SessionClient
 ) -> None:
     assert await revoked_while_waiting(browser, client) == (401, b"Not logged in")
 
 
-async def test_a_stream_of_a_user_who_was_revoked_meanwhile_ends(
+async def test_a_stream_whose_user_is_revoked_meanwhile_ends(
     browser: Browser, client: SessionClient
 ) -> None:
     assert await revoked_while_waiting(browser, client, b"stream") == (200, b"first ")
@@ -252,7 +258,7 @@ async def test_visitors_are_anonymous_even_in_an_outage(
         assert await poll(Browser()) == (200, b"anonymous: news")
 
 
-async def test_a_login_of_the_test_client_opens_sockets(
+async def test_a_login_by_the_test_client_can_open_sockets(
     django_authority: testing.Authority,
 ) -> None:
     browser = Client()
@@ -261,7 +267,7 @@ async def test_a_login_of_the_test_client_opens_sockets(
         assert (await opened.greeting())["user"] == "ada"
 
 
-async def test_staff_who_act_as_a_user_lose_the_socket_with_their_own_session(
+async def test_the_socket_of_an_acting_staff_member_closes_with_their_own_session(
     client: SessionClient,
 ) -> None:
     boss = await sync_to_async(User.objects.create_superuser)("boss", password="pass")
@@ -286,7 +292,9 @@ async def test_staff_who_act_as_a_user_lose_the_socket_with_their_own_session(
     await boss.adelete()
 
 
-async def test_without_channels_session_middleware_it_says_what_to_use() -> None:
+async def test_without_the_session_middleware_of_channels_the_error_names_the_stack_to_use() -> (
+    None
+):
     async def nothing(*_: object) -> Any:
         raise AssertionError
 

@@ -55,14 +55,14 @@ def release(browser: Browser) -> Any:
 
 
 def sessions_of(client: SessionClient, name: str, **more: Any) -> list[Session]:
-    """List a user's sessions but the one that asks."""
+    """List a user's sessions, except the session that this function creates to list them."""
     with_token = client.create(user_id(name)).token
     found = [each for each in client.list(with_token, **more) if not each.current]
     client.sign_out(with_token)
     return found
 
 
-def test_the_borrowed_session_names_the_actor_and_no_proof(
+def test_the_borrowed_session_names_the_actor_and_has_no_methods(
     boss: Browser, client: SessionClient
 ) -> None:
     assert act_as(boss, "ada").status_code == 302
@@ -73,7 +73,7 @@ def test_the_borrowed_session_names_the_actor_and_no_proof(
     assert borrowed.authentication_methods == ()
 
 
-def test_the_actors_own_session_goes_on_and_is_returned_to(
+def test_the_actors_own_session_continues_and_returns_on_release(
     boss: Browser, client: SessionClient
 ) -> None:
     own = boss.token
@@ -116,7 +116,7 @@ def test_an_actor_without_their_own_cookie_stops_acting(
     assert not client.validate(borrowed)
 
 
-def test_the_own_cookie_of_another_session_does_not_help(
+def test_an_own_cookie_with_another_session_stops_the_acting(
     boss: Browser, client: SessionClient
 ) -> None:
     act_as(boss, "ada")
@@ -124,7 +124,7 @@ def test_the_own_cookie_of_another_session_does_not_help(
     assert boss.get("/me").json()["user"] is None
 
 
-def test_a_borrowed_session_that_its_user_revoked_does_not_open_the_way_back(
+def test_after_its_user_revoked_the_borrowed_session_there_is_no_way_back(
     boss: Browser, client: SessionClient
 ) -> None:
     act_as(boss, "ada")
@@ -133,10 +133,10 @@ def test_a_borrowed_session_that_its_user_revoked_does_not_open_the_way_back(
     assert release(boss).status_code in {302, 403}
     assert boss.get("/me").json()["user"] is None
     boss.sign_in("boss")
-    assert len(sessions_of(client, "boss")) == 1  # the earlier own session has ended
+    assert len(sessions_of(client, "boss")) == 1  # the staff member's earlier session has ended
 
 
-def test_acting_as_a_second_user_from_the_first_keeps_the_actor(
+def test_an_actor_who_acts_as_a_second_user_stays_the_actor(
     boss: Browser, client: SessionClient
 ) -> None:
     own = boss.token
@@ -199,7 +199,7 @@ def test_an_outage_while_acting_changes_nothing(
     assert boss.get("/me").json()["user"] == "boss"
 
 
-def test_a_failed_request_leaves_the_actor_with_the_own_session(
+def test_an_actor_keeps_the_own_session_if_the_request_fails(
     boss: Browser, client: SessionClient
 ) -> None:
     from hijack.signals import hijack_started
@@ -218,14 +218,14 @@ def test_a_failed_request_leaves_the_actor_with_the_own_session(
     assert sessions_of(client, "ada") == []
 
 
-def test_a_cookie_that_goes_with_the_browser_still_does_after_acting(boss: Browser) -> None:
+def test_a_cookie_that_ends_with_the_browser_still_does_after_acting(boss: Browser) -> None:
     shared = Browser()
     shared.get("/sign-in", {"user": "boss", "shared": "yes"})
     for answer in (act_as(shared, "ada"), release(shared)):
         assert answer.cookies["__Host-auth_session"]["max-age"] == ""
 
 
-def test_a_cookie_that_was_chosen_to_stay_still_does_after_acting(
+def test_a_persistent_cookie_is_still_persistent_after_acting(
     django_authority: testing.Authority,
 ) -> None:
     from django.conf import settings
@@ -238,6 +238,6 @@ def test_a_cookie_that_was_chosen_to_stay_still_does_after_acting(
         assert release(browser).cookies["__Host-auth_session"]["max-age"]
 
 
-def test_without_hijack_no_view_is_one_of_its_views() -> None:
+def test_without_django_hijack_no_view_counts_as_its_own() -> None:
     with modify_settings(INSTALLED_APPS={"remove": "hijack"}):
         assert not is_hijack(lambda: None)

@@ -1,4 +1,4 @@
-"""How users of a Django site confirm who they are, and get back to where they were."""
+"""How users of a Django site confirm their identity and return to their page."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -86,9 +86,7 @@ def confirm(browser: Browser, address: str, password: str = "pass") -> Any:
     return browser.post(address, {"password": password})
 
 
-def test_a_user_confirms_the_password_and_gets_back(
-    browser: Browser, client: SessionClient
-) -> None:
+def test_a_user_confirms_the_password_and_returns(browser: Browser, client: SessionClient) -> None:
     sent = browser.get("/vault?x=1").headers["Location"]
     assert sent == f"{CONFIRM}?next=%2Fvault%3Fx%3D1"
     page = browser.get(sent)
@@ -134,7 +132,7 @@ def test_the_password_of_another_user_is_refused(browser: Browser) -> None:
         "",
     ],
 )
-def test_the_way_back_leads_to_no_other_site_and_not_to_itself(
+def test_the_redirect_leads_neither_to_another_site_nor_to_the_confirming_page(
     browser: Browser, given: str
 ) -> None:
     with override_settings(LOGIN_REDIRECT_URL="/home"):
@@ -142,14 +140,16 @@ def test_the_way_back_leads_to_no_other_site_and_not_to_itself(
     assert sent.headers["Location"] == "/home"
 
 
-def test_a_form_is_returned_to_by_the_page_that_held_it(browser: Browser) -> None:
+def test_after_a_refused_form_django_returns_to_the_page_with_the_form(browser: Browser) -> None:
     referer = {"referer": "https://app.example/settings"}
     sent = browser.post("/vault", headers=referer).headers["Location"]
     assert sent == f"{CONFIRM}?next=%2Fsettings"
     assert browser.post("/vault").headers["Location"] == CONFIRM
 
 
-def test_a_visitor_signs_in_instead_and_goes_on(browser: Browser, client: SessionClient) -> None:
+def test_a_visitor_without_a_session_signs_in_instead(
+    browser: Browser, client: SessionClient
+) -> None:
     client.sign_out(browser.token)
     assert browser.get(f"{CONFIRM}?next=/vault").headers["Location"] == "/login/?next=/vault"
     required = "django.contrib.auth.middleware.LoginRequiredMiddleware"
@@ -160,7 +160,7 @@ def test_a_visitor_signs_in_instead_and_goes_on(browser: Browser, client: Sessio
     assert sent == "/login/?next=/vault"
 
 
-def test_a_confirming_page_that_is_guarded_itself_is_refused_instead_of_looped(
+def test_a_confirming_page_that_is_itself_guarded_gets_403_instead_of_a_redirect_loop(
     browser: Browser,
 ) -> None:
     from django.conf import settings
@@ -172,7 +172,7 @@ def test_a_confirming_page_that_is_guarded_itself_is_refused_instead_of_looped(
 
 
 @pytest.mark.parametrize("name", ["a%20b", "%C3%A4", "a%3Fb", "a%25b"])
-def test_a_path_with_any_letters_is_returned_to(browser: Browser, name: str) -> None:
+def test_a_path_with_any_characters_is_returned_to(browser: Browser, name: str) -> None:
     sent = browser.get(f"/vaults/{name}").headers["Location"]
     back = confirm(browser, sent)
     assert back.headers["Location"] == f"/vaults/{name}"
@@ -180,8 +180,8 @@ def test_a_path_with_any_letters_is_returned_to(browser: Browser, name: str) -> 
 
 @pytest.mark.parametrize("path", ["/vault", "/api/vault"])
 @pytest.mark.parametrize("accept", ["application/json", "*/*"])
-def test_a_program_gets_403(browser: Browser, path: str, accept: str) -> None:
-    """Programs and scripts accept any type by default."""
+def test_a_program_gets_403_instead_of_a_redirect(browser: Browser, path: str, accept: str) -> None:
+    """Programs and scripts send `Accept: */*` by default."""
     refused = browser.get(path, headers={"accept": accept})
     assert refused.status_code == 403
     assert refused.json() == {
@@ -190,7 +190,7 @@ def test_a_program_gets_403(browser: Browser, path: str, accept: str) -> None:
     }
 
 
-def test_a_site_without_our_pages_refuses(browser: Browser) -> None:
+def test_a_site_without_our_pages_answers_403(browser: Browser) -> None:
     bare = ModuleType("bare_urls")
     bare.urlpatterns = [path("vault", vault)]  # type: ignore[attr-defined]
     with override_settings(ROOT_URLCONF=bare):
@@ -206,7 +206,7 @@ def test_an_actor_cannot_confirm_the_users_identity(client: SessionClient) -> No
     assert confirm(browser, CONFIRM).status_code == 403
 
 
-def test_a_subclass_says_how_its_users_prove_who_they_are(
+def test_a_subclass_sets_its_authentication_methods(
     browser: Browser, client: SessionClient
 ) -> None:
     assert confirm(browser, "/confirm-key").status_code == 302
@@ -220,12 +220,12 @@ def test_a_form_of_another_site_is_refused(browser: Browser) -> None:
     assert confirm(strict, CONFIRM).status_code == 403
 
 
-def test_the_page_is_there_however_the_sessions_page_is_included(browser: Browser) -> None:
+def test_the_confirming_page_exists_below_any_include(browser: Browser) -> None:
     assert browser.get("/elsewhere/reauthenticate").status_code == 200
     assert browser.get("/account/sessions/reauthenticate/more").status_code == 404
 
 
-def test_the_sessions_page_leads_to_it_if_the_policy_asks_for_a_proof(
+def test_the_sessions_page_links_to_the_confirming_page_if_the_policy_requires_a_proof(
     django_database: None,
 ) -> None:
     from session_authority.testing.django import connected
@@ -239,7 +239,7 @@ def test_the_sessions_page_leads_to_it_if_the_policy_asks_for_a_proof(
         assert f'href="{CONFIRM}?next=' in page.content.decode()
 
 
-def test_an_outage_at_the_proof_is_a_503(
+def test_an_outage_during_the_confirmation_is_a_503(
     browser: Browser, django_authority: testing.Authority
 ) -> None:
     with django_authority.outage():

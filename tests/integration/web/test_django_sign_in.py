@@ -1,4 +1,4 @@
-"""Session properties that a Django site can set at login, and logins that share a browser."""
+"""Properties of a session that a Django site sets at login, and users who share a browser."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -110,7 +110,7 @@ def with_setting(**more: Any) -> Any:
     return override_settings(SESSION_AUTHORITY={**settings.SESSION_AUTHORITY, **more})
 
 
-def test_a_login_describes_its_session(
+def test_a_login_sets_the_properties_of_its_session(
     client: SessionClient, django_authority: testing.Authority
 ) -> None:
     began = django_authority.now - 5 * MINUTES
@@ -135,7 +135,7 @@ def test_a_login_describes_its_session(
     assert session.actor_id == "support"
 
 
-def test_a_login_by_somebody_else_claims_no_password(client: SessionClient) -> None:
+def test_a_login_by_an_actor_records_no_password(client: SessionClient) -> None:
     described.update(actor_id="support")
     browser = Browser()
     browser.sign_in()
@@ -144,7 +144,7 @@ def test_a_login_by_somebody_else_claims_no_password(client: SessionClient) -> N
 
 @pytest.mark.parametrize("site_default", [True, False])
 @pytest.mark.parametrize("chosen", [True, False, None])
-def test_both_cookies_stay_as_long_as_the_login_chose(
+def test_both_cookies_are_as_persistent_as_the_login_chose(
     site_default: bool, chosen: bool | None
 ) -> None:
     stays = site_default if chosen is None else chosen
@@ -167,7 +167,7 @@ def test_both_cookies_stay_as_long_as_the_login_chose(
         ("", {"SESSION_EXPIRE_AT_BROWSER_CLOSE": True}),
     ],
 )
-def test_a_login_that_goes_with_the_browser_has_an_idle_timeout(
+def test_a_login_that_ends_with_the_browser_has_an_idle_timeout(
     client: SessionClient, expiry: str, settings: dict[str, Any]
 ) -> None:
     with override_settings(**settings):
@@ -183,7 +183,7 @@ def test_a_login_that_goes_with_the_browser_has_an_idle_timeout(
         assert browser.who() == "ada"
 
 
-def test_a_site_can_choose_that_idle_timeout_or_none(client: SessionClient) -> None:
+def test_a_site_can_set_or_remove_the_idle_timeout_of_browser_logins(client: SessionClient) -> None:
     browser = Browser()
     with with_setting(BROWSER_IDLE_TIMEOUT=30 * MINUTES):
         browser.get("/sign-in", {"expiry": "after"})
@@ -195,7 +195,7 @@ def test_a_site_can_choose_that_idle_timeout_or_none(client: SessionClient) -> N
         assert client.require(browser.token).idle_expire_time is None
 
 
-def test_a_lifetime_of_the_logins_own_needs_no_idle_timeout(client: SessionClient) -> None:
+def test_a_login_with_its_own_lifetime_gets_no_idle_timeout(client: SessionClient) -> None:
     described.update(lifetime=DAY)
     for expiry in ("before", "after"):
         browser = Browser()
@@ -204,7 +204,7 @@ def test_a_lifetime_of_the_logins_own_needs_no_idle_timeout(client: SessionClien
 
 
 @pytest.mark.parametrize("expiry", ["before", "after"])
-def test_a_shorter_idle_timeout_of_the_policy_counts(django_database: None, expiry: str) -> None:
+def test_a_shorter_idle_timeout_of_the_policy_applies(django_database: None, expiry: str) -> None:
     from session_authority.testing.django import connected
 
     with testing.authority(idle_timeout=5 * MINUTES) as strict, connected(strict) as client:
@@ -222,7 +222,7 @@ def test_an_outage_after_the_login_leaves_it_without_an_idle_timeout(
     site_client = options().client
     site_client.sign_out(
         "ses_" + "0" * 70
-    )  # connects, so that validations go through the real method
+    )  # connects, so that later validations use the real method
     run, calls = site_client.run_operation, []
 
     def fail_later(operation: Any) -> Any:
@@ -252,12 +252,12 @@ def test_an_outage_after_the_login_leaves_it_without_an_idle_timeout(
         ("CLOCK", "noon", "CLOCK must be a function that returns the time, not str"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_named(key: str, value: object, said: str) -> None:
+def test_an_invalid_django_setting_is_named(key: str, value: object, said: str) -> None:
     with with_setting(**{key: value}), pytest.raises(ImproperlyConfigured, match=said):
         options()
 
 
-def test_a_shared_browser_keeps_two_users_apart(client: SessionClient) -> None:
+def test_two_users_of_one_browser_never_share_a_session(client: SessionClient) -> None:
     browser = Browser()
     browser.sign_in("ada")
     adas, adas_login = browser.token, browser.cookies["sessionid"].value
@@ -269,13 +269,13 @@ def test_a_shared_browser_keeps_two_users_apart(client: SessionClient) -> None:
 
     browser.cookies["sessionid"] = adas_login
     assert browser.who() is None
-    browser.sign_in("ada")  # without signing grace out
+    browser.sign_in("ada")  # grace is not signed out
     assert browser.who() == "ada"
     assert [each.user_id for each in client.list(browser.token)] == [user_id("ada")]
 
 
 @pytest.mark.parametrize("engine", ["db", "cache", "cached_db", "signed_cookies", "file"])
-def test_every_session_engine_of_django_keeps_a_login_revocable(
+def test_a_login_is_revocable_with_every_session_engine_of_django(
     client: SessionClient, engine: str, tmp_path: Any
 ) -> None:
     with override_settings(
@@ -293,7 +293,7 @@ def test_every_session_engine_of_django_keeps_a_login_revocable(
         assert browser.who() is None
 
 
-def test_a_login_of_the_test_client_counts(
+def test_the_test_client_can_log_in(
     client: SessionClient, django_authority: testing.Authority
 ) -> None:
     ada = User.objects.get(username="ada")
@@ -307,12 +307,12 @@ def test_a_login_of_the_test_client_counts(
     browser = Client()
     assert browser.login(username="ada", password="pass")
     other = client.create(user_id()).token
-    assert len(client.list(other)) == 2  # those before have ended with logout()
+    assert len(client.list(other)) == 2  # logout() ended the earlier ones
     django_authority.advance(timedelta(days=91))
     assert browser.get("/me").json()["user"] is None
 
 
-def test_the_latest_login_counts_however_it_was_made() -> None:
+def test_the_latest_login_applies_however_it_was_made() -> None:
     ada, grace = (User.objects.get(username=name) for name in ("ada", "grace"))
     browser = Browser()
     browser.sign_in("ada")
@@ -325,7 +325,7 @@ def test_the_latest_login_counts_however_it_was_made() -> None:
     assert browser.who() == "ada"
 
 
-async def test_a_login_of_the_asynchronous_test_client_counts(
+async def test_the_asynchronous_test_client_can_log_in(
     django_authority: testing.Authority,
 ) -> None:
     browser = AsyncClient()
@@ -335,7 +335,7 @@ async def test_a_login_of_the_asynchronous_test_client_counts(
     assert (await browser.get("/async/me")).json()["user"] is None
 
 
-def test_outside_of_tests_a_login_without_a_request_does_not_count(
+def test_outside_of_tests_a_login_without_a_request_is_anonymous(
     django_authority: testing.Authority,
 ) -> None:
     with SessionClient("127.0.0.1:9") as nowhere, with_setting(CLIENT=nowhere):
@@ -346,7 +346,7 @@ def test_outside_of_tests_a_login_without_a_request_does_not_count(
     assert browser.get("/me").json()["user"] is None
 
 
-def test_a_login_at_a_request_that_met_no_middleware_raises(
+def test_a_login_with_a_request_that_passed_no_middleware_raises(
     django_authority: testing.Authority,
 ) -> None:
     request: Any = RequestFactory().get("/")

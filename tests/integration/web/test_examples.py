@@ -1,4 +1,4 @@
-"""The example programs, each as a process of its own, with a real authority that asks for keys.
+"""The example programs, each in a separate process, with a real authority that requires keys.
 
 The pages docs/start/fastapi.md, django.md and grpc.md show the programs. Each program starts with the command of its page.
 """
@@ -58,7 +58,7 @@ def client(settings: dict[str, str]) -> Iterator[SessionClient]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a reader who has copied the programs."""
+    """A folder with copies of the programs, as a reader of the pages has."""
     folder = tmp_path_factory.mktemp("copied")
     for names in PROGRAMS.values():
         for name in names:
@@ -73,7 +73,7 @@ def django_folder(folder: Path, settings: dict[str, str]) -> Path:
 
 
 def command(page: str, beginning: str) -> list[str]:
-    """Return the one command of a page that begins so, without its first word if that is "python"."""
+    """Return the only command of a page that begins with `start`, without a leading "python"."""
     lines = [
         line
         for block in blocks_of(ROOT / page)
@@ -139,13 +139,13 @@ def chatting(request: pytest.FixtureRequest) -> Shop:
 
 
 @pytest.mark.parametrize(("page", "names"), PROGRAMS.items())
-def test_a_page_shows_the_program_that_these_tests_run(page: str, names: list[str]) -> None:
+def test_each_page_shows_the_program_that_these_tests_run(page: str, names: list[str]) -> None:
     shown = [name for block in blocks_of(ROOT / page) for name in block.included]
     assert shown == [f"examples/{name}" for name in names]
 
 
 @pytest.mark.parametrize("name", ["fastapi_app.py", "django_app.py", "grpc_service.py"])
-def test_a_program_has_40_to_80_lines_of_code(name: str) -> None:
+def test_each_program_has_40_to_80_lines_of_code(name: str) -> None:
     lines = (EXAMPLES / name).read_text().splitlines()
     assert 40 <= len([line for line in lines if line.strip()]) <= 80
 
@@ -153,7 +153,7 @@ def test_a_program_has_40_to_80_lines_of_code(name: str) -> None:
 # The shops
 
 
-def test_the_commands_of_the_page_make_djangos_database_and_a_user(
+def test_the_commands_of_the_page_create_djangos_database_and_a_user(
     settings: dict[str, str], tmp_path: Path
 ) -> None:
     shutil.copy(EXAMPLES / "django_app.py", tmp_path)
@@ -170,7 +170,7 @@ def test_the_commands_of_the_page_make_djangos_database_and_a_user(
         assert database.execute("SELECT username FROM auth_user").fetchall() == [("ada",)]
 
 
-def test_a_visitor_signs_in_and_reaches_the_page_that_they_wanted(either: Shop) -> None:
+def test_a_visitor_who_signs_in_returns_to_the_requested_page(either: Shop) -> None:
     with either.browser() as laptop:
         form = laptop.get("/")
         assert form.url.path == "/sign-in"
@@ -193,21 +193,21 @@ def test_a_wrong_name_or_password_is_refused(either: Shop, name: str, password: 
 
 
 @pytest.mark.parametrize("other_site", OTHER_SITES)
-def test_a_sign_in_leads_to_no_other_site(either: Shop, other_site: str) -> None:
+def test_a_sign_in_redirects_to_no_other_site(either: Shop, other_site: str) -> None:
     with either.browser() as laptop:
         home = laptop.sign_in(page=str(httpx.URL("/sign-in", params={"next": other_site})))
         assert (home.url.host, home.url.path) == ("localhost", "/")
 
 
 def forge_in_fastapi(laptop: httpx.Client, path: str, fields: dict[str, str]) -> list[int]:
-    """Post a form as a page of another site would, and without saying where it comes from."""
+    """Post a form with the `Origin` of another site, and without `Origin`."""
     named = laptop.post(path, data=fields, headers={"origin": "https://evil.example"})
     laptop.headers.pop("origin", None)
     return [named.status_code, laptop.post(path, data=fields).status_code]
 
 
 def forge_in_django(laptop: httpx.Client, path: str, fields: dict[str, str]) -> list[int]:
-    """Post a form without the token of the page, and with a wrong one."""
+    """Post a form without the page's CSRF token, and with a wrong token."""
     wrong = fields | {"csrfmiddlewaretoken": "x" * 64}
     return [laptop.post(path, data=each).status_code for each in (fields, wrong)]
 
@@ -333,7 +333,7 @@ def service(folder: Path, settings: dict[str, str]) -> Iterator[str]:
 
 @pytest.fixture
 def ask(service: str) -> Iterator[Callable[..., str]]:
-    """Call a method with a user's token, and return its answer or the status that it ends with."""
+    """Call a method with a user's token. Return its answer, or its status if it fails."""
     with grpc.insecure_channel(service) as channel:
 
         def ask(method: str, token: Any = "") -> str:
@@ -349,7 +349,7 @@ def ask(service: str) -> Iterator[Callable[..., str]]:
         yield ask
 
 
-def test_the_service_knows_the_user_whose_token_it_gets(
+def test_the_service_identifies_the_user_by_the_token(
     ask: Callable[..., str], client: SessionClient
 ) -> None:
     new = client.create("ada", user_agent="curl/8.5.0")
@@ -363,14 +363,14 @@ def test_the_service_knows_the_user_whose_token_it_gets(
 def test_the_service_asks_for_a_recent_proof_before_a_payment(
     ask: Callable[..., str], client: SessionClient
 ) -> None:
-    # Other tests end all sessions of ada and grace, which refuses older proofs.
+    # Other tests end all sessions of ada and grace. Older proofs of those users are then refused.
     old = client.create("lin", authenticate_time=datetime.now(UTC) - timedelta(hours=1))
     assert ask("Pay", old.token) == "FAILED_PRECONDITION"
     renewed = client.reauthenticate(old.token, authentication_methods=["pwd"])
     assert ask("Pay", renewed.token) == "Paid by lin"
 
 
-def test_the_caller_prints_what_the_page_says(
+def test_the_caller_prints_the_output_that_the_page_shows(
     service: str, folder: Path, settings: dict[str, str]
 ) -> None:
     done = subprocess.run(

@@ -21,7 +21,7 @@ from tests.integration.web.fastapi_shop import COOKIE, ORIGIN, Shop, shop_app
 from tests.support.authority import running_authority
 
 
-async def test_the_answer_to_strangers_asks_them_to_sign_in(shop: Shop) -> None:
+async def test_a_visitor_without_a_session_gets_401(shop: Shop) -> None:
     async with shop.browser() as browser:
         answer = await browser.get("/me")
 
@@ -32,7 +32,7 @@ async def test_the_answer_to_strangers_asks_them_to_sign_in(shop: Shop) -> None:
     assert "set-cookie" not in answer.headers
 
 
-async def test_the_authority_is_asked_once_and_only_about_a_cookie_that_somebody_asks_for(
+async def test_the_authority_is_called_once_and_only_if_a_handler_needs_the_session(
     shop: Shop,
 ) -> None:
     asked = shop.authority.store.asked
@@ -51,7 +51,9 @@ async def test_the_authority_is_asked_once_and_only_about_a_cookie_that_somebody
         assert asked == ["read_sessions"]
 
 
-async def test_a_revoked_session_is_out_at_its_next_request_and_its_cookie_goes(shop: Shop) -> None:
+async def test_a_revoked_session_gets_401_at_its_next_request_and_loses_its_cookie(
+    shop: Shop,
+) -> None:
     async with shop.browser() as laptop, shop.browser() as phone:
         await laptop.post("/sign-in/ada")
         await phone.post("/sign-in/ada")
@@ -83,13 +85,15 @@ async def test_an_outage_is_a_503_that_keeps_the_cookie(shop: Shop) -> None:
         assert (await browser.get("/me")).json()["user"] == "ada"
 
 
-async def test_a_visitor_can_neither_re_authenticate_nor_revoke(shop: Shop) -> None:
+async def test_a_visitor_without_a_session_can_neither_reauthenticate_nor_revoke(
+    shop: Shop,
+) -> None:
     async with shop.browser() as browser:
         assert (await browser.post("/reauthenticate")).status_code == 401
         assert (await browser.post("/revoke-others")).status_code == 401
 
 
-async def test_an_app_can_answer_in_its_own_way(shop: Shop) -> None:
+async def test_an_app_can_answer_with_its_own_exception_handler(shop: Shop) -> None:
     @shop.app.exception_handler(SessionNotLive)
     async def to_sign_in(_request: Request, _error: Exception) -> Response:
         return RedirectResponse("/sign-in", 303)
@@ -131,7 +135,7 @@ async def test_made_up_cookies_lock_out_no_signed_in_user(tmp_path: Path, near_c
             for number in range(5):
                 answer = await attacker.get("/me", headers={"cookie": made_up()})
                 assert answer.status_code == 401
-                # Each request counts once. The first two are rejections; a refusal keeps the cookie.
+                # Each request counts once. The first two are answered with a rejection. The third is refused, and keeps its cookies.
                 assert ("set-cookie" in answer.headers) == (number < 2)
                 assert (await browser.get("/me")).json()["user"] == "ada"
             good = browser.cookies[COOKIE]
@@ -153,7 +157,7 @@ async def test_a_cookie_split_over_headers_is_read(shop: Shop) -> None:
     assert answer.status_code == 200
 
 
-async def test_an_app_without_sessions_gets_an_error_that_says_to_install_them() -> None:
+async def test_without_installed_sessions_the_error_says_to_install_them() -> None:
     app = FastAPI()
 
     @app.get("/me")

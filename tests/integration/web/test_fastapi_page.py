@@ -1,4 +1,4 @@
-"""The sessions page within a FastAPI app."""
+"""The sessions page in a FastAPI app."""
 
 import re
 from collections.abc import AsyncIterator, Iterable
@@ -115,10 +115,10 @@ _PART = {"type": "http.request", "body": b"&confirm", "more_body": True}
         ([_PART, _END], True),
         ([_PART, _END], False),
         ([{"type": "http.request", "more_body": True}, _END], False),
-        ([_PART | {"more_body": False}], True),  # by a server that does not say so
+        ([_PART | {"more_body": False}], True),  # by a server that reports no error
     ],
 )
-async def test_a_form_that_is_cut_off_is_not_carried_out(
+async def test_a_form_that_was_cut_off_is_ignored(
     shop: Shop, rest: list[dict[str, Any]], states_length: bool
 ) -> None:
     async with shop.browser() as browser:
@@ -144,7 +144,7 @@ async def test_a_form_that_is_cut_off_is_not_carried_out(
 
 
 @pytest.mark.parametrize("lengths", [("9" * 5000,), ("-5",), ("+5",), ("70", "71"), ("70, 70",)])
-async def test_a_length_that_is_no_number_of_bytes_is_refused(
+async def test_a_content_length_that_is_not_a_number_is_refused(
     shop: Shop, lengths: tuple[str, ...]
 ) -> None:
     async with shop.browser() as browser:
@@ -161,7 +161,7 @@ async def test_a_length_that_is_no_number_of_bytes_is_refused(
 async def _post(
     app: FastAPI, path: str, messages: list[dict[str, Any]], headers: Iterable[tuple[str, str]]
 ) -> int:
-    """Send a form as a server would hand it on, and return the status."""
+    """Send a form as a server passes it to an app, and return the status."""
     waiting, sent = iter(messages), []
 
     async def receive() -> Any:
@@ -221,7 +221,7 @@ async def test_the_page_links_to_its_own_path_for_any_requested_path(
 
 
 @pytest.mark.parametrize("path", ["//evil.example", "///evil.example", "/\\evil.example"])
-async def test_no_root_path_leads_to_another_host(shop: Shop, path: str) -> None:
+async def test_no_root_path_redirects_to_another_host(shop: Shop, path: str) -> None:
     outer = FastAPI(root_path="")
     outer.mount("/{tenant:path}/shop", shop.app)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url=ORIGIN) as browser:
@@ -234,7 +234,7 @@ async def test_no_root_path_leads_to_another_host(shop: Shop, path: str) -> None
     assert re.match(r"/[^/\\]", left.headers["location"])
 
 
-async def test_a_page_and_a_way_out_may_have_any_letters(shop: Shop) -> None:
+async def test_the_paths_of_the_page_may_have_any_characters(shop: Shop) -> None:
     app = FastAPI()
     options = PageOptions(signed_out_path="/tsch\u00fc\u00df?gru\u00df=1&x=%20")
     shop.sessions.install(app, page="/konto/\u30bb\u30c3\u30b7\u30e7\u30f3", options=options)
@@ -288,8 +288,10 @@ async def test_the_page_survives_an_outage_and_keeps_the_cookie(shop: Shop) -> N
 
 
 @pytest.mark.parametrize("earlier", ["mount", "route"])
-async def test_the_page_is_found_in_an_app_that_takes_every_path(shop: Shop, earlier: str) -> None:
-    """An app of one page mounts its files at "/", often before it installs its sessions."""
+async def test_the_page_is_reachable_in_an_app_that_handles_every_path(
+    shop: Shop, earlier: str
+) -> None:
+    """A single-page app mounts its files at "/", often before it installs its sessions."""
     app = FastAPI()
 
     async def everything(request: Request) -> Response:
@@ -307,7 +309,7 @@ async def test_the_page_is_found_in_an_app_that_takes_every_path(shop: Shop, ear
         assert (await browser.get("/account")).text == "every path"
 
 
-async def test_the_page_knows_its_place_below_a_mount(shop: Shop) -> None:
+async def test_the_page_finds_its_path_below_a_mount(shop: Shop) -> None:
     outer = FastAPI()
     outer.mount("/shop", shop.app)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url=ORIGIN) as browser:

@@ -28,7 +28,7 @@ def authority() -> Iterator[testing.Authority]:
 async def shop(
     authority: testing.Authority, site: Site | None = None, confirm_url: str | None = "/confirm"
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Run an app with a vault, and give its browser."""
+    """Run an app with guarded routes, and yield a browser for it."""
     async with authority.async_client() as client:
         app = shop_app(Sessions(client, site), confirm_url)
         transport = httpx.ASGITransport(app)
@@ -51,7 +51,7 @@ def shop_app(sessions: Sessions, confirm_url: str | None) -> FastAPI:
 
     @app.get("/confirm", dependencies=[RecentAuthentication(minutes=10)])
     async def confirm_page() -> None:
-        """Be guarded by mistake, which must not lead to itself."""
+        """Stand for a confirming page that is guarded by mistake. It must not redirect to itself."""
 
     add_guarded(app, "/listed", dependencies=[RecentAuthentication(minutes=10)])
     add_guarded(app, "/depends", dependencies=[Depends(RecentAuthentication(minutes=10))])
@@ -82,7 +82,7 @@ def add_guarded(app: FastAPI, path: str, **options: Any) -> None:
 @pytest.mark.parametrize(
     "path", ["/listed", "/depends", "/annotated", "/annotated-depends", "/default"]
 )
-async def test_a_recent_proof_is_asked_for_however_the_dependency_is_written(
+async def test_a_recent_proof_is_required_however_the_dependency_is_written(
     authority: testing.Authority, path: str
 ) -> None:
     async with shop(authority) as browser:
@@ -103,7 +103,9 @@ def test_an_age_that_no_proof_can_have_is_refused(minutes: float) -> None:
         RecentAuthentication(minutes=minutes)
 
 
-async def test_a_browser_is_sent_to_confirm_and_back(authority: testing.Authority) -> None:
+async def test_a_browser_is_sent_to_the_confirming_page_and_back(
+    authority: testing.Authority,
+) -> None:
     async with shop(authority) as browser:
         await browser.post("/sign-in")
         authority.advance(HOUR)
@@ -116,7 +118,7 @@ async def test_a_browser_is_sent_to_confirm_and_back(authority: testing.Authorit
         assert (await browser.get("/listed?x=1", headers=HTML)).json() == "ada"
 
 
-async def test_after_a_form_the_browser_returns_to_the_page_that_held_it(
+async def test_after_a_refused_form_fastapi_returns_to_the_page_with_the_form(
     authority: testing.Authority,
 ) -> None:
     async with shop(authority) as browser:
@@ -127,7 +129,7 @@ async def test_after_a_form_the_browser_returns_to_the_page_that_held_it(
         assert sent.headers["location"] == "/confirm?next=%2Fsettings"
 
 
-async def test_the_way_back_leads_to_no_other_site_and_not_to_itself(
+async def test_the_redirect_leads_neither_to_another_site_nor_to_the_confirming_page(
     authority: testing.Authority,
 ) -> None:
     async with shop(authority) as browser:
@@ -139,7 +141,7 @@ async def test_the_way_back_leads_to_no_other_site_and_not_to_itself(
         assert (await browser.get("/confirm", headers=HTML)).status_code == 403
 
 
-async def test_without_an_address_to_confirm_at_browsers_get_403(
+async def test_without_a_confirming_page_browsers_get_403(
     authority: testing.Authority,
 ) -> None:
     async with shop(authority, confirm_url=None) as browser:
@@ -150,7 +152,7 @@ async def test_without_an_address_to_confirm_at_browsers_get_403(
 
 @pytest.mark.parametrize("site_default", [True, False])
 @pytest.mark.parametrize("chosen", [True, False, None])
-async def test_the_new_cookie_stays_as_long_as_the_sign_in_chose(
+async def test_the_new_cookie_is_as_persistent_as_the_sign_in_chose(
     authority: testing.Authority, site_default: bool, chosen: bool | None
 ) -> None:
     stays = site_default if chosen is None else chosen
@@ -166,7 +168,7 @@ async def test_the_new_cookie_stays_as_long_as_the_sign_in_chose(
         assert ("Max-Age" in other.headers["set-cookie"]) is not stays
 
 
-async def test_a_site_with_a_clock_of_its_own_keeps_it(authority: testing.Authority) -> None:
+async def test_a_site_keeps_its_own_clock(authority: testing.Authority) -> None:
     moment = authority.now
     async with shop(authority, Site(clock=lambda: moment)) as browser:
         await browser.post("/sign-in")
@@ -176,10 +178,10 @@ async def test_a_site_with_a_clock_of_its_own_keeps_it(authority: testing.Author
 
 @pytest.mark.parametrize("root_path", ["", "/api"])
 @pytest.mark.parametrize("name", ["a", "a%20b", "%C3%A4", "a%3Fb", "a%25b", "a?x=1&y=%20"])
-async def test_the_path_that_the_browser_sees_is_returned_to(
+async def test_the_browser_returns_to_the_path_that_it_requested(
     authority: testing.Authority, root_path: str, name: str
 ) -> None:
-    """A proxy may serve the app below a root path, which it takes off."""
+    """A proxy may serve the app below a root path and strip that path."""
     async with authority.async_client() as client:
         app = shop_app(Sessions(client), f"{root_path}/confirm")
         add_guarded(app, "/vaults/{name}", dependencies=[RecentAuthentication(minutes=10)])

@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 from tests.integration.web.fastapi_shop import COOKIE, Shop
 
 
-async def test_signing_in_lets_in_and_signing_out_does_not(shop: Shop) -> None:
+async def test_a_user_has_access_after_signing_in_and_none_after_signing_out(shop: Shop) -> None:
     async with shop.browser(**{"user-agent": "curl/8.5.0"}) as browser:
         assert (await browser.get("/me")).status_code == 401
 
@@ -45,7 +45,7 @@ async def test_every_kind_of_response_sets_the_cookie(shop: Shop, response: str)
 
 @pytest.mark.parametrize("path", ["sign-in/ada", "reauthenticate"])
 async def test_a_session_whose_request_fails_is_ended(shop: Shop, path: str) -> None:
-    """The server's answer to a fault is made further outside, and has no cookie."""
+    """The server itself answers an unhandled exception, without our cookie."""
 
     @shop.app.post("/stumble/sign-in/ada")
     async def sign_in(request: Request) -> None:
@@ -90,7 +90,7 @@ async def test_a_sign_in_after_the_response_has_begun_is_refused(shop: Shop, whe
     assert len(await shop.authority.client.list(other.token)) == 1
 
 
-async def test_authentication_methods_have_a_second_name(shop: Shop) -> None:
+async def test_methods_is_another_name_of_authentication_methods(shop: Shop) -> None:
     @shop.app.post("/both/{name}")
     async def both(request: Request, name: str) -> list[str]:
         other: dict[str, Any] = {"user_id": "ada"} if name == "sign_in" else {}
@@ -106,7 +106,7 @@ async def test_authentication_methods_have_a_second_name(shop: Shop) -> None:
             assert (await browser.post(f"/both/{name}")).json() == ["pwd", "otp", "hwk"]
 
 
-async def test_a_sign_in_begun_before_everything_was_ended_is_shut_out(shop: Shop) -> None:
+async def test_a_sign_in_that_began_before_all_sessions_were_revoked_is_refused(shop: Shop) -> None:
     began = shop.authority.clock.now()
 
     @shop.app.post("/slow-sign-in")

@@ -1,4 +1,4 @@
-"""Services of both kinds behind the interceptor, methods of all four kinds, and what they pass on."""
+"""Services with threads and with asyncio behind the interceptor, and methods of all four kinds."""
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -33,7 +33,7 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 def whose() -> bytes:
-    """Say whose the call is, and what is passed on of it."""
+    """Return the user of the call, and the number of metadata entries to pass on."""
     (entry,) = token_metadata()
     return f"{current_session().user_id} {entry[0]} {len(entry[1])}".encode()
 
@@ -114,7 +114,7 @@ Start: TypeAlias = Callable[[str], Awaitable[str]]
 async def start(
     request: pytest.FixtureRequest, authority: ThreadedAuthority
 ) -> AsyncIterator[Start]:
-    """Start a service that asks the authority at an address, and give its own."""
+    """Return a function that starts a service for an authority's address, and returns the service's address."""
     with ExitStack() as stack:
         closing: list[Callable[[], Awaitable[None]]] = []
 
@@ -141,7 +141,7 @@ async def start(
 
 
 async def call(address: str, method: str, metadata: Metadata = ()) -> list[bytes]:
-    """Call a method, whichever kind it is, and return its answers."""
+    """Call a method of any kind, and return its answers."""
     channel: Any
     async with grpc.aio.insecure_channel(address) as channel:
         name = method.rpartition("/")[2]
@@ -160,7 +160,7 @@ async def call(address: str, method: str, metadata: Metadata = ()) -> list[bytes
 
 
 async def refused(address: str, method: str, metadata: Metadata) -> grpc.aio.AioRpcError:
-    """Call a method that refuses the call, before it has read a thing of it."""
+    """Call a method that refuses the call before it reads the request, and return the error."""
     while True:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, method, metadata)
@@ -170,7 +170,7 @@ async def refused(address: str, method: str, metadata: Metadata) -> grpc.aio.Aio
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_service_knows_whose_call_it_is_and_passes_the_token_on(
+async def test_a_service_gets_the_user_of_a_call_and_passes_the_token_on(
     authority: ThreadedAuthority, start: Start, new: NewSession, kind: str
 ) -> None:
     address = await start(authority.address)
@@ -228,7 +228,7 @@ async def test_public_methods_make_no_call_and_have_no_session(start: Start, met
     assert await call(address, method, token_metadata("ses_x")) == [b"welcome 1"]
 
 
-async def test_a_method_that_is_not_there_is_unimplemented(
+async def test_an_unknown_method_is_unimplemented(
     authority: ThreadedAuthority, start: Start
 ) -> None:
     address = await start(authority.address)
@@ -246,20 +246,20 @@ def test_an_invalid_method_name_raises(kind: Any) -> None:
         kind(None, public_methods="/a/b")
 
 
-def test_outside_of_a_call_there_is_no_session() -> None:
+def test_current_session_raises_outside_of_a_call() -> None:
     for ask in (current_session, token_metadata):
         with pytest.raises(LookupError, match="current call did not pass"):
             ask()
 
 
-def test_a_token_is_passed_on_as_it_is() -> None:
+def test_a_token_is_passed_on_unchanged() -> None:
     assert token_metadata(SessionToken("ses_a")) == (("x-session-token", "ses_a"),)
     assert token_metadata("ses_a") == (("x-session-token", "ses_a"),)
     assert token_metadata("") == ()
 
 
-def test_a_look_up_that_waits_keeps_no_other_call_waiting() -> None:
-    """In a server of threads, interceptors are asked by the one thread that takes calls in."""
+def test_a_slow_look_up_delays_no_other_call() -> None:
+    """In a server with threads, one thread accepts all calls and runs their interceptors."""
 
     class Stuck:
         def require(self, _token: object) -> None:

@@ -1,4 +1,4 @@
-"""Sessions in the OpenAPI document of an app."""
+"""Session requirements in the OpenAPI document of an app."""
 
 from typing import Annotated, Any
 
@@ -53,7 +53,7 @@ async def fetched(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-async def test_operations_that_need_a_session_say_so() -> None:
+async def test_operations_that_need_a_session_declare_it() -> None:
     document = await fetched(an_app())
 
     assert document["components"]["securitySchemes"] == {
@@ -67,7 +67,7 @@ async def test_operations_that_need_a_session_say_so() -> None:
         assert "parameters" not in operation, path
 
 
-async def test_operations_that_need_none_do_not() -> None:
+async def test_operations_without_a_session_declare_none() -> None:
     document = await fetched(an_app())
 
     for path in ("/who", "/public"):
@@ -77,7 +77,7 @@ async def test_operations_that_need_none_do_not() -> None:
     assert "/account/sessions" not in document["paths"]
 
 
-async def test_the_cookie_has_the_sites_own_name() -> None:
+async def test_the_document_names_the_cookie_of_the_site() -> None:
     for cookie, name in (
         (SessionCookie("staff"), "__Host-staff"),
         (SessionCookie(domain="app.example"), "__Secure-auth_session"),

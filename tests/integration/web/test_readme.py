@@ -1,4 +1,4 @@
-"""The web apps that the README and the page on Django show, run as they stand."""
+"""The web apps in the README and on the Django page, run unchanged."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The recipes of docs/use/testing.md, run by pytest as an app's author would."""
+"""The recipes of docs/use/testing.md, run with pytest."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Several `Sessions` in one stack of apps, and middleware that asks in the wrong place."""
+"""Several `Sessions` objects in nested apps, and middleware in the wrong order."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -66,7 +66,7 @@ async def browser(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield it
 
 
-async def test_a_mounted_app_with_its_own_sessions_takes_no_other_cookie(
+async def test_a_mounted_app_with_its_own_sessions_ignores_the_outer_apps_cookie(
     shop: Sessions, staff: Sessions
 ) -> None:
     app = an_app(shop)
@@ -91,7 +91,7 @@ async def test_a_mounted_app_with_its_own_sessions_takes_no_other_cookie(
         assert (await it.get("/me")).json() == "ada"
 
 
-async def test_code_of_the_outer_app_still_sees_its_own_session(
+async def test_middleware_of_the_outer_app_still_gets_its_own_session(
     shop: Sessions, staff: Sessions
 ) -> None:
     seen: list[Any] = []
@@ -114,7 +114,7 @@ async def test_code_of_the_outer_app_still_sees_its_own_session(
     assert [each and each.user_id for each in seen] == ["ada", "ada", "ada"]
 
 
-async def test_one_sessions_object_serves_a_whole_stack(shop: Sessions) -> None:
+async def test_one_sessions_object_serves_nested_apps(shop: Sessions) -> None:
     app = an_app(shop)
     app.mount("/staff", an_app(shop))
     async with browser(app) as it:
@@ -136,7 +136,7 @@ async def test_two_sessions_objects_with_one_cookie_are_refused(
                 await it.get("/staff/who")
 
 
-async def test_a_sessions_object_that_is_not_installed_is_not_taken_for_the_one_that_is(
+async def test_a_sessions_object_that_is_not_installed_raises_even_beside_an_installed_one(
     shop: Sessions, staff: Sessions
 ) -> None:
     app = an_app(shop)
@@ -151,7 +151,7 @@ async def test_a_sessions_object_that_is_not_installed_is_not_taken_for_the_one_
 
 
 @pytest.mark.parametrize("comes_after", [False, True])
-async def test_middleware_that_asks_too_early_gets_an_error_about_the_order(
+async def test_middleware_that_runs_too_early_gets_an_error_about_the_order(
     shop: Sessions, comes_after: bool
 ) -> None:
     app = FastAPI()

@@ -34,8 +34,8 @@ def django_folder(settings: dict[str, str], tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def workers_that_know(shop: Shop) -> set[int]:
-    """Sign in once, and return the processes that know the session."""
+def workers_that_accept(shop: Shop) -> set[int]:
+    """Sign in once, and return the processes that accept the session."""
     with shop.browser() as laptop:
         assert "Hello, ada" in laptop.sign_in().text
         cookies = laptop.cookies
@@ -44,7 +44,7 @@ def workers_that_know(shop: Shop) -> set[int]:
     def ask(_: int) -> None:
         if len(workers) >= 2:
             return
-        # The system gives each new connection to either process.
+        # The kernel assigns each new connection to one of the processes.
         with shop.browser() as other:
             other.cookies = cookies
             worker, user = other.get("/who").json()
@@ -67,23 +67,23 @@ def workers_that_know(shop: Shop) -> set[int]:
     ],
     ids=["uvicorn", "gunicorn"],
 )
-def test_every_worker_of_an_asynchronous_server_has_a_connection_of_its_own(
+def test_every_worker_of_an_asynchronous_server_has_its_own_connection(
     settings: dict[str, str], tmp_path: Path, command: tuple[str, ...], pattern: str
 ) -> None:
     with serving_app(*command, cwd=tmp_path, **settings) as app:
         (address,) = app.addresses(pattern)
         app.addresses("(startup complete|Booting worker)", count=2)
-        workers = workers_that_know(Shop(address, "name"))
+        workers = workers_that_accept(Shop(address, "name"))
     assert len(workers) == 2
     assert app.process.pid not in workers
 
 
-def test_every_worker_forked_from_a_preloaded_django_has_a_connection_of_its_own(
+def test_every_worker_forked_from_a_preloaded_django_has_its_own_connection(
     settings: dict[str, str], django_folder: Path
 ) -> None:
     command = ("gunicorn", DJANGO, "--preload", "-b", "127.0.0.1:0", "-w", "2")
     with serving_app(*command, cwd=django_folder, **settings) as app:
-        workers = workers_that_know(Shop(app.addresses(GUNICORN)[0], "username"))
+        workers = workers_that_accept(Shop(app.addresses(GUNICORN)[0], "username"))
     assert len(workers) == 2
     assert app.process.pid not in workers
 

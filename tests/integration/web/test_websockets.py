@@ -1,4 +1,4 @@
-"""Open WebSockets whose session ends, and the example of the documentation."""
+"""WebSockets whose session ends, and the documented example."""
 
 import asyncio
 import re
@@ -55,7 +55,7 @@ async def opened(app: FastAPI, new: NewSession, path: str = "/socket") -> Socket
 
 
 def app_with(sessions: Sessions, raised: list[Exception], **how: Any) -> FastAPI:
-    """Return an app that overlooks nothing but the exceptions of `require`."""
+    """Return an app that catches the exceptions of `require` and continues."""
     app = FastAPI()
     sessions.install(app)
 
@@ -72,7 +72,7 @@ def app_with(sessions: Sessions, raised: list[Exception], **how: Any) -> FastAPI
     return app
 
 
-async def test_a_socket_whose_session_has_ended_is_closed_though_the_app_goes_on(
+async def test_a_socket_is_closed_when_its_session_ends_even_if_the_app_continues(
     sessions: Sessions, ada: NewSession
 ) -> None:
     raised: list[Exception] = []
@@ -90,7 +90,7 @@ async def test_a_socket_whose_session_has_ended_is_closed_though_the_app_goes_on
     assert [type(each) for each in raised] == [SessionNotLive]
 
 
-async def test_a_socket_is_closed_with_another_code_in_an_outage(
+async def test_in_an_outage_a_socket_is_closed_with_1013(
     sessions: Sessions, ada: NewSession, authority: testing.Authority
 ) -> None:
     raised: list[Exception] = []
@@ -105,7 +105,7 @@ async def test_a_socket_is_closed_with_another_code_in_an_outage(
     assert [type(each) for each in raised] == [Unavailable]
 
 
-async def test_a_socket_whose_user_must_confirm_who_they_are_is_closed(
+async def test_a_socket_whose_user_must_confirm_their_identity_is_closed(
     sessions: Sessions, ada: NewSession, authority: testing.Authority
 ) -> None:
     raised: list[Exception] = []
@@ -138,7 +138,7 @@ async def test_a_socket_without_a_session_is_refused_at_the_handshake(
     await socket.end()
 
 
-async def test_an_endpoint_class_that_lets_the_exception_pass_closes_once(
+async def test_an_endpoint_class_that_does_not_catch_the_exception_closes_once(
     sessions: Sessions, ada: NewSession
 ) -> None:
     class Endpoint(WebSocketEndpoint):
@@ -160,7 +160,7 @@ async def test_an_endpoint_class_that_lets_the_exception_pass_closes_once(
     assert socket.is_silent
 
 
-async def test_a_redirect_of_the_apps_own_is_dropped_once_the_socket_is_closed(
+async def test_a_redirect_by_the_app_is_dropped_once_the_socket_is_closed(
     sessions: Sessions, ada: NewSession
 ) -> None:
     app = FastAPI()
@@ -186,7 +186,7 @@ async def test_a_redirect_of_the_apps_own_is_dropped_once_the_socket_is_closed(
 
 
 @pytest.mark.parametrize("closes", [True, False])
-async def test_messages_that_the_app_sends_after_the_end_are_dropped(
+async def test_messages_that_the_app_sends_after_the_close_are_dropped(
     sessions: Sessions, ada: NewSession, closes: bool
 ) -> None:
     app = FastAPI()
@@ -213,10 +213,10 @@ async def test_messages_that_the_app_sends_after_the_end_are_dropped(
     assert opened_socket.is_silent
 
 
-async def test_tasks_that_ask_at_once_each_get_an_answer_of_their_own(
+async def test_concurrent_tasks_each_get_their_own_answer(
     sessions: Sessions, ada: NewSession
 ) -> None:
-    """An answer that was asked for before a sign-out must not stand in for a later question."""
+    """The answer to a call from before a sign-out must not answer a later question."""
     app = FastAPI()
     sessions.install(app)
     found: list[Any] = []
@@ -245,7 +245,7 @@ async def test_tasks_that_ask_at_once_each_get_an_answer_of_their_own(
     assert found == [True, False]
 
 
-async def test_a_passive_check_is_no_activity(
+async def test_a_passive_check_does_not_count_as_activity(
     authority: testing.Authority, sessions: Sessions
 ) -> None:
     new = authority.sign_in("ada", idle_timeout=timedelta(minutes=30))
@@ -262,7 +262,7 @@ async def test_a_passive_check_is_no_activity(
 
 
 def documented_app(sessions: Sessions) -> FastAPI:
-    """Run the example of the documentation, with another client and less patience."""
+    """Return the documented example, with the test's client and a shorter interval."""
     blocks = re.findall(
         r"^```python\n(.*?)^```$",
         (ROOT / "docs/use/fastapi.md").read_text(),
@@ -277,7 +277,7 @@ def documented_app(sessions: Sessions) -> FastAPI:
     return app
 
 
-async def test_the_documented_socket_closes_when_the_session_ends_though_nothing_is_sent(
+async def test_the_documented_socket_closes_when_the_session_ends_even_without_messages(
     sessions: Sessions, ada: NewSession
 ) -> None:
     socket = await opened(documented_app(sessions), ada, "/chat")
@@ -292,7 +292,7 @@ async def test_the_documented_socket_closes_when_the_session_ends_though_nothing
     await socket.end()
 
 
-async def test_the_documented_socket_ends_with_its_browser(
+async def test_the_documented_socket_ends_when_its_browser_disconnects(
     sessions: Sessions, ada: NewSession
 ) -> None:
     socket = await opened(documented_app(sessions), ada, "/chat")

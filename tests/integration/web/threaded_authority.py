@@ -1,4 +1,4 @@
-"""A whole authority beside the test's own thread, for what blocks."""
+"""An authority in a separate thread, for tests whose code blocks."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ WAIT_SECONDS = 60
 
 @dataclass
 class ThreadedAuthority:
-    """The authority, and how to have something done in its thread."""
+    """The authority, and a method to run coroutines in its thread."""
 
     authority: Authority
     _loop: asyncio.AbstractEventLoop
@@ -39,7 +39,7 @@ class ThreadedAuthority:
 
 
 class _GoingClock(ManualClock):
-    """Shows the real time, plus what it was advanced by."""
+    """Clock that shows the real time, plus all advances."""
 
     def __init__(self, start: datetime) -> None:
         super().__init__(start)
@@ -53,7 +53,7 @@ class _GoingClock(ManualClock):
 def threaded_authority(
     folder: Path, *, rejected_tokens_per_minute: int = 0
 ) -> Iterator[ThreadedAuthority]:
-    """Run an authority whose clock shows the real time, plus what it was advanced by."""
+    """Run an authority whose clock shows the real time, plus all advances."""
     started: Future[ThreadedAuthority] = Future()
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Django's settings come first: nothing else of it can be imported before."""
+"""Configure Django before any other import of Django."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings of a Django site, and failures of its authority."""
+"""Settings of the Django site, and outages of its authority."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ BEFORE = "2026-01-15T12:00+00:00"
 
 
 def down(**more: Any) -> Any:
-    """Give the site an authority that isn't there."""
+    """Use an authority that cannot be reached."""
     return override_settings(
         SESSION_AUTHORITY={"CLIENT": SessionClient("127.0.0.1:9", deadline_seconds=1)} | more
     )
@@ -22,7 +22,7 @@ def settings(client: SessionClient, **more: Any) -> Any:
 
 
 def existing_login(name: str = "ada") -> Browser:
-    """Log in as before Session Authority was there."""
+    """Log in as users did before Session Authority was deployed."""
     browser = Browser()
     browser.force_login(User.objects.get(username=name))
     return browser

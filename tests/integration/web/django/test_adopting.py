@@ -1,4 +1,4 @@
-"""Logins of before the deploy, which are adopted."""
+"""Adoption of logins from before the deployment."""
 
 from datetime import datetime
 
@@ -13,13 +13,13 @@ from tests.integration.web.threaded_authority import ThreadedAuthority
 pytestmark = pytest.mark.usefixtures("django_database")
 
 
-def test_an_earlier_login_ends_unless_it_is_adopted() -> None:
+def test_a_login_from_before_the_deployment_ends_unless_it_is_adopted() -> None:
     browser = existing_login()
     assert browser.who() is None
     assert browser.cookies["sessionid"].value == ""
 
 
-def test_a_deployment_that_adopts_logins_signs_no_user_out(client: SessionClient) -> None:
+def test_a_deployment_that_adopts_logins_keeps_every_user_signed_in(client: SessionClient) -> None:
     browser = existing_login()
     with settings(client, ADOPT_EXISTING=BEFORE):
         assert browser.who() == "ada"
@@ -32,13 +32,13 @@ def test_a_deployment_that_adopts_logins_signs_no_user_out(client: SessionClient
     assert len(client.list(browser.token)) == 1
 
 
-def test_a_deployment_time_in_the_future_signs_no_user_out(client: SessionClient) -> None:
+def test_a_deployment_time_in_the_future_keeps_every_user_signed_in(client: SessionClient) -> None:
     browser = existing_login()
     with settings(client, ADOPT_EXISTING="2999-01-01T00:00+00:00"):
         assert browser.who() == "ada"
 
 
-def test_requests_that_come_in_at_once_adopt_one_session(client: SessionClient) -> None:
+def test_concurrent_requests_adopt_a_login_once(client: SessionClient) -> None:
     first = existing_login()
     second = Browser()
     second.cookies["sessionid"] = first.cookies["sessionid"].value
@@ -51,7 +51,7 @@ def test_requests_that_come_in_at_once_adopt_one_session(client: SessionClient) 
         assert second.who() == "ada"
         assert second.token == first.token
         assert len(client.list(first.token)) == 1
-        # And before the browser had the first's cookie, from another device it seems.
+        # The third request has no token cookie, and comes from another user agent.
         DjangoSession.objects.filter(session_key=key).update(session_data=unmarked)
         third = Browser(**{"user-agent": "Firefox"})
         third.cookies["sessionid"] = key
@@ -60,7 +60,7 @@ def test_requests_that_come_in_at_once_adopt_one_session(client: SessionClient) 
         assert first.who() == "ada"
 
 
-def test_a_login_without_its_mark_is_recognized_by_its_token(client: SessionClient) -> None:
+def test_a_login_without_a_mark_is_recognized_by_its_token(client: SessionClient) -> None:
     browser = existing_login()
     browser.cookies[COOKIE] = client.create(user_id()).token.reveal()
     assert browser.who() == "ada"
@@ -82,7 +82,7 @@ def test_an_adopted_login_that_was_revoked_cannot_be_adopted_again(client: Sessi
         assert browser.who() is None
 
 
-def test_a_mark_that_a_slow_request_overwrote_opens_no_way_back(
+def test_a_revoked_login_stays_out_even_if_a_slow_request_overwrote_its_mark(
     authority: ThreadedAuthority, client: SessionClient
 ) -> None:
     browser = existing_login()
@@ -91,7 +91,9 @@ def test_a_mark_that_a_slow_request_overwrote_opens_no_way_back(
     with settings(client, ADOPT_EXISTING=BEFORE):
         assert browser.who() == "ada"
         client.sign_out(browser.token)
-        authority.authority.pass_time(minutes=11)  # beyond the repetition of a sign-in
+        authority.authority.pass_time(
+            minutes=11
+        )  # the time in which a sign-in can be retried is over
         DjangoSession.objects.filter(session_key=key).update(session_data=unmarked)
         thief = Browser()
         thief.cookies["sessionid"] = key

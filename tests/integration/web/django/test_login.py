@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from asgiref.sync import sync_to_async
 
-from tests.integration.web.django_site import (  # configures Django, before all else of it
+from tests.integration.web.django_site import (  # configures Django before its imports
     SIGNED_IN,
 )
 
@@ -31,10 +31,10 @@ pytestmark = pytest.mark.usefixtures("django_database")
         ({"purpose": "prefetch"}, False),
     ],
 )
-def test_only_a_page_that_is_being_opened_clears_cookies(
+def test_only_a_navigation_clears_the_cookies_of_a_dead_session(
     client: SessionClient, headers: dict[str, str], clears: bool
 ) -> None:
-    """Others may have started before a new login, whose cookies they would clear: ours and Django's."""
+    """Any other request may have started before a newer login, whose two cookies it would clear."""
     browser = Browser()
     browser.sign_in()
     client.sign_out(browser.token)
@@ -52,7 +52,7 @@ def test_only_a_page_that_is_being_opened_clears_cookies(
         }
 
 
-def test_login_and_logout_work_as_in_plain_django(client: SessionClient) -> None:
+def test_login_and_logout_work_as_in_django_alone(client: SessionClient) -> None:
     browser = Browser()
     assert browser.who() is None
 
@@ -106,11 +106,11 @@ def test_a_login_without_its_token_is_anonymous(client: SessionClient) -> None:
     with settings(client, ADOPT_EXISTING=BEFORE):
         assert thief.who() is None
 
-    assert client.validate(token)  # which the thief has not touched
+    assert client.validate(token)  # the thief could not change it
     assert len(client.list(token)) == 1
 
 
-def test_the_token_of_another_session_does_not_make_a_login_good(client: SessionClient) -> None:
+def test_a_login_with_the_token_of_another_session_is_anonymous(client: SessionClient) -> None:
     for other in ("ada", "grace"):
         browser = Browser()
         browser.sign_in()
@@ -118,7 +118,9 @@ def test_the_token_of_another_session_does_not_make_a_login_good(client: Session
         assert browser.who() is None
 
 
-def test_a_user_that_no_view_reads_is_not_validated(authority: ThreadedAuthority) -> None:
+def test_a_request_whose_view_does_not_read_the_user_makes_no_call(
+    authority: ThreadedAuthority,
+) -> None:
     browser = Browser()
     browser.sign_in()
     authority.authority.store.asked.clear()
@@ -132,7 +134,7 @@ def test_a_user_that_no_view_reads_is_not_validated(authority: ThreadedAuthority
     assert authority.authority.store.asked == []
 
 
-def test_a_request_asks_once(authority: ThreadedAuthority) -> None:
+def test_a_request_validates_the_session_once(authority: ThreadedAuthority) -> None:
     browser = Browser()
     browser.sign_in()
     authority.authority.store.asked.clear()
@@ -141,7 +143,7 @@ def test_a_request_asks_once(authority: ThreadedAuthority) -> None:
 
 
 @pytest.mark.parametrize("path", ["/me", "/private", "/sign-out", "/me?greet=1", "/vault"])
-def test_an_outage_is_a_503_that_signs_no_user_out(path: str) -> None:
+def test_an_outage_is_a_503_and_keeps_users_signed_in(path: str) -> None:
     browser = Browser()
     browser.sign_in()
     token, login = browser.token, browser.cookies["sessionid"].value
@@ -165,7 +167,7 @@ def test_programs_get_json_in_an_outage(accept: str) -> None:
         assert "check your session" in browser.get("/me").json()["detail"]
 
 
-def test_a_site_without_templates_says_in_json_that_there_is_an_outage() -> None:
+def test_a_site_without_templates_reports_an_outage_in_json() -> None:
     browser = Browser(accept="text/html")
     browser.sign_in()
     with down(), override_settings(TEMPLATES=[]):
@@ -174,7 +176,7 @@ def test_a_site_without_templates_says_in_json_that_there_is_an_outage() -> None
     assert "check your session" in answer.json()["detail"]
 
 
-def test_a_login_that_the_authority_could_not_record_does_not_stand() -> None:
+def test_a_login_fails_if_the_authority_cannot_create_the_session() -> None:
     browser = Browser()
     with down():
         answer = browser.get("/sign-in", {"user": "ada"})
@@ -184,7 +186,7 @@ def test_a_login_that_the_authority_could_not_record_does_not_stand() -> None:
         assert browser.get("/me").json()["user"] is None
 
 
-def test_a_site_that_hides_the_failure_logs_no_user_in(client: SessionClient) -> None:
+def test_a_site_that_catches_the_error_logs_no_user_in(client: SessionClient) -> None:
     browser = Browser()
     with down():
         assert browser.get("/sign-in-anyway", {"user": "ada"}).content == b"anonymous"
@@ -196,7 +198,7 @@ def test_a_site_that_hides_the_failure_logs_no_user_in(client: SessionClient) ->
 def test_a_login_whose_request_fails_leaves_no_session_behind(
     client: SessionClient, path: str
 ) -> None:
-    """Django doesn't save its own session after a fault, so that no user would be logged in by it."""
+    """After an exception, Django does not save its session. So the login does not exist, and its session must end."""
     other = client.create(user_id())
     browser = Browser()
     browser.sign_in()
@@ -207,7 +209,7 @@ def test_a_login_whose_request_fails_leaves_no_session_behind(
     assert browser.who() is None
 
 
-def test_at_the_limit_of_sessions_a_login_is_refused(
+def test_a_login_over_the_session_limit_is_refused(
     client: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_arguments: object) -> None:
@@ -249,7 +251,7 @@ def test_a_superseded_token_neither_ends_the_login_nor_clears_the_cookie(
     assert browser.get("/me").json()["methods"] == ["pwd", "otp"]
 
 
-def test_a_change_of_password_signs_out_everywhere_else(client: SessionClient) -> None:
+def test_a_password_change_ends_the_users_other_sessions(client: SessionClient) -> None:
     laptop, other = Browser(), client.create(user_id()).token
     laptop.sign_in()
 
@@ -259,7 +261,7 @@ def test_a_change_of_password_signs_out_everywhere_else(client: SessionClient) -
     assert laptop.who() == "ada"
 
 
-def test_a_change_of_password_in_an_outage_signs_out_elsewhere_when_it_is_over(
+def test_a_password_change_in_an_outage_ends_the_other_sessions_after_it(
     client: SessionClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laptop, other = Browser(), client.create(user_id()).token
@@ -279,7 +281,7 @@ def test_a_change_of_password_in_an_outage_signs_out_elsewhere_when_it_is_over(
     assert OWED not in laptop.session
 
 
-def test_a_change_of_password_can_leave_others_alone(client: SessionClient) -> None:
+def test_a_password_change_can_keep_the_other_sessions(client: SessionClient) -> None:
     laptop, other = Browser(), client.create(user_id()).token
     laptop.sign_in()
     with settings(client, REVOKE_OTHERS_ON_PASSWORD_CHANGE=False):
@@ -312,7 +314,7 @@ def _with_old_proof(client: SessionClient) -> Browser:
     return browser
 
 
-async def test_asynchronous_views_have_all_functions(client: SessionClient) -> None:
+async def test_asynchronous_views_can_use_all_functions(client: SessionClient) -> None:
     browser = AsyncClient()
     assert (await browser.get("/async/me", secure=True)).json() == {"user": None, "session": False}
     login = await browser.get("/async/vault", secure=True)
@@ -335,7 +337,7 @@ async def test_asynchronous_views_have_all_functions(client: SessionClient) -> N
     await sync_to_async(connections.close_all)()
 
 
-async def test_an_outage_is_a_503_in_asynchronous_views_too() -> None:
+async def test_an_outage_is_a_503_in_asynchronous_views() -> None:
     browser = AsyncClient()
     await browser.get("/async/sign-in?user=ada", secure=True)
     with down():
@@ -345,7 +347,7 @@ async def test_an_outage_is_a_503_in_asynchronous_views_too() -> None:
 
 
 async def test_a_login_whose_request_is_cancelled_leaves_no_session(client: SessionClient) -> None:
-    """Django cancels a request whose browser has gone."""
+    """Django cancels a request whose browser has disconnected."""
     other = client.create("1").token
     SIGNED_IN.clear()
     asking = asyncio.create_task(AsyncClient().get("/async/wait?user=ada", secure=True))

@@ -1,4 +1,4 @@
-"""The sessions page within a Django site."""
+"""The sessions page in a Django site."""
 
 import io
 import re
@@ -52,16 +52,14 @@ def proof_on(page: str) -> str:
 
 
 class CutOff(io.BytesIO):
-    """The body of a connection that has ended, as gunicorn hands it on."""
+    """The body of a connection that was cut, as gunicorn passes it to Django."""
 
     def read(self, *_args: Any) -> bytes:
         raise OSError("client disconnected")
 
 
 @pytest.mark.parametrize("body", [io.BytesIO, CutOff])
-def test_a_form_that_is_cut_off_is_not_carried_out(
-    client: SessionClient, body: type[io.BytesIO]
-) -> None:
+def test_a_form_that_was_cut_off_is_ignored(client: SessionClient, body: type[io.BytesIO]) -> None:
     browser = Browser()
     browser.sign_in()
     form = f"proof={proof_on(browser.get('/account/sessions').content.decode())}"
@@ -90,13 +88,13 @@ def test_the_page_works_at_a_path_with_non_ascii_letters(client: SessionClient) 
 
 
 @pytest.mark.parametrize("root", ["/account/sessions", "/elsewhere"])
-def test_the_page_finds_its_path_for_every_kind_of_include(root: str) -> None:
+def test_the_page_links_to_its_own_path_for_every_kind_of_include(root: str) -> None:
     browser = Browser()
     browser.sign_in()
     assert reverse("session_authority:sessions") == "/account/sessions"
     for path in (root, root + "/"):
         page = browser.get(path)
-        if page.status_code == 301:  # by Django itself, to the form with a slash
+        if page.status_code == 301:  # Django redirects to the path with a slash
             continue
         assert f'action="{root}/' in page.content.decode()
     assert browser.get(root + "/sessions.json").status_code == 200
@@ -144,7 +142,7 @@ def test_the_page_survives_an_outage_and_keeps_the_cookie() -> None:
             assert not answer.cookies
 
 
-def test_behind_a_trusted_proxy_the_list_says_where_users_are(client: SessionClient) -> None:
+def test_behind_a_trusted_proxy_the_list_shows_the_users_address(client: SessionClient) -> None:
     browser = Browser(**{"x-forwarded-for": "9.9.9.9, 198.51.100.9"})
     with settings(client, TRUSTED_PROXIES=["203.0.113.0/24"]):
         browser.sign_in()

@@ -1,4 +1,4 @@
-"""Settings of a Django site that are checked before anything runs."""
+"""Checks of a Django site's settings at startup."""
 
 import re
 from typing import Any
@@ -19,7 +19,7 @@ from tests.integration.web.threaded_authority import ThreadedAuthority
 pytestmark = pytest.mark.usefixtures("django_database")
 
 
-def test_the_settings_are_checked_before_anything_runs(client: SessionClient) -> None:
+def test_invalid_settings_are_refused_at_startup(client: SessionClient) -> None:
     call_command("check")
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"ADRESS": "x"}, "has no key ADRESS; its keys are CLIENT"),
@@ -41,11 +41,11 @@ def test_the_settings_are_checked_before_anything_runs(client: SessionClient) ->
 
 
 @pytest.mark.usefixtures("client")
-def test_a_site_without_a_mistake_gets_no_warning() -> None:
+def test_a_correct_site_gets_no_warning() -> None:
     call_command("check", fail_level="WARNING")
 
 
-def test_a_middleware_that_is_missing_or_misplaced_is_noticed() -> None:
+def test_a_missing_or_misplaced_middleware_is_reported() -> None:
     ours = "session_authority.web.django.middleware.SessionAuthorityMiddleware"
     authentication = "django.contrib.auth.middleware.AuthenticationMiddleware"
     for middleware in ([], [ours], [ours, authentication]):
@@ -69,7 +69,7 @@ def test_adopting_logins_from_signed_cookies_is_refused(client: SessionClient) -
             call_command("check")
 
 
-def test_the_client_comes_from_the_environment_unless_given(
+def test_the_default_client_comes_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, authority: ThreadedAuthority
 ) -> None:
     monkeypatch.setenv("SESSION_AUTHORITY_ADDRESS", authority.address)
