@@ -39,10 +39,10 @@ from tests.support.postgresql import Cluster
 from tests.support.program import Program, serving
 from tests.support.unruly_link import Links, unruly_links
 
-# One size holds all sessions. The other is too small, so that requests are always in flight.
+# Sizes of the caches. One holds all sessions. The other is too small, so that requests are always in flight.
 ROOMY, CRAMPED = 100, 6
 ENDINGS_WITHIN_SECONDS = 1.2
-# After the last effective_time. A broken rule shows during the faults or just after them.
+# Time to keep validating after the last effective_time. A violation appears during the faults or just after them.
 AFTERWARDS_SECONDS = 0.3
 _READY_SECONDS = 3.0
 _PATIENCE_SECONDS = 60.0
@@ -51,7 +51,7 @@ _LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query
 
 @dataclass(frozen=True)
 class Keys:
-    """The API keys of the callers, and the id of the key whose sessions a sweep ends."""
+    """The API keys of the callers, and the id of the key whose sessions RevokeKeySessions ends."""
 
     app: str
     batch: str
@@ -112,7 +112,7 @@ class World:
     """Servers, clients, links and database of a run.
 
     Attributes:
-        chance: Random numbers that choose each step.
+        chance: Source of the random choices.
         cluster: The database.
         servers: Both servers.
         database_ways: The links from the servers to the database.
@@ -147,7 +147,7 @@ class World:
         with ThreadPoolExecutor(16) as pool:
             mishaps = [
                 pool.submit(_after, self.chance.uniform(0, 1), happens)
-                for happens in self._mishaps()
+                for happens in self._inject_fault()
             ]
             at = [self.chance.uniform(0, ENDINGS_WITHIN_SECONDS) for _ in scene.endings]
             ends = [
@@ -165,7 +165,7 @@ class World:
         return judge(endings, histories)
 
     def _wait_for_hits(self) -> None:
-        # Usually all clients. After some faults a stream reconnects only seconds later, perhaps in the next round.
+        # Usually all clients have hits. After some faults a stream reconnects seconds later, perhaps in the next round.
         began = time.monotonic()
         while (waited := time.monotonic() - began) < _PATIENCE_SECONDS:
             ready = sum(each.hits() for each in self.validators)
@@ -173,17 +173,17 @@ class World:
                 break
             time.sleep(0.05)
 
-    def _mishaps(self) -> list[Callable[[], None]]:
+    def _inject_fault(self) -> list[Callable[[], None]]:
         """Choose a fault and its duration."""
         named: dict[str, Callable[[float], Callable[[], None]]] = {
             "client stands still": self._freeze_client,
             "server stands still": self._freeze_server,
             "proxy stands still": self._freeze_proxy,
             "database stands still": self._freeze_database,
-            "way is slow": self._slow_way,
-            "way is slow, back": self._slow_way_back,
-            "way is stuck": self._stuck_way,
-            "way is cut": self._cut_way,
+            "way is slow": self._slow_link,
+            "way is slow, back": self._slow_answers,
+            "way is stuck": self._stuck_link,
+            "way is cut": self._cut_link,
             "transactions are slow": self._slow_transactions,
             "changes come late": self._slow_notifications,
             "listeners die": self._kill_listeners,
@@ -212,21 +212,21 @@ class World:
 
         return freeze
 
-    def _slow_way(self, seconds: float) -> Callable[[], None]:
+    def _slow_link(self, seconds: float) -> Callable[[], None]:
         there, back = (self.chance.choice([0, 0.03, 0.3, 1.0, 1.9]) for _ in range(2))
         way = self.chance.choice(self.ways)
         return _while(seconds, lambda: way.delay(0, there, back), lambda: way.heal(0))
 
-    def _slow_way_back(self, seconds: float) -> Callable[[], None]:
+    def _slow_answers(self, seconds: float) -> Callable[[], None]:
         way, back = self.chance.choice(self.ways), self.chance.uniform(2.2, 2.8)
         return _while(back + 2, lambda: way.delay(0, 0.0, back), lambda: way.heal(0))
 
-    def _stuck_way(self, seconds: float) -> Callable[[], None]:
+    def _stuck_link(self, seconds: float) -> Callable[[], None]:
         way = self.chance.choice(self.ways)
         there, back = self.chance.choice([(True, False), (False, True), (True, True)])
         return _while(seconds, lambda: way.hold(0, there, back), lambda: way.heal(0))
 
-    def _cut_way(self, seconds: float) -> Callable[[], None]:
+    def _cut_link(self, seconds: float) -> Callable[[], None]:
         way, refuses = self.chance.choice(self.ways), self.chance.random() < 0.5
         return _while(seconds / 2, lambda: way.cut(0, refuses), lambda: way.heal(0))
 
@@ -279,7 +279,7 @@ def _standstill(pid: int, seconds: float) -> Callable[[], None]:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # a server that died meanwhile
+    with contextlib.suppress(ProcessLookupError):  # the server has already ended
         os.kill(pid, number)
 
 
@@ -289,7 +289,7 @@ def _ignore(_: object) -> None:
 
 @contextlib.contextmanager
 def world(seed: int, folder: Path) -> Iterator[World]:
-    """Start a world whose steps follow from a seed, apart from the timing of its processes."""
+    """Start a world. The seed determines its steps, but not the timing of its processes."""
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         cluster = enter(postgresql.cluster())
@@ -361,7 +361,7 @@ def main() -> None:
     """Run rounds until one fails, and print the results."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    # This ends its processes, too.
+    # This also ends its processes.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
     total, began = Verdict(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder, world(seed, Path(folder)) as made:

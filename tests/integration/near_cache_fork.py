@@ -1,4 +1,4 @@
-"""Forks while the near cache of a client is in use; the child signs out, and both must notice."""
+"""Fork while a client's near cache is in use. The child signs out, and both processes must notice."""
 
 import multiprocessing
 import os
@@ -17,8 +17,8 @@ def hits() -> int:
     return statistics.hits
 
 
-def hold() -> None:
-    """Validate until the answer comes from memory."""
+def wait_for_hit() -> None:
+    """Validate until an answer comes from memory."""
     ends_at = time.monotonic() + 60
     before = hits()
     while hits() == before:
@@ -31,13 +31,13 @@ def child() -> None:
     statistics = client.near_cache_statistics
     assert statistics is not None
     assert (statistics.size, statistics.hits, statistics.connected) == (0, 0, False)
-    hold()
+    wait_for_hit()
     client.sign_out(token)
     assert not client.validate(token)
     client.close()
 
 
-hold()
+wait_for_hit()
 if way == "fork":
     forked = os.fork()
     if forked == 0:

@@ -1,6 +1,6 @@
-"""History of validations and endings, and the check that they agree.
+"""History of validations and endings, and the check that no ended session was accepted.
 
-All times are from clocks of one machine.
+All clocks are of one machine.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ class Validation(NamedTuple):
         wall_time: Wall-clock time just before the call.
         monotonic: Monotonic time just before the call.
         accepted: Whether it was accepted. None if that is unknown.
-        hit: Whether it was answered from memory.
+        hit: Whether the answer came from memory.
     """
 
     session: int
@@ -31,9 +31,9 @@ class Ending:
     """The answer to a call that ended a session.
 
     Attributes:
-        way: How it was ended.
+        way: How the session was ended.
         session: Index of the ended session in the round.
-        effective: The answered effective time, by the wall clock. No client may accept the session after it.
+        effective: The effective time in the answer, by the wall clock. No client may accept the session after it.
         answered: Monotonic time at which the answer arrived.
     """
 
@@ -75,9 +75,9 @@ class Verdict:
 
 
 def judge(endings: Sequence[Ending], histories: Mapping[str, Iterable[Validation]]) -> Verdict:
-    """Find sessions that a client accepted after their ending.
+    """Return the violations: sessions that a client accepted after their ending.
 
-    If a session has several endings, each of them must hold.
+    If a session has several endings, each of them is checked.
     """
     by_session: dict[int, list[Ending]] = {}
     for ending in endings:

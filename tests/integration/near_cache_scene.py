@@ -1,4 +1,4 @@
-"""The sessions of one round of `near_cache_chaos`, and every way in which they end."""
+"""The sessions of one round of `near_cache_chaos`, and calls that end them in every possible way."""
 
 import random
 import secrets
@@ -60,7 +60,7 @@ class Scene:
         ]
 
     def _made(self, user: str, client: SessionClient | None = None) -> int:
-        # At either server, since evictions must not depend on the server that created a session.
+        # Either server creates it, since evictions must not depend on the server that created a session.
         secret = secrets.token_bytes(32)
         client = client or self._chance.choice(self._endpoints)
         maker = client
@@ -72,7 +72,7 @@ class Scene:
         return self.sessions[number].token
 
     def _ends(self, way: str, sessions: Sequence[int], call: Callable[[], Any]) -> None:
-        """Add a call that ends sessions. Its answer is an effective_time, contains one, or has none."""
+        """Add a call that ends sessions. It returns an effective_time, an answer with one, or an answer without one."""
 
         def end() -> list[Ending]:
             effective, answered = effect(call)
@@ -161,7 +161,7 @@ def effect(call: Callable[[], Any]) -> tuple[float, float]:
     """Make a call that ends sessions, and return its effective time and the time of the answer."""
     given = answer(call)
     answered = time.monotonic()
-    if isinstance(given, NewSession):  # it has no effective time, but is committed
+    if isinstance(given, NewSession):  # it has no effective time, but was committed
         return time.time() + LEASE_SECONDS, answered
     effective = getattr(given, "effective_time", given)
     if hasattr(effective, "ToNanoseconds"):

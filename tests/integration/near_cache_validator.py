@@ -41,7 +41,7 @@ class Validator:
         self._commands = commands
 
     def watch(self, tokens: Sequence[str]) -> None:
-        """Start to validate these tokens, with a new history."""
+        """Start to validate these tokens, with an empty history."""
         self._commands.send(tokens)
 
     def hits(self) -> bool:
@@ -49,7 +49,7 @@ class Validator:
         return bool(self._ask("hits"))
 
     def history(self) -> list[Validation]:
-        """Return what it has seen since it began to watch, and stop watching."""
+        """Stop validating, and return the results since `watch`."""
         return [Validation(*each) for each in self._ask("history")]
 
     def _ask(self, question: str) -> Any:
@@ -130,7 +130,7 @@ class _Note:
 
 
 @contextlib.contextmanager
-def _written_down(seen: _Seen, number: int) -> Iterator[_Note]:
+def _serialized(seen: _Seen, number: int) -> Iterator[_Note]:
     note = _Note()
     began, monotonic = time.time(), time.monotonic()
     _hit.set(False)
@@ -155,7 +155,7 @@ def _run_sync(commands: "Connection", settings: _Settings) -> None:
         while True:
             tokens, seen = notebook.tokens, notebook.seen
             for number, token in enumerate(tokens):
-                with _written_down(seen, number) as note:
+                with _serialized(seen, number) as note:
                     note.accepted = bool(client.validate(token))
             time.sleep(PAUSE_SECONDS)
 
@@ -175,7 +175,7 @@ async def _run_aio(commands: "Connection", settings: _Settings) -> None:
         while True:
             tokens, seen = notebook.tokens, notebook.seen
             for number, token in enumerate(tokens):
-                with _written_down(seen, number) as note:
+                with _serialized(seen, number) as note:
                     note.accepted = bool(await client.validate(token))
             await asyncio.sleep(PAUSE_SECONDS)
 

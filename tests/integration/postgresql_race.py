@@ -1,4 +1,4 @@
-"""Concurrent racers on one PostgreSQL, which record their answers."""
+"""Concurrent racers on one PostgreSQL. They record every call with its answer."""
 
 import asyncio
 import random
@@ -36,7 +36,7 @@ from tests.integration.race_history import (
 Admin: TypeAlias = "session_admin_service_pb2_grpc.SessionAdminServiceAsyncStub"
 
 HASTY = ("ann", "bob", "cyd", "dan")
-STEADY = ("eve", "fay", "gil", "hal")  # their sessions live long enough for two uses
+STEADY = ("eve", "fay", "gil", "hal")  # a lifetime long enough for two uses
 USERS = (*HASTY, *STEADY)
 LONER = "ivy"  # a user without concurrent calls
 RACERS_A_USER = 3
@@ -74,7 +74,7 @@ STEADY_KINDS = KINDS | {
 
 @dataclass(frozen=True)
 class Held:
-    """A token that a racer holds, valid or not."""
+    """A token that a racer holds. It may be invalid."""
 
     session_id: str
     user_id: str
@@ -94,7 +94,7 @@ class Race:
         self._dead: set[tuple[str, int]] = set()
 
     async def run(self, round_number: int, seconds: float) -> None:
-        """Run every racer for a while, and return when all calls have ended."""
+        """Run every racer for some seconds, and return when all calls have ended."""
         stop_at = time.monotonic() + seconds
         async with asyncio.TaskGroup() as racers:
             for user_id in USERS:
@@ -103,7 +103,7 @@ class Race:
                     racers.create_task(self._race(user_id, chance, stop_at))
 
     async def do_each_once(self) -> None:
-        """Make every kind of call for one user in sequence, so that each occurs even on a busy machine."""
+        """Make every kind of call for one user in sequence, so that each kind occurs even on a busy machine."""
         chance = random.Random(self._seed)
         while len(self._held[LONER]) < LIMIT:
             await self._create(LONER, chance)
@@ -116,14 +116,14 @@ class Race:
         await self._validate(other, chance)
         await self._revoke_user(renewed, chance)
 
-    async def crowd_in(self) -> None:
-        """Let all users concurrently sign in more often than the session limit allows."""
+    async def exceed_session_limits(self) -> None:
+        """Make more concurrent sign-ins of each user than the session limit allows."""
         chance = random.Random(self._seed)
         await asyncio.gather(
             *(self._create(user_id, chance) for user_id in USERS for _ in range(2 * LIMIT))
         )
 
-    async def look_at_all(self) -> None:
+    async def validate_all_tokens(self) -> None:
         """Validate every token at every server."""
         for client in self._clients:
             for held in self._held.values():
@@ -327,7 +327,7 @@ def _answer(error: SessionAuthorityError) -> str:
 
 
 def missing(history: History) -> set[object]:
-    """Return the missing outcomes. A race needs an accepted call of each kind, and each rejection."""
+    """Return the outcomes that have not occurred. A race needs an accepted call of each kind, and each rejection."""
     accepted = {call.kind for call in history.calls if call.answer == OK}
     rejections = {call.answer for call in history.calls if call.kind == "validate"}
     kinds = set(KINDS) - {"batch", "contest", "duel"}

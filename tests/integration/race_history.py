@@ -91,7 +91,7 @@ class Change:
         before: The row before it.
         after: The row after it.
         epoch: The user's epoch at that moment.
-        epoch_since: When that epoch was committed; None if by this very transaction.
+        epoch_since: When that epoch was committed; None if this transaction set it.
     """
 
     session_id: str
@@ -108,13 +108,13 @@ class History:
 
     Attributes:
         limit: Maximum number of live sessions of a user.
-        lifetimes: Lifetimes in seconds of the sessions that expire within the run.
+        lifetimes: Lifetimes, in seconds, of the sessions that expire during the run.
         calls: All calls with their answers.
         counts: Live sessions per user, counted while no call was in flight.
-        kept: The sessions that the database held at the end.
+        kept: The sessions in the database at the end.
         rows: Their rows, if the run read them.
         overdue: The sessions whose implied endings the workers had not recorded at the end.
-        changes: The changes of the sessions, except changes of their next check.
+        changes: The changes of the rows, except changes of the next check time.
         monotonic_zero: Wall-clock time at time 0 of the clock of the calls.
         resolution: Maximum delay of the recorded last activity of a live session, in seconds.
         worker_said: Number of endings that the workers reported.
@@ -156,7 +156,7 @@ def _wrong_answers(history: History) -> Iterator[str]:
 
 
 def _accepted_after_ending(history: History) -> Iterator[str]:
-    ended: dict[str, Call] = {}  # by the earliest answer
+    ended: dict[str, Call] = {}  # judged by the earliest answer
     for session_id, ending in _answered_endings(history):
         if session_id not in ended or ending.end < ended[session_id].end:
             ended[session_id] = ending
@@ -183,7 +183,7 @@ def _answered_endings(history: History) -> Iterator[tuple[str, Call]]:
         if call.kind == "revoke":
             yield call.target, call
         elif call.kind == "sign_out" and renewals[call.session_id] < SUPERSEDED_KEPT:
-            # Any of its tokens ends it, unless the server may have forgotten that token.
+            # Any of its tokens ends the session, unless the server may have forgotten that token.
             yield call.session_id, call
         elif call.kind in {"revoke_others", "revoke_user"}:
             for creation in filter(_made, history.calls):
@@ -193,7 +193,7 @@ def _answered_endings(history: History) -> Iterator[tuple[str, Call]]:
 
 
 def _ended_each_other(history: History) -> Iterator[str]:
-    """Yield pairs of sessions that ended each other. The later call carried an ended session."""
+    """Yield pairs of sessions that ended each other. The later call should have failed, since its session had ended."""
     ends = {
         (call.session_id, ended): call
         for ended, call in _answered_endings(history)
@@ -218,7 +218,9 @@ def _resurrected(history: History) -> Iterator[str]:
 
 
 def _ended_without_cause(history: History) -> Iterator[str]:
-    first: dict[tuple[str, str], Call] = {}  # what explains the first explains the others
+    first: dict[
+        tuple[str, str], Call
+    ] = {}  # the cause of the first rejection also explains the others
     for call in sorted(history.calls, key=lambda call: call.end):
         if call.kind == "validate" and call.answer in ANSWERS["validate"]:
             first.setdefault((call.session_id, call.answer), call)
@@ -258,7 +260,7 @@ def _has_cause(rejected: Call, before: list[Call], history: History) -> bool:
             return any(call.kind == "reauthenticate" for call in own)
         case _:
             lifetime = history.lifetimes.get(rejected.session_id)
-            # From its creation, since every renewal is later.
+            # Count from its creation, since every renewal is later.
             return lifetime is not None and rejected.end >= born + lifetime
 
 
@@ -337,7 +339,7 @@ def _use_not_recorded(history: History) -> Iterator[str]:
     for session_id, call in last_use.items():
         row = history.rows.get(session_id)
         if row is None or session_id in ended or session_id in rejected:
-            continue  # the last use of a session may be lost with it
+            continue  # the last use before the ending may be lost
         used = history.monotonic_zero + call.begin
         if row.last_active < used - history.resolution - CLOCKS_SECONDS:
             yield f"used and not recorded: {call} {row}"

@@ -1,4 +1,4 @@
-"""API keys: the calls that each permission allows."""
+"""The calls that each permission of an API key allows."""
 
 import asyncio
 import re
@@ -88,7 +88,7 @@ DOCUMENTED = Path(__file__).parents[2] / "docs" / "operate" / "keys.md"
 
 @dataclass(frozen=True)
 class Keys:
-    """One key of each kind, all with one permission."""
+    """Keys of every kind that have the same permission."""
 
     good: str
     expired: str
@@ -105,7 +105,7 @@ class Guarded:
     keys: dict[Permission, Keys]
 
     def call(self, rpc: Rpc | str, request: bytes, *headers: str) -> Answer:
-        """Make a call and return its code, and reason and metadata if it failed."""
+        """Make a call and return its status code. If it failed, also return its reason and metadata."""
         metadata = tuple(("authorization", header) for header in headers)
         if isinstance(rpc, str):
             [rpc] = [each for each in RPCS if each.path == rpc]
@@ -116,7 +116,7 @@ class Guarded:
         return "OK", "", {}
 
     def wait_until_revoked(self, key: str) -> None:
-        """Wait until the server knows of a revocation, and of everything before it."""
+        """Wait until the server has read a revocation, and so every earlier change."""
         asked = pb.CreateSessionRequest(user_id="ada").SerializeToString()
         create = SERVICE + "CreateSession"
         wait_until(lambda: self.call(create, asked, f"Bearer {key}")[1] == "API_KEY_REVOKED")
@@ -183,7 +183,7 @@ def _bad_headers(keys: Keys) -> dict[str, list[str]]:
 
 
 def _documented_permissions() -> dict[str, str]:
-    """Return what the table says that each method needs."""
+    """Return the documented permission of each method."""
     _, _, after = DOCUMENTED.read_text().partition("| permission | methods |")
     table, _, _ = after.partition("\n\n")
     rows = re.findall(r"(?m)^\| `(\w+)` \| ([\w, ]+) \|", table)

@@ -1,4 +1,4 @@
-"""The audit log of real processes: rotated, shared, drained, and without a secret."""
+"""The audit log of real processes: rotation, sharing, draining, and no secrets."""
 
 import contextlib
 import json
@@ -110,7 +110,7 @@ def test_several_processes_log_on_the_standard_output_of_their_parent(tmp_path: 
 
 
 def test_an_unread_standard_output_delays_no_call_and_no_stop(tmp_path: Path) -> None:
-    """The pipe is full from the start, like one to a log shipper that hangs."""
+    """The pipe is full from the start, as if its reader hangs."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):

@@ -54,7 +54,7 @@ def _in(seconds: float) -> Timestamp:
     return time
 
 
-# The request, the field that the error names, and a part of the hint how to fix it.
+# A request, the field that the error names, and a part of the error's hint.
 BAD_SIGN_INS: list[tuple[dict[str, Any], str, str]] = [
     ({"user_id": ""}, "user_id", "1 to 255"),
     ({"user_id": "é" * 128}, "user_id", "1 to 255"),
@@ -115,7 +115,7 @@ def test_all_violations_are_reported_at_once(stub: SessionServiceStub) -> None:
 def test_the_first_of_many_violations_are_reported_and_the_rest_counted(
     stub: SessionServiceStub,
 ) -> None:
-    # The largest possible details: full keys, with letters that need three bytes for each of their own when encoded.
+    # The largest possible details: keys of full length, with bytes that percent-encoding triples.
     request = pb.CreateSessionRequest(
         user_id="ada",
         authentication_methods=["é"] * 16,

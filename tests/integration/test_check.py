@@ -1,4 +1,4 @@
-"""`session-authority check` as an operator and a CI run it, on both engines."""
+"""`session-authority check` on both engines."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until
 
 FILE = "session-authority.sqlite"
 PASSWORD = "not-to-be-shown"
-USER = "ann@example.com"  # which is in no word of ours, as "ann" is in "channel"
+USER = "ann@example.com"  # not a part of any word in the output, as "ann" is of "channel"
 
 STRICT_POLICY = {
     "SESSION_AUTHORITY_ABSOLUTE_LIFETIME_SECONDS": "43200",
@@ -48,7 +48,7 @@ def check(
 def report(
     cwd: Path, *options: str, settings: Mapping[str, str] | None = None, status: int = 0
 ) -> dict[str, Any]:
-    """Return what a check says as JSON, and make sure of the status that it ends with."""
+    """Return the JSON report of a check, and assert its exit status."""
     done = check(cwd, "--json", *options, settings=settings)
     assert done.stderr == ""
     said: dict[str, Any] = json.loads(done.stdout)
@@ -65,7 +65,7 @@ def warnings(said: dict[str, Any]) -> set[str]:
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line in which a check says that it can't be made."""
+    """Return the only line of a check that cannot run."""
     assert done.returncode == 2
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
@@ -80,8 +80,8 @@ def of(url: str) -> dict[str, str]:
 # On SQLite
 
 
-async def _begin(path: Path) -> None:
-    """Leave what the first server of a file leaves."""
+async def _create_database(path: Path) -> None:
+    """Create a database file and its development key, as the first server does."""
     path.touch(mode=0o600)
     database = Database.sqlite(path)
     try:
@@ -91,7 +91,9 @@ async def _begin(path: Path) -> None:
         await database.close()
 
 
-def test_beside_a_running_server_it_reports_everything_and_changes_nothing(tmp_path: Path) -> None:
+def test_check_beside_a_running_server_reports_everything_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
     with serving(tmp_path, asking_for_keys=True) as server:
         key = (tmp_path / f"{FILE}.key").read_text().strip()
         with SessionClient(server.address, api_key=key) as client:
@@ -122,7 +124,7 @@ def test_check_reads_the_files_that_a_crashed_server_left(tmp_path: Path) -> Non
 
 
 def test_the_table_has_every_requirement_and_the_justification(tmp_path: Path) -> None:
-    asyncio.run(_begin(tmp_path / FILE))
+    asyncio.run(_create_database(tmp_path / FILE))
     said = report(tmp_path)
     shown = check(tmp_path).stdout
     for each in said["requirements"]:
@@ -135,7 +137,7 @@ def test_the_table_has_every_requirement_and_the_justification(tmp_path: Path) -
 
 
 def test_the_exit_status_depends_on_the_required_checks(tmp_path: Path) -> None:
-    asyncio.run(_begin(tmp_path / FILE))
+    asyncio.run(_create_database(tmp_path / FILE))
     for options, settings, status in (
         (("--strict",), {}, 1),
         (("--level", "2", "--accept", "7.3.1", "--accept", "7.5.2"), {}, 0),
@@ -151,20 +153,20 @@ def test_the_exit_status_depends_on_the_required_checks(tmp_path: Path) -> None:
 
 
 def test_files_that_others_can_read_are_named(tmp_path: Path) -> None:
-    asyncio.run(_begin(tmp_path / FILE))
+    asyncio.run(_create_database(tmp_path / FILE))
     assert "open-file" not in warnings(report(tmp_path))
     for name in (FILE, f"{FILE}.key"):
         (tmp_path / name).chmod(0o644)
     said = report(tmp_path)
     named = {each["about"] for each in said["warnings"] if each["name"] == "open-file"}
-    # With the files that SQLite makes beside it, which take after it.
+    # Also the files that SQLite creates beside it, with the same permissions.
     assert {Path(each).name for each in named} >= {FILE, f"{FILE}.key"}
 
 
 def test_an_unusable_or_expired_certificate_protects_nothing(
     tmp_path: Path,
 ) -> None:
-    asyncio.run(_begin(tmp_path / FILE))
+    asyncio.run(_create_database(tmp_path / FILE))
     authority = TestAuthority(tmp_path)
     pair = authority.pair()
     settings = {
@@ -198,7 +200,7 @@ def test_an_old_schema_is_reported_with_the_other_findings(tmp_path: Path) -> No
     assert "could not be checked" in check(tmp_path).stdout
 
 
-def test_a_database_that_cannot_be_read_is_reported_in_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_database_is_reported_in_one_line(tmp_path: Path) -> None:
     assert "there is no database" in refusal(check(tmp_path))
     assert not (tmp_path / FILE).exists()
     (tmp_path / FILE).write_bytes(b"this is no database" * 100)
@@ -234,13 +236,15 @@ def url(durable: Cluster, tmp_path: Path) -> Iterator[str]:
     name = f"check_{tmp_path.name.replace('-', '_')}"[:60].lower()
     durable.psql(f'CREATE DATABASE "{name}"')
     url = durable.url(name)
-    asyncio.run(_furnish(url, Permission.CREATE, Permission.MANAGE, Permission.TERMINATE))
+    asyncio.run(
+        _create_schema_and_keys(url, Permission.CREATE, Permission.MANAGE, Permission.TERMINATE)
+    )
     yield url
     durable.psql(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-async def _furnish(url: str, *permissions: Permission) -> None:
-    """Make the schema, and a key for each permission that expires in 90 days."""
+async def _create_schema_and_keys(url: str, *permissions: Permission) -> None:
+    """Create the schema, and for each permission a key that expires in 90 days."""
     database = Database.postgresql(url)
     try:
         await schema.migrate(database)
@@ -251,7 +255,7 @@ async def _furnish(url: str, *permissions: Permission) -> None:
         await database.close()
 
 
-def test_a_durable_database_without_a_standby_is_good_with_a_warning(
+def test_a_durable_database_without_a_standby_passes_with_a_warning(
     url: str, tmp_path: Path
 ) -> None:
     said = report(tmp_path, settings=of(url))
@@ -267,7 +271,7 @@ def test_a_durable_database_without_a_standby_is_good_with_a_warning(
         ("synchronous_commit = local", None, "met", 0),  # there is no standby to wait for
     ],
 )
-def test_the_commit_setting_is_that_of_the_authoritys_own_connections(
+def test_check_reads_synchronous_commit_of_the_authoritys_own_connections(
     url: str, tmp_path: Path, setting: str, warning: str | None, verdict: str, status: int
 ) -> None:
     with psycopg.connect(url, autocommit=True) as admin:
@@ -279,7 +283,7 @@ def test_the_commit_setting_is_that_of_the_authoritys_own_connections(
 
 def test_a_server_that_does_not_write_to_its_disk_is_not_met(tmp_path: Path) -> None:
     with postgresql.fresh_database() as careless:
-        asyncio.run(_furnish(careless))
+        asyncio.run(_create_schema_and_keys(careless))
         said = report(tmp_path, settings=of(careless), status=1)
     assert verdicts(said)["7.4.1"] == "not_met"
     assert {"not-durable", "no-keys"} <= warnings(said)
@@ -306,7 +310,7 @@ def _wait_for_no_standby(server: Cluster) -> None:
     wait_until(lambda: server.psql("SHOW synchronous_standby_names") == "")
 
 
-def test_a_role_without_rights_of_its_own_can_check(
+def test_a_role_without_special_rights_can_run_check(
     durable: Cluster, url: str, tmp_path: Path
 ) -> None:
     with psycopg.connect(url, autocommit=True) as admin:
@@ -347,14 +351,14 @@ def test_missing_partitions_and_overdue_work_are_reported(durable: Cluster, tmp_
 
 
 def test_check_reports_the_permissions_that_a_key_did_not_use(url: str, tmp_path: Path) -> None:
-    asyncio.run(_use_in_part(url, SystemClock().now() - timedelta(days=31)))
+    asyncio.run(_use_some_permissions(url, SystemClock().now() - timedelta(days=31)))
     said = report(tmp_path, settings=of(url))
     [warning] = [each for each in said["warnings"] if each["name"] == "unused-permission"]
     assert warning["why"].endswith(": validate")
     assert "(both)" in warning["about"]
 
 
-async def _use_in_part(url: str, time: datetime) -> None:
+async def _use_some_permissions(url: str, time: datetime) -> None:
     database = Database.postgresql(url)
     try:
         store = SqlKeyStore(database)

@@ -1,4 +1,4 @@
-"""Every code block of the documents runs, or says why it cannot.
+"""Every code block of the documents runs, or gives a reason why it cannot run.
 
 `python -m tests.integration.test_code_blocks` counts the blocks.
 """
@@ -29,12 +29,12 @@ from tests.support.program import Program, environment, run, serving
 
 BLOCKS = all_blocks()
 SECONDS = 120
-# Readers of an app's code don't want the annotations that we want of ours.
+# The examples need fewer annotations than our own code.
 MYPY = "# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-redefinition"
 
 
 def pages(*languages: str, runs: bool = True) -> list[list[Block]]:
-    """Return the blocks of some languages that run here, those of one document together."""
+    """Return the blocks in some languages, grouped by document."""
     chosen = [each for each in BLOCKS if each.language in languages if each.runs_here or not runs]
     return [list(blocks) for _, blocks in groupby(chosen, lambda each: each.document)]
 
@@ -63,12 +63,14 @@ def cluster() -> Iterator[postgresql.Cluster]:
 
 
 def is_test(block: Block) -> bool:
-    """Say whether a block is a file for pytest."""
+    """Return whether a block is a file for pytest."""
     return block.title == "conftest.py" or block.title.startswith("test_")
 
 
 @of_pages("python")
-def test_the_python_of_a_page_runs(blocks: list[Block], authority: Program, tmp_path: Path) -> None:
+def test_the_python_code_of_a_page_runs(
+    blocks: list[Block], authority: Program, tmp_path: Path
+) -> None:
     program = tmp_path / "page.py"
     program.write_text(as_one(each for each in blocks if not is_test(each)))
     for each in blocks:
@@ -91,7 +93,7 @@ def test_the_python_of_a_page_runs(blocks: list[Block], authority: Program, tmp_
         assert done.returncode == 0, f"{blocks[0].document}: {done.stdout}{done.stderr}"
 
 
-def test_the_python_of_the_pages_has_the_right_types(tmp_path: Path) -> None:
+def test_the_python_code_of_the_pages_passes_mypy(tmp_path: Path) -> None:
     files = []
     for blocks in pages("python", runs=False):
         file = tmp_path / (re.sub(r"\W", "_", blocks[0].document) + ".py")
@@ -131,7 +133,7 @@ def test_the_commands_of_a_page_run(
 
 
 @of_blocks([each for each in BLOCKS if each.language == "sh" and not each.runs_here])
-def test_the_commands_of_a_block_that_does_not_run_are_well_formed(block: Block) -> None:
+def test_the_commands_of_a_block_that_does_not_run_are_valid(block: Block) -> None:
     subprocess.run(["bash", "-n"], input=block.code, text=True, check=True)
     joined = block.code.replace("\\\n", " ")
     for command in re.findall(r"\bsession-authority( [^|;&)\n]*)?$", joined, re.MULTILINE):
@@ -154,7 +156,9 @@ def test_the_sql_of_a_page_runs(
 
 
 @of_blocks([each for each in BLOCKS if each.title == "postgresql.conf"])
-def test_postgresql_takes_its_settings(block: Block, cluster: postgresql.Cluster) -> None:
+def test_postgresql_accepts_the_documented_settings(
+    block: Block, cluster: postgresql.Cluster
+) -> None:
     with psycopg.connect(cluster.url(), autocommit=True) as connection:
         for line in block.code.splitlines():
             if not line.startswith("#"):
@@ -235,13 +239,13 @@ def test_a_configuration_is_accepted_by_its_program(block: Block, tmp_path: Path
 
 
 @of_blocks(BLOCKS)
-def test_a_block_says_its_language(block: Block) -> None:
+def test_a_block_names_its_language(block: Block) -> None:
     known = {*CHECKS, *RUN, "text"}
     assert block.language in known or block.title == "postgresql.conf", block.language
 
 
 @of_blocks([each for each in BLOCKS if each.not_run is not None])
-def test_a_block_that_does_not_run_says_why(block: Block) -> None:
+def test_a_block_that_does_not_run_gives_a_reason(block: Block) -> None:
     assert block.not_run
     assert len(block.not_run.split()) >= 3
 
@@ -256,7 +260,7 @@ def test_a_block_that_runs_elsewhere_names_the_test(block: Block) -> None:
 
 
 def count() -> str:
-    """Return how many blocks there are of each language, and what becomes of them."""
+    """Return the number of blocks in each language, by how they are tested."""
     counts = Counter(
         (
             each.language,

@@ -18,7 +18,7 @@ SERVICE = "session_authority.v1.SessionService"
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "migrate", "revoke", "check", "demo"])
-def test_each_command_explains_itself_and_its_options(command: str) -> None:
+def test_the_help_of_each_command_explains_its_options(command: str) -> None:
     done = CliRunner().invoke(commands, [command, "--help"], prog_name="session-authority")
     assert done.exit_code == 0
     assert f"Usage: session-authority {command} [OPTIONS]" in done.stdout
@@ -28,7 +28,7 @@ def test_each_command_explains_itself_and_its_options(command: str) -> None:
         assert re.search(rf"{option}( [A-Z]+)?\s+[A-Z]\S+ \S+", done.stdout), option
 
 
-def test_the_whole_command_lists_its_parts(tmp_path: Path) -> None:
+def test_the_main_help_lists_every_command(tmp_path: Path) -> None:
     done = run_process("--help", cwd=tmp_path)
     assert done.returncode == 0
     for command in ("serve", "worker", "migrate", "keys", "revoke", "check", "demo"):
@@ -37,7 +37,7 @@ def test_the_whole_command_lists_its_parts(tmp_path: Path) -> None:
     assert re.search(r"\d+\.\d+", version.stdout)
 
 
-def test_migrate_makes_the_schema_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+def test_migrate_creates_the_schema_once(tmp_path: Path) -> None:
     first, second = [run("migrate", cwd=tmp_path) for _ in range(2)]
 
     assert (first.returncode, second.returncode) == (0, 0)
@@ -45,8 +45,8 @@ def test_migrate_makes_the_schema_and_then_has_nothing_to_do(tmp_path: Path) -> 
     assert re.search(r"session-authority.sqlite: the schema is already \d+", second.stdout)
 
 
-def test_demo_shows_three_devices_and_that_a_revoked_one_is_refused(tmp_path: Path) -> None:
-    # The second time there are sessions of the first one in the file.
+def test_demo_shows_three_devices_and_refuses_the_revoked_one(tmp_path: Path) -> None:
+    # In the second run, the file contains the sessions of the first one.
     for _ in range(2):
         done = run_process("demo", "--leave", "--listen", "127.0.0.1:0", cwd=tmp_path)
 
@@ -105,7 +105,7 @@ def test_the_commands_that_demo_prints_run(tmp_path: Path) -> None:
         assert "SIGNED_OUT" in refused
 
         start, end = printed.index(".venv/bin/buf curl"), printed.index("Press Ctrl-C to stop")
-        # It is meant to be run at the project's root; any folder with that environment will do.
+        # The documented folder is the project's root, but any folder with that environment works.
         (tmp_path / ".venv").mkdir()
         (tmp_path / ".venv" / "bin").symlink_to(BIN)
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Nothing that was answered is lost to `kill -9`."""
+"""No answered write is lost if the server is killed with SIGKILL."""
 
 import asyncio
 import random
@@ -35,7 +35,7 @@ TASKS_A_CLIENT = 3
 
 @dataclass
 class Ledger:
-    """Requests with their answers, and requests without an answer."""
+    """Answered requests with their answers, and unanswered requests."""
 
     created: list[NewSession] = field(default_factory=list)
     revoke_asked: set[str] = field(default_factory=set)
@@ -64,7 +64,7 @@ async def _storm(server: Program, ledger: Ledger, round_number: int) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.sleep(STORM_SECONDS)
         while len(ledger.created) <= len(tasks) or not ledger.revoke_answered:
-            await asyncio.sleep(0.01)  # a slow machine: there is nothing to lose yet
+            await asyncio.sleep(0.01)  # on a slow machine, nothing has been answered yet
     assert not any(task.done() for task in tasks), "the storm was on"
     server.kill()
     for task in tasks:
@@ -94,7 +94,7 @@ async def test_answered_sign_ins_and_endings_survive_kill_9_in_a_storm(tmp_path:
     answered: list[Ledger] = []
     for round_number in range(ROUNDS):
         with serving(tmp_path, settings=settings) as server:
-            # The survivors of the round before; the process that wrote them is dead.
+            # Sessions of the previous round, whose process was killed.
             if answered:
                 await _check(server, answered[-1])
             answered.append(Ledger())
@@ -120,7 +120,7 @@ def test_a_retry_after_kill_9_returns_the_created_session(tmp_path: Path) -> Non
 
 
 async def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
-    """A test cannot cut the power. This test reads the settings that make SQLite survive a power loss."""
+    """A test cannot cut the power, so this one checks the settings that make SQLite survive a power loss."""
     database = Database.sqlite(tmp_path / "sessions.sqlite")
     try:
         for run in (database.read, database.write):

@@ -1,4 +1,4 @@
-"""API keys as operators meet them: real servers, real commands."""
+"""`session-authority keys` beside running servers."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ from tests.support.program import (
 from tests.support.waiting import wait_until
 
 
-def test_the_first_server_of_a_file_makes_a_key_and_names_its_file(tmp_path: Path) -> None:
+def test_the_first_server_of_a_file_creates_a_key_and_names_its_file(tmp_path: Path) -> None:
     with serving(tmp_path, asking_for_keys=True) as first:
         line = first.wait_for(r"(?m)^(export SESSION_AUTHORITY_API_KEY=.+)$")
         file = tmp_path / f"{DATABASE}.key"
@@ -81,7 +81,7 @@ def test_a_terminal_shows_the_key_once(tmp_path: Path) -> None:
     assert key not in logged.decode()
 
 
-def test_an_insecure_server_makes_no_key_and_warns(tmp_path: Path) -> None:
+def test_an_insecure_server_creates_no_key_and_warns(tmp_path: Path) -> None:
     with serving(tmp_path, "--insecure") as program, SessionClient(program.address) as client:
         client.create("ada")
         assert "sak_" not in program.stdout
@@ -89,7 +89,9 @@ def test_an_insecure_server_makes_no_key_and_warns(tmp_path: Path) -> None:
     assert not (tmp_path / f"{DATABASE}.key").exists()
 
 
-def test_keys_are_made_listed_rotated_and_revoked_beside_a_running_server(tmp_path: Path) -> None:
+def test_keys_are_created_listed_rotated_and_revoked_beside_a_running_server(
+    tmp_path: Path,
+) -> None:
     with serving(tmp_path, asking_for_keys=True) as program:
         made = run(
             *("keys", "create", "shop", "--permission", "create", "--permission", "validate"),
@@ -225,7 +227,7 @@ def _listed(folder: Path, settings: dict[str, str] | None = None) -> list[dict[s
 
 
 def _answer(address: str, key: str) -> str | None:
-    """Return why a server refuses a key, or None if it doesn't."""
+    """Return the reason why a server refuses a key, or None if it accepts the key."""
     with SessionClient(address, api_key=key) as client:
         try:
             client.create("ada")

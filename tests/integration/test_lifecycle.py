@@ -33,7 +33,7 @@ def _accepts_connections(server: Program) -> bool:
 
 
 def _sign_in_under_way(channel: grpc.Channel) -> Any:
-    """Begin a sign-in. A later answer on the same connection proves that the server received it."""
+    """Begin a sign-in. Return once a later call on the same connection is answered, so the server has received it."""
     stub = SessionServiceStub(channel)
     sign_in = stub.CreateSession.future(pb.CreateSessionRequest(user_id="ada"), timeout=60)
     stub.ValidateSession(pb.ValidateSessionRequest(session_token="ses_unknown"), timeout=60)
@@ -87,7 +87,7 @@ def test_a_second_sigterm_does_not_shorten_the_drain(tmp_path: Path) -> None:
         assert "Traceback" not in server.stderr
 
 
-def test_calls_that_do_not_finish_are_cut_off_when_the_grace_is_over(tmp_path: Path) -> None:
+def test_calls_that_do_not_finish_are_ended_after_the_grace_period(tmp_path: Path) -> None:
     settings = {"SESSION_AUTHORITY_DRAIN_SECONDS": "0.2"}
     with serving(tmp_path, settings=settings) as server:
         with writers_held_up(tmp_path), grpc.insecure_channel(server.address) as channel:
@@ -128,7 +128,7 @@ def test_calls_during_a_restart_succeed_or_get_unavailable(
     assert False not in seen
 
 
-def test_activity_that_waits_to_be_written_survives_a_drain(tmp_path: Path) -> None:
+def test_activity_in_memory_is_written_during_a_drain(tmp_path: Path) -> None:
     settings = {"SESSION_AUTHORITY_LAST_ACTIVE_RESOLUTION_SECONDS": "1"}
     with serving(tmp_path, settings=settings) as server, SessionClient(server.address) as client:
         new = client.create("ada")
@@ -165,7 +165,7 @@ def test_a_health_watch_gets_not_serving_and_ends(tmp_path: Path) -> None:
         server.terminate()
         statuses = [answer.status for answer in watching]
         assert server.exit_code() == 0
-        assert time.monotonic() - started < 25  # less than the grace
+        assert time.monotonic() - started < 25  # less than the grace period period
     assert statuses == [NOT_SERVING]
 
 

@@ -1,4 +1,4 @@
-"""Clients with a near cache against a real server: endings, a server that freezes, processes that fork."""
+"""Clients with a near cache against a real server: endings, a frozen server, and forks."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ def server(folder: Path) -> Iterator[Program]:
 
 
 class Twin(NearTwin):
-    """Either client with a near cache, of a real server."""
+    """A client with a near cache: `SessionClient` or `AsyncSessionClient`."""
 
     async def holds(self, token: str) -> Session:
         """Validate a token until the answer comes from memory."""
@@ -82,7 +82,7 @@ async def signed_in(client: AsyncSessionClient) -> tuple[NewSession, str]:
 
 
 @pytest.mark.parametrize("ending", ["sign_out", "revoke", "revoke_others", "reauthenticate"])
-async def test_an_ending_elsewhere_is_in_force_by_its_effective_time(
+async def test_an_ending_by_another_client_holds_from_its_effective_time(
     twin: Twin, other: AsyncSessionClient, ending: str
 ) -> None:
     new, token = await signed_in(other)
@@ -135,12 +135,12 @@ async def test_a_frozen_server_ends_the_lease_and_the_hits(
         answered = stopped
         while time.monotonic() < stopped + LEASE_SECONDS + 0.5:
             asked, hits = time.monotonic(), twin.statistics.hits
-            with contextlib.suppress(SessionAuthorityError):  # asked of a server that stands still
+            with contextlib.suppress(SessionAuthorityError):  # sent to a frozen server
                 await twin.validate(token)
             if twin.statistics.hits > hits:
                 answered = asked
             await asyncio.sleep(0.01)
-        # The frozen server answers no later ping.
+        # The frozen server answers no further ping.
         assert answered < stopped + LEASE_SECONDS
     finally:
         server.process.send_signal(signal.SIGCONT)
@@ -151,7 +151,7 @@ async def test_a_frozen_server_ends_the_lease_and_the_hits(
     await twin.close()
 
 
-async def test_a_client_follows_a_restarted_server_again(tmp_path: Path) -> None:
+async def test_a_client_reconnects_its_stream_to_a_restarted_server(tmp_path: Path) -> None:
     with running("serve", "--insecure", "--listen", "127.0.0.1:0", cwd=tmp_path) as first:
         address = first.address
         client = AsyncSessionClient(address, near_cache=True)

@@ -1,4 +1,4 @@
-"""Servers of two releases side by side: this program on the schema of the next one."""
+"""This program on the schema of the next release, as during a rolling upgrade."""
 
 import asyncio
 from collections.abc import Iterator

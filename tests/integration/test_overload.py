@@ -1,4 +1,4 @@
-"""A server at its limit refuses further calls, and no other call suffers."""
+"""A server at its limit refuses further calls, and answers the others."""
 
 from collections.abc import Iterator
 from pathlib import Path

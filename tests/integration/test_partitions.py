@@ -1,4 +1,4 @@
-"""Sessions in partitions of PostgreSQL: made ahead, and dropped whole."""
+"""Partitions of PostgreSQL: they are created ahead of time, and dropped once all their sessions are old."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -36,7 +36,7 @@ Admin = psycopg.Connection[tuple[object, ...]]
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A database whose sessions are in partitions of a week."""
+    """A database with weekly partitions."""
     with migrated_postgresql(SPAN.days) as address:
         yield address
 
@@ -127,7 +127,7 @@ async def test_a_partition_is_dropped_once_all_its_sessions_are_past_the_retenti
     purge = Purge(engine.upkeep, clock, POLICY)
     oldest, *others = names(admin)
     await pass_time(engine, clock, KEPT + DAY)
-    # Past retention, but its partition is not. The session will go with its partition.
+    # The session is past the retention, but its partition is not. The session is deleted with its partition.
     assert await purge() == 0
     await partition()
     assert oldest in names(admin)
@@ -186,7 +186,7 @@ async def test_the_half_finished_work_of_a_killed_worker_is_completed(
     await pass_time(engine, clock, KEPT + SPAN)
     oldest, next_oldest, *_ = names(admin)
     admin.execute(f"ALTER TABLE sessions DETACH PARTITION {oldest}".encode())
-    # DETACH PARTITION waits for the open transaction of a reader, and is interrupted.
+    # DETACH PARTITION waits for the open transaction of a reader, until it is interrupted.
     with psycopg.connect(url) as reader:
         reader.execute("SELECT count(*) FROM sessions")
         admin.execute("SET statement_timeout = 100")
@@ -209,7 +209,7 @@ async def test_two_workers_drop_a_partition_once(
     assert "sessions_until_20260308" not in names(admin, TABLES)
 
 
-def test_an_operator_chooses_partitions_when_the_schema_is_made(tmp_path: Path) -> None:
+def test_an_operator_chooses_partitions_when_creating_the_schema(tmp_path: Path) -> None:
     with postgresql.fresh_database() as url:
         settings = {"SESSION_AUTHORITY_DATABASE_URL": url}
         command = ("migrate", "--partition-days", "7")

@@ -1,4 +1,4 @@
-"""Everything works behind a pooler that gives each transaction another connection."""
+"""The server works behind a pooler in transaction mode."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,9 @@ from tests.support.program import Program, run, serving
 
 POOL_SIZE = 4
 CALLERS = 60
-LOAD_SECONDS = 120  # for a busy machine, or until the client detects that the pooler has gone
+LOAD_SECONDS = (
+    120  # enough for a busy machine, and for the client to detect that the pooler has ended
+)
 LOAD_CREATED = 200
 SETTINGS = (
     "lock_timeout",
@@ -54,7 +56,7 @@ def pooler(cluster: Cluster) -> Iterator[Pooler]:
 
 @pytest.fixture(scope="module")
 def migrated(pooler: Pooler, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the pooler's address. The schema was created through it, too."""
+    """Return the pooler's address. The schema was created through the pooler."""
     for said in ("went from none", "already"):
         done = run("migrate", cwd=tmp_path_factory.mktemp("made"), settings=settings(pooler.url()))
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""When PostgreSQL fails, callers get a clear error in time, answered writes survive, and the service recovers."""
+"""Failures of PostgreSQL: callers get an error in time, no answered write is lost, and the service recovers."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ SILENCE_SECONDS = 6.0
 
 
 async def failure_of(call: Awaitable[object]) -> grpc.StatusCode:
-    """Return the error of a call that must fail by its deadline or soon after."""
+    """Return the status code of a call that must fail before its deadline or soon after it."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await asyncio.wait_for(call, 4 * DEADLINE_SECONDS)
     if failed.value.code() is UNAVAILABLE:
@@ -61,7 +61,7 @@ async def calls(server: Program) -> AsyncIterator[Calls]:
 
 @pytest.fixture
 def admin(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
-    """A psql session of another person."""
+    """A separate connection to the database."""
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
 
@@ -83,7 +83,7 @@ async def test_a_lock_on_a_user_delays_only_that_user(calls: Calls, admin: Admin
     await calls.create("ada")
 
 
-async def test_more_writes_than_connections_fail_in_time_while_reads_go_on(
+async def test_if_blocked_writes_take_all_connections_they_fail_in_time_and_reads_continue(
     calls: Calls, admin: Admin
 ) -> None:
     mine = await calls.create("ada")
@@ -96,7 +96,7 @@ async def test_more_writes_than_connections_fail_in_time_while_reads_go_on(
         outcomes = [task.result() for task in waiting]
     assert set(outcomes) <= {UNAVAILABLE, LATE}
     assert outcomes.count(UNAVAILABLE) >= 20
-    await recovered(lambda: calls.create("ada"))
+    await wait_until_recovered(lambda: calls.create("ada"))
 
 
 async def test_a_locked_table_delays_no_call_beyond_its_deadline(
@@ -110,11 +110,11 @@ async def test_a_locked_table_delays_no_call_beyond_its_deadline(
             *(failure_of(calls.create("ada")) for _ in range(20)),
         )
     assert set(outcomes) <= {UNAVAILABLE, LATE}
-    await recovered(lambda: calls.validate(mine.session_token))
-    await recovered(lambda: calls.create("ada"))
+    await wait_until_recovered(lambda: calls.validate(mine.session_token))
+    await wait_until_recovered(lambda: calls.create("ada"))
 
 
-async def recovered(call: Callable[[], Awaitable[object]]) -> None:
+async def wait_until_recovered(call: Callable[[], Awaitable[object]]) -> None:
     """Wait until calls succeed again, and fail if that takes too long."""
     give_up = time.monotonic() + RECOVERY_SECONDS
     while True:
@@ -128,7 +128,7 @@ async def recovered(call: Callable[[], Awaitable[object]]) -> None:
             return
 
 
-async def test_a_full_disk_fails_writes_but_not_reads(calls: Calls, admin: Admin) -> None:
+async def test_with_a_full_disk_writes_fail_and_reads_continue(calls: Calls, admin: Admin) -> None:
     mine = await calls.create("ada")
     admin.execute(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -142,7 +142,7 @@ async def test_a_full_disk_fails_writes_but_not_reads(calls: Calls, admin: Admin
     await calls.create("ada")
 
 
-async def test_a_database_that_became_read_only_is_not_used(
+async def test_a_database_that_becomes_read_only_serves_no_call(
     calls: Calls, admin: Admin, server: Program
 ) -> None:
     mine = await calls.create("ada")
@@ -152,15 +152,15 @@ async def test_a_database_that_became_read_only_is_not_used(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid != pg_backend_pid()"
     )
-    for _ in range(3):  # the dead connections, and then new ones
+    for _ in range(3):  # first the terminated connections, then new ones
         assert await failure_of(calls.create("ada")) is UNAVAILABLE
         assert await failure_of(calls.validate(mine.session_token)) is UNAVAILABLE
     assert "read-only" in server.stderr
     admin.execute("SET transaction_read_only = off")
     admin.execute("SET default_transaction_read_only = off")
     admin.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only".encode())
-    await recovered(lambda: calls.validate(mine.session_token))
-    await recovered(lambda: calls.create("ada"))
+    await wait_until_recovered(lambda: calls.validate(mine.session_token))
+    await wait_until_recovered(lambda: calls.create("ada"))
 
 
 # Refusing to start
@@ -170,10 +170,10 @@ SECRET = "tr0ub4dor-p"
 
 
 def refusal(url: str, folder: Path, *command: str) -> str:
-    """Run a command that must fail with one line without a password, and return the line."""
+    """Run a command that must fail. Check that its error is one line without the password, and return the line."""
     started = time.monotonic()
     done = run(*command, cwd=folder, settings=settings(url))
-    assert time.monotonic() - started < 55  # a bound that holds on a busy machine, too
+    assert time.monotonic() - started < 55  # a limit that also holds on a busy machine
     assert done.returncode == 1
     assert done.stdout == ""
     *_, line = done.stderr.splitlines()
@@ -227,7 +227,7 @@ def test_an_unreachable_server_is_reported_in_one_line(tmp_path: Path) -> None:
         f"127.0.0.1:1/postgres?passwort={SECRET}",
     ],
 )
-def test_no_part_of_a_password_is_shown_however_it_is_given(tmp_path: Path, rest: str) -> None:
+def test_no_part_of_a_password_is_shown_in_any_form_of_url(tmp_path: Path, rest: str) -> None:
     refusal(f"postgresql://{rest}", tmp_path, *SERVE)
 
 
@@ -254,11 +254,11 @@ def test_missing_grants_or_tables_are_reported_at_startup(guarded: Cluster, tmp_
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Run a database that can wait for an absent standby, freeze, and crash."""
+    """Run a separate cluster, which tests may freeze, crash, or configure to wait for a standby."""
     with postgresql.cluster() as made:
         folder = tmp_path_factory.mktemp("made")
         assert run("migrate", cwd=folder, settings=settings(made.url())).returncode == 0
-        # By default, sessions then miss the warning about an unconfirmed commit.
+        # With this default, sessions would miss the warning about an unconfirmed commit.
         made.psql("ALTER DATABASE postgres SET client_min_messages = error")
         yield made
 
@@ -284,7 +284,7 @@ CANCEL_WAITS = (
 )
 
 
-async def test_a_commit_that_no_standby_confirmed_is_not_a_success(
+async def test_a_commit_without_confirmation_by_a_standby_is_an_error(
     cluster: Cluster, program: Program
 ) -> None:
     async with calling(program) as calls:
@@ -305,7 +305,7 @@ async def test_a_commit_that_no_standby_confirmed_is_not_a_success(
         assert (await calls.validate(mine.session_token)).HasField("session")
 
 
-async def test_a_repeated_sign_out_fails_until_a_standby_has_the_first(
+async def test_a_repeated_sign_out_fails_until_a_standby_has_confirmed_the_first_one(
     cluster: Cluster, program: Program
 ) -> None:
     async with calling(program) as calls:

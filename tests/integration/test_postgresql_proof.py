@@ -9,7 +9,7 @@ from tests.support import postgresql
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Return the address of a Unix socket. libpq accepts any sslmode there, and ignores it."""
+    """Return the address of a Unix socket. libpq accepts and ignores every sslmode there."""
     with postgresql.cluster() as server:
         server.stop()
         folder = server.folder / "data"

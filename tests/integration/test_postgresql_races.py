@@ -1,7 +1,7 @@
-"""Two servers and two workers on one PostgreSQL run concurrently: one order of events explains every answer.
+"""Two servers and two workers on one PostgreSQL. One order of events must explain every answer.
 
-One server has an occasionally slow link to the database. Its results can be outdated when they arrive, and other
-statements can run between the statements of its transactions.
+The link from one server to the database is sometimes slow. So its results can be outdated when they arrive, and
+other statements can run between the statements of its transactions.
 
 SESSION_AUTHORITY_RACE_SEED selects another run.
 """
@@ -41,19 +41,19 @@ from tests.support.slow_link import slow_link
 from tests.support.soak import soaked
 
 SECONDS = soaked(long=120.0, short=2.0)
-PATIENCE_SECONDS = 60.0  # for everything to happen on a busy machine
+PATIENCE_SECONDS = 60.0  # enough for every event to occur on a busy machine
 SEED = int(os.environ.get("SESSION_AUTHORITY_RACE_SEED", "1"))
 ROUND_SECONDS = 2.0
 REPORT_SECONDS = 5
 CROWD_SIZE = 3_000
-# Move live sessions into the worker's path, so that it must find that they have not expired. Their check time is just
-# after the last session that the worker checked.
+# Make live sessions due for the worker's check, so that it must find that they have not expired. Their check time is
+# just after the last session that the worker checked.
 NUDGE = (
     "UPDATE sessions SET check_time = expired_until + interval '1 microsecond' FROM upkeep "
     "WHERE session_id IN (SELECT session_id FROM sessions WHERE end_time IS NULL "
     "AND expire_time > now() ORDER BY session_id FOR NO KEY UPDATE SKIP LOCKED)"
 )
-# Create enough work for both workers: some endings to record, and some not.
+# Enough work for both workers: some endings that must be recorded, and some that must not.
 CROWD = (
     "INSERT INTO users (user_id, epoch) VALUES ('crowd', 0) ON CONFLICT DO NOTHING; "
     "INSERT INTO sessions SELECT (jsonb_populate_record(s, jsonb_build_object("
@@ -117,7 +117,7 @@ async def _race(url: str, addresses: list[str]) -> Race:
             missing(race.history) and took < PATIENCE_SECONDS
         ):
             await race.run(round_number, ROUND_SECONDS)
-            await race.look_at_all()  # so that sessions are used right before they end
+            await race.look_at_all()  # sessions are then used right before they end
             await race.crowd_in()
             await _count(url, race.history)
             await race.look_at_all()

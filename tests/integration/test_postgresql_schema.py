@@ -1,4 +1,4 @@
-"""PostgreSQL's tables suit the statements, and migrations create them once."""
+"""PostgreSQL's tables and indexes suit the statements, and migrations create them once."""
 
 import asyncio
 import random
@@ -197,7 +197,7 @@ def _updates(url: str, table: str, *, at_least: int) -> tuple[int, int]:
         return counts()
 
 
-def test_hot_tables_leave_room_and_are_vacuumed_early() -> None:
+def test_frequently_updated_tables_have_free_space_and_early_autovacuum() -> None:
     with migrated_postgresql() as url, psycopg.connect(url) as connection:
         found: dict[str, list[str]] = dict(
             connection.execute(
@@ -216,7 +216,7 @@ def test_hot_tables_leave_room_and_are_vacuumed_early() -> None:
 # Types
 
 
-def test_columns_have_postgresqls_own_types() -> None:
+def test_columns_have_native_types_of_postgresql() -> None:
     with migrated_postgresql() as url, psycopg.connect(url) as connection:
         types: dict[str, str] = dict(
             connection.execute(
@@ -270,7 +270,9 @@ def test_migrate_check_reports_missing_migrations(empty: str, tmp_path: Path) ->
     assert f"the schema is already {WANTED}" in current.stdout
 
 
-def test_sql_is_printed_without_a_connection_and_makes_the_same(empty: str, tmp_path: Path) -> None:
+def test_sql_is_printed_without_a_connection_and_creates_the_same_schema(
+    empty: str, tmp_path: Path
+) -> None:
     nowhere = settings("postgresql://someone@127.0.0.1:1/nothing")
     printed = run("migrate", "--sql", cwd=tmp_path, settings=nowhere)
     assert printed.returncode == 0
@@ -281,14 +283,14 @@ def test_sql_is_printed_without_a_connection_and_makes_the_same(empty: str, tmp_
     assert check.returncode == 0
 
 
-def test_the_sql_for_sqlite_is_printed_too(tmp_path: Path) -> None:
+def test_the_sql_for_sqlite_is_printed(tmp_path: Path) -> None:
     printed = run("migrate", "--sql", cwd=tmp_path)
     assert printed.returncode == 0
     assert "CREATE TABLE sessions" in printed.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_migration_waits_for_another_and_finds_it_done(empty: str) -> None:
+async def test_concurrent_migrations_create_the_schema_once(empty: str) -> None:
     databases = [Database.postgresql(empty) for _ in range(4)]
     try:
         before = await asyncio.gather(*map(schema.migrate, databases))
@@ -335,7 +337,7 @@ def test_indexes_are_built_while_others_write(empty: str, tmp_path: Path, remnan
             wait_until(
                 lambda: other.execute("SELECT FROM pg_stat_progress_create_index").fetchall()
             )
-            # It waits for the writer, and no other transaction waits for it.
+            # The migration waits for the writer, and no other transaction waits for the migration.
             other.execute("SET lock_timeout = '1s'")
             other.execute("UPDATE sessions SET last_ip_address = NULL WHERE user_id = 'user-8'")
             writer.commit()
@@ -359,17 +361,17 @@ def test_concurrent_index_builds_do_not_wait_for_each_other(empty: str, tmp_path
             wait_until(
                 lambda: other.execute("SELECT FROM pg_stat_progress_create_index").fetchall()
             )
-            time.sleep(1)  # until the other one has requested the lock a few times
+            time.sleep(1)  # until the other migration has requested the lock a few times
             writer.commit()
             assert (one.exit_code(), two.exit_code()) == (0, 0), one.stderr + two.stderr
             said = one.stdout + two.stdout
     assert said.count(f"went from 0002 to {WANTED}") == 1
-    # The other one gets the lock after the last revision, or between two revisions.
+    # The other migration gets the lock after the last revision, or between two revisions.
     assert len(re.findall(rf"went from 000[3-5] to {WANTED}|is already {WANTED}", said)) == 1
 
 
 @pytest.mark.parametrize("words", [("serve", "--listen", "127.0.0.1:0"), ("worker", "--once")])
-def test_a_schema_that_is_missing_is_refused_with_the_command_to_run(
+def test_an_error_about_a_missing_schema_names_the_command_to_run(
     empty: str, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     done = run(*words, cwd=tmp_path, settings=settings(empty))

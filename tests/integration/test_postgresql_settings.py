@@ -1,4 +1,4 @@
-"""Calls behave the same under any settings of PostgreSQL, a role, a pooler or the environment."""
+"""Calls have the same results under any settings of the server, a role, a pooler or the environment."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ from tests.support.program import Refusal
 if TYPE_CHECKING:
     from session_authority.v1.session_admin_service_pb2_grpc import SessionAdminServiceAsyncStub
 
-# The UTF-8 bytes of the first, decoded as LATIN1, are the second.
+# Two users. The UTF-8 bytes of the first one, decoded as LATIN1, are the second one.
 USERS = ("ümlaut", "Ã¼mlaut", "日本")
 LIFETIME = timedelta(days=40, hours=3, microseconds=7)
 IDLE = timedelta(days=2, minutes=1)
@@ -142,7 +142,7 @@ def _options(settings: Mapping[str, str]) -> str:
 def _alter(url: str, what: str, settings: Mapping[str, str]) -> None:
     with psycopg.connect(url, autocommit=True) as admin:
         for name, value in settings.items():
-            # A path is a list of names, which one text is not.
+            # search_path is a list of names, and not one string.
             shown = value if name == "search_path" else f"'{value}'"
             admin.execute(f"ALTER {what} SET {name} = {shown}".encode())
 
@@ -175,9 +175,9 @@ WAYS: Sequence[Way] = (
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_every_call_has_the_same_result_however_the_settings_are_set(way: Way) -> None:
+async def test_every_call_has_the_same_result_wherever_the_settings_come_from(way: Way) -> None:
     with postgresql.fresh_database() as url, way(url, HOSTILE) as hostile:
-        await _every_call_means_the_same(hostile, listen_url=url)
+        await _assert_every_call_has_the_same_result(hostile, listen_url=url)
 
 
 @pytest.mark.parametrize("settings", OTHERS)
@@ -185,7 +185,7 @@ async def test_every_call_has_the_same_result_with_other_settings(
     settings: Mapping[str, str],
 ) -> None:
     with postgresql.fresh_database() as url, by_database(url, settings) as hostile:
-        await _every_call_means_the_same(hostile, listen_url=url)
+        await _assert_every_call_has_the_same_result(hostile, listen_url=url)
 
 
 @contextlib.contextmanager
@@ -220,7 +220,7 @@ def test_a_database_in_another_encoding_is_refused(encoding: str, refusal: Refus
 
 
 class Receiver:
-    """Callbacks of a listener that must never connect."""
+    """Callbacks of a listener that must never become ready."""
 
     def up(self) -> None:
         raise AssertionError
@@ -245,7 +245,7 @@ async def test_a_listener_in_another_encoding_is_never_up(caplog: pytest.LogCapt
         running.cancel()
 
 
-def test_tables_that_search_path_hides_are_named(refusal: Refusal) -> None:
+def test_tables_outside_the_search_path_are_named(refusal: Refusal) -> None:
     with migrated_postgresql() as url:
         hiding = f"{url}?options={quote('-c search_path=nowhere')}"
         for command in ("serve", "worker --once", "migrate --check"):
@@ -268,7 +268,7 @@ async def test_schemas_in_which_every_role_may_create_objects_are_named() -> Non
     assert condition.open_schemas == "public"
 
 
-async def _every_call_means_the_same(url: str, listen_url: str) -> None:
+async def _assert_every_call_has_the_same_result(url: str, listen_url: str) -> None:
     settings = load_settings(database_url=url, watch_database_url=listen_url, listen="127.0.0.1:0")
     database = Database.postgresql(url)
     try:

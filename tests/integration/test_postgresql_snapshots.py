@@ -1,4 +1,4 @@
-"""Statements handle concurrently changed or locked rows correctly, and do not wait for them."""
+"""Statements of the worker and of sign-ins, on rows that are locked or changed concurrently."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -79,7 +79,7 @@ async def test_a_worker_does_not_end_a_session_that_just_ended_all_others(
     assert found["ending"] is None
 
 
-async def test_a_sign_in_that_a_global_sweep_overtakes_is_retried(engine: Engine) -> None:
+async def test_a_sign_in_is_retried_if_a_global_sweep_commits_first(engine: Engine) -> None:
     seen = []
 
     async def sign_in(transaction: Transaction) -> Session:
@@ -137,7 +137,7 @@ async def test_a_worker_skips_locked_sessions_until_its_next_run(
         assert {each.session_id for each in batch.ended} == {locked}
 
 
-async def test_a_worker_waits_for_the_outcome_of_a_renewal(
+async def test_a_worker_waits_until_a_concurrent_renewal_commits(
     engine: Engine,
 ) -> None:
     sessions = [a_session(idle_timeout=SECOND) for _ in range(3)]
@@ -204,7 +204,7 @@ async def test_a_worker_that_disappears_in_a_step_blocks_others_for_seconds_only
     assert await engine.upkeep.count_overdue(now, 10) == 0
 
 
-async def test_an_activity_of_a_locked_session_delays_no_other(
+async def test_an_activity_of_a_locked_session_delays_no_other_activity(
     engine: Engine,
 ) -> None:
     sessions = [a_session() for _ in range(5)]
@@ -231,7 +231,7 @@ async def _locking(
         yield sessions[2].session_id, somebody.commit
 
 
-async def test_a_sign_in_beyond_the_limit_leaves_an_ending_that_it_waited_for(
+async def test_a_sign_in_beyond_the_limit_keeps_an_ending_that_was_committed_meanwhile(
     engine: Engine,
 ) -> None:
     [old] = await engine.add(a_session("ann"))
@@ -264,7 +264,9 @@ async def test_an_error_quotes_no_stored_value(
     assert "some-private-user" not in caplog.text
 
 
-async def test_connections_that_broke_while_idle_fail_no_call(engine: Engine) -> None:
+async def test_idle_connections_that_broke_are_replaced_without_a_failed_call(
+    engine: Engine,
+) -> None:
     [session] = await engine.add(a_session("ann"))
     for _ in range(2):
         await engine.get(session.session_id)

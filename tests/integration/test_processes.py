@@ -1,4 +1,4 @@
-"""Several server processes on one port, as an operator runs them."""
+"""Several server processes on one port."""
 
 import os
 import re
@@ -44,11 +44,11 @@ class Several:
 
     @property
     def children(self) -> dict[int, int]:
-        """The number of each server process by its id."""
+        """Return the number of each server process, by its process id."""
         return {pid: number for pid, number in processes_in(self._folder).items() if number >= 0}
 
     def metric(self, number: int, sample: str) -> float:
-        """Return the count of a process; 0 if there is no process."""
+        """Return the value of a process's metric, or 0 if the process does not answer."""
         url = f"http://127.0.0.1:{self._metrics_port + number}/metrics"
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
@@ -59,7 +59,7 @@ class Several:
         return float(found[1]) if found else 0.0
 
     def connections(self) -> dict[int, int]:
-        """The id of the process that serves each connection, by the port of its other end."""
+        """Return the id of the process that serves each connection, by the client's port."""
         owners = {}
         for pid in self.children:
             for descriptor in (PROC / str(pid) / "fd").iterdir():
@@ -75,12 +75,12 @@ class Several:
             if state == "01" and _port(local) == self.port and f"socket:[{inode}]" in owners
         }
 
-    def one_caller_each(self, stack: ExitStack) -> dict[int, SessionServiceStub]:
-        """Open connections until every process has answered, and return one stub for each process."""
+    def stub_of_each(self, stack: ExitStack) -> dict[int, SessionServiceStub]:
+        """Open connections until each process has one. Return one stub for each process, by process id."""
         callers: dict[int, SessionServiceStub] = {}
         for _ in range(64):
             before = self.connections()
-            # A separate connection without hidden retries.
+            # Each channel has its own connection, and gRPC makes no hidden retries.
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
             channel = stack.enter_context(grpc.insecure_channel(self.address, options))
             stub = SessionServiceStub(channel)
@@ -101,7 +101,7 @@ def create(stub: SessionServiceStub, user_id: str) -> pb.CreateSessionResponse:
 
 
 def processes_in(folder: Path) -> dict[int, int]:
-    """Return the processes that run in a folder: by id, the number of a server process, -1 for others."""
+    """Return the processes that run in a folder, by id: the number of a server process, or -1 for others."""
     found = {}
     for place in PROC.glob("[0-9]*"):
         if _link(place / "cwd") == str(folder):
@@ -112,7 +112,7 @@ def processes_in(folder: Path) -> dict[int, int]:
 
 
 def press_ctrl_c(folder: Path) -> None:
-    """Signal all processes, as a terminal does. The parent is last, since it would end the others."""
+    """Send SIGINT to all processes, as a terminal does. The parent is last, since it would end the others."""
     running_there = processes_in(folder)
     for pid in sorted(running_there, key=running_there.__getitem__, reverse=True):
         os.kill(pid, signal.SIGINT)
@@ -121,14 +121,14 @@ def press_ctrl_c(folder: Path) -> None:
 def _words(place: Path) -> list[str]:
     try:
         return (place / "cmdline").read_text().rstrip("\0").split("\0")
-    except (FileNotFoundError, ProcessLookupError):  # it is gone
+    except (FileNotFoundError, ProcessLookupError):  # the process has ended
         return []
 
 
 def _link(path: Path) -> str:
     try:
         return str(path.readlink())
-    except OSError:  # it has ended, or is a kernel thread
+    except OSError:  # the process has ended, or is a kernel thread
         return ""
 
 
@@ -137,7 +137,7 @@ def _port(place: str) -> int:
 
 
 def _free_neighbours() -> int:
-    """Return a free port whose next port is free, too."""
+    """Return a free port whose next port is also free."""
     while True:
         with closing(socket.create_server(("127.0.0.1", 0))) as first:
             port: int = first.getsockname()[1]
@@ -194,9 +194,9 @@ def _sign_ins_waiting(url: str) -> int:
 
 @contextmanager
 def calls_under_way(servers: Several) -> Iterator[list[Any]]:
-    """Keep a sign-in waiting in each process until the context ends."""
+    """Keep a sign-in waiting in each process while the context lasts."""
     with ExitStack() as stack:
-        callers = servers.one_caller_each(stack)
+        callers = servers.stub_of_each(stack)
         with sign_ins_held_up(servers.database):
             # Different users, since sign-ins of one user wait for each other.
             waiting = [
@@ -225,7 +225,7 @@ def test_all_processes_answer_and_a_killed_one_is_replaced_while_the_others_cont
 ) -> None:
     with several(tmp_path, url) as servers, ExitStack() as stack:
         assert sorted(servers.children.values()) == [0, 1]
-        callers = servers.one_caller_each(stack)
+        callers = servers.stub_of_each(stack)
         _assert_settings_hold_in_each(callers)
         for number in (0, 1):
             assert servers.metric(number, VALIDATED) > 0
@@ -239,7 +239,7 @@ def test_all_processes_answer_and_a_killed_one_is_replaced_while_the_others_cont
             with SessionClient(servers.address) as newcomer:
                 assert newcomer.validate(newcomer.create("bob").token)
             wait_until(lambda: 0 in servers.children.values() and servers.metric(0, WORKED) > 0)
-            callers_now = servers.one_caller_each(stack)
+            callers_now = servers.stub_of_each(stack)
         # The client of the killed process connects to another one.
         answer = validate(callers[first], "ses_unknown", timeout=60, wait_for_ready=True)
         assert answer.HasField("rejection")
@@ -330,7 +330,7 @@ def test_ctrl_c_during_startup_exits_without_output(tmp_path: Path, url: str) ->
     arguments = ("serve", "--listen", "127.0.0.1:0", "--insecure", "--processes", "2")
     with running(*arguments, cwd=tmp_path, settings=settings) as program:
         wait_until(lambda: sorted(processes_in(tmp_path).values()) == [-1, 0, 1])
-        time.sleep(0.3)  # until they are in the middle of startup
+        time.sleep(0.3)  # until the processes are in the middle of startup
         press_ctrl_c(tmp_path)
         assert program.exit_code() == 0
         assert "serving on" not in program.stdout
@@ -340,7 +340,7 @@ def test_ctrl_c_during_startup_exits_without_output(tmp_path: Path, url: str) ->
 
 def test_a_second_ctrl_c_ends_all_processes_immediately(tmp_path: Path, url: str) -> None:
     with several(tmp_path, url) as servers, ExitStack() as stack:
-        callers = servers.one_caller_each(stack)
+        callers = servers.stub_of_each(stack)
         with sign_ins_held_up(servers.database):
             # Different users, since sign-ins of one user wait for each other.
             waiting = [

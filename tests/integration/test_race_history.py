@@ -42,7 +42,7 @@ def found(*calls: Call, **more: object) -> list[str]:
     return list(violations(history))
 
 
-def only(problems: list[str], start: str) -> bool:
+def is_only_problem(problems: list[str], start: str) -> bool:
     return len(problems) == 1 and problems[0].startswith(start)
 
 
@@ -50,7 +50,7 @@ TWO = (create("s", 0), create("t", 2))
 LATE = "accepted after its ending was answered"
 
 
-def test_an_ordinary_history_is_explained() -> None:
+def test_a_valid_history_has_no_violations() -> None:
     assert not found(
         *TWO,
         a("validate", "s", 4),
@@ -74,39 +74,41 @@ def test_a_call_that_overlaps_an_ending_may_have_either_result() -> None:
         assert not found(*TWO, ending, a("validate", "t", 4.5, answer))
 
 
-def test_an_acceptance_begun_after_a_revocation_was_answered() -> None:
-    assert only(found(*TWO, a("revoke", "s", 4, target="t"), a("validate", "t", 5.1)), LATE)
+def test_an_acceptance_after_an_answered_revocation_is_a_violation() -> None:
+    assert is_only_problem(
+        found(*TWO, a("revoke", "s", 4, target="t"), a("validate", "t", 5.1)), LATE
+    )
 
 
-def test_an_acceptance_begun_after_a_sign_out_was_answered() -> None:
-    assert only(found(*TWO, a("sign_out", "s", 4), a("validate", "s", 5.1)), LATE)
+def test_an_acceptance_after_an_answered_sign_out_is_a_violation() -> None:
+    assert is_only_problem(found(*TWO, a("sign_out", "s", 4), a("validate", "s", 5.1)), LATE)
 
 
-def test_an_acceptance_begun_after_all_others_were_ended() -> None:
-    assert only(found(*TWO, a("revoke_others", "s", 4), a("validate", "t", 5.1)), LATE)
+def test_an_acceptance_after_revoking_all_others_is_a_violation() -> None:
+    assert is_only_problem(found(*TWO, a("revoke_others", "s", 4), a("validate", "t", 5.1)), LATE)
 
 
-def test_an_acceptance_of_a_token_that_was_replaced() -> None:
-    assert only(found(*TWO, a("reauthenticate", "s", 4), a("validate", "s", 5.1)), LATE)
+def test_an_acceptance_of_a_superseded_token_is_a_violation() -> None:
+    assert is_only_problem(found(*TWO, a("reauthenticate", "s", 4), a("validate", "s", 5.1)), LATE)
 
 
-def test_a_dead_token_that_still_proves_something() -> None:
+def test_a_call_that_succeeds_with_an_ended_session_is_a_violation() -> None:
     ended = (*TWO, a("sign_out", "s", 4))
     for kind in ("revoke", "revoke_others", "reauthenticate"):
         assert any(LATE in each for each in found(*ended, a(kind, "s", 5.1, target="t")))
 
 
-def test_two_sessions_that_each_end_the_other() -> None:
+def test_two_sessions_that_end_each_other_are_a_violation() -> None:
     for one, other in (
         (a("revoke", "s", 4, target="t"), a("revoke", "t", 4, target="s")),
         (a("revoke", "s", 4, target="t"), a("revoke_others", "t", 4)),
         (a("revoke_others", "s", 4), a("revoke_others", "t", 4)),
     ):
-        assert only(found(*TWO, one, other), "each ended the other")
+        assert is_only_problem(found(*TWO, one, other), "each ended the other")
         assert not found(*TWO, one, replace(other, answer=NOT_LIVE))
 
 
-def test_ending_all_others_spares_itself_other_users_and_later_sign_ins() -> None:
+def test_revoking_all_others_keeps_the_caller_other_users_and_later_sign_ins() -> None:
     assert not found(
         *TWO,
         create("u", 0, user_id="bob"),
@@ -118,17 +120,17 @@ def test_ending_all_others_spares_itself_other_users_and_later_sign_ins() -> Non
     )
 
 
-def test_signing_out_with_a_token_that_was_replaced_ends_the_session() -> None:
+def test_signing_out_with_a_replaced_token_explains_the_ending() -> None:
     ended = (*TWO, a("reauthenticate", "s", 4), a("sign_out", "s", 6))
-    assert only(found(*ended, a("validate", "s", 8, version=1)), LATE)
+    assert is_only_problem(found(*ended, a("validate", "s", 8, version=1)), LATE)
 
 
-def test_signing_out_with_a_token_that_may_be_forgotten_ends_nothing() -> None:
+def test_signing_out_with_a_token_that_may_be_forgotten_proves_no_ending() -> None:
     renewals = [a("reauthenticate", "s", 4 + n, version=n) for n in range(16)]
     assert not found(*TWO, *renewals, a("sign_out", "s", 30), a("validate", "s", 32, version=16))
 
 
-def test_an_operator_ends_all_that_a_user_has_and_nothing_else() -> None:
+def test_a_revocation_by_an_operator_ends_exactly_the_users_sessions() -> None:
     ended = (*TWO, create("u", 2, user_id="bob"), a("revoke_user", "s", 4))
     assert not found(
         *ended,
@@ -137,51 +139,53 @@ def test_an_operator_ends_all_that_a_user_has_and_nothing_else() -> None:
         a("validate", "u", 6, user_id="bob"),
     )
     for session_id in ("s", "t"):
-        assert only(found(*ended, a("validate", session_id, 6)), LATE)
-    assert only(
+        assert is_only_problem(found(*ended, a("validate", session_id, 6)), LATE)
+    assert is_only_problem(
         found(*ended, a("validate", "u", 6, "REVOKED", user_id="bob")), "rejected without a cause"
     )
 
 
-def test_a_session_that_comes_back() -> None:
+def test_an_acceptance_after_a_rejection_is_a_violation() -> None:
     back = found(
         *TWO,
         a("revoke", "s", 4, "NOT_LIVE", target="t"),
         a("validate", "s", 5.1),
     )
-    assert only(back, "accepted after it was rejected")
+    assert is_only_problem(back, "accepted after it was rejected")
     by_limit = [create(f"n{number}", 3) for number in range(4)]
     back = found(*TWO, *by_limit, a("validate", "s", 5, "LIMIT"), a("validate", "s", 6.1))
-    assert only(back, "accepted after it was rejected")
+    assert is_only_problem(back, "accepted after it was rejected")
 
 
-def test_a_rejection_that_nothing_explains() -> None:
+def test_a_rejection_without_a_cause_is_a_violation() -> None:
     for reason in ("REVOKED", "SIGNED_OUT", "LIMIT", "EXPIRED", "SUPERSEDED"):
-        assert only(found(*TWO, a("validate", "s", 4, reason)), "rejected without a cause")
+        assert is_only_problem(
+            found(*TWO, a("validate", "s", 4, reason)), "rejected without a cause"
+        )
 
 
-def test_ending_all_others_does_not_explain_its_own_end() -> None:
+def test_revoking_all_others_does_not_explain_the_callers_own_ending() -> None:
     calls = (*TWO, a("revoke_others", "s", 4), a("validate", "s", 6, "REVOKED"))
-    assert only(found(*calls), "rejected without a cause")
+    assert is_only_problem(found(*calls), "rejected without a cause")
 
 
-def test_ending_all_others_does_not_explain_the_end_of_a_later_sign_in() -> None:
+def test_revoking_all_others_does_not_explain_the_ending_of_a_later_sign_in() -> None:
     calls = (*TWO, a("revoke_others", "s", 4), create("u", 6), a("validate", "u", 8, "REVOKED"))
-    assert only(found(*calls), "rejected without a cause")
+    assert is_only_problem(found(*calls), "rejected without a cause")
 
 
-def test_a_session_that_expires_before_its_time() -> None:
+def test_an_early_expiry_is_a_violation() -> None:
     lifetimes = {"s": 5.0}
     assert not found(*TWO, a("validate", "s", 5, "EXPIRED"), lifetimes=lifetimes)
     early = found(*TWO, a("validate", "s", 3, "EXPIRED"), lifetimes=lifetimes)
-    assert only(early, "rejected without a cause")
+    assert is_only_problem(early, "rejected without a cause")
 
 
-def test_a_user_above_the_limit() -> None:
-    assert only(found(*TWO, counts=[Count("ann", 4)]), "above the limit")
+def test_more_sessions_than_the_limit_are_a_violation() -> None:
+    assert is_only_problem(found(*TWO, counts=[Count("ann", 4)]), "above the limit")
 
 
-def test_answers_that_are_faults() -> None:
+def test_an_unexpected_answer_is_a_violation() -> None:
     for kind in (
         "create",
         "validate",
@@ -192,46 +196,48 @@ def test_answers_that_are_faults() -> None:
         "reauthenticate",
     ):
         problems = found(a(kind, "s", 4, "InternalError"), kept=set())
-        assert only(problems, "answered wrongly")
-    assert only(found(*TWO, a("validate", "s", 4, "NOT_FOUND")), "answered wrongly")
+        assert is_only_problem(problems, "answered wrongly")
+    assert is_only_problem(found(*TWO, a("validate", "s", 4, "NOT_FOUND")), "answered wrongly")
 
 
-def test_a_session_that_two_calls_made() -> None:
-    assert only(found(create("s", 0), create("s", 2)), "one session made by 2 calls")
+def test_one_session_created_by_two_calls_is_a_violation() -> None:
+    assert is_only_problem(found(create("s", 0), create("s", 2)), "one session made by 2 calls")
 
 
-def test_a_session_that_was_answered_and_lost() -> None:
-    assert only(found(*TWO, kept={"s"}), "answered and lost: t")
+def test_a_lost_session_whose_creation_was_answered_is_a_violation() -> None:
+    assert is_only_problem(found(*TWO, kept={"s"}), "answered and lost: t")
 
 
-def test_a_session_that_no_caller_received() -> None:
-    assert only(found(*TWO, kept={"s", "t", "u"}), "made and not answered: ['u']")
+def test_a_session_that_no_call_created_is_a_violation() -> None:
+    assert is_only_problem(found(*TWO, kept={"s", "t", "u"}), "made and not answered: ['u']")
 
 
 def test_a_session_whose_creation_got_no_answer_may_exist() -> None:
     unknown = a("create", "", 4, UNKNOWN)
     assert not found(*TWO, unknown, kept={"s", "t", "u"})
-    assert only(found(*TWO, unknown, kept={"s", "t", "u", "v"}), "made and not answered")
+    assert is_only_problem(found(*TWO, unknown, kept={"s", "t", "u", "v"}), "made and not answered")
 
 
-def test_an_ending_without_an_answer_explains_a_rejection_and_promises_none() -> None:
+def test_an_unanswered_ending_allows_both_acceptance_and_rejection() -> None:
     unknown = a("sign_out", "s", 4, UNKNOWN)
     assert not found(*TWO, unknown, a("validate", "s", 6, "SIGNED_OUT"))
     assert not found(*TWO, unknown, a("validate", "s", 6))
 
 
-def test_an_internal_error_is_never_an_answer() -> None:
+def test_an_internal_error_is_a_violation_for_every_call() -> None:
     problem = "InternalError: the authority failed"
     for kind in ANSWERS:
-        assert only(found(*TWO, a(kind, "s", 6, problem)), "answered wrongly")
+        assert is_only_problem(found(*TWO, a(kind, "s", 6, problem)), "answered wrongly")
 
 
-def test_work_that_was_done_twice() -> None:
-    assert only(found(*TWO, worker_said=3, worker_did=2), "workers recorded 3 endings of 2")
+def test_more_reported_endings_than_recorded_endings_are_a_violation() -> None:
+    assert is_only_problem(
+        found(*TWO, worker_said=3, worker_did=2), "workers recorded 3 endings of 2"
+    )
 
 
-def test_work_that_was_left_undone() -> None:
-    assert only(found(*TWO, overdue={"s"}), "left out by the workers: s")
+def test_an_overdue_session_that_the_workers_missed_is_a_violation() -> None:
+    assert is_only_problem(found(*TWO, overdue={"s"}), "left out by the workers: s")
 
 
 # Rows in the database
@@ -247,7 +253,7 @@ def changed(
     return found(changes=[Change("s", at, before, after, epoch, epoch_since)])
 
 
-def test_allowed_changes_of_a_row() -> None:
+def test_allowed_changes_of_a_row_are_no_violation() -> None:
     touched = replace(ROW, last_active=59.0)
     assert not changed(ROW, touched)
     assert not changed(ROW, ENDED)
@@ -255,58 +261,62 @@ def test_allowed_changes_of_a_row() -> None:
     assert not changed(ROW, replace(ROW, user_epoch=1), epoch=1)
 
 
-def test_a_row_that_changes_after_its_end() -> None:
+def test_a_change_after_the_ending_is_a_violation() -> None:
     for after in (
         ROW,
         replace(ENDED, last_active=11.0),
         replace(ENDED, ended=55.0),
         replace(ENDED, secret="new"),
     ):
-        assert only(changed(ENDED, after), "changed after its end")
-    assert not changed(ENDED, replace(ENDED, user_epoch=1))  # covered by a sweep, and still ended
+        assert is_only_problem(changed(ENDED, after), "changed after its end")
+    assert not changed(
+        ENDED, replace(ENDED, user_epoch=1)
+    )  # a sweep covered the session, and another ending was recorded
 
 
-def test_a_last_activity_that_moves_back() -> None:
-    assert only(changed(ROW, replace(ROW, last_active=9.0)), "last activity moved back")
+def test_a_last_activity_that_moves_back_is_a_violation() -> None:
+    assert is_only_problem(changed(ROW, replace(ROW, last_active=9.0)), "last activity moved back")
     renewed = replace(ROW, secret="new", last_active=9.0)
-    assert only(changed(ROW, renewed), "last activity moved back")
+    assert is_only_problem(changed(ROW, renewed), "last activity moved back")
 
 
-def test_a_touch_after_the_lifetime() -> None:
+def test_a_touch_after_the_lifetime_is_a_violation() -> None:
     touched = replace(ROW, last_active=99.0)
     assert not changed(ROW, touched, at=99.9)
-    assert only(changed(ROW, touched, at=100.0), "touched after it had expired")
+    assert is_only_problem(changed(ROW, touched, at=100.0), "touched after it had expired")
 
 
-def test_a_touch_after_a_sweep() -> None:
+def test_a_touch_after_a_sweep_is_a_violation() -> None:
     touched = replace(ROW, last_active=40.0)
-    assert only(changed(ROW, touched, epoch=1, epoch_since=59.0), "touched after it was swept")
-    for since in (59.9, 61.0, None):  # the worker may not have seen it yet
+    assert is_only_problem(
+        changed(ROW, touched, epoch=1, epoch_since=59.0), "touched after it was swept"
+    )
+    for since in (59.9, 61.0, None):  # the sweep may not be visible yet
         assert not changed(ROW, touched, epoch=1, epoch_since=since)
     spared = replace(ROW, user_epoch=1)
     assert not changed(spared, replace(spared, last_active=40.0), epoch=1, epoch_since=59.0)
 
 
-def test_a_row_with_impossible_values() -> None:
+def test_impossible_values_in_a_row_are_a_violation() -> None:
     assert not found(rows={"s": ENDED, "t": ROW})
     for row, problem in (
         (replace(ENDED, last_active=52.0), "active after its end"),
         (replace(ENDED, ended=101.0), "ended after it had expired"),
         (replace(ENDED, reason=EXPIRED_CODE), "expired at another time than its own"),
     ):
-        assert only(found(rows={"s": row}), problem)
+        assert is_only_problem(found(rows={"s": row}), problem)
     assert not found(rows={"s": replace(ENDED, ended=100.0, reason=EXPIRED_CODE)})
 
 
-def test_a_use_that_was_not_recorded() -> None:
+def test_a_use_that_was_not_recorded_is_a_violation() -> None:
     used = (*TWO, a("validate", "s", 40))
     assert not found(*used, rows={"s": replace(ROW, last_active=39.5)})
-    assert only(found(*used, rows={"s": ROW}), "used and not recorded")
-    assert not found(*used, rows={"s": ENDED})  # its last use was lost with it
+    assert is_only_problem(found(*used, rows={"s": ROW}), "used and not recorded")
+    assert not found(*used, rows={"s": ENDED})  # the last use before the ending may be lost
     assert not found(
         *used, a("revoke", "t", 42, target="s"), a("validate", "s", 44, "REVOKED"), rows={"s": ROW}
     )
-    assert only(
+    assert is_only_problem(
         found(*used, rows={"s": replace(ROW, last_active=39.5)}, monotonic_zero=1_000.0),
         "used and not recorded",
     )

@@ -1,4 +1,4 @@
-"""Commands refuse settings that cannot work at startup, and say how to fix them."""
+"""Commands refuse invalid settings at startup, and say how to fix them."""
 
 import re
 import socket
@@ -17,7 +17,7 @@ from tests.support.program import Refusal, run, run_process, serving
 FREE = ("serve", "--listen", "127.0.0.1:0")
 
 
-def test_a_second_server_on_the_same_file(tmp_path: Path, refusal: Refusal) -> None:
+def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path, refusal: Refusal) -> None:
     with serving(tmp_path) as server:
         done = run_process(*FREE, cwd=tmp_path)
         assert done.returncode == 1
@@ -26,7 +26,7 @@ def test_a_second_server_on_the_same_file(tmp_path: Path, refusal: Refusal) -> N
             f"Error: another process serves {tmp_path}/session-authority.sqlite"
         )
         assert "SESSION_AUTHORITY_DATABASE_URL" in done.stderr
-        # Another spelling of the same path is refused, too. The first server keeps running.
+        # Another spelling of the same path is also refused. The first server keeps running.
         url = f"sqlite:///{tmp_path}/./session-authority.sqlite"
         assert "another process serves" in refusal(*FREE, "--database-url", url)
         with SessionClient(server.address) as client:
@@ -36,7 +36,7 @@ def test_a_second_server_on_the_same_file(tmp_path: Path, refusal: Refusal) -> N
         pass
 
 
-def test_a_port_in_use(tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as occupant:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"
         done = run("serve", "--listen", address, cwd=tmp_path)
@@ -46,7 +46,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_several_processes_on_sqlite(tmp_path: Path, refusal: Refusal) -> None:
+def test_several_processes_on_sqlite_are_refused(tmp_path: Path, refusal: Refusal) -> None:
     for output in (
         refusal(*FREE, "--processes", "2"),
         refusal(*FREE, SESSION_AUTHORITY_PROCESSES="2"),
@@ -61,7 +61,7 @@ def test_several_processes_on_sqlite(tmp_path: Path, refusal: Refusal) -> None:
 
 
 @pytest.mark.parametrize("shares", [False, True])
-def test_a_port_in_use_with_or_without_sharing(refusal: Refusal, shares: bool) -> None:
+def test_a_port_in_use_is_refused_to_several_processes(refusal: Refusal, shares: bool) -> None:
     with closing(socket.create_server(("127.0.0.1", 0), reuse_port=shares)) as occupant:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"
         url = "postgresql://127.0.0.1:1/never-asked"
@@ -71,12 +71,12 @@ def test_a_port_in_use_with_or_without_sharing(refusal: Refusal, shares: bool) -
     assert output.count("\n") == 1
 
 
-def test_several_processes_beyond_this_machine_without_insecure(refusal: Refusal) -> None:
+def test_several_processes_off_loopback_without_tls_are_refused(refusal: Refusal) -> None:
     output = refusal("serve", "--listen", "0.0.0.0:0", "--processes", "2")
     assert "0.0.0.0:0 can be reached from other machines" in output
 
 
-def test_a_metrics_port_in_use(refusal: Refusal) -> None:
+def test_a_metrics_port_in_use_is_refused(refusal: Refusal) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as occupant:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"
         output = refusal(*FREE, SESSION_AUTHORITY_METRICS_LISTEN=address)
@@ -86,14 +86,14 @@ def test_a_metrics_port_in_use(refusal: Refusal) -> None:
 @pytest.mark.parametrize(
     "arguments", [FREE, ("worker", "--once"), ("migrate",), ("demo", "--listen", "127.0.0.1:0")]
 )
-def test_a_folder_that_is_missing(
+def test_a_missing_folder_is_refused(
     tmp_path: Path, refusal: Refusal, arguments: tuple[str, ...]
 ) -> None:
     output = refusal(*arguments, "--database-url", f"sqlite:///{tmp_path}/missing/sessions.sqlite")
     assert f"there is no folder {tmp_path}/missing" in output
 
 
-def test_a_folder_that_cannot_be_written_to(refusal: Refusal) -> None:
+def test_a_folder_without_write_permission_is_refused(refusal: Refusal) -> None:
     output = refusal(*FREE, "--database-url", "sqlite:////proc/sessions.sqlite")
     assert "/proc/sessions.sqlite can't be written to" in output
 
@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_written_to(refusal: Refusal) -> None:
         ),
     ],
 )
-def test_a_database_of_the_right_version_that_lacks_something(
+def test_an_incomplete_database_of_the_right_version_is_refused(
     tmp_path: Path, refusal: Refusal, damage: str, said: str
 ) -> None:
     assert run("migrate", cwd=tmp_path).returncode == 0
@@ -119,7 +119,7 @@ def test_a_database_of_the_right_version_that_lacks_something(
         assert said in refusal(*arguments)
 
 
-def test_a_schema_that_records_two_versions(tmp_path: Path, refusal: Refusal) -> None:
+def test_a_schema_with_two_recorded_versions_is_refused(tmp_path: Path, refusal: Refusal) -> None:
     assert run("migrate", cwd=tmp_path).returncode == 0
     with closing(sqlite3.connect(tmp_path / "session-authority.sqlite")) as connection, connection:
         connection.execute("INSERT INTO alembic_version VALUES ('0001')")
@@ -129,11 +129,11 @@ def test_a_schema_that_records_two_versions(tmp_path: Path, refusal: Refusal) ->
         assert "delete the wrong versions from the table alembic_version" in output
 
 
-def test_a_worker_without_a_schema_says_what_to_run(refusal: Refusal) -> None:
+def test_a_worker_without_a_schema_names_the_command_to_run(refusal: Refusal) -> None:
     assert "create it with: session-authority migrate" in refusal("worker", "--once")
 
 
-def test_a_file_that_is_no_database(tmp_path: Path, refusal: Refusal) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path, refusal: Refusal) -> None:
     (tmp_path / "session-authority.sqlite").write_bytes(b"something else " * 100)
     output = refusal(*FREE)
     assert "session-authority.sqlite can't be used: file is not a database" in output
@@ -141,7 +141,7 @@ def test_a_file_that_is_no_database(tmp_path: Path, refusal: Refusal) -> None:
 
 
 @pytest.mark.parametrize("address", ["203.0.113.1:50551", "0.0.0.0:0", "[::]:0", "example.org:1"])
-def test_an_address_off_loopback_without_insecure(
+def test_a_plaintext_address_off_loopback_is_refused(
     tmp_path: Path, refusal: Refusal, address: str
 ) -> None:
     output = refusal("serve", "--listen", address)
@@ -173,7 +173,7 @@ def test_an_address_off_loopback_is_served_with_tls() -> None:
         (("CLIENT_CA",), "SESSION_AUTHORITY_TLS_CLIENT_CA (or tls_client_ca in the configuration"),
     ],
 )
-def test_a_certificate_without_its_key_or_the_reverse(
+def test_a_certificate_without_a_key_and_a_key_without_a_certificate_are_refused(
     refusal: Refusal, given: tuple[str, ...], wrong: str
 ) -> None:
     output = refusal(*FREE, **{f"SESSION_AUTHORITY_TLS_{name}": "x.pem" for name in given})
@@ -182,7 +182,9 @@ def test_a_certificate_without_its_key_or_the_reverse(
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_certificates_that_cannot_be_used(tmp_path: Path, refusal: Refusal, processes: str) -> None:
+def test_unusable_certificates_are_refused(
+    tmp_path: Path, refusal: Refusal, processes: str
+) -> None:
     authority = TestAuthority(tmp_path)
     one, other = authority.pair(), authority.pair()
     url = "postgresql://127.0.0.1:1/never-asked"
@@ -220,7 +222,9 @@ def test_bad_settings_in_the_configuration_file_are_named(tmp_path: Path, refusa
     assert "listen_on" in output
 
 
-def test_a_configuration_file_that_is_missing_or_broken(tmp_path: Path, refusal: Refusal) -> None:
+def test_a_missing_or_broken_configuration_file_is_refused(
+    tmp_path: Path, refusal: Refusal
+) -> None:
     assert "the configuration file absent.toml does not exist" in refusal(
         "--config", "absent.toml", "serve"
     )

@@ -1,4 +1,4 @@
-"""A server whose SQLite file is moved, removed or replaced answers no write that would be lost, and ends."""
+"""A server whose SQLite file is moved, removed or replaced: it answers no write that would be lost, and ends."""
 
 import asyncio
 import sqlite3
@@ -21,7 +21,7 @@ Damage = Callable[[Path], object]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return the folder of the database, which a test can move as a whole."""
+    """Return the folder of the database. A test can move the whole folder."""
     made = tmp_path / "data"
     made.mkdir()
     return made
@@ -41,7 +41,7 @@ def _back_up(file: Path, backup: Path) -> None:
 
 
 def _replace(file: Path) -> None:
-    """Put a backup in the place of the file, as a restoration does."""
+    """Replace the file with a backup, as a restore does."""
     backup = file.with_name("backup")
     _back_up(file, backup)
     file.rename(file.with_name("before"))
@@ -103,7 +103,7 @@ def _ids(file: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return the folder of a file that a running server uses."""
+    """Return the folder of a database file that a running server uses."""
     folder = tmp_path_factory.mktemp("served")
     with serving(folder) as server:
         yield folder

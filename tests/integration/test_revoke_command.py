@@ -1,4 +1,4 @@
-"""`session-authority revoke`, against a server in a process of its own."""
+"""`session-authority revoke`, against a server in a separate process."""
 
 import re
 import subprocess
@@ -126,7 +126,7 @@ def test_an_invalid_setting_is_named() -> None:
     assert "SESSION_AUTHORITY_TLS" in done.stderr
 
 
-def test_an_operator_beside_the_database_has_its_development_key(tmp_path: Path) -> None:
+def test_a_command_beside_the_database_uses_the_development_key(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with serving(tmp_path, asking_for_keys=True) as server:

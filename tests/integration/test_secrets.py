@@ -22,7 +22,7 @@ from tests.support.program import serving
 
 
 class _Life:
-    """Run the life of a session with every kind of failure, and return every output to the caller."""
+    """Make every call in the life of a session, with every kind of failure. Record what the caller receives."""
 
     def __init__(self, address: str) -> None:
         self.tokens: list[str] = []
@@ -51,7 +51,7 @@ class _Life:
         assert stub.ReauthenticateSession(renewal) == renewed
         stub.RevokeOtherSessions(pb.RevokeOtherSessionsRequest(session_token=renewed.session_token))
         stub.SignOut(pb.SignOutRequest(session_token=other.session_token))
-        self._stumble(stub, renewed.session_token, bobs.session_token)
+        self._put_secrets_in_wrong_fields(stub, renewed.session_token, bobs.session_token)
 
     def _sign_in(self, stub: SessionServiceStub, user_id: str) -> pb.CreateSessionResponse:
         request = pb.CreateSessionRequest(user_id=user_id, retry_secret=self._retry_secret())
@@ -64,8 +64,8 @@ class _Life:
         self.retry_secrets.append(secrets.token_bytes(32))
         return self.retry_secrets[-1]
 
-    def _stumble(self, stub: SessionServiceStub, token: str, bobs: str) -> None:
-        """Put secrets where they don't belong."""
+    def _put_secrets_in_wrong_fields(self, stub: SessionServiceStub, token: str, bobs: str) -> None:
+        """Make calls with secrets in wrong fields."""
         bad: list[tuple[Any, Any]] = [
             (stub.RevokeSession, pb.RevokeSessionRequest(session_token=token, session_id=bobs)),
             (stub.RevokeSession, pb.RevokeSessionRequest(session_token=self.tokens[0])),
@@ -148,7 +148,7 @@ def test_no_repr_contains_a_secret() -> None:
                     assert form.decode("latin-1") not in shown
 
 
-def test_the_client_shows_no_secret_either(server: Any) -> None:
+def test_the_client_shows_no_secret(server: Any) -> None:
     with SessionClient(server.address, api_key="sak_very-secret") as client:
         new = client.create("ada")
         shown = f"{client!r} {client} {new!r} {new} {new.token} {new.session!r}"

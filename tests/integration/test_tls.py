@@ -45,9 +45,11 @@ def server(authority: TestAuthority, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def picky(authority: TestAuthority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def mutual_server(
+    authority: TestAuthority, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Program]:
     """Run a server that requires a client certificate."""
-    folder = tmp_path_factory.mktemp("picky")
+    folder = tmp_path_factory.mktemp("mutual_server")
     settings = _settings(authority.pair(), authority.certificate)
     with serving(folder, settings=settings) as program:
         yield program
@@ -63,7 +65,7 @@ def _client(program: Program, trusted: TestAuthority, pair: Pair | None = None) 
     )
 
 
-def _lets_in(client: SessionClient) -> bool:
+def _accepts(client: SessionClient) -> bool:
     with client:
         try:
             return bool(client.validate(client.create("ada").token))
@@ -72,7 +74,7 @@ def _lets_in(client: SessionClient) -> bool:
 
 
 @contextmanager
-def _shaken(
+def _handshake(
     program: Program, context: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> Iterator[ssl.SSLSocket]:
     """Perform a TLS handshake with the server, and resume an earlier session if one is given."""
@@ -89,112 +91,115 @@ def _shaken(
 def test_a_client_that_trusts_the_authority_is_served(
     server: Program, authority: TestAuthority
 ) -> None:
-    assert _lets_in(_client(server, authority))
+    assert _accepts(_client(server, authority))
 
 
-def test_a_client_does_not_talk_to_a_server_of_another_authority(
+def test_a_client_refuses_a_server_of_another_certificate_authority(
     server: Program, stranger: TestAuthority
 ) -> None:
-    assert not _lets_in(_client(server, stranger))
+    assert not _accepts(_client(server, stranger))
 
 
-def test_a_client_does_not_talk_to_a_server_whose_certificate_expired(
+def test_a_client_refuses_a_server_with_an_expired_certificate(
     tmp_path: Path, authority: TestAuthority
 ) -> None:
     with serving(tmp_path, settings=_settings(authority.pair(expired=True))) as program:
-        assert not _lets_in(_client(program, authority))
+        assert not _accepts(_client(program, authority))
 
 
-def test_plaintext_is_not_answered(server: Program) -> None:
+def test_a_tls_server_does_not_answer_plaintext(server: Program) -> None:
     plain = SessionClient(server.address, tls=False, deadline_seconds=_TLS_REFUSAL_SECONDS)
     with plain as client, pytest.raises(Unavailable):
         client.create("ada")
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_modern_protocols_are_spoken(server: Program, version: ssl.TLSVersion) -> None:
+def test_modern_tls_versions_are_accepted(server: Program, version: ssl.TLSVersion) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = context.maximum_version = version
-    with _shaken(server, context) as shaken:
+    with _handshake(server, context) as shaken:
         assert shaken.version() == version.name.replace("_", ".")
         assert shaken.selected_alpn_protocol() == "h2"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_old_protocols_are_refused_by_the_server(server: Program, version: ssl.TLSVersion) -> None:
+def test_old_tls_versions_are_refused_by_the_server(
+    server: Program, version: ssl.TLSVersion
+) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_ciphers("ALL:@SECLEVEL=0")  # otherwise the client would not try
+    context.set_ciphers("ALL:@SECLEVEL=0")  # OpenSSL would otherwise not offer the protocol
     context.minimum_version = context.maximum_version = version
-    with pytest.raises(ssl.SSLError, match=r"ALERT_PROTOCOL_VERSION|EOF"), _shaken(server, context):
+    with (
+        pytest.raises(ssl.SSLError, match=r"ALERT_PROTOCOL_VERSION|EOF"),
+        _handshake(server, context),
+    ):
         pass
 
 
 @pytest.mark.parametrize("ciphers", ["ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384"])
-def test_ciphers_without_authentication_of_their_own_are_refused_by_the_server(
-    server: Program, ciphers: str
-) -> None:
+def test_unauthenticated_ciphers_are_refused_by_the_server(server: Program, ciphers: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_ciphers(ciphers)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with pytest.raises(ssl.SSLError, match=r"HANDSHAKE_FAILURE|EOF"), _shaken(server, context):
+    with pytest.raises(ssl.SSLError, match=r"HANDSHAKE_FAILURE|EOF"), _handshake(server, context):
         pass
 
 
-def test_a_client_with_a_certificate_of_the_right_authority_is_let_in(
-    picky: Program, authority: TestAuthority
+def test_a_client_with_a_certificate_of_the_right_authority_is_accepted(
+    mutual_server: Program, authority: TestAuthority
 ) -> None:
-    assert _lets_in(_client(picky, authority, authority.pair()))
+    assert _accepts(_client(mutual_server, authority, authority.pair()))
 
 
-def test_a_client_without_a_certificate_stays_outside(
-    picky: Program, authority: TestAuthority
+def test_a_client_without_a_certificate_is_refused(
+    mutual_server: Program, authority: TestAuthority
 ) -> None:
-    assert not _lets_in(_client(picky, authority))
+    assert not _accepts(_client(mutual_server, authority))
 
 
-def test_a_client_with_a_certificate_of_another_authority_stays_outside(
-    picky: Program, authority: TestAuthority, stranger: TestAuthority
+def test_a_client_with_a_certificate_of_another_authority_is_refused(
+    mutual_server: Program, authority: TestAuthority, stranger: TestAuthority
 ) -> None:
-    assert not _lets_in(_client(picky, authority, stranger.pair()))
+    assert not _accepts(_client(mutual_server, authority, stranger.pair()))
 
 
-def test_a_client_whose_certificate_expired_stays_outside(
-    picky: Program, authority: TestAuthority
+def test_a_client_with_an_expired_certificate_is_refused(
+    mutual_server: Program, authority: TestAuthority
 ) -> None:
-    assert not _lets_in(_client(picky, authority, authority.pair(expired=True)))
+    assert not _accepts(_client(mutual_server, authority, authority.pair(expired=True)))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_client_with_a_certificate_cannot_resume_an_earlier_tls_session(
-    picky: Program, authority: TestAuthority, version: ssl.TLSVersion
+    mutual_server: Program, authority: TestAuthority, version: ssl.TLSVersion
 ) -> None:
     # The server does not check the certificate of a session that is resumed, and the certificate may have expired.
     pair = authority.pair()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = context.maximum_version = version
     context.load_cert_chain(pair.certificate, pair.key)
-    with _shaken(picky, context) as first:
+    with _handshake(mutual_server, context) as first:
         first.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
-        assert first.recv(100)  # with TLS 1.3, tickets come before it
+        assert first.recv(100)  # with TLS 1.3, tickets arrive before the server's first data
         session = first.session
     assert session is not None
-    with _shaken(picky, context, session) as second:
+    with _handshake(mutual_server, context, session) as second:
         assert not second.session_reused
 
 
 def test_a_client_takes_its_certificate_from_the_environment(
-    picky: Program, authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+    mutual_server: Program, authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = authority.pair()
     for name, value in {
-        "ADDRESS": picky.address,
+        "ADDRESS": mutual_server.address,
         "TLS_ROOT_CERTIFICATES": authority.certificate,
         "TLS_CLIENT_CERTIFICATE": pair.certificate,
         "TLS_CLIENT_KEY": pair.key,
     }.items():
         monkeypatch.setenv(f"SESSION_AUTHORITY_{name}", str(value))
-    assert _lets_in(SessionClient.from_env())
+    assert _accepts(SessionClient.from_env())
 
 
 def test_certificates_are_replaced_while_calls_continue(
@@ -216,13 +221,13 @@ def test_certificates_are_replaced_while_calls_continue(
         calling = threading.Thread(target=call_on)
         calling.start()
         try:
-            shown.key.write_bytes(b"")  # half of a rotation that went wrong
-            assert _lets_in(_client(program, authority))
+            shown.key.write_bytes(b"")  # a broken file, as after a failed rotation
+            assert _accepts(_client(program, authority))
             shown.replace(stranger.pair())
-            assert _lets_in(_client(program, stranger))
-            assert not _lets_in(_client(program, authority))
+            assert _accepts(_client(program, stranger))
+            assert not _accepts(_client(program, authority))
             before = len(answers)
-            assert _lets_in(_client(program, stranger))
+            assert _accepts(_client(program, stranger))
         finally:
             stop.set()
             calling.join()
@@ -244,10 +249,10 @@ def test_each_process_shows_a_replaced_certificate(
         with running(*arguments, cwd=tmp_path, settings=settings) as program:
             assert program.address
             # The kernel assigns each connection to a process. Eight connections reach both.
-            assert all(_lets_in(_client(program, authority)) for _ in range(8))
+            assert all(_accepts(_client(program, authority)) for _ in range(8))
             shown.replace(stranger.pair())
-            assert all(_lets_in(_client(program, stranger)) for _ in range(8))
-            assert not any(_lets_in(_client(program, authority)) for _ in range(2))
+            assert all(_accepts(_client(program, stranger)) for _ in range(8))
+            assert not any(_accepts(_client(program, authority)) for _ in range(2))
             assert program.stop() == 0
 
 

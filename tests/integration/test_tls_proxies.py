@@ -1,4 +1,4 @@
-"""TLS that a proxy ends in front of the native host, configured as `docs/operate/tls.md` says."""
+"""Proxies that terminate TLS in front of the native host, configured as in `docs/operate/tls.md`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""Watch streams of real servers on one PostgreSQL that fails in various ways."""
+"""Watch streams of real servers, on one PostgreSQL that fails in various ways."""
 
 import contextlib
 import threading
@@ -173,7 +173,7 @@ def test_pongs_never_overtake_endings_under_load(servers: list[Program]) -> None
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_listener_that_is_lost_ends_the_streams_which_can_be_opened_again(
+def test_losing_the_listener_ends_the_streams_and_new_ones_can_be_opened(
     servers: list[Program], cluster: Cluster, at_once: bool
 ) -> None:
     one, other = servers
@@ -210,7 +210,7 @@ def _until_it_works(step: Callable[[], None]) -> None:
             time.sleep(0.2)
 
 
-def test_a_database_that_hangs_gets_no_pong_and_ends_the_streams(
+def test_if_the_database_hangs_no_pong_is_sent_and_the_streams_end(
     servers: list[Program], cluster: Cluster
 ) -> None:
     with opened(servers[0].address) as watcher:
@@ -263,7 +263,7 @@ needs_a_pooler = pytest.mark.skipif(
 
 
 @needs_a_pooler
-def test_a_server_behind_only_a_pooler_sends_no_pongs(
+def test_a_server_that_reaches_the_database_only_through_a_pooler_sends_no_pongs(
     url: str, cluster: Cluster, tmp_path: Path
 ) -> None:
     with (

@@ -1,4 +1,4 @@
-"""The worker as a process: alone, killed, and several at once."""
+"""The worker as a separate process: alone, killed, and several concurrently."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ from tests.support.program import Refusal, run, running, serving
 from tests.support.soak import soaked
 from tests.support.waiting import wait_until
 
-# Sessions that the worker handled: it recorded their end, or passed them as expired without a write.
+# Sessions that the worker has handled: it recorded their ending, or found them expired and wrote nothing.
 ENDED = (
     "(end_time IS NOT NULL OR "
     "(check_time, session_id) <= (SELECT expired_until, expired_id FROM upkeep))"
@@ -61,7 +61,7 @@ def _expired_rows(said: str) -> int:
     return int(found[1])
 
 
-def test_once_does_what_is_due_and_exits(tmp_path: Path) -> None:
+def test_worker_once_does_the_work_that_is_due_and_exits(tmp_path: Path) -> None:
     _make_overdue(tmp_path, 1_200)
 
     first, second = [run("worker", "--once", cwd=tmp_path) for _ in range(2)]
@@ -74,7 +74,7 @@ def test_once_does_what_is_due_and_exits(tmp_path: Path) -> None:
     assert _count(tmp_path, "end_time IS NOT NULL") == 0, "each says itself that it expired"
 
 
-def test_a_dry_run_says_what_is_due_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_work_that_is_due_and_changes_nothing(tmp_path: Path) -> None:
     _make_overdue(tmp_path, 70)
 
     done = run("worker", "--once", "--dry-run", cwd=tmp_path)
@@ -85,13 +85,13 @@ def test_a_dry_run_says_what_is_due_and_changes_nothing(tmp_path: Path) -> None:
     assert _count(tmp_path, f"NOT {ENDED}") == 70
 
 
-def test_a_dry_run_goes_with_once_alone() -> None:
+def test_a_dry_run_requires_once() -> None:
     done = CliRunner().invoke(commands, ["worker", "--dry-run"])
     assert done.exit_code == 2
     assert "--dry-run needs --once" in done.stderr
 
 
-def test_old_history_is_purged(tmp_path: Path) -> None:
+def test_the_worker_deletes_old_history(tmp_path: Path) -> None:
     _make_overdue(tmp_path, 30)
     done = run(
         "worker", "--once", cwd=tmp_path, settings={"SESSION_AUTHORITY_HISTORY_RETENTION_DAYS": "0"}
@@ -153,7 +153,7 @@ def test_two_concurrent_workers_do_the_work_once(tmp_path: Path) -> None:
 
 
 def _make_live(folder: Path, clock_right_before: timedelta) -> None:
-    """Create a database file with live sessions whose clock was last confirmed at the given age."""
+    """Create a database file with live sessions. Its clock was last confirmed the given time ago."""
 
     async def write() -> None:
         database = Database.sqlite(folder / "session-authority.sqlite")
@@ -183,7 +183,7 @@ def test_a_clock_far_ahead_ends_and_deletes_nothing_until_an_operator_confirms_i
 
     noted = _clock_time(tmp_path)
     asked = run("repair-clock", cwd=tmp_path)
-    assert asked.returncode == 1  # the prompt got no answer
+    assert asked.returncode == 1  # the confirmation prompt got no answer
     assert "Is that right?" in asked.stdout
     assert _clock_time(tmp_path) == noted
 

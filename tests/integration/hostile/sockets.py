@@ -1,4 +1,4 @@
-"""Bytes on a socket, and how many calls a connection may make at once."""
+"""Raw sockets, and the limit of concurrent calls on a connection."""
 
 import contextlib
 import socket

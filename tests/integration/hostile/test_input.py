@@ -31,7 +31,7 @@ METHODS = sorted(_SERVICE.methods_by_name)
 
 
 def _call(server: Program, path: str, body: bytes) -> Any:
-    """Send raw bytes, and return the error."""
+    """Call a method with raw bytes, and return the error."""
     with grpc.insecure_channel(server.address) as channel:
         call: Any = channel.unary_unary(path)
         with pytest.raises(grpc.RpcError) as caught:
@@ -81,7 +81,7 @@ def test_half_open_connections(server: Program) -> None:
                 assert client.validate(new.token)
 
 
-def test_connections_that_vanish_in_mid_request(server: Program) -> None:
+def test_connections_that_are_cut_in_the_middle_of_a_request(server: Program) -> None:
     for cut in range(1, len(PREFACE) + 20, 3):
         with raw_socket(server) as connection:
             connection.sendall((PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" * 3)[:cut])
@@ -198,7 +198,7 @@ def test_an_unusual_header_affects_no_other_call(server: Program, header: Header
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5])
-def test_a_call_without_the_first_of_its_headers(server: Program, count: int) -> None:
+def test_a_call_without_its_first_header(server: Program, count: int) -> None:
     with RawConnection(server.address) as connection:
         some = headers(VALIDATE)
         connection.call([*some[:count], *some[count + 1 :]])
@@ -232,7 +232,7 @@ main()
 
 
 def test_the_process_ends_if_the_accept_loop_ends(tmp_path: Path, host: str) -> None:
-    # The supervisor of the process can then start another one.
+    # The supervisor can then start another process.
     if host == "native":
         pytest.skip("it passes no such path on")
     arguments = ["serve", "--insecure", "--listen", "127.0.0.1:0"]
@@ -242,7 +242,7 @@ def test_the_process_ends_if_the_accept_loop_ends(tmp_path: Path, host: str) -> 
         grpc.insecure_channel(program.address) as channel,
     ):
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        watch = stub.Watch(health_pb2.HealthCheckRequest())  # goes on meanwhile
+        watch = stub.Watch(health_pb2.HealthCheckRequest())  # continues meanwhile
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         with RawConnection(program.address) as connection:
             connection.call(headers(b"/\xff"))

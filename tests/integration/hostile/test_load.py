@@ -43,7 +43,7 @@ def test_opening_and_resetting_streams_costs_little_memory_and_no_other_call(
         token = client.create("ada").token
         flood = attacker.encoded_and_reset(headers(path), message, 40_000)
         before = server.resident_mib
-        attacking = threading.Thread(target=_send_what_is_taken, args=(attacker, flood))
+        attacking = threading.Thread(target=_send_as_much_as_possible, args=(attacker, flood))
         attacking.start()
         while attacking.is_alive():
             assert client.validate(token)
@@ -54,7 +54,7 @@ def test_opening_and_resetting_streams_costs_little_memory_and_no_other_call(
 
 
 @pytest.mark.parametrize(("kind", "stream"), [(PRIORITY, 1), (UNKNOWN, 0)])
-def test_frames_without_meaning_cost_little_memory(server: Program, kind: int, stream: int) -> None:
+def test_meaningless_frames_cost_little_memory(server: Program, kind: int, stream: int) -> None:
     flood = frame(kind, 0, stream, b"\0\0\0\0\x0f") * 4_000
     with SessionClient(server.address, deadline_seconds=30) as client, ExitStack() as stack:
         token = client.create("ada").token
@@ -75,10 +75,10 @@ def test_frames_without_meaning_cost_little_memory(server: Program, kind: int, s
 
 def _send_until(connection: RawConnection, data: bytes, ends: float) -> None:
     while time.monotonic() < ends:
-        _send_what_is_taken(connection, data)
+        _send_as_much_as_possible(connection, data)
 
 
-def _send_what_is_taken(connection: RawConnection, data: bytes) -> None:
+def _send_as_much_as_possible(connection: RawConnection, data: bytes) -> None:
     with contextlib.suppress(ConnectionError):  # the native host closes the connection
         connection.send(data)
 
@@ -90,7 +90,7 @@ def _send_what_is_taken(connection: RawConnection, data: bytes) -> None:
         (b"/grpc.health.v1.Health/Watch", accept_loop.KEYLESS_STREAMS_LIMIT),
     ],
 )
-def test_few_unfinished_requests_are_in_memory_without_a_key(
+def test_without_a_key_only_a_few_unfinished_requests_are_in_memory(
     server: Program, path: bytes, limit: int
 ) -> None:
     assert limit * REQUEST_OF_A_BATCH_BYTES < 160 * 1024 * 1024
@@ -143,7 +143,7 @@ def test_a_connection_that_keeps_all_its_calls_busy_is_never_refused(server: Pro
                 break
 
 
-def test_a_flood_without_a_key_logs_some_lines_and_a_count(
+def test_a_flood_without_a_key_leaves_a_few_log_lines_and_a_count(
     tmp_path: Path,
 ) -> None:
     with serving(tmp_path, asking_for_keys=True) as program:

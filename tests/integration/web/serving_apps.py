@@ -44,7 +44,7 @@ class App:
 
 @contextmanager
 def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
-    """Run a command with the repository and the examples on its path. End the command and its child processes afterwards."""
+    """Run a command with the repository and the examples on its path. End it and its child processes afterwards."""
     output = cwd / f"{Path(command[0]).name}.{len(list(cwd.iterdir()))}.log"
     with output.open("wb") as log:
         process = subprocess.Popen(

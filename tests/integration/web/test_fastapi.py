@@ -135,7 +135,7 @@ async def test_made_up_cookies_lock_out_no_signed_in_user(tmp_path: Path, near_c
             for number in range(5):
                 answer = await attacker.get("/me", headers={"cookie": made_up()})
                 assert answer.status_code == 401
-                # Each request counts once. The first two are answered with a rejection. The third is refused, and keeps its cookies.
+                # Each request counts once. The first two are rejected. The third is refused, which keeps its cookies.
                 assert ("set-cookie" in answer.headers) == (number < 2)
                 assert (await browser.get("/me")).json()["user"] == "ada"
             good = browser.cookies[COOKIE]
