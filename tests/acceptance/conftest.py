@@ -12,7 +12,7 @@ from tests.support.leaks import Capture, capturing
 
 @pytest.fixture
 def policy() -> Policy:
-    """Return the default policy. A module that needs another policy overrides this fixture."""
+    """Return the default policy. Modules with another policy override this fixture."""
     return Policy()
 
 

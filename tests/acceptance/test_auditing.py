@@ -1,4 +1,4 @@
-"""The audit log has each event once, in order, and no event that did not happen."""
+"""The audit log has each event once and in order, and no event of a failed call."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -57,7 +57,7 @@ def said(lines: list[Line], session_id: str) -> list[str]:
     ]
 
 
-async def test_every_kind_of_ending_is_logged_once_and_after_the_beginning(
+async def test_every_kind_of_ending_is_logged_once_and_after_the_sign_in(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     signed_out, revoked, expired, idle = (
@@ -102,7 +102,7 @@ async def test_every_kind_of_ending_is_logged_once_and_after_the_beginning(
     assert (sweep["user_id"], sweep["kept_session_id"]) == ("eve", keeping.session.session_id)
 
 
-async def test_an_ending_has_the_time_of_the_ending_and_not_of_its_discovery(
+async def test_an_ending_is_logged_with_its_own_time_not_that_of_its_discovery(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     await client.create("ada", lifetime=timedelta(minutes=5))
@@ -146,7 +146,7 @@ async def test_a_superseded_token_and_its_use_are_logged(
     assert {line["user_id"] for line in lines} == {"ada"}
 
 
-async def test_an_ending_for_a_superseded_token_is_logged_once(
+async def test_an_ending_caused_by_a_superseded_token_is_logged_once(
     tmp_path: Path,
 ) -> None:
     policy = Policy(superseded_use=SupersededUse.END_SESSION)
@@ -157,7 +157,7 @@ async def test_an_ending_for_a_superseded_token_is_logged_once(
         authority.pass_time(minutes=1)
         assert not await client.validate(new.token)
         async with asyncio.timeout(10):
-            while await client.validate(renewed.token):  # the session is ended after the answer
+            while await client.validate(renewed.token):  # the session ends after the answer
                 await asyncio.sleep(0.01)
         assert not await client.validate(new.token)
         lines = authority.audited()

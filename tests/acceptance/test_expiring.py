@@ -1,4 +1,4 @@
-"""Scenarios 26 to 30."""
+"""Scenarios 26 to 30: expiry and the worker."""
 
 import asyncio
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ async def _overdue(authority: Authority, count: int) -> Sequence[Session]:
     return made
 
 
-# The sessions that the worker has ended. It records idle timeouts, and only counts expired sessions.
+# Counts the sessions that the worker has ended. It records idle timeouts, and only counts expired sessions.
 ENDED = (
     "(end_time IS NOT NULL OR "
     "(check_time, session_id) <= (SELECT expired_until, expired_id FROM upkeep))"
@@ -62,7 +62,7 @@ async def test_26_the_worker_ends_sessions_past_90_days_in_bounded_batches(
     assert _unended(authority) == 0
     found = await authority.store.read_sessions([each.session_id for each in made])
     assert len(found) == 330
-    for each in found.values():  # each session ended with its lifetime
+    for each in found.values():  # each session ended when its lifetime was over
         end = Ending(each.expire_time, EndReason.EXPIRED, InitiatingEntity.POLICY)
         assert ending_of(each, authority.clock.now()) == end
 
@@ -147,7 +147,7 @@ async def test_28_a_session_in_use_outlives_its_idle_timeout_under_a_busy_worker
     left = await client.create("ada", idle_timeout=timedelta(minutes=1))
     for second in range(1, 241):
         authority.pass_time(seconds=1)
-        if second % 2 == 0:  # as often as the server
+        if second % 2 == 0:  # as often as the server does
             await authority.activity.flush()
         await authority.expire()()
         if second % 50 == 0:
@@ -156,7 +156,7 @@ async def test_28_a_session_in_use_outlives_its_idle_timeout_under_a_busy_worker
     assert await client.validate(left.token) == Rejection(RejectionReason.IDLE_TIMEOUT)
 
 
-async def test_28_by_default_the_worker_stays_behind_the_slowest_clock(
+async def test_28_by_default_the_worker_lags_behind_the_slowest_clock(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     await client.create("ada", lifetime=timedelta(minutes=1))
@@ -183,7 +183,7 @@ async def test_29_concurrent_workers_end_each_session_once(authority: Authority)
 
 
 class FaultyUpkeep(SqlUpkeepStore):
-    """A store whose first two steps of expiry fail."""
+    """A store whose first two expiry steps fail."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -208,7 +208,7 @@ def _runs(outcome: str) -> float:
 async def test_30_a_failed_run_is_logged_and_retried_at_the_next_tick(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The schedule waits in real time, so it uses the real clock.
+    # The schedule waits in real time, so this test uses the real clock.
     clock, store = SystemClock(), FaultyUpkeep(authority.database)
     long_ago = clock.now() - timedelta(days=91)
     await insert_sessions(authority.database, [a_session("ada", long_ago)[0] for _ in range(10)])

@@ -1,4 +1,4 @@
-"""Scenarios 11 to 15. For scenario 15, the data of a row."""
+"""Scenarios 11 to 15: lists. Scenario 15 covers only the data of a row."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -236,7 +236,9 @@ async def test_14_pages_are_stable_while_sessions_come_and_go(
             authority.pass_time(minutes=2)
             await client.revoke(mine.token, revoked_unseen.session.session_id)
             await client.revoke(mine.token, revoked_seen.session.session_id)
-            await client.validate(used_unseen.token)  # moves to the front while we read
+            await client.validate(
+                used_unseen.token
+            )  # this session moves to the front while the pages are read
             await authority.activity.flush()
 
     seen = [session_id for page in pages for session_id in page]
@@ -261,7 +263,7 @@ class TestManySessions:
     async def test_14_a_user_with_10_000_sessions_can_be_listed(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
-        # Groups of sessions share their last activity, so that pages end within a group.
+        # Groups of sessions share their last activity, so that some pages end within a group.
         mine, token = a_session("ada", NOON)
         active = [NOON - timedelta(minutes=number // 700) for number in range(1, 10_000)]
         others = [replace(mine, session_id=new_id(NOON), last_active_time=time) for time in active]
@@ -321,7 +323,7 @@ async def test_15_re_authentication_updates_the_time_in_the_current_row(
         ("AcmeSync/3.2", "AcmeSync"),
     ],
 )
-async def test_15_unknown_and_empty_user_agents_read_sensibly(
+async def test_15_unknown_and_empty_user_agents_have_readable_names(
     client: AsyncSessionClient, user_agent: str, name: str
 ) -> None:
     new = await client.create("ada", user_agent=user_agent)

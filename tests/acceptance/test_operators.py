@@ -1,4 +1,4 @@
-"""The operators' service over the wire, while apps use the session service."""
+"""The operators' service, while apps use the session service."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -46,7 +46,7 @@ def moment(message: object) -> datetime:
     return message.ToDatetime(UTC)  # type: ignore[attr-defined, no-any-return]
 
 
-async def test_25_an_operator_ends_a_users_sessions_and_the_user_sees_by_which_entity(
+async def test_25_an_operator_revokes_a_users_sessions_and_the_user_sees_that(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     lost, his = await client.create("ada"), await client.create("bob")
@@ -65,7 +65,7 @@ async def test_25_an_operator_ends_a_users_sessions_and_the_user_sees_by_which_e
     assert authority.query("SELECT reason FROM sweeps") == [("stolen laptop",)]
 
 
-async def test_an_operator_signs_all_users_out_and_no_sign_in_in_flight_survives(
+async def test_an_operator_revokes_all_sessions_and_no_sign_in_in_flight_survives(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     some = [await client.create(user_id) for user_id in ("ada", "bob")]
@@ -79,7 +79,7 @@ async def test_an_operator_signs_all_users_out_and_no_sign_in_in_flight_survives
     assert await client.validate((await client.create("cyd")).token)
 
 
-async def test_an_operator_ends_a_session_by_its_id_or_by_its_token(
+async def test_an_operator_revokes_a_session_by_its_id_or_by_its_token(
     client: AsyncSessionClient, admin: Admin
 ) -> None:
     one, two, three = [await client.create("ada") for _ in range(3)]
@@ -121,7 +121,7 @@ async def test_no_answer_reveals_whether_a_user_or_session_exists(
     assert len({each.SerializeToString() for each in keys}) == 1
 
 
-async def test_an_operator_ends_all_sessions_that_a_key_created_since_a_time(
+async def test_an_operator_revokes_all_sessions_that_a_key_created_since_a_time(
     authority: Authority, client: AsyncSessionClient, admin: Admin
 ) -> None:
     before, before_token = a_session("ada", NOON - timedelta(hours=2), created_by="stolen")

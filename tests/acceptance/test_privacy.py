@@ -25,7 +25,7 @@ async def _sign_in_and_be_seen(authority: Authority, client: AsyncSessionClient)
 
 
 def _bytes(authority: Authority) -> str:
-    """Return every byte that was written to any file."""
+    """Return the content of every file that was written."""
     authority.audit.close()
     return "".join(
         path.read_bytes().decode("latin-1")
@@ -53,7 +53,7 @@ class TestTruncated:
         assert SIGNED_IN not in content
         assert SEEN not in content
 
-    async def test_an_activity_that_is_written_at_once_is_truncated(
+    async def test_the_address_of_an_activity_written_at_once_is_truncated(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
         new = await client.create("ada", idle_timeout=timedelta(minutes=1))

@@ -1,4 +1,4 @@
-"""Only a caller that presents too many unknown tokens is refused."""
+"""The limit of unknown tokens refuses only callers that present too many of them."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -87,7 +87,7 @@ async def test_an_empty_bucket_refuses_unknown_tokens_and_never_a_valid_one(
     assert await client.validate(unknown_token()) == NOT_FOUND
 
 
-async def test_tokens_that_are_malformed_ended_or_superseded_cost_nothing(
+async def test_malformed_ended_and_superseded_tokens_do_not_count(
     client: AsyncSessionClient,
 ) -> None:
     ended, old = [(await client.create("ada")).token for _ in range(2)]
@@ -106,7 +106,7 @@ async def test_tokens_that_are_malformed_ended_or_superseded_cost_nothing(
 
 
 @pytest.mark.parametrize("near_cache", [False, True])
-async def test_the_client_takes_the_refusal_for_a_rejection_that_keeps_the_cookie(
+async def test_the_client_reports_the_refusal_as_a_rejection_that_keeps_the_cookie(
     authority: Authority, near_cache: bool
 ) -> None:
     async with AsyncSessionClient(

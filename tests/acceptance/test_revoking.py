@@ -1,4 +1,4 @@
-"""Scenarios 16 to 21 and 24. The operators' service has 25, the page has 22 and 23."""
+"""Scenarios 16 to 21 and 24: revocations. test_operators.py has scenario 25, the tests of the page 22 and 23."""
 
 import asyncio
 import statistics
@@ -145,9 +145,7 @@ def _statements() -> Iterator[list[str]]:
     seen: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if (
-            "api_keys" not in statement
-        ):  # the server reads API keys twice a second, without any call
+        if "api_keys" not in statement:  # the server reads API keys twice a second, without a call
             seen.append(statement)
 
     event.listen(Engine, "before_cursor_execute", note)
@@ -339,7 +337,7 @@ async def test_24_no_sign_in_answered_before_the_call_survives_a_race(
     assert len(await client.list(mine.token)) == 1
 
 
-async def test_24_after_signing_out_too_no_session_is_live(
+async def test_24_after_revoking_all_others_and_signing_out_no_session_is_live(
     client: AsyncSessionClient,
 ) -> None:
     mine, *others = [await client.create("ada") for _ in range(5)]

@@ -1,4 +1,4 @@
-"""The check for leaked secrets after each test of this folder reads every place."""
+"""The check for leaked secrets after each test in this folder."""
 
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ SPEAKING = {"answers", "exceptions", "logs", "received errors", "reprs", "struct
 FILES = {"sessions.sqlite", "sessions.sqlite-wal", "audit"}
 
 
-async def test_every_place_is_read_and_every_secret_known(
+async def test_the_check_reads_every_place_and_knows_every_secret(
     authority: Authority, client: AsyncSessionClient, capture: Capture
 ) -> None:
     new = await client.create("ada")

@@ -1,4 +1,4 @@
-"""Scenarios 1 to 4."""
+"""Scenarios 1 to 4: signing in and out."""
 
 import pytest
 
@@ -97,14 +97,14 @@ async def test_03_signing_out_twice_is_a_success(
 @pytest.mark.parametrize(
     "token", ["", "x", "ses_" + "0" * 70, "sak_" + "0" * 70, "é", "ses_" + "z" * 69]
 )
-async def test_04_a_request_without_a_session_makes_no_call_of_the_store(
+async def test_04_a_request_without_a_session_makes_no_call_to_the_store(
     authority: Authority, client: AsyncSessionClient, token: str
 ) -> None:
     assert await client.validate(token) == Rejection(RejectionReason.NOT_FOUND)
     await client.sign_out(token)
     with pytest.raises(SessionNotLive):
         await client.list(token)
-    # Also without the client library, which makes no call without a token.
+    # Call the service directly, since the client makes no call without a token.
     answer = await authority.stub.ValidateSession(pb.ValidateSessionRequest(session_token=token))
     assert answer.rejection.reason == pb.REJECTION_REASON_NOT_FOUND
     batch = await authority.stub.BatchValidateSessions(

@@ -1,4 +1,4 @@
-"""Scenarios 5 to 10."""
+"""Scenarios 5 to 10: validation."""
 
 from datetime import timedelta
 
@@ -35,7 +35,7 @@ async def test_05_a_live_session_validates_and_its_last_activity_moves_forward(
     assert session.create_time == NOON
 
 
-async def test_05_at_most_one_write_a_resolution_window_not_one_a_request(
+async def test_05_activity_is_written_at_most_once_per_resolution_window(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada")
@@ -49,7 +49,7 @@ async def test_05_at_most_one_write_a_resolution_window_not_one_a_request(
     ]
 
 
-async def test_05_many_uses_between_two_flushes_are_one_write_with_the_latest_of_them(
+async def test_05_many_uses_between_two_flushes_are_written_as_the_latest_one(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada")
@@ -64,7 +64,7 @@ async def test_05_many_uses_between_two_flushes_are_one_write_with_the_latest_of
     assert touch.ip_address == "198.51.100.9"
 
 
-async def test_05_a_passive_look_up_is_no_activity(
+async def test_05_a_passive_validation_does_not_count_as_activity(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada")
@@ -83,11 +83,11 @@ async def test_06_a_changed_address_never_invalidates_a_session(
         authority.pass_time(minutes=2)
         assert await client.validate(new.token, ip_address=address)
         await authority.activity.flush()
-    # A changed user agent cannot matter: nothing but a sign-in says what it is.
+    # A changed user agent cannot matter, since only a sign-in has one.
     assert "user_agent" not in pb.ValidateSessionRequest.DESCRIPTOR.fields_by_name
 
 
-async def test_07_a_revoked_session_is_refused_from_the_next_validation_on_and_no_other_is(
+async def test_07_the_next_validation_rejects_a_revoked_session_and_no_other(
     client: AsyncSessionClient,
 ) -> None:
     mine, other, lost = [await client.create("ada") for _ in range(3)]
@@ -126,7 +126,7 @@ async def test_08_activity_does_not_prolong_the_absolute_lifetime(
     assert not await client.validate(new.token)
 
 
-async def test_09_where_the_store_cannot_be_read_validation_is_an_error_and_never_valid(
+async def test_09_if_the_store_cannot_be_read_validation_is_an_error_and_never_valid(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada")
@@ -148,12 +148,12 @@ async def test_09_where_the_store_cannot_be_read_validation_is_an_error_and_neve
         )
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
-    # The outage signed no user out.
+    # The outage ended no session.
     authority.query("ALTER TABLE mislaid RENAME TO sessions")
     assert await client.validate(new.token)
 
 
-async def test_09_an_unforeseen_failure_of_the_store_is_an_error_too(
+async def test_09_an_unexpected_failure_of_the_store_is_an_error(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada")

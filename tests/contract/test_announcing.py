@@ -42,7 +42,7 @@ Work = Callable[[Transaction, Session], Awaitable[object]]
 
 @dataclass
 class Announcing:
-    """A store, and the changes that it has announced since the last look."""
+    """A store, and the changes that it has announced since the last call of `committed`."""
 
     store: SqlSessionStore
     announced: Callable[[], Awaitable[Changes]]
@@ -67,7 +67,7 @@ class Recorder:
 
 @asynccontextmanager
 async def announcing_store(engine: Engine) -> AsyncIterator[Announcing]:
-    """Give a store that announces changes, and a function that returns them."""
+    """Yield a store that announces changes, and a function that returns them."""
     if not engine.database.dialect.takes_arrays:
         recorder = Recorder()
 

@@ -1,4 +1,4 @@
-"""Repair of the times that a wrong clock left in the tables."""
+"""Repair of times that a wrong clock wrote to the tables."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Erasing users deletes their data, and no session that began before becomes live again."""
+"""Erasing users deletes their data. No earlier session becomes live again."""
 
 import asyncio
 from datetime import datetime
@@ -39,7 +39,7 @@ async def locked_user(engine: Engine, user_id: str = "ann") -> LockedUser:
     return await engine.sessions.transact(lambda transaction: transaction.lock_user(user_id))
 
 
-async def users_there(engine: Engine) -> list[str]:
+async def stored_users(engine: Engine) -> list[str]:
     async def work(connection: object) -> list[str]:
         found = await connection.execute(select(users.c.user_id).order_by(users.c.user_id))  # type: ignore[attr-defined]
         return list(found.scalars())
@@ -69,7 +69,7 @@ async def test_an_erasure_leaves_only_a_hash_of_the_user(engine: Engine) -> None
     await engine.sweep("bob", START)
     await erase(engine)
     assert set(await engine.sessions.read_sessions(ids([session, ended, his]))) == {his.session_id}
-    assert await users_there(engine) == ["bob"]
+    assert await stored_users(engine) == ["bob"]
     assert await count(engine, sweeps.name) == 1
 
     async def rest(connection: object) -> list[tuple[bytes, str | None]]:
@@ -83,7 +83,7 @@ async def test_an_erasure_leaves_only_a_hash_of_the_user(engine: Engine) -> None
 
 async def test_an_unknown_user_is_erased_like_any_other(engine: Engine) -> None:
     await erase(engine)
-    assert await users_there(engine) == []
+    assert await stored_users(engine) == []
     assert await engine.upkeep.pending_erasures(10) == []
     assert await count(engine, erasures.name) == 1
 
@@ -123,7 +123,7 @@ async def test_a_user_who_returns_gets_a_higher_epoch(engine: Engine) -> None:
     [session] = await engine.add(a_session())
     assert is_live(await engine.get(session.session_id), START)
     assert session.user_epoch >= erasure.epoch
-    # A session from before the erasure is not live, even if its row comes back.
+    # A session from before the erasure is not live, even if its row exists again.
     await engine.fill([before])
     assert not is_live(await engine.get(before.session_id), START)
 
@@ -134,7 +134,7 @@ async def test_a_sign_in_during_an_erasure_stays_live(engine: Engine) -> None:
     [session] = await engine.add(a_session(at=START + MINUTE))
     assert (await engine.sessions.erase_some(erasure, 10)) == ErasureBatch(1, complete=True)
     assert is_live(await engine.get(session.session_id), START + MINUTE)
-    assert await users_there(engine) == ["ann"]
+    assert await stored_users(engine) == ["ann"]
     assert await locked_user(engine) == LockedUser(START + SECOND)
     await engine.sweep("ann", START + 2 * MINUTE)
     assert not is_live(await engine.get(session.session_id), START + 2 * MINUTE)
@@ -146,7 +146,7 @@ async def test_a_sweep_during_an_erasure_stays_in_force(
     erasure = await begin(engine, time=START + SECOND)
     await engine.sweep("ann", START + MINUTE)
     assert (await engine.sessions.erase_some(erasure, 10)).complete
-    assert await users_there(engine) == []
+    assert await stored_users(engine) == []
     assert await count(engine, sweeps.name) == 0
     assert await locked_user(engine) == LockedUser(START + MINUTE)
 
@@ -166,7 +166,7 @@ async def test_a_user_can_be_erased_again(engine: Engine) -> None:
     await erase(engine)
     await engine.add(a_session())
     await erase(engine, time=START + MINUTE)
-    assert await users_there(engine) == []
+    assert await stored_users(engine) == []
     assert await count(engine, sessions.name) == 0
     assert await locked_user(engine) == LockedUser(START + MINUTE)
 

@@ -149,7 +149,7 @@ async def test_a_session_that_is_checked_but_live_keeps_its_addresses(engine: En
     assert await addresses_and_device(engine, session) == KEPT
 
 
-# Committed batches
+# Callbacks
 
 
 async def test_the_callback_gets_each_committed_batch(engine: Engine) -> None:

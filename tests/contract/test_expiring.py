@@ -135,7 +135,9 @@ async def test_the_check_of_a_session_in_use_moves_to_its_new_idle_time(engine: 
     used = START + 8 * MINUTE
     await engine.sessions.touch([Touch(session.session_id, used, None)], lambda: used)
     now = START + 10 * MINUTE
-    assert await engine.upkeep.count_overdue(now, 10) == 0  # its check is due, but it is still live
+    assert (
+        await engine.upkeep.count_overdue(now, 10) == 0
+    )  # the check is due, but the session is still live
     assert await engine.upkeep.end_overdue(now, 10, named=True) == ExpiryBatch(0, [], 1)
     assert await recorded(engine, session) is None
     assert await engine.upkeep.end_overdue(now, 10, named=True) == NOTHING
@@ -212,7 +214,9 @@ async def test_sessions_due_at_the_same_instant_are_found_in_the_order_of_ids(
     assert found == ids(sessions)
 
 
-async def test_expired_sessions_are_counted_even_if_they_are_not_named(engine: Engine) -> None:
+async def test_expired_sessions_are_counted_even_if_their_ids_are_not_requested(
+    engine: Engine,
+) -> None:
     await engine.add(*(a_session(lifetime=SECOND) for _ in range(5)))
     await engine.add(a_session(idle_timeout=MINUTE))
     batch = await engine.upkeep.end_overdue(NOW, 10)

@@ -1,4 +1,4 @@
-"""A store that fails raises soon and never invents an answer."""
+"""A failing store raises an error soon and never returns an invented answer."""
 
 import asyncio
 import re

@@ -75,7 +75,9 @@ async def test_a_whole_batch_is_read_at_once(engine: Engine) -> None:
     assert set(found) == set(ids(sessions))
 
 
-async def test_a_read_sees_every_commit_answered_before_it_began(engine: Engine) -> None:
+async def test_a_read_sees_every_commit_that_was_answered_before_the_read_began(
+    engine: Engine,
+) -> None:
     session = a_session()
     await engine.add(session)
     for number in range(1, 60):

@@ -1,4 +1,4 @@
-"""A second read of a session shows every change since the first read."""
+"""A second read of a session returns every change since the first read."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace

@@ -51,7 +51,7 @@ async def test_a_new_session_gets_the_epochs_of_its_insert_statement(engine: Eng
     assert is_live(inserted, START)
 
 
-async def test_a_sign_in_that_races_a_global_sweep_is_swept_or_came_later(
+async def test_a_sign_in_that_races_a_global_sweep_is_either_swept_or_later(
     engine: Engine,
 ) -> None:
     session = a_session()
@@ -215,6 +215,6 @@ async def test_an_exemption_lasts_until_the_next_sweep(engine: Engine) -> None:
 
 async def test_a_sign_in_after_a_sweep_is_live(engine: Engine) -> None:
     await engine.sweep("ann", START + DAY)
-    session = a_session(at=START)  # even if the clock says that the sweep came later
+    session = a_session(at=START)  # even if the clock dates the sweep after the sign-in
     await engine.add(session)
     assert is_live(await engine.get(session.session_id), START)

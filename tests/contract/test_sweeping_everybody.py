@@ -1,4 +1,4 @@
-"""Ending the sessions of all users while sign-ins are in flight."""
+"""Global sweeps, which end the sessions of all users, while sign-ins are in flight."""
 
 import asyncio
 
@@ -58,7 +58,9 @@ async def test_a_sign_in_in_flight_does_not_survive_a_global_sweep(engine: Engin
     async def sign_in(transaction: Transaction) -> None:
         seen.append(await transaction.lock_user("ann"))
         begun.set()
-        if engine.database.dialect.takes_arrays:  # SQLite has one writer, so the two can't overlap
+        if (
+            engine.database.dialect.takes_arrays
+        ):  # SQLite has one writer, so the two calls cannot overlap
             await swept.wait()
         await transaction.insert_session(session)
 

@@ -1,4 +1,4 @@
-"""Carrying out sweeps of one user and of all users."""
+"""Settling sweeps of one user and of all users."""
 
 import asyncio
 import itertools
@@ -115,7 +115,7 @@ async def test_a_global_sweep_ends_earlier_sessions_and_no_later_ones(
     assert [await recorded(engine, each) for each in new] == [None] * 3
 
 
-async def test_a_sweep_that_two_workers_carry_out_ends_each_session_once(engine: Engine) -> None:
+async def test_a_sweep_that_two_workers_settle_ends_each_session_once(engine: Engine) -> None:
     sessions = [a_session() for _ in range(20)]
     await engine.add(*sessions)
     await engine.sweep("ann", START)

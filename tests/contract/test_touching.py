@@ -69,7 +69,7 @@ async def test_an_activity_never_changes_an_ended_session(engine: Engine, death:
         case "purged":
             await _end(engine, session)
             assert await engine.upkeep.purge_ended(START + SECOND, 10) == 1
-    # used while it was live, but written after it ended
+    # the activity was while the session was live, and is written after its ending
     touch = Touch(session.session_id, START + 30 * SECOND, "203.0.113.9")
     assert await engine.sessions.touch([touch], lambda: now) == 0
     found = await engine.sessions.read_sessions([session.session_id])

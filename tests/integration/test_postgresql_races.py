@@ -117,10 +117,10 @@ async def _race(url: str, addresses: list[str]) -> Race:
             missing(race.history) and took < PATIENCE_SECONDS
         ):
             await race.run(round_number, ROUND_SECONDS)
-            await race.look_at_all()  # sessions are then used right before they end
-            await race.crowd_in()
+            await race.validate_all_tokens()  # sessions are then used right before they end
+            await race.exceed_session_limits()
             await _count(url, race.history)
-            await race.look_at_all()
+            await race.validate_all_tokens()
             await _crowd(url)
             round_number += 1
         nudging.cancel()

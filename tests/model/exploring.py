@@ -1,6 +1,6 @@
-"""Exploration of every schedule of the near cache's protocol within bounds, shortest first.
+"""Search through every schedule of the near cache's protocol within bounds, shortest first.
 
-.venv/bin/python -m tests.model.exploring   # prints, for each rule, the shortest schedule that goes wrong without it
+.venv/bin/python -m tests.model.exploring   # prints the shortest broken schedule without each rule
 """
 
 import sys
@@ -27,7 +27,7 @@ class Explored:
 
 
 def explore(protocol: Protocol) -> Explored:
-    """Visit every reachable state, nearest first, until the promise is broken."""
+    """Visit every reachable state, nearest first. Stop if the promise is broken."""
     start = State()
     came_from: dict[State, tuple[str, State] | None] = {start: None}
     next_states = deque([start])

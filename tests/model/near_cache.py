@@ -1,12 +1,12 @@
-"""The protocol of the near cache as a small state machine, whose promise is checked in every schedule.
+"""The protocol of the near cache as a small state machine. `exploring` checks its promise in every schedule.
 
 One session ends once, in one of four ways. A client with a near cache follows a stream of one server; the change
-is committed through another. Every step takes any time: commits, answers, the channel between the servers,
+is committed through another server. Every step may take any time: commits, answers, the channel between the servers,
 both directions of the stream, and the client's own calls. Streams and channels break, and clients sleep.
 
 The promise: the client accepts the session neither after the answered `effective_time` nor after its expiry.
 
-Each rule of the protocol can be left out, to show why it is needed.
+Each rule of the protocol can be left out, to show that it is needed.
 """
 
 from collections.abc import Iterator
@@ -71,10 +71,10 @@ class Bounds:
     """Limits of the exploration.
 
     Attributes:
-        pings: How many pings the client sends.
-        streams: How many streams it opens.
-        validations: How many questions it asks.
-        mishaps: How often something breaks, or the client sleeps.
+        pings: Maximum number of pings.
+        streams: Maximum number of streams.
+        validations: Maximum number of validations.
+        mishaps: Maximum number of failures and sleeps of the client.
     """
 
     pings: int = 2
@@ -89,11 +89,11 @@ class Validation(NamedTuple):
     Attributes:
         generation: Number of the stream that was open when it was sent.
         after_pong: Whether that stream had received its first pong.
-        new_token: Whether it asks about the token that a re-authentication gave out.
-        revalidates: Whether it asks about what is in the cache.
+        new_token: Whether it asks about the new token of a re-authentication.
+        revalidates: Whether it asks about the cached session.
         evicted: Whether an eviction arrived since.
         live: Whether the store found the session live; None until the store is read.
-        joined: When another call joined it; -1 if none did.
+        joined: Time at which another call joined it; -1 if no call did.
     """
 
     generation: int
@@ -110,18 +110,18 @@ class State(NamedTuple):
 
     Attributes:
         time: The true time.
-        begun: When the ending began, where that matters; -1 before.
+        begun: Time at which the ending began, if the rules depend on it; -1 before.
         committed: Whether it has been committed.
-        effective: Its effective_time; -1 until it is answered.
+        effective: The effective_time of the ending; -1 until it is answered.
         channel: Messages in flight from the store to the client's server: EVICT, or the number of the stream
             whose barrier was sent.
-        channel_lost: Whether messages of the store are lost.
+        channel_lost: Whether the channel from the store is broken.
         streams: How many streams the client has opened.
         follows: Whether the client believes that its stream is open.
         open: Whether that stream still exists on the server.
-        registered: Whether the server puts evictions on it.
+        registered: Whether the server sends evictions on that stream.
         pings: How many pings have been sent.
-        sent: When the ping that has no answer was sent; -1 where there is none.
+        sent: Time of the unanswered ping; -1 if there is none.
         uplink: Whether that ping is in flight.
         downlink: Messages in flight to the client: EVICT or PONG.
         lease_until: End of the lease, by the client's clock; -1 before the first pong of the stream.
@@ -129,8 +129,8 @@ class State(NamedTuple):
         validation: The client's validation in flight.
         validations: How many were sent.
         asleep: Whether the client sleeps.
-        lost_time: How much of the time its clock has missed.
-        mishaps: How often something went wrong.
+        lost_time: How long the client's clock has stood still.
+        mishaps: Number of failures and sleeps so far.
     """
 
     time: int = 0
@@ -161,7 +161,7 @@ class State(NamedTuple):
         return self.time - self.lost_time
 
 
-EVICT: Final = 0  # on the channel among the numbers of streams, which begin with 1
+EVICT: Final = 0  # a message on the channel, where other messages are numbers of streams, from 1
 PONG: Final = 1
 Step = tuple[str, State]
 
@@ -211,7 +211,7 @@ class Protocol:
         if s.time < END_OF_TIME:
             missed = s.asleep and self._lacks(Rule.CLOCK_COUNTS_SUSPEND)
             yield "time passes", s._replace(time=s.time + 1, lost_time=s.lost_time + missed)
-        # Any party may pause in every schedule. Sleep differs only in its effect on the clock.
+        # Any party may pause in any schedule. Sleep differs only in that the client's clock stands still.
         if s.asleep:
             yield "the client wakes up", s._replace(asleep=False)
         elif self._lacks(Rule.CLOCK_COUNTS_SUSPEND) and s.mishaps < self.bounds.mishaps:
@@ -336,7 +336,7 @@ class Protocol:
 
     def _answer(self, s: State, asked: Validation) -> Step:
         if asked.live and 0 <= s.effective < asked.joined + SKEW and not asked.new_token:
-            # The call that joined began after effective_time: it has just been answered "live".
+            # The joined call began after effective_time, and was just answered "live".
             return "the answer arrives", s._replace(entry=1, lease_until=END_OF_TIME + 9)
         keep = (
             asked.live

@@ -1,4 +1,4 @@
-"""The near cache's protocol keeps its promise in every schedule, and each of its rules is needed for that."""
+"""The near cache's protocol keeps its promise in every schedule, and needs each of its rules."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_no_schedule_breaks_the_promise(change: Change) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("rule", RULES)
-def test_without_any_one_rule_some_schedule_breaks_the_promise(rule: Rule) -> None:
+def test_without_each_rule_some_schedule_breaks_the_promise(rule: Rule) -> None:
     found = explore(without(rule))
 
     assert found.promise is not None

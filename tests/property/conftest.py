@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Bench:
-    """An engine and its event loop, which many examples share."""
+    """An engine and its event loop, shared by many examples."""
 
     engine: Engine
     runner: asyncio.Runner
@@ -28,7 +28,7 @@ class Bench:
 
 @contextlib.contextmanager
 def bench_in(folder: Path, kind: str) -> Iterator[Bench]:
-    """Open an engine for synchronous tests, on an event loop of its own."""
+    """Open an engine for synchronous tests, on a separate event loop."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         opening = opened(kind, folder)
         engine = runner.run(opening.__aenter__())

@@ -7,7 +7,7 @@ from session_authority.near_cache.flights import Flight
 
 @dataclass(eq=False)
 class Login:
-    """A session as its authority knows it."""
+    """A session in the authority."""
 
     token: str
     session_id: str
@@ -39,8 +39,8 @@ class Kept:
     """An entry of the naive cache.
 
     Attributes:
-        used: Its latest use that counts, noted or not.
-        looked: The latest hit, which may count as use.
+        used: The latest use that counts for the order, noted or not.
+        looked: The latest hit. It may count as a use.
     """
 
     login: Login

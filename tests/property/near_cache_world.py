@@ -1,7 +1,7 @@
-"""A world for the near cache in virtual time: an authority, a stream that lags and breaks, and a naive cache.
+"""A simulation of the near cache in virtual time: an authority, a stream that lags and breaks, and a naive cache.
 
-Every operation runs on the real core and on the naive cache, and their answers must agree. The promise: no session
-has a hit a lease after its ending was committed, whatever the network does.
+Every operation runs on the real core and on the naive cache, and their answers must agree. The promise: once a lease
+has passed after the commit of an ending, the session has no hit, whatever the network does.
 
     .venv/bin/python -m tests.property.near_cache_world [operations] [seed]
 """
@@ -36,7 +36,7 @@ Event = tuple[str, Any]
 
 @dataclass
 class World:
-    """Both caches, and everything around them."""
+    """Both caches, and the authority and network around them."""
 
     chance: random.Random
     now: float = 5000.0
@@ -51,7 +51,7 @@ class World:
         self.serial = 0
         self.logins = [self._login() for _ in range(TOKENS)]
         self.calls: list[Call] = []
-        # The stream, as the network and the authority have it.
+        # The stream, as the network and the authority see it.
         self.open = False
         self.lost = False
         self.generation = 0
@@ -68,7 +68,7 @@ class World:
     def step(self) -> None:
         """Run one random event."""
         names = (
-            ["look"] * 16 + ["send"] * 6 + ["evaluate"] * 6 + ["answer"] * 6 + ["wait"] * 4
+            ["validate"] * 16 + ["send"] * 6 + ["evaluate"] * 6 + ["answer"] * 6 + ["wait"] * 4
             + ["ping"] * 4 + ["take_ping"] * 5 + ["publish"] * 2 + ["deliver"] * 12
             + ["end_session", "end_user", "end_all", "supersede"] + ["sign_in"] * 8
             + ["own_sign_out", "own_revoke", "connect"]
@@ -98,7 +98,7 @@ class World:
             self.now + self.chance.choice([20.0, 500.0, 1e6]),
         )
 
-    def look(self) -> None:
+    def validate(self) -> None:
         login = self.chance.choice(self.logins)
         passive = self.chance.random() < 0.2
         ip_address = self.chance.choice([None, "192.0.2.1", "192.0.2.2"])
@@ -271,13 +271,15 @@ class World:
     # The stream.
 
     def connect(self) -> None:
-        """Lose the stream, noticed or not, and open another."""
+        """Lose the stream, whether or not the client notices, and open another."""
         if self.open and self.chance.random() < 0.95:
-            return  # the stream mostly survives
+            return  # usually the stream survives
         self.unpublished.clear()
         self.pings.clear()
         if self.open and self.chance.random() < 0.5:
-            self.open = False  # the client has not noticed, and messages in flight still arrive
+            self.open = (
+                False  # the client has not noticed the loss, and messages in flight still arrive
+            )
             return
         self.open = False
         if self.chance.random() < 0.7:
@@ -303,7 +305,7 @@ class World:
             self.pings.append((ping_id, self.now))
 
     def take_ping(self) -> None:
-        """Answer a ping as the authority does, after every earlier commit."""
+        """Answer a ping as the authority does: after the changes of every earlier commit."""
         if self.pings:
             ping = self.pings.popleft()
             self.wire.extend(self.unpublished)
@@ -345,11 +347,11 @@ class World:
                 call.overtaken = True
 
     def _order(self) -> list[bytes]:
-        """Return the entries of the real cache, the least recently used first."""
+        """Return the entries of the real cache, least recently used first."""
         return [*self.core._entries._cold, *self.core._entries.hot]
 
     def check(self) -> None:
-        """Compare the entries of both caches."""
+        """Check that both caches have the same entries."""
         entries = self.core._entries
         kept = {key_of(token): kept for token, kept in self.kept.items()}
         in_order = [kept.pop(key) for key in self._order()]

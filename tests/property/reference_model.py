@@ -1,4 +1,4 @@
-"""A minimal model of the use cases: one user agent, one clock, no store."""
+"""A small reference model of the use cases: one user agent, one clock, no store."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ ADMIN = InitiatingEntity.ADMIN
 
 @dataclass
 class Known:
-    """A session as the model knows it."""
+    """A session in the model."""
 
     session_id: UUID
     user_id: str
@@ -48,12 +48,12 @@ class Known:
         return self.ending(now) is None
 
     def sweep(self, now: datetime, by: InitiatingEntity) -> None:
-        """Record that all sessions were ended, unless a later time is recorded."""
+        """Record a sweep of all sessions, unless a later sweep is already recorded."""
         if self.swept is None:
             self.swept, self.swept_by = now, by
 
     def use(self, now: datetime, resolution: timedelta, decisive: timedelta) -> None:
-        """Note a validation that counts as activity."""
+        """Record a validation that counts as activity."""
         if self.idle_timeout is not None:
             resolution = min(resolution, self.idle_timeout / 10)
         if now - self.last_active_time < resolution:
@@ -65,19 +65,19 @@ class Known:
             self.gathered = now
 
     def flush(self, now: datetime) -> None:
-        """Write the gathered activity, if it still counts."""
+        """Write the pending activity, if it still counts."""
         if self.gathered is not None and self.is_live(now):
             self.last_active_time = max(self.gathered, self.last_active_time)
         self.gathered = None
 
 
 def by_activity(known: Iterable[Known]) -> list[Known]:
-    """Return sessions in the order of a list of live ones."""
+    """Return sessions in the order of the list of live sessions."""
     return sorted(known, key=lambda each: (each.last_active_time, each.session_id), reverse=True)
 
 
 def by_ending(known: Iterable[Known], now: datetime) -> list[Known]:
-    """Return sessions in the order of a list of ended ones."""
+    """Return sessions in the order of the list of ended sessions."""
 
     def key(each: Known) -> tuple[datetime, UUID]:
         ending = each.ending(now)

@@ -42,7 +42,7 @@ choices = st.integers(0, 999)
 
 @dataclass
 class Attempted:
-    """A call with a retry secret that was answered."""
+    """An answered call with a retry secret."""
 
     request: SignIn | Reauthentication
     known: Known
@@ -73,7 +73,7 @@ class SignIns(RuleBasedStateMachine):
         )
         store = engine.sessions
         self.usecases = UseCases(store, clock, policy)
-        # Pending sweeps are settled at once, since no transaction is slow here.
+        # Pending sweeps are settled at once, since no transaction is open for long here.
         self.pace = Pace(batch=2, largest_batch=2, largest_scan=2, pause_share=0, rest=-60 * MINUTE)
         self.expire = Expire(engine.upkeep, clock, self.pace)
         self.purge = Purge(engine.upkeep, clock, policy, self.pace)
@@ -204,7 +204,7 @@ class SignIns(RuleBasedStateMachine):
 
     @precondition(lambda self: self.known)
     @rule(choice=choices, checked_seconds_ago=st.sampled_from([0, 1, 30]), repeatable=st.booleans())
-    def prove_again(self, choice: int, checked_seconds_ago: int, repeatable: bool) -> None:
+    def prove_identity_again(self, choice: int, checked_seconds_ago: int, repeatable: bool) -> None:
         known, now = self.pick(choice), self.now
         began = now - checked_seconds_ago * SECOND
         request = Reauthentication(

@@ -1,4 +1,4 @@
-"""The database and the domain agree on which sessions are live, and on how the others ended."""
+"""The database and the domain agree which sessions are live and how the others ended."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ from tests.support.engines import (
 from tests.support.soak import soaked
 
 USERS = ("ann", "bob")
-# Few distinct seconds, so that times are often equal.
+# Few different seconds, so that times are often equal.
 ticks = st.integers(0, 14)
 entities = st.sampled_from(InitiatingEntity)
 endings = st.builds(
@@ -49,7 +49,7 @@ _world_numbers = count(1)
 
 @dataclass(frozen=True)
 class World:
-    """The contents of the tables. A sweep is a time and an initiator. The first sweep has epoch 1."""
+    """The contents of the tables. A sweep has a time and an initiator. The first sweep has epoch 1."""
 
     sessions: list[Session]
     sweeps: dict[str, list[tuple[datetime, InitiatingEntity]]]
@@ -90,7 +90,7 @@ def worlds(draw: st.DrawFn) -> World:
 async def put(engine: Engine, world: World) -> None:
     """Replace the contents of the tables with a world.
 
-    Its sessions get new ids in the same order, since a store may assume that an id is never reused.
+    The sessions get new ids in the same order, since a store may assume that no id is reused.
     """
     world_number = next(_world_numbers)
     for session in world.sessions:
@@ -205,7 +205,7 @@ async def check_agreement(engine: Engine, world: World, instants: list[int], pag
         now = START + instant * SECOND
         await assert_agreement(engine, held, now, page)
         found |= await run_worker(engine, held, found, now, page)
-        # The worker's records do not change any answer, before or after their time.
+        # Recording the endings changes no answer, before or after that time.
         after = await read_all(engine, world)
         for later in (now, now + SECOND, START + 100 * SECOND):
             assert {each: ending_of(session, later) for each, session in after.items()} == {
@@ -217,7 +217,7 @@ async def check_agreement(engine: Engine, world: World, instants: list[int], pag
 async def run_worker(
     engine: Engine, held: dict[UUID, Session], found_before: set[UUID], now: datetime, limit: int
 ) -> set[UUID]:
-    """Run the worker until nothing is due, compare its report with the domain, and return the report."""
+    """Run the worker until nothing is due, compare its report with the domain's endings, and return the report."""
     ended: dict[UUID, Ending] = {}
 
     def note(some: object) -> None:
@@ -244,10 +244,10 @@ async def run_worker(
     already = {session_id for session_id in held if held[session_id].ending is not None}
     assert already.isdisjoint(ended)
     dead = {session_id for session_id in held if not is_live(held[session_id], now)}
-    # Swept by a clock ahead of the worker's, and expired even before that: found at the latest when that comes.
+    # A clock ahead of the worker's swept the session, which had expired before. It is found by the time of the sweep.
     later = {session_id for session_id in dead - already if expires_after(held[session_id], now)}
     assert dead - later <= already | found_before | set(ended) <= dead
-    # Endings that nothing can change any more are not recorded.
+    # An expiry is implied by the row, so it is not recorded.
     recorded = await engine.sessions.read_sessions(list(held))
     left = {session_id for session_id in dead if recorded[session_id].ending is None}
     for session_id in left:
@@ -263,10 +263,10 @@ def expires_after(session: Session, now: datetime) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_sweep_without_a_record_ends_sessions_now(
+def test_a_sweep_without_a_recorded_time_ends_sessions_now(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    """This cannot happen. If it does, both agree and no swept session is live."""
+    """Such a sweep should not exist. If it does, both agree, and no swept session is live."""
     bench: Bench = request.getfixturevalue(f"{kind}_bench")
     session = a_session("ann", session_id=numbered(1))
     now = START + SECOND

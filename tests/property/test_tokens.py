@@ -39,9 +39,7 @@ def test_a_token_survives_encoding_and_parsing(token: Token) -> None:
 
 
 @given(any_token, st.data())
-def test_a_token_with_any_one_character_changed_is_refused(
-    token: Token, data: st.DataObject
-) -> None:
+def test_a_token_with_one_changed_character_is_refused(token: Token, data: st.DataObject) -> None:
     text = token.encode()
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw((st.sampled_from(DIGITS) | st.characters()).filter(lambda c: c != text[at]))
@@ -57,7 +55,7 @@ def test_a_shortened_or_extended_token_is_refused(token: Token, data: st.DataObj
 
 
 @given(any_token, st.integers(0, TOKEN_LENGTH - 2))
-def test_a_token_with_two_neighbours_swapped_is_refused(token: Token, at: int) -> None:
+def test_a_token_with_two_swapped_neighbours_is_refused(token: Token, at: int) -> None:
     text = token.encode()
     swapped = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
     assert parse(swapped) is None or swapped == text
@@ -84,14 +82,12 @@ def test_an_accepted_text_is_the_encoding_of_its_token(text: str) -> None:
 def test_a_token_of_one_kind_is_not_accepted_as_another(token: Token, one: str, other: str) -> None:
     assert parse(token.encode(one), one) == token
     assert one == other or parse(token.encode(one), other) is None
-    # not even with the other prefix
+    # even with the other prefix
     assert one == other or parse(other + token.encode(one).removeprefix(one), other) is None
 
 
 @given(st.lists(secrets, unique=True, max_size=40), secrets)
-def test_the_latest_earlier_secrets_are_recognised_as_superseded(
-    given_up: list[bytes], other: bytes
-) -> None:
+def test_the_latest_superseded_secrets_are_recognised(given_up: list[bytes], other: bytes) -> None:
     kept = b""
     for secret in given_up:
         kept = supersede(hash_secret(secret), kept)

@@ -1,4 +1,4 @@
-"""The use cases over a real store agree with a small model, at every instant and in any order."""
+"""The use cases over a real store agree with the reference model, at every instant and in any order."""
 
 from collections.abc import Awaitable
 from datetime import datetime, timedelta
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.soak
 
 
 class Sessions(SignIns):
-    """Two users, a manual clock, and a worker that runs at random times."""
+    """Two users, a manual clock, and a worker that runs at random."""
 
     # Ending
 
@@ -87,7 +87,7 @@ class Sessions(SignIns):
     # Operators
 
     @rule(user_id=st.sampled_from(USERS))
-    def revoke_a_users(self, user_id: str) -> None:
+    def revoke_sessions_of_a_user(self, user_id: str) -> None:
         assert self.run(self.usecases.revoke_user(user_id)) == self.effective_time
         self.swept[user_id] = self.now
         for each in self.known:
@@ -95,7 +95,7 @@ class Sessions(SignIns):
                 each.sweep(self.now, ADMIN)
 
     @rule()
-    def revoke_everybodys(self) -> None:
+    def revoke_sessions_of_all_users(self) -> None:
         assert self.run(self.usecases.revoke_all()) == self.effective_time
         self.swept = dict.fromkeys(USERS, self.now)
         for each in self.known:
@@ -103,7 +103,7 @@ class Sessions(SignIns):
 
     @precondition(lambda self: self.known)
     @rule(choice=choices, by=st.sampled_from(["id", "token", "old token"]))
-    def revoke_any_one(self, choice: int, by: str) -> None:
+    def revoke_one_by_id(self, choice: int, by: str) -> None:
         known, asked = self.pick(choice), self.usecases
         old = known.old_tokens[-1] if by == "old token" and known.old_tokens else known.token
         by_id = by == "id"
@@ -113,7 +113,7 @@ class Sessions(SignIns):
             known.recorded = Ending(self.now, EndReason.REVOKED, ADMIN)
 
     @rule(minutes_ago=st.sampled_from([0, 1, 60]))
-    def revoke_what_the_key_made(self, minutes_ago: int) -> None:
+    def revoke_sessions_of_the_key(self, minutes_ago: int) -> None:
         since = self.now - minutes_ago * MINUTE
         done = self.run(self.usecases.revoke_key(KEY, since))
         assert done == KeyRevocation(self.effective_time, None)
@@ -205,7 +205,7 @@ class Sessions(SignIns):
         found = list(page.sessions)
         while page.next_page_token:
             page = self.run(self.usecases.list(listing(page.next_page_token)))
-            # A session used during the first page may appear again at the end of the live sessions.
+            # A session that is used while pages are read may appear again at the end of the live sessions.
             seen = {each.session_id for each in found}
             found += [each for each in page.sessions if each.session_id not in seen]
         assert page.current == proof.session_id
@@ -230,14 +230,16 @@ class Sessions(SignIns):
     @rule()
     def run_expire(self) -> None:
         cutoff = self.now - self.pace.safety_lag
-        due = [each for each in self.known if each.recorded is None and self.is_due(each, cutoff)]
+        due = [
+            each for each in self.known if each.recorded is None and self.is_purgeable(each, cutoff)
+        ]
         assert self.run(self.expire()) == len(due)
         for each in due:
             each.recorded = each.ending(self.now)
 
-    def is_due(self, known: Known, cutoff: datetime) -> bool:
+    def is_purgeable(self, known: Known, cutoff: datetime) -> bool:
         ending = known.ending(self.now)
-        # A session that expired before a later sweep is purged by its expiry.
+        # If a session expired before a later sweep, its age counts from its expiry.
         late = ending and ending.reason is EndReason.EXPIRED and ending.time > cutoff
         return not known.is_live(cutoff) and not late
 
@@ -266,7 +268,7 @@ class Sessions(SignIns):
             questions.append((each.token, self.verdict(each)))
             if (
                 self.superseded_use is SupersededUse.REJECT
-            ):  # otherwise validation would end sessions
+            ):  # under that policy, validation would end sessions
                 old = each.old_tokens[-16:]
                 questions += [(token, RejectionReason.SUPERSEDED) for token in old]
         for each in self.purged:
@@ -283,19 +285,19 @@ class Sessions(SignIns):
 
 
 class RefusingSessions(Sessions):
-    """The same with a policy that refuses sign-ins over the limit."""
+    """The same tests with a policy that refuses sign-ins over the limit."""
 
     at_limit = AtLimit.REFUSE
 
 
 class WarySessions(Sessions):
-    """The same with a policy that ends a session whose superseded token is used."""
+    """The same tests with a policy that ends a session if its superseded token is used."""
 
     superseded_use = SupersededUse.END_SESSION
 
 
 class PostgreSQLSessions(Sessions):
-    """The same on PostgreSQL, with fewer examples, since only the statements differ."""
+    """The same tests on PostgreSQL, with fewer examples, since only the statements differ."""
 
     engine_kind = "postgresql"
 

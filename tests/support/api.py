@@ -1,4 +1,4 @@
-"""Every RPC of the API, read from the proto descriptors, so that tests cover each one."""
+"""Every RPC of the API, read from the proto descriptors."""
 
 import importlib
 import pkgutil
@@ -44,7 +44,7 @@ class Rpc:
         metadata: Iterable[tuple[str, str | bytes]] = (),
         timeout: float,
     ) -> bytes:
-        """Send bytes unchanged, and return the bytes of the answer or of a stream's first message.
+        """Send bytes unchanged. Return the bytes of the answer, or of a stream's first message.
 
         Raises:
             grpc.RpcError: The call failed.

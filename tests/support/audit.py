@@ -1,4 +1,4 @@
-"""Every change of a row of `sessions` during a race, recorded by the database itself."""
+"""Every change to a row of `sessions` during a race, recorded by triggers."""
 
 from datetime import datetime
 
@@ -6,7 +6,7 @@ import psycopg
 
 from tests.integration.race_history import Change, History, Row
 
-# The crowd has too many rows, and only workers change them.
+# Leave out the crowd: it has too many rows, and only workers change them.
 _BEGIN = (
     "CREATE TABLE changes (begun timestamptz, was sessions, became sessions, epoch bigint, "
     "epoch_since timestamptz); "
@@ -28,7 +28,7 @@ _CHANGES = (
     f"{_ROW.format('(was)')}, {_ROW.format('(became)')} FROM changes ORDER BY begun"
 )
 _ROWS = f"SELECT session_id::text, {_ROW.format('s')} FROM sessions AS s WHERE user_id != 'crowd'"
-# Expired sessions that a worker has passed without a write.
+# Expired sessions that a worker has found, which it does not write to.
 _PASSED = (
     "s.end_time IS NULL AND "
     "(s.check_time, s.session_id) <= (SELECT expired_until, expired_id FROM upkeep)"
@@ -48,7 +48,7 @@ _LEFT_TO_WORKERS = f"SELECT count(*) FROM sessions s WHERE user_id = 'crowd' AND
 
 
 def begin(url: str) -> None:
-    """Record every change from now on, except changes of a row's next check."""
+    """Record every change from now on, except changes of the next check time."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(_BEGIN.encode())
 
@@ -74,7 +74,7 @@ def end(url: str, history: History, due: datetime) -> None:
 
 
 def workers_left_and_did(url: str) -> tuple[int, int]:
-    """Return how many of the crowd's endings are yet to be recorded, and how many of anybody's are."""
+    """Return how many of the crowd's endings are not recorded yet, and how many endings of all users are recorded."""
     with psycopg.connect(url) as connection:
         counts = connection.execute(f"SELECT ({_LEFT_TO_WORKERS}), ({_DONE_BY_WORKERS})".encode())
         row = counts.fetchone()

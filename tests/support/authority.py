@@ -1,4 +1,4 @@
-"""A whole authority in this process: production parts, a real socket, a real file, and a clock to move."""
+"""A whole authority in this process: production code, a real socket, a real file, and a manual clock."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ from tests.support import engines
 from tests.support.engines import migrated_sqlite, over
 from tests.support.hosts import serving
 
-PATIENCE_SECONDS = 30.0  # for answers on a busy machine
+PATIENCE_SECONDS = 30.0  # enough for an answer on a busy machine
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 NO_HOLD_BACK = Pace(pause_share=0, safety_lag=timedelta(0))
 
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class WatchedStore(SqlSessionStore):
-    """The production store. It records its calls, and its reads can fail at a test's request."""
+    """The production store. It records its calls, and tests can make its reads fail."""
 
     def __init__(self, database: Database, audit: Audit, *, erases_at_end: bool = False) -> None:
         super().__init__(database, erases_at_end=erases_at_end, audit=audit)
@@ -78,7 +78,7 @@ class WatchedStore(SqlSessionStore):
 
 
 class Bearer(grpc.aio.UnaryUnaryClientInterceptor):
-    """Puts an API key beside every request."""
+    """Adds an API key to the metadata of every request."""
 
     def __init__(self, key: str) -> None:
         self._header = ("authorization", f"Bearer {key}")
@@ -119,12 +119,12 @@ class Authority:
         self.clock.advance(timedelta(**span))
 
     def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Look at the file from outside, or change it."""
+        """Run a statement on the file, over a separate connection."""
         with closing(sqlite3.connect(self.path)) as connection, connection:
             return connection.execute(statement, parameters).fetchall()
 
     def contents(self) -> list[tuple[Any, ...]]:
-        """Return every row that says something about a session."""
+        """Return every row that contains data about sessions."""
         return [
             row
             for table in ("sessions", "users", "sweeps", "authority")
@@ -183,7 +183,7 @@ async def running_authority(
 
 
 def a_session(user_id: str, created: datetime, **changes: Any) -> tuple[Session, str]:
-    """Return a session as the store holds it, and its token, without asking an authority."""
+    """Return a session and its token, without a call to an authority."""
     token = tokens.mint(created)
     given: dict[str, Any] = {
         "secret_hash": tokens.hash_secret(token.secret),
@@ -197,5 +197,5 @@ def a_session(user_id: str, created: datetime, **changes: Any) -> tuple[Session,
 
 
 async def insert_sessions(database: Database, some: Iterable[Session]) -> None:
-    """Write sessions straight into the tables: much faster than signing in."""
+    """Write sessions directly into the tables, which is much faster than signing in."""
     await over(database).fill(list(some))

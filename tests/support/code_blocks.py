@@ -1,11 +1,11 @@
 """The code blocks of the documents.
 
-An HTML comment directly above a block says what a reader need not see:
+An HTML comment directly above a block has instructions for the tests, hidden from readers:
 
-    <!-- given:              code that the block needs: it runs first
+    <!-- given:              code that runs before the block
     app = FastAPI()
     -->
-    <!-- run by: PATH -->    this test runs the block, or what the block includes
+    <!-- run by: PATH -->    the test that runs the block, or the file that it includes
     <!-- not run: REASON --> the block cannot run; it is only checked
 """
 
@@ -30,10 +30,10 @@ class Block:
     Attributes:
         document: The document's path below the repository.
         line: The line of its first line of code.
-        language: The word behind the fence; empty without one.
-        title: The name of the file that the block shows, if any.
+        language: The word after the opening fence; empty if there is none.
+        title: The file name above the block; empty if there is none.
         code: Its text, without the indentation of the fence.
-        given: Code that runs before the block, hidden from readers.
+        given: Hidden code that runs before the block.
         given_line: The line of the first line of `given`.
         run_by: The test that runs it instead, below the repository.
         not_run: Why it cannot run; None if it can.
@@ -58,7 +58,7 @@ class Block:
 
     @property
     def included(self) -> list[str]:
-        """The files of the repository that the site puts into the block."""
+        """Return the files of the repository that the block includes."""
         return _INCLUDED.findall(self.code)
 
 
@@ -95,7 +95,7 @@ def blocks_of(path: Path) -> Iterator[Block]:
 
 
 def _with_comments(block: Block, lines: list[str], above: int) -> Block:
-    """Return a block with what the comments directly above it say."""
+    """Return a block with the instructions in the comments directly above it."""
     text = "".join(lines)
     end = len(text.rstrip())
     for comment in reversed(list(_COMMENT.finditer(text))):
@@ -117,7 +117,7 @@ def _with_comments(block: Block, lines: list[str], above: int) -> Block:
 
 
 def as_one(blocks: Iterable[Block]) -> str:
-    """Return blocks of a document as one program, each line where the document has it."""
+    """Return blocks of a document as one program. Each line keeps its line number of the document."""
     lines: list[str] = []
     for block in blocks:
         for line, code in ((block.given_line, block.given), (block.line, block.code)):

@@ -1,7 +1,7 @@
-"""The shell that runs the documents' commands: bash, with commands of ours that this process runs.
+"""The shell that runs the documents' commands: bash, in which this process runs some of the commands.
 
-`session-authority` runs in this process, since starting one takes two seconds. A server runs in a process of its own, on
-a free port, until another takes its place or the shell ends. `make` and `pip` only check that the
+`session-authority` runs in this process, since starting a process takes two seconds. A server runs in a separate
+process, on a free port, until another server replaces it or the shell ends. `make` and `pip` only check that the
 target or the extra exists.
 """
 
@@ -49,7 +49,7 @@ class DocumentedShell:
     """
 
     def __init__(self, folder: Path, postgresql: str) -> None:
-        """Use a folder, and one PostgreSQL server for every address that a script names."""
+        """Use a folder, and one PostgreSQL server for every database address in the scripts."""
         self.output = ""
         self._folder = folder
         self._postgresql = postgresql
@@ -58,10 +58,10 @@ class DocumentedShell:
         self._answer.mkdir()
 
     def run(self, script: Path, **variables: str) -> None:
-        """Run a script until a command of it fails.
+        """Run a script. Stop at the first command that fails.
 
         Raises:
-            AssertionError: A command failed; it says which and why.
+            AssertionError: A command failed. The message names the command and the reason.
         """
         functions = self._answer / "functions"
         functions.write_text(_FUNCTIONS)
@@ -96,7 +96,7 @@ class DocumentedShell:
         assert shell.returncode == 0, self.output
 
     def close(self) -> None:
-        """End the server that the last script started, if it started one."""
+        """End the server that the last script started, if any."""
         self._server.close()
 
     def _answer_one(self, asked: socket.socket) -> None:
@@ -143,13 +143,13 @@ class DocumentedShell:
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
     def _here(self, word: str) -> str:
-        """Return a word of a command with this test's addresses."""
+        """Replace the addresses in a word of a command with this test's addresses."""
         return _ANY_SERVER.sub(self._postgresql, word)
 
 
 @contextmanager
 def documented_shell(folder: Path, postgresql: str) -> Iterator[DocumentedShell]:
-    """Yield a shell whose servers end with the context."""
+    """Yield a shell. Its servers end with the context."""
     shell = DocumentedShell(folder, postgresql)
     try:
         yield shell
@@ -158,17 +158,17 @@ def documented_shell(folder: Path, postgresql: str) -> Iterator[DocumentedShell]
 
 
 def is_server(arguments: list[str]) -> bool:
-    """Say whether a command of ours runs until a signal ends it."""
+    """Return whether a command of `session-authority` runs until a signal ends it."""
     return arguments[:1] in (["serve"], ["worker"], ["demo"]) and not (
         {"--once", "--help"} & set(arguments)
     )
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Parse the arguments of `session-authority`, and run nothing.
+    """Parse the arguments of `session-authority`, without running the command.
 
     Raises:
-        click.ClickException: They are wrong.
+        click.ClickException: The arguments are wrong.
     """
     command: click.Command = commands
     context = None

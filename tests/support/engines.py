@@ -1,4 +1,4 @@
-"""The engines of the contract suite, and helpers for their tests."""
+"""The engines of the contract suite, and functions for their tests."""
 
 import atexit
 import contextlib
@@ -57,7 +57,7 @@ _OTHERS_OUT = (
 
 @dataclass(frozen=True)
 class Engine:
-    """A fresh, migrated database and the stores over it."""
+    """An empty, migrated database and the stores over it."""
 
     database: Database
     sessions: SessionStore
@@ -71,7 +71,7 @@ class Engine:
         return url
 
     async def execute(self, *statements: Executable) -> None:
-        """Run statements that the protocol has no method for, and commit them."""
+        """Run and commit statements for which the store has no method."""
 
         async def work(connection: Any) -> None:
             for statement in statements:
@@ -80,7 +80,7 @@ class Engine:
         await self.database.write(work)
 
     async def add(self, *sessions: Session) -> list[Session]:
-        """Add sessions as sign-ins do."""
+        """Add sessions in transactions, as sign-ins do."""
 
         async def work(transaction: Transaction) -> list[Session]:
             for user_id in sorted({session.user_id for session in sessions}):
@@ -90,7 +90,7 @@ class Engine:
         return await self.sessions.transact(work)
 
     async def fill(self, sessions: Sequence[Session], check_time: datetime | None = None) -> None:
-        """Add many sessions unchanged, with epochs and endings, and add missing users."""
+        """Add many sessions with their epochs and endings, and add missing users."""
         there = [{"user_id": user_id} for user_id in {session.user_id for session in sessions}]
 
         async def add_users(connection: Any) -> None:
@@ -107,7 +107,7 @@ class Engine:
             await self.database.write(insert_all, limited=False)
 
     async def get(self, session_id: UUID) -> Session:
-        """Return a session that must exist."""
+        """Return an existing session."""
         return (await self.sessions.read_sessions([session_id]))[session_id]
 
     async def user_agent(self, session_id: UUID) -> str:
@@ -204,7 +204,7 @@ def a_session(
 
 
 def stored_fields(session: Session | None) -> dict[str, object] | None:
-    """Return the fields that the store reads back. Session objects themselves compare by identity."""
+    """Return the fields that the store reads back, for comparison. Session objects compare by identity."""
     if session is None:
         return None
     names = (field.name for field in fields(session) if field.name != "user_agent")
@@ -212,7 +212,7 @@ def stored_fields(session: Session | None) -> dict[str, object] | None:
 
 
 def at(moment: datetime) -> Callable[[], datetime]:
-    """Return a clock's reading that is always the same."""
+    """Return a clock that always shows the same time."""
     return lambda: moment
 
 
@@ -231,7 +231,7 @@ def with_secret(session: Session, secret: bytes) -> Session:
 
 @asynccontextmanager
 async def opened(kind: str, folder: Path) -> AsyncIterator[Engine]:
-    """Open a fresh database of a kind."""
+    """Open an empty database of an engine."""
     with contextlib.ExitStack() as stack:
         if kind == "sqlite":
             database = await migrated_sqlite(folder / "authority.db")
@@ -252,7 +252,7 @@ def over(database: Database) -> Engine:
 
 @contextlib.contextmanager
 def migrated_postgresql(partition_days: int | None = None) -> Iterator[str]:
-    """Yield the address of a migrated PostgreSQL database that no other test uses meanwhile."""
+    """Yield the address of a migrated PostgreSQL database that no other test uses at the same time."""
     url = _idle.pop() if _idle else _databases.enter_context(postgresql.fresh_database())
     with psycopg.connect(url, autocommit=True) as admin:  # five times faster than a new database
         admin.execute(_OTHERS_OUT)
@@ -271,7 +271,7 @@ def _reset_statements(partition_days: int | None) -> str:
 
 
 async def migrated_sqlite(path: Path) -> Database:
-    """Open a migrated SQLite file, which is made unless it exists."""
+    """Open a migrated SQLite file. Create it if it does not exist."""
     if path.exists():
         return Database.sqlite(path)
     if not _sqlite_template:  # migrated once, then copied: a hundred times faster

@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Silence:
-    """No answer for as long as the test lasts."""
+    """An answer that never comes while the test lasts."""
 
 
 Answer = Message | bytes | Fault | Silence
@@ -65,7 +65,7 @@ class FakeAuthority:
         self._answers: dict[str, deque[Answer] | Callable[[Any], Answer]] = {}
 
     def answers(self, method: str, *answers: Answer) -> None:
-        """Answer the calls of a method one after the other; the last answer repeats."""
+        """Set the answers to the calls of a method, in order. The last answer repeats."""
         self._answers[method] = deque(answers)
 
     def answers_by(self, method: str, answer: Callable[[Any], Answer]) -> None:
@@ -91,7 +91,7 @@ class RunningAuthority(Protocol):
 
 
 class ThreadedAuthority:
-    """The fake on a server of threads."""
+    """The fake authority on a server with threads."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.fake = FakeAuthority()
@@ -136,7 +136,7 @@ class ThreadedAuthority:
 
 
 class AioAuthority:
-    """The fake on a server of asyncio."""
+    """The fake authority on an asyncio server."""
 
     def __init__(self) -> None:
         self.fake = FakeAuthority()
@@ -186,7 +186,7 @@ def _serialize(answer: Message | bytes) -> bytes:
 
 
 def session_message(session_id: str = "s-1", **fields: Any) -> session_pb2.Session:
-    """A live session; `fields` replace those given here."""
+    """Return a live session. `fields` override the defaults."""
     return session_pb2.Session(
         **{
             "session_id": session_id,
@@ -219,7 +219,7 @@ def accepted(session_id: str = "s-1") -> v1.ValidateSessionResponse:
 def batch_of(
     answer: Callable[[v1.ValidateSessionRequest], v1.ValidateSessionResponse],
 ) -> Callable[[v1.BatchValidateSessionsRequest], v1.BatchValidateSessionsResponse]:
-    """Answer each question of a batch by itself."""
+    """Return a function that answers each question of a batch separately."""
     return lambda batch: v1.BatchValidateSessionsResponse(
         responses=[answer(request) for request in batch.requests]
     )
@@ -238,7 +238,7 @@ def fault(
     metadata: dict[str, str] | None = None,
     violations: dict[str, str] | None = None,
 ) -> Fault:
-    """A failure with the details that the authority gives."""
+    """Return an error with the same details as the authority's."""
     status = status_pb2.Status(message=text)
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata or {})

@@ -1,4 +1,4 @@
-"""Honest load: callers that wait for each answer. A server refuses none of their calls."""
+"""Honest load: callers that wait for each answer before the next call. A server must refuse no call of theirs."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from session_authority import AsyncSessionClient, Session, SessionAuthorityError, SessionClient
 
-# Long enough for a busy machine: what is asked is whether callers are refused, not how long they wait.
+# Long enough for a busy machine. The tests check whether calls are refused, and not how long callers wait.
 _DEADLINE_SECONDS = 30
 
 # A token, and the id of its session.
@@ -25,10 +25,10 @@ class Tally:
     """The outcome of the calls.
 
     Attributes:
-        right: The latencies of right answers, in seconds.
-        wrong: How many answers were not the session asked for.
+        right: The latencies of correct answers, in seconds.
+        wrong: Number of answers with another session.
         failures: The errors, as text.
-        seconds: How long it all took.
+        seconds: Duration of the whole load.
     """
 
     right: list[float] = field(default_factory=list, repr=False)
@@ -51,7 +51,7 @@ class Tally:
 async def tasks(
     clients: int, callers: int, address: str, sessions: Sequence[Known], seconds: float
 ) -> Tally:
-    """Ask through some clients for asyncio, each with a number of concurrent callers. Each caller asks at least once."""
+    """Validate through asyncio clients with several concurrent callers each. Each caller validates at least once."""
     tally, began = Tally(), time.perf_counter()
     async with AsyncExitStack() as stack:
         opened = [
@@ -86,7 +86,7 @@ async def tasks(
 
 
 async def threads(callers: int, address: str, sessions: Sequence[Known], seconds: float) -> Tally:
-    """Ask through one client for threads, from a number of threads. Each thread asks at least once."""
+    """Validate through one synchronous client, from several threads. Each thread validates at least once."""
     tally, began = Tally(), time.perf_counter()
     with SessionClient(address, deadline_seconds=_DEADLINE_SECONDS) as client:
 

@@ -1,4 +1,4 @@
-"""Both hosts, for tests that must hold on each."""
+"""Both hosts, for tests that run on each of them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -35,7 +35,7 @@ def new_dispatcher(
     queue: CallQueue | None = None,
     rejected_per_minute: int = 0,
 ) -> Dispatcher:
-    """Serve some services as the server does. The default accepts every caller."""
+    """Return a dispatcher for some services. By default, it accepts every caller."""
     rejected = RejectedTokens(ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), rejected_per_minute)
     service: Any = sessions or NoSessions()
     return Dispatcher(

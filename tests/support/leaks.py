@@ -56,11 +56,13 @@ def spellings(secret: bytes) -> Iterator[bytes]:
         yield part.decode("latin-1").encode()
     for encode in (base64.b64encode, base64.urlsafe_b64encode, base64.b32encode):
         yield encode(secret).rstrip(b"=")
-        yield encode(secret[:15])  # in whole groups, so that it doesn't depend on what follows
+        yield encode(
+            secret[:15]
+        )  # in whole groups, so that the result does not depend on the bytes that follow
 
 
 class Secrets:
-    """Secrets that were made, and the search for them."""
+    """The created secrets, and the search for them."""
 
     def __init__(self) -> None:
         self._known: set[bytes] = set()
@@ -72,7 +74,7 @@ class Secrets:
         return len(self._known)
 
     def add_token(self, token: Token) -> None:
-        """Search for a session token or API key, whole or in part."""
+        """Also search for a session token or API key, whole or in part."""
         if self.add(token.secret, f"the secret of {token.id}"):
             for prefix in _PREFIXES:
                 text = token.encode(prefix).encode()
@@ -80,7 +82,7 @@ class Secrets:
                 self._forms[text[_SECRET_PART_OF_TOKEN]] = f"the end of the token of {token.id}"
 
     def add(self, secret: bytes, name: str = "a retry secret") -> bool:
-        """Search for secret bytes, and return whether they are new. Zeros are not a secret."""
+        """Also search for secret bytes, and return whether they are new. Zeros are not a secret."""
         if secret in self._known or not secret.strip(b"\0") or len(secret) != 32:
             return False
         self._known.add(secret)
@@ -89,7 +91,7 @@ class Secrets:
         return True
 
     def found_in(self, content: bytes) -> list[str]:
-        """Return the names of the secrets that are in some bytes."""
+        """Return the names of the secrets that some bytes contain."""
         starts = range(0, len(content) - _WINDOW + 1, _STRIDE)
         index = self._index()
         windows = [at for at in starts if content[at : at + _WINDOW] in index]
@@ -103,7 +105,7 @@ class Secrets:
         )
 
     def _index(self) -> dict[bytes, list[tuple[bytes, int]]]:
-        """Return the forms by each of the windows at their beginning, so that one pass over a text finds all."""
+        """Index the forms by the windows at their beginning, so that one pass over a text finds every secret."""
         for form in islice(self._forms, self._indexed, None):
             for offset in range(_STRIDE):
                 self._windows[form[offset : offset + _WINDOW]].append((form, offset))
@@ -112,7 +114,7 @@ class Secrets:
 
 
 class Capture(logging.Handler):
-    """Records output by place while `capturing` lasts."""
+    """Record of all output, by place, while `capturing` lasts."""
 
     def __init__(self) -> None:
         super().__init__(logging.NOTSET)
@@ -138,7 +140,7 @@ class Capture(logging.Handler):
                 self._bytes[f"{path.name} {when}"] = path.read_bytes()
 
     def leaks(self) -> list[str]:
-        """Return each place that has a secret, with the name of the secret."""
+        """Return each place that contains a secret, with the name of the secret."""
         for error in self._exceptions:
             self.say("exceptions", *texts_of(error))
         self.say("metrics", generate_latest().decode())
@@ -214,7 +216,10 @@ def _all_logs(capture: Capture) -> Iterator[None]:
     loggers = [logging.root, *named]
     before = [(logger, logger.level, logger.disabled, logger.propagate) for logger in loggers]
     others = [(handler, handler.level) for handler in logging.root.handlers]
-    for handler, level in others:  # pytest's, which would format every line of every library's
+    for (
+        handler,
+        level,
+    ) in others:  # pytest's handler, which would format every line of every library
         handler.setLevel(max(level, logging.INFO))
     for logger in loggers:
         logger.setLevel(logging.DEBUG if logger is logging.root else logging.NOTSET)
@@ -286,7 +291,7 @@ def _kinds() -> tuple[type, ...]:
 
 
 def _found_kinds() -> Iterator[type]:
-    """Yield every class of this project whose objects may be shown, exceptions included."""
+    """Yield every class of this project whose objects may be shown, including exceptions."""
     for package in (session_authority, session_authority_server):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             # The Django integration can only be imported in a Django project.
@@ -296,7 +301,7 @@ def _found_kinds() -> Iterator[type]:
                 if (
                     issubclass(
                         type(kind), type
-                    )  # asked of a lazy object of Django's, isclass would set it up
+                    )  # `isclass` would initialise a lazy object of Django
                     and kind.__module__ == module.name
                     and "__init__" in vars(kind)
                     and not issubclass(kind, Enum)
@@ -307,7 +312,7 @@ def _found_kinds() -> Iterator[type]:
 
 
 def _noting(kind: type, capture: Capture) -> Callable[..., None]:
-    make: Any = getattr(kind, "__init__")  # noqa: B009 - a class's own, and no instance's
+    make: Any = getattr(kind, "__init__")  # noqa: B009 - the attribute of the class, not of an instance
 
     @wraps(make)
     def made(self: Any, *given: Any, **named: Any) -> None:

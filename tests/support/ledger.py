@@ -1,4 +1,4 @@
-"""Callers that record their answers, which are compared with the database afterwards."""
+"""Callers that record the answers, and the comparison of the answers with the database."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.support.program import Program
 
 T = TypeVar("T")
 DEADLINE_SECONDS = 5.0
-RECOVERY_SECONDS = 30.0  # on an idle machine it takes less than two
+RECOVERY_SECONDS = 30.0  # on an idle machine, recovery takes less than two
 QUIET_SECONDS = 1.0
 CALLERS = 24
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -25,7 +25,7 @@ LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Calls:
-    """Calls without retries, over as many connections as the client's."""
+    """Calls without retries, over as many connections as the client uses."""
 
     def __init__(self, stub: "session_service_pb2_grpc.SessionServiceAsyncStub") -> None:
         self._stub = stub
@@ -67,9 +67,9 @@ class Ledger:
         created: The sessions that were created.
         revoke_asked: The sessions whose revocation was sent.
         revoke_answered: The sessions whose revocation was answered.
-        failures: When calls failed, and how.
-        successes: When each kind of call last succeeded.
-        slowest: The time of the slowest call, in seconds, whatever its outcome.
+        failures: The time and the error of each failed call.
+        successes: The time at which each kind of call last succeeded.
+        slowest: The duration of the slowest call, in seconds, whatever its outcome.
     """
 
     created: list[pb.CreateSessionResponse] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Ledger:
     slowest: float = 0.0
 
     async def noting(self, kind: str, call: Awaitable[T]) -> T:
-        """Make a call, and note when it succeeded and how long it took."""
+        """Make a call, and record when it succeeded and how long it took."""
         started = time.monotonic()
         try:
             answer = await call
@@ -112,7 +112,7 @@ class Ledger:
 
 @asynccontextmanager
 async def under_load(calls: Calls, callers: int = CALLERS) -> AsyncIterator[Ledger]:
-    """Run callers that create, validate and revoke. At the end, compare the outcome with the database."""
+    """Run callers that create, validate and revoke. Afterwards, compare the answers with the database."""
     ledger, until = Ledger(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for number in range(callers):

@@ -6,7 +6,7 @@ from session_authority_server.domain import clock as clocks
 
 
 class MachineClocks:
-    """The wall clock and the monotonic clock of a machine, moved by the test."""
+    """The wall clock and the monotonic clock of a machine. The test moves them."""
 
     def __init__(self, start: datetime) -> None:
         self.wall = start

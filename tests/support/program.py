@@ -1,4 +1,4 @@
-"""The command as an operator runs it: a separate process, always ended by its own id."""
+"""Commands of the product, as operators run them. Each process is ended by its own id."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ START_SECONDS = 60
 EXIT_SECONDS = 60
 _COMMAND_SECONDS = 120
 HOST = "SESSION_AUTHORITY_HOST"
-DATABASE = "session-authority.sqlite"  # where `serving` keeps its sessions
+DATABASE = "session-authority.sqlite"  # the database file of `serving`
 
 
 # Settings of every process that a test starts.
@@ -37,7 +37,7 @@ of_each_server: dict[str, str] = {}
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment with none but the given settings."""
+    """Return this process's environment, in which only the given settings are set."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -49,9 +49,9 @@ def environment(**variables: str) -> dict[str, str]:
 def run(
     *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None, said: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that ends by itself, in this process: starting another takes two seconds.
+    """Run a command that ends by itself, in this process, since starting a process takes two seconds.
 
-    A command needs an event loop of its own, so that an asynchronous test starts a process after all.
+    Asynchronous tests start a process after all, since a command needs its own event loop.
     """
     if _is_in_an_event_loop():
         return run_process(*arguments, cwd=cwd, settings=settings, said=said)
@@ -82,7 +82,7 @@ def _is_in_an_event_loop() -> bool:
 def run_process(
     *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None, said: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that ends by itself, in a process of its own."""
+    """Run a command that ends by itself, in a separate process."""
     return subprocess.run(
         [COMMAND, *arguments],
         cwd=cwd,
@@ -96,7 +96,7 @@ def run_process(
 
 
 def resident_mib(pid: int) -> float:
-    """Return how much memory a process uses now."""
+    """Return the resident memory of a process, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
     assert found, status
@@ -104,7 +104,7 @@ def resident_mib(pid: int) -> float:
 
 
 def development_key_in(folder: Path) -> str:
-    """Return the key that a server which asks for keys made for its own folder."""
+    """Return the development key that a server created in a folder."""
     return development_key.key_file(folder / DATABASE).read_text().strip()
 
 
@@ -134,7 +134,7 @@ class Program:
         return self._err.read_text()
 
     def wait_for(self, pattern: str) -> str:
-        """Wait for something on standard output, and return its first group."""
+        """Wait for a pattern on standard output, and return its first group."""
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up:
             found = re.search(pattern, self.stdout)
@@ -146,7 +146,7 @@ class Program:
 
     @property
     def resident_mib(self) -> float:
-        """How much memory the process uses now."""
+        """Return the resident memory of the process, in MiB."""
         return resident_mib(self.process.pid)
 
     @property
@@ -162,7 +162,7 @@ class Program:
         self.process.wait()
 
     def exit_code(self) -> int:
-        """Wait for the end."""
+        """Wait for the end of the process, and return its exit status."""
         return self.process.wait(EXIT_SECONDS)
 
     def stop(self) -> int:
@@ -230,7 +230,7 @@ def serving(
 
 @contextmanager
 def writers_held_up(folder: Path) -> Iterator[None]:
-    """Keep every writer waiting, as another program that writes to the file of `serving` would."""
+    """Block every writer of `serving`, as another program that writes to its file does."""
     with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield

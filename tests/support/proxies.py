@@ -1,4 +1,4 @@
-"""The proxies of `docs/operate/tls.md`, as configured there: TLS in front of a server without TLS."""
+"""The proxies of `docs/operate/tls.md`, configured as documented: TLS in front of a server without TLS."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def program(name: str) -> str | None:
-    """Return where a proxy is installed; None if it isn't."""
+    """Return the path of a proxy's program, or None if it is not installed."""
     return shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
 
 
@@ -27,7 +27,7 @@ def program(name: str) -> str | None:
 def proxy(
     name: str, folder: Path, server_address: str, pair: Pair
 ) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """Run a proxy in front of a server; give its address and process."""
+    """Run a proxy in front of a server, and yield its address and process."""
     port = free_port()
     command = _command(
         name,
@@ -48,10 +48,10 @@ def proxy(
 
 
 def check(name: str, folder: Path, pair: Pair, configuration: str) -> None:
-    """Have a proxy read a configuration, as `nginx -t` and `haproxy -c` do.
+    """Check a configuration with `nginx -t` or `haproxy -c`.
 
     Raises:
-        AssertionError: The proxy refuses it; the message says why.
+        AssertionError: The proxy refuses the configuration. The message has the reason.
     """
     command = _command(name, folder, pair, configuration)
     flag = "-t" if name == "nginx" else "-c"
@@ -60,7 +60,7 @@ def check(name: str, folder: Path, pair: Pair, configuration: str) -> None:
 
 
 def _command(name: str, folder: Path, pair: Pair, configuration: str) -> list[str]:
-    """Return the command that runs a proxy as documented, with certificates of a test."""
+    """Return the command that runs a proxy as documented, with the certificates of a test."""
     with_key = folder / "tls-with-key.pem"
     with_key.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
     for documented, here in {
@@ -87,7 +87,7 @@ def _documented(name: str) -> str:
 
 
 def _whole_nginx(folder: Path, configuration: str) -> str:
-    """Return what includes a file of nginx's `conf.d`; one process, with all its files in a folder."""
+    """Return a main configuration of nginx that includes a file of `conf.d`, for one process and one folder."""
     paths = "\n".join(f"{each}_temp_path {folder}/{each};" for each in _TEMPORARY)
     return (
         f"daemon off; master_process off; pid {folder}/nginx.pid;\n"

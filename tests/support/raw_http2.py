@@ -1,4 +1,4 @@
-"""HTTP/2 frames written by hand, which no well-behaved client would send."""
+"""Handwritten HTTP/2 frames, which no well-behaved client sends."""
 
 import contextlib
 import socket
@@ -33,10 +33,10 @@ def headers(path: bytes, *more: Header, authority: bytes = b"localhost") -> list
 
 
 class RawConnection:
-    """One connection, on which calls are sent unchanged.
+    """A connection on which tests send any frames.
 
     Attributes:
-        window_bytes: How much of a call the server takes before it reads the call.
+        window_bytes: How many bytes of a call the server accepts before it reads the call.
     """
 
     def __init__(self, address: str, timeout_seconds: float = 5) -> None:
@@ -57,7 +57,7 @@ class RawConnection:
         self._socket.close()
 
     def call(self, some: Iterable[Header], message: bytes | None = b"") -> int:
-        """Send a call, with one message and no more to come unless there is none; return its stream."""
+        """Send a complete call with one message, or an open call without a message. Return its stream."""
         self._socket.sendall(self.encoded(some, message))
         return self._stream
 
@@ -97,12 +97,12 @@ class RawConnection:
         self._windows[self._stream] = _FIRST_WINDOW_BYTES - 5
 
     def open_messages(self) -> int:
-        """Return how many of the messages that were begun the server still waits for."""
+        """Return for how many begun messages the server still waits."""
         self._read_windows()
         return len(self._windows) - 1
 
     def continue_messages(self) -> int:
-        """Send a frame of each message that was begun, if the server has room; return how many bytes that is."""
+        """Send one frame of each begun message, if the server's window permits. Return the number of bytes sent."""
         self._read_windows()
         sent = 0
         for stream in [each for each in self._windows if each]:
@@ -135,7 +135,7 @@ class RawConnection:
                 self.window_bytes = settings.get(_INITIAL_WINDOW_SIZE, self.window_bytes)
 
     def frames(self) -> Iterator[tuple[int, int, bytes]]:
-        """Give each frame that the server sends as its kind, its flags and its content."""
+        """Yield the kind, flags and content of each frame from the server."""
         received = b""
         while True:
             while len(received) < 9 or len(received) < 9 + int.from_bytes(received[:3]):
@@ -148,7 +148,7 @@ class RawConnection:
             received = received[end:]
 
     def wait_for(self, expected: bytes = b"") -> None:
-        """Read until the server has sent something that contains what is expected."""
+        """Read until the server has sent the expected bytes."""
         self._socket.settimeout(PATIENCE_SECONDS)
         said = b""
         while not said or expected not in said:
@@ -157,7 +157,7 @@ class RawConnection:
             said += data
 
     def heard(self, quiet_seconds: float = 0.3) -> bytes:
-        """Return the server's bytes until it is silent for a while or disconnects."""
+        """Return the server's bytes until it sends none for a while or disconnects."""
         self._socket.settimeout(quiet_seconds)
         said = b""
         with contextlib.suppress(TimeoutError, ConnectionError):

@@ -1,4 +1,4 @@
-"""A connection to a database that is sometimes slow, in both directions."""
+"""A link to a database that is sometimes slow, in both directions."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,8 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 
-# The delays of data in each direction. Most data has none. Answers have longer delays than questions, some so long
-# that a client that was notified of a later change has time to ask about it.
+# The delays of data in each direction. Most data has no delay. Answers have longer delays than questions. Some are
+# so long that a client meanwhile hears of a later change and asks about it.
 THERE_SECONDS = (*(0.0,) * 20, 0.004, 0.015)
 BACK_SECONDS = (*(0.0,) * 20, 0.005, 0.01, 0.02, 0.1, 0.2)
 _CHUNK_BYTES = 1 << 16

@@ -1,4 +1,4 @@
-"""How long campaigns last: races, chaos, faults, fuzzing and properties.
+"""The size of test campaigns: races, chaos, faults, fuzzing and properties.
 
 `make test` runs a short form of each. `make soak` sets SOAK, selects the tests that are marked `soak`, and runs
 their long form.

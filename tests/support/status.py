@@ -1,4 +1,4 @@
-"""The details that the authority gives with a failed call."""
+"""The details of a failed call."""
 
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ Kind = TypeVar("Kind", bound=Message)
 
 
 def status_of(error: Any) -> Status:
-    """Return the status beside an error of gRPC; an empty one if there is none."""
+    """Return the rich status of a gRPC error, or an empty one."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             return Status.FromString(value)
@@ -18,14 +18,14 @@ def status_of(error: Any) -> Status:
 
 
 def details_of(error: Any, kind: type[Kind]) -> Kind:
-    """Return the details of one kind; an empty message if there are none."""
+    """Return the details of one type, or an empty message."""
     found = kind()
     any(each.Unpack(found) for each in status_of(error).details)
     return found
 
 
 def reason_of(error: Any) -> str:
-    """Return the reason that the authority gives; empty if the failure is not the authority's."""
+    """Return the authority's reason, or an empty string if the error is not the authority's."""
     info = details_of(error, ErrorInfo)
     assert info.domain in {"session-authority", ""}
     return str(info.reason)

@@ -1,7 +1,7 @@
-"""Links that delay, hold or cut the bytes that they carry.
+"""Network links that tests can delay, hold and cut.
 
-A separate process carries them, which tests can stop. As with TCP, no byte is lost, duplicated or reordered while a
-connection lasts.
+A separate process carries them, and tests can stop that process. As with TCP, no byte is lost, duplicated or
+reordered while a connection lasts.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ class Links:
     """The links that one process carries.
 
     Attributes:
-        pid: Of that process.
-        ports: Where each way begins, in the order of their ends.
+        pid: Id of that process.
+        ports: The port at which each link begins, in the order of the targets.
     """
 
     def __init__(self, pid: int, ports: Sequence[int], commands: IO[bytes]) -> None:
@@ -38,7 +38,7 @@ class Links:
         self._tell("hold", link, there, back)
 
     def cut(self, link: int, refuses: bool) -> None:
-        """End the connections of a link. If `refuses`, refuse others until the link is healed."""
+        """Close the connections of a link. If `refuses`, refuse new ones until the link is healed."""
         self._tell("cut", link, refuses)
 
     def heal(self, link: int) -> None:
@@ -91,7 +91,7 @@ class _Way:
         loop = asyncio.get_running_loop()
         chunk = b"-"
         while chunk:
-            chunk = b""  # also of a connection that was reset
+            chunk = b""  # also if the connection was reset
             with contextlib.suppress(ConnectionError):
                 chunk = await source.read(_CHUNK_BYTES)
             await queue.put((loop.time() + self.delay_seconds, chunk))
@@ -103,7 +103,7 @@ class _Way:
         with contextlib.suppress(ConnectionError):
             while True:
                 due, chunk = await queue.get()
-                # Data that is already delayed keeps its delay when the link is healed.
+                # Healing the link does not shorten the delay of data that is already on the way.
                 await asyncio.sleep(max(min(due - loop.time(), self.delay_seconds), 0))
                 await self.open.wait()
                 if not chunk:

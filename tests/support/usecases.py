@@ -1,4 +1,4 @@
-"""The use cases over one context, for tests."""
+"""The use cases with one context, for tests."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -50,7 +50,7 @@ class Recorder:
 
 
 class UseCases:
-    """Every use case, as a function of its request alone.
+    """Every use case, as a method that takes only the request.
 
     Attributes:
         reused: The sessions whose superseded tokens were used.

@@ -1,4 +1,4 @@
-"""Waiting for a condition, with enough time for a busy machine."""
+"""Functions that wait for a condition, with enough time for a busy machine."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_SECOND
 
 
 async def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    """Let other tasks run until a condition holds, and fail after `seconds`."""
+    """Run other tasks until a condition holds, and fail after `seconds`."""
     gives_up_at = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < gives_up_at, "the condition never held"

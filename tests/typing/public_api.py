@@ -29,7 +29,7 @@ from session_authority import (
 )
 
 
-def a_validation_narrows_by_truth(client: SessionClient, token: str | None) -> None:
+def a_validation_is_narrowed_by_its_truth_value(client: SessionClient, token: str | None) -> None:
     if session := client.validate(token, ip_address="192.0.2.1", user_id="ana", passive=True):
         assert_type(session, Session)
     else:
@@ -37,7 +37,7 @@ def a_validation_narrows_by_truth(client: SessionClient, token: str | None) -> N
         assert_type(session.reason, RejectionReason)
 
 
-def the_client_takes_tokens_masked_and_plain(client: SessionClient, token: SessionToken) -> None:
+def the_client_accepts_masked_and_plain_tokens(client: SessionClient, token: SessionToken) -> None:
     new = client.create("ana", user_agent=b"Mozilla", lifetime=timedelta(days=1))
     assert_type(new, NewSession)
     assert_type(new.token, SessionToken)
@@ -57,7 +57,9 @@ def the_client_takes_tokens_masked_and_plain(client: SessionClient, token: Sessi
         assert_type(entered, SessionClient)
 
 
-async def the_async_client_answers_alike(client: AsyncSessionClient, token: SessionToken) -> None:
+async def the_async_client_has_the_same_types(
+    client: AsyncSessionClient, token: SessionToken
+) -> None:
     if session := await client.validate(token):
         assert_type(session, Session)
     assert_type(await client.create("ana", attributes={"tenant": "t-1"}), NewSession)
@@ -73,7 +75,7 @@ async def the_async_client_answers_alike(client: AsyncSessionClient, token: Sess
         assert_type(entered, AsyncSessionClient)
 
 
-def a_near_cache_is_opted_into_and_read() -> None:
+def a_near_cache_can_be_enabled_and_read() -> None:
     client = SessionClient(near_cache=True)
     AsyncSessionClient(near_cache=NearCache(max_sessions=5, activity_seconds=10))
     assert_type(client.near_cache_statistics, NearCacheStatistics | None)
@@ -84,7 +86,7 @@ def a_near_cache_is_opted_into_and_read() -> None:
         assert_type(statistics.problem, str | None)
 
 
-def a_session_says_what_may_be_missing(session: Session) -> None:
+def optional_fields_of_a_session_may_be_none(session: Session) -> None:
     assert_type(session.session_id, str)
     assert_type(session.state, SessionState)
     assert_type(session.device, Device)
@@ -99,7 +101,7 @@ def a_session_says_what_may_be_missing(session: Session) -> None:
     assert_type(session.attributes, Mapping[str, str])
 
 
-def an_error_says_what_to_do(client: SessionClient) -> None:
+def errors_have_their_attributes(client: SessionClient) -> None:
     try:
         client.require(None)
     except SessionNotLive as error:
@@ -127,7 +129,7 @@ def a_test_runs_an_authority() -> None:
         authority.advance(60)  # type: ignore[arg-type]
 
 
-def what_would_be_a_mistake_is_refused(client: SessionClient, session: Session) -> None:
+def mistakes_are_type_errors(client: SessionClient, session: Session) -> None:
     session.user_id = "eve"  # type: ignore[misc]
     session.attributes["tenant"] = "t-2"  # type: ignore[index]
     client.validate(b"ses_")  # type: ignore[arg-type]

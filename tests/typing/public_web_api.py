@@ -42,7 +42,7 @@ def an_app_installs_sessions(app: FastAPI, other: Starlette) -> None:
     sessions.install(other)
 
 
-async def its_handlers_ask(sessions: Sessions, request: Request, socket: WebSocket) -> None:
+async def handlers_get_sessions(sessions: Sessions, request: Request, socket: WebSocket) -> None:
     signed_in = await sessions.sign_in(
         request, user_id="ada", methods=["pwd"], persistent=False, lifetime=timedelta(days=1)
     )
@@ -71,7 +71,7 @@ async def safe_too(
     assert_type(session, Session)
 
 
-def a_request_has_it(request: SessionRequest) -> None:
+def a_request_has_a_session(request: SessionRequest) -> None:
     assert_type(request.auth_session, AuthSession)
     request.auth_session.idle_timeout = timedelta(hours=1)
     request.auth_session.idle_timeout = 3600  # type: ignore[assignment]
@@ -96,7 +96,9 @@ def a_view_keeps_its_type(request: HttpRequest, auth_session: AuthSession) -> No
     assert_type(auth_session.revoke_others(), datetime)
 
 
-def a_service_knows_its_caller(client: SessionClient, aclient: AsyncSessionClient) -> None:
+def a_service_gets_the_session_of_its_caller(
+    client: SessionClient, aclient: AsyncSessionClient
+) -> None:
     SessionInterceptor(client, public_methods=["/a.B/*"])
     AsyncSessionInterceptor(aclient)
     SessionInterceptor(aclient)  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def test_the_public_names_for_tests_are_these() -> None:
     assert testing.__all__ == ["Authority", "authority"]
 
 
-def test_the_import_brings_nothing_of_the_server() -> None:
+def test_importing_the_client_imports_no_server_module() -> None:
     script = "import sys, session_authority; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     loaded = {name.partition(".")[0] for name in ran.stdout.split()}
@@ -89,7 +89,7 @@ def test_the_import_brings_nothing_of_the_server() -> None:
         ("session_authority.web.django.middleware", "django", "django"),
     ],
 )
-def test_a_framework_that_is_not_there_is_named_with_its_extra(
+def test_an_error_about_a_missing_framework_names_its_extra(
     module: str, missing: str, extra: str
 ) -> None:
     script = f"import sys; sys.modules[{missing!r}] = None; import {module}"
@@ -100,7 +100,7 @@ def test_a_framework_that_is_not_there_is_named_with_its_extra(
     assert f"install session-authority with its extra `{extra}`" in ran.stderr
 
 
-def test_the_interceptors_of_services_need_no_extra() -> None:
+def test_the_grpc_interceptors_need_no_extra() -> None:
     blocked = "".join(
         f"sys.modules[{name!r}] = None; " for name in ("fastapi", "starlette", "django", "jinja2")
     )
@@ -108,7 +108,7 @@ def test_the_interceptors_of_services_need_no_extra() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_the_server_and_the_workers_use_no_private_module_of_the_client() -> None:
+def test_the_server_imports_no_private_module_of_the_client() -> None:
     private = re.compile(r"\b(from|import) session_authority(\.\w+)*(\._| import _)")
     for package in ("server", "workers"):
         for path in (ROOT / package).rglob("*.py"):

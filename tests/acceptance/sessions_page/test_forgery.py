@@ -1,4 +1,4 @@
-"""Forms of the sessions page that other sites send."""
+"""Forged forms: other sites submit forms to the sessions page."""
 
 import re
 
@@ -33,7 +33,7 @@ class TestForgery:
             {"sec-fetch-site": "none"},
         ],
     )
-    async def test_22_from_elsewhere_even_with_the_proof(
+    async def test_22_a_form_from_another_site_is_refused_even_with_a_valid_proof(
         self,
         client: AsyncSessionClient,
         visitor: Visitor,
@@ -49,10 +49,10 @@ class TestForgery:
         "origin", [ORIGIN, f"{ORIGIN}:443", ORIGIN.upper(), "null"], ids=str.lower
     )
     @pytest.mark.parametrize("accept", ["text/html", "application/json"])
-    async def test_a_form_of_the_page_is_accepted_with_each_form_of_its_origin(
+    async def test_a_form_of_the_page_is_accepted_with_every_origin_that_browsers_send(
         self, visitor: Visitor, other: NewSession, origin: str, accept: str
     ) -> None:
-        """Browsers send "null" under a proxy's policy "no-referrer"."""
+        """Browsers send the origin "null" if a proxy adds `Referrer-Policy: no-referrer`."""
         headers = {"origin": origin, "sec-fetch-site": "same-origin", "accept": accept}
 
         response = await visitor.send("/log-out-elsewhere", headers, confirmed="yes")
@@ -71,7 +71,7 @@ class TestForgery:
     async def test_a_wrong_origin_is_logged_once(
         self, visitor: Visitor, other: NewSession, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Behind a proxy that terminates TLS, the browser still says that the form is same-origin."""
+        """Behind a proxy that terminates TLS, the app sees another scheme than the browser."""
         headers = {"origin": "http://app.example", "sec-fetch-site": "same-origin"}
         for _ in range(2):
             response = await visitor.send("/log-out-elsewhere", headers, confirmed="yes")
@@ -82,7 +82,7 @@ class TestForgery:
         assert f"and '{ORIGIN}' in the app" in message
 
     @pytest.mark.parametrize("proof", ["", ".", "a.b", "ä", "0" * 32 + "." + "0" * 64])
-    async def test_22_without_the_proof(
+    async def test_22_a_form_without_a_proof_is_refused(
         self, client: AsyncSessionClient, visitor: Visitor, other: NewSession, proof: str
     ) -> None:
         headers = {"origin": ORIGIN, "sec-fetch-site": "same-origin"}
@@ -93,7 +93,7 @@ class TestForgery:
             assert "Nothing was changed" in said(response)
         assert len(await client.list(visitor.token)) == 2
 
-    async def test_22_with_another_sessions_proof(
+    async def test_22_a_form_with_the_proof_of_another_session_is_refused(
         self, authority: Authority, client: AsyncSessionClient, visitor: Visitor, other: NewSession
     ) -> None:
         bob = await client.create("bob")
@@ -102,7 +102,7 @@ class TestForgery:
         assert (await visitor.send("/sign-out", proof=stolen)).status == 403
 
     @pytest.mark.parametrize("below", ["/log-out", "/log-out-elsewhere", "/sign-out"])
-    async def test_22_a_form_of_elsewhere_that_brings_no_cookie_clears_none(
+    async def test_22_a_form_from_another_site_without_a_cookie_clears_no_cookie(
         self, authority: Authority, below: str
     ) -> None:
         response = await Visitor(authority, None).ask(
@@ -118,7 +118,7 @@ class TestForgery:
 
         assert (response.status, response.signed_out) == (303, False)
 
-    async def test_each_answer_has_a_proof_of_its_own_and_none_holds_the_token(
+    async def test_each_answer_has_a_different_proof_and_none_contains_the_token(
         self, visitor: Visitor, mine: NewSession, other: NewSession
     ) -> None:
         page = await visitor.look() + await visitor.look()

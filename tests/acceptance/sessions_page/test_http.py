@@ -113,10 +113,10 @@ class TestHttp:
             ("\u00b2", 400),
             ("\u0665", 400),
             ("nonsense", 400),
-            ("61", 400),  # one byte more than the body has
+            ("61", 400),  # one byte more than the body
         ],
     )
-    async def test_a_form_of_another_length_than_it_states_changes_nothing(
+    async def test_a_form_with_a_wrong_content_length_changes_nothing(
         self, visitor: Visitor, stated: str, status: int
     ) -> None:
         form = {"proof": await visitor.proof()}
@@ -137,7 +137,9 @@ class TestHttp:
 
         assert (response.status, response.signed_out) == (303, True)
 
-    async def test_forms_are_bounded_and_of_one_type(self, visitor: Visitor) -> None:
+    async def test_forms_that_are_too_large_or_not_url_encoded_are_refused(
+        self, visitor: Visitor
+    ) -> None:
         long = str(FORM_LIMIT_BYTES + 1)
         too_long = await visitor.send("/sign-out", {"content-length": long})
         really_too_long = await visitor.send("/sign-out", filler="x" * FORM_LIMIT_BYTES)
@@ -179,7 +181,7 @@ class TestHttp:
             assert response.body
             assert (await visitor.ask("POST", path)).status == 405
 
-    async def test_ids_and_tokens_are_in_no_address(
+    async def test_no_url_contains_an_id_or_a_token(
         self, visitor: Visitor, other: NewSession
     ) -> None:
         page = await visitor.look()

@@ -1,4 +1,4 @@
-"""The content of the sessions page, read without a browser. tests/browser/ uses a browser."""
+"""The content of the sessions page, without a browser. The folder tests/browser has tests with a browser."""
 
 import re
 from datetime import timedelta
@@ -12,7 +12,7 @@ from tests.support.authority import Authority
 
 
 class TestLooking:
-    async def test_15_a_row_says_device_address_and_times(
+    async def test_15_a_row_shows_device_address_and_times(
         self, authority: Authority, visitor: Visitor, other: NewSession
     ) -> None:
         authority.pass_time(hours=2)
@@ -109,7 +109,7 @@ class TestLooking:
         assert (response.status, response.signed_out) == (401, False)
         assert "This page is out of date" in said(response)
 
-    async def test_ended_sessions_say_when_and_why(
+    async def test_ended_sessions_show_when_and_why_they_ended(
         self, authority: Authority, client: AsyncSessionClient, visitor: Visitor
     ) -> None:
         revoked, left = [await client.create("ada", user_agent="curl/8") for _ in range(2)]
@@ -151,7 +151,7 @@ class TestLooking:
         assert "<img" not in page
         assert page.count("<script") == 1
 
-    async def test_33_the_language_is_the_visitors(
+    async def test_33_the_page_is_in_the_visitors_language(
         self, authority: Authority, visitor: Visitor
     ) -> None:
         response = await visitor.ask("GET", headers={"accept-language": "de-AT,en;q=0.5"})
@@ -172,7 +172,7 @@ class TestPolicies:
         def policy(self) -> Policy:
             return Policy(max_authentication_age=timedelta(minutes=10))
 
-        async def test_an_old_proof_of_identity_leads_to_the_confirming_page_and_back(
+        async def test_with_an_old_proof_of_identity_the_page_links_to_the_confirming_page(
             self, authority: Authority, client: AsyncSessionClient, mine: NewSession
         ) -> None:
             visitor = Visitor(authority, mine.token.reveal(), reauthenticate_url="/confirm")

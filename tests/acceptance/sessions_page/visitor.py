@@ -1,4 +1,4 @@
-"""A visitor of the sessions page without a browser."""
+"""A visitor of the sessions page, without a real browser."""
 
 import re
 from collections.abc import Mapping
