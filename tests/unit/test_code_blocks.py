@@ -1,4 +1,4 @@
-"""Tests find each block of the documents, and the comments above it."""
+"""The search for code blocks in documents, with the comments above them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,18 +49,18 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Block]:
     return list(blocks_of(page))
 
 
-def test_a_block_has_what_the_comments_directly_above_it_say(found: list[Block]) -> None:
+def test_a_block_has_the_instructions_in_the_comments_directly_above_it(found: list[Block]) -> None:
     first, second = found
     assert (first.language, first.title, first.code) == ("python", "print.py", "print(paper)\n")
     assert (first.given, first.not_run) == ("paper = 1\n", "it needs a printer")
     assert (second.given, second.not_run, second.runs_here) == ("", None, True)
 
 
-def test_a_block_loses_the_indentation_of_its_fence(found: list[Block]) -> None:
+def test_the_indentation_of_the_fence_is_removed_from_a_block(found: list[Block]) -> None:
     assert found[1].code == "if true; then\n  echo\nfi\n"
 
 
-def test_each_line_of_a_program_has_the_number_that_it_has_in_the_document(
+def test_each_line_of_a_program_keeps_its_line_number_of_the_document(
     found: list[Block],
 ) -> None:
     lines = as_one(found[:1]).splitlines()
@@ -78,7 +78,7 @@ def test_each_line_of_a_program_has_the_number_that_it_has_in_the_document(
         (check_requirements, ["install", ".[no-such-extra]"]),
     ],
 )
-def test_what_does_not_exist_is_refused(
+def test_unknown_commands_targets_and_extras_are_refused(
     check: Callable[[list[str]], None], arguments: list[str]
 ) -> None:
     with pytest.raises((AssertionError, click.ClickException)):
@@ -92,7 +92,7 @@ def test_what_does_not_exist_is_refused(
         ("make test\necho made", "made"),
     ],
 )
-def test_the_shell_runs_our_commands(tmp_path: Path, script: str, printed: str) -> None:
+def test_the_shell_runs_the_products_commands(tmp_path: Path, script: str, printed: str) -> None:
     file = tmp_path / "script.sh"
     file.write_text(script)
     with documented_shell(tmp_path, "") as shell:

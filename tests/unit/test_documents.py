@@ -1,4 +1,4 @@
-"""The documents for contributors name what exists."""
+"""Names of tests, files and functions in the documents exist."""
 
 import ast
 import re
@@ -52,7 +52,7 @@ def test_every_function_that_the_architecture_names_exists(file: str, name: str)
     assert name in defined(ast.parse(path.read_text()).body)
 
 
-def test_each_path_from_the_handler_to_the_sql_is_short() -> None:
+def test_each_documented_call_path_is_short() -> None:
     sections = re.split(r"^## ", ARCHITECTURE, flags=re.MULTILINE)[1:]
     steps = {
         each.splitlines()[0]: re.findall(r"^(\d+)\. ", each, re.MULTILINE) for each in sections
@@ -62,7 +62,7 @@ def test_each_path_from_the_handler_to_the_sql_is_short() -> None:
         assert 0 < len(steps[name]) <= STEPS_LIMIT
 
 
-def test_the_table_of_rooms_has_the_layers_that_are_enforced() -> None:
+def test_the_table_of_rooms_matches_the_enforced_layers() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     (layers,) = (
         each["layers"]
@@ -87,7 +87,7 @@ def test_every_test_that_contributing_names_exists() -> None:
     assert {name for name in NAMED_TESTS if not re.search(rf"def {name}\(", code)} == set()
 
 
-def test_a_test_that_a_recipe_names_with_its_file_is_in_that_file() -> None:
+def test_each_test_that_a_recipe_names_is_in_the_named_file() -> None:
     pairs = re.findall(r"`(test_\w+)` in\s+`(tests/[\w/]+\.py)`", CONTRIBUTING)
     assert pairs
     for name, path in pairs:
@@ -109,14 +109,14 @@ def test_every_benchmark_that_the_documents_name_exists() -> None:
     assert [name for name in sorted(named) if not (ROOT / f"benchmarks/{name}.py").exists()] == []
 
 
-def test_a_proxy_of_the_recipes_lets_through_as_many_calls_as_a_server() -> None:
+def test_the_documented_proxies_allow_as_many_calls_per_connection_as_a_server() -> None:
     recipes = (ROOT / "docs" / "operate" / "tls.md").read_text()
     limits = re.findall(r"^\s+\S*max[-_]concurrent[-_]streams (\d+);?$", recipes, re.MULTILINE)
     assert limits == [str(CALLS_PER_CONNECTION)] * 2
 
 
 def anchor(heading: str) -> str:
-    """Return the name by which links refer to a heading."""
+    """Return the anchor of a heading."""
     return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
 
 
@@ -125,7 +125,7 @@ def test_every_link_of_a_document_has_a_target(document: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
         path, _, place = target.partition("#")
         if ":" in path:
-            continue  # Another site.
+            continue  # A link to another site.
         file = document.parent / path if path else document
         assert file.exists(), target
         if place:
@@ -133,7 +133,7 @@ def test_every_link_of_a_document_has_a_target(document: Path) -> None:
             assert place in map(anchor, headings), target
 
 
-def test_the_old_path_of_a_page_that_moved_leads_to_the_page() -> None:
+def test_the_old_path_of_a_moved_page_links_to_the_page() -> None:
     moved = [path for path in (ROOT / "docs").iterdir() if path.is_symlink()]
     excluded = re.findall(r"^  /(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(path.name for path in moved) == excluded

@@ -1,4 +1,4 @@
-"""A new module can't escape the import contracts in pyproject.toml, wherever it stands."""
+"""Every new module is subject to the import contracts in pyproject.toml."""
 
 import ast
 import os
@@ -17,7 +17,7 @@ PACKAGES = (
     "server/session_authority_server",
     "workers/session_authority_workers",
 )
-# A new module, and the contracts that it breaks.
+# The path and content of a new module, and the contracts that it breaks.
 STRAYS: Mapping[str, tuple[str, set[str]]] = {
     "session_authority_server/stray.py": (
         "",
@@ -65,7 +65,7 @@ STRAYS: Mapping[str, tuple[str, set[str]]] = {
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Check the contracts with all stray modules in place, and return the names of the broken ones."""
+    """Check the contracts with all these modules in place, and return the broken contracts."""
     folder = tmp_path_factory.mktemp("packages")
     for package in PACKAGES:
         copy = folder / Path(package).name
@@ -96,7 +96,7 @@ def test_a_stray_module_breaks_its_contract(name: str, broken: set[str]) -> None
 
 
 @pytest.mark.parametrize("room", ["domain", "usecases"])
-def test_rules_need_the_standard_library_alone(room: str) -> None:
+def test_the_domain_imports_only_the_standard_library(room: str) -> None:
     allowed = sys.stdlib_module_names | {"session_authority_server"}
     found = {
         f"{file.name}: {name}"
@@ -108,7 +108,7 @@ def test_rules_need_the_standard_library_alone(room: str) -> None:
 
 
 def _imported(file: Path) -> Iterator[str]:
-    """Return the first part of the name of everything that a file imports."""
+    """Return the top-level packages that a file imports."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (each.name.partition(".")[0] for each in node.names)

@@ -1,4 +1,4 @@
-"""The detector finds planted secrets in every place and every encoding."""
+"""The leak detector finds planted secrets in every place and encoding."""
 
 import base64
 import logging
@@ -40,7 +40,9 @@ def token(capture: Capture) -> str:
     return tokens.mint(NOW).encode()
 
 
-def test_a_run_without_leaks_has_no_findings(capture: Capture, token: str, tmp_path: Path) -> None:
+def test_output_without_secrets_has_no_findings(
+    capture: Capture, token: str, tmp_path: Path
+) -> None:
     parsed = tokens.parse(token)
     assert parsed is not None
     logging.getLogger("anything").debug("signed in: %s", parsed.id)
@@ -135,7 +137,7 @@ def _show_it(text: str) -> None:
 
 def _hand_it_out(text: str) -> None:
     session: Any = None
-    stand_in: Any = text  # as if the client had forgotten to wrap it
+    stand_in: Any = text  # as if the client had not wrapped the token
     NewSession(session, stand_in)
 
 
@@ -168,7 +170,7 @@ def test_a_planted_secret_is_found_in_its_place(
     assert token[4:] not in "".join(leaks), "the detector leaks"
 
 
-def test_a_label_of_a_metric_is_found(capture: Capture, token: str) -> None:
+def test_a_secret_in_a_metric_label_is_found(capture: Capture, token: str) -> None:
     counter = Counter("planted", "Planted.", ["token"])
     try:
         counter.labels(token=token).inc()
@@ -185,7 +187,7 @@ def test_printed_secrets_are_found(
     assert any(leak.startswith("output: ") for leak in capture.leaks())
 
 
-async def test_what_is_in_a_database_is_found_also_if_it_is_gone_at_the_end(
+async def test_a_secret_in_a_database_is_found_even_if_it_was_deleted(
     capture: Capture, token: str, tmp_path: Path
 ) -> None:
     database = Database.sqlite(tmp_path / "sessions.sqlite")
@@ -223,7 +225,7 @@ async def test_what_is_in_a_database_is_found_also_if_it_is_gone_at_the_end(
     ],
 )
 @pytest.mark.parametrize("others", [0, 1_100], ids=["alone", "among many"])
-def test_a_secret_is_found_in_every_spelling(spell: Callable[[bytes], bytes], others: int) -> None:
+def test_a_secret_is_found_in_every_encoding(spell: Callable[[bytes], bytes], others: int) -> None:
     secrets = Secrets()
     for _ in range(others):
         secrets.add(tokens.mint(NOW).secret, "another")
@@ -235,7 +237,7 @@ def test_a_secret_is_found_in_every_spelling(spell: Callable[[bytes], bytes], ot
 
 
 @pytest.mark.parametrize("prefix", ["ses_", "sak_"])
-def test_a_token_or_a_key_is_found_without_its_prefix_and_in_part(prefix: str) -> None:
+def test_a_part_of_a_token_or_key_is_found(prefix: str) -> None:
     secrets = Secrets()
     token = tokens.mint(NOW)
     secrets.add_token(token)

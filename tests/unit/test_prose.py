@@ -45,7 +45,7 @@ def test_a_forbidden_phrase_is_found_in_text_names_and_across_lines(
     ]
 
 
-def test_a_word_that_contains_a_forbidden_one_is_allowed(prose: ModuleType) -> None:
+def test_a_word_that_contains_a_forbidden_word_is_allowed(prose: ModuleType) -> None:
     assert found(prose, "some.md", "The retold story of a renewal.\n") == []
 
 
@@ -120,7 +120,9 @@ def test_a_paragraph_in_one_long_line_counts_as_several(prose: ModuleType) -> No
 
 
 @pytest.mark.parametrize("word", ["What", "Whatever", "Which", "Who"])
-def test_a_statement_begins_with_its_noun(prose: ModuleType, word: str) -> None:
+def test_a_sentence_that_begins_with_a_relative_pronoun_is_found(
+    prose: ModuleType, word: str
+) -> None:
     text = f"# {word} finds the queue full, waits.\n"
     assert found(prose, "some.py", text) == [(1, "phrase")]
     assert found(prose, "some.py", text.replace(".", "?")) == []

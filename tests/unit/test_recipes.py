@@ -101,7 +101,7 @@ def test_every_rpc_has_a_handler() -> None:
         assert inspect.iscoroutinefunction(getattr(service, name, None)), method.path
 
 
-def test_the_client_calls_every_rpc_for_apps() -> None:
+def test_the_client_has_an_operation_for_every_rpc_of_apps() -> None:
     called = set(re.findall(r'_ask\(\s*"(\w+)"', inspect.getsource(_core)))
     served = {each.name for each in METHODS.values() if each.path.startswith(_core.SESSION_SERVICE)}
     assert called == served
@@ -150,8 +150,8 @@ async def test_every_field_of_a_sign_in_reaches_the_use_case_and_the_client(
         assert getattr(sign_in, name) != getattr(SignIn(user_id=""), name), name
 
 
-def test_a_repetition_is_compared_in_every_field_of_a_sign_in() -> None:
-    # These three are compared by the retry's own hash.
+def test_a_retry_is_compared_in_every_field_of_a_sign_in() -> None:
+    # The hash of the retry already covers these three.
     assert set(SIGN_IN) == fields_of(SignIn) - {"user_id", "retry_secret", "caller"}
     plain = _parameters(SignIn(user_id="ada"), Policy())
     for name, value in SIGN_IN.items():
@@ -163,18 +163,18 @@ def test_a_repetition_is_compared_in_every_field_of_a_sign_in() -> None:
     [
         (Visit.create, SIGN_IN.keys() - {"ip_address", "user_agent"}),
         (Sessions.sign_in, SIGN_IN.keys() - {"ip_address", "user_agent"}),
-        # The clock of the test says when.
+        # The clock of the test sets this time.
         (Authority.sign_in, SIGN_IN.keys() - {"authenticate_time"}),
     ],
     ids=["visit", "fastapi", "testing"],
 )
-def test_web_apps_and_tests_can_give_every_field_of_a_sign_in(
+def test_web_apps_and_tests_can_set_every_field_of_a_sign_in(
     sign_in: Callable[..., Any], given: set[str]
 ) -> None:
     assert given <= inspect.signature(sign_in).parameters.keys()
 
 
-def test_django_apps_can_give_every_field_of_a_sign_in() -> None:
+def test_django_apps_can_set_every_field_of_a_sign_in() -> None:
     code = (CLIENT / "web" / "django" / "auth_session.py").read_text()
     for name in SIGN_IN.keys() - {"ip_address", "user_agent"}:
         assert f"        self.{name}: " in code, name
@@ -192,7 +192,7 @@ def test_every_setting_is_read() -> None:
 # Add an end reason.
 
 
-def test_every_end_reason_is_known_wherever_one_is_named() -> None:
+def test_every_end_reason_is_known_in_every_layer() -> None:
     names = set(EndReason.__members__)
     unset = {"END_REASON_UNSPECIFIED"}
     assert {f"END_REASON_{name}" for name in names} == set(session_pb2.EndReason.keys()) - unset
@@ -203,7 +203,7 @@ def test_every_end_reason_is_known_wherever_one_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EndReason.__members__.keys() - {"SIGNED_OUT"}))
-def test_a_visitor_reads_why_the_session_ended(name: str) -> None:
+def test_a_visitor_sees_a_sentence_for_every_end_reason(name: str) -> None:
     states = States(Languages().choose("en"), PageOptions(), "/")
     rejection = Rejection(session_authority.RejectionReason[name])
     assert states.signed_out(rejection).text != states.signed_out(None).text
@@ -237,7 +237,7 @@ def test_the_documentation_names_every_language_that_is_shipped() -> None:
 # Add a web framework.
 
 
-def test_there_are_web_frameworks() -> None:
+def test_the_list_of_web_frameworks_is_not_empty() -> None:
     assert {"django", "fastapi"} <= set(FRAMEWORKS)
 
 

@@ -1,4 +1,4 @@
-"""The generated reference has everything that readers look up in it."""
+"""The generated reference is complete."""
 
 import ast
 import re
@@ -49,7 +49,7 @@ def headings(name: str) -> set[str]:
 
 
 def rows(name: str) -> set[str]:
-    """Return what the tables and lists of a page begin their rows with."""
+    """Return the first cells of a page's tables and the first words of its lists."""
     return set(re.findall(r"^(?:\| |- )`([^`]+)`", page(name), re.MULTILINE))
 
 
@@ -132,7 +132,9 @@ def test_every_limit_of_the_code_is_in_the_reference() -> None:
     assert limits - used == set()
 
 
-def test_a_comment_that_names_another_status_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_reason_whose_comment_names_the_wrong_status_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(errors, "api", lambda: FakeApi())
     with pytest.raises(ValueError, match="SESSION_NOT_FOUND is answered with NOT_FOUND"):
         list(errors.page())
@@ -153,11 +155,11 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return reference
 
 
-def test_a_page_that_was_written_is_fresh(written: ModuleType) -> None:
+def test_an_unchanged_page_passes_the_check(written: ModuleType) -> None:
     written.main()
 
 
-def test_a_stale_or_missing_page_is_refused(written: ModuleType) -> None:
+def test_a_stale_or_missing_page_fails_the_check(written: ModuleType) -> None:
     file = written.FOLDER / "a.md"
     file.write_text(file.read_text().replace("text", "tale"))
     with pytest.raises(SystemExit, match="make reference"):

@@ -14,7 +14,7 @@ NAMED_TESTS = re.findall(r"\[`(\w+)`\]\((?:\.\./)+(tests/[\w/]+\.py)\)", SECURIT
 
 
 def permissions_in(document: str) -> dict[str, set[str]]:
-    """Return the methods that a document's table has for each permission."""
+    """Return the methods of each permission in a document's table."""
     return {
         permission: set(methods.split(", "))
         for permission, methods in re.findall(
@@ -29,7 +29,7 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
         assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), name
 
 
-def test_every_claim_of_a_test_links_to_the_test() -> None:
+def test_every_test_in_the_threat_model_is_a_link() -> None:
     assert len(re.findall(r"\btest_\w+(?!\w|\.py)", SECURITY)) == len(NAMED_TESTS)
     threats = SECURITY.partition("\n## Threats\n")[2].partition("\n## ")[0]
     rows = [line for line in threats.splitlines() if re.match(r"\| (?!attack \|)", line)]

@@ -1,4 +1,4 @@
-"""The tool that writes the synchronous half of the client from its asynchronous half."""
+"""The tool that generates the synchronous client from the asynchronous client."""
 
 import importlib.util
 from pathlib import Path
@@ -22,7 +22,7 @@ def unasync() -> ModuleType:
 @pytest.mark.parametrize(
     "line", ["asyncio.run(main())", "async for each in stream:", '"""Close it on this loop."""']
 )
-def test_a_word_of_the_asynchronous_half_that_nothing_replaces_is_refused(
+def test_an_asynchronous_word_without_a_replacement_is_refused(
     unasync: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
 ) -> None:
     monkeypatch.setattr(unasync, "CLIENT", tmp_path)

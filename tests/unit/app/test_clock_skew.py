@@ -25,7 +25,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> MachineClocks:
-    """A machine whose clock is right, until the test steps it; its time stands still."""
+    """A machine whose clock stands still, and is right until the test steps it."""
     monkeypatch.setattr(clock_skew, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(clock_skew, "MEASURE_SECONDS", 0.0)
     machine = MachineClocks(datetime.now(UTC))
@@ -35,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> MachineClocks:
 
 
 @pytest.mark.parametrize("seconds", [-3600, 0, 2.5])
-async def test_the_skew_is_how_far_the_machines_clock_is_ahead_of_the_databases(
+async def test_the_skew_is_positive_if_the_machines_clock_is_ahead_of_the_databases(
     database: Database, machine: MachineClocks, seconds: float
 ) -> None:
     ahead = timedelta(seconds=seconds)
@@ -45,7 +45,7 @@ async def test_the_skew_is_how_far_the_machines_clock_is_ahead_of_the_databases(
     assert abs(skew.clock.now() - datetime.now(UTC)) < CLOSE
 
 
-async def test_a_file_has_the_clock_of_its_machine(tmp_path: Path) -> None:
+async def test_sqlite_uses_the_clock_of_its_machine(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as engine:
         skew = ClockSkew(engine.database)
         await skew.settle()
@@ -55,7 +55,7 @@ async def test_a_file_has_the_clock_of_its_machine(tmp_path: Path) -> None:
         assert exported() == 0
 
 
-async def test_a_clock_that_a_test_moves_is_compared_with_nothing(database: Database) -> None:
+async def test_a_manual_clock_is_not_compared_with_the_databases(database: Database) -> None:
     clock = ManualClock(datetime(2031, 1, 1, tzinfo=UTC))
     skew = ClockSkew(database, clock)
     await skew.settle()
@@ -64,7 +64,7 @@ async def test_a_clock_that_a_test_moves_is_compared_with_nothing(database: Data
 
 
 @pytest.mark.parametrize("seconds", [-3600, -2, 2, 86_400 * 400])
-async def test_a_server_stops_serving_while_its_clock_is_wrong_and_goes_on_by_itself(
+async def test_a_server_stops_serving_while_its_clock_is_wrong_and_resumes_by_itself(
     database: Database, machine: MachineClocks, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     step = timedelta(seconds=seconds)
@@ -81,7 +81,7 @@ async def test_a_server_stops_serving_while_its_clock_is_wrong_and_goes_on_by_it
         await until(lambda: serving == [False])
         with pytest.raises(ClockWrong, match=r"of the database's|behind the database's"):
             skew.refuse_if_wrong()
-        # On a busy machine, it takes several answers until the database's time is known so well.
+        # On a busy machine, several answers are needed until the database's time is known precisely enough.
         await until(lambda: abs(exported() - seconds) < CLOSE.total_seconds())
         await until(lambda: abs(skew.clock.now() - machine.wall + step) < CLOSE)
         machine.step(-step)
@@ -91,14 +91,14 @@ async def test_a_server_stops_serving_while_its_clock_is_wrong_and_goes_on_by_it
     assert "stopped serving: this machine's clock is" in caplog.messages[0]
 
 
-async def test_every_comparison_that_finds_the_clock_wrong_stops_calls_at_once(
+async def test_calls_stop_as_soon_as_any_comparison_finds_the_clock_wrong(
     database: Database, machine: MachineClocks
 ) -> None:
     skew = ClockSkew(database)
     await skew.settle()
     machine.step(timedelta(hours=1))
     with pytest.raises(ClockWrong):
-        await skew.require_right_clock()  # as the upkeep does
+        await skew.require_right_clock()  # the worker does the same
     with pytest.raises(ClockWrong):
         skew.refuse_if_wrong()
 
@@ -114,7 +114,7 @@ async def test_a_step_is_noticed_while_the_database_does_not_answer(
         await until(lambda: skew.wrong is not None)
 
 
-async def test_a_server_that_starts_with_a_wrong_clock_serves_nothing_and_says_so(
+async def test_a_server_that_starts_with_a_wrong_clock_serves_no_call_and_logs_why(
     database: Database, machine: MachineClocks, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.step(timedelta(hours=1))
@@ -127,7 +127,7 @@ async def test_a_server_that_starts_with_a_wrong_clock_serves_nothing_and_says_s
         await skew.require_right_clock()
 
 
-async def test_it_is_exported_and_warned_about_before_it_is_too_large(
+async def test_the_skew_is_exported_and_logged_before_it_is_too_large(
     database: Database, machine: MachineClocks, caplog: pytest.LogCaptureFixture
 ) -> None:
     skew = ClockSkew(database)
@@ -140,7 +140,7 @@ async def test_it_is_exported_and_warned_about_before_it_is_too_large(
     assert sum("synchronize both clocks by NTP" in message for message in caplog.messages) == 1
 
 
-async def test_it_is_measured_again_after_an_outage(
+async def test_the_skew_is_measured_again_after_an_outage(
     database: Database, machine: MachineClocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skew = ClockSkew(database)
@@ -153,7 +153,7 @@ async def test_it_is_measured_again_after_an_outage(
 
 
 async def no_change(_serving: bool) -> None:
-    """Take no notice."""
+    """Ignore a change."""
 
 
 class watching:  # noqa: N801 - used like a function

@@ -16,14 +16,14 @@ async def no_handlers_left() -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_is_caught_from_the_call_on(number: signal.Signals) -> None:
+async def test_signals_are_caught_once_handlers_are_installed(number: signal.Signals) -> None:
     signalled = catch_signals()
     os.kill(os.getpid(), number)
     async with asyncio.timeout(10):
         await signalled.wait()
 
 
-async def test_a_second_sigterm_changes_nothing_and_a_second_ctrl_c_interrupts() -> None:
+async def test_a_second_sigterm_has_no_effect_and_a_second_ctrl_c_interrupts() -> None:
     signalled = catch_signals()
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -63,7 +63,7 @@ def test_every_event_has_a_line() -> None:
     ]
 
 
-def test_a_sign_in() -> None:
+def test_the_line_of_a_sign_in() -> None:
     assert line_of(EVENTS[0]) == {
         "event_timestamp": SECONDS,
         "event": "session-established",
@@ -97,7 +97,7 @@ def test_a_sign_in_has_its_address_if_configured() -> None:
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
-def test_an_ending(reason: EndReason) -> None:
+def test_the_line_of_an_ending(reason: EndReason) -> None:
     ending = Ending(NOON, reason, InitiatingEntity.POLICY)
     line = line_of(SessionEnded(ID, "ada", ending))
     assert line.pop("reason_admin")["en"].endswith(".")
@@ -112,7 +112,7 @@ def test_an_ending(reason: EndReason) -> None:
     }
 
 
-def test_a_sweep_of_one_user_and_one_of_everybody() -> None:
+def test_the_lines_of_a_user_sweep_and_a_global_sweep() -> None:
     one = line_of(EVENTS[2])
     assert (one["user_id"], one["kept_session_id"]) == ("ada", str(ID))
     assert (one["event_type"], one["initiating_entity"]) == (CAEP + "session-revoked", "user")
@@ -122,7 +122,7 @@ def test_a_sweep_of_one_user_and_one_of_everybody() -> None:
     assert not {"user_id", "kept_session_id"} & set(everybody)
 
 
-def test_changes_of_credentials() -> None:
+def test_the_lines_of_re_authentications_and_key_changes() -> None:
     for event, kind, change in (
         (EVENTS[3], "session-token", "update"),
         (EVENTS[5], "api-key", "create"),
@@ -144,7 +144,7 @@ def test_no_field_can_carry_a_token_or_a_hash_into_a_line() -> None:
         assert session.secret_hash.hex().encode() not in line
 
 
-def test_a_user_id_cannot_break_its_line() -> None:
+def test_a_user_id_with_line_breaks_stays_on_one_line() -> None:
     line = as_line(
         SessionEnded(ID, '"},\n{"\u2028\u202e', ENDED.ending),
         addresses=False,

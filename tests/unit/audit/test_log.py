@@ -38,7 +38,7 @@ def rejected(fault: CredentialFault) -> CredentialRejected:
 
 
 class Disk:
-    """An output that hangs or is full for as long as a test wants."""
+    """An output that hangs or is full until the test releases it."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -147,7 +147,7 @@ def test_a_full_disk_is_retried_until_it_has_room(
 
 
 @pytest.mark.parametrize("trouble", ["hangs", "is full"])
-def test_a_stop_gives_up_in_time_on_a_disk_that(
+def test_a_stop_does_not_wait_forever_for_a_disk_that(
     trouble: str, audit: AuditLog, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = dropped()
@@ -191,7 +191,7 @@ async def test_upkeep_waits_for_room_but_not_forever(
 
 
 @pytest.mark.parametrize("fault", [CredentialFault.FORGED, CredentialFault.SUPERSEDED])
-def test_a_flood_of_rejected_credentials_is_logged_in_part_and_the_rest_counted(
+def test_a_flood_of_rejected_credentials_leaves_some_lines_and_a_count(
     fault: CredentialFault, disk: Disk
 ) -> None:
     elapsed = Stopwatch()
@@ -246,7 +246,7 @@ def test_only_the_owner_can_read_the_file_and_lines_are_appended(tmp_path: Path)
 
 
 @pytest.mark.parametrize("how", ["renamed", "removed", "renamed and created again", "truncated"])
-def test_a_file_that_is_rotated_is_followed(how: str, tmp_path: Path) -> None:
+def test_after_a_rotation_lines_go_to_the_new_file(how: str, tmp_path: Path) -> None:
     path, old = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
     audit = AuditLog(File(path), ManualClock(NOON))
     audit.record(ended(1))
@@ -286,7 +286,7 @@ def test_a_line_that_was_cut_short_is_written_again_in_full(
 ) -> None:
     path = tmp_path / "audit.jsonl"
     file = File(path)
-    room = [70]  # bytes on the disk
+    room = [70]  # bytes that the disk accepts before it is full
     write = os.write
 
     def filling(descriptor: int, data: bytes) -> int:

@@ -19,7 +19,7 @@ INSTANT = timedelta(microseconds=1)
 
 
 class Store:
-    """Notes what is touched."""
+    """A store that records touches."""
 
     def __init__(self) -> None:
         self.written: list[list[Touch]] = []
@@ -117,7 +117,7 @@ async def test_an_activity_close_to_the_idle_deadline_is_written_at_once(
     assert [touch.time for touch in touches(store)] == [safe + INSTANT]
 
 
-async def test_a_decisive_activity_that_cannot_be_written_is_an_error(
+async def test_an_activity_close_to_the_idle_deadline_that_cannot_be_written_is_an_error(
     activity: Activity, store: Store
 ) -> None:
     store.fails = True
@@ -125,7 +125,7 @@ async def test_a_decisive_activity_that_cannot_be_written_is_an_error(
         await activity.record(a_session(idle_timeout=MINUTE), START + 59 * SECOND, None)
 
 
-async def test_a_flush_that_fails_keeps_everything_for_the_next(
+async def test_a_failed_flush_keeps_all_activities_for_the_next_flush(
     activity: Activity, store: Store
 ) -> None:
     sessions = [a_session() for _ in range(3)]

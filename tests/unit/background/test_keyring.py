@@ -23,7 +23,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Store:
-    """Holds keys in memory, and fails where a test says so."""
+    """A store with keys in memory. Tests can make its calls fail."""
 
     def __init__(self) -> None:
         self.keys: dict[UUID, ApiKey] = {}
@@ -158,7 +158,7 @@ async def test_the_generation_changes_with_permissions_and_not_with_use(
     assert keyring.generation != first
 
 
-async def test_uses_are_written_at_most_every_ten_minutes(
+async def test_uses_of_a_key_are_written_at_most_every_ten_minutes(
     store: Store, keyring: Keyring, clock: ManualClock
 ) -> None:
     key, _ = store.issue()
@@ -172,7 +172,7 @@ async def test_uses_are_written_at_most_every_ten_minutes(
     assert written == [NOON, NOON + 10 * MINUTE, NOON + 20 * MINUTE]
 
 
-async def test_the_first_use_of_a_permission_is_written_although_its_key_was_used_just_now(
+async def test_the_first_use_of_a_permission_is_written_even_if_its_key_was_just_used(
     store: Store, keyring: Keyring, clock: ManualClock
 ) -> None:
     key, _ = store.issue()
@@ -216,7 +216,7 @@ async def test_uses_of_removed_keys_are_discarded(
     assert len(keyring._written) <= 1
 
 
-async def test_a_failure_stops_neither_the_reading_nor_the_writing(
+async def test_after_a_failure_keys_are_still_read_and_uses_written(
     store: Store, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "REFRESH_SECONDS", 0.001)

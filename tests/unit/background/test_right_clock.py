@@ -27,7 +27,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> MachineClocks:
 
 
 async def agree() -> None:
-    """Find the machine's clock and the database's in agreement."""
+    """Record that the machine's clock agrees with the database's."""
 
 
 async def judging(engine: Engine, last_right: datetime) -> RightClock:
@@ -43,7 +43,7 @@ async def test_a_clock_that_continues_from_its_noted_time_is_right(
 
 
 @pytest.mark.parametrize("ahead", [LONGEST_PAUSE + SECOND, 400 * DAY])
-async def test_after_a_longer_pause_an_operator_must_say_that_the_clock_is_right(
+async def test_after_a_longer_pause_an_operator_must_confirm_the_clock(
     engine: Engine, machine: MachineClocks, ahead: timedelta
 ) -> None:
     right = await judging(engine, START - ahead)
@@ -71,7 +71,7 @@ async def test_after_a_step_the_clock_must_be_steady_for_a_while(
     right = await judging(engine, START)
     await right.require()
     machine.step(step)
-    await right.require()  # the clock does not follow the step yet
+    await right.require()  # the product's clock does not follow the step yet
     machine.wait(STEP_ACCEPTED_AFTER)
     waited = timedelta(0)
     while waited < STEADY_FOR:

@@ -1,4 +1,4 @@
-"""Use of a token that a re-authentication superseded."""
+"""Uses of a token that a re-authentication superseded."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -33,14 +33,14 @@ async def renewed(authority: Authority) -> tuple[str, str]:
     return old, new.encode()
 
 
-async def test_by_default_it_is_rejected_and_logged_and_the_session_stays_live(
+async def test_by_default_a_superseded_token_is_rejected_and_logged_and_the_session_stays_live(
     authority: Authority,
 ) -> None:
     old, new = await renewed(authority)
     authority.clock.advance(GRACE)
     assert await authority.answer(old) == SUPERSEDED
     assert [each.user_id for each in authority.reused] == ["ann"]
-    assert await authority.is_good(new)
+    assert await authority.is_accepted(new)
     assert len(authority.reused) == 1
 
 
@@ -65,7 +65,9 @@ async def use(authority: Authority, how: str, old: str) -> None:
 
 
 @pytest.mark.parametrize("how", USES)
-async def test_any_use_ends_the_session_if_the_policy_says_so(strict: Authority, how: str) -> None:
+async def test_any_use_of_a_superseded_token_ends_the_session_under_a_strict_policy(
+    strict: Authority, how: str
+) -> None:
     old, new = await renewed(strict)
     strict.clock.advance(GRACE)
     await use(strict, how, old)
@@ -78,13 +80,15 @@ async def test_any_use_ends_the_session_if_the_policy_says_so(strict: Authority,
 
 
 @pytest.mark.parametrize("how", USES)
-async def test_a_browsers_parallel_requests_end_nothing(strict: Authority, how: str) -> None:
+async def test_parallel_requests_with_the_old_token_do_not_end_the_session(
+    strict: Authority, how: str
+) -> None:
     old, new = await renewed(strict)
     strict.clock.advance(GRACE - SECOND / 1000)
     await use(strict, how, old)
     await strict.superseded.settle()
     assert len(strict.reused) == 1
-    assert await strict.is_good(new)
+    assert await strict.is_accepted(new)
 
 
 async def test_the_grace_period_restarts_with_each_re_authentication(strict: Authority) -> None:
@@ -95,7 +99,7 @@ async def test_the_grace_period_restarts_with_each_re_authentication(strict: Aut
     for each in (oldest, old):
         assert await strict.answer(each) == SUPERSEDED
     await strict.superseded.settle()
-    assert await strict.is_good(new.encode())
+    assert await strict.is_accepted(new.encode())
 
 
 async def test_a_session_that_was_just_renewed_has_its_grace_period(strict: Authority) -> None:
@@ -110,7 +114,7 @@ async def test_a_session_that_was_just_renewed_has_its_grace_period(strict: Auth
     strict.store.before["transact"] = renew
     assert await strict.answer(old) == SUPERSEDED
     await strict.superseded.settle()
-    assert await strict.is_good(newest[0])
+    assert await strict.is_accepted(newest[0])
 
 
 async def test_an_ended_session_stays_unchanged(strict: Authority) -> None:
@@ -124,7 +128,7 @@ async def test_an_ended_session_stays_unchanged(strict: Authority) -> None:
 
 @pytest.mark.parametrize(
     "how", ["validate", "batch", "list"]
-)  # these calls need no transaction of their own
+)  # these calls need no other transaction
 async def test_a_slow_ending_neither_delays_nor_changes_an_answer(
     strict: Authority, how: str
 ) -> None:
@@ -161,7 +165,7 @@ async def test_an_ending_that_fails_too_often_is_left_to_the_next_use(
     strict.store.before["transact"] = store_fails
     await strict.answer(old)
     await strict.superseded.settle()
-    assert await strict.is_good(new)
+    assert await strict.is_accepted(new)
     assert "its next use tries again" in caplog.text
     await strict.answer(old)
     await strict.superseded.settle()
@@ -180,7 +184,7 @@ async def test_many_uses_of_a_session_end_it_once_and_the_queue_is_limited(
     await strict.superseded.settle()
     assert strict.store.asked.count("transact") == 1
     assert await strict.answer(first[1]) == REVOKED
-    assert await strict.is_good(second[1])
+    assert await strict.is_accepted(second[1])
     assert "too many sessions wait" in caplog.text
 
 
@@ -193,7 +197,7 @@ async def test_a_graceful_stop_waits_for_an_ending_but_not_forever(
     strict.store.before["transact"] = asyncio.Event().wait
     await strict.answer(old)
     await strict.superseded.settle()
-    assert await strict.is_good(new)
+    assert await strict.is_accepted(new)
     assert "1 sessions could not be ended" in caplog.text
 
 

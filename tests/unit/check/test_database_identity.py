@@ -14,14 +14,17 @@ from session_authority_server.check import database_identity
         *(({"sslmode": mode}, True) for mode in ("verify-ca", "verify-full")),
         ({"sslmode": "require", "sslrootcert": "root.crt"}, True),
         ({"sslmode": "require", "sslrootcert": "none.crt"}, False),
-        ({"sslmode": "prefer", "sslrootcert": "root.crt"}, False),  # it falls back to plain text
+        (
+            {"sslmode": "prefer", "sslrootcert": "root.crt"},
+            False,
+        ),  # libpq falls back to an unencrypted connection
         ({"channel_binding": "require"}, True),
         ({"channel_binding": "prefer"}, False),
         ({"gssencmode": "require"}, True),
         ({"gssencmode": "prefer"}, False),
     ],
 )
-def test_verification_is_detected_as_libpq_does_it(
+def test_verification_is_detected_by_the_rules_of_libpq(
     parameters: Mapping[str, str], asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Gathering the facts of an installation finds what is there and changes nothing."""
+"""Gathering the facts of an installation, which changes nothing."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -94,7 +94,10 @@ async def test_the_settings_are_gathered(place: Place) -> None:
         ("postgresql://db.example.com/authority?sslmode=require&sslrootcert=/none", False),
         ("postgresql://db.example.com/authority?sslmode=verify-full", True),
         ("postgresql://localhost/authority", True),
-        ("postgresql://db.example.com/authority?unknown=1", True),  # no server starts with it
+        (
+            "postgresql://db.example.com/authority?unknown=1",
+            True,
+        ),  # no server starts with this setting
         ("", True),
     ],
 )
@@ -166,7 +169,7 @@ async def test_missing_files_and_other_urls_are_left_out(place: Place) -> None:
 
 
 async def test_gathering_waits_for_no_writer_and_changes_nothing(place: Place) -> None:
-    """Also while another program writes, when a second writer would wait."""
+    """Another program holds the write lock meanwhile, so a second writer would have to wait."""
     writer = sqlite3.connect(place.path, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     try:
@@ -202,7 +205,7 @@ async def test_a_file_keeps_its_journal_mode(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
+def test_the_file_system_of_a_path_is_that_of_its_nearest_mount_point(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(
         "overlay / overlay rw 0 0\n"

@@ -70,7 +70,7 @@ def test_warnings_count_if_requested() -> None:
     assert status(facts, strict=True) is Status.NOT_MET
 
 
-def test_facts_that_could_not_be_gathered_neither_pass_nor_fail() -> None:
+def test_missing_facts_make_the_status_unknown() -> None:
     plaintext = replace(EXPOSURE, tls=False)
     for facts in (
         an_installation(contents=None),
@@ -79,7 +79,7 @@ def test_facts_that_could_not_be_gathered_neither_pass_nor_fail() -> None:
         assert status(facts) is Status.NOT_CHECKED
 
 
-def test_statuses_are_the_exit_codes() -> None:
+def test_each_status_is_its_exit_code() -> None:
     assert [each.value for each in Status] == [0, 1, 2]
 
 

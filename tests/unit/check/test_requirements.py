@@ -1,4 +1,4 @@
-"""Each requirement's verdict follows from the settings that it rests on, and turns when they do."""
+"""Each requirement's verdict changes with the settings that it depends on."""
 
 import re
 from dataclasses import replace
@@ -51,7 +51,7 @@ def postgresql(**changes: Any) -> Facts:
 
 
 def lives_for(length: timedelta, **changes: Any) -> Facts:
-    """Return facts with a session that lives for some time."""
+    """Return facts with one session of a given lifetime."""
     return an_installation(contents=contents(live_until=NOW + length), **changes)
 
 
@@ -66,7 +66,7 @@ def without(permission: Permission) -> Facts:
 
 
 CREATE, MANAGE, TERMINATE = Permission.CREATE, Permission.MANAGE, Permission.TERMINATE
-# Facts that change the verdict of an installation without faults, and facts that just miss it.
+# Facts that change the verdict of an installation without faults, and facts that almost do.
 TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
     "7.1.1": (
         [policy(absolute_lifetime=90 * DAY + SECOND)],
@@ -79,7 +79,7 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
         [policy(idle_timeout=None), lives_for(16 * MINUTE + SECOND)],
         [policy(idle_timeout=30 * DAY), lives_for(16 * MINUTE)],
     ),
-    "7.3.2": (  # an absolute lifetime can't be switched off
+    "7.3.2": (  # an absolute lifetime cannot be switched off
         [lives_for(12 * HOUR + MINUTE + SECOND)],
         [lives_for(12 * HOUR + MINUTE), policy(absolute_lifetime=3_650 * DAY, idle_timeout=None)],
     ),
@@ -96,7 +96,9 @@ TURNS: dict[str, tuple[list[Facts], list[Facts]]] = {
             postgresql(standbys=0, waits_for_standbys=False),
             an_installation(condition=SQLITE, filesystem="ext4"),
             an_installation(condition=SQLITE),
-            an_installation(filesystem="tmpfs"),  # of something else: PostgreSQL's is not seen
+            an_installation(
+                filesystem="tmpfs"
+            ),  # not of the database: the file system of PostgreSQL is not visible
         ],
     ),
     "7.4.2": ([without(TERMINATE)], [without(MANAGE)]),
@@ -225,7 +227,9 @@ def test_a_verdict_changes_with_its_facts(requirement: str) -> None:
 
 
 @pytest.mark.parametrize("requirement", FIXED)
-def test_a_verdict_of_program_or_app_is_the_same_for_every_installation(requirement: str) -> None:
+def test_a_verdict_that_no_setting_changes_is_the_same_for_every_installation(
+    requirement: str,
+) -> None:
     for facts in (an_installation(), WORST):
         assert found(facts, requirement).verdict is FIXED[requirement]
 
@@ -254,7 +258,7 @@ def test_each_finding_says_why_and_names_settings_that_exist(requirement: Requir
     ],
 )
 def test_a_finding_names_the_setting_that_changes_it(requirement: str, setting: str) -> None:
-    keys = contents()  # for without `manage`, 7.5.2 rests on that first
+    keys = contents()  # without `manage`, 7.5.2 depends on that permission first
     for facts in (an_installation(), replace(WORST, contents=keys)):
         assert found(facts, requirement).setting == setting
 
@@ -293,7 +297,7 @@ def test_a_slow_clock_makes_no_session_longer() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"waits_for_standbys": False}, {"standbys": 2}])
-def test_the_finding_mentions_commits_that_a_standby_may_lack(changes: dict[str, Any]) -> None:
+def test_the_finding_mentions_commits_that_a_standby_may_not_have(changes: dict[str, Any]) -> None:
     assert "unless a standby takes over" in found(postgresql(**changes), "7.4.1").why
     for facts in (postgresql(standbys=0), an_installation(condition=SQLITE)):
         assert "standby" not in found(facts, "7.4.1").why

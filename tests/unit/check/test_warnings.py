@@ -69,7 +69,7 @@ def version(current: str | None, *, known: bool, oldest_program: str | None) -> 
 
 
 LONG_AGO = NOW - 40 * DAY
-# Facts that cause each warning, and facts that just miss it.
+# Facts that cause each warning, and facts that almost do.
 WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
     "schema": (
         [
@@ -202,7 +202,7 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
             ),
         ],
         [
-            # Uses have not been recorded for long.
+            # Uses have been recorded only for a short time.
             one_key(
                 VALIDATE, CREATE, used_=used(VALIDATE, first=NOW - 30 * DAY + SECOND, last=NOW)
             ),

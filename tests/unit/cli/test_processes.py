@@ -7,7 +7,7 @@ from session_authority_server.config import load_settings
 
 
 @pytest.mark.parametrize("worker", [True, False])
-def test_the_first_alone_runs_the_upkeep_if_any_does(worker: bool) -> None:
+def test_only_the_first_process_runs_the_worker(worker: bool) -> None:
     given = assignments(
         load_settings(processes=3, listen="127.0.0.1:0", metrics_listen="127.0.0.1:9000"),
         "127.0.0.1:50551",
@@ -30,12 +30,12 @@ def test_the_first_alone_runs_the_upkeep_if_any_does(worker: bool) -> None:
         ("127.0.0.1:65532", 3, "127.0.0.1:65535"),
     ],
 )
-def test_each_process_serves_its_metrics_on_a_port_of_its_own(
+def test_each_process_serves_its_metrics_on_a_separate_port(
     address: str, number: int, expected: str
 ) -> None:
     assert metrics_listen(load_settings(metrics_listen=address), number) == expected
 
 
-def test_metrics_beyond_the_last_port_are_refused() -> None:
+def test_metrics_ports_beyond_65535_are_refused() -> None:
     with pytest.raises(CannotStart, match="65535; set SESSION_AUTHORITY_METRICS_LISTEN"):
         metrics_listen(load_settings(metrics_listen="127.0.0.1:65533"), 3)

@@ -11,7 +11,7 @@ from session_authority_server.config import split_address
 
 
 def _listening(address: str, *, share: bool) -> socket.socket:
-    """Listen as a server that shares its port, or as one that doesn't."""
+    """Listen on a port, with or without sharing it."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(share))
@@ -85,7 +85,7 @@ def test_two_reservations_never_get_the_same_port(free: str, processes: int) -> 
         for _ in range(processes):
             stack.enter_context(closing(_listening(free, share=True)))
         _assert_refused(free)
-        stack.close()  # all of them died
+        stack.close()  # all processes have ended
         _assert_refused(free)
     with reserved(free) as address:
         assert address == free
@@ -115,7 +115,9 @@ def test_one_of_many_concurrent_reservations_of_a_port_succeeds(free: str) -> No
 def test_lingering_connections_of_an_earlier_server_do_not_block_a_new_one(free: str) -> None:
     with closing(_listening(free, share=False)) as server:
         client = socket.create_connection(split_address(free), 5)
-        server.accept()[0].close()  # the server closes first, so that its end lingers
+        server.accept()[
+            0
+        ].close()  # the server closes first, so that its side of the connection lingers
         assert client.recv(1) == b""
         client.close()
     with reserved(free), closing(_listening(free, share=True)):

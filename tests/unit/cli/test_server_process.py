@@ -17,7 +17,9 @@ def test_an_assignment_arrives_unchanged(tmp_path: Path, monkeypatch: pytest.Mon
         3, load_settings(file, database_url=URL, log_level="error"), ServeOptions(insecure=True)
     )
     line = given.as_line()
-    monkeypatch.setenv("SESSION_AUTHORITY_SESSION_LIMIT", "8")  # has no effect any more
+    monkeypatch.setenv(
+        "SESSION_AUTHORITY_SESSION_LIMIT", "8"
+    )  # the environment variable no longer has an effect
 
     arrived = Assignment.from_line(3, line)
 
@@ -32,7 +34,7 @@ def test_an_assignment_does_not_show_the_password() -> None:
     assert "s3cr" not in repr(assignment)
 
 
-def test_running_it_by_hand_prints_its_purpose() -> None:
+def test_running_the_module_by_hand_prints_its_purpose() -> None:
     done = CliRunner().invoke(server_process, ["0"], input="")
     assert done.exit_code == 2
     assert "serve --processes" in done.stderr

@@ -1,4 +1,4 @@
-"""Keeping processes alive. A line of shell stands in for each server."""
+"""Restarting processes that end. A shell script takes the place of each server."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from session_authority_server.cli.supervisor import Supervisor, wait_seconds
 from session_authority_server.config import load_settings
 
 SERVES = "echo ready; exec sleep 60"
-PATIENCE_SECONDS = 30  # half of what a stand-in sleeps
+PATIENCE_SECONDS = 30  # half of the time that a script sleeps
 
 
 class Log:
@@ -133,7 +133,7 @@ async def test_a_process_that_ends_is_restarted_after_growing_waits(
     assert {(line["process"], line["why"]) for line in log.lines} == {(0, "exit status 5")}
 
 
-async def test_a_process_that_ran_for_long_is_restarted_soon(
+async def test_a_process_that_ran_for_a_long_time_is_restarted_soon(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.02)

@@ -25,7 +25,7 @@ UNPRESENTABLE = [None, "", "sés_", "ses_\udcff", "ses_" + "A" * 5000]
 
 
 def answer_by_token(request: v1.ValidateSessionRequest) -> v1.ValidateSessionResponse:
-    """Accept token `t-1` as session `s-1`, live and just used. Reject tokens that begin with `x`."""
+    """Answer for token `t-1` with session `s-1`, live and just used, and so on. Reject tokens that begin with `x`."""
     now = time.time()
     token = request.session_token
     if token.startswith("x"):
@@ -47,7 +47,7 @@ def tokens_asked(authority: FakeAuthority) -> list[str]:
 
 
 class Twin:
-    """Either client. Each of its methods is awaited."""
+    """`SessionClient` or `AsyncSessionClient`. Tests await each method of both."""
 
     def __init__(self, client: SessionClient | AsyncSessionClient) -> None:
         self.client = client
@@ -61,7 +61,7 @@ class Twin:
 
 
 class Gate:
-    """Makes the calls of an authority wait until the test opens it."""
+    """Gate that holds the calls to an authority until the test opens it."""
 
     def __init__(self, authority: FakeAuthority) -> None:
         self._held = authority.hold = threading.Event()
@@ -74,7 +74,7 @@ Ask = Callable[..., "asyncio.Future[Any]"]
 
 
 def asking(twin: Twin, threads: ThreadPoolExecutor) -> Ask:
-    """Return a function that asks in a separate task or thread."""
+    """Return a function that validates in a separate task or thread."""
 
     def asks(token: str, **question: Any) -> "asyncio.Future[Any]":
         client = twin.client
@@ -129,5 +129,5 @@ def authority_by_token(authority: FakeAuthority) -> FakeAuthority:
 
 @pytest.fixture
 def brief_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the pauses between attempts, for tests that are not about them."""
+    """Shorten the pauses between attempts, in tests of other things."""
     monkeypatch.setattr("session_authority._retries.MAX_PAUSE_SECONDS", 0.005)

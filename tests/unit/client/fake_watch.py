@@ -1,4 +1,4 @@
-"""The stream of the fake authority: it answers pings and sends the messages of a test."""
+"""The watch stream of the fake authority. It answers pings and sends the test's messages."""
 
 import asyncio
 import queue
@@ -41,8 +41,8 @@ class FakeWatch:
     def streams(self) -> int:
         return len(self._streams)
 
-    def tell(self, *outgoing: Outgoing) -> None:
-        """Put messages on every stream. A status ends the stream."""
+    def send_to_all(self, *outgoing: Outgoing) -> None:
+        """Send messages on every stream. A status ends the stream."""
         for put in [*self._streams]:
             for each in outgoing:
                 put(each)
@@ -51,7 +51,7 @@ class FakeWatch:
         self, *session_ids: str, users: tuple[str, ...] = (), everything: bool = False
     ) -> None:
         evict = v1.Evict(session_ids=session_ids, user_ids=users, all=everything)
-        self.tell(v1.WatchSessionsResponse(evict=evict))
+        self.send_to_all(v1.WatchSessionsResponse(evict=evict))
 
     def end(self) -> None:
         for put in [*self._streams]:

@@ -1,4 +1,4 @@
-"""Concurrent validations of both clients, with and without near cache."""
+"""Concurrent validations by both clients, with and without a near cache."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ async def fill(ask: Ask, authority: FakeAuthority) -> "list[asyncio.Future[Any]]
 
 
 async def queued(twin: NearTwin, expected: int) -> None:
-    """Wait until as many different questions wait behind the calls in flight."""
+    """Wait until a number of different questions wait behind the calls in flight."""
     client: Any = twin.client
     batcher = client._connection().batcher
     await until(lambda: len(batcher._questions) == expected)
@@ -203,7 +203,7 @@ async def test_the_same_question_is_asked_once_while_it_waits(
     await queued(twin, 1)
     different = [ask("t-1", user_id="eve"), ask("t-1", passive=True)]
     await queued(twin, 3)
-    await asyncio.sleep(0.1)  # for the slowest of the ten threads
+    await asyncio.sleep(0.1)  # time for the slowest of the ten threads
     gate.open()
     await asyncio.gather(*first, *alike, *different)
     assert tokens_asked(authority)[CALLS_LIMIT:] == ["t-1"] * 3
@@ -212,7 +212,7 @@ async def test_the_same_question_is_asked_once_while_it_waits(
 async def test_an_answer_in_flight_is_not_shared_with_later_questions(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask
 ) -> None:
-    # The answer may be older than an ending that was answered before the second question.
+    # The answer in flight may be older than an ending that was answered before the second question.
     first = ask("t-1")
     await until(lambda: len(authority.calls) == 1)
     second = ask("t-1")

@@ -89,7 +89,7 @@ async def test_a_reason_becomes_its_error(
 
 
 @pytest.mark.parametrize("code", BY_CODE, ids=lambda code: code.name)
-async def test_without_a_reason_the_code_decides(
+async def test_without_a_reason_the_status_code_decides(
     twin: Twin, authority: FakeAuthority, code: grpc.StatusCode
 ) -> None:
     caught = await error(twin, authority, Fault(code))
@@ -100,7 +100,7 @@ async def test_without_a_reason_the_code_decides(
     assert code.name in str(caught)
 
 
-def test_every_code_is_considered() -> None:
+def test_every_status_code_has_an_error() -> None:
     assert set(Code) - {Code.OK} == BY_CODE.keys()
 
 
@@ -112,7 +112,7 @@ async def test_an_unknown_reason_falls_back_on_the_code(
     assert caught.reason == "CALLER_TIRED"
 
 
-def test_no_refusal_of_the_caller_looks_like_a_users_end() -> None:
+def test_an_error_of_the_caller_never_looks_like_an_ended_session() -> None:
     for kind in (sa.ApiKeyRejected, sa.PermissionMissing):
         assert issubclass(kind, sa.CallerRejected)
         assert not issubclass(kind, sa.SessionNotLive)
@@ -154,7 +154,7 @@ async def test_an_excessive_retry_delay_is_ignored(twin: Twin, authority: FakeAu
     assert raised.retry_after is None
 
 
-async def test_only_the_authority_itself_signs_a_user_out(
+async def test_only_an_answer_of_the_authority_signs_a_user_out(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     foreign = fault(Code.UNAUTHENTICATED, "SESSION_NOT_LIVE", domain="mesh.example")
@@ -163,7 +163,7 @@ async def test_only_the_authority_itself_signs_a_user_out(
     assert caught.reason is None
 
 
-async def test_field_violations_say_which_argument_to_mend(
+async def test_field_violations_name_the_argument_to_fix(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     caught = await error(
@@ -204,7 +204,7 @@ async def test_garbage_in_the_details_is_ignored(
     assert caught.violations == ()
 
 
-async def test_a_message_too_large_for_grpc_is_not_an_overload(
+async def test_an_error_about_a_message_too_large_for_grpc_is_not_an_overload(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     text = "SERVER: Received message larger than max (9 vs. 1)"

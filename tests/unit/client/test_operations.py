@@ -32,7 +32,7 @@ from tests.unit.client.conftest import NOT_FOUND, UNPRESENTABLE, Twin
 pytestmark = pytest.mark.usefixtures("brief_retries")
 
 
-async def test_create_sends_what_it_was_given_and_returns_the_session_with_its_token(
+async def test_create_sends_its_arguments_and_returns_the_session_with_its_token(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     authority.answers("CreateSession", created())
@@ -63,9 +63,7 @@ async def test_create_sends_what_it_was_given_and_returns_the_session_with_its_t
     assert len(request.retry_secret) == 32
 
 
-async def test_create_leaves_unset_what_it_was_not_given(
-    twin: Twin, authority: FakeAuthority
-) -> None:
+async def test_create_leaves_omitted_arguments_unset(twin: Twin, authority: FakeAuthority) -> None:
     authority.answers("CreateSession", created())
 
     await twin.create("ana")
@@ -107,7 +105,7 @@ async def test_no_user_agent_fails_a_sign_in(
     assert authority.requests[0].user_agent == sent
 
 
-async def test_a_time_without_a_zone_is_refused_by_name(
+async def test_a_time_without_a_time_zone_is_refused_by_name(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     naive = datetime(2030, 1, 1)  # noqa: DTZ001
@@ -118,7 +116,7 @@ async def test_a_time_without_a_zone_is_refused_by_name(
     assert authority.calls == []
 
 
-async def test_a_text_that_is_not_unicode_is_refused_by_name(
+async def test_a_string_that_is_not_valid_unicode_is_refused_by_name(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     with pytest.raises(InvalidArgument) as caught:
@@ -127,7 +125,7 @@ async def test_a_text_that_is_not_unicode_is_refused_by_name(
     assert authority.calls == []
 
 
-async def test_a_user_id_is_a_text(twin: Twin) -> None:
+async def test_a_user_id_must_be_a_string(twin: Twin) -> None:
     with pytest.raises(TypeError, match="user_id must be a str, not int"):
         await twin.create(7)
 
@@ -137,7 +135,7 @@ async def test_authentication_methods_must_not_be_a_single_string(twin: Twin) ->
         await twin.create("ana", authentication_methods="pwd")
 
 
-async def test_an_answer_without_the_new_token_is_a_fault(
+async def test_an_answer_without_the_new_token_is_an_error(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     authority.answers("CreateSession", created(token=""))
@@ -266,7 +264,7 @@ async def test_a_call_without_a_token_raises_session_not_live(
     assert authority.calls == []
 
 
-async def test_each_creation_has_a_retry_secret_of_its_own(
+async def test_each_creation_has_a_different_retry_secret(
     twin: Twin, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = iter([b"1" * 32, b"2" * 32])

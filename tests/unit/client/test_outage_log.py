@@ -1,4 +1,4 @@
-"""An app whose authority cannot be asked says so in its log, once a minute, without secrets."""
+"""The client logs that it cannot reach its authority, at most once a minute and without secrets."""
 
 import logging
 
@@ -52,7 +52,7 @@ async def test_a_wrong_address_is_logged_once_with_its_cause(
     assert TOKEN not in message
 
 
-async def test_a_call_that_succeeds_when_repeated_is_not_logged(
+async def test_a_call_that_succeeds_after_a_retry_is_not_logged(
     twin: Twin, authority: FakeAuthority, caplog: pytest.LogCaptureFixture
 ) -> None:
     down = fault(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
@@ -61,7 +61,7 @@ async def test_a_call_that_succeeds_when_repeated_is_not_logged(
     assert warnings(caplog) == []
 
 
-async def test_the_cause_repeats_no_secret(
+async def test_the_logged_cause_contains_no_secret(
     twin: Twin, authority: FakeAuthority, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = f"a proxy refused {TOKEN} of Bearer {KEY}"
@@ -107,7 +107,7 @@ async def test_closing_a_client_is_not_logged(
     assert warnings(caplog) == []
 
 
-def test_an_outage_that_goes_on_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lasting_outage_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     log = OutageLog("authority:50551", lambda: now)
     for second in range(200):
@@ -117,7 +117,7 @@ def test_an_outage_that_goes_on_is_logged_once_a_minute(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("kind", [Unavailable, ApiKeyRejected, PermissionMissing, InternalError])
-def test_what_keeps_every_call_from_succeeding_is_logged(
+def test_errors_that_affect_every_call_are_logged(
     kind: type[SessionAuthorityError], caplog: pytest.LogCaptureFixture
 ) -> None:
     OutageLog("authority:50551").failed(kind("because"))
@@ -134,7 +134,7 @@ def test_what_keeps_every_call_from_succeeding_is_logged(
         Unavailable("the server stops", reason="WATCH_INTERRUPTED"),
     ],
 )
-def test_what_concerns_one_request_is_not_logged(
+def test_errors_of_a_single_request_are_not_logged(
     error: SessionAuthorityError, caplog: pytest.LogCaptureFixture
 ) -> None:
     OutageLog("authority:50551").failed(error)

@@ -1,4 +1,4 @@
-"""gRPC refuses the calls of a server that is too busy to accept them."""
+"""gRPC refuses calls to a server that is too busy to accept them."""
 
 import asyncio
 import threading

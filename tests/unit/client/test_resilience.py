@@ -93,14 +93,16 @@ async def test_a_call_that_an_overloaded_server_refused_is_repeated(
     assert len(authority.requests) == 2
 
 
-async def test_what_is_not_an_outage_is_not_repeated(twin: Twin, authority: FakeAuthority) -> None:
+async def test_an_error_that_is_not_an_outage_is_not_retried(
+    twin: Twin, authority: FakeAuthority
+) -> None:
     authority.answers("ValidateSession", Fault(grpc.StatusCode.INTERNAL))
     with pytest.raises(Exception, match="INTERNAL"):
         await twin.validate(TOKEN)
     assert len(authority.calls) == 1
 
 
-async def test_silence_ends_at_the_deadline(
+async def test_a_call_without_an_answer_ends_at_the_deadline(
     client_type: type[SessionClient | AsyncSessionClient], authority: FakeAuthority
 ) -> None:
     authority.answers("ValidateSession", Silence())
@@ -115,7 +117,7 @@ async def test_silence_ends_at_the_deadline(
     await twin.close()
 
 
-async def test_a_server_that_is_gone_is_unavailable_quickly(
+async def test_a_stopped_server_is_reported_unavailable_quickly(
     twin: Twin, running: RunningAuthority
 ) -> None:
     running.fake.answers("ValidateSession", accepted())
@@ -125,7 +127,7 @@ async def test_a_server_that_is_gone_is_unavailable_quickly(
     with pytest.raises(Unavailable) as caught:
         await twin.validate(TOKEN)
 
-    assert not isinstance(caught.value, DeadlineExceeded)  # it did not wait for the deadline
+    assert not isinstance(caught.value, DeadlineExceeded)  # the call did not wait for the deadline
 
 
 async def test_nothing_connects_before_the_first_call(
@@ -136,7 +138,7 @@ async def test_nothing_connects_before_the_first_call(
     await Twin(client).close()
 
 
-async def test_a_closed_client_says_so(twin: Twin, authority: FakeAuthority) -> None:
+async def test_a_closed_client_raises_a_clear_error(twin: Twin, authority: FakeAuthority) -> None:
     authority.answers("ValidateSession", accepted())
     await twin.validate(TOKEN)
     await twin.close()
@@ -301,7 +303,7 @@ async def test_an_async_client_serves_several_event_loops_at_a_time(
 
 
 @pytest.mark.parametrize(("kind", "calls"), [("sync", 5), ("aio", 3)])
-def test_every_process_that_forks_off_gets_a_connection_of_its_own(
+def test_every_forked_process_gets_its_own_connection(
     threaded: FakeAuthority, kind: str, calls: int
 ) -> None:
     threaded.answers("ValidateSession", accepted())
@@ -322,7 +324,7 @@ Ask: TypeAlias = Callable[[Any, str], Coroutine[Any, Any, Any]]
 
 @pytest.fixture
 def ask() -> Iterator[Ask]:
-    """Call a method of either client, many at a time."""
+    """Return a function that makes many concurrent calls of a method, with either client."""
     with ThreadPoolExecutor(2 * SIGN_INS) as threads:
 
         async def ask(method: Any, argument: str) -> Any:
@@ -333,7 +335,7 @@ def ask() -> Iterator[Ask]:
         yield ask
 
 
-async def test_sign_ins_that_wait_for_the_store_keep_no_validation_waiting(
+async def test_sign_ins_that_wait_for_the_store_delay_no_validation(
     twin: Twin, authority: FakeAuthority, ask: Ask
 ) -> None:
     authority.answers("CreateSession", Silence())
@@ -353,7 +355,7 @@ _SETTINGS_AND_GOAWAY = b"\0\0\0\4\0\0\0\0\0" + b"\0\0\x08\7\0\0\0\0\0" + bytes(8
 
 @pytest.mark.parametrize("callers", [1, 16])
 @pytest.mark.parametrize("hangs_up", [False, True])
-async def test_a_server_that_turns_every_connection_away_costs_neither_memory_nor_the_deadline(
+async def test_a_server_that_rejects_every_connection_costs_no_memory_and_no_extra_time(
     client_type: type[SessionClient | AsyncSessionClient],
     ask: Ask,
     callers: int,
@@ -363,7 +365,7 @@ async def test_a_server_that_turns_every_connection_away_costs_neither_memory_no
     port = listener.getsockname()[1]
     connections: list[socket.socket] = []
 
-    def turn_away() -> None:
+    def reject_connections() -> None:
         with contextlib.suppress(OSError):  # the listener was shut down
             while True:
                 connection, _ = listener.accept()
@@ -373,7 +375,7 @@ async def test_a_server_that_turns_every_connection_away_costs_neither_memory_no
                 if hangs_up:
                     connection.close()
 
-    turning_away = threading.Thread(target=turn_away, daemon=True)
+    turning_away = threading.Thread(target=reject_connections, daemon=True)
     turning_away.start()
     client: Any = client_type(f"127.0.0.1:{port}", deadline_seconds=4)
     before = _resident_mib()

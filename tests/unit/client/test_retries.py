@@ -1,4 +1,4 @@
-"""When a failed call is made again."""
+"""Retries of failed calls."""
 
 from collections.abc import Iterable
 
@@ -39,29 +39,29 @@ def test_pauses_double_up_to_a_limit_and_vary_by_a_fifth(monkeypatch: pytest.Mon
     assert attempts.pause_after(DOWN, UNAVAILABLE) is None
 
 
-def test_a_call_is_not_repeated_if_its_deadline_passes_before_the_next_attempt() -> None:
+def test_a_call_is_not_retried_if_its_deadline_passes_before_the_next_attempt() -> None:
     assert Attempts(RetryBudget(), 0.03).pause_after(DOWN, UNAVAILABLE) is None
 
 
-def test_what_is_neither_an_outage_nor_an_overload_is_not_repeated() -> None:
+def test_only_outages_and_overload_are_retried() -> None:
     internal = _Status(grpc.StatusCode.INTERNAL)
     assert Attempts(RetryBudget(), 60).pause_after(internal, InternalError("a bug")) is None
     assert Attempts(RetryBudget(), 60).pause_after(DOWN, InternalError("a bug")) is None
 
 
 @pytest.mark.parametrize(("pushback", "pause"), [("1500", 1.5), ("0", 0.0)])
-def test_a_server_says_when_to_come_back(pushback: str, pause: float) -> None:
+def test_a_retry_waits_for_the_servers_retry_delay(pushback: str, pause: float) -> None:
     status = _Status(grpc.StatusCode.UNAVAILABLE, pushback)
     assert Attempts(RetryBudget(), 60).pause_after(status, UNAVAILABLE) == pause
 
 
 @pytest.mark.parametrize("pushback", ["-1", "soon", "", "9" * 5_000])
-def test_a_server_that_wants_no_further_attempt_gets_none(pushback: str) -> None:
+def test_a_call_is_not_retried_if_the_server_forbids_it(pushback: str) -> None:
     status = _Status(grpc.StatusCode.UNAVAILABLE, pushback)
     assert Attempts(RetryBudget(), 60).pause_after(status, UNAVAILABLE) is None
 
 
-def test_retries_stop_in_an_outage_and_come_back_with_answers() -> None:
+def test_retries_stop_in_a_lasting_outage_and_resume_after_answers() -> None:
     budget = RetryBudget()
     failed = 0
     while budget.failed():

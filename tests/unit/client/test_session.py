@@ -27,7 +27,7 @@ from session_authority.v1 import session_service_pb2 as v1
 from tests.support.fake_authority import NOON, TOKEN, session_message
 
 
-def test_a_session_has_aware_times_and_none_for_what_is_unset() -> None:
+def test_a_session_has_aware_times_and_none_for_unset_fields() -> None:
     assert convert.session_of(session_message()) == Session(
         session_id="s-1",
         user_id="ana",
@@ -96,7 +96,7 @@ def test_a_session_is_truthy_and_a_rejection_is_falsy() -> None:
     assert not Rejection(RejectionReason.REVOKED)
 
 
-def test_sessions_do_not_change() -> None:
+def test_sessions_are_immutable() -> None:
     given = {"tenant": "t-1"}
     session = dataclasses.replace(convert.session_of(session_message()), attributes=given)
     given["tenant"] = "t-2"
@@ -124,13 +124,13 @@ def test_a_token_is_masked_until_it_is_revealed(show: object) -> None:
     assert SessionToken(TOKEN).reveal() == TOKEN
 
 
-def test_what_holds_a_token_does_not_show_it() -> None:
+def test_no_repr_of_an_object_with_a_token_shows_the_token() -> None:
     session = convert.session_of(session_message())
     assert TOKEN not in repr(NewSession(session, SessionToken(TOKEN)))
     assert TOKEN not in repr(ValidationRequest(TOKEN))
 
 
-def test_tokens_are_equal_by_value_and_never_to_a_plain_text() -> None:
+def test_tokens_are_equal_by_value_and_never_equal_a_plain_string() -> None:
     assert SessionToken(TOKEN) == SessionToken(TOKEN)
     assert SessionToken(TOKEN) != SessionToken(TOKEN[:-1])
     assert SessionToken("ses_\udcff") != SessionToken(TOKEN)
@@ -153,7 +153,7 @@ def test_a_token_is_immutable_and_its_copy_is_itself() -> None:
         del token._value
 
 
-def test_a_token_must_be_a_text() -> None:
+def test_a_token_must_be_a_string() -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         SessionToken("")
     with pytest.raises(TypeError, match="not bytes") as caught:

@@ -37,7 +37,7 @@ def authority() -> Iterator[testing.Authority]:
         yield running
 
 
-def test_an_app_with_threads_calls_it(authority: testing.Authority) -> None:
+def test_an_app_with_threads_can_call_the_authority(authority: testing.Authority) -> None:
     with authority.client() as client:
         new = client.create("ada", user_agent="curl/8.5.0")
         assert client.validate(new.token)
@@ -45,7 +45,7 @@ def test_an_app_with_threads_calls_it(authority: testing.Authority) -> None:
         assert not client.validate(new.token)
 
 
-async def test_an_asyncio_app_calls_it_from_the_loop_that_runs_it(
+async def test_an_asyncio_app_can_call_the_authority_from_its_own_event_loop(
     authority: testing.Authority,
 ) -> None:
     async with authority.async_client() as client:
@@ -76,7 +76,7 @@ def test_a_user_is_signed_in_as_an_app_would(authority: testing.Authority) -> No
 
 
 @pytest.mark.parametrize("kind", [SessionClient, AsyncSessionClient])
-async def test_a_client_from_the_environment_calls_it_whatever_else_is_set(
+async def test_a_client_from_the_environment_ignores_other_client_settings(
     authority: testing.Authority,
     monkeypatch: pytest.MonkeyPatch,
     kind: type[SessionClient | AsyncSessionClient],
@@ -111,13 +111,13 @@ def test_a_clock_runs_unless_the_test_stops_it() -> None:
     with testing.authority() as authority, authority.client() as client:
         first, second = authority.now, authority.now
         assert before <= first < second <= datetime.now(UTC)
-        # An app's own clock is then never ahead of the authority's.
+        # So an app's own clock is never ahead of the authority's.
         client.create("ada", authenticate_time=datetime.now(UTC))
         authority.advance(HOUR)
         assert HOUR < authority.now - before < HOUR + timedelta(minutes=5)
 
 
-def test_use_just_before_a_leap_of_the_clock_counts() -> None:
+def test_use_just_before_the_clock_is_advanced_counts() -> None:
     with testing.authority(idle_timeout=HOUR, now=NOON) as authority, authority.client() as client:
         new = authority.sign_in("ada")
         for _ in range(5):
@@ -127,13 +127,13 @@ def test_use_just_before_a_leap_of_the_clock_counts() -> None:
         assert client.validate(new.token) == Rejection(RejectionReason.IDLE_TIMEOUT)
 
 
-def test_a_clock_never_goes_back(authority: testing.Authority) -> None:
+def test_the_clock_never_goes_back(authority: testing.Authority) -> None:
     with pytest.raises(ValueError, match="backwards"):
         authority.advance(-SECOND)
     assert authority.now == NOON
 
 
-def test_it_has_the_policy_of_the_test() -> None:
+def test_the_authority_has_the_policy_of_the_test() -> None:
     with (
         testing.authority(
             session_limit=1, lifetime=HOUR, max_authentication_age=timedelta(minutes=10), now=NOON
@@ -151,7 +151,7 @@ def test_it_has_the_policy_of_the_test() -> None:
             client.list(second.token)
 
 
-def test_it_refuses_a_sign_in_at_the_limit_if_configured() -> None:
+def test_the_authority_refuses_a_sign_in_at_the_limit_if_configured() -> None:
     with testing.authority(session_limit=1, refuse_at_limit=True) as authority:
         authority.sign_in("ada")
         with pytest.raises(SessionLimitReached):
@@ -175,9 +175,7 @@ def test_a_user_has_any_number_of_sessions_without_a_limit() -> None:
         ({"now": datetime(2030, 1, 1)}, "now must have a time zone"),  # noqa: DTZ001
     ],
 )
-def test_a_policy_that_no_authority_can_have_is_refused(
-    policy: dict[str, object], complaint: str
-) -> None:
+def test_an_invalid_policy_is_refused(policy: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint), testing.authority(**policy):  # type: ignore[arg-type]
         pass
 
@@ -200,7 +198,7 @@ def test_an_outage_ends_the_streams_of_near_caches(authority: testing.Authority)
     with SessionClient(authority.address, near_cache=True) as client:
         wait_until(lambda: client.validate(new.token) and _statistics(client).hits)
         with authority.outage():
-            # Long before the authority's next check of its streams.
+            # Well before the authority's next check of its streams.
             wait_until(lambda: not _statistics(client).connected, seconds=0.4)
             with pytest.raises(Unavailable):
                 client.validate(new.token)
@@ -262,11 +260,11 @@ def test_concurrent_authorities_are_independent() -> None:
             assert len(sessions) == 1
 
 
-def test_it_leaves_neither_threads_nor_files(
+def test_the_authority_leaves_neither_threads_nor_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    gc.collect()  # frees gRPC's objects, which hold threads
+    gc.collect()  # frees gRPC's objects, which keep threads alive
     before = {each.ident for each in threading.enumerate()}
     with testing.authority() as authority:
         authority.sign_in("ada")
@@ -280,7 +278,9 @@ def test_it_leaves_neither_threads_nor_files(
     assert not list(tmp_path.iterdir())
 
 
-def test_it_ignores_the_settings_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_authority_ignores_server_settings_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SESSION_AUTHORITY_TLS_CERTIFICATE", "/nowhere/tls.pem")
     monkeypatch.setenv("SESSION_AUTHORITY_AUDIT_LOG", "/nowhere/audit.jsonl")
     with testing.authority() as authority:
@@ -298,7 +298,7 @@ def test_an_authority_that_cannot_start_raises_with_the_reason(
         pass
 
 
-def test_without_the_server_it_says_what_to_install() -> None:
+def test_without_the_server_package_the_error_says_what_to_install() -> None:
     script = (
         "import sys; sys.modules['sqlalchemy'] = None\n"
         "import session_authority\n"
@@ -312,5 +312,5 @@ def test_without_the_server_it_says_what_to_install() -> None:
     assert last_line.endswith("install session-authority with its extra `server`")
 
 
-def test_its_repr_has_only_its_address(authority: testing.Authority) -> None:
+def test_the_repr_of_the_authority_has_only_its_address(authority: testing.Authority) -> None:
     assert repr(authority) == f"Authority('{authority.address}')"

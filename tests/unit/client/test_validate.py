@@ -63,13 +63,13 @@ async def test_an_invalid_token_is_rejected_without_a_call(
     assert authority.calls == []
 
 
-async def test_a_token_of_another_type_is_a_mistake_that_is_not_quoted(twin: Twin) -> None:
+async def test_a_token_of_another_type_is_an_error_that_does_not_quote_it(twin: Twin) -> None:
     with pytest.raises(TypeError, match="not bytes") as caught:
         await twin.validate(TOKEN.encode())
     assert TOKEN not in str(caught.value)
 
 
-async def test_an_empty_user_id_does_not_stand_for_any_user(
+async def test_an_empty_user_id_does_not_match_every_user(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     with pytest.raises(InvalidArgument, match="user_id: must not be empty"):
@@ -85,13 +85,15 @@ async def test_an_answer_without_session_and_rejection_is_an_error(
         await twin.validate(TOKEN)
 
 
-async def test_a_time_beyond_the_calendar_is_a_fault(twin: Twin, authority: FakeAuthority) -> None:
+async def test_an_answer_with_an_impossible_time_is_an_error(
+    twin: Twin, authority: FakeAuthority
+) -> None:
     authority.answers("SignOut", v1.SignOutResponse(effective_time=Timestamp(seconds=2**62)))
     with pytest.raises(InternalError, match="Python cannot represent"):
         await twin.sign_out(TOKEN)
 
 
-async def test_a_malformed_answer_is_a_fault(twin: Twin, authority: FakeAuthority) -> None:
+async def test_a_malformed_answer_is_an_error(twin: Twin, authority: FakeAuthority) -> None:
     authority.answers("ValidateSession", b"\xff\xff\xff")
     with pytest.raises(InternalError, match="ValidateSession cannot be decoded"):
         await twin.validate(TOKEN)
@@ -172,7 +174,7 @@ async def test_validate_many_without_tokens_makes_no_call(
     assert authority.calls == []
 
 
-async def test_a_batch_with_an_answer_missing_is_a_fault(
+async def test_a_batch_with_a_missing_answer_is_an_error(
     twin: Twin, authority: FakeAuthority
 ) -> None:
     authority.answers("BatchValidateSessions", v1.BatchValidateSessionsResponse())

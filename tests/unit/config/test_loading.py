@@ -38,7 +38,7 @@ def test_a_named_file_is_read_in_place_of_the_one_in_the_working_directory(tmp_p
     assert (settings.session_limit, settings.drain_seconds) == (2, 10)
 
 
-def test_a_named_file_must_be_there(tmp_path: Path) -> None:
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigurationError, match=r"the configuration file .*absent\.toml does not exist"
     ):
@@ -46,7 +46,7 @@ def test_a_named_file_must_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["listen = \n", "[", "listen = 'x", "\x00"])
-def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "session-authority.toml").write_text(text)
     with pytest.raises(ConfigurationError, match=r"session-authority\.toml can't be read"):
         load_settings()

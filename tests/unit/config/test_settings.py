@@ -99,7 +99,7 @@ BAD: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize("name", ["audit_log", "tls_certificate", "tls_key", "tls_client_ca"])
-def test_a_path_that_no_file_can_have_is_refused(name: str) -> None:
+def test_an_impossible_path_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} in the configuration file.*give a path"):
         load_settings(None, **{"tls_certificate": "x", "tls_key": "y", name: "a\0b"})
 
@@ -120,11 +120,11 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(
     assert remedy in message
 
 
-def test_words_may_be_written_in_either_case() -> None:
+def test_values_of_a_choice_are_case_insensitive() -> None:
     assert load_settings(log_level="DEBUG", log_format="JSON").log_level == "debug"
 
 
-def test_the_policy_is_made_of_the_settings() -> None:
+def test_the_policy_has_the_values_of_the_settings() -> None:
     settings = load_settings(
         absolute_lifetime_seconds=3_600,
         idle_timeout_seconds=600,
@@ -170,7 +170,7 @@ def test_zero_means_no_idle_timeout_and_no_limit() -> None:
         ("postgres://db1,db2/app?target_session_attrs=read-write", "postgresql://db1,db2/app"),
     ],
 )
-def test_a_database_is_called_by_its_address_without_any_part_of_a_password(
+def test_the_displayed_database_address_contains_no_part_of_a_password(
     url: str, shown: str
 ) -> None:
     settings = load_settings(database_url=url, watch_database_url=url)
@@ -203,9 +203,7 @@ def test_a_database_is_called_by_its_address_without_any_part_of_a_password(
     ],
 )
 @pytest.mark.parametrize("setting", ["database_url", "watch_database_url"])
-def test_an_address_that_could_be_read_in_two_ways_is_refused_and_not_quoted(
-    setting: str, url: str
-) -> None:
+def test_an_ambiguous_address_is_refused_and_not_quoted(setting: str, url: str) -> None:
     given: dict[str, Any] = {"database_url": "postgresql://db/app", setting: url}
     with pytest.raises(ConfigurationError) as caught:
         load_settings(**given)
@@ -254,17 +252,17 @@ def test_an_address_has_a_host_and_a_port(address: str, host: str, port: int) ->
         ("127.0.0.1.example.org:1", False),
     ],
 )
-def test_loopback_is_what_only_this_machine_can_reach(address: str, local: bool) -> None:
+def test_loopback_addresses_are_recognised(address: str, local: bool) -> None:
     assert is_loopback(address) is local
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().listen = "127.0.0.1:1"
 
@@ -282,7 +280,7 @@ def test_settings_do_not_change() -> None:
         ("database_url", "sqlite:///file:a?mode=memory"),
     ],
 )
-def test_an_unusable_value_is_refused(name: str, value: str) -> None:
+def test_an_unusable_value_in_the_environment_is_refused(name: str, value: str) -> None:
     given: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError, match=name.upper()):
         load_settings(**given)

@@ -1,4 +1,4 @@
-"""The name of a device, as read from its user agent."""
+"""Device names, parsed from user agents."""
 
 from pathlib import Path
 
@@ -70,22 +70,20 @@ WINDOWS = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, 
         ("Instagram 396.0.0.29.243 (iPad13,4; iOS 18_6; en_US; scale=2.00)", "Instagram"),
     ],
 )
-def test_an_ipad_that_asks_for_the_site_of_a_computer_is_an_ipad(
-    products: str, browser: str
-) -> None:
+def test_an_ipad_that_requests_the_desktop_site_is_an_ipad(products: str, browser: str) -> None:
     device = parse_device(f"{MAC} {products}")
 
     assert (device.browser, device.os, device.type) == (browser, "iPadOS", TABLET)
 
 
-def test_a_browser_of_macos_stays_on_macos() -> None:
+def test_a_browser_on_macos_is_not_taken_for_an_ipad() -> None:
     for products in ("Version/18.6 Safari/605.1.15", "Version/18.6 Safari/605.1.15 Ddg/18.6", ""):
         device = parse_device(f"{MAC} {products}")
 
         assert (device.os, device.type) == ("macOS", DESKTOP)
 
 
-def test_webkit_without_a_product_is_never_a_mail_program() -> None:
+def test_a_webkit_view_without_a_product_is_not_a_mail_client() -> None:
     assert parse_device(MAC) == Device("In-app browser", "", "macOS", "", DESKTOP)
     console = "Mozilla/5.0 (PlayStation 5/SmartTV) AppleWebKit/605.1.15 (KHTML, like Gecko)"
     assert parse_device(console) == Device("", "", "PlayStation 5", "", APPLIANCE)
@@ -183,7 +181,7 @@ def test_an_app_with_an_embedded_browser_has_its_own_name(
         ("Microsoft Edge Update/1.3.153.47;winhttp", "Microsoft Edge Update"),
     ],
 )
-def test_a_part_of_a_name_makes_no_agent_a_bot(agent: str, name: str) -> None:
+def test_a_bot_word_inside_another_word_does_not_make_a_bot(agent: str, name: str) -> None:
     device = parse_device(agent)
 
     assert device.browser == name
@@ -242,7 +240,7 @@ def test_the_version_of_an_app_is_not_that_of_its_system(
     assert (device.os, device.os_version) == (os, os_version)
 
 
-def test_every_key_of_the_rules_is_a_product_as_it_is_read() -> None:
+def test_every_key_of_the_rules_is_a_normalised_product_name() -> None:
     keys = {key for row in rules.PROGRAMS.values() for key in row.split()}
     for key in keys | rules.NOT_PROGRAMS | rules.HTTP_LIBRARIES:
         read = products_of(f"{key}/1.0")
@@ -251,7 +249,7 @@ def test_every_key_of_the_rules_is_a_product_as_it_is_read() -> None:
 
 
 def _collected() -> list[list[str]]:
-    """Return user agents that people have published, with all answers that are right."""
+    """Return user agents from published collections, with every correct answer."""
     return _rows("user_agents.tsv")
 
 
@@ -294,17 +292,17 @@ def test_nearly_all_collected_user_agents_are_fully_recognised() -> None:
     "agent",
     ["", " ", "-", "()", "1.0", "alice@example.com", "日本語", "x" * 41, "Mozilla/5.0", "/"],
 )
-def test_an_agent_that_says_nothing_is_an_unknown_device(agent: str) -> None:
+def test_a_meaningless_user_agent_is_an_unknown_device(agent: str) -> None:
     assert parse_device(agent) == Device()
     assert Device().display_name == "Unknown device"
 
 
-def test_an_own_name_is_believed_up_to_forty_characters() -> None:
+def test_an_unknown_product_name_is_used_up_to_forty_characters() -> None:
     assert parse_device("x" * 40 + "/1").browser == "x" * 40
     assert parse_device("x" * 41 + "/1").browser == ""
 
 
-def test_an_app_name_from_apple_is_decoded_but_held_to_plain_characters() -> None:
+def test_an_encoded_app_name_from_apple_is_decoded_to_safe_characters() -> None:
     apple = "CFNetwork/3826.600.41 Darwin/24.6.0"
 
     assert parse_device(f"%E5%BE%AE%E4%BF%A1/8.0 {apple}").browser == "微信"
@@ -313,7 +311,7 @@ def test_an_app_name_from_apple_is_decoded_but_held_to_plain_characters() -> Non
 
 
 @pytest.mark.parametrize("type_", DeviceType)
-def test_every_type_has_words_of_its_own_where_nothing_else_is_known(type_: DeviceType) -> None:
+def test_every_device_type_has_its_own_name_if_nothing_else_is_known(type_: DeviceType) -> None:
     assert Device(type=type_).display_name.startswith("Unknown ")
 
 
@@ -329,11 +327,11 @@ def test_every_type_has_words_of_its_own_where_nothing_else_is_known(type_: Devi
         (Device(browser=" ", os=" "), "Unknown device"),
     ],
 )
-def test_the_words_name_what_is_known(device: Device, words: str) -> None:
+def test_the_display_name_has_the_known_parts(device: Device, words: str) -> None:
     assert device.display_name == words
 
 
-def test_the_words_are_cut_at_their_limit() -> None:
+def test_the_display_name_is_cut_at_its_limit() -> None:
     words = Device(browser="b" * 300, os="o" * 300).display_name
 
     assert words == "b" * DISPLAY_NAME_LIMIT_CHARACTERS

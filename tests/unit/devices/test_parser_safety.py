@@ -26,10 +26,10 @@ from session_authority_server.domain.device import (
     DeviceType,
 )
 
-# Building the parser once, inside whichever example comes first, is no reason to fail it.
+# The first example also builds the parser, so no example has a deadline.
 unhurried = settings(deadline=None)
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))
-# Text that gets past the first regular expression: pieces of real agents around anything.
+# Arbitrary text between pieces of real user agents, which the first regular expression accepts.
 PIECES = st.sampled_from(
     [
         "Mozilla/5.0 ", "(iPhone; CPU iPhone OS 18_6 ", "(iPad; ", "Windows NT 10.0; ", "Android 10; K) ",
@@ -58,7 +58,7 @@ def test_no_user_agent_fails_a_sign_in(agent: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_ten_kilobytes_of_anything_fail_no_sign_in(seed: int) -> None:
+def test_ten_kilobytes_of_any_text_fail_no_sign_in(seed: int) -> None:
     rng = random.Random(seed)
     agent = "".join(chr(rng.randrange(sys.maxunicode + 1)) for _ in range(10_000))
 
@@ -67,7 +67,7 @@ def test_ten_kilobytes_of_anything_fail_no_sign_in(seed: int) -> None:
 
 @unhurried
 @given(ANY_TEXT | AGENT_LIKE)
-def test_a_clean_user_agent_fits_shows_and_stays_as_it_is(raw: str) -> None:
+def test_cleaning_a_user_agent_bounds_it_makes_it_printable_and_is_idempotent(raw: str) -> None:
     clean = clean_user_agent(raw)
 
     assert len(clean.encode()) <= USER_AGENT_LIMIT_BYTES
@@ -89,7 +89,7 @@ def test_a_clean_user_agent_fits_shows_and_stays_as_it_is(raw: str) -> None:
         ("a\u00a0b\u3000c é 日本 😀", "a\u00a0b\u3000c é 日本 😀"),
     ],
 )
-def test_only_what_cannot_be_shown_safely_is_dropped(raw: str, clean: str) -> None:
+def test_only_unsafe_characters_are_dropped(raw: str, clean: str) -> None:
     assert clean_user_agent(raw) == clean
 
 
@@ -100,19 +100,19 @@ def test_a_long_user_agent_is_cut_between_characters(character: str, fitting: in
     assert clean_user_agent(character * 10_000) == character * fitting
 
 
-def test_what_is_dropped_takes_no_room() -> None:
+def test_dropped_characters_do_not_count_toward_the_limit() -> None:
     assert clean_user_agent("\0" * 5_000 + "a" * 1_024 + "b") == "a" * 1_024
 
 
 @unhurried
 @given(st.builds(Device, ANY_TEXT, ANY_TEXT, ANY_TEXT, ANY_TEXT, st.sampled_from(DeviceType)))
-def test_any_device_has_words(device: Device) -> None:
+def test_any_device_has_a_display_name(device: Device) -> None:
     assert 1 <= len(device.display_name.strip()) <= DISPLAY_NAME_LIMIT_CHARACTERS
 
 
 @unhurried
 @given(st.text(string.ascii_letters, min_size=1, max_size=NAME_LIMIT_CHARACTERS))
-def test_a_full_name_of_the_longest_parts_is_never_cut(name: str) -> None:
+def test_a_display_name_of_the_longest_parts_is_never_cut(name: str) -> None:
     longest = name * NAME_LIMIT_CHARACTERS
     device = Device(browser=longest[:NAME_LIMIT_CHARACTERS], os=longest[1:][:NAME_LIMIT_CHARACTERS])
 
@@ -126,7 +126,7 @@ def test_threads_that_parse_first_share_one_parser(monkeypatch: pytest.MonkeyPat
 
     def build(matchers: object) -> Resolver:
         built.append(matchers)
-        time.sleep(0.02)  # so that every thread finds it missing
+        time.sleep(0.02)  # so that every thread finds no parser yet
         return resolver
 
     monkeypatch.setattr(user_agent_module, "_resolver", None)
@@ -141,7 +141,7 @@ def test_threads_that_parse_first_share_one_parser(monkeypatch: pytest.MonkeyPat
     assert len(built) == 1
 
 
-def test_the_parser_is_built_by_the_warm_up_and_not_by_the_import() -> None:
+def test_the_parser_is_built_by_the_warm_up_not_by_the_import() -> None:
     script = (
         "from session_authority_server.devices import parser as module\n"
         "assert module._resolver is None\n"

@@ -26,11 +26,11 @@ def test_a_key_has_the_form_of_a_session_token_with_another_prefix() -> None:
     assert tokens.parse("ses_" + presented[4:]) is None, "the checksum covers the prefix"
 
 
-def test_a_session_token_is_no_key() -> None:
+def test_a_session_token_is_not_accepted_as_a_key() -> None:
     assert api_key.parse(tokens.mint(NOON).encode()) is None
 
 
-def test_a_key_is_good_until_just_before_it_expires() -> None:
+def test_a_key_is_valid_until_just_before_it_expires() -> None:
     key, _ = issue("shop", VALIDATE, NOON, HOUR)
     assert key.state(NOON + HOUR - timedelta.resolution) is KeyState.ACTIVE
     assert key.state(NOON + HOUR) is KeyState.EXPIRED

@@ -34,7 +34,7 @@ def test_the_system_clock_returns_the_time_in_utc() -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_does_not_last_is_never_seen(machine: MachineClocks, step: timedelta) -> None:
+def test_a_brief_step_of_the_wall_clock_is_ignored(machine: MachineClocks, step: timedelta) -> None:
     clock = SystemClock()
     machine.step(step)
     for _ in range(20):
@@ -46,7 +46,7 @@ def test_a_step_that_does_not_last_is_never_seen(machine: MachineClocks, step: t
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_lasts_is_followed_in_both_directions(
+def test_a_lasting_step_of_the_wall_clock_is_followed_in_both_directions(
     machine: MachineClocks, step: timedelta
 ) -> None:
     clock = SystemClock()
@@ -60,7 +60,7 @@ def test_a_step_that_lasts_is_followed_in_both_directions(
     assert abs(clock.now() - machine.wall) < TINY
 
 
-def test_a_second_step_must_last_for_itself(machine: MachineClocks) -> None:
+def test_each_step_must_last_before_it_is_followed(machine: MachineClocks) -> None:
     clock = SystemClock()
     for step in (HOUR, 2 * HOUR, -HOUR):
         machine.step(step)
@@ -69,7 +69,7 @@ def test_a_second_step_must_last_for_itself(machine: MachineClocks) -> None:
     assert abs(clock.now() - (machine.wall - 2 * HOUR)) < TINY
 
 
-def test_a_small_step_back_makes_the_clock_stand_still_until_it_is_caught_up(
+def test_after_a_small_step_back_the_clock_stands_still_until_the_wall_clock_catches_up(
     machine: MachineClocks,
 ) -> None:
     clock = SystemClock()
@@ -115,7 +115,7 @@ def answer(
 
 @pytest.mark.parametrize("ahead", [timedelta(0), 3 * SECOND, -HOUR, timedelta(days=400)])
 @pytest.mark.parametrize("read_after", [0, 0.5, 1])
-def test_the_clock_is_never_behind_the_databases_and_ahead_by_the_uncertainty_at_most(
+def test_the_clock_is_never_behind_the_databases_and_ahead_by_at_most_the_uncertainty(
     machine: MachineClocks, ahead: timedelta, read_after: float
 ) -> None:
     clock, took = DatabaseClock(), timedelta(milliseconds=40)
@@ -137,7 +137,7 @@ def test_the_databases_clock_does_not_depend_on_the_machines(
     assert abs(clock.skew() - step) < 2 * TINY
 
 
-def test_a_slow_answer_changes_nothing_and_a_quick_one_narrows_the_doubt(
+def test_a_slow_answer_changes_nothing_and_a_quick_one_reduces_the_uncertainty(
     machine: MachineClocks,
 ) -> None:
     clock = a_database_clock(machine, timedelta(0), 40 * TINY)
@@ -150,7 +150,7 @@ def test_a_slow_answer_changes_nothing_and_a_quick_one_narrows_the_doubt(
     assert -TINY / 10 < clock.now() - machine.wall + timedelta(seconds=0) < 41 * TINY
 
 
-def test_a_slow_answer_alone_is_no_skew(machine: MachineClocks) -> None:
+def test_a_single_slow_answer_shows_no_skew(machine: MachineClocks) -> None:
     for read_after in (0, 0.5, 1):
         clock = DatabaseClock()
         answer(clock, machine, timedelta(0), 10 * SECOND, read_after=read_after)
@@ -174,7 +174,7 @@ def test_a_step_of_the_databases_clock_is_followed_with_its_next_answer(
     assert abs(clock.skew() + step) < 2 * TINY
 
 
-def test_a_small_correction_never_takes_the_time_back(machine: MachineClocks) -> None:
+def test_a_small_correction_never_sets_the_time_back(machine: MachineClocks) -> None:
     clock = a_database_clock(machine, timedelta(0), TINY)
     before = clock.now()
     answer(clock, machine, -0.5 * SECOND, TINY)

@@ -9,7 +9,7 @@ from session_authority_server.domain.errors import (
 )
 
 
-def test_an_error_says_what_its_docstring_states() -> None:
+def test_the_message_of_an_error_is_its_docstring() -> None:
     assert (
         str(SessionNotLive())
         == "the session token does not belong to a live session; the user must sign in"
@@ -20,12 +20,12 @@ def test_an_error_says_what_its_docstring_states() -> None:
     )
 
 
-def test_an_error_can_say_more() -> None:
+def test_an_error_can_have_a_more_precise_message() -> None:
     error: AuthorityError = ClockWrong("the machine's clock is 5 s ahead")
     assert str(error) == "the machine's clock is 5 s ahead"
 
 
-def test_an_error_is_readable_without_docstrings() -> None:
+def test_an_error_has_a_message_even_without_docstrings() -> None:
     errors = "SessionNotLive(), ApiKeyMissing(), StoreUnavailable('reading')"
     program = (
         f"from session_authority_server.domain.errors import *; print(*({errors}), sep=chr(10))"

@@ -17,13 +17,13 @@ INSTANT = timedelta(microseconds=1)
 POLICY = InitiatingEntity.POLICY
 
 
-def test_a_new_session_lives() -> None:
+def test_a_new_session_is_live() -> None:
     assert is_live(a_session(), START)
     assert ending_of(a_session(), START) is None
 
 
 @pytest.mark.parametrize("step", [INSTANT, SECOND])
-def test_a_session_lives_until_its_lifetime_is_over_and_no_longer(step: timedelta) -> None:
+def test_a_session_is_live_until_exactly_the_end_of_its_lifetime(step: timedelta) -> None:
     session = a_session(lifetime=90 * DAY)
     end = START + 90 * DAY
     assert is_live(session, end - step)
@@ -33,7 +33,7 @@ def test_a_session_lives_until_its_lifetime_is_over_and_no_longer(step: timedelt
 
 
 @pytest.mark.parametrize("step", [INSTANT, SECOND])
-def test_a_session_lives_until_it_was_idle_for_too_long_and_no_longer(step: timedelta) -> None:
+def test_a_session_is_live_until_exactly_its_idle_timeout(step: timedelta) -> None:
     session = a_session(idle_timeout=MINUTE, last_active=START + MINUTE)
     end = START + 2 * MINUTE
     assert is_live(session, end - step)
@@ -51,7 +51,9 @@ def test_a_session_without_idle_timeout_is_never_idle() -> None:
         replace(a_session(), current_user_epoch=1),
         replace(a_session(), current_global_epoch=1),
         replace(a_session(), user_epoch=1, current_user_epoch=2),
-        replace(a_session(), user_epoch=2, current_user_epoch=1),  # can't be, and must not live
+        replace(
+            a_session(), user_epoch=2, current_user_epoch=1
+        ),  # an impossible value, which must not be live
     ],
 )
 def test_a_session_of_another_epoch_is_not_live_at_any_time(swept: Session) -> None:
@@ -60,7 +62,7 @@ def test_a_session_of_another_epoch_is_not_live_at_any_time(swept: Session) -> N
         assert ending_of(swept, now) is not None
 
 
-def test_an_ended_session_is_dead_even_before_it_ended() -> None:
+def test_a_session_with_an_ending_is_not_live_even_before_the_time_of_the_ending() -> None:
     ending = Ending(START + DAY, EndReason.SIGNED_OUT, InitiatingEntity.USER)
     session = replace(a_session(), ending=ending)
     assert not is_live(session, START)
@@ -102,7 +104,7 @@ def test_the_earliest_ending_counts_at_any_time(
     assert (ending.reason, ending.time) == (reason, START + seconds * SECOND)
 
 
-def test_idle_timeout_counts_if_it_coincides_with_expiry() -> None:
+def test_if_idle_timeout_and_expiry_coincide_the_reason_is_idle_timeout() -> None:
     session = a_session(idle_timeout=MINUTE, lifetime=MINUTE)
     ending = ending_of(session, START + MINUTE)
     assert ending == Ending(START + MINUTE, EndReason.IDLE_TIMEOUT, POLICY)
@@ -114,7 +116,7 @@ def test_a_lifetime_shorter_than_the_idle_timeout_ends_a_session() -> None:
     assert ending == Ending(START + MINUTE, EndReason.EXPIRED, POLICY)
 
 
-def test_a_sweep_without_a_known_time_dates_from_now() -> None:
+def test_a_sweep_without_a_known_time_counts_as_now() -> None:
     session = replace(a_session(), current_global_epoch=1)
     undated = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.SYSTEM)
     assert ending_of(session, START + SECOND) == undated

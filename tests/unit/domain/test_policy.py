@@ -9,7 +9,7 @@ MILLISECOND = timedelta(milliseconds=1)
 SECOND = timedelta(seconds=1)
 
 
-def test_the_defaults_are_those_that_are_documented() -> None:
+def test_the_defaults_are_as_documented() -> None:
     policy = Policy()
     assert policy.absolute_lifetime == timedelta(days=90)
     assert policy.idle_timeout is None
@@ -31,7 +31,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         {"history_retention": timedelta(0)},
     ],
 )
-def test_a_rule_at_its_bound_is_taken(rules: dict[str, object]) -> None:
+def test_a_rule_at_its_limit_is_accepted(rules: dict[str, object]) -> None:
     Policy(**rules)  # type: ignore[arg-type]
 
 
@@ -45,7 +45,7 @@ def test_a_rule_at_its_bound_is_taken(rules: dict[str, object]) -> None:
         {"history_retention": -MILLISECOND},
     ],
 )
-def test_a_rule_beyond_its_bound_is_refused_by_name(rules: dict[str, object]) -> None:
+def test_a_rule_beyond_its_limit_is_refused_by_name(rules: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(rules))):
         Policy(**rules)  # type: ignore[arg-type]
 
@@ -60,6 +60,6 @@ def test_activity_is_recorded_at_least_ten_times_in_an_idle_timeout(
     assert Policy().resolution_for(idle) == timedelta(seconds=expected_seconds)
 
 
-def test_an_ending_is_effective_when_the_lease_and_a_margin_have_passed() -> None:
+def test_an_ending_is_effective_after_the_lease_and_a_margin() -> None:
     policy = Policy(cache_lease=2 * SECOND, effective_margin=100 * MILLISECOND)
     assert policy.effective_time(START) == START + 2.1 * SECOND

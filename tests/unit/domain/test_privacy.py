@@ -40,7 +40,7 @@ def test_an_invalid_address_is_returned_unchanged(wrong: str, keep: KeepAddresse
     assert kept_address(wrong, keep) == wrong
 
 
-def test_a_family_has_no_versions() -> None:
+def test_a_device_family_has_no_versions() -> None:
     device = Device("Firefox", "143.0", "Windows", "11", DeviceType.DESKTOP)
     assert without_versions(device) == Device("Firefox", "", "Windows", "", DeviceType.DESKTOP)
     assert without_versions(device).display_name == device.display_name

@@ -27,7 +27,7 @@ def test_a_repetition_is_recognised_and_derives_the_same_secret() -> None:
         replace(ATTEMPT, purpose="createk", caller="ey-1"),
     ],
 )
-def test_another_purpose_caller_or_secret_is_no_repetition(other: Attempt) -> None:
+def test_a_call_with_another_purpose_caller_or_secret_is_no_repetition(other: Attempt) -> None:
     assert other.retry_hash != ATTEMPT.retry_hash
     assert other.derive_secret(SALT) != ATTEMPT.derive_secret(SALT)
 
@@ -45,13 +45,13 @@ def test_another_user_or_parameter_is_a_mismatch(other: Attempt) -> None:
     assert other.parameters_hash != ATTEMPT.parameters_hash
 
 
-def test_the_order_of_a_map_is_no_difference() -> None:
+def test_the_order_of_a_map_does_not_matter() -> None:
     one = replace(ATTEMPT, parameters={"a": "1", "b": "2"})
     other = replace(ATTEMPT, parameters={"b": "2", "a": "1"})
     assert one.parameters_hash == other.parameters_hash
 
 
-def test_without_the_salt_the_secret_is_lost() -> None:
+def test_without_the_salt_the_secret_cannot_be_derived() -> None:
     assert ATTEMPT.derive_secret(SALT) != ATTEMPT.derive_secret(b"t" * 32)
     assert len({new_salt() for _ in range(100)}) == 100
 

@@ -74,7 +74,7 @@ def test_a_user_id_beyond_the_limit_or_with_control_characters_is_refused(user_i
         ("::", "::"),
     ],
 )
-def test_an_address_is_kept_in_its_one_form(text: str, canonical: str | None) -> None:
+def test_an_address_is_stored_in_its_canonical_form(text: str, canonical: str | None) -> None:
     violations = Violations()
     assert checks.check_ip_address(text, violations) == canonical
     assert fields(violations) == []
@@ -106,7 +106,7 @@ def test_an_invalid_address_is_refused(text: str) -> None:
 # Time and methods
 
 
-def test_a_check_of_credentials_began_now_unless_said_otherwise() -> None:
+def test_the_default_time_of_the_credential_check_is_now() -> None:
     violations = Violations()
     assert checks.check_authenticate_time(None, START, violations) == START
     hour_ago = START - 60 * MINUTE
@@ -114,7 +114,7 @@ def test_a_check_of_credentials_began_now_unless_said_otherwise() -> None:
     assert fields(violations) == []
 
 
-def test_a_moment_ahead_by_the_skew_allowed_is_taken_as_the_present() -> None:
+def test_a_time_ahead_by_the_allowed_skew_counts_as_now() -> None:
     violations = Violations()
     assert checks.check_authenticate_time(START + 5 * SECOND, START, violations) == START
     assert fields(violations) == []
@@ -138,7 +138,7 @@ def test_sixteen_methods_of_thirty_two_characters_are_allowed(methods: list[str]
         (["a b", "ok", "é", "pwd\n"], [f"authentication_methods[{n}]" for n in (0, 2, 3)]),
     ],
 )
-def test_methods_beyond_a_limit_are_refused_by_their_place(
+def test_methods_over_a_limit_are_refused_with_their_index(
     methods: list[str], refused: list[str]
 ) -> None:
     violations = Violations()
@@ -153,14 +153,14 @@ LOOSE = Policy(absolute_lifetime=DAY)
 
 
 @pytest.mark.parametrize("lifetime", [SECOND, MINUTE, DAY])
-def test_a_lifetime_may_be_any_up_to_the_policys(lifetime: timedelta) -> None:
+def test_a_lifetime_up_to_the_policys_is_accepted(lifetime: timedelta) -> None:
     violations = Violations()
     assert checks.check_lifetime(lifetime, STRICT, violations) == lifetime
     assert fields(violations) == []
 
 
 @pytest.mark.parametrize("lifetime", [-SECOND, timedelta(0), SECOND - INSTANT, DAY + INSTANT])
-def test_a_lifetime_beyond_the_policys_is_refused(lifetime: timedelta) -> None:
+def test_a_lifetime_over_the_policys_is_refused(lifetime: timedelta) -> None:
     violations = Violations()
     checks.check_lifetime(lifetime, STRICT, violations)
     assert fields(violations) == ["lifetime"]
@@ -170,7 +170,7 @@ def test_a_lifetime_beyond_the_policys_is_refused(lifetime: timedelta) -> None:
     ("policy", "idle_timeout"),
     [(STRICT, MINUTE), (STRICT, 60 * MINUTE), (LOOSE, MINUTE), (LOOSE, DAY)],
 )
-def test_an_idle_timeout_may_be_any_up_to_the_policys(
+def test_an_idle_timeout_up_to_the_policys_is_accepted(
     policy: Policy, idle_timeout: timedelta
 ) -> None:
     violations = Violations()
@@ -187,7 +187,7 @@ def test_an_idle_timeout_may_be_any_up_to_the_policys(
         (LOOSE, DAY + INSTANT),
     ],
 )
-def test_an_idle_timeout_beyond_the_policys_is_refused(
+def test_an_idle_timeout_over_the_policys_is_refused(
     policy: Policy, idle_timeout: timedelta
 ) -> None:
     violations = Violations()
@@ -215,7 +215,7 @@ def test_the_defaults_are_the_policys_limits() -> None:
         {"k": "line\nbreak"},
     ],
 )
-def test_attributes_within_the_limits_are_taken(attributes: Mapping[str, str]) -> None:
+def test_attributes_within_the_limits_are_accepted(attributes: Mapping[str, str]) -> None:
     violations = Violations()
     checks.check_attributes(attributes, violations)
     assert fields(violations) == []
@@ -235,7 +235,7 @@ def test_attributes_within_the_limits_are_taken(attributes: Mapping[str, str]) -
         ({"b": "v" * 300, "a": "\0"}, ["attributes[a]", "attributes[b]"]),
     ],
 )
-def test_attributes_beyond_a_limit_are_refused_by_key(
+def test_attributes_over_a_limit_are_refused_by_key(
     attributes: Mapping[str, str], refused: list[str]
 ) -> None:
     violations = Violations()
@@ -244,13 +244,13 @@ def test_attributes_beyond_a_limit_are_refused_by_key(
 
 
 @pytest.mark.parametrize(("size", "refused"), [(0, []), (32, []), (31, ["retry_secret"])])
-def test_a_retry_secret_has_32_bytes_or_none(size: int, refused: list[str]) -> None:
+def test_a_retry_secret_has_32_bytes_or_is_empty(size: int, refused: list[str]) -> None:
     violations = Violations()
     checks.check_retry_secret(b"r" * size, violations)
     assert fields(violations) == refused
 
 
-def test_a_refusal_never_repeats_a_secret() -> None:
+def test_an_error_never_contains_a_secret() -> None:
     violations = Violations()
     checks.check_retry_secret(b"topsecret", violations)
     with pytest.raises(InvalidRequest) as refusal:

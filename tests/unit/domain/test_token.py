@@ -62,13 +62,13 @@ def test_minted_tokens_are_new_each_time() -> None:
     assert {len(token.secret) for token in minted} == {32}
 
 
-def test_the_least_and_the_greatest_value_have_a_spelling() -> None:
+def test_the_smallest_and_the_largest_value_can_be_encoded() -> None:
     for token in (Token(UUID(int=0), b"\0" * 32), Token(UUID(int=2**128 - 1), b"\xff" * 32)):
         assert len(token.encode()) == TOKEN_LENGTH
         assert parse(token.encode()) == token
 
 
-def test_a_secret_is_kept_as_a_hash_that_only_it_proves() -> None:
+def test_only_the_secret_itself_matches_its_hash() -> None:
     kept = hash_secret(KNOWN.secret)
     assert kept != KNOWN.secret
     assert proves(KNOWN.secret, kept)
@@ -76,7 +76,7 @@ def test_a_secret_is_kept_as_a_hash_that_only_it_proves() -> None:
     assert not proves(kept, kept)
 
 
-def test_a_proof_has_the_id_and_the_hash_of_the_secret() -> None:
+def test_the_cached_proof_has_the_id_and_the_hash_of_the_secret() -> None:
     proof = parse_proof(KNOWN_TEXT)
     assert proof == (ID, hash_secret(KNOWN.secret))
     assert proof.matches(hash_secret(KNOWN.secret))

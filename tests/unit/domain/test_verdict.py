@@ -28,7 +28,7 @@ def test_a_token_without_session_is_not_found() -> None:
     assert judge(None, GOOD, START) == NOT_FOUND
 
 
-def test_a_wrong_secret_and_no_session_get_the_same_answer() -> None:
+def test_a_wrong_secret_and_an_unknown_session_get_the_same_answer() -> None:
     ended = replace(SESSION, ending=Ending(START, EndReason.REVOKED, InitiatingEntity.USER))
     for session in (SESSION, ended):
         assert judge(session, WRONG, START) == NOT_FOUND
@@ -54,7 +54,7 @@ def test_an_implied_ending_counts_like_a_recorded_one() -> None:
     assert rejected == Rejection(RejectionReason.IDLE_TIMEOUT)
 
 
-def test_another_users_session_is_a_mismatch_and_only_while_it_lives() -> None:
+def test_a_live_session_of_another_user_is_a_mismatch() -> None:
     assert judge(SESSION, GOOD, START, "bob") == USER_MISMATCH
     assert judge(SESSION, GOOD, START, "Ann") == USER_MISMATCH
     ended = judge(SESSION, GOOD, START + MINUTE, "bob")

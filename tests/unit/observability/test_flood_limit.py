@@ -21,13 +21,13 @@ class Elapsed:
 
 
 class Log:
-    """A process's log. The test decides when its second passes."""
+    """A process's log. The test decides when the next second begins."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.elapsed, self._stream = Elapsed(), io.StringIO()
         self.handler = BoundedHandler(self._stream, self.elapsed)
         monkeypatch.setattr(logs, "BoundedHandler", lambda _stream: self.handler)
-        monkeypatch.setattr(logs, "REPORT_SECONDS", 3_600)  # no summary before the test asks for it
+        monkeypatch.setattr(logs, "REPORT_SECONDS", 3_600)  # the test triggers the summary
         logs.configure("info", "json")
 
     @property
@@ -55,7 +55,7 @@ def _refuse(times: int, reason: str = "API_KEY_MISSING") -> None:
         structlog.get_logger("rpc").info("call refused", method=str(number), reason=reason)
 
 
-def test_a_flood_leaves_some_lines_and_one_that_counts_the_others(log: Log) -> None:
+def test_a_flood_leaves_some_lines_and_a_summary_with_the_count(log: Log) -> None:
     _refuse(1_000)
     assert log.events == ["call refused"] * PER_SECOND
     log.handler.report()
@@ -67,7 +67,7 @@ def test_a_flood_leaves_some_lines_and_one_that_counts_the_others(log: Log) -> N
     assert len(log.lines) == PER_SECOND + 1  # the summary is logged once
 
 
-def test_each_kind_has_its_own_bound(log: Log) -> None:
+def test_each_kind_of_line_has_its_own_limit(log: Log) -> None:
     _refuse(PER_SECOND + 1)
     _refuse(1, "API_KEY_INVALID")
     for number in range(PER_SECOND + 1):
@@ -79,7 +79,7 @@ def test_each_kind_has_its_own_bound(log: Log) -> None:
     assert "something else" in log.events
 
 
-def test_a_second_later_there_is_room_again(log: Log) -> None:
+def test_a_second_later_lines_are_logged_again(log: Log) -> None:
     _refuse(PER_SECOND + 5)
     log.elapsed.seconds = 0.99
     _refuse(5)

@@ -27,7 +27,7 @@ def _page(port: int) -> str:
         return str(answer.read().decode())
 
 
-def test_idle_connections_block_no_scraper_and_start_few_threads(
+def test_idle_connections_neither_block_a_scraper_nor_start_many_threads(
     port: int,
 ) -> None:
     before = threading.active_count()
@@ -47,6 +47,6 @@ def test_an_idle_connection_is_closed_after_a_timeout(
 ) -> None:
     monkeypatch.setattr(metrics_port._Handler, "timeout", 0.05)
     with socket.create_connection(("127.0.0.1", port), 5) as idle:
-        idle.sendall(b"GET /metrics HTTP/1.0\r\n")  # and no end of it
+        idle.sendall(b"GET /metrics HTTP/1.0\r\n")  # the request is incomplete
         assert idle.recv(1) == b""
     assert capfd.readouterr().err == ""

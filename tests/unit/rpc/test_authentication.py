@@ -100,7 +100,7 @@ async def test_a_method_without_a_permission_is_refused_to_every_caller(
     assert allow_every_call(CREATE, ()) is ANONYMOUS
 
 
-async def test_a_header_that_is_no_single_bearer_key_is_refused(
+async def test_a_header_without_exactly_one_bearer_key_is_refused(
     store: Store, keyring: Keyring, authenticate: Authentication
 ) -> None:
     _, presented = store.issue()
@@ -123,7 +123,7 @@ async def test_a_header_that_is_no_single_bearer_key_is_refused(
             authenticate(VALIDATE, metadata)
 
 
-async def test_a_known_caller_costs_no_second_proof_until_a_key_changes(
+async def test_a_known_caller_is_not_verified_again_until_a_key_changes(
     store: Store,
     keyring: Keyring,
     authenticate: Authentication,

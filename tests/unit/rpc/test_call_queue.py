@@ -1,4 +1,4 @@
-"""The queue alone, without a host or a service."""
+"""The call queue, without a host or a service."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -158,7 +158,7 @@ async def test_calls_that_are_late_together_are_refused_a_few_at_a_time(
     queued.end_one()
     await until(lambda: running.finished)
     await turns()
-    # The next call runs although it is late, so that answers continue.
+    # The next call runs although it is late, so that some calls are still answered.
     assert [queued.answer_of(call) for call in late] == [REFUSED, REFUSED, None, None, None]
     assert list(queued.running) == [late[2]]
     queued.end_everything()
@@ -184,7 +184,7 @@ async def test_while_late_validations_wait_to_be_refused_the_newest_run_first(
     queued.end_everything()
 
 
-async def test_refusals_leave_one_line_in_the_log(queued: Queued) -> None:
+async def test_refusals_are_logged_in_one_line(queued: Queued) -> None:
     with capture_logs() as logs:
         for _ in range(WAITING_LIMIT + 10):
             queued.put()
@@ -264,7 +264,7 @@ async def test_after_a_batch_the_next_one_waits_for_as_many_calls_as_were_answer
     assert len(queued.batches) == batches
 
 
-async def test_a_batch_holds_a_bounded_number_of_calls() -> None:
+async def test_the_number_of_calls_in_a_batch_is_limited() -> None:
     queued = Queued(waiting_limit=10_000)
     calls = [queued.put(VALIDATE) for _ in range(2 * BATCH_LIMIT + 1)]
     for number in range(3):
@@ -274,7 +274,7 @@ async def test_a_batch_holds_a_bounded_number_of_calls() -> None:
     assert [call for batch in queued.batches for call in batch] == calls
 
 
-async def test_a_batch_that_takes_long_is_overtaken_by_a_bounded_number_of_others(
+async def test_a_limited_number_of_batches_start_while_a_slow_batch_runs(
     queued: Queued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(call_queue, "TICK_SECONDS", 0.005)
@@ -286,14 +286,14 @@ async def test_a_batch_that_takes_long_is_overtaken_by_a_bounded_number_of_other
         queued.go_on[number].set()
         await until(lambda: queued.answer_of(overtaking) == b"")  # noqa: B023
         assert queued.answer_of(slow) is None
-    # These batches do not end either. They use up the limit, and no other batch starts.
+    # These batches do not end either. They reach the limit, so no other batch starts.
     for _ in range(BATCHES_LIMIT + 1):
         queued.put(VALIDATE)
         await asyncio.sleep(0.01)
     assert queued.most_batches == BATCHES_LIMIT
 
 
-async def test_validations_run_while_other_calls_take_all_places(queued: Queued) -> None:
+async def test_validations_run_even_if_other_calls_take_all_places(queued: Queued) -> None:
     for _ in range(RUNNING_LIMIT + 1):
         queued.put()
     validation = queued.put(VALIDATE)

@@ -19,7 +19,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
 
 @pytest.fixture
 def shown(authority: TestAuthority, tmp_path: Path) -> Pair:
-    """Return a certificate and key of this test at the paths that the server reads."""
+    """Return a certificate and key at the paths that the server reads."""
     pair = Pair(tmp_path / "tls.pem", tmp_path / "tls.key")
     pair.replace(authority.pair())
     return pair
@@ -60,7 +60,7 @@ def test_a_reload_reads_the_files_at_once_and_logs_every_outcome(
     assert [line["log_level"] for line in logs] == ["info", "error", "error", "info"]
 
 
-def test_another_authority_of_clients_counts_as_a_change(
+def test_another_client_certificate_authority_counts_as_a_change(
     authority: TestAuthority, shown: Pair, tmp_path: Path
 ) -> None:
     client_ca = tmp_path / "clients.pem"
@@ -70,7 +70,7 @@ def test_another_authority_of_clients_counts_as_a_change(
     assert certificates.changed() is not None
 
 
-def test_servers_that_ask_clients_for_a_certificate_make_new_session_tickets_for_each_connection(
+def test_a_server_that_requires_client_certificates_never_resumes_tls_sessions(
     authority: TestAuthority, shown: Pair
 ) -> None:
     certificates = _certificates(shown, authority.certificate)
@@ -163,7 +163,7 @@ def test_an_invalid_client_authority_is_refused(shown: Pair) -> None:
         _certificates(shown, shown.key)
 
 
-def test_a_key_is_in_no_message_and_no_repr(authority: TestAuthority, shown: Pair) -> None:
+def test_no_message_or_repr_contains_a_key(authority: TestAuthority, shown: Pair) -> None:
     files = CertificateFiles(shown.certificate, shown.key)
     shown.key.write_bytes(authority.pair().key.read_bytes())
     with pytest.raises(UnusableCertificates) as caught:

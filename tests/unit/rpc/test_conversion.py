@@ -149,7 +149,7 @@ def test_a_live_session_is_sent_without_an_ending() -> None:
     assert message.initiating_entity == session_pb2.INITIATING_ENTITY_UNSPECIFIED
 
 
-def test_only_the_session_whose_token_asked_is_current() -> None:
+def test_only_the_session_of_the_callers_token_is_current() -> None:
     session = _session()
     assert to_session(session, NOW, session.session_id).current
     assert not to_session(session, NOW, uuid4()).current
@@ -194,14 +194,14 @@ def test_every_rejection_has_an_enum_value(reason: RejectionReason) -> None:
     assert name == f"REJECTION_REASON_{reason.name}"
 
 
-def test_a_validated_session_is_its_tokens_own() -> None:
+def test_a_validated_session_is_current() -> None:
     answer = to_outcome(_session())
     assert answer.WhichOneof("outcome") == "session"
     assert answer.session.current
 
 
 @pytest.mark.parametrize("value_bytes", [0, 1, 60, 100, 3_000, 20_000])
-def test_a_batch_is_answered_as_if_its_message_had_been_serialised(value_bytes: int) -> None:
+def test_the_handwritten_encoding_of_a_batch_equals_that_of_protobuf(value_bytes: int) -> None:
     verdicts: list[Session | Rejection] = [
         replace(_session(), attributes={"key": "v" * value_bytes}),
         *map(Rejection, RejectionReason),

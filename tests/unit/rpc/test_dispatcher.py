@@ -23,7 +23,7 @@ REQUEST = pb.ListSessionsRequest(session_token=SECRET)
 
 
 class Service:
-    """Runs the work of the test."""
+    """A service that runs the test's functions."""
 
     def __init__(self) -> None:
         self.does: Callable[[], Awaitable[Any]]
@@ -142,7 +142,7 @@ async def test_an_unexpected_error_is_internal_and_only_the_log_shows_it(
     assert isinstance(line["exc_info"], RuntimeError)
 
 
-async def test_a_domain_error_is_answered_by_the_table_and_counted(
+async def test_a_domain_error_is_answered_as_in_the_error_table_and_counted(
     service: Service, stub: "SessionServiceAsyncStub"
 ) -> None:
     async def refuse() -> None:
@@ -162,7 +162,7 @@ async def test_a_domain_error_is_answered_by_the_table_and_counted(
     assert SECRET not in repr(logs)
 
 
-async def test_a_cancelled_call_is_neither_an_error_nor_the_end(
+async def test_a_cancelled_call_is_no_error_and_later_calls_are_answered(
     service: Service, stub: "SessionServiceAsyncStub"
 ) -> None:
     service.does = _forever
@@ -180,7 +180,7 @@ async def test_a_cancelled_call_is_neither_an_error_nor_the_end(
     assert await stub.ListSessions(REQUEST) == pb.ListSessionsResponse()
 
 
-async def test_a_slow_call_leaves_a_line_in_the_log(
+async def test_a_slow_call_is_logged(
     service: Service, stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "SLOW_SECONDS", 0.0)
@@ -207,7 +207,7 @@ async def test_malformed_requests_are_not_internal_errors(
         ("BatchValidateSessions", methods.BATCH_REQUEST_LIMIT_BYTES),
     ],
 )
-async def test_a_request_may_be_as_large_as_its_limit_and_no_larger(
+async def test_a_request_may_be_exactly_as_large_as_its_limit(
     address_and_service: tuple[str, Service], method: str, limit_bytes: int
 ) -> None:
     address, service = address_and_service
@@ -223,7 +223,7 @@ async def test_a_request_may_be_as_large_as_its_limit_and_no_larger(
 
 
 def _of_size(size: int) -> bytes:
-    """Return a message of the size, with one unknown field."""
+    """Return a message of the given size, with one unknown field."""
     filler = size - 6
     length = bytes([filler & 0x7F | 0x80, filler >> 7 & 0x7F | 0x80, filler >> 14 & 0x7F | 0x80, 0])
     return b"\xfa\x06" + length + b"x" * filler

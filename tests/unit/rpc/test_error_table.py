@@ -64,7 +64,7 @@ def _details(error: AuthorityError) -> tuple[ErrorInfo, BadRequest, RetryInfo]:
 
 
 def test_every_error_that_can_be_raised_has_a_row() -> None:
-    # A base class, which is never raised itself.
+    # A base class is never raised itself.
     assert set(_kinds(AuthorityError)) - {CallError} == set(TABLE)
 
 
@@ -73,12 +73,12 @@ def test_every_documented_reason_is_used_by_exactly_one_row() -> None:
     assert sorted(used) == sorted(set(ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"})
 
 
-def test_every_row_has_an_example_here() -> None:
+def test_every_row_of_the_table_has_an_example_here() -> None:
     assert {type(example) for example in EXAMPLES} == set(TABLE)
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_an_answer_says_the_same_in_status_and_details(error: AuthorityError) -> None:
+def test_status_and_details_of_an_answer_agree(error: AuthorityError) -> None:
     answered = answer(error)
     status = Status.FromString(_status(error))
     info, _, _ = _details(error)
@@ -121,7 +121,7 @@ def test_a_caller_with_too_many_bad_tokens_gets_a_retry_delay() -> None:
     assert retry.retry_delay.ToTimedelta() == timedelta(seconds=7)
 
 
-def test_a_field_that_is_wrong_is_named_with_its_remedy() -> None:
+def test_an_invalid_field_is_named_with_a_remedy() -> None:
     _, bad_request, _ = _details(EXAMPLES[0])
     assert [(each.field, each.description) for each in bad_request.field_violations] == [
         ("user_id", "is empty; give one"),
@@ -140,7 +140,7 @@ def test_a_missing_permission_is_named() -> None:
     assert _details(errors.PermissionMissing("create"))[0].metadata == {"permission": "create"}
 
 
-def test_an_answer_is_never_larger_than_what_callers_take() -> None:
+def test_an_error_is_never_larger_than_clients_accept() -> None:
     worst = Violation(
         f"attributes[{'é' * 32}]", "has a control character in the key or a null " * 3
     )
@@ -156,9 +156,9 @@ def test_an_answer_is_never_larger_than_what_callers_take() -> None:
 
 
 @pytest.mark.parametrize("cause", Cause)
-def test_an_interrupted_stream_has_its_cause(cause: Cause) -> None:
+def test_the_error_of_an_interrupted_stream_has_its_cause(cause: Cause) -> None:
     assert _details(WatchInterrupted(cause))[0].metadata == {"cause": cause.name}
 
 
-def test_a_server_full_of_streams_says_how_many_there_are() -> None:
+def test_the_error_about_too_many_streams_has_the_limit() -> None:
     assert _details(TooManyStreams(9))[0].metadata == {"limit": "9"}

@@ -1,4 +1,4 @@
-"""The table of RPCs, and that the client retries what the table lets it retry."""
+"""The table of RPCs, and the client's retries according to the table."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ REAUTHENTICATE = _core.reauthenticate(
     authenticate_time=None,
     retry_secret=None,
 )
-# The calls whose operation in the client adds a retry secret that the app did not give.
+# Client calls that add a retry secret if the app gives none.
 WITH_SECRET = {call.method: call.payload for call in (next(CREATE), next(REAUTHENTICATE))}
 
 
@@ -66,7 +66,7 @@ def test_an_rpc_is_retried_with_a_secret_exactly_if_its_request_has_one() -> Non
 
 
 @pytest.mark.parametrize("path", WITH_SECRET)
-def test_the_client_sends_a_retry_secret_also_if_the_app_gives_none(path: str) -> None:
+def test_the_client_sends_a_retry_secret_even_if_the_app_gives_none(path: str) -> None:
     request = METHODS[path].parse(WITH_SECRET[path])
     assert isinstance(request, pb.CreateSessionRequest | pb.ReauthenticateSessionRequest)
     assert len(request.retry_secret) == 32

@@ -32,7 +32,7 @@ _UNKNOWN = CredentialRejected(uuid4(), "", CredentialFault.UNKNOWN, _NOON)
 
 
 class Service:
-    """Keeps lists waiting, and knows no session."""
+    """A service that keeps list calls waiting, and rejects every token."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -103,21 +103,21 @@ async def test_a_call_that_finds_the_queue_full_is_refused(
     await asyncio.gather(*(call for call in calls if call is not refused))
 
 
-async def test_a_place_is_free_again_when_its_call_ends_however_it_ends(
+async def test_a_call_frees_its_place_however_it_ends(
     service: Service, stub: "SessionServiceAsyncStub"
 ) -> None:
     calls = await _fill(service, stub)
-    calls[0].cancel()  # given up by the caller
+    calls[0].cancel()  # the caller cancels
     await stub.CreateSession(pb.CreateSessionRequest(), timeout=5)
     service.go_on.set()
     await asyncio.gather(*calls[1:])
-    for _ in range(LIMIT + 1):  # failures leave no trace either
+    for _ in range(LIMIT + 1):  # a call that fails also frees its place
         with pytest.raises(grpc.aio.AioRpcError):
             await stub.ListSessions(pb.ListSessionsRequest())
     await asyncio.gather(*(stub.CreateSession(pb.CreateSessionRequest()) for _ in range(LIMIT)))
 
 
-async def test_an_absurdly_long_deadline_is_cut_short(
+async def test_a_very_long_deadline_is_shortened(
     stub: "SessionServiceAsyncStub", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "LONGEST_DEADLINE_SECONDS", 0.05)

@@ -15,7 +15,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def sixty(clock: ManualClock) -> RejectedTokens:
-    """A bucket that gets one call a second."""
+    """A bucket that gains one call per second."""
     return RejectedTokens(clock, 60)
 
 
@@ -42,7 +42,7 @@ def test_a_refused_call_costs_nothing(sixty: RejectedTokens, clock: ManualClock)
     assert wait_of(sixty) is None
 
 
-def test_the_refusal_says_when_the_next_call_is_answered(
+def test_a_refusal_has_the_time_until_the_next_call_is_answered(
     sixty: RejectedTokens, clock: ManualClock
 ) -> None:
     empty(sixty)

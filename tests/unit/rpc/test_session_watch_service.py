@@ -57,7 +57,7 @@ class Watched:
 
 
 class Call:
-    """One stream, seen by its caller."""
+    """One stream, as its caller sees it."""
 
     def __init__(self, stub: Any) -> None:
         self._call = stub.WatchSessions()
@@ -65,21 +65,21 @@ class Call:
     async def ping(self, ping_id: int) -> None:
         await self._call.write(pb.WatchSessionsRequest(ping=pb.Ping(ping_id=ping_id)))
 
-    async def says(self, request: pb.WatchSessionsRequest) -> None:
+    async def sends(self, request: pb.WatchSessionsRequest) -> None:
         await self._call.write(request)
 
-    async def hears(self) -> pb.WatchSessionsResponse:
+    async def receives(self) -> pb.WatchSessionsResponse:
         async with asyncio.timeout(PATIENCE_SECONDS):
             response: pb.WatchSessionsResponse = await self._call.read()
         return response
 
     async def opened(self) -> "Call":
         await self.ping(1)
-        assert (await self.hears()).pong.ping_id == 1
+        assert (await self.receives()).pong.ping_id == 1
         return self
 
     async def fails(self) -> tuple[grpc.StatusCode, str, dict[str, str]]:
-        """Return the code, reason and metadata with which it ends."""
+        """Return the code, reason and metadata of the stream's status."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             code = await self._call.code()
             metadata = dict(await self._call.trailing_metadata())
@@ -91,7 +91,7 @@ class Call:
         )
         return code, info.reason, dict(info.metadata)
 
-    async def says_no_more(self) -> None:
+    async def sends_no_more(self) -> None:
         await self._call.done_writing()
 
     async def finishes(self) -> grpc.StatusCode:
@@ -137,7 +137,7 @@ async def until(condition: Any) -> None:
 async def test_a_pong_gives_the_lease(stub: Any) -> None:
     call = Call(stub)
     await call.ping(7)
-    pong = (await call.hears()).pong
+    pong = (await call.receives()).pong
     assert pong.ping_id == 7
     assert pong.lease.ToTimedelta() == LEASE
 
@@ -145,9 +145,11 @@ async def test_a_pong_gives_the_lease(stub: Any) -> None:
 async def test_changes_are_sent_by_session_and_user(watched: Watched, stub: Any) -> None:
     call = await Call(stub).opened()
     watched.hub.changed(Changes({UUID(int=5)}, {"ann"}))
-    assert (await call.hears()).evict == pb.Evict(session_ids=[str(UUID(int=5))], user_ids=["ann"])
+    assert (await call.receives()).evict == pb.Evict(
+        session_ids=[str(UUID(int=5))], user_ids=["ann"]
+    )
     watched.hub.changed(Changes(everybody=True))
-    assert (await call.hears()).evict == pb.Evict(all=True)
+    assert (await call.receives()).evict == pb.Evict(all=True)
 
 
 async def test_the_limit_of_calls_does_not_apply_to_streams(stub: Any) -> None:
@@ -167,8 +169,8 @@ async def test_a_ping_is_answered_before_a_finished_stream_ends(
     for _ in range(5):
         call = Call(stub)
         await call.ping(1)
-        await call.says_no_more()
-        assert (await call.hears()).pong.ping_id == 1
+        await call.sends_no_more()
+        assert (await call.receives()).pong.ping_id == 1
         assert await call.finishes() is grpc.StatusCode.OK
     assert "ExecuteBatchError" not in caplog.text
 
@@ -184,9 +186,9 @@ async def test_a_caller_that_disconnects_is_removed(
     assert "Traceback" not in caplog.text + "".join(capsys.readouterr())
 
 
-async def test_a_message_that_is_no_ping_is_refused(stub: Any) -> None:
+async def test_a_message_without_a_ping_is_refused(stub: Any) -> None:
     call = await Call(stub).opened()
-    await call.says(pb.WatchSessionsRequest())
+    await call.sends(pb.WatchSessionsRequest())
     assert await call.fails() == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", {})
 
 
@@ -197,7 +199,7 @@ async def test_a_message_that_is_no_ping_is_refused(stub: Any) -> None:
         (b"\x12" * 70_000, grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
     ],
 )
-async def test_bytes_that_are_no_message_are_refused(
+async def test_bytes_that_are_not_a_message_are_refused(
     channel: grpc.aio.Channel, sent: bytes, code: grpc.StatusCode, reason: str
 ) -> None:
     method: Any = channel.stream_stream(WATCH)
@@ -206,7 +208,7 @@ async def test_bytes_that_are_no_message_are_refused(
         WatchSessions = staticmethod(method)
 
     call = Call(Raw)
-    await call.says(sent)  # type: ignore[arg-type]
+    await call.sends(sent)  # type: ignore[arg-type]
     found = await call.fails()
     assert found[:2] == (code, reason)
 
@@ -222,7 +224,7 @@ async def test_a_caller_that_loses_its_permission_gets_the_reason(
     assert await call.fails() == (grpc.StatusCode.UNAUTHENTICATED, "API_KEY_REVOKED", {})
 
 
-async def test_callers_are_checked_again_and_again(
+async def test_callers_are_checked_repeatedly(
     watched: Watched, stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("session_authority_server.rpc.session_watch_service.CHECK_SECONDS", 0.01)
@@ -244,7 +246,7 @@ async def test_a_silent_caller_gets_a_timeout_error(watched: Watched, stub: Any)
     )
 
 
-async def test_the_stream_beyond_the_limit_is_refused(watched: Watched, stub: Any) -> None:
+async def test_a_stream_over_the_limit_is_refused(watched: Watched, stub: Any) -> None:
     others = [watched.hub.join() for _ in range(STREAMS_LIMIT)]
     refused = (
         grpc.StatusCode.RESOURCE_EXHAUSTED,

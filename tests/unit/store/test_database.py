@@ -33,7 +33,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Wait only for a moment for a connection."""
+    """Wait only a moment for a connection."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "WAIT_SECONDS", 0.05)
         yield
@@ -56,7 +56,7 @@ async def assert_unavailable(database: Database) -> None:
 
 
 async def threads_ended() -> None:
-    """Wait for the driver's threads, one a connection, so that none outlives the test's loop."""
+    """Wait for the driver's threads, one per connection, so that no thread outlives the test's loop."""
     async with asyncio.timeout(SOON_SECONDS):
         while any("_connection_worker_thread" in each.name for each in threading.enumerate()):
             await asyncio.sleep(0.001)
@@ -65,21 +65,21 @@ async def threads_ended() -> None:
 # Missing and broken
 
 
-async def test_a_file_full_of_garbage_is_no_store(tmp_path: Path) -> None:
+async def test_a_file_with_garbage_is_unavailable(tmp_path: Path) -> None:
     path = tmp_path / "authority.db"
     path.write_bytes(b"garbage " * 10_000)
     await assert_unavailable(Database.sqlite(path))
 
 
-async def test_a_folder_is_no_store(tmp_path: Path) -> None:
+async def test_a_folder_is_unavailable(tmp_path: Path) -> None:
     await assert_unavailable(Database.sqlite(tmp_path))
 
 
-async def test_a_file_in_a_folder_that_is_missing_is_no_store(tmp_path: Path) -> None:
+async def test_a_file_in_a_missing_folder_is_unavailable(tmp_path: Path) -> None:
     await assert_unavailable(Database.sqlite(tmp_path / "missing" / "authority.db"))
 
 
-async def test_an_empty_file_is_no_store(tmp_path: Path) -> None:
+async def test_an_empty_file_is_unavailable(tmp_path: Path) -> None:
     await assert_unavailable(Database.sqlite(tmp_path / "authority.db"))
 
 
@@ -210,7 +210,7 @@ async def test_the_wait_of_a_validation_is_limited(
     assert await engine.sessions.read_sessions([uuid4()]) == {}
 
 
-async def test_a_call_cancelled_while_it_waits_for_its_turn_leaves_no_trace(engine: Engine) -> None:
+async def test_a_call_cancelled_while_it_waits_for_the_writer_has_no_effect(engine: Engine) -> None:
     go_on = asyncio.Event()
     session = a_session()
     ran = False
@@ -251,7 +251,7 @@ async def test_readers_do_not_wait_for_a_writer(engine: Engine) -> None:
     await holder
 
 
-async def test_commits_are_durable_by_the_settings_of_every_connection(engine: Engine) -> None:
+async def test_every_connection_has_durable_settings(engine: Engine) -> None:
     async def settings(connection: object) -> list[object]:
         return [
             (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()  # type: ignore[attr-defined]
@@ -265,7 +265,7 @@ async def test_commits_are_durable_by_the_settings_of_every_connection(engine: E
 async def test_an_ending_that_is_recorded_while_the_list_is_read_is_not_lost(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The list of the ended is two reads; the worker runs between them."""
+    """The list of ended sessions takes two reads. The worker runs between them."""
     session = a_session(lifetime=SECOND)
     await engine.add(session)
     now = START + DAY

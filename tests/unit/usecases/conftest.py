@@ -17,7 +17,7 @@ from tests.support.usecases import UseCases
 
 
 class WatchedStore:
-    """A store that records its calls and can run a test's code before a call."""
+    """A store that records its calls, and runs a test's function before a call."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
@@ -37,7 +37,7 @@ class WatchedStore:
 
 
 async def store_fails() -> None:
-    """Raise, as the code that `WatchedStore` runs before a call."""
+    """Raise an error. `WatchedStore` calls this function before a call."""
     raise StoreUnavailable("writing")
 
 
@@ -49,18 +49,18 @@ class Authority(UseCases):
         self.engine, self.clock, self.store, self.policy = engine, clock, store, policy
 
     def under(self, policy: Policy) -> "Authority":
-        """Return the same with other rules."""
+        """Return the same use cases with other rules in the policy."""
         return Authority(self.engine, self.clock, self.store, policy)
 
     async def sign_in(self, user_id: str = "ann", **said: Any) -> tuple[Session, str]:
-        """Sign somebody in and return the session and its token's text."""
+        """Sign a user in, and return the session and its encoded token."""
         session, token = await self.create(SignIn(user_id=user_id, **said))
         return session, token.encode()
 
     async def answer(self, token: str, *, passive: bool = True) -> Session | Rejection:
         return await self.validate(Validation(token, passive=passive))
 
-    async def is_good(self, token: str) -> bool:
+    async def is_accepted(self, token: str) -> bool:
         return isinstance(await self.answer(token), Session)
 
 

@@ -79,7 +79,7 @@ async def test_an_audit_event_is_recorded_only_if_the_expiry_of_a_key_changes(
         recorder.events.clear()
 
         await keys.expire(made.key_id, 2 * HOUR)
-        await keys.expire(made.key_id, 3 * HOUR)  # it ends earlier already
+        await keys.expire(made.key_id, 3 * HOUR)  # the key already expires earlier
         successor, _ = await keys.rotate(made.key_id, HOUR)
         await keys.rotate(made.key_id, HOUR)
 

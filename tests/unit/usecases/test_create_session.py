@@ -47,7 +47,7 @@ async def test_a_sign_in_creates_a_session_with_all_its_fields(authority: Author
     assert session.idle_expire_time == START + 10 * MINUTE
     assert dict(session.attributes) == {"tenant": "acme"}
     assert session.created_by == "key-1"
-    assert await authority.is_good(token)
+    assert await authority.is_accepted(token)
 
 
 async def test_a_sign_in_without_options_gets_the_policys_defaults(
@@ -61,7 +61,7 @@ async def test_a_sign_in_without_options_gets_the_policys_defaults(
     assert session.ip_address is None
 
 
-async def test_the_store_holds_a_hash_of_the_token_only(authority: Authority) -> None:
+async def test_the_store_has_only_a_hash_of_the_token(authority: Authority) -> None:
     session, token = await authority.sign_in()
     parsed = parse(token)
     assert parsed is not None
@@ -69,7 +69,7 @@ async def test_the_store_holds_a_hash_of_the_token_only(authority: Authority) ->
     assert (await authority.engine.get(parsed.id)).secret_hash == hash_secret(parsed.secret)
 
 
-async def test_all_violations_are_reported_at_once_without_a_call_of_the_store(
+async def test_all_violations_are_reported_at_once_without_a_call_to_the_store(
     authority: Authority,
 ) -> None:
     with pytest.raises(InvalidRequest) as refusal:
@@ -106,8 +106,8 @@ async def test_at_the_limit_the_least_recently_active_session_ends(authority: Au
         tokens.append((await limited.sign_in())[1])
         authority.clock.advance(MINUTE)
     assert await limited.answer(tokens[0]) == Rejection(RejectionReason.LIMIT)
-    assert await limited.is_good(tokens[1])
-    assert await limited.is_good(tokens[2])
+    assert await limited.is_accepted(tokens[1])
+    assert await limited.is_accepted(tokens[2])
     first = parse(tokens[0])
     assert first is not None
     ending = (await authority.engine.get(first.id)).ending
@@ -122,7 +122,7 @@ async def test_a_sign_in_that_the_policy_refuses_ends_no_session(authority: Auth
     with pytest.raises(SessionLimitReached) as refusal:
         await refusing.sign_in()
     assert refusal.value.limit == 2
-    assert [await refusing.is_good(token) for token in tokens] == [True, True]
+    assert [await refusing.is_accepted(token) for token in tokens] == [True, True]
     await refusing.sign_out(tokens[0])
     await refusing.sign_in()
 
@@ -141,7 +141,7 @@ async def test_ended_sessions_without_a_recorded_ending_do_not_count(
 async def test_a_policy_without_a_limit_allows_any_number_of_sessions(authority: Authority) -> None:
     unlimited = authority.under(Policy(session_limit=None))
     tokens = [(await unlimited.sign_in())[1] for _ in range(110)]
-    assert await unlimited.is_good(tokens[0])
+    assert await unlimited.is_accepted(tokens[0])
 
 
 @pytest.mark.parametrize("at_limit", AtLimit)
@@ -149,7 +149,7 @@ async def test_concurrent_sign_ins_keep_the_limit(authority: Authority, at_limit
     limited = authority.under(Policy(session_limit=3, at_limit=at_limit))
     outcomes = await asyncio.gather(*(limited.sign_in() for _ in range(20)), return_exceptions=True)
     made = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
-    assert sum([await limited.is_good(token) for _, token in made]) == 3
+    assert sum([await limited.is_accepted(token) for _, token in made]) == 3
     assert len(made) == (3 if at_limit is AtLimit.REFUSE else 20)
 
 
@@ -163,7 +163,7 @@ async def test_a_refused_sign_in_ends_no_session(authority: Authority) -> None:
     await limited.revoke_others(token)
     with pytest.raises(AuthenticationTooOld):
         await limited.sign_in(authenticate_time=START)
-    assert await limited.is_good(token)
+    assert await limited.is_accepted(token)
 
 
 # Repetitions
@@ -190,7 +190,7 @@ async def test_a_repetition_at_the_limit_ends_nothing(authority: Authority) -> N
     assert (await refusing.sign_in(retry_secret=RETRY))[1] == token
 
 
-async def test_when_the_window_has_closed_a_repetition_is_a_new_sign_in(
+async def test_after_the_retry_window_a_repetition_is_a_new_sign_in(
     authority: Authority,
 ) -> None:
     first, token = await authority.sign_in(retry_secret=RETRY)
@@ -198,7 +198,7 @@ async def test_when_the_window_has_closed_a_repetition_is_a_new_sign_in(
     other, new = await authority.sign_in(retry_secret=RETRY)
     assert other.session_id != first.session_id
     assert new != token
-    assert await authority.is_good(token)
+    assert await authority.is_accepted(token)
     assert (await authority.sign_in(retry_secret=RETRY))[1] == new
 
 
@@ -216,7 +216,7 @@ async def test_when_the_window_has_closed_a_repetition_is_a_new_sign_in(
     ],
     ids=lambda other: next(iter(other)),
 )
-async def test_a_repetition_that_asks_for_something_else_is_refused(
+async def test_a_repetition_with_other_parameters_is_refused(
     authority: Authority, other: dict[str, object]
 ) -> None:
     await authority.sign_in(retry_secret=RETRY)
@@ -233,7 +233,7 @@ async def test_a_retry_of_another_caller_is_a_separate_sign_in(authority: Author
     assert other.session_id != first.session_id
 
 
-async def test_a_repetition_never_brings_an_ended_session_back(authority: Authority) -> None:
+async def test_a_repetition_never_revives_an_ended_session(authority: Authority) -> None:
     _, token = await authority.sign_in(retry_secret=RETRY)
     await authority.sign_out(token)
     with pytest.raises(RetryStale):
@@ -241,7 +241,7 @@ async def test_a_repetition_never_brings_an_ended_session_back(authority: Author
     assert await authority.engine.sessions.list_live("ann", START, None, 10) == []
 
 
-async def test_a_repetition_never_brings_a_superseded_token_back(authority: Authority) -> None:
+async def test_a_repetition_never_revives_a_superseded_token(authority: Authority) -> None:
     _, token = await authority.sign_in(retry_secret=RETRY)
     await authority.reauthenticate(Reauthentication(session_token=token))
     with pytest.raises(RetryStale):
@@ -255,4 +255,4 @@ async def test_a_sign_in_that_failed_can_be_repeated(authority: Authority) -> No
         await refusing.sign_in(retry_secret=RETRY)
     await refusing.sign_out(blocking)
     _, token = await refusing.sign_in(retry_secret=RETRY)
-    assert await refusing.is_good(token)
+    assert await refusing.is_accepted(token)

@@ -26,7 +26,7 @@ async def pages(authority: Authority, token: str, page_size: int, **what: Any) -
 
 
 def minutes(found: list[Page]) -> list[int]:
-    """Return when the sessions were made, in minutes after the start."""
+    """Return the creation times of sessions, in minutes after the start."""
     return [(each.create_time - START) // MINUTE for page in found for each in page.sessions]
 
 
@@ -38,7 +38,9 @@ async def signed_in(authority: Authority, count: int) -> list[str]:
     return tokens
 
 
-async def test_a_user_sees_their_own_sessions_and_which_one_asks(authority: Authority) -> None:
+async def test_a_user_sees_their_own_sessions_and_which_one_is_current(
+    authority: Authority,
+) -> None:
     hers = await signed_in(authority, 3)
     await authority.sign_in("bob")
     page = await authority.list(Listing(session_token=hers[1]))
@@ -51,7 +53,7 @@ async def test_a_user_sees_their_own_sessions_and_which_one_asks(authority: Auth
 
 @pytest.mark.parametrize("page_size", [1, 2, 4, 5, 6, 9])
 @pytest.mark.parametrize("show_ended", [True, False])
-async def test_every_page_says_how_many_sessions_are_live(
+async def test_every_page_has_the_number_of_live_sessions(
     authority: Authority, page_size: int, show_ended: bool
 ) -> None:
     tokens = await signed_in(authority, 6)
@@ -76,7 +78,7 @@ async def test_the_ended_sessions_can_be_listed_alone(
     assert minutes(found) == [2, 1, 0]
 
 
-async def test_an_ended_session_proves_nothing(authority: Authority) -> None:
+async def test_the_token_of_an_ended_session_lists_nothing(authority: Authority) -> None:
     _, token = await authority.sign_in(lifetime=MINUTE)
     authority.clock.advance(MINUTE)
     with pytest.raises(SessionNotLive):
@@ -85,7 +87,7 @@ async def test_an_ended_session_proves_nothing(authority: Authority) -> None:
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 4, 5, 7])
 @pytest.mark.parametrize("show_ended", [True, False])
-async def test_pages_of_any_size_are_full_and_join(
+async def test_pages_of_any_size_are_full_and_join_without_gaps(
     authority: Authority, page_size: int, show_ended: bool
 ) -> None:
     tokens = await signed_in(authority, 6)
@@ -97,7 +99,7 @@ async def test_pages_of_any_size_are_full_and_join(
     assert all(len(page.sessions) == page_size for page in found[:-2])
 
 
-async def test_a_page_has_fifty_unless_said_and_two_hundred_at_most(authority: Authority) -> None:
+async def test_a_page_has_50_sessions_by_default_and_at_most_200(authority: Authority) -> None:
     unlimited = authority.under(Policy(session_limit=None))
     _, token = await unlimited.sign_in()
     await authority.engine.fill([a_session() for _ in range(PAGE_SIZE_LIMIT + 20)])

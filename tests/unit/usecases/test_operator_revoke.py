@@ -40,7 +40,7 @@ SWEEPS: dict[str, Sweeping] = {
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_sign_in_that_began_before_does_not_survive(
+async def test_a_sign_in_that_began_before_the_revocation_is_refused(
     authority: Authority, sweep: Sweeping, known: bool
 ) -> None:
     if known:
@@ -48,20 +48,20 @@ async def test_a_sign_in_that_began_before_does_not_survive(
     authority.clock.advance(MINUTE)
     await sweep(authority)
     authority.clock.advance(SECOND)
-    for _ in range(2):  # a refused sign-in must not let the next one in
+    for _ in range(2):  # a refused sign-in must not make the next one succeed
         with pytest.raises(AuthenticationTooOld):
             await authority.sign_in("ann", authenticate_time=START + MINUTE - SECOND / 1000)
     _, token = await authority.sign_in("ann", authenticate_time=START + MINUTE)
-    assert await authority.is_good(token)
+    assert await authority.is_accepted(token)
     with pytest.raises(AuthenticationTooOld):
         await authority.sign_in("ann", authenticate_time=START)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
-async def test_a_sign_in_in_flight_without_a_time_does_not_survive(
+async def test_a_sign_in_in_flight_without_a_given_time_is_refused(
     authority: Authority, sweep: Sweeping
 ) -> None:
-    """The server uses the time of the call, which here is before the sweep."""
+    """Without a given time, the server uses the time of the call. Here that is before the sweep."""
 
     async def swept_meanwhile() -> None:
         authority.clock.advance(SECOND)
@@ -84,7 +84,7 @@ async def test_a_re_authentication_does_not_survive_a_sweep(
         await sweep(authority)
     with pytest.raises(SessionNotLive):
         await authority.reauthenticate(Reauthentication(session_token=token))
-    assert not await authority.is_good(token)
+    assert not await authority.is_accepted(token)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
@@ -118,7 +118,7 @@ async def test_a_forged_token_ends_nothing_and_gets_the_same_answer(authority: A
     session, token = await authority.sign_in()
     forged = Token(session.session_id, b"f" * 32).encode()
     assert await authority.revoke_by_token(forged) == START + EFFECTIVE
-    assert await authority.is_good(token)
+    assert await authority.is_accepted(token)
 
 
 async def test_a_session_that_had_already_ended_keeps_its_ending(authority: Authority) -> None:
@@ -152,17 +152,17 @@ async def test_a_reason_beyond_the_limits_is_refused_before_anything_ends(
         with pytest.raises(InvalidRequest) as refusal:
             await call()
         assert [each.field for each in refusal.value.violations] == ["reason"]
-    assert await authority.is_good(token)
+    assert await authority.is_accepted(token)
 
 
-# Those of a key
+# Sessions created by a key
 
 
 async def made_by(authority: Authority, key: str, count: int) -> list[tuple[Session, str]]:
     return [await authority.sign_in(caller=key) for _ in range(count)]
 
 
-async def test_an_ending_that_runs_out_of_time_continues_where_it_stopped(
+async def test_a_revocation_that_runs_out_of_time_continues_at_the_next_call(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("session_authority_server.usecases.operator_revoke.BATCH_LIMIT", 2)
@@ -183,7 +183,7 @@ async def test_an_ending_that_runs_out_of_time_continues_where_it_stopped(
 # Erasing
 
 
-async def test_an_erasure_out_of_time_has_ended_everything_and_says_that_it_is_not_complete(
+async def test_an_erasure_that_runs_out_of_time_has_ended_all_sessions_and_reports_incomplete(
     authority: Authority,
 ) -> None:
     _, token = await authority.sign_in()
@@ -197,21 +197,21 @@ async def test_an_erasure_out_of_time_has_ended_everything_and_says_that_it_is_n
     assert await authority.answer(token) == NOT_FOUND
 
 
-async def test_an_erasure_whose_deleting_fails_has_ended_everything(authority: Authority) -> None:
+async def test_an_erasure_whose_deletion_fails_has_ended_all_sessions(authority: Authority) -> None:
     _, token = await authority.sign_in()
     authority.store.before["erase_some"] = store_fails
     assert await authority.erase_user("ann") == Erasure(START + EFFECTIVE, complete=False)
     assert await authority.answer(token) == REVOKED
 
 
-async def test_a_sign_out_that_an_erasure_overtakes_leaves_nothing_of_the_user(
+async def test_a_sign_out_during_an_erasure_leaves_no_data_of_the_user(
     authority: Authority,
 ) -> None:
     session, token = await authority.sign_in("ann")
     engine = authority.engine
 
     class Overtaken:
-        """A store whose transactions find the session once and then no longer."""
+        """A store whose transactions find the session at the first read only."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(engine.sessions, name)

@@ -18,7 +18,7 @@ TOKEN = PageToken("ann", True, START, Section.LIVE, KEY)
 @pytest.mark.parametrize("section", Section)
 @pytest.mark.parametrize("after", [None, KEY])
 @pytest.mark.parametrize("show_ended", [True, False])
-def test_a_place_survives_its_spelling(
+def test_a_page_token_survives_encoding_and_decoding(
     section: Section, after: PageKey | None, show_ended: bool
 ) -> None:
     token = PageToken("ann", show_ended, START, section, after)
@@ -33,7 +33,7 @@ def refused(text: str, user_id: str = "ann", show_ended: bool = True) -> bool:
     return False
 
 
-def test_a_place_is_of_one_users_list_in_one_form() -> None:
+def test_a_page_token_is_valid_only_for_its_user_and_kind_of_list() -> None:
     assert refused(TOKEN.encode(), user_id="bob")
     assert refused(TOKEN.encode(), show_ended=False)
 
@@ -55,13 +55,15 @@ def changed(at: int, value: int) -> str:
         TOKEN.encode()[:-4],
         TOKEN.encode() + "AAAA",
         " " + TOKEN.encode(),
-        changed(0, 2),  # a version to come
-        changed(1, 0),  # a section that there is not
+        changed(0, 2),  # a future version
+        changed(1, 0),  # an unknown section
         changed(1, 4),
-        changed(12, 0x7F),  # a moment beyond all years
+        changed(12, 0x7F),  # a time beyond the last year
         changed(12, 0x80),
         changed(12, 0xFF),
-        replace(TOKEN, as_of=datetime.min.replace(tzinfo=UTC)).encode(),  # before all sessions
+        replace(
+            TOKEN, as_of=datetime.min.replace(tzinfo=UTC)
+        ).encode(),  # a time before all sessions
         changed(20, 0x7F),
     ],
 )
@@ -73,11 +75,11 @@ def test_garbage_is_refused(text: str) -> None:
     st.text()
     | st.binary(min_size=44, max_size=44).map(lambda b: base64.urlsafe_b64encode(b).decode())
 )
-def test_any_other_text_is_refused_and_nothing_worse(text: str) -> None:
+def test_any_other_text_is_refused_with_a_clear_error(text: str) -> None:
     assert refused(text)
 
 
-def test_sections_follow_each_other() -> None:
+def test_each_section_of_a_list_follows_the_previous_one() -> None:
     live = TOKEN
     used, ended = live.next_section(first_page=False), live.next_section(first_page=True)
     assert used == replace(live, section=Section.USED_SINCE, after=None)

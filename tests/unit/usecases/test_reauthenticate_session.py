@@ -26,13 +26,15 @@ async def renew(
     return session, new.encode()
 
 
-async def test_a_session_gets_a_new_token_and_the_old_one_dies(authority: Authority) -> None:
+async def test_a_session_gets_a_new_token_and_the_old_token_is_rejected(
+    authority: Authority,
+) -> None:
     session, old = await authority.sign_in()
     renewed, new = await renew(authority, old, authentication_methods=("hwk",))
     assert renewed.session_id == session.session_id
     assert renewed.authentication_methods == ("hwk",)
     assert await authority.answer(old) == SUPERSEDED
-    assert await authority.is_good(new)
+    assert await authority.is_accepted(new)
     with pytest.raises(SessionNotLive):
         await renew(authority, old)
 
@@ -48,7 +50,7 @@ async def test_lifetime_and_idle_timeout_restart(authority: Authority) -> None:
     assert renewed.create_time == START
     assert stored_fields(await authority.engine.get(renewed.session_id)) == stored_fields(renewed)
     authority.clock.advance(59 * MINUTE)
-    assert await authority.is_good(new)
+    assert await authority.is_accepted(new)
 
 
 async def test_one_of_two_concurrent_re_authentications_succeeds(authority: Authority) -> None:
@@ -58,7 +60,7 @@ async def test_one_of_two_concurrent_re_authentications_succeeds(authority: Auth
     )
     won = [each for each in outcomes if not isinstance(each, BaseException)]
     assert len(won) == 1
-    assert await authority.is_good(won[0][1])
+    assert await authority.is_accepted(won[0][1])
 
 
 async def test_an_ended_session_is_not_renewed(authority: Authority) -> None:
@@ -72,7 +74,7 @@ async def test_an_ended_session_is_not_renewed(authority: Authority) -> None:
 async def test_a_session_that_ends_while_it_is_renewed_stays_ended(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sign-out commits between the proof and the renewal."""
+    """The sign-out commits between the proof of the session and its renewal."""
     _, token = await authority.sign_in()
 
     async def transact(work: object) -> object:
@@ -98,7 +100,7 @@ async def test_a_renewed_session_is_swept_like_any_other(authority: Authority) -
     _, other = await authority.sign_in()
     _, new = await renew(authority, token)
     await authority.revoke_others(other)
-    assert not await authority.is_good(new)
+    assert not await authority.is_accepted(new)
 
 
 # Repetitions
@@ -112,23 +114,23 @@ async def test_a_repetition_gets_the_same_token(authority: Authority) -> None:
     assert (stored_fields(again), same) == (stored_fields(first), token)
 
 
-async def test_repetitions_at_once_renew_once(authority: Authority) -> None:
+async def test_concurrent_repetitions_renew_once(authority: Authority) -> None:
     _, old = await authority.sign_in()
     made = await asyncio.gather(*(renew(authority, old, RETRY) for _ in range(10)))
     assert len({token for _, token in made}) == 1
-    assert await authority.is_good(made[0][1])
+    assert await authority.is_accepted(made[0][1])
 
 
-async def test_when_the_window_has_closed_the_old_token_is_dead(authority: Authority) -> None:
+async def test_after_the_retry_window_the_old_token_is_rejected(authority: Authority) -> None:
     _, old = await authority.sign_in()
     _, new = await renew(authority, old, RETRY)
     authority.clock.advance(10 * MINUTE)
     with pytest.raises(SessionNotLive):
         await renew(authority, old, RETRY)
-    assert await authority.is_good(new)
+    assert await authority.is_accepted(new)
 
 
-async def test_a_repetition_that_says_something_else_is_refused(authority: Authority) -> None:
+async def test_a_repetition_with_other_methods_is_refused(authority: Authority) -> None:
     _, old = await authority.sign_in()
     await renew(authority, old, RETRY)
     for other in (

@@ -20,10 +20,10 @@ from tests.unit.usecases.conftest import Authority, store_fails
 async def test_an_id_may_be_written_in_capitals(authority: Authority) -> None:
     session, proof = await authority.sign_in()
     await authority.revoke(proof, str(session.session_id).upper())
-    assert not await authority.is_good(proof)
+    assert not await authority.is_accepted(proof)
 
 
-async def test_a_session_that_ends_while_it_asks_ends_nothing(authority: Authority) -> None:
+async def test_a_session_that_ends_during_its_own_call_ends_no_other(authority: Authority) -> None:
     session, token = await authority.sign_in()
     _, proof = await authority.sign_in()
 
@@ -33,7 +33,7 @@ async def test_a_session_that_ends_while_it_asks_ends_nothing(authority: Authori
     authority.store.before["transact"] = it_is_signed_out
     with pytest.raises(SessionNotLive):
         await authority.revoke(proof, str(session.session_id))
-    assert await authority.is_good(token)
+    assert await authority.is_accepted(token)
 
 
 # All others
@@ -43,7 +43,7 @@ async def test_ending_all_others_again_is_harmless(authority: Authority) -> None
     _, proof = await authority.sign_in()
     for _ in range(3):
         await authority.revoke_others(proof)
-        assert await authority.is_good(proof)
+        assert await authority.is_accepted(proof)
 
 
 async def test_two_sessions_that_end_all_others_leave_one(authority: Authority) -> None:
@@ -52,10 +52,10 @@ async def test_two_sessions_that_end_all_others_leave_one(authority: Authority) 
         *(authority.revoke_others(token) for token in tokens), return_exceptions=True
     )
     assert [isinstance(each, SessionNotLive) for each in outcomes].count(True) == 3
-    assert [await authority.is_good(token) for token in tokens].count(True) == 1
+    assert [await authority.is_accepted(token) for token in tokens].count(True) == 1
 
 
-async def test_the_list_of_ended_sessions_shows_when_and_by_which_entity(
+async def test_the_list_of_ended_sessions_shows_time_and_initiator(
     authority: Authority,
 ) -> None:
     session, _ = await authority.sign_in()
@@ -96,7 +96,7 @@ async def test_a_forged_token_ends_no_session_and_costs_as_much_as_an_unknown_on
         await authority.sign_out(presented.encode())
         assert asked == ["read_session"]
         asked.clear()
-    assert await authority.is_good(token)
+    assert await authority.is_accepted(token)
     await authority.sign_out(token)
     assert asked == ["read_session", "lock_user", "read_session", "end_session"]
 
@@ -107,7 +107,7 @@ async def test_a_forged_token_ends_no_session_and_costs_as_much_as_an_unknown_on
 async def test_an_ending_is_effective_a_lease_and_a_margin_after_its_commit(
     authority: Authority,
 ) -> None:
-    """The clock is read after the commit, even if the commit was slow."""
+    """The effective time is computed after the commit, even if the commit was slow."""
     patient = authority.under(
         Policy(cache_lease=timedelta(seconds=10), effective_margin=timedelta(seconds=1))
     )

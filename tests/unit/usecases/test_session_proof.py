@@ -1,4 +1,4 @@
-"""Proof of a request's session inside a transaction."""
+"""The proof of a request's session in a transaction."""
 
 from dataclasses import replace
 from uuid import UUID
@@ -24,7 +24,7 @@ GOOD = Token(SESSION.session_id, SECRET)
 
 
 class Transaction:
-    """A transaction of an engine in which others commit until the user is locked."""
+    """A transaction in which other transactions may commit until the user is locked."""
 
     def __init__(self, before: Session | None, after: Session | None) -> None:
         self._before = before
@@ -51,7 +51,7 @@ async def test_the_proven_session_is_the_one_read_under_its_users_lock() -> None
 
 
 @pytest.mark.parametrize("after", [ENDED, None])
-async def test_a_session_that_ended_before_the_lock_was_had_proves_nothing(
+async def test_a_session_that_ends_before_the_lock_is_acquired_is_rejected(
     after: Session | None,
 ) -> None:
     with pytest.raises(SessionNotLive):
@@ -66,7 +66,7 @@ async def test_an_invalid_token_locks_no_user() -> None:
         assert transaction.locked == []
 
 
-def test_a_malformed_token_proves_nothing() -> None:
+def test_a_malformed_token_is_rejected() -> None:
     assert require_proof(GOOD.encode()) == GOOD.proof
     with pytest.raises(SessionNotLive):
         require_proof("garbage")

@@ -1,4 +1,4 @@
-"""Only a user with a recent proof of identity can list and end their sessions."""
+"""Restrictions on listing and revoking: a recent proof of identity, and no actors."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -41,10 +41,10 @@ async def test_an_old_proof_of_identity_is_refused_if_the_policy_limits_its_age(
     with pytest.raises(ReauthenticationRequired) as refusal:
         await call(wary, token, str(target.session_id))
     assert refusal.value.max_age == MAX_AGE
-    assert await wary.is_good(other)
-    assert await wary.is_good(token)
+    assert await wary.is_accepted(other)
+    assert await wary.is_accepted(token)
     await call(authority, token, str(target.session_id))  # the default accepts any age
-    assert await wary.is_good(token)
+    assert await wary.is_accepted(token)
     _, new = await wary.reauthenticate(Reauthentication(session_token=token))
     await call(wary, new.encode(), str(session.session_id))
 
@@ -76,7 +76,7 @@ async def test_an_actor_can_neither_list_nor_revoke(
     for target in (own, session):
         with pytest.raises(ImpersonationForbidden):
             await call(authority, token, str(target.session_id))
-    assert await authority.is_good(hers)
+    assert await authority.is_accepted(hers)
     verdict = await authority.answer(token)
     assert isinstance(verdict, Session)
     assert verdict.actor_id == "support-7"
@@ -104,17 +104,19 @@ async def test_the_user_sees_the_actor_and_can_end_the_session(authority: Author
     )
     assert [each.actor_id for each in page.sessions].count(None) == 1
     await authority.revoke(hers, str(acting.session_id))
-    assert not await authority.is_good(token)
+    assert not await authority.is_accepted(token)
 
 
 @pytest.mark.parametrize("actor_id", ["a" * 256, "two\nlines"])
-async def test_an_actor_has_the_form_of_a_user(authority: Authority, actor_id: str) -> None:
+async def test_an_actor_id_has_the_same_limits_as_a_user_id(
+    authority: Authority, actor_id: str
+) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         await authority.sign_in(actor_id=actor_id)
     assert [each.field for each in refusal.value.violations] == ["actor_id"]
 
 
-async def test_another_actor_is_no_repetition(authority: Authority) -> None:
+async def test_a_sign_in_with_another_actor_is_no_repetition(authority: Authority) -> None:
     secret = b"r" * 32
     session, _ = await authority.create(SignIn(user_id="ann", actor_id="one", retry_secret=secret))
     again, _ = await authority.create(SignIn(user_id="ann", actor_id="one", retry_secret=secret))

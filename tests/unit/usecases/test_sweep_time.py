@@ -22,7 +22,7 @@ SWEEPS = {
 
 
 def ahead(authority: Authority, by: timedelta) -> Authority:
-    """Return a server of the same store whose clock is ahead."""
+    """Return the use cases of another server, whose clock is ahead."""
     clock = ManualClock(authority.clock.now() + by)
     return Authority(authority.engine, clock, authority.store, authority.policy)
 
@@ -33,9 +33,9 @@ async def test_a_sweep_in_the_future_ends_sessions_and_blocks_no_sign_in(
 ) -> None:
     _, old = await authority.sign_in("ann")
     await sweep(ahead(authority, HOUR))
-    assert not await authority.is_good(old)
+    assert not await authority.is_accepted(old)
     _, new = await authority.sign_in("ann")
-    assert await authority.is_good(new)
+    assert await authority.is_accepted(new)
     await authority.create(SignIn(user_id="ann", authenticate_time=START))
 
 

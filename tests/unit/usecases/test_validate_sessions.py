@@ -37,13 +37,13 @@ async def test_passive_validation_never_keeps_a_session_from_idling(authority: A
         await authority.answer(active, passive=False)
         await authority.activity.flush()
     assert await authority.answer(passive) == Rejection(RejectionReason.IDLE_TIMEOUT)
-    assert await authority.is_good(active)
+    assert await authority.is_accepted(active)
 
 
 # Many
 
 
-async def test_many_are_answered_in_their_order(authority: Authority) -> None:
+async def test_many_questions_are_answered_in_order(authority: Authority) -> None:
     session, good = await authority.sign_in()
     _, ended = await authority.sign_in()
     await authority.sign_out(ended)
@@ -71,7 +71,9 @@ async def test_many_are_answered_in_their_order(authority: Authority) -> None:
     ]
 
 
-async def test_a_thousand_are_one_read_and_one_more_is_refused(authority: Authority) -> None:
+async def test_a_thousand_questions_take_one_read_and_one_more_is_refused(
+    authority: Authority,
+) -> None:
     _, token = await authority.sign_in()
     authority.store.asked.clear()
     answers = await authority.validate_all([Validation(token)] * VALIDATIONS_LIMIT)

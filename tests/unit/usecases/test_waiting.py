@@ -1,4 +1,4 @@
-"""Facts that were read before a wait for the store are checked again after it."""
+"""Facts that were read before a wait for the store are checked again afterwards."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -57,7 +57,7 @@ async def test_a_session_that_expires_while_its_reauthentication_waits_stays_end
     renewing = authority.reauthenticate(Reauthentication(session_token=token))
     with pytest.raises(SessionNotLive):
         await held_up(authority, renewing, "transact", 2)
-    assert not await authority.is_good(token)
+    assert not await authority.is_accepted(token)
 
 
 async def test_an_activity_that_is_written_too_late_revives_no_session(
@@ -77,11 +77,13 @@ async def test_a_session_in_use_outlives_a_store_that_is_slow_to_write(
     _, token = await authority.sign_in(idle_timeout=MINUTE)
     authority.clock.advance(50 * SECOND)
     assert isinstance(await authority.answer(token, passive=False), Session)
-    authority.clock.advance(20 * SECOND)  # nothing was flushed
-    assert await authority.is_good(token)
+    authority.clock.advance(20 * SECOND)  # no activity was flushed
+    assert await authority.is_accepted(token)
 
 
-async def test_decisive_activities_at_once_are_written_together(authority: Authority) -> None:
+async def test_concurrent_activities_close_to_idling_are_written_together(
+    authority: Authority,
+) -> None:
     tokens = [(await authority.sign_in(f"user-{n}", idle_timeout=MINUTE))[1] for n in range(40)]
     authority.clock.advance(55 * SECOND)
     authority.store.asked.clear()
@@ -97,7 +99,7 @@ async def test_decisive_activities_at_once_are_written_together(authority: Autho
     )
     assert authority.store.asked == ["read_sessions", "touch"]
     authority.clock.advance(30 * SECOND)
-    assert all([await authority.is_good(token) for token in tokens])
+    assert all([await authority.is_accepted(token) for token in tokens])
 
 
 async def test_a_batch_close_to_idling_takes_one_write(authority: Authority) -> None:
@@ -108,10 +110,10 @@ async def test_a_batch_close_to_idling_takes_one_write(authority: Authority) -> 
     assert all(isinstance(answer, Session) for answer in answers)
     assert authority.store.asked.count("touch") == 1
     authority.clock.advance(30 * SECOND)
-    assert all([await authority.is_good(token) for token in tokens])
+    assert all([await authority.is_accepted(token) for token in tokens])
 
 
-async def test_a_decisive_activity_that_cannot_be_written_is_no_acceptance_and_the_next_one_can(
+async def test_if_activity_close_to_idling_cannot_be_written_validation_fails_until_it_can(
     authority: Authority,
 ) -> None:
     _, token = await authority.sign_in(idle_timeout=MINUTE)
@@ -122,7 +124,7 @@ async def test_a_decisive_activity_that_cannot_be_written_is_no_acceptance_and_t
     assert isinstance(await authority.answer(token, passive=False), Session)
 
 
-async def test_reauthentication_is_held_to_the_policy_of_today(authority: Authority) -> None:
+async def test_reauthentication_applies_the_current_policy(authority: Authority) -> None:
     _, token = await authority.sign_in(idle_timeout=60 * MINUTE)
     stricter = replace(Policy(), absolute_lifetime=DAY, idle_timeout=5 * MINUTE)
     session, new = await authority.under(stricter).reauthenticate(
@@ -131,7 +133,7 @@ async def test_reauthentication_is_held_to_the_policy_of_today(authority: Author
     assert session.lifetime == DAY
     assert session.idle_timeout == 5 * MINUTE
     authority.clock.advance(timedelta(minutes=5))
-    assert not await authority.is_good(new.encode())
+    assert not await authority.is_accepted(new.encode())
 
 
 async def test_a_session_reauthenticated_while_pages_are_read_is_not_missed(
@@ -153,7 +155,9 @@ async def test_a_session_reauthenticated_while_pages_are_read_is_not_missed(
     assert old.session_id in seen
 
 
-async def test_a_sign_in_far_beyond_the_limit_ends_all_of_the_surplus(authority: Authority) -> None:
+async def test_a_sign_in_far_over_the_limit_ends_every_session_over_it(
+    authority: Authority,
+) -> None:
     without = authority.under(replace(Policy(), session_limit=None))
     tokens = []
     for _ in range(30):
@@ -161,6 +165,6 @@ async def test_a_sign_in_far_beyond_the_limit_ends_all_of_the_surplus(authority:
         authority.clock.advance(SECOND)
     under_limit = authority.under(replace(Policy(), session_limit=5))
     _, newest = await under_limit.sign_in()
-    good = [await authority.is_good(token) for token in tokens]
+    good = [await authority.is_accepted(token) for token in tokens]
     assert good == [False] * 26 + [True] * 4
-    assert await authority.is_good(newest)
+    assert await authority.is_accepted(newest)

@@ -24,7 +24,7 @@ ONE, OTHER = Changes({UUID(int=1)}), Changes(user_ids={"ann"})
 
 
 class SlowChannel:
-    """A channel whose probes come back when a test says so."""
+    """A channel whose probes return when the test decides."""
 
     def __init__(self) -> None:
         self.probes: list[int] = []
@@ -78,7 +78,9 @@ def cause(stream: Stream) -> Cause | None:
     return error.cause
 
 
-async def test_changes_of_a_tick_are_one_message_made_once_for_all(setting: Setting) -> None:
+async def test_the_changes_of_a_tick_are_one_message_encoded_once_for_all_streams(
+    setting: Setting,
+) -> None:
     streams = [setting.hub.join() for _ in range(3)]
     setting.hub.changed(ONE)
     setting.hub.changed(OTHER)
@@ -101,7 +103,7 @@ async def test_a_new_stream_gets_no_earlier_changes(setting: Setting) -> None:
     assert await said(stream) == []
 
 
-async def test_a_pong_comes_only_when_a_probe_that_was_sent_after_its_ping_has_come_back(
+async def test_a_pong_is_sent_only_after_a_probe_sent_after_its_ping_has_returned(
     setting: Setting,
 ) -> None:
     early, late = setting.hub.join(), setting.hub.join()
@@ -133,7 +135,7 @@ async def test_changes_that_came_before_a_probe_precede_the_pong(setting: Settin
     assert await said(stream) == [b"evict 1 ann", b"pong 1"]
 
 
-async def test_of_several_pings_the_last_is_answered(setting: Setting) -> None:
+async def test_only_the_last_of_several_pings_is_answered(setting: Setting) -> None:
     stream = setting.hub.join()
     for ping_id in (1, 2, 3):
         setting.hub.pinged(stream, ping_id)
@@ -143,7 +145,7 @@ async def test_of_several_pings_the_last_is_answered(setting: Setting) -> None:
     assert await said(stream) == [b"pong 3"]
 
 
-async def test_losing_the_channel_ends_every_stream_and_forgets_its_pings(setting: Setting) -> None:
+async def test_losing_the_channel_ends_every_stream_and_drops_its_pings(setting: Setting) -> None:
     stream = setting.hub.join()
     setting.hub.pinged(stream, 1)
     setting.hub.tick()
@@ -156,10 +158,10 @@ async def test_losing_the_channel_ends_every_stream_and_forgets_its_pings(settin
     another = setting.hub.join()
     setting.hub.pinged(another, 2)
     setting.hub.tick()
-    assert setting.channel.probes == [lost]  # none is sent while it is down
+    assert setting.channel.probes == [lost]  # no probe is sent while the channel is down
     setting.hub.up()
     setting.hub.tick()
-    setting.hub.returned(lost)  # of the channel that was lost
+    setting.hub.returned(lost)  # a probe of the lost channel
     setting.hub.tick()
     assert await said(another) == []
     setting.comes_back()
@@ -167,7 +169,7 @@ async def test_losing_the_channel_ends_every_stream_and_forgets_its_pings(settin
     assert await said(another) == [b"pong 2"]
 
 
-async def test_a_stream_that_takes_nothing_is_ended_and_never_skips_anything(
+async def test_a_stream_that_is_not_read_is_ended_and_skips_no_change(
     setting: Setting,
 ) -> None:
     slow, quick = setting.hub.join(), setting.hub.join()
@@ -180,11 +182,11 @@ async def test_a_stream_that_takes_nothing_is_ended_and_never_skips_anything(
     assert setting.hub.streams == (quick,)
 
 
-async def test_no_more_streams_join_than_there_may_be(setting: Setting) -> None:
+async def test_the_number_of_streams_is_limited(setting: Setting) -> None:
     streams = [setting.hub.join() for _ in range(STREAMS_LIMIT)]
     with pytest.raises(TooManyStreams):
         setting.hub.join()
-    # An ended stream counts until its caller has gone.
+    # An ended stream counts until its caller has disconnected.
     setting.hub.end(streams[0], ApiKeyRevoked())
     with pytest.raises(TooManyStreams):
         setting.hub.join()
@@ -235,14 +237,14 @@ async def test_small_groups_are_served_in_one_tick(setting: Setting) -> None:
     assert await said(streams[0]) == await said(streams[-1]) == [b"evict 1"]
 
 
-async def test_too_many_names_mean_everybody(setting: Setting) -> None:
+async def test_too_many_changes_are_sent_as_a_change_of_every_session(setting: Setting) -> None:
     stream = setting.hub.join()
     setting.hub.changed(Changes({UUID(int=number) for number in range(NAMES_LIMIT + 1)}))
     setting.hub.tick()
     assert await said(stream) == [b"evict all"]
 
 
-async def test_a_stream_that_is_silent_for_long_is_ended(setting: Setting) -> None:
+async def test_a_stream_that_sends_no_pings_for_long_is_ended(setting: Setting) -> None:
     silent, speaking = setting.hub.join(), setting.hub.join()
     setting.now += SILENCE_SECONDS / 2
     setting.hub.pinged(speaking, 1)
@@ -252,7 +254,7 @@ async def test_a_stream_that_is_silent_for_long_is_ended(setting: Setting) -> No
     assert cause(speaking) is None
 
 
-async def test_a_draining_server_ends_streams_and_takes_no_more(setting: Setting) -> None:
+async def test_a_draining_server_ends_streams_and_accepts_no_more(setting: Setting) -> None:
     stream = setting.hub.join()
     setting.hub.drain()
     assert cause(stream) is Cause.DRAINING
@@ -260,7 +262,7 @@ async def test_a_draining_server_ends_streams_and_takes_no_more(setting: Setting
         setting.hub.join()
 
 
-async def test_a_ping_of_a_stream_that_was_ended_is_forgotten(setting: Setting) -> None:
+async def test_a_ping_of_an_ended_stream_is_not_answered(setting: Setting) -> None:
     stream = setting.hub.join()
     setting.hub.pinged(stream, 1)
     setting.hub.tick()

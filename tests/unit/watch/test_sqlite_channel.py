@@ -62,14 +62,14 @@ async def channel(writer: Writer, receiver: Receiver) -> AsyncIterator[SqliteCha
     running.cancel()
 
 
-async def test_a_probe_comes_back_at_once_where_nothing_is_being_committed(
+async def test_a_probe_returns_at_once_if_no_commit_is_in_flight(
     channel: SqliteChannel, receiver: Receiver
 ) -> None:
     channel.probe(1)
     assert receiver.heard == ["up", 1]
 
 
-async def test_a_probe_waits_for_the_commits_that_were_under_way_and_no_others(
+async def test_a_probe_waits_for_the_commits_in_flight_and_for_no_later_ones(
     channel: SqliteChannel, receiver: Receiver
 ) -> None:
     channel.committing()
@@ -102,7 +102,7 @@ async def test_an_uncertain_commit_takes_the_channel_down_until_the_writer_is_fr
     assert receiver.heard == ["up", ONE, "lost", "up"]
 
 
-async def test_a_doubt_while_another_is_resolved_keeps_the_channel_down(
+async def test_a_second_uncertain_commit_keeps_the_channel_down(
     channel: SqliteChannel, receiver: Receiver, writer: Writer
 ) -> None:
     channel.committing()
@@ -117,7 +117,7 @@ async def test_a_doubt_while_another_is_resolved_keeps_the_channel_down(
     assert receiver.heard == ["up", ONE, "lost", OTHER, "lost", "up"]
 
 
-async def test_a_doubt_before_the_first_receiver_is_kept() -> None:
+async def test_an_uncertain_commit_before_the_first_receiver_still_takes_the_channel_down() -> None:
     writer, receiver = Writer(), Receiver()
     channel = SqliteChannel(writer.take_turn)
     channel.committing()

@@ -12,7 +12,7 @@ BEHIND_PROXY = ClientIp(["10.0.0.0/8", "fd00::/8"])
 FORWARDED = ClientIp(["10.0.0.0/8"], header="forwarded")
 
 
-def test_without_trusted_proxies_only_the_peer_counts() -> None:
+def test_without_trusted_proxies_the_peer_is_the_client() -> None:
     assert ClientIp().find("203.0.113.7", "198.51.100.1") == "203.0.113.7"
 
 
@@ -24,17 +24,17 @@ def test_the_header_of_a_trusted_proxy_gives_the_client() -> None:
     assert BEHIND_PROXY.find(PROXY, "203.0.113.7") == "203.0.113.7"
 
 
-def test_the_rightmost_hop_that_is_not_trusted_counts_whatever_is_left_of_it() -> None:
+def test_the_rightmost_untrusted_hop_is_the_client_whatever_is_left_of_it() -> None:
     chain = "127.0.0.1, 198.51.100.66, 203.0.113.7, 10.2.3.4, 10.9.9.9"
 
     assert BEHIND_PROXY.find(PROXY, chain) == "203.0.113.7"
 
 
-def test_a_call_from_within_comes_from_the_first_of_ones_own() -> None:
+def test_if_every_hop_is_trusted_the_first_one_is_the_client() -> None:
     assert BEHIND_PROXY.find(PROXY, "10.7.7.7, 10.2.3.4") == "10.7.7.7"
 
 
-def test_a_proxy_that_calls_for_itself_is_the_client() -> None:
+def test_a_proxy_without_a_forwarding_header_is_the_client() -> None:
     assert BEHIND_PROXY.find(PROXY, "") == PROXY
 
 
@@ -61,11 +61,11 @@ def test_a_proxy_that_calls_for_itself_is_the_client() -> None:
         ("unix:", None),  # a Unix socket, which this site does not trust
     ],
 )
-def test_a_hop_is_an_address_or_nothing(hop: str, address: str | None) -> None:
+def test_a_hop_is_parsed_as_an_address_or_as_unknown(hop: str, address: str | None) -> None:
     assert BEHIND_PROXY.find(PROXY, f"198.51.100.1, {hop}") == address
 
 
-def test_what_a_proxy_hides_stays_unknown_rather_than_being_what_a_client_claims() -> None:
+def test_an_address_hidden_by_a_proxy_is_unknown_whatever_the_client_claims() -> None:
     assert BEHIND_PROXY.find(PROXY, "198.51.100.1, unknown, 10.2.3.4") is None
 
 
@@ -83,13 +83,13 @@ def test_what_a_proxy_hides_stays_unknown_rather_than_being_what_a_client_claims
         ("for=198.51.100.1, xfor=203.0.113.7", None),
         ('for=198.51.100.1;host="a,b", for=203.0.113.7', "203.0.113.7"),
         (r'for="203.0.113.\7"', "203.0.113.7"),
-        # A quote that the client left open does not hide the proxy's element.
+        # A quotation mark that the client left open does not hide the proxy's element.
         ('for="198.51.100.1, for=203.0.113.7', "203.0.113.7"),
         (r'for="198.51.100.1\", for=203.0.113.7', "203.0.113.7"),
         (r'for="x\"y,z", for=203.0.113.7', "203.0.113.7"),
     ],
 )
-def test_the_standard_header_is_read_in_all_its_forms(header: str, address: str | None) -> None:
+def test_the_forwarded_header_is_parsed_in_all_its_forms(header: str, address: str | None) -> None:
     assert FORWARDED.find(PROXY, header) == address
 
 
@@ -104,7 +104,7 @@ def test_the_standard_header_is_read_in_all_its_forms(header: str, address: str 
         (", ,", PROXY),
     ],
 )
-def test_empty_elements_of_a_list_are_no_hops(header: str, address: str | None) -> None:
+def test_empty_elements_of_a_list_are_ignored(header: str, address: str | None) -> None:
     standard = ", ".join(f"for={hop.strip()}" if hop.strip() else "" for hop in header.split(","))
 
     assert BEHIND_PROXY.find(PROXY, header) == address
@@ -113,7 +113,7 @@ def test_empty_elements_of_a_list_are_no_hops(header: str, address: str | None) 
 
 @pytest.mark.parametrize("peer", [None, "", "unix:", "unix:/run/app.sock", PROXY])
 @pytest.mark.parametrize("socket", ["unix:", "UNIX:", "unix:/run/nginx.sock", '"unix:"', "unix"])
-def test_a_trusted_unix_socket_is_a_hop_like_others(peer: str | None, socket: str) -> None:
+def test_a_trusted_unix_socket_counts_as_a_trusted_hop(peer: str | None, socket: str) -> None:
     trusted = ["unix", "10.0.0.0/8"]
     for chain in (f"198.51.100.1, 203.0.113.7, {socket}", f"203.0.113.7, {socket}, 10.2.2.2"):
         standard = ", ".join(f"for={hop}" for hop in chain.split(", "))
@@ -147,7 +147,7 @@ def test_a_trusted_unix_socket_is_a_hop_like_others(peer: str | None, socket: st
         ({"forwarded": "for=203.0.113.7;proto=http", "x-forwarded-proto": "https"}, "http"),
     ],
 )
-def test_the_standard_header_tells_the_scheme_that_the_browser_used(
+def test_the_forwarded_header_has_the_scheme_that_the_browser_used(
     headers: dict[str, str], scheme: str | None
 ) -> None:
     assert FORWARDED.scheme(PROXY, lambda name: headers.get(name, "")) == scheme
@@ -167,7 +167,7 @@ def test_the_standard_header_tells_the_scheme_that_the_browser_used(
         (", ", None),
     ],
 )
-def test_the_nearest_proxy_tells_the_scheme_in_a_header_of_its_own(
+def test_x_forwarded_proto_of_the_nearest_proxy_has_the_scheme(
     said: str, scheme: str | None
 ) -> None:
     headers = {"x-forwarded-proto": said, "forwarded": "for=203.0.113.7;proto=https"}
@@ -191,7 +191,7 @@ def test_the_nearest_proxy_tells_the_scheme_in_a_header_of_its_own(
         ("10.1.1.1, 203.0.113.7, 10.2.2.2", "https, http, https", "http"),
     ],
 )
-def test_the_scheme_of_the_outermost_trusted_proxy_counts(
+def test_the_scheme_is_that_of_the_outermost_trusted_proxy(
     hops: str, said: str, scheme: str
 ) -> None:
     standard = ", ".join(f"for={hop.strip()}" for hop in hops.split(","))
@@ -201,7 +201,7 @@ def test_the_scheme_of_the_outermost_trusted_proxy_counts(
     assert FORWARDED.scheme(PROXY, lambda name: headers.get(name, "")) == scheme
 
 
-def test_only_the_header_that_the_proxies_maintain_is_named() -> None:
+def test_an_unknown_forwarding_header_is_refused() -> None:
     assert FORWARDED.header == "forwarded"
     assert BEHIND_PROXY.header == "x-forwarded-for"
     with pytest.raises(ValueError, match="x-forwarded-for"):
@@ -209,7 +209,7 @@ def test_only_the_header_that_the_proxies_maintain_is_named() -> None:
 
 
 @pytest.mark.parametrize("client_ip", [BEHIND_PROXY, FORWARDED])
-def test_what_a_client_puts_in_front_of_a_header_neither_costs_nor_changes_much(
+def test_junk_that_a_client_sends_first_changes_no_result(
     client_ip: ClientIp,
 ) -> None:
     is_standard = client_ip is FORWARDED
@@ -220,7 +220,7 @@ def test_what_a_client_puts_in_front_of_a_header_neither_costs_nor_changes_much(
 
 
 @pytest.mark.parametrize(("client_ip", "hop"), [(BEHIND_PROXY, PROXY), (FORWARDED, f"for={PROXY}")])
-def test_a_chain_is_followed_for_so_many_hops(client_ip: ClientIp, hop: str) -> None:
+def test_a_chain_is_followed_for_a_limited_number_of_hops(client_ip: ClientIp, hop: str) -> None:
     client = hop.replace(PROXY, "203.0.113.7")
     within = ", ".join([client] + [hop] * (HOPS_LIMIT - 1))
     beyond = ", ".join([client] + [hop] * HOPS_LIMIT)
@@ -240,7 +240,7 @@ def test_a_unix_socket_can_be_trusted(peer: str | None) -> None:
     assert ClientIp(["unix"]).find(peer, "") is None
 
 
-def test_a_mapped_peer_is_the_address_that_it_maps() -> None:
+def test_an_ipv4_mapped_peer_counts_as_its_ipv4_address() -> None:
     assert BEHIND_PROXY.find("::ffff:10.0.0.1", "203.0.113.7") == "203.0.113.7"
 
 
@@ -267,7 +267,7 @@ def test_an_invalid_network_is_refused(network: str) -> None:
         ClientIp([network])
 
 
-def test_a_lone_text_is_not_taken_for_its_letters() -> None:
+def test_a_single_string_is_refused_as_a_list_of_networks() -> None:
     with pytest.raises(TypeError, match="not a str"):
         ClientIp("10.0.0.0/8")
 
@@ -276,7 +276,7 @@ def test_a_lone_text_is_not_taken_for_its_letters() -> None:
     peer=st.one_of(st.none(), st.just(PROXY), st.text(max_size=20)),
     header=st.text(alphabet='for=",;\\ 0123456789.:[]_%xunkow', max_size=200),
 )
-def test_nothing_but_an_address_ever_comes_out(peer: str | None, header: str) -> None:
+def test_the_result_is_always_an_address_or_none(peer: str | None, header: str) -> None:
     for client_ip in (BEHIND_PROXY, FORWARDED, ClientIp(["unix", PROXY])):
         found = client_ip.find(peer, header)
         assert found is None or str(ipaddress.ip_address(found)) == found

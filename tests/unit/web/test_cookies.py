@@ -13,7 +13,7 @@ from session_authority.web.cookies import (
 TOKEN = "ses_" + "A" * 70
 
 
-def test_the_cookie_is_bound_to_its_host_and_out_of_reach_of_scripts() -> None:
+def test_the_cookie_is_bound_to_its_host_and_hidden_from_scripts() -> None:
     header = SessionCookie().holding(TOKEN, local=False).header()
 
     assert header == (
@@ -21,21 +21,21 @@ def test_the_cookie_is_bound_to_its_host_and_out_of_reach_of_scripts() -> None:
     )
 
 
-def test_a_cookie_for_sub_domains_says_so_in_its_name() -> None:
+def test_a_cookie_for_subdomains_has_another_prefix() -> None:
     header = SessionCookie(domain=".Example.com").holding(TOKEN, local=False).header()
 
     assert header.startswith("__Secure-auth_session=")
     assert "; Domain=example.com; Secure;" in header
 
 
-def test_a_cookie_can_go_with_the_browser() -> None:
+def test_a_cookie_can_end_with_the_browser() -> None:
     cookie = SessionCookie(persistent=False)
 
     assert "Max-Age" not in cookie.holding(TOKEN, local=False).header()
     assert "Max-Age" in cookie.holding(TOKEN, local=False, persistent=True).header()
 
 
-def test_on_localhost_the_name_is_plain_and_a_warning_is_given_once(
+def test_on_localhost_the_name_has_no_prefix_and_a_warning_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     cookie = SessionCookie(domain="example.com")
@@ -50,7 +50,7 @@ def test_on_localhost_the_name_is_plain_and_a_warning_is_given_once(
     assert TOKEN not in caplog.text
 
 
-def test_clearing_names_the_very_cookie() -> None:
+def test_clearing_uses_the_same_cookie_name_and_attributes() -> None:
     (cleared,) = SessionCookie(domain="example.com").cleared(local=False)
 
     assert cleared.header() == (
@@ -80,14 +80,14 @@ def test_the_token_is_found_among_other_cookies() -> None:
         f'__Host-auth_session={TOKEN}; __Host-auth_session="{TOKEN}"',
     ],
 )
-def test_quotes_and_spaces_around_a_value_do_not_count(header: str) -> None:
+def test_quotes_and_spaces_around_a_value_are_ignored(header: str) -> None:
     assert SessionCookie().tokens(header, local=False) == (TOKEN,)
 
 
 @pytest.mark.parametrize(
     "pair",
     [
-        # Browsers protect a name by its prefix only if it stands at the very beginning.
+        # Browsers protect a prefix only at the very beginning of a name.
         f"\x85__Host-auth_session={TOKEN}",
         f"\xa0__Host-auth_session={TOKEN}",
         f"\x0b__Host-auth_session={TOKEN}",
@@ -98,16 +98,16 @@ def test_quotes_and_spaces_around_a_value_do_not_count(header: str) -> None:
         f"__HOST-auth_session={TOKEN}",
     ],
 )
-def test_a_name_that_only_looks_like_the_cookies_is_another(pair: str) -> None:
+def test_a_similar_name_is_another_cookie(pair: str) -> None:
     assert SessionCookie().tokens(pair, local=False) == ()
 
 
 @pytest.mark.parametrize("value", ['"', f'"{TOKEN}', f'{TOKEN}"', f"'{TOKEN}'", f'""{TOKEN}""'])
-def test_other_quotes_belong_to_the_value(value: str) -> None:
+def test_other_quotation_marks_belong_to_the_value(value: str) -> None:
     assert TOKEN not in SessionCookie().tokens(f"__Host-auth_session={value}", local=False)
 
 
-def test_a_name_without_the_prefix_counts_on_localhost_only() -> None:
+def test_a_name_without_the_prefix_is_accepted_only_on_localhost() -> None:
     header = f"auth_session={TOKEN}"
 
     assert SessionCookie().tokens(header, local=False) == ()
@@ -120,7 +120,7 @@ def test_several_cookies_of_the_name_are_candidates_in_the_browsers_order() -> N
     assert SessionCookie().tokens(header, local=False) == ("b", "a", "c")
 
 
-def test_no_more_candidates_are_looked_at_than_the_limit() -> None:
+def test_the_number_of_candidates_is_limited() -> None:
     header = "; ".join(f"__Host-auth_session=t{number}" for number in range(1000))
 
     assert len(SessionCookie().tokens(header, local=False)) == CANDIDATES_LIMIT
@@ -139,11 +139,11 @@ def test_no_more_candidates_are_looked_at_than_the_limit() -> None:
         "=__Host-auth_session=a",
     ],
 )
-def test_what_is_no_such_cookie_is_none(header: str) -> None:
+def test_a_header_without_the_cookie_has_no_token(header: str) -> None:
     assert SessionCookie().tokens(header, local=False) == ()
 
 
-def test_a_hostile_header_costs_little_and_an_endless_one_nothing() -> None:
+def test_a_hostile_header_costs_little_time() -> None:
     longest = ("__Host-auth_session;" * COOKIE_HEADER_LIMIT_BYTES)[:COOKIE_HEADER_LIMIT_BYTES]
 
     began = time.process_time()
@@ -155,19 +155,19 @@ def test_a_hostile_header_costs_little_and_an_endless_one_nothing() -> None:
 
 
 @pytest.mark.parametrize("token", ["a;Domain=evil", "a\r\nSet-Cookie: b", "", "a b", "é"])
-def test_nothing_but_a_token_gets_into_the_header(token: str) -> None:
+def test_only_a_token_is_accepted_as_the_value(token: str) -> None:
     with pytest.raises(ValueError, match="letters, digits"):
         SessionCookie().holding(token, local=False)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a;b", "__Host-x", "__SECURE-x", "x" * 65])
-def test_a_name_that_no_cookie_can_have_is_refused(name: str) -> None:
+def test_an_invalid_cookie_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cookie's name"):
         SessionCookie(name)
 
 
 @pytest.mark.parametrize("domain", ["com", "a b.com", "example.com;x", "-a.com", ""])
-def test_a_domain_that_no_cookie_can_have_is_refused(domain: str) -> None:
+def test_an_invalid_cookie_domain_is_refused(domain: str) -> None:
     with pytest.raises(ValueError, match="cookie's domain"):
         SessionCookie(domain=domain)
 
@@ -199,5 +199,5 @@ def test_only_a_browsers_own_machine_over_plain_http_is_local(
     assert is_local(scheme, host, origin) is local
 
 
-def test_an_origin_that_is_none_is_not_local() -> None:
+def test_an_invalid_origin_is_not_local() -> None:
     assert not is_local("http", "localhost", "http://[")

@@ -26,5 +26,5 @@ def test_bytes_that_are_not_utf_8_are_replaced() -> None:
         ("", False),
     ],
 )
-def test_only_a_url_encoded_form_is_one(content_type: str, form: bool) -> None:
+def test_only_a_url_encoded_form_is_parsed(content_type: str, form: bool) -> None:
     assert is_form(content_type) is form

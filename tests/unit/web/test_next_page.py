@@ -6,7 +6,7 @@ CONFIRM = "/account/confirm"
 
 
 @pytest.mark.parametrize("given", ["/", "/vault", "/vault?x=1&y=%2F", "/account/confirmed"])
-def test_a_path_of_this_site_is_returned_to(given: str) -> None:
+def test_next_page_accepts_paths_of_this_site(given: str) -> None:
     assert next_page(given, default="/home", confirm_url=CONFIRM) == given
 
 
@@ -32,11 +32,11 @@ def test_a_path_of_this_site_is_returned_to(given: str) -> None:
         "/account/%63onfirm",
     ],
 )
-def test_another_site_and_the_confirming_page_are_not_returned_to(given: str | None) -> None:
+def test_next_page_refuses_other_sites_and_the_confirming_page(given: str | None) -> None:
     assert next_page(given, default="/home", confirm_url=CONFIRM) == "/home"
 
 
-def test_the_confirming_page_learns_where_the_user_was() -> None:
+def test_the_confirming_page_gets_the_path_of_the_users_page() -> None:
     assert (
         confirm_address("/prove?again=1", method="GET", path="/vault?x=1")
         == "/prove?again=1&next=%2Fvault%3Fx%3D1"
@@ -53,7 +53,7 @@ def test_the_confirming_page_learns_where_the_user_was() -> None:
         ("", CONFIRM),
     ],
 )
-def test_after_a_refused_form_the_user_returns_to_the_page_that_held_it(
+def test_after_a_refused_form_the_user_returns_to_the_page_with_the_form(
     referer: str, address: str
 ) -> None:
     found = confirm_address(

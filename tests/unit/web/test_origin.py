@@ -80,7 +80,7 @@ def test_spellings_of_one_origin_have_one_normal_form(given: str, normal: str) -
         "javascript://app.example",
     ],
 )
-def test_what_is_not_one_web_origin_is_refused_at_start(given: str) -> None:
+def test_an_invalid_origin_is_refused_at_start(given: str) -> None:
     assert normal_origin(given) is None
     with pytest.raises(ValueError, match=r'"https://app\.example"'):
         Site(origin=given)

@@ -1,4 +1,4 @@
-"""The session of a request, and the fate of its cookie."""
+"""The session of a request, and whether its cookie is kept."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -33,7 +33,7 @@ def test_a_request_without_a_cookie_has_no_session_and_makes_no_call() -> None:
     assert set_cookies(it) == []
 
 
-def test_the_authority_is_asked_once() -> None:
+def test_a_visit_validates_each_token_once() -> None:
     it = visit("ses_a")
 
     assert look_up(it, lambda _: LIVE) == ["ses_a"]
@@ -76,9 +76,7 @@ def test_a_rejection_clears_the_cookie(reason: RejectionReason) -> None:
         ({"upgrade": "websocket"}, False),
     ],
 )
-def test_only_a_page_that_is_being_opened_clears_the_cookie(
-    headers: dict[str, Any], clears: bool
-) -> None:
+def test_only_a_navigation_clears_the_cookie(headers: dict[str, Any], clears: bool) -> None:
     """Any other request may have started before a sign-in whose cookie it would clear."""
     it = visit("ses_a", **headers)
     look_up(it, lambda _: RejectionReason.REVOKED)
@@ -88,7 +86,7 @@ def test_only_a_page_that_is_being_opened_clears_the_cookie(
 
 
 @pytest.mark.parametrize("reason", [RejectionReason.SUPERSEDED, RejectionReason.UNKNOWN])
-def test_a_superseded_token_does_not_clear_its_successor(reason: RejectionReason) -> None:
+def test_a_superseded_token_does_not_clear_the_cookie(reason: RejectionReason) -> None:
     it = visit("ses_a")
     look_up(it, lambda _: reason)
 
@@ -106,13 +104,13 @@ def test_without_an_answer_the_cookie_stays() -> None:
     it = visit("ses_a")
 
     assert it.to_ask() == [ValidationRequest("ses_a", ip_address="8.8.8.8")]
-    # No answer comes.
+    # The answers are missing.
 
     assert it.outcome is None
     assert set_cookies(it) == []
 
 
-def test_answers_that_come_after_a_sign_in_of_the_request_change_nothing() -> None:
+def test_answers_that_arrive_after_a_sign_in_change_nothing() -> None:
     it = visit("ses_a")
     asked = it.to_ask()
     Authority().run(it.sign_in("ana"))
@@ -123,7 +121,7 @@ def test_answers_that_come_after_a_sign_in_of_the_request_change_nothing() -> No
     assert set_cookies(it) == [("__Host-auth_session", "ses_new", 34_560_000)]
 
 
-def test_the_first_live_token_of_several_counts() -> None:
+def test_the_first_live_token_of_several_is_used() -> None:
     it = visit("ses_dead", "ses_live", "ses_other")
 
     asked = look_up(it, lambda token: RejectionReason.REVOKED if token == "ses_dead" else LIVE)
@@ -143,7 +141,7 @@ def test_the_cookie_is_cleared_once_all_its_tokens_are_rejected() -> None:
     assert set_cookies(it) == CLEARED
 
 
-def test_one_superseded_token_among_them_keeps_it() -> None:
+def test_the_cookie_is_kept_if_one_of_its_tokens_is_superseded() -> None:
     for first, second in (("ses_a", "ses_b"), ("ses_b", "ses_a")):
         it = visit(first, second)
         look_up(
@@ -155,7 +153,7 @@ def test_one_superseded_token_among_them_keeps_it() -> None:
         assert set_cookies(it) == []
 
 
-def test_asking_again_forgets_the_answer() -> None:
+def test_a_forced_validation_discards_the_earlier_answer() -> None:
     it = visit("ses_a")
     look_up(it, lambda _: LIVE)
 
@@ -166,7 +164,7 @@ def test_asking_again_forgets_the_answer() -> None:
     assert set_cookies(it) == CLEARED
 
 
-def test_a_proof_is_recent_for_as_long_as_was_said() -> None:
+def test_a_proof_is_recent_until_the_given_age() -> None:
     it = visit("ses_a")
     for age, recent in ((600, True), (601, False)):
         it.ask_again()
@@ -180,7 +178,7 @@ def test_a_proof_is_recent_for_as_long_as_was_said() -> None:
             assert caught.value.metadata == {"max_authentication_age_seconds": "600"}
 
 
-def test_on_localhost_the_cookie_is_cleared_under_both_its_names() -> None:
+def test_on_localhost_the_cookie_is_cleared_under_both_names() -> None:
     it = visit("ses_a", scheme="http", host="localhost:8000")
     look_up(it, lambda _: RejectionReason.REVOKED)
     assert set_cookies(it) == [("__Host-auth_session", "", 0), ("auth_session", "", 0)]

@@ -15,7 +15,7 @@ from session_authority.web.site import Site
 from tests.unit.web.visiting import CLEARED, LIVE, NOON, Authority, look_up, set_cookies, visit
 
 
-def test_signing_in_sets_the_token_and_sends_client_and_time_of_the_request() -> None:
+def test_signing_in_sends_client_and_time_of_the_request_and_sets_the_cookie() -> None:
     authority = Authority()
     site = Site(client_ip=ClientIp(["10.0.0.0/8"]), clock=lambda: NOON)
     it = visit(site=site, peer="10.0.0.1", x_forwarded_for="203.0.113.7", user_agent="Firefox")
@@ -48,9 +48,11 @@ def test_signing_in_sets_the_token_and_sends_client_and_time_of_the_request() ->
         (b"", ""),
     ],
 )
-def test_a_user_agent_is_utf_8(sent: bytes, recorded: str) -> None:
+def test_a_user_agent_is_decoded_as_utf_8(sent: bytes, recorded: str) -> None:
     authority = Authority()
-    it = visit(user_agent=sent.decode("latin-1"))  # web servers pass it on in this form
+    it = visit(
+        user_agent=sent.decode("latin-1")
+    )  # web servers pass the header to apps in this form
     authority.run(it.sign_in("ana"))
     authority.run(it.adopt("ana", NOON, b"r" * 32))
 
@@ -59,14 +61,14 @@ def test_a_user_agent_is_utf_8(sent: bytes, recorded: str) -> None:
     ] * 2
 
 
-def test_a_user_agent_that_is_decoded_already_stays() -> None:
+def test_a_decoded_user_agent_stays_unchanged() -> None:
     authority = Authority()
     authority.run(visit(user_agent="微信/8.0.50").sign_in("ana"))
 
     assert authority.requests[0].user_agent == "微信/8.0.50"
 
 
-def test_signing_in_with_a_check_that_began_earlier_says_so() -> None:
+def test_signing_in_can_send_an_earlier_time_of_the_credential_check() -> None:
     authority = Authority()
 
     authority.run(visit().sign_in("ana", authenticate_time=NOON - timedelta(minutes=3)))
@@ -74,7 +76,7 @@ def test_signing_in_with_a_check_that_began_earlier_says_so() -> None:
     assert authority.requests[0].authenticate_time.ToDatetime(UTC) == NOON - timedelta(minutes=3)
 
 
-def test_a_cookie_that_goes_with_the_browser_has_no_age() -> None:
+def test_a_cookie_that_ends_with_the_browser_has_no_max_age() -> None:
     it = visit()
     Authority().run(it.sign_in("ana", persistent=False))
     assert set_cookies(it) == [("__Host-auth_session", "ses_new", None)]
@@ -89,7 +91,7 @@ def test_the_sessions_that_a_new_sign_in_replaces_are_ended() -> None:
     assert [request.session_token for request in authority.requests[1:]] == ["ses_a", "ses_b"]
 
 
-def test_a_sign_in_stands_even_if_what_it_replaces_cannot_be_ended(
+def test_a_sign_in_succeeds_even_if_the_replaced_session_cannot_be_ended(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     authority = Authority({"SignOut": Unavailable()})
@@ -142,7 +144,7 @@ def test_after_the_response_has_started_no_session_is_created() -> None:
     assert authority.requests == []
 
 
-def test_signing_out_ends_all_that_was_presented_and_clears_the_cookie() -> None:
+def test_signing_out_ends_the_sessions_of_all_presented_tokens_and_clears_the_cookie() -> None:
     authority = Authority()
     it = visit("ses_a", "ses_b")
 
@@ -174,7 +176,7 @@ def test_signing_out_without_a_session_makes_no_call() -> None:
     assert set_cookies(it) == []
 
 
-def test_reauthentication_puts_the_new_token_in_the_place_of_the_live_one() -> None:
+def test_reauthentication_replaces_the_live_token_in_the_cookie() -> None:
     authority = Authority()
     it = visit("ses_a", "ses_b")
     look_up(it, lambda token: LIVE if token == "ses_b" else RejectionReason.REVOKED)
@@ -188,9 +190,9 @@ def test_reauthentication_puts_the_new_token_in_the_place_of_the_live_one() -> N
     assert set_cookies(it) == [("__Host-auth_session", "ses_renewed", 34_560_000)]
 
 
-def test_an_adoption_can_be_repeated_by_others_to_the_same_effect() -> None:
+def test_concurrent_adoptions_of_one_login_send_equal_requests() -> None:
     authority = Authority()
-    for forwarded in ("203.0.113.7", "2001:db8::5"):  # a browser with two stacks
+    for forwarded in ("203.0.113.7", "2001:db8::5"):  # a browser that uses IPv4 and IPv6
         it = visit(
             site=Site(client_ip=ClientIp(["10.0.0.0/8"])),
             peer="10.0.0.1",

@@ -42,7 +42,7 @@ def test_the_origin_of_a_request_is_in_its_normal_form(scheme: str, host: str, o
     assert visit(scheme=scheme, host=host).origin == origin
 
 
-def test_the_origin_can_be_given() -> None:
+def test_the_origin_can_be_configured() -> None:
     assert visit(site=Site(origin="https://app.example"), host="inner").origin == (
         "https://app.example"
     )
@@ -61,7 +61,7 @@ def test_the_origin_can_be_given() -> None:
         (Site(origin="https://app.example"), {"origin": "http://localhost:8000"}),
         (Site(origin="https://app.example"), {"origin": "null"}),
         (Site(), {"origin": "https://app.example"}),
-        (Site(), {"x-forwarded-proto": "https"}),  # from a proxy that is not trusted
+        (Site(), {"x-forwarded-proto": "https"}),  # the proxy is not trusted
         (Site(), {"forwarded": "for=203.0.113.7;Proto=HTTPS"}),
         (Site(), {"forwarded": 'for=203.0.113.7;host="app.example"'}),
         (Site(), {"x-forwarded-host": "app.example"}),
@@ -74,7 +74,7 @@ def test_the_origin_can_be_given() -> None:
         (Site(client_ip=ClientIp(["8.8.8.8"])), {"x-forwarded-proto": "https"}),
     ],
 )
-def test_behind_a_proxy_that_says_localhost_the_plain_cookie_is_neither_read_nor_set(
+def test_behind_a_proxy_that_sends_host_localhost_the_plain_cookie_is_neither_read_nor_set(
     site: Site, headers: dict[str, str], host: str
 ) -> None:
     planted = {"cookie": "auth_session=ses_evil"}
@@ -123,7 +123,7 @@ def test_a_sign_in_over_plain_http_logs_once_why_browsers_reject_the_cookie(
         ),
     ],
 )
-def test_a_site_whose_cookie_browsers_keep_logs_no_warning(
+def test_a_site_whose_cookie_browsers_accept_logs_no_warning(
     it: Visit, caplog: pytest.LogCaptureFixture
 ) -> None:
     Authority().run(it.sign_in("ana"))

@@ -1,4 +1,4 @@
-"""Visits to a site, and an authority with scripted answers."""
+"""Visits to a site, with an authority that has scripted answers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -7,7 +7,7 @@ PACE = Pace(batch=100, smallest_batch=20, batch_seconds=0.02, pause_share=0)
 
 
 class Time:
-    """Time that passes only while a batch or a rest takes it."""
+    """A clock that advances only during batches and pauses."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -44,15 +44,15 @@ async def sizes(
     return seen
 
 
-async def test_batches_grow_while_the_store_is_quick_but_not_beyond_the_largest(time: Time) -> None:
+async def test_batches_grow_up_to_a_limit_while_the_store_is_quick(time: Time) -> None:
     assert await sizes(time, Stride(PACE, 400), 0, 5) == [100, 200, 400, 400, 400]
 
 
-async def test_batches_that_find_little_say_nothing_about_larger_ones(time: Time) -> None:
+async def test_batches_that_find_little_work_do_not_grow(time: Time) -> None:
     assert await sizes(time, Stride(PACE, 400), 0, 3, full=False) == [100, 100, 100]
 
 
-async def test_batches_shrink_while_the_store_is_slow_but_not_to_nothing(time: Time) -> None:
+async def test_batches_shrink_down_to_a_limit_while_the_store_is_slow(time: Time) -> None:
     stride = Stride(PACE, 400)
     seen = await sizes(time, stride, 2 * PACE.batch_seconds, 9)
     assert seen == [100, 50, 25, 20, 20, 20, 20, 20, 20]

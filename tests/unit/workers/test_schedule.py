@@ -22,7 +22,7 @@ OFTEN = timedelta(milliseconds=20)
 
 
 class Job:
-    """A job that does what the test says."""
+    """A job that runs the test's function."""
 
     min_interval = timedelta(minutes=1)
 
@@ -44,7 +44,7 @@ def scheduled(expire: Job, purge: Job | None = None, interval: timedelta = OFTEN
     return Schedule(expire, [purge or Job("purge")], SystemClock(), interval)  # type: ignore[arg-type, list-item]
 
 
-async def test_every_job_runs_at_once_and_expire_again_at_each_tick() -> None:
+async def test_every_job_runs_at_the_start_and_expire_again_at_each_tick() -> None:
     expire, purge = Job("expire"), Job("purge")
     schedule = scheduled(expire, purge)
     schedule.start()
@@ -53,7 +53,7 @@ async def test_every_job_runs_at_once_and_expire_again_at_each_tick() -> None:
     assert purge.runs == 1
 
 
-async def test_what_a_run_did_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_work_of_a_run_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     before = WORKER_ROWS.value("expire")
 
@@ -75,7 +75,7 @@ async def test_what_a_run_did_is_counted_and_logged(caplog: pytest.LogCaptureFix
     assert OLDEST_OVERDUE.value() == 0
 
 
-async def test_a_run_that_takes_longer_than_a_tick_is_not_joined_by_another() -> None:
+async def test_no_run_starts_while_another_takes_longer_than_a_tick() -> None:
     running = most = 0
 
     async def work() -> int:
@@ -94,7 +94,7 @@ async def test_a_run_that_takes_longer_than_a_tick_is_not_joined_by_another() ->
     assert most == 1
 
 
-async def test_stopping_ends_a_run_waits_for_it_and_is_no_failure(
+async def test_stopping_ends_a_run_and_waits_for_it_without_reporting_a_failure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ended = False
@@ -118,9 +118,7 @@ async def test_stopping_ends_a_run_waits_for_it_and_is_no_failure(
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_nothing_begins_after_stopping_whenever_that_is(
-    turns: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_no_run_begins_after_stopping(turns: int, caplog: pytest.LogCaptureFixture) -> None:
     expire, purge = Job("expire"), Job("purge")
     schedule = scheduled(expire, purge)
     schedule.start()
@@ -159,7 +157,7 @@ def step_wall_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], No
     [timedelta(seconds=-40), timedelta(days=-20_000), timedelta(hours=3), timedelta(days=20_000)],
     ids=["back by seconds", "back to 1972", "ahead by hours", "ahead by decades"],
 )
-async def test_runs_go_on_at_their_pace_when_the_wall_clock_is_stepped(
+async def test_runs_keep_their_interval_when_the_wall_clock_is_stepped(
     by: timedelta, step_wall_clock: Callable[[timedelta], None]
 ) -> None:
     expire = Job("expire")
@@ -172,5 +170,5 @@ async def test_runs_go_on_at_their_pace_when_the_wall_clock_is_stepped(
     await until(lambda: expire.runs >= before + 4)
     took = loop.time() - stepped
     await schedule.stop()
-    # A missed run is not made up.
+    # A missed run is not repeated later.
     assert expire.runs - before <= took / OFTEN.total_seconds() + 2

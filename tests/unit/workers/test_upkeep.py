@@ -29,7 +29,7 @@ RETENTION = Policy().history_retention
 
 
 class FailingAfter:
-    """An upkeep store that fails after so many steps."""
+    """An upkeep store that fails after a number of steps."""
 
     def __init__(self, store: UpkeepStore, steps: int) -> None:
         self._store = store
@@ -72,7 +72,7 @@ async def test_sweeps_are_settled(engine: Engine, clock: ManualClock) -> None:
     assert await recorded(engine, ids([*hers, *his])) == 11
 
 
-async def test_a_sign_in_that_appears_long_after_everybody_was_swept_has_its_ending_recorded(
+async def test_a_sign_in_that_commits_after_a_settled_global_sweep_gets_a_recorded_ending(
     engine: Engine, clock: ManualClock
 ) -> None:
     """A sign-in that began before a global sweep commits after the worker has finished the sweep."""
@@ -82,7 +82,7 @@ async def test_a_sign_in_that_appears_long_after_everybody_was_swept_has_its_end
     clock.advance(QUICK.safety_lag + QUICK.rest)
     await Expire(engine.upkeep, clock, QUICK)()
     assert [each.epoch for each in await engine.upkeep.pending_sweeps(10)] == [1]
-    await engine.fill([late])  # its epoch is from before the sweep
+    await engine.fill([late])  # the session has the epoch of before the sweep
     clock.advance(SECOND)
     assert await Expire(engine.upkeep, clock, QUICK)() == 2
     assert await engine.upkeep.pending_sweeps(10) == []
@@ -107,7 +107,7 @@ async def test_the_worker_finishes_an_erasure_that_ran_out_of_time(
     assert await erase() == 0
 
 
-async def test_the_hash_of_an_erased_user_goes_after_thirty_days(
+async def test_the_hash_of_an_erased_user_is_deleted_after_thirty_days(
     engine: Engine, clock: ManualClock
 ) -> None:
     await erasure_of(engine, "ann")
@@ -119,7 +119,7 @@ async def test_the_hash_of_an_erased_user_goes_after_thirty_days(
 
 
 async def erasure_of(engine: Engine, user_id: str) -> PendingErasure:
-    """Begin to erase a user, and delete nothing."""
+    """Begin to erase a user, without deleting anything."""
 
     async def work(transaction: Transaction) -> PendingErasure:
         await transaction.lock_user(user_id)
@@ -149,7 +149,9 @@ async def test_a_worker_that_is_killed_and_restarted_loses_no_ending(
     assert await engine.upkeep.pending_sweeps(10) == []
 
 
-async def test_others_get_a_turn_between_two_batches(engine: Engine, clock: ManualClock) -> None:
+async def test_other_writers_get_a_turn_between_two_batches(
+    engine: Engine, clock: ManualClock
+) -> None:
     await engine.add(*(a_session(lifetime=MINUTE) for _ in range(30)))
     clock.advance(60 * MINUTE)
     reported: list[int] = []
@@ -164,7 +166,7 @@ async def test_others_get_a_turn_between_two_batches(engine: Engine, clock: Manu
 # Purging
 
 
-async def test_history_older_than_the_retention_goes_and_no_younger(
+async def test_only_history_older_than_the_retention_is_deleted(
     engine: Engine, clock: ManualClock
 ) -> None:
     sessions = [a_session(lifetime=(n + 1) * DAY) for n in range(8)]
@@ -181,7 +183,7 @@ async def test_history_older_than_the_retention_goes_and_no_younger(
     assert await purge() == 0
 
 
-async def test_without_a_history_expired_sessions_stay_until_clients_have_learned_of_them(
+async def test_with_a_retention_of_zero_expired_sessions_stay_until_clients_have_noticed(
     engine: Engine, clock: ManualClock
 ) -> None:
     await engine.add(a_session(lifetime=MINUTE))
@@ -206,7 +208,9 @@ async def test_retry_records_whose_window_has_closed_are_purged(
     assert await Purge(engine.upkeep, clock, Policy(), QUICK)() == 4
 
 
-async def test_a_purge_that_fails_keeps_what_it_did(engine: Engine, clock: ManualClock) -> None:
+async def test_a_purge_that_fails_keeps_its_earlier_deletions(
+    engine: Engine, clock: ManualClock
+) -> None:
     await engine.add(*(a_session(lifetime=DAY) for _ in range(7)))
     clock.advance(DAY + MINUTE)
     await Expire(engine.upkeep, clock, QUICK)()

@@ -10,7 +10,7 @@ from tests.unit.client.near_cache.play import Play
 
 
 class NearTwin(Twin):
-    """Either client with a near cache."""
+    """A client with a near cache: `SessionClient` or `AsyncSessionClient`."""
 
     async def connected(self) -> None:
         await self.validate("x-to-begin")

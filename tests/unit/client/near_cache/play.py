@@ -1,4 +1,4 @@
-"""The core of a near cache, with clocks that a test moves."""
+"""The core of a near cache, with manual clocks."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ BOOT = 1000.0
 
 
 class Play:
-    """A core, its clocks, and the answers of an authority without changes."""
+    """A core, its clocks, and the answers of an authority."""
 
     def __init__(self, *, connected: bool = True, **settings: Any) -> None:
         self.now = BOOT

@@ -66,7 +66,7 @@ def test_the_first_use_after_a_passive_answer_is_reported_at_once(play: Play) ->
     assert len(play.due) == 1
 
 
-def test_use_that_the_authority_has_not_recorded_is_reported_at_its_resolution(play: Play) -> None:
+def test_unrecorded_use_is_reported_at_the_authoritys_resolution(play: Play) -> None:
     play.keep(last_active_time=play.after(seconds=-50))
     play.wait(9)
     play.look()
@@ -136,7 +136,7 @@ def test_an_invalid_address_is_sent_to_the_authority(play: Play, text: str) -> N
     assert play.due == [Due("t-a", "192.0.2.1")]
 
 
-def test_two_threads_that_find_a_report_due_send_one(play: Play) -> None:
+def test_two_threads_that_find_a_report_due_send_one_report(play: Play) -> None:
     play.keep()
     play.wait(60)
     entry = play.core._entries.get(key_of("t-a"))
@@ -164,8 +164,8 @@ def test_a_session_that_is_about_to_expire_is_not_cached(play: Play) -> None:
     assert not play.keep(expire_time=play.after(seconds=CLOCK_SKEW_SECONDS))
 
 
-def test_an_answer_shows_that_the_authoritys_clock_is_ahead(play: Play) -> None:
-    # The authority's clock is at least ten minutes ahead, since a session was active then.
+def test_the_cache_learns_from_an_answer_that_the_authoritys_clock_is_ahead(play: Play) -> None:
+    # A session was active ten minutes in the future, so the authority's clock is at least ten minutes ahead.
     play.keep("b", last_active_time=play.after(minutes=10))
     play.keep("a", expire_time=play.after(minutes=11))
     assert play.hits("a")

@@ -27,10 +27,10 @@ def test_a_hit_requires_the_expected_user(play: Play) -> None:
     play.keep()
     assert play.look(user_id="ana")
     assert play.look(user_id="eve") == Rejection(RejectionReason.USER_MISMATCH)
-    assert play.look(user_id="") is None  # the call reports the mistake
+    assert play.look(user_id="") is None  # the authority reports the empty user id
 
 
-def test_a_hit_requires_the_whole_token(play: Play) -> None:
+def test_a_changed_token_is_a_miss(play: Play) -> None:
     play.keep(token="t-" + "a" * 70)
     for other in ("t-" + "a" * 69, "t-" + "a" * 71, "T-" + "a" * 70, "t-" + "a" * 69 + "b"):
         assert play.core.lookup(play.now, other) is None
@@ -79,13 +79,13 @@ def test_statistics_count_hits_and_misses(play: Play) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"max_sessions": 0}, {"max_sessions": 1_000_001}])
-def test_a_size_has_limits(settings: dict[str, Any]) -> None:
+def test_the_size_of_a_cache_has_limits(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="max_sessions must be from 1 to"):
         NearCache(**settings)
 
 
 @pytest.mark.parametrize("seconds", [0.5, float("nan"), float("inf")])
-def test_a_window_has_limits(seconds: float) -> None:
+def test_the_activity_window_has_limits(seconds: float) -> None:
     with pytest.raises(
         ValueError, match="activity_seconds must be a number of seconds, at least 1"
     ):

@@ -96,7 +96,7 @@ async def test_a_stream_that_is_lost_clears_the_cache_and_is_opened_again(
     near: NearTwin, authority: FakeAuthority, end: Any
 ) -> None:
     await near.validate("t-1")
-    authority.watch.tell(end)
+    authority.watch.send_to_all(end)
     await until(lambda: near.statistics.size == 0)
     await until(lambda: authority.watch.opened == 2 and near.statistics.connected)
     assert await near.validate("t-1")
@@ -104,7 +104,7 @@ async def test_a_stream_that_is_lost_clears_the_cache_and_is_opened_again(
     assert tokens_asked(authority) == ["t-1", "t-1"]
 
 
-async def test_a_fault_in_following_a_stream_clears_the_cache_and_the_client_continues(
+async def test_an_unexpected_error_in_the_stream_clears_the_cache_and_the_client_continues(
     near: NearTwin, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await near.validate("t-1")
@@ -219,13 +219,13 @@ def with_a_report_due(threaded: FakeAuthority) -> SessionClient:
     return client
 
 
-def test_a_hit_is_answered_though_the_client_is_closed_meanwhile(threaded: FakeAuthority) -> None:
+def test_a_hit_is_answered_even_if_the_client_is_closed_meanwhile(threaded: FakeAuthority) -> None:
     client = with_a_report_due(threaded)
 
     class Address:
         def __str__(
             self,
-        ) -> str:  # called after the hit and before the report
+        ) -> str:  # runs after the hit and before the report
             client.close()
             return "192.0.2.1"
 
@@ -265,7 +265,7 @@ def test_a_connection_made_while_the_client_closes_leaves_no_thread(
 
     def close() -> None:
         batcher = client._connection().batcher
-        if not reporting:  # as another thread does that found the connection
+        if not reporting:  # as another thread does with the connection that it found
             reporting.append(batcher._reporter)
             batcher.report(v1.ValidateSessionRequest(session_token="t-1"))
         raise ClientClosed

@@ -42,7 +42,11 @@ def test_the_order_of_use_spans_hot_and_cold_entries() -> None:
     for name in names[:100]:
         assert play.look(name)
     play.keep("x")
-    assert play.hits(*names) == {*names} - {"100", "101", "102"}  # evicted one in 64 at once
+    assert play.hits(*names) == {*names} - {
+        "100",
+        "101",
+        "102",
+    }  # the cache evicts one in 64 entries at once
     assert len(play.core._entries.hot) == 64
 
 

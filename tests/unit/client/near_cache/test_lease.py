@@ -50,7 +50,7 @@ def test_a_lapsed_lease_can_be_renewed_on_the_same_stream(play: Play) -> None:
     assert play.hits("a")
 
 
-def test_the_lease_is_what_the_latest_pong_says(play: Play) -> None:
+def test_the_latest_pong_sets_the_length_of_the_lease(play: Play) -> None:
     play.keep()
     play.renew(lease=1)
     play.wait(0.999, renewing=False)
@@ -59,7 +59,7 @@ def test_the_lease_is_what_the_latest_pong_says(play: Play) -> None:
     assert not play.hits("a")
 
 
-def test_a_pong_answers_the_pings_before_it_and_none_twice(play: Play) -> None:
+def test_a_pong_answers_all_earlier_pings_once(play: Play) -> None:
     play.keep()
     first = play.core.ping_sent(play.generation, play.now)
     play.wait(1, renewing=False)
@@ -163,7 +163,7 @@ def test_a_replaced_stream_renews_nothing(play: Play) -> None:
     assert not play.hits("a")
 
 
-def test_the_clock_of_the_lease_goes_forward() -> None:
+def test_the_clock_of_the_lease_advances() -> None:
     before = lease_module.lease_clock()
     time.sleep(0.002)
     assert 0.001 < lease_module.lease_clock() - before < 60

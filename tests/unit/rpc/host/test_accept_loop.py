@@ -57,7 +57,7 @@ async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def _stream(channel: grpc.aio.Channel, path: str) -> Any:
-    """Open a stream, say something on it and wait for an answer, so that it is open for certain."""
+    """Open a stream, send a message and wait for an answer. Then the stream is certainly open."""
     call: Any = channel.stream_stream(path)()
     await call.write(b"")
     await call.read()
@@ -65,7 +65,7 @@ async def _stream(channel: grpc.aio.Channel, path: str) -> Any:
 
 
 async def _silently(channel: grpc.aio.Channel, path: str) -> None:
-    """Open a stream and listen; a refusal is read so, where a write that it forestalls would fail otherwise."""
+    """Open a stream and read. A read reports a refusal, while a write after it would fail with another error."""
     call: Any = channel.stream_stream(path)()
     await call.read()
 
@@ -224,7 +224,7 @@ async def test_the_wait_for_calls_ends_when_the_server_stops() -> None:
 
 
 async def test_the_buffers_of_a_cancelled_wait_are_kept() -> None:
-    # gRPC's core is yet to write into it.
+    # gRPC's core will still write into the buffers.
     unwound: list[bool] = []
     kept: list[Any] = []
 

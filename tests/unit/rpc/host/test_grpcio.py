@@ -25,10 +25,8 @@ class Service:
         return [b"live" for _ in calls]
 
 
-async def test_a_call_cancelled_while_its_batch_is_answered_does_not_keep_the_others_waiting() -> (
-    None
-):
-    """The task of a call notices its cancellation in the loop's next turn, after the answer."""
+async def test_a_call_cancelled_while_its_batch_is_answered_does_not_block_the_others() -> None:
+    """The task of a call notices its cancellation only in the loop's next turn, after the answer."""
     service = Service()
     handler: Any = grpcio._unary(new_dispatcher(service), VALIDATE)
     context = Mock(time_remaining=Mock(return_value=None))

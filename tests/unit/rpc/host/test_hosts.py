@@ -1,4 +1,4 @@
-"""How both hosts handle calls, apart from the answers of the services."""
+"""How both hosts handle calls, whatever the services answer."""
 
 import asyncio
 import socket
@@ -19,11 +19,14 @@ from tests.support.hosts import HOSTS, new_dispatcher, new_host
 
 SERVICE = "/session_authority.v1.SessionService"
 PATIENCE_SECONDS = 10
-TURNED_AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}  # clients repeat both
+TURNED_AWAY = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+}  # clients retry calls with either status
 
 
 class Service:
-    """Accepts every token, and keeps lists waiting."""
+    """A service that accepts every token, and keeps list calls waiting."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Semaphore(0)
@@ -93,7 +96,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
     return code
 
 
-async def test_a_host_that_stops_answers_the_calls_in_flight_and_takes_no_more(
+async def test_a_stopping_host_answers_the_calls_in_flight_and_accepts_no_more(
     host: Host, channel: grpc.aio.Channel, service: Service
 ) -> None:
     in_flight = await listing(channel, service)
@@ -116,7 +119,7 @@ async def test_a_host_stops_as_soon_as_the_last_call_is_cancelled(
     await asyncio.wait_for(service.cancelled.acquire(), PATIENCE_SECONDS)
 
 
-async def test_a_host_waits_no_longer_than_its_grace(
+async def test_a_host_waits_no_longer_than_its_grace_period(
     host: Host, channel: grpc.aio.Channel, service: Service
 ) -> None:
     in_flight = await listing(channel, service)
@@ -125,7 +128,7 @@ async def test_a_host_waits_no_longer_than_its_grace(
     await asyncio.wait_for(service.cancelled.acquire(), PATIENCE_SECONDS)
 
 
-async def test_a_call_ends_when_its_caller_hangs_up(address: str, service: Service) -> None:
+async def test_a_call_ends_when_its_caller_disconnects(address: str, service: Service) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         in_flight = [await listing(channel, service) for _ in range(3)]
     await asyncio.gather(*in_flight, return_exceptions=True)
@@ -154,7 +157,7 @@ async def test_health_is_served(channel: grpc.aio.Channel) -> None:
 
 
 @pytest.mark.parametrize("method", ["ValidateSession", "Nope"])
-async def test_metadata_over_the_limit_is_refused_and_costs_no_other_call_anything(
+async def test_metadata_over_the_limit_is_refused_and_affects_no_other_call(
     channel: grpc.aio.Channel, method: str
 ) -> None:
     metadata = grpc.aio.Metadata(("x-large", "x" * 40_000))
@@ -164,7 +167,7 @@ async def test_metadata_over_the_limit_is_refused_and_costs_no_other_call_anythi
     assert await call(channel, "ValidateSession") == b""
 
 
-async def test_metadata_below_the_limit_is_taken(channel: grpc.aio.Channel) -> None:
+async def test_metadata_below_the_limit_is_accepted(channel: grpc.aio.Channel) -> None:
     metadata = grpc.aio.Metadata(("x-large", "x" * 7_000))
     assert await call(channel, "ValidateSession", metadata=metadata) == b""
 
@@ -178,7 +181,7 @@ async def test_a_connection_carries_a_hundred_calls_at_once(
     await asyncio.gather(*in_flight)
 
 
-async def test_an_address_in_use_cannot_be_listened_at(host: Host) -> None:
+async def test_a_host_cannot_listen_on_an_address_in_use(host: Host) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CannotListen):
         host.bind(f"127.0.0.1:{taken.getsockname()[1]}")
 
@@ -192,7 +195,7 @@ async def native(service: Service) -> AsyncIterator[NativeHost]:
     await host.stop(0)
 
 
-async def test_the_native_host_leaves_no_socket_behind_however_long_the_path_of_temporary_files_is(
+async def test_the_native_host_removes_its_socket_even_with_a_long_path_of_temporary_files(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ("x" * 100)
@@ -236,11 +239,13 @@ def test_the_native_host_ends_quietly_when_its_event_loop_was_closed(
     host._front.close()
 
 
-async def test_a_native_host_whose_front_ends_says_so(native: NativeHost) -> None:
+async def test_a_native_host_ends_when_its_http_front_end_stops(native: NativeHost) -> None:
     native._front.close()
     await asyncio.wait_for(native.ended(), PATIENCE_SECONDS)
 
 
-async def test_a_native_host_ends_with_the_one_that_serves_its_streams(native: NativeHost) -> None:
+async def test_a_native_host_ends_when_its_grpcio_host_for_streams_stops(
+    native: NativeHost,
+) -> None:
     await native._fallback.stop(0)
     await asyncio.wait_for(native.ended(), PATIENCE_SECONDS)

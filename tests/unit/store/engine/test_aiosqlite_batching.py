@@ -1,4 +1,4 @@
-"""The cursor that replaces SQLAlchemy's own cursor of aiosqlite."""
+"""The cursor that replaces SQLAlchemy's cursor for aiosqlite."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,10 +27,10 @@ async def writer(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-async def test_a_statement_takes_one_trip_to_its_thread_and_sqlalchemys_cursor_takes_more(
+async def test_a_statement_takes_one_trip_to_the_drivers_thread_and_sqlalchemys_cursor_more(
     writer: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If SQLAlchemy itself makes one trip, this test fails: then delete `aiosqlite_batching`."""
+    """This test fails once SQLAlchemy itself needs only one trip. Then delete `aiosqlite_batching`."""
     trips = 0
     run: Any = aiosqlite.Connection._execute
 
@@ -53,7 +53,7 @@ async def test_a_statement_takes_one_trip_to_its_thread_and_sqlalchemys_cursor_t
     await stock.dispose()
 
 
-async def test_a_statement_returns_all_of_its_result(writer: AsyncEngine) -> None:
+async def test_a_statement_returns_its_whole_result(writer: AsyncEngine) -> None:
     async with writer.begin() as connection:
         added = insert(parents).returning(parents.c.id)
         many = [{"name": f"p{number}"} for number in range(2_500)]
@@ -76,7 +76,7 @@ async def test_a_statement_returns_all_of_its_result(writer: AsyncEngine) -> Non
         assert (await connection.execute(removed, [{"id": 1}, {"id": 2}])).rowcount == 2
 
 
-async def test_a_commit_that_failed_leaves_the_next_transaction_nothing(
+async def test_after_a_failed_commit_the_next_transaction_starts_empty(
     writer: AsyncEngine,
 ) -> None:
     async with writer.connect() as connection:
@@ -108,7 +108,7 @@ async def test_errors_are_those_of_the_database(writer: AsyncEngine) -> None:
             await connection.execute(text("DELETE FROM nowhere WHERE id = :id"), [{"id": 1}] * 2)
 
 
-async def test_a_connection_that_was_closed_is_known_to_be_lost(writer: AsyncEngine) -> None:
+async def test_a_closed_connection_is_reported_as_lost(writer: AsyncEngine) -> None:
     async with writer.connect() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         await driver.close()

@@ -12,7 +12,7 @@ LIMIT_SECONDS = 0.05
 
 
 class Driver:
-    """Work on an engine that may react to an interrupt."""
+    """Work in a driver, which may react to an interrupt."""
 
     def __init__(self, *, hears: bool) -> None:
         self.hears = hears
@@ -25,7 +25,7 @@ class Driver:
 
 
 class Engine:
-    """The part of a dialect that stops work."""
+    """The part of an engine that stops work."""
 
     async def interrupt(self, driver: Driver) -> None:
         driver.signals.append("interrupt")

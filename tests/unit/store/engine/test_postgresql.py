@@ -14,14 +14,14 @@ CHANGES = st.builds(Changes, st.sets(st.uuids()), st.sets(USER_IDS), st.booleans
 
 
 @given(CHANGES)
-def test_a_payload_is_read_as_it_was_sent(changes: Changes) -> None:
+def test_a_payload_survives_encoding_and_decoding(changes: Changes) -> None:
     read = Changes()
     for payload in postgresql.payloads(changes):
         read.add(postgresql.read_payload(payload))
     assert read == (Changes(everybody=True) if changes.everybody else changes)
 
 
-def test_no_payload_is_larger_than_postgresql_takes() -> None:
+def test_no_payload_is_larger_than_postgresql_accepts() -> None:
     changes = Changes(
         {UUID(int=number) for number in range(1_000)},
         {f"{number:03}" + "\N{EURO SIGN}" * 84 for number in range(500)},
@@ -36,5 +36,5 @@ def test_no_changes_make_no_payload() -> None:
 
 
 @pytest.mark.parametrize("payload", ["", "z", "s\nnone", "x\n1", "a"])
-def test_an_unreadable_payload_concerns_every_session(payload: str) -> None:
+def test_an_unreadable_payload_counts_as_a_change_of_every_session(payload: str) -> None:
     assert postgresql.read_payload(payload) == Changes(everybody=True)

@@ -14,7 +14,7 @@ Move = Callable[[Path], object]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """An empty database file in a folder of its own."""
+    """An empty database file in a separate folder."""
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "authority.db"
     file.touch()
@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(path: Path) -> Iterator[SqliteFile]:
-    """The claim of a server that has committed something since."""
+    """The file of a server that has committed something."""
     with SqliteFile(path, serve=True) as file:
         _commit(path)
         yield file
@@ -44,7 +44,7 @@ def _rows(path: Path) -> int:
 # Claiming the file
 
 
-def test_a_file_has_one_server(path: Path, served: SqliteFile) -> None:
+def test_a_file_can_have_only_one_server(path: Path, served: SqliteFile) -> None:
     with pytest.raises(AlreadyServed, match=r"another process serves .*authority\.db; SQLite"):
         SqliteFile(path, serve=True).__enter__()
     assert served.is_in_place()
@@ -56,7 +56,7 @@ def test_the_next_server_claims_the_file_when_the_first_has_ended(path: Path) ->
             assert file.is_in_place()
 
 
-def test_other_files_have_other_servers(path: Path, served: SqliteFile) -> None:
+def test_different_files_can_have_different_servers(path: Path, served: SqliteFile) -> None:
     other = path.with_name("other.db")
     other.touch()
     with SqliteFile(other, serve=True):
@@ -96,7 +96,7 @@ def test_commands_work_without_a_server(path: Path) -> None:
         assert other.is_in_place()
 
 
-def test_a_file_that_took_the_place_of_a_served_one_is_refused_until_the_server_has_ended(
+def test_a_file_that_replaced_a_served_file_is_refused_until_the_server_has_ended(
     path: Path,
 ) -> None:
     with SqliteFile(path, serve=True):
@@ -110,7 +110,7 @@ def test_a_file_that_took_the_place_of_a_served_one_is_refused_until_the_server_
         pass
 
 
-def test_what_is_no_database_is_not_claimed(path: Path) -> None:
+def test_a_path_that_is_not_a_database_is_refused(path: Path) -> None:
     path.write_bytes(b"something else " * 100)
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         SqliteFile(path, serve=True).__enter__()
@@ -174,7 +174,7 @@ def test_a_damaged_file_is_not_in_place(path: Path, served: SqliteFile, move: Mo
     assert not served.is_in_place()
 
 
-def test_a_link_that_leads_elsewhere_is_noticed(tmp_path: Path, path: Path) -> None:
+def test_a_link_that_points_to_another_file_is_noticed(tmp_path: Path, path: Path) -> None:
     link = tmp_path / "link.db"
     link.symlink_to(path)
     with SqliteFile(link, serve=True) as file:
@@ -195,7 +195,7 @@ def test_a_file_that_moves_with_the_link_to_it_is_noticed(tmp_path: Path, path: 
         assert not file.is_in_place()
 
 
-def test_a_file_that_is_back_is_in_place(path: Path, served: SqliteFile) -> None:
+def test_a_file_that_was_moved_back_is_in_place(path: Path, served: SqliteFile) -> None:
     moved = path.with_name("moved.db")
     path.rename(moved)
     moved.rename(path)
@@ -204,7 +204,7 @@ def test_a_file_that_is_back_is_in_place(path: Path, served: SqliteFile) -> None
 
 def test_ordinary_use_leaves_everything_in_place(path: Path, served: SqliteFile) -> None:
     for _ in range(3):
-        _commit(path)  # and closes its connection, possibly the last one besides ours
+        _commit(path)  # and closes the connection, which may be the last one apart from ours
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             other.execute("VACUUM")
@@ -218,7 +218,7 @@ def test_ordinary_use_leaves_everything_in_place(path: Path, served: SqliteFile)
 # Closing a moved file
 
 
-def test_a_moved_file_has_every_commit_and_leaves_none_to_the_file_in_its_place(path: Path) -> None:
+def test_a_moved_file_has_every_commit_and_the_file_that_replaced_it_has_none(path: Path) -> None:
     moved, backup = path.with_name("moved.db"), path.with_name("backup.db")
     _commit(backup)
     with SqliteFile(path, serve=True):
@@ -230,18 +230,18 @@ def test_a_moved_file_has_every_commit_and_leaves_none_to_the_file_in_its_place(
     assert _rows(path) == 1
 
 
-def test_a_file_whose_log_was_removed_has_every_commit_in_the_end(path: Path) -> None:
+def test_a_file_whose_log_was_removed_has_every_commit_after_closing(path: Path) -> None:
     with SqliteFile(path, serve=True):
         _commit(path)
         _log(path).unlink()
     assert _rows(path) == 1
 
 
-def test_the_log_of_a_file_that_took_the_place_is_kept(path: Path) -> None:
+def test_the_log_of_the_replacing_file_is_kept(path: Path) -> None:
     backup = path.parent.with_name("backup")
     with SqliteFile(path, serve=True):
         _commit(path)
-        shutil.copytree(path.parent, backup)  # its one row is in the log
+        shutil.copytree(path.parent, backup)  # the log contains the only row
         path.parent.rename(path.parent.with_name("moved"))
         backup.rename(path.parent)
     assert _log(path).exists()

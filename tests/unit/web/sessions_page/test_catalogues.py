@@ -19,7 +19,7 @@ Texts = tuple[str, ...]
 
 
 def gathered() -> set[Texts]:
-    """Return every text that the page's code and templates say, with its plural if it has one."""
+    """Return every text in the page's code and templates, with its plural form if it has one."""
     found = extract_from_dir(str(PAGE), SOURCES)
     return {(text,) if isinstance(text, str) else tuple(text) for _, _, text, _, _ in found}
 
@@ -43,7 +43,7 @@ def placeholders(text: str) -> list[str]:
     return sorted(re.findall(r"%(?:\(\w+\))?.", text))
 
 
-def test_there_are_german_french_spanish_and_japanese() -> None:
+def test_german_french_spanish_and_japanese_are_shipped() -> None:
     assert {path.stem for path in CATALOGUES} >= {"de", "fr", "es", "ja"}
 
 
@@ -74,7 +74,7 @@ def test_english_has_one_verb_for_logging_out() -> None:
     assert [text for text in texts if "Log Out" in text or "log-out" in text] == []
 
 
-def test_british_english_has_just_the_texts_that_it_spells_differently() -> None:
+def test_british_english_has_only_texts_with_a_different_spelling() -> None:
     spelled = dict(entries(read(ENGLISH)))
     texts = {text for texts in gathered() for text in texts}
 
@@ -85,7 +85,7 @@ def test_british_english_has_just_the_texts_that_it_spells_differently() -> None
     assert british - texts == {form for target in spelled.values() for form in target}
 
 
-# Punctuation that each language never uses. French puts a no-break space inside quotes and before ":", "?" and "!".
+# Punctuation that a language never uses. French puts a no-break space inside quotes and before ":", "?" and "!".
 # Japanese has its own question mark and brackets.
 NEVER = {
     "de": r"['\"]|\.\.\.",
@@ -96,7 +96,7 @@ NEVER = {
 
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)
-def test_punctuation_is_the_languages_own(path: Path) -> None:
+def test_each_catalogue_uses_the_punctuation_of_its_language(path: Path) -> None:
     for source, target in entries(read(path)):
         for form in target:
             bare = re.sub(r"%\(\w+\)[sd]", "x", form)
@@ -111,18 +111,16 @@ class TestACatalogue:
         assert sorted(gathered() - translated) == [], "not translated yet"
         assert sorted(translated - gathered()) == [], "said no more"
 
-    def test_leaves_nothing_empty_or_unsure(self, path: Path) -> None:
+    def test_has_no_empty_or_fuzzy_entry(self, path: Path) -> None:
         assert [source for source, target in entries(read(path)) if not all(target)] == []
         assert [message.id for message in read(path) if message.id and message.fuzzy] == []
 
-    def test_fills_in_what_the_english_text_does(self, path: Path) -> None:
+    def test_has_the_same_placeholders_as_the_english_text(self, path: Path) -> None:
         for source, target in entries(read(path)):
             for form in target:
                 assert placeholders(form) == placeholders(source[-1]), (source, form)
 
-    def test_has_as_many_plural_forms_as_its_language_in_the_numbers_that_occur(
-        self, path: Path
-    ) -> None:
+    def test_has_every_plural_form_that_its_language_needs(self, path: Path) -> None:
         catalogue = read(path)
         rule = Locale.parse(path.stem).plural_form
         used = {rule(count) for count in range(3601)}

@@ -36,11 +36,11 @@ def languages() -> Languages:
         ("a" + "-b" * 5000 + ",en", ["en"]),
     ],
 )
-def test_the_header_is_read_as_the_standard_says(header: str, tags: list[str]) -> None:
+def test_accept_language_is_parsed_by_the_standard(header: str, tags: list[str]) -> None:
     assert preferred(header) == tags
 
 
-def test_no_more_of_the_header_is_read_than_anybody_speaks() -> None:
+def test_only_a_limited_number_of_languages_in_the_header_is_read() -> None:
     assert len(preferred(",".join(f"de-{number}" for number in range(1_000)))) == 16
 
 
@@ -79,7 +79,7 @@ def test_no_more_of_the_header_is_read_than_anybody_speaks() -> None:
         ("de\x00", "en"),
     ],
 )
-def test_the_best_language_there_is_is_chosen(languages: Languages, header: str, tag: str) -> None:
+def test_the_best_available_language_is_chosen(languages: Languages, header: str, tag: str) -> None:
     assert languages.choose(header).tag == tag
 
 
@@ -96,7 +96,7 @@ def test_the_best_language_there_is_is_chosen(languages: Languages, header: str,
         ("en-DE", "recognise"),
     ],
 )
-def test_english_is_spelled_as_in_the_visitors_region(
+def test_english_has_the_spelling_of_the_visitors_region(
     languages: Languages, header: str, word: str
 ) -> None:
     english = languages.choose(header)
@@ -105,7 +105,7 @@ def test_english_is_spelled_as_in_the_visitors_region(
     assert english.gettext("Log out") == "Log out", "the rest is the same everywhere"
 
 
-def test_a_region_gets_the_language_that_it_follows(tmp_path: Path) -> None:
+def test_a_region_gets_the_texts_of_its_language(tmp_path: Path) -> None:
     write(tmp_path, "es_419.po", 'msgid "Back"\nmsgstr "Regresar"\n')
     languages = Languages(tmp_path)
 
@@ -113,7 +113,7 @@ def test_a_region_gets_the_language_that_it_follows(tmp_path: Path) -> None:
     assert languages.choose("es-ES").gettext("Back") == "Volver"
 
 
-def test_a_space_stands_between_sentences_except_in_japanese_and_chinese(tmp_path: Path) -> None:
+def test_sentences_are_separated_by_a_space_except_in_japanese_and_chinese(tmp_path: Path) -> None:
     write(tmp_path, "zh.po", 'msgid "Back"\nmsgstr "返回"\n')
     languages = Languages(tmp_path)
 
@@ -121,14 +121,14 @@ def test_a_space_stands_between_sentences_except_in_japanese_and_chinese(tmp_pat
     assert gaps == [" ", " ", "", ""]
 
 
-def test_inventing_tags_fills_no_memory(languages: Languages) -> None:
+def test_made_up_language_tags_fill_no_memory(languages: Languages) -> None:
     for number in range(200):
         languages.choose(f"de-x{number}")
 
     assert len(languages._made) < 20
 
 
-def test_english_is_as_it_is_written_in_the_code(languages: Languages) -> None:
+def test_english_texts_are_those_in_the_code(languages: Languages) -> None:
     english = languages.choose("en")
 
     assert (
@@ -147,7 +147,7 @@ def test_english_is_as_it_is_written_in_the_code(languages: Languages) -> None:
         ("ja", "1 秒以内に", "2 秒以内に"),
     ],
 )
-def test_numbers_take_the_form_that_the_language_wants(
+def test_numbers_take_the_plural_form_of_the_language(
     languages: Languages, tag: str, one: str, two: str
 ) -> None:
     texts = (
@@ -187,7 +187,7 @@ MOMENT = timedelta(microseconds=1)
         (730 * DAY - MOMENT, "1 year ago", "vor 1 Jahr"),
     ],
 )
-def test_the_time_since_is_in_whole_units_of_the_largest_that_fits(
+def test_relative_times_are_in_the_largest_whole_unit(
     languages: Languages, span: timedelta, english: str, german: str
 ) -> None:
     assert languages.choose("en").ago(NOON - span, NOON) == english
@@ -205,7 +205,7 @@ UNIT_WORDS = {
 
 
 @pytest.mark.parametrize("tag", UNIT_WORDS)
-def test_no_unit_reaches_the_next_one_in_any_language(languages: Languages, tag: str) -> None:
+def test_relative_times_never_exceed_a_unit_in_any_language(languages: Languages, tag: str) -> None:
     language = languages.choose(tag)
     largest = dict.fromkeys(LARGEST, 0)
     for minutes in (*range(1, 200), *range(200, 400 * 24 * 60, 61)):
@@ -217,7 +217,7 @@ def test_no_unit_reaches_the_next_one_in_any_language(languages: Languages, tag:
     assert largest == LARGEST
 
 
-def test_a_change_of_clocks_is_no_time_that_passed(languages: Languages) -> None:
+def test_a_daylight_saving_change_does_not_count_as_elapsed_time(languages: Languages) -> None:
     berlin = ZoneInfo("Europe/Berlin")
     before = datetime(2026, 3, 29, 1, 59, tzinfo=berlin)
     after = datetime(2026, 3, 29, 3, 1, tzinfo=berlin)
@@ -226,7 +226,7 @@ def test_a_change_of_clocks_is_no_time_that_passed(languages: Languages) -> None
     assert languages.choose("en").exact(before) == "Mar 29, 2026, 12:59:00\u202fAM UTC"
 
 
-def test_times_are_in_utc_and_say_so(languages: Languages) -> None:
+def test_times_are_in_utc_and_show_that(languages: Languages) -> None:
     time = datetime(2026, 1, 15, 23, 30, 5, tzinfo=timezone(timedelta(hours=-3)))
 
     assert languages.choose("en-GB").moment(time) == "16 Jan 2026, 02:30 UTC"
@@ -234,7 +234,7 @@ def test_times_are_in_utc_and_say_so(languages: Languages) -> None:
     assert languages.choose("de").exact(time) == "16.01.2026, 02:30:05 UTC"
 
 
-def test_lists_end_as_the_language_ends_them(languages: Languages) -> None:
+def test_lists_are_joined_by_the_rules_of_the_language(languages: Languages) -> None:
     assert languages.choose("en-GB").together(["a", "b", "c"]) == "a, b and c"
     assert languages.choose("es").together(["a", "b"]) == "a y b"
     assert languages.choose("ja").together(["a", "b"]) == "a、b"
@@ -287,7 +287,7 @@ def test_a_language_without_a_catalogue_is_refused_at_start() -> None:
     ("name", "text"),
     [("nl.po", 'msgid "a\nnonsense'), ("notalanguage9.po", 'msgid "a"\nmsgstr "b"\n')],
 )
-def test_a_catalogue_that_is_none_is_refused_at_start(tmp_path: Path, name: str, text: str) -> None:
+def test_an_invalid_catalogue_is_refused_at_start(tmp_path: Path, name: str, text: str) -> None:
     write(tmp_path, name, text)
 
     with pytest.raises(ConfigurationError, match=name):

@@ -18,7 +18,7 @@ def options(**values: Any) -> PageOptions:
 @pytest.mark.parametrize(
     "address", ["/", "/sign-in?a=b#c", "https://login.example/x", "http://localhost:8000/in"]
 )
-def test_an_address_is_a_path_or_of_the_web(option: str, address: str) -> None:
+def test_a_url_option_is_a_path_or_a_web_address(option: str, address: str) -> None:
     assert getattr(options(**{option: address}), option) == address
 
 
@@ -39,14 +39,14 @@ def test_an_address_is_a_path_or_of_the_web(option: str, address: str) -> None:
         " /sign-in",
     ],
 )
-def test_what_may_lead_astray_is_refused_at_start(option: str, address: str) -> None:
+def test_an_unsafe_url_is_refused_at_start(option: str, address: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         options(**{option: address})
     assert caught.value.setting == option
 
 
 @pytest.mark.parametrize("option", PATHS)
-def test_what_must_be_of_the_site_is_a_path(option: str) -> None:
+def test_a_path_option_must_be_a_path_of_the_site(option: str) -> None:
     assert getattr(options(**{option: "/x"}), option) == "/x"
     with pytest.raises(ConfigurationError, match="path of this site"):
         options(**{option: "https://app.example/x"})
@@ -60,11 +60,11 @@ def test_the_page_states_the_delay_of_a_near_cache_unless_the_app_sets_another()
 @pytest.mark.parametrize(
     "values", [{"effective_within_seconds": -1}, {"effective_within_seconds": 3601}]
 )
-def test_seconds_are_bounded(values: dict[str, Any]) -> None:
+def test_the_announced_delay_is_limited(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="from 0 to 3600"):
         options(**values)
 
 
-def test_the_folder_of_catalogues_must_be_there(tmp_path: Path) -> None:
+def test_the_folder_of_catalogues_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is not a folder"):
         PageOptions(catalogues=tmp_path / "missing")

@@ -52,7 +52,7 @@ def test_15_every_device_has_a_sensible_name(device: Device, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DeviceType)
-def test_every_kind_of_device_has_a_drawing(kind: DeviceType) -> None:
+def test_every_kind_of_device_has_an_icon(kind: DeviceType) -> None:
     known = {"desktop", "phone", "tablet", "appliance", "script", "unknown"}
     assert row(device=Device(type=kind)).icon in known
 
@@ -71,13 +71,13 @@ def test_every_kind_of_device_has_a_drawing(kind: DeviceType) -> None:
         (("company-badge",), "company-badge"),
     ],
 )
-def test_methods_are_said_in_plain_words(names: tuple[str, ...], said: str) -> None:
+def test_authentication_methods_have_plain_names(names: tuple[str, ...], said: str) -> None:
     assert row(authentication_methods=names).methods == said
 
 
 @pytest.mark.parametrize("reason", EndReason)
 @pytest.mark.parametrize("entity", [*InitiatingEntity, None])
-def test_every_end_that_is_known_has_a_reason(
+def test_every_known_end_reason_has_a_sentence(
     reason: EndReason, entity: InitiatingEntity | None
 ) -> None:
     why = row(end_time=NOON, end_reason=reason, initiating_entity=entity).why
@@ -96,7 +96,7 @@ def test_the_reason_depends_on_the_initiator() -> None:
     }
 
 
-def test_addresses_that_were_not_kept_are_left_out() -> None:
+def test_addresses_that_were_not_stored_are_left_out() -> None:
     assert (row().address, row().first_address) == (None, None)
     assert row(ip_address="192.0.2.1").address == "192.0.2.1"
     both = row(ip_address="192.0.2.1", last_ip_address="192.0.2.2")
