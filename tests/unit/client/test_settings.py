@@ -124,7 +124,7 @@ def test_a_deadline_takes_the_same_durations_as_the_servers_settings(text: str) 
         ("TLS_CLIENT_KEY", "/dev/null", "is given without client_certificate"),
     ],
 )
-def test_a_variable_without_a_usable_value_is_named(name: str, value: str, problem: str) -> None:
+def test_an_invalid_variable_is_named(name: str, value: str, problem: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_env({f"SESSION_AUTHORITY_{name}": value})
     assert caught.value.setting == f"SESSION_AUTHORITY_{name}"
@@ -142,7 +142,7 @@ def test_tracing_without_opentelemetry_names_the_extra(monkeypatch: pytest.Monke
         Settings.from_env({"SESSION_AUTHORITY_TRACING": "on"})
 
 
-def test_certificates_are_refused_where_tls_is_off(tmp_path: Path) -> None:
+def test_certificates_are_refused_if_tls_is_off(tmp_path: Path) -> None:
     certificates = tmp_path / "roots.pem"
     certificates.write_bytes(CERTIFICATES)
     with pytest.raises(ConfigurationError, match="ROOT_CERTIFICATES is given, but TLS is off"):
@@ -181,10 +181,10 @@ def test_certificates_are_refused_where_tls_is_off(tmp_path: Path) -> None:
             "client_certificate": CERTIFICATES,
         },
     ],
-    # Their values may be credentials, which are not named the same in each process of a run.
+    # Without ids, pytest would name tests by the objects, differently in each process of a run.
     ids=lambda arguments: "-".join(arguments),
 )
-def test_an_argument_without_a_usable_value_is_named(
+def test_an_invalid_argument_of_the_client_is_named(
     client_type: type[SessionClient | AsyncSessionClient], settings: dict[str, object]
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -223,7 +223,7 @@ def test_a_refused_client_key_is_not_quoted() -> None:
         "dns:///localhost:1",
     ],
 )
-def test_what_stays_on_this_host_may_be_plain(address: str) -> None:
+def test_an_address_on_this_host_uses_plaintext_by_default(address: str) -> None:
     assert is_local(address)
     assert not Settings(address).secure
     assert Settings(address).credentials() is None
@@ -246,7 +246,7 @@ def test_what_stays_on_this_host_may_be_plain(address: str) -> None:
         "xds:///localhost:1",
     ],
 )
-def test_what_may_leave_this_host_is_encrypted(address: str) -> None:
+def test_an_address_that_may_leave_this_host_is_encrypted(address: str) -> None:
     assert not is_local(address)
     assert Settings(address).secure
     assert Settings(address).credentials() is not None
@@ -261,14 +261,14 @@ def test_a_list_of_addresses_has_one_authority(address: str, authority: str) -> 
     assert ("grpc.default_authority", authority) in channel_options(Settings(address))
 
 
-def test_encryption_can_be_chosen_against_the_address() -> None:
+def test_the_tls_setting_overrides_the_default_of_the_address() -> None:
     assert not Settings("mesh.example:1", tls=False).secure
     assert Settings("127.0.0.1:1", tls=True).secure
     assert Settings("127.0.0.1:1", root_certificates=CERTIFICATES).secure
     assert Settings("127.0.0.1:1", client_certificate=CERTIFICATES, client_key=KEY).secure
 
 
-async def test_an_encrypted_client_says_nothing_to_a_plain_server(
+async def test_a_tls_client_sends_no_call_to_a_plaintext_server(
     client_type: type[SessionClient | AsyncSessionClient],
 ) -> None:
     plain = ThreadedAuthority()
@@ -281,7 +281,7 @@ async def test_an_encrypted_client_says_nothing_to_a_plain_server(
     await plain.stop()
 
 
-async def test_credentials_of_the_callers_own_are_used(
+async def test_credentials_given_by_the_app_are_used(
     client_type: type[SessionClient | AsyncSessionClient],
 ) -> None:
     local = ThreadedAuthority(grpc.local_server_credentials())
@@ -308,14 +308,14 @@ def test_the_environment_turns_the_near_cache_on(
     assert (client.near_cache_statistics is not None) == (expected is not None)
 
 
-def test_the_environment_says_plainly_whether_there_is_a_near_cache() -> None:
+def test_an_ambiguous_near_cache_variable_is_refused() -> None:
     with pytest.raises(
         ConfigurationError, match='SESSION_AUTHORITY_NEAR_CACHE must be "on" or "off"'
     ):
         Settings.from_env({"SESSION_AUTHORITY_NEAR_CACHE": "1"})
 
 
-def test_a_near_cache_is_opted_into_with_settings_or_without() -> None:
+def test_a_near_cache_can_be_enabled_with_or_without_settings() -> None:
     assert SessionClient()._settings.near_cache is None
     assert SessionClient(near_cache=False)._settings.near_cache is None
     assert SessionClient(near_cache=True)._settings.near_cache == NearCache()
