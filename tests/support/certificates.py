@@ -29,7 +29,7 @@ class Pair:
     key: Path
 
     def replace(self, other: "Pair") -> None:
-        """Replace this pair's content with another pair's, as a tool that rotates certificates does."""
+        """Replace this pair's files with those of another pair, as a rotation tool does."""
         for target, source in ((self.certificate, other.certificate), (self.key, other.key)):
             fresh = target.with_suffix(".fresh")
             fresh.write_bytes(source.read_bytes())
