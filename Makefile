@@ -7,7 +7,7 @@ SOURCES := client server workers tests benchmarks examples tools
 .DEFAULT_GOAL := help
 # Where this is set, each of the many processes that the tests start would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run test soak check docs reference proto sync format lock clean
+.PHONY: help run test soak check docs reference proto sync format lock dist clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,10 +17,10 @@ run: .venv/ready ## Start the whole thing on embedded defaults, with a short dem
 
 # More processes than cores: what takes long waits, for a lease to lapse or a server to come back.
 JOBS ?= 3
-test: .venv/ready ## Run every test, in random order, with coverage
+test: .venv/ready .venv-dist/ready ## Run every test, in random order, with coverage
 	$(BIN)/python -m pytest --cov -n $(JOBS) --dist worksteal $(ARGS)
 
-soak: .venv/ready ## Run the long form of every campaign: races, chaos, faults, fuzzing, properties
+soak: .venv/ready .venv-dist/ready ## Run the long form of every campaign: races, chaos, faults, fuzzing, properties
 	SOAK=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m soak $(ARGS)
 
 check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports, generated code and prose
@@ -72,9 +72,23 @@ lock: .venv/ready ## Resolve the dependencies again into the hashed locks (no do
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-proto.lock
 	$(BIN)/uv pip compile --group docs --universal --upgrade --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-docs.lock
+	$(BIN)/uv pip compile --group dist --universal --upgrade --generate-hashes \
+		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-dist.lock
+	$(BIN)/uv pip compile pyproject.toml --extra server --extra native --extra postgres --universal \
+		--constraint requirements.lock --generate-hashes \
+		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file deploy/requirements.lock
+
+dist: .venv-dist/ready ## Build wheel, sdist and SBOM, check them, and run the quick start from the wheel
+	@rm -rf dist
+	.venv-dist/bin/python -m build --no-isolation
+	.venv-dist/bin/twine check --strict dist/*
+	@mkdir -p build
+	.venv-dist/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.cdx.json deploy/requirements.lock
+	.venv-dist/bin/python tools/try_wheel.py dist/*.whl
 
 clean: ## Remove environments, caches and build output
-	rm -rf .venv .venv-docs .venv-proto .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-dist .venv-docs .venv-proto .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "Preparing .venv (once) ..."
@@ -93,4 +107,10 @@ clean: ## Remove environments, caches and build output
 	@echo "Preparing .venv-docs (once) ..."
 	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
+
+.venv-dist/ready: requirements-dist.lock
+	@echo "Preparing .venv-dist (once) ..."
+	@test -x .venv-dist/bin/python || $(PYTHON) -m venv .venv-dist
+	@.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dist.lock
 	@touch $@
