@@ -20,7 +20,7 @@ from session_authority_server.devices import text as user_agent
 from session_authority_server.domain import api_key, device, errors, policy, sign_in, token
 from session_authority_server.domain.policy import Policy
 from session_authority_server.observability import flood_limit, instruments, metrics_port
-from session_authority_server.rpc import call_queue, conversion, dispatcher, methods
+from session_authority_server.rpc import call_queue, conversion, dispatcher, methods, refused_calls
 from session_authority_server.rpc import session_watch_service as watching
 from session_authority_server.rpc.host import accept_loop, grpcio, native
 from session_authority_server.store import database, expiry
@@ -76,6 +76,7 @@ _REQUESTS = f"""
 | tokens in a batch | {_core.BATCH_LIMIT_REQUESTS:,} | INVALID_ARGUMENT `requests` |
 | request | {size(methods.REQUEST_LIMIT_BYTES)}; a batch {size(methods.BATCH_REQUEST_LIMIT_BYTES)} | RESOURCE_EXHAUSTED `REQUEST_TOO_LARGE` |
 | metadata of a call | {size(grpcio.METADATA_LIMIT_BYTES)} | RESOURCE_EXHAUSTED |
+| `x-request-id` of a call | {refused_calls.REQUEST_ID_LIMIT_CHARACTERS} letters, digits and `_.:/+=@-` | the server makes another id |
 | page of a list | {list_sessions.PAGE_SIZE_LIMIT} sessions, {list_sessions.DEFAULT_PAGE_SIZE} by default | the page is cut |
 | count of a user's live sessions | {list_sessions.COUNT_LIMIT - 1:,} | `total_size` is {list_sessions.COUNT_LIMIT:,} |
 | live sessions of a user | {_POLICY.session_limit} (`SESSION_LIMIT`) | the least recently active one ends, or RESOURCE_EXHAUSTED `SESSION_LIMIT_REACHED` |

@@ -44,7 +44,7 @@ Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...] | None"
 # Returns the caller, from the method and the metadata of a call, or raises the reason for a refusal.
 Authenticate: TypeAlias = Callable[[str, Metadata], Caller]
 
-_HEADER = "authorization"
+AUTHORIZATION = "authorization"
 _SCHEME = "bearer"
 # Enough for all active keys: the header of a key varies only in the case of "Bearer".
 _CACHED_LIMIT = 5_000
@@ -119,7 +119,7 @@ def _header(metadata: Metadata) -> str:
     """Return the header that carries the API key."""
     found = None
     for key, value in metadata or ():
-        if key == _HEADER:
+        if key == AUTHORIZATION:
             # Two headers could name two callers.
             if found is not None or not isinstance(value, str):
                 raise ApiKeyInvalid

@@ -20,6 +20,7 @@ from session_authority_server.observability.metrics import (
 from session_authority_server.rpc.authentication import Caller
 from session_authority_server.rpc.error_table import Answer
 from session_authority_server.rpc.methods import Method
+from session_authority_server.rpc.refused_calls import UNKNOWN_ORIGIN, Origin
 
 RUNNING_LIMIT = 256
 WAITING_LIMIT = 25_000
@@ -47,6 +48,7 @@ class Call:
         request: The parsed request.
         caller: The calling program.
         seconds_left: The seconds from the arrival to the caller's deadline; None for no deadline.
+        origin: Where the call comes from, for the log.
         arrived: The time of arrival, from `time.perf_counter`.
         finished: Whether the call was answered or cancelled.
     """
@@ -57,6 +59,7 @@ class Call:
         "caller",
         "finished",
         "method",
+        "origin",
         "request",
         "seconds_left",
         "task",
@@ -68,11 +71,13 @@ class Call:
         caller: Caller,
         seconds_left: float | None,
         reply: Callable[[bytes | Answer], object],
+        origin: Origin = UNKNOWN_ORIGIN,
     ) -> None:
         """Create a call. `reply` receives its answer, and is not called after `cancel`."""
         self.method = method
         self.caller = caller
         self.seconds_left = seconds_left
+        self.origin = origin
         self.request: Any = None
         self.arrived = time.perf_counter()
         self.finished = False

@@ -31,6 +31,7 @@ from session_authority_server.rpc.error_table import (
     UnexpectedFailure,
 )
 from session_authority_server.rpc.methods import METHODS, Method
+from session_authority_server.rpc.refused_calls import Origin, refusal
 from session_authority_server.rpc.session_service import SessionService
 
 if TYPE_CHECKING:
@@ -87,15 +88,22 @@ class Dispatcher:
         ]
         queue.serve(self._run_one, self._run_validations, self._refuse)
 
-    def admit(self, path: str, metadata: Metadata) -> Caller | Answer:
-        """Return the caller of an RPC, or the status that refuses the call."""
-        try:
-            return self._authenticate(path, metadata)
-        except AuthorityError as error:
-            refused = refusal(path.rpartition("/")[2], error)
-            if self.tracing is not None:
-                self.tracing.refused(path, metadata, refused)
-            return refused
+    def admit(self, path: str, metadata: Metadata) -> Caller:
+        """Return the caller of an RPC.
+
+        Raises:
+            AuthorityError: If the caller may not call it. Answer with `turn_away`.
+        """
+        return self._authenticate(path, metadata)
+
+    def turn_away(
+        self, path: str, metadata: Metadata, error: AuthorityError, origin: Origin
+    ) -> Answer:
+        """Return the status for a call that was not admitted."""
+        answer = refusal(path.rpartition("/")[2], error, origin)
+        if self.tracing is not None:
+            self.tracing.refused(path, metadata, answer)
+        return answer
 
     def take(self, call: Call, payload: bytes) -> None:
         """Check and queue a call. It will be answered, unless it is cancelled."""
@@ -131,8 +139,11 @@ class Dispatcher:
                 [(call.caller, call.request) for call in calls]
             )
         except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
+            failure: Exception = error
             for call in calls:
-                self._fail(call, error)
+                self._fail(call, failure)
+                if not isinstance(failure, AuthorityError):
+                    failure = UnexpectedFailure()  # The first call has logged it.
             return
         for call, answer in zip(calls, answers, strict=True):
             if type(answer) is bytes:
@@ -154,11 +165,7 @@ class Dispatcher:
         return (self._rejected.count(caller) if is_unknown else None) or error
 
     def _fail(self, call: Call, error: Exception) -> None:
-        name = call.method.name
-        if not isinstance(error, AuthorityError):
-            _log.error("unexpected failure", method=name, exc_info=error)
-            error = UnexpectedFailure()
-        answer = refusal(name, error)
+        answer = refusal(call.method.name, error, call.origin, call.caller.key_id)
         _observe(call, answer.code.name)
         call.answer(answer)
 
@@ -168,14 +175,6 @@ class Dispatcher:
         RPC_ERRORS.inc(call.method.name, code, _OVERLOADED.reason)
         RPC_DURATION.observe((call.method.name, code), time.perf_counter() - call.arrived)
         call.answer(_OVERLOADED)
-
-
-def refusal(method: str, error: AuthorityError) -> Answer:
-    """Count and log an error. Return its status."""
-    answer = error_table.answer(error)
-    RPC_ERRORS.inc(method, answer.code.name, answer.reason)
-    _log.info("call refused", method=method, code=answer.code.name, reason=answer.reason)
-    return answer
 
 
 def _handlers(services: Sequence[object]) -> Mapping[str, Handler]:

@@ -142,6 +142,10 @@ class Answer:
     message: str
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
+    def with_metadata(self, pair: tuple[str, str]) -> "Answer":
+        """Return the same status with one more pair of metadata."""
+        return Answer(self.code, self.reason, self.message, (*self.trailing_metadata, pair))
+
 
 def answer(error: AuthorityError) -> Answer:
     """Return the status that a caller receives for an error."""

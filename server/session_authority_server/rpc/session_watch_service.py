@@ -4,7 +4,6 @@ from datetime import timedelta
 from typing import Any, cast
 
 import grpc
-import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from session_authority.v1 import session_watch_service_pb2 as pb
@@ -17,7 +16,6 @@ from session_authority_server.watch.stream import Stream
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_log = structlog.get_logger("session_authority.rpc")
 
 METHOD = "/session_authority.v1.SessionWatchService/WatchSessions"
 # How often streams are checked for silence, and for callers that may no longer watch.
@@ -85,9 +83,10 @@ class SessionWatchService:
             await self._read_pings(stream, context)
         except AuthorityError as error:
             self._hub.end(stream, error)
-        except Exception:  # noqa: BLE001 - any failure becomes a documented error
-            _log.exception("unexpected failure", method="WatchSessions")
-            self._hub.end(stream, UnexpectedFailure())
+        except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
+            failure = UnexpectedFailure()
+            failure.__cause__ = error
+            self._hub.end(stream, failure)
         else:
             stream.finish()
 

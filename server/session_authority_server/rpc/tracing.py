@@ -17,6 +17,7 @@ from session_authority_server.rpc.authentication import Caller, Metadata
 from session_authority_server.rpc.call_queue import Call
 from session_authority_server.rpc.error_table import Answer
 from session_authority_server.rpc.methods import METHODS, Method
+from session_authority_server.rpc.refused_calls import Origin
 
 # The statuses that are faults of the server, according to the conventions.
 FAULTS = frozenset(
@@ -53,12 +54,13 @@ class Tracing:
         caller: Caller,
         seconds_left: float | None,
         reply: Callable[[bytes | Answer], object],
+        origin: Origin,
     ) -> Call:
         """Return a call that has just arrived."""
         span = self._start(method.path, metadata)
         if not span.is_recording():
-            return Call(method, caller, seconds_left, reply)
-        return _TracedCall(span, method, caller, seconds_left, reply)
+            return Call(method, caller, seconds_left, reply, origin)
+        return _TracedCall(span, method, caller, seconds_left, reply, origin)
 
     def refused(self, path: str, metadata: Metadata, answer: Answer) -> None:
         """Record a call that authentication refused.
@@ -93,8 +95,9 @@ class _TracedCall(Call):
         caller: Caller,
         seconds_left: float | None,
         reply: Callable[[bytes | Answer], object],
+        origin: Origin,
     ) -> None:
-        super().__init__(method, caller, seconds_left, reply)
+        super().__init__(method, caller, seconds_left, reply, origin)
         self._span = span
 
     def answer(self, answer: bytes | Answer) -> None:

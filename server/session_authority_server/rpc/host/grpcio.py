@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -15,13 +14,8 @@ from grpc_reflection.v1alpha import reflection
 from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.rpc.authentication import current_caller
 from session_authority_server.rpc.call_queue import Call
-from session_authority_server.rpc.dispatcher import Dispatcher, refusal
-from session_authority_server.rpc.error_table import (
-    Answer,
-    MalformedRequest,
-    RequestTooLarge,
-    UnexpectedFailure,
-)
+from session_authority_server.rpc.dispatcher import Dispatcher
+from session_authority_server.rpc.error_table import Answer, MalformedRequest, RequestTooLarge
 from session_authority_server.rpc.host import CannotListen, Health, accept_loop
 from session_authority_server.rpc.methods import (
     BATCH_REQUEST_LIMIT_BYTES,
@@ -30,6 +24,7 @@ from session_authority_server.rpc.methods import (
     SERVICES,
     Method,
 )
+from session_authority_server.rpc.refused_calls import refusal
 
 CALLS_PER_CONNECTION = 170
 # gRPC itself refuses calls above this limit. It is high, because refusals leave less time for answers.
@@ -47,8 +42,6 @@ _ENDED_POLL_SECONDS = 0.5
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Stream: TypeAlias = "Callable[[Any, Context], Awaitable[None]]"
-
-_log = structlog.get_logger("session_authority.rpc")
 
 
 class GrpcioHost:
@@ -139,7 +132,7 @@ class _Admission(grpc.aio.ServerInterceptor):
     """Refuses unauthorized callers before their requests are read."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self._admit = dispatcher.admit
+        self._dispatcher = dispatcher
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -149,10 +142,12 @@ class _Admission(grpc.aio.ServerInterceptor):
         handler = self._handlers.get(path)
         if handler is None:
             handler = self._handlers[path] = await continuation(details)
-        caller = self._admit(path, details.invocation_metadata)
-        if isinstance(caller, Answer):
-            return _refusing(caller)
-        current_caller.set(caller)  # the handler runs in this task too
+        metadata = details.invocation_metadata
+        try:
+            # The handler runs in this task too.
+            current_caller.set(self._dispatcher.admit(path, metadata))
+        except AuthorityError as error:
+            return _refusing(partial(self._dispatcher.turn_away, path, metadata, error))
         return handler
 
 
@@ -160,9 +155,9 @@ async def _abort(context: Context, answer: Answer) -> NoReturn:
     await context.abort(answer.code, answer.message, answer.trailing_metadata)
 
 
-def _refusing(answer: Answer) -> Handler:
+def _refusing(turn_away: Callable[[Context], Answer]) -> Handler:
     async def refuse(_requests: object, context: Context) -> None:
-        await _abort(context, answer)
+        await _abort(context, turn_away(context))
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 
@@ -182,7 +177,7 @@ def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
             if tracing is None
             else partial(tracing.new_call, tuple(context.invocation_metadata() or ()))
         )
-        call = new_call(method, current_caller.get(), context.time_remaining(), reply)
+        call = new_call(method, current_caller.get(), context.time_remaining(), reply, context)
         dispatcher.take(call, payload)
         try:
             answer = await answered
@@ -210,16 +205,10 @@ def _stream(path: str, behave: Stream) -> Handler:
             return MalformedRequest(f"{method.name}Request")
 
     async def run(requests: object, context: Context) -> None:
-        error: AuthorityError
         try:
             await behave(requests, context)
-        except AuthorityError as raised:
-            error = raised
-        except Exception:  # noqa: BLE001 - any failure becomes a documented error
-            _log.exception("unexpected failure", method=method.name)
-            error = UnexpectedFailure()
-        else:
-            return
-        await _abort(context, refusal(method.name, error))
+        except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
+            key_id = current_caller.get().key_id
+            await _abort(context, refusal(method.name, error, context, key_id))
 
     return grpc.stream_stream_rpc_method_handler(run, deserialize)

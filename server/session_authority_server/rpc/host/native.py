@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
-from session_authority_server.rpc import error_table
+from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.rpc.call_queue import Call
 from session_authority_server.rpc.dispatcher import Dispatcher
-from session_authority_server.rpc.error_table import DETAILS_KEY, Answer, UnexpectedFailure
+from session_authority_server.rpc.error_table import DETAILS_KEY, Answer
 from session_authority_server.rpc.host import CannotListen
 from session_authority_server.rpc.host.grpcio import METADATA_LIMIT_BYTES, GrpcioHost
+from session_authority_server.rpc.refused_calls import refusal
 
 EVENTS_AT_ONCE = 256
 BATCHES_IN_LOOP_LIMIT = 2
@@ -30,8 +30,6 @@ _UNAVAILABLE = 14
 _FLUSH_SECONDS = 0.1
 # Leaves room for the rest of a socket's path, which may have 103 bytes on macOS and 107 on Linux.
 _PARENT_LIMIT_BYTES = 60
-
-_log = structlog.get_logger("session_authority.rpc")
 
 
 class NativeHost:
@@ -147,20 +145,21 @@ class NativeHost:
             else:
                 try:
                     self._begin(call_id, method_id, payload, details)
-                except Exception:  # noqa: BLE001 - the other calls continue, and this one gets an answer
-                    _log.exception("unexpected failure", method=self._methods[method_id].name)
-                    self._reply(call_id, error_table.answer(UnexpectedFailure()))
+                except Exception as error:  # noqa: BLE001 - the other calls continue, and this one gets an answer
+                    name = self._methods[method_id].name
+                    self._reply(call_id, refusal(name, error, details))
 
     def _begin(self, call_id: int, method_id: int, payload: bytes, details: Any) -> None:
         metadata, _peer, seconds_left = details
         method = self._methods[method_id]
-        caller = self._dispatcher.admit(method.path, metadata)
-        if isinstance(caller, Answer):
-            self._fail(call_id, caller)
+        try:
+            caller = self._dispatcher.admit(method.path, metadata)
+        except AuthorityError as error:
+            self._fail(call_id, self._dispatcher.turn_away(method.path, metadata, error, details))
             return
         tracing = self._dispatcher.tracing
         new_call = Call if tracing is None else partial(tracing.new_call, metadata)
-        call = new_call(method, caller, seconds_left, partial(self._reply, call_id))
+        call = new_call(method, caller, seconds_left, partial(self._reply, call_id), details)
         self._calls[call_id] = call
         self._dispatcher.take(call, payload)
 
@@ -184,7 +183,11 @@ class NativeHost:
 
     def _fail(self, call_id: int, answer: Answer) -> None:
         # The front reserves all keys that begin with "grpc-", except this one.
-        metadata = [pair for pair in answer.trailing_metadata if pair[0] == DETAILS_KEY]
+        metadata = [
+            pair
+            for pair in answer.trailing_metadata
+            if pair[0] == DETAILS_KEY or not pair[0].startswith("grpc-")
+        ]
         self._front.fail(call_id, answer.code.value[0], answer.message, metadata)
 
 
