@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from session_authority import AsyncSessionClient, Rejection, RejectionReason
 from session_authority_server.domain.clock import SystemClock
@@ -18,6 +17,7 @@ from session_authority_server.domain.session import (
     InitiatingEntity,
     Session,
 )
+from session_authority_server.observability.metrics import WORKER_RUNS
 from session_authority_server.ports import ExpiryBatch
 from session_authority_server.store.database import Database
 from session_authority_server.store.upkeep import SqlUpkeepStore
@@ -201,8 +201,7 @@ class FaultyUpkeep(SqlUpkeepStore):
 
 
 def _runs(outcome: str) -> float:
-    labels = {"job": "expire", "outcome": outcome}
-    return REGISTRY.get_sample_value("session_authority_worker_runs_total", labels) or 0
+    return WORKER_RUNS.value("expire", outcome)
 
 
 async def test_30_a_failed_run_is_logged_and_retried_at_the_next_tick(

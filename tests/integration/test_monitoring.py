@@ -4,23 +4,24 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from html import escape
 
 import pytest
+from tools.dashboard import DASHBOARD, Source, panels, picture
 from tools.reference.metrics import every_metric, exported_name
 
 from tests.support.monitored import SERVER, WORKER, Scene, in_use, monitored
 from tests.support.program import Program
 from tests.support.prometheus import (
-    DASHBOARD,
     PROGRAM,
     ROOT,
     SHIPPED,
     alerts,
     metrics_in,
-    panels,
     promtool,
     scaled_rules,
 )
@@ -66,7 +67,7 @@ def test_alerts_and_panels_use_metrics_that_are_defined() -> None:
         )
     }
     used = metrics_in((SHIPPED / "rules.yml").read_text())
-    used |= metrics_in(" ".join(query for panel in panels() for query in panel.queries))
+    used |= metrics_in(DASHBOARD.read_text())
     assert len(used) > 25
     assert used - defined == set()
 
@@ -157,10 +158,14 @@ def test_every_metric_is_exported_and_every_query_of_the_dashboard_has_data(
     for job in (SERVER, WORKER):
         done = promtool("check", "metrics", said=scene.page(job))
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    with in_use(scene.client):
-        for panel in panels():
-            for query in panel.queries:
+    with in_use(scene):
+        for panel in panels("5s"):
+            for query, _ in panel.queries:
                 wait_until(partial(_has_numbers, scene, query))
+        now = time.time()
+        drawn = picture(Source(scene.prometheus.url, now - 10, now), "5s")
+    assert all(escape(panel.title) in drawn for panel in panels("5s"))
+    assert "No data" not in drawn
     exported = set(scene.prometheus.ask("label/__name__/values"))
     for metric in every_metric():
         name = exported_name(metric)

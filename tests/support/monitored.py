@@ -1,18 +1,27 @@
-"""A server and a worker on PostgreSQL with TLS, keys and an audit log, which a real Prometheus reads."""
+"""A server and a worker on PostgreSQL with TLS, keys and an audit log, which a real Prometheus reads.
+
+`python -m tests.support.monitored docs/images/dashboard.svg 10` draws the dashboard after 10 minutes of use.
+"""
 
 import contextlib
+import math
 import random
 import socket
 import ssl
+import sys
+import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+
+from tools.dashboard import Source, picture
 
 from session_authority import (
     InvalidArgument,
-    NearCache,
     SessionClient,
     SessionToken,
     ValidationRequest,
@@ -20,7 +29,7 @@ from session_authority import (
 from tests.support.certificates import Pair, TestAuthority
 from tests.support.postgresql import Cluster, cluster, free_port
 from tests.support.program import Program, run, running, serving
-from tests.support.prometheus import Prometheus, running_prometheus
+from tests.support.prometheus import SHIPPED, Prometheus, running_prometheus
 
 SERVER, WORKER = "session-authority", "session-authority-worker"
 
@@ -36,6 +45,7 @@ class Scene:
         server: The server.
         prometheus: The Prometheus that reads the server and the worker.
         client: A client with a near cache.
+        plain_client: A client without one.
     """
 
     cluster: Cluster
@@ -44,6 +54,7 @@ class Scene:
     server: Program
     prometheus: Prometheus
     client: SessionClient
+    plain_client: SessionClient
     pages: dict[str, str]
     start_worker: Callable[[], contextlib.AbstractContextManager[Program]] = field(repr=False)
 
@@ -94,26 +105,29 @@ def monitored(folder: Path, *, rules: str, interval: str) -> Iterator[Scene]:
             serving(folder, "--no-worker", settings=encrypted, asking_for_keys=True)
         )
         roots = authority.certificate.read_bytes()
-        client = stack.enter_context(
-            SessionClient(
-                server.address, api_key=key, root_certificates=roots, near_cache=NearCache()
+        client, plain_client = (
+            stack.enter_context(
+                SessionClient(
+                    server.address, api_key=key, root_certificates=roots, near_cache=near_cache
+                )
             )
+            for near_cache in (True, False)
         )
         prometheus = stack.enter_context(
             running_prometheus(folder, pages, rules=rules, interval=interval)
         )
         of_worker = settings | {"SESSION_AUTHORITY_METRICS_LISTEN": pages[WORKER]}
         yield Scene(
-            *(database, authority, pair, server, prometheus, client, pages),
+            *(database, authority, pair, server, prometheus, client, plain_client, pages),
             lambda: running("worker", cwd=folder, settings=of_worker),
         )
 
 
 @contextlib.contextmanager
-def in_use(client: SessionClient) -> Iterator[None]:
+def in_use(scene: Scene) -> Iterator[None]:
     """Sign users in, validate their tokens and sign them out, while the context lasts."""
     stop = threading.Event()
-    users = threading.Thread(target=_use, args=(client, stop))
+    users = threading.Thread(target=_use, args=(scene, stop))
     users.start()
     try:
         yield
@@ -122,20 +136,44 @@ def in_use(client: SessionClient) -> Iterator[None]:
         users.join()
 
 
-def _use(client: SessionClient, stop: threading.Event) -> None:
+def _use(scene: Scene, stop: threading.Event) -> None:
     chance = random.Random(7)
+    began = time.monotonic()
     tokens: list[SessionToken] = []
-    while not stop.wait(chance.uniform(0.005, 0.03)):
+    while not stop.wait(0.02 * (2 + math.sin((time.monotonic() - began) / 40))):
         if len(tokens) < 20 or chance.random() < 0.1:
-            tokens.append(client.create(f"user-{chance.randrange(1_000)}").token)
+            lifetime = timedelta(minutes=1 if chance.random() < 0.2 else 60)
+            user = f"user-{chance.randrange(1_000)}"
+            tokens.append(scene.client.create(user, lifetime=lifetime).token)
         some = chance.choices(tokens, k=5)
-        client.validate(some[0])
-        asked = [ValidationRequest(each) for each in some]
-        client.validate_many([*asked, ValidationRequest("ses_unknown")])
+        scene.client.validate(some[0])
+        for each in some:
+            scene.plain_client.validate(each)
+        scene.plain_client.validate_many([ValidationRequest(each) for each in some])
         if len(tokens) > 25 or chance.random() < 0.05:
             ended = tokens.pop(0)
-            client.sign_out(ended)
-            client.validate(ended)
+            scene.client.sign_out(ended)
+            scene.plain_client.validate(ended)
         if chance.random() < 0.05:
+            scene.plain_client.validate("ses_unknown")
             with contextlib.suppress(InvalidArgument):
-                client.create("x" * 300)
+                scene.client.create("x" * 300)
+
+
+def main(file: Path, minutes: float) -> None:
+    """Draw the dashboard after the scene was in use for some minutes."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        monitored(Path(folder), rules=(SHIPPED / "rules.yml").read_text(), interval="1s") as scene,
+        scene.start_worker(),
+        in_use(scene),
+    ):
+        time.sleep(30)  # the first rates need some samples
+        began = time.time()
+        time.sleep(minutes * 60)
+        source = Source(scene.prometheus.url, began, began + minutes * 60)
+        file.write_text(picture(source, "15s"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

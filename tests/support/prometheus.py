@@ -10,7 +10,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from tests.support.postgresql import free_port
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "prometheus"
-DASHBOARD = ROOT / "deploy" / "grafana" / "session-authority.json"
 PROGRAM = shutil.which("prometheus")
 START_SECONDS = 60
 
@@ -40,28 +38,6 @@ def alerts() -> Sequence[Mapping[str, Any]]:
         rule for group in rules["groups"] for rule in group["rules"]
     ]
     return found
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A panel of the dashboard that the product ships."""
-
-    title: str
-    queries: Sequence[str]
-
-
-def panels() -> Sequence[Panel]:
-    """Return the panels that show data, with their queries in Prometheus' own language."""
-    dashboard = json.loads(DASHBOARD.read_text())
-    return [
-        Panel(each["title"], [_without_variables(target["expr"]) for target in each["targets"]])
-        for each in dashboard["panels"]
-        if each["type"] != "row"
-    ]
-
-
-def _without_variables(query: str) -> str:
-    return query.replace("$__rate_interval", "5s").replace("$instance", ".*")
 
 
 def metrics_in(queries: str) -> set[str]:

@@ -136,10 +136,6 @@ class Histogram(Instrument):
         counts[bisect_left(self._bounds, seconds)] += 1
         total.value += seconds
 
-    def count(self, *labels: str) -> int:
-        """Return how many durations were counted for label values."""
-        return sum(self._series[labels][0]) if labels in self._series else 0
-
     def _new_series(self, labels: Labels) -> tuple[list[int], Cell]:
         if len(self._series) >= LABELS_LIMIT:
             labels = (OTHER,) * len(labels)

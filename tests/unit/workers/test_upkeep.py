@@ -18,7 +18,8 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from session_authority_server.ports import PendingErasure, Transaction, UpkeepStore
+from session_authority_server.observability.metrics import SESSIONS_ENDED
+from session_authority_server.ports import NO_AUDIT, PendingErasure, Transaction, UpkeepStore
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import MIN_RETENTION, Erase, Purge
@@ -70,6 +71,27 @@ async def test_sweeps_are_settled(engine: Engine, clock: ManualClock) -> None:
     assert await expire() == 4
     assert await engine.upkeep.pending_sweeps(10) == []
     assert await recorded(engine, ids([*hers, *his])) == 11
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_each_ending_is_counted_once_by_its_reason(
+    engine: Engine, clock: ManualClock, named: bool
+) -> None:
+    of_time = [a_session("cat", lifetime=MINUTE) for _ in range(4)]
+    of_idleness = [a_session("dan", idle_timeout=MINUTE) for _ in range(2)]
+    await engine.add(a_session(), *of_time, *of_idleness, a_session("live"))
+    await engine.sweep("ann", START + SECOND)
+    before = {reason: SESSIONS_ENDED.value(reason.value) for reason in EndReason}
+    clock.advance(5 * MINUTE)
+
+    # Any other audit log than NO_AUDIT makes the store name the expired sessions.
+    audit = type(NO_AUDIT)() if named else NO_AUDIT
+    for _ in range(2):
+        await Expire(engine.upkeep, clock, QUICK, audit)()
+
+    counts = {reason: SESSIONS_ENDED.value(reason.value) - before[reason] for reason in EndReason}
+    expected = {EndReason.EXPIRED: 4, EndReason.IDLE_TIMEOUT: 2, EndReason.REVOKED: 1}
+    assert {reason: count for reason, count in counts.items() if count} == expected
 
 
 async def test_a_sign_in_that_commits_after_a_settled_global_sweep_gets_a_recorded_ending(
