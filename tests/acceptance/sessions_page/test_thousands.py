@@ -56,7 +56,7 @@ class TestThousands:
         await Visitor(authority, token).look()
         return authority.store.asked.count(
             "read_sessions"
-        )  # once for each call to the store to the store to the store
+        )  # once for each call to the store
 
     async def test_every_page_shows_the_latest_ended_sessions(
         self, authority: Authority, client: AsyncSessionClient
