@@ -29,16 +29,16 @@ JUSTIFIED_ASSURANCE_LEVEL = 1
 # Required by ASVS 7.1.1, and by NIST SP 800-63B-4, 2.1.3, for a deviation from its "should".
 JUSTIFICATION = (
     "A session lives up to 90 days. NIST SP 800-63B-4 (2.1.3) says that at AAL1 it should end within 30 days. "
-    "That limit bounds the harm of a stolen secret that cannot be revoked. Here it can be revoked. Each "
-    "validation asks the authority, so an ended session is refused at once and everywhere. Users see all their "
-    "sessions with device, address and last use, and can end any of them. Operators end the sessions of one "
-    "user or of all users in one call. A token is 256 random bits, and only its hash is stored. Each "
-    "re-authentication replaces it, and the use of a replaced token is noticed. The remaining risk is a device "
-    "in the wrong hands that its owner does not miss. Against that, set an idle timeout, and let the app ask "
-    "for a fresh authentication before sensitive operations (authenticate_time and "
-    "MAX_AUTHENTICATION_AGE_SECONDS serve this). Users who must enter their password twelve times a year "
-    "instead of four learn to type it wherever they are asked. This holds only at AAL1 and up to 90 days. "
-    "Beyond either, write a justification of your own."
+    "That limit bounds the damage of a stolen secret that cannot be revoked. Here the secret can be revoked. "
+    "Each validation asks the authority, so an ended session is refused at once and everywhere. Users see all "
+    "their sessions with device, address and last use, and can log out any of them. Operators revoke the "
+    "sessions of one user or of all users in one call. A token is 256 random bits, and only its hash is "
+    "stored. Each re-authentication replaces the token, and the use of a replaced token is detected. The "
+    "remaining risk is a stolen device whose owner has not noticed the theft. Against that risk, set an idle "
+    "timeout, and let the app ask for a fresh authentication before sensitive operations (with "
+    "authenticate_time and MAX_AUTHENTICATION_AGE_SECONDS). Users who must enter their password twelve times a "
+    "year instead of four learn to type it wherever they are asked. This justification is valid only at AAL1 "
+    "and up to 90 days. Otherwise, write your own justification."
 )
 
 # NIST SP 800-63B-4, 5.1.
