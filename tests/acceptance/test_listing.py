@@ -29,7 +29,6 @@ def _ids(sessions: list[Session]) -> list[str]:
     return [session.session_id for session in sessions]
 
 
-@pytest.mark.both_hosts
 async def test_11_a_user_sees_all_their_sessions_no_others_and_one_as_current(
     client: AsyncSessionClient,
 ) -> None:
@@ -192,7 +191,6 @@ async def test_13_another_users_page_token_shows_nothing(
     )
 
 
-@pytest.mark.both_hosts
 async def test_14_the_most_recently_active_comes_first(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
@@ -209,7 +207,6 @@ async def test_14_the_most_recently_active_comes_first(
     ]
 
 
-@pytest.mark.both_hosts
 async def test_14_pages_are_stable_while_sessions_come_and_go(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
@@ -278,7 +275,6 @@ class TestManySessions:
         assert sum(each.current for each in listed) == 1
 
 
-@pytest.mark.both_hosts
 async def test_15_a_row_has_a_readable_name_its_address_and_both_times(
     authority: Authority, client: AsyncSessionClient
 ) -> None:

@@ -25,8 +25,6 @@ from session_authority.v1 import session_admin_service_pb2_grpc
 from session_authority_server.domain.policy import Policy
 from tests.support.authority import NOON, Authority, a_session, insert_sessions
 
-pytestmark = pytest.mark.both_hosts
-
 Admin: TypeAlias = "session_admin_service_pb2_grpc.SessionAdminServiceAsyncStub"
 REVOKED = Rejection(RejectionReason.REVOKED)
 

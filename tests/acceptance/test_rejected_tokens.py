@@ -21,8 +21,6 @@ from session_authority_server.domain.policy import Policy
 from tests.support.authority import NOON, Authority, running_authority
 from tests.support.status import details_of
 
-pytestmark = pytest.mark.both_hosts
-
 A_MINUTE = 2
 NOT_FOUND = Rejection(RejectionReason.NOT_FOUND)
 UNKNOWN = Rejection(RejectionReason.UNKNOWN)

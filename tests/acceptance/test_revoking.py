@@ -30,8 +30,6 @@ from session_authority import (
 from session_authority.v1 import session_service_pb2 as pb
 from tests.support.authority import NOON, Authority, a_session
 
-pytestmark = pytest.mark.both_hosts
-
 AN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 SPELLINGS = ("{{{}}}", "urn:uuid:{}", " {}")
 
@@ -100,29 +98,17 @@ async def test_17_a_caller_without_a_live_session_revokes_nothing(
     assert await client.validate(target.token)
 
 
-@pytest.mark.parametrize(
-    "session_id",
-    [
-        "",
-        "x",
-        "0" * 32,
-        "0" * 1000,
-        "ses_x",
-        "null",
-        "é",
-        *(each.format(AN_ID) for each in SPELLINGS),
-    ],
-)
 async def test_18_a_malformed_or_empty_id_is_an_invalid_argument_and_changes_nothing(
-    authority: Authority, client: AsyncSessionClient, session_id: str
+    authority: Authority, client: AsyncSessionClient
 ) -> None:
     mine = await client.create("ada")
     authority.store.asked.clear()
+    malformed = ["", "x", "0" * 32, "0" * 1000, "ses_x", "null", "é"]
 
-    with pytest.raises(InvalidArgument) as caught:
-        await client.revoke(mine.token, session_id)
-
-    assert [violation.field for violation in caught.value.violations] == ["session_id"]
+    for session_id in (*malformed, *(each.format(AN_ID) for each in SPELLINGS)):
+        with pytest.raises(InvalidArgument) as caught:
+            await client.revoke(mine.token, session_id)
+        assert [violation.field for violation in caught.value.violations] == ["session_id"]
     assert authority.store.asked == []
 
 
@@ -188,7 +174,7 @@ async def test_19_an_unknown_id_and_another_users_id_take_equal_time(
 ) -> None:
     mine, bobs = await client.create("ada"), await client.create("bob")
     took: dict[str, list[float]] = {str(uuid4()): [], bobs.session.session_id: []}
-    for _ in range(80):
+    for _ in range(40):
         for session_id, seconds in took.items():
             started = time.perf_counter()
             await _refusal(authority, mine.token.reveal(), session_id)

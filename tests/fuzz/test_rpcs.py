@@ -1,6 +1,6 @@
 """Every request to an RPC gets a documented answer in time. Afterwards the server still answers.
 
-`make test` sends the same requests each time. `make soak` and `tests/fuzz/guided.py` send others.
+`make test` sends the same requests each time. `make soak` and `tools/guided_fuzzing.py` send others.
 """
 
 import time
@@ -23,8 +23,8 @@ from tests.support.soak import soaked
 pytestmark = [pytest.mark.both_hosts, pytest.mark.soak]
 
 # For each RPC.
-EXAMPLES = soaked(long=1_000, short=10)
-EXAMPLES_OF_METADATA = soaked(long=300, short=5)
+EXAMPLES = soaked(long=1_000, short=6)
+EXAMPLES_OF_METADATA = soaked(long=300, short=3)
 ANSWERED_WITHIN_SECONDS = 5.0  # the deadline imposed where none is sent
 STREAMS_LAST_SECONDS = 0.2
 

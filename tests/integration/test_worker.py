@@ -17,7 +17,7 @@ from session_authority_server.cli import commands
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
-from session_authority_server.store.tables import upkeep
+from session_authority_server.store.tables import sessions, upkeep
 from tests.support.authority import a_session, insert_sessions
 from tests.support.program import Refusal, run, running, serving
 from tests.support.soak import soaked
@@ -30,6 +30,13 @@ ENDED = (
 )
 
 
+_COPIES = f"""
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+    INSERT INTO sessions SELECT randomblob(16), {", ".join(list(sessions.c.keys())[1:])}
+    FROM n, sessions WHERE session_id = ?
+"""
+
+
 def _make_overdue(folder: Path, count: int) -> None:
     """Create a database file whose sessions expired an hour ago."""
 
@@ -39,11 +46,15 @@ def _make_overdue(folder: Path, count: int) -> None:
             if not (await schema.read_version(database)).is_current:
                 await schema.migrate(database)
             created = SystemClock().now() - timedelta(days=90, hours=1)
-            await insert_sessions(
-                database, (a_session(f"user-{n % 100}", created)[0] for n in range(count))
-            )
+            session = a_session("ada", created)[0]
+            await insert_sessions(database, [session])
         finally:
             await database.close()
+        with (
+            closing(sqlite3.connect(folder / "session-authority.sqlite")) as connection,
+            connection,
+        ):
+            connection.execute(_COPIES, (count - 1, session.session_id.bytes))
 
     asyncio.run(write())
 

@@ -3,9 +3,10 @@
 import atexit
 import contextlib
 import io
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.partitions import Partitioning
 from session_authority_server.store.schema import migrate, write_sql
 from session_authority_server.store.sessions import SqlSessionStore
+from session_authority_server.store.tables import metadata
 from session_authority_server.store.tables import sessions as sessions_table
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from tests.support import postgresql
@@ -48,11 +50,16 @@ _INSERT = insert(sessions_table)
 _sqlite_template: list[bytes] = []
 _databases = contextlib.ExitStack()
 atexit.register(_databases.close)
-_idle: list[str] = []
+_idle: "defaultdict[int | None, list[_Migrated]]" = defaultdict(list)
 _OTHERS_OUT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid != pg_backend_pid()"
 )
+_EMPTY = "".join(f"DELETE FROM {table};" for table in metadata.tables)
+_LAYOUT = """
+    SELECT md5(string_agg(c::text, '' ORDER BY c.oid)) || sum(pg_relation_size(c.oid)) / 1000000
+    FROM pg_class c WHERE relnamespace = 'public'::regnamespace
+"""
 
 
 @dataclass(frozen=True)
@@ -253,16 +260,47 @@ def over(database: Database) -> Engine:
 @contextlib.contextmanager
 def migrated_postgresql(partition_days: int | None = None) -> Iterator[str]:
     """Yield the address of a migrated PostgreSQL database that no other test uses at the same time."""
-    url = _idle.pop() if _idle else _databases.enter_context(postgresql.fresh_database())
-    with psycopg.connect(url, autocommit=True) as admin:  # five times faster than a new database
+    idle = _idle[partition_days]
+    if not idle:
+        idle.append(_Migrated(_databases.enter_context(postgresql.fresh_database())))
+    migrated = idle.pop()
+    with psycopg.connect(migrated.url, autocommit=True) as admin:
         admin.execute(_OTHERS_OUT)
-        admin.execute(_reset_statements(partition_days).encode())
-    yield url
-    _idle.append(url)
+        migrated.reset(admin, partition_days)
+    yield migrated.url
+    idle.append(migrated)
+
+
+@dataclass
+class _Migrated:
+    url: str
+    layout: str = ""
+    first_rows: dict[str, list[Any]] = field(default_factory=dict)
+
+    def reset(self, admin: psycopg.Connection[Any], partition_days: int | None) -> None:
+        """Delete what a test wrote: a hundred times faster than making the tables again."""
+        if self.layout and self.layout == _layout(admin):
+            admin.execute(_EMPTY)
+            for table, rows in self.first_rows.items():
+                put = f"INSERT INTO {table} SELECT (%s::{table}).*"
+                admin.cursor().executemany(put.encode(), rows)
+            admin.execute("UPDATE upkeep SET clock_time = clock_timestamp()")
+            return
+        admin.execute(_made_again(partition_days).encode())
+        self.layout = _layout(admin)
+        for table in metadata.tables:
+            rows = admin.execute(f"SELECT t::text FROM {table} t".encode()).fetchall()
+            self.first_rows[table] = rows
+
+
+def _layout(admin: psycopg.Connection[Any]) -> str:
+    """Return a text that any change of the tables changes, and so does a megabyte of rows."""
+    [[layout]] = admin.execute(_LAYOUT).fetchall()
+    return str(layout)
 
 
 @cache
-def _reset_statements(partition_days: int | None) -> str:
+def _made_again(partition_days: int | None) -> str:
     sql = io.StringIO()
     # Few partitions, so that creating them is quick and the sessions of a test lie in several.
     partitioning = None if partition_days is None else Partitioning(partition_days, START)

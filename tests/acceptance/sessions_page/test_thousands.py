@@ -114,19 +114,13 @@ class TestThousands:
             response = await visitor.ask("GET", query=query)
         return response
 
-    @pytest.mark.parametrize("page", ["2", "9999", "1000000000000"])
-    async def test_a_page_beyond_the_last_leads_to_the_first(
-        self, visitor: Visitor, page: str
-    ) -> None:
-        response = await visitor.ask("GET", query={"page": page})
-
-        if page == "1000000000000":
-            assert response.status == 200
-        else:
+    async def test_a_page_beyond_the_last_leads_to_the_first(self, visitor: Visitor) -> None:
+        for page in ("2", "9999"):
+            response = await visitor.ask("GET", query={"page": page})
             assert (response.status, header(response, "location")) == (303, ROOT)
+        # No page number is so long.
+        assert (await visitor.ask("GET", query={"page": "1000000000000"})).status == 200
 
-    @pytest.mark.parametrize("page", ["", "0", "-1", "x", "²", "1.5"])
-    async def test_an_invalid_page_number_shows_the_first_page(
-        self, visitor: Visitor, page: str
-    ) -> None:
-        assert "Chrome on Windows" in await visitor.look(query={"page": page})
+    async def test_an_invalid_page_number_shows_the_first_page(self, visitor: Visitor) -> None:
+        for page in ("", "0", "-1", "x", "²", "1.5"):
+            assert "Chrome on Windows" in await visitor.look(query={"page": page})

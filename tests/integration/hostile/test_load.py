@@ -27,6 +27,7 @@ from tests.support.raw_http2 import (
     frame,
     headers,
 )
+from tests.support.soak import soaked
 
 pytestmark = pytest.mark.both_hosts
 
@@ -53,6 +54,7 @@ def test_opening_and_resetting_streams_costs_little_memory_and_no_other_call(
         attacking.join()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("kind", "stream"), [(PRIORITY, 1), (UNKNOWN, 0)])
 def test_meaningless_frames_cost_little_memory(server: Program, kind: int, stream: int) -> None:
     flood = frame(kind, 0, stream, b"\0\0\0\0\x0f") * 4_000
@@ -60,7 +62,7 @@ def test_meaningless_frames_cost_little_memory(server: Program, kind: int, strea
         token = client.create("ada").token
         before = server.resident_mib
         attackers = [stack.enter_context(RawConnection(server.address)) for _ in range(8)]
-        ends = time.monotonic() + 4
+        ends = time.monotonic() + soaked(long=4.0, short=1.0)
         sending = [
             threading.Thread(target=_send_until, args=(each, flood, ends)) for each in attackers
         ]

@@ -1,4 +1,4 @@
-"""Take screenshots of every state of the page: `python -m tests.browser.screenshots FOLDER [WIDTH ...]`."""
+"""Take screenshots of every state of the page: `python -m tools.screenshots FOLDER [WIDTH ...]`."""
 
 import sys
 import tempfile
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from playwright.sync_api import Browser, sync_playwright
+from tests.browser.chromium import launch
+from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPAD, IPHONE, PIXEL
+from tests.browser.site import COOKIE, ROOT, Site, running_site
 
 from session_authority import NewSession
 from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.policy import Policy
-from tests.browser.chromium import launch
-from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPAD, IPHONE, PIXEL
-from tests.browser.site import COOKIE, ROOT, Site, running_site
 
 HEIGHT = 800
 SCHEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")

@@ -1,8 +1,8 @@
 """Fuzz every RPC, guided by the coverage of the server's code.
 
     pip install --target FOLDER atheris
-    PYTHONPATH=FOLDER:. .venv/bin/python -m tests.fuzz.guided [--seconds N] [--corpus FOLDER] [INPUT ...]
-    .venv/bin/python -m tests.fuzz.guided --soak SECONDS
+    PYTHONPATH=FOLDER:. .venv/bin/python -m tools.guided_fuzzing [--seconds N] [--corpus FOLDER] [INPUT ...]
+    .venv/bin/python -m tools.guided_fuzzing --soak SECONDS
 
 Only this program needs atheris. No lock file contains atheris, since few versions of Python have a build. Requests come
 from the strategies of `tests/fuzz` or from the fuzzer. They go through the interceptor and the services in this
@@ -38,6 +38,12 @@ except ImportError:
     atheris, watched = None, contextlib.nullcontext()
 
 with watched:  # the coverage of these imports guides the fuzzer
+    from tests.fuzz.answers import Answer, faults
+    from tests.fuzz.messages import any_call
+    from tests.fuzz.residents import Residents
+    from tests.support.api import RPCS, Rpc
+    from tests.support.program import resident_mib, serving
+
     from session_authority_server.app.wiring import usecase_context
     from session_authority_server.audit.log import AuditLog
     from session_authority_server.audit.output import File
@@ -51,11 +57,6 @@ with watched:  # the coverage of these imports guides the fuzzer
     from session_authority_server.store import schema
     from session_authority_server.store.database import Database
     from session_authority_server.store.sessions import SqlSessionStore
-    from tests.fuzz.answers import Answer, faults
-    from tests.fuzz.messages import any_call
-    from tests.fuzz.residents import Residents
-    from tests.support.api import RPCS, Rpc
-    from tests.support.program import resident_mib, serving
 
 _WITHIN_SECONDS = 5.0
 _REPORT_SECONDS = 20.0

@@ -1,6 +1,6 @@
 """Search through every schedule of the near cache's protocol within bounds, shortest first.
 
-.venv/bin/python -m tests.model.exploring   # prints the shortest broken schedule without each rule
+.venv/bin/python -m tools.near_cache_model.exploring   # prints the shortest broken schedule without each rule
 """
 
 import sys
@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from tests.model.near_cache import Bounds, Change, Protocol, Rule, State
+from tools.near_cache_model.protocol import Bounds, Change, Protocol, Rule, State
 
 
 @dataclass(frozen=True)

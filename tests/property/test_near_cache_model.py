@@ -1,9 +1,9 @@
 """The near cache's protocol keeps its promise in every schedule, and needs each of its rules."""
 
 import pytest
+from tools.near_cache_model.exploring import ONE_QUESTION, explore, without
+from tools.near_cache_model.protocol import Bounds, Change, Protocol, Rule
 
-from tests.model.exploring import ONE_QUESTION, explore, without
-from tests.model.near_cache import Bounds, Change, Protocol, Rule
 from tests.support.soak import soaked
 
 BOUNDS = soaked(long=ONE_QUESTION, short=Bounds(pings=1, streams=1, validations=1))
