@@ -1,6 +1,5 @@
 """Scenarios 11 to 15: lists. Scenario 15 covers only the data of a row."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import grpc
@@ -15,8 +14,7 @@ from session_authority import (
 )
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.policy import AtLimit, Policy
-from session_authority_server.domain.token import new_id
-from tests.support.authority import NOON, Authority, a_session, insert_sessions
+from tests.support.authority import NOON, Authority
 from tests.support.status import details_of
 
 CHROME_ON_WINDOWS = (
@@ -250,29 +248,6 @@ async def test_14_pages_are_stable_while_sessions_come_and_go(
     undisturbed = [each for each in seen if each not in disturbed]
     in_order = [new.session.session_id for new in reversed(made)]
     assert undisturbed == [each for each in in_order if each in undisturbed]
-
-
-class TestManySessions:
-    @pytest.fixture
-    def policy(self) -> Policy:
-        return Policy(session_limit=None)
-
-    async def test_14_a_user_with_10_000_sessions_can_be_listed(
-        self, authority: Authority, client: AsyncSessionClient
-    ) -> None:
-        # Groups of sessions share their last activity, so that some pages end within a group.
-        mine, token = a_session("ada", NOON)
-        active = [NOON - timedelta(minutes=number // 700) for number in range(1, 10_000)]
-        others = [replace(mine, session_id=new_id(NOON), last_active_time=time) for time in active]
-        await insert_sessions(authority.database, [mine, *others])
-
-        listed = await client.list(token)
-
-        assert len(listed) == 10_000
-        assert set(_ids(listed)) == {str(session.session_id) for session in (mine, *others)}
-        keys = [(each.last_active_time, each.session_id) for each in listed]
-        assert keys == sorted(keys, reverse=True)
-        assert sum(each.current for each in listed) == 1
 
 
 async def test_15_a_row_has_a_readable_name_its_address_and_both_times(

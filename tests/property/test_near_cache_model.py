@@ -6,7 +6,7 @@ from tools.near_cache_model.protocol import Bounds, Change, Protocol, Rule
 
 from tests.support.soak import soaked
 
-BOUNDS = soaked(long=ONE_QUESTION, short=Bounds(pings=1, streams=1, validations=1))
+BOUNDS = soaked(long=ONE_QUESTION, short=Bounds(pings=1, streams=1, validations=1, mishaps=0))
 STATES = soaked(long=100_000, short=10_000)
 # Even the smallest bounds that break these rules have several hundred thousand states.
 LARGE = (

@@ -30,6 +30,9 @@ class AuditLog:
 
     While QUEUE_LIMIT_EVENTS wait, further events are dropped. A metric counts them. A line reports their number as
     soon as a line can be written again.
+
+    The standard library's QueueListener is not used. Its stop waits for a hanging disk without a limit, and its
+    handlers lose a line that a full disk refuses.
     """
 
     def __init__(
