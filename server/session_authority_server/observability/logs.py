@@ -27,7 +27,8 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
     """Writes at most PER_SECOND log lines of each kind, because a flood of calls may cause a flood of lines.
 
     Lines have the same kind if their logger, level, event and reason are the same. Within two seconds, one line reports
-    the number of omitted lines as `lines`.
+    the number of omitted lines as `lines`. A filter of the standard library can only omit them. It has no timer that
+    reports the number when the flood has ended.
     """
 
     def __init__(self, stream: TextIO, elapsed: Callable[[], float] = time.monotonic) -> None:
