@@ -142,9 +142,10 @@ def _use(scene: Scene, stop: threading.Event) -> None:
     tokens: list[SessionToken] = []
     while not stop.wait(0.02 * (2 + math.sin((time.monotonic() - began) / 40))):
         if len(tokens) < 20 or chance.random() < 0.1:
-            lifetime = timedelta(minutes=1 if chance.random() < 0.2 else 60)
             user = f"user-{chance.randrange(1_000)}"
-            tokens.append(scene.client.create(user, lifetime=lifetime).token)
+            tokens.append(scene.client.create(user).token)
+            if chance.random() < 0.3:
+                scene.client.create(user, lifetime=timedelta(minutes=1))  # expires
         some = chance.choices(tokens, k=5)
         scene.client.validate(some[0])
         for each in some:

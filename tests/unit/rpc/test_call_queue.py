@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from session_authority_server.observability.metrics import QUEUE_REFUSALS
 from session_authority_server.rpc import call_queue
 from session_authority_server.rpc.authentication import ANONYMOUS
 from session_authority_server.rpc.call_queue import BATCH_LIMIT, BATCHES_LIMIT, Call, CallQueue
@@ -128,8 +129,10 @@ async def test_a_call_that_finds_the_queue_full_is_refused_at_once(queued: Queue
         queued.put()
     await turns()
     waiting = [queued.put() for _ in range(WAITING_LIMIT)]
+    before = QUEUE_REFUSALS.value("full")
     refused = queued.put()
     assert queued.answer_of(refused) is REFUSED
+    assert QUEUE_REFUSALS.value("full") == before + 1
     assert [queued.answer_of(call) for call in waiting] == [None] * WAITING_LIMIT
     assert queued.queue.running == RUNNING_LIMIT
 
@@ -139,9 +142,11 @@ async def test_a_call_that_has_waited_for_too_long_is_refused(
 ) -> None:
     monkeypatch.setattr(call_queue, "WAIT_SECONDS", 0.02)
     running = [queued.put() for _ in range(RUNNING_LIMIT)]
+    before = QUEUE_REFUSALS.value("late")
     waiting = queued.put()
     await until(lambda: queued.answer_of(waiting))
     assert queued.answer_of(waiting) is REFUSED
+    assert QUEUE_REFUSALS.value("late") == before + 1
     assert list(queued.running) == running
     assert len(queued.queue) == 0
 

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
-from session_authority_server.observability.metrics import RPC_ERRORS
+from session_authority_server.observability.metrics import QUEUE_REFUSALS, RPC_ERRORS
 from session_authority_server.rpc.host import Health, accept_loop
 from tests.support.status import reason_of
 
@@ -119,9 +119,10 @@ async def test_streams_without_keys_share_a_limit_of_their_own(
     channel: grpc.aio.Channel,
 ) -> None:
     calls = [await _watch(channel), await _watch(channel), await _stream(channel, _REFLECTION)]
-    before = _refused("Watch", "SERVER_OVERLOADED")
+    before, before_open = _refused("Watch", "SERVER_OVERLOADED"), QUEUE_REFUSALS.value("open")
     assert (await _refusal(_watch(channel))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert _refused("Watch", "SERVER_OVERLOADED") == before + 1
+    assert QUEUE_REFUSALS.value("open") == before_open + 1
 
     calls.append(await _stream(channel, _OURS))
     stub: Any = health_pb2_grpc.HealthStub(channel)
