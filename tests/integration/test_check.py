@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -123,17 +124,31 @@ def test_check_reads_the_files_that_a_crashed_server_left(tmp_path: Path) -> Non
     assert "development-key" in warnings(report(tmp_path))
 
 
-def test_the_table_has_every_requirement_and_the_justification(tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [60, 200])
+def test_the_text_begins_with_the_outcome_and_fits_the_terminal(
+    tmp_path: Path, columns: int
+) -> None:
     asyncio.run(_create_database(tmp_path / FILE))
-    said = report(tmp_path)
-    shown = check(tmp_path).stdout
-    for each in said["requirements"]:
-        assert f" {each['id']} " in shown
-    assert "ABSOLUTE_LIFETIME_SECONDS" in shown
-    assert "not met, justified" in shown
-    assert "Why 90 days: A session lives up to 90 days" in shown
-    assert "[development-key]" in shown
-    assert "ASVS level 1, AAL1: all that is required is met or the app's duty" in shown
+    settings = {"COLUMNS": str(columns)}
+    ids = [each["id"] for each in report(tmp_path)["requirements"]]
+    for options, outcome, failing in (
+        ((), "ASVS level 1, AAL1: all that is required is met or the app's duty", []),
+        (("--level", "2"), "ASVS level 2, AAL1: not met: 7.3.1, 7.5.2", ["7.3.1", "7.5.2"]),
+    ):
+        short = check(tmp_path, *options, settings=settings).stdout
+        full = check(tmp_path, *options, "--all", settings=settings).stdout
+        for shown, named in ((short, failing), (full, failing + ids)):
+            assert max(map(len, shown.splitlines())) <= columns
+            parts = ("Sessions in", outcome, f"{len(ids)} requirements:", "[development-key]")
+            places = [" ".join(shown.split()).index(part) for part in parts]
+            assert places == sorted(places)
+            found = re.findall(r"(?m)^(\d+\.\S+)", shown.partition(" requirements:")[2])
+            assert found == named
+        assert "For every requirement, add --all." in short
+    full = " ".join(full.split())
+    assert "Setting: SESSION_AUTHORITY_ABSOLUTE_LIFETIME_SECONDS" in full
+    assert "not met, justified" in full
+    assert "Why 90 days: A session lives up to 90 days" in full
 
 
 def test_the_exit_status_depends_on_the_required_checks(tmp_path: Path) -> None:

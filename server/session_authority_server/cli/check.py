@@ -1,11 +1,11 @@
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +24,7 @@ from session_authority_server.check.report import (
     as_json,
     assess,
 )
-from session_authority_server.check.requirement import Standard, Verdict
+from session_authority_server.check.requirement import CheckWarning, Standard, Verdict
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import CONFIG_FILE, ENV_PREFIX, Settings
 from session_authority_server.domain.clock import SystemClock
@@ -32,8 +32,6 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.observability import logs
 from session_authority_server.rpc.certificate_dates import validity_period
 
-_WIDE_COLUMNS = 160
-_SETTING_COLUMNS = 31  # fits the longest name
 _VERDICTS = {Verdict.MET: "met", Verdict.NOT_MET: "NOT MET", Verdict.APP_DUTY: "app's duty"}
 
 
@@ -73,6 +71,9 @@ class CannotCheck(click.ClickException):
     help="Don't count a requirement that you justify not meeting. Repeat the option for each.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
+@click.option(
+    "--all", "show_all", is_flag=True, help="Print every requirement, not only those that fail."
+)
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object, for programs.")
 @click.pass_context
 def check(
@@ -85,6 +86,7 @@ def check(
     aal: int,
     accepted: Sequence[str],
     strict: bool,
+    show_all: bool,
     as_json_: bool,
 ) -> None:
     """Judge settings and database by OWASP ASVS 5.0, chapter 7, and NIST SP 800-63B-4; change nothing.
@@ -112,7 +114,7 @@ def check(
     if as_json_:
         click.echo(json.dumps(as_json(report, demand, settings.database), indent=2))
     else:
-        _print(report, demand, settings)
+        _print(report, demand, settings, show_all=show_all)
     sys.exit(report.status)
 
 
@@ -151,39 +153,61 @@ def _tls_dates(settings: Settings) -> tuple[datetime, datetime] | None:
     return validity_period(Path(settings.tls_certificate), Path(settings.tls_key))
 
 
-def _print(report: Report, demand: Demand, settings: Settings) -> None:
-    width = None if sys.stdout.isatty() else _WIDE_COLUMNS
-    console = Console(highlight=False, markup=False, width=width)
+def _print(report: Report, demand: Demand, settings: Settings, *, show_all: bool) -> None:
+    console = Console(highlight=False, markup=False)
     console.print(f"Sessions in {settings.database}, at {report.time:%Y-%m-%d %H:%M:%S} UTC")
+    console.print(_outcome(report, demand))
+    console.print(_counts(report, demand))
+    failing = [each for each in report.judged if each.fails]
+    if failing:
+        console.print("\nNot met:", _requirements(failing, demand))
+    if report.warnings:
+        console.print("\nWarnings:", _warnings(report.warnings))
+    if not show_all:
+        console.print("\nFor every requirement, add --all.")
+        return
     for standard in Standard:
         judged = [each for each in report.judged if each.requirement.standard is standard]
-        console.print(_table(standard, judged, demand))
+        console.print(f"\n{standard.value}:", _requirements(judged, demand))
     if any(each.finding.justified for each in report.judged):
-        console.print(f"Why 90 days: {JUSTIFICATION}\n")
-    for warning in report.warnings:
-        console.print(
-            f"Warning: {warning.about}: {warning.why}. Remedy: {warning.remedy} [{warning.name}]"
-        )
-    console.print(_outcome(report, demand))
+        console.print(f"\nWhy 90 days: {JUSTIFICATION}")
 
 
-def _table(standard: Standard, judged: Sequence[JudgedRequirement], demand: Demand) -> Table:
-    table = Table(title=standard.value, title_justify="left", box=SIMPLE, pad_edge=False)
-    for heading in ("requirement", "level", "verdict", "what is asked for", "why"):
-        table.add_column(heading, no_wrap=heading in {"requirement", "verdict"})
-    table.add_column(f"setting ({ENV_PREFIX}...)", overflow="fold", min_width=_SETTING_COLUMNS)
+def _requirements(judged: Sequence[JudgedRequirement], demand: Demand) -> Table:
+    rows = []
     for each in judged:
         requirement, finding = each.requirement, each.finding
-        duty = f". The app's duty: {finding.duty}" if finding.duty else ""
-        table.add_row(
-            requirement.id,
-            str(requirement.level),
-            _verdict(each, demand),
+        lines = [
+            f"{_verdict(each, demand)}, level {requirement.level}",
             requirement.text,
-            finding.why + duty,
-            finding.setting.upper(),
-        )
+            f"{finding.why}." + (f" The app's duty: {finding.duty}." if finding.duty else ""),
+            f"Setting: {ENV_PREFIX}{finding.setting.upper()}" if finding.setting else "",
+        ]
+        rows.append((requirement.id, "\n".join(filter(None, lines))))
+    return _list(rows)
+
+
+def _warnings(warnings: Sequence[CheckWarning]) -> Table:
+    return _list(
+        ("-", f"{each.about}: {each.why}. Remedy: {each.remedy} [{each.name}]") for each in warnings
+    )
+
+
+def _list(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return rows of a short name and a text. The text wraps at the width of the terminal."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 1, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _counts(report: Report, demand: Demand) -> str:
+    """Return how many requirements have each verdict."""
+    counts = Counter(_verdict(each, demand) for each in report.judged)
+    shown = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    return f"{len(report.judged)} requirements: {shown}."
 
 
 def _verdict(judged: JudgedRequirement, demand: Demand) -> str:
@@ -194,7 +218,7 @@ def _verdict(judged: JudgedRequirement, demand: Demand) -> str:
         return "not met, accepted"
     if judged.finding.justified:
         return "not met, justified"
-    return shown if judged.is_required else "not met"
+    return shown if judged.is_required else "not met, not required"
 
 
 def _outcome(report: Report, demand: Demand) -> str:
