@@ -53,6 +53,7 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "RETRY_STALE": RetryStale,
     "STORE_UNAVAILABLE": Unavailable,
     "CLOCK_WRONG": Unavailable,
+    "ENDINGS_LOST": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "SERVER_OVERLOADED": Unavailable,
     "WATCH_INTERRUPTED": Unavailable,

@@ -3,11 +3,10 @@
 Every method of every store:
 
 * sees every commit that was acknowledged before the method began;
-* has committed durably when it returns. If it raises StoreUnavailable, it may have committed or not;
-* commits even if the task that awaits it is cancelled;
+* has committed durably when it returns, and commits even if the task that awaits it is cancelled;
+* may have committed or not if it raises StoreUnavailable, which it does instead of waiting without limit;
 * notifies caches (through `Listener` or the engine) of every change that invalidates a token, before it returns.
   It never does so for a session that expires or idles out, or for a change that is rolled back;
-* raises StoreUnavailable instead of waiting without limit;
 * uses `domain.liveness.is_live` at the given `now` as the definition of "live".
 
 Every store passes the tests in `tests/contract/`.
@@ -26,10 +25,8 @@ from session_authority_server.domain.session import Changes, Ending, Session, Sw
 
 T = TypeVar("T")
 
-# The most sessions that one statement reads, touches or ends.
-BATCH_LIMIT = 1_000
-# The number of events for which `Audit.wait_for_room` waits.
-EVENTS_AT_ONCE = 2_000
+BATCH_LIMIT = 1_000  # the most sessions that one statement reads, touches or ends
+EVENTS_AT_ONCE = 2_000  # the number of events for which `Audit.wait_for_room` waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +133,8 @@ class Audit(Protocol):
 
 
 class _NoAudit:
-    def record(self, *events: Event) -> None:
-        pass
-
-    async def wait_for_room(self) -> None:
-        pass
+    def record(self, *events: Event) -> None: ...
+    async def wait_for_room(self) -> None: ...
 
 
 NO_AUDIT: Final[Audit] = _NoAudit()
@@ -151,6 +145,9 @@ class Transaction(Protocol):
 
     def record(self, *events: Event) -> None:
         """Record events in the audit log after the commit. A rollback discards them."""
+
+    def confirm_end(self) -> None:
+        """Note that the answer confirms an end that an earlier transaction recorded."""
 
     async def lock_user(self, user_id: str) -> LockedUser:
         """Lock a user's row before any work that depends on the user's sessions. Return the user."""
@@ -188,6 +185,9 @@ class Transaction(Protocol):
 
     async def sweep_everybody(self, sweep: Sweep) -> None:
         """End every session of every user by increasing the global epoch."""
+
+    async def read_swept_time(self) -> datetime | None:
+        """Return when a sweep last ended the sessions of everybody; None if none did."""
 
     async def correct_swept_time(self, user_id: str, now: datetime) -> None:
         """Replace sweep times over TOLERATED_SKEW after `now` with `now`: the locked user's and the global one."""

@@ -144,6 +144,10 @@ async def _erase(transaction: Transaction, session: Session) -> object:
     return await transaction.begin_erasure(session.user_id, LATER)
 
 
+async def _confirm_end(transaction: Transaction, _session: Session) -> None:
+    transaction.confirm_end()
+
+
 async def _record(transaction: Transaction, session: Session) -> None:
     transaction.record(SessionEstablished(session))
 
@@ -151,12 +155,14 @@ async def _record(transaction: Transaction, session: Session) -> None:
 # The methods that leave each valid token valid.
 SILENT: dict[str, Work] = {
     "record": _record,
+    "confirm_end": _confirm_end,
     "lock_user": lambda transaction, session: transaction.lock_user(session.user_id),
     "read_session": lambda transaction, session: transaction.read_session(session.session_id),
     "live_over_limit": lambda transaction, session: transaction.live_over_limit(
         session.user_id, LATER, 0
     ),
     "insert_session": _insert,
+    "read_swept_time": lambda transaction, _: transaction.read_swept_time(),
     "correct_swept_time": lambda transaction, session: transaction.correct_swept_time(
         session.user_id, LATER
     ),

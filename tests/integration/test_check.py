@@ -275,7 +275,7 @@ def test_a_durable_database_without_a_standby_passes_with_a_warning(
 ) -> None:
     said = report(tmp_path, settings=of(url))
     assert verdicts(said)["7.4.1"] == "met"
-    assert warnings(said) == {"no-standby", "no-audit-log"}
+    assert warnings(said) == {"no-standby", "no-state-directory", "no-audit-log"}
     assert said["database"] == url.replace("postgres@", "")
 
 
@@ -308,7 +308,10 @@ def test_a_server_that_does_not_write_to_its_disk_is_not_met(tmp_path: Path) -> 
 def test_a_standby_is_reported_as_a_standby(durable: Cluster, url: str, tmp_path: Path) -> None:
     try:
         with postgresql.standby(durable, "follower"):
-            assert warnings(report(tmp_path, settings=of(url))) == {"no-audit-log"}
+            assert warnings(report(tmp_path, settings=of(url))) == {
+                "no-state-directory",
+                "no-audit-log",
+            }
             with psycopg.connect(url, autocommit=True) as admin:
                 name = url.rpartition("/")[2]
                 admin.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = local'.encode())

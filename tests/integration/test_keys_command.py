@@ -129,7 +129,7 @@ def test_keys_are_created_listed_rotated_and_revoked_beside_a_running_server(
             assert key[4:] not in shown
             assert successor[4:] not in shown
         assert "Traceback" not in program.stderr
-    for file in tmp_path.glob(f"{DATABASE}*"):
+    for file in filter(Path.is_file, tmp_path.glob(f"{DATABASE}*")):
         if not file.name.endswith(".key"):
             for each in (key, successor, development_key_in(tmp_path)):
                 parsed = tokens.parse(each, "sak_")

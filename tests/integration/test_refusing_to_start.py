@@ -235,6 +235,9 @@ def test_a_missing_or_broken_configuration_file_is_refused(
 def test_only_the_owner_can_read_the_database(tmp_path: Path) -> None:
     with serving(tmp_path) as program, SessionClient(program.address) as client:
         client.create("ada")
-        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*.sqlite*")}
-    assert len(modes) >= 3
-    assert set(modes.values()) == {0o600}
+        paths = list(tmp_path.glob("*.sqlite*"))
+        modes = {path.stat().st_mode & 0o777 for path in paths if path.is_file()}
+        [state] = filter(Path.is_dir, paths)
+        assert state.stat().st_mode & 0o777 == 0o700
+    assert len(paths) >= 4
+    assert modes == {0o600}

@@ -99,13 +99,19 @@ class _Life:
             self.errors += [error.details(), repr(error.trailing_metadata())]
 
 
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return the files of the database, with those of its state directory."""
+    files = filter(Path.is_file, folder.rglob("*"))
+    return {path.name: path.read_bytes() for path in files if ".sqlite" in str(path)}
+
+
 def test_no_secret_reaches_the_output_the_file_or_an_error(tmp_path: Path) -> None:
     settings = {"SESSION_AUTHORITY_LOG_LEVEL": "debug"}
     with serving(tmp_path, settings=settings) as server:
         life = _Life(server.address)
-        files = {path.name: path.read_bytes() for path in tmp_path.glob("*.sqlite*")}
+        files = _contents(tmp_path)
         assert server.stop() == 0
-        files |= {f"{path.name} later": path.read_bytes() for path in tmp_path.glob("*.sqlite*")}
+        files |= {f"{name} later": content for name, content in _contents(tmp_path).items()}
         out, err = server.stdout, server.stderr
 
     assert {"session-authority.sqlite", "session-authority.sqlite-wal"} <= set(files)

@@ -175,13 +175,19 @@ def standby(primary: Cluster, name: str) -> Iterator[Cluster]:
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
     """Yield a folder that the server's user owns."""
-    made = Path(tempfile.mkdtemp(prefix="session-authority-"))
+    made = new_folder()
     try:
-        if os.getuid() == 0:
-            shutil.chown(made, _UNPRIVILEGED)
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def new_folder() -> Path:
+    """Make a folder that the server's user owns. The caller removes it."""
+    made = Path(tempfile.mkdtemp(prefix="session-authority-"))
+    if os.getuid() == 0:
+        shutil.chown(made, _UNPRIVILEGED)
+    return made
 
 
 def run_as_owner(command: Sequence[object]) -> None:

@@ -13,6 +13,7 @@ from session_authority.web.sessions_page import options as page_options
 from session_authority.web.sessions_page import page as sessions_page
 from session_authority_server.app import grpc_server
 from session_authority_server.audit import log as audit_log
+from session_authority_server.audit import reading as audit_reading
 from session_authority_server.background import activity, keyring, superseded
 from session_authority_server.cli import processes, supervisor
 from session_authority_server.config import Settings
@@ -23,7 +24,7 @@ from session_authority_server.observability import flood_limit, instruments, met
 from session_authority_server.rpc import call_queue, conversion, dispatcher, methods, refused_calls
 from session_authority_server.rpc import session_watch_service as watching
 from session_authority_server.rpc.host import accept_loop, grpcio, native
-from session_authority_server.store import database, expiry
+from session_authority_server.store import database, expiry, lost_endings, state_directory
 from session_authority_server.store.engine import hot_read, postgresql, sqlite
 from session_authority_server.store.engine import limits as engine
 from session_authority_server.usecases import api_keys, erase_user, list_sessions, operator_revoke
@@ -133,6 +134,9 @@ _STORE = f"""
 | decoded rows that a process keeps | {hot_read.REMEMBERED_LIMIT:,} | decoded again |
 | activity that waits to be written | {activity.PENDING_LIMIT:,} sessions, written every {span(activity.FLUSH_INTERVAL)} | later activity is not recorded |
 | age of the API keys that a server believes | {span(keyring.TRUST_SECONDS)}, read every {span(keyring.REFRESH_SECONDS)} | UNAVAILABLE |
+| latest endings of a process that its state file holds | {state_directory.NUMBERS_LIMIT} | earlier ones are implied by later ones |
+| marks of a process that the database keeps | {state_directory.NUMBERS_LIMIT + lost_endings.EXTRA_MARKS_LIMIT:,} | deleted |
+| lines of an audit log cut short that `fence --replay` compares | {audit_reading.CUT_LINES_LIMIT} | the log counts as incomplete |
 | time that an ended API key is recognized | {span(keyring.ENDED_KEYS_KEPT)} | `API_KEY_INVALID` |
 """
 _UPKEEP = f"""

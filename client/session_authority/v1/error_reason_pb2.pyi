@@ -124,6 +124,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     server refuses calls until its clock is right again. Another server may answer. It is safe to repeat the
     request, with the same `retry_secret` if it has one.
     """
+    ERROR_REASON_ENDINGS_LOST: _ErrorReason.ValueType  # 25
+    """UNAVAILABLE. The database lacks endings that the authority had acknowledged, because a backup was restored
+    or a standby took over. Ended sessions would be live again, so the servers answer no call until an operator
+    has run `session-authority fence`. It is safe to repeat the request later, with the same `retry_secret` if
+    it has one.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every `reason` that a `google.rpc.ErrorInfo` of this API carries, without the prefix
@@ -233,5 +239,11 @@ ERROR_REASON_CLOCK_WRONG: ErrorReason.ValueType  # 24
 """UNAVAILABLE. The clock of the server's machine is more than one second from the database's clock. The
 server refuses calls until its clock is right again. Another server may answer. It is safe to repeat the
 request, with the same `retry_secret` if it has one.
+"""
+ERROR_REASON_ENDINGS_LOST: ErrorReason.ValueType  # 25
+"""UNAVAILABLE. The database lacks endings that the authority had acknowledged, because a backup was restored
+or a standby took over. Ended sessions would be live again, so the servers answer no call until an operator
+has run `session-authority fence`. It is safe to repeat the request later, with the same `retry_secret` if
+it has one.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

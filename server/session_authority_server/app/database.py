@@ -11,11 +11,15 @@ import structlog
 
 from session_authority_server.app.process import CannotStart
 from session_authority_server.config import Settings
+from session_authority_server.domain.clock import SystemClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database, reason_of
 from session_authority_server.store.engine.sqlite import SqliteFile
+from session_authority_server.store.fence import Fence
 from session_authority_server.store.keys import SqlKeyStore
+from session_authority_server.store.lost_endings import LostEndings
+from session_authority_server.store.state_directory import StateDirectory, StateUnusable
 
 # How often a server checks that its SQLite file is still in place.
 _CHECK_FILE_SECONDS = 0.1
@@ -61,6 +65,37 @@ async def _check_schema(settings: Settings, database: Database, *, make_schema: 
             _log.info("the schema is from a newer release", schema=version.current)
     except StoreUnavailable as error:
         raise cannot_use(settings, error) from None
+
+
+@contextlib.asynccontextmanager
+async def fenced(settings: Settings, database: Database) -> AsyncIterator[LostEndings | None]:
+    """Mark endings outside the database, and check that it has all earlier marks.
+
+    Yield None without a state directory.
+
+    Raises:
+        CannotStart: If the state directory can't be used.
+        StoreUnavailable: If the database can't be used.
+    """
+    path = settings.state_path
+    if path is None:
+        yield None
+        return
+    directory = StateDirectory(path)
+    try:
+        directory.open()
+    except StateUnusable as error:
+        directory.close()
+        raise CannotStart(str(error)) from None
+    fence = Fence(directory)
+    lost_endings = LostEndings(database, fence, SystemClock())
+    try:
+        await lost_endings.look()
+        database.fence = fence
+        yield lost_endings
+    finally:
+        database.fence = None
+        fence.close()
 
 
 async def check_tables_and_grants(settings: Settings, database: Database) -> None:
@@ -197,6 +232,7 @@ async def key_store(settings: Settings, database: Database) -> AsyncIterator[Sql
     connections busy must not delay these reads.
     """
     reads = database_of(settings)
+    reads.fence = database.fence
     try:
         yield SqlKeyStore(database, reads_from=reads)
     finally:

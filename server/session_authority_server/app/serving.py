@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import (
     check_tables_and_grants,
+    fenced,
     key_store,
     opened,
     stopping_if_displaced,
@@ -47,6 +48,7 @@ from session_authority_server.rpc.host import Health
 from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
+from session_authority_server.store.lost_endings import LostEndings
 
 _log = structlog.get_logger("session_authority")
 
@@ -124,6 +126,7 @@ async def serving(
         # Flush the traces after the last call has ended.
         traces() as tracing,
         _usable_database(settings) as database,
+        fenced(settings, database) as lost_endings,
         key_store(settings, database) as keys,
     ):
         skew = ClockSkew(database, clock)
@@ -150,7 +153,7 @@ async def serving(
             else _refreshing_keys(settings, keys, keyring, audit, skew.clock.now(), show_key),
             _background_loops(settings, database, server, skew.clock),
             _upkeep(settings, database, skew, audit, worker=options.worker),
-            _accepting_calls(settings, server, skew) as host_ended,
+            _accepting_calls(settings, server, skew, lost_endings) as host_ended,
         ):
             activity, check = server.context.activity, server.watch_service.check
             await log_start("server", settings, database, host=server.host.name, address=address)
@@ -255,14 +258,20 @@ async def _upkeep(
 
 @contextlib.asynccontextmanager
 async def _accepting_calls(
-    settings: Settings, server: Server, skew: ClockSkew
+    settings: Settings, server: Server, skew: ClockSkew, lost_endings: LostEndings | None
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """Accept calls, and drain at the end. Yield a task that is done if gRPC stops by itself."""
     await server.host.start()
     host_ended = asyncio.create_task(stop_process_when_host_ends(server.host))
+
+    async def report_health() -> None:
+        lost = lost_endings is not None and lost_endings.are_known
+        await _set_serving(server.health, skew.wrong is None and not lost)
+
     try:
-        await _set_serving(server.health, skew.wrong is None)
-        with _running_tasks(skew.watch(lambda serving: _set_serving(server.health, serving))):
+        await report_health()
+        looking = () if lost_endings is None else (lost_endings.watch(report_health),)
+        with _running_tasks(skew.watch(lambda _serving: report_health()), *looking):
             yield host_ended
     finally:
         await drain(server.host, server.health, server.hub, settings.drain_seconds, host_ended)

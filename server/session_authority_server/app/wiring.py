@@ -1,6 +1,7 @@
 """Compose a server's parts and use-cases over a database."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,8 @@ def new_server(
     )
     context = usecase_context(store, clock, policy, audit)
     rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
-    authenticate = _refusing_wrong_clock(authenticate, skew)
+    refuse_if_lost = _refusing_lost_endings(database)
+    authenticate = _refusing_wrong_clock(authenticate, skew, refuse_if_lost)
     hub = Hub(channel, encode_changes, encode_pong(policy.cache_lease), time.monotonic)
     watch_service = SessionWatchService(hub, authenticate)
     dispatcher = Dispatcher(
@@ -111,6 +113,7 @@ def new_server(
         ),
         rejected,
         tracing,
+        refuse_if_lost,
     )
     health = Health()
     host = new_host(
@@ -119,14 +122,28 @@ def new_server(
     return Server(host, health, hub, channel, watch_service, context)
 
 
-def _refusing_wrong_clock(authenticate: Authenticate, skew: ClockSkew) -> Authenticate:
-    """Wrap an authentication so that it refuses every caller while the clock is wrong. Open streams then end."""
+def _refusing_wrong_clock(
+    authenticate: Authenticate, skew: ClockSkew, refuse_if_lost: Callable[[], None]
+) -> Authenticate:
+    """Wrap an authentication so that it refuses every caller while the server must not serve. Open streams then end."""
 
-    def authenticate_by_right_clock(method: str, metadata: Metadata) -> Caller:
+    def authenticate_while_serving(method: str, metadata: Metadata) -> Caller:
         skew.refuse_if_wrong()
+        refuse_if_lost()
         return authenticate(method, metadata)
 
-    return authenticate_by_right_clock
+    return authenticate_while_serving
+
+
+def _refusing_lost_endings(database: Database) -> Callable[[], None]:
+    """Return a function that raises while the database lacks acknowledged endings."""
+    fence = database.fence
+
+    def refuse_if_lost() -> None:
+        if fence is not None and fence.lost is not None:
+            raise fence.lost
+
+    return refuse_if_lost
 
 
 def _channel(settings: Settings, database: Database) -> tuple[Channel, SqliteChannel | None]:

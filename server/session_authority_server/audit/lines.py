@@ -8,6 +8,7 @@ from typing import Any
 from session_authority_server.domain.event import (
     CredentialRejected,
     Event,
+    FenceResolved,
     KeyCreated,
     KeyExpirySet,
     KeyRevoked,
@@ -152,6 +153,16 @@ def _key_expiry_set(event: KeyExpirySet) -> Fields:
 @_fields_of.register
 def _key_revoked(event: KeyRevoked) -> Fields:
     return _of_key("api-key-revoked", event.key_id, "revoke")
+
+
+@_fields_of.register
+def _fence_resolved(event: FenceResolved) -> Fields:
+    return {
+        "event": "fence-resolved",
+        "initiating_entity": InitiatingEntity.ADMIN.value,
+        "choice": event.choice.value,
+        "lost_endings": event.lost,
+    }
 
 
 def _of_key(name: str, key_id: str, change_type: str) -> Fields:

@@ -18,6 +18,10 @@ from session_authority_server.store.schema import SchemaVersion
 
 # Files on these are lost when the machine restarts.
 _MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs"))
+# The root of a container, which is lost with the container.
+_CONTAINER_FILESYSTEMS = frozenset(("overlay", "aufs"))
+# Machines empty these folders when they start.
+_TEMPORARY_FOLDERS = (Path("/tmp"), Path("/run"), Path("/var/run"))  # noqa: S108 - only compared
 # More than correct clocks differ by.
 _CLOCK_TOLERANCE = timedelta(minutes=1)
 # SQLite's locks and its write-ahead log need a local disk.
@@ -105,6 +109,8 @@ class Facts:
         condition: The database's durability and security.
         watch_is_verified: Whether the server at WATCH_DATABASE_URL must prove its identity. True if the setting is
             empty or the server is on this machine.
+        state_directory: The directory outside the database that remembers acknowledged endings, as set; None if unset.
+        state_filesystem: The type of its file system; empty if unknown.
         filesystem: The type of a SQLite file's file system; empty if unknown.
         hard_links: Number of hard links to a SQLite file.
         schema: The version of the database's schema.
@@ -123,6 +129,8 @@ class Facts:
     audit_addresses: bool
     condition: Condition
     watch_is_verified: bool
+    state_directory: Path | None
+    state_filesystem: str
     filesystem: str
     hard_links: int
     schema: SchemaVersion
@@ -164,6 +172,18 @@ class Facts:
     def has_standbys(self) -> bool:
         """Whether a standby could take over from the database."""
         return isinstance(self.condition, PostgresqlCondition) and self.condition.standbys > 0
+
+    def state_loss(self) -> str:
+        """Return why a restart may lose the state directory; empty if none is set or it survives."""
+        if self.state_directory is None:
+            return ""
+        if self.state_filesystem in _MEMORY_FILESYSTEMS:
+            return f"it is kept in memory ({self.state_filesystem})"
+        if self.state_filesystem in _CONTAINER_FILESYSTEMS:
+            return f"it is part of a container ({self.state_filesystem})"
+        if any(self.state_directory.is_relative_to(each) for each in _TEMPORARY_FOLDERS):
+            return "the system empties this folder when it starts"
+        return ""
 
     def durability_faults(self) -> Iterator[str]:
         """Yield the reasons why a crash of the database's machine can lose committed changes."""

@@ -58,6 +58,7 @@ async def gather(
     version = await schema.read_version(database)
     now = clock.now()
     metrics = settings.metrics_listen
+    state = _state_directory(settings)
     return Facts(
         now=now,
         policy=settings.policy,
@@ -77,6 +78,8 @@ async def gather(
         audit_addresses=settings.audit_addresses,
         condition=await read_condition(database),
         watch_is_verified=_is_verified(settings.watch_database_url),
+        state_directory=state,
+        state_filesystem="" if state is None else filesystem_of(state),
         filesystem="" if path is None else filesystem_of(path),
         hard_links=1 if path is None else path.stat().st_nlink,
         schema=version,
@@ -125,6 +128,10 @@ async def _contents(database: Database, now: datetime) -> Contents:
 async def _sign_ins_until(partitions: Partitions, now: datetime) -> datetime | None:
     missing, span = await partitions.missing(now), await partitions.span()
     return min(missing) - span if missing and span is not None else None
+
+
+def _state_directory(settings: Settings) -> Path | None:
+    return Path(settings.state_directory).resolve() if settings.state_directory else None
 
 
 def _files(settings: Settings, config_file: Path | None) -> Iterator[File]:

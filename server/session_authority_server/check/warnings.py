@@ -84,6 +84,29 @@ def failover_loses_commits(facts: Facts) -> Iterator[CheckWarning]:
         )
 
 
+def lost_endings_stay_unnoticed(facts: Facts) -> Iterator[CheckWarning]:
+    """Warn of servers that can't notice a database that went back in time."""
+    remedy = (
+        "set it to a directory on a local disk that outlives restarts (docs/operate/restore.md)"
+    )
+    if facts.state_directory is None:
+        if isinstance(facts.condition, PostgresqlCondition):
+            yield CheckWarning(
+                "no-state-directory",
+                "SESSION_AUTHORITY_STATE_DIRECTORY",
+                "it is not set: after a restore or a failover that lost endings, ended sessions are live again, and no "
+                "server notices",
+                remedy,
+            )
+    elif reason := facts.state_loss():
+        yield CheckWarning(
+            "state-directory-vanishes",
+            "SESSION_AUTHORITY_STATE_DIRECTORY",
+            f"{reason}: after a restart, servers can't notice that the database lost endings",
+            remedy,
+        )
+
+
 def clocks_differ(facts: Facts) -> Iterator[CheckWarning]:
     """Warn of a clock that differs from the database's."""
     if abs(facts.clock_skew) >= TOLERATED_SKEW:
@@ -330,6 +353,7 @@ WARNINGS: Sequence[Callable[[Facts], Iterator[CheckWarning]]] = (
     search_path_is_unsafe,
     file_has_several_names,
     failover_loses_commits,
+    lost_endings_stay_unnoticed,
     clocks_differ,
     times_lie_in_the_future,
     keys_are_unused_or_too_powerful,

@@ -11,6 +11,8 @@ _NAMES = (
     "migrate",
     "keys",
     "revoke",
+    "backup",
+    "fence",
     "check",
     "health",
     "repair-clock",

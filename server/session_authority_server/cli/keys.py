@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from session_authority_server.app.database import opened
+from session_authority_server.app.database import fenced, opened
 from session_authority_server.app.outputs import auditing
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
@@ -202,7 +202,11 @@ def _run(context: click.Context, database_url: str | None, work: Callable[[ApiKe
 @asynccontextmanager
 async def _api_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
     # Standard output carries only the new key, so an audit log to standard output goes to standard error.
-    async with auditing(settings, _STANDARD_ERROR) as audit, opened(settings) as database:
+    async with (
+        auditing(settings, _STANDARD_ERROR) as audit,
+        opened(settings) as database,
+        fenced(settings, database),
+    ):
         yield ApiKeys(SqlKeyStore(database), SystemClock(), audit)
 
 

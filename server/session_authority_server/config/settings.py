@@ -75,6 +75,11 @@ class Settings(BaseSettings):
         description="The database that keeps the sessions: sqlite:///relative/path, sqlite:////absolute/path or "
         "postgresql://user:password@host/database.",
     )
+    state_directory: str = Field(
+        "",
+        description="The directory that remembers acknowledged endings outside the database, to notice a database that "
+        "went back in time. Empty for a folder beside the SQLite file; with PostgreSQL, empty for none.",
+    )
     watch_database_url: str = Field(
         "",
         repr=False,
@@ -226,7 +231,7 @@ class Settings(BaseSettings):
             raise ValueError("works with PostgreSQL only; leave it empty for SQLite")
         return value
 
-    @field_validator("audit_log", "tls_certificate", "tls_key", "tls_client_ca")
+    @field_validator("audit_log", "state_directory", "tls_certificate", "tls_key", "tls_client_ca")
     @classmethod
     def _check_path(cls, value: str, info: ValidationInfo) -> str:
         is_log = info.field_name == "audit_log"
@@ -269,6 +274,14 @@ class Settings(BaseSettings):
         if not self.database_url.startswith(SQLITE_PREFIX):
             return None
         return Path(self.database_url.removeprefix(SQLITE_PREFIX))
+
+    @property
+    def state_path(self) -> Path | None:
+        """The directory that remembers acknowledged endings; None if there is none."""
+        if self.state_directory:
+            return Path(self.state_directory)
+        file = self.sqlite_path
+        return None if file is None else file.with_name(file.name + ".state")
 
     @property
     def database(self) -> str:

@@ -162,6 +162,10 @@ class ClockWrong(AuthorityError):
     """The server's clock is wrong, so the server does nothing that depends on the time."""
 
 
+class EndingsLost(AuthorityError):
+    """The database went back in time and lacks acknowledged endings; the operator must run: session-authority fence."""
+
+
 class StoreUnavailable(AuthorityError):
     """The store could not be reached, or the outcome of a change is unknown."""
 

@@ -133,6 +133,29 @@ class KeyRevoked:
     time: datetime
 
 
+class FenceChoice(Enum):
+    """How an operator dealt with endings that the database lacked."""
+
+    REPLAY = "replay"
+    END_ALL = "end-all"
+    ACCEPT = "accept"
+
+
+@dataclass(frozen=True, slots=True)
+class FenceResolved:
+    """An operator dealt with acknowledged endings that the database lacked.
+
+    Attributes:
+        choice: The choice of the operator.
+        lost: How many of the lost endings were known.
+        time: The time of the event.
+    """
+
+    choice: FenceChoice
+    lost: int
+    time: datetime
+
+
 Event = (
     SessionEstablished
     | SessionEnded
@@ -142,4 +165,5 @@ Event = (
     | KeyCreated
     | KeyExpirySet
     | KeyRevoked
+    | FenceResolved
 )

@@ -66,6 +66,7 @@ class Dispatcher:
         queue: CallQueue,
         rejected: RejectedTokens,
         tracing: "Tracing | None" = None,
+        check_answer: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve the unary RPCs of some services.
 
@@ -76,12 +77,14 @@ class Dispatcher:
             queue: Limits how many calls run at once.
             rejected: Limits answers about unknown tokens.
             tracing: Creates calls with spans, if the server exports traces.
+            check_answer: Called before each answer. Raises if the store's contents must not be used.
         """
         self.tracing = tracing
         self._authenticate = authenticate
         self._sessions = sessions
         self._queue = queue
         self._rejected = rejected
+        self._check_answer = check_answer
         self._handlers = _handlers((sessions, *others))
         self.unary: Sequence[Method] = [
             each for each in METHODS.values() if each.batched or each.name in self._handlers
@@ -124,6 +127,7 @@ class Dispatcher:
             answered = await _limit_time(
                 self._handlers[call.method.name](call.request), call.seconds_left
             )
+            self._check_answer()
         except SessionNotLive as error:
             self._fail(call, self._count_unknown_token(call.caller, error))
         except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
@@ -138,6 +142,7 @@ class Dispatcher:
             answers = await self._sessions.validate_each(
                 [(call.caller, call.request) for call in calls]
             )
+            self._check_answer()
         except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
             failure: Exception = error
             for call in calls:
@@ -155,7 +160,9 @@ class Dispatcher:
 
     async def _finish(self, call: Call, answer: Any) -> None:
         try:
-            _succeed(call, await _limit_time(answer, call.seconds_left))
+            answered = await _limit_time(answer, call.seconds_left)
+            self._check_answer()
+            _succeed(call, answered)
         except Exception as error:  # noqa: BLE001 - any failure becomes a documented error
             self._fail(call, error)
 

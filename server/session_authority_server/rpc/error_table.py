@@ -106,6 +106,7 @@ TABLE: dict[type[AuthorityError], Row] = {
     ),
     errors.StoreUnavailable: Row(StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry=True),
     errors.ClockWrong: Row(StatusCode.UNAVAILABLE, "CLOCK_WRONG", retry=True),
+    errors.EndingsLost: Row(StatusCode.UNAVAILABLE, "ENDINGS_LOST", retry=True),
     MalformedRequest: Row(StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
     RequestTooLarge: Row(
         StatusCode.RESOURCE_EXHAUSTED,

@@ -24,6 +24,7 @@ from session_authority_server.store.engine.dialect import COMMIT_IN_DOUBT, Diale
 from session_authority_server.store.engine.hot_read import HotRead
 from session_authority_server.store.engine.limits import READERS, connect, within_time_limit
 from session_authority_server.store.engine.sqlite import FileReplaced, Sqlite, SqliteFile
+from session_authority_server.store.fence import Fence
 
 T = TypeVar("T")
 # How often a transaction is tried if it conflicts with other transactions.
@@ -37,6 +38,8 @@ START_SECONDS = 15.0
 # SQLite runs one writer at a time, so its transactions never conflict.
 _CONFLICTS = frozenset(("40001", "40P01", "23505"))
 
+# The key in a connection's `info` once the fence has passed the connection's database.
+_PASSED = "passed the fence"
 _READING, _WRITING = "reading", "writing"
 # The operations in metrics.
 _VALIDATE, _READ, _WRITE = ("validate",), ("read",), ("write",)
@@ -49,7 +52,11 @@ class RetryTransaction(Exception):
 
 
 class Database:
-    """A database with one engine for reads and one for writes."""
+    """A database with one engine for reads and one for writes.
+
+    Attributes:
+        fence: Checks each new connection, and marks endings; None without a state directory.
+    """
 
     def __init__(self, dialect: Dialect, file: SqliteFile | None = None) -> None:
         """Create the engines without connecting.
@@ -59,10 +66,11 @@ class Database:
             file: This process's claim to the file, for SQLite.
         """
         self.dialect = dialect
+        self.fence: Fence | None = None
         self._file = file
         self._reader = dialect.reader()
         self._writer = dialect.writer()
-        self._hot_read = HotRead(dialect)
+        self._hot_read = HotRead(dialect, self._pass_fence)
         self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, *dialect.driver_errors)
         self._running: set[asyncio.Task[Any]] = set()
         # Consecutive failures of each kind.
@@ -248,7 +256,17 @@ class Database:
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with contextlib.aclosing(await connect(self._reader)) as connection:
+            await self._pass_fence(connection)
             return await self._limited(connection, work(connection))
+
+    async def _pass_fence(self, connection: AsyncConnection) -> None:
+        """Have the fence check a new connection. If endings are lost, the fence keeps all answers from callers."""
+        raw = connection.sync_connection
+        if self.fence is None or raw is None or _PASSED in raw.info:
+            return
+        if await self._limited(connection, self.fence.check(connection)):
+            raw.info[_PASSED] = True
+        await connection.rollback()
 
     async def _commit(
         self,
@@ -260,6 +278,7 @@ class Database:
         limited: bool,
     ) -> T:
         async with contextlib.aclosing(connection):
+            await self._pass_fence(connection)
             # An earlier transaction on this connection may have failed and left COMMIT_IN_DOUBT set.
             info = connection.sync_connection.info if connection.sync_connection else {}
             info.pop(COMMIT_IN_DOUBT, None)

@@ -1,4 +1,4 @@
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -66,7 +66,7 @@ class SqlKeyStore:
                 await _insert(connection, successor)
             return True
 
-        return await self._database.write(work)
+        return await self._end(work)
 
     async def revoke_key(self, key_id: UUID, revoke_time: datetime) -> bool:
         statement = (
@@ -78,7 +78,20 @@ class SqlKeyStore:
         async def work(connection: AsyncConnection) -> bool:
             return (await connection.execute(statement)).rowcount == 1
 
-        return await self._database.write(work)
+        return await self._end(work)
+
+    async def _end(self, work: Callable[[AsyncConnection], Awaitable[bool]]) -> bool:
+        """Run a transaction that ends a key, and mark it outside the database."""
+        fence = self._database.fence
+        if fence is None:
+            return await self._database.write(work)
+
+        async def marked(connection: AsyncConnection) -> tuple[bool, int]:
+            return await work(connection), await fence.mark(connection)
+
+        done, _ = await self._database.write(marked, lambda result: fence.note(result[1]))
+        await fence.save()
+        return done
 
     async def note_key_uses(
         self, uses: Collection[tuple[UUID, Permission]], time: datetime

@@ -26,6 +26,7 @@ _AND = " and "
 _PRIVILEGES: dict[str, tuple[str, ...]] = {
     "sessions": ("SELECT", "INSERT", "UPDATE"),
     "users": ("SELECT", "INSERT", "UPDATE"),
+    "ending_marks": ("SELECT", "INSERT", "DELETE"),
 }
 
 

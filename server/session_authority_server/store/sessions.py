@@ -85,8 +85,11 @@ class SqlSessionStore:
 
         async def in_transaction(connection: AsyncConnection) -> tuple[T, SqlTransaction]:
             erases = self._erases_at_end
-            transaction = SqlTransaction(connection, dialect, erases_at_end=erases)
+            transaction = SqlTransaction(
+                connection, dialect, erases_at_end=erases, fence=self._database.fence
+            )
             result = await work(transaction)
+            await transaction.mark_ending()
             if transaction.changes:
                 await dialect.announce(connection, transaction.changes)
                 if listener is not None:
@@ -100,6 +103,7 @@ class SqlSessionStore:
                 listener.committed(changes, certain=certain)
 
         def committed(done: tuple[T, SqlTransaction]) -> None:
+            done[1].note_mark()
             events = done[1].events
             for event in events:
                 if isinstance(event, SessionEstablished):
@@ -108,7 +112,8 @@ class SqlSessionStore:
                     SESSIONS_ENDED.inc(event.ending.reason.value)
             self._audit.record(*events)
 
-        result, _ = await self._database.write(in_transaction, committed, settled=settled)
+        result, transaction = await self._database.write(in_transaction, committed, settled=settled)
+        await transaction.save_mark()
         return result
 
     async def touch(self, touches: Sequence[Touch], now: Callable[[], datetime]) -> int:

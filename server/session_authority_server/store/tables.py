@@ -194,3 +194,20 @@ api_key_uses = Table(
     Column("first_used_time", Moment, nullable=False),
     Column("last_used_time", Moment, nullable=False),
 )
+
+# One row for each of the latest endings that a process acknowledged. The process also writes the number outside the
+# database. If the row is missing, the database has gone back in time.
+ending_marks = Table(
+    "ending_marks",
+    metadata,
+    Column("process_id", Id, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    # When a server found that the row was missing; null once an operator has resolved that.
+    Column("lost_time", Moment),
+)
+Index(
+    None,
+    ending_marks.c.lost_time,
+    sqlite_where=ending_marks.c.lost_time.is_not(None),
+    postgresql_where=ending_marks.c.lost_time.is_not(None),
+)

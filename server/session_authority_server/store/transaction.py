@@ -26,6 +26,7 @@ from session_authority_server.ports import KeyBatch, LockedUser, PendingErasure
 from session_authority_server.store import rows
 from session_authority_server.store.database import RetryTransaction
 from session_authority_server.store.engine.dialect import Dialect
+from session_authority_server.store.fence import Fence
 from session_authority_server.store.liveness import (
     current_global_epoch,
     current_user_epoch,
@@ -63,7 +64,12 @@ class SqlTransaction:
     """
 
     def __init__(
-        self, connection: AsyncConnection, dialect: Dialect, *, erases_at_end: bool = False
+        self,
+        connection: AsyncConnection,
+        dialect: Dialect,
+        *,
+        erases_at_end: bool = False,
+        fence: Fence | None = None,
     ) -> None:
         self._connection = connection
         self._dialect = dialect
@@ -71,9 +77,34 @@ class SqlTransaction:
         self._global_epoch: int | None = None
         self.changes = Changes()
         self.events: list[Event] = []
+        self._fence = fence
+        self._confirms_end = False
+        self._mark: int | None = None
 
     def record(self, *events: Event) -> None:
         self.events += events
+
+    def confirm_end(self) -> None:
+        self._confirms_end = True
+
+    async def mark_ending(self) -> None:
+        """Insert a mark of the fence, if the answer confirms an ending."""
+        if self._fence is not None and (self.changes or self._confirms_end):
+            self._mark = await self._fence.mark(self._connection)
+
+    def note_mark(self) -> None:
+        """Note the mark after the commit."""
+        if self._fence is not None and self._mark is not None:
+            self._fence.note(self._mark)
+
+    async def save_mark(self) -> None:
+        """Wait until the mark is on the disk outside the database.
+
+        Raises:
+            StoreUnavailable: If the state directory can't be written.
+        """
+        if self._fence is not None and self._mark is not None:
+            await self._fence.save()
 
     async def lock_user(self, user_id: str) -> LockedUser:
         parameters = {"user_id": user_id}
@@ -253,6 +284,11 @@ class SqlTransaction:
                 settled=False,
             )
         )
+
+    async def read_swept_time(self) -> datetime | None:
+        found = await self._connection.execute(select(authority.c.swept_time))
+        swept_time: datetime | None = found.scalar_one()
+        return swept_time
 
     async def correct_swept_time(self, user_id: str, now: datetime) -> None:
         future = now + TOLERATED_SKEW

@@ -188,6 +188,7 @@ async def earlier_answer(
     token = Token(answered.session_id, attempt.derive_secret(answered.salt))
     verdict = judge(await transaction.read_session(token.id), token.proof, now)
     if isinstance(verdict, Session):
+        transaction.confirm_end()  # of the earlier token after a re-authentication
         return verdict, token
     raise RetryStale
 

@@ -16,7 +16,7 @@ from session_authority_server.usecases.context import Context
 
 # How long one call deletes rows. Well below the default deadline of callers.
 BUDGET_SECONDS = 2.0
-_AUDIT_REASON = "The user was erased."
+ERASURE_REASON = "The user was erased."
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ async def erase_user(
         now = context.clock.now()
         sweep = Sweep(now, InitiatingEntity.ADMIN)
         await transaction.sweep_user(user_id, sweep)
-        transaction.record(SessionsSwept(user_id, sweep, why=_AUDIT_REASON))
+        transaction.record(SessionsSwept(user_id, sweep, why=ERASURE_REASON))
         return await transaction.begin_erasure(user_id, now)
 
     erasure = await context.store.transact(work)

@@ -121,6 +121,7 @@ async def _end_one(
         # Lock even if the session has ended. The lock is a write, and only a write waits for a standby. A repeated call
         # must wait too, until the standby has the ending.
         await transaction.lock_user(session.user_id)
+        transaction.confirm_end()
         session = await transaction.read_session(session_id)
         if session is None:
             raise SessionNotFound  # Erased meanwhile. The rollback removes the user row that the lock inserted.
@@ -179,6 +180,7 @@ async def _end_some(
     ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
     batch = await transaction.end_created_by(key_id, now, after, BATCH_LIMIT, ending)
     transaction.record(*(replace(each, why=reason) for each in batch.ended))
+    transaction.confirm_end()
     return batch.last
 
 

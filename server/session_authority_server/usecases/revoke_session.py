@@ -65,6 +65,7 @@ async def revoke_session(context: Context, session_token: str, session_id: str) 
         current = target.session_id == proven.session_id
         ending = ending_of(target, now)
         already_ended = ending is not None
+        transaction.confirm_end()
         if ending is None:
             reason = EndReason.SIGNED_OUT if current else EndReason.REVOKED
             ending = Ending(now, reason, InitiatingEntity.USER)

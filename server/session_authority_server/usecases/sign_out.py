@@ -37,6 +37,7 @@ async def sign_out(context: Context, session_token: str) -> datetime:
             # Lock even if the session has ended. The lock is a write, and only a write waits for a standby. A
             # repeated call must wait too, until the standby has the ending.
             await transaction.lock_user(session.user_id)
+            transaction.confirm_end()
             session = await transaction.read_session(proof.id)
             if session is None:
                 raise SessionNotLive  # Erased meanwhile. The rollback removes the user row that the lock inserted.

@@ -11,6 +11,8 @@ from session_authority_server.domain.event import (
     CredentialFault,
     CredentialRejected,
     Event,
+    FenceChoice,
+    FenceResolved,
     KeyCreated,
     KeyExpirySet,
     KeyRevoked,
@@ -37,6 +39,7 @@ EVENTS: list[Event] = [
     KeyCreated("key-1", NOON),
     KeyRevoked("key-1", NOON),
     KeyExpirySet("key-1", NOON + timedelta(hours=1), NOON),
+    FenceResolved(FenceChoice.REPLAY, 3, NOON),
 ]
 
 
@@ -60,6 +63,7 @@ def test_every_event_has_a_line() -> None:
         "api-key-created",
         "api-key-revoked",
         "api-key-expiry-set",
+        "fence-resolved",
     ]
 
 

@@ -94,6 +94,8 @@ def an_installation(**changes: Any) -> Facts:
         "audit_addresses": False,
         "condition": POSTGRESQL,
         "watch_is_verified": True,
+        "state_directory": Path("/var/lib/session-authority"),
+        "state_filesystem": "ext4",
         "filesystem": "",
         "hard_links": 1,
         "schema": SchemaVersion("0007", "0007", known=True, oldest_program=None),

@@ -137,6 +137,18 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
         [an_installation(condition=SQLITE)],
     ),
     "no-standby": ([postgresql(standbys=0)], [an_installation(condition=SQLITE)]),
+    "no-state-directory": (
+        [an_installation(state_directory=None)],
+        [an_installation(state_directory=None, condition=SQLITE)],
+    ),
+    "state-directory-vanishes": (
+        [
+            an_installation(state_filesystem="tmpfs"),
+            an_installation(state_filesystem="overlay"),
+            an_installation(state_directory=Path("/run/authority")),
+        ],
+        [an_installation(state_filesystem="xfs")],
+    ),
     "asynchronous-standby": (
         [
             postgresql(waits_for_standbys=False),

@@ -28,6 +28,7 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "RETRY_MISMATCH": (Code.INVALID_ARGUMENT, sa.RetryMismatch),
     "RETRY_STALE": (Code.FAILED_PRECONDITION, sa.RetryStale),
     "CLOCK_WRONG": (Code.UNAVAILABLE, sa.Unavailable),
+    "ENDINGS_LOST": (Code.UNAVAILABLE, sa.Unavailable),
     "STORE_UNAVAILABLE": (Code.UNAVAILABLE, sa.Unavailable),
     "DEADLINE_EXCEEDED": (Code.DEADLINE_EXCEEDED, sa.DeadlineExceeded),
     "INTERNAL": (Code.INTERNAL, sa.InternalError),

@@ -25,6 +25,7 @@ EXAMPLES: list[AuthorityError] = [
     errors.SessionLimitReached(100),
     errors.RetryStale(),
     errors.ClockWrong("this machine's clock is 2.0 s ahead of the database's"),
+    errors.EndingsLost(),
     errors.ApiKeyMissing(),
     errors.ApiKeyInvalid(),
     errors.ApiKeyExpired(),
@@ -95,6 +96,7 @@ def test_only_errors_that_a_retry_can_fix_advise_one() -> None:
     assert advised == {
         errors.StoreUnavailable,
         errors.ClockWrong,
+        errors.EndingsLost,
         error_table.DeadlineExceeded,
         error_table.ServerOverloaded,
         error_table.TooManyRejectedTokens,

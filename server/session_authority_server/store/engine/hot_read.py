@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -38,8 +38,17 @@ class HotRead:
         running: The number of connections in use.
     """
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(
+        self, dialect: Dialect, prepare: Callable[[AsyncConnection], Awaitable[None]]
+    ) -> None:
+        """Read from one engine.
+
+        Args:
+            dialect: The engine's dialect.
+            prepare: Called with each new connection before its first use.
+        """
         self._dialect = dialect
+        self._prepare = prepare
         self._engine = dialect.reader()
         self._idle: list[tuple[AsyncConnection, Any]] = []
         self._places = asyncio.Semaphore(READERS)
@@ -109,6 +118,11 @@ class HotRead:
 
     async def _connect(self) -> tuple[AsyncConnection, Any]:
         connection = await connect(self._engine)
+        try:
+            await self._prepare(connection)
+        except BaseException:
+            await asyncio.shield(connection.close())
+            raise
         raw = await connection.get_raw_connection()
         return connection, raw.driver_connection
 

@@ -1,0 +1,189 @@
+"""Marks acknowledged endings in the database and outside it, and compares the marks.
+
+(docs/decisions/0020-endings-are-marked-outside-the-database.md)
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Collection, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Select, and_, insert, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.domain.errors import EndingsLost, StoreUnavailable
+from session_authority_server.store.state_directory import (
+    NUMBERS_LIMIT,
+    StateDirectory,
+    StateUnusable,
+)
+from session_authority_server.store.tables import ending_marks
+
+_log = logging.getLogger(__name__)
+
+
+class Mark(NamedTuple):
+    """The mark of one acknowledged ending."""
+
+    process_id: UUID
+    number: int
+
+
+class Comparison(NamedTuple):
+    """The marks that a database lacks.
+
+    Attributes:
+        missing: The marks that are in the state directory, but not in the database.
+        recorded: The marks that are recorded in the database as lost. Any server may have recorded them.
+    """
+
+    missing: frozenset[Mark]
+    recorded: frozenset[Mark]
+
+    @property
+    def lost(self) -> frozenset[Mark]:
+        """All lost marks."""
+        return self.missing | self.recorded
+
+
+class Fence:
+    """Marks the endings of this process, and finds lost marks of any process.
+
+    Attributes:
+        directory: The files outside the database.
+        lost: The error that answers every call while endings are lost; None if none is lost.
+        refusals: How often a comparison found lost endings.
+        saved: How many marks of this process are on the disk outside the database.
+    """
+
+    def __init__(self, directory: StateDirectory) -> None:
+        """Use an open state directory."""
+        self.directory = directory
+        self.lost: EndingsLost | None = None
+        self.refusals = 0
+        self.saved = 0
+        self._latest: deque[int] = deque(maxlen=NUMBERS_LIMIT)
+        self._next, self._noted = 1, 0
+        self._saving = asyncio.Lock()
+        # One thread, so that an older block never overwrites a newer one.
+        self._thread = ThreadPoolExecutor(1, "state-directory")
+
+    @property
+    def oldest(self) -> int:
+        """The oldest number in the file of this process; 0 if there is none."""
+        return self._latest[0] if self._latest else 0
+
+    async def mark(self, connection: AsyncConnection) -> int:
+        """Insert a mark in the transaction of an ending. Return its number."""
+        number, self._next = self._next, self._next + 1
+        values = {"process_id": self.directory.process_id, "number": number}
+        await connection.execute(insert(ending_marks), values)
+        return number
+
+    def note(self, number: int) -> None:
+        """Note that the transaction of a mark is committed. `save` must follow before the ending is acknowledged."""
+        self._latest.append(number)
+        self._noted += 1
+
+    async def save(self) -> None:
+        """Wait until all noted marks are on the disk outside the database. Callers that wait share one write.
+
+        Raises:
+            StoreUnavailable: If the state directory can't be written.
+        """
+        wanted = self._noted
+        async with self._saving:
+            if self.saved >= wanted:
+                return
+            noted, numbers = self._noted, list(self._latest)
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(self._thread, self.directory.write, numbers)
+            except OSError as error:
+                _log.error(
+                    "endings can't be acknowledged: the state directory %s can't be written: %s",
+                    self.directory.path,
+                    error.strerror,
+                )
+                raise StoreUnavailable("writing") from error
+            self.saved = noted
+
+    async def check(self, connection: AsyncConnection) -> bool:
+        """Compare a database with the state directory. Set `lost` if endings are lost. Return whether none is.
+
+        Raises:
+            SQLAlchemyError: If the database can't be read.
+            StoreUnavailable: If the state directory can't be read.
+        """
+        lost = (await self.compare(connection)).lost
+        if lost:
+            self.refuse(lost)
+        return not lost
+
+    async def compare(self, connection: AsyncConnection) -> Comparison:
+        """Compare a database with the state directory.
+
+        Raises:
+            SQLAlchemyError: If the database can't be read.
+            StoreUnavailable: If the state directory can't be read.
+        """
+        expected = self._read()
+        present: set[Mark] = set()
+        recorded: set[Mark] = set()
+        for row in await connection.execute(_marks_of(expected)):
+            found = present if row.lost_time is None else recorded
+            found.add(Mark(row.process_id, row.number))
+        missing = _flat(expected) - present - recorded
+        if missing:
+            # A process may have replaced its marks between the two reads.
+            missing &= _flat(self._read())
+        return Comparison(frozenset(missing), frozenset(recorded))
+
+    def _read(self) -> Mapping[UUID, Set[int]]:
+        try:
+            return self.directory.read()
+        except StateUnusable as error:
+            _log.error("%s", error)
+            raise StoreUnavailable("reading") from error
+
+    def refuse(self, lost: Collection[Mark]) -> None:
+        """Set `lost`."""
+        self.refusals += 1
+        if self.lost is None:
+            _log.error(
+                "stopped serving: the database went back in time and lacks at least %d acknowledged endings, because a "
+                "backup was restored or a standby took over; run: session-authority fence",
+                len(lost),
+            )
+            self.lost = EndingsLost()
+
+    def clear(self) -> None:
+        """Reset `lost`, because the database has every mark."""
+        if self.lost is not None:
+            _log.warning("no acknowledged ending is missing any more; serving")
+            self.lost = None
+
+    def close(self) -> None:
+        """Wait for the last write, and close the state directory."""
+        self._thread.shutdown()
+        self.directory.close()
+
+
+def _flat(numbers: Mapping[UUID, Set[int]]) -> set[Mark]:
+    return {Mark(process_id, each) for process_id, found in numbers.items() for each in found}
+
+
+def _marks_of(expected: Mapping[UUID, Set[int]]) -> Select[Any]:
+    """Return a SELECT of the expected marks, and of those that are recorded as lost."""
+    marks = ending_marks.c
+    expecting = (
+        and_(marks.process_id == process_id, marks.number >= min(numbers))
+        for process_id, numbers in expected.items()
+        if numbers
+    )
+    return select(marks.process_id, marks.number, marks.lost_time).where(
+        or_(marks.lost_time.is_not(None), *expecting)
+    )

@@ -1,0 +1,158 @@
+"""Looks for acknowledged endings that a database lacks, and records them until an operator has dealt with them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from session_authority_server.domain.clock import Clock
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.store.database import Database
+from session_authority_server.store.fence import Comparison, Fence, Mark
+from session_authority_server.store.tables import api_keys, ending_marks, sessions
+
+# How often a server looks. It also checks each new connection before its first use.
+CHECK_SECONDS = 1.0
+# How many marks of a process the database keeps, in addition to those in the file of the process.
+EXTRA_MARKS_LIMIT = 1_000
+
+
+class RecordedLoss(NamedTuple):
+    """The lost endings that servers have recorded, and when a server first noticed them."""
+
+    lost: frozenset[Mark]
+    noticed_time: datetime
+
+
+class LostEndings:
+    """The acknowledged endings that a database lacks.
+
+    A server records them in the database, so that all servers stop and every operator can resolve them.
+    """
+
+    def __init__(self, database: Database, fence: Fence, clock: Clock) -> None:
+        self._database = database
+        self._fence = fence
+        self._clock = clock
+        self._deleted = 0
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the latest look or connection found lost endings."""
+        return self._fence.lost is not None
+
+    async def look(self) -> frozenset[Mark]:
+        """Compare the database with the state directory, and update `Fence.lost`. Return the lost endings.
+
+        Raises:
+            StoreUnavailable: If the database or the state directory can't be used.
+        """
+        fence = self._fence
+        ended, refusals = fence.directory.ended(), fence.refusals
+        found = await self._database.read(fence.compare)
+        if found.missing:
+            found = await self._record(found)
+        if found.lost:
+            fence.refuse(found.lost)
+        elif fence.refusals == refusals:  # Otherwise a newer connection found a loss meanwhile.
+            fence.clear()
+            await self._tidy(ended)
+        return found.lost
+
+    async def watch(self, report: Callable[[], Awaitable[None]]) -> None:
+        """Look repeatedly until cancelled. Call `report` whenever the server stops serving or serves again."""
+        reported = self._fence.lost
+        while True:
+            if self._fence.lost is not reported:
+                reported = self._fence.lost
+                await report()
+            await asyncio.sleep(CHECK_SECONDS)
+            with suppress(StoreUnavailable):  # already logged
+                await self.look()
+
+    async def _record(self, found: Comparison) -> Comparison:
+        """Record missing marks in the database. A new database is none that went back in time."""
+        is_new = await self._database.read(_is_new)
+        lost_time = None if is_new else self._clock.now()
+        marks = [{**mark._asdict(), "lost_time": lost_time} for mark in sorted(found.missing)]
+        inserting = self._database.dialect.insert_if_absent(ending_marks)
+        await self._database.write(lambda connection: connection.execute(inserting, marks))
+        return Comparison(frozenset(), found.recorded) if is_new else found
+
+    async def _tidy(self, ended: Collection[UUID]) -> None:
+        """Remove the files and marks of ended processes, and old marks of this process."""
+        fence = self._fence
+        if any(fence.directory.has_numbers(each) for each in ended):
+            # A mark of this process stands for all earlier marks: a database that has it has them too.
+            await self._database.write(fence.mark, fence.note)
+            await fence.save()
+            if fence.lost is not None:  # A new connection found a loss meanwhile.
+                return
+        for process_id in ended:
+            # Remove the file first. A file whose marks are deleted would look like a loss.
+            fence.directory.remove(process_id)
+            await self._delete(process_id)
+        if fence.saved - self._deleted > EXTRA_MARKS_LIMIT:
+            self._deleted = fence.saved
+            await self._delete(fence.directory.process_id, below=fence.oldest)
+
+    async def _delete(self, process_id: UUID, *, below: int | None = None) -> None:
+        marks = ending_marks.c
+        old = [marks.process_id == process_id, marks.lost_time.is_(None)]
+        if below is not None:
+            old.append(marks.number < below)
+        statement = delete(ending_marks).where(*old)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+
+async def read_recorded(database: Database) -> RecordedLoss | None:
+    """Return the lost endings that servers have recorded; None if nothing is lost.
+
+    Raises:
+        StoreUnavailable: If the store failed.
+    """
+    marks = ending_marks.c
+    statement = select(marks.process_id, marks.number, marks.lost_time).where(
+        marks.lost_time.is_not(None)
+    )
+
+    async def work(connection: AsyncConnection) -> RecordedLoss | None:
+        rows = (await connection.execute(statement)).all()
+        if not rows:
+            return None
+        lost = frozenset(Mark(row.process_id, row.number) for row in rows)
+        return RecordedLoss(lost, min(row.lost_time for row in rows))
+
+    return await database.read(work)
+
+
+async def resolve(database: Database, lost: Collection[Mark]) -> None:
+    """Note that an operator has dealt with lost endings. The servers then serve again.
+
+    Raises:
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    marks = ending_marks.c
+
+    async def work(connection: AsyncConnection) -> None:
+        for process_id, number in sorted(lost):
+            await connection.execute(
+                update(ending_marks)
+                .where(marks.process_id == process_id, marks.number == number)
+                .values(lost_time=None)
+            )
+
+    await database.write(work)
+
+
+async def _is_new(connection: AsyncConnection) -> bool:
+    """Return whether a database holds neither a session nor an API key that could be valid again."""
+    for table in (sessions, api_keys):
+        if (await connection.execute(select(table).limit(1))).first() is not None:
+            return False
+    return True

@@ -1,0 +1,140 @@
+"""End again what an audit log names as ended, after the database went back in time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+from session_authority_server.domain.event import (
+    KeyExpirySet,
+    KeyRevoked,
+    SessionEnded,
+    SessionsSwept,
+)
+from session_authority_server.domain.liveness import is_live
+from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.ports import BATCH_LIMIT, KeyStore, Transaction
+from session_authority_server.usecases.context import Context
+from session_authority_server.usecases.erase_user import ERASURE_REASON
+
+_NEWER_TOKEN_LOST = "The database lost the token of a re-authentication."  # noqa: S105 - a reason
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReplaced:
+    """A re-authentication replaced the token of a session."""
+
+    session_id: UUID
+    time: datetime
+
+
+LoggedEvent = SessionEnded | TokenReplaced | SessionsSwept | KeyRevoked | KeyExpirySet
+
+
+@dataclass(slots=True)
+class Replayed:
+    """The changes of a replay.
+
+    Attributes:
+        sessions: How many sessions it ended, without those that its sweeps ended.
+        sweeps: How many sweeps it repeated, including erasures.
+        keys: How many API keys it revoked.
+    """
+
+    sessions: int = 0
+    sweeps: int = 0
+    keys: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Events about sessions, which are read together."""
+
+    ended: dict[UUID, SessionEnded] = field(default_factory=dict)
+    replaced: dict[UUID, datetime] = field(default_factory=dict)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.ended) + len(self.replaced) >= BATCH_LIMIT
+
+
+async def replay(context: Context, keys: KeyStore, events: Iterable[LoggedEvent]) -> Replayed:
+    """Repeat the endings that the database lacks. Events that it has change nothing.
+
+    A re-authentication ends its session if the database has the session's earlier token, which must not be accepted.
+
+    Raises:
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    done, batch = Replayed(), _Batch()
+    for event in events:
+        match event:
+            case SessionEnded():
+                batch.ended[event.session_id] = event
+            case TokenReplaced():
+                latest = batch.replaced.get(event.session_id, event.time)
+                batch.replaced[event.session_id] = max(latest, event.time)
+            case SessionsSwept():
+                done.sweeps += await context.store.transact(partial(_sweep, context, event))
+            case KeyRevoked():
+                done.keys += await keys.revoke_key(UUID(event.key_id), event.time)
+            case KeyExpirySet():
+                await keys.expire_key(UUID(event.key_id), event.expire_time, event.time)
+        if batch.is_full:
+            done.sessions += await _end_batch(context, batch)
+            batch = _Batch()
+    done.sessions += await _end_batch(context, batch)
+    return done
+
+
+async def _end_batch(context: Context, batch: _Batch) -> int:
+    session_ids = list(batch.ended.keys() | batch.replaced.keys())
+    if not session_ids:
+        return 0
+    now, count = context.clock.now(), 0
+    for session_id, session in (await context.store.read_sessions(session_ids)).items():
+        if not is_live(session, now):
+            continue
+        ended, replaced_time = batch.ended.get(session_id), batch.replaced.get(session_id)
+        if ended is not None:
+            count += await context.store.transact(partial(_end, context, ended))
+        elif replaced_time is not None and session.renewed_time < replaced_time:
+            ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
+            event = SessionEnded(session_id, session.user_id, ending, _NEWER_TOKEN_LOST)
+            count += await context.store.transact(partial(_end, context, event, is_new=True))
+    return count
+
+
+async def _end(
+    context: Context, event: SessionEnded, transaction: Transaction, *, is_new: bool = False
+) -> bool:
+    await transaction.lock_user(event.user_id)
+    session = await transaction.read_session(event.session_id)
+    if session is None or not is_live(session, context.clock.now()):
+        return False
+    if is_new:  # The audit log has the other events already.
+        transaction.record(event)
+    return await transaction.end_session(event.session_id, event.ending)
+
+
+async def _sweep(context: Context, event: SessionsSwept, transaction: Transaction) -> bool:
+    """Repeat a sweep, unless the database has this sweep or a later one."""
+    user_id = event.user_id
+    if not user_id:
+        swept_time = await transaction.read_swept_time()
+        if swept_time is not None and swept_time >= event.time:
+            return False
+        await transaction.sweep_everybody(event.sweep)
+        return True
+    user = await transaction.lock_user(user_id)
+    if user.swept_time is not None and user.swept_time >= event.time:
+        return False
+    kept = None if event.kept is None else await transaction.read_session(event.kept, user_id)
+    keeps = kept is not None and is_live(kept, context.clock.now())
+    await transaction.sweep_user(user_id, event.sweep)
+    if kept is not None and keeps:
+        await transaction.exempt_from_sweep(kept.session_id)
+    if event.why == ERASURE_REASON:
+        await transaction.begin_erasure(user_id, event.time)
+    return True

@@ -1,0 +1,228 @@
+"""Endings are marked in the database and outside it, and the fence notices marks that the database lacks."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import delete, func, select
+
+from session_authority_server.domain.clock import ManualClock
+from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.session import Session
+from session_authority_server.ports import Transaction
+from session_authority_server.store.database import Database
+from session_authority_server.store.fence import Fence
+from session_authority_server.store.lost_endings import (
+    EXTRA_MARKS_LIMIT,
+    LostEndings,
+    read_recorded,
+    resolve,
+)
+from session_authority_server.store.state_directory import StateDirectory
+from session_authority_server.store.tables import ending_marks
+from tests.contract.test_announcing import ANNOUNCED, SILENT, Work
+from tests.contract.test_keys import a_key
+from tests.contract.transacting import end
+from tests.support.engines import MINUTE, START, Engine, a_session
+
+
+@contextmanager
+def a_fence(folder: Path) -> Iterator[Fence]:
+    """Give the fence of one process."""
+    directory = StateDirectory(folder)
+    directory.open()
+    fence = Fence(directory)
+    try:
+        yield fence
+    finally:
+        fence.close()
+
+
+@pytest.fixture
+async def fence(engine: Engine, tmp_path: Path) -> AsyncIterator[Fence]:
+    with a_fence(tmp_path / "state") as made:
+        engine.database.fence = made
+        yield made
+
+
+def looking(engine: Engine, fence: Fence) -> LostEndings:
+    return LostEndings(engine.database, fence, ManualClock(START))
+
+
+async def an_ending(engine: Engine) -> Session:
+    """Sign in, and end the session."""
+    [session] = await engine.add(a_session())
+    assert await end(engine, session)
+    return session
+
+
+async def go_back(engine: Engine) -> None:
+    """Remove the marks, as a database that went back in time lacks them."""
+    await engine.execute(delete(ending_marks))
+
+
+async def marks(engine: Engine) -> int:
+    counting = select(func.count()).select_from(ending_marks)
+    found = await engine.database.read(lambda connection: connection.scalar(counting))
+    assert found is not None
+    return found
+
+
+MARKED: dict[str, Work] = {name: work for name, (work, _) in ANNOUNCED.items()}
+MARKED["confirm_end"] = SILENT["confirm_end"]
+
+
+@pytest.mark.parametrize("name", [*ANNOUNCED, *SILENT])
+async def test_every_ending_and_no_other_transaction_is_marked_before_it_is_acknowledged(
+    engine: Engine, fence: Fence, name: str
+) -> None:
+    work = MARKED.get(name) or SILENT[name]
+    [session] = await engine.add(a_session())
+
+    await engine.sessions.transact(lambda transaction: work(transaction, session))
+
+    numbers = fence.directory.read()[fence.directory.process_id]
+    assert len(numbers) == await marks(engine) == (name in MARKED)
+
+
+async def test_a_rolled_back_ending_is_not_marked(engine: Engine, fence: Fence) -> None:
+    [session] = await engine.add(a_session())
+
+    async def work(transaction: Transaction) -> None:
+        await ANNOUNCED["end_session"][0](transaction, session)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await engine.sessions.transact(work)
+    assert fence.saved == await marks(engine) == 0
+
+
+async def test_ended_keys_are_marked(engine: Engine, fence: Fence) -> None:
+    key = a_key()
+    await engine.keys.add_key(key)
+    assert fence.saved == 0
+    await engine.keys.expire_key(key.key_id, START + MINUTE, START)
+    await engine.keys.revoke_key(key.key_id, START)
+    assert not await engine.keys.revoke_key(key.key_id, START)  # may confirm a lost answer
+    assert fence.saved == await marks(engine) == 3
+
+
+async def test_an_ending_that_cannot_be_marked_outside_is_not_acknowledged(
+    engine: Engine, fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_numbers: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(fence.directory, "write", fail)
+    with pytest.raises(StoreUnavailable):
+        await an_ending(engine)
+    monkeypatch.undo()
+    await an_ending(engine)
+    assert len(fence.directory.read()[fence.directory.process_id]) == 2
+
+
+async def test_a_loss_is_noticed_by_all_and_lasts_until_it_is_resolved(
+    engine: Engine, fence: Fence, tmp_path: Path
+) -> None:
+    await an_ending(engine)
+    lost_endings = looking(engine, fence)
+    assert not await lost_endings.look()
+    assert await read_recorded(engine.database) is None
+
+    await go_back(engine)
+    lost = await lost_endings.look()
+
+    assert len(lost) == 1
+    assert fence.lost is not None
+    recorded = await read_recorded(engine.database)
+    assert recorded == (lost, START)
+    with a_fence(tmp_path / "elsewhere") as other, a_fence(tmp_path / "state") as later:
+        for each in (other, later):
+            assert await looking(engine, each).look() == lost
+        await resolve(engine.database, lost)
+        for each in (fence, other, later):
+            assert not await looking(engine, each).look()
+            assert each.lost is None
+    assert await read_recorded(engine.database) is None
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_new_connection_is_checked_before_its_first_answer(
+    engine: Engine, fence: Fence, tmp_path: Path, reads: bool
+) -> None:
+    session = await an_ending(engine)
+    await go_back(engine)
+    is_file = engine.database.dialect.time_query is None
+    database = (
+        Database.sqlite(tmp_path / "authority.db") if is_file else Database.postgresql(engine.url)
+    )
+    database.fence = fence
+    try:
+        assert fence.lost is None
+        if reads:
+            await database.read_hot([session.session_id])
+        else:
+            await database.write(lambda connection: connection.execute(select(ending_marks)))
+        assert fence.lost is not None
+    finally:
+        await database.close()
+
+
+async def test_a_database_that_is_new_lost_nothing(engine: Engine, fence: Fence) -> None:
+    await engine.database.write(fence.mark, fence.note)
+    await fence.save()
+    await go_back(engine)
+    for _ in range(
+        2
+    ):  # The first look may open a connection, whose check still finds the marks missing.
+        assert not await looking(engine, fence).look()
+    assert fence.lost is None
+
+
+async def test_marks_of_ended_processes_are_replaced_by_a_newer_mark(
+    engine: Engine, fence: Fence, tmp_path: Path
+) -> None:
+    with a_fence(tmp_path / "state") as earlier:
+        engine.database.fence = earlier
+        await an_ending(engine)
+        await looking(engine, fence).look()
+        assert fence.saved == 0, "the other process runs"
+    engine.database.fence = fence
+    await looking(engine, fence).look()
+    assert list(fence.directory.read()) == [fence.directory.process_id]
+    assert fence.saved == await marks(engine) == 1
+    await go_back(engine)
+    assert await looking(engine, fence).look()
+
+
+async def test_marks_of_ended_processes_stay_while_they_are_lost(
+    engine: Engine, fence: Fence, tmp_path: Path
+) -> None:
+    with a_fence(tmp_path / "state") as earlier:
+        engine.database.fence = earlier
+        await an_ending(engine)
+    await go_back(engine)
+    assert await looking(engine, fence).look()
+    assert len(fence.directory.read()) == 2
+
+
+async def test_old_marks_are_deleted(
+    engine: Engine, fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost_endings = looking(engine, fence)
+    for _ in range(70):
+        await engine.database.write(fence.mark, fence.note)
+    await fence.save()
+    await lost_endings.look()
+    assert await marks(engine) == 70
+    fence.saved += EXTRA_MARKS_LIMIT  # as if these had come before
+    await lost_endings.look()
+    assert await marks(engine) == 64
+    assert not await lost_endings.look()
+
+
+async def test_marks_of_unknown_processes_are_no_loss(engine: Engine, fence: Fence) -> None:
+    await engine.execute(ending_marks.insert().values(process_id=uuid4(), number=7))
+    assert not await looking(engine, fence).look()

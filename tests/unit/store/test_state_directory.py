@@ -1,0 +1,60 @@
+"""The files outside the database that hold the numbers of acknowledged endings."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from session_authority_server.store.state_directory import (
+    NUMBERS_LIMIT,
+    StateDirectory,
+    StateUnusable,
+)
+
+
+def opened(path: Path) -> StateDirectory:
+    directory = StateDirectory(path)
+    directory.open()
+    return directory
+
+
+def test_the_latest_numbers_are_read_back(tmp_path: Path) -> None:
+    one, two = opened(tmp_path / "state"), opened(tmp_path / "state")
+    one.write(range(1, 101))
+    two.write([1 << 60])
+    for each in (one, two):
+        assert each.read() == {
+            one.process_id: set(range(101 - NUMBERS_LIMIT, 101)),
+            two.process_id: {1 << 60},
+        }
+        each.close()
+    [file, _] = sorted(
+        (tmp_path / "state").iterdir(), key=lambda path: path.stem != str(one.process_id)
+    )
+    assert file.stat().st_size == 512, "one disk sector"
+
+
+def test_a_process_has_ended_when_its_lock_is_free(tmp_path: Path) -> None:
+    one, two = opened(tmp_path), opened(tmp_path)
+    one.write([1])
+    assert two.ended() == []
+    one.close()
+    assert two.ended() == [one.process_id]
+    two.remove(one.process_id)
+    assert two.ended() == []
+    two.close()
+    assert list(tmp_path.iterdir()) == [], "a file without a number is removed"
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 511])
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / f"{uuid4()}.marks").write_bytes(content)
+    (tmp_path / "other.marks").write_bytes(b"not ours")
+    with pytest.raises(StateUnusable, match="it has a wrong size"):
+        opened(tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateUnusable, match="set SESSION_AUTHORITY_STATE_DIRECTORY to another"):
+        opened(tmp_path / "file" / "state")
