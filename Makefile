@@ -7,7 +7,7 @@ SOURCES := client server workers tests benchmarks examples tools
 .DEFAULT_GOAL := help
 # Where this is set, each of the many processes that the tests start would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run test soak check docs reference proto sync format lock dist clean
+.PHONY: help run test soak check docs reference proto sync format lock dist deploy clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: .venv/ready .venv-dist/ready ## Run every test, in random order, with cove
 
 soak: .venv/ready .venv-dist/ready ## Run the long form of every campaign: races, chaos, faults, fuzzing, properties
 	SOAK=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m soak $(ARGS)
+
+deploy: .venv/ready .venv-dist/ready ## Build the image, and follow docs/operate/install.md on an empty Debian (root, minutes)
+	SOAK=1 $(BIN)/python -m pytest tests/deploy $(ARGS)
 
 check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, imports, generated code and prose
 	$(BIN)/ruff format --check $(SOURCES)
@@ -74,7 +77,7 @@ lock: .venv/ready ## Resolve the dependencies again into the hashed locks (no do
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-docs.lock
 	$(BIN)/uv pip compile --group dist --universal --upgrade --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-dist.lock
-	$(BIN)/uv pip compile pyproject.toml --extra server --extra native --extra postgres --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra server --extra native --extra otel --extra postgres --universal \
 		--constraint requirements.lock --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file deploy/requirements.lock
 

@@ -136,7 +136,9 @@ def test_the_commands_of_a_page_run(
 def test_the_commands_of_a_block_that_does_not_run_are_valid(block: Block) -> None:
     subprocess.run(["bash", "-n"], input=block.code, text=True, check=True)
     joined = block.code.replace("\\\n", " ")
-    for command in re.findall(r"\bsession-authority( [^|;&)\n]*)?$", joined, re.MULTILINE):
+    for command in re.findall(
+        r"(?<![\w/-])session-authority( [^|;&>)\n]*)?(?:>|$)", joined, re.MULTILINE
+    ):
         check_arguments(shlex.split(command, comments=True))
 
 
@@ -241,7 +243,9 @@ def test_a_configuration_is_accepted_by_its_program(block: Block, tmp_path: Path
 @of_blocks(BLOCKS)
 def test_a_block_names_its_language(block: Block) -> None:
     known = {*CHECKS, *RUN, "text"}
-    assert block.language in known or block.title == "postgresql.conf", block.language
+    assert block.language in known or block.title == "postgresql.conf" or block.run_by, (
+        block.language
+    )
 
 
 @of_blocks([each for each in BLOCKS if each.not_run is not None])

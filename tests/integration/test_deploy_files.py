@@ -45,6 +45,13 @@ def test_the_containerfile_passes_hadolint() -> None:
     check(TOOLS / "hadolint", DEPLOY / "Containerfile")
 
 
+def test_the_image_has_the_tested_versions() -> None:
+    locks = [(folder / "requirements.lock").read_text() for folder in (DEPLOY, ROOT)]
+    servers, all_tested = (set(re.findall(r"^\S+==\S+", lock, re.MULTILINE)) for lock in locks)
+    assert servers
+    assert servers <= all_tested
+
+
 def test_the_workflows_pass_actionlint() -> None:
     workflows = sorted((ROOT / ".github" / "workflows").iterdir())
     check(TOOLS / "actionlint", *workflows)

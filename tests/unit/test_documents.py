@@ -36,6 +36,15 @@ DOCUMENTS = [
 ]
 
 
+def test_no_text_installs_the_unpublished_name_from_an_index() -> None:
+    shown = [
+        *DOCUMENTS,
+        *(path for room in ("client", "server", "workers") for path in (ROOT / room).rglob("*.py")),
+    ]
+    install = re.compile(r"pip install[^`\n]*?[ '\"]session-authority")
+    assert [str(each) for each in shown if install.search(each.read_text())] == []
+
+
 def defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
     """Return the functions and classes of a module, methods as `Class.method`."""
     for each in body:

@@ -1,0 +1,78 @@
+"""Following docs/operate/install.md word for word, on an empty Debian."""
+
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import TestAuthority
+from tests.support.code_blocks import ROOT, Block, blocks_of
+from tests.support.debian import Machine, booted, network_files, run
+
+pytestmark = pytest.mark.soak
+PAGE = ROOT / "docs" / "operate" / "install.md"
+PORTS = 5432, 9090, 9464, 9465, 50551
+SHOW = "systemctl show session-authority-server --value --property"
+CONFIG = "export SESSION_AUTHORITY_CONFIG=/etc/session-authority/session-authority.toml\n"
+
+
+def test_the_page_leads_to_a_supervised_server(
+    empty_debian: Path, release: Path, tmp_path: Path
+) -> None:
+    for port in PORTS:  # the machine shares its network with this one
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", port))
+    root = empty_debian.with_name("install")
+    run("cp", "--archive", empty_debian, root)
+    for source, target in network_files(tmp_path).items():
+        run("cp", source, f"{root}{target}")
+    run("cp", "--recursive", release / "deploy", *(release / "dist").glob("*.whl"), root / "root")
+    pair = TestAuthority(tmp_path).pair(names="DNS:sessions.internal")
+    with booted(root) as machine:
+        for block in blocks_of(PAGE):
+            if block.title:
+                run("cp", pair.certificate, root / "etc/session-authority/tls.pem")
+                run("cp", pair.key, root / "etc/session-authority/tls.key")
+                file = root / block.title.removeprefix("/")
+                file.parent.mkdir(parents=True)
+                file.write_text(block.code)
+            else:
+                follow(machine, block)
+        the_server_is_restarted_after_a_crash(machine)
+
+
+def follow(machine: Machine, block: Block) -> None:
+    """Run a block, and check what readers are promised."""
+    script = block.code if "health" in block.code else CONFIG + block.code
+    if "query" in block.code:
+        wanted = f"{block.code.strip()} | grep --count '=> 1 @' | grep --quiet 2"
+        script = f"until {wanted}; do sleep 1; done 2>/dev/null\n{script}"
+    began = time.monotonic()
+    said = machine.shell(script)
+    sys.stdout.write(f"{block}: {time.monotonic() - began:.1f} s\n{said[-1500:]}\n")
+    if "health" in block.code:
+        assert said.endswith("127.0.0.1:50551: SERVING\n")
+    if "client.create" in block.code:
+        assert said == "ada\n"
+
+
+def the_server_is_restarted_after_a_crash(machine: Machine) -> None:
+    """Kill the server, wait for the next one, and ask for its health with TLS."""
+    machine.shell(
+        f"before=$({SHOW} MainPID)\n"
+        "systemctl kill --signal KILL session-authority-server\n"
+        f"until [ $({SHOW} MainPID) -gt 0 ] && [ $({SHOW} MainPID) != $before ]; do sleep 0.1; done\n"
+        f"until [ $({SHOW} ActiveState) = active ]; do sleep 0.1; done\n"
+    )
+    said = machine.shell(
+        f"{CONFIG}export SESSION_AUTHORITY_LISTEN=0.0.0.0:50551\n"
+        "export SESSION_AUTHORITY_TLS_CERTIFICATE=/etc/session-authority/tls.pem\n"
+        "export SESSION_AUTHORITY_TLS_KEY=/etc/session-authority/tls.key\n"
+        "session-authority health\n"
+        f"stat --format 'runs as %U' /proc/$({SHOW} MainPID)\n"
+        "systemctl --failed --quiet\n"
+    )
+    assert said == "127.0.0.1:50551: SERVING\nruns as session-authority\n"
