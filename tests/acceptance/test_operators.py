@@ -223,12 +223,3 @@ async def test_an_actor_is_shown_and_can_neither_list_nor_revoke(
     assert not await client.validate(acting.token)
     with pytest.raises(InvalidArgument):
         await client.create("ada", actor_id="")
-
-
-async def test_signing_out_with_a_superseded_token_ends_the_session(
-    client: AsyncSessionClient,
-) -> None:
-    old = await client.create("ada")
-    new = await client.reauthenticate(old.token)
-    await client.sign_out(old.token)
-    assert await client.validate(new.token) == Rejection(RejectionReason.SIGNED_OUT)

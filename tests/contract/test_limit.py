@@ -1,6 +1,5 @@
 """Sessions beyond a user's limit."""
 
-import asyncio
 from uuid import UUID
 
 from session_authority_server.domain.session import (
@@ -72,29 +71,6 @@ async def test_ending_sessions_over_a_limit_ends_no_other_session(engine: Engine
     ] == untouched
     assert await end_beyond(engine, 2) == []
     assert set(await end_beyond(engine, 0)) == {sessions[0].session_id, sessions[2].session_id}
-
-
-async def test_fifty_concurrent_sign_ins_that_end_the_oldest_keep_the_limit(
-    engine: Engine,
-) -> None:
-    limit = 3
-
-    async def sign_in(number: int) -> UUID:
-        session = a_session(last_active=START + number * SECOND / 100)
-
-        async def work(transaction: Transaction) -> UUID:
-            await transaction.lock_user("ann")
-            await transaction.end_live_over_limit("ann", START + SECOND, limit - 1, LIMIT)
-            return (await transaction.insert_session(session)).session_id
-
-        return await engine.sessions.transact(work)
-
-    made = await asyncio.gather(*(sign_in(number) for number in range(50)))
-    live = await engine.sessions.list_live("ann", START + SECOND, None, 100)
-    assert len(live) == limit
-    endings = [(await engine.get(each)).ending for each in made]
-    assert endings.count(LIMIT) == 50 - limit
-    assert endings.count(None) == limit
 
 
 async def end_beyond(engine: Engine, keep: int) -> list[UUID]:
