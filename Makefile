@@ -9,10 +9,10 @@ SOURCES := client server workers tests benchmarks examples tools
 unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help run test soak check docs reference proto sync format lock dist deploy clean
 
-help: ## Show what can be made
+help: ## Show all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: .venv/ready ## Start the whole thing on embedded defaults, with a short demonstration
+run: .venv/ready ## Start a server and a web app with default settings, and run a short demonstration
 	@$(BIN)/session-authority demo $(ARGS)
 
 # More processes than cores: what takes long waits, for a lease to lapse or a server to come back.
@@ -62,12 +62,12 @@ proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 fro
 sync: .venv/ready ## Generate the synchronous client from the asynchronous one
 	@$(BIN)/python tools/unasync.py
 
-format: .venv/ready ## Format code and protos, and mend what the linter can
+format: .venv/ready ## Format code and protos, and apply the linter's fixes
 	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/buf format --write
 
-lock: .venv/ready ## Resolve the dependencies again into the hashed locks (no download addresses)
+lock: .venv/ready ## Resolve the dependencies again, and write the lock files with hashes
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --upgrade --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements.lock

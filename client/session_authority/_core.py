@@ -225,7 +225,7 @@ def revoke(token: Token, session_id: str) -> Operation[RevokedSession]:
 
 
 def revoke_others(token: Token) -> Operation[datetime]:
-    """End all of the user's sessions except the token's own."""
+    """Revoke all of the user's sessions except the token's own."""
     request = v1.RevokeOtherSessionsRequest(session_token=_required_token(token))
     answer = yield from _ask("RevokeOtherSessions", request, v1.RevokeOtherSessionsResponse)
     return convert.time_of(answer.effective_time)

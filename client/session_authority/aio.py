@@ -56,7 +56,7 @@ class AsyncSessionClient(AsyncCaller):
             ip_address: The user's IP address: a single address, without port or zone.
             user_agent: The User-Agent header as received. Any content is accepted.
             authenticate_time: When the credential check *began*, as an aware datetime. The default is now. If all of
-                the user's sessions were ended after this time, the authority rejects the sign-in.
+                the user's sessions were revoked after this time, the authority rejects the sign-in.
             authentication_methods: How the user proved who they are, in the names of RFC 8176.
             lifetime: The absolute lifetime, at most the policy's. The default is the policy's.
             idle_timeout: The idle timeout, at least a minute. The default is the policy's.
@@ -70,7 +70,7 @@ class AsyncSessionClient(AsyncCaller):
             The session and its token. Only this call returns the token.
 
         Raises:
-            AuthenticationTooOld: All of the user's sessions were ended after `authenticate_time`.
+            AuthenticationTooOld: All of the user's sessions were revoked after `authenticate_time`.
             SessionLimitReached: The policy refuses the user another session.
             RetryStale: An earlier attempt of this call created a session that has since ended.
         """
@@ -192,7 +192,7 @@ class AsyncSessionClient(AsyncCaller):
         return await self.run_operation(_core.revoke(token, session_id))
 
     async def revoke_others(self, token: Token) -> datetime:
-        """End every session of the token's user except the token's own.
+        """Revoke every session of the token's user except the token's own.
 
         Returns:
             The moment after which no validator anywhere accepts any of them.
@@ -234,7 +234,7 @@ class AsyncSessionClient(AsyncCaller):
 
         Raises:
             SessionNotLive: The token is invalid: the user must sign in.
-            AuthenticationTooOld: All of the user's sessions were ended after `authenticate_time`.
+            AuthenticationTooOld: All of the user's sessions were revoked after `authenticate_time`.
             RetryStale: An earlier attempt of this call returned a token that has since become invalid.
         """
         return await self.run_operation(

@@ -3,7 +3,7 @@
     SessionAuthorityError
     ├── SessionNotLive            the user must sign in (again)
     ├── SessionNotFound           the user has no session of that id
-    ├── AuthenticationTooOld      all sessions were ended since the sign-in began: sign in again
+    ├── AuthenticationTooOld      all sessions were revoked since the sign-in began: sign in again
     ├── ReauthenticationRequired  the user must prove their identity again
     ├── ImpersonationForbidden    an actor, who acts as the user, may not do this
     ├── SessionLimitReached       the user must end another session first
@@ -99,10 +99,10 @@ class SessionNotFound(SessionAuthorityError):
 
 
 class AuthenticationTooOld(SessionAuthorityError):
-    """The credential check began before the latest time that all of the user's sessions were ended."""
+    """All of the user's sessions were revoked after the credential check began."""
 
     advice = (
-        "All of the user's sessions were ended after this credential check began: "
+        "All of the user's sessions were revoked after this credential check began: "
         "let the user sign in again."
     )
 

@@ -115,7 +115,7 @@ class Schedule:
         if self._right_clock is not None:
             await self._right_clock.require()
             if self._paused:
-                _log.warning("the clock is right again; the upkeep resumes")
+                _log.warning("the clock is right again; the worker resumes")
             self._paused = False
 
     async def run_once(self, job: Job) -> None:
@@ -128,7 +128,7 @@ class Schedule:
         except ClockWrong as error:
             WORKER_RUNS.inc(job.name, "refused")
             if not self._paused:
-                _log.error("the upkeep is paused: %s", error)
+                _log.error("the worker is paused: %s", error)
             self._paused = True
         except StoreUnavailable as error:  # The store has logged the cause.
             WORKER_RUNS.inc(job.name, "failed")

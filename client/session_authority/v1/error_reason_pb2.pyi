@@ -39,7 +39,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 5
     """NOT_FOUND. The user has no session with this id. The error is the same if another user has one."""
     ERROR_REASON_AUTHENTICATION_TOO_OLD: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION. The credential check began before all of the user's sessions were last ended. It may
+    """FAILED_PRECONDITION. All of the user's sessions were revoked after the credential check began. The check may
     have used a credential that is no longer trusted. The user must sign in again.
     """
     ERROR_REASON_SESSION_LIMIT_REACHED: _ErrorReason.ValueType  # 7
@@ -103,7 +103,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_IMPERSONATION_FORBIDDEN: _ErrorReason.ValueType  # 21
     """FAILED_PRECONDITION. The session has an `actor_id`: somebody else acts as the user. Such a session can
-    sign itself out, but it can neither list nor end the user's sessions.
+    sign itself out, but it can neither list nor revoke the user's sessions.
     """
     ERROR_REASON_WATCH_INTERRUPTED: _ErrorReason.ValueType  # 22
     """UNAVAILABLE. The server ended a WatchSessions stream because it can no longer guarantee that the caller
@@ -155,7 +155,7 @@ absent, malformed, unknown or superseded, or its session has ended. The user mus
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 5
 """NOT_FOUND. The user has no session with this id. The error is the same if another user has one."""
 ERROR_REASON_AUTHENTICATION_TOO_OLD: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION. The credential check began before all of the user's sessions were last ended. It may
+"""FAILED_PRECONDITION. All of the user's sessions were revoked after the credential check began. The check may
 have used a credential that is no longer trusted. The user must sign in again.
 """
 ERROR_REASON_SESSION_LIMIT_REACHED: ErrorReason.ValueType  # 7
@@ -219,7 +219,7 @@ with the new token. The metadata `max_authentication_age_seconds` gives the limi
 """
 ERROR_REASON_IMPERSONATION_FORBIDDEN: ErrorReason.ValueType  # 21
 """FAILED_PRECONDITION. The session has an `actor_id`: somebody else acts as the user. Such a session can
-sign itself out, but it can neither list nor end the user's sessions.
+sign itself out, but it can neither list nor revoke the user's sessions.
 """
 ERROR_REASON_WATCH_INTERRUPTED: ErrorReason.ValueType  # 22
 """UNAVAILABLE. The server ended a WatchSessions stream because it can no longer guarantee that the caller

@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RevokeUserSessionsRequest(_message.Message):
-    """RevokeUserSessionsRequest names the user whose sessions to end."""
+    """RevokeUserSessionsRequest names the user whose sessions to revoke."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -73,7 +73,7 @@ Global___RevokeUserSessionsResponse: _TypeAlias = RevokeUserSessionsResponse  # 
 
 @_typing.final
 class RevokeAllSessionsRequest(_message.Message):
-    """RevokeAllSessionsRequest asks to end all sessions."""
+    """RevokeAllSessionsRequest asks to revoke all sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

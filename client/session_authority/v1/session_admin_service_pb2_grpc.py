@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SessionAdminServiceStub:
-    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    """SessionAdminService revokes sessions without a token of their users, and erases users. It reveals nothing: an
     unknown user or session gets the same answer as a known one.
 
     Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.
@@ -66,14 +66,14 @@ class SessionAdminServiceStub:
 
 
 class SessionAdminServiceServicer:
-    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    """SessionAdminService revokes sessions without a token of their users, and erases users. It reveals nothing: an
     unknown user or session gets the same answer as a known one.
 
     Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.
     """
 
     def RevokeUserSessions(self, request, context):
-        """RevokeUserSessions ends every session of a user, however many there are. It also blocks each sign-in of the
+        """RevokeUserSessions revokes every session of a user, however many there are. It also blocks each sign-in of the
         user that has already begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -81,21 +81,21 @@ class SessionAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeAllSessions(self, request, context):
-        """RevokeAllSessions ends every session of every user. It also blocks each sign-in that has already begun.
+        """RevokeAllSessions revokes every session of every user. It also blocks each sign-in that has already begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeOneSession(self, request, context):
-        """RevokeOneSession ends one session. The request names it by its id, or by a token that has leaked.
+        """RevokeOneSession revokes one session. The request names it by its id, or by a token that has leaked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKeySessions(self, request, context):
-        """RevokeKeySessions ends the sessions that one API key created, for use after the key was stolen. Revoke the
+        """RevokeKeySessions revokes the sessions that one API key created, for use after the key was stolen. Revoke the
         key first: sessions that it creates during or after the call are not covered.
 
         A call works for about two seconds. Repeat it until the response is complete.
@@ -105,7 +105,7 @@ class SessionAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """EraseUser ends every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
+        """EraseUser revokes every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
         history and the record of the user. Afterwards the same user id can sign in again.
 
         A keyed hash of the user id stays for 30 days, because it blocks sign-ins that began before the call. Hashed
@@ -152,7 +152,7 @@ def add_SessionAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionAdminService:
-    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    """SessionAdminService revokes sessions without a token of their users, and erases users. It reveals nothing: an
     unknown user or session gets the same answer as a known one.
 
     Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.

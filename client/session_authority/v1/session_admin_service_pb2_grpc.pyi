@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionAdminServiceStub:
-    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    """SessionAdminService revokes sessions without a token of their users, and erases users. It reveals nothing: an
     unknown user or session gets the same answer as a known one.
 
     Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.
@@ -38,21 +38,21 @@ class SessionAdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionAdminServiceAsyncStub: ...
     RevokeUserSessions: _grpc.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeUserSessionsRequest, _session_admin_service_pb2.RevokeUserSessionsResponse]
-    """RevokeUserSessions ends every session of a user, however many there are. It also blocks each sign-in of the
+    """RevokeUserSessions revokes every session of a user, however many there are. It also blocks each sign-in of the
     user that has already begun.
     """
     RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeAllSessionsRequest, _session_admin_service_pb2.RevokeAllSessionsResponse]
-    """RevokeAllSessions ends every session of every user. It also blocks each sign-in that has already begun."""
+    """RevokeAllSessions revokes every session of every user. It also blocks each sign-in that has already begun."""
     RevokeOneSession: _grpc.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeOneSessionRequest, _session_admin_service_pb2.RevokeOneSessionResponse]
-    """RevokeOneSession ends one session. The request names it by its id, or by a token that has leaked."""
+    """RevokeOneSession revokes one session. The request names it by its id, or by a token that has leaked."""
     RevokeKeySessions: _grpc.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeKeySessionsRequest, _session_admin_service_pb2.RevokeKeySessionsResponse]
-    """RevokeKeySessions ends the sessions that one API key created, for use after the key was stolen. Revoke the
+    """RevokeKeySessions revokes the sessions that one API key created, for use after the key was stolen. Revoke the
     key first: sessions that it creates during or after the call are not covered.
 
     A call works for about two seconds. Repeat it until the response is complete.
     """
     EraseUser: _grpc.UnaryUnaryMultiCallable[_session_admin_service_pb2.EraseUserRequest, _session_admin_service_pb2.EraseUserResponse]
-    """EraseUser ends every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
+    """EraseUser revokes every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
     history and the record of the user. Afterwards the same user id can sign in again.
 
     A keyed hash of the user id stays for 30 days, because it blocks sign-ins that began before the call. Hashed
@@ -61,7 +61,7 @@ class SessionAdminServiceStub:
 
 @_typing.type_check_only
 class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
-    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    """SessionAdminService revokes sessions without a token of their users, and erases users. It reveals nothing: an
     unknown user or session gets the same answer as a known one.
 
     Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.
@@ -69,21 +69,21 @@ class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RevokeUserSessions: _aio.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeUserSessionsRequest, _session_admin_service_pb2.RevokeUserSessionsResponse]  # type: ignore[assignment]
-    """RevokeUserSessions ends every session of a user, however many there are. It also blocks each sign-in of the
+    """RevokeUserSessions revokes every session of a user, however many there are. It also blocks each sign-in of the
     user that has already begun.
     """
     RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeAllSessionsRequest, _session_admin_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
-    """RevokeAllSessions ends every session of every user. It also blocks each sign-in that has already begun."""
+    """RevokeAllSessions revokes every session of every user. It also blocks each sign-in that has already begun."""
     RevokeOneSession: _aio.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeOneSessionRequest, _session_admin_service_pb2.RevokeOneSessionResponse]  # type: ignore[assignment]
-    """RevokeOneSession ends one session. The request names it by its id, or by a token that has leaked."""
+    """RevokeOneSession revokes one session. The request names it by its id, or by a token that has leaked."""
     RevokeKeySessions: _aio.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeKeySessionsRequest, _session_admin_service_pb2.RevokeKeySessionsResponse]  # type: ignore[assignment]
-    """RevokeKeySessions ends the sessions that one API key created, for use after the key was stolen. Revoke the
+    """RevokeKeySessions revokes the sessions that one API key created, for use after the key was stolen. Revoke the
     key first: sessions that it creates during or after the call are not covered.
 
     A call works for about two seconds. Repeat it until the response is complete.
     """
     EraseUser: _aio.UnaryUnaryMultiCallable[_session_admin_service_pb2.EraseUserRequest, _session_admin_service_pb2.EraseUserResponse]  # type: ignore[assignment]
-    """EraseUser ends every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
+    """EraseUser revokes every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
     history and the record of the user. Afterwards the same user id can sign in again.
 
     A keyed hash of the user id stays for 30 days, because it blocks sign-ins that began before the call. Hashed
@@ -91,7 +91,7 @@ class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
     """
 
 class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """SessionAdminService ends sessions without a token of their users, and erases users. It reveals nothing: an
+    """SessionAdminService revokes sessions without a token of their users, and erases users. It reveals nothing: an
     unknown user or session gets the same answer as a known one.
 
     Sessions end as REVOKED, initiated by ADMIN. Every call is safe to repeat.
@@ -103,7 +103,7 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_admin_service_pb2.RevokeUserSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_admin_service_pb2.RevokeUserSessionsResponse, _abc.Awaitable[_session_admin_service_pb2.RevokeUserSessionsResponse]]:
-        """RevokeUserSessions ends every session of a user, however many there are. It also blocks each sign-in of the
+        """RevokeUserSessions revokes every session of a user, however many there are. It also blocks each sign-in of the
         user that has already begun.
         """
 
@@ -113,7 +113,7 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_admin_service_pb2.RevokeAllSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_admin_service_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_session_admin_service_pb2.RevokeAllSessionsResponse]]:
-        """RevokeAllSessions ends every session of every user. It also blocks each sign-in that has already begun."""
+        """RevokeAllSessions revokes every session of every user. It also blocks each sign-in that has already begun."""
 
     @_abc_1.abstractmethod
     def RevokeOneSession(
@@ -121,7 +121,7 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_admin_service_pb2.RevokeOneSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_admin_service_pb2.RevokeOneSessionResponse, _abc.Awaitable[_session_admin_service_pb2.RevokeOneSessionResponse]]:
-        """RevokeOneSession ends one session. The request names it by its id, or by a token that has leaked."""
+        """RevokeOneSession revokes one session. The request names it by its id, or by a token that has leaked."""
 
     @_abc_1.abstractmethod
     def RevokeKeySessions(
@@ -129,7 +129,7 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_admin_service_pb2.RevokeKeySessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_admin_service_pb2.RevokeKeySessionsResponse, _abc.Awaitable[_session_admin_service_pb2.RevokeKeySessionsResponse]]:
-        """RevokeKeySessions ends the sessions that one API key created, for use after the key was stolen. Revoke the
+        """RevokeKeySessions revokes the sessions that one API key created, for use after the key was stolen. Revoke the
         key first: sessions that it creates during or after the call are not covered.
 
         A call works for about two seconds. Repeat it until the response is complete.
@@ -141,7 +141,7 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_admin_service_pb2.EraseUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_admin_service_pb2.EraseUserResponse, _abc.Awaitable[_session_admin_service_pb2.EraseUserResponse]]:
-        """EraseUser ends every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
+        """EraseUser revokes every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
         history and the record of the user. Afterwards the same user id can sign in again.
 
         A keyed hash of the user id stays for 30 days, because it blocks sign-ins that began before the call. Hashed

@@ -122,7 +122,7 @@ class CreateSessionRequest(_message.Message):
     """The user's IP address, IPv4 or IPv6. An IPv4-mapped IPv6 address is stored as IPv4. May be empty."""
     user_agent: _builtins.str
     """The User-Agent header as received. The authority removes control characters and cuts the header at 1,024
-    bytes. No content makes the sign-in fail. May be empty.
+    bytes. The sign-in succeeds whatever the header contains. May be empty.
     """
     retry_secret: _builtins.bytes
     """Makes the call safe to repeat: 32 random bytes, fresh for each sign-in. A repetition within 10 minutes, with
@@ -141,8 +141,8 @@ class CreateSessionRequest(_message.Message):
         """When the credential check began. The default is the time of the call. It must not be in the future; clocks
         may differ by up to 5 seconds.
 
-        Apps should set it. Otherwise a password that was checked before "end everything" can still create a session
-        if the call arrives afterwards.
+        Apps should set it. Suppose that all of the user's sessions are revoked between the password check and this
+        call. Without this time, the call still creates a session.
         """
 
     @_builtins.property
@@ -514,7 +514,7 @@ Global___RevokeSessionResponse: _TypeAlias = RevokeSessionResponse  # noqa: Y015
 
 @_typing.final
 class RevokeOtherSessionsRequest(_message.Message):
-    """RevokeOtherSessionsRequest asks to end all of the user's other sessions."""
+    """RevokeOtherSessionsRequest asks to revoke all of the user's other sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

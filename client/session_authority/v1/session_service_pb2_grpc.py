@@ -100,8 +100,8 @@ class SessionServiceServicer:
         response contains the token: the authority stores a hash of it.
 
         At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
-        (LIMIT), or the call fails with SESSION_LIMIT_REACHED. A call whose `authenticate_time` lies before the
-        latest time that all of the user's sessions were ended fails with AUTHENTICATION_TOO_OLD.
+        (LIMIT), or the call fails with SESSION_LIMIT_REACHED. The call fails with AUTHENTICATION_TOO_OLD if
+        all of the user's sessions were revoked after its `authenticate_time`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +146,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeOtherSessions(self, request, context):
-        """RevokeOtherSessions ends every session of the token's user except the token's own, however many there are.
+        """RevokeOtherSessions revokes every session of the token's user except the token's own, however many there are.
         It also blocks each other sign-in of the user that has already begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -46,8 +46,8 @@ class SessionServiceStub:
     response contains the token: the authority stores a hash of it.
 
     At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
-    (LIMIT), or the call fails with SESSION_LIMIT_REACHED. A call whose `authenticate_time` lies before the
-    latest time that all of the user's sessions were ended fails with AUTHENTICATION_TOO_OLD.
+    (LIMIT), or the call fails with SESSION_LIMIT_REACHED. The call fails with AUTHENTICATION_TOO_OLD if
+    all of the user's sessions were revoked after its `authenticate_time`.
     """
     ValidateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]
     """ValidateSession says whether a session token is valid now. It reads the store's primary: once a call that
@@ -72,7 +72,7 @@ class SessionServiceStub:
     nothing and succeeds. Revoking the token's own session signs it out.
     """
     RevokeOtherSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeOtherSessionsRequest, _session_service_pb2.RevokeOtherSessionsResponse]
-    """RevokeOtherSessions ends every session of the token's user except the token's own, however many there are.
+    """RevokeOtherSessions revokes every session of the token's user except the token's own, however many there are.
     It also blocks each other sign-in of the user that has already begun.
     """
     SignOut: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]
@@ -104,8 +104,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     response contains the token: the authority stores a hash of it.
 
     At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
-    (LIMIT), or the call fails with SESSION_LIMIT_REACHED. A call whose `authenticate_time` lies before the
-    latest time that all of the user's sessions were ended fails with AUTHENTICATION_TOO_OLD.
+    (LIMIT), or the call fails with SESSION_LIMIT_REACHED. The call fails with AUTHENTICATION_TOO_OLD if
+    all of the user's sessions were revoked after its `authenticate_time`.
     """
     ValidateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]  # type: ignore[assignment]
     """ValidateSession says whether a session token is valid now. It reads the store's primary: once a call that
@@ -130,7 +130,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     nothing and succeeds. Revoking the token's own session signs it out.
     """
     RevokeOtherSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeOtherSessionsRequest, _session_service_pb2.RevokeOtherSessionsResponse]  # type: ignore[assignment]
-    """RevokeOtherSessions ends every session of the token's user except the token's own, however many there are.
+    """RevokeOtherSessions revokes every session of the token's user except the token's own, however many there are.
     It also blocks each other sign-in of the user that has already begun.
     """
     SignOut: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]  # type: ignore[assignment]
@@ -165,8 +165,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         response contains the token: the authority stores a hash of it.
 
         At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
-        (LIMIT), or the call fails with SESSION_LIMIT_REACHED. A call whose `authenticate_time` lies before the
-        latest time that all of the user's sessions were ended fails with AUTHENTICATION_TOO_OLD.
+        (LIMIT), or the call fails with SESSION_LIMIT_REACHED. The call fails with AUTHENTICATION_TOO_OLD if
+        all of the user's sessions were revoked after its `authenticate_time`.
         """
 
     @_abc_1.abstractmethod
@@ -221,7 +221,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RevokeOtherSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RevokeOtherSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeOtherSessionsResponse]]:
-        """RevokeOtherSessions ends every session of the token's user except the token's own, however many there are.
+        """RevokeOtherSessions revokes every session of the token's user except the token's own, however many there are.
         It also blocks each other sign-in of the user that has already begun.
         """
 

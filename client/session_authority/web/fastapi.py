@@ -266,7 +266,7 @@ class Sessions:
         return next_page(given, default=default, confirm_url=self.page_options.reauthenticate_url)
 
     async def revoke_others(self, connection: HTTPConnection) -> datetime:
-        """End every session of the user except the request's. Return when no cache accepts them any more.
+        """Revoke every session of the user except the request's. Return when no cache accepts them any more.
 
         Raises:
             SessionNotLive: There is no session: the user must sign in.

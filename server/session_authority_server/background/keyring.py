@@ -153,4 +153,4 @@ async def _run_every(work: Callable[[], Awaitable[None]], seconds: float) -> Non
         except StoreUnavailable:
             pass  # The store has logged the failure.
         except Exception:  # noqa: BLE001 - the loop never stops
-            _log.exception("API keys could not be read, or their uses not written")
+            _log.exception("API keys could not be read, or their uses could not be written")

@@ -62,7 +62,7 @@ _expires_in = click.option(
 
 @click.group()
 def keys() -> None:
-    """Create, list and end the API keys of programs that call the authority.
+    """Create, list, expire and revoke the API keys of programs that call the authority.
 
     Servers apply changes within a second.
     """

@@ -12,7 +12,7 @@ from session_authority_server.store.clock_times import repair
 @click.option("--yes", is_flag=True, help="Don't ask whether the clock is right.")
 @click.pass_context
 def repair_clock(context: click.Context, database_url: str | None, yes: bool) -> None:
-    """Correct stored times after a wrong clock has been set right.
+    """Correct stored times after you have corrected a wrong clock.
 
     Moves stored times in the future to the present. Reopens sessions whose lifetime or idle timeout ended too early.
     Resumes the worker if it is paused. Sessions that users or operators ended stay ended. Deleted sessions can't be

@@ -13,15 +13,15 @@ from session_authority_server.cli.shared import settings_of
 
 
 @click.command()
-@click.option("--user", "user_id", help="End all sessions of this user.")
-@click.option("--all", "everybody", is_flag=True, help="End all sessions of all users.")
-@click.option("--session", "session_id", help="End the session with this id.")
+@click.option("--user", "user_id", help="Revoke all sessions of this user.")
+@click.option("--all", "everybody", is_flag=True, help="Revoke all sessions of all users.")
+@click.option("--session", "session_id", help="Revoke the session with this id.")
 @click.option(
     "--token",
     "token",
-    help="End the session of a token. Give -, and the token on standard input.",
+    help="Revoke the session of a token. Give -, and the token on standard input.",
 )
-@click.option("--created-by-key", "key_id", help="End all sessions that this API key created.")
+@click.option("--created-by-key", "key_id", help="Revoke all sessions that this API key created.")
 @click.option(
     "--since",
     help="With --created-by-key: only sessions created since this time, such as 2026-01-15T12:00:00Z.",
@@ -40,7 +40,7 @@ def revoke(
     reason: str,
     yes: bool,
 ) -> None:
-    """End sessions as an operator. The output doesn't say whether any session existed.
+    """Revoke sessions as an operator. The output doesn't reveal whether a session existed.
 
     Calls the server at SESSION_AUTHORITY_ADDRESS with the key in SESSION_AUTHORITY_API_KEY, as apps do. If that
     variable is not set, uses the development key of the database.

@@ -28,7 +28,7 @@ _PLAIN_EVERY_ROWS = 50_000
 @click.option("--dry-run", is_flag=True, help="With --once: only count the due rows.")
 @click.pass_context
 def worker(context: click.Context, database_url: str | None, once: bool, dry_run: bool) -> None:
-    """Record the ends of expired sessions and purge old history, on a schedule or once."""
+    """Record the endings of sessions and delete old history, on a schedule or once."""
     if dry_run and not once:
         raise click.UsageError("--dry-run needs --once")
     settings = settings_of(context, database_url=database_url)

@@ -82,10 +82,10 @@ class SessionNotFound(AuthorityError):
 
 
 class AuthenticationTooOld(AuthorityError):
-    """The credential check began before all of the user's sessions were ended; the user must sign in again.
+    """All of the user's sessions were revoked after this credential check began; the user must sign in again.
 
     Attributes:
-        swept_time: When the sessions were ended.
+        swept_time: When the sessions were revoked.
         user_id: The user.
     """
 

@@ -121,7 +121,10 @@ async def end_overdue(
         return ExpiryBatch(0, [], 0, busy=True)
     watermark: tuple[datetime, UUID] = (found.expired_until, found.expired_id)
     if watermark[0] > now + _TOO_FAR_AHEAD:
-        _log.warning("a worker's clock was ahead by %s; going back", watermark[0] - now)
+        _log.warning(
+            "a worker's clock was ahead by %s; checking sessions again from the present time on",
+            watermark[0] - now,
+        )
         watermark = (now, _BEFORE_ALL_IDS)
         await _move_watermark(connection, *watermark)
     seen = await _read_overdue(connection, watermark, None, now, limit, named, erases_at_end)

@@ -130,7 +130,7 @@ upkeep = Table(
     Column("clock_time", Moment),
 )
 
-# One row for each sweep, that is, for each "end everything". The sweep ended all sessions of earlier epochs.
+# One row for each sweep of a user or of all users. The sweep ended all sessions of earlier epochs.
 sweeps = Table(
     "sweeps",
     metadata,

@@ -63,7 +63,7 @@ class SqliteChannel:
             await self._doubt.wait()
             self._doubt.clear()
             _log.warning(
-                "the outcome of a commit is unknown; no cache may be used until it is known"
+                "the outcome of a commit is unknown; near caches get no answers until it is known"
             )
             while not await self._is_known():  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(RETRY_SECONDS)

@@ -109,5 +109,5 @@ async def test_upkeep_pauses_while_the_clock_is_wrong_and_logs_it_once(
     assert expire.runs == 1
     lines = [message for message in caplog.messages if "upkeep" in message]
     assert len(lines) == 2
-    assert lines[0].startswith("the upkeep is paused: the clock says")
-    assert lines[1].endswith("the upkeep resumes")
+    assert lines[0].startswith("the worker is paused: the clock says")
+    assert lines[1].endswith("the worker resumes")

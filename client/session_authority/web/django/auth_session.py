@@ -155,7 +155,7 @@ class AuthSession:
         )
 
     def revoke_others(self) -> datetime:
-        """End every session of the user except this one. Return when no cache accepts them any more.
+        """Revoke every session of the user except this one. Return when no cache accepts them any more.
 
         Raises:
             SessionNotLive: There is no session: the user must sign in.
