@@ -147,7 +147,7 @@ async def test_28_a_session_in_use_outlives_its_idle_timeout_under_a_busy_worker
     left = await client.create("ada", idle_timeout=timedelta(minutes=1))
     for second in range(1, 121):
         authority.pass_time(seconds=1)
-        if second % 2 == 0:  # as often as the server does does
+        if second % 2 == 0:  # as often as the server does
             await authority.activity.flush()
         await authority.expire()()
         if second % 50 == 0:

@@ -165,7 +165,7 @@ def test_a_health_watch_gets_not_serving_and_ends(tmp_path: Path) -> None:
         server.terminate()
         statuses = [answer.status for answer in watching]
         assert server.exit_code() == 0
-        assert time.monotonic() - started < 25  # less than the grace period period
+        assert time.monotonic() - started < 25  # less than the grace period
     assert statuses == [NOT_SERVING]
 
 

@@ -54,9 +54,7 @@ class TestThousands:
     async def _calls(self, authority: Authority, token: str) -> int:
         authority.store.asked.clear()
         await Visitor(authority, token).look()
-        return authority.store.asked.count(
-            "read_sessions"
-        )  # once for each call to the store to the store
+        return authority.store.asked.count("read_sessions")  # once for each call to the store
 
     async def test_every_page_shows_the_latest_ended_sessions(
         self, authority: Authority, client: AsyncSessionClient

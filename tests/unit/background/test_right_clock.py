@@ -107,7 +107,7 @@ async def test_upkeep_pauses_while_the_clock_is_wrong_and_logs_it_once(
     await repair(engine.database, START)
     await schedule.run_once(expire)  # type: ignore[arg-type]
     assert expire.runs == 1
-    lines = [message for message in caplog.messages if "upkeep" in message]
+    lines = [message for message in caplog.messages if "the worker" in message]
     assert len(lines) == 2
     assert lines[0].startswith("the worker is paused: the clock says")
     assert lines[1].endswith("the worker resumes")
