@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 RELEASE = "trixie"
@@ -88,7 +89,10 @@ def booted(root: Path) -> Iterator[Machine]:
         machine.shell("systemctl is-system-running --wait")
         yield machine
     finally:
-        process.kill()  # process 1 of the machine dies with it, and all others with process 1
+        # Without its process 1, the kernel ends the whole machine.
+        for pid in [*_descendants(process.pid), process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
 
 
