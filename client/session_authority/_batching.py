@@ -102,7 +102,7 @@ class Questions(Generic[_Waiter]):
             self._question(message)
 
     def take(self, calls: int = 1) -> list[Question[_Waiter]]:
-        """Remove and return the questions for the next of `calls` free calls, oldest first."""
+        """Remove and return one call's share of the questions, oldest first. `calls` is the number of free calls."""
         share = max(math.ceil(len(self._waiting) / calls), SHARED_QUESTIONS)
         payloads = list(islice(self._waiting, min(share, BATCH_LIMIT_REQUESTS)))
         return [self._waiting.pop(payload) for payload in payloads]

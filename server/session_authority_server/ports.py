@@ -324,7 +324,10 @@ class UpkeepStore(Protocol):
         *,
         committed: Callable[[SweepBatch], None] | None = None,
     ) -> SweepBatch:
-        """Record the endings that a sweep implies, without expired sessions. Reads `limit` ids at most."""
+        """Record the endings that a sweep implies. Read at most `limit` session ids.
+
+        Skip sessions that had expired before the sweep, because their rows already imply the end.
+        """
 
     async def count_swept(self, sweep: PendingSweep, limit: int) -> int:
         """Return how many sessions end_swept would end."""

@@ -283,7 +283,10 @@ class Visit:
         yield from self.end()
 
     def end(self) -> _core.Operation[None]:
-        """Clear the cookie of a session that has ended. Return an operation that ends the cookie's other sessions."""
+        """Clear the cookie of a session that has ended. Return an operation that ends the other tokens' sessions.
+
+        A request may carry several session cookies, each with a different token.
+        """
         others = tuple(token for token in self.tokens if token != self.token)
         if self.tokens:
             self._answer = self._site.cookie.cleared(local=self.local)
@@ -299,8 +302,8 @@ class Visit:
     def take_back(self) -> _core.Operation[None]:
         """Drop the token that this request got. Return an operation that ends the token's session.
 
-        The request failed, so the browser never gets the token. Otherwise the user's list would show a live session
-        that no browser can use.
+        The request failed, so the browser never gets the token. If the session stayed live, the user's list would
+        show a session that no browser can use.
         """
         if self._handed_out is None:
             return end_if_possible(())

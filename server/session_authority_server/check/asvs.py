@@ -94,8 +94,8 @@ def ended_sessions_stay_ended(facts: Facts) -> Finding:
         return not_met(
             f"A crash of the database can bring ended sessions back: {', '.join(reasons)}"
         )
-    # This applies to every database with standbys. The setting that lists the standbys for which commits wait can
-    # change, and our role may lack the right to see which standbys these are.
+    # Name this exception for every database with standbys. `synchronous_standby_names` can change later, and our role
+    # may lack the right to see which standbys commits wait for.
     unless = (
         ", unless a standby takes over that commits don't wait for" if facts.has_standbys else ""
     )

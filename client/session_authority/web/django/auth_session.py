@@ -55,8 +55,8 @@ class AuthSession:
         authentication_methods: How the user proved who they are, in the names of RFC 8176. The default is "pwd" for
             Django's own backend.
         authenticate_time: When the credential check began. The default is the arrival of the request.
-        persistent: Whether the login stays when the browser is closed. It also sets the expiry of Django's session,
-            which is the default.
+        persistent: Whether the login stays when the browser is closed. If set, the login also sets the expiry of
+            Django's session. By default, that expiry and the setting `COOKIE_PERSISTENT` decide.
         lifetime: The absolute lifetime, at most the policy's. The default is the policy's.
         idle_timeout: The idle timeout, at least a minute. The default is the policy's. If the policy has none and the
             login ends with the browser, the setting `BROWSER_IDLE_TIMEOUT` counts.

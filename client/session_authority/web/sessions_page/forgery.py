@@ -39,7 +39,10 @@ def is_genuine(request: PageRequest, token: str) -> bool:
 
 
 def has_wrong_origin(request: PageRequest) -> bool:
-    """Return whether the browser's origin differs from the app's, although the request is same-origin."""
+    """Return whether `Origin` differs from the app's origin, although `Sec-Fetch-Site` is "same-origin".
+
+    If so, the app does not know its own origin, usually because of a proxy.
+    """
     origin = request.headers.get("origin", "null")
     return _is_same_origin(request) and origin != "null" and not _is_origin(request, origin)
 
