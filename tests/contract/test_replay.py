@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.event import (
@@ -21,6 +22,7 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
+from session_authority_server.store.tables import users
 from session_authority_server.usecases.erase_user import ERASURE_REASON
 from session_authority_server.usecases.replay import LoggedEvent, Replayed, TokenReplaced, replay
 from tests.contract.test_keys import a_key
@@ -109,6 +111,8 @@ async def test_a_lost_erasure_begins_again(engine: Engine) -> None:
     assert (await engine.sessions.erase_some(erasure, 10)).complete
     assert await replayed(engine, swept("ann", why=ERASURE_REASON)) == Replayed()
     assert await engine.upkeep.pending_erasures(10) == []
+    users_left = await engine.database.read(lambda connection: connection.scalars(select(users)))
+    assert users_left.all() == []
 
 
 async def test_keys_end_again(engine: Engine) -> None:

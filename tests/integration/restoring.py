@@ -31,8 +31,12 @@ ROWS = """SELECT session_id, secret_hash, end_time IS NOT NULL OR s.user_epoch <
 FROM sessions s JOIN users u ON u.user_id = s.user_id CROSS JOIN authority a"""
 CALLERS = 6
 DEADLINE_SECONDS = 5.0
-RECOVERY_SECONDS = 60.0
-_EXPECTED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+RECOVERY_SECONDS = 120.0
+_EXPECTED = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,  # on a busy machine
+}
 
 
 class Row(NamedTuple):

@@ -103,7 +103,7 @@ class LostEndings:
 
     async def _delete(self, process_id: UUID, *, below: int | None = None) -> None:
         marks = ending_marks.c
-        old = [marks.process_id == process_id, marks.lost_time.is_(None)]
+        old = [marks.process_id == process_id]
         if below is not None:
             old.append(marks.number < below)
         statement = delete(ending_marks).where(*old)

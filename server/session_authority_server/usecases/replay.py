@@ -47,6 +47,10 @@ class Replayed:
     keys: int = 0
 
 
+class _NotLost(Exception):
+    """The database has a sweep. The rollback removes the row that `lock_user` adds for an erased user."""
+
+
 @dataclass(slots=True)
 class _Batch:
     """Events about sessions, which are read together."""
@@ -76,7 +80,7 @@ async def replay(context: Context, keys: KeyStore, events: Iterable[LoggedEvent]
                 latest = batch.replaced.get(event.session_id, event.time)
                 batch.replaced[event.session_id] = max(latest, event.time)
             case SessionsSwept():
-                done.sweeps += await context.store.transact(partial(_sweep, context, event))
+                done.sweeps += await _sweep(context, event)
             case KeyRevoked():
                 done.keys += await keys.revoke_key(UUID(event.key_id), event.time)
             case KeyExpirySet():
@@ -118,23 +122,32 @@ async def _end(
     return await transaction.end_session(event.session_id, event.ending)
 
 
-async def _sweep(context: Context, event: SessionsSwept, transaction: Transaction) -> bool:
-    """Repeat a sweep, unless the database has this sweep or a later one."""
-    user_id = event.user_id
-    if not user_id:
-        swept_time = await transaction.read_swept_time()
-        if swept_time is not None and swept_time >= event.time:
-            return False
-        await transaction.sweep_everybody(event.sweep)
-        return True
-    user = await transaction.lock_user(user_id)
-    if user.swept_time is not None and user.swept_time >= event.time:
+async def _sweep(context: Context, event: SessionsSwept) -> bool:
+    """Repeat a sweep, unless the database has this sweep or a later one. Return whether it was repeated."""
+    repeating = _sweep_user if event.user_id else _sweep_everybody
+    try:
+        await context.store.transact(partial(repeating, event))
+    except _NotLost:
         return False
+    return True
+
+
+async def _sweep_everybody(event: SessionsSwept, transaction: Transaction) -> None:
+    _require_loss(event, await transaction.read_swept_time())
+    await transaction.sweep_everybody(event.sweep)
+
+
+async def _sweep_user(event: SessionsSwept, transaction: Transaction) -> None:
+    user_id = event.user_id
+    _require_loss(event, (await transaction.lock_user(user_id)).swept_time)
     kept = None if event.kept is None else await transaction.read_session(event.kept, user_id)
-    keeps = kept is not None and is_live(kept, context.clock.now())
     await transaction.sweep_user(user_id, event.sweep)
-    if kept is not None and keeps:
+    if kept is not None:
         await transaction.exempt_from_sweep(kept.session_id)
     if event.why == ERASURE_REASON:
         await transaction.begin_erasure(user_id, event.time)
-    return True
+
+
+def _require_loss(event: SessionsSwept, swept_time: datetime | None) -> None:
+    if swept_time is not None and swept_time >= event.time:
+        raise _NotLost
