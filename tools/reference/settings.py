@@ -69,6 +69,12 @@ _DJANGO: Mapping[str, tuple[Any, str]] = {
 
 def page() -> Iterator[str]:
     """Return the page about settings."""
+    yield from _of_server()
+    yield from _of_client()
+    yield from _of_web()
+
+
+def _of_server() -> Iterator[str]:
     yield from (
         "## Server and worker",
         "",
@@ -96,6 +102,9 @@ def page() -> Iterator[str]:
             for name, field in Settings.model_fields.items()
         ),
     )
+
+
+def _of_client() -> Iterator[str]:
     yield from (
         "## Client",
         "",
@@ -121,6 +130,9 @@ def page() -> Iterator[str]:
     )
     yield from ("## Near cache", "", "`SessionClient(near_cache=NearCache(...))`:", "")
     yield from table("argument", "default", "meaning", rows=arguments(NearCache, NearCache))
+
+
+def _of_web() -> Iterator[str]:
     yield from ("## Web integrations", "")
     for kind, documented in (
         (Site, Site),

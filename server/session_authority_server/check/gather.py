@@ -57,7 +57,6 @@ async def gather(
     path = settings.sqlite_path
     version = await schema.read_version(database)
     now = clock.now()
-    metrics = settings.metrics_listen
     state = _state_directory(settings)
     return Facts(
         now=now,
@@ -70,8 +69,8 @@ async def gather(
             tls_dates=tls_dates,
             allow_plaintext=allow_plaintext,
             insecure=insecure,
-            metrics_listen=metrics,
-            metrics_is_loopback=not metrics or is_loopback(metrics),
+            metrics_listen=settings.metrics_listen,
+            metrics_is_loopback=not settings.metrics_listen or is_loopback(settings.metrics_listen),
         ),
         worker_interval=timedelta(seconds=settings.worker_interval_seconds),
         audit_log=settings.audit_log,

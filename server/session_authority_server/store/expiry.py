@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     FromClause,
     Row,
@@ -233,17 +234,7 @@ async def _read_overdue(
         * `lines`: these sessions, one per line, if `named`
         * `due`: the ids of the sessions to write, one per line
     """
-    following = select(
-        *_ORDER,
-        sessions.c.user_id,
-        sessions.c.user_epoch,
-        sessions.c.global_epoch,
-        sessions.c.expire_time,
-        idle_expire_time.label("idle_expire_time"),
-    ).where(_is_overdue(now), _position > _bound_position(watermark))
-    if before is not None:
-        following = following.where(_position < _bound_position(before))
-    seen = following.order_by(*_ORDER).limit(limit).cte("seen").prefix_with("MATERIALIZED")
+    seen = _next_overdue(watermark, before, now, limit)
     own, common = sweeps.alias(), sweeps.alias()
     # `liveness.expires` for many sessions: joins are faster here than a subquery per session.
     needs_no_write = (
@@ -275,6 +266,23 @@ async def _read_overdue(
         )
     )
     return (await connection.execute(statement)).one()
+
+
+def _next_overdue(
+    watermark: Sequence[Any], before: Sequence[Any] | None, now: datetime, limit: int
+) -> CTE:
+    """Return the next overdue sessions between the watermark and `before`."""
+    following = select(
+        *_ORDER,
+        sessions.c.user_id,
+        sessions.c.user_epoch,
+        sessions.c.global_epoch,
+        sessions.c.expire_time,
+        idle_expire_time.label("idle_expire_time"),
+    ).where(_is_overdue(now), _position > _bound_position(watermark))
+    if before is not None:
+        following = following.where(_position < _bound_position(before))
+    return following.order_by(*_ORDER).limit(limit).cte("seen").prefix_with("MATERIALIZED")
 
 
 def _swept_in_lifetime(
