@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psycopg
 
-_UNPRIVILEGED = "nobody"  # prose: allow
+UNPRIVILEGED = "nobody"  # prose: allow
 _START_SECONDS = 60
 
 
@@ -186,7 +186,7 @@ def new_folder() -> Path:
     """Make a folder that the server's user owns. The caller removes it."""
     made = Path(tempfile.mkdtemp(prefix="session-authority-"))
     if os.getuid() == 0:
-        shutil.chown(made, _UNPRIVILEGED)
+        shutil.chown(made, UNPRIVILEGED)
     return made
 
 
@@ -235,7 +235,7 @@ def as_owner(command: Sequence[object]) -> list[str]:
     parts = [str(part) for part in command]
     if os.getuid() != 0:
         return parts
-    user = pwd.getpwnam(_UNPRIVILEGED)
+    user = pwd.getpwnam(UNPRIVILEGED)
     become = (
         "import os, sys; os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[1])); "
         "os.execv(sys.argv[3], sys.argv[3:])"

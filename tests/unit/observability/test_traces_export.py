@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from session_authority_server.app import outputs
+from session_authority_server.app.process import CannotStart
 from session_authority_server.observability.traces_export import new_provider
 from session_authority_server.rpc.methods import METHODS
 from session_authority_server.rpc.tracing import Tracing
@@ -80,6 +81,14 @@ def test_a_header_that_cannot_be_parsed_is_not_logged(
     provider.shutdown()
     assert "Header format invalid" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_a_value_that_the_sdk_rejects_stops_the_start(
+    closed_collector: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with pytest.raises(CannotStart, match="max_queue_size must be a positive integer"):
+        await outputs.traces().__aenter__()
 
 
 async def test_a_collector_that_does_not_answer_hardly_delays_the_end(
