@@ -22,6 +22,7 @@ from tests.support.postgresql import UNPRIVILEGED, as_owner, binaries, free_port
 ETCD = shutil.which("etcd")
 NODES = 3
 PATIENCE_SECONDS = 300.0
+_CUT_OFF_SECONDS = 0.5
 _SETTINGS = {
     "ttl": 20,  # Patroni accepts no less
     "loop_wait": 1,
@@ -97,11 +98,17 @@ class Node:
         self.crash_postgresql()
 
     def crash_postgresql(self) -> None:
-        """Kill all processes of PostgreSQL at once."""
+        """Kill all processes of PostgreSQL at once, half a second after its standbys got their last change.
+
+        Meanwhile an asynchronous leader would answer commits that no standby has.
+        """
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             pid = int((self._data / "postmaster.pid").read_text().split()[0])
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            for each in (pid, *map(int, children)):
+            for each in _children(pid):
+                if b"walsender" in Path(f"/proc/{each}/cmdline").read_bytes():
+                    os.kill(each, signal.SIGSTOP)
+            time.sleep(_CUT_OFF_SECONDS)
+            for each in (pid, *_children(pid)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
 
@@ -164,6 +171,10 @@ class Patroni:
         while not condition():
             assert time.monotonic() < give_up, self._members()
             time.sleep(0.1)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _as_owner_with_python(command: Sequence[object]) -> list[str]:
