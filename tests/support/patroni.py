@@ -74,7 +74,7 @@ class Node:
                 "pg_hba": [*_ACCESS, "host replication all 127.0.0.1/32 trust"],
                 "parameters": {"fsync": "off", "unix_socket_directories": ""},
                 "basebackup": ["checkpoint=fast"],
-                # A crashed leader may have changes that were never acknowledged. If pg_rewind can't remove them, copy anew.
+                # A crashed leader may have changes that were never acknowledged. If pg_rewind can't remove them, copy all of its data again.
                 "remove_data_directory_on_rewind_failure": True,
                 "remove_data_directory_on_diverged_timelines": True,
             },
