@@ -53,7 +53,7 @@ def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
     """Return the gRPC options of a channel to the authority.
 
     They set retry rules, the size limit of answers, keepalive and reconnection. For a list of addresses, they set the
-    authority. For a local address, they switch proxies off.
+    `:authority` header. For a local address, they switch proxies off.
     """
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", _SERVICE_CONFIG),

@@ -304,7 +304,7 @@ class UpkeepStore(Protocol):
         """Return about how many sessions are live, at constant cost. Counts swept sessions until they are recorded."""
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
-        """Return when the oldest session of end_overdue became overdue; None if no session is overdue."""
+        """Return when the next session that `end_overdue` will process became overdue; None if no session is left."""
 
     async def pending_sweeps(
         self, limit: int, global_sweeps_before: datetime | None = None

@@ -47,7 +47,8 @@ class SetCookie:
     Attributes:
         name: The cookie's name.
         value: The cookie's value; empty to clear it.
-        max_age_seconds: How long the browser keeps the cookie; None until it is closed, 0 to clear the cookie.
+        max_age_seconds: How long the browser keeps the cookie. None means until the browser is closed; 0 clears the
+            cookie.
         domain: The domain whose sub-domains also get the cookie, if any.
         secure: Whether browsers send the cookie over HTTPS only.
     """

@@ -87,8 +87,8 @@ class Sessions:
             app: A FastAPI or Starlette application that has not started yet.
             page: The path of the page on which users see and end their own sessions, for example
                 "/account/sessions". The default is no page.
-            options: The look and the links of the page. A browser whose user must confirm their identity is
-                redirected to its `reauthenticate_url`.
+            options: The look and the links of the page. If a user must confirm their identity, the app redirects
+                the browser to `PageOptions.reauthenticate_url`, if that is set.
 
         Raises:
             ValueError: The path does not begin with exactly one slash, or ends with a slash.

@@ -11,7 +11,8 @@ _UNITS = {
     "s": timedelta(seconds=1),
     "ms": timedelta(milliseconds=1),
 }
-# At most nine digits. A `timedelta` can hold the sum, except of nine digits of days.
+# Each number has at most nine digits before the point. The look-ahead rejects a nine-digit number of days, because the
+# whole duration could then exceed the maximum of `timedelta`.
 _DURATION = re.compile(
     r"(?!\d{9}d)"
     + "".join(rf"(?:(?P<{unit}>\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in _UNITS),

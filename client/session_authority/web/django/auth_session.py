@@ -241,8 +241,8 @@ class AuthSession:
                     user_id(user),
                     authentication_methods=methods,
                     authenticate_time=self.authenticate_time,
-                    persistent=self.persistent
-                    or None,  # False is stored as the expiry of Django's session
+                    # `_begin` stores the choice False in Django's session, as the expiry 0.
+                    persistent=self.persistent or None,
                     lifetime=self.lifetime,
                     idle_timeout=idle_timeout,
                     attributes=self.attributes,

@@ -48,10 +48,11 @@ def has_wrong_origin(request: PageRequest) -> bool:
 
 
 def may_be_same_origin(request: PageRequest) -> bool:
-    """Return whether no header of the browser says that the request comes from another origin.
+    """Return False if `Origin` or `Sec-Fetch-Site` shows that the request comes from another origin.
 
-    Current browsers send both headers with a form. If one is missing, the proof must be enough. Under the
-    policy "no-referrer", which a proxy may set, browsers send `Origin: null`. Then `Sec-Fetch-Site` decides.
+    Current browsers send both headers with a form. A missing header is accepted: a request with a token also
+    needs the form's proof. Under the referrer policy "no-referrer", which a proxy may set, browsers send
+    `Origin: null`. Then `Sec-Fetch-Site` must be "same-origin".
     """
     origin = request.headers.get("origin")
     if origin == "null":

@@ -167,7 +167,7 @@ def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
         answered: asyncio.Future[bytes | Answer] = asyncio.get_running_loop().create_future()
 
         def reply(answer: bytes | Answer) -> None:
-            # The call may be cancelled already, although `call.cancel` has not run yet.
+            # gRPC may have cancelled `answered` already, before the `except` below can run `call.cancel`.
             if not answered.done():
                 answered.set_result(answer)
 

@@ -57,7 +57,8 @@ _LOCKS_BY_DESCRIPTOR = sys.platform == "linux"
 _STRUCT_FLOCK = "hhqqi4x"  # on Linux: type, whence, start, length, process
 _LOCK_BYTE = 1 << 62, 1  # offset and length
 _BUSY_SECONDS = 1.5
-# While a server starts or stops, it holds only one of its two locks for less than this time.
+# A server takes and releases its two locks one after the other. A command that finds only one of them held checks again
+# for this long, because the server may be starting or stopping.
 _STARTING_SECONDS = 0.2
 
 Identity = tuple[int, int] | None
