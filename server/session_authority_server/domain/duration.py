@@ -14,7 +14,7 @@ _UNITS = {
 # Each number has at most nine digits before the point. The look-ahead rejects a nine-digit number of days, because the
 # whole duration could then exceed the maximum of `timedelta`.
 _DURATION = re.compile(
-    r"(?!\d{9}d)"
+    r"(?!\d{9}(?:\.\d+)?d)"
     + "".join(rf"(?:(?P<{unit}>\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in _UNITS),
     re.ASCII,
 )

@@ -118,7 +118,7 @@ WORKER_LAST_DURATION = Gauge(
 )
 OLDEST_OVERDUE = Gauge(
     "session_authority_oldest_overdue_seconds",
-    "How long the longest overdue session has waited for its ending to be recorded. 0 if no session is overdue.",
+    "How long the longest overdue session has waited for the worker. 0 if no session is overdue.",
 )
 AUDIT_QUEUE = Gauge(
     "session_authority_audit_queue_events", "Events that wait to be written to the audit log."

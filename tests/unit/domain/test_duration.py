@@ -24,6 +24,7 @@ from session_authority_server.domain.duration import format_duration, parse_dura
             (text, None)
             for text in ("1H", "1.h", "\u0661h", "1h\n", "1e3s", "1234567890s", "100000000d")
         ),
+        *((text, None) for text in ("999999999.5d24h", "999999999.999999999d")),
     ],
 )
 def test_a_duration_lists_its_units_from_the_longest(text: str, length: timedelta | None) -> None:
