@@ -143,7 +143,7 @@ def _outcome(response: v1.ValidateSessionResponse) -> Outcome:
 
 
 def own_copy(error: Exception) -> Exception:
-    """Return a copy for one caller, because raising an exception changes it."""
+    """Return a copy of an error for one caller to raise, because raising an exception changes it."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
     return copy

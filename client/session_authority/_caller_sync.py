@@ -293,7 +293,7 @@ class Caller:
                 operations.forget_changed(self._near.core, call)
         if self._closed:
             failure = ClientClosed()
-        # Raised outside of `except`, so that its context is not gRPC's error, whose text is not masked.
+        # Raise outside of `except`. Otherwise the exception's context would be gRPC's error, which may quote a secret.
         try:
             raise failure
         finally:

@@ -29,8 +29,8 @@ _SERVICE_CONFIG = json.dumps(
             # No retries for streams: the near cache must see each loss, and opens the next stream itself.
             {"name": [{"service": "session_authority.v1.SessionWatchService"}]},
             {
-                # For all other methods of plain stubs. The clients retry by themselves, with the same rules.
-                # A test compares these values with the table in the server's `rpc/methods.py`.
+                # All other methods. Only the admin commands use these retries: the clients retry by themselves, with
+                # the same rules. A test compares these values with the table in the server's `rpc/methods.py`.
                 "name": [{}],
                 "retryPolicy": {
                     "maxAttempts": MAX_ATTEMPTS,
@@ -73,7 +73,7 @@ def channel_options(settings: Settings) -> list[tuple[str, str | int]]:
     ]
     first, comma, _ = settings.address.partition(",")
     if comma:
-        # gRPC would send the whole list as the authority of each call. The native host rejects that as malformed.
+        # gRPC would send the whole list as the `:authority` header. The server's native host rejects such a header.
         options.append(("grpc.default_authority", first.partition(":")[2].removeprefix("///")))
     if is_local(settings.address):
         # Calls to a local address may be unencrypted. If the environment variables name an HTTP proxy, gRPC would send

@@ -113,7 +113,7 @@ def is_address(text: str) -> bool:
 
 
 def time_of(message: Timestamp) -> datetime:
-    """Convert a timestamp to a datetime, which has whole microseconds."""
+    """Convert a timestamp to a datetime, truncated to whole microseconds."""
     try:
         return EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
     except OverflowError:

@@ -121,7 +121,7 @@ def _is_overload(code: grpc.StatusCode, text: str) -> bool:
 
 
 def _kind_of(code: grpc.StatusCode, text: str) -> type[SessionAuthorityError]:
-    # gRPC rejects a message over its limit. Only this text tells it from an overload.
+    # For a message over its size limit, gRPC uses the code of an overload. Only the text differs.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in text:
         return RequestTooLarge
     return _BY_CODE.get(code, InternalError)

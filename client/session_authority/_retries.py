@@ -1,7 +1,7 @@
 """Retries of calls that failed because of an outage or an overload. Nothing here does I/O.
 
 The clients switch gRPC's own retries off. If a server rejects a call with GOAWAY, gRPC retries it at once, without a
-pause or a limit. It keeps the memory of each attempt until the call's deadline: gigabytes in seconds.
+pause or a limit. Each attempt keeps its memory until the call's deadline: gigabytes in seconds.
 """
 
 import random
@@ -24,7 +24,7 @@ TOKENS_OF_AN_ANSWER = 0.1
 RETRYABLE = frozenset(
     (
         grpc.StatusCode.UNAVAILABLE,
-        # From an overloaded server or proxy, with or without a reason.
+        # An overloaded server or proxy sends these two codes, with or without a reason.
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.CANCELLED,
     )
@@ -89,7 +89,7 @@ class Attempts:
 
 
 def _pushback(status: Failure) -> str | None:
-    """Return the server's pushback: milliseconds until the next attempt, or another text that forbids it."""
+    """Return the server's pushback, if any: milliseconds to wait, or a text that forbids another attempt."""
     for key, value in status.trailing_metadata() or ():
         if key == _PUSHBACK:
             return str(value)

@@ -43,14 +43,14 @@ _VARIABLES = {
     "tracing": _TRACING,
 }
 
-# Durations such as 1h30m and 500ms, as the server's settings take them too.
+# Durations such as 1h30m and 500ms. The server's settings have the same form.
 _UNIT_SECONDS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 _DURATION = re.compile(
     "".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in ("d", "h", "m", "s", "ms")),
     re.ASCII,
 )
 
-# gRPC reports no error for a file of another form: it connects without a certificate.
+# If a file does not have this form, gRPC reports no error and connects without a certificate.
 _CERTIFICATE_FORM = re.compile(rb"-----BEGIN (TRUSTED )?CERTIFICATE-----")
 _KEY_FORM = re.compile(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----")
 _ENCRYPTED = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
@@ -138,7 +138,7 @@ class Settings:
         return (("authorization", f"Bearer {self.api_key}"),)
 
     def new_tracing(self) -> "Tracing | None":
-        """Return what records a client's spans; None if tracing is off."""
+        """Return a new recorder of a client's spans; None if tracing is off."""
         if not self.tracing:
             return None
         from session_authority._tracing import Tracing

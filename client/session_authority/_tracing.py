@@ -33,7 +33,7 @@ class Tracing:
 
     @contextlib.contextmanager
     def validation(self) -> Iterator[Span]:
-        """Make a span of one `validate` current, which may share its RPC with others."""
+        """Start the span of one `validate` call, and make it the current span."""
         with self._tracer.start_as_current_span(
             "SessionClient.validate", record_exception=False, set_status_on_exception=False
         ) as span:
@@ -46,8 +46,8 @@ class Tracing:
     def rpc(self, call: Call) -> "RpcSpan":
         """Start the span of an RPC.
 
-        Its parent is the current span. For a batch of validations, its parent is one of their spans, and the other
-        spans get a link to it. A span that is recorded is preferred.
+        Its parent is the current span. For a batch of validations, the parent is one of their spans, preferably a
+        recorded one. The other validations' spans get a link to the new span.
         """
         waiting: Sequence[Span] = call.waiting_spans or ()
         parent = next((each for each in waiting if each.is_recording()), next(iter(waiting), None))

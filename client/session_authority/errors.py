@@ -16,7 +16,7 @@
     ├── CallerRejected            the authority rejects the calling program, not the user
     │   ├── ApiKeyRejected        its API key is missing, wrong, expired or revoked
     │   └── PermissionMissing     its API key does not permit this
-    ├── InternalError             a fault of the authority, or an answer that it never gives
+    ├── InternalError             a fault of the authority, or an answer that the library does not understand
     ├── ClientClosed              also a RuntimeError; the client was used after close()
     └── ConfigurationError        also a ValueError; a setting has no usable value
 

@@ -111,7 +111,7 @@ class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
                 "/grpc.health.v1.Health/*" for all methods of a service.
 
         Raises:
-            ValueError: A name of `public_methods` has another form.
+            ValueError: A name of `public_methods` has neither of these forms.
         """
         self._client = client
         self._public = _PublicMethods(public_methods)
@@ -125,7 +125,7 @@ class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         token = _token_of(handler_call_details)
-        # The variable reaches the handler, because one task runs both.
+        # The handler sees this variable, because the same task runs the interceptor and the handler.
         if self._public.includes(handler_call_details.method):
             _current.set(_Presented(None, token))
             return handler
@@ -147,7 +147,7 @@ class SessionInterceptor(grpc.ServerInterceptor):
         """Check the names of the public methods. The arguments are those of `AsyncSessionInterceptor`.
 
         Raises:
-            ValueError: A name of `public_methods` has another form.
+            ValueError: A name of `public_methods` has the wrong form.
         """
         self._client = client
         self._public = _PublicMethods(public_methods)

@@ -1,4 +1,4 @@
-"""The times at which the use of a cached session is reported, and at which the session ends by itself."""
+"""The times at which the client reports the use of a cached session, and at which the session expires."""
 
 import math
 
@@ -17,7 +17,7 @@ CLOCK_SKEW_SECONDS = 5.0
 def resolution_seconds(session: Session, activity_seconds: float) -> float:
     """Return how many seconds the recorded activity of a session may lag behind its use.
 
-    The authority sends no idle timeout. It is the difference of `idle_expire_time` and `last_active_time`.
+    The authority does not send the idle timeout, so compute it: `idle_expire_time` minus `last_active_time`.
     """
     if session.idle_expire_time is None:
         return activity_seconds
@@ -40,8 +40,9 @@ class Expiry:
     """Converts the times at which sessions expire to times on the lease clock (`lease.lease_clock`).
 
     The authority's clock is assumed to agree with this machine's, unless an answer has a `last_active_time` in the
-    future. That proves that the authority's clock is ahead, and this class adds the difference. The margin
-    `CLOCK_SKEW_SECONDS` covers what remains. So do the reports of use, for sessions in use.
+    future. Such a time proves that the authority's clock is ahead, and this class allows for the difference. The margin
+    `CLOCK_SKEW_SECONDS` covers the rest. For a session in use, each report of use also extends the idle timeout long
+    before its end.
     """
 
     def __init__(self) -> None:

@@ -89,7 +89,7 @@ class NearCacheCore:
         if not text:
             return None
         try:
-            key = blake2b(text.encode()).digest()  # key_of(), without the call
+            key = blake2b(text.encode()).digest()  # `key_of` inlined, for speed
         except UnicodeEncodeError:
             return None
         entry = self._hot.get(key)

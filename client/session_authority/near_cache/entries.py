@@ -38,8 +38,8 @@ _Keys: TypeAlias = bytes | tuple[bytes, ...] | set[bytes]
 def key_of(text: str) -> bytes:
     """Return the key of a token: a digest, so that a memory dump reveals no token.
 
-    BLAKE2b is faster in Python than SHA-256, and takes most of the time of a hit. A shorter digest would save 32 bytes
-    but take more time.
+    Hashing takes most of the time of a hit, and BLAKE2b is faster in Python than SHA-256. The argument `digest_size`
+    could shorten the key by 32 bytes, but makes the call slower.
     """
     return blake2b(text.encode()).digest()
 
@@ -53,7 +53,7 @@ class Entry:
         ip_address: The latest address that it was used from, as the app gave it; None if the app gave none.
         dead_at: When the cache must stop answering with it.
         due_at: When its use must be reported again.
-        check_at: When a use must next check `dead_at` and `due_at`, and be noted. Never later than `dead_at`.
+        check_at: From this time, a use must check `dead_at` and `due_at`, and be noted. Never later than `dead_at`.
     """
 
     __slots__ = (

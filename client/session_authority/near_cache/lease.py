@@ -23,15 +23,15 @@ def _clock_counting_suspend() -> Callable[[], float] | None:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if sys.platform == "darwin":
-        # On macOS, CLOCK_MONOTONIC counts sleep, but time.monotonic does not (clock_gettime(3)).
+        # On macOS, CLOCK_MONOTONIC includes the time in sleep, but time.monotonic does not (clock_gettime(3)).
         return partial(time.clock_gettime, time.CLOCK_MONOTONIC)
     if sys.platform == "win32":
-        return time.monotonic  # counts sleep and hibernation
+        return time.monotonic  # includes the time in sleep and hibernation
     return None
 
 
 def _no_lease_clock() -> float:
-    """Return infinity, on a system without a clock that counts suspend. Every lease is then over."""
+    """Return infinity, so that every lease is over: no clock of this system includes the time in suspend."""
     return math.inf
 
 
@@ -47,7 +47,7 @@ class Lease:
         generation: The number of the current stream, or of the latest one if there is none.
         established: Whether the current stream has answered a ping.
         renewed_at: When the latest answered ping was sent.
-        seconds: The lease that the latest pong gave.
+        seconds: The length of the lease that the latest pong gave.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class Lease:
         return self._ping_id
 
     def pong(self, ping_id: int, seconds: float) -> bool:
-        """Renew the lease, counted from the sending of the ping. Return False for an unknown ping or a bad lease."""
+        """Renew the lease from the time of the ping. Return False if the ping is unknown or the length is invalid."""
         sent_at = self._unanswered.get(ping_id)
         if sent_at is None or not 0 < seconds < math.inf:
             return False

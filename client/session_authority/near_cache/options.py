@@ -19,7 +19,7 @@ class NearCache:
             removed to make room. A session takes about 700 bytes.
         activity_seconds: How often the client reports the use of a cached session, so that the authority can
             record its activity and its latest IP address. Set it to the authority's resolution of last-active
-            times (60 unless configured). For a short idle timeout, a tenth of the timeout counts instead.
+            times (60 unless configured). At most a tenth of the session's idle timeout is used.
 
     Raises:
         ConfigurationError: A value is out of range.
