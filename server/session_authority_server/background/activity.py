@@ -26,7 +26,8 @@ class Activity:
     """Records when sessions are used: gathers activities in memory and writes them every few seconds.
 
     Each session is written at most once in a resolution window. A crash loses the gathered activities. An activity is
-    decisive if the session may reach its idle timeout without it. It is written before the call is answered.
+    decisive if its session could idle out before a flush records the activity. A decisive activity is written before
+    the call is answered.
     """
 
     def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
@@ -79,7 +80,8 @@ class Activity:
             self._decisive[touch.session_id] = touch
         if self._next_write is None:
             self._next_write = asyncio.ensure_future(self._write_next(self._current_write))
-            # Marks the exception as retrieved, because every waiting call may have been cancelled.
+            # Retrieve the exception here too. If every waiting call is cancelled, asyncio would log it as never
+            # retrieved.
             self._next_write.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.shield(self._next_write)

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class RightClock:
-    """Stops the upkeep while the clock may be wrong, because its endings and deletions are final."""
+    """Stops the upkeep while the clock may be wrong, because what the upkeep ends or deletes can't be restored."""
 
     def __init__(
         self, store: UpkeepStore, clock: Clock, compare: Callable[[], Awaitable[None]]

@@ -52,7 +52,7 @@ _FROZEN_OS_VERSIONS = {
     "Android": re.compile(r"Android 10; K[;)]"),
     # The number after CrOS is not the version of ChromeOS that users know. It no longer changes, so it is never shown.
     "ChromeOS": re.compile("CrOS"),
-    # Since iOS 26, WebKit sends 18_6 or 18_7 (webkit.org/blog/17333). Only with Version/18 is that the real version.
+    # Since iOS 26, WebKit sends 18_6 or 18_7 (webkit.org/blog/17333). This is the real version only beside Version/18.
     "iOS": re.compile(r"CPU (?:iPhone )?OS 18_[67](?!.*\bVersion/18\.)"),
     "iPadOS": re.compile(r"CPU (?:iPhone )?OS 18_[67](?!.*\bVersion/18\.)|Macintosh"),
     "macOS": re.compile(r"Mac OS X 10[._]15"),
@@ -185,9 +185,9 @@ def _after_firefox(products: list[Product]) -> list[Product]:
 
 
 def _is_program(product: Product, family: str = "") -> bool:
-    """Return whether a product must be a program: it has a version, and no rule explains it otherwise."""
+    """Return whether a product must be a program: it has a version, and no rule lists it as something else."""
     if family == "In-app browser":
-        # The app has added the product, because the engine adds none.
+        # The engine adds no product of its own. So a further product names the app, even without a version.
         versioned = product.slashed or bool(product.version) or product.dotted
     else:
         versioned = (product.slashed and bool(product.version)) or product.dotted
@@ -262,7 +262,7 @@ def _ua_parser_program(found: PartialResult) -> tuple[str, str]:
         name = safe_name(label_of(clean_user_agent(family)))
         name = rules.FAMILIES.get(name, _PROGRAMS.get(name.lower(), name))
     if not name or family == "Apple Mail":
-        # On macOS, the version of a web view is WebKit's.
+        # "Apple Mail" stands for any web view on macOS, and its version is WebKit's.
         return name, ""
     found_version = found.user_agent
     return name, version_of(found_version.major, found_version.minor, found_version.patch)
@@ -284,7 +284,7 @@ def _is_bot(agent: str, browser: str, os: str, found: PartialResult) -> bool:
     if found.device is None or found.device.family != "Spider":
         return False
     family = found.user_agent.family if found.user_agent else ""
-    # ua-parser also finds crawlers in a part of a name, such as "Microsoft" in "Microsoft Edge Update".
+    # ua-parser also takes a part of a name for a crawler, such as "Microsoft" in "Microsoft Edge Update".
     return family == browser or family not in browser or bool(_BOT_NAME.search(browser))
 
 

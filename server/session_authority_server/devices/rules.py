@@ -367,7 +367,7 @@ TYPES_OF_SYSTEMS = {
 
 # Signs of a computer, used if the system does not decide the type.
 DESKTOP_SIGNS = r"\bX11\b|Macintosh|\bDesktop\b|\bWin(?:NT| ?9[58x])\b"
-# The systems on which "Safari" means Safari. Elsewhere, browsers built on WebKit send "Safari" to get its pages.
+# The systems on which "Safari" means Safari. Elsewhere, other WebKit browsers send it to get Safari's pages.
 SAFARI_SYSTEMS = frozenset({"iOS", "iPadOS", "macOS", "watchOS", "visionOS", "Windows"})
 
 # Names of libraries and tools.

@@ -35,8 +35,8 @@ class SystemClock:
     """The machine's clock, without its short jumps.
 
     A step of more than TOLERATED_SKEW is followed once it has lasted STEP_ACCEPTED_AFTER. Until then, this clock
-    advances with the monotonic clock. If the machine's clock is set back by less, this clock stands still until
-    the machine has caught up.
+    advances with the monotonic clock. If the machine's clock is set back by TOLERATED_SKEW or less, this clock
+    stands still until the machine's clock has caught up.
     """
 
     def __init__(self) -> None:

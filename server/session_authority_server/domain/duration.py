@@ -37,7 +37,7 @@ def parse_duration(text: str) -> timedelta | None:
 
 
 def format_duration(length: timedelta) -> str:
-    """Return a duration as `parse_duration` reads it; `0s` for none."""
+    """Return a duration as `parse_duration` reads it; `0s` for a zero duration."""
     parts = []
     for unit, size in _UNITS.items():
         count, length = divmod(length, size)

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from session_authority_server.domain.event import CredentialRejected
 from session_authority_server.domain.session import Session
 
-# gRPC clients drop an answer with more than 8 KiB of metadata, and then get no error details. A violation takes up to
-# 850 bytes of it: its field, and its text three times, once percent-encoded.
+# If an answer has more than 8 KiB of metadata, gRPC clients drop it, and the error details are lost. A violation takes
+# up to 850 bytes of metadata: its field, and three copies of its text, one of them percent-encoded.
 VIOLATIONS_LIMIT = 8
 
 

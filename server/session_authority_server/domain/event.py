@@ -147,7 +147,7 @@ class FenceResolved:
 
     Attributes:
         choice: The choice of the operator.
-        lost: How many of the lost endings were known.
+        lost: How many lost endings were found. There may be more.
         time: The time of the event.
     """
 

@@ -66,7 +66,7 @@ def rejected_credential(
 ) -> CredentialRejected | None:
     """Return the event to record for a token whose secret is not the session's; None for other verdicts.
 
-    An unknown session gives an event too, so that both cases take the same time.
+    A wrong secret and an unknown session both give an event, so that they take the same time.
     """
     if verdict is SUPERSEDED:
         fault = CredentialFault.SUPERSEDED

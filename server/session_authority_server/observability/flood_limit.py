@@ -28,7 +28,7 @@ class Suppressed:
 
 
 class FloodLimit(Generic[Kind]):
-    """Admits PER_SECOND lines of each kind in a second, and counts the others. Not thread-safe."""
+    """Admits at most PER_SECOND lines of each kind per second, and counts the others. Not thread-safe."""
 
     def __init__(self, clock: Clock, elapsed: Callable[[], float] = time.monotonic) -> None:
         """Start to count lines.

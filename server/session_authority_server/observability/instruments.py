@@ -1,7 +1,7 @@
 """Counters, gauges and histograms that take no locks, because a lock would slow every validation.
 
-Only the thread of the event loop changes an instrument, or a thread that holds the lock of its own part of the
-program. The thread that serves the metrics only reads.
+The event loop's thread changes the instruments. Another thread may change one only under the lock of the component
+that owns the instrument. The thread that serves the metrics only reads.
 """
 
 from bisect import bisect_left

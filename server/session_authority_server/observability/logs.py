@@ -27,8 +27,8 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
     """Writes at most PER_SECOND log lines of each kind, because a flood of calls may cause a flood of lines.
 
     Lines have the same kind if their logger, level, event and reason are the same. Within two seconds, one line reports
-    the number of omitted lines as `lines`. A filter of the standard library can only omit them. It has no timer that
-    reports the number when the flood has ended.
+    the number of omitted lines as `lines`. A filter of the standard library is not enough: it can omit lines, but it
+    has no timer to report their number after a flood.
     """
 
     def __init__(self, stream: TextIO, elapsed: Callable[[], float] = time.monotonic) -> None:
@@ -41,7 +41,7 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         if self._flood.admits(_kind(record)):
             super().emit(record)
         elif self._reporter is None:
-            context = contextvars.copy_context()  # The context has the number of this process.
+            context = contextvars.copy_context()  # It adds this process's number to the report.
             self._reporter = threading.Timer(REPORT_SECONDS, context.run, [self.report])
             self._reporter.daemon = True
             self._reporter.start()
@@ -113,7 +113,7 @@ def configure(level: str, log_format: str) -> None:
 def set_level(level: str) -> None:
     """Change the lowest level to log, and log that."""
     before = logging.getLogger().level
-    # Log it while the lower of both levels applies.
+    # Log the change while the lower of the old and the new level applies, so that the line is not dropped.
     if logging.getLevelNamesMapping()[level.upper()] < before:
         _apply_level(level)
     structlog.get_logger("session_authority").info("log level reloaded", log_level=level)

@@ -48,7 +48,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own."""
         if not self._room.acquire(blocking=False):
-            with contextlib.suppress(IndexError, OSError):  # The oldest connection has just ended.
+            with contextlib.suppress(IndexError, OSError):  # The oldest connection may have ended.
                 self._open[0].shutdown(socket.SHUT_RDWR)
             self._room.acquire()
         self._open.append(request)
