@@ -53,8 +53,8 @@ _CACHED_LIMIT = 5_000
 class Authentication:
     """Authenticates callers by their API keys.
 
-    The caller of a header is cached until any key changes, so a call usually costs one look-up in a dictionary. Only
-    active keys are cached, so that invalid keys can't fill the cache.
+    The caller that a header identifies is cached until any key changes, so a call usually costs one look-up in a
+    dictionary. Only active keys are cached, so that invalid keys can't fill the cache.
     """
 
     def __init__(self, keyring: Keyring) -> None:
@@ -105,7 +105,7 @@ class Authentication:
 
 
 def allow_every_call(method: str, _metadata: Metadata) -> Caller:
-    """Permit every call without an API key. For `--insecure`.
+    """Permit a call without an API key. For `--insecure`.
 
     Raises:
         PermissionMissing: If no permission covers the method.

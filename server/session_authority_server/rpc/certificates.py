@@ -75,7 +75,7 @@ class CertificateFiles:
             raise UnusableCertificates(
                 f"the key {self.key} is encrypted; give a key without a passphrase that only this user can read"
             ) from None
-        except (ssl.SSLError, OSError):  # their own messages are less helpful
+        except (ssl.SSLError, OSError):  # OpenSSL's own messages are less helpful
             raise UnusableCertificates(
                 f"{self.certificate} and {self.key} are not a certificate and its private key in PEM"
             ) from None

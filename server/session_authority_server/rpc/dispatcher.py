@@ -148,7 +148,7 @@ class Dispatcher:
             for call in calls:
                 self._fail(call, failure)
                 if not isinstance(failure, AuthorityError):
-                    failure = UnexpectedFailure()  # The first call has logged it.
+                    failure = UnexpectedFailure()  # Log the cause only once, for the first call.
             return
         for call, answer in zip(calls, answers, strict=True):
             if type(answer) is bytes:

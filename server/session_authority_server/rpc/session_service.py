@@ -72,8 +72,8 @@ class SessionService:
         """Answer ValidateSession calls that arrived together.
 
         Returns:
-            One answer per call, in order: the response, the error, or an awaitable of the response that first writes
-            the use of the session.
+            One answer per call, in order: the response, the error, or an awaitable. The awaitable writes the use of
+            the session, and then returns the response.
         """
         outcomes = await validate_sessions(
             self._context, [_validation(request) for _, request in calls]

@@ -49,7 +49,7 @@ class SessionWatchService:
         writing = asyncio.create_task(_write(stream, context))
         try:
             await asyncio.wait((writing, stream.ended), return_when=asyncio.FIRST_COMPLETED)
-            # gRPC can't end a stream while it writes the first message.
+            # Wait for the message in progress: gRPC can't end a stream while its first message is being written.
             await asyncio.wait([writing], timeout=LAST_WRITE_SECONDS)
             if stream.ended.done():
                 raise stream.ended.result()

@@ -144,7 +144,7 @@ class _Admission(grpc.aio.ServerInterceptor):
             handler = self._handlers[path] = await continuation(details)
         metadata = details.invocation_metadata
         try:
-            # The handler runs in this task too.
+            # The handler runs in the same task, so it reads this value.
             current_caller.set(self._dispatcher.admit(path, metadata))
         except AuthorityError as error:
             return _refusing(partial(self._dispatcher.turn_away, path, metadata, error))

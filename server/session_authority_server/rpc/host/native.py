@@ -108,10 +108,11 @@ class NativeHost:
         for call in list(self._calls.values()):
             call.cancel()
         await fallback
-        # The front does not report when its last answers are written, and drops unwritten ones.
+        # `close` drops answers that are not written yet, and the front does not report when all are written.
         await asyncio.sleep(min(_FLUSH_SECONDS, grace_seconds))
         await asyncio.to_thread(self._front.close)
-        self._batch_places.release()  # the thread may be waiting for an event loop that ends
+        # Wake the thread if it waits for a place. A stopped event loop frees no more places.
+        self._batch_places.release()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -182,7 +183,7 @@ class NativeHost:
             self._idle.set()
 
     def _fail(self, call_id: int, answer: Answer) -> None:
-        # The front reserves all keys that begin with "grpc-", except this one.
+        # The front reserves all keys that begin with "grpc-", except DETAILS_KEY.
         metadata = [
             pair
             for pair in answer.trailing_metadata
