@@ -4,7 +4,7 @@ Every method of every store:
 
 * sees every commit that was acknowledged before the method began;
 * has committed durably when it returns, and commits even if the task that awaits it is cancelled;
-* may have committed or not if it raises StoreUnavailable, which it does instead of waiting without limit;
+* raises StoreUnavailable instead of waiting without limit. The change may then be committed or not;
 * notifies caches (through `Listener` or the engine) of every change that invalidates a token, before it returns.
   It never does so for a session that expires or idles out, or for a change that is rolled back;
 * uses `domain.liveness.is_live` at the given `now` as the definition of "live".
@@ -147,7 +147,7 @@ class Transaction(Protocol):
         """Record events in the audit log after the commit. A rollback discards them."""
 
     def confirm_end(self) -> None:
-        """Note that the answer confirms an end that an earlier transaction recorded."""
+        """Treat this transaction as an ending, because its answer confirms one that an earlier transaction recorded."""
 
     async def lock_user(self, user_id: str) -> LockedUser:
         """Lock a user's row before any work that depends on the user's sessions. Return the user."""
@@ -190,7 +190,10 @@ class Transaction(Protocol):
         """Return when a sweep last ended the sessions of everybody; None if none did."""
 
     async def correct_swept_time(self, user_id: str, now: datetime) -> None:
-        """Replace sweep times over TOLERATED_SKEW after `now` with `now`: the locked user's and the global one."""
+        """Correct the sweep time of the locked user, and the time of the last sweep of everybody.
+
+        A sweep time that is more than TOLERATED_SKEW after `now` becomes `now`.
+        """
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         """Mark a user for erasure. The caller has locked the user's row and just swept the user's sessions.
@@ -287,7 +290,7 @@ class UpkeepStore(Protocol):
     ) -> ExpiryBatch:
         """Process the next overdue sessions, at most `limit`, each once.
 
-        * Records endings by idle timeout or sweep. Otherwise, a later read could compute a different ending.
+        * Records endings by idle timeout or sweep, because a later read could compute a different ending.
         * Only counts sessions whose lifetime is over, because their rows always show it. `named` also returns these
           expired sessions, which doubles the cost.
         * Exception: a store that erases addresses at the end writes these rows, so it also records that they expired.
@@ -301,7 +304,7 @@ class UpkeepStore(Protocol):
         """Return how many sessions end_overdue would end."""
 
     async def estimate_live(self, now: datetime) -> int:
-        """Return about how many sessions are live, at constant cost. Counts swept sessions until they are recorded."""
+        """Estimate how many sessions are live, at constant cost. Counts a swept session until its end is recorded."""
 
     async def oldest_overdue(self, now: datetime) -> datetime | None:
         """Return when the next session that `end_overdue` will process became overdue; None if no session is left."""

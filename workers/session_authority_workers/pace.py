@@ -68,7 +68,8 @@ class Stride:
             full = is_full(result, limit)
         finally:
             took = loop.time() - started
-            self._adjust(took, may_grow=full)  # A failed batch may have been too large.
+            # Also after a failure, because the batch may have been too large.
+            self._adjust(took, may_grow=full)
         await asyncio.sleep(took * self._pace.pause_share)
         return result
 

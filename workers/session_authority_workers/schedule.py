@@ -158,7 +158,7 @@ async def measure_backlog(expire: Expire, clock: Clock) -> None:
 
 
 async def watch_sessions(store: UpkeepStore, clock: Clock) -> None:
-    """Export the backlog and the number of live sessions regularly. There may be no worker at all."""
+    """Export the backlog and the number of live sessions regularly. Servers run this, as there may be no worker."""
     expire = Expire(store, clock)
     while True:
         with contextlib.suppress(StoreUnavailable):  # The store has logged the cause.

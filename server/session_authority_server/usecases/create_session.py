@@ -188,7 +188,8 @@ async def earlier_answer(
     token = Token(answered.session_id, attempt.derive_secret(answered.salt))
     verdict = judge(await transaction.read_session(token.id), token.proof, now)
     if isinstance(verdict, Session):
-        transaction.confirm_end()  # of the earlier token after a re-authentication
+        # The answer to a repeated re-authentication confirms that the earlier token no longer works.
+        transaction.confirm_end()
         return verdict, token
     raise RetryStale
 

@@ -124,7 +124,8 @@ async def _end_one(
         transaction.confirm_end()
         session = await transaction.read_session(session_id)
         if session is None:
-            raise SessionNotFound  # Erased meanwhile. The rollback removes the user row that the lock inserted.
+            # The user was erased meanwhile. The rollback removes the row that `lock_user` may have added.
+            raise SessionNotFound
         now = context.clock.now()
         if proof is not None and judge(session, proof, now) is NOT_FOUND:
             return

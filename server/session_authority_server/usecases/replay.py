@@ -1,4 +1,4 @@
-"""End again what an audit log names as ended, after the database went back in time."""
+"""Repeat the endings in an audit log, after the database went back in time and lost some of them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Replayed:
 
 
 class _NotLost(Exception):
-    """The database has a sweep. The rollback removes the row that `lock_user` adds for an erased user."""
+    """The database still has the sweep. The rollback removes the row that `lock_user` adds for an erased user."""
 
 
 @dataclass(slots=True)
@@ -64,9 +64,9 @@ class _Batch:
 
 
 async def replay(context: Context, keys: KeyStore, events: Iterable[LoggedEvent]) -> Replayed:
-    """Repeat the endings that the database lacks. Events that it has change nothing.
+    """Repeat the endings that the database lacks. An event that the database has changes nothing.
 
-    A re-authentication ends its session if the database has the session's earlier token, which must not be accepted.
+    If the database lacks a re-authentication, it would accept the replaced token. So its session is ended.
 
     Raises:
         StoreUnavailable: If the store failed; a repetition is safe.
@@ -117,7 +117,7 @@ async def _end(
     session = await transaction.read_session(event.session_id)
     if session is None or not is_live(session, context.clock.now()):
         return False
-    if is_new:  # The audit log has the other events already.
+    if is_new:  # The audit log already has an event that is only repeated.
         transaction.record(event)
     return await transaction.end_session(event.session_id, event.ending)
 

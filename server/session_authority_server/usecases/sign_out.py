@@ -40,7 +40,8 @@ async def sign_out(context: Context, session_token: str) -> datetime:
             transaction.confirm_end()
             session = await transaction.read_session(proof.id)
             if session is None:
-                raise SessionNotLive  # Erased meanwhile. The rollback removes the user row that the lock inserted.
+                # The user was erased meanwhile. The rollback removes the row that `lock_user` may have added.
+                raise SessionNotLive
         now = context.clock.now()
         verdict = judge(session, proof, now)
         if session is not None and _may_sign_out(verdict, session, now):
