@@ -73,6 +73,6 @@ def the_server_is_restarted_after_a_crash(machine: Machine) -> None:
         "export SESSION_AUTHORITY_TLS_KEY=/etc/session-authority/tls.key\n"
         "session-authority health\n"
         f"stat --format 'runs as %U' /proc/$({SHOW} MainPID)\n"
-        "systemctl --failed --quiet 'session-authority*'\n"
+        "systemctl --failed --quiet list-units 'session-authority*'\n"
     )
     assert said == "127.0.0.1:50551: SERVING\nruns as session-authority\n"
