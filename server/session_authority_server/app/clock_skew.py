@@ -21,7 +21,7 @@ from session_authority_server.store.database import Database
 CHECK_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 WORTH_A_WARNING = TOLERATED_SKEW / 2
-# Before a server serves, it measures up to this many times, until the uncertainty is this small.
+# Before a server serves, it measures the database's time until the uncertainty is small, at most this many times.
 _MAX_FIRST_MEASUREMENTS = 5
 _SMALL_UNCERTAINTY_SECONDS = 0.02
 
@@ -108,11 +108,11 @@ class ClockSkew:
     async def watch(self, set_serving: Callable[[bool], Awaitable[None]]) -> None:
         """Compare the clocks repeatedly, export the skew, and log when it becomes large.
 
-        The machine's clock is compared every second. The database is asked every 5 seconds. Between its answers, its
-        time is advanced with the monotonic clock.
+        The database is asked for its time every 5 seconds. Between two answers, the monotonic clock advances this
+        time. The machine's clock is compared with it every second.
 
         Args:
-            set_serving: Called with whether this server can serve, whenever that changes.
+            set_serving: Called with False when the server must stop serving, and with True when it may serve again.
         """
         CLOCK_SKEW.set(0)
         if self._statement is None:

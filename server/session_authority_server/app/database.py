@@ -69,7 +69,7 @@ async def _check_schema(settings: Settings, database: Database, *, make_schema: 
 
 @contextlib.asynccontextmanager
 async def fenced(settings: Settings, database: Database) -> AsyncIterator[LostEndings | None]:
-    """Mark endings outside the database, and check that it has all earlier marks.
+    """Let a fence guard the database while the context lasts, and look for lost endings first.
 
     Yield None without a state directory.
 

@@ -33,8 +33,8 @@ def tune_memory() -> None:
     A call creates many objects and few cycles. With the defaults, every tenth call would run a collection
     (docs/understand/performance.md).
 
-    glibc keeps freed blocks of up to 32 MiB for reuse, and gRPC reads into large blocks. During a flood of HTTP/2
-    frames, the server used up to 740 MiB; with this limit it uses about 400 MiB.
+    By default, glibc keeps freed blocks of up to 32 MiB for reuse, and gRPC reads into large blocks. During a flood of
+    HTTP/2 frames, the server used up to 740 MiB. With a limit of _LARGE_BLOCK_BYTES, it uses about 400 MiB.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -60,9 +60,9 @@ def notify(state: str) -> None:
 
 
 def catch_signals(reload: Callable[[], None] | None = None) -> asyncio.Event:
-    """Return an event that SIGTERM or SIGINT sets. Call it before the process says that it is ready.
+    """Return an event that SIGTERM or SIGINT sets. Call this function before the process reports that it is ready.
 
-    SIGHUP calls `reload`. If the system sends it because the terminal was closed, it sets the event instead.
+    SIGHUP calls `reload`. A SIGHUP because the terminal was closed sets the event instead.
 
     A second SIGTERM has no effect, because supervisors repeat it and draining takes a limited time. A second SIGINT
     interrupts the draining.

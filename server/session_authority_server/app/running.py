@@ -20,7 +20,7 @@ _log = structlog.get_logger("session_authority")
 
 
 async def log_start(program: str, settings: Settings, database: Database, **more: object) -> None:
-    """Log that a server or worker runs, with everything that a reader of its log may ask first.
+    """Log the start of a server or worker, with its version, database, schema and policy.
 
     Raises:
         StoreUnavailable: If the schema's version can't be read.

@@ -59,7 +59,7 @@ class ServeOptions:
 
     Attributes:
         worker: Whether to run the worker in this process too.
-        insecure: Whether to serve without API keys, and other machines without encryption.
+        insecure: Whether to require neither API keys nor, from other machines, encryption.
         allow_plaintext: Whether a proxy in front encrypts calls from other machines.
         share_port: Whether other processes of the same user may listen on the same port.
         standard_output: The file descriptor to use for standard output.
@@ -225,8 +225,13 @@ async def _background_loops(
 ) -> AsyncIterator[None]:
     """Run the background tasks of a server that accepts calls, while the context lasts.
 
-    The tasks write activity, measure the worker's backlog and the live sessions, receive changes from other servers, send changes to watch
-    streams, and check these streams.
+    The tasks:
+
+    * write activity
+    * measure the worker's backlog and the live sessions
+    * receive changes from other servers
+    * send changes to watch streams
+    * check these streams
     """
     with _running_tasks(
         server.context.activity.run(),
@@ -242,7 +247,7 @@ async def _background_loops(
 async def _upkeep(
     settings: Settings, database: Database, skew: ClockSkew, audit: Audit, *, worker: bool
 ) -> AsyncIterator[None]:
-    """Run the worker, or only record that the clock is right, for workers in other processes."""
+    """Run the worker. If workers run in other processes, only record for them that the clock is right."""
     right = right_clock(database, skew)
     if worker:
         upkeep = schedule(database, settings, skew.clock, audit, right)

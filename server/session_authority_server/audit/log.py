@@ -47,7 +47,7 @@ class AuditLog:
 
         Args:
             output: Receives the lines.
-            clock: The clock. No other component may use it, because this one reads it from several threads.
+            clock: The clock. The log reads it from several threads, so no other component may use it.
             addresses: Whether to write the IP address and user agent of a sign-in.
             elapsed: Returns the seconds of a monotonic clock.
         """
@@ -100,7 +100,8 @@ class AuditLog:
         if lost:
             AUDIT_DROPPED.inc(by=lost)
             _log.error("%d lines of the audit log could not be written at shutdown", lost)
-        if not self._writer.is_alive():  # Otherwise the thread hangs in a write.
+        # A thread that is still alive hangs in a write, and still uses the output.
+        if not self._writer.is_alive():
             self._output.close()
 
     def _admits(self, event: CredentialRejected) -> bool:

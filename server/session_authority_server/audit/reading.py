@@ -17,7 +17,7 @@ from session_authority_server.domain.event import (
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
 from session_authority_server.usecases.replay import LoggedEvent, TokenReplaced
 
-# The most lines cut short that are compared with the lines after them.
+# How many lines cut short are kept, to find the later lines that repeat them.
 CUT_LINES_LIMIT = 100
 
 

@@ -137,9 +137,9 @@ async def read_backlog(database: Database) -> Backlog:
 async def read_last_check_time(database: Database, now: datetime) -> datetime | None:
     """Return the latest `check_time` of any live session; None if no session is live.
 
-    A session's `check_time` is the end of its lifetime, or the time at which it becomes idle. No other limit of a
-    session is indexed. If a sweep ended all of the last `SCANNED_ROWS` sessions and the worker has not recorded
-    that, the latest of their times is returned.
+    A session's `check_time` is at most the end of its lifetime or the time at which it becomes idle. An index finds
+    the latest times. If none of the latest `SCANNED_ROWS` sessions is live, return the latest of their times: a sweep
+    ended them, but the worker has not recorded the endings yet.
 
     Raises:
         StoreUnavailable: If the database doesn't answer.

@@ -22,7 +22,7 @@ _MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs"))
 _CONTAINER_FILESYSTEMS = frozenset(("overlay", "aufs"))
 # Machines empty these folders when they start.
 _TEMPORARY_FOLDERS = (Path("/tmp"), Path("/run"), Path("/var/run"))  # noqa: S108 - only compared
-# More than correct clocks differ by.
+# Two correct clocks differ by less than this.
 _CLOCK_TOLERANCE = timedelta(minutes=1)
 # SQLite's locks and its write-ahead log need a local disk.
 _NETWORK_FILESYSTEMS = frozenset(
@@ -154,10 +154,10 @@ class Facts:
         )
 
     def longer_limits_until(self, limit: timedelta) -> datetime | None:
-        """Return how long a session that began under a longer limit may live, at least.
+        """Return a time until which sessions with an earlier, longer limit may live; None if there are none.
 
-        A session that began under the present limit has a `check_time` within `limit` from now. A later
-        `check_time` proves a longer limit. None if no session has one.
+        A session that began under the present limit has a `check_time` within `limit` from now. A later `check_time`
+        proves an earlier, longer limit. Such sessions may live even longer than the returned time.
         """
         until = None if self.contents is None else self.contents.live_until
         database_now = self.now - self.clock_skew
@@ -174,7 +174,7 @@ class Facts:
         return isinstance(self.condition, PostgresqlCondition) and self.condition.standbys > 0
 
     def state_loss(self) -> str:
-        """Return why a restart may lose the state directory; empty if none is set or it survives."""
+        """Return why a restart may lose the state directory; empty if the directory is safe or not set."""
         if self.state_directory is None:
             return ""
         if self.state_filesystem in _MEMORY_FILESYSTEMS:

@@ -194,8 +194,8 @@ def certificate_expires(facts: Facts) -> Iterator[CheckWarning]:
             f"it is not valid now, only from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC",
             remedy,
         )
-    # Warn 14 days before the certificate expires. If its validity is short, warn only when a quarter of it is left.
-    # Otherwise a certificate that is valid for a few days would always cause a warning.
+    # Warn 14 days before the certificate expires. For a short-lived certificate, warn when a quarter of its validity is
+    # left. With the 14 days alone, a certificate that is valid for a few days would always cause a warning.
     elif end - facts.now <= min(EXPIRES_SOON, (end - begin) * _LAST_FRACTION):
         yield CheckWarning(
             "certificate-expires-soon",

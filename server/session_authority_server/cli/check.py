@@ -98,7 +98,7 @@ def check(
     )
     try:
         settings = settings_of(context, listen=listen, database_url=database_url)
-        # The report, or one line of error in its place, names the problem.
+        # Silence the log, because the report or the error message names the problem.
         logs.configure("critical", settings.log_format)
         facts = run(
             _facts(

@@ -108,7 +108,7 @@ class DemoSite:
     """The app and its simulated devices."""
 
     def __init__(self, client: AsyncSessionClient) -> None:
-        # The client would warn that the cookie is not Secure. On plain HTTP it cannot be.
+        # Silence the client's warning that the cookie is not Secure. The demo uses plain HTTP, which rules that out.
         logging.getLogger("session_authority.web").setLevel(logging.ERROR)
         self._client = client
         self._sessions = Sessions(client)
@@ -202,7 +202,7 @@ def _page(title: str, content: str, corner: str = "") -> Response:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # The command handles signals.
+        yield  # The command handles signals, so uvicorn must not.
 
 
 @contextlib.asynccontextmanager

@@ -17,8 +17,8 @@ def reserved(address: str) -> Iterator[str]:
         address: The address as host:port. Port 0 picks a free port.
 
     Raises:
-        CannotStart: If the address does not belong to this machine, or another program uses the port, shared
-            or not.
+        CannotStart: If the address does not belong to this machine, or if another program uses the port, even if that
+            program shares the port.
     """
     host, port = split_address(address)
     with contextlib.ExitStack() as stack:
@@ -34,10 +34,12 @@ def reserved(address: str) -> Iterator[str]:
 def _reserve(family: int, place: tuple[str | int, ...]) -> socket.socket:
     """Return a socket bound to an address that no program uses.
 
-    A bound socket that shares its port doesn't keep out other programs that share too. So a first socket is bound
-    without sharing, and listens, which fails if another program is there. The kept socket is then bound beside it,
-    so that the port is never free in between. The kept socket needs SO_REUSEADDR only while it is bound, to ignore
-    old connections of earlier servers. Without SO_REUSEADDR, it makes the first socket of any other program fail.
+    A socket that shares its port can be bound although other programs share the port too. So bind a first socket
+    without sharing, and listen on it, which fails if another program uses the port. Then let the first socket share,
+    and bind the kept socket to the same port before the first socket closes. The port is never free in between.
+
+    The call of `bind` needs SO_REUSEADDR, to ignore old connections of earlier servers. Afterwards, remove the option
+    from the kept socket, so that the first socket of another program can't be bound to this port.
     """
     with _bind(family, place) as first:
         first.listen()

@@ -27,8 +27,8 @@ _log = structlog.get_logger("session_authority")
 class Assignment:
     """The settings and options that a parent sends to a process.
 
-    They go through a pipe, since the database's URL may hold a password. Other users can read command lines and
-    environments.
+    They go through a pipe, because the database's URL may hold a password. Other users can read command lines, and
+    child processes inherit the environment.
 
     Attributes:
         number: The number of the process, from 0.
@@ -86,7 +86,7 @@ async def _serve(assignment: Assignment) -> None:
 
 
 async def _obey_parent(certificates: Certificates | None) -> None:
-    """Reload whenever the parent sends a line with a log level. Return at the end of the parent, which closes the pipe."""
+    """Reload whenever the parent sends a line with a log level. Return when the parent's end closes the pipe."""
     lines = asyncio.StreamReader()
     pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin

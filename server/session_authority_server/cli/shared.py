@@ -16,7 +16,7 @@ from session_authority_server.store.engine.sqlite import AlreadyServed, FileRepl
 
 T = TypeVar("T")
 
-# gRPC would also log a port that is taken, and `CannotStart` already reports it.
+# Silence gRPC, which would log a port that is taken. `CannotStart` already reports that.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 

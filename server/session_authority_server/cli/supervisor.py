@@ -14,7 +14,7 @@ import structlog
 from session_authority_server.app.process import CannotStart
 from session_authority_server.cli.server_process import READY, Assignment
 
-# Wait before a process is restarted: this at first, then twice as long each time.
+# The wait before the first restart of a process. Each further wait is twice as long, up to LONGEST_WAIT_SECONDS.
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
 # If a process ran for at least this long, its next wait is FIRST_WAIT_SECONDS again.
@@ -89,7 +89,10 @@ class Supervisor:
                 keeper.result()
 
     def reload(self, log_level: str | None) -> None:
-        """Make every process reload its certificates and, unless None, apply a log level. Later processes start with it."""
+        """Make every process reload its certificates, and apply a log level unless it is None.
+
+        Processes that start later also use the log level.
+        """
         if log_level is not None:
             for number, each in self._assignments.items():
                 settings = each.settings.model_copy(update={"log_level": log_level})
