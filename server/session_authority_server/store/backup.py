@@ -63,7 +63,7 @@ def _copy(file: Path, copied: Path) -> str:
         closing(sqlite3.connect(copied)) as target,
     ):
         source.backup(target)  # One step, so that it reads one state of the database.
-        target.execute("PRAGMA journal_mode = DELETE")  # The backup is one file.
+        target.execute("PRAGMA journal_mode = DELETE")  # Leaves no log beside the backup.
         fault: str = target.execute("PRAGMA integrity_check(1)").fetchone()[0]
     return fault
 

@@ -24,7 +24,7 @@ from session_authority_server.store.tables import (
     users,
 )
 
-# The time is noted at most this often.
+# The shortest time between two times that `note_clock_time` stores.
 _NOTED_EVERY = timedelta(minutes=1)
 # The most sessions that one transaction of a repair reads.
 _BATCH_SESSIONS = 2_000
@@ -75,7 +75,9 @@ async def _read_clock_time(connection: AsyncConnection) -> datetime | None:
 
 
 async def read_latest_time(database: Database) -> datetime | None:
-    """Return the latest stored time that should not lie in the future. Reads only times that an index finds.
+    """Return the latest stored time of an event, which lies in the future only if a clock was wrong.
+
+    Read only times that an index finds and tables with few rows.
 
     Raises:
         StoreUnavailable: If the store failed.

@@ -69,7 +69,8 @@ class Moment(_Stored[datetime]):
     native = TIMESTAMP(timezone=True)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Decode | None:
-        # psycopg returns times in PostgreSQL's TimeZone setting. There, Python's arithmetic ignores clock changes.
+        # psycopg returns times in the zone of PostgreSQL's setting TimeZone. Convert them to UTC, because Python's
+        # arithmetic within a zone ignores daylight saving time.
         return _in_utc if dialect.name == "postgresql" else self.decode
 
     def encode(self, value: datetime) -> int:

@@ -31,17 +31,17 @@ T = TypeVar("T")
 TRIES = 3
 # How long `close` waits for transactions in flight.
 CLOSE_SECONDS = 10.0
-# The longest wait for a connection if no caller waits: the driver may have to try several hosts.
+# The longest wait for a connection of work without time limits. The driver may have to try several hosts.
 START_SECONDS = 15.0
 
 # PostgreSQL's SQLSTATEs for a serialization failure, a deadlock, and a key that another transaction inserted first.
 # SQLite runs one writer at a time, so its transactions never conflict.
 _CONFLICTS = frozenset(("40001", "40P01", "23505"))
 
-# The key in a connection's `info` once the fence has passed the connection's database.
+# The key in a connection's `info` once the fence has found no lost ending in the connection's database.
 _PASSED = "passed the fence"
 _READING, _WRITING = "reading", "writing"
-# The operations in metrics.
+# The values of the label "operation" in metrics.
 _VALIDATE, _READ, _WRITE = ("validate",), ("read",), ("write",)
 
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Database:
         DATABASE_CONNECTIONS.set_function(lambda: self._hot_read.running, *_VALIDATE)
         DATABASE_CONNECTIONS_LIMIT.set(READERS, *_VALIDATE)
         for operation, engine in ((_READ, self._reader), (_WRITE, self._writer)):
-            pool: Any = engine.pool  # SQLAlchemy's type is of any pool, but these are queues.
+            pool: Any = engine.pool  # Declared as the base class `Pool`, but a queue pool.
             DATABASE_CONNECTIONS.set_function(pool.checkedout, *operation)
             DATABASE_CONNECTIONS_LIMIT.set(pool.size(), *operation)
 
@@ -260,7 +260,7 @@ class Database:
             return await self._limited(connection, work(connection))
 
     async def _pass_fence(self, connection: AsyncConnection) -> None:
-        """Have the fence check a new connection. If endings are lost, the fence keeps all answers from callers."""
+        """Let the fence check a new connection. If endings are lost, every call gets `Fence.lost` as its answer."""
         raw = connection.sync_connection
         if self.fence is None or raw is None or _PASSED in raw.info:
             return

@@ -5,12 +5,12 @@ from urllib.parse import parse_qsl, unquote
 
 SQLITE_PREFIX = "sqlite:///"
 _POSTGRESQL = "postgresql://"
-# libpq's other name, and the name that addresses for SQLAlchemy begin with.
+# libpq's other URL scheme, and SQLAlchemy's scheme for psycopg.
 _OTHER_POSTGRESQL = ("postgres://", "postgresql+psycopg://")
 # The values of target_session_attrs that a primary satisfies. The server always asks for read-write.
 _TARGETS = {"any", "read-write", "primary"}
 _LARGEST_PORT = 65_535
-# The syntax of libpq, without characters that could belong to a password that was not percent-encoded.
+# The syntax of libpq's URLs. It excludes characters that may belong to a password without percent-encoding.
 _PARTS = re.compile(
     rf"{_POSTGRESQL}(?=.)(?:(?P<user>[^:@/?]*)(?::[^@/?]*)?@)?"
     r"(?P<hosts>[^@/?#]*)(?:(?P<name>/[^@/?#]*)(?P<parameters>\?.*)?|\?[^@]*)?",

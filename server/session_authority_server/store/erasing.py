@@ -37,8 +37,8 @@ async def finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
     await connection.execute(
         delete(sweeps).where(sweeps.c.user_id == user_id, sweeps.c.epoch <= epoch)
     )
-    # If the user has signed in again, the row stays. If not, but a later sweep took place, the erasure keeps that
-    # sweep's epoch and time, so that it continues to block the same sign-ins.
+    # Keep the row of a user who has signed in again. If the row is deleted, copy its epoch and time to the erasure,
+    # because a later sweep may have raised them. The erasure then blocks the same sign-ins as the row did.
     has_signed_in = exists().where(sessions.c.user_id == user_id)
     deleting = delete(users).where(users.c.user_id == user_id, ~has_signed_in)
     last = (

@@ -331,7 +331,7 @@ def _parse_expired(line: str) -> SessionEnded:
 async def _first_unwritten(
     connection: AsyncConnection, dialect: Dialect, some: Set[UUID], now: datetime
 ) -> Sequence[Any] | None:
-    """Return the position of the first of some sessions that is still overdue, or None."""
+    """Return the position of the first given session that is still overdue; None if none is."""
     if not some:
         return None
     left = select(*_ORDER).where(dialect.by_ids(sessions.c.session_id), _is_overdue(now))

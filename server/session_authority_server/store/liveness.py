@@ -65,8 +65,8 @@ def is_live(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
         sessions.c.end_time.is_(None),
         sessions.c.expire_time > now,
         or_(sessions.c.idle_timeout.is_(None), idle_expire_time > now),
-        # Greater only if PostgreSQL locked a row that is newer than the statement's snapshot of its user. A sweep has
-        # just exempted this session, which therefore stays live.
+        # The row's epoch exceeds the current one only if PostgreSQL locked a row that is newer than the statement's
+        # snapshot of `users`. A sweep has then just exempted this session, so the session stays live.
         sessions.c.user_epoch >= current_user_epoch,
         sessions.c.global_epoch >= current_global_epoch,
     )
@@ -93,8 +93,8 @@ def first_check_time() -> ColumnElement[datetime]:
 def expires() -> ColumnElement[bool]:
     """Return the condition that the end of the lifetime is the first of the endings that a row implies.
 
-    Once the lifetime is over, no later activity or sweep changes this. The condition reads `sweeps` instead of the
-    epochs, because for most rows the sweeps contain nothing.
+    Once the lifetime is over, no later activity or sweep changes this. The condition looks up the first later sweep in
+    `sweeps` instead of the current epochs. For most rows, there is no later sweep to find.
     """
     return and_(
         or_(sessions.c.idle_timeout.is_(None), idle_expire_time > sessions.c.expire_time),

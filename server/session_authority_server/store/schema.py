@@ -22,7 +22,7 @@ from session_authority_server.store.tables import authority
 
 _LOCK_RETRY_SECONDS = 0.1
 _AND = " and "
-# The privileges that most calls need. A call that needs another one fails by itself and says so.
+# The privileges that most calls need. If another privilege is missing, only the calls that need it fail.
 _PRIVILEGES: dict[str, tuple[str, ...]] = {
     "sessions": ("SELECT", "INSERT", "UPDATE"),
     "users": ("SELECT", "INSERT", "UPDATE"),

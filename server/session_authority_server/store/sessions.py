@@ -93,7 +93,8 @@ class SqlSessionStore:
             if transaction.changes:
                 await dialect.announce(connection, transaction.changes)
                 if listener is not None:
-                    # The last step before the commit: after a failure in between, `committed` would never follow.
+                    # Keep this the last step before the commit. If a step in between failed, `listener.committed`
+                    # would never be called.
                     listener.committing()
             return result, transaction
 
@@ -141,7 +142,7 @@ class SqlSessionStore:
         moved = await self._database.write(lambda connection: touch_all(connection, due, now))
         if moved == len(due):
             return moved, ()
-        # The other sessions were touched by another call, have ended, or were locked. Only the locked ones are due.
+        # The other sessions were touched by another call, have ended, or were locked. Repeat only the locked ones.
         return moved, await self._database.read(
             lambda connection: still_due(connection, due, now())
         )
@@ -256,8 +257,8 @@ def _expired(user_id: str, now: datetime, after: PageKey | None, limit: int) -> 
             sessions.c.expire_time <= until,
             expires(),
         )
-        # All these rows have a null `end_time`, so sorting by it changes nothing. But the index begins with it:
-        # without it in ORDER BY, PostgreSQL would not use the order of the index.
+        # All these rows have a null `end_time`, so sorting by `end_time` changes nothing. But the index begins with
+        # `end_time`, and PostgreSQL uses the index's order only if ORDER BY names the same columns.
         .order_by(
             sessions.c.end_time.desc(), sessions.c.expire_time.desc(), sessions.c.session_id.desc()
         )

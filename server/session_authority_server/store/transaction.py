@@ -88,12 +88,12 @@ class SqlTransaction:
         self._confirms_end = True
 
     async def mark_ending(self) -> None:
-        """Insert a mark of the fence, if the answer confirms an ending."""
+        """Insert a mark of the fence, if the transaction changes sessions or its answer confirms an earlier ending."""
         if self._fence is not None and (self.changes or self._confirms_end):
             self._mark = await self._fence.mark(self._connection)
 
     def note_mark(self) -> None:
-        """Note the mark after the commit."""
+        """Note that the mark's transaction is committed. Call this after the commit."""
         if self._fence is not None and self._mark is not None:
             self._fence.note(self._mark)
 

@@ -87,7 +87,10 @@ def connect(dialect: Any, _record: object, arguments: Any, settings: Any) -> _Co
 
 
 def reset(connection: Any, _record: object, state: Any) -> None:
-    """Roll back an open transaction. Listens to `reset`, because SQLAlchemy would call the thread every time."""
+    """Roll back an open transaction. Listens to SQLAlchemy's event `reset`.
+
+    SQLAlchemy's own reset calls the thread even if no transaction is open.
+    """
     if not state.terminate_only and connection.driver_connection.in_transaction:
         connection.rollback()
 

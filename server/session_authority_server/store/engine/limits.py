@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from session_authority_server.store.engine.dialect import Dialect
 
 T = TypeVar("T")
-# How many connections read for validation. Equally many read for everything else.
+# The number of connections that read for validation. Other reads have the same number of connections.
 READERS = 4
 # The longest wait for a free connection, and the longest work of the engine after it. Together they are shorter
 # than the default deadline of a call (5 s).
@@ -54,8 +54,8 @@ async def within_time_limit(
 ) -> T:
     """Wait for work on a driver's connection, and interrupt the work if it takes too long.
 
-    The engine is interrupted, and the task is not cancelled. Otherwise an abandoned statement would keep its locks
-    and leave its connection in an unknown state.
+    This function interrupts the engine, because cancelling the task would abandon the statement. The statement would
+    keep its locks and leave its connection in an unknown state.
 
     Args:
         dialect: The engine's dialect.

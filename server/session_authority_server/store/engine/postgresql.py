@@ -316,7 +316,7 @@ def read_payload(payload: str) -> Changes:
 
 def _uuid_array(ids: Sequence[UUID]) -> bytes:
     """Return ids as an array in PostgreSQL's binary form."""
-    # One dimension, no nulls, the type of the elements, their number, and the number of the first one.
+    # One dimension, no nulls, the type of the elements, their number, and the index of the first element.
     head = struct.pack("!5i", 1, 0, _UUID_OID, len(ids), 1)
     return head + b"".join([_UUID_LENGTH + each.bytes for each in ids])
 
@@ -328,7 +328,7 @@ def _watch_for_doubtful_commits(connection: Any, record: Any) -> None:
     """
 
     def note(diagnostic: Any) -> None:
-        # Not by the text of the message, which may be in any language.
+        # Recognize the warning by its source, because the text of the message may be in any language.
         if diagnostic.source_function == "SyncRepWaitForLSN":
             record.info[COMMIT_IN_DOUBT] = True
 

@@ -81,8 +81,9 @@ class FileReplaced(Exception):
 class SqliteFile:
     """Claims a SQLite file for this process, and detects whether the file was moved or replaced.
 
-    A server locks the file itself and also its name. Other commands may work beside a server, but only if both or
-    neither are locked. Otherwise the server uses another name for the file, or has another file open.
+    A server locks the file itself, and for the file's name, a lock file beside it. Other commands need both or neither
+    to be locked. If only the file is locked, a server uses another name for it. If only the name is locked, a server
+    has another file open.
     """
 
     def __init__(self, path: Path, *, serve: bool = False) -> None:
