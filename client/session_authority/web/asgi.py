@@ -25,12 +25,12 @@ _COOKIES_KEY = "session_authority.cookies"
 
 
 def visit_key(sessions: object) -> str:
-    """Return the scope's key for the visit of a `Sessions`."""
+    """Return the key in the ASGI scope under which a `Sessions` keeps its visit."""
     return f"session_authority.visit.{id(sessions)}"
 
 
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
-# The app's exception handler answers even if `require` has closed the WebSocket before it raised.
+# If `require` closes the WebSocket and raises, the app's exception handler still sends these messages. Drop them.
 _DROPPED_AFTER_CLOSE = frozenset(
     ("websocket.close", "websocket.http.response.start", "websocket.http.response.body")
 )
@@ -53,7 +53,7 @@ class AsyncVisit(Visit):
         self._send = send
 
     async def send(self, message: Message) -> None:
-        """Send a message of the app. The first one carries the cookie.
+        """Send a message of the app. The start of the response carries the cookie.
 
         Raises:
             OSError: `close` has closed the WebSocket. The app sees the same error as after a disconnect.
@@ -72,7 +72,7 @@ class AsyncVisit(Visit):
         self.delivered = self.responded
 
     async def close(self, code: int) -> None:
-        """Close an open WebSocket. Later messages of the app are rejected."""
+        """Close an open WebSocket. Afterwards, `send` drops or rejects each message of the app."""
         self.is_open, self._was_closed = False, True
         with suppress(OSError, RuntimeError):  # the browser may already have disconnected
             await self._send({"type": "websocket.close", "code": code})

@@ -29,7 +29,7 @@ class PageApplication:
             path: The path of the page, without a slash at the end.
             run_operation: Makes the calls of an operation.
             look_up: Finds the live token among several.
-            visit_key: The scope's key for the visit.
+            visit_key: The key of the visit in the ASGI scope.
         """
         self._page = page
         self._path = path

@@ -21,7 +21,7 @@ _log = logging.getLogger("session_authority.web")
 
 
 class HasClient(Protocol):
-    """An object with a client."""
+    """The `Sessions`, whose client a test may replace at any time."""
 
     client: AsyncSessionClient
 
@@ -86,7 +86,7 @@ class SignIns:
     async def _finish(self, operation: _core.Operation[None]) -> None:
         try:
             await self._sessions.client.run_operation(operation)
-        except SessionAuthorityError as error:  # the client is closed
+        except SessionAuthorityError as error:  # only if the client is closed
             _log.warning("a session that no browser uses was not ended: %s", error)
 
     def _start(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:

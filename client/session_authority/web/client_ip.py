@@ -92,7 +92,7 @@ class ClientIp:
         """Return the scheme that the browser used, "http" or "https"; None if no trusted proxy names it.
 
         If the proxies maintain `Forwarded`, its `proto` takes precedence over `X-Forwarded-Proto`. If each proxy appends
-        to `X-Forwarded-Proto`, the value of the proxy that the browser called counts.
+        to `X-Forwarded-Proto`, use the value of the proxy that the browser called.
 
         Args:
             peer: The address of the socket's other end; None or "" if it has none.
@@ -143,7 +143,7 @@ class ClientIp:
 
 
 def _items(header: str) -> list[str]:
-    """Return the last items of a list without quotes, leaving out empty ones."""
+    """Return up to `HOPS_LIMIT` items from the end of a list without quoted strings. Skip empty items."""
     split = header[-HEADER_LIMIT_CHARACTERS:].rsplit(",", HOPS_LIMIT)[-HOPS_LIMIT:]
     return [item for each in split if (item := each.strip(" \t"))]
 

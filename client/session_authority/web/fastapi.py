@@ -255,7 +255,8 @@ class Sessions:
     def next_page(self, request: Request, given: str | None = None, *, default: str = "/") -> str:
         """Return the path to redirect a user to, after they signed in or confirmed their identity.
 
-        The path is the value of `next`. For an address of another site, or the `reauthenticate_url`, it is the default.
+        The path is the value of `next`. If that is an address of another site or the `reauthenticate_url`, return
+        `default`.
 
         Args:
             request: The request.

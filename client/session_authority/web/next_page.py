@@ -30,7 +30,7 @@ def confirm_address(
 def next_page(given: str | None, *, default: str, confirm_url: str | None) -> str:
     """Return the page that `next` names if it is a path of this site, and the default otherwise.
 
-    The confirming page itself also gives the default: the user would have to confirm again and again.
+    If `next` names the confirming page, return the default: the user would have to confirm again and again.
     """
     if not given or not is_path(given) or (confirm_url and is_same_page(given, confirm_url)):
         return default

@@ -1,4 +1,4 @@
-"""The settings that all requests of a site share, and the data of one request that a framework gives."""
+"""The settings that all requests of a site share, and the data of a request, as the framework gives it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ def time_at(address: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """The data of a request that a framework gives.
+    """The data of a request, as the framework gives it.
 
     Attributes:
         scheme: The scheme, as the server saw it.

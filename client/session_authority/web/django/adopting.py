@@ -53,8 +53,8 @@ def adopt(
 def _first_adopted(login: SessionBase, session_id: str) -> str:
     """Record the session of an adopted login, and return the first session that was recorded for it.
 
-    The record is separate from the login's own Django session. A request that began before the adoption may save that
-    session later, without the mark.
+    The record is separate from the login's own Django session. A request that began before the adoption may save the
+    login's session later, and so delete the mark from it.
     """
     key = salted_hmac("session_authority.adopted", login.session_key or "", algorithm="sha256")
     record_key = key.hexdigest()[:32]
@@ -68,6 +68,6 @@ def _first_adopted(login: SessionBase, session_id: str) -> str:
         store(record_key).save(must_create=True)
     record = store(record_key)
     record[MARK] = session_id
-    record.set_expiry(MAX_AGE_SECONDS)  # longer than an unmarked login can still be adopted
+    record.set_expiry(MAX_AGE_SECONDS)  # outlives every unmarked login that can still be adopted
     record.save()
     return session_id

@@ -59,7 +59,7 @@ class AuthSession:
             Django's session. By default, that expiry and the setting `COOKIE_PERSISTENT` decide.
         lifetime: The absolute lifetime, at most the policy's. The default is the policy's.
         idle_timeout: The idle timeout, at least a minute. The default is the policy's. If the policy has none and the
-            login ends with the browser, the setting `BROWSER_IDLE_TIMEOUT` counts.
+            login ends with the browser, the setting `BROWSER_IDLE_TIMEOUT` applies.
         attributes: At most 16 texts that each look-up returns.
         actor_id: The id of another person who acts as the user.
         is_hijack: Whether the view is one of django-hijack's. Its logins leave the actor's own session live.
@@ -333,7 +333,7 @@ class AuthSession:
         try:
             self.revoke_others()
         except (SessionNotLive, ImpersonationForbidden):
-            pass  # this login may not end the other sessions
+            pass  # this login has no right to end the other sessions
         except SessionAuthorityError as error:
             _log.error("the other sessions after a password change are not ended yet: %s", error)
             return
@@ -360,7 +360,10 @@ class AuthSession:
         return AnonymousUser()
 
     def _actor_is_live(self) -> bool:
-        """Say whether the actor's own session is live, if there is an actor. Otherwise end the borrowed session."""
+        """Say whether the actor's own session is live, and end the borrowed session if it is not.
+
+        Return True if there is no actor.
+        """
         own_id = self._request.session.get(OWN)
         if own_id is None:
             return True
@@ -371,7 +374,7 @@ class AuthSession:
         return False
 
     def _has_ended(self) -> bool:
-        """Say whether the login has ended. A token that a parallel request replaced does not count."""
+        """Say whether the login has ended. A superseded token or an unknown reason does not prove it."""
         outcome = self.visit.outcome
         return isinstance(outcome, Rejection) and outcome.reason not in (
             RejectionReason.SUPERSEDED,
@@ -379,7 +382,7 @@ class AuthSession:
         )
 
     def _log_out_ended(self) -> AnonymousUser:
-        """Forget a login that has ended, unless the response must not clear Django's cookie either."""
+        """Forget a login that has ended. If the response must not clear cookies, leave the login to a later request."""
         return self._forget_login() if self.visit.may_clear else AnonymousUser()
 
     def _forget_login(self) -> AnonymousUser:

@@ -92,7 +92,7 @@ def _finish(
     visit = auth_session.visit
     visit.responded = True
     for cookie in auth_session.set_cookies:
-        # After `set_expiry(0)`, Django's cookie goes when the browser is closed. This cookie must go too.
+        # After `set_expiry(0)`, browsers delete Django's cookie when they are closed. They must delete this cookie too.
         kept = not cookie.value or not request.session.get_expire_at_browser_close()
         response.set_cookie(
             cookie.name,

@@ -53,12 +53,13 @@ class OwnSession:
         """Begin to act as a user, or return to the actor's own session.
 
         Args:
-            user_id: The user to act as; the actor to return.
+            user_id: The user to act as, or the actor's own id to stop acting.
             in_use: The session of the request.
             sign_in: Records the sign-in. It takes `actor_id` and `replaces`.
 
         Returns:
-            The session in use from now on. If it is borrowed, also the id of the actor's own session.
+            The session in use from now on, and the id of the actor's own session. The id is None after the actor
+            has stopped acting.
 
         Raises:
             SessionNotLive: The actor's own session has ended, so the actor must sign in.
@@ -99,7 +100,7 @@ class OwnSession:
 
 
 def is_hijack(view: Callable[..., Any]) -> bool:
-    """Say whether a view is one of django-hijack's, which begin or end acting as another user."""
+    """Say whether a view of django-hijack begins or ends acting as another user."""
     if not apps.is_installed("hijack"):
         return False
     from hijack.views import AcquireUserView, ReleaseUserView

@@ -94,7 +94,7 @@ class ReauthenticateView(FormView):  # type: ignore[type-arg] # generic in Djang
         return HttpResponseRedirect(self.get_success_url())
 
     def get_success_url(self) -> str:
-        """Return the path of `next`, if it is a path of this site and not this page."""
+        """Return `next` if it is a path of this site and not this page, and the home page otherwise."""
         home = options().page_options.home_url or resolve_url(settings.LOGIN_REDIRECT_URL)
         return next_page(self.request.GET.get("next"), default=home, confirm_url=self.request.path)
 

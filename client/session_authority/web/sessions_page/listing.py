@@ -92,7 +92,8 @@ class _Reading:
     """The user's sessions that have been read so far: first live, then ended sessions.
 
     Attributes:
-        sessions: The sessions by id, in order. The authority may send a session twice if it is used in between.
+        sessions: The sessions by id, in order. The authority may send a session twice if it is used between
+            two calls.
         total: Number of live sessions in the authority's latest answer.
         is_complete: Whether the authority has no more sessions.
     """

@@ -1,7 +1,7 @@
 """Carry a message about a completed action over the redirect after a form.
 
 The server keeps no state for the message. The redirect's URL names the outcome and the device, with an
-HMAC for the session that is valid for a minute. So attackers can't show users false messages by a link.
+HMAC. The HMAC is bound to the session and valid for a minute, so attackers can't forge a link with a message.
 """
 
 from collections.abc import Mapping

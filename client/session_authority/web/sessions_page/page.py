@@ -192,7 +192,7 @@ class SessionsPage:
             return self._redirect_with_notice(visit, Notice(Outcome.LOGGED_OUT_ELSEWHERE))
         yield from read_page(
             visit.token, 1, show_ended=False
-        )  # ends in an error if the user may not see the sessions
+        )  # raises if the user may not see the sessions
         return self._renderer.page(
             visit,
             "confirm.html",
@@ -227,8 +227,8 @@ class SessionsPage:
             rejection = answer if isinstance(answer, Rejection) else None
         if rejection is None or rejection.reason is RejectionReason.SUPERSEDED:
             return self._renderer.state(visit, visit.states.superseded())
-        # Keep the cookie for an unknown reason, which may require that. Keep it for the script too: it loads
-        # the page next, and that response shows the reason and clears the cookie.
+        # Keep the cookie if the reason is unknown: the token may be superseded. Keep it also for the page's
+        # script: the script loads the page next, and that response shows the reason and clears the cookie.
         opens = may_clear(lambda name: visit.request.headers.get(name, ""))
         clears = opens and rejection.reason is not RejectionReason.UNKNOWN and not visit.is_scripts
         return self._renderer.state(
