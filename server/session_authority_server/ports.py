@@ -241,7 +241,7 @@ class SessionStore(Protocol):
     async def list_live(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int
     ) -> Sequence[Session]:
-        """Return a user's live sessions after a key, the most recently active first, then by id."""
+        """Return a user's live sessions after a page key, the most recently active first, then by id."""
 
     async def count_live(self, user_id: str, now: datetime, limit: int) -> int:
         """Return how many live sessions a user has, or `limit` if there are more."""
@@ -260,7 +260,10 @@ class SessionStore(Protocol):
     async def list_ended(
         self, user_id: str, now: datetime, after: PageKey | None, limit: int
     ) -> Sequence[Session]:
-        """Return a user's sessions with a recorded or implied ending after a key, the latest first, then by id."""
+        """Return a user's ended sessions after a page key, the latest ending first, then by id.
+
+        The ending may be recorded or implied.
+        """
 
     async def erase_some(self, erasure: PendingErasure, limit: int) -> ErasureBatch:
         """Delete at most `limit` sessions of an erasure. Once none is left, delete the user's other rows.

@@ -78,7 +78,7 @@ class Keyring:
         """Check that the keys were read within TRUST_SECONDS.
 
         Raises:
-            StoreUnavailable: If not.
+            StoreUnavailable: If the keys were not read within TRUST_SECONDS.
         """
         if self._monotonic() >= self._trusted_until:
             raise StoreUnavailable("checking API keys")

@@ -262,7 +262,7 @@ def _ua_parser_program(found: PartialResult) -> tuple[str, str]:
         name = safe_name(label_of(clean_user_agent(family)))
         name = rules.FAMILIES.get(name, _PROGRAMS.get(name.lower(), name))
     if not name or family == "Apple Mail":
-        # "Apple Mail" stands for any web view on macOS, and its version is WebKit's.
+        # ua-parser says "Apple Mail" if it finds only WebKit. The version is then WebKit's.
         return name, ""
     found_version = found.user_agent
     return name, version_of(found_version.major, found_version.minor, found_version.patch)
