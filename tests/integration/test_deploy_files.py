@@ -26,7 +26,8 @@ EXPOSURE_LIMIT = 2.0
 def check(*command: str | Path, **variables: str) -> str:
     """Run a program that must succeed, and return its output."""
     name = str(command[0])
-    if shutil.which(name) is None and not os.environ.get("CI"):
+    # Debian has no package of a usable kubectl, so CI's machine may lack it.
+    if shutil.which(name) is None and (name == "kubectl" or not os.environ.get("CI")):
         pytest.skip(f"{name} is not installed")
     done = subprocess.run(
         command,
