@@ -163,7 +163,7 @@ async def drain(
 ) -> None:
     """Accept no more calls, end the streams, and wait for the calls in flight."""
     if host_ended.done():
-        # The host would also wait for calls that gRPC never accepted. Accepted calls end by their deadline.
+        # Wait no longer than a call's default deadline. The host would also wait for calls that gRPC never accepted.
         grace_seconds = min(grace_seconds, DEADLINE_SECONDS)
     host_ended.cancel()
     await health.drain()

@@ -54,7 +54,7 @@ def fence(
     """Show whether the database lost acknowledged endings, and deal with the loss.
 
     Without an option, shows the state, with exit status 1 if endings are lost. Servers serve again within seconds
-    after a choice, without a restart.
+    after the loss is resolved, without a restart.
     """
     if bool(logs) + end_all + accept > 1:
         raise click.UsageError("give only one of --replay, --end-all and --accept")
@@ -74,7 +74,7 @@ def fence(
 
 
 async def _fence(settings: Settings, choice: FenceChoice | None, logs: Sequence[Path]) -> bool:
-    """Carry out a choice, or show the state. Return whether no ending is lost afterwards."""
+    """Resolve lost endings as chosen, or show the state if `choice` is None. Return whether no loss remains."""
     async with (
         auditing(settings, _STANDARD_ERROR) as audit,
         opened(settings) as database,

@@ -28,7 +28,7 @@ async def finish(connection: AsyncConnection, erasure: PendingErasure) -> bool:
     locking = select(users.c.epoch).where(users.c.user_id == user_id).with_for_update()
     await connection.execute(locking)
     left = exists().where(sessions.c.user_id == user_id, sessions.c.user_epoch < epoch)
-    # The row contains the user id until the erasure is complete.
+    # The row of an erasure contains the user id until the erasure is complete.
     this_erasure = (erasures.c.user_id == user_id, erasures.c.epoch == epoch)
     pending = select(func.count()).select_from(erasures).where(*this_erasure, ~left)
     if not (await connection.execute(pending)).scalar_one():

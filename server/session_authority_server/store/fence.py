@@ -150,7 +150,7 @@ class Fence:
             raise StoreUnavailable("reading") from error
 
     def refuse(self, lost: Collection[Mark]) -> None:
-        """Set `lost`."""
+        """Count a comparison that found lost endings, and set `lost`."""
         self.refusals += 1
         if self.lost is None:
             _log.error(

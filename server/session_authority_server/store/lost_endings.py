@@ -59,7 +59,7 @@ class LostEndings:
             found = await self._record(found)
         if found.lost:
             fence.refuse(found.lost)
-        elif fence.refusals == refusals:  # Otherwise a newer connection found a loss meanwhile.
+        elif fence.refusals == refusals:  # No new connection found a loss meanwhile.
             fence.clear()
             await self._tidy(ended)
         return found.lost
@@ -76,7 +76,7 @@ class LostEndings:
                 await self.look()
 
     async def _record(self, found: Comparison) -> Comparison:
-        """Record missing marks in the database. A new database is none that went back in time."""
+        """Record missing marks in the database. A new database lacks them too, but has lost no ending."""
         is_new = await self._database.read(_is_new)
         lost_time = None if is_new else self._clock.now()
         marks = [{**mark._asdict(), "lost_time": lost_time} for mark in sorted(found.missing)]
@@ -88,7 +88,8 @@ class LostEndings:
         """Remove the files and marks of ended processes, and old marks of this process."""
         fence = self._fence
         if any(fence.directory.has_numbers(each) for each in ended):
-            # A mark of this process stands for all earlier marks: a database that has it has them too.
+            # A database with this new mark also has all earlier marks. So the new mark can replace those of the ended
+            # processes.
             await self._database.write(fence.mark, fence.note)
             await fence.save()
             if fence.lost is not None:  # A new connection found a loss meanwhile.
@@ -151,7 +152,7 @@ async def resolve(database: Database, lost: Collection[Mark]) -> None:
 
 
 async def _is_new(connection: AsyncConnection) -> bool:
-    """Return whether a database holds neither a session nor an API key that could be valid again."""
+    """Return whether a database has no session and no API key, so that none can be valid again."""
     for table in (sessions, api_keys):
         if (await connection.execute(select(table).limit(1))).first() is not None:
             return False

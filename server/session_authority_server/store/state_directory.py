@@ -1,7 +1,7 @@
 """Files outside the database that hold the numbers of acknowledged endings.
 
-Each process writes one file. It holds the latest NUMBERS_LIMIT numbers in one disk sector, so that a write is whole or
-did not happen. A process locks its file until it ends.
+Each process writes one file. It holds the latest NUMBERS_LIMIT numbers in one disk sector, so a crash leaves no partial
+write. A process locks its file until it ends.
 (docs/decisions/0020-endings-are-marked-outside-the-database.md)
 """
 
@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from uuid import UUID, uuid4
 
-# A process has 8 transactions in flight. So if the database lost any of its endings, it lost one of the latest 8.
+# A process has at most 8 transactions in flight. So a database that lost any ending of the process also lost one of its
+# latest 8 endings. One disk sector holds 64 numbers.
 NUMBERS_LIMIT = 64
 _BLOCK = struct.Struct(f"<{NUMBERS_LIMIT}Q")
 _SUFFIX = ".marks"
