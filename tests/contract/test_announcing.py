@@ -200,6 +200,7 @@ UPKEEP_SILENT = {
     "count_attempts",
     "count_purgeable",
     "oldest_overdue",
+    "estimate_live",
     "purge_ended",
     "missing_partitions",
     "old_partitions",

@@ -40,6 +40,7 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "settle_sweep": lambda engine: engine.upkeep.settle_sweep(PendingSweep("ann", 1)),
     "count_overdue": lambda engine: engine.upkeep.count_overdue(START, 10),
     "oldest_overdue": lambda engine: engine.upkeep.oldest_overdue(START),
+    "estimate_live": lambda engine: engine.upkeep.estimate_live(START),
     "count_swept": lambda engine: engine.upkeep.count_swept(PendingSweep("ann", 1), 10),
     "count_attempts": lambda engine: engine.upkeep.count_attempts(START, 10),
     "purge_sweeps": lambda engine: engine.upkeep.purge_sweeps(START, 10),
