@@ -103,6 +103,7 @@ def test_what_cannot_be_backed_up_is_refused(tmp_path: Path) -> None:
     assert run("migrate", cwd=tmp_path).returncode == 0
     assert run("backup", "copy", cwd=tmp_path).returncode == 0
     assert "copy exists already" in refused("copy")
+    assert "can't be written: File name too long" in refused("a" * 256)
     assert "pg_basebackup" in refused("copy2", "--database-url", "postgresql://127.0.0.1/x")
     names = {each.name for each in tmp_path.iterdir()}
     assert names == {"copy", DATABASE}

@@ -81,6 +81,8 @@ def test_a_metrics_port_in_use_is_refused(refusal: Refusal) -> None:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"
         output = refusal(*FREE, SESSION_AUTHORITY_METRICS_LISTEN=address)
     assert f"metrics can't be served on {address}" in output
+    output = refusal(*FREE, SESSION_AUTHORITY_METRICS_LISTEN="a..b:1")
+    assert "metrics can't be served on a..b:1" in output
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,14 @@ def test_a_missing_folder_is_refused(
 ) -> None:
     output = refusal(*arguments, "--database-url", f"sqlite:///{tmp_path}/missing/sessions.sqlite")
     assert f"there is no folder {tmp_path}/missing" in output
+
+
+@pytest.mark.parametrize("command", ["check", "fence", "backup"])
+def test_a_path_that_the_system_refuses_is_named(refusal: Refusal, command: str) -> None:
+    name = "a" * 256
+    more = ("copy.sqlite",) if command == "backup" else ()
+    output = refusal(command, *more, SESSION_AUTHORITY_DATABASE_URL=f"sqlite:///{name}")
+    assert f"the database {name} can't be used: File name too long" in output
 
 
 def test_a_folder_without_write_permission_is_refused(refusal: Refusal) -> None:

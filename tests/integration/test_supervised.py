@@ -104,6 +104,7 @@ def test_health_trusts_only_the_certificate_of_its_settings(tmp_path: Path) -> N
             (server_tls | shown | {CLIENT_KEY: "absent.key"}, 1, "absent.key can't be read"),
             ({CERTIFICATE: str(other.certificate), KEY: str(other.key)}, 1, "UNAVAILABLE"),
             ({CERTIFICATE: str(pair.certificate), KEY: str(other.key)}, 1, "private key in PEM"),
+            ({CERTIFICATE: "absent.pem", KEY: "absent.key"}, 1, "can't be read: No such file"),
             ({}, 1, "UNAVAILABLE"),
         ):
             done = run("health", "--listen", server.address, cwd=tmp_path, settings=settings)

@@ -181,11 +181,18 @@ def claimed(
 
 
 def _check_path(path: Path, *, must_exist: bool) -> None:
-    if not path.parent.is_dir():
+    try:
+        has_folder, exists = path.parent.is_dir(), path.exists()
+    except OSError as error:
+        raise CannotStart(
+            f"the database {path} can't be used: {error.strerror}; run this command as the user of the server, or set "
+            "SESSION_AUTHORITY_DATABASE_URL to another database"
+        ) from None
+    if not has_folder:
         raise CannotStart(
             f"there is no folder {path.parent} for the database; create the folder first"
         )
-    if must_exist and not path.exists():
+    if must_exist and not exists:
         raise CannotStart(
             f"there is no database {path}; set SESSION_AUTHORITY_DATABASE_URL to an existing one, or create it "
             "with: session-authority migrate"

@@ -82,9 +82,9 @@ async def metrics(settings: Settings, database: Database, host: str = "") -> Asy
     database.export_pools()
     try:
         server = MetricsServer(*split_address(address))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host can't be a name in the DNS
         raise CannotStart(
-            f"metrics can't be served on {address}: {error.strerror}; set "
+            f"metrics can't be served on {address}: {getattr(error, 'strerror', error)}; set "
             "SESSION_AUTHORITY_METRICS_LISTEN to another address"
         ) from None
     thread = threading.Thread(target=server.serve_forever, daemon=True)

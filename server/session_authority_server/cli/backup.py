@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ def backup(context: click.Context, path: Path, database_url: str | None) -> None
             "this command copies SQLite files. Back up PostgreSQL with pg_basebackup and archived WAL, or with "
             "pgBackRest: see docs/operate/restore.md"
         )
-    if path.exists():
+    if os.path.lexists(path):
         raise click.ClickException(f"{path} exists already; give another name, or remove the file")
     try:
         run(_back_up(settings, file, path))

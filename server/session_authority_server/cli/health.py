@@ -81,9 +81,13 @@ def _name(certificate: Path, key: Path) -> str:
     """Return a name that a certificate is valid for."""
     try:
         fields = certificate_fields(certificate, key)
-    except (OSError, ssl.SSLError):
+    except ssl.SSLError:
         raise click.ClickException(
             f"{certificate} and {key} are not a certificate and its private key in PEM"
+        ) from None
+    except OSError as error:
+        raise click.ClickException(
+            f"{certificate} or {key} can't be read: {error.strerror}"
         ) from None
     for _, name in fields.get("subjectAltName", ()):
         return str(name).replace("*", "any")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -54,9 +55,7 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
         ConfigurationError: If a setting is invalid, or the file can't be read.
     """
     file = config_file or CONFIG_FILE
-    if config_file is not None and not config_file.is_file():
-        raise ConfigurationError(f"the configuration file {config_file} does not exist")
-
+    _check_file(file, must_exist=config_file is not None)
     _refuse_misspelt_variables(os.environ)
 
     class FromFile(Settings):
@@ -79,6 +78,22 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
         raise ConfigurationError(_describe_problems(error, file)) from None
     except ValueError as error:
         raise ConfigurationError(f"{file} can't be read: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file} can't be read: {error.strerror}") from None
+
+
+def _check_file(file: Path, *, must_exist: bool) -> None:
+    """Raise ConfigurationError for a folder and other entries that pydantic would silently skip."""
+    try:
+        is_file = stat.S_ISREG(file.stat().st_mode)
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigurationError(f"the configuration file {file} does not exist") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file} can't be read: {error.strerror}") from None
+    else:
+        if not is_file:
+            raise ConfigurationError(f"{file} can't be read: it is not a regular file")
 
 
 class _FileSource(TomlConfigSettingsSource):

@@ -29,7 +29,7 @@ def checked_database_url(url: str) -> str:
     if url.startswith(("postgres:", "postgresql:", "postgresql+")):
         return checked_postgresql_url(url)
     path = url.removeprefix(SQLITE_PREFIX)
-    if path in {url, "", ":memory:"} or path.startswith("file:"):
+    if path in {url, "", ":memory:"} or path.startswith("file:") or "\0" in path:
         raise ValueError(
             "give sqlite:/// and a path, for example sqlite:///sessions.sqlite, or "
             "postgresql://user:password@host/database"
@@ -55,7 +55,9 @@ def checked_postgresql_url(url: str) -> str:
         )
     parts = _PARTS.fullmatch(url)
     if parts is None or not (
-        ":" not in unquote(parts["user"] or "") and all(map(_is_host, parts["hosts"].split(",")))
+        "\0" not in url
+        and ":" not in unquote(parts["user"] or "")
+        and all(map(_is_host, parts["hosts"].split(",")))
     ):
         raise ValueError(
             "give postgresql://user:password@host:port/database; write every character of the password except letters, "

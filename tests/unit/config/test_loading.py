@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,23 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ConfigurationError, match=r"the configuration file .*absent\.toml does not exist"
     ):
         load_settings(tmp_path / "absent.toml")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for name, make, reason in (
+        ("folder", Path.mkdir, "it is not a regular file"),
+        ("pipe", os.mkfifo, "it is not a regular file"),
+        ("loop", lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        ("a" * 256, lambda _path: None, "File name too long"),
+    ):
+        file = tmp_path / name
+        make(file)
+        with pytest.raises(ConfigurationError) as caught:
+            load_settings(file)
+        assert str(caught.value) == f"{file} can't be read: {reason}"
+    (tmp_path / "session-authority.toml").mkdir()
+    with pytest.raises(ConfigurationError, match="session-authority.toml can't be read"):
+        load_settings()
 
 
 @pytest.mark.parametrize("text", ["listen = \n", "[", "listen = 'x", "\x00"])

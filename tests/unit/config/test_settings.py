@@ -66,6 +66,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("listen", "127.0.0.1:65536", "give host:port"),
     ("listen", "127.0.0.1:-1", "give host:port"),
     ("listen", "::1:50551", "give host:port"),
+    ("listen", "127.0.0.1:\N{FULLWIDTH DIGIT FIVE}1", "give host:port"),
     ("processes", "0", "greater than or equal to 1"),
     ("processes", "65", "less than or equal to 64"),
     ("processes", "two", "valid integer"),
@@ -102,6 +103,19 @@ BAD: list[tuple[str, Any, str]] = [
 def test_an_impossible_path_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} in the configuration file.*give a path"):
         load_settings(None, **{"tls_certificate": "x", "tls_key": "y", name: "a\0b"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("listen", "a\0b:1"),
+        ("database_url", "sqlite:///a\0b"),
+        ("database_url", "postgresql://host/database?user=a\0b"),
+    ],
+)
+def test_an_address_with_a_nul_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} in the configuration file.*: give "):
+        load_settings(None, **{name: value})
 
 
 @pytest.mark.parametrize(("name", "value", "remedy"), BAD)
