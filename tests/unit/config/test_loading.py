@@ -59,7 +59,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             load_settings(file)
         assert str(caught.value) == f"{file} can't be read: {reason}"
     (tmp_path / "session-authority.toml").mkdir()
-    with pytest.raises(ConfigurationError, match="session-authority.toml can't be read"):
+    with pytest.raises(ConfigurationError, match=r"session-authority\.toml can't be read"):
         load_settings()
 
 

@@ -123,9 +123,13 @@ class _BoundedServer(cygrpc.AioServer):  # type: ignore[misc]
 
     def _refuse(self, call: Any, *answer: Any) -> None:
         async def refuse() -> None:
-            # The refusal was sent, or the caller has gone.
-            with contextlib.suppress(cygrpc.AbortError, cygrpc.ExecuteBatchError):
-                await _context(call).abort(*answer)
+            with contextlib.suppress(cygrpc.ExecuteBatchError):  # The caller has gone.
+                try:
+                    await _context(call).abort(*answer)
+                except cygrpc.AbortError as sent:
+                    # The call keeps this error. With a traceback, both would stay in memory until the garbage
+                    # collector runs. Meanwhile gRPC would refuse the connection's further calls.
+                    sent.with_traceback(None)
 
         refusing = asyncio.create_task(refuse())
         self._refusing.add(refusing)  # asyncio itself keeps only a weak reference

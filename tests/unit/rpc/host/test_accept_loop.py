@@ -190,6 +190,24 @@ async def test_an_unregistered_method_is_refused_and_counted(
     assert _refused("unknown", "UNIMPLEMENTED") == before + 3
 
 
+async def test_a_refused_call_leaves_memory_without_the_garbage_collector(
+    channel: grpc.aio.Channel,
+) -> None:
+    def kept() -> int:
+        return sum(type(each).__name__ == "RPCState" for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = kept()
+        for _ in range(20):
+            call: Any = channel.unary_unary("/nope")
+            await _refusal(call(b""))
+        assert 0 < before <= kept() <= before + 2  # The latest may still be ending.
+    finally:
+        gc.enable()
+
+
 async def test_a_call_over_the_limit_of_refusals_is_cancelled(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
