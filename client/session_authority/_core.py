@@ -285,7 +285,7 @@ def _ask(
 
 
 def validation(request: ValidationRequest) -> v1.ValidateSessionRequest:
-    """Return the request for a token. Its `session_token` is empty if no call is needed."""
+    """Return the request that validates a token. `session_token` is empty if the token cannot be valid."""
     # None means any user. An empty id is an app's mistake: the authority would accept any user for it too.
     if request.user_id == "":
         raise convert.invalid("user_id", "must not be empty; leave it out to accept any user")

@@ -180,8 +180,8 @@ class SessionInterceptor(grpc.ServerInterceptor):
 def _admit_first(handler: _Handler, admit: Callable[[grpc.ServicerContext], None]) -> _Handler:
     """Wrap a handler, so that its thread runs `admit` first.
 
-    gRPC runs interceptors in the single thread that accepts calls, which must not wait for the authority. Each call has
-    context variables of its own.
+    gRPC runs interceptors in the single thread that accepts calls, which must not wait for the authority. `admit`
+    leaves its result in a context variable. No other call sees it, because each call has a context of its own.
     """
     behaviors: tuple[Any, ...] = (
         handler.unary_unary,

@@ -116,10 +116,10 @@ class Listener(Protocol):
     """Receives the changes of this process that invalidate tokens. Its methods neither wait nor raise."""
 
     def committing(self) -> None:
-        """Note that a change is about to be committed. A call of `committed` follows."""
+        """Record that a change is about to be committed. A call of `committed` follows."""
 
     def committed(self, changes: Changes, *, certain: bool) -> None:
-        """Note that a change was committed. If not `certain`, its commit may have failed or may still happen."""
+        """Record that a change was committed. If not `certain`, its commit may have failed or may still happen."""
 
 
 class Audit(Protocol):
@@ -198,8 +198,8 @@ class Transaction(Protocol):
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         """Mark a user for erasure. The caller has locked the user's row and just swept the user's sessions.
 
-        The user's row is deleted later. If the id then signs in again, its new row starts at the present epoch and
-        rejects sign-ins that began before `time`.
+        The user's row is deleted later. If the user signs in again after that, the new row starts at the epoch
+        that the user has at this call, and rejects sign-ins that began before `time`.
         """
 
     async def exempt_from_sweep(self, session_id: UUID) -> None:
@@ -339,7 +339,7 @@ class UpkeepStore(Protocol):
         """Return how many sessions end_swept would end."""
 
     async def settle_sweep(self, sweep: PendingSweep) -> None:
-        """Note that all endings of a sweep and of the same user's earlier sweeps are recorded."""
+        """Record that all endings of a sweep and of the same user's earlier sweeps are recorded."""
 
     async def purge_sweeps(self, swept_before: datetime, limit: int) -> int:
         """Delete at most `limit` settled sweeps before `swept_before`. Return how many were deleted."""

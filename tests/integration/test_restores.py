@@ -49,7 +49,7 @@ async def loading(served: Served, load: Load) -> AsyncIterator[None]:
 
 
 async def some_endings(load: Load) -> None:
-    """Wait for a random number of endings. In half of the rounds, callers only sign in afterwards."""
+    """Wait for a random number of endings. In half of the rounds, callers then stop ending sessions, and only sign in."""
     load.ends = True
     wanted = len(load.answered) + load.random.randint(5, 60)
     async with asyncio.timeout(RECOVERY_SECONDS):
@@ -57,7 +57,8 @@ async def some_endings(load: Load) -> None:
             await asyncio.sleep(0.005)
     load.ends = load.random.random() < 0.5
     if not load.ends:
-        await asyncio.sleep(0.3)  # Endings in flight may end now or later.
+        # Most calls in flight are answered in this time. A later answer does no harm.
+        await asyncio.sleep(0.3)
 
 
 async def run_on(load: Load) -> None:

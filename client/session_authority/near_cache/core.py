@@ -172,7 +172,7 @@ class NearCacheCore:
     # Events of validations.
 
     def rpc_sent(self, now: float, wall_time: float) -> Flight:
-        """Note that a validating call is about to be sent. `rpc_done` must follow."""
+        """Record that a validating call is about to be sent. `rpc_done` must follow."""
         with self._lock:
             generation = self._lease.generation if self._lease.established else None
             return self._flights.begin(generation, now, wall_time)
@@ -230,7 +230,7 @@ class NearCacheCore:
             self.token_ended(key)
 
     def rpc_done(self, flight: Flight) -> None:
-        """Note that a call has ended and all its answers have been received."""
+        """Record that a call has ended and all its answers have been received."""
         with self._lock:
             self._flights.end(flight)
 

@@ -48,7 +48,7 @@ class Flights:
         self._changes: OrderedDict[Subject, int] = OrderedDict()
 
     def begin(self, generation: int | None, now: float, wall_time: float) -> Flight:
-        """Note that a call is about to be sent."""
+        """Record that a call is about to be sent."""
         flight = Flight(generation, now, wall_time, self._count)
         self._open[flight] = None
         return flight
@@ -64,7 +64,7 @@ class Flights:
             self._changes.popitem(last=False)
 
     def invalidate(self, subjects: Iterable[Subject]) -> None:
-        """Note that these subjects have changed."""
+        """Record that these subjects have changed."""
         if not self._open:
             return
         self._count += 1
@@ -75,7 +75,7 @@ class Flights:
             self.invalidate_all()
 
     def invalidate_all(self) -> None:
-        """Note that everything may have changed."""
+        """Record that everything may have changed."""
         self._count += 1
         self._everything_at = self._count
         self._changes.clear()

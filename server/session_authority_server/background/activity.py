@@ -44,7 +44,7 @@ class Activity:
         return len(self._pending)
 
     async def record(self, session: Session, now: datetime, ip_address: str | None) -> None:
-        """Note that a live session was used.
+        """Record that a live session was used.
 
         Raises:
             StoreUnavailable: If a decisive activity can't be written.
@@ -54,7 +54,7 @@ class Activity:
             await self.write([decisive])
 
     def gather(self, session: Session, now: datetime, ip_address: str | None) -> Touch | None:
-        """Note that a live session was used. Return the activity if it must be written before the answer."""
+        """Record that a live session was used. Return the activity if it must be written before the answer."""
         if self.is_fresh(session, now):
             return None
         ip_address = kept_address(ip_address, self._policy.keep_ip_addresses)

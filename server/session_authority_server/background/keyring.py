@@ -100,7 +100,7 @@ class Keyring:
         return len(self._keys)
 
     def note_use(self, key_id: UUID, permission: Permission) -> None:
-        """Note that a key used a permission. `write_uses` writes it later."""
+        """Record that a key used a permission. `write_uses` writes it later."""
         self._used.add((key_id, permission))
 
     async def refresh(self) -> None:

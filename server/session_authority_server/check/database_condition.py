@@ -13,7 +13,7 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.liveness import is_live
 from session_authority_server.store.tables import erasures, sessions, sweeps
 
-# Rows to scan for a session that no sweep has ended.
+# How many sessions to search for one that is still live: those with the latest check times.
 SCANNED_ROWS = 1_000
 
 # A role without pg_monitor reads null as the state of a standby. A running base backup is not a standby.

@@ -108,7 +108,7 @@ class DemoSite:
     """The app and its simulated devices."""
 
     def __init__(self, client: AsyncSessionClient) -> None:
-        # Silence the client's warning that the cookie is not Secure. The demo uses plain HTTP, which rules that out.
+        # Silence the client's warning that the cookie is not Secure. It cannot be, because the demo uses plain HTTP.
         logging.getLogger("session_authority.web").setLevel(logging.ERROR)
         self._client = client
         self._sessions = Sessions(client)

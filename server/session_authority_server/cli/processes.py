@@ -63,7 +63,7 @@ async def serve_processes(
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[int]:
-    """Yield a descriptor of standard output for server processes, whose own standard output is a pipe."""
+    """Yield a duplicate of standard output, for server processes whose own standard output is a pipe."""
     descriptor = os.dup(1)
     try:
         yield descriptor

@@ -15,7 +15,8 @@ from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 
-_OPEN_FILES = 65_536, 10_240, 4_096  # each connection needs one; a client opens up to six
+# The limits of open files to try, in this order. Each connection needs one file. A client opens up to six connections.
+_OPEN_FILES = 65_536, 10_240, 4_096
 
 
 @click.command()

@@ -53,7 +53,8 @@ class Settings(BaseSettings):
 
     Each setting comes from the environment (`SESSION_AUTHORITY_` and the name in capitals), then from the configuration
     file, then from its default. The file is the one that `SESSION_AUTHORITY_CONFIG` names, or else
-    `session-authority.toml` in the working directory. Defaults about sessions come from `domain/policy.py`.
+    `session-authority.toml` in the working directory. Defaults about sessions, such as 90 days, come from
+    `domain/policy.py`. CONTRIBUTING.md lists what a new setting needs.
     """
 
     model_config = SettingsConfigDict(

@@ -180,7 +180,8 @@ FEATURE_PHONES = (
     r"|A[Ll][Cc][Aa][Tt][Ee][Ll]|H[Uu][Aa][Ww][Ee][Ii]|ZTE|HTC|Lenovo|PANTECH|Amoi|BlackBerry)[-_/\d]"
 )
 
-# Libraries that send the requests of apps. If an app follows one of them, the app is the program.
+# Libraries through which apps send requests. If a user agent names one of them first and then an app, the program is
+# the app.
 HTTP_LIBRARIES = _words("""
     okhttp okhttp3 alamofire afnetworking cfnetwork dalvik dart axios apache-httpclient volley retrofit ktor-client
     exoplayerlib node-fetch undici got go-http-client python python-requests python-urllib urllib3 aiohttp guzzlehttp

@@ -1,4 +1,7 @@
-"""Every RPC: the permission that it needs, its largest request, and whether a client may retry it by itself."""
+"""Every RPC: the permission that it needs, its largest request, and whether a client may retry it by itself.
+
+CONTRIBUTING.md lists what a new RPC needs.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -134,7 +134,7 @@ class Database:
         return read
 
     async def read_hot(self, session_ids: Sequence[UUID]) -> list[Session]:
-        """Read sessions by id for validation. The field `sweep` is always None (`rows.with_sweeps` sets it).
+        """Read sessions by id for validation. The field `sweep` stays None until `rows.with_sweeps` sets it.
 
         Raises:
             StoreUnavailable: If the store failed.

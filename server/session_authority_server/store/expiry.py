@@ -71,7 +71,7 @@ class WrittenRows(NamedTuple):
     """The outcome of `write_endings`.
 
     Attributes:
-        ids: The sessions whose rows were written. They may still be live.
+        ids: The sessions whose rows were written: ended ones, and live ones with a later `check_time`.
         ended: The endings that were recorded.
     """
 

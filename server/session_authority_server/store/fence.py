@@ -84,7 +84,7 @@ class Fence:
         return number
 
     def note(self, number: int) -> None:
-        """Note that the transaction of a mark is committed. `save` must follow before the ending is acknowledged."""
+        """Record that the transaction of a mark is committed. `save` must follow before the ending is acknowledged."""
         self._latest.append(number)
         self._noted += 1
 

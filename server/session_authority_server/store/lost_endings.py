@@ -88,8 +88,8 @@ class LostEndings:
         """Remove the files and marks of ended processes, and old marks of this process."""
         fence = self._fence
         if any(fence.directory.has_numbers(each) for each in ended):
-            # A database with this new mark also has all earlier marks. So the new mark can replace those of the ended
-            # processes.
+            # A database that goes back in time loses its newest writes first. While it has this new mark, it has
+            # lost no earlier one, so the marks of the ended processes are no longer needed.
             await self._database.write(fence.mark, fence.note)
             await fence.save()
             if fence.lost is not None:  # A new connection found a loss meanwhile.
@@ -133,7 +133,7 @@ async def read_recorded(database: Database) -> RecordedLoss | None:
 
 
 async def resolve(database: Database, lost: Collection[Mark]) -> None:
-    """Note that an operator has dealt with lost endings. The servers then serve again.
+    """Record that an operator has dealt with lost endings. The servers then serve again.
 
     Raises:
         StoreUnavailable: If the store failed; a repetition is safe.

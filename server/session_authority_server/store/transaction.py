@@ -93,7 +93,7 @@ class SqlTransaction:
             self._mark = await self._fence.mark(self._connection)
 
     def note_mark(self) -> None:
-        """Note that the mark's transaction is committed. Call this after the commit."""
+        """Record that the mark's transaction is committed. Call this after the commit."""
         if self._fence is not None and self._mark is not None:
             self._fence.note(self._mark)
 

@@ -105,7 +105,7 @@ class ApiKeys:
         return after
 
     async def revoke(self, key_id: UUID) -> ApiKey:
-        """Revoke a key at once, even an expired one. Return it. A revoked key stays unchanged.
+        """Revoke a key at once, even an expired one, and return it. If it was already revoked, nothing changes.
 
         Raises:
             KeyNotFound: If there is no such key.

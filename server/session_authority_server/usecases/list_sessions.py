@@ -20,7 +20,7 @@ DEFAULT_PAGE_SIZE = 50
 PAGE_SIZE_LIMIT = 200
 COUNT_LIMIT = 10_001
 """The count of a user's live sessions stops here, because a larger count costs too much."""
-# How late a use may be recorded. The recording moves the session to the front of the list.
+# How late a use may be recorded. Recording it moves the session to the front of the list, behind the reader.
 _RECORDING_LAG = 5 * FLUSH_INTERVAL
 
 

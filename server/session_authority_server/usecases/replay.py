@@ -117,7 +117,7 @@ async def _end(
     session = await transaction.read_session(event.session_id)
     if session is None or not is_live(session, context.clock.now()):
         return False
-    if is_new:  # The audit log already has an event that is only repeated.
+    if is_new:  # Do not record a replayed event again: it came from the audit log.
         transaction.record(event)
     return await transaction.end_session(event.session_id, event.ending)
 

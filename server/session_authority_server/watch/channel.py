@@ -9,11 +9,11 @@ class Receiver(Protocol):
     """Receives changes and probes from a channel. Its methods must neither wait nor raise."""
 
     def up(self) -> None:
-        """Note that every change that is committed from now on will arrive."""
+        """Record that every change that is committed from now on will arrive."""
         ...
 
     def lost(self) -> None:
-        """Note that changes may have been missed, and that more may be missed until `up`."""
+        """Record that changes may have been missed, and that more may be missed until `up` is called."""
         ...
 
     def changed(self, changes: Changes) -> None:

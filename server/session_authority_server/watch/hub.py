@@ -78,7 +78,7 @@ class Group:
 
 
 class Hub:
-    """Sends every change to every stream, and answers a ping after all earlier changes (`Receiver`).
+    """Sends every change to every stream, and answers a ping after all earlier changes. It is the channel's `Receiver`.
 
     The hub sends in ticks. If there are many streams, each tick serves one group: first the changes, as one message
     for the whole group, then the pongs. A stream may join while the channel is down. It gets no pong until the channel

@@ -172,7 +172,9 @@ async def test_the_number_of_waiting_sessions_is_limited(
     for session in (first, a_session(), a_session(), a_session()):
         await activity.record(session, START + MINUTE, None)
     assert (len(activity), activity.dropped) == (2, 2)
-    await activity.record(first, START + 2 * MINUTE, None)  # a waiting session may be newer
+    await activity.record(
+        first, START + 2 * MINUTE, None
+    )  # at the limit, a session that waits can still get a later activity
     await activity.flush()
     assert touches(store)[0].time == START + 2 * MINUTE
 

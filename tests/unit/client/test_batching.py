@@ -340,7 +340,7 @@ async def test_a_question_that_waits_too_long_ends_at_its_deadline(
 
 @pytest.mark.parametrize(
     "client_type", [AsyncSessionClient], ids=["aio"]
-)  # threads are not cancelled
+)  # a thread can't be cancelled
 async def test_a_cancelled_question_affects_no_other(
     twin: NearTwin, authority: FakeAuthority, gate: Gate, ask: Ask, near_cache: bool
 ) -> None:

@@ -239,7 +239,7 @@ class SessionsPage:
 
 
 def _refusal(visit: Visit, route: _Route | None) -> State | None:
-    """Return the refusal of an invalid request, or None. Makes no call."""
+    """Return the refusal of an invalid request, or None if it is valid. Make no call to the authority."""
     request, states = visit.request, visit.states
     if route is None:
         return states.refused(404)

@@ -167,7 +167,7 @@ def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
         answered: asyncio.Future[bytes | Answer] = asyncio.get_running_loop().create_future()
 
         def reply(answer: bytes | Answer) -> None:
-            # gRPC may have cancelled `answered` already, before the `except` below can run `call.cancel`.
+            # gRPC may already have cancelled `answered`. The `except` below then cancels the call.
             if not answered.done():
                 answered.set_result(answer)
 
