@@ -50,7 +50,7 @@ def current_session() -> Session:
 
     Raises:
         SessionNotLive: The method is public, so the call has no session.
-        LookupError: The current call did not pass an interceptor of this module.
+        LookupError: The current call did not go through an interceptor of this module.
     """
     session = _presented().session
     if session is None:
@@ -68,7 +68,7 @@ def token_metadata(token: Token = None) -> tuple[tuple[str, str], ...]:
         The metadata. Empty if the token is empty, or if the current call has none because its method is public.
 
     Raises:
-        LookupError: No token is given, and the current call did not pass an interceptor of this module.
+        LookupError: No token is given, and the current call did not go through an interceptor of this module.
     """
     passed_on = _presented().token if token is None else token
     text = passed_on.reveal() if isinstance(passed_on, SessionToken) else passed_on

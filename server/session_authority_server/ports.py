@@ -147,7 +147,7 @@ class Transaction(Protocol):
         """Record events in the audit log after the commit. A rollback discards them."""
 
     def confirm_end(self) -> None:
-        """Treat this transaction as an ending, because its answer confirms one that an earlier transaction recorded."""
+        """Protect the commit like that of a new ending. Its answer confirms an ending that was recorded earlier."""
 
     async def lock_user(self, user_id: str) -> LockedUser:
         """Lock a user's row before any work that depends on the user's sessions. Return the user."""
@@ -318,7 +318,7 @@ class UpkeepStore(Protocol):
         """Return the latest unsettled sweep of each user, the oldest first.
 
         Includes a sweep of everybody only if it is earlier than `global_sweeps_before`. Such a sweep locks no
-        user, so a transaction that began before it may commit a session after it.
+        user, so a transaction that began before it may commit a session after it. A later run settles a younger one.
         """
 
     async def end_swept(

@@ -104,7 +104,7 @@ class Job:
         return sum([await step.run(progress) for step in self.steps])
 
     async def count(self, limit: int) -> int:
-        """Return how many rows are due. Stop counting near the limit."""
+        """Return how many rows are due, but at most `limit`."""
         due = 0
         for step in self.steps:
             if due < limit:

@@ -117,8 +117,8 @@ class SessionCookie:
         There may be several: browsers store cookies of one name per domain and path, and send them all. A value may be
         in quotes (RFC 6265, section 4.1.1).
 
-        Only spaces and tabs are stripped from a name. Otherwise an attacker could set a cookie whose name only looks
-        like one with a prefix, which browsers would not protect.
+        Only spaces and tabs are stripped from a name. If other characters were stripped too, an attacker could set a
+        cookie whose name has the prefix only here. Browsers would not see the prefix, and not protect the cookie.
         """
         if len(header) > COOKIE_HEADER_LIMIT_BYTES:
             return ()

@@ -91,7 +91,7 @@ def _confirm_address(connection: HTTPConnection) -> str | None:
 
 
 def _path(scope: Scope) -> str:
-    """Return the path that the browser sees, quoted. A proxy may have removed the root path."""
+    """Return the path that the browser sees, quoted. If a proxy removed the root path, put it back."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     if not (path + "/").startswith(root.rstrip("/") + "/"):
         path = root + path

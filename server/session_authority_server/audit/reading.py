@@ -17,7 +17,7 @@ from session_authority_server.domain.event import (
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
 from session_authority_server.usecases.replay import LoggedEvent, TokenReplaced
 
-# How many lines cut short are kept, to find the later lines that repeat them.
+# How many truncated lines are kept. A truncated line is dropped when a later line contains it in full.
 CUT_LINES_LIMIT = 100
 
 
@@ -36,7 +36,7 @@ class AuditLogFiles:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every event has a whole line, after all events were read."""
+        """Whether no event was dropped, and no line is cut short. Valid only after all events were read."""
         return not (self.dropped or self.cut)
 
     def events(self) -> Iterator[LoggedEvent]:

@@ -154,10 +154,10 @@ class Facts:
         )
 
     def longer_limits_until(self, limit: timedelta) -> datetime | None:
-        """Return a time until which sessions with an earlier, longer limit may live; None if there are none.
+        """Return the latest `check_time` of a live session if it proves an earlier, longer limit; else None.
 
-        A session that began under the present limit has a `check_time` within `limit` from now. A later `check_time`
-        proves an earlier, longer limit. Such sessions may live even longer than the returned time.
+        A session that began under the present limit has a `check_time` within `limit` from now. A later one comes from
+        an earlier, longer limit. A session with that limit may live past the returned time.
         """
         until = None if self.contents is None else self.contents.live_until
         database_now = self.now - self.clock_skew

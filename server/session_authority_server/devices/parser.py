@@ -151,11 +151,12 @@ def _read_browser(agent: str, found: PartialResult, type_: DeviceType) -> tuple[
     """Return the name and version of a browser or of an app that shows web pages."""
     family, version = _ua_parser_program(found)
     comment = COMMENT.search(agent)
-    # The first comment names the system and the model. If it names a program too, the program has a version.
+    # The first comment names the system and the model.
     system = comment[1] if comment else ""
     products = products_of(agent[comment.end() :] if comment else agent)
     if family == "Chrome" and any(each.key in rules.WEB_VIEWS for each in products):
         family = "In-app browser"
+    # The comment may name a program too. Only a name with a slash counts as one.
     in_comment = [each for each in products_of(system) if each.slashed] if "/" in system else []
     known = _known_program(products + in_comment)
     if known is not None:

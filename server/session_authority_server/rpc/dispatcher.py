@@ -95,7 +95,7 @@ class Dispatcher:
         """Return the caller of an RPC.
 
         Raises:
-            AuthorityError: If the caller may not call it. Answer with `turn_away`.
+            AuthorityError: If the caller may not call the RPC. The host then answers with `turn_away`.
         """
         return self._authenticate(path, metadata)
 

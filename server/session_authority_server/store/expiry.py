@@ -112,7 +112,8 @@ async def end_overdue(
     erases_at_end: bool = False,
 ) -> ExpiryBatch:
     """Examine the next overdue sessions, record endings by idleness or a sweep, and advance the watermark."""
-    if erases_at_end:  # Every overdue session is written.
+    if erases_at_end:
+        # Then even an expired session needs a write, so examine no more sessions than one step may write.
         limit = min(limit, _WRITES_LIMIT)
     # With the worker's settings, a crash may undo this commit. The endings stay implied, and the next run examines
     # the sessions again.

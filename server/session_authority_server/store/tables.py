@@ -195,8 +195,8 @@ api_key_uses = Table(
     Column("last_used_time", Moment, nullable=False),
 )
 
-# One row for each of the latest endings that a process acknowledged. The process also writes the number outside the
-# database. If the row is missing, the database has gone back in time.
+# One row for each of the latest endings that a process acknowledged. The process also writes the row's number to the
+# state directory. If a number is there but its row is missing, the database has gone back in time.
 ending_marks = Table(
     "ending_marks",
     metadata,

@@ -29,7 +29,7 @@ class Channel(Protocol):
     """Delivers every committed change. A probe arrives after all earlier changes."""
 
     def probe(self, number: int) -> None:
-        """Send a probe, which comes back after every change that is committed by now.
+        """Send a probe. It comes back once, after all changes that are committed by now.
 
         A probe that is sent while the channel is down may be lost.
         """

@@ -205,7 +205,8 @@ def server(
         options: gRPC's channel arguments.
         calls_limit: How many unary calls of the package's methods may be open.
     """
-    # Replace the class for this call. gRPC has no parameter for it, and its arguments change between releases.
+    # Replace `cygrpc.AioServer` while `grpc.aio.server` runs, because that function has no parameter for the class. The
+    # arguments of the class change between releases, so do not construct it here.
     original, cygrpc.AioServer = cygrpc.AioServer, partial(_BoundedServer, package, calls_limit)
     try:
         return grpc.aio.server(interceptors=interceptors, options=options)

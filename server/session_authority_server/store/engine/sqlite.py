@@ -81,9 +81,9 @@ class FileReplaced(Exception):
 class SqliteFile:
     """Claims a SQLite file for this process, and detects whether the file was moved or replaced.
 
-    A server locks the file itself, and for the file's name, a lock file beside it. Other commands need both or neither
-    to be locked. If only the file is locked, a server uses another name for it. If only the name is locked, a server
-    has another file open.
+    A server takes two locks: one on the file, and one on a lock file beside it, which stands for the file's name. Any
+    other command requires that both are taken, or neither. If only the first is taken, a server has opened the file
+    under another name. If only the second is taken, a server has another file open under this name.
     """
 
     def __init__(self, path: Path, *, serve: bool = False) -> None:
