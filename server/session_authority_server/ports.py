@@ -281,7 +281,10 @@ class UpkeepStore(Protocol):
     """
 
     async def note_clock_time(self, now: datetime, longest: timedelta) -> datetime | None:
-        """Store `now` as a correct time, unless the stored time is over `longest` ago. Return the old stored time."""
+        """Store `now` as a time at which the clock was right, unless the stored time is over `longest` ago.
+
+        Return the time that was stored before.
+        """
 
     async def end_overdue(
         self,

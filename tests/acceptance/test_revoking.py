@@ -122,7 +122,8 @@ async def _refusal(authority: Authority, token: str, session_id: str) -> tuple[A
         error.code(),
         error.details(),
         list(error.initial_metadata()),
-        list(error.trailing_metadata()),
+        # The id of a request is new for each.
+        [pair for pair in error.trailing_metadata() if pair[0] != "x-request-id"],
     )
 
 

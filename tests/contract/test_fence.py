@@ -1,5 +1,6 @@
 """Endings are marked in the database and outside it, and the fence notices marks that the database lacks."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,9 @@ from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Session
 from session_authority_server.ports import Transaction
+from session_authority_server.store import lost_endings
 from session_authority_server.store.database import Database
-from session_authority_server.store.fence import Fence
+from session_authority_server.store.fence import Fence, Mark
 from session_authority_server.store.lost_endings import (
     EXTRA_MARKS_LIMIT,
     LostEndings,
@@ -129,12 +131,12 @@ async def test_a_loss_is_noticed_by_all_and_lasts_until_it_is_resolved(
     engine: Engine, fence: Fence, tmp_path: Path
 ) -> None:
     await an_ending(engine)
-    lost_endings = looking(engine, fence)
-    assert not await lost_endings.look()
+    looked = looking(engine, fence)
+    assert not await looked.look()
     assert await read_recorded(engine.database) is None
 
     await go_back(engine)
-    lost = await lost_endings.look()
+    lost = await looked.look()
 
     assert len(lost) == 1
     assert fence.lost is not None
@@ -148,6 +150,32 @@ async def test_a_loss_is_noticed_by_all_and_lasts_until_it_is_resolved(
             assert not await looking(engine, each).look()
             assert each.lost is None
     assert await read_recorded(engine.database) is None
+
+
+@pytest.mark.parametrize("failure", [OSError("gone"), StoreUnavailable("reading")])
+async def test_the_watch_goes_on_after_a_failure(
+    engine: Engine, fence: Fence, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    await an_ending(engine)
+    await go_back(engine)
+    monkeypatch.setattr(lost_endings, "CHECK_SECONDS", 0.001)
+    noticing, reported = looking(engine, fence), asyncio.Event()
+    look, failures = noticing.look, [failure] * 2
+
+    async def look_after_failures() -> frozenset[Mark]:
+        if failures:
+            raise failures.pop()
+        return await look()
+
+    async def report() -> None:
+        reported.set()
+
+    monkeypatch.setattr(noticing, "look", look_after_failures)
+    watching = asyncio.create_task(noticing.watch(report))
+    async with asyncio.timeout(30):
+        await reported.wait()
+    watching.cancel()
+    assert noticing.are_known
 
 
 @pytest.mark.parametrize("reads", [True, False])

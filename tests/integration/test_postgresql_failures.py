@@ -239,8 +239,10 @@ def test_missing_grants_or_tables_are_reported_at_startup(guarded: Cluster, tmp_
     url = f"postgresql://clerk:{SECRET}@127.0.0.1:{guarded.port}/postgres"
     for command in (SERVE, ("migrate", "--check")):
         line = refusal(url, tmp_path, *command)
-        assert "its role may not INSERT in the table sessions" in line
+        assert "its role may not INSERT in the table ending_marks" in line
 
+    guarded.psql("GRANT INSERT, UPDATE, DELETE ON ending_marks TO clerk")
+    assert "may not INSERT in the table sessions" in refusal(url, tmp_path, *SERVE)
     guarded.psql("GRANT INSERT, UPDATE ON sessions TO clerk")
     check = run("migrate", "--check", cwd=tmp_path, settings=settings(url))
     assert check.returncode == 0, check.stderr

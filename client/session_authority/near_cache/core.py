@@ -243,7 +243,7 @@ class NearCacheCore:
             self._evictions += self._entries.remove(key)
 
     def others_ended(self, key: bytes) -> None:
-        """Remove all sessions of a token's user. If the user is not known, remove all sessions."""
+        """Remove the cached sessions of a token's user. If the user is not known, remove all sessions."""
         with self._lock:
             entry = self._entries.get(key)
             user_id = None if entry is None else entry.user_id

@@ -68,7 +68,7 @@ async def metrics(settings: Settings, database: Database, host: str = "") -> Asy
     Args:
         settings: The settings that name the address.
         database: The database of this process.
-        host: The name of the host that speaks HTTP/2; empty in a worker.
+        host: The name of the HTTP/2 implementation, "grpcio" or "native"; empty in a worker.
 
     Raises:
         CannotStart: If the address can't be used.

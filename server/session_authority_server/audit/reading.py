@@ -40,7 +40,7 @@ class AuditLogFiles:
         return not (self.dropped or self.cut)
 
     def events(self) -> Iterator[LoggedEvent]:
-        """Return the events that end something.
+        """Return the events that end sessions, tokens or API keys.
 
         Raises:
             OSError: If a file can't be read.

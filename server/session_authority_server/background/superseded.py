@@ -17,7 +17,7 @@ OnSuperseded = Callable[[Session], None]
 
 # The most sessions that wait to be ended. A further session is ended at a later use of its superseded token.
 ENDINGS_LIMIT = 1_000
-# The most endings that are written at the same time. The other connections stay free for calls.
+# The most endings that are written at the same time. Each takes a connection; the others stay free for calls.
 ENDINGS_AT_ONCE = 2
 # How many times the server tries to end a session, and the pause after a failure.
 ENDING_TRIES = 30

@@ -58,7 +58,7 @@ def serve(
 
 
 def _allow_many_connections() -> None:
-    # Shells and systemd set a limit of 1,024 for programs that use select(). Child processes inherit the new limit.
+    # Shells and systemd limit programs to 1,024 open files, because select() handles no more. Child processes inherit the new limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for most in _OPEN_FILES:
         wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)

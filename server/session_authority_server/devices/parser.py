@@ -188,7 +188,8 @@ def _after_firefox(products: list[Product]) -> list[Product]:
 def _is_program(product: Product, family: str = "") -> bool:
     """Return whether a product must be a program: it has a version, and no rule lists it as something else."""
     if family == "In-app browser":
-        # The engine adds no product of its own. So a further product names the app, even without a version.
+        # Web views add only products that NOT_PROGRAMS lists. Any other product with a slash names the app, even if no
+        # version follows the slash.
         versioned = product.slashed or bool(product.version) or product.dotted
     else:
         versioned = (product.slashed and bool(product.version)) or product.dotted

@@ -227,7 +227,7 @@ FAMILIES = {
     "WebKit Nightly": "",
     "WebView": "In-app browser",
 }
-# Programs that other browsers and apps often name too. A product that no rule explains has priority over them.
+# Names that other browsers and apps also put into their user agents. A product that no rule lists is preferred.
 GENERIC_FAMILIES = frozenset(
     {"", "Chrome", "Chromium", "Electron app", "Firefox", "In-app browser", "Safari"}
 )

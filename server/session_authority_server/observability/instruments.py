@@ -69,7 +69,7 @@ class Counter(Instrument):
         self.cell(*labels).value += by
 
     def cell(self, *labels: str) -> Cell:
-        """Return the value for label values. A frequent caller keeps it and adds to it."""
+        """Return the cell for label values. A frequent caller keeps the cell and adds to its `value`."""
         found = self._cells.get(labels)
         if found is None:
             if len(self._cells) >= LABELS_LIMIT:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "grpc"
-# The SDK's logger that quotes a header of OTEL_EXPORTER_OTLP_HEADERS that can't be parsed. The header may hold a key.
+# This logger quotes a header of OTEL_EXPORTER_OTLP_HEADERS if the SDK can't parse it. The header may hold a key.
 _HEADER_PARSER = "opentelemetry.util.re"
 
 _log = structlog.get_logger("session_authority")

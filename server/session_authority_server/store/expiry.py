@@ -237,7 +237,7 @@ async def _read_overdue(
     """
     seen = _next_overdue(watermark, before, now, limit)
     own, common = sweeps.alias(), sweeps.alias()
-    # `liveness.expires` for many sessions: joins are faster here than a subquery per session.
+    # The same condition as `liveness.expires`, with joins. For many sessions they are faster than subqueries.
     needs_no_write = (
         false()
         if erases_at_end

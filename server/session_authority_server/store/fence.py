@@ -4,9 +4,10 @@
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -50,7 +51,7 @@ class Comparison(NamedTuple):
 
 
 class Fence:
-    """Marks the endings of this process, and finds lost marks of any process.
+    """Marks each ending that this process acknowledges, and finds marks of any process that the database lacks.
 
     Attributes:
         directory: The files outside the database.
@@ -142,12 +143,18 @@ class Fence:
             missing &= _flat(self._read())
         return Comparison(frozenset(missing), frozenset(recorded))
 
+    def ended(self) -> Sequence[UUID]:
+        """Return the ended processes that have a file.
+
+        Raises:
+            StoreUnavailable: If the state directory can't be read.
+        """
+        with _readable():
+            return self.directory.ended()
+
     def _read(self) -> Mapping[UUID, Set[int]]:
-        try:
+        with _readable():
             return self.directory.read()
-        except StateUnusable as error:
-            _log.error("%s", error)
-            raise StoreUnavailable("reading") from error
 
     def refuse(self, lost: Collection[Mark]) -> None:
         """Count a comparison that found lost endings, and set `lost`."""
@@ -170,6 +177,16 @@ class Fence:
         """Wait for the last write, and close the state directory."""
         self._thread.shutdown()
         self.directory.close()
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Log that the state directory can't be read, and raise StoreUnavailable."""
+    try:
+        yield
+    except StateUnusable as error:
+        _log.error("%s", error)
+        raise StoreUnavailable("reading") from error
 
 
 def _flat(numbers: Mapping[UUID, Set[int]]) -> set[Mark]:

@@ -1,8 +1,8 @@
 """Looks for acknowledged endings that a database lacks, and records them until an operator has dealt with them."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -15,6 +15,8 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.store.database import Database
 from session_authority_server.store.fence import Comparison, Fence, Mark
 from session_authority_server.store.tables import api_keys, ending_marks, sessions
+
+_log = logging.getLogger(__name__)
 
 # How often a server looks. It also checks each new connection before its first use.
 CHECK_SECONDS = 1.0
@@ -53,7 +55,7 @@ class LostEndings:
             StoreUnavailable: If the database or the state directory can't be used.
         """
         fence = self._fence
-        ended, refusals = fence.directory.ended(), fence.refusals
+        ended, refusals = fence.ended(), fence.refusals
         found = await self._database.read(fence.compare)
         if found.missing:
             found = await self._record(found)
@@ -72,8 +74,12 @@ class LostEndings:
                 reported = self._fence.lost
                 await report()
             await asyncio.sleep(CHECK_SECONDS)
-            with suppress(StoreUnavailable):  # already logged
+            try:
                 await self.look()
+            except StoreUnavailable:
+                pass  # already logged
+            except Exception:  # noqa: BLE001 - the next look may succeed
+                _log.exception("lost endings can't be looked for; the next attempt follows")
 
     async def _record(self, found: Comparison) -> Comparison:
         """Record missing marks in the database. A new database lacks them too, but has lost no ending."""

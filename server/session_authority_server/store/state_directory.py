@@ -7,17 +7,22 @@ write. A process locks its file until it ends.
 
 import contextlib
 import fcntl
+import logging
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from uuid import UUID, uuid4
 
 # A process has at most 8 transactions in flight. So a database that lost any ending of the process also lost one of its
 # latest 8 endings. One disk sector holds 64 numbers.
 NUMBERS_LIMIT = 64
-_BLOCK = struct.Struct(f"<{NUMBERS_LIMIT}Q")
+_BLOCK = struct.Struct(f"<{NUMBERS_LIMIT}q")
 _SUFFIX = ".marks"
+# Without O_NONBLOCK, opening a pipe would wait for a writer.
+_READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+_log = logging.getLogger(__name__)
 
 
 class StateUnusable(Exception):
@@ -47,29 +52,30 @@ class StateDirectory:
         """
         self.read()
         try:
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            # Create the file under another name, because other processes remove files that are not locked.
-            unlocked = self.path / f"{self.process_id}.new"
-            self._descriptor = os.open(
-                unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
-            )
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._write_block(())
-            unlocked.rename(self._file(self.process_id))
-            self._sync_names()
+            self._create(())
         except OSError as error:
             raise StateUnusable(
                 f"the state directory {self.path} can't be written: {error.strerror}; make it writable for this user, "
-                "or set SESSION_AUTHORITY_STATE_DIRECTORY to another directory"
+                "create the folder above it, or set SESSION_AUTHORITY_STATE_DIRECTORY to another directory"
             ) from None
 
     def write(self, numbers: Sequence[int]) -> None:
         """Write the latest numbers of this process, and wait for the disk.
 
+        If the file was removed, create it again. Its numbers are complete, because the caller keeps them.
+
         Raises:
             OSError: If the file can't be written.
         """
-        self._write_block(numbers)
+        assert self._descriptor is not None, "the directory is open"
+        if os.fstat(self._descriptor).st_nlink:
+            self._write_block(numbers)
+        else:
+            _log.error(
+                "a file of the state directory %s was removed; keep all its files", self.path
+            )
+            os.close(self._descriptor)
+            self._create(numbers)
         self._is_empty = False
 
     def read(self) -> Mapping[UUID, Set[int]]:
@@ -112,31 +118,53 @@ class StateDirectory:
     def _file(self, process_id: UUID) -> Path:
         return self.path / f"{process_id}{_SUFFIX}"
 
-    def _processes(self) -> Iterator[UUID]:
-        for each in sorted(self.path.glob(f"*{_SUFFIX}")):
-            with contextlib.suppress(ValueError):  # not a file of this program
-                yield UUID(each.stem)
+    def _processes(self) -> Sequence[UUID]:
+        """Return the processes that have a file.
+
+        Raises:
+            StateUnusable: If the directory can't be read.
+        """
+        try:
+            names = sorted(each.name for each in self.path.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StateUnusable(
+                f"the state directory {self.path} can't be read: {error.strerror}; make it readable for this user, "
+                "or set SESSION_AUTHORITY_STATE_DIRECTORY to another directory"
+            ) from None
+        found = []
+        for name in names:
+            if name.endswith(_SUFFIX):
+                with contextlib.suppress(ValueError):  # not a file of this program
+                    found.append(UUID(name.removesuffix(_SUFFIX)))
+        return found
 
     def _read_file(self, process_id: UUID) -> Set[int] | None:
         """Return the numbers in a file; None if another process has just removed it."""
         path = self._file(process_id)
         try:
-            numbers = _BLOCK.unpack(path.read_bytes())
+            descriptor = os.open(path, _READING)
         except FileNotFoundError:
             return None
-        except (OSError, struct.error) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it has a wrong size"
-            raise StateUnusable(
-                f"{path} can't be read: {reason}; without it, lost endings may stay unnoticed. If the database is "
-                "complete, remove the file"
-            ) from None
+        except OSError as error:
+            raise _unreadable(path, error.strerror) from None
+        try:
+            block = os.read(descriptor, _BLOCK.size + 1)
+        except OSError as error:
+            raise _unreadable(path, error.strerror) from None
+        finally:
+            os.close(descriptor)
+        numbers = _BLOCK.unpack(block) if len(block) == _BLOCK.size else (-1,)
+        if min(numbers) < 0:
+            raise _unreadable(path, "it is damaged")
         return {number for number in numbers if number}
 
     def _has_ended(self, process_id: UUID) -> bool:
         if process_id == self.process_id:
             return False
         try:
-            descriptor = os.open(self._file(process_id), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._file(process_id), _READING)
         except OSError:
             return False  # Another process has just removed it.
         try:
@@ -146,6 +174,20 @@ class StateDirectory:
         finally:
             os.close(descriptor)
         return True
+
+    def _create(self, numbers: Sequence[int]) -> None:
+        """Create the directory, and the file of this process with its numbers. Lock the file."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        # Create the file under another name, because other processes remove files that are not locked.
+        unlocked = self.path / f"{self.process_id}.new"
+        unlocked.unlink(missing_ok=True)
+        self._descriptor = os.open(
+            unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
+        )
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._write_block(numbers)
+        unlocked.rename(self._file(self.process_id))
+        self._sync_names()
 
     def _write_block(self, numbers: Sequence[int]) -> None:
         assert self._descriptor is not None, "the directory is open"
@@ -161,3 +203,10 @@ class StateDirectory:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _unreadable(path: Path, reason: str | None) -> StateUnusable:
+    return StateUnusable(
+        f"{path} can't be read: {reason}; without it, lost endings may stay unnoticed. If the database is complete, "
+        "remove the file"
+    )

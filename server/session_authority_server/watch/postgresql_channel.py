@@ -86,7 +86,7 @@ class Subscription:
             self.end()
 
     def end(self) -> None:
-        """Detach the receiver. If the channel was up, report the loss to it."""
+        """Detach the receiver. If the channel was up, report to the receiver that it is lost."""
         receiver, self._receiver = self._receiver, None
         if self.was_up and receiver is not None:
             receiver.lost()

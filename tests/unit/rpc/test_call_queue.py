@@ -1,7 +1,7 @@
 """The call queue, without a host or a service."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -106,8 +106,12 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @pytest.fixture
-async def queued() -> Queued:
-    return Queued()
+async def queued() -> AsyncIterator[Queued]:
+    queued = Queued()
+    yield queued
+    while queued.running or queued._batches_running:
+        queued.end_everything()
+        await turns()
 
 
 async def test_calls_run_up_to_the_limit_and_the_others_follow_in_order_of_arrival(

@@ -1,5 +1,7 @@
 """The files outside the database that hold the numbers of acknowledged endings."""
 
+import os
+import shutil
 from pathlib import Path
 from uuid import uuid4
 
@@ -46,11 +48,11 @@ def test_a_process_has_ended_when_its_lock_is_free(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "a file without a number is removed"
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 511])
+@pytest.mark.parametrize("content", [b"", b"x" * 511, b"x" * 513, b"\xff" * 512])
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / f"{uuid4()}.marks").write_bytes(content)
     (tmp_path / "other.marks").write_bytes(b"not ours")
-    with pytest.raises(StateUnusable, match="it has a wrong size"):
+    with pytest.raises(StateUnusable, match="it is damaged"):
         opened(tmp_path)
 
 
@@ -58,3 +60,24 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateUnusable, match="set SESSION_AUTHORITY_STATE_DIRECTORY to another"):
         opened(tmp_path / "file" / "state")
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"{uuid4()}.marks")
+    with pytest.raises(StateUnusable, match="it is damaged"):
+        opened(tmp_path)
+
+
+def test_a_removed_directory_is_made_again_with_all_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = opened(tmp_path / "state")
+    one.write([1])
+    shutil.rmtree(tmp_path / "state")
+    one.write([1, 2])
+    assert one.read() == {one.process_id: {1, 2}}
+    other = opened(tmp_path / "state")
+    assert other.ended() == [], "the new file is locked"
+    assert "was removed" in caplog.text
+    other.close()
+    one.close()

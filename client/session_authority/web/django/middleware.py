@@ -44,7 +44,7 @@ class SessionAuthorityMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], _args: object, _kwargs: object
     ) -> None:
-        """Note whether the view begins or ends acting as another user."""
+        """Note whether the view is one of django-hijack's, which start or stop acting as another user."""
         auth_session_of(request).is_hijack = is_hijack(view)
 
     def process_exception(

@@ -100,7 +100,7 @@ class OwnSession:
 
 
 def is_hijack(view: Callable[..., Any]) -> bool:
-    """Say whether a view of django-hijack begins or ends acting as another user."""
+    """Say whether a view is one of django-hijack's, which start or stop acting as another user."""
     if not apps.is_installed("hijack"):
         return False
     from hijack.views import AcquireUserView, ReleaseUserView

@@ -72,7 +72,7 @@ class PageOptions:
             raise ConfigurationError("catalogues", "is not a folder")
 
     def with_near_cache(self) -> "PageOptions":
-        """Return the options of a page whose client has a near cache."""
+        """Return these options for a page whose client has a near cache."""
         if self.effective_within_seconds is not None:
             return self
         return replace(self, effective_within_seconds=LEASE_SECONDS)

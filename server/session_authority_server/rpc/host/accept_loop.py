@@ -49,7 +49,7 @@ class OpenCalls:
         self.limit = limit
 
     def ended(self, _context: object) -> None:
-        """Count a call that has ended."""
+        """Subtract a call that has ended from the open calls."""
         self.calls -= 1
 
 

@@ -28,7 +28,7 @@ CALLS_PER_CONNECTION = 170
 _IO_THREADS = 1
 _UNAVAILABLE = 14
 _FLUSH_SECONDS = 0.1
-# Leaves room for the rest of a socket's path, which may have 103 bytes on macOS and 107 on Linux.
+# The limit of the parent folder leaves room for the rest. A socket's path has at most 103 bytes on macOS, 107 on Linux.
 _PARENT_LIMIT_BYTES = 60
 
 

@@ -1,4 +1,4 @@
-"""Create the table of the marks of acknowledged endings."""
+"""Create the table `ending_marks`, with one row for each recent ending that a process acknowledged."""
 
 import sqlalchemy as sa
 from alembic import op
