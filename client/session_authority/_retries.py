@@ -40,7 +40,9 @@ class RetryBudget:
     __slots__ = ("_lock", "_tokens")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # a forked process has its own channel and budget
+        self._lock = (
+            threading.Lock()
+        )  # not renewed after a fork: the child makes a new channel, with a new budget
         self._tokens = float(BUDGET_TOKENS)
 
     def answered(self) -> None:

@@ -320,8 +320,9 @@ class UpkeepStore(Protocol):
     ) -> Sequence[PendingSweep]:
         """Return the latest unsettled sweep of each user, the oldest first.
 
-        Includes a sweep of everybody only if it is earlier than `global_sweeps_before`. Such a sweep locks no
-        user, so a transaction that began before it may commit a session after it. A later run settles a younger one.
+        Includes a sweep of everybody only if it is earlier than `global_sweeps_before`. A sweep of everybody
+        locks no user, so transactions that began before it may still commit sessions. Leave a recent one to a later
+        run.
         """
 
     async def end_swept(

@@ -216,7 +216,7 @@ def is_local(scheme: str, host: str, origin: str = "") -> bool:
 
 
 def is_local_origin(origin: str | None) -> bool:
-    """Say whether an origin, if there is one, is plain HTTP on the browser's own machine."""
+    """Say whether an origin is plain HTTP on the browser's own machine. True if there is none, or it is "null"."""
     if not origin or origin == "null":
         return True
     scheme, _, host = origin.partition("://")

@@ -286,7 +286,8 @@ def _is_bot(agent: str, browser: str, os: str, found: PartialResult) -> bool:
     if found.device is None or found.device.family != "Spider":
         return False
     family = found.user_agent.family if found.user_agent else ""
-    # ua-parser also takes a part of a name for a crawler, such as "Microsoft" in "Microsoft Edge Update".
+    # ua-parser may mistake a part of a name for a crawler, such as "Microsoft" in "Microsoft Edge Update". Such a name
+    # is a crawler only if it contains a word of crawlers.
     return family == browser or family not in browser or bool(_BOT_NAME.search(browser))
 
 

@@ -48,7 +48,9 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own."""
         if not self._room.acquire(blocking=False):
-            with contextlib.suppress(IndexError, OSError):  # The oldest connection may have ended.
+            with contextlib.suppress(
+                IndexError, OSError
+            ):  # Close the oldest connection to make room. It may have ended already.
                 self._open[0].shutdown(socket.SHUT_RDWR)
             self._room.acquire()
         self._open.append(request)

@@ -46,7 +46,7 @@ Authenticate: TypeAlias = Callable[[str, Metadata], Caller]
 
 AUTHORIZATION = "authorization"
 _SCHEME = "bearer"
-# Enough for all active keys: the header of a key varies only in the case of "Bearer".
+# Enough for all active keys. The headers of one key differ only in upper and lower case of the word "Bearer".
 _CACHED_LIMIT = 5_000
 
 

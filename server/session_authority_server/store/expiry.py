@@ -289,7 +289,7 @@ def _next_overdue(
 def _swept_in_lifetime(
     swept: FromClause, seen: FromClause, user_id: ColumnElement[str], epoch: ColumnElement[int]
 ) -> ColumnElement[bool]:
-    """Return the condition that the first sweep after an epoch came before the end of a session's lifetime."""
+    """Return the condition that a sweep ended a session by the end of its lifetime. `epoch` is the session's."""
     return and_(
         swept.c.user_id == user_id,
         swept.c.epoch == epoch + 1,

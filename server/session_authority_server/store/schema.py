@@ -55,7 +55,7 @@ class SchemaVersion:
 
     @property
     def serves(self) -> bool:
-        """Whether this program can use the schema. The schema is current, or newer and supports this program."""
+        """Whether this program can use the schema: it is current, or it is newer and supports this program."""
         if self.known or self.oldest_program is None:
             return self.is_current
         return self.oldest_program <= self.wanted
@@ -114,7 +114,7 @@ async def read_version(database: Database) -> SchemaVersion:
 async def find_missing(database: Database) -> str | None:
     """Return the first missing table, column or privilege of a database with the right version, or None.
 
-    The version only says that the migrations ran. A table may be missing since, for example after an incomplete
+    The version only says that the migrations ran. A table may have been lost since then, for example in an incomplete
     restore, or this program's role may lack privileges.
 
     Raises:

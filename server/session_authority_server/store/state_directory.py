@@ -62,7 +62,7 @@ class StateDirectory:
     def write(self, numbers: Sequence[int]) -> None:
         """Write the latest numbers of this process, and wait for the disk.
 
-        If the file was removed, create it again. Its numbers are complete, because the caller keeps them.
+        If the file was removed, create it again. The new file is complete, because the caller keeps all numbers.
 
         Raises:
             OSError: If the file can't be written.

@@ -185,7 +185,7 @@ api_keys = Table(
     Column("last_used_time", Moment),
 )
 
-# One row for each permission that a key has used since this table exists.
+# One row for each permission that a key has used since this table was created.
 api_key_uses = Table(
     "api_key_uses",
     metadata,

@@ -109,7 +109,7 @@ class HotRead:
         await self._engine.dispose()
 
     async def _take_place(self) -> None:
-        # The pool does not know when a connection becomes free here, so callers queue for this semaphore instead.
+        # A free connection goes to `_idle`, not back to the engine's pool. So callers wait for this semaphore.
         try:
             async with asyncio.timeout(WAIT_SECONDS if self._places.locked() else None):
                 await self._places.acquire()

@@ -271,7 +271,7 @@ def prepare(connection: Any, _record: object) -> None:
     try:
         verify(driver)
     except WrongEncoding:
-        connection.close()  # The pool never receives this connection, so it can't close it.
+        connection.close()  # The pool never receives this connection, so the pool can't close it.
         raise
     driver.adapters.register_dumper(timedelta, TimedeltaBinaryDumper)
 
