@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -195,9 +196,10 @@ def running(
     command: Sequence[str | Path] = (COMMAND,),
 ) -> Iterator[Program]:
     """Run a command for as long as the context lasts."""
-    number = sum(1 for _ in cwd.glob("*.out"))
-    out, err = cwd / f"{number}.out", cwd / f"{number}.err"
-    out.touch()
+    # Several threads may start programs in one folder at once.
+    descriptor, name = tempfile.mkstemp(".out", dir=cwd)
+    os.close(descriptor)
+    out, err = Path(name), Path(name).with_suffix(".err")
     err.touch()
     process = _start([*command, *arguments], cwd, environment(**(settings or {})), out, err)
     program = Program(process, out, err)
