@@ -184,6 +184,8 @@ class StateDirectory:
         self._descriptor = os.open(
             unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
         )
+        # The server must be able to read the files of commands that root runs, whatever root's umask is.
+        os.fchmod(self._descriptor, 0o644)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._write_block(numbers)
         unlocked.rename(self._file(self.process_id))

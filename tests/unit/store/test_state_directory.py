@@ -81,3 +81,14 @@ def test_a_removed_directory_is_made_again_with_all_numbers(
     assert "was removed" in caplog.text
     other.close()
     one.close()
+
+
+def test_other_users_of_the_directory_can_read_a_file_whatever_the_umask_is(tmp_path: Path) -> None:
+    earlier = os.umask(0o077)
+    try:
+        directory = opened(tmp_path)
+    finally:
+        os.umask(earlier)
+    [file] = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o644
+    directory.close()
