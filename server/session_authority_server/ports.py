@@ -159,10 +159,7 @@ class Transaction(Protocol):
         """Return the user's live sessions except the `keep` most recently active ones."""
 
     async def insert_session(self, session: Session) -> Session:
-        """Insert a session. Return it with its epochs.
-
-        The INSERT itself reads the epochs. An earlier read could miss a sweep that commits before the INSERT.
-        """
+        """Insert a session. Return it with its epochs, which the INSERT itself reads, so that no sweep is missed."""
 
     async def end_live_over_limit(
         self, user_id: str, now: datetime, keep: int, ending: Ending
@@ -190,10 +187,7 @@ class Transaction(Protocol):
         """Return when a sweep last ended the sessions of everybody; None if none did."""
 
     async def correct_swept_time(self, user_id: str, now: datetime) -> None:
-        """Correct the sweep time of the locked user, and the time of the last sweep of everybody.
-
-        A sweep time that is more than TOLERATED_SKEW after `now` becomes `now`.
-        """
+        """Set the sweep times of the locked user and of everybody to `now` if they are over TOLERATED_SKEW later."""
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         """Mark a user for erasure. The caller has locked the user's row and just swept the user's sessions.
@@ -281,10 +275,7 @@ class UpkeepStore(Protocol):
     """
 
     async def note_clock_time(self, now: datetime, longest: timedelta) -> datetime | None:
-        """Store `now` as a time at which the clock was right, unless the stored time is over `longest` ago.
-
-        Return the time that was stored before.
-        """
+        """Store `now` as a time of the right clock, unless the stored time is over `longest` ago. Return the latter."""
 
     async def end_overdue(
         self,
@@ -321,8 +312,7 @@ class UpkeepStore(Protocol):
         """Return the latest unsettled sweep of each user, the oldest first.
 
         Includes a sweep of everybody only if it is earlier than `global_sweeps_before`. A sweep of everybody
-        locks no user, so transactions that began before it may still commit sessions. Leave a recent one to a later
-        run.
+        locks no user, so transactions that began before it may still commit sessions.
         """
 
     async def end_swept(
@@ -334,16 +324,13 @@ class UpkeepStore(Protocol):
         *,
         committed: Callable[[SweepBatch], None] | None = None,
     ) -> SweepBatch:
-        """Record the endings that a sweep implies. Read at most `limit` session ids.
-
-        Skip sessions that had expired before the sweep, because their rows already imply the end.
-        """
+        """Record the endings of a sweep, except of sessions that expired before it. Read at most `limit` ids."""
 
     async def count_swept(self, sweep: PendingSweep, limit: int) -> int:
         """Return how many sessions end_swept would end."""
 
     async def settle_sweep(self, sweep: PendingSweep) -> None:
-        """Record that all endings of a sweep and of the same user's earlier sweeps are recorded."""
+        """Mark a sweep, and the earlier sweeps of the same user, as settled: all their endings are recorded."""
 
     async def purge_sweeps(self, swept_before: datetime, limit: int) -> int:
         """Delete at most `limit` settled sweeps before `swept_before`. Return how many were deleted."""
