@@ -1,6 +1,6 @@
 """Compare this project with its alternatives on the same machine.
 
-    .venv/bin/python -m benchmarks.run_peers [--rounds N] [--seconds N] [--environment FOLDER] [--only WORD]
+    .venv/bin/python -m benchmarks.run_peers [--rounds N] [--seconds N] [--environment FOLDER] [--only WORD] [--at N]
 
 The servers run on one core. Redis, PostgreSQL and the load run on the other. The subjects take turns, each with many
 sessions, and every answer is checked.
@@ -296,9 +296,11 @@ async def _through_client(
     return Result(time.perf_counter() - began, latencies, wrong)
 
 
-async def _measure(subjects: Sequence[_Subject], rounds: int, seconds: float) -> None:
+async def _measure(
+    subjects: Sequence[_Subject], concurrencies: Sequence[int], rounds: int, seconds: float
+) -> None:
     cells: dict[str, list[str]] = {each.name: [] for each in subjects}
-    for concurrency in _CONCURRENCIES:
+    for concurrency in concurrencies:
         runs: dict[str, list[_Run]] = {each.name: [] for each in subjects}
         for subject in subjects:
             await subject.run(concurrency, 1.0)  # Warm up.
@@ -309,7 +311,8 @@ async def _measure(subjects: Sequence[_Subject], rounds: int, seconds: float) ->
             rate, p99, cpu = (median(each) for each in zip(*some, strict=True))
             cells[name].append(f"{rate:,.0f}/s, {p99:.2g} ms, {cpu:.1f} us")
             print(f"{concurrency} at once, {name}: {cells[name][-1]}", flush=True)
-    print("\n| | 1 at once | 8 at once | 64 at once |\n|---|---|---|---|")
+    print("\n| | " + " | ".join(f"{each} at once" for each in concurrencies) + " |")
+    print("|---" * (1 + len(concurrencies)) + "|")
     for name, found in cells.items():
         print(f"| {name} | {' | '.join(found)} |")
 
@@ -319,7 +322,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--environment", type=Path, help="folder of the alternatives' packages")
-    parser.add_argument("--only", default="", help="compare only subjects whose name contains this")
+    parser.add_argument(
+        "--only",
+        action="append",
+        help="compare only subjects whose name contains this; may be given several times",
+    )
+    parser.add_argument("--at", type=int, nargs="+", default=_CONCURRENCIES, help="calls at once")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         environment = given.environment or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -327,8 +335,9 @@ def main() -> None:
         peers = _Peers(stack, cluster, environment)
         subjects = [*peers.subjects(), *_ours(stack, cluster)]
         pin(0, LOAD_CORE)
-        chosen = [each for each in subjects if given.only in each.name]
-        uvloop.run(_measure(chosen, given.rounds, given.seconds))
+        words = given.only or [""]
+        chosen = [each for each in subjects if any(word in each.name for word in words)]
+        uvloop.run(_measure(chosen, given.at, given.rounds, given.seconds))
         peers.jwt(given.seconds)
 
 
