@@ -1,14 +1,16 @@
 """The code that the integrations of all ASGI frameworks share. It imports none of the frameworks.
 
-The middleware notes when a request arrived, and adds the cookie to its response. It calls the authority only to end a
-sign-in whose request failed.
+The middleware notes when a request arrived, and adds the cookie to its response. By itself, it calls the authority only
+to end a sign-in whose request failed.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from session_authority.aio import AsyncSessionClient
+from session_authority.session import Rejection, Session
 from session_authority.web.site import Arrival, Site
 from session_authority.web.visit import Visit
 
@@ -22,6 +24,12 @@ SESSIONS_KEY = "session_authority.sessions"
 """The scope's key for the innermost `Sessions` that the request has reached."""
 _COOKIES_KEY = "session_authority.cookies"
 """The scope's key for the cookie names in use, each with its `Sessions`."""
+
+
+class HasClient(Protocol):
+    """The `Sessions`, whose client a test may replace at any time."""
+
+    client: AsyncSessionClient
 
 
 def visit_key(sessions: object) -> str:
@@ -135,6 +143,30 @@ class SessionMiddleware:
                 f"two Sessions use the cookie {name!r} in one request: install the same Sessions object in "
                 "both apps, or give one of them another cookie with Site(SessionCookie('...'))"
             )
+
+
+async def look_up(
+    client: AsyncSessionClient, visit: Visit, *, passive: bool = False
+) -> Session | Rejection:
+    """Return the session of a visit, or a rejection. Ask the authority at most once.
+
+    Args:
+        client: The client of the authority.
+        visit: The request. It remembers the answer.
+        passive: Whether the look-up is not caused by the user. It then doesn't count as activity.
+    """
+    match visit.to_ask(passive=passive):
+        case []:
+            pass
+        case [only]:
+            answer = await client.validate(
+                only.token, ip_address=only.ip_address, passive=only.passive
+            )
+            visit.answered([answer])
+        case several:
+            visit.answered(await client.validate_many(several))
+    assert visit.outcome is not None
+    return visit.outcome
 
 
 def headers_of(scope: Scope, name: str) -> str:

@@ -1,41 +1,50 @@
 """The sessions page as an ASGI application, which an app installs as a route."""
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
-from session_authority import _core
 from session_authority.errors import SessionAuthorityError
-from session_authority.web.asgi import AsyncVisit, Receive, Scope, Send
+from session_authority.web.asgi import (
+    AsyncVisit,
+    HasClient,
+    Receive,
+    Scope,
+    Send,
+    look_up,
+    visit_key,
+)
 from session_authority.web.exchange import PageRequest, PageResponse, fields, is_form
-from session_authority.web.sessions_page import FORM_LIMIT_BYTES, SessionsPage
+from session_authority.web.sessions_page import FORM_LIMIT_BYTES, PageOptions, SessionsPage
+from session_authority.web.site import Site
 
 
 class PageApplication:
-    """Passes requests to the page, and returns its responses."""
+    """Passes requests to the page, and returns its responses.
 
-    def __init__(
-        self,
-        page: SessionsPage,
-        path: str,
-        run_operation: Callable[[_core.Operation[Any]], Awaitable[Any]],
-        look_up: Callable[[AsyncVisit], Awaitable[object]],
-        visit_key: str,
-    ) -> None:
-        """Serve a page.
+    A router passes the rest of the path as the path parameter `below`. The scope contains the visit of `sessions`.
+    """
+
+    def __init__(self, sessions: HasClient, path: str, options: PageOptions, site: Site) -> None:
+        """Serve the page of a site.
 
         Args:
-            page: The page.
-            path: The path of the page, without a slash at the end.
-            run_operation: Makes the calls of an operation.
-            look_up: Finds the live token among several.
-            visit_key: The key of the visit in the ASGI scope.
+            sessions: The object that has the client, and that the visits belong to.
+            path: The path of the page, for example "/account/sessions".
+            options: The look and the links of the page.
+            site: The site's settings.
+
+        Raises:
+            ValueError: The path does not begin with exactly one slash, or ends with a slash.
         """
-        self._page = page
+        if not path.startswith("/") or path.startswith("//") or path.endswith("/"):
+            raise ValueError(
+                f'the page\'s path must have the form "/account/sessions", not {path!r}'
+            )
+        if sessions.client.near_cache_statistics is not None:
+            options = options.with_near_cache()
+        self._sessions = sessions
+        self._page = SessionsPage(options, now=site.clock)
         self._path = path
-        self._run_operation = run_operation
-        self._look_up = look_up
-        self._visit_key = visit_key
+        self._visit_key = visit_key(sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(receive)
@@ -57,11 +66,11 @@ class PageApplication:
         visit: AsyncVisit = scope[self._visit_key]
         if len(visit.tokens) > 1:
             with suppress(SessionAuthorityError):  # the page gets the same error and shows it
-                await self._look_up(visit)
+                await look_up(self._sessions.client, visit)
         request = self._request(scope, visit, body)
-        response: PageResponse = await self._run_operation(self._page.handle(request))
+        response = await self._sessions.client.run_operation(self._page.handle(request))
         if response.signed_out:
-            await self._run_operation(visit.end())
+            await self._sessions.client.run_operation(visit.end())
         return response
 
     def _request(self, scope: Scope, visit: AsyncVisit, body: bytes) -> PageRequest:

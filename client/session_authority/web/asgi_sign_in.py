@@ -7,23 +7,17 @@ of its own. If the caller is cancelled, the session is ended as soon as its toke
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from session_authority import _core
-from session_authority.aio import AsyncSessionClient
 from session_authority.errors import SessionAuthorityError
 from session_authority.session import NewSession, Session
+from session_authority.web.asgi import HasClient
 from session_authority.web.visit import Visit, end_if_possible
 
 _Result = TypeVar("_Result")
 
 _log = logging.getLogger("session_authority.web")
-
-
-class HasClient(Protocol):
-    """The `Sessions`, whose client a test may replace at any time."""
-
-    client: AsyncSessionClient
 
 
 class SignIns:

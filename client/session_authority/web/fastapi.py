@@ -32,14 +32,20 @@ except ImportError as error:
 from session_authority.aio import AsyncSessionClient
 from session_authority.errors import SessionAuthorityError, SessionNotLive
 from session_authority.session import Rejection, Session
-from session_authority.web.asgi import SESSIONS_KEY, AsyncVisit, SessionMiddleware, visit_key
+from session_authority.web.asgi import (
+    SESSIONS_KEY,
+    AsyncVisit,
+    SessionMiddleware,
+    look_up,
+    visit_key,
+)
 from session_authority.web.asgi_page import PageApplication
 from session_authority.web.asgi_sign_in import SignIns
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.fastapi_answers import add_handlers, close_if_open
 from session_authority.web.fastapi_openapi import CookieScheme, document
 from session_authority.web.next_page import next_page
-from session_authority.web.sessions_page import PageOptions, SessionsPage
+from session_authority.web.sessions_page import PageOptions
 from session_authority.web.site import Site, system_time, time_at
 from session_authority.web.visit import methods_of
 
@@ -99,22 +105,10 @@ class Sessions:
         add_handlers(app)
         if isinstance(app, FastAPI):
             document(app, self._site.cookie.name(local=False))
-        options = self.page_options = options or PageOptions()
+        self.page_options = options or PageOptions()
         if page is None:
             return
-        if not page.startswith("/") or page.startswith("//") or page.endswith("/"):
-            raise ValueError(
-                f'the page\'s path must have the form "/account/sessions", not {page!r}'
-            )
-        if self.client.near_cache_statistics is not None:
-            options = options.with_near_cache()
-        application = PageApplication(
-            SessionsPage(options, now=self._site.clock),
-            page,
-            lambda operation: self.client.run_operation(operation),
-            self._look_up,
-            visit_key(self),
-        )
+        application = PageApplication(self, page, self.page_options, self._site)
         # The routes come first, so that no app mounted at "/" and no catch-all route hides them.
         app.router.routes[:0] = [
             Route(path, application, include_in_schema=False)
@@ -136,7 +130,7 @@ class Sessions:
         async with visit.turn:
             if again:
                 visit.ask_again()
-            return await self._look_up(visit, passive=passive)
+            return await look_up(self.client, visit, passive=passive)
 
     async def require(
         self,
@@ -282,20 +276,6 @@ class Sessions:
             local: Whether the browser uses plain HTTP to its own machine.
         """
         return self._site.cookie.name(local=local)
-
-    async def _look_up(self, visit: AsyncVisit, *, passive: bool = False) -> Session | Rejection:
-        match visit.to_ask(passive=passive):
-            case []:
-                pass
-            case [only]:
-                answer = await self.client.validate(
-                    only.token, ip_address=only.ip_address, passive=only.passive
-                )
-                visit.answered([answer])
-            case several:
-                visit.answered(await self.client.validate_many(several))
-        assert visit.outcome is not None
-        return visit.outcome
 
     def _visit(self, connection: HTTPConnection) -> AsyncVisit:
         _sessions(connection)
