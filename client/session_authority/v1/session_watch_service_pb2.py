@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0session_authority/v1/session_watch_service.proto\x12\x14session_authority.v1\x1a\x1egoogle/protobuf/duration.proto\"@\n\x14WatchSessionsRequest\x12(\n\x04ping\x18\x01 \x01(\x0b\x32\x1a.session_authority.v1.Ping\"\x17\n\x04Ping\x12\x0f\n\x07ping_id\x18\x01 \x01(\x04\"z\n\x15WatchSessionsResponse\x12,\n\x05\x65vict\x18\x01 \x01(\x0b\x32\x1b.session_authority.v1.EvictH\x00\x12*\n\x04pong\x18\x02 \x01(\x0b\x32\x1a.session_authority.v1.PongH\x00\x42\x07\n\x05\x65vent\";\n\x05\x45vict\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\"A\n\x04Pong\x12\x0f\n\x07ping_id\x18\x01 \x01(\x04\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration2\x83\x01\n\x13SessionWatchService\x12l\n\rWatchSessions\x12*.session_authority.v1.WatchSessionsRequest\x1a+.session_authority.v1.WatchSessionsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0session_authority/v1/session_watch_service.proto\x12\x14session_authority.v1\x1a\x1egoogle/protobuf/duration.proto\"@\n\x14WatchSessionsRequest\x12(\n\x04ping\x18\x01 \x01(\x0b\x32\x1a.session_authority.v1.Ping\"\x17\n\x04Ping\x12\x0f\n\x07ping_id\x18\x01 \x01(\x04\"z\n\x15WatchSessionsResponse\x12,\n\x05\x65vict\x18\x01 \x01(\x0b\x32\x1b.session_authority.v1.EvictH\x00\x12*\n\x04pong\x18\x02 \x01(\x0b\x32\x1a.session_authority.v1.PongH\x00\x42\x07\n\x05\x65vent\";\n\x05\x45vict\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\"A\n\x04Pong\x12\x0f\n\x07ping_id\x18\x01 \x01(\x04\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration2\x83\x01\n\x13SessionWatchService\x12l\n\rWatchSessions\x12*.session_authority.v1.WatchSessionsRequest\x1a+.session_authority.v1.WatchSessionsResponse(\x01\x30\x01\x42@\n\x13sessionauthority.v1P\x01Z\'session_authority/v1;sessionauthorityv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'session_authority.v1.session_watch_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\023sessionauthority.v1P\001Z\'session_authority/v1;sessionauthorityv1'
   _globals['_WATCHSESSIONSREQUEST']._serialized_start=106
   _globals['_WATCHSESSIONSREQUEST']._serialized_end=170
   _globals['_PING']._serialized_start=172
