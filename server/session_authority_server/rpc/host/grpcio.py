@@ -8,8 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2_grpc
 
 from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.rpc.authentication import current_caller
@@ -17,11 +16,11 @@ from session_authority_server.rpc.call_queue import Call
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.error_table import Answer, MalformedRequest, RequestTooLarge
 from session_authority_server.rpc.host import CannotListen, Health, accept_loop
+from session_authority_server.rpc.host.reflection import REFLECTION_SERVICES, reflection_handler
 from session_authority_server.rpc.methods import (
     BATCH_REQUEST_LIMIT_BYTES,
     METHODS,
     REQUEST_LIMIT_BYTES,
-    SERVICES,
     Method,
 )
 from session_authority_server.rpc.refused_calls import refusal
@@ -100,10 +99,9 @@ class GrpcioHost:
             service, name = path[1:].split("/")
             self._server.add_registered_method_handlers(service, {name: handler})
         health_pb2_grpc.add_HealthServicer_to_server(health_service, self._server)
-        names = [each.full_name for each in SERVICES]
-        reflection.enable_server_reflection(
-            (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        reflect = reflection_handler()
+        for service in REFLECTION_SERVICES:
+            self._server.add_registered_method_handlers(service, {"ServerReflectionInfo": reflect})
 
     def bind(self, address: str) -> str:
         try:
