@@ -112,8 +112,13 @@ def test_what_cannot_be_backed_up_is_refused(tmp_path: Path) -> None:
 def test_a_replay_of_an_incomplete_log_leaves_the_fence_closed(tmp_path: Path) -> None:
     log = tmp_path / "audit.jsonl"
     log.write_text('{"event_timestamp":1,"event":"session-en')
+    empty = tmp_path / "container.json"
+    empty.write_text('{"log":"{\\"event_timestamp\\":1,"}')
     assert run("migrate", cwd=tmp_path).returncode == 0
     done = run("fence", "--replay", str(log), cwd=tmp_path)
     assert done.returncode == 1
-    assert "1 lines are cut short" in done.stderr
+    assert "1 lines are damaged" in done.stderr
+    done = run("fence", "--replay", str(empty), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "has no event" in done.stderr
     assert run("fence", "--accept", "--end-all", cwd=tmp_path).returncode == 2

@@ -124,13 +124,20 @@ async def _replay(
         done = await replay(context, SqlKeyStore(database), files.events())
     except OSError as error:
         raise click.ClickException(f"{error.filename} can't be read: {error.strerror}") from None
+    if not files.count:
+        click.echo(
+            "The audit log has no event. Give the log as the server wrote it, one event per line that begins with {: "
+            "without prefixes (journalctl --output cat), and not inside other JSON.",
+            err=True,
+        )
+        return False
     click.echo(
         f"Replayed: ended {done.sessions} sessions, repeated {done.sweeps} sweeps, revoked {done.keys} API keys."
     )
     if files.is_complete:
         return True
     click.echo(
-        f"The audit log lacks events: it dropped {files.dropped}, and {len(files.cut)} lines are cut short. Sessions "
+        f"The audit log lacks events: it dropped {files.dropped}, and {len(files.cut)} lines are damaged. Sessions "
         "that ended in these events may be live. Choose --end-all or --accept.",
         err=True,
     )

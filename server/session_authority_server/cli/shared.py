@@ -10,11 +10,13 @@ import uvloop
 
 from session_authority_server.app.process import CannotStart, StoppedServing
 from session_authority_server.config import ConfigurationError, Settings, load_settings
-from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
+from session_authority_server.domain.errors import ClockWrong, EndingsLost, StoreUnavailable
 from session_authority_server.observability import logs
 from session_authority_server.store.engine.sqlite import AlreadyServed, FileReplaced
 
 T = TypeVar("T")
+# The errors of a command whose messages say what to do.
+EXPECTED = (CannotStart, AlreadyServed, ClockWrong, EndingsLost, FileReplaced, StoreUnavailable)
 
 # Silence gRPC, which would log a port that is taken. `CannotStart` already reports that.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -40,5 +42,5 @@ def run(work: Coroutine[Any, Any, T]) -> T:
                 # The server is drained. A normal exit would crash in gRPC's shutdown.
                 click.ClickException(str(error)).show()
                 os._exit(1)
-    except (CannotStart, AlreadyServed, ClockWrong, FileReplaced, StoreUnavailable) as error:
+    except EXPECTED as error:
         raise click.ClickException(str(error)) from None

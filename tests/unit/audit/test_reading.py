@@ -23,6 +23,10 @@ from tests.unit.audit.test_lines import ENDED, EVENTS, ID, NOON, SESSION
 
 AT = NOON + timedelta(microseconds=123_457)
 KEPT = SessionsSwept("ada", Sweep(AT, InitiatingEntity.USER), ID)
+KEY_ENDED = [
+    KeyRevoked(str(ID), AT),
+    KeyExpirySet(str(ID), AT + timedelta(hours=1), AT),
+]
 EVERYBODY = SessionsSwept("", Sweep(AT, InitiatingEntity.ADMIN, "leak"), why="leak")
 ERASED = SessionsSwept("bob", Sweep(AT, InitiatingEntity.ADMIN, ERASURE_REASON), why=ERASURE_REASON)
 
@@ -32,6 +36,8 @@ def line(event: Event) -> str:
 
 
 WHOLE = line(ENDED)
+# The keys of these examples have ids that no real key has.
+READABLE = [each for each in EVENTS if not isinstance(each, KeyRevoked | KeyExpirySet)]
 
 
 def read(tmp_path: Path, *texts: str) -> tuple[list[object], AuditLogFiles]:
@@ -42,7 +48,7 @@ def read(tmp_path: Path, *texts: str) -> tuple[list[object], AuditLogFiles]:
     return list(files.events()), files
 
 
-@pytest.mark.parametrize("event", [ENDED, KEPT, EVERYBODY, ERASED, *EVENTS])
+@pytest.mark.parametrize("event", [ENDED, KEPT, EVERYBODY, ERASED, *KEY_ENDED, *READABLE])
 def test_an_event_that_ends_something_is_read_as_it_was_written(
     tmp_path: Path, event: Event
 ) -> None:
@@ -66,6 +72,17 @@ def test_an_event_that_ends_something_is_read_as_it_was_written(
         (summary_line(DROPPED, 7, NOON, NOON).decode() + WHOLE, 1, False),
         ("session-authority: serving\n" + '{"event":"started"}\n' + WHOLE, 1, True),
         ('{"event_timestamp":1,"event":"session-ended","session_id":"?"}\n', 0, False),
+        (WHOLE[20:] + WHOLE, 1, False),  # the beginning was cut off
+        ("Dec 01 12:00:00 host session-authority[1]: " + WHOLE, 0, False),
+        (WHOLE.replace('"ada"', '"a\\u0000"'), 0, False),
+        (WHOLE.replace('"ada"', "[1]"), 0, False),
+        (line(KEPT).replace('"user_id":"ada",', ""), 0, False),  # not a sweep of everybody
+        (line(KEPT).replace('"event_timestamp":', '"event_timestamp":1e99'), 0, False),
+        (line(ERASED).replace('{"en":', '["en",').replace('."}', '."]'), 0, False),
+        (line(KeyRevoked("key-1", AT)), 0, False),
+        ('{"event":"events-dropped"}\n' + WHOLE, 1, True),  # of another program
+        ('{"event_timestamp":1,"event":"events-dropped"}\n', 0, False),
+        ('{"a":' * 100_000 + "\n", 0, False),
     ],
 )
 def test_a_log_that_lacks_events_is_not_complete(
@@ -80,3 +97,14 @@ def test_rotated_files_are_read_in_the_given_order(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(WHOLE.encode()))
     newest.write_text(line(KEPT))
     assert list(AuditLogFiles([packed, newest]).events()) == [ENDED, KEPT]
+
+
+def test_a_damaged_compressed_file_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(WHOLE.encode() * 100)
+    damaged = whole[:10] + bytes([whole[10] ^ 0xFF]) + whole[11:]
+    for content in (whole[:-9], damaged, b"{}"):
+        path = tmp_path / "audit.gz"
+        path.write_bytes(content)
+        with pytest.raises(OSError, match="compressed data is damaged") as caught:
+            list(AuditLogFiles([path]).events())
+        assert caught.value.filename == str(path)
