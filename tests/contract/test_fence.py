@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import delete, func, select
 
 from session_authority_server.domain.clock import ManualClock
-from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.errors import EndingsLost, StoreUnavailable
 from session_authority_server.domain.session import Session
 from session_authority_server.ports import Transaction
 from session_authority_server.store import lost_endings
@@ -248,9 +249,95 @@ async def test_old_marks_are_deleted(
     await lost_endings.look()
     assert await marks(engine) == 70
     fence.saved += EXTRA_MARKS_LIMIT  # as if these had come before
+    monkeypatch.setattr(fence, "oldest", fence.oldest + EXTRA_MARKS_LIMIT // 2)
     await lost_endings.look()
     assert await marks(engine) == 64
     assert not await lost_endings.look()
+
+
+async def test_marks_that_were_committed_out_of_order_are_kept(
+    engine: Engine, fence: Fence
+) -> None:
+    numbers = [await engine.database.write(fence.mark) for _ in range(3)]
+    for number in reversed(numbers):
+        fence.note(number)
+    await fence.save()
+    assert fence.oldest == min(numbers)
+
+
+async def test_endings_after_a_loss_cannot_hide_it(engine: Engine, fence: Fence) -> None:
+    """A pooler keeps the connections of its clients when it switches to another database."""
+    await an_ending(engine)
+    [session] = await engine.add(a_session())
+    await go_back(engine)
+    with pytest.raises(EndingsLost):
+        await end(engine, session)
+    assert fence.lost is not None
+    assert await marks(engine) == 0
+    lost = await looking(engine, fence).look()
+    with pytest.raises(EndingsLost):
+        await end(engine, session)
+    await resolve(engine.database, lost)
+    assert not await looking(engine, fence).look()
+    assert await end(engine, session)
+
+
+async def test_a_loss_stops_the_server_even_if_it_cannot_be_recorded(
+    engine: Engine, fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await an_ending(engine)
+    await looking(
+        engine, fence
+    ).look()  # Later looks use this connection, which is not checked again.
+    await go_back(engine)
+
+    async def fail(*_: object) -> None:
+        raise StoreUnavailable("writing")
+
+    monkeypatch.setattr(engine.database, "write", fail)
+    with pytest.raises(StoreUnavailable):
+        await looking(engine, fence).look()
+    assert fence.lost is not None
+
+
+async def test_a_loss_during_the_exchange_of_marks_is_noticed(
+    engine: Engine, fence: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_fence(tmp_path / "state") as earlier:
+        engine.database.fence = earlier
+        await an_ending(engine)
+    engine.database.fence = fence
+    write = engine.database.write
+
+    async def go_back_first(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        await go_back(engine)
+        return await write(*arguments)
+
+    monkeypatch.setattr(engine.database, "write", go_back_first)
+    with pytest.raises(EndingsLost):
+        await looking(engine, fence).look()
+    assert len(fence.directory.read()) == 2
+    assert await looking(engine, fence).look()
+
+
+async def test_a_file_that_cannot_be_removed_is_reported(
+    engine: Engine, fence: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_fence(tmp_path / "state") as earlier:
+        engine.database.fence = earlier
+        await an_ending(engine)
+    engine.database.fence = fence
+
+    def fail(_process_id: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(fence.directory, "remove", fail)
+    with pytest.raises(StoreUnavailable):
+        await looking(engine, fence).look()
+    monkeypatch.undo()
+    assert not await looking(engine, fence).look()
+    assert len(fence.directory.read()) == 1
 
 
 async def test_marks_of_unknown_processes_are_no_loss(engine: Engine, fence: Fence) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, and_, insert, or_, select
+from sqlalchemy import Select, and_, bindparam, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.errors import EndingsLost, StoreUnavailable
@@ -22,6 +22,22 @@ from session_authority_server.store.state_directory import (
     StateUnusable,
 )
 from session_authority_server.store.tables import ending_marks
+
+# Inserts a mark if the database has an earlier mark of the process, and no server has recorded that one as lost.
+_INSERT_AFTER = (
+    insert(ending_marks)
+    .from_select(
+        ["process_id", "number"],
+        select(
+            ending_marks.c.process_id, bindparam("new_number", type_=ending_marks.c.number.type)
+        ).where(
+            ending_marks.c.process_id == bindparam("of_process"),
+            ending_marks.c.number == bindparam("earlier_number"),
+            ending_marks.c.lost_time.is_(None),
+        ),
+    )
+    .execution_options(preserve_rowcount=True)
+)
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +74,7 @@ class Fence:
         lost: The error that answers every call while endings are lost; None if none is lost.
         refusals: How often a comparison found lost endings.
         saved: How many marks of this process are on the disk outside the database.
+        oldest: The lowest number in the file of this process; 0 if there is none.
     """
 
     def __init__(self, directory: StateDirectory) -> None:
@@ -66,22 +83,34 @@ class Fence:
         self.lost: EndingsLost | None = None
         self.refusals = 0
         self.saved = 0
+        self.oldest = 0
         self._latest: deque[int] = deque(maxlen=NUMBERS_LIMIT)
         self._next, self._noted = 1, 0
+        # A number in the file of this process.
+        self._earlier = 0
         self._saving = asyncio.Lock()
         # One thread, so that an older block never overwrites a newer one.
         self._thread = ThreadPoolExecutor(1, "state-directory")
 
-    @property
-    def oldest(self) -> int:
-        """The oldest number in the file of this process; 0 if there is none."""
-        return self._latest[0] if self._latest else 0
-
     async def mark(self, connection: AsyncConnection) -> int:
-        """Insert a mark in the transaction of an ending. Return its number."""
+        """Insert a mark in the transaction of an ending. Return its number.
+
+        The database must have an earlier mark of this process. A pooler may switch to a database that went back in
+        time. Without this condition, new marks could fill the file before the next comparison, and hide the loss.
+
+        Raises:
+            EndingsLost: If the database lacks the earlier mark.
+        """
         number, self._next = self._next, self._next + 1
-        values = {"process_id": self.directory.process_id, "number": number}
-        await connection.execute(insert(ending_marks), values)
+        process_id, earlier = self.directory.process_id, self._earlier
+        if not earlier:
+            first = {"process_id": process_id, "number": number}
+            await connection.execute(insert(ending_marks), first)
+            return number
+        values = {"of_process": process_id, "new_number": number, "earlier_number": earlier}
+        inserted = await connection.execute(_INSERT_AFTER, values)
+        if inserted.rowcount != 1:
+            raise self.refuse({Mark(process_id, earlier)})
         return number
 
     def note(self, number: int) -> None:
@@ -110,7 +139,7 @@ class Fence:
                     error.strerror,
                 )
                 raise StoreUnavailable("writing") from error
-            self.saved = noted
+            self.saved, self.oldest, self._earlier = noted, min(numbers), numbers[-1]
 
     async def check(self, connection: AsyncConnection) -> bool:
         """Compare a database with the state directory. Set `lost` if endings are lost. Return whether none is.
@@ -152,12 +181,37 @@ class Fence:
         with _readable():
             return self.directory.ended()
 
+    def holds_numbers(self, processes: Collection[UUID]) -> bool:
+        """Return whether the file of any of these processes holds a number.
+
+        Raises:
+            StoreUnavailable: If the state directory can't be read.
+        """
+        with _readable():
+            return any(map(self.directory.has_numbers, processes))
+
     def _read(self) -> Mapping[UUID, Set[int]]:
         with _readable():
             return self.directory.read()
 
-    def refuse(self, lost: Collection[Mark]) -> None:
-        """Count a comparison that found lost endings, and set `lost`."""
+    def remove(self, process_id: UUID) -> None:
+        """Remove the file of an ended process.
+
+        Raises:
+            StoreUnavailable: If the state directory can't be written.
+        """
+        try:
+            self.directory.remove(process_id)
+        except OSError as error:
+            _log.error(
+                "a file of an ended process can't be removed from the state directory %s: %s",
+                self.directory.path,
+                error.strerror,
+            )
+            raise StoreUnavailable("writing") from error
+
+    def refuse(self, lost: Collection[Mark]) -> EndingsLost:
+        """Count a comparison that found lost endings, and set `lost`. Return the error for calls."""
         self.refusals += 1
         if self.lost is None:
             _log.error(
@@ -166,6 +220,7 @@ class Fence:
                 len(lost),
             )
             self.lost = EndingsLost()
+        return self.lost
 
     def clear(self) -> None:
         """Reset `lost`, because the database has every mark."""

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.clock import Clock
-from session_authority_server.domain.errors import StoreUnavailable
+from session_authority_server.domain.errors import EndingsLost, StoreUnavailable
 from session_authority_server.store.database import Database
 from session_authority_server.store.fence import Comparison, Fence, Mark
 from session_authority_server.store.tables import api_keys, ending_marks, sessions
@@ -20,7 +20,8 @@ _log = logging.getLogger(__name__)
 
 # How often a server looks. It also checks each new connection before its first use.
 CHECK_SECONDS = 1.0
-# How many marks of a process the database keeps, in addition to those in the file of the process.
+# How many marks of a process the database keeps, in addition to those in the file of the process. At least half of them
+# are kept, because a slow transaction may commit a lower number than those in the file.
 EXTRA_MARKS_LIMIT = 1_000
 
 
@@ -53,6 +54,7 @@ class LostEndings:
 
         Raises:
             StoreUnavailable: If the database or the state directory can't be used.
+            EndingsLost: If the database went back in time during the look.
         """
         fence = self._fence
         ended, refusals = fence.ended(), fence.refusals
@@ -76,37 +78,60 @@ class LostEndings:
             await asyncio.sleep(CHECK_SECONDS)
             try:
                 await self.look()
-            except StoreUnavailable:
+            except (StoreUnavailable, EndingsLost):
                 pass  # already logged
             except Exception:  # noqa: BLE001 - the next look may succeed
                 _log.exception("lost endings can't be looked for; the next attempt follows")
 
     async def _record(self, found: Comparison) -> Comparison:
         """Record missing marks in the database. A new database lacks them too, but has lost no ending."""
-        is_new = await self._database.read(_is_new)
-        lost_time = None if is_new else self._clock.now()
+        lost_time = self._clock.now()
         marks = [{**mark._asdict(), "lost_time": lost_time} for mark in sorted(found.missing)]
         inserting = self._database.dialect.insert_if_absent(ending_marks)
-        await self._database.write(lambda connection: connection.execute(inserting, marks))
+
+        async def work(connection: AsyncConnection) -> bool:
+            # `pg_restore` adds primary keys after all rows. Until then this INSERT fails, so a database whose sessions
+            # are still to be restored never counts as new.
+            await connection.execute(inserting, marks)
+            is_new = await _is_new(connection)
+            if is_new:
+                await _resolve(connection, found.missing)
+            return is_new
+
+        try:
+            is_new = await self._database.write(work)
+        except StoreUnavailable:
+            self._fence.refuse(found.lost)  # It may still be possible to read the database.
+            raise
         return Comparison(frozenset(), found.recorded) if is_new else found
 
     async def _tidy(self, ended: Collection[UUID]) -> None:
         """Remove the files and marks of ended processes, and old marks of this process."""
         fence = self._fence
-        if any(fence.directory.has_numbers(each) for each in ended):
+        spare = EXTRA_MARKS_LIMIT // 2
+        if fence.saved - self._deleted >= spare:
+            self._deleted = fence.saved
+            await self._delete(fence.directory.process_id, below=fence.oldest - spare)
+        if fence.holds_numbers(ended):
             # A database that goes back in time loses its newest writes first. While it has this new mark, it has
             # lost no earlier one, so the marks of the ended processes are no longer needed.
-            await self._database.write(fence.mark, fence.note)
+            await self._database.write(self._mark_if_complete, fence.note)
             await fence.save()
-            if fence.lost is not None:  # A new connection found a loss meanwhile.
-                return
         for process_id in ended:
             # Remove the file first. A file whose marks are deleted would look like a loss.
-            fence.directory.remove(process_id)
+            fence.remove(process_id)
             await self._delete(process_id)
-        if fence.saved - self._deleted > EXTRA_MARKS_LIMIT:
-            self._deleted = fence.saved
-            await self._delete(fence.directory.process_id, below=fence.oldest)
+
+    async def _mark_if_complete(self, connection: AsyncConnection) -> int:
+        """Insert a mark if the database has every other mark. A pooler may have switched to another database.
+
+        Raises:
+            EndingsLost: If the database lacks one.
+        """
+        lost = (await self._fence.compare(connection)).lost
+        if lost:
+            raise self._fence.refuse(lost)
+        return await self._fence.mark(connection)
 
     async def _delete(self, process_id: UUID, *, below: int | None = None) -> None:
         marks = ending_marks.c
@@ -144,17 +169,17 @@ async def resolve(database: Database, lost: Collection[Mark]) -> None:
     Raises:
         StoreUnavailable: If the store failed; a repetition is safe.
     """
+    await database.write(lambda connection: _resolve(connection, lost))
+
+
+async def _resolve(connection: AsyncConnection, lost: Collection[Mark]) -> None:
     marks = ending_marks.c
-
-    async def work(connection: AsyncConnection) -> None:
-        for process_id, number in sorted(lost):
-            await connection.execute(
-                update(ending_marks)
-                .where(marks.process_id == process_id, marks.number == number)
-                .values(lost_time=None)
-            )
-
-    await database.write(work)
+    for process_id, number in sorted(lost):
+        await connection.execute(
+            update(ending_marks)
+            .where(marks.process_id == process_id, marks.number == number)
+            .values(lost_time=None)
+        )
 
 
 async def _is_new(connection: AsyncConnection) -> bool:

@@ -62,20 +62,22 @@ class StateDirectory:
     def write(self, numbers: Sequence[int]) -> None:
         """Write the latest numbers of this process, and wait for the disk.
 
-        If the file was removed, create it again. The new file is complete, because the caller keeps all numbers.
+        If the file was moved or removed, create it again. The new file is complete, because the caller keeps all
+        numbers.
 
         Raises:
             OSError: If the file can't be written.
         """
         assert self._descriptor is not None, "the directory is open"
-        if os.fstat(self._descriptor).st_nlink:
-            self._write_block(numbers)
+        if self._is_in_place(self._descriptor):
+            _write_block(self._descriptor, numbers)
         else:
-            _log.error(
-                "a file of the state directory %s was removed; keep all its files", self.path
-            )
-            os.close(self._descriptor)
+            # Close the old file only after this: the system would give its descriptor to the next file of the process.
             self._create(numbers)
+            _log.error(
+                "a file of the state directory %s was moved or removed, and is made again; keep all its files",
+                self.path,
+            )
         self._is_empty = False
 
     def read(self) -> Mapping[UUID, Set[int]]:
@@ -103,7 +105,11 @@ class StateDirectory:
         return bool(self._read_file(process_id))
 
     def remove(self, process_id: UUID) -> None:
-        """Remove the file of a process."""
+        """Remove the file of a process.
+
+        Raises:
+            OSError: If it can't be removed.
+        """
         self._file(process_id).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -175,28 +181,40 @@ class StateDirectory:
             os.close(descriptor)
         return True
 
+    def _is_in_place(self, descriptor: int) -> bool:
+        """Return whether the name of this process's file still leads to its open file."""
+        try:
+            named = self._file(self.process_id).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return os.path.samestat(named, os.fstat(descriptor))
+
     def _create(self, numbers: Sequence[int]) -> None:
-        """Create the directory, and the file of this process with its numbers. Lock the file."""
+        """Create the directory, and the file of this process with its numbers. Lock the file.
+
+        Then close the earlier file, if there is one. If this fails, the earlier file stays open.
+
+        Raises:
+            OSError: If the file can't be created.
+        """
         self.path.mkdir(mode=0o700, exist_ok=True)
         # Create the file under another name, because other processes remove files that are not locked.
         unlocked = self.path / f"{self.process_id}.new"
         unlocked.unlink(missing_ok=True)
-        self._descriptor = os.open(
-            unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
-        )
-        # The server must be able to read the files of commands that root runs, whatever root's umask is.
-        os.fchmod(self._descriptor, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._write_block(numbers)
-        unlocked.rename(self._file(self.process_id))
-        self._sync_names()
-
-    def _write_block(self, numbers: Sequence[int]) -> None:
-        assert self._descriptor is not None, "the directory is open"
-        latest = numbers[-NUMBERS_LIMIT:]
-        block = _BLOCK.pack(*latest, *(0 for _ in range(NUMBERS_LIMIT - len(latest))))
-        os.pwrite(self._descriptor, block, 0)
-        os.fdatasync(self._descriptor)
+        with contextlib.ExitStack() as undo:
+            descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            undo.callback(os.close, descriptor)
+            undo.callback(unlocked.unlink, missing_ok=True)
+            # The server must be able to read the files of commands that root runs, whatever root's umask is.
+            os.fchmod(descriptor, 0o644)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_block(descriptor, numbers)
+            unlocked.rename(self._file(self.process_id))
+            self._sync_names()
+            undo.pop_all()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = descriptor
 
     def _sync_names(self) -> None:
         """Wait until the names of the directory's files are on the disk."""
@@ -205,6 +223,13 @@ class StateDirectory:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _write_block(descriptor: int, numbers: Sequence[int]) -> None:
+    latest = numbers[-NUMBERS_LIMIT:]
+    block = _BLOCK.pack(*latest, *(0 for _ in range(NUMBERS_LIMIT - len(latest))))
+    os.pwrite(descriptor, block, 0)
+    os.fdatasync(descriptor)
 
 
 def _unreadable(path: Path, reason: str | None) -> StateUnusable:

@@ -78,9 +78,49 @@ def test_a_removed_directory_is_made_again_with_all_numbers(
     assert one.read() == {one.process_id: {1, 2}}
     other = opened(tmp_path / "state")
     assert other.ended() == [], "the new file is locked"
-    assert "was removed" in caplog.text
+    assert "was moved or removed" in caplog.text
     other.close()
     one.close()
+
+
+def test_a_moved_directory_is_made_again_with_all_numbers(tmp_path: Path) -> None:
+    one = opened(tmp_path / "state")
+    one.write([1])
+    (tmp_path / "state").rename(tmp_path / "moved")
+    one.write([1, 2])
+    assert one.read() == {one.process_id: {1, 2}}
+    one.close()
+
+
+def test_a_directory_that_cannot_be_made_again_harms_no_other_file(tmp_path: Path) -> None:
+    one = opened(tmp_path / "state")
+    one.write([1])
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "state").touch()
+    other = tmp_path / "audit.jsonl"
+    other.write_bytes(b"x" * 1_000)
+    with other.open("r+b") as writing:
+        for _ in range(2):
+            with pytest.raises(OSError, match="exists"):
+                one.write([1, 2])
+            (tmp_path / "more").open("wb").close()
+        (tmp_path / "state").unlink()
+        one.write([1, 2])
+        assert one.read() == {one.process_id: {1, 2}}
+        one.close()
+        assert writing.write(b"y") == 1
+    assert other.read_bytes() == b"y" + b"x" * 999
+
+
+def test_a_full_disk_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    for _ in range(2):
+        with pytest.raises(StateUnusable, match="No space left"):
+            opened(tmp_path / "state")
+    assert list((tmp_path / "state").iterdir()) == []
 
 
 def test_other_users_of_the_directory_can_read_a_file_whatever_the_umask_is(tmp_path: Path) -> None:

@@ -181,7 +181,8 @@ class PostgreSQL:
         return int(plan["Plan"]["Plan Rows"])
 
     def insert_if_absent(self, table: Table) -> Insert:
-        return postgresql.insert(table).on_conflict_do_nothing()
+        key = list(table.primary_key)
+        return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
 
     def try_migration_lock(self, connection: Connection) -> bool:
         # Switch off `statement_timeout`, because a migration may run for a long time. Switch off

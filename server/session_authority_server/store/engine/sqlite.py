@@ -299,7 +299,7 @@ class Sqlite:
         return int((await connection.execute(counting)).scalar_one())
 
     def insert_if_absent(self, table: Table) -> Insert:
-        return sqlite.insert(table).on_conflict_do_nothing()
+        return sqlite.insert(table).on_conflict_do_nothing(list(table.primary_key))
 
     def try_migration_lock(self, connection: Connection) -> bool:
         return True  # Only one transaction writes at a time.
