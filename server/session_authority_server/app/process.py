@@ -59,6 +59,11 @@ def notify(state: str) -> None:
         sender.sendto(state.encode(), address)
 
 
+def delay_reloads() -> None:
+    """Keep a SIGHUP pending until `catch_signals`. Without this, a SIGHUP during the start ends the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
 def catch_signals(reload: Callable[[], None] | None = None) -> asyncio.Event:
     """Return an event that SIGTERM or SIGINT sets. Call this function before the process reports that it is ready.
 
@@ -84,4 +89,5 @@ def catch_signals(reload: Callable[[], None] | None = None) -> asyncio.Event:
             (stop if terminal_closed else reload)()
 
         loop.add_signal_handler(signal.SIGHUP, hang_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     return signalled

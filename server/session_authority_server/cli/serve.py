@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from session_authority_server.app.development_key import VARIABLE, key_file
-from session_authority_server.app.process import catch_signals, notify, tune_memory
+from session_authority_server.app.process import catch_signals, delay_reloads, notify, tune_memory
 from session_authority_server.app.running import read_log_level, reload
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.processes import serve_processes
@@ -51,6 +51,7 @@ def serve(
     insecure: bool,
 ) -> None:
     """Serve the API until SIGTERM, then drain."""
+    delay_reloads()
     settings = settings_of(context, listen=listen, database_url=database_url, processes=processes)
     options = ServeOptions(worker=not no_worker, insecure=insecure, allow_plaintext=allow_plaintext)
     _allow_many_connections()

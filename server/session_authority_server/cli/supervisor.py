@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -97,8 +98,9 @@ class Supervisor:
             for number, each in self._assignments.items():
                 settings = each.settings.model_copy(update={"log_level": log_level})
                 self._assignments[number] = replace(each, settings=settings)
-        for process in self._alive.values():
-            _send(process, f"{log_level or ''}\n")
+        for number, process in self._alive.items():
+            if not _send(process, f"{log_level or ''}\n"):
+                _log.error("a server process takes no more reloads; does it hang?", process=number)
 
     async def _keep_running(self, number: int) -> None:
         now = asyncio.get_running_loop().time
@@ -164,6 +166,7 @@ def start(assignment: Assignment, command: Sequence[str]) -> "subprocess.Popen[b
     try:
         process = subprocess.Popen(  # noqa: S603 - this program's own interpreter
             [*command, str(assignment.number)],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[fd for fd in [assignment.options.standard_output] if fd > _STANDARD_ERROR],
@@ -171,12 +174,16 @@ def start(assignment: Assignment, command: Sequence[str]) -> "subprocess.Popen[b
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     _send(process, assignment.as_line())
+    assert process.stdin is not None
+    # From now on, a process that hangs must not block its parent when the pipe is full.
+    os.set_blocking(process.stdin.fileno(), False)
     return process
 
 
-def _send(process: "subprocess.Popen[bytes]", line: str) -> None:
+def _send(process: "subprocess.Popen[bytes]", line: str) -> bool:
+    """Send a line to a process. Return whether the pipe had room for it."""
     assert process.stdin is not None
-    # A process may have ended already. Its output then names the reason.
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(line.encode())
-        process.stdin.flush()
+    try:
+        return process.stdin.write(line.encode()) is not None
+    except BrokenPipeError:
+        return True  # The process has ended already. Its output then names the reason.

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import opened, stopping_if_displaced
 from session_authority_server.app.outputs import auditing, metrics
-from session_authority_server.app.process import catch_signals, notify
+from session_authority_server.app.process import catch_signals, delay_reloads, notify
 from session_authority_server.app.running import log_start, read_log_level, reload
 from session_authority_server.app.upkeep import jobs, right_clock, schedule
 from session_authority_server.cli.shared import run, settings_of
@@ -37,6 +37,7 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
     elif once:
         run(_once(settings))
     else:
+        delay_reloads()
         run(_run_forever(settings, context.obj))
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from session_authority_server.app.process import catch_signals
+from session_authority_server.app.process import catch_signals, delay_reloads
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +48,12 @@ async def test_sighup_reloads_unless_it_reports_that_the_terminal_was_closed(
     async with asyncio.timeout(10):
         await (reloaded if reloads else signalled).wait()
     assert reloaded.is_set() is not signalled.is_set()
+
+
+async def test_a_sighup_during_the_start_reloads_after_it() -> None:
+    delay_reloads()
+    os.kill(os.getpid(), signal.SIGHUP)
+    reloaded = asyncio.Event()
+    catch_signals(reloaded.set)
+    async with asyncio.timeout(10):
+        await reloaded.wait()

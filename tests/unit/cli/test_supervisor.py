@@ -89,6 +89,21 @@ async def test_a_reload_reaches_every_process_and_the_next_ones_start_with_its_l
         await _until(lambda: (tmp_path / "more0").read_text() == "\n")
 
 
+async def test_a_process_that_hangs_does_not_block_its_parent(log: Log, tmp_path: Path) -> None:
+    got = tmp_path / "got"
+    got.touch()
+    script = f"if [ $0 = 0 ]; then {SERVES}; fi; read task; echo ready; exec cat >> {got}"
+    level = "x" * 3_999
+    async with running(script) as kept:
+        await _all_serve(kept)
+        for count in range(1, 21):  # A pipe holds 64 KiB.
+            kept.reload(level)
+            await _until(lambda count=count: got.stat().st_size == 4_000 * count)
+    assert {(each["event"], each["process"]) for each in log.lines} == {
+        ("a server process takes no more reloads; does it hang?", 0)
+    }
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [
