@@ -18,6 +18,7 @@ FILES = {
     "aio.py": "sync.py",
     "_caller_aio.py": "_caller_sync.py",
     "near_cache/driver_aio.py": "near_cache/driver_sync.py",
+    "near_cache/keeper_aio.py": "near_cache/keeper_sync.py",
 }
 
 SENTENCES = {
@@ -30,6 +31,7 @@ SENTENCES = {
     Close it""": """\
     One client serves all threads of a process. A forked process gets its own connections. The client connects at its
     first call. Close it""",
+    "A function or a coroutine function. It runs on the event loop that called this method.": "A function. It runs in a thread of the client's own.",
     "the running loop's connection": "the connection",
 }
 

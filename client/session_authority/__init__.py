@@ -28,6 +28,7 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
+from session_authority.near_cache.endings import EndSubscription
 from session_authority.near_cache.options import NearCache, NearCacheStatistics
 from session_authority.session import (
     Device,
@@ -57,6 +58,7 @@ __all__ = [
     "Device",
     "DeviceType",
     "EndReason",
+    "EndSubscription",
     "FieldViolation",
     "ImpersonationForbidden",
     "InitiatingEntity",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -181,7 +182,7 @@ class AsyncCaller:
         """
         self._closed = True
         if self._near is not None:
-            self._near.core.stream_opened()  # forgets all entries and ends the current stream
+            self._near.core.close()
         connection = self._connections.pop(here(), None)
         if connection is not None:
             await connection.close()
@@ -335,7 +336,7 @@ class AsyncCaller:
             self._near = self._new_near(self._settings.near_cache)
 
     def _new_near(self, settings: NearCache) -> AsyncDriver:
-        return AsyncDriver(settings, self._watch, self._outages.failed, self._report)
+        return AsyncDriver(settings, self._watch, self._outages.failed, self._report, self._recheck)
 
     def _watch(self, next_ping: NextPing) -> Stream:
         self._check_open()
@@ -350,6 +351,15 @@ class AsyncCaller:
         # If the client has just been closed, the session that was found is still the answer.
         with contextlib.suppress(ClientClosed):
             self._connection().batcher.report(operations.report_of(due))
+
+    def _recheck(self, tokens: Sequence[str]) -> None:
+        """Ask about watched tokens. The answers go to the near cache."""
+        if self._near is not None:
+            self._near.follow()
+        with contextlib.suppress(ClientClosed):
+            batcher = self._connection().batcher
+            for token in tokens:
+                batcher.report(operations.passive_question(token).message)
 
 
 _with_near_cache: WeakSet[AsyncCaller] = WeakSet()

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -180,7 +181,7 @@ class Caller:
         """
         self._closed = True
         if self._near is not None:
-            self._near.core.stream_opened()  # forgets all entries and ends the current stream
+            self._near.core.close()
         connection = self._connections.pop(here(), None)
         if connection is not None:
             connection.close()
@@ -328,7 +329,7 @@ class Caller:
             self._near = self._new_near(self._settings.near_cache)
 
     def _new_near(self, settings: NearCache) -> Driver:
-        return Driver(settings, self._watch, self._outages.failed, self._report)
+        return Driver(settings, self._watch, self._outages.failed, self._report, self._recheck)
 
     def _watch(self, next_ping: NextPing) -> Stream:
         self._check_open()
@@ -343,6 +344,15 @@ class Caller:
         # If the client has just been closed, the session that was found is still the answer.
         with contextlib.suppress(ClientClosed):
             self._connection().batcher.report(operations.report_of(due))
+
+    def _recheck(self, tokens: Sequence[str]) -> None:
+        """Ask about watched tokens. The answers go to the near cache."""
+        if self._near is not None:
+            self._near.follow()
+        with contextlib.suppress(ClientClosed):
+            batcher = self._connection().batcher
+            for token in tokens:
+                batcher.report(operations.passive_question(token).message)
 
 
 _with_near_cache: WeakSet[Caller] = WeakSet()

@@ -4,13 +4,15 @@ Both are written by hand. Tasks can be cancelled, but threads cannot, and gRPC h
 """
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import copy_context
 from typing import TypeAlias, TypeVar
 
 import grpc
 
-from session_authority.errors import DeadlineExceeded
+from session_authority.errors import DeadlineExceeded, EndCallback, SessionAuthorityError
 
 _PING_LIMIT_SECONDS = 5.0
 """If sending a ping takes longer, the stream ends."""
@@ -85,6 +87,54 @@ class Background:
     async def pause(self, seconds: float) -> None:
         """Wait. `stop` ends the wait early."""
         await asyncio.sleep(seconds)
+
+
+class Alarm:
+    """Wakes the task that waits for it. Any thread may ring it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rung = asyncio.Event()
+        self._is_rung = False
+
+    def ring(self) -> None:
+        """End the current wait, or the next one."""
+        if not self._is_rung:
+            self._is_rung = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._rung.set)
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until the alarm rings, but at most so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
+        self._rung.clear()
+        self._is_rung = False
+
+
+class Callbacks:
+    """Calls the app's callbacks on the running event loop. The loop reports their exceptions."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Future[object]] = set()
+
+    def later(self, callback: EndCallback) -> EndCallback:
+        """Return a function that schedules a callback, in the context of the caller of this method."""
+        context = copy_context()
+
+        def schedule(error: SessionAuthorityError) -> None:
+            self._loop.call_soon(self._call, callback, error, context=context)
+
+        return schedule
+
+    def _call(self, callback: EndCallback, error: SessionAuthorityError) -> None:
+        result = callback(error)
+        if isinstance(result, Awaitable):
+            task = asyncio.ensure_future(result)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
 
 class Stream:

@@ -1,16 +1,25 @@
 """Connections, background work and streams with threads. `_concurrency_aio` does the same on an event loop."""
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Protocol, TypeAlias, TypeVar
 
 import grpc
 
-from session_authority.errors import ClientClosed
+from session_authority.errors import ClientClosed, EndCallback, SessionAuthorityError
+
+CALLBACK_THREADS_LIMIT = 16
+"""The number of threads that call callbacks."""
 
 _STOP_SECONDS = 1.0
+_IDLE_SECONDS = 1.0
+
+_log = logging.getLogger("session_authority")
 
 
 class _Closable(Protocol):
@@ -100,6 +109,63 @@ class Background:
     def pause(self, seconds: float) -> None:
         """Wait. `stop` ends the wait early."""
         self._stopped.wait(seconds)
+
+
+class Alarm:
+    """Wakes the thread that waits for it. Any thread may ring it."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Event()
+        self.ring = self._rung.set
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait until the alarm rings, but at most so many seconds."""
+        self._rung.wait(seconds)
+        self._rung.clear()
+
+
+class Callbacks:
+    """Calls the app's callbacks in a few threads, so that one that blocks does not delay the others.
+
+    The threads start when they are needed, and end when they have been idle for a second.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: SimpleQueue[tuple[EndCallback, SessionAuthorityError]] = SimpleQueue()
+        self._threads = 0
+        self._unfinished = 0
+
+    def later(self, callback: EndCallback) -> EndCallback:
+        """Return a function that hands a callback to a thread."""
+        return partial(self._hand_over, callback)
+
+    def _hand_over(self, callback: EndCallback, error: SessionAuthorityError) -> None:
+        with self._lock:
+            self._waiting.put((callback, error))
+            self._unfinished += 1
+            if self._unfinished <= self._threads or self._threads >= CALLBACK_THREADS_LIMIT:
+                return
+            self._threads += 1
+        threading.Thread(target=self._work, name="session-authority-callback", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                callback, error = self._waiting.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if self._unfinished < self._threads:
+                        self._threads -= 1
+                        return
+                continue
+            try:
+                callback(error)
+            except BaseException:  # noqa: BLE001 - a callback must not end the thread either
+                _log.exception("a callback of on_end raised an exception")
+            finally:
+                with self._lock:
+                    self._unfinished -= 1
 
 
 class Stream:

@@ -24,11 +24,11 @@ Only `SessionNotLive` means that a user is signed out. No message, attribute or 
 or an API key.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from session_authority.session import Rejection
 
@@ -265,3 +265,7 @@ class ConfigurationError(SessionAuthorityError, ValueError):
         super().__init__(f"{setting} {problem}")
         self.setting = setting
         self.problem = problem
+
+
+EndCallback: TypeAlias = Callable[[SessionAuthorityError], object]
+"""A callback of `on_end`. It takes the error that `require` would raise."""

@@ -7,16 +7,19 @@ from datetime import datetime, timedelta
 
 from session_authority import _core
 from session_authority._caller_sync import Caller
+from session_authority.errors import ConfigurationError, EndCallback, SessionNotLive
 from session_authority.near_cache import operations
+from session_authority.near_cache.endings import EndSubscription
 from session_authority.session import (
     IpAddress,
     NewSession,
     Rejection,
+    RejectionReason,
     RevokedSession,
     Session,
     ValidationRequest,
 )
-from session_authority.session_token import Token
+from session_authority.session_token import Token, presentable
 
 
 class SessionClient(Caller):
@@ -245,3 +248,51 @@ class SessionClient(Caller):
                 retry_secret=retry_secret,
             )
         )
+
+    def on_end(self, token: Token, callback: EndCallback) -> EndSubscription:
+        """Call `callback` once, when a token is no longer valid. The client needs a near cache.
+
+        The callback is called by the `effective_time` of the ending, usually within 100 ms. Its argument is the error
+        that `require` would raise:
+
+        - `SessionNotLive`: The token is invalid; `rejection` says why. The reason is SUPERSEDED if the session got a
+          newer token.
+        - `Unavailable`: Nothing is known any more, because no answer came in time. The user may still be signed in.
+        - `ClientClosed`: This client was closed.
+
+        Args:
+            token: The token of a connection that is about to stay open.
+            callback: A function. It runs in a thread of the client's own.
+
+        Returns:
+            The subscription. Cancel it when the connection ends.
+
+        Raises:
+            SessionNotLive: The token is invalid already.
+            Unavailable: The authority cannot answer, or the client already has 20,000 subscriptions.
+            ConfigurationError: The client has no near cache.
+        """
+        near = self._near
+        if near is None:
+            raise ConfigurationError(
+                "near_cache",
+                "is off, but on_end needs it: pass near_cache=True to the client, or set "
+                "SESSION_AUTHORITY_NEAR_CACHE=on",
+            )
+        if not callable(callback):
+            raise TypeError(f"callback must be a function, not {type(callback).__name__}")
+        self._check_open()
+        near.follow()
+        text = presentable(token)
+        if not text:
+            raise SessionNotLive("not_found", rejection=Rejection(RejectionReason.NOT_FOUND))
+        keeper = near.keeper()
+        subscription, is_live = keeper.subscribe(text)
+        try:
+            if not is_live:
+                self.run_operation(operations.confirm(near.core, near.now, text))
+            keeper.arm(subscription, callback)
+        except BaseException:
+            subscription.cancel()
+            raise
+        return subscription

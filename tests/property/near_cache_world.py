@@ -42,6 +42,7 @@ class World:
     now: float = 5000.0
     core: NearCacheCore = field(init=False)
     counts: "Counter[str]" = field(default_factory=Counter)
+    lost_share: float = 0.1
 
     def __post_init__(self) -> None:
         self.due: list[Due] = []
@@ -173,8 +174,9 @@ class World:
         self.calls.remove(call)
         login = call.login
         key = key_of(login.token)
-        if self.chance.random() < 0.1:
-            pass  # lost in the network
+        is_lost = self.chance.random() < self.lost_share
+        if is_lost:
+            pass  # in the network
         elif not call.accepted:
             self.core.rejection_received(key, Rejection(RejectionReason.REVOKED))
             self._forget(lambda each: each is login, {login.token})
@@ -198,6 +200,10 @@ class World:
             )
             assert kept == self._keep(call)
         self.core.rpc_done(call.flight)
+        self.answered(call, is_lost)
+
+    def answered(self, call: Call, is_lost: bool) -> None:
+        """React to the end of a call."""
 
     def _keep(self, call: Call) -> bool:
         login = call.login

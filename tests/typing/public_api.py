@@ -9,6 +9,7 @@ from session_authority import (
     Device,
     DeviceType,
     EndReason,
+    EndSubscription,
     FieldViolation,
     InitiatingEntity,
     InvalidArgument,
@@ -19,6 +20,7 @@ from session_authority import (
     RejectionReason,
     RevokedSession,
     Session,
+    SessionAuthorityError,
     SessionClient,
     SessionNotLive,
     SessionState,
@@ -84,6 +86,19 @@ def a_near_cache_can_be_enabled_and_read() -> None:
         assert_type(statistics.connected, bool)
         assert_type(statistics.lease_age_seconds, float | None)
         assert_type(statistics.problem, str | None)
+
+
+async def the_end_of_a_session_can_be_watched(
+    client: SessionClient, async_client: AsyncSessionClient
+) -> None:
+    def ended(error: SessionAuthorityError) -> None: ...
+
+    async def ended_too(error: SessionAuthorityError) -> None: ...
+
+    assert_type(client.on_end("ses_x", ended), EndSubscription)
+    subscription = await async_client.on_end(SessionToken("ses_x"), ended_too)
+    assert_type(subscription.ended, SessionAuthorityError | None)
+    assert_type(subscription.cancel(), None)
 
 
 def optional_fields_of_a_session_may_be_none(session: Session) -> None:

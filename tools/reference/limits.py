@@ -5,8 +5,16 @@ from datetime import timedelta
 
 from annotated_types import Le
 
-from session_authority import _batching, _channel, _conversion, _core, _retries, session_token
-from session_authority.near_cache import entries, flights, lease, options, stream
+from session_authority import (
+    _batching,
+    _channel,
+    _concurrency_sync,
+    _conversion,
+    _core,
+    _retries,
+    session_token,
+)
+from session_authority.near_cache import endings, entries, flights, lease, options, stream
 from session_authority.web import client_ip, cookies, exchange
 from session_authority.web.sessions_page import language, listing
 from session_authority.web.sessions_page import options as page_options
@@ -166,6 +174,9 @@ _CLIENT = f"""
 | age of an answer from the near cache | {span(_POLICY.cache_lease)} after the latest answered ping was sent | the client asks the authority |
 | changes that are remembered for validations in flight | {flights.CHANGES_LIMIT:,} | answers in flight are not kept |
 | reports of use that wait | {_batching.WAITING_LIMIT:,} | reported at the next use |
+| subscriptions of `on_end` | {endings.SUBSCRIPTIONS_LIMIT:,} of a `SessionClient`, or of each event loop of an `AsyncSessionClient` | `Unavailable` |
+| watched sessions that a step asks about | {endings.QUESTIONS_LIMIT:,} | the next step asks about the others |
+| callbacks of `on_end` that run at once (threads) | {_concurrency_sync.CALLBACK_THREADS_LIMIT} | the others wait |
 | pings for a lease | {lease.PINGS_PER_LEASE} | - |
 | pause before a stream is opened again | {span(stream.FIRST_WAIT_SECONDS)}, doubled up to {span(stream.WAIT_LIMIT_SECONDS)} | - |
 """

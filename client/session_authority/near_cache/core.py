@@ -4,19 +4,23 @@ The drivers do the I/O. This code reads no clock, draws no random number and sta
 run it with every order of events.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from weakref import WeakSet
 
 from session_authority._conversion import is_address
+from session_authority.errors import ClientClosed
 from session_authority.near_cache.activity import (
     RETRY_SHARE,
     Expiry,
     due_at,
     resolution_seconds,
 )
-from session_authority.near_cache.entries import Decode, Entries, Entry
+from session_authority.near_cache.endings import Endings, EndSubscription
+from session_authority.near_cache.entries import Decode, Entries, Entry, key_of
 from session_authority.near_cache.flights import Flight, Flights, Subject
 from session_authority.near_cache.lease import Lease
 from session_authority.near_cache.options import NearCache, NearCacheStatistics
@@ -55,6 +59,8 @@ class NearCacheCore:
         self._entries = Entries(settings.max_sessions, decode)
         self._hot = self._entries.hot
         self._expiry = Expiry()
+        self._endings: WeakSet[Endings] = WeakSet()
+        self._is_closed = False
         self._problem: str | None = None
         self._hits = 0
         self._misses = 0
@@ -140,9 +146,13 @@ class NearCacheCore:
             if everything:
                 self._flights.invalidate_all()
                 self._evictions += self._entries.clear()
+                for endings in self._endings:
+                    endings.changed_all()
                 return
             subjects: list[Subject] = [*session_ids, *((user_id,) for user_id in user_ids)]
             self._flights.invalidate(subjects)
+            for endings in self._endings:
+                endings.changed(subjects)
             self._evictions += sum(map(self._entries.remove_session, session_ids))
             self._evictions += sum(map(self._entries.remove_user, user_ids))
 
@@ -208,14 +218,24 @@ class NearCacheCore:
         subjects: tuple[Subject, ...] = (session.session_id, (session.user_id,), key)
         with self._lock:
             self._expiry.learn(session, now)
-            if (
-                flight.generation != self._lease.generation
-                or not self._lease.established
-                or self._flights.is_invalidated(flight, subjects)
-            ):
-                return False
             dead_at = self._expiry.dead_at(session, flight.sent_at, flight.wall_time)
-            if now >= dead_at:
+            is_overtaken = self._flights.is_invalidated(flight, subjects)
+            may_cache = (
+                flight.generation == self._lease.generation
+                and self._lease.established
+                and not is_overtaken
+                and now < dead_at
+            )
+            for endings in self._endings:
+                endings.answered(
+                    key,
+                    session,
+                    sent_at=flight.sent_at,
+                    dead_at=dead_at,
+                    is_overtaken=is_overtaken,
+                    is_cached=may_cache,
+                )
+            if not may_cache:
                 return False
             earlier = self._entries.get(key)
             if ip_address is None and earlier is not None:
@@ -227,6 +247,9 @@ class NearCacheCore:
     def rejection_received(self, key: bytes, rejection: Rejection) -> None:
         """Remove the entry of a rejected token, unless only the user differs. A dead session never becomes live again."""
         if rejection.reason is not RejectionReason.USER_MISMATCH:
+            with self._lock:
+                for endings in self._endings:
+                    endings.rejected(key, rejection)
             self.token_ended(key)
 
     def rpc_done(self, flight: Flight) -> None:
@@ -241,6 +264,8 @@ class NearCacheCore:
         with self._lock:
             self._flights.invalidate((key,))
             self._evictions += self._entries.remove(key)
+            for endings in self._endings:
+                endings.changed((key,))
 
     def others_ended(self, key: bytes) -> None:
         """Remove the cached sessions of a token's user. If the user is not known, remove all sessions."""
@@ -251,6 +276,51 @@ class NearCacheCore:
             self.evict_received((), (), everything=True)
         else:
             self.evict_received((), (user_id,), everything=False)
+
+    # Subscriptions to the ends of sessions.
+
+    def new_endings(self, clock: Callable[[], float], wake: Callable[[], None]) -> Endings:
+        """Return an empty set of subscriptions. It gets the events of this near cache for as long as it is referenced.
+
+        Raises:
+            ClientClosed: The client is closed.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise ClientClosed
+            endings = Endings(self._lock, self._lease, clock, wake)
+            self._endings.add(endings)
+            return endings
+
+    def subscribe(self, endings: Endings, now: float, token: str) -> EndSubscription:
+        """Add a subscription. A cached answer confirms its token.
+
+        Raises:
+            Unavailable: There are too many subscriptions.
+            ClientClosed: The client is closed.
+        """
+        key = key_of(token)
+        with self._lock:
+            subscription = endings.add(key, token)
+            entry = self._entries.get(key) if now < self._lease.until else None
+            if entry is not None and now < entry.dead_at:
+                endings.answered(
+                    key,
+                    entry.session,
+                    sent_at=-math.inf,
+                    dead_at=entry.dead_at,
+                    is_overtaken=False,
+                    is_cached=True,
+                )
+            return subscription
+
+    def close(self) -> None:
+        """Forget everything, and end all subscriptions."""
+        self.stream_opened()
+        with self._lock:
+            self._is_closed = True
+            for endings in self._endings:
+                endings.close()
 
     # Statistics.
 
@@ -273,6 +343,8 @@ class NearCacheCore:
             )
 
     def _forget_everything(self) -> None:
+        for endings in self._endings:
+            endings.stream_lost()
         # End the lease first: a look-up in another thread does not take the lock.
         self._lease.end()
         self._evictions += self._entries.clear()

@@ -1,12 +1,20 @@
 """The driver of the near cache: it follows the stream of changes from an event loop and so renews the lease."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from session_authority._concurrency_aio import Background, NextPing, Stream
+from session_authority._concurrency_aio import (
+    Background,
+    NextPing,
+    Place,
+    Stream,
+    connect,
+    here,
+)
 from session_authority.errors import ClientClosed, SessionAuthorityError, Unavailable
 from session_authority.near_cache import stream
 from session_authority.near_cache.core import Due, NearCacheCore
+from session_authority.near_cache.keeper_aio import AsyncKeeper
 from session_authority.near_cache.lease import lease_clock
 from session_authority.near_cache.operations import decoded
 from session_authority.near_cache.options import NearCache
@@ -21,6 +29,7 @@ class AsyncDriver:
         watch: Callable[[NextPing], Stream],
         failed: Callable[[SessionAuthorityError], None],
         on_due: Callable[[Due], None],
+        ask: Callable[[Sequence[str]], None],
         *,
         clock: Callable[[], float] = lease_clock,
     ) -> None:
@@ -31,6 +40,7 @@ class AsyncDriver:
             watch: Opens a stream, which sends the given pings.
             failed: Logs why a stream ended.
             on_due: Sends a report of use. It must not wait.
+            ask: Asks the authority about tokens. It must not wait for the answers.
             clock: Returns the time on the lease clock.
         """
         self.core = NearCacheCore(settings, decoded, on_due)
@@ -38,12 +48,30 @@ class AsyncDriver:
         self.now = clock
         self._watch = watch
         self._failed = failed
+        self._ask = ask
+        self._keepers: dict[Place, AsyncKeeper] = {}
         self._background = Background(self._follow, "session-authority-watch")
         self.follow = self._background.start
 
+    def keeper(self) -> AsyncKeeper:
+        """Return the keeper of the subscriptions that are made here.
+
+        Raises:
+            ClientClosed: The client is closed.
+        """
+        found = self._keepers.get(here())
+        return found or connect(self._keepers, self._new_keeper, lambda: None)
+
     async def stop(self) -> None:
-        """Stop the background work that follows the stream."""
+        """End all subscriptions, and the background work that follows the stream."""
+        self.core.close()
+        keeper = self._keepers.pop(here(), None)
+        if keeper is not None:
+            await keeper.stop()
         await self._background.stop()
+
+    def _new_keeper(self) -> AsyncKeeper:
+        return AsyncKeeper(self.core, self.now, self._ask)
 
     async def _follow(self) -> None:
         backoff = stream.Backoff()

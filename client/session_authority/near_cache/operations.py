@@ -40,6 +40,23 @@ def report_of(due: Due) -> v1.ValidateSessionRequest:
     return v1.ValidateSessionRequest(session_token=due.token, ip_address=due.ip_address or "")
 
 
+def passive_question(token: str) -> Question[None]:
+    """Return the question whether a token is valid, which does not count as activity."""
+    return Question(v1.ValidateSessionRequest(session_token=token, passive=True))
+
+
+def confirm(core: NearCacheCore, now: Clock, token: str) -> Operation[None]:
+    """Ask whether a token is valid.
+
+    Raises:
+        SessionNotLive: The token is invalid.
+    """
+    [outcome] = yield from ask(core, now, [passive_question(token)])
+    if isinstance(outcome, Exception):
+        raise outcome
+    _core.session_or_raise(outcome)
+
+
 def validate_many(
     core: NearCacheCore, now: Clock, requests: Iterable[ValidationRequest]
 ) -> Operation[list[Session | Rejection]]:
