@@ -2,7 +2,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
-SOURCES := client server workers tests benchmarks examples tools
+SOURCES := client server workers gateway tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
 # Where this is set, each of the many processes that the tests start would compile everything again.

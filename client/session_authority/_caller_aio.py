@@ -133,7 +133,7 @@ class AsyncCaller:
             _with_near_cache.add(self)
 
     @classmethod
-    def from_env(cls) -> Self:
+    def from_env(cls, *, near_cache: NearCache | bool = False) -> Self:
         """Return a client with the settings of the environment. A variable that is unset or empty has its default.
 
         - `SESSION_AUTHORITY_ADDRESS`: `host:port` (default 127.0.0.1:50551)
@@ -147,6 +147,9 @@ class AsyncCaller:
         - `SESSION_AUTHORITY_BATCHING`: "on" or "off" (default "on")
         - `SESSION_AUTHORITY_TRACING`: "on" or "off" (default "off")
 
+        Args:
+            near_cache: The near cache that the program needs. It outranks `SESSION_AUTHORITY_NEAR_CACHE`.
+
         Raises:
             ConfigurationError: A variable has no usable value; the message names it.
         """
@@ -159,7 +162,7 @@ class AsyncCaller:
             root_certificates=settings.root_certificates,
             client_certificate=settings.client_certificate,
             client_key=settings.client_key,
-            near_cache=settings.near_cache or False,
+            near_cache=near_cache or settings.near_cache or False,
             batching=settings.batching,
             tracing=settings.tracing,
         )

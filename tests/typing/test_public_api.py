@@ -73,6 +73,7 @@ def test_importing_the_client_imports_no_server_module() -> None:
         "fastapi",
         "jinja2",
         "pydantic",
+        "session_authority_gateway",
         "session_authority_server",
         "session_authority_workers",
         "sqlalchemy",

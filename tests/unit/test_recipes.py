@@ -50,7 +50,7 @@ SESSION_FIELDS = {field.name for field in session_pb2.Session.DESCRIPTOR.fields}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FRAMEWORKS = sorted(
     PROJECT["project"]["optional-dependencies"].keys()
-    - {"server", "native", "otel", "postgres", "demo"}
+    - {"server", "native", "otel", "postgres", "gateway", "demo"}
 )
 # The optional fields of a sign-in.
 SIGN_IN: dict[str, Any] = {

@@ -28,7 +28,7 @@ from session_authority_server.config import ENV_PREFIX, Settings
 from session_authority_server.rpc.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
-CODE = [ROOT / name for name in ("client", "server", "workers")]
+CODE = [ROOT / name for name in ("client", "server", "workers", "gateway")]
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
     for module in (

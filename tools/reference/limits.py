@@ -1,4 +1,4 @@
-"""The limits of server, workers, client and web integrations, with the numbers of the code."""
+"""The limits of server, workers, client, gateway and web integrations, with the numbers of the code."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,6 +19,7 @@ from session_authority.web import client_ip, cookies, exchange
 from session_authority.web.sessions_page import language, listing
 from session_authority.web.sessions_page import options as page_options
 from session_authority.web.sessions_page import page as sessions_page
+from session_authority_gateway import http_server as gateway_http
 from session_authority_server.app import grpc_server
 from session_authority_server.audit import log as audit_log
 from session_authority_server.audit import reading as audit_reading
@@ -190,6 +191,9 @@ _WEB = f"""
 | `PageOptions.effective_within_seconds` | {span(page_options.EFFECTIVE_LIMIT_SECONDS)} | `ConfigurationError` |
 | languages of an `Accept-Language` header | {language.ACCEPTED_LIMIT} | ignored |
 """
+_GATEWAY = f"""
+| request line and headers of a request over HTTP | {size(gateway_http.HEAD_LIMIT_BYTES)} | 431 |
+"""
 
 LIMITS = {
     "Requests and sessions": _REQUESTS,
@@ -199,6 +203,7 @@ LIMITS = {
     "Upkeep, audit log and processes": _UPKEEP,
     "Client": _CLIENT,
     "Web integrations": _WEB,
+    "Gateway": _GATEWAY,
 }
 """The rows of each table: the limit, its value, and what happens beyond it."""
 

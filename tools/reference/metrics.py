@@ -1,9 +1,10 @@
-"""The metrics of servers and workers, from their definitions."""
+"""The metrics of servers, workers and gateways, from their definitions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tools.reference.markdown import table
 
+from session_authority_gateway import metrics as gateway
 from session_authority_server.observability import instruments, metrics
 from session_authority_server.observability.instruments import Counter, Instrument
 
@@ -11,6 +12,9 @@ _HEAD = """
 Servers and workers export these metrics, once `SESSION_AUTHORITY_METRICS_LISTEN` is set. [Monitor](../operate/monitor.md)
 says how to collect them, and what to alert on. A process exports a metric only if it has the part that the metric is
 about.
+"""
+_GATEWAY = """
+A gateway exports these metrics, once `SESSION_AUTHORITY_GATEWAY_METRICS_LISTEN` is set.
 """
 _FOOT = f"""
 A metric has at most {instruments.LABELS_LIMIT} combinations of label values. Further ones are counted together, with the label
@@ -29,11 +33,8 @@ def exported_name(metric: Instrument) -> str:
     return f"{metric.name}_total" if isinstance(metric, Counter) else metric.name
 
 
-def page() -> Iterator[str]:
-    """Return the lines of the page."""
-    yield _HEAD.strip()
-    yield ""
-    yield from table(
+def _table(of: Iterable[Instrument]) -> Iterator[str]:
+    return table(
         "metric",
         "type",
         "labels",
@@ -45,7 +46,16 @@ def page() -> Iterator[str]:
                 ", ".join(f"`{label}`" for label in each.labels) or "-",
                 each.meaning,
             )
-            for each in every_metric()
+            for each in of
         ),
     )
+
+
+def page() -> Iterator[str]:
+    """Return the lines of the page."""
+    yield _HEAD.strip()
+    yield ""
+    yield from _table(every_metric())
+    yield from ("## Gateway", "", *_GATEWAY.strip().splitlines(), "")
+    yield from _table(each for each in vars(gateway).values() if isinstance(each, Instrument))
     yield from (*_FOOT.strip().splitlines(), "")

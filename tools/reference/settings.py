@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Le
+from pydantic_settings import BaseSettings
 from tools.reference.markdown import Docstring, shown, table
 
 from session_authority import NearCache, SessionClient
@@ -15,6 +16,7 @@ from session_authority.web.cookies import SessionCookie
 from session_authority.web.django import options as django
 from session_authority.web.sessions_page import PageOptions
 from session_authority.web.site import Site
+from session_authority_gateway.settings import GATEWAY_PREFIX, TABLE, GatewaySettings
 from session_authority_server.config import ENV_PREFIX, Settings, unit_of
 from session_authority_server.domain.duration import EXAMPLE, format_duration
 
@@ -70,6 +72,7 @@ _DJANGO: Mapping[str, tuple[Any, str]] = {
 def page() -> Iterator[str]:
     """Return the page about settings."""
     yield from _of_server()
+    yield from _of_gateway()
     yield from _of_client()
     yield from _of_web()
 
@@ -87,6 +90,22 @@ def _of_server() -> Iterator[str]:
         "with. An empty value counts as unset.",
         "",
     )
+    yield from _operators(Settings, ENV_PREFIX)
+
+
+def _of_gateway() -> Iterator[str]:
+    yield from (
+        "## Gateway",
+        "",
+        f"The same sources and forms. In the file, these settings are in the table `[{TABLE}]`, without the prefix",
+        f"`{GATEWAY_PREFIX}`. The variables of the client, below, say how the gateway reaches the",
+        "authority.",
+        "",
+    )
+    yield from _operators(GatewaySettings, GATEWAY_PREFIX)
+
+
+def _operators(kind: type[BaseSettings], prefix: str) -> Iterator[str]:
     yield from table(
         "variable",
         "default",
@@ -94,12 +113,12 @@ def _of_server() -> Iterator[str]:
         "meaning",
         rows=(
             [
-                f"`{ENV_PREFIX}{name.upper()}`",
+                f"`{prefix}{name.upper()}`",
                 span(name, field.default),
                 values(name, field.annotation, field.metadata),
                 field.description or "",
             ]
-            for name, field in Settings.model_fields.items()
+            for name, field in kind.model_fields.items()
         ),
     )
 

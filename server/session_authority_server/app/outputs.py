@@ -73,19 +73,34 @@ async def metrics(settings: Settings, database: Database, host: str = "") -> Asy
     Raises:
         CannotStart: If the address can't be used.
     """
-    address = settings.metrics_listen
+    if settings.metrics_listen:
+        schema = (await read_version(database)).current or ""
+        BUILD_INFO.set(1, version("session-authority"), platform.python_version(), host, schema)
+        database.export_pools()
+    async with metrics_port(settings.metrics_listen, "SESSION_AUTHORITY_METRICS_LISTEN"):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def metrics_port(address: str, setting: str) -> AsyncIterator[None]:
+    """Serve the metrics of this process while the context lasts.
+
+    Args:
+        address: Where to serve them, as host:port. Empty for no metrics.
+        setting: The variable that set the address.
+
+    Raises:
+        CannotStart: If the address can't be used.
+    """
     if not address:
         yield
         return
-    schema = (await read_version(database)).current or ""
-    BUILD_INFO.set(1, version("session-authority"), platform.python_version(), host, schema)
-    database.export_pools()
     try:
         server = MetricsServer(*split_address(address))
     except (OSError, UnicodeError) as error:  # UnicodeError: the host can't be a name in the DNS
         raise CannotStart(
             f"metrics can't be served on {address}: {getattr(error, 'strerror', error)}; set "
-            "SESSION_AUTHORITY_METRICS_LISTEN to another address"
+            f"{setting} to another address"
         ) from None
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

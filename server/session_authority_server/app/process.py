@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from collections.abc import Callable
 _STANDARD_INPUT = 0
 _M_MMAP_THRESHOLD = -3  # mallopt(3), in glibc's malloc.h
 _LARGE_BLOCK_BYTES = 32 * 1024
+# The limits of open files to try, in this order. Each connection needs one file. A client opens up to six connections.
+_OPEN_FILES = 65_536, 10_240, 4_096
 
 
 class CannotStart(Exception):
@@ -42,6 +45,22 @@ def tune_memory() -> None:
     # blocks to the operating system by themselves.
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
+def allow_many_connections() -> None:
+    """Raise this process's limit of open files as far as the system permits. Child processes inherit the limit.
+
+    Shells and systemd limit programs to 1,024 open files, because select() handles no more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in _OPEN_FILES:
+        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        if soft >= wanted or soft == resource.RLIM_INFINITY:
+            return
+        # Some systems refuse their own hard limit, and macOS reports an infinite one.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
 
 
 def notify(state: str) -> None:

@@ -1,10 +1,12 @@
 """Log what a process runs with, and reload what may change while it runs."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -48,13 +50,21 @@ def _shown(policy: Policy) -> dict[str, object]:
     return fields
 
 
-def read_log_level(config_file: Path | None) -> str | None:
-    """Return the log level that the settings name now. If they are invalid, log that and return None."""
+def read_log_level(
+    config_file: Path | None, load: Callable[[Path | None], Any] = load_settings
+) -> str | None:
+    """Return the log level that the settings name now. If they are invalid, log that and return None.
+
+    Args:
+        config_file: The configuration file, if one was given.
+        load: Returns the settings of the program.
+    """
     try:
-        return load_settings(config_file).log_level
+        level: str = load(config_file).log_level
     except ConfigurationError as error:
         _log.error("settings can't be reloaded; the old ones stay", why=str(error))
         return None
+    return level
 
 
 def reload(log_level: str | None, certificates: Certificates | None = None) -> None:

@@ -8,6 +8,7 @@ import click
 _NAMES = (
     "serve",
     "worker",
+    "gateway",
     "migrate",
     "keys",
     "revoke",

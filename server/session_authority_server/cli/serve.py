@@ -1,5 +1,3 @@
-import contextlib
-import resource
 import shlex
 import sys
 from functools import partial
@@ -8,15 +6,18 @@ from pathlib import Path
 import click
 
 from session_authority_server.app.development_key import VARIABLE, key_file
-from session_authority_server.app.process import catch_signals, delay_reloads, notify, tune_memory
+from session_authority_server.app.process import (
+    allow_many_connections,
+    catch_signals,
+    delay_reloads,
+    notify,
+    tune_memory,
+)
 from session_authority_server.app.running import read_log_level, reload
 from session_authority_server.app.serving import ServeOptions, serving
 from session_authority_server.cli.processes import serve_processes
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
-
-# The limits of open files to try, in this order. Each connection needs one file. A client opens up to six connections.
-_OPEN_FILES = 65_536, 10_240, 4_096
 
 
 @click.command()
@@ -54,21 +55,8 @@ def serve(
     delay_reloads()
     settings = settings_of(context, listen=listen, database_url=database_url, processes=processes)
     options = ServeOptions(worker=not no_worker, insecure=insecure, allow_plaintext=allow_plaintext)
-    _allow_many_connections()
+    allow_many_connections()
     run((serve_processes if settings.processes > 1 else _serve)(settings, options, context.obj))
-
-
-def _allow_many_connections() -> None:
-    # Shells and systemd limit programs to 1,024 open files, because select() handles no more. Child processes inherit the new limit.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for most in _OPEN_FILES:
-        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        if soft >= wanted or soft == resource.RLIM_INFINITY:
-            return
-        # Some systems refuse their own hard limit, and macOS reports an infinite one.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return
 
 
 async def _serve(settings: Settings, options: ServeOptions, config_file: Path | None) -> None:

@@ -24,10 +24,11 @@ _UNITS = {"seconds": timedelta(seconds=1), "days": timedelta(days=1)}
 _TEN_YEARS_SECONDS = 3_650 * 86_400
 # The only source of the defaults about sessions.
 _DEFAULTS = Policy()
-_CHOICES = {
+CHOICES = {
     "log_level": ("debug", "info", "warning", "error"),
     "log_format": ("auto", "json", "console"),
 }
+"""The values of settings that are compared without regard to case."""
 
 
 def _seconds(span: timedelta | None) -> int:
@@ -46,6 +47,36 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def read_duration(kind: type[BaseSettings], name: str, value: object) -> object:
+    """Return the plain number of a setting's duration. Return the values of other settings as they are.
+
+    Raises:
+        ValueError: If the setting is a span of time, and the value is no duration in its unit.
+    """
+    unit = unit_of(name)
+    if unit is None or not isinstance(value, str) or _is_number(value):
+        return value
+    plural = name.rpartition("_")[2]
+    span = parse_duration(value)
+    if span is None:
+        raise ValueError(f"give {EXAMPLE}, or a number of {plural}")
+    if kind.model_fields[name].annotation is int and span % unit:
+        raise ValueError(f"give whole {plural}")
+    return span / unit
+
+
+def checked_choice(name: str, value: str) -> str:
+    """Return the value of a setting in `CHOICES`, in lower case.
+
+    Raises:
+        ValueError: If the value is no choice.
+    """
+    choices = CHOICES[name]
+    if value.lower() not in choices:
+        raise ValueError(f"give one of {', '.join(choices)}")
+    return value.lower()
 
 
 class Settings(BaseSettings):
@@ -198,17 +229,7 @@ class Settings(BaseSettings):
     @classmethod
     def _read_duration(cls, value: object, info: ValidationInfo) -> object:
         """Return the plain number of a duration. Return the values of other settings as they are."""
-        name = str(info.field_name)
-        unit = unit_of(name)
-        if unit is None or not isinstance(value, str) or _is_number(value):
-            return value
-        plural = name.rpartition("_")[2]
-        span = parse_duration(value)
-        if span is None:
-            raise ValueError(f"give {EXAMPLE}, or a number of {plural}")
-        if cls.model_fields[name].annotation is int and span % unit:
-            raise ValueError(f"give whole {plural}")
-        return span / unit
+        return read_duration(cls, str(info.field_name), value)
 
     @field_validator("listen", "metrics_listen")
     @classmethod
@@ -240,13 +261,10 @@ class Settings(BaseSettings):
             raise ValueError("give a path" + (", or - for standard output" if is_log else ""))
         return STANDARD_OUTPUT if is_log and value == "stdout" else value
 
-    @field_validator(*_CHOICES)
+    @field_validator(*CHOICES)
     @classmethod
     def _check_choice(cls, value: str, info: ValidationInfo) -> str:
-        choices = _CHOICES[str(info.field_name)]
-        if value.lower() not in choices:
-            raise ValueError(f"give one of {', '.join(choices)}")
-        return value.lower()
+        return checked_choice(str(info.field_name), value)
 
     @field_validator("idle_timeout_seconds")
     @classmethod

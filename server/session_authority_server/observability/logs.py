@@ -123,7 +123,7 @@ def set_level(level: str) -> None:
 def _apply_level(level: str) -> None:
     root = logging.getLogger()
     root.setLevel(level.upper())
-    for chatty in ("alembic", "apscheduler", "aiosqlite", "asyncio", "sqlalchemy"):
+    for chatty in ("alembic", "apscheduler", "aiosqlite", "asyncio", "sqlalchemy", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 

@@ -1,11 +1,16 @@
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 
 import pytest
 
-from session_authority_server.app.process import catch_signals, delay_reloads
+from session_authority_server.app.process import (
+    allow_many_connections,
+    catch_signals,
+    delay_reloads,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +62,40 @@ async def test_a_sighup_during_the_start_reloads_after_it() -> None:
     catch_signals(reloaded.set)
     async with asyncio.timeout(10):
         await reloaded.wait()
+
+
+class Limits:
+    """The system's limits of open files, and the highest limit that it accepts."""
+
+    def __init__(self, soft: int, hard: int, takes: int) -> None:
+        self.now = soft, hard
+        self._takes = takes
+
+    def get(self, _what: int) -> tuple[int, int]:
+        return self.now
+
+    def set(self, _what: int, wanted: tuple[int, int]) -> None:
+        if wanted[0] > self._takes:
+            raise ValueError("current limit exceeds maximum limit")
+        self.now = wanted
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "takes", "then"),
+    [
+        (1_024, 524_288, 524_288, 65_536),
+        (1_024, 20_000, 20_000, 20_000),
+        (256, resource.RLIM_INFINITY, 24_576, 10_240),  # as macOS
+        (256, resource.RLIM_INFINITY, 300, 256),
+        (1_000_000, 1_000_000, 1_000_000, 1_000_000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 24_576, resource.RLIM_INFINITY),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_as_far_as_the_system_accepts(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, takes: int, then: int
+) -> None:
+    limits = Limits(soft, hard, takes)
+    monkeypatch.setattr(resource, "getrlimit", limits.get)
+    monkeypatch.setattr(resource, "setrlimit", limits.set)
+    allow_many_connections()
+    assert limits.now == (then, hard)

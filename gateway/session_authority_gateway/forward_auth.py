@@ -1,0 +1,136 @@
+"""Forward-auth over HTTP: `/verify`, for nginx, Caddy, Traefik, HAProxy and other proxies."""
+
+from functools import lru_cache
+from urllib.parse import parse_qsl
+
+import structlog
+from starlette.routing import BaseRoute, Route
+
+from session_authority.web.asgi import Receive, Scope, Send
+from session_authority.web.client_ip import ClientIp
+from session_authority.web.site import Arrival
+from session_authority_gateway import identity
+from session_authority_gateway.decision import (
+    CACHE_HEADERS,
+    Allowed,
+    Inbound,
+    Refused,
+    bad_option,
+    forged,
+)
+from session_authority_gateway.gate import Gate
+from session_authority_gateway.metrics import DECISIONS, FORWARD_AUTH, outcome_of
+from session_authority_gateway.options import OptionError, Options, read_options
+
+PATH = "/verify"
+NGINX_PATH = "/verify/nginx"
+"""Like PATH, but a redirect has status 401. The module auth_request of nginx knows no other one."""
+
+_log = structlog.get_logger("session_authority.gateway")
+_BASIC = tuple((name.encode(), value.encode()) for name, value in CACHE_HEADERS)
+_UNTRUSTED = Refused(
+    403,
+    "untrusted_proxy",
+    "The gateway does not trust the proxy that asks. Add its address to SESSION_AUTHORITY_GATEWAY_TRUSTED_PROXIES.",
+)
+
+
+class ForwardAuth:
+    """An ASGI application that tells a proxy whether a request may pass."""
+
+    def __init__(self, gate: Gate, proxies: ClientIp, redirect_status: int = 303) -> None:
+        """Answer proxies.
+
+        Args:
+            gate: The part that decides.
+            proxies: The proxies that are answered.
+            redirect_status: The status of a redirect to the sign-in page.
+        """
+        self._gate = gate
+        self._proxies = proxies
+        self._redirect_status = redirect_status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request of a proxy."""
+        answer = await self._answer(scope)
+        DECISIONS.inc(FORWARD_AUTH, outcome_of(answer))
+        if isinstance(answer, Allowed):
+            status, body = 200, b""
+            headers = [
+                *_BASIC,
+                *((name.encode(), value.encode()) for name, value in answer.identity),
+            ]
+            headers += [(b"set-cookie", each.header().encode()) for each in answer.set_cookies]
+        else:
+            status, body = (
+                self._redirect_status if answer.location else answer.status,
+                answer.body(),
+            )
+            headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers()]
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send(
+            {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
+        )
+
+    async def _answer(self, scope: Scope) -> Allowed | Refused:
+        client = scope.get("client")
+        peer = client[0] if client else None
+        if not self._proxies.trusts(peer):
+            _log.warning("a peer that is no trusted proxy asked for a session", peer=peer)
+            return _UNTRUSTED
+        try:
+            options = _options_of(scope["query_string"])
+        except OptionError as error:
+            _log.error("a proxy asked with an invalid option", why=str(error))
+            return bad_option(str(error))
+        headers = _joined(scope)
+        if names := identity.misspelt(headers):
+            return forged(names)
+        return await self._gate.check(_inbound(scope, headers, peer), options)
+
+
+def routes(gate: Gate, proxies: ClientIp) -> list[BaseRoute]:
+    """Return the routes of forward-auth."""
+    return [
+        Route(PATH, ForwardAuth(gate, proxies)),
+        Route(NGINX_PATH, ForwardAuth(gate, proxies, redirect_status=401)),
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _options_of(query: bytes) -> Options:
+    try:
+        pairs = parse_qsl(query.decode(), keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise OptionError(
+            "the query of /verify must have the form session=required&max_age=15m"
+        ) from None
+    return read_options(pairs)
+
+
+def _joined(scope: Scope) -> dict[str, str]:
+    """Return the headers by lower-case name. Repeated headers are joined by commas, cookies by semicolons."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        earlier = found.get(name)
+        if earlier is not None:
+            value = f"{earlier}{'; ' if name == 'cookie' else ', '}{value}"
+        found[name] = value
+    return found
+
+
+def _inbound(scope: Scope, headers: dict[str, str], peer: str | None) -> Inbound:
+    def header(name: str) -> str:
+        return headers.get(name, "")
+
+    arrival = Arrival(
+        scheme=scope.get("scheme", "http"),
+        host=header("x-forwarded-host") or header("host"),
+        peer=peer,
+        header=header,
+    )
+    return Inbound(
+        header("x-forwarded-method") or scope["method"], header("x-forwarded-uri"), arrival
+    )

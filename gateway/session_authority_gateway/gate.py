@@ -1,0 +1,57 @@
+"""Looks up the session of a request, and decides."""
+
+import structlog
+
+from session_authority import AsyncSessionClient
+from session_authority.errors import SessionAuthorityError, Unavailable
+from session_authority.session import Rejection, Session
+from session_authority.web.site import Site
+from session_authority.web.visit import Visit
+from session_authority_gateway.credentials import token_of_headers
+from session_authority_gateway.decision import UNAVAILABLE, Allowed, Inbound, Pages, Refused, decide
+from session_authority_gateway.options import Options
+
+_log = structlog.get_logger("session_authority.gateway")
+
+
+class Gate:
+    """Decides about requests, for every surface of the gateway."""
+
+    def __init__(self, client: AsyncSessionClient, site: Site, pages: Pages) -> None:
+        """Use a client for a site.
+
+        Args:
+            client: The client of the authority, with a near cache.
+            site: The cookie, the trusted proxies, the origin and the clock.
+            pages: Where browsers go to sign in.
+        """
+        self._client = client
+        self._site = site
+        self._pages = pages
+
+    async def check(self, inbound: Inbound, options: Options) -> Allowed | Refused:
+        """Return what happens to a request. During an outage, it is refused."""
+        visit = Visit(self._site, inbound.arrival)
+        token = token_of_headers(inbound.arrival.header)
+        try:
+            if token is None:
+                outcome = await self._of_cookie(visit)
+            else:
+                outcome = await self._client.validate(token, ip_address=visit.ip_address)
+        except SessionAuthorityError as error:
+            if not isinstance(error, Unavailable):  # the client logs an outage itself
+                _log.error("the authority does not answer the gateway", error=str(error))
+            return UNAVAILABLE
+        return decide(outcome, options, inbound, self._pages, visit.started, visit.set_cookies)
+
+    async def _of_cookie(self, visit: Visit) -> Session | Rejection:
+        match visit.to_ask():
+            case []:
+                pass
+            case [only]:
+                answer = await self._client.validate(only.token, ip_address=only.ip_address)
+                visit.answered([answer])
+            case several:
+                visit.answered(await self._client.validate_many(several))
+        assert visit.outcome is not None
+        return visit.outcome

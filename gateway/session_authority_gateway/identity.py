@@ -1,0 +1,64 @@
+"""The headers that tell the upstream who the user is, and what happens to such headers from outside."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from session_authority.session import Session
+
+USER_ID = "x-session-user-id"
+SESSION_ID = "x-session-id"
+AUTHENTICATE_TIME = "x-session-authenticate-time"
+AUTHENTICATION_METHODS = "x-session-authentication-methods"
+ACTOR_ID = "x-session-actor-id"
+NAMES = (USER_ID, SESSION_ID, AUTHENTICATE_TIME, AUTHENTICATION_METHODS, ACTOR_ID)
+"""The names of the identity headers. Only the gateway sets them."""
+
+# Characters of a value that stay as they are. Others are percent-encoded, in UTF-8. A comma would split a list.
+_PLAIN = "-._~:@/+=|!$*()"
+
+# CGI, WSGI and PHP turn each hyphen of a header's name into an underscore. Some servers do so with other characters.
+_FOLDED = {
+    code: chr(code).lower() if chr(code).isalnum() else "_"
+    for code in range(128)
+    if code != ord("\n")
+}
+_FOLDED_NAMES = frozenset(name.translate(_FOLDED) for name in NAMES)
+_FOLDED_PREFIX = "x_session_"
+
+
+def headers_of(session: Session) -> tuple[tuple[str, str], ...]:
+    """Return the identity headers of a session. Only a session with an actor has `x-session-actor-id`."""
+    headers = (
+        (USER_ID, _encoded(session.user_id)),
+        (SESSION_ID, session.session_id),
+        (AUTHENTICATE_TIME, _rfc_3339(session.authenticate_time)),
+        (AUTHENTICATION_METHODS, ",".join(map(_encoded, session.authentication_methods))),
+    )
+    if session.actor_id is None:
+        return headers
+    return (*headers, (ACTOR_ID, _encoded(session.actor_id)))
+
+
+def claimed(names: Iterable[str]) -> list[str]:
+    """Return those names of received headers that an upstream may take for an identity header.
+
+    The names are compared without regard to case, and with every other character read as an underscore.
+    """
+    received = list(names)
+    if _FOLDED_PREFIX not in "\n".join(received).translate(_FOLDED):
+        return []
+    return [each for each in received if each.translate(_FOLDED) in _FOLDED_NAMES]
+
+
+def misspelt(names: Iterable[str]) -> list[str]:
+    """Return the claimed names that a proxy's own lines for the identity headers do not overwrite."""
+    return [each for each in claimed(names) if each.lower() not in NAMES]
+
+
+def _encoded(value: str) -> str:
+    return quote(value, safe=_PLAIN)
+
+
+def _rfc_3339(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,217 @@
+"""The operator's settings of the gateway."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from session_authority.near_cache.options import MAX_SESSIONS_LIMIT
+from session_authority.web.client_ip import ClientIp
+from session_authority.web.cookies import SessionCookie
+from session_authority.web.origin import site_origin
+from session_authority.web.sessions_page.options import is_path
+from session_authority_server.config import (
+    CHOICES,
+    ENV_PREFIX,
+    checked_choice,
+    load,
+    read_duration,
+    split_address,
+)
+
+GATEWAY_PREFIX = f"{ENV_PREFIX}GATEWAY_"
+TABLE = "gateway"
+"""The table of the configuration file with these settings."""
+
+
+class GatewaySettings(BaseSettings):
+    """The settings of the gateway.
+
+    Each setting comes from the environment (`SESSION_AUTHORITY_GATEWAY_` and the name in capitals), then from the table
+    `[gateway]` of the configuration file, then from its default. The client's own variables, such as
+    `SESSION_AUTHORITY_ADDRESS`, say where the authority is.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=GATEWAY_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    listen: str = Field(
+        "127.0.0.1:50552",
+        description="The address to serve HTTP on, as host:port. Port 0 picks a free port.",
+    )
+    grpc_listen: str = Field(
+        "127.0.0.1:50553",
+        description="The address to serve Envoy's ext_authz on over gRPC, as host:port. Empty for none.",
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.0/8, ::1",
+        description="The addresses and networks of the proxies that ask the gateway, separated by commas. The gateway "
+        "answers `/verify` to these alone, and believes their X-Forwarded headers.",
+    )
+    sign_in_url: str = Field(
+        "",
+        description="The sign-in page of the app: a path, or an address with https://. A visitor without a session is "
+        "redirected to it, with the page to return to as `next`. Empty to answer 401.",
+    )
+    reauthenticate_url: str = Field(
+        "",
+        description="The page on which users confirm their identity, for routes with `max_age`. Empty for SIGN_IN_URL.",
+    )
+    cookie_name: str = Field(
+        "auth_session",
+        description="The name of the session cookie, without its prefix `__Host-` or `__Secure-`.",
+    )
+    cookie_domain: str = Field(
+        "",
+        description="The domain whose sub-domains share the session cookie, for example example.com. Empty if the site "
+        "has one host.",
+    )
+    cookie_persistent: bool = Field(
+        True,
+        description="Whether a session cookie that the gateway sets stays when the browser is closed.",
+    )
+    origin: str = Field(
+        "",
+        description="The only origin that browsers see, for example https://app.example. Empty if it follows from each "
+        "request.",
+    )
+    cached_sessions: Annotated[int, Field(ge=1, le=MAX_SESSIONS_LIMIT)] = Field(
+        100_000,
+        description="How many sessions the near cache holds. A session takes about 700 bytes.",
+    )
+    metrics_listen: str = Field(
+        "",
+        description="The address to serve Prometheus metrics on over HTTP, as host:port. Empty for no metrics.",
+    )
+    log_level: str = Field(
+        "info", description="The lowest level to log: debug, info, warning or error."
+    )
+    log_format: str = Field(
+        "auto",
+        description="The format of the log: json, console, or auto (console on a terminal, json elsewhere).",
+    )
+    drain_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
+        10, description="How long requests in flight may continue after SIGTERM."
+    )
+    tls_certificate: str = Field(
+        "",
+        description="The PEM file of the gateway's certificate and its chain, for both ports. The gateway reloads the "
+        "file when it changes. Empty for no encryption.",
+    )
+    tls_key: str = Field(
+        "",
+        validate_default=True,
+        description="The PEM file of the certificate's private key, without a passphrase.",
+    )
+    tls_client_ca: str = Field(
+        "",
+        description="The PEM file of the CA certificates for clients. One of them must have signed each proxy's "
+        "certificate. Empty to request no client certificate.",
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_duration(cls, value: object, info: ValidationInfo) -> object:
+        return read_duration(cls, str(info.field_name), value)
+
+    @field_validator("listen", "grpc_listen", "metrics_listen")
+    @classmethod
+    def _check_address(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.field_name == "listen":
+            split_address(value)
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: str) -> str:
+        ClientIp(_listed(value))
+        return value
+
+    @field_validator("sign_in_url", "reauthenticate_url")
+    @classmethod
+    def _check_page(cls, value: str) -> str:
+        if value and not (is_path(value) or _is_web_address(value)):
+            raise ValueError(
+                "give a path such as /sign-in, or an address such as https://login.example/"
+            )
+        return value
+
+    @field_validator("cookie_name")
+    @classmethod
+    def _check_cookie_name(cls, value: str) -> str:
+        SessionCookie(value)
+        return value
+
+    @field_validator("cookie_domain")
+    @classmethod
+    def _check_cookie_domain(cls, value: str) -> str:
+        SessionCookie(domain=value or None)
+        return value
+
+    @field_validator("origin")
+    @classmethod
+    def _check_origin(cls, value: str) -> str:
+        return site_origin(value) if value else value
+
+    @field_validator(*CHOICES)
+    @classmethod
+    def _check_choice(cls, value: str, info: ValidationInfo) -> str:
+        return checked_choice(str(info.field_name), value)
+
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca")
+    @classmethod
+    def _check_path(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("give a path")
+        return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _check_tls_key(cls, value: str, info: ValidationInfo) -> str:
+        if bool(value) != bool(info.data.get("tls_certificate")):
+            raise ValueError("give both tls_certificate and tls_key, or neither")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _check_tls_client_ca(cls, value: str, info: ValidationInfo) -> str:
+        if value and not info.data.get("tls_certificate"):
+            raise ValueError("needs tls_certificate and tls_key; set both")
+        return value
+
+    @property
+    def proxies(self) -> ClientIp:
+        """The proxies whose headers the gateway believes."""
+        return ClientIp(_listed(self.trusted_proxies))
+
+    @property
+    def cookie(self) -> SessionCookie:
+        """The session cookie."""
+        return SessionCookie(
+            self.cookie_name, domain=self.cookie_domain or None, persistent=self.cookie_persistent
+        )
+
+
+def load_gateway_settings(config_file: Path | None = None, **given: Any) -> GatewaySettings:
+    """Return the settings of the gateway. Arguments take precedence over the environment, and that over the file.
+
+    Raises:
+        ConfigurationError: If a setting is invalid, or the file can't be read.
+    """
+    return load(GatewaySettings, config_file, table=TABLE, **given)
+
+
+def _listed(text: str) -> list[str]:
+    return [item for each in text.split(",") if (item := each.strip())]
+
+
+def _is_web_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    is_plain = "\\" not in address and all("!" <= character <= "~" for character in address)
+    return parts.scheme in ("https", "http") and bool(parts.hostname) and is_plain
