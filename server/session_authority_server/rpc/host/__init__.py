@@ -6,9 +6,47 @@ as fast and has no TLS.
 
 import asyncio
 import contextlib
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from grpc_health.v1 import health, health_pb2
+
+from session_authority_server.domain.errors import AuthorityError
+from session_authority_server.rpc.authentication import Caller, Metadata
+from session_authority_server.rpc.call_queue import Call
+from session_authority_server.rpc.error_table import Answer
+from session_authority_server.rpc.methods import Method
+from session_authority_server.rpc.refused_calls import Origin
+
+if TYPE_CHECKING:
+    from session_authority_server.rpc.tracing import Tracing
+
+
+class UnaryCalls(Protocol):
+    """The unary RPCs that a host serves. `Dispatcher` has those of the authority.
+
+    Attributes:
+        unary: The RPCs.
+        tracing: Creates the calls, if the server exports traces.
+    """
+
+    unary: Sequence[Method]
+    tracing: "Tracing | None"
+
+    def admit(self, path: str, metadata: Metadata) -> Caller:
+        """Return the caller of an RPC.
+
+        Raises:
+            AuthorityError: If the caller may not call the RPC. The host then answers with `turn_away`.
+        """
+
+    def turn_away(
+        self, path: str, metadata: Metadata, error: AuthorityError, origin: Origin
+    ) -> Answer:
+        """Return the status for a call that was not admitted."""
+
+    def take(self, call: Call, payload: bytes) -> None:
+        """Check and run a call. It will be answered, unless it is cancelled."""
 
 
 class Host(Protocol):

@@ -13,9 +13,8 @@ from grpc_health.v1 import health_pb2_grpc
 from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.rpc.authentication import current_caller
 from session_authority_server.rpc.call_queue import Call
-from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.error_table import Answer, MalformedRequest, RequestTooLarge
-from session_authority_server.rpc.host import CannotListen, Health, accept_loop
+from session_authority_server.rpc.host import CannotListen, Health, UnaryCalls, accept_loop
 from session_authority_server.rpc.host.reflection import REFLECTION_SERVICES, reflection_handler
 from session_authority_server.rpc.methods import (
     BATCH_REQUEST_LIMIT_BYTES,
@@ -25,6 +24,7 @@ from session_authority_server.rpc.methods import (
 )
 from session_authority_server.rpc.refused_calls import refusal
 
+AUTHORITY = "session_authority.v1"
 CALLS_PER_CONNECTION = 170
 # gRPC itself refuses calls above this limit. It is high, because refusals leave less time for answers.
 PENDING_CALLS = 25_000
@@ -50,18 +50,30 @@ class GrpcioHost:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: UnaryCalls,
         streams: Mapping[str, Stream],
         health_service: Health,
         *,
         credentials: grpc.ServerCredentials | None = None,
         share_port: bool = False,
         calls_per_connection: int = CALLS_PER_CONNECTION,
+        package: str = AUTHORITY,
     ) -> None:
+        """Serve RPCs.
+
+        Args:
+            dispatcher: Answers unary RPCs.
+            streams: The handler of each stream, by its path.
+            health_service: Reports whether the server serves.
+            credentials: The server's certificate. None serves without TLS.
+            share_port: Whether other processes may listen on the same port.
+            calls_per_connection: How many calls and streams a connection carries at once.
+            package: The proto package of the RPCs. The stricter limits of `accept_loop` apply to all others.
+        """
         self._credentials = credentials
         self._server = accept_loop.server(
-            "session_authority.v1",
-            interceptors=[_Admission(dispatcher)],
+            package,
+            interceptors=[_Admission(dispatcher, package)],
             options=[
                 ("grpc.so_reuseport", int(share_port)),
                 # A little above our limit, so that the server itself refuses a request that is slightly too large.
@@ -100,7 +112,7 @@ class GrpcioHost:
             self._server.add_registered_method_handlers(service, {name: handler})
         health_pb2_grpc.add_HealthServicer_to_server(health_service, self._server)
         reflect = reflection_handler()
-        for service in REFLECTION_SERVICES:
+        for service in REFLECTION_SERVICES if package == AUTHORITY else ():
             self._server.add_registered_method_handlers(service, {"ServerReflectionInfo": reflect})
 
     def bind(self, address: str) -> str:
@@ -129,13 +141,14 @@ class GrpcioHost:
 class _Admission(grpc.aio.ServerInterceptor):
     """Refuses unauthorized callers before their requests are read."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: UnaryCalls, package: str) -> None:
         self._dispatcher = dispatcher
+        self._package = f"/{package}."
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         path = details.method
-        if path not in METHODS:
+        if not path.startswith(self._package):
             return await continuation(details)
         handler = self._handlers.get(path)
         if handler is None:
@@ -160,7 +173,7 @@ def _refusing(turn_away: Callable[[Context], Answer]) -> Handler:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _unary(dispatcher: Dispatcher, method: Method) -> Handler:
+def _unary(dispatcher: UnaryCalls, method: Method) -> Handler:
     async def behave(payload: bytes, context: Context) -> bytes:
         answered: asyncio.Future[bytes | Answer] = asyncio.get_running_loop().create_future()
 

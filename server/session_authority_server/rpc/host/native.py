@@ -15,9 +15,8 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from session_authority_server.domain.errors import AuthorityError
 from session_authority_server.rpc.call_queue import Call
-from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.error_table import DETAILS_KEY, Answer
-from session_authority_server.rpc.host import CannotListen
+from session_authority_server.rpc.host import CannotListen, UnaryCalls
 from session_authority_server.rpc.host.grpcio import METADATA_LIMIT_BYTES, GrpcioHost
 from session_authority_server.rpc.refused_calls import refusal
 
@@ -39,7 +38,7 @@ class NativeHost:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: UnaryCalls,
         fallback: GrpcioHost,
         *,
         share_port: bool = False,
