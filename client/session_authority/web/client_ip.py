@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 ForwardingHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
@@ -187,6 +188,7 @@ def _is_unix(node: str) -> bool:
     return node.partition(":")[0].lower() == "unix"
 
 
+@lru_cache(maxsize=4096)
 def _address(node: str) -> _Address | None:
     """Parse an IPv4 or IPv6 address, with or without a port. IPv6 with a port needs brackets."""
     if len(node) > 64:
