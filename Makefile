@@ -17,10 +17,10 @@ run: .venv/ready ## Start a server and a web app with default settings, and run 
 
 # More processes than cores: what takes long waits, for a lease to lapse or a server to come back.
 JOBS ?= 3
-test: .venv/ready .venv-dist/ready ## Run every test, in random order, with coverage
+test: .venv/ready .venv-dist/ready .venv-proxies/ready ## Run every test, in random order, with coverage
 	$(BIN)/python -m pytest --cov -n $(JOBS) --dist worksteal $(ARGS)
 
-soak: .venv/ready .venv-dist/ready ## Run the long form of every campaign: races, chaos, faults, fuzzing, properties
+soak: .venv/ready .venv-dist/ready .venv-proxies/ready ## Run the long form of every campaign: races, chaos, faults, fuzzing, properties
 	SOAK=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m soak $(ARGS)
 
 deploy: .venv/ready .venv-dist/ready ## Build the image, and follow docs/operate/install.md on an empty Debian (root, minutes)
@@ -40,8 +40,10 @@ check: .venv/ready .venv-proto/ready ## Check format, lint, types, protos, impor
 		fi; \
 	done
 	@$(BIN)/python -m tools.reference --check && echo "the reference is fresh"
-	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(MAKE) --no-print-directory proto OUT="$$fresh" && \
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+		$(MAKE) --no-print-directory proto OUT="$$fresh" GATEWAY_OUT="$$fresh" && \
 		diff -r -x __init__.py -x __pycache__ "$$fresh/session_authority/v1" client/session_authority/v1 && \
+		diff -r -x __init__.py -x __pycache__ -x '*.proto' "$$fresh/$(ENVOY)" gateway/$(ENVOY) && \
 		echo "generated code is fresh"
 	@$(BIN)/python tools/unasync.py --check && echo "the synchronous client is fresh"
 	@$(BIN)/python tools/prose.py && echo "the prose is plain"
@@ -54,10 +56,14 @@ reference: .venv/ready ## Generate the reference in docs/reference from the code
 	@$(BIN)/python -m tools.reference
 
 OUT ?= client
-proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 from protos/
+GATEWAY_OUT ?= gateway
+ENVOY := session_authority_gateway/envoy
+proto: .venv-proto/ready ## Generate the code in client/session_authority/v1 from protos/, and that of the gateway
 	@PATH="$(CURDIR)/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -I protos \
 		--python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) \
 		$(PROTOS)
+	@PATH="$(CURDIR)/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -I gateway \
+		--python_out=$(GATEWAY_OUT) --mypy_out=quiet:$(GATEWAY_OUT) $(ENVOY)/external_auth.proto
 
 sync: .venv/ready ## Generate the synchronous client from the asynchronous one
 	@$(BIN)/python tools/unasync.py
@@ -77,6 +83,8 @@ lock: .venv/ready ## Resolve the dependencies again, and write the lock files wi
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-docs.lock
 	$(BIN)/uv pip compile --group dist --universal --upgrade --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-dist.lock
+	$(BIN)/uv pip compile --group proxies --universal --upgrade --generate-hashes \
+		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-proxies.lock
 	$(BIN)/uv pip compile pyproject.toml --extra server --extra native --extra otel --extra postgres --universal \
 		--constraint requirements.lock --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file deploy/requirements.lock
@@ -91,7 +99,7 @@ dist: .venv-dist/ready ## Build wheel, sdist and SBOM, check them, and run the q
 	.venv-dist/bin/python tools/try_wheel.py dist/*.whl
 
 clean: ## Remove environments, caches and build output
-	rm -rf .venv .venv-dist .venv-docs .venv-proto .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-dist .venv-docs .venv-proto .venv-proxies .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "Preparing .venv (once) ..."
@@ -116,4 +124,10 @@ clean: ## Remove environments, caches and build output
 	@echo "Preparing .venv-dist (once) ..."
 	@test -x .venv-dist/bin/python || $(PYTHON) -m venv .venv-dist
 	@.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dist.lock
+	@touch $@
+
+.venv-proxies/ready: requirements-proxies.lock
+	@echo "Preparing .venv-proxies (once) ..."
+	@test -x .venv-proxies/bin/python || $(PYTHON) -m venv .venv-proxies
+	@.venv-proxies/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-proxies.lock
 	@touch $@

@@ -1,5 +1,6 @@
 """Start the gateway, and drain it."""
 
+import asyncio
 import contextlib
 import platform
 import socket
@@ -7,19 +8,20 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2
 
 from session_authority import AsyncSessionClient, NearCache
 from session_authority.errors import ConfigurationError as ClientConfigurationError
 from session_authority_gateway.application import Parts, new_application, new_parts
+from session_authority_gateway.ext_authz import PACKAGE, Checks
 from session_authority_gateway.http_server import listening_socket, serving_http, tls_context
 from session_authority_gateway.metrics import export_near_cache
 from session_authority_gateway.settings import GATEWAY_PREFIX, GatewaySettings
+from session_authority_server.app.grpc_server import stop_process_when_host_ends
 from session_authority_server.app.outputs import metrics_port
 from session_authority_server.app.process import CannotStart
 from session_authority_server.config import is_loopback
@@ -29,6 +31,8 @@ from session_authority_server.rpc.certificates import (
     Certificates,
     UnusableCertificates,
 )
+from session_authority_server.rpc.host import CannotListen, Health, Host
+from session_authority_server.rpc.host.grpcio import GrpcioHost
 
 _log = structlog.get_logger("session_authority.gateway")
 
@@ -113,24 +117,32 @@ async def _serving_grpc(
     if not settings.grpc_listen:
         yield ""
         return
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    health = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    # Each gRPC surface adds its service here, with `parts`.
+    health = Health()
+    host = new_host(Checks(parts.gate), health, certificates)
     try:
-        if certificates is None:
-            port = server.add_insecure_port(settings.grpc_listen)
-        else:
-            port = server.add_secure_port(settings.grpc_listen, certificates.credentials())
-    except RuntimeError:
+        address = host.bind(settings.grpc_listen)
+    except CannotListen:
         raise _cannot_listen(settings.grpc_listen, "GRPC_LISTEN") from None
-    await server.start()
+    await host.start()
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
+    ended = asyncio.create_task(stop_process_when_host_ends(host))
     try:
-        yield f"{settings.grpc_listen.rpartition(':')[0]}:{port}"
+        yield address
     finally:
-        await health.enter_graceful_shutdown()
-        await server.stop(settings.drain_seconds)
+        ended.cancel()
+        await health.drain()
+        await host.stop(settings.drain_seconds)
+
+
+def new_host(checks: Checks, health: Health, certificates: Certificates | None) -> Host:
+    """Return the host for Envoy: the native one if it is installed and there is no certificate, or else grpcio."""
+    credentials = None if certificates is None else certificates.credentials()
+    grpcio = GrpcioHost(checks, {}, health, credentials=credentials, package=PACKAGE)
+    if certificates is not None or find_spec("pygrpc_native") is None:
+        return grpcio
+    from session_authority_server.rpc.host.native import NativeHost
+
+    return NativeHost(checks, grpcio)
 
 
 def _listening(settings: GatewaySettings) -> socket.socket:

@@ -19,6 +19,7 @@ from session_authority.web import client_ip, cookies, exchange
 from session_authority.web.sessions_page import language, listing
 from session_authority.web.sessions_page import options as page_options
 from session_authority.web.sessions_page import page as sessions_page
+from session_authority_gateway import ext_authz
 from session_authority_gateway import http_server as gateway_http
 from session_authority_server.app import grpc_server
 from session_authority_server.audit import log as audit_log
@@ -193,6 +194,8 @@ _WEB = f"""
 """
 _GATEWAY = f"""
 | request line and headers of a request over HTTP | {size(gateway_http.HEAD_LIMIT_BYTES)} | 431 |
+| `CheckRequest` of Envoy | {size(ext_authz.CHECK_LIMIT_BYTES)} | 431 |
+| checks of Envoy that wait for the authority | {ext_authz.CHECKS_LIMIT:,} | 503 |
 """
 
 LIMITS = {

@@ -1,0 +1,210 @@
+"""Envoy's `envoy.service.auth.v3.Authorization/Check`, with the same decision as forward-auth.
+
+Every answer is a CheckResponse that allows or refuses. A gRPC error would let the request pass if the operator has set
+`failure_mode_allow`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from session_authority.web.site import Arrival
+from session_authority_gateway import identity
+from session_authority_gateway.decision import (
+    UNAVAILABLE,
+    Allowed,
+    Inbound,
+    Refused,
+    bad_option,
+)
+from session_authority_gateway.envoy import external_auth_pb2 as pb
+from session_authority_gateway.gate import Gate
+from session_authority_gateway.metrics import DECISIONS, EXT_AUTHZ, outcome_of
+from session_authority_gateway.options import OptionError, Options, read_options
+from session_authority_server.domain.api_key import Permission
+from session_authority_server.domain.errors import AuthorityError
+from session_authority_server.rpc import error_table
+from session_authority_server.rpc.authentication import ANONYMOUS, Caller, Metadata
+from session_authority_server.rpc.call_queue import Call
+from session_authority_server.rpc.error_table import Answer
+from session_authority_server.rpc.methods import Method, Rule
+from session_authority_server.rpc.refused_calls import Origin
+
+if TYPE_CHECKING:
+    from session_authority_server.rpc.tracing import Tracing
+
+PACKAGE = "envoy.service.auth.v3"
+CHECK_LIMIT_BYTES = 256 * 1024
+"""The largest CheckRequest. Envoy accepts 60 KiB of headers by default, and repeats some of them as attributes."""
+CHECKS_LIMIT = 10_000
+"""How many checks may wait for the authority. Further ones are answered as during an outage."""
+
+_CHECK = Method(
+    path=f"/{PACKAGE}.Authorization/Check",
+    name="Check",
+    parse=pb.CheckRequest.FromString,
+    streams=False,
+    batched=False,
+    rule=Rule(Permission.VALIDATE, CHECK_LIMIT_BYTES),
+)
+_DEFAULT = Options()
+_PERMISSION_DENIED = 7
+_OVERWRITE = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_APPEND = pb.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD
+_TOO_LARGE = Refused(431, "request_too_large", "The headers of the request are too large.")
+_MALFORMED = Refused(400, "malformed_request", "The proxy did not send an HTTP request.")
+_FAILED = Refused(500, "internal", "The gateway failed; its log says why.")
+
+_log = structlog.get_logger("session_authority.gateway")
+
+
+class Checks:
+    """Answers the checks that a gRPC host receives."""
+
+    def __init__(self, gate: Gate) -> None:
+        """Answer with the decisions of a gate."""
+        self.unary: Sequence[Method] = (_CHECK,)
+        self.tracing: Tracing | None = None
+        self._gate = gate
+        self._running = 0
+
+    def admit(self, path: str, metadata: Metadata) -> Caller:
+        """Admit every caller. Without a client's certificate, the port belongs on loopback."""
+        return ANONYMOUS
+
+    def turn_away(
+        self, path: str, metadata: Metadata, error: AuthorityError, origin: Origin
+    ) -> Answer:
+        """Return the status of an error. No check is turned away, because `admit` admits all."""
+        return error_table.answer(error)
+
+    def take(self, call: Call, payload: bytes) -> None:
+        """Answer a check."""
+        if len(payload) > CHECK_LIMIT_BYTES:
+            _answer(call, _TOO_LARGE)
+        elif self._running >= CHECKS_LIMIT:
+            _answer(call, UNAVAILABLE)
+        else:
+            self._running += 1
+            call.task = asyncio.get_running_loop().create_task(self._check(call, payload))
+            call.task.add_done_callback(self._done)
+
+    def _done(self, _task: "asyncio.Task[None]") -> None:
+        self._running -= 1
+
+    async def _check(self, call: Call, payload: bytes) -> None:
+        names: Sequence[str] = ()
+        answer: Allowed | Refused
+        try:
+            attributes = pb.CheckRequest.FromString(payload).attributes
+            options = _options_of(attributes.context_extensions)
+            headers = _joined(attributes.request.http)
+            names = identity.claimed(headers)
+            if attributes.request.http.method:
+                answer = await self._gate.check(_inbound(attributes, headers), options)
+            else:
+                answer = _MALFORMED
+        except DecodeError:
+            answer = _MALFORMED
+        except OptionError as error:
+            _log.error("Envoy asked with an invalid option", why=str(error))
+            answer = bad_option(str(error))
+        except Exception as error:  # noqa: BLE001 - any failure refuses the request
+            _log.error("a check failed", exc_info=error)
+            answer = _FAILED
+        _answer(call, answer, names)
+
+
+def _answer(call: Call, answer: Allowed | Refused, names: Sequence[str] = ()) -> None:
+    DECISIONS.inc(EXT_AUTHZ, outcome_of(answer))
+    response = _allowing(answer, names) if isinstance(answer, Allowed) else _refusing(answer)
+    call.answer(response.SerializeToString())
+
+
+def _allowing(answer: Allowed, names: Sequence[str]) -> pb.CheckResponse:
+    """Return the response that lets a request pass, with the identity headers of the gateway alone.
+
+    Envoy removes headers after it has set the new ones. So a name that is set must not be removed, too.
+    """
+    given = dict(answer.identity)
+    return pb.CheckResponse(
+        status=pb.Status(),
+        ok_response=pb.OkHttpResponse(
+            headers=[_header(name, value) for name, value in answer.identity],
+            headers_to_remove=[name for name in names if name not in given],
+            response_headers_to_add=[
+                _header("set-cookie", each.header(), _APPEND) for each in answer.set_cookies
+            ],
+        ),
+    )
+
+
+def _refusing(answer: Refused) -> pb.CheckResponse:
+    return pb.CheckResponse(
+        status=pb.Status(code=_PERMISSION_DENIED),
+        denied_response=pb.DeniedHttpResponse(
+            status=pb.HttpStatus(code=answer.status),
+            headers=[
+                _header(name, value, _APPEND if name == "set-cookie" else _OVERWRITE)
+                for name, value in answer.headers()
+            ],
+            body=answer.body().decode(),
+        ),
+    )
+
+
+def _header(
+    name: str, value: str, action: pb.HeaderValueOption.HeaderAppendAction.ValueType = _OVERWRITE
+) -> pb.HeaderValueOption:
+    return pb.HeaderValueOption(
+        header=pb.HeaderValue(key=name, value=value.encode()),
+        append_action=action,
+        keep_empty_value=True,
+    )
+
+
+def _options_of(extensions: Mapping[str, str]) -> Options:
+    return _read(tuple(sorted(extensions.items()))) if extensions else _DEFAULT
+
+
+@lru_cache(maxsize=1024)
+def _read(pairs: tuple[tuple[str, str], ...]) -> Options:
+    return read_options(pairs)
+
+
+def _joined(http: pb.AttributeContext.HttpRequest) -> dict[str, str]:
+    """Return the headers by lower-case name. Repeated headers are joined by commas, cookies by semicolons.
+
+    Web servers read the bytes of a value as Latin-1. The gateway does, too.
+    """
+    found = {name.lower(): value.decode("latin-1") for name, value in http.headers.items()}
+    for each in http.header_map.headers:
+        name, value = each.key.lower(), (each.raw_value or each.value).decode("latin-1")
+        earlier = found.get(name)
+        if earlier is not None:
+            value = f"{earlier}{'; ' if name == 'cookie' else ', '}{value}"
+        found[name] = value
+    return found
+
+
+def _inbound(attributes: pb.AttributeContext, headers: dict[str, str]) -> Inbound:
+    http, peer = attributes.request.http, attributes.source.address.socket_address.address
+    # Envoy has appended its peer.
+    earlier, _, last = headers.get("x-forwarded-for", "").rpartition(",")
+    if last.strip() == peer:
+        headers["x-forwarded-for"] = earlier
+    arrival = Arrival(
+        scheme=http.scheme, host=http.host, peer=peer or None, header=_reader(headers)
+    )
+    return Inbound(http.method, http.path, arrival)
+
+
+def _reader(headers: Mapping[str, str]) -> Callable[[str], str]:
+    def header(name: str) -> str:
+        return headers.get(name, "")
+
+    return header
