@@ -40,7 +40,7 @@ def proxy(
     )
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(port, process)
+        wait_for_port(port, process)
         yield f"127.0.0.1:{port}", process
     finally:
         process.terminate()
@@ -96,7 +96,8 @@ def _whole_nginx(folder: Path, configuration: str) -> str:
     )
 
 
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+def wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a proxy listens on a port of this machine."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
