@@ -1,8 +1,6 @@
 import asyncio
 import re
-import socket
 import urllib.request
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,13 +10,13 @@ from session_authority import InvalidArgument, SessionClient, ValidationRequest
 from session_authority_server.domain.clock import SystemClock
 from session_authority_server.store.database import Database
 from tests.support.engines import a_session, over
+from tests.support.postgresql import free_port
 from tests.support.program import development_key_in, run, running, serving
 from tests.support.waiting import wait_until
 
 
 def _free_address() -> str:
-    with closing(socket.create_server(("127.0.0.1", 0))) as found:
-        return f"127.0.0.1:{found.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_the_metrics_page_counts_calls_and_errors_and_shows_nothing_of_a_user(

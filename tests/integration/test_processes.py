@@ -20,6 +20,7 @@ from session_authority import SessionClient
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.support.engines import migrated_postgresql
+from tests.support.postgresql import free_port
 from tests.support.program import Program, run_process, running
 from tests.support.waiting import wait_until
 
@@ -136,18 +137,6 @@ def _port(place: str) -> int:
     return int(place.rpartition(":")[2], 16)
 
 
-def _free_neighbours() -> int:
-    """Return a free port whose next port is also free."""
-    while True:
-        with closing(socket.create_server(("127.0.0.1", 0))) as first:
-            port: int = first.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
 @pytest.fixture
 def url() -> Iterator[str]:
     """Return the address of a database with a password, which its server ignores."""
@@ -162,7 +151,7 @@ def several(folder: Path, url: str) -> Iterator[Several]:
         f'database_url = "{url}"\nabsolute_lifetime_seconds = {LIFETIME_SECONDS}\n'
         "worker_interval_seconds = 0.5\n"
     )
-    port = _free_neighbours()
+    port = free_port(consecutive=2)
     settings = {"SESSION_AUTHORITY_METRICS_LISTEN": f"127.0.0.1:{port}"}
     arguments = ("serve", "--listen", "127.0.0.1:0", "--insecure", "--processes", "2")
     try:
@@ -372,7 +361,7 @@ def test_processes_whose_parent_was_killed_answer_calls_in_flight_and_end(
 
 
 def test_a_process_that_cannot_start_ends_all_with_its_message(tmp_path: Path, url: str) -> None:
-    port = _free_neighbours()
+    port = free_port(consecutive=2)
     with closing(socket.create_server(("127.0.0.1", port + 1))):
         settings = {
             "SESSION_AUTHORITY_DATABASE_URL": url,

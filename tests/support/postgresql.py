@@ -212,18 +212,20 @@ def binaries() -> Path:
     return copied / "bin"
 
 
-def free_port() -> int:
-    """Return a free port. No other caller gets the same port.
+def free_port(consecutive: int = 1) -> int:
+    """Return the first of some consecutive free ports. No other caller gets the same ports.
 
     Each process of a test run draws from its own range, below the range of the system's ephemeral ports.
     """
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    ports = range(10_000 + process % 20 * 1_000, 11_000 + process % 20 * 1_000)
+    start = 10_000 + process % 20 * 1_000
+    ports = range(start, start + 1_001 - consecutive)
     for port in random.sample(ports, len(ports)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for each in range(port, port + consecutive):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", each))
             return port
-    raise RuntimeError(f"no port is free from {ports.start} on")
+    raise RuntimeError(f"no port is free from {start} on")
 
 
 def as_owner(command: Sequence[object]) -> list[str]:
