@@ -132,9 +132,21 @@ def test_the_manifests_are_valid(tmp_path: Path) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        check_probes(container)
         volumes = {each["name"] for each in pod["spec"].get("volumes", ())} | {"state"}
         assert {each["name"] for each in container.get("volumeMounts", ())} <= volumes
     check_selectors(documents)
+
+
+def check_probes(container: dict[str, Any]) -> None:
+    """Check that Kubernetes restarts no server because it is not serving, which a restart does not mend."""
+    probes = {kind: probe for kind, probe in container.items() if kind.endswith("Probe")}
+    asking = [kind for kind, probe in probes.items() if "health" in str(probe)]
+    if "serve" in container["args"]:
+        assert probes.keys() == {"startupProbe", "livenessProbe", "readinessProbe"}
+        assert asking == ["readinessProbe"]
+    else:
+        assert asking == []
 
 
 def check_selectors(documents: list[dict[str, Any]]) -> None:
