@@ -48,7 +48,7 @@ def test_an_operator_resolves_the_fence_of_a_restored_file(
         assert not is_serving(server)
         shown = run("fence", cwd=tmp_path)
         assert shown.returncode == 1
-        assert "The database lacks at least 1 acknowledged endings" in shown.stdout
+        assert "Acknowledged endings are missing from the database: at least 1." in shown.stdout
 
         done = run("fence", choice, "--yes", cwd=tmp_path, settings=AUDITED)
 
@@ -117,7 +117,7 @@ def test_a_replay_of_an_incomplete_log_leaves_the_fence_closed(tmp_path: Path) -
     assert run("migrate", cwd=tmp_path).returncode == 0
     done = run("fence", "--replay", str(log), cwd=tmp_path)
     assert done.returncode == 1
-    assert "1 lines are damaged" in done.stderr
+    assert "damaged lines: 1" in done.stderr
     done = run("fence", "--replay", str(empty), cwd=tmp_path)
     assert done.returncode == 1
     assert "has no event" in done.stderr

@@ -124,7 +124,7 @@ def monitored_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monito
         assert "Traceback" not in scene.server.stderr
 
 
-def test_an_outage_a_stopped_worker_and_an_expired_certificate_fire_their_alerts_and_clear(
+def test_an_outage_lost_endings_a_stopped_worker_and_an_expired_certificate_fire_alerts_and_clear(
     monitored_scene: Monitored,
 ) -> None:
     scene = monitored_scene.scene
@@ -133,6 +133,11 @@ def test_an_outage_a_stopped_worker_and_an_expired_certificate_fire_their_alerts
     scene.cluster.stop(at_once=True)
     wait_until(lambda: monitored_scene.firing() == {"DatabaseFailing"})
     scene.cluster.start()
+    wait_until(lambda: monitored_scene.firing() == set())
+
+    scene.lose_endings()
+    wait_until(lambda: monitored_scene.firing() == {"EndingsLost"})
+    scene.accept_loss()
     wait_until(lambda: monitored_scene.firing() == set())
 
     monitored_scene.stop_worker()

@@ -200,7 +200,7 @@ def test_a_clock_far_ahead_ends_and_deletes_nothing_until_an_operator_confirms_i
 
     confirmed = run("repair-clock", "--yes", cwd=tmp_path)
     assert confirmed.returncode == 0
-    assert "times of 0 sessions and 0 times of sweeps; reopened: 0 sessions" in confirmed.stdout
+    assert "sweep times moved to the present: 0; reopened sessions: 0" in confirmed.stdout
     assert "expire: 10 rows" in run("worker", "--once", cwd=tmp_path).stdout
     assert _count(tmp_path, ENDED) == 10
 

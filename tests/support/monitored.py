@@ -46,6 +46,9 @@ class Scene:
         prometheus: The Prometheus that reads the server and the worker.
         client: A client with a near cache.
         plain_client: A client without one.
+        pages: The address of the metrics of each job.
+        folder: The working folder of all processes.
+        settings: The settings of commands.
     """
 
     cluster: Cluster
@@ -56,6 +59,8 @@ class Scene:
     client: SessionClient
     plain_client: SessionClient
     pages: dict[str, str]
+    folder: Path
+    settings: dict[str, str]
     start_worker: Callable[[], contextlib.AbstractContextManager[Program]] = field(repr=False)
 
     def page(self, job: str) -> str:
@@ -63,6 +68,16 @@ class Scene:
         with urllib.request.urlopen(f"http://{self.pages[job]}/metrics", timeout=30) as answer:
             page: str = answer.read().decode()
         return page
+
+    def lose_endings(self) -> None:
+        """Let the database lack an ending that the server acknowledged."""
+        self.client.sign_out(self.client.create("ada").token)
+        self.cluster.psql("DELETE FROM ending_marks")
+
+    def accept_loss(self) -> None:
+        """Resolve the fence as an operator does."""
+        done = run("fence", "--accept", "--yes", cwd=self.folder, settings=self.settings)
+        assert done.returncode == 0, done.stderr
 
     def replace_certificate(self, pair: Pair) -> None:
         """Replace the server's certificate, and connect, since the server reads it at a connection."""
@@ -87,6 +102,7 @@ def monitored(folder: Path, *, rules: str, interval: str) -> Iterator[Scene]:
             "SESSION_AUTHORITY_DATABASE_URL": database.url(),
             "SESSION_AUTHORITY_WORKER_INTERVAL_SECONDS": "5",
             "SESSION_AUTHORITY_AUDIT_LOG": str(folder / "audit.jsonl"),
+            "SESSION_AUTHORITY_STATE_DIRECTORY": str(folder / "state"),
         }
         assert run("migrate", cwd=folder, settings=settings).returncode == 0
         every = ("create", "validate", "manage", "watch", "terminate")
@@ -119,6 +135,7 @@ def monitored(folder: Path, *, rules: str, interval: str) -> Iterator[Scene]:
         of_worker = settings | {"SESSION_AUTHORITY_METRICS_LISTEN": pages[WORKER]}
         yield Scene(
             *(database, authority, pair, server, prometheus, client, plain_client, pages),
+            *(folder, settings),
             lambda: running("worker", cwd=folder, settings=of_worker),
         )
 

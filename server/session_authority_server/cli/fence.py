@@ -88,8 +88,9 @@ async def _fence(settings: Settings, choice: FenceChoice | None, logs: Sequence[
                 )
                 return True
             click.echo(
-                f"The database lacks at least {len(recorded.lost)} acknowledged endings. A server noticed it at "
-                f"{recorded.noticed_time:%Y-%m-%d %H:%M:%S} UTC."
+                f"Acknowledged endings are missing from the database: at least {len(recorded.lost)}. A server noticed "
+                f"it at {recorded.noticed_time:%Y-%m-%d %H:%M:%S} UTC. A backup was restored, a standby took over, or "
+                "another deployment uses the same state directory."
             )
             click.echo(_CHOICES)
             return False
@@ -109,7 +110,7 @@ async def _fence(settings: Settings, choice: FenceChoice | None, logs: Sequence[
         lost = recorded.lost if recorded is not None else frozenset()
         await resolve(database, lost)
         audit.record(FenceResolved(choice, len(lost), skew.clock.now()))
-        click.echo(f"Resolved {len(lost)} lost endings. Servers serve again within seconds.")
+        click.echo(f"Resolved. Lost endings: {len(lost)}. Servers serve again within seconds.")
         return True
 
 
@@ -132,12 +133,12 @@ async def _replay(
         )
         return False
     click.echo(
-        f"Replayed: ended {done.sessions} sessions, repeated {done.sweeps} sweeps, revoked {done.keys} API keys."
+        f"Replayed. Ended sessions: {done.sessions}; repeated sweeps: {done.sweeps}; revoked API keys: {done.keys}."
     )
     if files.is_complete:
         return True
     click.echo(
-        f"The audit log lacks events: it dropped {files.dropped}, and {len(files.cut)} lines are damaged. Sessions "
+        f"The audit log lacks events. Dropped events: {files.dropped}; damaged lines: {len(files.cut)}. Sessions "
         "that ended in these events may be live. Choose --end-all or --accept.",
         err=True,
     )

@@ -31,6 +31,6 @@ async def _repair(settings: Settings, *, yes: bool) -> None:
             click.confirm(f"It is {now:%Y-%m-%d %H:%M:%S} UTC. Is that right?", abort=True)
         done = await repair(database, skew.clock.now())
     click.echo(
-        f"moved to the present: times of {done.sessions} sessions and {done.sweeps} times of sweeps; "
-        f"reopened: {done.reopened} sessions"
+        f"sessions moved to the present: {done.sessions}; sweep times moved to the present: {done.sweeps}; "
+        f"reopened sessions: {done.reopened}"
     )

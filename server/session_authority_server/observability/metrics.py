@@ -95,6 +95,11 @@ DATABASE_CONNECTIONS_LIMIT = Gauge(
     "The most connections to the database that a pool opens.",
     "pool",
 )
+FENCE_CLOSED = Gauge(
+    "session_authority_fence_closed",
+    "1 while the database lacks acknowledged endings, so that the server answers no call; 0 otherwise. Absent without a "
+    "state directory.",
+)
 WORKER_RUNS = Counter(
     "session_authority_worker_runs",
     "Runs of the worker, by task and outcome: `done`, `failed` or `refused` (the clock may be wrong).",

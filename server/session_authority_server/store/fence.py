@@ -16,6 +16,7 @@ from sqlalchemy import Select, and_, bindparam, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.errors import EndingsLost, StoreUnavailable
+from session_authority_server.observability.metrics import FENCE_CLOSED
 from session_authority_server.store.state_directory import (
     NUMBERS_LIMIT,
     StateDirectory,
@@ -91,6 +92,7 @@ class Fence:
         self._saving = asyncio.Lock()
         # One thread, so that an older block never overwrites a newer one.
         self._thread = ThreadPoolExecutor(1, "state-directory")
+        FENCE_CLOSED.set(0)
 
     async def mark(self, connection: AsyncConnection) -> int:
         """Insert a mark in the transaction of an ending. Return its number.
@@ -215,11 +217,14 @@ class Fence:
         self.refusals += 1
         if self.lost is None:
             _log.error(
-                "stopped serving: the database went back in time and lacks at least %d acknowledged endings, because a "
-                "backup was restored or a standby took over; run: session-authority fence",
+                "stopped serving: acknowledged endings are missing from the database (at least %d), because a backup was "
+                "restored, a standby took over, or another deployment uses the state directory %s; run: "
+                "session-authority fence",
                 len(lost),
+                self.directory.path,
             )
             self.lost = EndingsLost()
+            FENCE_CLOSED.set(1)
         return self.lost
 
     def clear(self) -> None:
@@ -227,6 +232,7 @@ class Fence:
         if self.lost is not None:
             _log.warning("no acknowledged ending is missing any more; serving")
             self.lost = None
+            FENCE_CLOSED.set(0)
 
     def close(self) -> None:
         """Wait for the last write, and close the state directory."""
