@@ -1,5 +1,6 @@
 """Following docs/operate/install.md word for word, on an empty Debian."""
 
+import re
 import socket
 import sys
 import time
@@ -13,6 +14,7 @@ from tests.support.debian import Machine, booted, network_files, run
 
 pytestmark = pytest.mark.soak
 PAGE = ROOT / "docs" / "operate" / "install.md"
+AUDIT_PAGE = PAGE.with_name("audit.md")
 PORTS = 5432, 9090, 9464, 9465, 50551
 SHOW = "systemctl show session-authority-server --value --property"
 CONFIG = "export SESSION_AUTHORITY_CONFIG=/etc/session-authority/session-authority.toml\n"
@@ -34,6 +36,7 @@ def test_the_page_leads_to_a_supervised_server(
     with booted(root) as machine:
         for block in blocks_of(PAGE):
             if block.title:
+                root_server_and_worker_write_one_audit_log(machine)
                 run("cp", pair.certificate, root / "etc/session-authority/tls.pem")
                 run("cp", pair.key, root / "etc/session-authority/tls.key")
                 file = root / block.title.removeprefix("/")
@@ -57,6 +60,25 @@ def follow(machine: Machine, block: Block) -> None:
         assert said.endswith("127.0.0.1:50551: SERVING\n")
     if "client.create" in block.code:
         assert said == "ada\n"
+
+
+def root_server_and_worker_write_one_audit_log(machine: Machine) -> None:
+    """Set the audit log that docs/operate/audit.md names, and have the file made by root, as after a rotation."""
+    [file] = re.findall(r'`(audit_log = "/.+")`', AUDIT_PAGE.read_text())
+    machine.shell(
+        f"{CONFIG}echo '{file}' >> /etc/session-authority/session-authority.toml\n"
+        "session-authority keys create other --permission validate\n"
+        "systemctl restart session-authority-server session-authority-worker\n"
+        "SESSION_AUTHORITY_API_KEY=$(cat shop.key) /opt/session-authority/bin/python <<EOF\n"
+        "from datetime import timedelta\n"
+        "from session_authority import SessionClient\n"
+        "with SessionClient.from_env() as client:\n"
+        "    client.create('bob', lifetime=timedelta(seconds=1))\n"
+        "EOF\n"
+        'for event in api-key-created session-established \'"reason":"expired"\'; do\n'
+        '    until grep --quiet -- "$event" /var/log/session-authority/audit.jsonl; do sleep 0.5; done\n'
+        "done\n"
+    )
 
 
 def the_server_is_restarted_after_a_crash(machine: Machine) -> None:

@@ -111,7 +111,9 @@ def test_what_cannot_be_backed_up_is_refused(tmp_path: Path) -> None:
 
 def test_a_replay_of_an_incomplete_log_leaves_the_fence_closed(tmp_path: Path) -> None:
     log = tmp_path / "audit.jsonl"
-    log.write_text('{"event_timestamp":1,"event":"session-en')
+    log.write_text(
+        '{"event_timestamp":1,"event":"api-key-created"}\n{"event_timestamp":2,"event":"sess'
+    )
     empty = tmp_path / "container.json"
     empty.write_text('{"log":"{\\"event_timestamp\\":1,"}')
     assert run("migrate", cwd=tmp_path).returncode == 0

@@ -1,5 +1,6 @@
 """Outputs of the audit log. Several processes can write whole lines to the same output."""
 
+import contextlib
 import os
 import stat
 from collections import deque
@@ -37,7 +38,7 @@ class File:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file. A new file is readable by its owner alone.
+        """Open the file. A new file is readable by its owner alone. If root makes it, it belongs to its folder's owner.
 
         Raises:
             OSError: If the file can't be written or is not a regular file.
@@ -78,11 +79,23 @@ class File:
     def _open(self) -> int:
         # O_NONBLOCK: opening a pipe must not wait for its reader.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        descriptor = os.open(self._path, flags, 0o600)
+        try:
+            descriptor = os.open(self._path, flags | os.O_EXCL, 0o600)
+        except FileExistsError:
+            descriptor = os.open(self._path, flags, 0o600)
+        else:
+            self._give_to_owner_of_folder(descriptor)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise OSError(0, "it is not a regular file")
         return descriptor
+
+    def _give_to_owner_of_folder(self, descriptor: int) -> None:
+        """Let the server write to a new file that a command of root made."""
+        if os.geteuid() == 0:
+            folder = self._path.parent.stat()
+            with contextlib.suppress(PermissionError):  # a container's root may lack the capability
+                os.fchown(descriptor, folder.st_uid, folder.st_gid)
 
 
 def _write_some(descriptor: int, lines: deque[bytes], limit_bytes: int) -> bool:

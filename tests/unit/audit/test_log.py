@@ -245,6 +245,17 @@ def test_only_the_owner_can_read_the_file_and_lines_are_appended(tmp_path: Path)
     assert lines_of(path) == [0, 1]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_that_root_makes_belongs_to_the_owner_of_its_folder(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65_534, 65_533)
+    path = tmp_path / "audit.jsonl"
+    File(path).close()
+    assert (path.stat().st_uid, path.stat().st_gid) == (65_534, 65_533)
+    os.chown(path, 0, 0)
+    File(path).close()  # an old file keeps its owner
+    assert path.stat().st_uid == 0
+
+
 @pytest.mark.parametrize("how", ["renamed", "removed", "renamed and created again", "truncated"])
 def test_after_a_rotation_lines_go_to_the_new_file(how: str, tmp_path: Path) -> None:
     path, old = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
