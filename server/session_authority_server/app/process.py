@@ -15,6 +15,8 @@ _M_MMAP_THRESHOLD = -3  # mallopt(3), in glibc's malloc.h
 _LARGE_BLOCK_BYTES = 32 * 1024
 # The limits of open files to try, in this order. Each connection needs one file. A client opens up to six connections.
 _OPEN_FILES = 65_536, 10_240, 4_096
+# The wait before a reload. Calls wait while a process reads its settings and certificates.
+RELOAD_SECONDS = 0.1
 
 
 class CannotStart(Exception):
@@ -78,15 +80,11 @@ def notify(state: str) -> None:
         sender.sendto(state.encode(), address)
 
 
-def delay_reloads() -> None:
-    """Keep a SIGHUP pending until `catch_signals`. Without this, a SIGHUP during the start ends the process."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-
-
 def catch_signals(reload: Callable[[], None] | None = None) -> asyncio.Event:
     """Return an event that SIGTERM or SIGINT sets. Call this function before the process reports that it is ready.
 
-    SIGHUP calls `reload`. A SIGHUP because the terminal was closed sets the event instead.
+    SIGHUP calls `reload` after RELOAD_SECONDS, once for all signals until then. If the terminal was closed, SIGHUP sets
+    the event instead.
 
     A second SIGTERM has no effect, because supervisors repeat it and draining takes a limited time. A second SIGINT
     interrupts the draining.
@@ -102,10 +100,20 @@ def catch_signals(reload: Callable[[], None] | None = None) -> asyncio.Event:
         loop.add_signal_handler(number, stop)
     if reload is not None:
         has_terminal = os.isatty(_STANDARD_INPUT)
+        waiting = False
+
+        def reload_once() -> None:
+            nonlocal waiting
+            waiting = False
+            reload()
 
         def hang_up() -> None:
-            terminal_closed = has_terminal and not os.isatty(_STANDARD_INPUT)
-            (stop if terminal_closed else reload)()
+            nonlocal waiting
+            if has_terminal and not os.isatty(_STANDARD_INPUT):
+                stop()
+            elif not waiting:
+                waiting = True
+                loop.call_later(RELOAD_SECONDS, reload_once)
 
         loop.add_signal_handler(signal.SIGHUP, hang_up)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

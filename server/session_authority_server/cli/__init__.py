@@ -1,3 +1,4 @@
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,8 @@ _NAMES = (
     "repair-clock",
     "demo",
 )
+# Commands that reload at SIGHUP.
+_RELOADING = ("serve", "worker", "gateway")
 
 
 class _Commands(click.Group):
@@ -38,6 +41,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _NAMES:
             return None
+        if cmd_name in _RELOADING:
+            # Until the command catches signals, a SIGHUP would end it. So keep the signal pending.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
         return command

@@ -7,7 +7,6 @@ import click
 from session_authority_server.app.process import (
     allow_many_connections,
     catch_signals,
-    delay_reloads,
     notify,
     tune_memory,
 )
@@ -32,7 +31,6 @@ def gateway(
     context: click.Context, listen: str | None, grpc_listen: str | None, allow_plaintext: bool
 ) -> None:
     """Answer proxies whether a request has a live session, until SIGTERM. Then drain."""
-    delay_reloads()
     settings = _settings(context.obj, listen=listen, grpc_listen=grpc_listen)
     logs.configure(settings.log_level, settings.log_format)
     allow_many_connections()

@@ -9,7 +9,6 @@ from session_authority_server.app.development_key import VARIABLE, key_file
 from session_authority_server.app.process import (
     allow_many_connections,
     catch_signals,
-    delay_reloads,
     notify,
     tune_memory,
 )
@@ -52,7 +51,6 @@ def serve(
     insecure: bool,
 ) -> None:
     """Serve the API until SIGTERM, then drain."""
-    delay_reloads()
     settings = settings_of(context, listen=listen, database_url=database_url, processes=processes)
     options = ServeOptions(worker=not no_worker, insecure=insecure, allow_plaintext=allow_plaintext)
     allow_many_connections()

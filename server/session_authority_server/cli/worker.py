@@ -1,3 +1,4 @@
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import opened, stopping_if_displaced
 from session_authority_server.app.outputs import auditing, metrics
-from session_authority_server.app.process import catch_signals, delay_reloads, notify
+from session_authority_server.app.process import catch_signals, notify
 from session_authority_server.app.running import log_start, read_log_level, reload
 from session_authority_server.app.upkeep import jobs, right_clock, schedule
 from session_authority_server.cli.shared import run, settings_of
@@ -32,12 +33,13 @@ def worker(context: click.Context, database_url: str | None, once: bool, dry_run
     if dry_run and not once:
         raise click.UsageError("--dry-run needs --once")
     settings = settings_of(context, database_url=database_url)
+    if once:  # A closed terminal ends it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     if dry_run:
         run(_count(settings))
     elif once:
         run(_once(settings))
     else:
-        delay_reloads()
         run(_run_forever(settings, context.obj))
 
 

@@ -29,6 +29,11 @@ def new_provider(environ: Mapping[str, str]) -> "TracerProvider | None":
     """
     if not _is_wanted(environ):
         return None
+    if "@" in _first(environ, _ENDPOINTS):
+        # The exporter can't use them, and its log lines would quote them.
+        raise ValueError(
+            f"{' or '.join(_ENDPOINTS)} has an @; leave out the user and the password, and set OTEL_EXPORTER_OTLP_HEADERS"
+        )
     protocol = _first(environ, _PROTOCOLS) or _PROTOCOL
     if protocol != _PROTOCOL:
         _log.warning(
@@ -45,6 +50,8 @@ def new_provider(environ: Mapping[str, str]) -> "TracerProvider | None":
             "set OTEL_TRACES_EXPORTER=none"
         )
         return None
+    except Exception as error:  # noqa: BLE001 - the SDK and its plugins raise errors of any kind
+        raise ValueError(str(error)) from error
 
 
 def _is_wanted(environ: Mapping[str, str]) -> bool:

@@ -4,13 +4,12 @@ import resource
 import signal
 from collections.abc import AsyncIterator
 
+import click
 import pytest
 
-from session_authority_server.app.process import (
-    allow_many_connections,
-    catch_signals,
-    delay_reloads,
-)
+from session_authority_server.app import process
+from session_authority_server.app.process import allow_many_connections, catch_signals
+from session_authority_server.cli import commands
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +54,33 @@ async def test_sighup_reloads_unless_it_reports_that_the_terminal_was_closed(
     assert reloaded.is_set() is not signalled.is_set()
 
 
-async def test_a_sighup_during_the_start_reloads_after_it() -> None:
-    delay_reloads()
+@pytest.mark.parametrize("command", ["serve", "worker", "gateway"])
+async def test_a_sighup_during_the_start_reloads_after_it(command: str) -> None:
+    assert commands.get_command(click.Context(commands), command) is not None
     os.kill(os.getpid(), signal.SIGHUP)
     reloaded = asyncio.Event()
     catch_signals(reloaded.set)
     async with asyncio.timeout(10):
         await reloaded.wait()
+
+
+async def test_many_sighups_reload_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "RELOAD_SECONDS", 1.0)
+    reloads = 0
+    reloaded = asyncio.Event()
+
+    def reload() -> None:
+        nonlocal reloads
+        reloads += 1
+        reloaded.set()
+
+    catch_signals(reload)
+    for _ in range(100):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await reloaded.wait()
+    assert reloads == 1
 
 
 class Limits:

@@ -83,12 +83,21 @@ def test_a_header_that_cannot_be_parsed_is_not_logged(
     assert "secret" not in caplog.text
 
 
-async def test_a_value_that_the_sdk_rejects_stops_the_start(
-    closed_collector: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "max_queue_size must be a positive integer"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "OTEL_EXPORTER_OTLP_COMPRESSION"),
+        (ENDPOINT, "http://ada:s3cret@127.0.0.1:1", "leave out the user and the password"),
+    ],
+)
+async def test_a_value_that_cannot_be_used_stops_the_start(
+    closed_collector: None, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, why: str
 ) -> None:
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
-    with pytest.raises(CannotStart, match="max_queue_size must be a positive integer"):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(CannotStart, match=why) as caught:
         await outputs.traces().__aenter__()
+    assert "s3cret" not in str(caught.value)
 
 
 async def test_a_collector_that_does_not_answer_hardly_delays_the_end(
