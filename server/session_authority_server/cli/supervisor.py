@@ -131,7 +131,7 @@ class Supervisor:
             return f"a server process can't be started: {error}"
         self._alive[assignment.number] = process
         output = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(output), process.stdout
         )
         word = (await output.readline()).decode().strip()
@@ -140,6 +140,7 @@ class Supervisor:
             if len(self._have_served) == len(self._assignments):
                 self.serving.set()
         await output.read()  # the pipe closes when the process ends
+        pipe.close()
         status = await asyncio.to_thread(process.wait)
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

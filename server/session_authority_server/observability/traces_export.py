@@ -50,7 +50,7 @@ def new_provider(environ: Mapping[str, str]) -> "TracerProvider | None":
             "set OTEL_TRACES_EXPORTER=none"
         )
         return None
-    except Exception as error:  # noqa: BLE001 - the SDK and its plugins raise errors of any kind
+    except Exception as error:
         raise ValueError(str(error)) from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from session_authority_server.app.process import CannotStart
 from session_authority_server.app.serving import ServeOptions
@@ -148,6 +149,23 @@ async def test_a_process_that_ends_is_restarted_after_growing_waits(
     assert {(line["process"], line["why"]) for line in log.lines} == {(0, "exit status 5")}
 
 
+def test_restarts_use_up_no_file_descriptors(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "STEADY_SECONDS", 0.0)
+
+    async def restart() -> int:
+        async with running("echo ready", count=1) as kept:
+            await _all_serve(kept)
+            await _until(lambda: log.lines)
+            before = _open_files()
+            await _until(lambda: len(log.lines) >= 10)
+            return _open_files() - before
+
+    # The event loop of `serve`, which closes no pipe by itself.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(restart()) < 5
+
+
 async def test_a_process_that_ran_for_a_long_time_is_restarted_soon(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +220,10 @@ async def test_stopping_before_all_processes_serve_ends_them() -> None:
     async with running("exec sleep 60"):
         await asyncio.sleep(0.05)
     assert time.monotonic() - stopping < PATIENCE_SECONDS
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def _until(true: Any) -> None:
