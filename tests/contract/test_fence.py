@@ -1,6 +1,7 @@
 """Endings are marked in the database and outside it, and the fence notices marks that the database lacks."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -280,6 +281,20 @@ async def test_endings_after_a_loss_cannot_hide_it(engine: Engine, fence: Fence)
     await resolve(engine.database, lost)
     assert not await looking(engine, fence).look()
     assert await end(engine, session)
+
+
+async def test_a_loss_can_be_resolved_if_the_state_directory_was_removed_too(
+    engine: Engine, fence: Fence, tmp_path: Path
+) -> None:
+    await an_ending(engine)
+    shutil.rmtree(tmp_path / "state")
+    await go_back(engine)
+    looked = looking(engine, fence)
+    lost = await looked.look()
+    assert len(lost) == 1
+    await resolve(engine.database, lost)
+    assert not await looked.look()
+    await an_ending(engine)
 
 
 async def test_a_loss_stops_the_server_even_if_it_cannot_be_recorded(

@@ -193,8 +193,13 @@ class Fence:
             return any(map(self.directory.has_numbers, processes))
 
     def _read(self) -> Mapping[UUID, Set[int]]:
+        """Return the numbers of each process that the database must have."""
         with _readable():
-            return self.directory.read()
+            found = dict(self.directory.read())
+        if self._earlier:  # New marks require this one, even if somebody removed the file.
+            own = self.directory.process_id
+            found[own] = {*found.get(own, ()), self._earlier}
+        return found
 
     def remove(self, process_id: UUID) -> None:
         """Remove the file of an ended process.
