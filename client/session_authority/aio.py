@@ -128,6 +128,24 @@ class AsyncSessionClient(AsyncCaller):
         near.follow()
         return await self._validate(ValidationRequest(token, ip_address, user_id, passive))
 
+    def validate_cached(
+        self,
+        token: Token,
+        *,
+        ip_address: IpAddress = None,
+        user_id: str | None = None,
+        passive: bool = False,
+    ) -> Session | Rejection | None:
+        """Return the answer of the near cache without waiting. The arguments are those of `validate`.
+
+        Returns:
+            The answer, or None if only a call can tell. Then use `validate`.
+        """
+        near = self._near
+        if near is None:
+            return None
+        return near.lookup(near.now(), token, ip_address, user_id, passive)
+
     async def require(
         self,
         token: Token,

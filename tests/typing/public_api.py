@@ -45,6 +45,7 @@ def the_client_accepts_masked_and_plain_tokens(client: SessionClient, token: Ses
     assert_type(new.token, SessionToken)
     assert_type(new.token.reveal(), str)
     assert_type(client.validate(token), Session | Rejection)
+    assert_type(client.validate_cached(token), Session | Rejection | None)
     assert_type(client.require("ses_"), Session)
     assert_type(client.validate_many([ValidationRequest(token)]), list[Session | Rejection])
     assert_type(client.list(token, show_ended=True), list[Session])
@@ -65,6 +66,7 @@ async def the_async_client_has_the_same_types(
     if session := await client.validate(token):
         assert_type(session, Session)
     assert_type(await client.create("ana", attributes={"tenant": "t-1"}), NewSession)
+    assert_type(client.validate_cached(token), Session | Rejection | None)
     assert_type(await client.require("ses_"), Session)
     assert_type(await client.validate_many([ValidationRequest(None)]), list[Session | Rejection])
     assert_type(await client.list(token), list[Session])

@@ -28,7 +28,7 @@ from tests.support.fake_authority import (
     session_message,
 )
 from tests.support.waiting import until
-from tests.unit.client.conftest import answer_by_token, tokens_asked
+from tests.unit.client.conftest import Twin, answer_by_token, tokens_asked
 from tests.unit.client.near_cache.conftest import NearTwin
 
 
@@ -42,6 +42,28 @@ async def test_the_second_validation_makes_no_call(
     assert await near.require("t-1") == second
     assert tokens_asked(authority) == ["t-1"]
     assert near.statistics.hits == 2
+
+
+async def test_validate_cached_answers_from_memory_and_never_calls(
+    near: NearTwin, authority: FakeAuthority
+) -> None:
+    assert near.client.validate_cached("t-1") is None
+    assert authority.calls == []
+    validated = await near.validate("t-1", ip_address="192.0.2.1")
+    assert near.client.validate_cached("t-1", ip_address="192.0.2.2") == validated
+    assert near.client.validate_cached("t-1", user_id="another") == Rejection(
+        RejectionReason.USER_MISMATCH
+    )
+    assert tokens_asked(authority) == ["t-1"]
+
+
+async def test_validate_cached_knows_nothing_without_a_near_cache(
+    client_type: type[SessionClient | AsyncSessionClient], authority_by_token: FakeAuthority
+) -> None:
+    twin = Twin(client_type(authority_by_token.address))
+    assert isinstance(await twin.validate("t-1"), Session)
+    assert twin.client.validate_cached("t-1") is None
+    await twin.close()
 
 
 async def test_rejections_are_not_cached(near: NearTwin, authority: FakeAuthority) -> None:
