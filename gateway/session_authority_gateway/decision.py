@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from session_authority.session import Rejection, Session
@@ -13,9 +12,8 @@ from session_authority.web.next_page import confirm_address, is_same_page
 from session_authority.web.site import Arrival
 from session_authority.web.visit import RETRY_AFTER_SECONDS
 from session_authority_gateway import identity
+from session_authority_gateway.identity import Headers
 from session_authority_gateway.options import Options
-
-Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 CACHE_HEADERS: Headers = (
     ("cache-control", "no-store"),

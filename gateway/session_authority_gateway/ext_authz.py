@@ -5,7 +5,8 @@ Every answer is a CheckResponse that allows or refuses. A gRPC error would let t
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from session_authority_gateway.decision import (
 )
 from session_authority_gateway.envoy import external_auth_pb2 as pb
 from session_authority_gateway.gate import Gate
+from session_authority_gateway.identity import Headers
 from session_authority_gateway.metrics import DECISIONS, EXT_AUTHZ, outcome_of
 from session_authority_gateway.options import OptionError, Options, read_options
 from session_authority_server.domain.api_key import Permission
@@ -42,6 +44,8 @@ CHECK_LIMIT_BYTES = 256 * 1024
 """The largest CheckRequest. Envoy accepts 60 KiB of headers by default, and repeats some of them as attributes."""
 CHECKS_LIMIT = 10_000
 """How many checks may wait for the authority. Further ones are answered as during an outage."""
+RESPONSES_KEPT = 4096
+"""How many responses are kept, so that the next request of the same session gets the same bytes."""
 
 _CHECK = Method(
     path=f"/{PACKAGE}.Authorization/Check",
@@ -70,7 +74,7 @@ class Checks:
         self.unary: Sequence[Method] = (_CHECK,)
         self.tracing: Tracing | None = None
         self._gate = gate
-        self._running = 0
+        self._waiting = 0
 
     def admit(self, path: str, metadata: Metadata) -> Caller:
         """Admit every caller. Without a client's certificate, the port belongs on loopback."""
@@ -83,64 +87,79 @@ class Checks:
         return error_table.answer(error)
 
     def take(self, call: Call, payload: bytes) -> None:
-        """Answer a check."""
-        if len(payload) > CHECK_LIMIT_BYTES:
-            _answer(call, _TOO_LARGE)
-        elif self._running >= CHECKS_LIMIT:
-            _answer(call, UNAVAILABLE)
-        else:
-            self._running += 1
-            call.task = asyncio.get_running_loop().create_task(self._check(call, payload))
-            call.task.add_done_callback(self._done)
-
-    def _done(self, _task: "asyncio.Task[None]") -> None:
-        self._running -= 1
-
-    async def _check(self, call: Call, payload: bytes) -> None:
+        """Answer a check: at once if the near cache knows the session, or else after a call to the authority."""
         names: Sequence[str] = ()
-        answer: Allowed | Refused
+        answer: Allowed | Refused | None
         try:
-            attributes = pb.CheckRequest.FromString(payload).attributes
-            options = _options_of(attributes.context_extensions)
-            headers = _joined(attributes.request.http)
-            names = identity.claimed(headers)
-            if attributes.request.http.method:
-                answer = await self._gate.check(_inbound(attributes, headers), options)
+            if len(payload) > CHECK_LIMIT_BYTES:
+                answer = _TOO_LARGE
             else:
-                answer = _MALFORMED
+                attributes = pb.CheckRequest.FromString(payload).attributes
+                options = _options_of(attributes.context_extensions)
+                headers = _joined(attributes.request.http)
+                names = identity.claimed(headers)
+                inbound = _inbound(attributes, headers)
+                answer = self._gate.check_cached(inbound, options) if inbound.method else _MALFORMED
+                if answer is None and self._waiting < CHECKS_LIMIT:
+                    self._ask_authority(call, inbound, options, names)
+                    return
         except DecodeError:
             answer = _MALFORMED
         except OptionError as error:
             _log.error("Envoy asked with an invalid option", why=str(error))
             answer = bad_option(str(error))
         except Exception as error:  # noqa: BLE001 - any failure refuses the request
-            _log.error("a check failed", exc_info=error)
-            answer = _FAILED
-        _answer(call, answer, names)
+            answer = _failure(error)
+        _answer(call, answer or UNAVAILABLE, names)
+
+    def _ask_authority(
+        self, call: Call, inbound: Inbound, options: Options, names: Sequence[str]
+    ) -> None:
+        async def ask() -> None:
+            try:
+                answer = await self._gate.ask(inbound, options)
+            except Exception as error:  # noqa: BLE001 - any failure refuses the request
+                answer = _failure(error)
+            _answer(call, answer, names)
+
+        self._waiting += 1
+        call.task = asyncio.get_running_loop().create_task(ask())
+        call.task.add_done_callback(self._done)
+
+    def _done(self, _task: "asyncio.Task[None]") -> None:
+        self._waiting -= 1
+
+
+def _failure(error: Exception) -> Refused:
+    _log.error("a check failed", exc_info=error)
+    return _FAILED
 
 
 def _answer(call: Call, answer: Allowed | Refused, names: Sequence[str] = ()) -> None:
     DECISIONS.inc(EXT_AUTHZ, outcome_of(answer))
-    response = _allowing(answer, names) if isinstance(answer, Allowed) else _refusing(answer)
-    call.answer(response.SerializeToString())
+    if isinstance(answer, Refused):
+        call.answer(_refusing(answer).SerializeToString())
+    else:
+        cookies = tuple(each.header() for each in answer.set_cookies)
+        call.answer(_allowing(answer.identity, tuple(names), cookies))
 
 
-def _allowing(answer: Allowed, names: Sequence[str]) -> pb.CheckResponse:
+@lru_cache(maxsize=RESPONSES_KEPT)
+def _allowing(identity: Headers, names: Sequence[str], cookies: Sequence[str]) -> bytes:
     """Return the response that lets a request pass, with the identity headers of the gateway alone.
 
     Envoy removes headers after it has set the new ones. So a name that is set must not be removed, too.
     """
-    given = dict(answer.identity)
-    return pb.CheckResponse(
+    given = dict(identity)
+    response = pb.CheckResponse(
         status=pb.Status(),
         ok_response=pb.OkHttpResponse(
-            headers=[_header(name, value) for name, value in answer.identity],
+            headers=[_header(name, value) for name, value in identity],
             headers_to_remove=[name for name in names if name not in given],
-            response_headers_to_add=[
-                _header("set-cookie", each.header(), _APPEND) for each in answer.set_cookies
-            ],
+            response_headers_to_add=[_header("set-cookie", each, _APPEND) for each in cookies],
         ),
     )
+    return response.SerializeToString()
 
 
 def _refusing(answer: Refused) -> pb.CheckResponse:
@@ -176,35 +195,32 @@ def _read(pairs: tuple[tuple[str, str], ...]) -> Options:
     return read_options(pairs)
 
 
-def _joined(http: pb.AttributeContext.HttpRequest) -> dict[str, str]:
-    """Return the headers by lower-case name. Repeated headers are joined by commas, cookies by semicolons.
-
-    Web servers read the bytes of a value as Latin-1. The gateway does, too.
-    """
-    found = {name.lower(): value.decode("latin-1") for name, value in http.headers.items()}
-    for each in http.header_map.headers:
-        name, value = each.key.lower(), (each.raw_value or each.value).decode("latin-1")
-        earlier = found.get(name)
-        if earlier is not None:
-            value = f"{earlier}{'; ' if name == 'cookie' else ', '}{value}"
-        found[name] = value
+def _joined(http: pb.AttributeContext.HttpRequest) -> dict[str, bytes]:
+    """Return the headers by name. Repeated headers are joined by commas, cookies by semicolons."""
+    some = http.header_map.headers
+    if not some:
+        return dict(http.headers)
+    found = {each.key: each.raw_value or each.value for each in some}
+    if len(found) < len(some):
+        repeated = defaultdict(list)
+        for each in some:
+            repeated[each.key].append(each.raw_value or each.value)
+        for name, values in repeated.items():
+            found[name] = (b"; " if name == "cookie" else b", ").join(values)
     return found
 
 
-def _inbound(attributes: pb.AttributeContext, headers: dict[str, str]) -> Inbound:
+def _inbound(attributes: pb.AttributeContext, headers: dict[str, bytes]) -> Inbound:
     http, peer = attributes.request.http, attributes.source.address.socket_address.address
     # Envoy has appended its peer.
-    earlier, _, last = headers.get("x-forwarded-for", "").rpartition(",")
-    if last.strip() == peer:
+    earlier, _, last = headers.get("x-forwarded-for", b"").rpartition(b",")
+    if last.strip() == peer.encode():
         headers["x-forwarded-for"] = earlier
-    arrival = Arrival(
-        scheme=http.scheme, host=http.host, peer=peer or None, header=_reader(headers)
-    )
-    return Inbound(http.method, http.path, arrival)
 
-
-def _reader(headers: Mapping[str, str]) -> Callable[[str], str]:
     def header(name: str) -> str:
-        return headers.get(name, "")
+        # Web servers read the bytes of a value as Latin-1.
+        value = headers.get(name)
+        return value.decode("latin-1") if value else ""
 
-    return header
+    arrival = Arrival(scheme=http.scheme, host=http.host, peer=peer or None, header=header)
+    return Inbound(http.method, http.path, arrival)

@@ -31,17 +31,43 @@ class Gate:
 
     async def check(self, inbound: Inbound, options: Options) -> Allowed | Refused:
         """Return what happens to a request. During an outage, it is refused."""
+        known = self.check_cached(inbound, options)
+        return await self.ask(inbound, options) if known is None else known
+
+    def check_cached(self, inbound: Inbound, options: Options) -> Allowed | Refused | None:
+        """Return what happens to a request, without waiting; None if only the authority can tell."""
+        visit = Visit(self._site, inbound.arrival)
+        token = token_of_headers(inbound.arrival.header)
+        if token is not None:
+            outcome = self._client.validate_cached(token, ip_address=visit.ip_address)
+        else:
+            asked = visit.to_ask()
+            if len(asked) == 1:
+                [only] = asked
+                found = self._client.validate_cached(only.token, ip_address=only.ip_address)
+                if found is not None:
+                    visit.answered([found])
+            outcome = visit.outcome
+        return None if outcome is None else self._decide(outcome, options, inbound, visit)
+
+    async def ask(self, inbound: Inbound, options: Options) -> Allowed | Refused:
+        """Ask the authority about a request. During an outage, the request is refused."""
         visit = Visit(self._site, inbound.arrival)
         token = token_of_headers(inbound.arrival.header)
         try:
-            if token is None:
-                outcome = await self._of_cookie(visit)
-            else:
+            if token is not None:
                 outcome = await self._client.validate(token, ip_address=visit.ip_address)
+            else:
+                outcome = await self._of_cookie(visit)
         except SessionAuthorityError as error:
             if not isinstance(error, Unavailable):  # the client logs an outage itself
                 _log.error("the authority does not answer the gateway", error=str(error))
             return UNAVAILABLE
+        return self._decide(outcome, options, inbound, visit)
+
+    def _decide(
+        self, outcome: Session | Rejection, options: Options, inbound: Inbound, visit: Visit
+    ) -> Allowed | Refused:
         return decide(outcome, options, inbound, self._pages, visit.started, visit.set_cookies)
 
     async def _of_cookie(self, visit: Visit) -> Session | Rejection:

@@ -2,10 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TypeAlias
 from urllib.parse import quote
 
 from session_authority.session import Session
 
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+
+HEADERS_KEPT = 4096
+"""For how many sessions the headers are kept, because encoding them costs more than the look-up."""
 USER_ID = "x-session-user-id"
 SESSION_ID = "x-session-id"
 AUTHENTICATE_TIME = "x-session-authenticate-time"
@@ -27,17 +33,32 @@ _FOLDED_NAMES = frozenset(name.translate(_FOLDED) for name in NAMES)
 _FOLDED_PREFIX = "x_session_"
 
 
-def headers_of(session: Session) -> tuple[tuple[str, str], ...]:
+def headers_of(session: Session) -> Headers:
     """Return the identity headers of a session. Only a session with an actor has `x-session-actor-id`."""
-    headers = (
-        (USER_ID, _encoded(session.user_id)),
-        (SESSION_ID, session.session_id),
-        (AUTHENTICATE_TIME, _rfc_3339(session.authenticate_time)),
-        (AUTHENTICATION_METHODS, ",".join(map(_encoded, session.authentication_methods))),
+    return _headers_of(
+        session.user_id,
+        session.session_id,
+        session.authenticate_time,
+        tuple(session.authentication_methods),
+        session.actor_id,
     )
-    if session.actor_id is None:
-        return headers
-    return (*headers, (ACTOR_ID, _encoded(session.actor_id)))
+
+
+@lru_cache(maxsize=HEADERS_KEPT)
+def _headers_of(
+    user_id: str,
+    session_id: str,
+    authenticate_time: datetime,
+    methods: tuple[str, ...],
+    actor_id: str | None,
+) -> Headers:
+    headers = (
+        (USER_ID, _encoded(user_id)),
+        (SESSION_ID, session_id),
+        (AUTHENTICATE_TIME, _rfc_3339(authenticate_time)),
+        (AUTHENTICATION_METHODS, ",".join(map(_encoded, methods))),
+    )
+    return headers if actor_id is None else (*headers, (ACTOR_ID, _encoded(actor_id)))
 
 
 def claimed(names: Iterable[str]) -> list[str]:

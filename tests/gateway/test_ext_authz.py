@@ -215,13 +215,14 @@ def test_a_dead_cookie_is_cleared_in_each_kind_of_answer(ask: Ask) -> None:
 def test_a_failure_of_the_gateway_refuses(
     ask: Ask, cookie: bytes, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(gate, "check", fail)
-    response = ask(a_request(("cookie", cookie)))
-    assert status(response) == 500
-    assert "a fault" not in response.denied_response.body
+    for method in ("ask", "check_cached"):
+        monkeypatch.setattr(gate, method, fail)
+        response = ask(a_request(("cookie", cookie)))
+        assert status(response) == 500
+        assert "a fault" not in response.denied_response.body
 
 
 def test_too_many_checks_at_once_are_answered_as_an_outage(

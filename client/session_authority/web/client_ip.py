@@ -22,6 +22,9 @@ HOPS_LIMIT = 32
 HEADER_LIMIT_CHARACTERS = 8192
 """Only this much of a forwarding header is read, from the right, because the left part can be forged."""
 
+CACHED_ADDRESSES = 4096
+"""For how many addresses the result of parsing is kept, because parsing takes longer than everything else here."""
+
 _PARAMETER = re.compile(
     r'(?:^|;)\s*(for|proto)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]+)\s*(?=;|$)', re.IGNORECASE
 )
@@ -65,13 +68,17 @@ class ClientIp:
                 f'trusted_proxies must be addresses, networks such as "10.0.0.0/8", or "unix": {error}'
             ) from None
         self._trusts_unix = "unix" in given
+        self._cached_trust = lru_cache(maxsize=CACHED_ADDRESSES)(self._is_trusted)
         self._warned = False
 
     def trusts(self, peer: str | None) -> bool:
         """Say whether a peer is a trusted proxy. None, "" and "unix:" are Unix sockets."""
-        if not peer or _is_unix(peer):
+        return self._cached_trust(peer or "unix:")
+
+    def _is_trusted(self, node: str) -> bool:
+        if _is_unix(node):
             return self._trusts_unix
-        address = _address(peer)
+        address = _address(node)
         return address is not None and any(address in network for network in self._networks)
 
     def find(self, peer: str | None, forwarded: str) -> str | None:
@@ -188,7 +195,7 @@ def _is_unix(node: str) -> bool:
     return node.partition(":")[0].lower() == "unix"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_ADDRESSES)
 def _address(node: str) -> _Address | None:
     """Parse an IPv4 or IPv6 address, with or without a port. IPv6 with a port needs brackets."""
     if len(node) > 64:

@@ -84,7 +84,7 @@ class Visit:
             return self._in_use
         return self.tokens[0] if self.tokens else None
 
-    @cached_property
+    @property
     def ip_address(self) -> str | None:
         """The user's IP address, if known."""
         client_ip = self._site.client_ip
@@ -114,9 +114,9 @@ class Visit:
             self.outcome = _NO_SESSION
         if self.outcome is not None:
             return ()
+        address = self.ip_address
         return [
-            ValidationRequest(token, ip_address=self.ip_address, passive=passive)
-            for token in self.tokens
+            ValidationRequest(token, ip_address=address, passive=passive) for token in self.tokens
         ]
 
     def answered(self, answers: Sequence[Session | Rejection]) -> None:
@@ -360,7 +360,7 @@ class Visit:
         except UnicodeEncodeError:
             return header
 
-    @cached_property
+    @property
     def _scheme(self) -> str:
         forwarded_scheme = self._site.client_ip.scheme(self._arrival.peer, self._arrival.header)
         if forwarded_scheme is not None:
