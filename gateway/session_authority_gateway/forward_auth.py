@@ -127,7 +127,7 @@ def _inbound(scope: Scope, headers: dict[str, str], peer: str | None) -> Inbound
 
     arrival = Arrival(
         scheme=scope.get("scheme", "http"),
-        host=header("x-forwarded-host") or header("host"),
+        host=header("x-forwarded-host"),
         peer=peer,
         header=header,
     )

@@ -34,7 +34,7 @@ _FOLDED_PREFIX = "x_session_"
 
 
 def headers_of(session: Session) -> Headers:
-    """Return the identity headers of a session. Only a session with an actor has `x-session-actor-id`."""
+    """Return the identity headers of a session. Without methods or an actor, their headers are absent."""
     return _headers_of(
         session.user_id,
         session.session_id,
@@ -52,13 +52,16 @@ def _headers_of(
     methods: tuple[str, ...],
     actor_id: str | None,
 ) -> Headers:
-    headers = (
+    headers = [
         (USER_ID, _encoded(user_id)),
         (SESSION_ID, session_id),
         (AUTHENTICATE_TIME, _rfc_3339(authenticate_time)),
-        (AUTHENTICATION_METHODS, ",".join(map(_encoded, methods))),
-    )
-    return headers if actor_id is None else (*headers, (ACTOR_ID, _encoded(actor_id)))
+    ]
+    if methods:
+        headers.append((AUTHENTICATION_METHODS, ",".join(map(_encoded, methods))))
+    if actor_id is not None:
+        headers.append((ACTOR_ID, _encoded(actor_id)))
+    return tuple(headers)
 
 
 def claimed(names: Iterable[str]) -> list[str]:

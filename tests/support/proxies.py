@@ -72,7 +72,7 @@ def _command(name: str, folder: Path, pair: Pair, configuration: str) -> list[st
     }.items():
         configuration = configuration.replace(documented, str(here))
     file = folder / f"{name}.conf"
-    file.write_text(_whole_nginx(folder, configuration) if name == "nginx" else configuration)
+    file.write_text(whole_nginx(folder, configuration) if name == "nginx" else configuration)
     found = program(name)
     assert found is not None
     if name == "nginx":
@@ -86,7 +86,7 @@ def _documented(name: str) -> str:
     return found[1]
 
 
-def _whole_nginx(folder: Path, configuration: str) -> str:
+def whole_nginx(folder: Path, configuration: str) -> str:
     """Return a main configuration of nginx that includes a file of `conf.d`, for one process and one folder."""
     paths = "\n".join(f"{each}_temp_path {folder}/{each};" for each in _TEMPORARY)
     return (
