@@ -3,14 +3,13 @@
 import asyncio
 import secrets
 from html import escape
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.requests import HTTPConnection
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pwdlib import PasswordHash
 
-from session_authority import SessionNotLive
 from session_authority.web.fastapi import CurrentSession, RecentAuthentication, Sessions
 from session_authority.web.sessions_page import PageOptions
 
@@ -46,12 +45,6 @@ app = FastAPI(dependencies=[Depends(refuse_other_sites)])
 sessions = Sessions.from_env()
 PAGE = PageOptions(home_url="/", sign_in_url="/sign-in", reauthenticate_url="/sign-in")
 sessions.install(app, page="/account/sessions", options=PAGE)
-
-
-@app.exception_handler(SessionNotLive)
-async def to_sign_in(request: Request, _error: Exception) -> Response:
-    path = request.url.path if request.scope.get("method") == "GET" else "/"
-    return RedirectResponse(f"/sign-in?next={quote(path)}", 303)
 
 
 @app.api_route("/sign-in", methods=["GET", "POST"])

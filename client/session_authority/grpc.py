@@ -17,16 +17,28 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from session_authority._grpc_streams import (
+    Handler,
+    Refusal,
+    behavior_of,
+    end_with_session,
+    end_with_session_async,
+    is_stream,
+    with_behavior,
+)
 from session_authority.aio import AsyncSessionClient
-from session_authority.errors import SessionAuthorityError, SessionNotLive, Unavailable
+from session_authority.errors import (
+    ClientClosed,
+    SessionAuthorityError,
+    SessionNotLive,
+    Unavailable,
+)
 from session_authority.session import Rejection, RejectionReason, Session
 from session_authority.session_token import SESSION_TOKEN_METADATA_KEY, SessionToken, Token
 from session_authority.sync import SessionClient
 
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-_FoundHandler: TypeAlias = "_Handler | None"
+_FoundHandler: TypeAlias = "Handler | None"
 _Details: TypeAlias = grpc.HandlerCallDetails
-_Trailing: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 _log = logging.getLogger("session_authority.grpc")
 
@@ -37,12 +49,6 @@ class _Presented(NamedTuple):
 
 
 _current: ContextVar[_Presented | None] = ContextVar("session_authority_current", default=None)
-
-
-class _Refusal(NamedTuple):
-    code: grpc.StatusCode
-    text: str
-    trailing_metadata: _Trailing = ()
 
 
 def current_session() -> Session:
@@ -99,7 +105,7 @@ class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
     """Admits calls to a `grpc.aio` service only with the token of a live session.
 
     A call without a live session fails with UNAUTHENTICATED. During an outage of the authority, calls fail with
-    UNAVAILABLE. The interceptor checks a stream only when it begins.
+    UNAVAILABLE. If the client has a near cache, a stream ends with the same statuses when its session ends.
     """
 
     def __init__(self, client: AsyncSessionClient, *, public_methods: Iterable[str] = ()) -> None:
@@ -134,6 +140,8 @@ class AsyncSessionInterceptor(grpc.aio.ServerInterceptor):
         except SessionAuthorityError as error:
             return _aborting_handler(_refusal_of(error))
         _current.set(_Presented(session, token))
+        if is_stream(handler) and self._client.near_cache_statistics is not None:
+            return end_with_session_async(handler, self._client, token, _refusal_of)
         return handler
 
 
@@ -174,37 +182,24 @@ class SessionInterceptor(grpc.ServerInterceptor):
             context.set_trailing_metadata(refusal.trailing_metadata)
             context.abort(refusal.code, refusal.text)
 
-        return _admit_first(handler, admit)
+        if is_public or not is_stream(handler) or self._client.near_cache_statistics is None:
+            return _admit_first(handler, admit)
+        return end_with_session(handler, self._client, token, admit, _refusal_of)
 
 
-def _admit_first(handler: _Handler, admit: Callable[[grpc.ServicerContext], None]) -> _Handler:
+def _admit_first(handler: Handler, admit: Callable[[grpc.ServicerContext], None]) -> Handler:
     """Wrap a handler, so that its thread runs `admit` first.
 
     gRPC runs interceptors in the single thread that accepts calls, which must not wait for the authority. `admit`
     leaves its result in a context variable. No other call sees it, because each call has a context of its own.
     """
-    behaviors: tuple[Any, ...] = (
-        handler.unary_unary,
-        handler.unary_stream,
-        handler.stream_unary,
-        handler.stream_stream,
-    )
-    make, behavior = next(pair for pair in zip(_MAKERS, behaviors, strict=True) if pair[1])
+    behavior = behavior_of(handler)
 
     def admitted(request: Any, context: grpc.ServicerContext) -> Any:
         admit(context)
         return behavior(request, context)
 
-    wrapped: _Handler = make(admitted, handler.request_deserializer, handler.response_serializer)
-    return wrapped
-
-
-_MAKERS: tuple[Callable[..., Any], ...] = (
-    grpc.unary_unary_rpc_method_handler,
-    grpc.unary_stream_rpc_method_handler,
-    grpc.stream_unary_rpc_method_handler,
-    grpc.stream_stream_rpc_method_handler,
-)
+    return with_behavior(handler, admitted)
 
 
 def _presented() -> _Presented:
@@ -221,7 +216,7 @@ def _token_of(details: _Details) -> SessionToken | None:
     return None
 
 
-def _aborting_handler(refusal: _Refusal) -> _Handler:
+def _aborting_handler(refusal: Refusal) -> Handler:
     async def refuse(_request: object, context: Any) -> None:
         await context.abort(*refusal)
 
@@ -230,23 +225,23 @@ def _aborting_handler(refusal: _Refusal) -> _Handler:
     return grpc.stream_stream_rpc_method_handler(behavior)
 
 
-def _refusal_of(error: SessionAuthorityError) -> _Refusal:
+def _refusal_of(error: SessionAuthorityError) -> Refusal:
     match error:
         case SessionNotLive():
             return _unauthenticated("No live session: let the user sign in.")
-        case Unavailable():
+        case Unavailable() | ClientClosed():
             text = "The session can't be validated at the moment: try again later."
-            return _Refusal(grpc.StatusCode.UNAVAILABLE, text)
+            return Refusal(grpc.StatusCode.UNAVAILABLE, text)
         case _:
             # The caller must not see a fault between this service and the authority.
             _log.error("a session can't be validated: %s", error)
-            return _Refusal(grpc.StatusCode.INTERNAL, "The session can't be validated.")
+            return Refusal(grpc.StatusCode.INTERNAL, "The session can't be validated.")
 
 
-def _unauthenticated(text: str) -> _Refusal:
+def _unauthenticated(text: str) -> Refusal:
     # The same status details as the authority's own.
     status = status_pb2.Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message=text)
     reason = error_details_pb2.ErrorInfo(reason="SESSION_NOT_LIVE", domain="session-authority")
     status.details.add().Pack(reason)
     trailing = (("grpc-status-details-bin", status.SerializeToString()),)
-    return _Refusal(grpc.StatusCode.UNAUTHENTICATED, text, trailing)
+    return Refusal(grpc.StatusCode.UNAUTHENTICATED, text, trailing)

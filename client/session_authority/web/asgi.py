@@ -10,9 +10,19 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 from session_authority.aio import AsyncSessionClient
-from session_authority.session import Rejection, Session
+from session_authority.errors import (
+    AuthenticationTooOld,
+    ClientClosed,
+    ReauthenticationRequired,
+    SessionAuthorityError,
+    SessionLimitReached,
+    SessionNotLive,
+    Unavailable,
+)
+from session_authority.near_cache.endings import EndSubscription
+from session_authority.session import Rejection, RejectionReason, Session
 from session_authority.web.site import Arrival, Site
-from session_authority.web.visit import Visit
+from session_authority.web.visit import RETRY_AFTER_SECONDS, Visit
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -37,15 +47,22 @@ def visit_key(sessions: object) -> str:
     return f"session_authority.visit.{id(sessions)}"
 
 
+POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1008, 1011, 1013
+"""Codes that close a WebSocket (RFC 6455, section 7.4.1, and its registry)."""
+
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
+_DATA = frozenset(("http.response.body", "websocket.send"))
 # If `require` closes the WebSocket and raises, the app's exception handler still sends these messages. Drop them.
 _DROPPED_AFTER_CLOSE = frozenset(
     ("websocket.close", "websocket.http.response.start", "websocket.http.response.body")
 )
+_WITHOUT_BODY = frozenset((204, 304))
 
 
 class AsyncVisit(Visit):
-    """A visit of an ASGI request or WebSocket. The app sends its messages through it.
+    """A visit of an ASGI request or WebSocket. The app receives and sends its messages through it.
+
+    If the client has a near cache, an accepted WebSocket and a response without a Content-Length end with their session.
 
     Attributes:
         turn: The lock for look-ups, because several tasks of a WebSocket may look up at the same time.
@@ -53,37 +70,189 @@ class AsyncVisit(Visit):
         is_open: Whether a WebSocket has been accepted, and neither the app nor `close` has closed it.
     """
 
-    def __init__(self, site: Site, arrival: Arrival, send: Send) -> None:
-        super().__init__(site, arrival)
+    def __init__(
+        self, site: Site, sessions: HasClient, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        super().__init__(site, arrival_of(scope))
         self.turn = asyncio.Lock()
         self.delivered = self.is_open = False
-        self._was_closed = False
+        self._sessions = sessions
+        self._receive = receive
         self._send = send
+        # Servers with an older version drop what is sent after a disconnect.
+        version = str(scope.get("asgi", {}).get("spec_version", "2.0"))
+        self._raises_after_end = scope["type"] == "websocket" or version >= "2.4"
+        self._is_streaming = self._was_closed = self._is_watching = False
+        self._sending = 0
+        self._code = POLICY_VIOLATION
+        self._subscription: EndSubscription | None = None
+
+    async def receive(self) -> Message:
+        """Return the next message for the app. After the end of the session, it is a disconnect."""
+        message = await self._receive()
+        if message["type"] == "websocket.receive":
+            await self._confirm()
+            if self._was_closed:
+                return {"type": "websocket.disconnect", "code": self._code}
+        return message
 
     async def send(self, message: Message) -> None:
         """Send a message of the app. The start of the response carries the cookie.
 
         Raises:
-            OSError: `close` has closed the WebSocket. The app sees the same error as after a disconnect.
+            OSError: `close` has closed the connection. The app sees the same error as after a disconnect.
         """
         kind = message["type"]
+        if kind in _STARTS and not self._was_closed:
+            await self._start(message)
+        elif kind in _DATA:
+            await self._confirm()
         if self._was_closed:
-            if kind in _DROPPED_AFTER_CLOSE:
-                return
-            raise OSError("the WebSocket was closed, because its session could not be confirmed")
-        if kind in _STARTS:
-            self.responded = True
-            message["headers"] = [*message.get("headers", ()), *_headers(self)]
+            await self._refuse(kind)
+            return
         if kind in ("websocket.accept", "websocket.close"):
             self.is_open = kind == "websocket.accept"
-        await self._send(message)
+        is_last = kind == "websocket.close" or (
+            kind == "http.response.body" and not message.get("more_body", False)
+        )
+        if is_last:
+            self._is_streaming = False
+            self.unwatch()
+        self._sending += 1
+        try:
+            await self._send(message)
+        finally:
+            self._sending -= 1
         self.delivered = self.responded
+        if self._was_closed and self._is_streaming:
+            await self._finish_stream()
+
+    async def watch(self) -> None:
+        """Let an open connection end with its session, if the client has a near cache.
+
+        Raises:
+            SessionNotLive: The session has just ended.
+            Unavailable: The authority cannot answer, or the client has too many subscriptions.
+        """
+        client = self._sessions.client
+        is_live = self.is_open or self._is_streaming
+        if not is_live or self.session is None or self._is_watching:
+            return
+        if client.near_cache_statistics is None:
+            return
+        self._is_watching = True
+        try:
+            self._subscription = await client.on_end(self.token, self.session_ended)
+        finally:
+            self._is_watching = self._subscription is not None
+
+    def unwatch(self) -> None:
+        """Cancel the subscription, because the connection ends."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.cancel()
+
+    async def session_ended(self, error: SessionAuthorityError) -> None:
+        """Close the WebSocket, or end the stream, because of an error about its session."""
+        if self.is_open:
+            await self.close(close_code(error))
+        elif self._is_streaming and not self._was_closed:
+            self.unwatch()
+            self._was_closed = True
+            if not self._sending:  # otherwise, `send` does it
+                await self._finish_stream()
 
     async def close(self, code: int) -> None:
-        """Close an open WebSocket. Afterwards, `send` drops or rejects each message of the app."""
-        self.is_open, self._was_closed = False, True
+        """Close a WebSocket once. Afterwards, `send` drops or rejects each message of the app."""
+        if self._was_closed:
+            return
+        self.unwatch()
+        self.is_open, self._was_closed, self._code = False, True, code
         with suppress(OSError, RuntimeError):  # the browser may already have disconnected
             await self._send({"type": "websocket.close", "code": code})
+
+    async def _start(self, message: Message) -> None:
+        """Subscribe before a connection opens, and add the cookie."""
+        kind = message["type"]
+        headers = [*message.get("headers", ())]
+        if kind == "http.response.start":
+            has_length = any(name.lower() == b"content-length" for name, _ in headers)
+            self._is_streaming = not has_length and message["status"] not in _WITHOUT_BODY
+        self.is_open = kind == "websocket.accept"
+        try:
+            await self.watch()
+        except (SessionNotLive, Unavailable) as error:
+            self.is_open = False
+            if kind != "http.response.start":
+                raise  # the app's exception handler can still respond
+            # The frameworks believe that the response has started, so they don't call the handler.
+            message, body = refusal("http.response", close_code(error))
+            self.responded = self._was_closed = True
+            await self._send(message)
+            await self._send(body)
+            return
+        self.responded = True
+        message["headers"] = [*headers, *_headers(self)]
+
+    async def _confirm(self) -> None:
+        """End the connection if its session can no longer be confirmed."""
+        subscription = self._subscription
+        if subscription is None or subscription.ended is None:
+            return
+        if isinstance(subscription.ended, Unavailable):
+            # The process may have stood still. The answer to this question confirms the session.
+            with suppress(SessionAuthorityError):
+                await self._sessions.client.validate(self.token, passive=True)
+        if (error := subscription.ended) is not None:
+            await self.session_ended(error)
+
+    async def _refuse(self, kind: str) -> None:
+        if kind in _DROPPED_AFTER_CLOSE:
+            return
+        if self._raises_after_end:
+            raise OSError("the connection was closed, because its session could not be confirmed")
+        await asyncio.sleep(
+            0
+        )  # a stream that never waits must let the server report the disconnect
+
+    async def _finish_stream(self) -> None:
+        self._is_streaming = False
+        with suppress(OSError, RuntimeError):  # the browser may already have disconnected
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def close_code(error: Exception) -> int:
+    """Return the code to close a WebSocket with."""
+    match error:
+        case SessionNotLive(rejection=Rejection(reason=RejectionReason.SUPERSEDED)):
+            return TRY_AGAIN_LATER  # the browser can connect again with its newer token
+        case SessionNotLive() | AuthenticationTooOld():
+            return POLICY_VIOLATION
+        case ReauthenticationRequired() | SessionLimitReached():
+            return POLICY_VIOLATION
+        case Unavailable() | ClientClosed():
+            return TRY_AGAIN_LATER
+        case _:
+            return INTERNAL_ERROR
+
+
+def refusal(kind: str, code: int) -> tuple[Message, Message]:
+    """Return the messages that respond to a request whose connection is refused.
+
+    Args:
+        kind: `http.response` or `websocket.http.response`.
+        code: The code that would close a WebSocket.
+    """
+    headers = [(b"cache-control", b"no-store"), (b"content-type", b"text/plain")]
+    status, body = 401, b"Not logged in"
+    if code == TRY_AGAIN_LATER:
+        status = 503
+        body = b"We can't check your session right now. This doesn't log you out. Please try again in a few seconds."
+        headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
+    return (
+        {"type": f"{kind}.start", "status": status, "headers": headers},
+        {"type": f"{kind}.body", "body": body},
+    )
 
 
 class SessionMiddleware:
@@ -93,7 +262,7 @@ class SessionMiddleware:
         self,
         app: Application,
         site: Site,
-        sessions: object,
+        sessions: HasClient,
         take_back: Callable[[AsyncVisit], Awaitable[None]],
     ) -> None:
         """Wrap an application.
@@ -124,15 +293,18 @@ class SessionMiddleware:
             await self._app(scope, receive, send)
             return
         self._claim_cookie(scope)
-        visit = scope[self._key] = AsyncVisit(self._site, arrival_of(scope), send)
+        visit = AsyncVisit(self._site, self._sessions, scope, receive, send)
+        scope[self._key] = visit
         try:
-            await self._app(scope, receive, visit.send)
+            await self._app(scope, visit.receive, visit.send)
         except BaseException:
             # If the request failed before its response started, an outer middleware sends an error response without
             # the cookie. The browser never gets the new session's token, so end that session.
             if not visit.delivered:
                 await self._take_back(visit)
             raise
+        finally:
+            visit.unwatch()
 
     def _claim_cookie(self, scope: Scope) -> None:
         """Raise for a second `Sessions` with the same cookie: each would overwrite and clear the other's."""

@@ -57,7 +57,8 @@ class Sessions:
     it has its own, for example to redirect to a sign-in page:
 
     - `Unavailable`: 503 with Retry-After. The user keeps the cookie.
-    - `SessionNotLive` and `AuthenticationTooOld`: 401.
+    - `SessionNotLive`: 401, or a redirect of a browser to the page's `sign_in_url`.
+    - `AuthenticationTooOld`: 401.
     - `ReauthenticationRequired` and `SessionLimitReached`: 403.
     """
 
@@ -93,8 +94,9 @@ class Sessions:
             app: A FastAPI or Starlette application that has not started yet.
             page: The path of the page on which users see and end their own sessions, for example
                 "/account/sessions". The default is no page.
-            options: The look and the links of the page. If a user must confirm their identity, the app redirects
-                the browser to `PageOptions.reauthenticate_url`, if that is set.
+            options: The look and the links of the page. If they are set, browsers are redirected to
+                `PageOptions.sign_in_url` without a session, and to `PageOptions.reauthenticate_url` if the user must
+                confirm their identity.
 
         Raises:
             ValueError: The path does not begin with exactly one slash, or ends with a slash.
@@ -130,7 +132,9 @@ class Sessions:
         async with visit.turn:
             if again:
                 visit.ask_again()
-            return await look_up(self.client, visit, passive=passive)
+            found = await look_up(self.client, visit, passive=passive)
+            await visit.watch()
+            return found
 
     async def require(
         self,

@@ -16,12 +16,9 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
-from session_authority.web.asgi import SESSIONS_KEY, AsyncVisit, Scope, visit_key
+from session_authority.web.asgi import SESSIONS_KEY, AsyncVisit, Scope, close_code, visit_key
 from session_authority.web.next_page import confirm_address, is_same_page
 from session_authority.web.visit import RETRY_AFTER_SECONDS
-
-_POLICY_VIOLATION, _INTERNAL_ERROR, _TRY_AGAIN_LATER = 1008, 1011, 1013
-"""Codes that close a WebSocket (RFC 6455, section 7.4.1, and its registry)."""
 
 _ANSWERS: Mapping[type[SessionAuthorityError], tuple[int, str]] = {
     SessionNotLive: (401, "Not logged in"),
@@ -49,19 +46,18 @@ def add_handlers(app: Starlette) -> None:
 
 async def close_if_open(visit: AsyncVisit, error: Exception) -> None:
     """Close a WebSocket that has been accepted, with the code for an error."""
-    if not visit.is_open:
-        return
-    status = next((each for kind, (each, _) in _ANSWERS.items() if isinstance(error, kind)), 500)
-    codes = {500: _INTERNAL_ERROR, 503: _TRY_AGAIN_LATER}
-    await visit.close(codes.get(status, _POLICY_VIOLATION))
+    if visit.is_open:
+        await visit.close(close_code(error))
 
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Response | None:
     status, detail = next(each for kind, each in _ANSWERS.items() if isinstance(error, kind))
-    if connection.scope["type"] == "websocket" and _visit(connection).responded:
-        await close_if_open(_visit(connection), error)
-        return None
-    if isinstance(error, ReauthenticationRequired) and (address := _confirm_address(connection)):
+    if connection.scope["type"] == "websocket":
+        visit = _visit(connection)
+        if visit.responded or not _can_respond(connection.scope):
+            await visit.close(close_code(error))
+            return None
+    elif address := _page_for(error, connection):
         return RedirectResponse(address, 303, {"cache-control": "no-store"})
     content, headers = {"detail": detail}, {"cache-control": "no-store"}
     if status == 503:
@@ -73,16 +69,31 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Response | No
     return JSONResponse(content, status, headers)
 
 
-def _confirm_address(connection: HTTPConnection) -> str | None:
-    """Return the page on which the user can confirm their identity; None for a program, and on that page itself."""
-    confirm_url = _sessions(connection).page_options.reauthenticate_url
-    if confirm_url is None or "text/html" not in connection.headers.get("accept", ""):
+def _can_respond(scope: Scope) -> bool:
+    """Say whether the server can respond to the handshake of a WebSocket. If not, the WebSocket is closed."""
+    return "websocket.http.response" in (scope.get("extensions") or {})
+
+
+def _page_for(error: Exception, connection: HTTPConnection) -> str | None:
+    """Return the page on which the user can sign in or confirm their identity.
+
+    Return None for a program, and on that page itself.
+    """
+    options = _sessions(connection).page_options
+    match error:
+        case SessionNotLive():
+            url = options.sign_in_url
+        case ReauthenticationRequired():
+            url = options.reauthenticate_url
+        case _:
+            return None
+    if url is None or "text/html" not in connection.headers.get("accept", ""):
         return None
     path, query = _path(connection.scope), connection.url.query
-    if is_same_page(path, confirm_url):
+    if is_same_page(path, url):
         return None
     return confirm_address(
-        confirm_url,
+        url,
         method=connection.scope.get("method", "GET"),
         path=f"{path}?{query}" if query else path,
         referer=connection.headers.get("referer", ""),

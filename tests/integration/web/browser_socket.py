@@ -7,7 +7,7 @@ from typing import Any
 class Socket:
     """A browser's WebSocket, without a network."""
 
-    def __init__(self, app: Any, cookie: str, path: str = "/socket") -> None:
+    def __init__(self, app: Any, cookie: str, path: str = "/socket", **more: Any) -> None:
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
         scope = {
@@ -21,6 +21,7 @@ class Socket:
             "client": ("203.0.113.7", 4711),
             "subprotocols": [],
             "extensions": {"websocket.http.response": {}},
+            **more,
         }
         self._running = asyncio.create_task(app(scope, self._incoming.get, self._outgoing.put))
 

@@ -1,13 +1,22 @@
 """Signing in to a FastAPI app."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from fastapi import BackgroundTasks, Request
+from fastapi import BackgroundTasks, FastAPI, Request
 from starlette.responses import StreamingResponse
 
+from session_authority import AsyncSessionClient
+from session_authority.web.fastapi import CurrentSession, Sessions
+from session_authority.web.sessions_page import PageOptions
+from session_authority_server.domain.policy import Policy
 from tests.integration.web.fastapi_shop import COOKIE, Shop
+from tests.support.authority import running_authority
+
+HTML = {"accept": "text/html,*/*;q=0.8"}
 
 
 async def test_a_user_has_access_after_signing_in_and_none_after_signing_out(shop: Shop) -> None:
@@ -127,3 +136,36 @@ async def test_a_sign_in_that_began_before_all_sessions_were_revoked_is_refused(
             assert answer.status_code == 401
             assert answer.json()["detail"].startswith("You were logged out everywhere")
             assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "to"),
+    [
+        ("GET", "/me?tab=1", HTML, "/sign-in?next=%2Fme%3Ftab%3D1"),
+        ("POST", "/me", HTML, "/sign-in"),
+        ("POST", "/me", {**HTML, "referer": "https://app.example/form"}, "/sign-in?next=%2Fform"),
+        ("GET", "/me", {"accept": "application/json"}, None),
+        ("GET", "/sign-in", HTML, None),
+    ],
+)
+async def test_a_browser_without_a_session_is_redirected_to_the_sign_in_page(
+    tmp_path: Path, method: str, path: str, headers: dict[str, str], to: str | None
+) -> None:
+    async with running_authority(tmp_path, Policy()) as authority:
+        client = AsyncSessionClient(authority.address, api_key=authority.key)
+        app, sessions = FastAPI(), Sessions(client)
+        sessions.install(app, options=PageOptions(sign_in_url="/sign-in"))
+
+        @app.api_route("/me", methods=["GET", "POST"])
+        @app.api_route("/sign-in")  # guarded by mistake: it must not redirect to itself
+        async def me(session: CurrentSession) -> str:
+            return session.user_id
+
+        stale = {"cookie": f"__Host-auth_session=ses_{'0' * 70}"}
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="https://app.example") as it:
+            answer = await it.request(method, path, headers={**headers, **stale})
+        await client.close()
+    assert answer.headers.get("location") == to
+    assert answer.status_code == (401 if to is None else 303)
+    assert "no-store" in answer.headers["cache-control"]

@@ -14,6 +14,7 @@ from starlette.endpoints import WebSocketEndpoint
 from starlette.routing import WebSocketRoute
 
 from session_authority import (
+    AsyncSessionClient,
     NewSession,
     ReauthenticationRequired,
     SessionAuthorityError,
@@ -135,6 +136,31 @@ async def test_a_socket_without_a_session_is_refused_at_the_handshake(
     assert (refused["type"], refused["status"]) == ("websocket.http.response.start", status)
     assert (b"set-cookie" in dict(refused["headers"])) is not is_down
     assert (await socket.receive())["type"] == "websocket.http.response.body"
+    await socket.end()
+
+
+@pytest.mark.parametrize(
+    ("is_down", "code"), [(False, 1008), (True, 1013)], ids=["rejected", "outage"]
+)
+async def test_a_server_that_cannot_refuse_a_handshake_with_a_response_closes_the_socket(
+    sessions: Sessions, authority: testing.Authority, is_down: bool, code: int
+) -> None:
+    socket = Socket(app_with(sessions, []), f"{COOKIE}=ses_{'0' * 70}", extensions={})
+    with authority.outage() if is_down else nullcontext():
+        await socket.send(type="websocket.connect")
+        assert await socket.receive() == {"type": "websocket.close", "code": code}
+    await socket.end()
+    assert socket.is_silent
+
+
+async def test_after_a_reauthentication_a_socket_is_closed_with_1013(
+    sessions: Sessions, ada: NewSession
+) -> None:
+    socket = await opened(app_with(sessions, []), ada)
+    await sessions.client.reauthenticate(ada.token)
+    await socket.send(**TEXT)
+    assert (await socket.receive())["code"] == 1013
+    await socket.send(**GONE)
     await socket.end()
 
 
@@ -261,41 +287,26 @@ async def test_a_passive_check_does_not_count_as_activity(
     await socket.end()
 
 
-def documented_app(sessions: Sessions) -> FastAPI:
-    """Return the documented example, with the test's client and a shorter interval."""
+async def test_the_documented_socket_closes_when_the_session_ends_even_without_messages(
+    authority: testing.Authority, ada: NewSession
+) -> None:
     blocks = re.findall(
         r"^```python\n(.*?)^```$",
         (ROOT / "docs/use/fastapi.md").read_text(),
         re.DOTALL | re.MULTILINE,
     )
-    (example,) = [block for block in blocks if "async def close_when_ended" in block]
+    (example,) = [block for block in blocks if '"/chat"' in block]
     module: dict[str, Any] = {}
     exec(compile(example, "docs/use/fastapi.md", "exec"), module)
-    module["sessions"].client = sessions.client
-    module["CHECK_SECONDS"] = 0.02
-    app: FastAPI = module["app"]
-    return app
+    async with AsyncSessionClient(authority.address, near_cache=True) as client:
+        module["sessions"].client = client
+        socket = await opened(module["app"], ada, "/chat")
+        await socket.send(**TEXT)
+        assert (await socket.receive())["text"] == "ada: hello"
 
+        await client.sign_out(ada.token)
 
-async def test_the_documented_socket_closes_when_the_session_ends_even_without_messages(
-    sessions: Sessions, ada: NewSession
-) -> None:
-    socket = await opened(documented_app(sessions), ada, "/chat")
-    await socket.send(**TEXT)
-    assert (await socket.receive())["text"] == "ada: hello"
-
-    await sessions.client.sign_out(ada.token)
-
-    closed = await socket.receive()
-    assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
-    await socket.send(**GONE)
-    await socket.end()
-
-
-async def test_the_documented_socket_ends_when_its_browser_disconnects(
-    sessions: Sessions, ada: NewSession
-) -> None:
-    socket = await opened(documented_app(sessions), ada, "/chat")
-    await socket.send(**GONE)
-    await socket.end()
-    assert len([each for each in asyncio.all_tasks() if "close_when_ended" in repr(each)]) == 0
+        closed = await socket.receive()
+        assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
+        await socket.send(**GONE)
+        await socket.end()

@@ -1,0 +1,252 @@
+"""WebSockets and event streams of FastAPI, which end with their session, on uvicorn and real sockets."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from operator import attrgetter
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Response, WebSocket
+from fastapi.responses import StreamingResponse
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from session_authority import AsyncSessionClient, NewSession, testing
+from session_authority.web.fastapi import CurrentSession, Sessions
+from tests.integration.web.live_connections import (
+    PATIENCE_SECONDS,
+    End,
+    connected,
+    ending,
+    expire,
+    reauthenticate,
+    revoke,
+    revoke_others,
+    serving,
+    signed_in,
+    sweep,
+)
+from tests.support.waiting import until
+
+ENDS = [
+    pytest.param(revoke, 1008, id="revoked"),
+    pytest.param(revoke_others, 1008, id="revoked others"),
+    pytest.param(sweep, 1008, id="sweep"),
+    pytest.param(reauthenticate, 1013, id="superseded"),
+    pytest.param(expire, 1008, id="expired"),
+    pytest.param(None, 1013, id="outage"),
+]
+
+
+@pytest.fixture(scope="module")
+def authority() -> Iterator[testing.Authority]:
+    with testing.authority() as running:
+        yield running
+
+
+class Site:
+    """An app on uvicorn, and its browser."""
+
+    def __init__(self, sessions: Sessions, address: str) -> None:
+        self.sessions = sessions
+        self.address = address
+        self.left: list[str] = []
+
+    def headers(self, new: NewSession) -> dict[str, str]:
+        return {"cookie": f"{self.sessions.cookie_name(local=True)}={new.token.reveal()}"}
+
+    def socket(self, new: NewSession, path: str = "/socket") -> connect:
+        return connect(
+            f"ws://{self.address}{path}", additional_headers=self.headers(new), proxy=None
+        )
+
+    @property
+    def subscriptions(self) -> int:
+        near = self.sessions.client._near
+        assert near is not None
+        return len(near.keeper()._endings)
+
+
+def app_of(sessions: Sessions, left: list[str]) -> FastAPI:
+    app = FastAPI()
+    sessions.install(app)
+
+    @app.websocket("/socket")
+    async def echo(websocket: WebSocket, session: CurrentSession) -> None:
+        await websocket.accept()
+        async for text in websocket.iter_text():
+            await websocket.send_text(f"{session.user_id}: {text}")
+        left.append("socket")
+
+    @app.websocket("/late")
+    async def late(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await sessions.require(websocket)
+        await websocket.send_text("welcome")
+        await websocket.receive_text()
+
+    add_streams(app, left)
+    return app
+
+
+def add_streams(app: FastAPI, left: list[str]) -> None:
+    @app.get("/stream")
+    async def stream(_session: CurrentSession) -> Response:
+        async def events() -> AsyncIterator[str]:
+            try:
+                yield "data: first\n\n"
+                await asyncio.Event().wait()
+            finally:
+                left.append("stream")
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    @app.get("/busy")
+    async def busy(_session: CurrentSession) -> Response:
+        async def events() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 1000
+                await asyncio.sleep(0.001)
+
+        return StreamingResponse(events())
+
+    @app.get("/file")
+    async def file(_session: CurrentSession) -> Response:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"a"
+            while "read" not in left:
+                await asyncio.sleep(0.01)
+            yield b"b"
+
+        return StreamingResponse(parts(), headers={"content-length": "2"})
+
+
+@pytest.fixture
+async def site(authority: testing.Authority) -> AsyncIterator[Site]:
+    async with AsyncSessionClient(authority.address, near_cache=True) as client:
+        await connected(client)
+        sessions = Sessions(client)
+        left: list[str] = []
+        async with serving(app_of(sessions, left)) as address:
+            site = Site(sessions, address)
+            site.left = left
+            yield site
+
+
+async def closed(socket: ClientConnection) -> int:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await socket.wait_closed()
+    assert socket.close_code is not None
+    return socket.close_code
+
+
+@pytest.mark.parametrize(("end", "code"), ENDS)
+async def test_a_silent_socket_closes_when_its_session_ends(
+    site: Site, authority: testing.Authority, end: End | None, code: int
+) -> None:
+    new = signed_in(authority, end or revoke)
+    async with site.socket(new) as socket:
+        await socket.send("hello")
+        assert await socket.recv() == "ada: hello"
+        with ending(authority, new, end):
+            assert await closed(socket) == code
+    await until(lambda: site.left == ["socket"])
+    assert site.subscriptions == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "end"),
+    [*(("/stream", end) for end, _ in map(attrgetter("values"), ENDS)), ("/busy", revoke)],
+)
+async def test_a_stream_ends_when_its_session_ends(
+    site: Site, authority: testing.Authority, path: str, end: End | None
+) -> None:
+    new = signed_in(authority, end or revoke)
+    async with (
+        httpx.AsyncClient(headers=site.headers(new), timeout=PATIENCE_SECONDS) as browser,
+        browser.stream("GET", f"http://{site.address}{path}") as response,
+    ):
+        chunks = response.aiter_bytes()
+        await anext(chunks)
+        with ending(authority, new, end):
+            async for _ in chunks:  # until the response is complete
+                pass
+    if path == "/stream":
+        await until(lambda: site.left == ["stream"])
+    assert site.subscriptions == 0
+
+
+async def test_a_revocation_closes_sockets_within_a_tenth_of_a_second(
+    site: Site, authority: testing.Authority
+) -> None:
+    delays = []
+    for _ in range(5):
+        new = authority.sign_in("ada")
+        async with site.socket(new) as socket:
+            await socket.send("hello")
+            await socket.recv()
+            await asyncio.to_thread(revoke, authority, new)
+            began = time.monotonic()
+            await closed(socket)
+            delays.append(time.monotonic() - began)
+    # Once in five, this machine was not busy.
+    assert min(delays) < 0.1, delays
+
+
+async def test_a_socket_that_is_accepted_before_the_look_up_closes_too(
+    site: Site, authority: testing.Authority
+) -> None:
+    new = authority.sign_in("ada")
+    async with site.socket(new, "/late") as socket:
+        assert await socket.recv() == "welcome"
+        revoke(authority, new)
+        assert await closed(socket) == 1008
+
+
+async def test_a_response_with_a_length_is_sent_to_its_end(
+    site: Site, authority: testing.Authority
+) -> None:
+    new = authority.sign_in("ada")
+    async with (
+        httpx.AsyncClient(headers=site.headers(new), timeout=PATIENCE_SECONDS) as browser,
+        browser.stream("GET", f"http://{site.address}/file") as response,
+    ):
+        assert site.subscriptions == 0
+        revoke(authority, new)
+        site.left.append("read")
+        assert await response.aread() == b"ab"
+
+
+async def test_connections_leave_no_subscription_behind(
+    site: Site, authority: testing.Authority
+) -> None:
+    new = authority.sign_in("ada")
+
+    async def connect_and_leave() -> None:
+        for _ in range(100):
+            async with site.socket(new) as socket:
+                await socket.send("hello")
+                await socket.recv()
+
+    await asyncio.gather(*(connect_and_leave() for _ in range(10)))
+    await until(lambda: site.subscriptions == 0)
+    await until(lambda: len(site.left) == 1000)
+    near: Any = site.sessions.client._near
+    assert not near.keeper()._endings._watched
+
+
+async def test_beyond_the_limit_of_subscriptions_connections_get_503(
+    site: Site, authority: testing.Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("session_authority.near_cache.endings.SUBSCRIPTIONS_LIMIT", 0)
+    new = authority.sign_in("ada")
+    with pytest.raises(InvalidStatus) as caught:
+        async with site.socket(new):
+            pass
+    assert caught.value.response.status_code == 503
+    async with httpx.AsyncClient(headers=site.headers(new)) as browser:
+        response = await browser.get(f"http://{site.address}/stream")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "5"
