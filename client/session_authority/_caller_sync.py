@@ -228,6 +228,14 @@ class Caller:
         finally:
             operation.close()  # an error's traceback could keep it open
 
+    def new_channel(self) -> grpc.Channel:
+        """Return a new channel to the authority. It carries no API key. For the library's own integrations."""
+        settings, credentials = self._settings, self._settings.credentials()
+        options = [*channel_options(settings), WITHOUT_RETRIES]
+        if credentials is None:
+            return grpc.insecure_channel(settings.address, options)
+        return grpc.secure_channel(settings.address, credentials, options)
+
     def _validate(self, request: ValidationRequest) -> Session | Rejection:
         """Validate one token, in one call with the other questions that wait."""
         if self._tracing is None or not request.token:  # no token, no call
@@ -318,11 +326,7 @@ class Caller:
         settings, near = self._settings, self._near
         exchange = _batching.ask if near is None else partial(operations.ask, near.core, near.now)
         batcher = Batcher(self.run_operation, exchange, settings.deadline_seconds)
-        credentials = settings.credentials()
-        options = [*channel_options(settings), WITHOUT_RETRIES]
-        if credentials is None:
-            return Connection(grpc.insecure_channel(settings.address, options), batcher)
-        return Connection(grpc.secure_channel(settings.address, credentials, options), batcher)
+        return Connection(self.new_channel(), batcher)
 
     # For the near cache.
 

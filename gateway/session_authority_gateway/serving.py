@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import platform
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from session_authority.errors import ConfigurationError as ClientConfigurationEr
 from session_authority_gateway.application import Parts, new_application, new_parts
 from session_authority_gateway.ext_authz import PACKAGE, Checks
 from session_authority_gateway.http_server import listening_socket, serving_http, tls_context
+from session_authority_gateway.json_api import JsonApi
 from session_authority_gateway.metrics import export_near_cache
 from session_authority_gateway.settings import GATEWAY_PREFIX, GatewaySettings
 from session_authority_server.app.grpc_server import stop_process_when_host_ends
@@ -44,11 +46,13 @@ class RunningGateway:
     Attributes:
         address: The address of the HTTP port.
         grpc_address: The address of the gRPC port; "" if there is none.
+        json_address: The address of the JSON API; "" if it is off.
         certificates: The certificates, or None without TLS.
     """
 
     address: str
     grpc_address: str
+    json_address: str
     certificates: Certificates | None
 
 
@@ -89,13 +93,13 @@ async def serving(
         export_near_cache(lambda: client.near_cache_statistics)
         parts = new_parts(settings, client, clock)
         application = new_application(parts, lambda: not draining)
-        with _listening(settings) as listening:
+        with _listening(settings.listen, "LISTEN") as listening:
             async with (
                 _serving_grpc(settings, parts, certificates) as grpc_address,
+                _serving_json(settings, client, context) as json_address,
                 serving_http(application, listening, context, settings.drain_seconds),
             ):
-                host, port, *_ = listening.getsockname()
-                address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                address = _address(listening)
                 _log.info(
                     "started",
                     program="gateway",
@@ -103,9 +107,10 @@ async def serving(
                     authority=client.address,
                     address=address,
                     grpc_address=grpc_address or None,
+                    json_address=json_address or None,
                     metrics=settings.metrics_listen or None,
                 )
-                yield RunningGateway(address, grpc_address, certificates)
+                yield RunningGateway(address, grpc_address, json_address, certificates)
                 draining = True
 
 
@@ -145,11 +150,32 @@ def new_host(checks: Checks, health: Health, certificates: Certificates | None) 
     return NativeHost(checks, grpcio)
 
 
-def _listening(settings: GatewaySettings) -> socket.socket:
+@contextlib.asynccontextmanager
+async def _serving_json(
+    settings: GatewaySettings, client: AsyncSessionClient, context: ssl.SSLContext | None
+) -> AsyncIterator[str]:
+    """Serve the JSON API while the context lasts. Yield the address; "" if the settings name none."""
+    if not settings.json_listen:
+        yield ""
+        return
+    with _listening(settings.json_listen, "JSON_LISTEN") as listening:
+        async with (
+            client.new_channel() as channel,
+            serving_http(JsonApi(channel), listening, context, settings.drain_seconds),
+        ):
+            yield _address(listening)
+
+
+def _listening(address: str, setting: str) -> socket.socket:
     try:
-        return listening_socket(settings.listen)
+        return listening_socket(address)
     except (OSError, UnicodeError):  # UnicodeError: the host can't be a name in the DNS
-        raise _cannot_listen(settings.listen, "LISTEN") from None
+        raise _cannot_listen(address, setting) from None
+
+
+def _address(listening: socket.socket) -> str:
+    host, port, *_ = listening.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _new_client(settings: GatewaySettings) -> AsyncSessionClient:
@@ -170,7 +196,7 @@ def _refuse_exposure(settings: GatewaySettings, *, allow_plaintext: bool) -> Non
     """Refuse to serve other machines without encryption, because the headers carry tokens and identities."""
     if settings.tls_certificate or allow_plaintext:
         return
-    for setting in ("listen", "grpc_listen"):
+    for setting in ("listen", "grpc_listen", "json_listen"):
         address = getattr(settings, setting)
         if address and not is_loopback(address):
             raise CannotStart(

@@ -46,6 +46,11 @@ class GatewaySettings(BaseSettings):
         "127.0.0.1:50553",
         description="The address to serve Envoy's ext_authz on over gRPC, as host:port. Empty for none.",
     )
+    json_listen: str = Field(
+        "",
+        description="The address to serve the JSON API on over HTTP, as host:port. Only your own programs may reach it. "
+        "Empty for none.",
+    )
     trusted_proxies: str = Field(
         "127.0.0.0/8, ::1",
         description="The addresses and networks of the proxies that ask the gateway, separated by commas. The gateway "
@@ -98,7 +103,7 @@ class GatewaySettings(BaseSettings):
     )
     tls_certificate: str = Field(
         "",
-        description="The PEM file of the gateway's certificate and its chain, for both ports. The gateway reloads the "
+        description="The PEM file of the gateway's certificate and its chain, for all ports. The gateway reloads the "
         "file when it changes. Empty for no encryption.",
     )
     tls_key: str = Field(
@@ -117,7 +122,7 @@ class GatewaySettings(BaseSettings):
     def _read_duration(cls, value: object, info: ValidationInfo) -> object:
         return read_duration(cls, str(info.field_name), value)
 
-    @field_validator("listen", "grpc_listen", "metrics_listen")
+    @field_validator("listen", "grpc_listen", "json_listen", "metrics_listen")
     @classmethod
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
         if value or info.field_name == "listen":

@@ -148,7 +148,7 @@ class FakeApi:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(reference, "FOLDER", tmp_path / "reference")
-    monkeypatch.setattr(reference, "_PAGES", {"a.md": ("A", lambda: iter(["text", ""]))})
+    monkeypatch.setattr(reference, "_PAGES", {"a.md": lambda: "text\n"})
     monkeypatch.setattr(sys, "argv", ["reference"])
     reference.main()
     monkeypatch.setattr(sys, "argv", ["reference", "--check"])

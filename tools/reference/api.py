@@ -50,6 +50,11 @@ class Api:
             for index, message in enumerate(file.message_type)
         }
         self._shown: set[str] = set()
+        self._paragraphs = {
+            names: self._comments[file.name].paragraphs(*path)
+            for file in self._files
+            for names, path in _declarations(file)
+        }
         self._services = {
             service.name: (file, index, service)
             for file in self._files
@@ -59,6 +64,10 @@ class Api:
         names += [each.name for each in METHODS.values()]
         names += [each.name for file in self._files for each in file.enum_type]
         self._linked = re.compile(rf"\b({'|'.join([*names, *self._messages])})\b(?!\])")
+
+    def comment(self, name: str, member: str = "") -> str:
+        """Return the comment on a service, an RPC, a message or an enum, or on one of its fields or values."""
+        return "\n\n".join(self._paragraphs[name, member])
 
     def reasons(self) -> Iterator[tuple[str, list[str]]]:
         """Return each error reason without its prefix, and the paragraphs of its comment."""
@@ -157,6 +166,22 @@ class Api:
                     return f"[{name}](#{name.lower()})"
 
         return self._linked.sub(linked, text)
+
+
+def _declarations(file: FileDescriptorProto) -> Iterator[tuple[tuple[str, str], tuple[int, ...]]]:
+    """Return each declaration of a file, and its path of field numbers and indexes."""
+    for index, service in enumerate(file.service):
+        yield (service.name, ""), (6, index)
+        for number, rpc in enumerate(service.method):
+            yield (rpc.name, ""), (6, index, 2, number)
+    for index, message in enumerate(file.message_type):
+        yield (message.name, ""), (4, index)
+        for number, field in enumerate(message.field):
+            yield (message.name, field.name), (4, index, 2, number)
+    for index, enum in enumerate(file.enum_type):
+        yield (enum.name, ""), (5, index)
+        for number, value in enumerate(enum.value):
+            yield (enum.name, value.name), (5, index, 2, number)
 
 
 def api() -> Api:

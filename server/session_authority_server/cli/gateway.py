@@ -21,17 +21,16 @@ from session_authority_server.observability import logs
     "--listen", help="The address to serve HTTP on, as host:port. Port 0 picks a free port."
 )
 @click.option("--grpc-listen", help="The address to serve Envoy on over gRPC, as host:port.")
+@click.option("--json-listen", help="The address to serve the JSON API on, as host:port.")
 @click.option(
     "--allow-plaintext",
     is_flag=True,
     help="Serve other machines without TLS, because a mesh or proxy encrypts.",
 )
 @click.pass_context
-def gateway(
-    context: click.Context, listen: str | None, grpc_listen: str | None, allow_plaintext: bool
-) -> None:
+def gateway(context: click.Context, /, allow_plaintext: bool, **addresses: str | None) -> None:
     """Answer proxies whether a request has a live session, until SIGTERM. Then drain."""
-    settings = _settings(context.obj, listen=listen, grpc_listen=grpc_listen)
+    settings = _settings(context.obj, **addresses)
     logs.configure(settings.log_level, settings.log_format)
     allow_many_connections()
     run(_serve(settings, context.obj, allow_plaintext=allow_plaintext))
@@ -61,7 +60,8 @@ async def _serve(settings: Any, config_file: Path | None, *, allow_plaintext: bo
         signalled = catch_signals(
             lambda: reload(read_log_level(config_file, load), running.certificates)
         )
-        also = f" and {running.grpc_address} (gRPC)" if running.grpc_address else ""
+        others = {"gRPC": running.grpc_address, "JSON": running.json_address}
+        also = "".join(f" and {address} ({name})" for name, address in others.items() if address)
         click.echo(f"session-authority: gateway on {running.address}{also}")
         notify("READY=1")
         await signalled.wait()

@@ -28,8 +28,9 @@ class CallError(AuthorityError):
 class MalformedRequest(CallError):
     """The request's bytes are not a message of the expected type."""
 
-    def __init__(self, expected: str) -> None:
-        super().__init__(f"the request is not a valid {expected} message")
+    def __init__(self, expected: str, problem: str = "") -> None:
+        because = f": {problem}" if problem else ""
+        super().__init__(f"the request is not a valid {expected} message{because}")
 
 
 class RequestTooLarge(CallError):
