@@ -242,7 +242,7 @@ def test_a_configuration_is_accepted_by_its_program(block: Block, tmp_path: Path
 
 @of_blocks(BLOCKS)
 def test_a_block_names_its_language(block: Block) -> None:
-    known = {*CHECKS, *RUN, "text"}
+    known = {*CHECKS, *RUN, "go", "text"}
     assert block.language in known or block.title == "postgresql.conf" or block.run_by, (
         block.language
     )
