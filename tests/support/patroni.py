@@ -147,12 +147,21 @@ class Patroni:
         self._wait(lambda: self.leader not in ("", old))
 
     def wait_until_complete(self) -> None:
-        """Wait until the leader has two standbys, of which one is synchronous."""
-        self._wait(lambda: sorted(self._roles()) == ["leader", "replica", "sync_standby"])
+        """Wait until the leader streams to two standbys, of which one is synchronous."""
+        self._wait(lambda: sorted(self._following()) == ["leader", "replica", "sync_standby"])
 
-    def _roles(self) -> list[str]:
-        healthy = ("running", "streaming")
-        return [each["role"] for each in self._members() if each["state"] in healthy]
+    def _following(self) -> Iterator[str]:
+        """Return the roles of the leader and of the servers that stream from it.
+
+        A crashed leader starts as a standby with its own end of the log, and runs until Patroni rewinds it. It is of
+        no use to the next failover, so it does not count.
+        """
+        members = self._members()
+        timelines = {each.get("timeline") for each in members if each["role"] == "leader"}
+        for each in members:
+            state = "running" if each["role"] == "leader" else "streaming"
+            if each["state"] == state and each.get("timeline") in timelines:
+                yield each["role"]
 
     def _members(self) -> list[dict[str, Any]]:
         try:
