@@ -11,61 +11,23 @@ prints the difference in median latency.
 import argparse
 import contextlib
 from statistics import median
-from typing import NamedTuple
 
 import uvloop
 
 from benchmarks.support import authority, rows
 from benchmarks.support.engines import add_engine, fresh
-from benchmarks.support.load import drive
-from session_authority.v1 import session_service_pb2 as pb
+from benchmarks.support.measured import Server, in_alternation, validations
 
 _EMPTY = "grpc.aio, empty RPC"
-_WARM_SECONDS = 1.0
-
-
-class _Server(NamedTuple):
-    address: str
-    pid: int
-    path: str
-    messages: list[bytes]
-    expected: list[bytes]
-
-
-class _Run(NamedTuple):
-    rate: float
-    p50_ms: float
-    p99_ms: float
-    cpu_us: float
-
-
-async def _run(server: _Server, concurrency: int, seconds: float, connections: int | None) -> _Run:
-    before = authority.cpu_seconds(server.pid)
-    result = await drive(
-        server.address,
-        server.path,
-        server.messages,
-        server.expected,
-        concurrency=concurrency,
-        seconds=seconds,
-        connections=connections,
-    )
-    if result.wrong:
-        raise SystemExit(f"{result.wrong} wrong answers")
-    used = (authority.cpu_seconds(server.pid) - before) / len(result.latencies) * 1e6
-    return _Run(result.rate, result.percentile_ms(50), result.percentile_ms(99), used)
 
 
 async def _measure(
-    servers: dict[str, _Server], rounds: int, seconds: float, connections: int | None
+    servers: dict[str, Server], rounds: int, seconds: float, connections: int | None
 ) -> None:
     for concurrency in (64, 1):
-        runs: dict[str, list[_Run]] = {name: [] for name in servers}
-        for server in servers.values():
-            await _run(server, concurrency, _WARM_SECONDS, connections)
-        for _ in range(rounds):
-            for name, server in servers.items():
-                runs[name].append(await _run(server, concurrency, seconds, connections))
+        runs = await in_alternation(
+            servers, rounds, seconds, concurrency=concurrency, connections=connections
+        )
         print(f"{concurrency} in flight, medians of {rounds} rounds:")
         for name, some in runs.items():
             rate, p50, p99, cpu = (median(each) for each in zip(*some, strict=True))
@@ -91,19 +53,12 @@ def main() -> None:
     add_engine(parser)
     given = parser.parse_args()
     with fresh(given.engine, *authority.HOSTS) as databases, contextlib.ExitStack() as stack:
-        empty = stack.enter_context(authority.empty())
-        servers = {_EMPTY: _Server(*empty, authority.EMPTY, [b""], [b"\0\0\0\0\0"])}
+        address, pid = stack.enter_context(authority.empty())
+        servers = {_EMPTY: Server(address, (pid,), [b""], [b"\0\0\0\0\0"], authority.EMPTY)}
         for host, database in zip(authority.HOSTS, databases, strict=True):
             sample = rows.fill(database, given.sessions, sample=given.tokens)
-            messages = [
-                pb.ValidateSessionRequest(session_token=token).SerializeToString()
-                for token, _ in sample
-            ]
-            expected = [session_id.encode() for _, session_id in sample]
-            process = stack.enter_context(authority.process(database, host=host))
-            servers[f"{given.engine}, {host}"] = _Server(
-                *process, authority.VALIDATE, messages, expected
-            )
+            address, pid = stack.enter_context(authority.process(database, host=host))
+            servers[f"{given.engine}, {host}"] = Server(address, (pid,), *validations(sample))
         uvloop.run(_measure(servers, given.rounds, given.seconds, given.connections))
 
 

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from grpc_health.v1 import health_pb2
@@ -49,6 +49,9 @@ from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.lost_endings import LostEndings
+
+if TYPE_CHECKING:
+    from session_authority_server.rpc.tracing import Tracing
 
 _log = structlog.get_logger("session_authority")
 
@@ -120,15 +123,7 @@ async def serving(
     tls_certificates = certificates(settings)
     if options.insecure:
         authenticate = _allow_anyone_with_warning()
-    async with (
-        # Close the audit log after the database, whose last transactions still record events.
-        auditing(settings, options.standard_output) as audit,
-        # Flush the traces after the last call has ended.
-        traces() as tracing,
-        _usable_database(settings) as database,
-        fenced(settings, database) as lost_endings,
-        key_store(settings, database) as keys,
-    ):
+    async with _open_resources(settings, options) as (audit, tracing, database, lost_endings, keys):
         skew = ClockSkew(database, clock)
         await skew.settle()
         warm_up()
@@ -165,6 +160,31 @@ async def serving(
 def _allow_anyone_with_warning() -> Authenticate:
     _log.warning("--insecure: the server requires no API key, so any caller has all permissions")
     return allow_every_call
+
+
+class _Resources(NamedTuple):
+    """The outputs and the database, which a server opens before it builds its parts."""
+
+    audit: Audit
+    tracing: "Tracing | None"
+    database: Database
+    lost_endings: LostEndings | None
+    keys: SqlKeyStore
+
+
+@contextlib.asynccontextmanager
+async def _open_resources(settings: Settings, options: ServeOptions) -> AsyncIterator[_Resources]:
+    """Open the outputs and the database. Close them in the reverse order."""
+    async with (
+        # Close the audit log after the database, whose last transactions still record events.
+        auditing(settings, options.standard_output) as audit,
+        # Flush the traces after the last call has ended.
+        traces() as tracing,
+        _usable_database(settings) as database,
+        fenced(settings, database) as lost_endings,
+        key_store(settings, database) as keys,
+    ):
+        yield _Resources(audit, tracing, database, lost_endings, keys)
 
 
 @contextlib.asynccontextmanager
