@@ -1,13 +1,34 @@
 """Fixtures of every test: the serving host, and stores with enough time on a busy machine."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from session_authority_server.store.engine import hot_read, limits, postgresql
 from tests.support.hosts import HOSTS
+from tests.support.tracing import Tracing
 
 PATIENCE_SECONDS = 30.0
+UNTRACED = ("soak", "untraced")
+
+tracing = Tracing()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    tracing.start()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if any(map(item.get_closest_marker, UNTRACED)):
+        return (yield)
+    tracing.resume()
+    try:
+        return (yield)
+    finally:
+        tracing.pause()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from tests.integration.web.example_shops import PASSWORDS, make_django_users
 from tests.integration.web.serving_apps import EXAMPLES, RUNSERVER, serving_app
 from tests.support.program import serving
 
+pytestmark = pytest.mark.untraced
+
 SignIn = Callable[..., Page]
 
 

@@ -14,6 +14,8 @@ from tests.browser.conftest import Open
 from tests.browser.site import ROOT, Site
 from tests.browser.usual_site import USUAL_POLICY, usual
 
+pytestmark = pytest.mark.untraced
+
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 CHECKED: dict[Literal["light", "dark"], dict[str, object]] = {
     "light": {"type": "tag", "values": WCAG},

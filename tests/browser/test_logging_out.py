@@ -14,6 +14,8 @@ from tests.browser.devices import FIREFOX_ON_LINUX, IPHONE, PIXEL
 from tests.browser.site import ROOT, Site, ask_for, is_live
 from tests.support.authority import a_session, insert_sessions
 
+pytestmark = pytest.mark.untraced
+
 
 def confirm(page: Page) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Log out").click()

@@ -15,6 +15,8 @@ from tests.browser.site import ROOT, Site
 from tests.browser.usual_site import USUAL_POLICY, usual
 from tests.support.authority import a_session, insert_sessions
 
+pytestmark = pytest.mark.untraced
+
 BUDGET_BYTES = 30 * 1024
 
 

@@ -9,6 +9,8 @@ from session_authority import NewSession
 from tests.browser.conftest import Open
 from tests.browser.site import Site, ask_for, is_live
 
+pytestmark = pytest.mark.untraced
+
 
 class TestWithoutJavaScript:
     @pytest.fixture

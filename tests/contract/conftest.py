@@ -6,7 +6,10 @@ import pytest
 from tests.support.engines import Engine, opened
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "partitioned"])
+# A partitioned PostgreSQL database reaches the lines that another PostgreSQL database reaches, and more.
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.untraced), "partitioned"]
+)
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
     """Yield each engine in turn. To add an engine, add its name here and open it in `engines`."""
     async with opened(request.param, tmp_path) as fresh:
