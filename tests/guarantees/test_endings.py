@@ -1,0 +1,122 @@
+"""Nine ways to end a session times seven surfaces. Each surface accepts nothing after its bound.
+
+`docs/understand/guarantees.md` states the bounds.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+
+from session_authority import AsyncSessionClient
+from session_authority.testing import Authority, authority
+from session_authority_gateway.serving import serving
+from session_authority_gateway.settings import load_gateway_settings
+from tests.guarantees.surfaces import SURFACES, Addresses, Seen, Surfaces, live_app, live_service
+from tests.guarantees.ways import LIFETIME, SESSION_LIMIT, WAYS
+from tests.support.front_doors import PROXIES
+from tests.support.in_thread import loop_thread
+from tests.support.upstream import upstream
+from tests.support.uvicorns import serving_app
+
+# An open connection learns of an expiry from a question that its client asks once a second.
+STREAM_EXPIRY = timedelta(seconds=2)
+
+pytestmark = pytest.mark.skipif(
+    not all(PROXIES[name].is_installed() for name in ("nginx", "envoy")),
+    reason="nginx or Envoy is not installed",
+)
+
+
+@dataclass(frozen=True)
+class World:
+    authority: Authority
+    addresses: Addresses
+    caches: Sequence[AsyncSessionClient]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of one session.
+
+    Attributes:
+        acknowledged_at: When the ending was acknowledged, or when the session expired.
+        bound_at: When the last cache had to stop accepting the session.
+        seen: The times of each surface.
+    """
+
+    acknowledged_at: float
+    bound_at: float
+    seen: dict[str, Seen]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with ExitStack() as stack:
+        running = stack.enter_context(authority(session_limit=SESSION_LIMIT))
+        loop = stack.enter_context(loop_thread())
+        site = stack.enter_context(loop.during(upstream()))
+        clients = [AsyncSessionClient(running.address, near_cache=True) for _ in range(3)]
+        for client in clients:
+            stack.enter_context(loop.during(client))
+        settings = load_gateway_settings(listen="127.0.0.1:0", grpc_listen="127.0.0.1:0")
+        gateway = stack.enter_context(loop.during(serving(settings, client=clients[0])))
+        envoy, nginx = (
+            stack.enter_context(
+                PROXIES[name].start(tmp_path_factory.mktemp(name), site, gateway, {})
+            )
+            for name in ("envoy", "nginx")
+        )
+        app = stack.enter_context(loop.during(serving_app(live_app(clients[1]))))
+        service = stack.enter_context(loop.during(live_service(clients[2])))
+        addresses = Addresses(running.address, envoy, nginx, app, service)
+        yield World(running, addresses, clients)
+
+
+@pytest.fixture(scope="module")
+def ended(world: World) -> Callable[[str], Ended]:
+    """Return the outcome of a way. Each way ends one session, which all surfaces use."""
+    known: dict[str, Ended] = {}
+
+    def end(name: str) -> Ended:
+        if name not in known:
+            known[name] = _ended(world, name)
+        return known[name]
+
+    return end
+
+
+def _ended(world: World, name: str) -> Ended:
+    way, running = WAYS[name], world.authority
+    lifetime = LIFETIME if name == "expiry" else None
+    new = running.sign_in(f"user of {name}", lifetime=lifetime)
+    times: list[float] = []
+
+    def end() -> None:
+        effective = way.end(running, new)
+        acknowledged, now = time.monotonic(), running.now
+        after = way.at_most if effective is None else effective - now
+        bound = acknowledged + after.total_seconds()
+        times.extend((bound if name == "expiry" else acknowledged, bound))
+
+    surfaces = Surfaces(world.addresses, new)
+    asyncio.run(surfaces.use(world.caches, end))
+    return Ended(times[0], times[1], dict(surfaces.seen))
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_surface_accepts_nothing_after_its_bound(
+    ended: Callable[[str], Ended], way: str, surface: str
+) -> None:
+    outcome = ended(way)
+    bound = outcome.acknowledged_at if surface == "RPC" else outcome.bound_at
+    if way == "expiry" and surface in ("gRPC stream", "WebSocket", "event stream"):
+        bound += STREAM_EXPIRY.total_seconds()
+    seen = outcome.seen[surface]
+    assert seen.accepted_at <= bound
+    assert seen.refused_at > 0
