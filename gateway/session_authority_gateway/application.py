@@ -14,6 +14,7 @@ from session_authority.web.site import Site, time_at
 from session_authority_gateway import forward_auth
 from session_authority_gateway.decision import Pages
 from session_authority_gateway.gate import Gate
+from session_authority_gateway.page import page_routes
 from session_authority_gateway.settings import GatewaySettings
 
 HEALTH_PATH = "/healthz"
@@ -75,5 +76,6 @@ def new_application(parts: Parts, is_serving: Callable[[], bool]) -> Starlette:
         routes=[
             *forward_auth.routes(parts.gate, parts.site.client_ip),
             Route(HEALTH_PATH, health),
+            *page_routes(parts.client, parts.site, parts.settings),
         ]
     )

@@ -1,5 +1,7 @@
 """The operator's settings of the gateway."""
 
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -7,10 +9,13 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from session_authority.errors import ConfigurationError as ClientConfigurationError
 from session_authority.near_cache.options import MAX_SESSIONS_LIMIT
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.origin import site_origin
+from session_authority.web.sessions_page import PageOptions
+from session_authority.web.sessions_page.language import Languages
 from session_authority.web.sessions_page.options import is_path
 from session_authority_server.config import (
     CHOICES,
@@ -24,6 +29,16 @@ from session_authority_server.config import (
 GATEWAY_PREFIX = f"{ENV_PREFIX}GATEWAY_"
 TABLE = "gateway"
 """The table of the configuration file with these settings."""
+
+_PAGE_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
+_OWN_PATHS = ("verify", "healthz")
+_PAGE_LOOK = (
+    "page_app_name",
+    "page_home_url",
+    "page_signed_out_path",
+    "page_stylesheet_path",
+    "page_icon_path",
+)
 
 
 class GatewaySettings(BaseSettings):
@@ -82,6 +97,32 @@ class GatewaySettings(BaseSettings):
         "",
         description="The only origin that browsers see, for example https://app.example. Empty if it follows from each "
         "request.",
+    )
+    page_path: str = Field(
+        "",
+        description="The path on the app's site under which the gateway serves the page of a user's sessions, for "
+        "example /sessions. Empty for no page.",
+    )
+    page_app_name: str = Field("", description="The name of the site, in the page's title.")
+    page_home_url: str = Field(
+        "",
+        description="The target of the page's link back: a path or an address. Empty for no link.",
+    )
+    page_signed_out_path: str = Field(
+        "", description="The path to open after signing out on the page. Empty for the page itself."
+    )
+    page_catalogues: str = Field(
+        "", description="A folder with further languages of the page, as .po files. Empty for none."
+    )
+    page_language: str = Field(
+        "",
+        description="The only language of the page, for example de. Empty for each visitor's own.",
+    )
+    page_stylesheet_path: str = Field(
+        "", description="The path of the app's style sheet for the page. Empty for none."
+    )
+    page_icon_path: str = Field(
+        "", description="The path of the app's icon for the page. Empty for the page's own icon."
     )
     cached_sessions: Annotated[int, Field(ge=1, le=MAX_SESSIONS_LIMIT)] = Field(
         100_000,
@@ -161,6 +202,37 @@ class GatewaySettings(BaseSettings):
     def _check_origin(cls, value: str) -> str:
         return site_origin(value) if value else value
 
+    @field_validator("page_path")
+    @classmethod
+    def _check_page_path(cls, value: str) -> str:
+        if value and not _PAGE_PATH.fullmatch(value):
+            raise ValueError(
+                "give a path such as /sessions, of letters, digits and . _ ~ -, without a slash at the end"
+            )
+        first = value.removeprefix("/").partition("/")[0]
+        if first in _OWN_PATHS or first.startswith("session_authority."):
+            raise ValueError(f"the gateway itself uses /{first}; give another path")
+        return value
+
+    @field_validator(*_PAGE_LOOK)
+    @classmethod
+    def _check_page_look(cls, value: str, info: ValidationInfo) -> str:
+        if value:
+            _refuse_unusable(lambda: PageOptions(**_without_prefix({str(info.field_name): value})))
+        return value
+
+    @field_validator("page_catalogues", "page_language")
+    @classmethod
+    def _check_page_language(cls, value: str, info: ValidationInfo) -> str:
+        catalogues = (
+            value if info.field_name == "page_catalogues" else info.data.get("page_catalogues")
+        )
+        only = value if info.field_name == "page_language" else None
+        if catalogues and not Path(catalogues).is_dir():
+            raise ValueError("give a folder with .po files")
+        _refuse_unusable(lambda: Languages(Path(catalogues) if catalogues else None, only or None))
+        return value
+
     @field_validator(*CHOICES)
     @classmethod
     def _check_choice(cls, value: str, info: ValidationInfo) -> str:
@@ -193,6 +265,17 @@ class GatewaySettings(BaseSettings):
         return ClientIp(_listed(self.trusted_proxies))
 
     @property
+    def page_options(self) -> PageOptions:
+        """The look and the links of the sessions page."""
+        return PageOptions(
+            sign_in_url=self.sign_in_url or None,
+            reauthenticate_url=self.reauthenticate_url or None,
+            language=self.page_language or None,
+            catalogues=Path(self.page_catalogues) if self.page_catalogues else None,
+            **_without_prefix({name: getattr(self, name) for name in _PAGE_LOOK}),
+        )
+
+    @property
     def cookie(self) -> SessionCookie:
         """The session cookie."""
         return SessionCookie(
@@ -207,6 +290,19 @@ def load_gateway_settings(config_file: Path | None = None, **given: Any) -> Gate
         ConfigurationError: If a setting is invalid, or the file can't be read.
     """
     return load(GatewaySettings, config_file, table=TABLE, **given)
+
+
+def _refuse_unusable(check: Callable[[], object]) -> None:
+    """Raise the client's error about a setting as one of these settings."""
+    try:
+        check()
+    except ClientConfigurationError as error:
+        raise ValueError(error.problem) from None
+
+
+def _without_prefix(given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options of the page with a value, by their names there."""
+    return {name.removeprefix("page_"): value for name, value in given.items() if value}
 
 
 def _listed(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The proxies of `docs/operate/tls.md`, configured as documented: TLS in front of a server without TLS."""
+"""Proxies that terminate TLS, configured as documented: `proxy` is the one of `docs/operate/tls.md`."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.certificates import Pair
 from tests.support.postgresql import free_port
 
-START_SECONDS = 10
+START_SECONDS = 60
 NAMES = ("haproxy", "nginx")
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "operate" / "tls.md"
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -29,19 +29,26 @@ def proxy(
 ) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Run a proxy in front of a server, and yield its address and process."""
     port = free_port()
-    command = _command(
-        name,
-        folder,
-        pair,
+    configuration = (
         _documented(name)
         .replace("127.0.0.1:50551", server_address)
         .replace("bind :50552", f"bind 127.0.0.1:{port}")
-        .replace("listen 50552", f"listen 127.0.0.1:{port}"),
+        .replace("listen 50552", f"listen 127.0.0.1:{port}")
     )
+    with running(name, folder, pair, configuration, port) as process:
+        yield f"127.0.0.1:{port}", process
+
+
+@contextlib.contextmanager
+def running(
+    name: str, folder: Path, pair: Pair, configuration: str, port: int
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a proxy with a configuration that listens on a port of this machine."""
+    command = _command(name, folder, pair, configuration)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port, process)
-        yield f"127.0.0.1:{port}", process
+        yield process
     finally:
         process.terminate()
         process.wait(START_SECONDS)
