@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, with a limit on the size of a request's head and certificates that are reloaded."""
+"""The HTTP server: uvicorn, with limits on the size and the time of a request, and certificates that are reloaded."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,8 @@ from session_authority_server.rpc.certificates import CertificateFiles, Unusable
 
 HEAD_LIMIT_BYTES = 128 * 1024
 """The largest request line with its headers. The cookies of a browser and a proxy's own headers fit in."""
+RECEIVE_SECONDS = 60.0
+"""The longest time in which a request arrives, with its body. Then the gateway closes the connection."""
 BACKLOG_CONNECTIONS = 2048
 
 _log = structlog.get_logger("session_authority.gateway")
@@ -23,30 +25,69 @@ _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Reads a limited number of bytes before the end of a request's head. The parser itself has no limit."""
+    """Limits the head of a request and the time in which a request arrives, and ignores trailers.
+
+    The parser itself has no limits. It would also add the trailers of a chunked body to the headers, where a client's
+    trailer could pass for a header that the proxy has set.
+    """
 
     _in_head = True
-    _head_bytes = 0
+    _unused_bytes = 0  # bytes since the last complete head or part of a body
+    _began: float | None = None  # when the request that is arriving began
+    _watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect the first request."""
+        super().connection_made(transport)
+        self._began = self.loop.time()
+        self._watch = self.loop.call_later(RECEIVE_SECONDS, self._close_if_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the connection."""
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_LIMIT_BYTES:
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
-                return
+        if self._began is None:
+            self._began = self.loop.time()
+        self._unused_bytes += len(data)
+        if self._in_head and self._unused_bytes > HEAD_LIMIT_BYTES:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+            return
         super().data_received(data)
+        if self._unused_bytes > HEAD_LIMIT_BYTES:  # of trailers, or of what is not HTTP
+            self.transport.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header of the head. Ignore a trailer."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Stop counting: the application limits the body."""
-        self._in_head, self._head_bytes = False, 0
+        """Stop counting the head: the application limits the body."""
+        self._in_head, self._unused_bytes = False, 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of the body to the application."""
+        self._unused_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        """Count the bytes of the next request's head."""
-        self._in_head = True
+        """Expect the next request."""
+        self._in_head, self._unused_bytes, self._began = True, 0, None
         super().on_message_complete()
+
+    def _close_if_slow(self) -> None:
+        now = self.loop.time()
+        if self._began is not None and now - self._began >= RECEIVE_SECONDS:
+            self.transport.close()
+        else:
+            left = RECEIVE_SECONDS - (now - self._began if self._began is not None else 0)
+            self._watch = self.loop.call_later(left, self._close_if_slow)
 
 
 class _Server(uvicorn.Server):

@@ -194,6 +194,7 @@ _WEB = f"""
 """
 _GATEWAY = f"""
 | request line and headers of a request over HTTP | {size(gateway_http.HEAD_LIMIT_BYTES)} | 431 |
+| time in which a request over HTTP arrives | {gateway_http.RECEIVE_SECONDS:.0f} seconds | the connection is closed |
 | `CheckRequest` of Envoy | {size(ext_authz.CHECK_LIMIT_BYTES)} | 431 |
 | checks of Envoy that wait for the authority | {ext_authz.CHECKS_LIMIT:,} | 503 |
 | call by JSON | as by gRPC: {size(methods.REQUEST_LIMIT_BYTES)}, a batch {size(methods.BATCH_REQUEST_LIMIT_BYTES)} | REQUEST_TOO_LARGE |
