@@ -1,5 +1,6 @@
 """The JSON API over HTTP, in front of a real authority: its answers, its errors and its limits."""
 
+import asyncio
 import gzip
 import json
 import re
@@ -389,6 +390,38 @@ async def test_details_that_cannot_be_read_are_left_out() -> None:
     channel: Any = FailingChannel(code, (DETAILS_KEY, b"\xff"))
     status, _, body = await ask(JsonApi(channel), SERVICE + "SignOut", {})
     assert (status, set(json.loads(body))) == (401, {"code", "message"})
+
+
+class SlowChannel:
+    """A channel on which a call waits until it may end."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Semaphore(0)
+        self.go_on = asyncio.Event()
+
+    def unary_unary(self, _path: str) -> Any:
+        async def call(_request: bytes, *, timeout: float, **_options: object) -> bytes:
+            assert timeout > 0
+            self.begun.release()
+            await self.go_on.wait()
+            return b""
+
+        return call
+
+
+async def test_a_call_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_api, "CALLS_AT_ONCE_LIMIT", 1)
+    channel: Any = SlowChannel()
+    application = JsonApi(channel)
+    running = asyncio.create_task(ask(application, SERVICE + "SignOut", {}))
+    await channel.begun.acquire()
+    # The first call has the only place, and the second one waits for it.
+    soon = {"connect-timeout-ms": "20"}
+    status, _, body = await ask(application, SERVICE + "SignOut", {}, soon)
+    assert (status, json.loads(body)["code"]) == (504, "deadline_exceeded")
+    channel.go_on.set()
+    assert (await running)[0] == 200
+    assert (await ask(application, SERVICE + "SignOut", {}))[0] == 200
 
 
 async def ask(

@@ -150,6 +150,7 @@ SHOWN = re.compile(
 
 
 def test_the_php_program_of_the_documentation_runs(gateway: JsonGateway) -> None:
+    # It includes authority.php of the site.
     printed = run(program("php"), EXAMPLES / "php_program.php", gateway=gateway)
     assert SHOWN.fullmatch(printed), printed
 

@@ -141,12 +141,18 @@ def test_a_head_that_is_too_large_is_refused(authority: Program, tmp_path: Path)
     [
         ((), {"LISTEN": "0.0.0.0:0"}, "0.0.0.0:0 can be reached from other machines"),
         ((), {"GRPC_LISTEN": "[::]:0"}, f"{PREFIX}GRPC_LISTEN to an address on 127.0.0.1"),
+        ((), {"JSON_LISTEN": "0.0.0.0:0"}, f"{PREFIX}JSON_LISTEN to an address on 127.0.0.1"),
         ((), {"LISTEN": "192.0.2.1:1", "DRAIN_SECONDS": "x"}, "a duration such as 90d"),
         (("--allow-plaintext",), {"LISTEN": "192.0.2.1:1"}, f"Set {PREFIX}LISTEN to another"),
         (
             ("--allow-plaintext",),
             {"LISTEN": "127.0.0.1:0", "GRPC_LISTEN": "192.0.2.1:1"},
             f"Set {PREFIX}GRPC_LISTEN to another",
+        ),
+        (
+            ("--allow-plaintext",),
+            {"LISTEN": "127.0.0.1:0", "GRPC_LISTEN": "", "JSON_LISTEN": "192.0.2.1:1"},
+            f"Set {PREFIX}JSON_LISTEN to another",
         ),
         (
             (),

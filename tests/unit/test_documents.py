@@ -57,7 +57,11 @@ def defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize(("file", "name"), sorted(set(PLACES)))
 def test_every_function_that_the_architecture_names_exists(file: str, name: str) -> None:
-    path = ROOT / file if file.startswith(("client/", "workers/")) else ROOT / SERVER / file
+    path = (
+        ROOT / file
+        if file.startswith(("client/", "workers/", "gateway/"))
+        else ROOT / SERVER / file
+    )
     assert name in defined(ast.parse(path.read_text()).body)
 
 

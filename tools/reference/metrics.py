@@ -15,6 +15,8 @@ about.
 """
 _GATEWAY = """
 A gateway exports these metrics, once `SESSION_AUTHORITY_GATEWAY_METRICS_LISTEN` is set.
+`session_authority_rpc_duration_seconds` counts the calls of its JSON API, and `session_authority_rpc_errors_total` those
+that it refuses by itself.
 """
 _FOOT = f"""
 A metric has at most {instruments.LABELS_LIMIT} combinations of label values. Further ones are counted together, with the label
