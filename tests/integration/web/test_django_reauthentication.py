@@ -12,6 +12,7 @@ from tests.integration.web.django_browser import Browser
 
 from django.contrib.auth.models import User  # isort: skip
 from django.http import HttpResponse  # isort: skip
+from django.template.loader import render_to_string  # isort: skip
 from django.test import override_settings  # isort: skip
 from django.urls import include, path  # isort: skip
 from django.utils.decorators import method_decorator  # isort: skip
@@ -251,3 +252,11 @@ def test_an_outage_during_the_confirmation_is_a_503(
 def test_an_age_that_no_proof_can_have_is_refused(minutes: float) -> None:
     with pytest.raises(ValueError, match="more than 0 minutes"):
         recent_authentication(minutes=minutes)
+
+
+@pytest.mark.parametrize("name", ["reauthenticate", "unavailable"])
+def test_the_pages_of_the_library_are_styled(name: str) -> None:
+    page = render_to_string(f"session_authority/{name}.html")
+    assert page.startswith("<!doctype html>")
+    assert "color-scheme: light dark" in page
+    assert "<h1>" in page

@@ -11,9 +11,10 @@ import pytest
 from fastapi import FastAPI, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from session_authority import AsyncSessionClient, NewSession, testing
+from session_authority.near_cache.lease import lease_clock
 from session_authority.web.fastapi import CurrentSession, Sessions
 from tests.integration.web.live_connections import (
     PATIENCE_SECONDS,
@@ -46,11 +47,25 @@ def authority() -> Iterator[testing.Authority]:
         yield running
 
 
+class Clock:
+    """The lease clock of a machine that can be suspended."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        return lease_clock() + self._ahead
+
+    def suspend(self) -> None:
+        self._ahead += 3600
+
+
 class Site:
     """An app on uvicorn, and its browser."""
 
-    def __init__(self, sessions: Sessions, address: str) -> None:
+    def __init__(self, sessions: Sessions, address: str, clock: Clock) -> None:
         self.sessions = sessions
+        self.clock = clock
         self.address = address
         self.left: list[str] = []
 
@@ -126,11 +141,14 @@ def add_streams(app: FastAPI, left: list[str]) -> None:
 @pytest.fixture
 async def site(authority: testing.Authority) -> AsyncIterator[Site]:
     async with AsyncSessionClient(authority.address, near_cache=True) as client:
+        clock = Clock()
+        near: Any = client._near
+        near.now = clock
         await connected(client)
         sessions = Sessions(client)
         left: list[str] = []
         async with serving(app_of(sessions, left)) as address:
-            site = Site(sessions, address)
+            site = Site(sessions, address, clock)
             site.left = left
             yield site
 
@@ -203,6 +221,24 @@ async def test_a_socket_that_is_accepted_before_the_look_up_closes_too(
         assert await socket.recv() == "welcome"
         revoke(authority, new)
         assert await closed(socket) == 1008
+
+
+async def test_after_a_suspension_a_message_passes_once_its_session_is_confirmed(
+    site: Site, authority: testing.Authority
+) -> None:
+    new = authority.sign_in("ada")
+    async with site.socket(new) as socket:
+        await socket.send("hello")
+        await socket.recv()
+        site.clock.suspend()
+        await socket.send("again")
+        assert await socket.recv() == "ada: again"
+        with authority.outage():
+            site.clock.suspend()
+            await socket.send("secret")
+            with pytest.raises(ConnectionClosed):  # rather than the answer
+                await socket.recv()
+            assert socket.close_code == 1013
 
 
 async def test_a_response_with_a_length_is_sent_to_its_end(

@@ -8,6 +8,7 @@ application = ProtocolTypeRouter({
 
 import asyncio
 from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,20 +25,35 @@ except ImportError as error:
         "pip install channels"
     ) from None
 
-from session_authority.errors import Unavailable
+from session_authority.errors import (
+    EndCallback,
+    SessionAuthorityError,
+    SessionNotLive,
+    Unavailable,
+)
+from session_authority.near_cache.endings import EndSubscription
 from session_authority.session import Rejection, RejectionReason, Session
-from session_authority.web.asgi import Application, Message, Receive, Scope, Send, arrival_of
+from session_authority.web.asgi import (
+    TRY_AGAIN_LATER,
+    Application,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    arrival_of,
+    close_code,
+    refusal,
+)
 from session_authority.web.django.adopting import MARK
 from session_authority.web.django.auth_session import user_id
 from session_authority.web.django.options import options
 from session_authority.web.django.own_session import OWN, OwnSession
 from session_authority.web.django.testing_logins import presenting
-from session_authority.web.visit import RETRY_AFTER_SECONDS, Visit
+from session_authority.web.visit import Visit
 
 CHECK_SECONDS = 30.0
 """How often the session of an idle WebSocket is checked."""
 
-_POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013  # RFC 6455, section 7.4.1, and its registry
 _CARRIES_DATA = frozenset(("websocket.send", "http.response.start", "http.response.body"))
 
 
@@ -46,9 +62,11 @@ class SessionAuthorityMiddleware:
 
     `scope["user"]` is the user of a live session, or anonymous. `scope["auth_session"]` is the `Session` or None.
 
-    The session is validated again for each message in either direction, and every 30 seconds. Once it has ended, no
-    message passes. A WebSocket is closed with 1008, or with 1013 in an outage. An HTTP request gets 401, or 503 in an
-    outage.
+    Once the session has ended, no message passes. A WebSocket is closed with 1008, or with 1013 in an outage and after a
+    re-authentication. An HTTP request gets 401 or 503; a response that has begun ends.
+
+    If the client has a near cache, this happens as soon as the session ends. Otherwise, the session is validated for each
+    message in either direction, and every 30 seconds.
     """
 
     def __init__(self, inner: Application, *, check_seconds: float = CHECK_SECONDS) -> None:
@@ -56,16 +74,15 @@ class SessionAuthorityMiddleware:
 
         Args:
             inner: The application.
-            check_seconds: How often the session of an idle WebSocket is checked.
+            check_seconds: How often the session of an idle WebSocket is checked without a near cache.
         """
         self._inner = inner
         self._check_seconds = check_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Find the user of a connection.
+        """Find the user of a connection, and end the connection with the user's session.
 
-        If the user has a live session, check the session again while the connection is open. During an outage, end
-        the connection.
+        During an outage, refuse the connection.
         """
         if "session" not in scope:
             raise ValueError(
@@ -76,21 +93,22 @@ class SessionAuthorityMiddleware:
         connection = _Connection(scope["type"], login, receive, send)
         scope = {**scope, "user": AnonymousUser(), "auth_session": None}
         try:
-            if await login.identify(scope):
-                scope |= {"user": login.user, "auth_session": login.session}
+            is_known = await login.identify(scope) and await login.watch(connection.session_ended)
         except Unavailable:
             if scope["type"] == "websocket":
                 await receive()  # "websocket.connect"
-            await connection.end(_TRY_AGAIN_LATER, scope)
+            await connection.end(TRY_AGAIN_LATER, scope)
             return
-        if login.session is None:
+        if not is_known:
             await self._inner(scope, receive, send)
             return
-        watch = asyncio.ensure_future(connection.watch(self._check_seconds))
+        scope |= {"user": login.user, "auth_session": login.session}
+        checking = asyncio.ensure_future(connection.check(self._check_seconds))
         try:
             await self._inner(scope, connection.receive, connection.send)
         finally:
-            watch.cancel()
+            checking.cancel()
+            login.leave()
 
 
 def SessionAuthorityMiddlewareStack(inner: Application) -> Any:  # noqa: N802 - named as in Channels
@@ -110,6 +128,8 @@ class _Login:
         self._visit = Visit(self._options.site, arrival)
         self._own = OwnSession(self._options.own_cookie, self._visit, self._options.client)
         self._own_id: str | None = None
+        self._subscriptions: list[EndSubscription] = []
+        self._has_left = False
 
     async def identify(self, scope: MutableMapping[str, Any]) -> bool:
         """Say whether the connection belongs to a user with a live session.
@@ -134,21 +154,66 @@ class _Login:
         self.user, self.session = user, session
         return True
 
+    async def watch(self, ended: EndCallback) -> bool:
+        """Call a function when the session ends, if the client has a near cache. Return False if it has just ended.
+
+        Raises:
+            Unavailable: The authority cannot answer, or the client has too many subscriptions.
+        """
+        loop = asyncio.get_running_loop()
+
+        def call(error: SessionAuthorityError) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(ended, error)
+
+        try:
+            await sync_to_async(self._subscribe, thread_sensitive=False)(call)
+        except SessionNotLive:
+            self.leave()
+            return False
+        except BaseException:
+            self.leave()
+            raise
+        return True
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the end of the session is reported."""
+        return bool(self._subscriptions)
+
+    def leave(self) -> None:
+        """Stop watching, because the connection ends."""
+        self._has_left = True
+        for subscription in self._subscriptions:
+            subscription.cancel()
+
     async def end_code(self, *, passive: bool) -> int | None:
         """Return the code to close a connection with; None while the session is live.
 
         Args:
             passive: Whether the check is not caused by the user. It then doesn't count as activity.
         """
+        if passive and self.is_watched and not any(each.ended for each in self._subscriptions):
+            return None
         try:
             answer = await sync_to_async(self._validate, thread_sensitive=False)(passive)
-        except Unavailable:
-            return _TRY_AGAIN_LATER
+        except Unavailable as error:
+            return close_code(error)
         if isinstance(answer, Rejection):
-            # After a re-authentication, the browser can connect again with its newer token.
-            superseded = answer.reason is RejectionReason.SUPERSEDED
-            return _TRY_AGAIN_LATER if superseded else _POLICY_VIOLATION
+            return close_code(SessionNotLive(rejection=answer))
         return None
+
+    def _subscribe(self, ended: EndCallback) -> None:
+        client = self._options.client
+        if client.near_cache_statistics is None:
+            return
+        tokens = (
+            [self._visit.token] if self._own_id is None else [self._visit.token, self._own.token]
+        )
+        for token in tokens:
+            self._subscriptions.append(client.on_end(token, ended))
+        if self._has_left:  # while this thread waited
+            self.leave()
 
     def _find(self) -> Session | None:
         if questions := self._visit.to_ask():
@@ -180,6 +245,14 @@ class _Connection:
         self._send = send
         self._is_over = False
         self._has_begun = False
+        self._code: int | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    def session_ended(self, error: SessionAuthorityError) -> None:
+        """End the connection, or wait with that until a WebSocket is accepted or refused."""
+        self._code = close_code(error)
+        if self._has_begun or self._kind != "websocket":
+            self._ending = asyncio.ensure_future(self.end(self._code))
 
     async def receive(self) -> Message:
         """Receive a message. If the session has ended, end the connection instead."""
@@ -194,8 +267,9 @@ class _Connection:
 
     async def send(self, message: Message) -> None:
         """Send a message. If the session has ended, end the connection instead."""
-        if message["type"] in _CARRIES_DATA and not self._is_over:
-            code = await self._login.end_code(passive=True)
+        code = self._code
+        if not self._is_over and (code is not None or message["type"] in _CARRIES_DATA):
+            code = code or await self._login.end_code(passive=True)
             if code is not None:
                 await self.end(code)
         if self._is_over:
@@ -204,9 +278,9 @@ class _Connection:
         self._is_over = message["type"] == "websocket.close"
         await self._send(message)
 
-    async def watch(self, seconds: float) -> None:
-        """Check the session of a WebSocket at intervals, and close the WebSocket once the session has ended."""
-        while self._kind == "websocket" and not self._is_over:
+    async def check(self, seconds: float) -> None:
+        """Without a near cache, check the session of a WebSocket at intervals, and close the WebSocket once it has ended."""
+        while self._kind == "websocket" and not self._is_over and not self._login.is_watched:
             await asyncio.sleep(seconds)
             code = await self._login.end_code(passive=True)
             if code is not None and self._has_begun:
@@ -220,22 +294,14 @@ class _Connection:
         if self._kind == "websocket":
             extensions = (scope or {}).get("extensions") or {}
             if "websocket.http.response" in extensions:
-                await self._answer("websocket.http.response", code)
+                await self._refuse("websocket.http.response", code)
             else:
                 await self._send({"type": "websocket.close", "code": code})
         elif self._has_begun:
             await self._send({"type": "http.response.body", "body": b""})
         else:
-            await self._answer("http.response", code)
+            await self._refuse("http.response", code)
 
-    async def _answer(self, kind: str, code: int) -> None:
-        headers = [(b"cache-control", b"no-store"), (b"content-type", b"text/plain")]
-        status, body = 401, b"Not logged in"
-        if code == _TRY_AGAIN_LATER:
-            status, body = (
-                503,
-                b"We can't check your session right now. This doesn't log you out. Please try again in a few seconds.",
-            )
-            headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
-        await self._send({"type": f"{kind}.start", "status": status, "headers": headers})
-        await self._send({"type": f"{kind}.body", "body": body})
+    async def _refuse(self, kind: str, code: int) -> None:
+        for message in refusal(kind, code):
+            await self._send(message)

@@ -34,15 +34,16 @@ class OwnSession:
         self._client = client
 
     @cached_property
-    def _token(self) -> str | None:
+    def token(self) -> str | None:
+        """The token of the actor's own session, if the browser presents one."""
         found = self._cookie.tokens(self._visit.cookie_header, local=self._visit.local)
         return found[0] if found else None
 
     def live(self) -> Session | None:
         """Return the actor's own session if the browser presents it and it is live."""
-        if self._token is None:
+        if self.token is None:
             return None
-        return self._client.validate(self._token, ip_address=self._visit.ip_address) or None
+        return self._client.validate(self.token, ip_address=self._visit.ip_address) or None
 
     def act(
         self,
@@ -69,14 +70,14 @@ class OwnSession:
         if own is None:
             raise SessionNotLive
         if is_borrowed and own.user_id == user_id:
-            assert self._token is not None
-            self._client.run_operation(self._visit.resume(self._token, own))
+            assert self.token is not None
+            self._client.run_operation(self._visit.resume(self.token, own))
             self._clear()
             return own, None
-        token = self._token if is_borrowed else self._visit.token
+        token = self.token if is_borrowed else self._visit.token
         session = sign_in(actor_id=own.user_id, replaces=is_borrowed)
         assert token is not None
-        self._token = token
+        self.token = token
         self.set_cookies = (self._cookie.holding(token, local=self._visit.local),)
         return session, own.session_id
 
@@ -86,8 +87,8 @@ class OwnSession:
         Raises:
             Unavailable: The session may still be live.
         """
-        if self._token is not None:
-            self._client.sign_out(self._token)
+        if self.token is not None:
+            self._client.sign_out(self.token)
             self._clear()
 
     def forget(self) -> None:
@@ -95,7 +96,7 @@ class OwnSession:
         self.set_cookies = ()
 
     def _clear(self) -> None:
-        self._token = None
+        self.token = None
         self.set_cookies = self._cookie.cleared(local=self._visit.local)
 
 
