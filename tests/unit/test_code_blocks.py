@@ -15,6 +15,8 @@ from tests.support.documented_shell import (
     documented_shell,
 )
 
+pytestmark = pytest.mark.untraced
+
 PAGE = """\
 # A page
 

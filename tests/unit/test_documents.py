@@ -10,6 +10,8 @@ import pytest
 
 from session_authority_server.rpc.host.native import CALLS_PER_CONNECTION
 
+pytestmark = pytest.mark.untraced
+
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "docs" / "understand" / "architecture.md").read_text()
 SERVER = "server/session_authority_server"

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.untraced
+
 TOOL = Path(__file__).parents[2] / "tools" / "prose.py"
 LONG = "One " + "two " * 29 + "three."
 PHRASES = [

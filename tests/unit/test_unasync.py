@@ -6,6 +6,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.untraced
+
 TOOL = Path(__file__).parents[2] / "tools" / "unasync.py"
 
 
