@@ -67,11 +67,11 @@ function sign_in(): void
                 'authenticationMethods' => ['pwd'],
                 'retrySecret' => base64_encode(random_bytes(32)), // a repeated call creates no second session
             ]);
+            set_session_cookie($created['sessionToken'], COOKIE_SECONDS);
+            redirect('/');
             if (token() !== '') { // the browser's earlier session, if any
                 call('SignOut', ['sessionToken' => token()]);
             }
-            set_session_cookie($created['sessionToken'], COOKIE_SECONDS);
-            redirect('/');
             return;
         }
         $problem = '<p role="alert">Wrong name or password.</p>';

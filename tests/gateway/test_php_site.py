@@ -155,6 +155,22 @@ def test_a_form_of_another_site_changes_nothing(site: str, origin: str) -> None:
     assert httpx.get(site, cookies=cookies).status_code == 200
 
 
+def test_a_new_sign_in_ends_the_earlier_session_of_the_browser(
+    gateway: JsonGateway, site: str
+) -> None:
+    earlier = sign_in(site).cookies["auth_session"]
+    again = httpx.post(
+        f"{site}/sign-in",
+        data=PASSWORD,
+        headers={"origin": site},
+        cookies={"auth_session": earlier},
+    )
+    assert again.status_code == 303
+    assert "rejection" in gateway.call("ValidateSession", sessionToken=earlier)
+    later = again.cookies["auth_session"]
+    assert "session" in gateway.call("ValidateSession", sessionToken=later)
+
+
 def test_an_outage_keeps_the_cookie(gateway: JsonGateway, site: str) -> None:
     cookies = {"auth_session": sign_in(site).cookies["auth_session"]}
     store = gateway.threaded.authority.store
