@@ -128,13 +128,12 @@ async def serving(
         await skew.settle()
         warm_up()
         keyring = Keyring(keys, skew.clock)
-        authentication = authenticate or Authentication(keyring)
         server = new_server(
             settings,
             database,
             skew,
             audit,
-            authentication,
+            authenticate or Authentication(keyring),
             tls_certificates,
             share_port=options.share_port,
             tracing=tracing,

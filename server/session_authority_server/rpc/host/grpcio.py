@@ -74,36 +74,7 @@ class GrpcioHost:
         self._server = accept_loop.server(
             package,
             interceptors=[_Admission(dispatcher, package)],
-            options=[
-                ("grpc.so_reuseport", int(share_port)),
-                # A little above our limit, so that the server itself refuses a request that is slightly too large.
-                (
-                    "grpc.max_receive_message_length",
-                    BATCH_REQUEST_LIMIT_BYTES + REQUEST_LIMIT_BYTES,
-                ),
-                # A caller may send 64 KiB of a request before the server reads it. With this probe, gRPC would
-                # raise that to 16 MiB for each call of a fast connection, even without an API key.
-                ("grpc.http2.bdp_probe", 0),
-                ("grpc.max_metadata_size", METADATA_LIMIT_BYTES),
-                ("grpc.server.max_pending_requests", PENDING_CALLS),
-                ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
-                ("grpc.max_concurrent_streams", calls_per_connection),
-                # A reset stream uses memory until Python releases it. Without this limit, one connection that opens
-                # and resets streams takes gigabytes. A client that keeps `calls_per_connection`
-                # calls in flight has up to twice that number of streams in memory. The limit leaves a reserve, so gRPC
-                # never refuses the calls of such a client.
-                ("grpc.http.overload_protection", 1),
-                (
-                    "grpc.http2.max_deallocating_streams",
-                    RESET_STREAMS_PER_CALL * calls_per_connection,
-                ),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_SECONDS * 1_000),
-                ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
-                ("grpc.max_connection_idle_ms", IDLE_CONNECTION_SECONDS * 1_000),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
-            ],
+            options=_options(share_port, calls_per_connection),
         )
         handlers = {method.path: _unary(dispatcher, method) for method in dispatcher.unary}
         handlers |= {path: _stream(path, stream) for path, stream in streams.items()}
@@ -136,6 +107,40 @@ class GrpcioHost:
         with contextlib.suppress(Exception):  # gRPC has logged it
             while await self._server.wait_for_termination(_ENDED_POLL_SECONDS):
                 pass
+
+
+def _options(share_port: bool, calls_per_connection: int) -> list[tuple[str, int]]:
+    """Return the options of gRPC's server."""
+    return [
+        ("grpc.so_reuseport", int(share_port)),
+        # A little above our limit, so that the server itself refuses a request that is slightly too large.
+        (
+            "grpc.max_receive_message_length",
+            BATCH_REQUEST_LIMIT_BYTES + REQUEST_LIMIT_BYTES,
+        ),
+        # A caller may send 64 KiB of a request before the server reads it. With this probe, gRPC would
+        # raise that to 16 MiB for each call of a fast connection, even without an API key.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.max_metadata_size", METADATA_LIMIT_BYTES),
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        ("grpc.max_concurrent_streams", calls_per_connection),
+        # A reset stream uses memory until Python releases it. Without this limit, one connection that opens
+        # and resets streams takes gigabytes. A client that keeps `calls_per_connection`
+        # calls in flight has up to twice that number of streams in memory. The limit leaves a reserve, so gRPC
+        # never refuses the calls of such a client.
+        ("grpc.http.overload_protection", 1),
+        (
+            "grpc.http2.max_deallocating_streams",
+            RESET_STREAMS_PER_CALL * calls_per_connection,
+        ),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_SECONDS * 1_000),
+        ("grpc.http2.max_ping_strikes", PINGS_FORGIVEN),
+        ("grpc.max_connection_idle_ms", IDLE_CONNECTION_SECONDS * 1_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
+    ]
 
 
 class _Admission(grpc.aio.ServerInterceptor):
