@@ -172,6 +172,16 @@ def test_a_process_that_stands_still_again_and_again_gives_up(keeper: Keeper) ->
     assert [type(error) for error in keeper.errors] == [Unavailable]
 
 
+def test_a_subscription_that_is_cancelled_before_the_next_step_calls_nothing(
+    keeper: Keeper,
+) -> None:
+    subscription = keeper.watch()
+    keeper.reject("a", RejectionReason.REVOKED)
+    assert isinstance(subscription.ended, SessionNotLive)
+    subscription.cancel()
+    assert keeper.step().ended == []
+
+
 def test_without_subscriptions_nothing_is_to_be_done(keeper: Keeper) -> None:
     keeper.watch().cancel()
     assert keeper.step().wait_seconds is None
