@@ -24,7 +24,7 @@ from tests.support.upstream import upstream
 from tests.support.uvicorns import serving_app
 
 # An open connection learns of an expiry from a question that its client asks once a second.
-STREAM_EXPIRY = timedelta(seconds=2)
+STREAM_EXPIRY = timedelta(seconds=3)
 
 pytestmark = pytest.mark.skipif(
     not all(PROXIES[name].is_installed() for name in ("nginx", "envoy")),
@@ -98,7 +98,8 @@ def _ended(world: World, name: str) -> Ended:
 
     def end() -> None:
         effective = way.end(running, new)
-        acknowledged, now = time.monotonic(), running.now
+        now = running.now  # first, so that a pause between the two moves the bound to a later time
+        acknowledged = time.monotonic()
         after = way.at_most if effective is None else effective - now
         bound = acknowledged + after.total_seconds()
         times.extend((bound if name == "expiry" else acknowledged, bound))

@@ -13,7 +13,7 @@ from session_authority_server.domain.policy import Policy
 
 SESSION_LIMIT = 3
 # How long a session lives that expires. The near cache answers for it from memory at first.
-LIFETIME = timedelta(seconds=10)
+LIFETIME = timedelta(seconds=12)
 
 End = Callable[[Authority, NewSession], datetime | None]
 
