@@ -1,30 +1,35 @@
-"""Compare Envoy's Check with an empty call on the same host and core, in alternation.
+"""Compare the surfaces of the gateway with an empty answer of the same server and core, in alternation.
 
-    .venv/bin/python -m benchmarks.run_gateway [--rounds N] [--seconds N] [--host grpcio|native]
+    .venv/bin/python -m benchmarks.run_gateway [--rounds N] [--seconds N] [--surface http|grpcio|native]
 
-The near cache of the gateway is warm. The gateway runs on one core, and the load on the other. Each check has the
-headers of a browser's request.
+`http` compares `/verify` with an empty Starlette response. `grpcio` and `native` compare Envoy's Check with an empty
+call on that host. The near cache of the gateway is warm. The gateway runs on one core, and the load on the other. Each
+request has the headers of a browser.
 
-Prints the rate of the checks as a ratio to the empty call, and the CPU time of each.
+Prints each rate as a ratio to the empty answer, and the CPU time of each.
 """
 
 import argparse
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias
 
 import uvloop
 
-from benchmarks.support import authority
+from benchmarks.support import authority, http_load
 from benchmarks.support.ext_authz import CHECK
-from benchmarks.support.load import drive
+from benchmarks.support.load import Result, drive
 from benchmarks.support.process import started
-from session_authority import SessionClient
+from session_authority import NewSession, SessionClient
 from session_authority_gateway.envoy import external_auth_pb2 as pb
 
+_HTTP = "http"
+_SURFACES = (_HTTP, *authority.HOSTS)
+_Send: TypeAlias = Callable[[str, str, float], Awaitable[Result]]
 _WARM_SECONDS = 1.5
 _CALLS = 64
 _BROWSER = {
@@ -56,34 +61,59 @@ def _check(token: str) -> bytes:
     return request.SerializeToString()
 
 
+def _verify(token: str) -> bytes:
+    """Return the request that a proxy sends for a page of a browser."""
+    forwarded = {"x-forwarded-method": "GET", "x-forwarded-uri": "/basket?item=17"}
+    forwarded |= {"host": "gateway", "x-forwarded-host": "a.example"}
+    cookie = {"cookie": f"theme=dark; __Host-auth_session={token}"}
+    headers = {**forwarded, **_BROWSER, **cookie}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"GET /verify?session=required HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+def _http(made: list[NewSession]) -> _Send:
+    requests = [_verify(new.token.reveal()) for new in made]
+    ids = [new.session.session_id.encode() for new in made]
+
+    async def send(kind: str, address: str, seconds: float) -> Result:
+        expected = [b""] * len(ids) if kind == "empty" else ids
+        return await http_load.drive(
+            address, requests, expected, concurrency=_CALLS, seconds=seconds
+        )
+
+    return send
+
+
+def _grpc(made: list[NewSession]) -> _Send:
+    messages = [_check(new.token.reveal()) for new in made]
+    ids = [new.session.session_id.encode() for new in made]
+
+    async def send(kind: str, address: str, seconds: float) -> Result:
+        expected = [b"\0\0\0\0\0"] * len(ids) if kind == "empty" else ids
+        return await drive(address, CHECK, messages, expected, concurrency=_CALLS, seconds=seconds)
+
+    return send
+
+
 @contextlib.contextmanager
-def _server(kind: str, host: str, authority_address: str) -> Iterator[tuple[str, int]]:
-    command = (sys.executable, "-m", "benchmarks.support.ext_authz", kind, host, authority_address)
-    with started(command) as server:
+def _server(kind: str, surface: str, authority_address: str) -> Iterator[tuple[str, int]]:
+    module, host = ("ext_authz", (surface,)) if surface != _HTTP else ("forward_auth", ())
+    kind = {"own": "check" if host else "verify"}.get(kind, kind)
+    program = (sys.executable, "-m", f"benchmarks.support.{module}")
+    with started((*program, kind, *host, authority_address)) as server:
         assert server.stdout is not None
         yield server.stdout.readline().strip(), server.pid
 
 
 async def _measure(
-    servers: dict[str, tuple[str, int]],
-    messages: list[bytes],
-    expected: list[bytes],
-    rounds: int,
-    seconds: float,
+    servers: dict[str, tuple[str, int]], send: _Send, rounds: int, seconds: float
 ) -> None:
     rates: dict[str, list[float]] = {kind: [] for kind in servers}
     cpu: dict[str, list[float]] = {kind: [] for kind in servers}
     for round_number in range(-1, rounds):
         for kind, (address, pid) in servers.items():
             before = authority.cpu_seconds(pid)
-            result = await drive(
-                address,
-                CHECK,
-                messages,
-                expected if kind == "check" else [b"\0\0\0\0\0"] * len(messages),
-                concurrency=_CALLS,
-                seconds=_WARM_SECONDS if round_number < 0 else seconds,
-            )
+            result = await send(kind, address, _WARM_SECONDS if round_number < 0 else seconds)
             if result.wrong:
                 raise SystemExit(f"{kind}: {result.wrong} wrong answers")
             if round_number >= 0:
@@ -92,16 +122,16 @@ async def _measure(
                 cpu[kind].append(used / len(result.latencies) * 1e6)
     for kind in servers:
         print(f"  {kind:5s} {median(rates[kind]):7,.0f}/s, {median(cpu[kind]):4.0f} us of CPU")
-    ratios = [own / empty for own, empty in zip(rates["check"], rates["empty"], strict=True)]
+    ratios = [own / empty for own, empty in zip(rates["own"], rates["empty"], strict=True)]
     print(
-        f"  {median(ratios):.2f} times the empty call ({min(ratios):.2f} to {max(ratios):.2f})",
+        f"  {median(ratios):.2f} times the empty answer ({min(ratios):.2f} to {max(ratios):.2f})",
         flush=True,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", choices=authority.HOSTS)
+    parser.add_argument("--surface", choices=_SURFACES)
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -114,16 +144,15 @@ def main() -> None:
                 client.create(f"user-{number}", authentication_methods=["pwd", "otp"])
                 for number in range(given.sessions)
             ]
-        messages = [_check(new.token.reveal()) for new in made]
-        expected = [new.session.session_id.encode() for new in made]
-        for host in authority.HOSTS if given.host is None else (given.host,):
+        for surface in _SURFACES if given.surface is None else (given.surface,):
             with contextlib.ExitStack() as running:
                 servers = {
-                    kind: running.enter_context(_server(kind, host, address))
-                    for kind in ("empty", "check")
+                    kind: running.enter_context(_server(kind, surface, address))
+                    for kind in ("empty", "own")
                 }
-                print(f"{host}, {_CALLS} checks in flight, medians of {given.rounds} rounds:")
-                uvloop.run(_measure(servers, messages, expected, given.rounds, given.seconds))
+                print(f"{surface}, {_CALLS} requests in flight, medians of {given.rounds} rounds:")
+                send = _http(made) if surface == _HTTP else _grpc(made)
+                uvloop.run(_measure(servers, send, given.rounds, given.seconds))
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ class GatewaySettings(BaseSettings):
     @field_validator("sign_in_url", "reauthenticate_url")
     @classmethod
     def _check_page(cls, value: str) -> str:
-        if value and not (is_path(value) or _is_web_address(value)):
+        if value and not ((is_path(value) and value.isascii()) or _is_web_address(value)):
             raise ValueError(
                 "give a path such as /sign-in, or an address such as https://login.example/"
             )
