@@ -1,5 +1,6 @@
 """Forward-auth over HTTP: `/verify`, for nginx, Caddy, Traefik, HAProxy and other proxies."""
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
@@ -19,6 +20,7 @@ from session_authority_gateway.decision import (
     forged,
 )
 from session_authority_gateway.gate import Gate
+from session_authority_gateway.identity import Headers
 from session_authority_gateway.metrics import DECISIONS, FORWARD_AUTH, outcome_of
 from session_authority_gateway.options import OptionError, Options, read_options
 
@@ -55,17 +57,11 @@ class ForwardAuth:
         answer = await self._answer(scope)
         DECISIONS.inc(FORWARD_AUTH, outcome_of(answer))
         if isinstance(answer, Allowed):
-            status, body = 200, b""
-            headers = [
-                *_BASIC,
-                *((name.encode(), value.encode()) for name, value in answer.identity),
-            ]
+            status, body, headers = 200, b"", [*_identity(answer.identity)]
             headers += [(b"set-cookie", each.header().encode()) for each in answer.set_cookies]
         else:
-            status, body = (
-                self._redirect_status if answer.location else answer.status,
-                answer.body(),
-            )
+            status = self._redirect_status if answer.location else answer.status
+            body = answer.body()
             headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers()]
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -84,9 +80,10 @@ class ForwardAuth:
         except OptionError as error:
             _log.error("a proxy asked with an invalid option", why=str(error))
             return bad_option(str(error))
-        headers = _joined(scope)
-        if names := identity.misspelt(headers):
-            return forged(names)
+        headers = _by_name(scope["headers"])
+        names = b"\n".join(headers).decode("latin-1").split("\n")
+        if found := identity.misspelt(names):
+            return forged(found)
         return await self._gate.check(_inbound(scope, headers, peer), options)
 
 
@@ -109,21 +106,27 @@ def _options_of(query: bytes) -> Options:
     return read_options(pairs)
 
 
-def _joined(scope: Scope) -> dict[str, str]:
+@lru_cache(maxsize=1024)
+def _identity(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+    return (*_BASIC, *((name.encode(), value.encode()) for name, value in headers))
+
+
+def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
     """Return the headers by lower-case name. Repeated headers are joined by commas, cookies by semicolons."""
-    found: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+    found = dict(headers)
+    if len(found) == len(headers):
+        return found
+    found.clear()
+    for name, value in headers:
         earlier = found.get(name)
-        if earlier is not None:
-            value = f"{earlier}{'; ' if name == 'cookie' else ', '}{value}"
-        found[name] = value
+        joint = b"; " if name == b"cookie" else b", "
+        found[name] = value if earlier is None else earlier + joint + value
     return found
 
 
-def _inbound(scope: Scope, headers: dict[str, str], peer: str | None) -> Inbound:
+def _inbound(scope: Scope, headers: Mapping[bytes, bytes], peer: str | None) -> Inbound:
     def header(name: str) -> str:
-        return headers.get(name, "")
+        return headers.get(name.encode(), b"").decode("latin-1")
 
     arrival = Arrival(
         scheme=scope.get("scheme", "http"),

@@ -24,13 +24,16 @@ NAMES = (USER_ID, SESSION_ID, AUTHENTICATE_TIME, AUTHENTICATION_METHODS, ACTOR_I
 _PLAIN = "-._~:@/+=|!$*()"
 
 # CGI, WSGI and PHP turn each hyphen of a header's name into an underscore. Some servers do so with other characters.
-_FOLDED = {
-    code: chr(code).lower() if chr(code).isalnum() else "_"
-    for code in range(128)
-    if code != ord("\n")
-}
-_FOLDED_NAMES = frozenset(name.translate(_FOLDED) for name in NAMES)
-_FOLDED_PREFIX = "x_session_"
+_FOLDED = bytes(
+    code
+    if not chr(code).isascii() or chr(code) == "\n"
+    else ord(chr(code).lower())
+    if chr(code).isalnum()
+    else ord("_")
+    for code in range(256)
+)
+_FOLDED_NAMES = frozenset(name.encode().translate(_FOLDED) for name in NAMES)
+_FOLDED_PREFIX = b"x_session_"
 
 
 def headers_of(session: Session) -> Headers:
@@ -70,14 +73,18 @@ def claimed(names: Iterable[str]) -> list[str]:
     The names are compared without regard to case, and with every other character read as an underscore.
     """
     received = list(names)
-    if _FOLDED_PREFIX not in "\n".join(received).translate(_FOLDED):
+    if _FOLDED_PREFIX not in _folded("\n".join(received)):
         return []
-    return [each for each in received if each.translate(_FOLDED) in _FOLDED_NAMES]
+    return [each for each in received if _folded(each) in _FOLDED_NAMES]
 
 
 def misspelt(names: Iterable[str]) -> list[str]:
     """Return the claimed names that a proxy's own lines for the identity headers do not overwrite."""
     return [each for each in claimed(names) if each.lower() not in NAMES]
+
+
+def _folded(text: str) -> bytes:
+    return text.encode("latin-1", "replace").translate(_FOLDED)
 
 
 def _encoded(value: str) -> str:
