@@ -1,4 +1,4 @@
-"""`/verify` as proxies ask it, and as nobody should."""
+"""`/verify` as proxies ask it, and with requests that no proxy should send."""
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
