@@ -81,8 +81,7 @@ class ForwardAuth:
             _log.error("a proxy asked with an invalid option", why=str(error))
             return bad_option(str(error))
         headers = _by_name(scope["headers"])
-        names = b"\n".join(headers).decode("latin-1").split("\n")
-        if found := identity.misspelt(names):
+        if found := identity.misspelt(headers):
             return forged(found)
         return await self._gate.check(_inbound(scope, headers, peer), options)
 
@@ -111,22 +110,22 @@ def _identity(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
     return (*_BASIC, *((name.encode(), value.encode()) for name, value in headers))
 
 
-def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
+def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, bytes]:
     """Return the headers by lower-case name. Repeated headers are joined by commas, cookies by semicolons."""
-    found = dict(headers)
-    if len(found) == len(headers):
-        return found
-    found.clear()
-    for name, value in headers:
-        earlier = found.get(name)
-        joint = b"; " if name == b"cookie" else b", "
-        found[name] = value if earlier is None else earlier + joint + value
+    # Decoding all names at once is faster. No name contains a line break.
+    names = b"\n".join([name for name, _ in headers]).decode("latin-1").split("\n")
+    found: dict[str, bytes] = {}
+    for name, (_, value) in zip(names, headers, strict=False):
+        if name in found:
+            value = found[name] + (b"; " if name == "cookie" else b", ") + value
+        found[name] = value
     return found
 
 
-def _inbound(scope: Scope, headers: Mapping[bytes, bytes], peer: str | None) -> Inbound:
+def _inbound(scope: Scope, headers: Mapping[str, bytes], peer: str | None) -> Inbound:
     def header(name: str) -> str:
-        return headers.get(name.encode(), b"").decode("latin-1")
+        value = headers.get(name)
+        return "" if value is None else value.decode("latin-1")
 
     arrival = Arrival(
         scheme=scope.get("scheme", "http"),

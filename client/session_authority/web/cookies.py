@@ -212,7 +212,7 @@ def is_local(scheme: str, host: str, origin: str = "") -> bool:
         origin: The `Origin` header, if any. Some proxies by default put their own host name into `Host`. The origin then
             still shows that the site is not local.
     """
-    return scheme in {"http", "ws"} and _is_own_machine(host) and is_local_origin(origin)
+    return scheme in {"http", "ws"} and is_own_machine(host) and is_local_origin(origin)
 
 
 def is_local_origin(origin: str | None) -> bool:
@@ -220,7 +220,7 @@ def is_local_origin(origin: str | None) -> bool:
     if not origin or origin == "null":
         return True
     scheme, _, host = origin.partition("://")
-    return scheme == "http" and _is_own_machine(host)
+    return scheme == "http" and is_own_machine(host)
 
 
 def is_local_request(scheme: str, host: str, header: Callable[[str], str]) -> bool:
@@ -240,7 +240,7 @@ def _is_forwarded_from_elsewhere(header: Callable[[str], str]) -> bool:
     return (
         any("https" in header(name).lower() for name in _SCHEME_HEADERS)
         or any(header(name).strip().lower() == "on" for name in _TLS_HEADERS)
-        or not all(_is_own_machine(host.strip()) for host in hosts if host.strip())
+        or not all(is_own_machine(host.strip()) for host in hosts if host.strip())
     )
 
 
@@ -248,11 +248,14 @@ def _unquoted(value: str) -> str:
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
-def _is_own_machine(host: str) -> bool:
+def is_own_machine(host: str) -> bool:
+    """Say whether a `Host` header names the browser's own machine."""
     name = host.partition("]")[0].removeprefix("[") if "[" in host else host.partition(":")[0]
     name = name.lower().removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
+    if ":" not in name and not name[-1:].isdigit():  # no address: most hosts end here
+        return False
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

@@ -18,7 +18,13 @@ from session_authority.session import (
     Session,
     ValidationRequest,
 )
-from session_authority.web.cookies import SetCookie, is_local_origin, is_local_request, may_clear
+from session_authority.web.cookies import (
+    SetCookie,
+    is_local_origin,
+    is_local_request,
+    is_own_machine,
+    may_clear,
+)
 from session_authority.web.origin import normal_origin
 from session_authority.web.site import Arrival
 from session_authority.web.site import Site as Site  # apps may import it from here
@@ -64,6 +70,8 @@ class Visit:
         that any proxy forwards, trusted or not, must all be local too.
         """
         arrival = self._arrival
+        if not is_own_machine(arrival.host):  # the usual case, without reading the other headers
+            return False
         is_local = is_local_request(self._scheme, arrival.host, arrival.header)
         return is_local and is_local_origin(self._site.origin)
 
