@@ -165,7 +165,8 @@ def test_a_head_that_is_too_large_is_refused(authority: Program, tmp_path: Path)
 def test_a_setting_that_can_not_be_used_is_named(
     tmp_path: Path, arguments: tuple[str, ...], settings: dict[str, str], problem: str
 ) -> None:
-    given = {f"{PREFIX}{name}": value for name, value in settings.items()}
+    free = dict.fromkeys(("LISTEN", "GRPC_LISTEN"), "127.0.0.1:0")
+    given = {f"{PREFIX}{name}": value for name, value in (free | settings).items()}
     refused = run("gateway", *arguments, cwd=tmp_path, settings=given)
     assert refused.returncode == 1
     assert problem in refused.stderr
