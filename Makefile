@@ -85,7 +85,7 @@ lock: .venv/ready ## Resolve the dependencies again, and write the lock files wi
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-dist.lock
 	$(BIN)/uv pip compile --group proxies --universal --upgrade --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file requirements-proxies.lock
-	$(BIN)/uv pip compile pyproject.toml --extra server --extra native --extra otel --extra postgres --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra server --extra gateway --extra native --extra otel --extra postgres --universal \
 		--constraint requirements.lock --generate-hashes \
 		--no-strip-extras --no-emit-index-url --no-header --quiet --output-file deploy/requirements.lock
 

@@ -15,7 +15,7 @@ from tests.support.debian import Machine, booted, network_files, run
 pytestmark = pytest.mark.soak
 PAGE = ROOT / "docs" / "operate" / "install.md"
 AUDIT_PAGE = PAGE.with_name("audit.md")
-PORTS = 5432, 9090, 9464, 9465, 50551
+PORTS = 5432, 9090, 9464, 9465, 9466, 50551, 50552, 50553
 SHOW = "systemctl show session-authority-server --value --property"
 CONFIG = "export SESSION_AUTHORITY_CONFIG=/etc/session-authority/session-authority.toml\n"
 
@@ -57,9 +57,28 @@ def follow(machine: Machine, block: Block) -> None:
     said = machine.shell(script)
     sys.stdout.write(f"{block}: {time.monotonic() - began:.1f} s\n{said[-1500:]}\n")
     if "health" in block.code:
-        assert said.endswith("127.0.0.1:50551: SERVING\n")
+        port = 50553 if "--listen 127.0.0.1:50553" in block.code else 50551
+        assert said.endswith(f"127.0.0.1:{port}: SERVING\n")
+    if "gateway.env" in block.code:
+        the_gateway_knows_a_session(machine)
     if "client.create" in block.code:
         assert said == "ada\n"
+
+
+def the_gateway_knows_a_session(machine: Machine) -> None:
+    """Ask the gateway about a request with a new session, and look which user it runs as."""
+    said = machine.shell(
+        "SESSION_AUTHORITY_API_KEY=$(cat shop.key) /opt/session-authority/bin/python <<EOF\n"
+        "from urllib.request import Request, urlopen\n"
+        "from session_authority import SessionClient\n"
+        "with SessionClient.from_env() as client:\n"
+        "    token = client.create('bob').token.reveal()\n"
+        "asked = Request('http://127.0.0.1:50552/verify', headers={'X-Session-Token': token})\n"
+        "print(urlopen(asked).headers['X-Session-User-Id'])\n"
+        "EOF\n"
+        "stat --format 'runs as %U' /proc/$(systemctl show session-authority-gateway --value --property MainPID)\n"
+    )
+    assert said == "bob\nruns as session-authority-gateway\n"
 
 
 def root_server_and_worker_write_one_audit_log(machine: Machine) -> None:

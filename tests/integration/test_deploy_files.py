@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from session_authority_gateway.settings import GATEWAY_PREFIX, GatewaySettings
 from session_authority_server.config import ENV_PREFIX, Settings
 from tests.support.code_blocks import ROOT
 from tests.support.program import COMMAND, environment, run
@@ -167,8 +168,9 @@ def check_selectors(documents: list[dict[str, Any]]) -> None:
 
 
 def check_settings(given: dict[str, str]) -> None:
-    """Check that variables are settings, whose names `serve` would otherwise ignore or refuse."""
+    """Check that variables are settings, whose names a command would otherwise ignore or refuse."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {f"{GATEWAY_PREFIX}{name.upper()}" for name in GatewaySettings.model_fields}
     known |= {f"{ENV_PREFIX}CONFIG", f"{ENV_PREFIX}TLS_CLIENT_CERTIFICATE"}
     assert given.keys() <= known, given.keys() - known
 
