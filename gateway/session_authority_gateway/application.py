@@ -64,14 +64,13 @@ def new_application(parts: Parts, is_serving: Callable[[], bool]) -> Starlette:
 
     Args:
         parts: The parts that the surfaces share.
-        is_serving: Says whether the gateway is not draining.
+        is_serving: Returns False once the gateway drains.
     """
 
     async def health(_request: Request) -> PlainTextResponse:
         serving = is_serving()
         return PlainTextResponse("serving" if serving else "draining", 200 if serving else 503)
 
-    # Each surface adds its routes here.
     return Starlette(
         routes=[
             *forward_auth.routes(parts.gate, parts.site.client_ip),

@@ -14,7 +14,7 @@ def token_of_headers(header: Callable[[str], str]) -> str | None:
     A request with such a token is a program's. Its cookie does not count, even if the token is invalid. Otherwise, the
     request of one user could run with the session of another.
 
-    Another bearer token, such as an OAuth access token, is the upstream's business.
+    Other bearer tokens, such as OAuth access tokens, are left to the upstream.
 
     Args:
         header: Returns a header by its lower-case name, or "".

@@ -58,9 +58,9 @@ class Refused:
         status: The HTTP status.
         error: The code of the error, for programs.
         message: The error for people.
-        location: Where a browser goes instead; "" if it stays.
+        location: The target of the redirect; "" for none.
         challenge: The value of `WWW-Authenticate`; "" for none.
-        retry_after_seconds: When to try again; 0 for never.
+        retry_after_seconds: After how many seconds a repetition may succeed; 0 if it would fail again.
         set_cookies: The cookies that the response must clear.
     """
 
@@ -189,7 +189,7 @@ def _redirect(inbound: Inbound, page: str) -> str:
 
 
 def _opens_page(inbound: Inbound) -> bool:
-    """Say whether a browser opens a page that the user sees, instead of a script's or an early request."""
+    """Say whether a browser opens a page for its user. A request of a script and a prefetch do not."""
     header = inbound.arrival.header
     return "text/html" in header("accept").lower() and may_clear(header)
 

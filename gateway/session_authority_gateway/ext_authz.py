@@ -45,7 +45,7 @@ CHECK_LIMIT_BYTES = 256 * 1024
 CHECKS_LIMIT = 10_000
 """How many checks may wait for the authority. Further ones are answered as during an outage."""
 RESPONSES_KEPT = 4096
-"""How many responses are kept, so that the next request of the same session gets the same bytes."""
+"""How many serialized responses are kept, for further requests of the same sessions."""
 
 _CHECK = Method(
     path=f"/{PACKAGE}.Authorization/Check",
@@ -77,7 +77,7 @@ class Checks:
         self._waiting = 0
 
     def admit(self, path: str, metadata: Metadata) -> Caller:
-        """Admit every caller. Without a client's certificate, the port belongs on loopback."""
+        """Admit every caller. A loopback address or TLS with client certificates restricts who can connect."""
         return ANONYMOUS
 
     def turn_away(
@@ -146,7 +146,7 @@ def _answer(call: Call, answer: Allowed | Refused, names: Sequence[str] = ()) ->
 
 @lru_cache(maxsize=RESPONSES_KEPT)
 def _allowing(identity: Headers, names: Sequence[str], cookies: Sequence[str]) -> bytes:
-    """Return the response that lets a request pass, with the identity headers of the gateway alone.
+    """Return the response that lets a request pass, with no identity headers but the gateway's.
 
     Envoy removes headers after it has set the new ones. So a name that is set must not be removed, too.
     """
@@ -212,7 +212,7 @@ def _joined(http: pb.AttributeContext.HttpRequest) -> dict[str, bytes]:
 
 def _inbound(attributes: pb.AttributeContext, headers: dict[str, bytes]) -> Inbound:
     http, peer = attributes.request.http, attributes.source.address.socket_address.address
-    # Envoy has appended its peer.
+    # Envoy appends its peer to X-Forwarded-For. `source` has the peer, so remove it there.
     earlier, _, last = headers.get("x-forwarded-for", b"").rpartition(b",")
     if last.strip() == peer.encode():
         headers["x-forwarded-for"] = earlier

@@ -26,7 +26,7 @@ from session_authority_gateway.options import OptionError, Options, read_options
 
 PATH = "/verify"
 NGINX_PATH = "/verify/nginx"
-"""Like PATH, but a redirect has status 401. The module auth_request of nginx knows no other one."""
+"""Like PATH, but a redirect has status 401, because the module auth_request of nginx accepts no 303."""
 
 _log = structlog.get_logger("session_authority.gateway")
 _BASIC = tuple((name.encode(), value.encode()) for name, value in CACHE_HEADERS)
@@ -73,7 +73,7 @@ class ForwardAuth:
         client = scope.get("client")
         peer = client[0] if client else None
         if not self._proxies.trusts(peer):
-            _log.warning("a peer that is no trusted proxy asked for a session", peer=peer)
+            _log.warning("refused a peer that is not a trusted proxy", peer=peer)
             return _UNTRUSTED
         try:
             options = _options_of(scope["query_string"])

@@ -61,7 +61,7 @@ class Gate:
                 outcome = await self._of_cookie(visit)
         except SessionAuthorityError as error:
             if not isinstance(error, Unavailable):  # the client logs an outage itself
-                _log.error("the authority does not answer the gateway", error=str(error))
+                _log.error("a call of the gateway to the authority failed", error=str(error))
             return UNAVAILABLE
         return self._decide(outcome, options, inbound, visit)
 

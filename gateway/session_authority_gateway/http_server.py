@@ -17,7 +17,7 @@ from session_authority_server.rpc.certificates import CertificateFiles, Unusable
 HEAD_LIMIT_BYTES = 128 * 1024
 """The largest request line with its headers. The cookies of a browser and a proxy's own headers fit in."""
 RECEIVE_SECONDS = 60.0
-"""The longest time in which a request arrives, with its body. Then the gateway closes the connection."""
+"""How long a request may take to arrive, with its body. Then the gateway closes the connection."""
 BACKLOG_CONNECTIONS = 2048
 
 _log = structlog.get_logger("session_authority.gateway")
@@ -58,7 +58,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
             return
         super().data_received(data)
-        if self._unused_bytes > HEAD_LIMIT_BYTES:  # of trailers, or of what is not HTTP
+        if self._unused_bytes > HEAD_LIMIT_BYTES:  # trailers, or not HTTP
             self.transport.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:

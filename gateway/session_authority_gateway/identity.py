@@ -11,7 +11,7 @@ from session_authority.session import Session
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 HEADERS_KEPT = 4096
-"""For how many sessions the headers are kept, because encoding them costs more than the look-up."""
+"""How many sessions' headers are kept, because encoding them costs more than the look-up."""
 USER_ID = "x-session-user-id"
 SESSION_ID = "x-session-id"
 AUTHENTICATE_TIME = "x-session-authenticate-time"
@@ -79,7 +79,7 @@ def claimed(names: Iterable[str]) -> list[str]:
 
 
 def misspelt(names: Iterable[str]) -> list[str]:
-    """Return the claimed names that a proxy's own lines for the identity headers do not overwrite."""
+    """Return the claimed names whose spelling differs from the gateway's. Proxies do not overwrite these."""
     return [each for each in claimed(names) if each.lower() not in NAMES]
 
 

@@ -36,7 +36,7 @@ CACHED_SESSIONS = Gauge(
 )
 CACHE_CONNECTED = Gauge(
     "session_authority_gateway_cache_connected",
-    "1 while the gateway's near cache follows the authority's changes, or else 0. Without it, each request is a call.",
+    "1 while the gateway's near cache follows the authority's changes. At 0, each request is a call to the authority.",
 )
 CACHE_HITS = Gauge(
     "session_authority_gateway_cache_hits",

@@ -1,7 +1,7 @@
 """The page "Your sessions" for an app in any language.
 
 The app's proxy sends the requests under one path of the app's own site to the gateway. The page reads the token from
-the site's session cookie only, because a browser sends nothing else.
+the site's session cookie only, because browsers send no other token by themselves.
 """
 
 from starlette.routing import Route

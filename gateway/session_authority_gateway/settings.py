@@ -89,10 +89,6 @@ class GatewaySettings(BaseSettings):
         description="The domain whose sub-domains share the session cookie, for example example.com. Empty if the site "
         "has one host.",
     )
-    cookie_persistent: bool = Field(
-        True,
-        description="Whether a session cookie that the gateway sets stays when the browser is closed.",
-    )
     origin: str = Field(
         "",
         description="The only origin that browsers see, for example https://app.example. Empty if it follows from each "
@@ -278,9 +274,7 @@ class GatewaySettings(BaseSettings):
     @property
     def cookie(self) -> SessionCookie:
         """The session cookie."""
-        return SessionCookie(
-            self.cookie_name, domain=self.cookie_domain or None, persistent=self.cookie_persistent
-        )
+        return SessionCookie(self.cookie_name, domain=self.cookie_domain or None)
 
 
 def load_gateway_settings(config_file: Path | None = None, **given: Any) -> GatewaySettings:
@@ -293,7 +287,7 @@ def load_gateway_settings(config_file: Path | None = None, **given: Any) -> Gate
 
 
 def _refuse_unusable(check: Callable[[], object]) -> None:
-    """Raise the client's error about a setting as one of these settings."""
+    """Raise an error of the client about a setting as a ValueError, which pydantic reports with the name."""
     try:
         check()
     except ClientConfigurationError as error:

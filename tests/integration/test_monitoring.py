@@ -12,7 +12,7 @@ from html import escape
 
 import pytest
 from tools.dashboard import DASHBOARD, Source, panels, picture
-from tools.reference.metrics import every_metric, exported_name
+from tools.reference.metrics import every_gateway_metric, every_metric, exported_name
 
 from tests.support.monitored import SERVER, WORKER, Scene, in_use, monitored
 from tests.support.program import Program
@@ -60,7 +60,7 @@ def test_every_alert_has_a_summary_a_severity_and_a_section_of_the_documentation
 def test_alerts_and_panels_use_metrics_that_are_defined() -> None:
     defined = {
         name
-        for metric in every_metric()
+        for metric in (*every_metric(), *every_gateway_metric())
         for name in (
             exported_name(metric),
             *(f"{metric.name}_{part}" for part in ("bucket", "count", "sum")),

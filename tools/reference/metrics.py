@@ -30,6 +30,11 @@ def every_metric() -> list[Instrument]:
     return [each for each in vars(metrics).values() if isinstance(each, Instrument)]
 
 
+def every_gateway_metric() -> list[Instrument]:
+    """Return the metrics of gateways."""
+    return [each for each in vars(gateway).values() if isinstance(each, Instrument)]
+
+
 def exported_name(metric: Instrument) -> str:
     """Return the name by which queries know a metric."""
     return f"{metric.name}_total" if isinstance(metric, Counter) else metric.name
@@ -59,5 +64,5 @@ def page() -> Iterator[str]:
     yield ""
     yield from _table(every_metric())
     yield from ("## Gateway", "", *_GATEWAY.strip().splitlines(), "")
-    yield from _table(each for each in vars(gateway).values() if isinstance(each, Instrument))
+    yield from _table(every_gateway_metric())
     yield from (*_FOOT.strip().splitlines(), "")

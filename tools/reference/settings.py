@@ -97,7 +97,7 @@ def _of_gateway() -> Iterator[str]:
     yield from (
         "## Gateway",
         "",
-        f"The same sources and forms. In the file, these settings are in the table `[{TABLE}]`, without the prefix",
+        f"The sources and forms are the same. In the file, these settings are in the table `[{TABLE}]`, without the prefix",
         f"`{GATEWAY_PREFIX}`. The variables of the client, below, say how the gateway reaches the",
         "authority.",
         "",

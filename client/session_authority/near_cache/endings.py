@@ -4,10 +4,10 @@ A watched token is *confirmed* until a certain time. Two things confirm it:
 
 - **The stream**, if the answer about the token may be cached. The token is confirmed for as long as the lease lasts.
 - **A call** that accepted the token. The token is confirmed for the length of a lease, counted from when the call was
-  sent. A session that was live then has an `effective_time` after the lease.
+  sent. The session was live then, so the `effective_time` of a later ending is after the lease.
 
-The authority is asked again before a confirmation ends, and at once after a change of the session. If no answer comes in
-time, nothing is known any more, and the subscriptions end.
+The client asks the authority again before a confirmation ends, and at once after a change of the session. If no answer
+comes in time, the subscriptions end with `Unavailable`.
 """
 
 import math
@@ -29,17 +29,17 @@ from session_authority.near_cache.lease import Lease
 from session_authority.session import Rejection, Session
 
 SUBSCRIPTIONS_LIMIT = 20_000
-"""The number of subscriptions of a client, in each event loop. A client for threads has one such number."""
+"""The most subscriptions of a SessionClient, or of each event loop of an AsyncSessionClient."""
 
 QUESTIONS_LIMIT = 1_000
-"""At most this many sessions are asked about in one step."""
+"""The most sessions that one step asks about."""
 
 POLL_SHARE = 2
-"""Without the stream, the authority is asked again after this share of the lease."""
+"""Without the stream, the client asks the authority again after 1/POLL_SHARE of the lease."""
 
 LATE_SHARE = 4
-"""If less than this share of the lease is left, its renewal is late, and the authority is asked. A question without an
-answer is repeated after the same share."""
+"""If less than 1/LATE_SHARE of the lease is left, its renewal is late, and the client asks the authority. After the same
+time, it repeats a question that has no answer."""
 
 STEP_SECONDS = 0.01
 """The shortest time between two steps."""
@@ -48,7 +48,7 @@ EXPIRY_SECONDS = 1.0
 """How often sessions are compared with the time of their expiry."""
 
 STALL_SECONDS = 0.25
-"""If a step is later than this, the process stood still. It then asks before it gives up a session."""
+"""A step that is later than this shows that the process was suspended. It then asks before it ends subscriptions."""
 
 
 class _Watched:
@@ -57,11 +57,11 @@ class _Watched:
     Attributes:
         token: The token.
         subjects: Its session and its user, as changes name them. Empty until the first answer.
-        until: When the confirmation by a call ends.
+        until: When the confirmation by a call ends, on the lease clock.
         is_covered: Whether the stream confirms it.
         has_changed: Whether a change arrived after the latest answer.
         dead_at: From this time on, the session may be expired, and only calls confirm it.
-        asked_at: When the authority was asked.
+        asked_at: When the client last asked the authority.
         subscriptions: The subscriptions, each with its callback; None while `on_end` still runs.
     """
 
@@ -168,7 +168,7 @@ class Endings:
     def __len__(self) -> int:
         return self._count
 
-    # Requests of subscribers.
+    # Called by subscribers.
 
     def arm(self, subscription: EndSubscription, callback: EndCallback) -> None:
         """Give a subscription its callback, after an answer has confirmed its token.
@@ -246,7 +246,7 @@ class Endings:
             self._due.clear()
             return Step(asked, ended, wait, self._is_closed)
 
-    # Events of the near cache, which holds the lock.
+    # Called by the near cache, which holds the lock.
 
     def add(self, key: bytes, token: str) -> EndSubscription:
         """Add a subscription. `arm` must follow.
@@ -327,7 +327,7 @@ class Endings:
         self.changed([*self._watched])
 
     def stream_lost(self) -> None:
-        """Take note that the stream confirms no token any more. The lease must not have been ended yet."""
+        """Stop relying on the stream, which is lost. Call this before the lease is ended."""
         for key, watched in self._watched.items():
             self._uncover(key, watched)
         self._wake()
@@ -339,7 +339,7 @@ class Endings:
             self._end(key, watched, ClientClosed)
         self._wake()
 
-    # Parts of these.
+    # Internal.
 
     def _confirmed_until(self, watched: _Watched) -> float:
         if not watched.subjects:
@@ -363,7 +363,7 @@ class Endings:
         return self._scanned_at + EXPIRY_SECONDS
 
     def _note_stall(self, now: float) -> None:
-        # A process that stands still again and again gets this time once.
+        # Grant the extra time at most once per lease, even if the process is suspended again and again.
         if now > self._step_at + STALL_SECONDS and now > self._patient_until + self._lease.seconds:
             self._patient_until = now + self._lease.seconds / LATE_SHARE
 

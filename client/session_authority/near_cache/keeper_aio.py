@@ -56,7 +56,7 @@ class AsyncKeeper:
         await self._background.stop()
 
     def close(self) -> None:
-        """Do nothing: a keeper that no subscription has used needs no end."""
+        """Do nothing. A keeper without subscriptions has nothing to stop."""
 
     async def _keep(self) -> None:
         while not (step := self._step()).is_last:

@@ -57,7 +57,7 @@ class Keeper:
         self._background.stop()
 
     def close(self) -> None:
-        """Do nothing: a keeper that no subscription has used needs no end."""
+        """Do nothing. A keeper without subscriptions has nothing to stop."""
 
     def _keep(self) -> None:
         while not (step := self._step()).is_last:
