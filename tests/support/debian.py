@@ -62,13 +62,13 @@ class Machine:
         self._leader = leader
 
     def shell(self, script: str) -> str:
-        """Run a script of bash as root, stop at its first error, and return what it prints."""
+        """Run a script of bash as root, and return what it prints. At its first error, fail and show the journal."""
         path = "PATH=/usr/local/bin:/usr/sbin:/usr/bin"
         return run(
             *("nsenter", f"--target={self._leader}", "--all", "--root", "--wdns=/root"),
             *("env", "--ignore-environment", path, "HOME=/root"),
             *("bash", "-e", "-o", "pipefail", "-s"),
-            said=script,
+            said=f"trap 'journalctl --no-pager --lines 100' ERR\n{script}",
         )
 
 
