@@ -5,9 +5,8 @@ import re
 import signal
 import socket
 import threading
-import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,6 +125,11 @@ def _words(place: Path) -> list[str]:
         return []
 
 
+def _is_importing(pid: int) -> bool:
+    """Return whether a process has loaded protobuf, which it imports long before it serves."""
+    return "/google/_upb/" in (PROC / str(pid) / "maps").read_text()
+
+
 def _link(path: Path) -> str:
     try:
         return str(path.readlink())
@@ -181,9 +185,20 @@ def _sign_ins_waiting(url: str) -> int:
         return int(row[0])
 
 
+def refuses(stub: SessionServiceStub) -> bool:
+    """Return whether a process takes no more calls."""
+    try:
+        validate(stub, "ses_unknown", timeout=60)
+    except grpc.RpcError as error:
+        return bool(error.code() is grpc.StatusCode.UNAVAILABLE)
+    return False
+
+
 @contextmanager
-def calls_under_way(servers: Several) -> Iterator[list[Any]]:
-    """Keep a sign-in waiting in each process while the context lasts."""
+def calls_under_way(
+    servers: Several,
+) -> Iterator[tuple[list[Any], Collection[SessionServiceStub]]]:
+    """Keep a sign-in waiting in each process while the context lasts. Yield the calls, and a stub for each process."""
     with ExitStack() as stack:
         callers = servers.stub_of_each(stack)
         with sign_ins_held_up(servers.database):
@@ -193,7 +208,7 @@ def calls_under_way(servers: Several) -> Iterator[list[Any]]:
                 for pid, stub in callers.items()
             ]
             wait_until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
-            yield waiting
+            yield waiting, callers.values()
         for call in waiting:
             assert call.result().session_token
 
@@ -302,13 +317,12 @@ def test_calls_in_flight_in_all_processes_are_answered_before_they_stop(
     tmp_path: Path, url: str, how: str
 ) -> None:
     with several(tmp_path, url) as servers:
-        with calls_under_way(servers) as waiting:
+        with calls_under_way(servers) as (waiting, stubs):
             if how == "ctrl-c":
                 press_ctrl_c(tmp_path)
             else:
                 servers.program.terminate()
-            servers.program.wait_for("(draining)")
-            time.sleep(0.3)
+            wait_until(lambda: all(map(refuses, stubs)))
             assert not any(call.done() for call in waiting)
             assert len(servers.children) == 2
         _assert_stopped_in_order(servers, tmp_path)
@@ -319,7 +333,7 @@ def test_ctrl_c_during_startup_exits_without_output(tmp_path: Path, url: str) ->
     arguments = ("serve", "--listen", "127.0.0.1:0", "--insecure", "--processes", "2")
     with running(*arguments, cwd=tmp_path, settings=settings) as program:
         wait_until(lambda: sorted(processes_in(tmp_path).values()) == [-1, 0, 1])
-        time.sleep(0.3)  # until the processes are in the middle of startup
+        wait_until(lambda: all(map(_is_importing, processes_in(tmp_path))))
         press_ctrl_c(tmp_path)
         assert program.exit_code() == 0
         assert "serving on" not in program.stdout
@@ -338,8 +352,7 @@ def test_a_second_ctrl_c_ends_all_processes_immediately(tmp_path: Path, url: str
             ]
             wait_until(lambda: _sign_ins_waiting(servers.database) == len(waiting))
             press_ctrl_c(tmp_path)
-            servers.program.wait_for("(draining)")
-            time.sleep(0.3)
+            wait_until(lambda: all(map(refuses, callers.values())))
             press_ctrl_c(tmp_path)
             assert servers.program.exit_code() != 0
             wait_until(lambda: processes_in(tmp_path) == {})
