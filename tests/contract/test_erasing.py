@@ -3,6 +3,7 @@
 import asyncio
 from datetime import datetime
 
+import pytest
 from sqlalchemy import select, text
 
 from session_authority_server.domain.liveness import is_live
@@ -15,6 +16,7 @@ from session_authority_server.ports import (
 )
 from session_authority_server.store.tables import erasures, sessions, sweeps, users
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, ids
+from tests.support.soak import soaked
 
 DONE = ErasureBatch(0, complete=True)
 
@@ -181,11 +183,12 @@ async def test_the_hash_of_a_user_erased_long_ago_is_deleted(engine: Engine) -> 
     assert [each.user_id for each in await engine.upkeep.pending_erasures(10)] == ["cyd"]
 
 
+@pytest.mark.soak
 async def test_sign_ins_that_race_an_erasure_leave_no_session_without_a_user(
     engine: Engine,
 ) -> None:
     """Sessions from before the erasure are deleted, and later sessions have a user."""
-    for _ in range(10):
+    for _ in range(soaked(long=30, short=3)):
 
         async def sign_in() -> None:
             async def work(transaction: Transaction) -> None:

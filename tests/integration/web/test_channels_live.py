@@ -23,6 +23,7 @@ from tests.integration.web.live_connections import (
     serving,
     sweep,
 )
+from tests.support.soak import soaked
 from tests.support.waiting import until, wait_until
 
 from asgiref.sync import sync_to_async  # isort: skip
@@ -34,6 +35,9 @@ from django.test import override_settings  # isort: skip
 from session_authority.web.django.adopting import MARK  # isort: skip
 from session_authority.web.django.channels import SessionAuthorityMiddlewareStack  # isort: skip
 from session_authority.web.django.options import SETTING  # isort: skip
+
+# Of each of ten browsers at once.
+CONNECTIONS = soaked(long=100, short=10)
 
 left: list[str] = []
 
@@ -159,13 +163,14 @@ async def test_a_response_ends_when_its_session_ends(
     await until(lambda: subscriptions(client) == 0)
 
 
+@pytest.mark.soak
 async def test_connections_leave_no_subscription_behind(
     site: str, client: SessionClient, authority: testing.Authority
 ) -> None:
     _, headers = await logged_in(authority)
 
     async def connect_and_leave() -> None:
-        for _ in range(100):
+        for _ in range(CONNECTIONS):
             async with connect(f"ws://{site}/", additional_headers=headers, proxy=None):
                 pass
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from operator import attrgetter
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -29,7 +29,11 @@ from tests.integration.web.live_connections import (
     signed_in,
     sweep,
 )
+from tests.support.soak import soaked
 from tests.support.waiting import until
+
+# Of each of ten browsers at once.
+CONNECTIONS = soaked(long=100, short=10)
 
 ENDS = [
     pytest.param(revoke, 1008, id="revoked"),
@@ -153,6 +157,18 @@ async def site(authority: testing.Authority) -> AsyncIterator[Site]:
             yield site
 
 
+@asynccontextmanager
+async def streaming(site: Site, new: NewSession, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Request a response. Yield its chunks after the first one."""
+    async with (
+        httpx.AsyncClient(headers=site.headers(new), timeout=PATIENCE_SECONDS) as browser,
+        browser.stream("GET", f"http://{site.address}{path}") as response,
+    ):
+        chunks = response.aiter_bytes()
+        await anext(chunks)
+        yield chunks
+
+
 async def closed(socket: ClientConnection) -> int:
     async with asyncio.timeout(PATIENCE_SECONDS):
         await socket.wait_closed()
@@ -161,38 +177,29 @@ async def closed(socket: ClientConnection) -> int:
 
 
 @pytest.mark.parametrize(("end", "code"), ENDS)
-async def test_a_silent_socket_closes_when_its_session_ends(
+async def test_a_silent_socket_and_a_stream_close_when_their_session_ends(
     site: Site, authority: testing.Authority, end: End | None, code: int
 ) -> None:
     new = signed_in(authority, end or revoke)
-    async with site.socket(new) as socket:
+    async with site.socket(new) as socket, streaming(site, new, "/stream") as chunks:
         await socket.send("hello")
         assert await socket.recv() == "ada: hello"
         with ending(authority, new, end):
             assert await closed(socket) == code
-    await until(lambda: site.left == ["socket"])
+            async for _ in chunks:  # until the response is complete
+                pass
+    await until(lambda: sorted(site.left) == ["socket", "stream"])
     assert site.subscriptions == 0
 
 
-@pytest.mark.parametrize(
-    ("path", "end"),
-    [*(("/stream", end) for end, _ in map(attrgetter("values"), ENDS)), ("/busy", revoke)],
-)
-async def test_a_stream_ends_when_its_session_ends(
-    site: Site, authority: testing.Authority, path: str, end: End | None
+async def test_a_stream_that_never_pauses_ends_with_its_session(
+    site: Site, authority: testing.Authority
 ) -> None:
-    new = signed_in(authority, end or revoke)
-    async with (
-        httpx.AsyncClient(headers=site.headers(new), timeout=PATIENCE_SECONDS) as browser,
-        browser.stream("GET", f"http://{site.address}{path}") as response,
-    ):
-        chunks = response.aiter_bytes()
-        await anext(chunks)
-        with ending(authority, new, end):
-            async for _ in chunks:  # until the response is complete
-                pass
-    if path == "/stream":
-        await until(lambda: site.left == ["stream"])
+    new = authority.sign_in("ada")
+    async with streaming(site, new, "/busy") as chunks:
+        revoke(authority, new)
+        async for _ in chunks:
+            pass
     assert site.subscriptions == 0
 
 
@@ -255,20 +262,21 @@ async def test_a_response_with_a_length_is_sent_to_its_end(
         assert await response.aread() == b"ab"
 
 
+@pytest.mark.soak
 async def test_connections_leave_no_subscription_behind(
     site: Site, authority: testing.Authority
 ) -> None:
     new = authority.sign_in("ada")
 
     async def connect_and_leave() -> None:
-        for _ in range(100):
+        for _ in range(CONNECTIONS):
             async with site.socket(new) as socket:
                 await socket.send("hello")
                 await socket.recv()
 
     await asyncio.gather(*(connect_and_leave() for _ in range(10)))
     await until(lambda: site.subscriptions == 0)
-    await until(lambda: len(site.left) == 1000)
+    await until(lambda: len(site.left) == 10 * CONNECTIONS)
     near: Any = site.sessions.client._near
     assert not near.keeper()._endings._watched
 

@@ -29,11 +29,14 @@ from tests.integration.web.live_connections import (
     signed_in,
     sweep,
 )
+from tests.support.soak import soaked
 from tests.support.status import reason_of
 from tests.support.waiting import until
 
 KINDS = ["UnaryStream", "StreamUnary", "StreamStream"]
 SECONDS = 60
+# Of each of ten callers at once.
+STREAMS = soaked(long=100, short=10)
 SIGNED_OUT = (grpc.StatusCode.UNAUTHENTICATED, "SESSION_NOT_LIVE")
 OUTAGE = (grpc.StatusCode.UNAVAILABLE, "")
 
@@ -210,33 +213,33 @@ class Stream:
 
 
 @pytest.mark.parametrize(
-    ("kind", "end", "status"),
+    ("kinds", "end", "status"),
     [
-        ("UnaryStream", revoke, SIGNED_OUT),
-        ("UnaryStream", revoke_others, SIGNED_OUT),
-        ("UnaryStream", sweep, SIGNED_OUT),
-        ("UnaryStream", reauthenticate, SIGNED_OUT),
-        ("UnaryStream", expire, SIGNED_OUT),
-        ("UnaryStream", None, OUTAGE),
-        ("StreamUnary", revoke, SIGNED_OUT),
-        ("StreamUnary", None, OUTAGE),
-        ("StreamStream", revoke, SIGNED_OUT),
-        ("StreamStream", None, OUTAGE),
+        (KINDS, revoke, SIGNED_OUT),
+        (["UnaryStream"], revoke_others, SIGNED_OUT),
+        (["UnaryStream"], sweep, SIGNED_OUT),
+        (["UnaryStream"], reauthenticate, SIGNED_OUT),
+        (["UnaryStream"], expire, SIGNED_OUT),
+        (KINDS, None, OUTAGE),
     ],
 )
-async def test_a_silent_stream_ends_when_its_session_ends(
+async def test_silent_streams_end_when_their_session_ends(
     service: Service,
     authority: testing.Authority,
-    kind: str,
+    kinds: list[str],
     end: End | None,
     status: tuple[grpc.StatusCode, str],
 ) -> None:
     new = signed_in(authority, end or revoke)
-    async with Stream(service.address, kind, new) as stream:
-        await until(lambda: service.subscriptions == 1)
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(Stream(service.address, kind, new)) for kind in kinds
+        ]
+        await until(lambda: service.subscriptions == len(kinds))
         with ending(authority, new, end):
-            assert await stream.status() == status
-        await until(lambda: service.left == [kind])
+            for stream in streams:
+                assert await stream.status() == status
+        await until(lambda: sorted(service.left) == sorted(kinds))
     await until(lambda: service.subscriptions == 0)
 
 
@@ -291,6 +294,7 @@ async def test_beyond_the_limit_of_subscriptions_streams_are_unavailable(
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.soak
 async def test_streams_leave_no_subscription_behind(
     service: Service, authority: testing.Authority
 ) -> None:
@@ -300,7 +304,7 @@ async def test_streams_leave_no_subscription_behind(
         channel: Any
         async with grpc.aio.insecure_channel(service.address) as channel:
             method = channel.stream_stream("/shop.Cart/StreamStream")
-            for number in range(100):
+            for number in range(STREAMS):
                 call = method(metadata=token_metadata(new.token))
                 await call.write(b"1")
                 assert await call.read() == b"1"
