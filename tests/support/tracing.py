@@ -11,7 +11,12 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-PRODUCT = ("session_authority", "session_authority_server", "session_authority_workers")
+PRODUCT = (
+    "session_authority",
+    "session_authority_server",
+    "session_authority_workers",
+    "session_authority_gateway",
+)
 
 
 class Tracing(MetaPathFinder):
