@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from http.cookies import SimpleCookie
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from tests.support.waiting import wait_until
 
 SITE = Path(__file__).parents[2] / "examples" / "php_site"
 PASSWORD = {"user": "ada", "password": "lovelace"}
+# Without TLS, and so without its set-up, which takes 25 ms.
+get = partial(httpx.get, verify=False)
+post = partial(httpx.post, verify=False)
 LIMIT_MILLISECONDS = 60_000  # generous: the machine may be busy
 
 
@@ -123,7 +127,7 @@ def test_all_other_devices_are_logged_out_at_once(browser: Browser, site: str) -
 
 def sign_in(site: str, host: str = "", scheme: str = "http") -> httpx.Response:
     headers = {"origin": f"{scheme}://{host}" if host else site} | ({"host": host} if host else {})
-    return httpx.post(f"{site}/sign-in", data=PASSWORD, headers=headers)
+    return post(f"{site}/sign-in", data=PASSWORD, headers=headers)
 
 
 def test_the_cookie_is_that_of_the_python_integrations(
@@ -140,7 +144,7 @@ def test_the_cookie_is_that_of_the_python_integrations(
         token = header.partition("=")[2].partition(";")[0]
         assert header == cookie.holding(token, local=False).header()
         forged = {"cookie": f"{cookie.name(local=False)}=ses_x", "host": "shop.example"}
-        answer = httpx.get(behind_tls, headers=forged)
+        answer = get(behind_tls, headers=forged)
         [cleared] = cookie.cleared(local=False)
         assert (answer.status_code, answer.headers["set-cookie"]) == (303, cleared.header())
 
@@ -150,16 +154,16 @@ def test_a_form_of_another_site_changes_nothing(site: str, origin: str) -> None:
     cookies = {"auth_session": sign_in(site).cookies["auth_session"]}
     headers = {"origin": origin} if origin else {}
     for path in ("/sign-in", "/log-out-others", "/sign-out"):
-        answer = httpx.post(site + path, data=PASSWORD, headers=headers, cookies=cookies)
+        answer = post(site + path, data=PASSWORD, headers=headers, cookies=cookies)
         assert (answer.status_code, answer.headers.get("set-cookie")) == (403, None)
-    assert httpx.get(site, cookies=cookies).status_code == 200
+    assert get(site, cookies=cookies).status_code == 200
 
 
 def test_a_new_sign_in_ends_the_earlier_session_of_the_browser(
     gateway: JsonGateway, site: str
 ) -> None:
     earlier = sign_in(site).cookies["auth_session"]
-    again = httpx.post(
+    again = post(
         f"{site}/sign-in",
         data=PASSWORD,
         headers={"origin": site},
@@ -176,24 +180,22 @@ def test_an_outage_keeps_the_cookie(gateway: JsonGateway, site: str) -> None:
     store = gateway.threaded.authority.store
     store.failure = StoreUnavailable("reading")
     try:
-        answer = httpx.get(site, cookies=cookies, timeout=30)
+        answer = get(site, cookies=cookies, timeout=30)
     finally:
         store.failure = None
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "set-cookie" not in answer.headers
-    assert httpx.get(site, cookies=cookies).status_code == 200
+    assert get(site, cookies=cookies).status_code == 200
 
 
 def test_hostile_input_gets_an_answer_without_a_warning(site: str) -> None:
     cookies = {"auth_session": sign_in(site).cookies["auth_session"]}
     headers = {"origin": site}
     wrong = {"user[]": "ada", "password[]": "x"}
-    assert httpx.post(f"{site}/sign-in", data=wrong, headers=headers).status_code == 401
-    page = httpx.get(f"{site}/?page[]=x", cookies=cookies)
+    assert post(f"{site}/sign-in", data=wrong, headers=headers).status_code == 401
+    page = get(f"{site}/?page[]=x", cookies=cookies)
     assert (page.status_code, "Warning" in page.text) == (200, False)
-    assert httpx.get(f"{site}/?page=x", cookies=cookies).status_code == 400
-    revoked = httpx.post(
-        f"{site}/log-out", data={"session_id": "<b>"}, headers=headers, cookies=cookies
-    )
+    assert get(f"{site}/?page=x", cookies=cookies).status_code == 400
+    revoked = post(f"{site}/log-out", data={"session_id": "<b>"}, headers=headers, cookies=cookies)
     assert (revoked.status_code, "<b>" in revoked.text) == (400, False)
-    assert httpx.get(site, headers={"cookie": "auth_session[]=x"}).status_code == 303
+    assert get(site, headers={"cookie": "auth_session[]=x"}).status_code == 303
