@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from session_authority import AsyncSessionClient
 from session_authority.web.site import Site, time_at
@@ -59,7 +60,7 @@ def new_parts(
     return Parts(settings, client, site, Gate(client, site, pages))
 
 
-def new_application(parts: Parts, is_serving: Callable[[], bool]) -> Starlette:
+def new_application(parts: Parts, is_serving: Callable[[], bool]) -> ASGIApp:
     """Return the application.
 
     Args:
@@ -71,10 +72,12 @@ def new_application(parts: Parts, is_serving: Callable[[], bool]) -> Starlette:
         serving = is_serving()
         return PlainTextResponse("serving" if serving else "draining", 200 if serving else 503)
 
-    return Starlette(
-        routes=[
-            *forward_auth.routes(parts.gate, parts.site.client_ip),
-            Route(HEALTH_PATH, health),
-            *page_routes(parts.client, parts.site, parts.settings),
-        ]
-    )
+    pages = page_routes(parts.client, parts.site, parts.settings)
+    routed = Starlette(routes=[Route(HEALTH_PATH, health), *pages])
+    direct = forward_auth.surfaces(parts.gate, parts.site.client_ip)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        # Proxies ask about every request, so these paths skip the router.
+        await direct.get(scope["path"], routed)(scope, receive, send)
+
+    return application

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from session_authority.session import Rejection, Session
@@ -22,8 +23,7 @@ CACHE_HEADERS: Headers = (
 """The headers of every answer about a session, so that no cache passes it on to another visitor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inbound:
+class Inbound(NamedTuple):
     """A request that a proxy asks about.
 
     Attributes:
@@ -37,8 +37,7 @@ class Inbound:
     arrival: Arrival
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(NamedTuple):
     """The request may pass.
 
     Attributes:

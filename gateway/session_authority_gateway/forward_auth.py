@@ -1,11 +1,12 @@
 """Forward-auth over HTTP: `/verify`, for nginx, Caddy, Traefik, HAProxy and other proxies."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 from urllib.parse import parse_qsl
 
 import structlog
-from starlette.routing import BaseRoute, Route
 
 from session_authority.web.asgi import Receive, Scope, Send
 from session_authority.web.client_ip import ClientIp
@@ -28,8 +29,9 @@ PATH = "/verify"
 NGINX_PATH = "/verify/nginx"
 """Like PATH, but a redirect has status 401, because the module auth_request of nginx accepts no 303."""
 
+_Encoded: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
 _log = structlog.get_logger("session_authority.gateway")
-_BASIC = tuple((name.encode(), value.encode()) for name, value in CACHE_HEADERS)
 _UNTRUSTED = Refused(
     403,
     "untrusted_proxy",
@@ -57,13 +59,14 @@ class ForwardAuth:
         answer = await self._answer(scope)
         DECISIONS.inc(FORWARD_AUTH, outcome_of(answer))
         if isinstance(answer, Allowed):
-            status, body, headers = 200, b"", [*_identity(answer.identity)]
-            headers += [(b"set-cookie", each.header().encode()) for each in answer.set_cookies]
+            status, body, headers = 200, b"", _headers_of(answer.identity)
+            if answer.set_cookies:
+                cookies = [(b"set-cookie", each.header().encode()) for each in answer.set_cookies]
+                headers = (*headers, *cookies)
         else:
             status = self._redirect_status if answer.location else answer.status
             body = answer.body()
-            headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers()]
-        headers.append((b"content-length", b"%d" % len(body)))
+            headers = (*_encoded(answer.headers()), (b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send(
             {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
@@ -83,15 +86,17 @@ class ForwardAuth:
         headers = _by_name(scope["headers"])
         if found := identity.misspelt(headers):
             return forged(found)
-        return await self._gate.check(_inbound(scope, headers, peer), options)
+        inbound = _inbound(scope, headers, peer)
+        answer = self._gate.check_cached(inbound, options)
+        return await self._gate.ask(inbound, options) if answer is None else answer
 
 
-def routes(gate: Gate, proxies: ClientIp) -> list[BaseRoute]:
-    """Return the routes of forward-auth."""
-    return [
-        Route(PATH, ForwardAuth(gate, proxies)),
-        Route(NGINX_PATH, ForwardAuth(gate, proxies, redirect_status=401)),
-    ]
+def surfaces(gate: Gate, proxies: ClientIp) -> Mapping[str, ForwardAuth]:
+    """Return the applications of forward-auth by their paths."""
+    return {
+        PATH: ForwardAuth(gate, proxies),
+        NGINX_PATH: ForwardAuth(gate, proxies, redirect_status=401),
+    }
 
 
 @lru_cache(maxsize=1024)
@@ -106,26 +111,31 @@ def _options_of(query: bytes) -> Options:
 
 
 @lru_cache(maxsize=1024)
-def _identity(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
-    return (*_BASIC, *((name.encode(), value.encode()) for name, value in headers))
+def _headers_of(identity: Headers) -> _Encoded:
+    """Return the headers of an answer that lets a request pass."""
+    return _encoded((*CACHE_HEADERS, *identity, ("content-length", "0")))
 
 
-def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, bytes]:
+def _encoded(headers: Headers) -> _Encoded:
+    return tuple((name.encode(), value.encode("latin-1")) for name, value in headers)
+
+
+def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
     """Return the headers by lower-case name. Repeated headers are joined by commas, cookies by semicolons."""
-    # Decoding all names at once is faster. No name contains a line break.
-    names = b"\n".join([name for name, _ in headers]).decode("latin-1").split("\n")
-    found: dict[str, bytes] = {}
-    for name, (_, value) in zip(names, headers, strict=False):
-        if name in found:
-            value = found[name] + (b"; " if name == "cookie" else b", ") + value
-        found[name] = value
+    found = dict(headers)
+    if len(found) < len(headers):
+        repeated = defaultdict(list)
+        for name, value in headers:
+            repeated[name].append(value)
+        for name, values in repeated.items():
+            found[name] = (b"; " if name == b"cookie" else b", ").join(values)
     return found
 
 
-def _inbound(scope: Scope, headers: Mapping[str, bytes], peer: str | None) -> Inbound:
+def _inbound(scope: Scope, headers: Mapping[bytes, bytes], peer: str | None) -> Inbound:
     def header(name: str) -> str:
-        value = headers.get(name)
-        return "" if value is None else value.decode("latin-1")
+        value = headers.get(name.encode())
+        return value.decode("latin-1") if value else ""
 
     arrival = Arrival(
         scheme=scope.get("scheme", "http"),

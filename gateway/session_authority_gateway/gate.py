@@ -29,11 +29,6 @@ class Gate:
         self._site = site
         self._pages = pages
 
-    async def check(self, inbound: Inbound, options: Options) -> Allowed | Refused:
-        """Return what happens to a request. During an outage, it is refused."""
-        known = self.check_cached(inbound, options)
-        return await self.ask(inbound, options) if known is None else known
-
     def check_cached(self, inbound: Inbound, options: Options) -> Allowed | Refused | None:
         """Return what happens to a request, without waiting; None if only the authority can tell."""
         visit = Visit(self._site, inbound.arrival)
@@ -41,12 +36,13 @@ class Gate:
         if token is not None:
             outcome = self._client.validate_cached(token, ip_address=visit.ip_address)
         else:
-            asked = visit.to_ask()
-            if len(asked) == 1:
-                [only] = asked
-                found = self._client.validate_cached(only.token, ip_address=only.ip_address)
+            if len(visit.tokens) == 1:
+                [only] = visit.tokens
+                found = self._client.validate_cached(only, ip_address=visit.ip_address)
                 if found is not None:
                     visit.answered([found])
+            elif not visit.tokens:
+                visit.to_ask()
             outcome = visit.outcome
         return None if outcome is None else self._decide(outcome, options, inbound, visit)
 

@@ -19,6 +19,8 @@ HEAD_LIMIT_BYTES = 128 * 1024
 RECEIVE_SECONDS = 60.0
 """How long a request may take to arrive, with its body. Then the gateway closes the connection."""
 BACKLOG_CONNECTIONS = 2048
+CONNECTIONS_LIMIT = 4096
+"""How many connections a port keeps open. Further ones are closed at once."""
 
 _log = structlog.get_logger("session_authority.gateway")
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -31,14 +33,18 @@ class BoundedHttp(HttpToolsProtocol):
     trailer could pass for a header that the proxy has set.
     """
 
-    _in_head = True
+    _in_head = True  # not yet in the body or the trailers
     _unused_bytes = 0  # bytes since the last complete head or part of a body
     _began: float | None = None  # when the request that is arriving began
     _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect the first request."""
+        """Expect the first request, unless there are too many connections."""
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_LIMIT:
+            _log.warning("too many connections are open", limit=CONNECTIONS_LIMIT)
+            transport.abort()
+            return
         self._began = self.loop.time()
         self._watch = self.loop.call_later(RECEIVE_SECONDS, self._close_if_slow)
 
@@ -61,15 +67,11 @@ class BoundedHttp(HttpToolsProtocol):
         if self._unused_bytes > HEAD_LIMIT_BYTES:  # trailers, or not HTTP
             self.transport.close()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header of the head. Ignore a trailer."""
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Stop counting the head: the application limits the body."""
         self._in_head, self._unused_bytes = False, 0
         super().on_headers_complete()
+        self.headers = []  # for trailers. The application has the list of the head, and never sees this one.
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body to the application."""

@@ -1,6 +1,6 @@
 """The headers that tell the upstream who the user is, and what happens to such headers from outside."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeAlias
@@ -67,24 +67,31 @@ def _headers_of(
     return tuple(headers)
 
 
-def claimed(names: Iterable[str]) -> list[str]:
+def claimed(names: Collection[str]) -> list[str]:
     """Return those names of received headers that an upstream may take for an identity header.
 
     The names are compared without regard to case, and with every other character read as an underscore.
     """
-    received = list(names)
-    if _FOLDED_PREFIX not in _folded("\n".join(received)):
+    if not _may_claim("\n".join(names).encode("latin-1", "replace")):
         return []
-    return [each for each in received if _folded(each) in _FOLDED_NAMES]
+    return [
+        each
+        for each in names
+        if each.encode("latin-1", "replace").translate(_FOLDED) in _FOLDED_NAMES
+    ]
 
 
-def misspelt(names: Iterable[str]) -> list[str]:
+def misspelt(names: Collection[bytes]) -> list[str]:
     """Return the claimed names whose spelling differs from the gateway's. Proxies do not overwrite these."""
-    return [each for each in claimed(names) if each.lower() not in NAMES]
+    if not _may_claim(b"\n".join(names)):
+        return []
+    received = [name.decode("latin-1") for name in names]
+    return [each for each in claimed(received) if each.lower() not in NAMES]
 
 
-def _folded(text: str) -> bytes:
-    return text.encode("latin-1", "replace").translate(_FOLDED)
+def _may_claim(names: bytes) -> bool:
+    """Say whether one of the names, separated by line feeds, may be claimed. Usually none is."""
+    return _FOLDED_PREFIX in names.translate(_FOLDED)
 
 
 def _encoded(value: str) -> str:

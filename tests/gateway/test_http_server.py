@@ -111,6 +111,25 @@ async def test_a_large_body_passes(address: tuple[str, int]) -> None:
     assert body in await exchange(address, head + body)
 
 
+async def test_a_connection_beyond_the_limit_is_closed_and_the_others_work(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "CONNECTIONS_LIMIT", 2)
+    request = POST + b"Content-Length: 0\r\n\r\n"
+    async with asyncio.timeout(SECONDS):
+        kept = [await asyncio.open_connection(*address) for _ in range(2)]
+        for reader, writer in kept:
+            writer.write(request)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        assert await exchange(address, request) == b""
+        kept.pop()[1].close()
+        last = POST + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+        while not (await exchange(address, last)).startswith(b"HTTP/1.1 200"):
+            pass  # until the server has seen the other connection close
+        for _, writer in kept:
+            writer.close()
+
+
 SLOW = {
     "nothing": b"",
     "half a head": b"GET /x HTTP/1.1\r\nHo",

@@ -193,6 +193,7 @@ _WEB = f"""
 | languages of an `Accept-Language` header | {language.ACCEPTED_LIMIT} | ignored |
 """
 _GATEWAY = f"""
+| connections of an HTTP port | {gateway_http.CONNECTIONS_LIMIT:,} | further ones are closed |
 | request line and headers of a request over HTTP | {size(gateway_http.HEAD_LIMIT_BYTES)} | 431 |
 | time in which a request over HTTP arrives | {gateway_http.RECEIVE_SECONDS:.0f} seconds | the connection is closed |
 | `CheckRequest` of Envoy | {size(ext_authz.CHECK_LIMIT_BYTES)} | 431 |

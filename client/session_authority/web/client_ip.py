@@ -88,13 +88,12 @@ class ClientIp:
             peer: The address of the socket's other end; None or "" if it has none.
             forwarded: The value of the header, repeated headers joined by commas; "" if there is none.
         """
-        address = _address(peer or "")
         if not self.trusts(peer):
-            if forwarded and address is not None:
+            if forwarded and (address := _address(peer or "")) is not None:
                 self._warn_of_ignored(address)
         elif hops := self._trusted_hops(forwarded):
-            address = _address(hops[-1])
-        return None if address is None else str(address)
+            return _canonical(hops[-1])
+        return _canonical(peer or "")
 
     def scheme(self, peer: str | None, header: Callable[[str], str]) -> str | None:
         """Return the scheme that the browser used, "http" or "https"; None if no trusted proxy names it.
@@ -211,3 +210,10 @@ def _address(node: str) -> _Address | None:
     if isinstance(address, ipaddress.IPv6Address):
         return address.ipv4_mapped or address
     return address
+
+
+@lru_cache(maxsize=CACHED_ADDRESSES)
+def _canonical(node: str) -> str | None:
+    """Return the canonical form of what `_address` parses."""
+    address = _address(node)
+    return None if address is None else str(address)
