@@ -1,4 +1,4 @@
-"""Behaviour of Envoy alone, configured as in `docs/use/envoy.md` and `examples/proxies/envoy/envoy.yaml`.
+"""Behaviour that only Envoy has, configured as in `docs/use/envoy.md` and `examples/proxies/envoy/envoy.yaml`.
 
 `test_proxies.py` has the cases that all proxies share.
 """
@@ -131,7 +131,7 @@ def identity(new: NewSession) -> list[str]:
     ]
 
 
-def test_a_live_session_passes_with_the_identity_headers_alone(
+def test_a_live_session_passes_with_only_the_gateways_identity_headers(
     door: Door, session: NewSession
 ) -> None:
     forged = (

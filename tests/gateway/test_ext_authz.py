@@ -175,7 +175,7 @@ def test_identity_headers_from_outside_are_removed_in_every_spelling(
     "name",
     ["cookie", "x-session-token", "authorization", "x-forwarded-for", "user-agent", "accept"],
 )
-def test_odd_bytes_refuse_and_never_fail(ask: Ask, name: str, odd: bytes) -> None:
+def test_odd_bytes_are_refused_and_cause_no_failure(ask: Ask, name: str, odd: bytes) -> None:
     assert status(ask(a_request((name, odd)))) == 401
     assert status(ask(a_request((name, b"Bearer ses_" + odd)))) == 401
 
@@ -212,7 +212,7 @@ def test_a_dead_cookie_is_cleared_in_each_kind_of_answer(ask: Ask) -> None:
     assert [each.header.key for each in allowed.response_headers_to_add] == ["set-cookie"]
 
 
-def test_a_failure_of_the_gateway_refuses(
+def test_a_failure_of_the_gateway_refuses_the_request(
     ask: Ask, cookie: bytes, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:

@@ -36,7 +36,7 @@ async def proxy(running: Authority) -> AsyncIterator[httpx.AsyncClient]:
         yield it
 
 
-async def test_a_peer_that_is_no_trusted_proxy_gets_no_answer(running: Authority) -> None:
+async def test_a_peer_that_is_not_a_trusted_proxy_gets_no_answer(running: Authority) -> None:
     token = running.sign_in("mary").token.reveal()
     async with AsyncSessionClient(running.address) as client:
         for peer in ("192.0.2.1", "::1"):
@@ -90,7 +90,7 @@ async def test_the_address_of_the_visitor_is_recorded(
         wait_until(lambda: client.require(token, passive=True).last_ip_address == recorded)
 
 
-async def test_the_plain_cookie_of_development_counts_on_the_visitors_own_machine_alone(
+async def test_the_plain_cookie_of_development_counts_only_on_the_visitors_own_machine(
     running: Authority, proxy: httpx.AsyncClient
 ) -> None:
     cookie = f"auth_session={running.sign_in('mary').token.reveal()}"
@@ -106,7 +106,7 @@ async def test_the_plain_cookie_of_development_counts_on_the_visitors_own_machin
         assert (await proxy.get("/verify", headers=headers)).status_code == status, host
 
 
-async def test_a_programs_token_alone_counts_even_if_it_is_invalid(
+async def test_a_token_in_a_header_outranks_the_cookie_even_if_it_is_invalid(
     running: Authority, proxy: httpx.AsyncClient
 ) -> None:
     cookie = f"{COOKIE}={running.sign_in('mary').token.reveal()}"
@@ -118,7 +118,7 @@ async def test_a_programs_token_alone_counts_even_if_it_is_invalid(
     assert (await proxy.get("/verify", headers=other)).status_code == 200
 
 
-async def test_an_authority_that_does_not_answer_is_an_outage_and_no_sign_out() -> None:
+async def test_an_authority_that_does_not_answer_is_an_outage_and_not_a_sign_out() -> None:
     cookie = {"cookie": f"{COOKIE}=ses_any", "accept": "text/html"}
     async with (
         AsyncSessionClient("127.0.0.1:1", deadline_seconds=0.2) as client,

@@ -52,7 +52,7 @@ async def exchange(address: tuple[str, int], sent: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "Cookie", "Authorization", "Origin"])
-async def test_a_trailer_is_no_header(address: tuple[str, int], name: str) -> None:
+async def test_a_trailer_does_not_become_a_header(address: tuple[str, int], name: str) -> None:
     sent = CHUNKED + f"1\r\nb\r\n0\r\n{name}: forged\r\n\r\n".encode()
     received = await exchange(address, sent + POST + b"Connection: close\r\n\r\n")
     assert received.count(b"HTTP/1.1 200") == 2
@@ -80,7 +80,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
-async def test_a_malformed_request_is_refused_and_smuggles_none(
+async def test_a_malformed_request_is_refused_and_smuggles_no_other(
     address: tuple[str, int], sent: bytes
 ) -> None:
     received = await exchange(address, sent + b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -40,7 +40,7 @@ def refused(answer: httpx.Response, status: int, code: str) -> str:
     return str(body["message"])
 
 
-def test_a_session_lives_and_ends_by_json_alone(gateway: JsonGateway) -> None:
+def test_a_session_begins_and_ends_through_json(gateway: JsonGateway) -> None:
     created = gateway.sign_in(
         "ada",
         userAgent="curl/8.5.0",
@@ -244,7 +244,7 @@ def test_a_call_needs_the_callers_own_key(gateway: JsonGateway, kind: str) -> No
     assert gateway.key not in answer.text
 
 
-def test_a_request_is_as_large_as_by_grpc(gateway: JsonGateway) -> None:
+def test_the_size_limit_of_a_request_is_that_of_grpc(gateway: JsonGateway) -> None:
     small, large = (
         b" " * (size - 2) + b"{}" for size in (REQUEST_LIMIT_BYTES, REQUEST_LIMIT_BYTES + 1)
     )
@@ -281,7 +281,7 @@ def test_a_caller_that_leaves_gets_no_answer_and_harms_nothing(gateway: JsonGate
     assert gateway.call("SignOut", sessionToken="x")
 
 
-def test_a_body_that_does_not_arrive_is_given_up(
+def test_a_body_that_does_not_arrive_times_out(
     gateway: JsonGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_api, "BODY_SECONDS", 0.05)

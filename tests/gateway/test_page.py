@@ -316,7 +316,9 @@ ODD_PATHS = [
 
 
 @pytest.mark.parametrize("path", ODD_PATHS)
-def test_an_unusual_path_shows_nothing_and_leads_nowhere(site: Site, user: str, path: str) -> None:
+def test_an_unusual_path_shows_no_page_and_redirects_nowhere(
+    site: Site, user: str, path: str
+) -> None:
     cookie = f"{COOKIE}={site.sign_in(user)}"
     answer = site.exchange(
         f"GET {path} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n".encode()

@@ -28,7 +28,7 @@ def attributes(header: str) -> set[str]:
     return {name_and_value} | {each.lower() for each in parts if not each.startswith("expires=")}
 
 
-def test_the_documented_header_is_the_clients() -> None:
+def test_the_documented_header_is_that_of_the_client() -> None:
     documented = BLOCKS["text"].strip().removeprefix("Set-Cookie: ")
     assert documented.replace("TOKEN", TOKEN) == EXPECTED
 

@@ -67,7 +67,7 @@ def door(
     folder = tmp_path_factory.mktemp(proxy.name)
     with (
         proxy.start(folder, back.site, back.gateway, ROUTES) as address,
-        httpx.Client(timeout=30, verify=False) as http,  # without TLS, and so without its set-up
+        httpx.Client(timeout=30, verify=False) as http,  # no TLS here, so load no certificates
     ):
         yield Door(address, back.authority, http)
 
@@ -133,7 +133,7 @@ def test_every_method_passes_with_a_session(door: Door, token: str, method: str)
     assert door.ask("/", token, method).status_code == 200
 
 
-def test_a_token_that_is_no_token_is_refused_and_its_cookie_cleared(door: Door) -> None:
+def test_a_malformed_token_is_refused_and_its_cookie_cleared(door: Door) -> None:
     answer = door.ask("/", "rubbish", **PAGE)
     assert answer.status_code == 303
     assert answer.headers["set-cookie"].startswith(f"{COOKIE}=;")
@@ -313,7 +313,7 @@ def test_an_absolute_request_target_is_checked_too(door: Door, token: str) -> No
     assert b"location: /sign-in?next=%2fhere\r\n" in refused.lower()
 
 
-def test_bodies_in_any_encoding_reach_the_site_with_a_session_alone(door: Door, token: str) -> None:
+def test_bodies_in_any_encoding_reach_the_site_only_with_a_session(door: Door, token: str) -> None:
     for chunked in (False, True):
         body = (b"a" * 100_000,) if chunked else b"a" * 100_000
         for cookie, status in ((f"{COOKIE}={token}", 200), ("", 401)):
@@ -332,7 +332,7 @@ def test_huge_headers_do_no_harm(door: Door, token: str) -> None:
         assert not without or status_of(without) in (400, 401, 413, 431, 500, 503)
 
 
-def test_a_websocket_opens_with_a_session_alone(door: Door, token: str) -> None:
+def test_a_websocket_opens_only_with_a_session(door: Door, token: str) -> None:
     upgrade = (
         f"GET /live HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"

@@ -25,7 +25,7 @@ CGI = str.maketrans(dict.fromkeys(string.punctuation, "_"))
         ("\x00", "%00"),
     ],
 )
-def test_values_that_are_no_safe_header_text_are_percent_encoded(value: str, header: str) -> None:
+def test_values_with_unsafe_characters_are_percent_encoded(value: str, header: str) -> None:
     session = replace(SESSION, user_id=value, actor_id=value, authentication_methods=(value,))
     headers = dict(headers_of(session))
     assert headers["x-session-user-id"] == header
