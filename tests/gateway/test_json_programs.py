@@ -23,6 +23,7 @@ from tests.support.node import run_node
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 SECONDS = 120
+DOCUMENTS = ["docs/start/other-languages.md", "docs/use/json.md"]
 DOCUMENTED_URL = "http://127.0.0.1:50554"
 
 
@@ -102,7 +103,7 @@ def test_the_client_of_connect_makes_calls_and_reads_errors(
     assert next(lines)["code"] in ("Unimplemented", "Unknown", "InvalidArgument")
 
 
-@pytest.mark.parametrize("document", ["docs/start/other-languages.md", "docs/use/json.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_calls_with_curl_of_the_documents_succeed(gateway: JsonGateway, document: str) -> None:
     program("curl")
     calls = [each.code for each in blocks_of(ROOT / document) if "curl " in each.code]
@@ -114,15 +115,14 @@ def test_the_calls_with_curl_of_the_documents_succeed(gateway: JsonGateway, docu
         assert "code" not in json.loads(printed)
 
 
-@pytest.mark.parametrize("document", ["docs/start/other-languages.md", "docs/use/json.md"])
-def test_the_gateway_starts_as_the_documents_say(
-    gateway: JsonGateway, tmp_path: Path, document: str
-) -> None:
-    [start] = [b.code for b in blocks_of(ROOT / document) if "session-authority gateway" in b.code]
-    assert start == (
-        f"export {PREFIX}JSON_LISTEN={DOCUMENTED_URL.removeprefix('http://')}\n"
-        "session-authority gateway\n"
-    )
+def test_the_gateway_starts_as_the_documents_say(gateway: JsonGateway, tmp_path: Path) -> None:
+    for document in DOCUMENTS:
+        blocks = blocks_of(ROOT / document)
+        [start] = [each.code for each in blocks if "session-authority gateway" in each.code]
+        assert start == (
+            f"export {PREFIX}JSON_LISTEN={DOCUMENTED_URL.removeprefix('http://')}\n"
+            "session-authority gateway\n"
+        )
     settings = {"JSON_LISTEN": "127.0.0.1:0"}
     with gateway_running(tmp_path, gateway.threaded.address, settings=settings) as process:
         address = process.wait_for(r" and (\S+:\d+) \(JSON\)")
