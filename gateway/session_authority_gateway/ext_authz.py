@@ -141,10 +141,11 @@ def _answer(call: Call, answer: Allowed | Refused, names: Sequence[str] = ()) ->
         call.answer(_refusing(answer).SerializeToString())
     else:
         cookies = tuple(each.header() for each in answer.set_cookies)
-        call.answer(_allowing(answer.identity, tuple(names), cookies))
+        # A visitor chooses the names. Responses with such names would fill the memory.
+        allowing = _allowing if names else _kept
+        call.answer(allowing(answer.identity, tuple(names), cookies))
 
 
-@lru_cache(maxsize=RESPONSES_KEPT)
 def _allowing(identity: Headers, names: Sequence[str], cookies: Sequence[str]) -> bytes:
     """Return the response that lets a request pass, with no identity headers but the gateway's.
 
@@ -160,6 +161,9 @@ def _allowing(identity: Headers, names: Sequence[str], cookies: Sequence[str]) -
         ),
     )
     return response.SerializeToString()
+
+
+_kept = lru_cache(maxsize=RESPONSES_KEPT)(_allowing)
 
 
 def _refusing(answer: Refused) -> pb.CheckResponse:

@@ -110,7 +110,8 @@ class JsonApi:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> HttpAnswer:
-        path, verb = scope["path"], scope["method"]
+        # As received, so that no other spelling of a path passes a proxy's rules for it.
+        path, verb = scope["raw_path"].decode("latin-1"), scope["method"]
         if path == OPENAPI_PATH and verb in ("GET", "HEAD"):
             return HttpAnswer(200, (), self._openapi)
         if path not in METHODS and path != OPENAPI_PATH:

@@ -15,6 +15,9 @@ from google.protobuf.message import Message
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.rpc.error_table import MalformedRequest
 
+ITEMS_LIMIT = 10_000
+"""How many objects a list may have. The authority's limit is lower, but a body with more would take long to read."""
+
 # The library ignores characters that are not base64.
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 # No session token and no API key has this form, so an error never repeats one.
@@ -129,6 +132,8 @@ def _set(
             yield Violation(path, "must be an object")
     elif not isinstance(value, list):
         yield Violation(path, "must be a list of objects")
+    elif len(value) > ITEMS_LIMIT:
+        yield Violation(path, f"must have at most {ITEMS_LIMIT} objects")
     else:
         for index, each in enumerate(value):
             if isinstance(each, dict):

@@ -168,6 +168,19 @@ def test_identity_headers_from_outside_are_removed_in_every_spelling(
     assert not anonymous.headers
 
 
+def test_a_response_with_names_from_outside_is_not_kept(ask: Ask, cookie: bytes) -> None:
+    def kept() -> int:
+        return ext_authz._kept.cache_info().currsize
+
+    ask(a_request(("cookie", cookie)))
+    before = kept()
+    for name in ("x_session_user_id", "x-session_user-id", "x.session.user.id"):
+        assert list(
+            ask(a_request(("cookie", cookie), (name, b"eve"))).ok_response.headers_to_remove
+        ) == [name]
+    assert kept() == before > 0
+
+
 @pytest.mark.parametrize(
     "odd", [b"\xff\xfe", b"\0", b"\r\nx-session-user-id: eve", b"\xc3\xa9" * 9]
 )

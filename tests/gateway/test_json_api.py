@@ -108,6 +108,8 @@ def test_only_post_makes_a_call(gateway: JsonGateway, verb: str) -> None:
         "/session_authority.v2.SessionService/CreateSession",
         "/%00",
         "/é",
+        SERVICE + "%43reateSession",
+        "/session_authority.v1.SessionService%2fCreateSession",
     ],
 )
 def test_an_unknown_method_is_not_found(gateway: JsonGateway, path: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from session_authority.v1 import session_admin_service_pb2 as admin_pb
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_watch_service_pb2 as watch_pb
-from session_authority_gateway.json_request import read_json
+from session_authority_gateway.json_request import ITEMS_LIMIT, read_json
 from session_authority_server.domain.errors import InvalidRequest
 from session_authority_server.rpc.error_table import MalformedRequest
 
@@ -184,6 +184,13 @@ def test_a_list_must_be_a_list(requests: str) -> None:
     body = f'{{"requests": {requests}}}'.encode()
     assert violations(pb.BatchValidateSessionsRequest, body) == {
         "requests": "must be a list of objects"
+    }
+
+
+def test_a_list_that_is_too_long_is_not_read() -> None:
+    body = json.dumps({"requests": [{}] * (ITEMS_LIMIT + 1)}).encode()
+    assert violations(pb.BatchValidateSessionsRequest, body) == {
+        "requests": f"must have at most {ITEMS_LIMIT} objects"
     }
 
 

@@ -108,6 +108,7 @@ async def ask(
         "type": "http",
         "method": "POST",
         "path": path,
+        "raw_path": path.encode(),
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
         "client": None,
     }
