@@ -6,11 +6,13 @@ import platform
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import structlog
 from grpc_health.v1 import health_pb2
@@ -94,11 +96,11 @@ async def serving(
         parts = new_parts(settings, client, clock)
         application = new_application(parts, lambda: not draining)
         with _listening(settings.listen, "LISTEN") as listening:
-            async with (
-                _serving_grpc(settings, parts, certificates) as grpc_address,
-                _serving_json(settings, client, context) as json_address,
+            async with _together(
+                _serving_grpc(settings, parts, certificates),
+                _serving_json(settings, client, context),
                 serving_http(application, listening, context, settings.drain_seconds),
-            ):
+            ) as (grpc_address, json_address, _):
                 address = _address(listening)
                 _log.info(
                     "started",
@@ -112,6 +114,20 @@ async def serving(
                 )
                 yield RunningGateway(address, grpc_address, json_address, certificates)
                 draining = True
+
+
+@contextlib.asynccontextmanager
+async def _together(*ports: AbstractAsyncContextManager[Any]) -> AsyncIterator[list[Any]]:
+    """Serve several ports while the context lasts. At the end, drain all of them at once."""
+    serving: list[AbstractAsyncContextManager[Any]] = []
+    values = []
+    try:
+        for each in ports:
+            values.append(await each.__aenter__())
+            serving.append(each)
+        yield values
+    finally:
+        await asyncio.gather(*(each.__aexit__(None, None, None) for each in serving))
 
 
 @contextlib.asynccontextmanager

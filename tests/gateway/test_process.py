@@ -5,6 +5,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from session_authority import SessionClient
 from tests.support.certificates import TestAuthority
-from tests.support.gateway import PREFIX, gateway_running, grpc_address, http_address
+from tests.support.gateway import (
+    PREFIX,
+    gateway_running,
+    grpc_address,
+    http_address,
+    json_address,
+)
+from tests.support.json_gateway import SERVICE
 from tests.support.program import Program, run, serving
 
 
@@ -49,6 +57,35 @@ def test_answers_on_both_ports_and_drains_on_sigterm(authority: Program, tmp_pat
         assert gateway.stop() == 0
     assert gateway.stdout.endswith("session-authority: draining\nsession-authority: stopped\n")
     assert new.token.reveal() not in gateway.stderr
+
+
+def test_all_ports_drain_at_once(tmp_path: Path) -> None:
+    request = (
+        f"POST {SERVICE}ListSessions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        "Connect-Timeout-Ms: 60000\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        authority = f"127.0.0.1:{silent.getsockname()[1]}"
+        listen, settings = ("--json-listen", "127.0.0.1:0"), {"DRAIN_SECONDS": "60"}
+        gateway = stack.enter_context(
+            gateway_running(tmp_path, authority, *listen, settings=settings)
+        )
+        channel = stack.enter_context(grpc.insecure_channel(grpc_address(gateway)))
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        health = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(health).status == health_pb2.HealthCheckResponse.SERVING
+        host, _, port = json_address(gateway).partition(":")
+        caller = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+        caller.sendall(request.encode())
+        assert caller.recv(100).startswith(b"HTTP/1.1 100 ")
+        caller.sendall(b"{}")  # the call waits for the authority
+        gateway.terminate()
+        assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        caller.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            caller.recv(1)
+        gateway.kill()
 
 
 def test_settings_come_from_the_table_of_the_configuration_file(

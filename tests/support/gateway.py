@@ -30,3 +30,8 @@ def http_address(gateway: Program) -> str:
 def grpc_address(gateway: Program) -> str:
     """Return the address of a gateway's gRPC port."""
     return gateway.wait_for(r" and (\S+:\d+) \(gRPC\)")
+
+
+def json_address(gateway: Program) -> str:
+    """Return the address of a gateway's JSON API."""
+    return gateway.wait_for(r" and (\S+:\d+) \(JSON\)")
