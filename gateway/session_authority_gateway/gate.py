@@ -5,6 +5,7 @@ import structlog
 from session_authority import AsyncSessionClient
 from session_authority.errors import SessionAuthorityError, Unavailable
 from session_authority.session import Rejection, Session
+from session_authority.web.asgi import look_up
 from session_authority.web.site import Site
 from session_authority.web.visit import Visit
 from session_authority_gateway.credentials import token_of_headers
@@ -54,7 +55,7 @@ class Gate:
             if token is not None:
                 outcome = await self._client.validate(token, ip_address=visit.ip_address)
             else:
-                outcome = await self._of_cookie(visit)
+                outcome = await look_up(self._client, visit)
         except SessionAuthorityError as error:
             if not isinstance(error, Unavailable):  # the client logs an outage itself
                 _log.error("a call of the gateway to the authority failed", error=str(error))
@@ -65,15 +66,3 @@ class Gate:
         self, outcome: Session | Rejection, options: Options, inbound: Inbound, visit: Visit
     ) -> Allowed | Refused:
         return decide(outcome, options, inbound, self._pages, visit.started, visit.set_cookies)
-
-    async def _of_cookie(self, visit: Visit) -> Session | Rejection:
-        match visit.to_ask():
-            case []:
-                pass
-            case [only]:
-                answer = await self._client.validate(only.token, ip_address=only.ip_address)
-                visit.answered([answer])
-            case several:
-                visit.answered(await self._client.validate_many(several))
-        assert visit.outcome is not None
-        return visit.outcome
