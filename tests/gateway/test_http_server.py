@@ -51,13 +51,13 @@ async def exchange(address: tuple[str, int], sent: bytes) -> bytes:
     return bytes(received)
 
 
-@pytest.mark.parametrize("name", ["X-Forwarded-For", "Cookie", "Authorization", "Origin"])
-async def test_a_trailer_does_not_become_a_header(address: tuple[str, int], name: str) -> None:
-    sent = CHUNKED + f"1\r\nb\r\n0\r\n{name}: forged\r\n\r\n".encode()
-    received = await exchange(address, sent + POST + b"Connection: close\r\n\r\n")
-    assert received.count(b"HTTP/1.1 200") == 2
-    assert b"192.0.2.1" in received
-    assert b"forged" not in received
+async def test_a_trailer_does_not_become_a_header(address: tuple[str, int]) -> None:
+    for name in ("X-Forwarded-For", "Cookie", "Authorization", "Origin"):
+        sent = CHUNKED + f"1\r\nb\r\n0\r\n{name}: forged\r\n\r\n".encode()
+        received = await exchange(address, sent + POST + b"Connection: close\r\n\r\n")
+        assert received.count(b"HTTP/1.1 200") == 2, name
+        assert b"192.0.2.1" in received, name
+        assert b"forged" not in received, name
 
 
 MALFORMED = {
@@ -79,13 +79,13 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
 async def test_a_malformed_request_is_refused_and_smuggles_no_other(
-    address: tuple[str, int], sent: bytes
+    address: tuple[str, int],
 ) -> None:
-    received = await exchange(address, sent + b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert received.startswith(b"HTTP/1.1 400")
-    assert b"smuggled" not in received
+    for name, sent in MALFORMED.items():
+        received = await exchange(address, sent + b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert received.startswith(b"HTTP/1.1 400"), name
+        assert b"smuggled" not in received, name
 
 
 ENDLESS = {
@@ -97,12 +97,10 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("sent", ENDLESS.values(), ids=ENDLESS)
-async def test_a_request_without_an_end_closes_the_connection(
-    address: tuple[str, int], sent: bytes
-) -> None:
-    received = await exchange(address, sent + b"x" * (4 * HEAD_LIMIT_BYTES))
-    assert b"200 OK" not in received
+async def test_a_request_without_an_end_closes_the_connection(address: tuple[str, int]) -> None:
+    for name, sent in ENDLESS.items():
+        received = await exchange(address, sent + b"x" * (4 * HEAD_LIMIT_BYTES))
+        assert b"200 OK" not in received, name
 
 
 async def test_a_large_body_passes(address: tuple[str, int]) -> None:
@@ -139,9 +137,9 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("sent", SLOW.values(), ids=SLOW)
 async def test_a_request_that_arrives_too_slowly_closes_the_connection(
-    address: tuple[str, int], sent: bytes, monkeypatch: pytest.MonkeyPatch
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "RECEIVE_SECONDS", 0.05)
-    assert await exchange(address, sent) == b""
+    for name, sent in SLOW.items():
+        assert await exchange(address, sent) == b"", name

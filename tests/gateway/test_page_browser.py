@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from playwright._impl._api_structures import SetCookieParam
 from playwright.sync_api import expect, sync_playwright
 
 from tests.browser.chromium import EXECUTABLE, launch
@@ -24,15 +23,18 @@ def test_a_user_logs_out_a_device_and_then_signs_out(tmp_path: Path) -> None:
             base_url=site.origin, ignore_https_errors=True, locale="en-US"
         )
         context.set_default_timeout(MILLISECONDS)
-        cookie: SetCookieParam = {
-            "name": COOKIE,
-            "value": mine,
-            "url": site.origin,
-            "secure": True,
-            "httpOnly": True,
-            "sameSite": "Lax",
-        }
-        context.add_cookies([cookie])
+        context.add_cookies(
+            [
+                {
+                    "name": COOKIE,
+                    "value": mine,
+                    "url": site.origin,
+                    "secure": True,
+                    "httpOnly": True,
+                    "sameSite": "Lax",
+                }
+            ]
+        )
         page = context.new_page()
         complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text))
