@@ -36,7 +36,8 @@ def main(wheel: Path) -> None:
         shown = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
         _require(shown.stdout.split()[-1] == version, f"{shown.stdout} is not {version}")
         _quick_start(programs, folder)
-    sys.stdout.write(f"{wheel.name}: the quick start runs\n")
+        _gateway(_installed(folder / "gateway", f"{wheel}[gateway,otel]"), folder)
+    sys.stdout.write(f"{wheel.name}: the quick start and the gateway run\n")
 
 
 def _installed(environment: Path, *requirements: str) -> Path:
@@ -71,6 +72,21 @@ def _quick_start(programs: Path, folder: Path) -> None:
             browser.open(urllib.request.Request(f"{site}/sign-in?name=ada", method="POST"))
             _require(browser.open(f"{site}/me").read().startswith(b'"ada on '), "/me")
             _require(b"<html" in browser.open(f"{site}/account/sessions").read(), "the page")
+
+
+def _gateway(programs: Path, folder: Path) -> None:
+    ports = (
+        "--listen",
+        "127.0.0.1:0",
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--json-listen",
+        "127.0.0.1:0",
+    )
+    command: list[str | Path] = [programs / "session-authority", "gateway", *ports]
+    with _running(command, folder, r"gateway on (\S+) and \S+ \(gRPC\) and ") as gateway:
+        healthy = urllib.request.urlopen(f"http://{gateway}/healthz")
+        _require(healthy.read() == b"serving", "/healthz")
 
 
 @contextmanager

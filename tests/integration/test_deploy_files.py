@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def test_the_image_has_the_tested_versions() -> None:
     servers, all_tested = (set(re.findall(r"^\S+==\S+", lock, re.MULTILINE)) for lock in locks)
     assert servers
     assert servers <= all_tested
+
+
+def test_no_installed_file_belongs_to_two_packages() -> None:
+    owners: dict[str, set[str]] = {}
+    for package in distributions():
+        name = package.name
+        for line in (package.read_text("RECORD") or "").splitlines():
+            owners.setdefault(line.split(",")[0], set()).add(name)
+    assert len(owners) > 1_000
+    # The package that is installed last would damage the other one.
+    assert [path for path, names in owners.items() if len(names) > 1] == []
 
 
 def test_the_workflows_pass_actionlint() -> None:
