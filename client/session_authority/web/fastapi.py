@@ -41,13 +41,13 @@ from session_authority.web.asgi import (
 )
 from session_authority.web.asgi_page import PageApplication
 from session_authority.web.asgi_sign_in import SignIns
+from session_authority.web.authentication_methods import methods_of
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.fastapi_answers import add_handlers, close_if_open
 from session_authority.web.fastapi_openapi import CookieScheme, document
 from session_authority.web.next_page import next_page
 from session_authority.web.sessions_page import PageOptions
 from session_authority.web.site import Site, system_time, time_at
-from session_authority.web.visit import methods_of
 
 
 class Sessions:

@@ -384,21 +384,6 @@ class Visit:
         return {**(attributes or {}), PERSISTENT_ATTRIBUTE: "yes" if persistent else "no"}
 
 
-def methods_of(
-    authentication_methods: Iterable[str], methods: Iterable[str] | None
-) -> Iterable[str]:
-    """Return the authentication methods. Apps may pass them under either name.
-
-    Raises:
-        TypeError: Both are given.
-    """
-    if methods is None:
-        return authentication_methods
-    if authentication_methods:
-        raise TypeError("methods is another name of authentication_methods: pass only one of them")
-    return methods
-
-
 def end_if_possible(tokens: Iterable[str]) -> _core.Operation[None]:
     """End sessions that no browser uses any more. A failure is only logged, because the request has succeeded."""
     for token in tokens:

@@ -28,11 +28,12 @@ from session_authority.errors import (
     Unavailable,
 )
 from session_authority.session import Rejection, RejectionReason, Session
+from session_authority.web.authentication_methods import methods_of
 from session_authority.web.cookies import SetCookie
 from session_authority.web.django.adopting import MARK, adopt
 from session_authority.web.django.options import Options
 from session_authority.web.django.own_session import OWN, OwnSession
-from session_authority.web.visit import Visit, methods_of
+from session_authority.web.visit import Visit
 
 OWED = "_session_authority_revoke_others"
 """The key in Django's session that records that the user's other sessions must still be ended."""
