@@ -49,7 +49,7 @@ def test_the_page_leads_to_a_supervised_server(
 
 def follow(machine: Machine, block: Block) -> None:
     """Run a block, and check what readers are promised."""
-    script = block.code if "health" in block.code else CONFIG + block.code
+    script = block.code if CONFIG in block.code else CONFIG + block.code
     if "query" in block.code:
         wanted = f"{block.code.strip()} | grep --count '=> 1 @' | grep --quiet 2"
         script = f"until {wanted}; do sleep 1; done 2>/dev/null\n{script}"
