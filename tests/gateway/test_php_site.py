@@ -101,7 +101,7 @@ def test_the_second_device_logs_out_the_first(browser: Browser, site: str) -> No
     first = signed_in(browser, site, CHROME_ON_WINDOWS)
     second = signed_in(browser, site, FIREFOX_ON_LINUX)
     rows = second.get_by_role("listitem")
-    expect(rows.filter(has_text="Firefox on Linux")).to_contain_text("this device")
+    expect(rows.filter(has_text="this device")).to_contain_text("Firefox on Linux")
     second.get_by_role("button", name="Log out Chrome on Windows").click()
     expect(rows.filter(has_text="Chrome on Windows")).to_have_count(0, timeout=LIMIT_MILLISECONDS)
 

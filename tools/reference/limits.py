@@ -19,7 +19,7 @@ from session_authority.web import client_ip, cookies, exchange
 from session_authority.web.sessions_page import language, listing
 from session_authority.web.sessions_page import options as page_options
 from session_authority.web.sessions_page import page as sessions_page
-from session_authority_gateway import ext_authz, json_api
+from session_authority_gateway import ext_authz, json_api, json_request
 from session_authority_gateway import http_server as gateway_http
 from session_authority_server.app import grpc_server
 from session_authority_server.audit import log as audit_log
@@ -199,6 +199,7 @@ _GATEWAY = f"""
 | `CheckRequest` of Envoy | {size(ext_authz.CHECK_LIMIT_BYTES)} | 431 |
 | checks of Envoy that wait for the authority | {ext_authz.CHECKS_LIMIT:,} | 503 |
 | call by JSON | as by gRPC: {size(methods.REQUEST_LIMIT_BYTES)}, a batch {size(methods.BATCH_REQUEST_LIMIT_BYTES)} | REQUEST_TOO_LARGE |
+| objects in a list of a call by JSON | {json_request.ITEMS_LIMIT:,} | INVALID_ARGUMENT, with the name of the field |
 | time until the body of a call by JSON has arrived | {span(json_api.BODY_SECONDS)} | DEADLINE_EXCEEDED |
 | calls by JSON that are open | {json_api.CALLS_LIMIT:,}; {size(json_api.BODIES_LIMIT_BYTES)} of bodies | SERVER_OVERLOADED |
 | calls by JSON that the authority answers at once | {json_api.CALLS_AT_ONCE_LIMIT} | they wait until their deadline |
