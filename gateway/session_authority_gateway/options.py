@@ -23,7 +23,7 @@ class Options:
     Attributes:
         required: Whether the route needs a live session.
         max_age: The maximum age of the user's last proof of identity, if any.
-        methods: The methods of RFC 8176, of which the user must have used at least one. Empty for any method.
+        methods: The methods of RFC 8176. The user must have used at least one of them. Empty for any method.
     """
 
     required: bool = True

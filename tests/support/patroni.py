@@ -147,7 +147,7 @@ class Patroni:
         self._wait(lambda: self.leader not in ("", old))
 
     def wait_until_complete(self) -> None:
-        """Wait until the leader streams to two standbys, of which one is synchronous."""
+        """Wait until the leader streams to two standbys. One of them must be synchronous."""
         self._wait(lambda: sorted(self._following()) == ["leader", "replica", "sync_standby"])
 
     def _following(self) -> Iterator[str]:
