@@ -124,6 +124,9 @@ def _kind_of(code: grpc.StatusCode, text: str) -> type[SessionAuthorityError]:
     # For a message over its size limit, gRPC uses the code of an overload. Only the text differs.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in text:
         return RequestTooLarge
+    # grpc.aio's own words for a connection that was lost while the client sent something.
+    if code is grpc.StatusCode.INTERNAL and text == "Internal error from Core":
+        return Unavailable
     return _BY_CODE.get(code, InternalError)
 
 

@@ -213,6 +213,13 @@ async def test_an_error_about_a_message_too_large_for_grpc_is_not_an_overload(
     assert type(caught) is sa.RequestTooLarge
 
 
+async def test_a_connection_lost_while_sending_is_an_outage(
+    twin: Twin, authority: FakeAuthority
+) -> None:
+    caught = await error(twin, authority, Fault(Code.INTERNAL, "Internal error from Core"))
+    assert type(caught) is sa.Unavailable
+
+
 async def test_no_error_repeats_a_token_or_a_key(twin: Twin, authority: FakeAuthority) -> None:
     quoting = f"refused {TOKEN} of Bearer key-1"
     failure = fault(
