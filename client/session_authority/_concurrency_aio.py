@@ -105,7 +105,7 @@ class Alarm:
                 self._loop.call_soon_threadsafe(self._rung.set)
 
     async def wait(self, seconds: float | None) -> None:
-        """Wait until the alarm rings, but at most so many seconds."""
+        """Wait until the alarm rings, or until the time is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._rung.wait()

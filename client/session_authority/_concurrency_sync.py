@@ -119,7 +119,7 @@ class Alarm:
         self.ring = self._rung.set
 
     def wait(self, seconds: float | None) -> None:
-        """Wait until the alarm rings, but at most so many seconds."""
+        """Wait until the alarm rings, or until the time is over."""
         self._rung.wait(seconds)
         self._rung.clear()
 

@@ -41,7 +41,7 @@ class Allowed(NamedTuple):
     """The request may pass.
 
     Attributes:
-        identity: The identity headers for the upstream. Empty if the route's session is optional and there is none.
+        identity: The identity headers for the upstream. Empty on an optional route without a session.
         set_cookies: The cookies that the response to the browser must clear.
     """
 
