@@ -148,6 +148,16 @@ def session_of(message: session_pb2.Session) -> values.Session:
             values.Attributes(message.attributes) if message.attributes else _NO_ATTRIBUTES
         ),
         actor_id=message.actor_id or None,
+        location=_location_of(message.location) if message.HasField("location") else None,
+    )
+
+
+def _location_of(message: session_pb2.Location) -> values.Location:
+    return values.Location(
+        city=message.city,
+        region=message.region,
+        country=message.country,
+        country_code=message.country_code,
     )
 
 

@@ -140,6 +140,23 @@ class Device:
     display_name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Location:
+    """The place that an IP address probably belongs to, with English names. A text is empty if unknown.
+
+    Attributes:
+        city: The city, for example "Hamburg".
+        region: The largest subdivision of the country, for example "California".
+        country: The country, for example "Germany".
+        country_code: The country by ISO 3166-1, for example "DE".
+    """
+
+    city: str = ""
+    region: str = ""
+    country: str = ""
+    country_code: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """One sign-in of one user on one device. It contains no token, and it is truthy.
@@ -163,6 +180,7 @@ class Session:
         initiating_entity: The party that ended it; None while live.
         attributes: The texts that the app attached at sign-in. Immutable.
         actor_id: The id of the person who signed in as the user; None if the user signed in.
+        location: Where the latest IP address probably is. Only lists contain it; None if not known.
     """
 
     session_id: str
@@ -183,6 +201,7 @@ class Session:
     initiating_entity: InitiatingEntity | None = None
     attributes: Mapping[str, str] = field(default_factory=Attributes)
     actor_id: str | None = None
+    location: Location | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.attributes, Attributes):

@@ -15,11 +15,12 @@ Every store passes the tests in `tests/contract/`.
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
 from session_authority_server.domain.event import Event, SessionEnded
+from session_authority_server.domain.location import Location
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Changes, Ending, Session, Sweep
 
@@ -138,6 +139,15 @@ class _NoAudit:
 
 
 NO_AUDIT: Final[Audit] = _NoAudit()
+
+
+Locate: TypeAlias = Callable[[str | None], Location | None]
+"""Returns the location of a kept IP address, or None if unknown. Never waits and never raises."""
+
+
+def nowhere(_address: str | None) -> Location | None:
+    """Return None: without the operator's file, every location is unknown."""
+    return None
 
 
 class Transaction(Protocol):

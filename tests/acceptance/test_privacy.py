@@ -8,6 +8,7 @@ import pytest
 
 from session_authority import AsyncSessionClient, Session
 from session_authority.v1 import session_service_pb2 as pb
+from session_authority_server.domain.location import Location
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 from tests.support.authority import Authority
@@ -52,6 +53,19 @@ class TestTruncated:
         assert '"ips":["203.0.113.0"]' in content
         assert SIGNED_IN not in content
         assert SEEN not in content
+
+    async def test_a_location_is_that_of_the_network_and_is_stored_and_logged_nowhere(
+        self, authority: Authority, client: AsyncSessionClient
+    ) -> None:
+        authority.places |= {
+            "203.0.113.0": Location(city="Hamburg"),
+            SIGNED_IN: Location(city="Berlin"),
+        }
+        new = await client.create("ada", ip_address=SIGNED_IN)
+        [listed] = await client.list(new.token)
+        assert listed.location is not None
+        assert listed.location.city == "Hamburg"
+        assert "Hamburg" not in _bytes(authority)
 
     async def test_the_address_of_an_activity_written_at_once_is_truncated(
         self, authority: Authority, client: AsyncSessionClient

@@ -216,6 +216,18 @@ def test_unusable_certificates_are_refused(
     assert "contains no certificate" in output(one.certificate, one.key, one.key)
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_file_of_locations_that_does_not_exist_is_refused(
+    refusal: Refusal, processes: str
+) -> None:
+    arguments = (*FREE, "--processes", processes, "--database-url", "postgresql://127.0.0.1:1/x")
+    output = refusal(*arguments, SESSION_AUTHORITY_LOCATION_DATABASE="absent.mmdb")
+    assert output == (
+        "Error: absent.mmdb can't be read: No such file or directory; "
+        "see SESSION_AUTHORITY_LOCATION_DATABASE\n"
+    )
+
+
 def test_one_error_names_all_bad_settings_in_the_environment(refusal: Refusal) -> None:
     output = refusal(
         *FREE, SESSION_AUTHORITY_DRAIN_SECONDS="soon", SESSION_AUTHORITY_LOG_LEVEL="loud"

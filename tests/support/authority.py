@@ -24,6 +24,7 @@ from session_authority_server.domain import token as tokens
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.device import Device
+from session_authority_server.domain.location import Location
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
@@ -100,6 +101,7 @@ class Authority:
     stub: "session_service_pb2_grpc.SessionServiceAsyncStub" = field(repr=False)
     audit: AuditLog
     key: str = field(repr=False)
+    places: dict[str, Location]  # the locations of addresses
 
     def channel(self) -> grpc.aio.Channel:
         """Return a channel whose calls carry the API key, as the client's do."""
@@ -154,7 +156,10 @@ async def running_authority(
         keeping_current.append(asyncio.create_task(keyring.keep_current()))
         at_end = policy.erase_addresses is EraseAddresses.AT_END
         store = WatchedStore(database, audit, erases_at_end=at_end)
-        context = usecase_context(store, clock, policy, audit)
+        places: dict[str, Location] = {}
+        context = usecase_context(
+            store, clock, policy, audit, lambda address: places.get(address or "")
+        )
         service = SessionService(context, rejected)
         admin = SessionAdminService(context)
         dispatcher = Dispatcher(service, [admin], Authentication(keyring), CallQueue(), rejected)
@@ -174,6 +179,7 @@ async def running_authority(
                 session_service_pb2_grpc.SessionServiceStub(raw),
                 audit,
                 key,
+                places,
             )
     finally:
         for task in keeping_current:

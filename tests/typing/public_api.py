@@ -13,6 +13,7 @@ from session_authority import (
     FieldViolation,
     InitiatingEntity,
     InvalidArgument,
+    Location,
     NearCache,
     NearCacheStatistics,
     NewSession,
@@ -108,6 +109,7 @@ def optional_fields_of_a_session_may_be_none(session: Session) -> None:
     assert_type(session.state, SessionState)
     assert_type(session.device, Device)
     assert_type(session.device.type, DeviceType)
+    assert_type(session.location, Location | None)
     assert_type(session.ip_address, str | None)
     assert_type(session.create_time, datetime)
     assert_type(session.authentication_methods, tuple[str, ...])

@@ -30,6 +30,7 @@ from session_authority_server.config import Settings
 from session_authority_server.domain import event
 from session_authority_server.domain.device import Device, DeviceType
 from session_authority_server.domain.errors import SessionNotFound
+from session_authority_server.domain.location import Location
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.verdict import RejectionReason
@@ -46,6 +47,7 @@ ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "client" / "session_authority"
 SERVER = ROOT / "server" / "session_authority_server"
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+LOCATION = Location("Hamburg", "Hamburg", "Germany", "DE")
 SESSION_FIELDS = {field.name for field in session_pb2.Session.DESCRIPTOR.fields}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FRAMEWORKS = sorted(
@@ -112,13 +114,13 @@ def test_the_client_has_an_operation_for_every_rpc_of_apps() -> None:
 
 def test_every_field_of_a_session_is_sent() -> None:
     session = a_full_session()
-    message = to_session(session, NOON + timedelta(hours=2), session.session_id)
+    message = to_session(session, NOON + timedelta(hours=2), session.session_id, LOCATION)
     assert {field.name for field, _ in message.ListFields()} == SESSION_FIELDS
 
 
 def test_the_client_reads_every_field_of_a_session() -> None:
     server_session = a_full_session()
-    message = to_session(server_session, NOON, server_session.session_id)
+    message = to_session(server_session, NOON, server_session.session_id, LOCATION)
     session = _conversion.session_of(message)
     assert fields_of(session_authority.Session) == SESSION_FIELDS
     assert [name for name in sorted(SESSION_FIELDS) if not getattr(session, name)] == []

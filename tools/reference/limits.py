@@ -24,11 +24,19 @@ from session_authority_gateway import http_server as gateway_http
 from session_authority_server.app import grpc_server
 from session_authority_server.audit import log as audit_log
 from session_authority_server.audit import reading as audit_reading
-from session_authority_server.background import activity, keyring, superseded
+from session_authority_server.background import activity, keyring, locations, superseded
 from session_authority_server.cli import processes, supervisor
 from session_authority_server.config import Settings
 from session_authority_server.devices import text as user_agent
-from session_authority_server.domain import api_key, device, errors, policy, sign_in, token
+from session_authority_server.domain import (
+    api_key,
+    device,
+    errors,
+    location,
+    policy,
+    sign_in,
+    token,
+)
 from session_authority_server.domain.policy import Policy
 from session_authority_server.observability import flood_limit, instruments, metrics_port
 from session_authority_server.rpc import call_queue, conversion, dispatcher, methods, refused_calls
@@ -143,6 +151,9 @@ _STORE = f"""
 | connections of a process to PostgreSQL | {engine.READERS} for validations, {engine.READERS} for reads, {postgresql.PostgreSQL.writers} for transactions, 1 for API keys, 2 for changes | calls wait |
 | decoded rows that a process keeps | {hot_read.REMEMBERED_LIMIT:,} | decoded again |
 | activity that waits to be written | {activity.PENDING_LIMIT:,} sessions, written every {span(activity.FLUSH_INTERVAL)} | later activity is not recorded |
+| name of a place in the file of locations | {location.PLACE_LIMIT_CHARACTERS} characters | cut; invisible characters are dropped |
+| change of the file of locations | noticed within {span(locations.CHECK_SECONDS)} | - |
+| locations of addresses that a process keeps | {locations.CACHED_LIMIT:,} | looked up again |
 | age of the API keys that a server believes | {span(keyring.TRUST_SECONDS)}, read every {span(keyring.REFRESH_SECONDS)} | UNAVAILABLE |
 | latest endings of a process that its state file holds | {state_directory.NUMBERS_LIMIT} | earlier ones are implied by later ones |
 | marks of a process that the database keeps | {state_directory.NUMBERS_LIMIT + lost_endings.EXTRA_MARKS_LIMIT:,} | deleted |

@@ -6,11 +6,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from session_authority.aio import AsyncSessionClient
-from session_authority.session import IpAddress, NewSession
+from session_authority.session import IpAddress, Location, NewSession
 from session_authority.sync import SessionClient
 from session_authority.web.site import test_clocks
 
@@ -19,6 +21,7 @@ try:
     from session_authority_server.config import Settings
     from session_authority_server.domain.clock import Clock, ManualClock, SystemClock
     from session_authority_server.domain.errors import StoreUnavailable
+    from session_authority_server.domain.location import Location as FoundLocation
     from session_authority_server.domain.policy import AtLimit, Policy
     from session_authority_server.rpc.authentication import Caller, Metadata, allow_every_call
 except ImportError as error:
@@ -57,9 +60,12 @@ class Authority:
     All methods are thread-safe and may be called from an event loop, because the server has its own thread and loop.
     """
 
-    def __init__(self, settings: Settings, clock: _MovedClock) -> None:
+    def __init__(
+        self, settings: Settings, clock: _MovedClock, locations: Mapping[str, FoundLocation]
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._locations = locations
         self._outages = 0
         self._started: Future[tuple[asyncio.AbstractEventLoop, RunningServer]] = Future()
         self._stop = asyncio.Event()
@@ -211,6 +217,7 @@ class Authority:
             ServeOptions(worker=False),
             clock=self._clock,
             authenticate=self._admit,
+            locate=lambda address: self._locations.get(address or ""),
         ) as served:
             self._started.set_result((asyncio.get_running_loop(), served))
             await self._stop.wait()
@@ -225,6 +232,7 @@ def authority(
     refuse_at_limit: bool = False,
     max_authentication_age: timedelta | None = _DEFAULTS.max_authentication_age,
     now: datetime | None = None,
+    locations: Mapping[str, Location] | None = None,
 ) -> Iterator[Authority]:
     """Run an authority until the end of the block. It has no sessions and requires no API key.
 
@@ -240,6 +248,7 @@ def authority(
             sessions; None for any age.
         now: An aware datetime at which the authority's clock stands still until a test advances it. By default, the
             clock runs from the current time.
+        locations: The locations of IP addresses, by address. The default is none.
 
     Raises:
         ValueError: An argument has no usable value.
@@ -260,7 +269,11 @@ def authority(
             ),
         )
         clock = _MovedClock(SystemClock() if now is None else ManualClock(now.astimezone(UTC)))
-        running = Authority(settings, clock)
+        places = {
+            str(ip_address(address)): FoundLocation(**asdict(location))
+            for address, location in (locations or {}).items()
+        }
+        running = Authority(settings, clock, places)
         try:
             yield running
         finally:

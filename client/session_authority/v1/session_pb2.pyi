@@ -200,6 +200,7 @@ class Session(_message.Message):
     INITIATING_ENTITY_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     ACTOR_ID_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The unique id of the session: a UUID version 7 in its canonical form, hyphenated and in lower case. It is
     not a secret and proves nothing.
@@ -260,6 +261,12 @@ class Session(_message.Message):
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The attributes that the app gave at sign-in. They never change. Meant for services, not for display."""
 
+    @_builtins.property
+    def location(self) -> Global___Location:
+        """Where `last_ip_address` probably is, or `ip_address` if there is no later one. Only ListSessions sets it. Unset
+        if the location is unknown, or the operator has configured no file of locations.
+        """
+
     def __init__(
         self,
         *,
@@ -281,14 +288,51 @@ class Session(_message.Message):
         initiating_entity: Global___InitiatingEntity.ValueType = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor_id: _builtins.str = ...,
+        location: Global___Location | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "last_active_time", b"last_active_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "last_active_time", b"last_active_time", "location", b"location"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "current", b"current", "device", b"device", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "initiating_entity", b"initiating_entity", "ip_address", b"ip_address", "last_active_time", b"last_active_time", "last_ip_address", b"last_ip_address", "session_id", b"session_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "current", b"current", "device", b"device", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "initiating_entity", b"initiating_entity", "ip_address", b"ip_address", "last_active_time", b"last_active_time", "last_ip_address", b"last_ip_address", "location", b"location", "session_id", b"session_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class Location(_message.Message):
+    """Location is the place that an IP address probably belongs to. It helps people recognise a session, and proves
+    nothing. Its names are in English, and each may be empty.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CITY_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    COUNTRY_CODE_FIELD_NUMBER: _builtins.int
+    city: _builtins.str
+    """The city, for example "Hamburg"."""
+    region: _builtins.str
+    """The largest subdivision of the country, for example "California"."""
+    country: _builtins.str
+    """The country, for example "Germany"."""
+    country_code: _builtins.str
+    """The country by ISO 3166-1, for example "DE"."""
+    def __init__(
+        self,
+        *,
+        city: _builtins.str = ...,
+        region: _builtins.str = ...,
+        country: _builtins.str = ...,
+        country_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["city", b"city", "country", b"country", "country_code", b"country_code", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Location: _TypeAlias = Location  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):

@@ -26,6 +26,7 @@ from session_authority_server.app.grpc_server import (
     refuse_exposure,
     stop_process_when_host_ends,
 )
+from session_authority_server.app.locations import locating
 from session_authority_server.app.outputs import auditing, metrics, traces
 from session_authority_server.app.process import StoppedServing
 from session_authority_server.app.running import log_start
@@ -37,7 +38,7 @@ from session_authority_server.config import Settings
 from session_authority_server.devices.parser import warm_up
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.ports import Audit
+from session_authority_server.ports import Audit, Locate
 from session_authority_server.rpc.authentication import (
     Authenticate,
     Authentication,
@@ -101,6 +102,7 @@ async def serving(
     show_key: Callable[[str], None] = lambda _key: None,
     clock: Clock | None = None,
     authenticate: Authenticate | None = None,
+    locate: Locate | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Serve while the context lasts, then drain.
 
@@ -112,9 +114,10 @@ async def serving(
         show_key: Called with the development key, if the server creates one.
         clock: The clock for all parts. By default the database's clock, or the machine's with SQLite.
         authenticate: Replaces the authentication by API keys.
+        locate: Replaces the look-up of locations in the operator's file.
 
     Raises:
-        CannotStart: If the address, the certificates or the database can't be used.
+        CannotStart: If the address, the certificates, the locations or the database can't be used.
         AlreadyServed: If another process serves the same SQLite file.
         FileReplaced: At the end, if a SQLite file was moved, removed or replaced.
         StoppedServing: At the end, if gRPC stopped by itself.
@@ -123,7 +126,10 @@ async def serving(
     tls_certificates = certificates(settings)
     if options.insecure:
         authenticate = _allow_anyone_with_warning()
-    async with _open_resources(settings, options) as (audit, tracing, database, lost_endings, keys):
+    async with (
+        locating(settings) as found,
+        _open_resources(settings, options) as (audit, tracing, database, lost_endings, keys),
+    ):
         skew = ClockSkew(database, clock)
         await skew.settle()
         warm_up()
@@ -137,6 +143,7 @@ async def serving(
             tls_certificates,
             share_port=options.share_port,
             tracing=tracing,
+            locate=locate or found,
         )
         address = bind(server.host, settings.listen)
         async with (

@@ -18,7 +18,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
-from session_authority_server.ports import NO_AUDIT, Audit, SessionStore
+from session_authority_server.ports import NO_AUDIT, Audit, Locate, SessionStore, nowhere
 from session_authority_server.rpc.authentication import (
     Authenticate,
     Caller,
@@ -53,7 +53,11 @@ def count_superseded(_session: Session) -> None:
 
 
 def usecase_context(
-    store: SessionStore, clock: Clock, policy: Policy, audit: Audit = NO_AUDIT
+    store: SessionStore,
+    clock: Clock,
+    policy: Policy,
+    audit: Audit = NO_AUDIT,
+    locate: Locate = nowhere,
 ) -> Context:
     """Create the objects that every use-case needs (`Context`). They keep their data in the given store."""
     return Context(
@@ -63,6 +67,7 @@ def usecase_context(
         audit=audit,
         activity=Activity(store, clock, policy),
         superseded=SupersededTokens(store, clock, policy, count_superseded),
+        locate=locate,
     )
 
 
@@ -88,6 +93,7 @@ def new_server(
     *,
     share_port: bool,
     tracing: "Tracing | None" = None,
+    locate: Locate = nowhere,
 ) -> Server:
     """Return the parts of a server over an open database, without starting them."""
     clock, policy = skew.clock, settings.policy
@@ -95,7 +101,7 @@ def new_server(
     store = SqlSessionStore(
         database, erases_at_end=erases_at_end(policy), listener=listener, audit=audit
     )
-    context = usecase_context(store, clock, policy, audit)
+    context = usecase_context(store, clock, policy, audit, locate)
     rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
     refuse_if_lost = _refusing_lost_endings(database)
     authenticate = _refusing_wrong_clock(authenticate, skew, refuse_if_lost)

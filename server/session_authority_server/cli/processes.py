@@ -11,6 +11,7 @@ import click
 
 from session_authority_server.app.database import opened
 from session_authority_server.app.grpc_server import certificates, refuse_exposure
+from session_authority_server.app.locations import read_locations
 from session_authority_server.app.process import CannotStart, catch_signals, notify
 from session_authority_server.app.running import read_log_level, reload
 from session_authority_server.app.serving import ServeOptions
@@ -35,6 +36,7 @@ async def serve_processes(
     refuse_exposure(settings, insecure=options.insecure, allow_plaintext=options.allow_plaintext)
     refuse_sqlite(settings)
     certificates(settings)
+    read_locations(settings)
     with reserved(settings.listen) as address, _standard_output() as output:
         tasks = assignments(settings, address, replace(options, standard_output=output))
         async with opened(settings):

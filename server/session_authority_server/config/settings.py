@@ -192,6 +192,11 @@ class Settings(BaseSettings):
         _DEFAULTS.erase_addresses,
         description="When IP addresses and user agents are erased: with-history, or at-end (when the session ends).",
     )
+    location_database: str = Field(
+        "",
+        description="The file of the locations of IP addresses, in MaxMind's format (for example GeoLite2-City.mmdb). "
+        "The server reloads the file when it changes. Empty for no locations.",
+    )
     worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
         Field(30, description="How often the worker looks for overdue sessions.")
     )
@@ -253,7 +258,14 @@ class Settings(BaseSettings):
             raise ValueError("works with PostgreSQL only; leave it empty for SQLite")
         return value
 
-    @field_validator("audit_log", "state_directory", "tls_certificate", "tls_key", "tls_client_ca")
+    @field_validator(
+        "audit_log",
+        "state_directory",
+        "location_database",
+        "tls_certificate",
+        "tls_key",
+        "tls_client_ca",
+    )
     @classmethod
     def _check_path(cls, value: str, info: ValidationInfo) -> str:
         is_log = info.field_name == "audit_log"

@@ -119,13 +119,14 @@ def clean_user_agent(raw: str) -> str:
     """Drop unsafe characters, and cut the text to USER_AGENT_LIMIT_BYTES of UTF-8 without breaking a character."""
     if len(raw) <= USER_AGENT_LIMIT_BYTES and raw.isascii() and raw.isprintable():
         return raw
-    kept = (character for character in raw[:_READ_LIMIT_CHARACTERS] if _is_shown(character))
+    kept = (character for character in raw[:_READ_LIMIT_CHARACTERS] if is_shown(character))
     # Each character takes at least one byte, so no more characters can fit.
     text = "".join(islice(kept, USER_AGENT_LIMIT_BYTES))
     return text.encode()[:USER_AGENT_LIMIT_BYTES].decode(errors="ignore")
 
 
-def _is_shown(character: str) -> bool:
+def is_shown(character: str) -> bool:
+    """Return whether a character is visible, or a space."""
     return unicodedata.category(character) not in _DROPPED_CATEGORIES
 
 

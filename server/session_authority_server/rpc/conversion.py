@@ -13,6 +13,7 @@ from session_authority.v1 import session_pb2, session_service_pb2
 from session_authority_server.domain.device import DeviceType
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.liveness import ending_of
+from session_authority_server.domain.location import Location
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.verdict import Rejection, RejectionReason
 
@@ -59,9 +60,27 @@ def to_timestamp(time: datetime) -> Timestamp:
     return message
 
 
-def to_session(session: Session, now: datetime, current: UUID | None = None) -> session_pb2.Session:
-    """Return a session as a message, in its state at a moment. `current` is the id of the request's own session."""
-    return _session(session, ending_of(session, now), current)
+def to_session(
+    session: Session,
+    now: datetime,
+    current: UUID | None = None,
+    location: Location | None = None,
+) -> session_pb2.Session:
+    """Return a session as a message, in its state at a moment.
+
+    Args:
+        session: The session.
+        now: The moment.
+        current: The id of the request's own session.
+        location: The location of the session's latest IP address, if the answer shows it.
+    """
+    message = _session(session, ending_of(session, now), current)
+    if location is not None:
+        message.location.city = location.city
+        message.location.region = location.region
+        message.location.country = location.country
+        message.location.country_code = location.country_code
+    return message
 
 
 def _session(session: Session, ending: Ending | None, current: UUID | None) -> session_pb2.Session:

@@ -2,6 +2,7 @@ from collections.abc import Awaitable, Sequence
 
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
+from session_authority_server.domain.location import Location
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import MALFORMED, NOT_FOUND, Rejection
 from session_authority_server.observability import metrics
@@ -124,10 +125,16 @@ class SessionService:
             ),
         )
         return pb.ListSessionsResponse(
-            sessions=[to_session(session, page.now, page.current) for session in page.sessions],
+            sessions=[
+                to_session(session, page.now, page.current, self._locate(session))
+                for session in page.sessions
+            ],
             next_page_token=page.next_page_token,
             total_size=page.total,
         )
+
+    def _locate(self, session: Session) -> Location | None:
+        return self._context.locate(session.last_ip_address or session.ip_address)
 
     async def RevokeSession(self, request: pb.RevokeSessionRequest) -> pb.RevokeSessionResponse:
         revocation = await revoke_session(self._context, request.session_token, request.session_id)

@@ -8,7 +8,7 @@ from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.policy import Policy
-from session_authority_server.ports import NO_AUDIT, Audit, SessionStore
+from session_authority_server.ports import NO_AUDIT, Audit, Locate, SessionStore, nowhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,7 @@ class Context:
         audit: Records events.
         activity: Records the use of sessions.
         superseded: Handles the use of superseded tokens.
+        locate: Finds the location of an IP address.
     """
 
     store: SessionStore
@@ -30,6 +31,7 @@ class Context:
     audit: Audit = NO_AUDIT
     activity: Activity
     superseded: SupersededTokens
+    locate: Locate = nowhere
 
     def effective_time(self) -> datetime:
         """Return the moment after which no validator accepts a session that has ended by now."""

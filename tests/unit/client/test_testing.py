@@ -14,6 +14,7 @@ import pytest
 from session_authority import (
     AsyncSessionClient,
     EndReason,
+    Location,
     NearCacheStatistics,
     ReauthenticationRequired,
     Rejection,
@@ -285,6 +286,17 @@ def test_the_authority_ignores_server_settings_in_the_environment(
     monkeypatch.setenv("SESSION_AUTHORITY_AUDIT_LOG", "/nowhere/audit.jsonl")
     with testing.authority() as authority:
         authority.sign_in("ada")
+
+
+def test_a_listed_session_has_the_given_location_of_its_latest_address() -> None:
+    hamburg = Location(city="Hamburg", region="Hamburg", country="Germany", country_code="DE")
+    with testing.authority(locations={"2001:DB8::0:7": hamburg}) as authority:
+        new = authority.sign_in("ada", ip_address="192.0.2.1")
+        with authority.client() as client:
+            assert [each.location for each in client.list(new.token)] == [None]
+            located = authority.sign_in("ada", ip_address="2001:db8::7")
+            assert new.session.location is located.session.location is None
+            assert [each.location for each in client.list(located.token)] == [hamburg, None]
 
 
 def test_an_authority_that_cannot_start_raises_with_the_reason(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 from session_authority.session import Session
@@ -33,6 +34,7 @@ def _entry(session: Session) -> dict[str, object]:
         },
         "ip_address": session.ip_address,
         "last_ip_address": session.last_ip_address,
+        "location": None if session.location is None else asdict(session.location),
         "create_time": _time(session.create_time),
         "authenticate_time": _time(session.authenticate_time),
         "authentication_methods": session.authentication_methods,
