@@ -148,6 +148,8 @@ def session_of(message: session_pb2.Session) -> values.Session:
             values.Attributes(message.attributes) if message.attributes else _NO_ATTRIBUTES
         ),
         actor_id=message.actor_id or None,
+        new_device=message.new_device,
+        label=message.label or None,
         location=_location_of(message.location) if message.HasField("location") else None,
     )
 

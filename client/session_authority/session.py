@@ -180,6 +180,8 @@ class Session:
         initiating_entity: The party that ended it; None while live.
         attributes: The texts that the app attached at sign-in. Immutable.
         actor_id: The id of the person who signed in as the user; None if the user signed in.
+        new_device: Whether the user had no earlier session with the same browser, system and device type.
+        label: The user's own name of the session; None without one.
         location: Where the latest IP address probably is. Only lists contain it; None if not known.
     """
 
@@ -201,6 +203,8 @@ class Session:
     initiating_entity: InitiatingEntity | None = None
     attributes: Mapping[str, str] = field(default_factory=Attributes)
     actor_id: str | None = None
+    new_device: bool = False
+    label: str | None = None
     location: Location | None = None
 
     def __post_init__(self) -> None:

@@ -85,6 +85,8 @@ def a_full_session() -> Session:
         idle_timeout=timedelta(hours=1),
         attributes={"tenant": "t-1"},
         actor_id="support-7",
+        new_device=True,
+        label="Study",
         ending=Ending(NOON, EndReason.REVOKED, InitiatingEntity.ADMIN),
     )
     return session

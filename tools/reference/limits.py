@@ -42,7 +42,13 @@ from session_authority_server.observability import flood_limit, instruments, met
 from session_authority_server.rpc import call_queue, conversion, dispatcher, methods, refused_calls
 from session_authority_server.rpc import session_watch_service as watching
 from session_authority_server.rpc.host import accept_loop, grpcio, native
-from session_authority_server.store import database, expiry, lost_endings, state_directory
+from session_authority_server.store import (
+    database,
+    expiry,
+    inserting,
+    lost_endings,
+    state_directory,
+)
 from session_authority_server.store.engine import hot_read, postgresql, sqlite
 from session_authority_server.store.engine import limits as engine
 from session_authority_server.usecases import api_keys, erase_user, list_sessions, operator_revoke
@@ -98,6 +104,7 @@ _REQUESTS = f"""
 | `x-request-id` of a call | {refused_calls.REQUEST_ID_LIMIT_CHARACTERS} letters, digits and `_.:/+=@-` | the server makes another id |
 | page of a list | {list_sessions.PAGE_SIZE_LIMIT} sessions, {list_sessions.DEFAULT_PAGE_SIZE} by default | the page is cut |
 | count of a user's live sessions | {list_sessions.COUNT_LIMIT - 1:,} | `total_size` is {list_sessions.COUNT_LIMIT:,} |
+| sessions that decide whether a device is new | the latest {inserting.DEVICES_COMPARED:,} that have no recorded end, and the latest {inserting.DEVICES_COMPARED:,} others | earlier ones do not count |
 | live sessions of a user | {_POLICY.session_limit} (`SESSION_LIMIT`) | the least recently active one ends, or RESOURCE_EXHAUSTED `SESSION_LIMIT_REACHED` |
 | superseded tokens of a session that are recognized | the last {token.SUPERSEDED_HASHES_KEPT} | rejected as NOT_FOUND |
 | use of a superseded token without consequences | {span(_POLICY.superseded_grace)} after the re-authentication | by policy, the session ends |

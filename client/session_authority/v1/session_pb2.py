@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"session_authority/v1/session.proto\x12\x14session_authority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x06\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".session_authority.v1.SessionState\x12\x0f\n\x07\x63urrent\x18\x04 \x01(\x08\x12,\n\x06\x64\x65vice\x18\x05 \x01(\x0b\x32\x1c.session_authority.v1.Device\x12\x12\n\nip_address\x18\x06 \x01(\t\x12\x17\n\x0flast_ip_address\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x61uthenticate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x61uthentication_methods\x18\n \x03(\t\x12\x34\n\x10last_active_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10idle_expire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nend_reason\x18\x0f \x01(\x0e\x32\x1f.session_authority.v1.EndReason\x12\x41\n\x11initiating_entity\x18\x10 \x01(\x0e\x32&.session_authority.v1.InitiatingEntity\x12\x41\n\nattributes\x18\x11 \x03(\x0b\x32-.session_authority.v1.Session.AttributesEntry\x12\x10\n\x08\x61\x63tor_id\x18\x12 \x01(\t\x12\x30\n\x08location\x18\x15 \x01(\x0b\x32\x1e.session_authority.v1.Location\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\x08Location\x12\x0c\n\x04\x63ity\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x03 \x01(\t\x12\x14\n\x0c\x63ountry_code\x18\x04 \x01(\t\"\x98\x01\n\x06\x44\x65vice\x12\x0f\n\x07\x62rowser\x18\x01 \x01(\t\x12\x17\n\x0f\x62rowser_version\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x12\n\nos_version\x18\x04 \x01(\t\x12.\n\x04type\x18\x05 \x01(\x0e\x32 .session_authority.v1.DeviceType\x12\x14\n\x0c\x64isplay_name\x18\x06 \x01(\t*`\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_STATE_ACTIVE\x10\x01\x12\x17\n\x13SESSION_STATE_ENDED\x10\x02*\xb9\x01\n\nDeviceType\x12\x1b\n\x17\x44\x45VICE_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45VICE_TYPE_DESKTOP\x10\x01\x12\x15\n\x11\x44\x45VICE_TYPE_PHONE\x10\x02\x12\x16\n\x12\x44\x45VICE_TYPE_TABLET\x10\x03\x12\x19\n\x15\x44\x45VICE_TYPE_APPLIANCE\x10\x04\x12\x16\n\x12\x44\x45VICE_TYPE_SCRIPT\x10\x05\x12\x13\n\x0f\x44\x45VICE_TYPE_BOT\x10\x06*\xa5\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45ND_REASON_SIGNED_OUT\x10\x01\x12\x16\n\x12\x45ND_REASON_REVOKED\x10\x02\x12\x16\n\x12\x45ND_REASON_EXPIRED\x10\x03\x12\x1b\n\x17\x45ND_REASON_IDLE_TIMEOUT\x10\x04\x12\x14\n\x10\x45ND_REASON_LIMIT\x10\x05*\xaa\x01\n\x10InitiatingEntity\x12!\n\x1dINITIATING_ENTITY_UNSPECIFIED\x10\x00\x12\x1b\n\x17INITIATING_ENTITY_ADMIN\x10\x01\x12\x1a\n\x16INITIATING_ENTITY_USER\x10\x02\x12\x1c\n\x18INITIATING_ENTITY_POLICY\x10\x03\x12\x1c\n\x18INITIATING_ENTITY_SYSTEM\x10\x04\x42@\n\x13sessionauthority.v1P\x01Z\'session_authority/v1;sessionauthorityv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"session_authority/v1/session.proto\x12\x14session_authority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x06\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".session_authority.v1.SessionState\x12\x0f\n\x07\x63urrent\x18\x04 \x01(\x08\x12,\n\x06\x64\x65vice\x18\x05 \x01(\x0b\x32\x1c.session_authority.v1.Device\x12\x12\n\nip_address\x18\x06 \x01(\t\x12\x17\n\x0flast_ip_address\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x61uthenticate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x61uthentication_methods\x18\n \x03(\t\x12\x34\n\x10last_active_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10idle_expire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nend_reason\x18\x0f \x01(\x0e\x32\x1f.session_authority.v1.EndReason\x12\x41\n\x11initiating_entity\x18\x10 \x01(\x0e\x32&.session_authority.v1.InitiatingEntity\x12\x41\n\nattributes\x18\x11 \x03(\x0b\x32-.session_authority.v1.Session.AttributesEntry\x12\x10\n\x08\x61\x63tor_id\x18\x12 \x01(\t\x12\x12\n\nnew_device\x18\x13 \x01(\x08\x12\r\n\x05label\x18\x14 \x01(\t\x12\x30\n\x08location\x18\x15 \x01(\x0b\x32\x1e.session_authority.v1.Location\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\x08Location\x12\x0c\n\x04\x63ity\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x03 \x01(\t\x12\x14\n\x0c\x63ountry_code\x18\x04 \x01(\t\"\x98\x01\n\x06\x44\x65vice\x12\x0f\n\x07\x62rowser\x18\x01 \x01(\t\x12\x17\n\x0f\x62rowser_version\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x12\n\nos_version\x18\x04 \x01(\t\x12.\n\x04type\x18\x05 \x01(\x0e\x32 .session_authority.v1.DeviceType\x12\x14\n\x0c\x64isplay_name\x18\x06 \x01(\t*`\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_STATE_ACTIVE\x10\x01\x12\x17\n\x13SESSION_STATE_ENDED\x10\x02*\xb9\x01\n\nDeviceType\x12\x1b\n\x17\x44\x45VICE_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45VICE_TYPE_DESKTOP\x10\x01\x12\x15\n\x11\x44\x45VICE_TYPE_PHONE\x10\x02\x12\x16\n\x12\x44\x45VICE_TYPE_TABLET\x10\x03\x12\x19\n\x15\x44\x45VICE_TYPE_APPLIANCE\x10\x04\x12\x16\n\x12\x44\x45VICE_TYPE_SCRIPT\x10\x05\x12\x13\n\x0f\x44\x45VICE_TYPE_BOT\x10\x06*\xa5\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45ND_REASON_SIGNED_OUT\x10\x01\x12\x16\n\x12\x45ND_REASON_REVOKED\x10\x02\x12\x16\n\x12\x45ND_REASON_EXPIRED\x10\x03\x12\x1b\n\x17\x45ND_REASON_IDLE_TIMEOUT\x10\x04\x12\x14\n\x10\x45ND_REASON_LIMIT\x10\x05*\xaa\x01\n\x10InitiatingEntity\x12!\n\x1dINITIATING_ENTITY_UNSPECIFIED\x10\x00\x12\x1b\n\x17INITIATING_ENTITY_ADMIN\x10\x01\x12\x1a\n\x16INITIATING_ENTITY_USER\x10\x02\x12\x1c\n\x18INITIATING_ENTITY_POLICY\x10\x03\x12\x1c\n\x18INITIATING_ENTITY_SYSTEM\x10\x04\x42@\n\x13sessionauthority.v1P\x01Z\'session_authority/v1;sessionauthorityv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +35,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\023sessionauthority.v1P\001Z\'session_authority/v1;sessionauthorityv1'
   _globals['_SESSION_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_SESSION_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_SESSIONSTATE']._serialized_start=1182
-  _globals['_SESSIONSTATE']._serialized_end=1278
-  _globals['_DEVICETYPE']._serialized_start=1281
-  _globals['_DEVICETYPE']._serialized_end=1466
-  _globals['_ENDREASON']._serialized_start=1469
-  _globals['_ENDREASON']._serialized_end=1634
-  _globals['_INITIATINGENTITY']._serialized_start=1637
-  _globals['_INITIATINGENTITY']._serialized_end=1807
+  _globals['_SESSIONSTATE']._serialized_start=1217
+  _globals['_SESSIONSTATE']._serialized_end=1313
+  _globals['_DEVICETYPE']._serialized_start=1316
+  _globals['_DEVICETYPE']._serialized_end=1501
+  _globals['_ENDREASON']._serialized_start=1504
+  _globals['_ENDREASON']._serialized_end=1669
+  _globals['_INITIATINGENTITY']._serialized_start=1672
+  _globals['_INITIATINGENTITY']._serialized_end=1842
   _globals['_SESSION']._serialized_start=94
-  _globals['_SESSION']._serialized_end=944
-  _globals['_SESSION_ATTRIBUTESENTRY']._serialized_start=895
-  _globals['_SESSION_ATTRIBUTESENTRY']._serialized_end=944
-  _globals['_LOCATION']._serialized_start=946
-  _globals['_LOCATION']._serialized_end=1025
-  _globals['_DEVICE']._serialized_start=1028
-  _globals['_DEVICE']._serialized_end=1180
+  _globals['_SESSION']._serialized_end=979
+  _globals['_SESSION_ATTRIBUTESENTRY']._serialized_start=930
+  _globals['_SESSION_ATTRIBUTESENTRY']._serialized_end=979
+  _globals['_LOCATION']._serialized_start=981
+  _globals['_LOCATION']._serialized_end=1060
+  _globals['_DEVICE']._serialized_start=1063
+  _globals['_DEVICE']._serialized_end=1215
 # @@protoc_insertion_point(module_scope)

@@ -200,6 +200,8 @@ class Session(_message.Message):
     INITIATING_ENTITY_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     ACTOR_ID_FIELD_NUMBER: _builtins.int
+    NEW_DEVICE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The unique id of the session: a UUID version 7 in its canonical form, hyphenated and in lower case. It is
@@ -223,6 +225,14 @@ class Session(_message.Message):
     """The person who signed in as the user, by the app's own name for that person. Empty if the user signed in.
     Show it to users, so that they see who acted in their name.
     """
+    new_device: _builtins.bool
+    """Whether the user had no earlier session with the same browser, operating system and device type. Decided at
+    sign-in, from the user's live sessions and history; never changed afterwards. True for a user's first session.
+
+    If a user has more than 1,000 live or more than 1,000 ended sessions, only the latest 1,000 of each count.
+    """
+    label: _builtins.str
+    """The user's own name of the session: at most 64 characters. Empty if the user has not named it."""
     @_builtins.property
     def device(self) -> Global___Device:
         """The device that the user signed in with, read from the user agent at sign-in."""
@@ -288,11 +298,13 @@ class Session(_message.Message):
         initiating_entity: Global___InitiatingEntity.ValueType = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor_id: _builtins.str = ...,
+        new_device: _builtins.bool = ...,
+        label: _builtins.str = ...,
         location: Global___Location | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authenticate_time", b"authenticate_time", "create_time", b"create_time", "device", b"device", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "last_active_time", b"last_active_time", "location", b"location"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "current", b"current", "device", b"device", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "initiating_entity", b"initiating_entity", "ip_address", b"ip_address", "last_active_time", b"last_active_time", "last_ip_address", b"last_ip_address", "location", b"location", "session_id", b"session_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "current", b"current", "device", b"device", "end_reason", b"end_reason", "end_time", b"end_time", "expire_time", b"expire_time", "idle_expire_time", b"idle_expire_time", "initiating_entity", b"initiating_entity", "ip_address", b"ip_address", "label", b"label", "last_active_time", b"last_active_time", "last_ip_address", b"last_ip_address", "location", b"location", "new_device", b"new_device", "session_id", b"session_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

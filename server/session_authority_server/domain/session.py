@@ -62,6 +62,7 @@ class Session:
     * `user_epoch` and `global_epoch` are the epochs at the session's creation. The `current_` ones are the present
       epochs. These four alone decide whether a sweep covers the session.
     * `sweep` is the earliest sweep that covers the session. It gives the time of the end.
+    * `new_device` is decided by the INSERT. `label` is the user's own name of the session; None without one.
     * `user_agent` is written at sign-in and never read.
 
     Not frozen, because each validation creates a session and freezing doubles the cost. No code changes a session.
@@ -86,6 +87,8 @@ class Session:
     superseded_hashes: bytes = field(default=b"", repr=False)
     created_by: str = ""
     actor_id: str | None = None
+    new_device: bool = False
+    label: str | None = None
     user_epoch: int = 0
     global_epoch: int = 0
     current_user_epoch: int = 0

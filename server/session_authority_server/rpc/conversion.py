@@ -103,6 +103,8 @@ def _session(session: Session, ending: Ending | None, current: UUID | None) -> s
         authentication_methods=session.authentication_methods,
         attributes=session.attributes,
         actor_id=session.actor_id or "",
+        new_device=session.new_device,
+        label=session.label or "",
     )
     _set(message.create_time, session.create_time)
     _set(message.authenticate_time, session.authenticate_time)

@@ -11,6 +11,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -73,6 +74,11 @@ sessions = Table(
     Column("attributes", Attributes),
     Column("created_by", Text, nullable=False),
     Column("actor_id", Text),
+    Column("new_device", Boolean, nullable=False, server_default=false()),
+    Column("label", Text),
+    # Hashes of the identity at the identity provider: of its issuer and subject, and of its issuer and session id.
+    Column("subject_hash", LargeBinary),
+    Column("sid_hash", LargeBinary),
 )
 
 # Finds a user's sessions: the live ones (no end_time, future expire_time), the expired ones, and the history by time.
@@ -160,6 +166,16 @@ erasures = Table(
     # The id, until all rows of the user are deleted; then null.
     Column("user_id", Text),
 )
+
+# One row for each identity whose sessions were revoked, until no sign-in can have begun before that.
+revoked_identities = Table(
+    "revoked_identities",
+    metadata,
+    # As in `sessions.subject_hash` or `sessions.sid_hash`.
+    Column("identity_hash", LargeBinary, primary_key=True),
+    Column("revoke_time", Moment, nullable=False),
+)
+Index(None, revoked_identities.c.revoke_time)
 
 attempts = Table(
     "attempts",

@@ -27,8 +27,8 @@ from session_authority_server.store import rows
 from session_authority_server.store.database import RetryTransaction
 from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.fence import Fence
+from session_authority_server.store.inserting import insert_row
 from session_authority_server.store.liveness import (
-    current_global_epoch,
     current_user_epoch,
     is_live,
 )
@@ -147,15 +147,7 @@ class SqlTransaction:
         return (await self._connection.execute(statement)).scalars().all()
 
     async def insert_session(self, session: Session) -> Session:
-        columns = rows.as_row(session, check_time=_check_time(session))
-        user_epoch = select(users.c.epoch).where(users.c.user_id == session.user_id)
-        columns |= {
-            "user_epoch": user_epoch.scalar_subquery(),
-            "global_epoch": current_global_epoch,
-        }
-        statement = insert(sessions).values(columns)
-        epochs = statement.returning(sessions.c.user_epoch, sessions.c.global_epoch)
-        row = (await self._connection.execute(epochs)).one()
+        row = await insert_row(self._connection, session, check_time=_check_time(session))
         if self._global_epoch not in (None, row.global_epoch):
             # A sweep of everybody came after `lock_user`, so the sign-in must be checked against it.
             raise RetryTransaction
@@ -165,6 +157,7 @@ class SqlTransaction:
             current_user_epoch=row.user_epoch,
             global_epoch=row.global_epoch,
             current_global_epoch=row.global_epoch,
+            new_device=row.new_device,
         )
 
     async def end_live_over_limit(

@@ -45,6 +45,8 @@ def _entry(session: Session) -> dict[str, object]:
         "end_reason": session.end_reason,
         "initiating_entity": session.initiating_entity,
         "actor_id": session.actor_id,
+        "new_device": session.new_device,
+        "label": session.label,
     }
 
 
