@@ -11,6 +11,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    and_,
     false,
     text,
 )
@@ -98,6 +99,11 @@ Index(
     sqlite_where=sessions.c.end_time.is_not(None),
     postgresql_where=sessions.c.end_time.is_not(None),
 )
+
+# Find the live sessions of an identity.
+for _hash in (sessions.c.subject_hash, sessions.c.sid_hash):
+    _unended = and_(_hash.is_not(None), sessions.c.end_time.is_(None))
+    Index(None, _hash, sqlite_where=_unended, postgresql_where=_unended)
 
 users = Table(
     "users",
