@@ -103,6 +103,18 @@ def test_an_error_about_a_missing_framework_names_its_extra(
     assert f"install session-authority with its extra `{extra}`" in ran.stderr
 
 
+@pytest.mark.parametrize("missing", ["jwt", "httpx"])
+def test_an_error_about_a_package_for_sign_outs_of_providers_names_its_extra(missing: str) -> None:
+    script = (
+        f"import sys; sys.modules[{missing!r}] = None; import session_authority.backchannel.driver"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=False, text=True
+    )
+    assert "ImportError: session_authority.backchannel needs " in ran.stderr
+    assert "install session-authority with its extra `backchannel`" in ran.stderr
+
+
 def test_the_grpc_interceptors_need_no_extra() -> None:
     blocked = "".join(
         f"sys.modules[{name!r}] = None; " for name in ("fastapi", "starlette", "django", "jinja2")

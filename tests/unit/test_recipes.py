@@ -52,7 +52,7 @@ SESSION_FIELDS = {field.name for field in session_pb2.Session.DESCRIPTOR.fields}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FRAMEWORKS = sorted(
     PROJECT["project"]["optional-dependencies"].keys()
-    - {"server", "native", "otel", "postgres", "gateway", "demo"}
+    - {"server", "native", "otel", "postgres", "gateway", "demo", "backchannel"}
 )
 # The optional fields of a sign-in.
 SIGN_IN: dict[str, Any] = {

@@ -14,6 +14,16 @@ from session_authority import (
     _retries,
     session_token,
 )
+from session_authority.backchannel import (
+    key_fetch,
+    key_source,
+    logout_token,
+    provider,
+    receiver,
+    replays,
+    security_event,
+    signed_token,
+)
 from session_authority.near_cache import endings, entries, flights, lease, options, stream
 from session_authority.web import client_ip, cookies, exchange
 from session_authority.web.sessions_page import language, listing
@@ -210,6 +220,17 @@ _WEB = f"""
 | `PageOptions.effective_within_seconds` | {span(page_options.EFFECTIVE_LIMIT_SECONDS)} | `ConfigurationError` |
 | languages of an `Accept-Language` header | {language.ACCEPTED_LIMIT} | ignored |
 """
+_PROVIDERS = f"""
+| providers of a program | {provider.PROVIDERS_LIMIT:,} | the program does not start |
+| body of a request of a provider | {size(receiver.BODY_LIMIT_BYTES)} | 400 for a logout token, 413 for an event |
+| age of a logout token, and of a security event | {span(logout_token.LOGOUT_AGE_SECONDS)}, and {span(security_event.EVENT_AGE_SECONDS)} | 400 |
+| difference between the clocks of a provider and a program | {span(signed_token.LEEWAY_SECONDS)} | 400 |
+| tokens that a process remembers, to carry out each once | {replays.REMEMBERED_LIMIT:,} logout tokens and as many events | the oldest is forgotten |
+| key set and discovery document of a provider | {size(key_fetch.DOCUMENT_LIMIT_BYTES)}, within {span(key_fetch.FETCH_SECONDS)} | the keys count as unavailable |
+| pause between two fetches of a provider's keys | {span(key_source.PAUSE_SECONDS)} | 400 for a logout token, 503 for an event |
+| age of a provider's keys | fetched again after {span(key_source.FRESH_SECONDS)}; used for at most {span(key_source.USABLE_SECONDS)} | 400 for a logout token, 503 for an event |
+| wait that a provider is asked for during an outage | {span(receiver.RETRY_AFTER_SECONDS)} (`Retry-After`) | - |
+"""
 _GATEWAY = f"""
 | connections of an HTTP port | {gateway_http.CONNECTIONS_LIMIT:,} | further ones are closed |
 | request line and headers of a request over HTTP | {size(gateway_http.HEAD_LIMIT_BYTES)} | 431 |
@@ -231,6 +252,7 @@ LIMITS = {
     "Upkeep, audit log and processes": _UPKEEP,
     "Client": _CLIENT,
     "Web integrations": _WEB,
+    "Identity providers": _PROVIDERS,
     "Gateway": _GATEWAY,
 }
 """The rows of each table: the limit, its value, and what happens beyond it."""
