@@ -224,6 +224,17 @@ def revoke(token: Token, session_id: str) -> Operation[RevokedSession]:
     )
 
 
+def name(token: Token, session_id: str, label: str) -> Operation[Session]:
+    """Store the user's own name of one of the user's sessions."""
+    request = v1.NameSessionRequest(
+        session_token=_required_token(token),
+        session_id=convert.text("session_id", session_id),
+        label=convert.text("label", label),
+    )
+    answer = yield from _ask("NameSession", request, v1.NameSessionResponse)
+    return convert.session_of(answer.session)
+
+
 def revoke_others(token: Token) -> Operation[datetime]:
     """Revoke all of the user's sessions except the token's own."""
     request = v1.RevokeOtherSessionsRequest(session_token=_required_token(token))

@@ -212,6 +212,25 @@ class SessionClient(Caller):
         """
         return self.run_operation(_core.revoke(token, session_id))
 
+    def name(self, token: Token, session_id: str, label: str) -> Session:
+        """Store the user's own name of one of the user's live sessions. Tokens stay valid.
+
+        Args:
+            token: The token of the user who owns the session.
+            session_id: The id of the session to name.
+            label: The name: one line of at most 64 characters. An empty name removes the present one.
+
+        Returns:
+            The session with its new name. Near caches may answer with the earlier name for a while.
+
+        Raises:
+            SessionNotLive: The token is invalid: the user must sign in.
+            SessionNotFound: The user has no live session with this id.
+            ReauthenticationRequired: The last proof of identity is older than the policy allows.
+            ImpersonationForbidden: The session has an actor: another person acts as the user.
+        """
+        return self.run_operation(_core.name(token, session_id, label))
+
     def revoke_others(self, token: Token) -> datetime:
         """Revoke every session of the token's user except the token's own.
 

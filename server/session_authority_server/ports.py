@@ -184,6 +184,9 @@ class Transaction(Protocol):
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
         """Record how a session ended, unless an ending is already recorded. Return whether this call recorded it."""
 
+    async def name_session(self, session_id: UUID, label: str | None, now: datetime) -> bool:
+        """Write the label of a session, unless the session is not live. Return whether it was written."""
+
     async def renew_session(self, session: Session, *, replaces: bytes) -> bool:
         """Write a session if its stored hash is `replaces` and no ending is recorded. Return whether it was written."""
 

@@ -162,6 +162,9 @@ SILENT: dict[str, Work] = {
         session.user_id, LATER, 0
     ),
     "insert_session": _insert,
+    "name_session": lambda transaction, session: transaction.name_session(
+        session.session_id, "Study", LATER
+    ),
     "read_swept_time": lambda transaction, _: transaction.read_swept_time(),
     "correct_swept_time": lambda transaction, session: transaction.correct_swept_time(
         session.user_id, LATER

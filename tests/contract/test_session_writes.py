@@ -103,6 +103,24 @@ async def test_a_sweep_ends_a_session_inserted_earlier_in_the_same_transaction(
     assert not is_live(await engine.get(session.session_id), START)
 
 
+async def test_only_a_live_session_gets_a_name(engine: Engine) -> None:
+    live, ended, expired = a_session(), a_session(), a_session(lifetime=SECOND)
+    swept = a_session("bob")
+    await engine.add(live, ended, expired, swept)
+    await end(engine, ended)
+    await engine.sweep("bob", START)
+
+    async def work(transaction: Transaction) -> list[bool]:
+        return [
+            await transaction.name_session(each.session_id, "Study", START + SECOND)
+            for each in (live, ended, expired, swept)
+        ]
+
+    assert await engine.sessions.transact(work) == [True, False, False, False]
+    labels = [(await engine.get(each.session_id)).label for each in (live, ended, expired, swept)]
+    assert labels == ["Study", None, None, None]
+
+
 async def test_one_of_many_concurrent_endings_succeeds(engine: Engine) -> None:
     session = a_session()
     await engine.add(session)

@@ -74,6 +74,7 @@ _PLAUSIBLE: dict[str, list[bytes]] = {
     "key": [b"tenant", b"role"],
     "value": [b"", b"admin"],
     "actor_id": [b"", b"support"],
+    "label": [b"", b"Study", "Büro 📱".encode()],
     "retry_secret": [b"", b"r" * 32, b"\xff" * 32],
 }
 

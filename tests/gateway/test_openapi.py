@@ -101,6 +101,8 @@ def test_requests_and_answers_are_as_described(gateway: JsonGateway) -> None:
     again = call(SESSION_SERVICE + "ReauthenticateSession", sessionToken=token)
     token, other_id = again["sessionToken"], other["session"]["sessionId"]
     call(SESSION_SERVICE + "RevokeSession", sessionToken=token, sessionId=other_id)
+    named = {"sessionId": again["session"]["sessionId"], "label": "Study"}
+    call(SESSION_SERVICE + "NameSession", sessionToken=token, **named)
     call(SESSION_SERVICE + "ListSessions", sessionToken=token, pageSize=1, showEnded=True)
     call(SESSION_SERVICE + "ValidateSession", sessionToken=token, passive=True)
     call(SESSION_SERVICE + "ValidateSession", sessionToken="unknown")

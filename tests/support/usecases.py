@@ -16,6 +16,7 @@ from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.create_session import create_session
 from session_authority_server.usecases.erase_user import erase_user
 from session_authority_server.usecases.list_sessions import list_sessions
+from session_authority_server.usecases.name_session import name_session
 from session_authority_server.usecases.operator_revoke import (
     revoke_all_sessions,
     revoke_key_sessions,
@@ -70,6 +71,7 @@ class UseCases:
         self.create = partial(create_session, context)
         self.list = partial(list_sessions, context)
         self.revoke = partial(revoke_session, context)
+        self.name = partial(name_session, context)
         self.revoke_others = partial(revoke_other_sessions, context)
         self.sign_out = partial(sign_out, context)
         self.reauthenticate = partial(reauthenticate_session, context)

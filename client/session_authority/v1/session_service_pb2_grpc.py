@@ -67,6 +67,11 @@ class SessionServiceStub:
                 request_serializer=session__authority_dot_v1_dot_session__service__pb2.RevokeSessionRequest.SerializeToString,
                 response_deserializer=session__authority_dot_v1_dot_session__service__pb2.RevokeSessionResponse.FromString,
                 _registered_method=True)
+        self.NameSession = channel.unary_unary(
+                '/session_authority.v1.SessionService/NameSession',
+                request_serializer=session__authority_dot_v1_dot_session__service__pb2.NameSessionRequest.SerializeToString,
+                response_deserializer=session__authority_dot_v1_dot_session__service__pb2.NameSessionResponse.FromString,
+                _registered_method=True)
         self.RevokeOtherSessions = channel.unary_unary(
                 '/session_authority.v1.SessionService/RevokeOtherSessions',
                 request_serializer=session__authority_dot_v1_dot_session__service__pb2.RevokeOtherSessionsRequest.SerializeToString,
@@ -129,9 +134,9 @@ class SessionServiceServicer:
         """ListSessions returns the sessions of the token's user. Live sessions come first, the most recently active one
         at the top. Ended sessions follow if the request asks for them, the latest first.
 
-        ListSessions, RevokeSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the proof of
-        identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has an
-        `actor_id`. SignOut has neither restriction.
+        ListSessions, RevokeSession, NameSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the
+        proof of identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has
+        an `actor_id`. SignOut has neither restriction.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +145,16 @@ class SessionServiceServicer:
     def RevokeSession(self, request, context):
         """RevokeSession ends one session of the token's user. Revoking a session that has already ended changes
         nothing and succeeds. Revoking the token's own session signs it out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NameSession(self, request, context):
+        """NameSession stores the user's own name of one of the user's live sessions. The name changes nothing else: no
+        token becomes invalid, and validators with a near cache may answer with the earlier name for a while.
+
+        It fails with SESSION_NOT_FOUND if the user has no live session with this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,6 +213,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.RevokeSession,
                     request_deserializer=session__authority_dot_v1_dot_session__service__pb2.RevokeSessionRequest.FromString,
                     response_serializer=session__authority_dot_v1_dot_session__service__pb2.RevokeSessionResponse.SerializeToString,
+            ),
+            'NameSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.NameSession,
+                    request_deserializer=session__authority_dot_v1_dot_session__service__pb2.NameSessionRequest.FromString,
+                    response_serializer=session__authority_dot_v1_dot_session__service__pb2.NameSessionResponse.SerializeToString,
             ),
             'RevokeOtherSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeOtherSessions,
@@ -358,6 +378,33 @@ class SessionService:
             '/session_authority.v1.SessionService/RevokeSession',
             session__authority_dot_v1_dot_session__service__pb2.RevokeSessionRequest.SerializeToString,
             session__authority_dot_v1_dot_session__service__pb2.RevokeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NameSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/session_authority.v1.SessionService/NameSession',
+            session__authority_dot_v1_dot_session__service__pb2.NameSessionRequest.SerializeToString,
+            session__authority_dot_v1_dot_session__service__pb2.NameSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,13 +63,19 @@ class SessionServiceStub:
     """ListSessions returns the sessions of the token's user. Live sessions come first, the most recently active one
     at the top. Ended sessions follow if the request asks for them, the latest first.
 
-    ListSessions, RevokeSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the proof of
-    identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has an
-    `actor_id`. SignOut has neither restriction.
+    ListSessions, RevokeSession, NameSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the
+    proof of identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has
+    an `actor_id`. SignOut has neither restriction.
     """
     RevokeSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]
     """RevokeSession ends one session of the token's user. Revoking a session that has already ended changes
     nothing and succeeds. Revoking the token's own session signs it out.
+    """
+    NameSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.NameSessionRequest, _session_service_pb2.NameSessionResponse]
+    """NameSession stores the user's own name of one of the user's live sessions. The name changes nothing else: no
+    token becomes invalid, and validators with a near cache may answer with the earlier name for a while.
+
+    It fails with SESSION_NOT_FOUND if the user has no live session with this id.
     """
     RevokeOtherSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeOtherSessionsRequest, _session_service_pb2.RevokeOtherSessionsResponse]
     """RevokeOtherSessions revokes every session of the token's user except the token's own, however many there are.
@@ -121,13 +127,19 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """ListSessions returns the sessions of the token's user. Live sessions come first, the most recently active one
     at the top. Ended sessions follow if the request asks for them, the latest first.
 
-    ListSessions, RevokeSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the proof of
-    identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has an
-    `actor_id`. SignOut has neither restriction.
+    ListSessions, RevokeSession, NameSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the
+    proof of identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has
+    an `actor_id`. SignOut has neither restriction.
     """
     RevokeSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
     """RevokeSession ends one session of the token's user. Revoking a session that has already ended changes
     nothing and succeeds. Revoking the token's own session signs it out.
+    """
+    NameSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.NameSessionRequest, _session_service_pb2.NameSessionResponse]  # type: ignore[assignment]
+    """NameSession stores the user's own name of one of the user's live sessions. The name changes nothing else: no
+    token becomes invalid, and validators with a near cache may answer with the earlier name for a while.
+
+    It fails with SESSION_NOT_FOUND if the user has no live session with this id.
     """
     RevokeOtherSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeOtherSessionsRequest, _session_service_pb2.RevokeOtherSessionsResponse]  # type: ignore[assignment]
     """RevokeOtherSessions revokes every session of the token's user except the token's own, however many there are.
@@ -200,9 +212,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListSessions returns the sessions of the token's user. Live sessions come first, the most recently active one
         at the top. Ended sessions follow if the request asks for them, the latest first.
 
-        ListSessions, RevokeSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the proof of
-        identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has an
-        `actor_id`. SignOut has neither restriction.
+        ListSessions, RevokeSession, NameSession and RevokeOtherSessions fail with REAUTHENTICATION_REQUIRED if the
+        proof of identity is older than the policy allows. They fail with IMPERSONATION_FORBIDDEN if the session has
+        an `actor_id`. SignOut has neither restriction.
         """
 
     @_abc_1.abstractmethod
@@ -213,6 +225,18 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.RevokeSessionResponse, _abc.Awaitable[_session_service_pb2.RevokeSessionResponse]]:
         """RevokeSession ends one session of the token's user. Revoking a session that has already ended changes
         nothing and succeeds. Revoking the token's own session signs it out.
+        """
+
+    @_abc_1.abstractmethod
+    def NameSession(
+        self,
+        request: _session_service_pb2.NameSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.NameSessionResponse, _abc.Awaitable[_session_service_pb2.NameSessionResponse]]:
+        """NameSession stores the user's own name of one of the user's live sessions. The name changes nothing else: no
+        token becomes invalid, and validators with a near cache may answer with the earlier name for a while.
+
+        It fails with SESSION_NOT_FOUND if the user has no live session with this id.
         """
 
     @_abc_1.abstractmethod

@@ -23,6 +23,8 @@ METHODS_LIMIT = 16
 METHOD_LIMIT_CHARACTERS = 32
 RETRY_SECRET_BYTES = 32
 IP_ADDRESS_LIMIT_CHARACTERS = 64
+LABEL_LIMIT_CHARACTERS = 64
+_UNFIT_FOR_A_LINE = frozenset({"Cc", "Zl", "Zp"})  # categories of Unicode
 _METHOD = re.compile(rf"[!-~]{{1,{METHOD_LIMIT_CHARACTERS}}}")
 
 
@@ -71,6 +73,18 @@ def check_reason(reason: str, violations: Violations) -> None:
         violations.add("reason", f"has {size} bytes; at most {REASON_LIMIT_BYTES} are allowed")
     elif _has_control_character(reason):
         violations.add("reason", "has a control character; it must have none")
+
+
+def check_label(label: str, violations: Violations) -> str | None:
+    """Return the name that a user gives to a session, without white space around it; None for an empty name."""
+    label = label.strip()
+    if len(label) > LABEL_LIMIT_CHARACTERS:
+        violations.add(
+            "label", f"has {len(label)} characters; at most {LABEL_LIMIT_CHARACTERS} are allowed"
+        )
+    elif any(unicodedata.category(character) in _UNFIT_FOR_A_LINE for character in label):
+        violations.add("label", "has a control character or a line break; it must have none")
+    return label or None
 
 
 def check_ip_address(text: str, violations: Violations) -> str | None:

@@ -57,6 +57,7 @@ _RULES: Mapping[str, Rule] = {
     "BatchValidateSessions": Rule(Permission.VALIDATE, BATCH_REQUEST_LIMIT_BYTES),
     "ListSessions": Rule(Permission.MANAGE),
     "RevokeSession": Rule(Permission.MANAGE),
+    "NameSession": Rule(Permission.MANAGE),
     "RevokeOtherSessions": Rule(Permission.MANAGE),
     "SignOut": Rule(Permission.MANAGE),
     "WatchSessions": Rule(Permission.WATCH, retry=Retry.NEVER),

@@ -19,6 +19,7 @@ from session_authority_server.rpc.conversion import (
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.create_session import SignIn, create_session
 from session_authority_server.usecases.list_sessions import Listing, list_sessions
+from session_authority_server.usecases.name_session import name_session
 from session_authority_server.usecases.reauthenticate_session import (
     Reauthentication,
     reauthenticate_session,
@@ -144,6 +145,15 @@ class SessionService:
             session=to_session(session, self._context.clock.now(), current),
             effective_time=to_timestamp(revocation.effective_time),
             already_ended=revocation.already_ended,
+        )
+
+    async def NameSession(self, request: pb.NameSessionRequest) -> pb.NameSessionResponse:
+        named = await name_session(
+            self._context, request.session_token, request.session_id, request.label
+        )
+        session, current = named.session, named.session.session_id if named.current else None
+        return pb.NameSessionResponse(
+            session=to_session(session, self._context.clock.now(), current)
         )
 
     async def RevokeOtherSessions(

@@ -216,6 +216,14 @@ class SqlTransaction:
         )
         return await self._changes(session_id, statement)
 
+    async def name_session(self, session_id: UUID, label: str | None, now: datetime) -> bool:
+        statement = (
+            update(sessions)
+            .where(sessions.c.session_id == session_id, is_live(now))
+            .values(label=label)
+        )
+        return (await self._connection.execute(statement)).rowcount == 1
+
     async def renew_session(self, session: Session, *, replaces: bytes) -> bool:
         statement = (
             update(sessions)

@@ -1,4 +1,4 @@
-"""Restrictions on listing and revoking: a recent proof of identity, and no actors."""
+"""Restrictions on listing, revoking and naming: a recent proof of identity, and no actors."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -25,6 +25,7 @@ MAX_AGE = timedelta(minutes=5)
 CALLS: dict[str, Callable[[Authority, str, str], Awaitable[object]]] = {
     "list": lambda authority, token, _own: authority.list(Listing(session_token=token)),
     "revoke": lambda authority, token, own: authority.revoke(token, own),
+    "name": lambda authority, token, own: authority.name(token, own, "Study"),
     "revoke others": lambda authority, token, _own: authority.revoke_others(token),
 }
 
