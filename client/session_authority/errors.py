@@ -17,6 +17,7 @@
     │   ├── ApiKeyRejected        its API key is missing, wrong, expired or revoked
     │   └── PermissionMissing     its API key does not permit this
     ├── InternalError             a fault of the authority, or an answer that the library does not understand
+    ├── EventRejected             an event is not the authority's, or too old: answer 400
     ├── ClientClosed              also a RuntimeError; the client was used after close()
     └── ConfigurationError        also a ValueError; a setting has no usable value
 
@@ -243,6 +244,12 @@ class InternalError(SessionAuthorityError):
         "The session authority failed, or sent an answer that this library does not understand: "
         "keep the user's cookie, answer 500, and see the authority's log."
     )
+
+
+class EventRejected(SessionAuthorityError):
+    """A request with an event is not signed by the authority, or was sent too long ago."""
+
+    advice = "The event was not accepted: answer 400, and use no part of it."
 
 
 class ClientClosed(SessionAuthorityError, RuntimeError):

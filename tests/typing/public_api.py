@@ -28,6 +28,7 @@ from session_authority import (
     SessionToken,
     Unavailable,
     ValidationRequest,
+    events,
     testing,
 )
 
@@ -156,3 +157,16 @@ def mistakes_are_type_errors(client: SessionClient, session: Session) -> None:
     client.validate(b"ses_")  # type: ignore[arg-type]
     client.create("ana", "192.0.2.1")  # type: ignore[call-arg]
     client.create("ana", lifetime=60)  # type: ignore[arg-type]
+
+
+def an_event_is_narrowed_by_its_class(headers: Mapping[str, str], body: bytes) -> None:
+    event = events.verify(headers, body, ["whsec_"])
+    assert_type(event, events.Event)
+    match event:
+        case events.NewDevice() | events.SessionEstablished():
+            assert_type(event.device, Device)
+            assert_type(event.location, Location | None)
+        case events.SessionEnded():
+            assert_type(event.reason, EndReason)
+        case events.SessionsSwept():
+            assert_type(event.user_id, str | None)
