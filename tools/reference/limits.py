@@ -12,6 +12,7 @@ from session_authority import (
     _conversion,
     _core,
     _retries,
+    events,
     session_token,
 )
 from session_authority.backchannel import (
@@ -46,6 +47,7 @@ from session_authority_server.domain import (
     policy,
     sign_in,
     token,
+    webhook,
 )
 from session_authority_server.domain.policy import Policy
 from session_authority_server.observability import flood_limit, instruments, metrics_port
@@ -64,7 +66,7 @@ from session_authority_server.store.engine import limits as engine
 from session_authority_server.usecases import api_keys, erase_user, list_sessions, operator_revoke
 from session_authority_server.watch import hub, postgresql_channel
 from session_authority_server.watch import stream as watch_stream
-from session_authority_workers import purge
+from session_authority_workers import courier, deliver, guarded_network, purge, webhook_sender
 from session_authority_workers.pace import Pace
 
 _POLICY = Policy()
@@ -190,6 +192,20 @@ _UPKEEP = f"""
 | server processes on one port | {_most("processes")} | refused at the start |
 | wait for a server process to drain | `DRAIN_SECONDS` and {span(processes.DRAIN_MARGIN_SECONDS)} | killed |
 """
+_EVENTS = f"""
+| URL of a receiver | {webhook.URL_LIMIT_CHARACTERS:,} characters | refused |
+| requests of a receiver at once | {webhook_sender.REQUESTS_AT_ONCE}, each of another user; one while it accepts nothing | events wait |
+| duration of a request to a receiver | {span(webhook_sender.REQUEST_SECONDS)}, with the look-up of its name and the whole answer | the event is sent again |
+| addresses of a receiver that are tried | {guarded_network.ADDRESSES_TRIED}, each for {span(guarded_network.CONNECT_SECONDS)} | the event is sent again |
+| answer of a receiver | {size(webhook_sender.ANSWER_LIMIT_BYTES)} | the event is sent again |
+| wait before a failed event is sent again | {span(courier.FIRST_WAIT)}, doubled up to {span(courier.LONGEST_WAIT)}; up to half less at random | - |
+| pause between requests to a receiver that accepted none of the last {courier.TROUBLE_FAILURES} | 1 second, doubled up to {span(courier.LONGEST_PAUSE_SECONDS)}; up to half less at random | - |
+| time in which an event or a receiver fails | {span(courier.PARK_AFTER)} | the receiver is parked |
+| events of a receiver that a worker reads at once | {courier.EVENTS_READ}, and again after {span(courier.FRESH_SECONDS)} | the rest is read later |
+| time in which a killed worker keeps its receivers | {span(deliver.LEASE_SECONDS)} | another worker takes over |
+| time in which both keys sign after a rotation | {span(webhook.ROTATION_OVERLAP)} | only the new key signs |
+| age of an event that a receiver accepts (`events.verify`) | {span(events.TOLERANCE)} | `EventRejected` |
+"""
 _CLIENT = f"""
 | attempts of a call | {_retries.MAX_ATTEMPTS}, with pauses of {_retries.INITIAL_PAUSE_SECONDS:g} to {span(_retries.MAX_PAUSE_SECONDS)}, within the deadline | the last error is raised |
 | retries in an outage | {_retries.BUDGET_TOKENS // 2}; each {1 / _retries.TOKENS_OF_AN_ANSWER:g} answers give one back | the first error is raised |
@@ -251,6 +267,7 @@ LIMITS = {
     "Streams": _STREAMS,
     "Store": _STORE,
     "Upkeep, audit log and processes": _UPKEEP,
+    "Events": _EVENTS,
     "Client": _CLIENT,
     "Web integrations": _WEB,
     "Identity providers": _PROVIDERS,

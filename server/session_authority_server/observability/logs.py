@@ -123,7 +123,15 @@ def set_level(level: str) -> None:
 def _apply_level(level: str) -> None:
     root = logging.getLogger()
     root.setLevel(level.upper())
-    for chatty in ("alembic", "apscheduler", "aiosqlite", "asyncio", "sqlalchemy", "uvicorn"):
+    for chatty in (
+        "alembic",
+        "apscheduler",
+        "aiosqlite",
+        "asyncio",
+        "httpcore",
+        "sqlalchemy",
+        "uvicorn",
+    ):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 

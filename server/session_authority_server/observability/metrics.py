@@ -12,6 +12,7 @@ ACCEPTED, MALFORMED = "accepted", "malformed"
 
 _CALL_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _BARRIER_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_DELAY_BOUNDS = (0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0, 21600.0, 86400.0)
 _OUTCOMES = (ACCEPTED, MALFORMED, *(each.value for each in RejectionReason))
 
 RPC_DURATION = Histogram(
@@ -124,6 +125,17 @@ WORKER_LAST_DURATION = Gauge(
 OLDEST_OVERDUE = Gauge(
     "session_authority_oldest_overdue_seconds",
     "How long the longest overdue session has waited for the worker. 0 if no session is overdue.",
+)
+EVENT_DELIVERIES = Counter(
+    "session_authority_event_deliveries",
+    "Attempts to deliver an event, by the name of the receiver and outcome: `delivered` or `failed`.",
+    "receiver",
+    "outcome",
+)
+EVENT_DELAY = Histogram(
+    "session_authority_event_delay_seconds",
+    "Time from the commit of an event to its delivery. Repeated attempts and pauses are included.",
+    bounds=_DELAY_BOUNDS,
 )
 AUDIT_QUEUE = Gauge(
     "session_authority_audit_queue_events", "Events that wait to be written to the audit log."
