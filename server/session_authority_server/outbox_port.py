@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from session_authority_server.domain.receiver import Delivery, Receiver
+from session_authority_server.domain.receiver import Delivery, EventType, Receiver, ReceiverState
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,29 @@ class Backlog:
     """The events that wait for a receiver.
 
     Attributes:
+        state: The state of the receiver.
         pending: How many events wait.
         oldest: When the oldest of them was written; None if none waits.
     """
 
+    state: ReceiverState
     pending: int
     oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome of a test event.
+
+    Attributes:
+        delivered: Whether it was delivered.
+        attempts: How many deliveries have failed.
+        problem: Why the last delivery to the receiver failed.
+    """
+
+    delivered: bool
+    attempts: int
+    problem: str
 
 
 class Outbox(Protocol):
@@ -84,5 +101,48 @@ class Outbox(Protocol):
         Then delete the receivers that were removed before a time and have no events left.
         """
 
-    async def backlogs(self, limit: int) -> Mapping[UUID, Backlog]:
-        """Return how many events wait for each receiver that is not removed. Each count stops at `limit`."""
+    async def backlogs(self, limit: int) -> Mapping[str, Backlog]:
+        """Return the backlog of each receiver that is not removed, by its name. Counting stops at `limit` events."""
+
+
+class ReceiverStore(Protocol):
+    """Keeps the receivers, for operators and for the processes that write events."""
+
+    async def wanted(self) -> frozenset[EventType]:
+        """Return the types that any receiver wants, and EventType.TEST if there is any receiver.
+
+        Receivers that were removed recently count, because their events may not be deleted yet.
+        """
+
+    async def read_receivers(self) -> Sequence[Receiver]:
+        """Return the receivers that are not removed, the oldest first."""
+
+    async def add_receiver(self, receiver: Receiver, start_time: datetime) -> bool:
+        """Add a receiver of the events that are written from a time on. Return False if the name is taken."""
+
+    async def set_state(self, receiver_id: UUID, state: ReceiverState) -> bool:
+        """Set the state of a receiver that is not removed. Return False if there is no such receiver."""
+
+    async def remove_receiver(self, receiver_id: UUID, now: datetime) -> bool:
+        """Remove a receiver. Return False if there is no such receiver."""
+
+    async def rotate_key(self, receiver_id: UUID, generation: int, now: datetime) -> bool:
+        """Begin the next generation of a receiver's key, unless the present one is not `generation`."""
+
+    async def add_test(self, receiver_id: UUID, event_id: UUID, payload: str, now: datetime) -> int:
+        """Add a test event for one receiver. Return its sequence."""
+
+    async def read_test(self, sequence: int) -> Outcome | None:
+        """Return the outcome of a test event; None if it was deleted."""
+
+    async def hurry(self, receiver_id: UUID, now: datetime, limit: int) -> int:
+        """Make at most `limit` events of a receiver due that wait for a later time. Return how many.
+
+        They count as if no delivery had failed.
+        """
+
+    async def replay(self, receiver_id: UUID, since: datetime, now: datetime, limit: int) -> int:
+        """Make at most `limit` delivered events due again, the oldest first. Return how many.
+
+        Affects events that were written since a time.
+        """

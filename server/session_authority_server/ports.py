@@ -21,6 +21,7 @@ from uuid import UUID
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
 from session_authority_server.domain.event import Event, SessionEnded
 from session_authority_server.domain.location import Location
+from session_authority_server.domain.payload import Reportable
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Changes, Ending, Session, Sweep
 
@@ -67,7 +68,9 @@ class ExpiryBatch:
     """The result of one call of `end_overdue`."""
 
     count: int  # how many sessions have ended
-    ended: Sequence[SessionEnded]  # the recorded endings; also the expired sessions if `named`
+    ended: Sequence[
+        SessionEnded
+    ]  # the recorded endings; also the expired sessions if `named` or reported
     examined: int  # how many sessions were processed; 0 if none is due
     busy: bool = False  # whether another caller was running, so that this call did nothing
 
@@ -154,7 +157,10 @@ class Transaction(Protocol):
     """One transaction. Its changes are committed together, or not at all."""
 
     def record(self, *events: Event) -> None:
-        """Record events in the audit log after the commit. A rollback discards them."""
+        """Record events in the audit log after the commit, and report them. A rollback discards them."""
+
+    def report(self, *events: Reportable) -> None:
+        """Write events for the receivers that want them, before the commit. The audit log does not get them."""
 
     def confirm_end(self) -> None:
         """Protect the commit like that of a new ending. Its answer confirms an ending that was recorded earlier."""
@@ -205,7 +211,8 @@ class Transaction(Protocol):
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         """Mark a user for erasure. The caller has locked the user's row and just swept the user's sessions.
 
-        The user's row is deleted later. If the user signs in again after that, the new row starts at the epoch
+        Deletes the user's events that wait for receivers or were delivered, and reports the erasure. The user's row
+        is deleted later. If the user signs in again after that, the new row starts at the epoch
         that the user has at this call, and rejects sign-ins that began before `time`.
         """
 
@@ -304,6 +311,8 @@ class UpkeepStore(Protocol):
         * Only counts sessions whose lifetime is over, because their rows always show it. `named` also returns these
           expired sessions, which doubles the cost.
         * Exception: a store that erases addresses at the end writes these rows, so it also records that they expired.
+        * If a receiver wants the endings, also returns the expired sessions, and writes an event for each session that
+          no sweep covers. It then locks the users, so that their events are in order.
         * Two callers never process the same session at the same time. A crash of the engine may repeat the last batch.
         * Skips a live session until it could be due. Stops at a locked session, and continues with it next time.
         * Never processes a session that appears behind the position reached. It was committed late or created by a

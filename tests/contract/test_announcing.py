@@ -152,9 +152,14 @@ async def _record(transaction: Transaction, session: Session) -> None:
     transaction.record(SessionEstablished(session))
 
 
+async def _report(transaction: Transaction, session: Session) -> None:
+    transaction.report(SessionEstablished(session))
+
+
 # The methods that leave each valid token valid.
 SILENT: dict[str, Work] = {
     "record": _record,
+    "report": _report,
     "confirm_end": _confirm_end,
     "lock_user": lambda transaction, session: transaction.lock_user(session.user_id),
     "read_session": lambda transaction, session: transaction.read_session(session.session_id),

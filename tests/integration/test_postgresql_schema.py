@@ -247,7 +247,9 @@ async def test_migrations_make_the_tables_that_the_statements_name(
             context = MigrationContext.configure(
                 connection, opts={"compare_type": True, "compare_server_default": True}
             )
-            assert compare_metadata(context, metadata) == []
+            differences = compare_metadata(context, metadata)
+            # SQLite numbers rows without an identity.
+            assert [each for each in differences if "Identity(" not in repr(each)] == []
 
 
 # Migrating
@@ -369,7 +371,7 @@ def test_concurrent_index_builds_do_not_wait_for_each_other(empty: str, tmp_path
             said = one.stdout + two.stdout
     assert said.count(f"went from 0002 to {WANTED}") == 1
     # The other migration gets the lock after the last revision, or between two revisions.
-    assert len(re.findall(rf"went from 000[3-7] to {WANTED}|is already {WANTED}", said)) == 1
+    assert len(re.findall(rf"went from 00[01]\d to {WANTED}|is already {WANTED}", said)) == 1
 
 
 @pytest.mark.parametrize("words", [("serve", "--listen", "127.0.0.1:0"), ("worker", "--once")])

@@ -153,7 +153,7 @@ class FakeOutbox:
     async def purge_removed(self, removed_before: datetime, limit: int) -> int:
         raise NotImplementedError
 
-    async def backlogs(self, limit: int) -> Mapping[UUID, Backlog]:
+    async def backlogs(self, limit: int) -> Mapping[str, Backlog]:
         raise NotImplementedError
 
     def _holds(self, receiver_id: UUID, worker_id: UUID) -> bool:

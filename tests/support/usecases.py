@@ -1,6 +1,6 @@
 """The use cases with one context, for tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from session_authority_server.background.activity import Activity
@@ -57,10 +57,16 @@ class UseCases:
         reused: The sessions whose superseded tokens were used.
     """
 
-    def __init__(self, store: SessionStore, clock: Clock, policy: Policy) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        clock: Clock,
+        policy: Policy,
+        reports: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.reused: list[Session] = []
         self.activity = Activity(store, clock, policy)
-        self.superseded = SupersededTokens(store, clock, policy, self.reused.append)
+        self.superseded = SupersededTokens(store, clock, policy, self.reused.append, reports)
         self.context = context = Context(
             store=store,
             clock=clock,

@@ -35,7 +35,13 @@ from session_authority_gateway import http_server as gateway_http
 from session_authority_server.app import grpc_server
 from session_authority_server.audit import log as audit_log
 from session_authority_server.audit import reading as audit_reading
-from session_authority_server.background import activity, keyring, locations, superseded
+from session_authority_server.background import (
+    activity,
+    keyring,
+    locations,
+    superseded,
+    wanted_events,
+)
 from session_authority_server.cli import processes, supervisor
 from session_authority_server.config import Settings
 from session_authority_server.devices import text as user_agent
@@ -44,6 +50,7 @@ from session_authority_server.domain import (
     device,
     errors,
     location,
+    payload,
     policy,
     sign_in,
     token,
@@ -59,6 +66,7 @@ from session_authority_server.store import (
     expiry,
     inserting,
     lost_endings,
+    outbox,
     state_directory,
 )
 from session_authority_server.store.engine import hot_read, postgresql, sqlite
@@ -66,7 +74,14 @@ from session_authority_server.store.engine import limits as engine
 from session_authority_server.usecases import api_keys, erase_user, list_sessions, operator_revoke
 from session_authority_server.watch import hub, postgresql_channel
 from session_authority_server.watch import stream as watch_stream
-from session_authority_workers import courier, deliver, guarded_network, purge, webhook_sender
+from session_authority_workers import (
+    courier,
+    deliver,
+    guarded_network,
+    keep_outbox,
+    purge,
+    webhook_sender,
+)
 from session_authority_workers.pace import Pace
 
 _POLICY = Policy()
@@ -188,6 +203,12 @@ _UPKEEP = f"""
 | events that wait for the audit log | {audit_log.QUEUE_LIMIT_EVENTS:,} | dropped, counted, and reported when there is room |
 | wait for the audit log at a stop | {span(audit_log.DRAIN_SECONDS)} | the rest is lost, and counted |
 | equal lines of a log, and rejected credentials of a kind | {flood_limit.PER_SECOND} a second | counted in one line a second |
+| body of an event | {size(payload.PAYLOAD_LIMIT_BYTES)} | its fields have limits of their own |
+| events that wait for a receiver | {_SETTINGS["outbox_limit"].default:,} (`OUTBOX_LIMIT`) | the oldest are dropped, counted and reported |
+| events in a transaction of the worker that drops them | {outbox.DROP_BATCH:,} | the next transaction |
+| time that a delivered event is kept for a replay | {span(keep_outbox.DELIVERED_KEPT)} | deleted |
+| age of what a process knows of the wanted types | {span(wanted_events.TRUST_SECONDS)}, read every {span(wanted_events.REFRESH_SECONDS)} | every type counts as wanted |
+| sessions of which a process remembers that the use of a superseded token was reported | {superseded.REPORTED_LIMIT:,} | reported again |
 | pause before a server process is started again | {span(supervisor.FIRST_WAIT_SECONDS)}, doubled up to {span(supervisor.LONGEST_WAIT_SECONDS)} | - |
 | server processes on one port | {_most("processes")} | refused at the start |
 | wait for a server process to drain | `DRAIN_SECONDS` and {span(processes.DRAIN_MARGIN_SECONDS)} | killed |

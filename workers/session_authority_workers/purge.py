@@ -39,24 +39,24 @@ class Purge(Job):
 
         self.steps = (
             # First, because salts must go as soon as their retry window closes.
-            _deletion(
+            deletion(
                 pace,
                 lambda limit: store.forget_attempts(clock.now(), limit),
                 lambda limit: store.count_attempts(clock.now(), limit),
             ),
-            _deletion(
+            deletion(
                 pace,
                 lambda limit: store.purge_ended(
                     cutoff(), limit, created_before=cutoff() - policy.absolute_lifetime
                 ),
                 lambda limit: store.count_purgeable(cutoff(), limit),
             ),
-            _deletion(pace, lambda limit: store.purge_sweeps(cutoff(), limit)),
-            _deletion(pace, lambda limit: store.purge_erasures(clock.now() - ERASURES_KEPT, limit)),
+            deletion(pace, lambda limit: store.purge_sweeps(cutoff(), limit)),
+            deletion(pace, lambda limit: store.purge_erasures(clock.now() - ERASURES_KEPT, limit)),
         )
 
 
-def _deletion(pace: Pace, delete: Limited, count: Limited = uncounted) -> Step[None]:
+def deletion(pace: Pace, delete: Limited, count: Limited = uncounted) -> Step[None]:
     """Return a step that deletes rows until none are due."""
 
     async def act(_: None, limit: int) -> Batch:

@@ -29,6 +29,7 @@ from session_authority_server.app.grpc_server import (
 from session_authority_server.app.locations import locating
 from session_authority_server.app.outputs import auditing, metrics, traces
 from session_authority_server.app.process import StoppedServing
+from session_authority_server.app.reporting import reporting
 from session_authority_server.app.running import log_start
 from session_authority_server.app.upkeep import right_clock, schedule, watch_sessions
 from session_authority_server.app.wiring import Server, new_server
@@ -50,6 +51,7 @@ from session_authority_server.rpc.methods import SERVICES
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.lost_endings import LostEndings
+from session_authority_server.store.reporting import Reporter
 
 if TYPE_CHECKING:
     from session_authority_server.rpc.tracing import Tracing
@@ -129,10 +131,15 @@ async def serving(
     async with (
         locating(settings) as found,
         _open_resources(settings, options) as (audit, tracing, database, lost_endings, keys),
+        contextlib.AsyncExitStack() as reports,
     ):
         skew = ClockSkew(database, clock)
         await skew.settle()
         warm_up()
+        located = locate or found
+        reporter = await reports.enter_async_context(
+            reporting(database, settings.policy, skew.clock, located)
+        )
         keyring = Keyring(keys, skew.clock)
         server = new_server(
             settings,
@@ -143,7 +150,8 @@ async def serving(
             tls_certificates,
             share_port=options.share_port,
             tracing=tracing,
-            locate=locate or found,
+            locate=located,
+            reporter=reporter,
         )
         address = bind(server.host, settings.listen)
         async with (
@@ -153,7 +161,7 @@ async def serving(
             if authenticate
             else _refreshing_keys(settings, keys, keyring, audit, skew.clock.now(), show_key),
             _background_loops(settings, database, server, skew.clock),
-            _upkeep(settings, database, skew, audit, worker=options.worker),
+            _upkeep(settings, database, skew, audit, reporter, worker=options.worker),
             _accepting_calls(settings, server, skew, lost_endings) as host_ended,
         ):
             activity, check = server.context.activity, server.watch_service.check
@@ -271,12 +279,18 @@ async def _background_loops(
 
 @contextlib.asynccontextmanager
 async def _upkeep(
-    settings: Settings, database: Database, skew: ClockSkew, audit: Audit, *, worker: bool
+    settings: Settings,
+    database: Database,
+    skew: ClockSkew,
+    audit: Audit,
+    reporter: Reporter,
+    *,
+    worker: bool,
 ) -> AsyncIterator[None]:
     """Run the worker. If workers run in other processes, only record for them that the clock is right."""
     right = right_clock(database, skew)
     if worker:
-        upkeep = schedule(database, settings, skew.clock, audit, right)
+        upkeep = schedule(database, settings, skew.clock, audit, right, reporter)
         upkeep.start()
         try:
             yield

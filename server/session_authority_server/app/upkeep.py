@@ -16,6 +16,8 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.ports import NO_AUDIT, Audit
 from session_authority_server.store.database import Database
+from session_authority_server.store.outbox import SqlOutbox
+from session_authority_server.store.reporting import Reporter
 from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 
@@ -51,11 +53,21 @@ class Schedule(Protocol):
 
 
 def jobs(
-    database: Database, settings: Settings, clock: Clock, audit: Audit = NO_AUDIT
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    audit: Audit = NO_AUDIT,
+    reporter: Reporter | None = None,
 ) -> Sequence[Job]:
     """Return the jobs of a database, in the order in which they must run."""
     found: Sequence[Job] = _workers().jobs(
-        _store(database, settings), SqlSessionStore(database), clock, settings.policy, audit
+        _store(database, settings, reporter),
+        SqlSessionStore(database),
+        SqlOutbox(database),
+        clock,
+        settings.policy,
+        audit,
+        settings.outbox_limit,
     )
     return found
 
@@ -66,17 +78,12 @@ def schedule(
     clock: Clock,
     audit: Audit = NO_AUDIT,
     right_clock: RightClock | None = None,
+    reporter: Reporter | None = None,
 ) -> Schedule:
     """Return the schedule of a database's jobs."""
     interval = timedelta(seconds=settings.worker_interval_seconds)
     made: Schedule = _workers().schedule(
-        _store(database, settings),
-        SqlSessionStore(database),
-        clock,
-        settings.policy,
-        audit,
-        interval,
-        right_clock,
+        jobs(database, settings, clock, audit, reporter), clock, interval, right_clock
     )
     return made
 
@@ -101,8 +108,11 @@ def erases_at_end(policy: Policy) -> bool:
     return policy.erase_addresses is EraseAddresses.AT_END
 
 
-def _store(database: Database, settings: Settings) -> SqlUpkeepStore:
-    return SqlUpkeepStore(database, erases_at_end=erases_at_end(settings.policy))
+def _store(
+    database: Database, settings: Settings, reporter: Reporter | None = None
+) -> SqlUpkeepStore:
+    erases = erases_at_end(settings.policy)
+    return SqlUpkeepStore(database, erases_at_end=erases, reporter=reporter)
 
 
 def _workers() -> Any:

@@ -16,6 +16,7 @@ from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.receiver import EventType
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
 from session_authority_server.ports import NO_AUDIT, Audit, Locate, SessionStore, nowhere
@@ -37,6 +38,7 @@ from session_authority_server.rpc.session_watch_service import (
     encode_pong,
 )
 from session_authority_server.store.database import Database
+from session_authority_server.store.reporting import Reporter
 from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.usecases.context import Context
 from session_authority_server.watch.channel import Channel
@@ -58,6 +60,7 @@ def usecase_context(
     policy: Policy,
     audit: Audit = NO_AUDIT,
     locate: Locate = nowhere,
+    reporter: Reporter | None = None,
 ) -> Context:
     """Create the objects that every use-case needs (`Context`). They keep their data in the given store."""
     return Context(
@@ -66,7 +69,13 @@ def usecase_context(
         policy=policy,
         audit=audit,
         activity=Activity(store, clock, policy),
-        superseded=SupersededTokens(store, clock, policy, count_superseded),
+        superseded=SupersededTokens(
+            store,
+            clock,
+            policy,
+            count_superseded,
+            lambda: reporter is not None and EventType.SUPERSEDED_TOKEN_USED in reporter.wanted(),
+        ),
         locate=locate,
     )
 
@@ -94,14 +103,19 @@ def new_server(
     share_port: bool,
     tracing: "Tracing | None" = None,
     locate: Locate = nowhere,
+    reporter: Reporter | None = None,
 ) -> Server:
     """Return the parts of a server over an open database, without starting them."""
     clock, policy = skew.clock, settings.policy
     channel, listener = _channel(settings, database)
     store = SqlSessionStore(
-        database, erases_at_end=erases_at_end(policy), listener=listener, audit=audit
+        database,
+        erases_at_end=erases_at_end(policy),
+        listener=listener,
+        audit=audit,
+        reporter=reporter,
     )
-    context = usecase_context(store, clock, policy, audit, locate)
+    context = usecase_context(store, clock, policy, audit, locate, reporter)
     rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
     refuse_if_lost = _refusing_lost_endings(database)
     authenticate = _refusing_wrong_clock(authenticate, skew, refuse_if_lost)

@@ -2,6 +2,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import SessionNotLive, StoreUnavailable
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import is_live
+from session_authority_server.domain.payload import SupersededTokenUsed
 from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.ports import SessionStore, Transaction
@@ -22,6 +24,8 @@ ENDINGS_AT_ONCE = 2
 # How many times the server tries to end a session, and the pause after a failure.
 ENDING_TRIES = 30
 ENDING_PAUSE_SECONDS = 1.0
+# How many sessions are remembered, of which a use was reported. If one is forgotten, it is reported again.
+REPORTED_LIMIT = 10_000
 # How long a shutdown waits for the endings.
 SETTLE_SECONDS = 10.0
 
@@ -31,10 +35,11 @@ _log = logging.getLogger(__name__)
 class SupersededTokens:
     """Acts on the use of a token that a re-authentication superseded.
 
-    The token may be stolen, so the policy can end the session. Within the policy's grace period the token is only
-    rejected, because the user's own browser may send it before the new token arrives.
+    The token may be stolen, so the policy can end the session, and receivers can get an event. Within the policy's
+    grace period the token is only rejected, because the user's own browser may send it before the new token arrives.
 
-    Sessions are ended in the background, so that a slow store or the wait for a lock does not delay the answer.
+    All this happens in the background, so that a slow store or the wait for a lock does not delay the answer. Each
+    process reports one use of each superseded token.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class SupersededTokens:
         clock: Clock,
         policy: Policy,
         on_used: OnSuperseded,
+        reports: Callable[[], bool] = lambda: False,
     ) -> None:
         """Set up the reaction to superseded tokens.
 
@@ -51,11 +57,15 @@ class SupersededTokens:
             clock: The clock.
             policy: Decides whether a use ends the session.
             on_used: Receives the session at each use. It must not raise or take long.
+            reports: Whether a receiver wants to know.
         """
         self._store = store
         self._clock = clock
         self._policy = policy
         self._on_used = on_used
+        self._reports = reports
+        # The sessions of which a use was reported, with the times of their tokens. The latest report comes last.
+        self._reported: dict[UUID, datetime] = {}
         self._endings: dict[UUID, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(ENDINGS_AT_ONCE)
 
@@ -63,7 +73,7 @@ class SupersededTokens:
         """Report the use of a superseded token, and end its session if the policy requires it."""
         self._on_used(session)
         session_id = session.session_id
-        if not self._should_end(session) or session_id in self._endings:
+        if not self._should_act(session) or session_id in self._endings:
             return
         if len(self._endings) >= ENDINGS_LIMIT:
             _log.error("too many sessions wait to be ended for a superseded token; skipped one")
@@ -86,7 +96,8 @@ class SupersededTokens:
             try:
                 async with self._turns:
                     with suppress(SessionNotLive):
-                        await self._store.transact(partial(self._end, session))
+                        await self._store.transact(partial(self._act, session))
+                        self._note_report(session)
             except StoreUnavailable:
                 await asyncio.sleep(ENDING_PAUSE_SECONDS)
             except Exception:  # noqa: BLE001 - no caller waits for it
@@ -96,21 +107,33 @@ class SupersededTokens:
                 return
         _log.error("a session could not be ended for a superseded token; its next use tries again")
 
-    def _should_end(self, session: Session) -> bool:
-        now = self._clock.now()
-        return (
-            self._policy.superseded_use is SupersededUse.END_SESSION
-            and now >= session.renewed_time + self._policy.superseded_grace
-            and is_live(session, now)
-        )
+    def _should_act(self, session: Session) -> bool:
+        if not self._is_suspicious(session):
+            return False
+        if self._policy.superseded_use is SupersededUse.END_SESSION:
+            return True
+        return self._reports() and self._reported.get(session.session_id) != session.renewed_time
 
-    async def _end(self, session: Session, transaction: Transaction) -> None:
+    def _is_suspicious(self, session: Session) -> bool:
+        now = self._clock.now()
+        return now >= session.renewed_time + self._policy.superseded_grace and is_live(session, now)
+
+    def _note_report(self, session: Session) -> None:
+        self._reported.pop(session.session_id, None)
+        if len(self._reported) >= REPORTED_LIMIT:
+            del self._reported[next(iter(self._reported))]
+        self._reported[session.session_id] = session.renewed_time
+
+    async def _act(self, session: Session, transaction: Transaction) -> None:
         await transaction.lock_user(session.user_id)
         current = await transaction.read_session(session.session_id)
         if current is None:
             # The user was erased meanwhile. The rollback removes the row that `lock_user` may have added.
             raise SessionNotLive
-        if self._should_end(current):
+        if not self._is_suspicious(current):
+            return
+        transaction.report(SupersededTokenUsed(current, self._clock.now()))
+        if self._policy.superseded_use is SupersededUse.END_SESSION:
             ending = Ending(self._clock.now(), EndReason.REVOKED, InitiatingEntity.POLICY)
             if await transaction.end_session(session.session_id, ending):
                 transaction.record(SessionEnded(session.session_id, session.user_id, ending))

@@ -6,6 +6,7 @@ import click
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import fenced, opened
 from session_authority_server.app.outputs import auditing
+from session_authority_server.app.reporting import reporter
 from session_authority_server.app.upkeep import erases_at_end
 from session_authority_server.app.wiring import usecase_context
 from session_authority_server.audit.reading import AuditLogFiles
@@ -102,7 +103,9 @@ async def _fence(settings: Settings, choice: FenceChoice | None, logs: Sequence[
         ):
             return False
         if choice is FenceChoice.END_ALL:
-            context = usecase_context(SqlSessionStore(database), skew.clock, settings.policy, audit)
+            telling = reporter(settings.policy, skew.clock)
+            store = SqlSessionStore(database, reporter=telling)
+            context = usecase_context(store, skew.clock, settings.policy, audit)
             await revoke_all_sessions(context, _END_ALL_REASON)
             click.echo(
                 "Ended every session. Revoked API keys may be valid again: see `session-authority keys list`."
@@ -118,7 +121,12 @@ async def _replay(
     settings: Settings, database: Database, skew: ClockSkew, audit: Audit, logs: Sequence[Path]
 ) -> bool:
     """Replay audit logs. Return whether they are complete."""
-    store = SqlSessionStore(database, erases_at_end=erases_at_end(settings.policy), audit=audit)
+    store = SqlSessionStore(
+        database,
+        erases_at_end=erases_at_end(settings.policy),
+        audit=audit,
+        reporter=reporter(settings.policy, skew.clock),
+    )
     context = usecase_context(store, skew.clock, settings.policy, audit)
     files = AuditLogFiles(logs)
     try:

@@ -12,6 +12,7 @@ from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.database import opened, stopping_if_displaced
 from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.process import catch_signals, notify
+from session_authority_server.app.reporting import reporting
 from session_authority_server.app.running import log_start, read_log_level, reload
 from session_authority_server.app.upkeep import jobs, right_clock, schedule
 from session_authority_server.cli.shared import run, settings_of
@@ -59,31 +60,33 @@ async def _work(
 ) -> None:
     skew = await _settled(database)
     right = right_clock(database, skew)
-    upkeep = schedule(database, settings, skew.clock, audit, right)
-    upkeep.start()
-    await log_start("worker", settings, database)
-    signalled = catch_signals(lambda: reload(read_log_level(config_file)))
-    click.echo(
-        f"session-authority: worker on {settings.database}, "
-        f"every {settings.worker_interval_seconds:g} s"
-    )
-    notify("READY=1")
-    await signalled.wait()
-    notify("STOPPING=1")
-    await upkeep.stop()
+    async with reporting(database, settings.policy, skew.clock) as reporter:
+        upkeep = schedule(database, settings, skew.clock, audit, right, reporter)
+        upkeep.start()
+        await log_start("worker", settings, database)
+        signalled = catch_signals(lambda: reload(read_log_level(config_file)))
+        click.echo(
+            f"session-authority: worker on {settings.database}, "
+            f"every {settings.worker_interval_seconds:g} s"
+        )
+        notify("READY=1")
+        await signalled.wait()
+        notify("STOPPING=1")
+        await upkeep.stop()
 
 
 async def _once(settings: Settings) -> None:
     async with auditing(settings) as audit, opened(settings) as database:
         skew = await _settled(database)
         right = right_clock(database, skew)
-        for job in jobs(database, settings, skew.clock, audit):
-            if right is not None:
-                await right.require()
-            due = await job.count(_COUNT_LIMIT)
-            with _reporting(job.name, due) as report:
-                rows = await job(report)
-            click.echo(f"{job.name}: {rows} rows")
+        async with reporting(database, settings.policy, skew.clock) as reporter:
+            for job in jobs(database, settings, skew.clock, audit, reporter):
+                if right is not None:
+                    await right.require()
+                due = await job.count(_COUNT_LIMIT)
+                with _reporting(job.name, due) as report:
+                    rows = await job(report)
+                click.echo(f"{job.name}: {rows} rows")
 
 
 async def _count(settings: Settings) -> None:

@@ -197,6 +197,10 @@ class Settings(BaseSettings):
         description="The file of the locations of IP addresses, in MaxMind's format (for example GeoLite2-City.mmdb). "
         "The server reloads the file when it changes. Empty for no locations.",
     )
+    outbox_limit: Annotated[int, Field(ge=1_000, le=100_000_000)] = Field(
+        1_000_000,
+        description="How many events may wait for a receiver. The worker drops the oldest beyond this number.",
+    )
     worker_interval_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = (
         Field(30, description="How often the worker looks for overdue sessions.")
     )

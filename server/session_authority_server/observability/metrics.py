@@ -137,6 +137,25 @@ EVENT_DELAY = Histogram(
     "Time from the commit of an event to its delivery. Repeated attempts and pauses are included.",
     bounds=_DELAY_BOUNDS,
 )
+OUTBOX_PENDING = Gauge(
+    "session_authority_outbox_pending_events",
+    "Events that wait for a receiver, counted by the worker every minute.",
+    "receiver",
+)
+OUTBOX_OLDEST = Gauge(
+    "session_authority_outbox_oldest_event_seconds",
+    "How long the oldest event has waited for a receiver. 0 if none waits.",
+    "receiver",
+)
+OUTBOX_DROPPED = Counter(
+    "session_authority_outbox_events_dropped",
+    "Events that the worker dropped, because more than OUTBOX_LIMIT waited for the receiver.",
+    "receiver",
+)
+RECEIVERS_PARKED = Gauge(
+    "session_authority_receivers_parked",
+    "Receivers whose deliveries failed for days, so that the worker delivers no more until an operator resumes it.",
+)
 AUDIT_QUEUE = Gauge(
     "session_authority_audit_queue_events", "Events that wait to be written to the audit log."
 )

@@ -39,6 +39,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from session_authority_server.domain.event import SessionEnded
+from session_authority_server.domain.receiver import EventType
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.ports import ExpiryBatch
 from session_authority_server.store import rows
@@ -52,6 +53,7 @@ from session_authority_server.store.liveness import (
     implied_end_time,
     implied_initiating_entity,
 )
+from session_authority_server.store.reporting import Reporter, lock_users
 from session_authority_server.store.tables import EVERYBODY, sessions, sweeps, upkeep
 
 _log = logging.getLogger(__name__)
@@ -110,14 +112,21 @@ async def end_overdue(
     named: bool,
     *,
     erases_at_end: bool = False,
+    reporter: Reporter | None = None,
 ) -> ExpiryBatch:
-    """Examine the next overdue sessions, record endings by idleness or a sweep, and advance the watermark."""
-    if erases_at_end:
+    """Examine the next overdue sessions, record endings by idleness or a sweep, and advance the watermark.
+
+    If a receiver wants the endings, write their events too.
+    """
+    wanted = reporter.wanted() if reporter is not None else frozenset()
+    reports = EventType.SESSION_ENDED in wanted
+    if erases_at_end or reports:
         # Then even an expired session needs a write, so examine no more sessions than one step may write.
         limit = min(limit, _WRITES_LIMIT)
-    # With the worker's settings, a crash may undo this commit. The endings stay implied, and the next run examines
+    # Without receivers, a crash of the engine may undo this commit. The endings stay implied, and the next run examines
     # the sessions again.
-    locking = select(*_WATERMARK, dialect.worker_settings()).with_for_update(skip_locked=True)
+    settings = dialect.worker_settings(durable=reports)
+    locking = select(*_WATERMARK, settings).with_for_update(skip_locked=True)
     found = (await connection.execute(locking)).one_or_none()
     if found is None:
         return ExpiryBatch(0, [], 0, busy=True)
@@ -129,6 +138,10 @@ async def end_overdue(
         )
         watermark = (now, _BEFORE_ALL_IDS)
         await _move_watermark(connection, *watermark)
+    if reports:
+        owners = select(_next_overdue(watermark, None, now, limit).c.user_id)
+        await lock_users(connection, dialect, owners)
+        named = True
     seen = await _read_overdue(connection, watermark, None, now, limit, named, erases_at_end)
     due = [UUID(each) for each in (seen.due or "").split()]
     written = await _write(connection, dialect, due[:_WRITES_LIMIT], now, erases_at_end)
@@ -141,9 +154,12 @@ async def end_overdue(
     if seen.until is not None:
         await _move_watermark(connection, seen.until, seen.last_id)
     lines = (seen.lines or "").split("\n")
+    ended = [*(_parse_expired(line) for line in lines if line), *written.ended]
+    if reporter is not None:
+        await reporter.write_unswept(connection, dialect, ended, wanted)
     return ExpiryBatch(
         count=seen.expired + len(written.ended),
-        ended=[*(_parse_expired(line) for line in lines if line), *written.ended],
+        ended=ended,
         examined=seen.expired + len(written.ids),
     )
 

@@ -27,6 +27,7 @@ _PRIVILEGES: dict[str, tuple[str, ...]] = {
     "sessions": ("SELECT", "INSERT", "UPDATE"),
     "users": ("SELECT", "INSERT", "UPDATE"),
     "ending_marks": ("SELECT", "INSERT", "DELETE"),
+    "outbox": ("SELECT", "INSERT", "DELETE"),
 }
 
 

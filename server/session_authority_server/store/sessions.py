@@ -38,6 +38,7 @@ from session_authority_server.store.liveness import (
     is_live,
     is_swept,
 )
+from session_authority_server.store.reporting import Reporter
 from session_authority_server.store.tables import sessions
 from session_authority_server.store.touches import still_due, touch_all, touch_each
 from session_authority_server.store.transaction import SqlTransaction
@@ -57,6 +58,7 @@ class SqlSessionStore:
         erases_at_end: bool = False,
         listener: Listener | None = None,
         audit: Audit = NO_AUDIT,
+        reporter: Reporter | None = None,
     ) -> None:
         """Keep sessions in a database.
 
@@ -65,11 +67,13 @@ class SqlSessionStore:
             erases_at_end: Whether to erase addresses and the user agent when a session ends.
             listener: Receives changes in this process, for a database without notifications.
             audit: Records the events of transactions.
+            reporter: Writes the events of transactions for the receivers.
         """
         self._database = database
         self._erases_at_end = erases_at_end
         self._listener = listener
         self._audit = audit
+        self._reporter = reporter
 
     async def read_sessions(self, session_ids: Sequence[UUID]) -> dict[UUID, Session]:
         found = await self._database.read_hot(session_ids)
@@ -84,11 +88,15 @@ class SqlSessionStore:
         dialect, listener = self._database.dialect, self._listener
 
         async def in_transaction(connection: AsyncConnection) -> tuple[T, SqlTransaction]:
-            erases = self._erases_at_end
             transaction = SqlTransaction(
-                connection, dialect, erases_at_end=erases, fence=self._database.fence
+                connection,
+                dialect,
+                erases_at_end=self._erases_at_end,
+                fence=self._database.fence,
+                reporter=self._reporter,
             )
             result = await work(transaction)
+            await transaction.write_reports()
             await transaction.mark_ending()
             if transaction.changes:
                 await dialect.announce(connection, transaction.changes)

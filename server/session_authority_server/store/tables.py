@@ -4,6 +4,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -17,6 +18,7 @@ from sqlalchemy import (
 )
 
 from session_authority_server.domain.device import DeviceType
+from session_authority_server.domain.receiver import ReceiverKind, ReceiverState
 from session_authority_server.domain.session import EndReason, InitiatingEntity
 from session_authority_server.store.column_types import (
     Address,
@@ -232,4 +234,94 @@ Index(
     ending_marks.c.lost_time,
     sqlite_where=ending_marks.c.lost_time.is_not(None),
     postgresql_where=ending_marks.c.lost_time.is_not(None),
+)
+
+# One row for each program that gets events.
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("receiver_id", Id, primary_key=True),
+    # Null once the receiver is removed, so that another one can take the name.
+    Column("name", Text),
+    Column("url", Text, nullable=False),
+    Column("event_types", Words, nullable=False),
+    Column("kind", Code(ReceiverKind), nullable=False),
+    Column("state", Code(ReceiverState), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("rotate_time", Moment),
+    Column("create_time", Moment, nullable=False),
+    # Events that are written earlier are not for this receiver. By this time, every server knows it.
+    Column("start_time", Moment, nullable=False),
+    Column("remove_time", Moment),
+    Column("last_success_time", Moment),
+    Column("last_failure_time", Moment),
+    Column("problem", Text, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    # The worker that delivers the receiver's events, and until when if it does not renew that.
+    Column("lease_holder", Id),
+    Column("lease_until", Moment),
+)
+Index(None, receivers.c.name, unique=True)
+
+# One row for each event and receiver, until a while after the delivery.
+outbox = Table(
+    "outbox",
+    metadata,
+    # The order of events. A transaction that writes events of a user has locked the user, so the events of a user are
+    # committed in this order.
+    Column(
+        "sequence",
+        BigInteger().with_variant(Integer, "sqlite"),
+        Identity(),
+        primary_key=True,
+    ),
+    # The same for all receivers.
+    Column("event_id", Id, nullable=False),
+    Column("receiver_id", Id, nullable=False),
+    # Empty for everybody; null for a test.
+    Column("user_id", Text),
+    Column("event_type", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("create_time", Moment, nullable=False),
+    Column("due_time", Moment, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("first_failure_time", Moment),
+    # Null while the event waits.
+    Column("delivered_time", Moment),
+    # Sequences of deleted rows must not come again.
+    sqlite_autoincrement=True,
+)
+_IS_PENDING = outbox.c.delivered_time.is_(None)
+_IS_DELIVERED = outbox.c.delivered_time.is_not(None)
+# Finds the next events to deliver.
+Index(
+    None,
+    outbox.c.receiver_id,
+    outbox.c.due_time,
+    outbox.c.sequence,
+    sqlite_where=_IS_PENDING,
+    postgresql_where=_IS_PENDING,
+)
+# Finds the oldest events that wait.
+Index(
+    None,
+    outbox.c.receiver_id,
+    outbox.c.sequence,
+    sqlite_where=_IS_PENDING,
+    postgresql_where=_IS_PENDING,
+)
+# Finds the events of a user: those that wait for a receiver in their order, and all of them for an erasure.
+Index(
+    None,
+    outbox.c.user_id,
+    outbox.c.receiver_id,
+    outbox.c.delivered_time,
+    outbox.c.sequence,
+)
+# Finds the next events to purge.
+Index(
+    None,
+    outbox.c.delivered_time,
+    sqlite_where=_IS_DELIVERED,
+    postgresql_where=_IS_DELIVERED,
 )

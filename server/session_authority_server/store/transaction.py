@@ -20,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.event import Event, SessionEnded
+from session_authority_server.domain.payload import Reportable, UserErased
+from session_authority_server.domain.receiver import EventType
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Changes, Ending, Session, Sweep
 from session_authority_server.ports import KeyBatch, LockedUser, PendingErasure
@@ -32,6 +34,7 @@ from session_authority_server.store.liveness import (
     current_user_epoch,
     is_live,
 )
+from session_authority_server.store.reporting import Reporter, delete_events_of, lock_users
 from session_authority_server.store.tables import (
     EVERYBODY,
     attempts,
@@ -70,9 +73,13 @@ class SqlTransaction:
         *,
         erases_at_end: bool = False,
         fence: Fence | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self._connection = connection
         self._dialect = dialect
+        self._reporter = reporter
+        self._wanted = reporter.wanted() if reporter is not None else frozenset()
+        self._reported: list[Reportable] = []
         self._erased = rows.ERASED if erases_at_end else {}
         self._global_epoch: int | None = None
         self.changes = Changes()
@@ -83,6 +90,15 @@ class SqlTransaction:
 
     def record(self, *events: Event) -> None:
         self.events += events
+        self._reported += events
+
+    def report(self, *events: Reportable) -> None:
+        self._reported += events
+
+    async def write_reports(self) -> None:
+        """Write the events for the receivers. All locks are held by now, so the order of events is final."""
+        if self._reporter is not None and self._reported and self._wanted:
+            await self._reporter.write(self._connection, self._reported, self._wanted)
 
     def confirm_end(self) -> None:
         self._confirms_end = True
@@ -192,6 +208,9 @@ class SqlTransaction:
         made = [row.session_id for row in found if row.made]
         if not made:
             return KeyBatch((), last)
+        if EventType.SESSION_ENDED in self._wanted:
+            owners = select(sessions.c.user_id).where(sessions.c.session_id.in_(made))
+            await lock_users(self._connection, self._dialect, owners)
         due = (
             select(sessions.c.session_id)
             .where(sessions.c.session_id.in_(made), is_live(now))
@@ -300,6 +319,9 @@ class SqlTransaction:
             await self._connection.execute(statement.values(swept_time=now))
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
+        if self._wanted:
+            await delete_events_of(self._connection, user_id)
+            self.report(UserErased(user_id, time))
         epoch = (
             await self._connection.execute(select(users.c.epoch).where(users.c.user_id == user_id))
         ).scalar_one()

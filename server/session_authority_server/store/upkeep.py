@@ -29,20 +29,29 @@ from session_authority_server.store.database import Database
 from session_authority_server.store.expiry import end_overdue, is_past_watermark, write_endings
 from session_authority_server.store.liveness import expired_before_sweep, is_live
 from session_authority_server.store.partitions import Partitions
+from session_authority_server.store.reporting import Reporter
 from session_authority_server.store.tables import EVERYBODY, attempts, erasures, sessions, sweeps
 
 
 class SqlUpkeepStore:
     """`ports.UpkeepStore` in SQL."""
 
-    def __init__(self, database: Database, *, erases_at_end: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        erases_at_end: bool = False,
+        reporter: Reporter | None = None,
+    ) -> None:
         """Maintain a database.
 
         Args:
             database: The database.
             erases_at_end: Whether to erase addresses and the user agent when a session ends.
+            reporter: Writes the events of sessions that expire or idle out for the receivers.
         """
         self._database = database
+        self._reporter = reporter
         self._erases_at_end = erases_at_end
         self._partitions = Partitions(database)
 
@@ -57,10 +66,15 @@ class SqlUpkeepStore:
         named: bool = False,
         committed: Callable[[ExpiryBatch], None] | None = None,
     ) -> ExpiryBatch:
-        dialect, erases = self._database.dialect, self._erases_at_end
         return await self._database.write(
             lambda connection: end_overdue(
-                connection, dialect, now, limit, named, erases_at_end=erases
+                connection,
+                self._database.dialect,
+                now,
+                limit,
+                named,
+                erases_at_end=self._erases_at_end,
+                reporter=self._reporter,
             ),
             committed,
         )

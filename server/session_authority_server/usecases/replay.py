@@ -117,8 +117,9 @@ async def _end(
     session = await transaction.read_session(event.session_id)
     if session is None or not is_live(session, context.clock.now()):
         return False
-    if is_new:  # Do not record a replayed event again: it came from the audit log.
-        transaction.record(event)
+    # Do not record a replayed event again, because it came from the audit log. But the receivers may have missed it.
+    tell = transaction.record if is_new else transaction.report
+    tell(event)
     return await transaction.end_session(event.session_id, event.ending)
 
 
@@ -135,6 +136,7 @@ async def _sweep(context: Context, event: SessionsSwept) -> bool:
 async def _sweep_everybody(event: SessionsSwept, transaction: Transaction) -> None:
     _require_loss(event, await transaction.read_swept_time())
     await transaction.sweep_everybody(event.sweep)
+    transaction.report(event)
 
 
 async def _sweep_user(event: SessionsSwept, transaction: Transaction) -> None:
@@ -142,6 +144,7 @@ async def _sweep_user(event: SessionsSwept, transaction: Transaction) -> None:
     _require_loss(event, (await transaction.lock_user(user_id)).swept_time)
     kept = None if event.kept is None else await transaction.read_session(event.kept, user_id)
     await transaction.sweep_user(user_id, event.sweep)
+    transaction.report(event)
     if kept is not None:
         await transaction.exempt_from_sweep(kept.session_id)
     if event.why == ERASURE_REASON:

@@ -77,12 +77,12 @@ class Dialect(Protocol):
         """Lock the schema against other migrations until the transaction ends. Return False if one is running."""
         ...
 
-    def worker_settings(self) -> ColumnElement[Any]:
+    def worker_settings(self, *, durable: bool = False) -> ColumnElement[Any]:
         """Return an expression that changes the settings of the transaction that selects it, for a worker.
 
         On PostgreSQL:
 
-        * The commit does not wait for the disk.
+        * The commit does not wait for the disk, unless it must be `durable`.
         * The server ends the transaction if the worker disappears.
         * Queries follow an index in its order, even without statistics about the table.
         """

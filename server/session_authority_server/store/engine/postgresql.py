@@ -58,8 +58,8 @@ _RECORD_OID = 2249
 _UUID_OID = 2950
 _UUID_LENGTH = struct.pack("!i", 16)
 _MIGRATION_LOCK = 0x5E551013_A07408  # arbitrary; other programs are unlikely to use the same number
+_NOT_DURABLE = {"synchronous_commit": "off"}
 _AS_WORKER = {
-    "synchronous_commit": "off",
     "idle_in_transaction_session_timeout": "5s",
     "enable_bitmapscan": "off",
     "enable_sort": "off",
@@ -195,8 +195,9 @@ class PostgreSQL:
         taking = f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})"
         return bool(connection.exec_driver_sql(taking).scalar_one())
 
-    def worker_settings(self) -> ColumnElement[Any]:
-        return func.row(*(func.set_config(name, value, True) for name, value in _AS_WORKER.items()))
+    def worker_settings(self, *, durable: bool = False) -> ColumnElement[Any]:
+        settings = _AS_WORKER if durable else _AS_WORKER | _NOT_DURABLE
+        return func.row(*(func.set_config(name, value, True) for name, value in settings.items()))
 
     async def interrupt(self, driver: Any) -> None:
         with contextlib.suppress(*self.driver_errors):

@@ -304,7 +304,7 @@ class Sqlite:
     def try_migration_lock(self, connection: Connection) -> bool:
         return True  # Only one transaction writes at a time.
 
-    def worker_settings(self) -> ColumnElement[Any]:
+    def worker_settings(self, *, durable: bool = False) -> ColumnElement[Any]:
         return null()
 
     async def interrupt(self, driver: Any) -> None:
