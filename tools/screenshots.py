@@ -8,20 +8,40 @@ from typing import Literal
 
 from playwright.sync_api import Browser, sync_playwright
 from tests.browser.chromium import launch
-from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPAD, IPHONE, PIXEL
+from tests.browser.devices import (
+    CHROME_ON_WINDOWS,
+    FIREFOX_ON_LINUX,
+    IPAD,
+    IPHONE,
+    PIXEL,
+    SAFARI_ON_MAC,
+)
 from tests.browser.site import COOKIE, ROOT, Site, running_site
 
 from session_authority import NewSession
 from session_authority.web.sessions_page import PageOptions
+from session_authority_server.domain.location import Location
 from session_authority_server.domain.policy import Policy
 
 HEIGHT = 800
 SCHEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 
 
+PLACES = {
+    "198.51.100.23": Location("Hamburg", "Hamburg", "Germany", "DE"),
+    "2001:db8::8a2e:370:7334": Location("Hamburg", "Hamburg", "Germany", "DE"),
+    "203.0.113.7": Location("Hamburg", "Hamburg", "Germany", "DE"),
+    "192.0.2.44": Location("Lisbon", "Lisbon", "Portugal", "PT"),
+}
+
+
 def furnish(site: Site) -> NewSession:
     """Sign a user in on several devices over some days. Return the last session."""
     clock = site.authority.clock
+    site.authority.places |= PLACES
+    for _ in range(5):
+        site.sign_in("ada", SAFARI_ON_MAC, ip_address="198.51.100.23")
+        clock.advance(timedelta(days=2, hours=7))
     old = site.sign_in("ada", IPAD, ip_address="198.51.100.23")
     clock.advance(timedelta(days=3, hours=5))
     lost = site.sign_in(
@@ -88,6 +108,13 @@ def _draw(
     context.add_cookies([{"name": COOKIE, "value": mine.token.reveal(), "url": site.origin}])
     page.goto(ROOT)
     shoot("sessions")
+    page.locator("summary").click()
+    shoot("group")
+    page.get_by_role("button", name="Rename Firefox").click()
+    page.get_by_label("Name").fill("x" * 65)
+    page.get_by_role("button", name="Save").click()
+    shoot("name")
+    page.goto(ROOT)
     page.get_by_role("button", name="Log out Firefox").click()
     shoot("dialog", full=False)
     site.client.down = True

@@ -75,7 +75,20 @@ async def test_unknown_foreign_and_ended_sessions_get_the_same_answer(
     assert authority.contents() == before
 
 
-@pytest.mark.parametrize("label", ["x" * 65, "two\nlines", "\x00", "\x1b[31m", "a\u2028b"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "x" * 65,
+        "two\nlines",
+        "\x00",
+        "\x1b[31m",
+        "a\u2028b",
+        "\u202ecod.exe",
+        "a\u2066b",
+        "\u200b",
+        "\ufe0f\u2060",
+    ],
+)
 async def test_a_name_that_does_not_fit_is_refused(client: AsyncSessionClient, label: str) -> None:
     mine = await client.create("ada")
     with pytest.raises(InvalidArgument) as refusal:
@@ -84,9 +97,11 @@ async def test_a_name_that_does_not_fit_is_refused(client: AsyncSessionClient, l
 
 
 async def test_a_name_has_64_characters_in_any_script(client: AsyncSessionClient) -> None:
+    """A family is 7 code points, so 9 of them and a letter are 64, although a reader counts 10."""
     mine = await client.create("ada")
-    named = await client.name(mine.token, mine.session.session_id, "漢" * 64)
-    assert named.label == "漢" * 64
+    family = "👨\u200d👩\u200d👧\u200d👦"
+    for label in ("漢" * 64, family * 9 + "x", "क्\u200dष", "מחשב\u200f", "<b>&\"'</b>"):
+        assert (await client.name(mine.token, mine.session.session_id, label)).label == label
 
 
 async def test_only_a_live_session_without_an_actor_can_name_sessions(

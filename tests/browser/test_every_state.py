@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.policy import Policy
 from tests.browser.conftest import Open
+from tests.browser.devices import FIREFOX_ON_LINUX
 from tests.browser.site import ROOT, Site
 from tests.browser.usual_site import USUAL_POLICY, usual
 
@@ -72,6 +73,26 @@ class TestEveryState:
         expect(page.get_by_text("You're not logged in anywhere else.")).to_be_visible()
         self.check(page, "alone, with a notice")
 
+    def test_groups_and_the_form_for_a_name_are_accessible(
+        self, site: Site, open_page: Open, user: str
+    ) -> None:
+        for _ in range(3):
+            site.sign_in(user, FIREFOX_ON_LINUX)
+        mine = usual(site, user)
+        page = open_page(mine.token.reveal(), viewport={"width": 320, "height": 640})
+        self.check(page, "group")
+        page.locator("summary").click()
+        self.check(page, "open group")
+        page.get_by_role("button", name="Rename Firefox on Linux").first.click()
+        expect(page.get_by_role("heading", name="Name this session")).to_be_visible()
+        self.check(page, "form for a name")
+        page.get_by_label("Name").fill("x" * 65)
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_label("Name")).to_have_accessible_description(
+            re.compile("65 characters")
+        )
+        self.check(page, "refused name")
+
     def test_the_confirmations_without_javascript_are_accessible(
         self, site: Site, open_page: Open, user: str
     ) -> None:
@@ -120,7 +141,7 @@ class TestEveryState:
         row = page.get_by_role("listitem").nth(1)
         button, icon = (
             row.get_by_role("button").last.bounding_box(),
-            row.locator("svg").bounding_box(),
+            row.locator("svg").first.bounding_box(),
         )
         assert button is not None
         assert icon is not None

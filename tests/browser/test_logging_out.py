@@ -10,7 +10,7 @@ from session_authority import NewSession
 from session_authority.web.sessions_page import PageOptions
 from session_authority_server.domain.device import Device
 from tests.browser.conftest import Open
-from tests.browser.devices import FIREFOX_ON_LINUX, IPHONE, PIXEL
+from tests.browser.devices import CHROME_ON_WINDOWS, FIREFOX_ON_LINUX, IPHONE, PIXEL
 from tests.browser.site import ROOT, Site, ask_for, is_live
 from tests.support.authority import a_session, insert_sessions
 
@@ -87,6 +87,22 @@ def ended(page: Page) -> Locator:
     return page.get_by_role("region", name="Recently logged out").get_by_role("listitem")
 
 
+def test_a_group_stays_open_while_its_sessions_are_logged_out(
+    site: Site, open_page: Open, user: str
+) -> None:
+    for _ in range(4):
+        site.sign_in(user, FIREFOX_ON_LINUX)
+    page = open_page(site.sign_in(user, CHROME_ON_WINDOWS).token.reveal())
+    buttons = page.get_by_role("button", name="Log out Firefox on Linux")
+    page.get_by_text("4 sessions").click()
+    buttons.first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Log out").click()
+
+    expect(page.get_by_text("3 sessions", exact=True)).to_be_visible()
+    expect(buttons).to_have_count(3)
+    expect(buttons.first).to_be_focused()
+
+
 @pytest.mark.parametrize("scripts", [True, False], ids=["with a script", "without"])
 def test_22_a_logged_out_device_is_listed_as_ended_immediately(
     site: Site,
@@ -115,7 +131,7 @@ def test_22_a_logged_out_device_is_listed_as_ended_immediately(
             "Logged out just now · By you, from another device", use_inner_text=True
         )
         expect(ended(page).first).to_contain_text("GMT+9" if scripts else "UTC")
-        expect(page.get_by_text(f"{3 - number} device")).to_be_visible()
+        expect(page.get_by_text(f"{3 - number} active session")).to_be_visible()
     expect(page.get_by_text("You're not logged in anywhere else.")).to_be_visible()
 
     second.reload()

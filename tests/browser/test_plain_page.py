@@ -7,6 +7,7 @@ from playwright.sync_api import Page, expect
 
 from session_authority import NewSession
 from tests.browser.conftest import Open
+from tests.browser.devices import FIREFOX_ON_LINUX
 from tests.browser.site import Site, ask_for, is_live
 
 pytestmark = pytest.mark.untraced
@@ -33,6 +34,25 @@ class TestWithoutJavaScript:
         expect(page.get_by_role("button", name="Log out Firefox on Linux")).to_have_count(0)
         assert not is_live(site, firefox)
         assert firefox.session.session_id not in page.url
+
+    def test_naming_a_session_asks_on_a_separate_page(self, page: Page) -> None:
+        page.get_by_role("button", name="Rename Firefox on Linux").click()
+        page.get_by_label("Name").fill("מחשב <b>")
+        page.get_by_role("button", name="Save").click()
+
+        expect(page.get_by_role("status")).to_have_text("The name was saved.")
+        expect(page.get_by_role("heading", name="מחשב <b>")).to_be_visible()
+        expect(page.get_by_text("Firefox on Linux")).to_be_visible()
+
+    def test_a_group_opens(self, site: Site, page: Page, mine: NewSession) -> None:
+        for _ in range(2):
+            site.sign_in(mine.session.user_id, FIREFOX_ON_LINUX)
+        page.reload()
+        expect(page.get_by_role("button", name="Log out Firefox on Linux")).to_have_count(0)
+
+        page.get_by_text("3 sessions").click()
+
+        expect(page.get_by_role("button", name="Log out Firefox on Linux")).to_have_count(3)
 
 
 class TestByKeyboardAlone:

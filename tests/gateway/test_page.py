@@ -69,7 +69,7 @@ def test_the_page_shows_only_the_users_own_sessions(site: Site, user: str) -> No
         listed = browser.get(f"{ROOT}/sessions.json")
 
     assert page.status_code == 200
-    assert "on 2 devices" in page.text
+    assert "2 active sessions" in page.text
     assert "Firefox on Linux" in page.text
     assert "192.0.2.99" not in page.text + listed.text
     assert len(listed.json()["sessions"]) == 2

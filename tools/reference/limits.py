@@ -117,7 +117,7 @@ _REQUESTS = f"""
 | user id, actor id | 1 to {size(sign_in.USER_ID_LIMIT_BYTES)}, no control characters | INVALID_ARGUMENT `user_id`, `actor_id` |
 | user agent | {size(user_agent.USER_AGENT_LIMIT_BYTES)} | cut; control and formatting characters are dropped |
 | IP address | one IPv4 or IPv6 address, {sign_in.IP_ADDRESS_LIMIT_CHARACTERS} characters | INVALID_ARGUMENT `ip_address` |
-| label of a session | {sign_in.LABEL_LIMIT_CHARACTERS} characters, no control characters or line breaks | INVALID_ARGUMENT `label` |
+| label of a session | {sign_in.LABEL_LIMIT_CHARACTERS} characters, no control characters, line breaks or bidirectional controls | INVALID_ARGUMENT `label` |
 | authentication methods | {sign_in.METHODS_LIMIT}, of 1 to {sign_in.METHOD_LIMIT_CHARACTERS} characters | INVALID_ARGUMENT `authentication_methods[i]` |
 | attributes | {sign_in.ATTRIBUTES_LIMIT}; key 1 to {size(sign_in.ATTRIBUTE_KEY_LIMIT_BYTES)}, value {size(sign_in.ATTRIBUTE_VALUE_LIMIT_BYTES)} | INVALID_ARGUMENT `attributes[key]` |
 | lifetime of a session | {span(policy.MINIMUM_LIFETIME)} to the policy's, {span(_POLICY.absolute_lifetime)} by default | INVALID_ARGUMENT `lifetime` |

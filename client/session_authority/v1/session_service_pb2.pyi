@@ -526,8 +526,9 @@ class NameSessionRequest(_message.Message):
     session_id: _builtins.str
     """The id of the session to name, in the form of Session.session_id. Required."""
     label: _builtins.str
-    """The name: at most 64 characters, without control characters and line breaks. White space around it is removed.
-    An empty name removes the present one.
+    """The name: at most 64 characters (code points of Unicode), without control characters, line breaks, and
+    bidirectional embeddings, overrides and isolates. One character must be visible. White space around the name is
+    removed. An empty name removes the present one.
     """
     def __init__(
         self,

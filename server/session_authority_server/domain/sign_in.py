@@ -25,6 +25,8 @@ RETRY_SECRET_BYTES = 32
 IP_ADDRESS_LIMIT_CHARACTERS = 64
 LABEL_LIMIT_CHARACTERS = 64
 _UNFIT_FOR_A_LINE = frozenset({"Cc", "Zl", "Zp"})  # categories of Unicode
+# Bidirectional embeddings, overrides and isolates. They could reorder the text around a name.
+_TURNED_TEXT = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _METHOD = re.compile(rf"[!-~]{{1,{METHOD_LIMIT_CHARACTERS}}}")
 
 
@@ -84,6 +86,12 @@ def check_label(label: str, violations: Violations) -> str | None:
         )
     elif any(unicodedata.category(character) in _UNFIT_FOR_A_LINE for character in label):
         violations.add("label", "has a control character or a line break; it must have none")
+    elif not _TURNED_TEXT.isdisjoint(label):
+        violations.add(
+            "label", "has a character that turns the direction of text; it must have none"
+        )
+    elif label and all(unicodedata.category(character)[0] in "CMZ" for character in label):
+        violations.add("label", "has no visible character")
     return label or None
 
 

@@ -61,7 +61,7 @@ class TestOutage:
         assert header(response, "retry-after") == "5"
         assert "This doesn't log you out." in said(response)
 
-    @pytest.mark.parametrize("below", ["/log-out", "/log-out-elsewhere", "/sign-out"])
+    @pytest.mark.parametrize("below", ["/log-out", "/log-out-elsewhere", "/sign-out", "/name"])
     async def test_22_a_failed_form_can_be_sent_again_unchanged(
         self,
         client: AsyncSessionClient,
@@ -74,6 +74,7 @@ class TestOutage:
             "proof": await visitor.proof(),
             "session_id": other.session.session_id,
             "confirmed": "yes",
+            "label": "Work laptop",
         }
         visitor.client = nowhere
         failed = await visitor.ask("POST", below, form=form, headers={"content-type": FORM})

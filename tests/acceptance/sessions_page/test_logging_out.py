@@ -102,8 +102,6 @@ class TestLoggingOut:
     async def test_23_every_way_of_ending_the_current_session_signs_out(
         self, client: AsyncSessionClient, visitor: Visitor, mine: NewSession
     ) -> None:
-        assert f'value="{mine.session.session_id}"' not in await visitor.look()
-
         response = await visitor.send(
             "/log-out", session_id=mine.session.session_id, confirmed="yes"
         )
@@ -177,6 +175,6 @@ class TestLoggingOut:
             confirmed="yes",
         )
 
-        assert "ログインしています。心当たり" in page
+        assert "件です。心当たり" in page
         assert "必要になります。2 秒以内に" in page
         assert "ログアウトしました。2 秒以内に" in json.loads(done.body)["message"]

@@ -6,8 +6,10 @@ from datetime import timedelta
 import pytest
 
 from session_authority import AsyncSessionClient, NewSession
+from session_authority_server.domain.location import Location
 from session_authority_server.domain.policy import Policy
 from tests.acceptance.sessions_page.visitor import FORM, Visitor, header, said
+from tests.browser.devices import FIREFOX_ON_LINUX
 from tests.support.authority import Authority
 
 
@@ -24,9 +26,61 @@ class TestLooking:
             "12:00:00 PM UTC · 203.0.113.7 Logged in on Jan 15, 2026, 12:00 PM UTC"
         ) in text.replace("\u202f", " ")
         assert "with password and one-time code" in text
-        assert "Firefox on Linux Last active 2 hours ago" in text
+        assert "Firefox on Linux New device Last active 2 hours ago" in text
         assert "192.0.2.44" in text
         assert text.index("Chrome on Windows") < text.index("Firefox on Linux")
+
+    async def test_the_place_stands_before_the_address_in_the_visitors_language(
+        self, authority: Authority, visitor: Visitor, other: NewSession
+    ) -> None:
+        authority.places["192.0.2.44"] = Location("Hamburg", "Hamburg", "Germany", "DE")
+        places = {"de": "Hamburg, Deutschland", "ja": "ドイツ、Hamburg", "en": "Hamburg, Germany"}
+
+        for language, place in places.items():
+            text = said(await visitor.ask("GET", headers={"accept-language": language}))
+            assert f"{place} · 192.0.2.44" in text
+
+    async def test_a_hostile_place_is_escaped_and_isolated(
+        self, authority: Authority, visitor: Visitor, other: NewSession
+    ) -> None:
+        authority.places["192.0.2.44"] = Location(
+            city="<img src=x onerror=alert(1)>", country="עִבְרִית"
+        )
+
+        page = await visitor.look()
+
+        assert '<bdi class="place">&lt;img src=x onerror=alert(1)&gt;, עִבְרִית</bdi>' in page
+        assert "<img" not in page
+
+    async def test_a_new_device_is_marked_for_seven_days_and_the_current_session_never(
+        self, authority: Authority, client: AsyncSessionClient, visitor: Visitor, other: NewSession
+    ) -> None:
+        again = await client.create("ada", user_agent=FIREFOX_ON_LINUX, actor_id="support-7")
+        assert (other.session.new_device, again.session.new_device) == (True, False)
+
+        assert (await visitor.look()).count("New device") == 1
+        authority.pass_time(days=6, hours=23)
+        assert (await visitor.look()).count("New device") == 1
+        authority.pass_time(hours=1)
+        assert "New device" not in await visitor.look()
+
+    async def test_many_sessions_of_a_device_are_one_row_that_opens(
+        self, client: AsyncSessionClient, visitor: Visitor, other: NewSession
+    ) -> None:
+        await client.create("ada", user_agent=FIREFOX_ON_LINUX)
+        assert "<details" not in await visitor.look(), "two are not many"
+        await client.create("ada", user_agent=FIREFOX_ON_LINUX)
+        await client.create("ada", user_agent=FIREFOX_ON_LINUX, actor_id="support-7")
+
+        response = await visitor.ask("GET")
+        page = response.body.decode()
+
+        assert "Firefox on Linux 3 sessions New device Last active just now" in said(response)
+        assert page.count("<details") == 1
+        inside = page[page.index("<details") : page.index("</details>")]
+        assert inside.count('action="/account/sessions/log-out"') == 3
+        assert "support-7" not in inside
+        assert "on your behalf by <bdi>support-7</bdi>" in page
 
     async def test_15_a_changed_address_is_shown_with_the_address_of_the_sign_in(
         self, authority: Authority, client: AsyncSessionClient, visitor: Visitor

@@ -98,6 +98,10 @@ class Language:
         """Format a time to the second, in UTC."""
         return self._in_utc(time, "medium")
 
+    def country(self, code: str) -> str:
+        """Return the name of a country; empty if the code by ISO 3166-1 is unknown."""
+        return str(self._locale.territories.get(code, ""))
+
     def number(self, count: int) -> str:
         """Format a number, such as "10,000"."""
         return format_decimal(count, locale=self._locale)

@@ -1,5 +1,6 @@
 """Read the sessions that one page shows, with as few calls as possible."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from session_authority import _core
@@ -10,6 +11,8 @@ ENDED_SHOWN = 10
 LISTED_LIMIT_SESSIONS = 10_000
 """The page reads at most this many sessions. By default, a user has at most 100 live sessions."""
 PAGE_LIMIT = LISTED_LIMIT_SESSIONS // ROWS_PER_PAGE
+GROUPED_FROM = 3
+"""So many sessions of the same device are shown as one row that opens."""
 
 
 @dataclass(kw_only=True)
@@ -70,6 +73,34 @@ def read_page(token: str, number: int, *, show_ended: bool) -> _core.Operation[L
     if show_ended:
         listing.ended = yield from _latest_ended(token, reading)
     return listing
+
+
+def by_device(sessions: Sequence[Session]) -> list[list[Session]]:
+    """Put the sessions of the same device together if there are at least GROUPED_FROM.
+
+    A session that its user has named, or in which another person acts, stays alone, so that it can't be overlooked.
+
+    Returns:
+        Lists of one session or of at least GROUPED_FROM, in the order of their first sessions.
+    """
+    groups: dict[object, list[Session]] = {}
+    for session in sessions:
+        groups.setdefault(_device_key(session), []).append(session)
+    found = []
+    for session in sessions:
+        group = groups[_device_key(session)]
+        if len(group) < GROUPED_FROM:
+            found.append([session])
+        elif group[0] is session:
+            found.append(group)
+    return found
+
+
+def _device_key(session: Session) -> object:
+    device = session.device
+    if session.label or session.actor_id:
+        return session.session_id
+    return device.browser, device.os, device.type
 
 
 def find_session(token: str, session_id: str) -> _core.Operation[Session | None]:

@@ -18,11 +18,13 @@ NOTICE_FIELDS = ("notice", "device", "until", "seal")
 
 
 class Outcome(StrEnum):
-    """The result of a log-out form."""
+    """The result of a form."""
 
     LOGGED_OUT = "logged-out"
     ALREADY_LOGGED_OUT = "already-logged-out"
     LOGGED_OUT_ELSEWHERE = "logged-out-elsewhere"
+    NAMED = "named"
+    NAME_REMOVED = "name-removed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Notice:
 
     Attributes:
         outcome: The outcome of the form.
-        device: The name of the device that was logged out; empty if there were several.
+        device: The name of the device that was logged out; empty if there were several or none.
     """
 
     outcome: Outcome
@@ -59,6 +61,10 @@ class Notice:
         """Return the message in a language."""
         _ = language.gettext
         match self.outcome:
+            case Outcome.NAMED:
+                return _("The name was saved.")
+            case Outcome.NAME_REMOVED:
+                return _("The name was removed.")
             case Outcome.ALREADY_LOGGED_OUT:
                 return _("%(device)s was already logged out.", device=self.device)
             case Outcome.LOGGED_OUT:

@@ -30,6 +30,7 @@ from session_authority.web.sessions_page.language import Language, Languages
 from session_authority.web.sessions_page.listing import (
     LISTED_LIMIT_SESSIONS,
     PAGE_LIMIT,
+    by_device,
     find_session,
     read_all,
     read_page,
@@ -43,6 +44,9 @@ from session_authority.web.site import system_time
 
 FORM_LIMIT_BYTES = 4096
 """Limit for a form's body. Longer bodies are answered with 413, so a framework can stop reading there."""
+
+LABEL_LIMIT_CHARACTERS = 64
+"""The authority refuses a longer name of a session. The page only explains the refusal."""
 
 _DIGITS_LIMIT = 19
 """Limit for the digits of a `Content-Length`. Python raises for a number of more than 4,300 digits."""
@@ -83,6 +87,7 @@ class SessionsPage:
             "/log-out": _Route("POST", self._log_out),
             "/log-out-elsewhere": _Route("POST", self._log_out_elsewhere),
             "/sign-out": _Route("POST", self._sign_out),
+            "/name": _Route("POST", self._name),
         }
 
     def handle(self, request: PageRequest) -> _Answer:
@@ -139,13 +144,14 @@ class SessionsPage:
             "sessions.html",
             title=visit.language.gettext("Your sessions"),
             listing=listing,
-            lead=_device_count(visit.language, listing.total),
+            lead=_active_count(visit.language, listing.total),
             total=_total(visit.language, listing.total),
             number=visit.language.number,
             here=_address(visit, {"page": str(number)}),
             address=lambda page: _address(visit, {"page": str(page)}),
             current=row_of(listing.current, *say) if listing.current else None,
-            others=[row_of(session, *say) for session in listing.others],
+            others=[[row_of(each, *say) for each in group] for group in by_device(listing.others)],
+            sessions=lambda count: _session_count(visit.language, count),
             ended=[row_of(session, *say) for session in listing.ended],
             notice=notice.text(visit.language, self._within_seconds) if notice else "",
             effect=effect(visit.language, self._within_seconds),
@@ -184,6 +190,43 @@ class SessionsPage:
             page=_page_number(visit.request.form),
             here=_address(visit, visit.request.form),
             effect=effect(visit.language, self._within_seconds),
+        )
+
+    def _name(self, visit: Visit) -> _Answer:
+        session_id, label = (
+            visit.request.form.get("session_id", ""),
+            visit.request.form.get("label"),
+        )
+        if label is None:
+            return (yield from self._ask_name(visit, session_id))
+        try:
+            session = yield from _core.name(visit.token, session_id, label)
+        except InvalidArgument as error:
+            if not any(each.field == "label" for each in error.violations):
+                raise
+            return (yield from self._ask_name(visit, session_id, label))
+        return self._redirect_with_notice(
+            visit, Notice(Outcome.NAMED if session.label else Outcome.NAME_REMOVED)
+        )
+
+    def _ask_name(self, visit: Visit, session_id: str, refused: str | None = None) -> _Answer:
+        """Show the form for the name of a session, with the name that was refused, if any."""
+        session = yield from find_session(visit.token, session_id)
+        if session is None:
+            raise SessionNotFound
+        if session.state is SessionState.ENDED:
+            name = device_name(session.device, visit.language)
+            return self._redirect_with_notice(visit, Notice(Outcome.ALREADY_LOGGED_OUT, name))
+        return self._renderer.page(
+            visit,
+            "name.html",
+            200 if refused is None else 400,
+            title=visit.language.gettext("Name this session"),
+            row=row_of(session, visit.language, visit.now),
+            label=(session.label or "") if refused is None else refused,
+            problem="" if refused is None else _label_problem(visit.language, refused),
+            page=_page_number(visit.request.form),
+            here=_address(visit, visit.request.form),
         )
 
     def _log_out_elsewhere(self, visit: Visit) -> _Answer:
@@ -277,7 +320,7 @@ def _state_of(error: SessionAuthorityError, visit: Visit) -> State:
         case Unavailable():
             fields = {
                 name: request.form[name]
-                for name in ("session_id", "confirmed", "page")
+                for name in ("session_id", "confirmed", "label", "page")
                 if name in request.form
             }
             posted = request.method == "POST"
@@ -293,6 +336,20 @@ def _state_of(error: SessionAuthorityError, visit: Visit) -> State:
             return states.fault()
 
 
+def _label_problem(language: Language, label: str) -> str:
+    """Return why the authority refused a name."""
+    count = len(label.strip())
+    if count > LABEL_LIMIT_CHARACTERS:
+        return language.gettext(
+            "This name has %(count)s characters. Use at most %(limit)s.",
+            count=language.number(count),
+            limit=language.number(LABEL_LIMIT_CHARACTERS),
+        )
+    return language.gettext(
+        "This name contains an invisible character, such as a line break. Type the name again without it."
+    )
+
+
 def _page_number(fields: Mapping[str, str]) -> int:
     number = fields.get("page", "1")
     return min(max(int(number), 1), PAGE_LIMIT) if number.isdecimal() and len(number) < 9 else 1
@@ -306,12 +363,18 @@ def _address(visit: Visit, fields: Mapping[str, str]) -> str:
     return f"{visit.root}?{urlencode(query)}" if query else visit.root
 
 
-def _device_count(language: Language, total: int) -> str:
+def _active_count(language: Language, total: int) -> str:
     return language.ngettext(
-        "You're logged in on %(number)s device.",
-        "You're logged in on %(number)s devices.",
+        "You have %(number)s active session.",
+        "You have %(number)s active sessions.",
         total,
         number=_total(language, total),
+    )
+
+
+def _session_count(language: Language, count: int) -> str:
+    return language.ngettext(
+        "%(number)s session", "%(number)s sessions", count, number=language.number(count)
     )
 
 

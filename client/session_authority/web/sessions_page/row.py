@@ -1,16 +1,20 @@
 """Prepare the texts of one session for the template."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from session_authority.session import (
     Device,
     DeviceType,
     EndReason,
     InitiatingEntity,
+    Location,
     Session,
 )
 from session_authority.web.sessions_page.language import Language
+
+NEW_FOR = timedelta(days=7)
+"""How long the page marks a session as one of a new device."""
 
 _ICONS = {
     DeviceType.DESKTOP: "desktop",
@@ -47,7 +51,10 @@ class Row:
         session_id: The session's id, for forms only.
         current: Whether this is the viewer's own session.
         icon: The name of the device's icon.
-        name: The device's name, such as "Chrome on Windows".
+        name: The user's own name of the session, or else the device's name.
+        device: The device's name, such as "Chrome on Windows", if `name` is another.
+        is_new: Whether the user signed in from a new device within NEW_FOR.
+        place: The place of the address, such as "Hamburg, Germany"; empty if unknown.
         address: The latest IP address, if it is stored.
         first_address: The IP address at sign-in, if it differs from `address`.
         active: The time of the last activity.
@@ -63,6 +70,9 @@ class Row:
     current: bool
     icon: str
     name: str
+    device: str
+    is_new: bool
+    place: str
     address: str | None
     first_address: str | None
     active: Moment
@@ -77,11 +87,15 @@ class Row:
 def row_of(session: Session, language: Language, now: datetime) -> Row:
     """Return the row of a session in a language."""
     address = session.last_ip_address or session.ip_address
+    device = device_name(session.device, language)
     return Row(
         session_id=session.session_id,
         current=session.current,
         icon=_ICONS.get(session.device.type, "unknown"),
-        name=device_name(session.device, language),
+        name=session.label or device,
+        device=device if session.label else "",
+        is_new=session.new_device and not session.current and now - session.create_time < NEW_FOR,
+        place=_place(session.location, language),
         address=address,
         first_address=session.ip_address if session.ip_address != address else None,
         active=_ago(session.last_active_time, language, now),
@@ -112,6 +126,17 @@ def device_name(device: Device, language: Language) -> str:
         DeviceType.SCRIPT: _("Unknown program"),
         DeviceType.BOT: _("Unknown bot"),
     }.get(device.type, _("Unknown device"))
+
+
+def _place(location: Location | None, language: Language) -> str:
+    """Return a place, with the name of the country in the language."""
+    if location is None:
+        return ""
+    country = language.country(location.country_code) or location.country
+    place = location.city or location.region
+    if not place or not country or place == location.country:
+        return country or place
+    return language.gettext("%(place)s, %(country)s", place=place, country=country)
 
 
 def _methods(names: tuple[str, ...], language: Language) -> str:

@@ -3,7 +3,15 @@ from typing import Any
 
 import pytest
 
-from session_authority import Device, DeviceType, EndReason, InitiatingEntity, Session, SessionState
+from session_authority import (
+    Device,
+    DeviceType,
+    EndReason,
+    InitiatingEntity,
+    Location,
+    Session,
+    SessionState,
+)
 from session_authority.web.sessions_page.language import Languages
 from session_authority.web.sessions_page.row import Row, device_name, row_of
 
@@ -94,6 +102,25 @@ def test_the_reason_depends_on_the_initiator() -> None:
         "By an administrator",
         "For your security",
     }
+
+
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        (None, ""),
+        (Location("Hamburg", "Hamburg", "Germany", "DE"), "Hamburg, Germany"),
+        (Location("", "Bavaria", "Germany", "DE"), "Bavaria, Germany"),
+        (Location(country="Germany", country_code="DE"), "Germany"),
+        (Location(country="Atlantis"), "Atlantis"),
+        (Location(country="Atlantis", country_code="XQ"), "Atlantis"),
+        (Location(city="Hamburg"), "Hamburg"),
+        (Location(city="Singapore", country="Singapore", country_code="SG"), "Singapore"),
+    ],
+)
+def test_a_place_is_the_city_or_region_and_the_country(
+    location: Location | None, place: str
+) -> None:
+    assert row(location=location).place == place
 
 
 def test_addresses_that_were_not_stored_are_left_out() -> None:

@@ -23,7 +23,7 @@
     for (const element of main.querySelectorAll("time")) {
       const time = new Date(element.dateTime);
       element.textContent = element.dataset.kind === "ago" ? ago(time) : short.format(time);
-      element.nextElementSibling.textContent = exact.format(time);
+      if (element.className === "when") element.nextElementSibling.textContent = exact.format(time);
     }
   };
   writeTimes();
@@ -46,7 +46,7 @@
 
   // The time and address of the last activity, to tell devices of the same name apart.
   const which = (form) => {
-    const line = form.closest(".row")?.querySelector(".about p:not(.actor)").cloneNode(true);
+    const line = form.closest(".row")?.querySelector(".seen").cloneNode(true);
     line?.querySelectorAll(".tip").forEach((tip) => tip.remove());
     line?.querySelectorAll("time").forEach((time) => time.replaceWith(time.textContent));
     return line ? line.childNodes : [];
@@ -78,7 +78,7 @@
 
   let asking = null;
   const idOf = (row) => row.querySelector("[name=session_id]")?.value;
-  const buttons = () => [...main.querySelectorAll("#elsewhere .row button")];
+  const buttons = () => [...main.querySelectorAll("#elsewhere .row form button")].filter((each) => !each.closest("details:not([open])"));
 
   // Load the page again, and show its new content. Keep rows that show an error, wait for an answer, or are
   // in the dialog.
@@ -94,6 +94,8 @@
     const rows = new Map([...fresh.querySelectorAll("#elsewhere .row")].map((row) => [idOf(row), row]));
     const kept = [...main.querySelectorAll("#elsewhere .row:is(.busy, :has(.error))"), asking?.closest("#elsewhere .row")];
     kept.forEach((row) => row && rows.get(idOf(row))?.replaceWith(row));
+    const open = [...main.querySelectorAll("details[open]")].map((group) => group.dataset.device);
+    fresh.querySelectorAll("details").forEach((group) => (group.open = open.includes(group.dataset.device)));
     notice.replaceWith(byId("notice"));
     main.replaceWith(fresh);
     main = fresh;
@@ -129,6 +131,7 @@
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (form.dataset.sending) return event.preventDefault();
+    if (event.submitter?.hasAttribute("formaction")) return; // opens the page with the form for a name
     if (!form.dataset.title) return form.dataset.busy && busy(form, true);
     event.preventDefault();
     const name = form.querySelector("button").getAttribute("aria-label");
