@@ -103,6 +103,7 @@ def monitored(folder: Path, *, rules: str, interval: str) -> Iterator[Scene]:
             "SESSION_AUTHORITY_WORKER_INTERVAL_SECONDS": "5",
             "SESSION_AUTHORITY_AUDIT_LOG": str(folder / "audit.jsonl"),
             "SESSION_AUTHORITY_STATE_DIRECTORY": str(folder / "state"),
+            "SESSION_AUTHORITY_EVENT_KEY": "k" * 32,
         }
         assert run("migrate", cwd=folder, settings=settings).returncode == 0
         every = ("create", "validate", "manage", "watch", "terminate")
@@ -112,6 +113,10 @@ def monitored(folder: Path, *, rules: str, interval: str) -> Iterator[Scene]:
             cwd=folder,
             settings=settings,
         ).stdout.strip()
+        # It accepts nothing, so its metrics show waiting events.
+        nowhere = f"http://localhost:{free_port()}/events"
+        added = ("receivers", "add", "crm", nowhere, "--event", "session-established")
+        assert run(*added, cwd=folder, settings=settings).returncode == 0
         encrypted = settings | {
             "SESSION_AUTHORITY_TLS_CERTIFICATE": str(pair.certificate),
             "SESSION_AUTHORITY_TLS_KEY": str(pair.key),

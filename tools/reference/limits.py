@@ -43,6 +43,7 @@ from session_authority_server.background import (
     wanted_events,
 )
 from session_authority_server.cli import processes, supervisor
+from session_authority_server.cli import receivers as receivers_command
 from session_authority_server.config import Settings
 from session_authority_server.devices import text as user_agent
 from session_authority_server.domain import (
@@ -71,7 +72,13 @@ from session_authority_server.store import (
 )
 from session_authority_server.store.engine import hot_read, postgresql, sqlite
 from session_authority_server.store.engine import limits as engine
-from session_authority_server.usecases import api_keys, erase_user, list_sessions, operator_revoke
+from session_authority_server.usecases import (
+    api_keys,
+    erase_user,
+    list_sessions,
+    operator_revoke,
+    receivers,
+)
 from session_authority_server.watch import hub, postgresql_channel
 from session_authority_server.watch import stream as watch_stream
 from session_authority_workers import (
@@ -203,6 +210,10 @@ _UPKEEP = f"""
 | events that wait for the audit log | {audit_log.QUEUE_LIMIT_EVENTS:,} | dropped, counted, and reported when there is room |
 | wait for the audit log at a stop | {span(audit_log.DRAIN_SECONDS)} | the rest is lost, and counted |
 | equal lines of a log, and rejected credentials of a kind | {flood_limit.PER_SECOND} a second | counted in one line a second |
+| receivers of events, and the name of one | {receivers.RECEIVERS_LIMIT}, {receivers.NAME_LIMIT_CHARACTERS} characters | refused |
+| time until events are written for a new receiver | {span(receivers.START_DELAY)} | - |
+| waiting events that `receivers list` counts | {receivers.BACKLOG_LIMIT:,} | shown as "or more" |
+| wait of `receivers test` for a worker | {span(receivers_command.TEST_SECONDS)} | reported |
 | body of an event | {size(payload.PAYLOAD_LIMIT_BYTES)} | its fields have limits of their own |
 | events that wait for a receiver | {_SETTINGS["outbox_limit"].default:,} (`OUTBOX_LIMIT`) | the oldest are dropped, counted and reported |
 | events in a transaction of the worker that drops them | {outbox.DROP_BATCH:,} | the next transaction |

@@ -64,6 +64,9 @@ class KeepOutbox(Job):
         self._measured = set(backlogs)
         for name, backlog in backlogs.items():
             waited = timedelta(0) if backlog.oldest is None else now - backlog.oldest
+            OUTBOX_DROPPED.inc(
+                name, by=0
+            )  # The series must exist before the first drop, so that a rate sees it.
             OUTBOX_PENDING.set(backlog.pending, name)
             OUTBOX_OLDEST.set(waited.total_seconds(), name)
         RECEIVERS_PARKED.set(

@@ -12,6 +12,7 @@ from session_authority_server.domain.event import (
     KeyCreated,
     KeyExpirySet,
     KeyRevoked,
+    ReceiverChanged,
     SessionEnded,
     SessionEstablished,
     SessionReauthenticated,
@@ -162,6 +163,16 @@ def _fence_resolved(event: FenceResolved) -> Fields:
         "initiating_entity": InitiatingEntity.ADMIN.value,
         "choice": event.choice.value,
         "lost_endings": event.lost,
+    }
+
+
+@_fields_of.register
+def _receiver_changed(event: ReceiverChanged) -> Fields:
+    return {
+        "event": "receiver-changed",
+        "initiating_entity": InitiatingEntity.ADMIN.value,
+        "receiver": event.name,
+        "change": event.change.value,
     }
 
 

@@ -14,6 +14,7 @@ from session_authority_server.check.database_condition import (
 )
 from session_authority_server.domain.api_key import ApiKey, KeyState, KeyUse, Permission
 from session_authority_server.domain.policy import Policy
+from session_authority_server.domain.receiver import Receiver
 from session_authority_server.store.schema import SchemaVersion
 
 # Files on these are lost when the machine restarts.
@@ -84,6 +85,7 @@ class Contents:
         backlog: The worker's unfinished sweeps and erasures.
         latest_time: The latest recorded time of any event; None if no event is recorded.
         sign_ins_until: The time from which sign-ins have no partition; None if no partition is missing.
+        receivers: The receivers of events.
     """
 
     keys: Sequence[ApiKey]
@@ -93,6 +95,7 @@ class Contents:
     backlog: Backlog
     sign_ins_until: datetime | None
     latest_time: datetime | None
+    receivers: Sequence[Receiver]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,7 @@ class Facts:
         schema: The version of the database's schema.
         clock_skew: How far this machine's clock is ahead of the database's.
         files: Files that other users of the machine should not read.
+        has_event_key: Whether there is a key to sign events.
         development_key_id: The id of the development key beside a SQLite file, if the key exists.
         token_secret_bits: Number of random bits in a session token.
         contents: The contents of the tables; None if the schema does not serve this program.
@@ -136,6 +140,7 @@ class Facts:
     schema: SchemaVersion
     clock_skew: timedelta
     files: Sequence[File]
+    has_event_key: bool
     development_key_id: UUID | None
     token_secret_bits: int
     contents: Contents | None

@@ -7,6 +7,8 @@ from uuid import UUID
 
 from session_authority_server.app import development_key
 from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.app.event_key import event_key
+from session_authority_server.app.process import CannotStart
 from session_authority_server.check import database_identity
 from session_authority_server.check.database_condition import (
     read_backlog,
@@ -23,6 +25,7 @@ from session_authority_server.store.clock_times import read_latest_time
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.partitions import Partitions
+from session_authority_server.store.receivers import SqlReceiverStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 
 _MOUNTS = Path("/proc/self/mounts")
@@ -84,10 +87,18 @@ async def gather(
         schema=version,
         clock_skew=await ClockSkew(database).measure(),
         files=list(_files(settings, config_file)),
+        has_event_key=_has_event_key(settings),
         development_key_id=_development_key_id(settings),
         token_secret_bits=8 * SECRET_BYTES,
         contents=await _contents(database, now) if version.serves else None,
     )
+
+
+def _has_event_key(settings: Settings) -> bool:
+    try:
+        return event_key(settings) is not None
+    except CannotStart:
+        return False  # This user may not read the key's file.
 
 
 def _development_key_id(settings: Settings) -> UUID | None:
@@ -121,6 +132,7 @@ async def _contents(database: Database, now: datetime) -> Contents:
         backlog=await read_backlog(database),
         latest_time=await read_latest_time(database),
         sign_ins_until=await _sign_ins_until(Partitions(database), now),
+        receivers=await SqlReceiverStore(database).read_receivers(),
     )
 
 

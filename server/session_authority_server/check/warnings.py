@@ -9,6 +9,7 @@ from session_authority_server.check.key_warnings import (
     EXPIRES_SOON,
     keys_are_unused_or_too_powerful,
 )
+from session_authority_server.check.receiver_warnings import receivers_lack_events
 from session_authority_server.check.requirement import CheckWarning, span
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
@@ -358,5 +359,6 @@ WARNINGS: Sequence[Callable[[Facts], Iterator[CheckWarning]]] = (
     times_lie_in_the_future,
     keys_are_unused_or_too_powerful,
     upkeep_is_behind,
+    receivers_lack_events,
     history_is_short_or_long,
 )

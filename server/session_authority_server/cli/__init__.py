@@ -12,6 +12,7 @@ _NAMES = (
     "gateway",
     "migrate",
     "keys",
+    "receivers",
     "revoke",
     "backup",
     "fence",

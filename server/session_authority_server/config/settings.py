@@ -21,6 +21,7 @@ ENV_PREFIX = "SESSION_AUTHORITY_"
 STANDARD_OUTPUT = "-"
 # The last word of a setting's name, if the setting is a span of time.
 _UNITS = {"seconds": timedelta(seconds=1), "days": timedelta(days=1)}
+EVENT_KEY_CHARACTERS = 32
 _TEN_YEARS_SECONDS = 3_650 * 86_400
 # The only source of the defaults about sessions.
 _DEFAULTS = Policy()
@@ -197,6 +198,12 @@ class Settings(BaseSettings):
         description="The file of the locations of IP addresses, in MaxMind's format (for example GeoLite2-City.mmdb). "
         "The server reloads the file when it changes. Empty for no locations.",
     )
+    event_key: str = Field(
+        "",
+        repr=False,
+        description="The secret from which the secrets of receivers are derived, the same for all workers: at least 32 "
+        "characters. Empty for a key that is made in the state directory; without one, no events are delivered.",
+    )
     outbox_limit: Annotated[int, Field(ge=1_000, le=100_000_000)] = Field(
         1_000_000,
         description="How many events may wait for a receiver. The worker drops the oldest beyond this number.",
@@ -281,6 +288,15 @@ class Settings(BaseSettings):
     @classmethod
     def _check_choice(cls, value: str, info: ValidationInfo) -> str:
         return checked_choice(str(info.field_name), value)
+
+    @field_validator("event_key")
+    @classmethod
+    def _check_event_key(cls, value: str) -> str:
+        if value and len(value) < EVENT_KEY_CHARACTERS:
+            raise ValueError(
+                f"give at least {EVENT_KEY_CHARACTERS} characters, for example from: openssl rand -base64 32"
+            )
+        return value
 
     @field_validator("idle_timeout_seconds")
     @classmethod

@@ -156,6 +156,32 @@ class FenceResolved:
     time: datetime
 
 
+class ReceiverChange(Enum):
+    """The way in which an operator changed a receiver of events."""
+
+    ADDED = "added"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    REPLAYED = "replayed"
+    ROTATED = "rotated"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverChanged:
+    """An operator changed a receiver of events.
+
+    Attributes:
+        name: The name of the receiver.
+        change: The change.
+        time: The time of the event.
+    """
+
+    name: str
+    change: ReceiverChange
+    time: datetime
+
+
 Event = (
     SessionEstablished
     | SessionEnded
@@ -166,4 +192,5 @@ Event = (
     | KeyExpirySet
     | KeyRevoked
     | FenceResolved
+    | ReceiverChanged
 )

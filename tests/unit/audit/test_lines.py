@@ -16,6 +16,8 @@ from session_authority_server.domain.event import (
     KeyCreated,
     KeyExpirySet,
     KeyRevoked,
+    ReceiverChange,
+    ReceiverChanged,
     SessionEnded,
     SessionEstablished,
     SessionReauthenticated,
@@ -40,6 +42,7 @@ EVENTS: list[Event] = [
     KeyRevoked("key-1", NOON),
     KeyExpirySet("key-1", NOON + timedelta(hours=1), NOON),
     FenceResolved(FenceChoice.REPLAY, 3, NOON),
+    ReceiverChanged("crm", ReceiverChange.ADDED, NOON),
 ]
 
 
@@ -64,6 +67,7 @@ def test_every_event_has_a_line() -> None:
         "api-key-revoked",
         "api-key-expiry-set",
         "fence-resolved",
+        "receiver-changed",
     ]
 
 

@@ -78,6 +78,7 @@ def contents(
         "backlog": NOTHING_UNFINISHED,
         "sign_ins_until": None,
         "latest_time": None,
+        "receivers": (),
         **changes,
     }
     return Contents(keys=kept, uses=uses, **given)
@@ -101,6 +102,7 @@ def an_installation(**changes: Any) -> Facts:
         "schema": SchemaVersion("0007", "0007", known=True, oldest_program=None),
         "clock_skew": timedelta(0),
         "files": [File(path=Path("/etc/authority/tls.key"), holds="a key", mode=0o640)],
+        "has_event_key": True,
         "development_key_id": None,
         "token_secret_bits": 256,
         "contents": contents(),

@@ -18,7 +18,9 @@ from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import InitiatingEntity
 from session_authority_server.store.database import Database
+from session_authority_server.store.receivers import SqlReceiverStore
 from session_authority_server.store.schema import migrate
+from tests.contract.reporting import a_receiver
 from tests.support.engines import DAY, MINUTE, START, Engine, a_session, over
 
 
@@ -134,6 +136,18 @@ async def test_pending_work_of_the_worker_is_gathered(place: Place) -> None:
     assert contents.overdue_since == START + DAY
     assert contents.backlog.sweep_time == START + MINUTE
     assert contents.live_until is None
+
+
+async def test_receivers_and_the_key_of_events_are_gathered(place: Place) -> None:
+    receiver = a_receiver()
+    await SqlReceiverStore(place.engine.database).add_receiver(receiver, START)
+    facts = await place.facts()
+    assert facts.contents is not None
+    assert facts.contents.receivers == [receiver]
+    assert not facts.has_event_key
+    assert (await place.facts(event_key="k" * 32)).has_event_key
+    (place.path.parent / (place.path.name + ".state") / "event.key").mkdir(parents=True)
+    assert not (await place.facts()).has_event_key
 
 
 async def test_the_latest_end_of_live_sessions_is_gathered(place: Place) -> None:

@@ -13,7 +13,9 @@ from session_authority_server.check.requirement import CheckWarning
 from session_authority_server.check.warnings import WARNINGS
 from session_authority_server.domain.api_key import Permission
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
+from session_authority_server.domain.receiver import ReceiverState
 from session_authority_server.store.schema import SchemaVersion
+from tests.contract.reporting import a_receiver
 from tests.unit.check.installation import (
     DAY,
     EXPOSURE,
@@ -30,6 +32,7 @@ from tests.unit.check.installation import (
     used,
 )
 
+RECEIVER = a_receiver()
 VALIDATE, CREATE, TERMINATE = Permission.VALIDATE, Permission.CREATE, Permission.TERMINATE
 
 
@@ -244,6 +247,18 @@ WARRANTED: dict[str, tuple[list[Facts], list[Facts]]] = {
     "partitions-missing": (
         [tables(sign_ins_until=NOW + 14 * DAY), tables(sign_ins_until=NOW - DAY)],
         [tables(sign_ins_until=NOW + 14 * DAY + SECOND)],
+    ),
+    "receiver-parked": (
+        [tables(receivers=[replace(RECEIVER, state=ReceiverState.PARKED)])],
+        [tables(receivers=[RECEIVER, replace(RECEIVER, state=ReceiverState.PAUSED)])],
+    ),
+    "events-dropped": (
+        [tables(receivers=[replace(RECEIVER, dropped=1)])],
+        [tables(receivers=[RECEIVER])],
+    ),
+    "no-event-key": (
+        [replace(tables(receivers=[RECEIVER]), has_event_key=False)],
+        [tables(receivers=[RECEIVER]), an_installation(has_event_key=False)],
     ),
     "no-audit-log": ([an_installation(audit_log="")], [an_installation(audit_log="-")]),
     "short-history": (
