@@ -58,6 +58,7 @@ def furnish(site: Site) -> NewSession:
     phone = site.sign_in(
         "ada", IPHONE, ip_address="198.51.100.23", authentication_methods=["passkey"]
     )
+    site.run(site.authority.client.name(phone.token, phone.session.session_id, "My new phone"))
     clock.advance(timedelta(hours=3, minutes=1))
     site.run(site.authority.client.revoke(phone.token, lost.session.session_id))
     site.run(site.authority.client.sign_out(old.token))

@@ -82,6 +82,19 @@ class TestLooking:
         assert "support-7" not in inside
         assert "on your behalf by <bdi>support-7</bdi>" in page
 
+    async def test_many_ended_sessions_of_a_device_are_one_row_that_opens(
+        self, client: AsyncSessionClient, visitor: Visitor
+    ) -> None:
+        for number in range(4):
+            gone = await client.create("ada", user_agent="curl/8", ip_address=f"192.0.2.{number}")
+            await client.sign_out(gone.token)
+
+        response = await visitor.ask("GET")
+
+        assert "curl 4 sessions New device Logged out just now" in said(response)
+        page = response.body.decode()
+        assert page[page.index("<details") :].count("By you, on the device itself") == 4
+
     async def test_15_a_changed_address_is_shown_with_the_address_of_the_sign_in(
         self, authority: Authority, client: AsyncSessionClient, visitor: Visitor
     ) -> None:

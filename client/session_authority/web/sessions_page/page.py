@@ -1,7 +1,7 @@
 """Answer the requests to the page, without I/O, cookies or a clock of its own."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -16,7 +16,13 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
-from session_authority.session import Rejection, RejectionReason, SessionState, ValidationRequest
+from session_authority.session import (
+    Rejection,
+    RejectionReason,
+    Session,
+    SessionState,
+    ValidationRequest,
+)
 from session_authority.web.cookies import may_clear
 from session_authority.web.exchange import PageRequest, PageResponse, is_form
 from session_authority.web.sessions_page.assets import Assets
@@ -38,7 +44,7 @@ from session_authority.web.sessions_page.listing import (
 from session_authority.web.sessions_page.notice import NOTICE_FIELDS, Notice, Outcome, effect
 from session_authority.web.sessions_page.options import PageOptions
 from session_authority.web.sessions_page.rendering import Renderer, Visit
-from session_authority.web.sessions_page.row import device_name, row_of
+from session_authority.web.sessions_page.row import Row, device_name, row_of
 from session_authority.web.sessions_page.state import Retry, State
 from session_authority.web.site import system_time
 
@@ -150,9 +156,9 @@ class SessionsPage:
             here=_address(visit, {"page": str(number)}),
             address=lambda page: _address(visit, {"page": str(page)}),
             current=row_of(listing.current, *say) if listing.current else None,
-            others=[[row_of(each, *say) for each in group] for group in by_device(listing.others)],
+            others=_groups(listing.others, *say),
+            ended=_groups(listing.ended, *say),
             sessions=lambda count: _session_count(visit.language, count),
-            ended=[row_of(session, *say) for session in listing.ended],
             notice=notice.text(visit.language, self._within_seconds) if notice else "",
             effect=effect(visit.language, self._within_seconds),
         )
@@ -334,6 +340,11 @@ def _state_of(error: SessionAuthorityError, visit: Visit) -> State:
         case _:
             _log.error("The sessions page can't be shown: %s", error)
             return states.fault()
+
+
+def _groups(sessions: Sequence[Session], language: Language, now: datetime) -> list[list[Row]]:
+    """Return the rows of sessions, those of the same device together if there are many."""
+    return [[row_of(each, language, now) for each in group] for group in by_device(sessions)]
 
 
 def _label_problem(language: Language, label: str) -> str:
