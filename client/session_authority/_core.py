@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from session_authority import _conversion as convert
 from session_authority.errors import InternalError, SessionNotLive
 from session_authority.session import (
+    Identity,
     IpAddress,
     NewSession,
     Rejection,
@@ -26,12 +27,14 @@ from session_authority.session import (
     ValidationRequest,
 )
 from session_authority.session_token import SessionToken, Token, presentable
+from session_authority.v1 import session_admin_service_pb2 as admin_v1
 from session_authority.v1 import session_service_pb2 as v1
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 SESSION_SERVICE = "/session_authority.v1.SessionService/"
+ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"
 BATCH_LIMIT_REQUESTS = 1000
 PAGE_LIMIT_SESSIONS = 200
 _RETRY_SECRET_BYTES = 32
@@ -73,6 +76,7 @@ def create(
     idle_timeout: timedelta | None,
     attributes: Mapping[str, str] | None,
     actor_id: str | None,
+    identity: Identity | None,
     retry_secret: bytes | None,
 ) -> Operation[NewSession]:
     """Record a sign-in. All retries send the same retry secret: the given one, or a generated one."""
@@ -89,6 +93,7 @@ def create(
             for key, value in (attributes or {}).items()
         },
         actor_id=_actor(actor_id),
+        identity=_identity(identity),
         retry_secret=retry_secret or secrets.token_bytes(_RETRY_SECRET_BYTES),
     )
     answer = yield from _ask("CreateSession", request, v1.CreateSessionResponse)
@@ -242,6 +247,21 @@ def revoke_others(token: Token) -> Operation[datetime]:
     return convert.time_of(answer.effective_time)
 
 
+def revoke_identity(
+    issuer: str, *, subject: str | None, sid: str | None, reason: str
+) -> Operation[datetime]:
+    """Revoke the sessions of a user of an identity provider, or of one session there."""
+    request = admin_v1.RevokeIdentitySessionsRequest(
+        issuer=convert.text("issuer", issuer),
+        subject=convert.text("subject", subject or ""),
+        sid=convert.text("sid", sid or ""),
+        reason=convert.text("reason", reason),
+    )
+    answer_type = admin_v1.RevokeIdentitySessionsResponse
+    answer = yield from _ask("RevokeIdentitySessions", request, answer_type, service=ADMIN_SERVICE)
+    return convert.time_of(answer.effective_time)
+
+
 def sign_out(token: Token) -> Operation[datetime]:
     """End the token's own session. Without a token, make no call and return the epoch."""
     session_token = presentable(token)
@@ -286,8 +306,10 @@ def _ask(
     request: Message,
     answer_type: _AnswerType[_Answer_co],
     waiting_spans: Sequence["Span"] | None = None,
+    *,
+    service: str = SESSION_SERVICE,
 ) -> Operation[_Answer_co]:
-    payload = yield Call(SESSION_SERVICE + method, request.SerializeToString(), waiting_spans)
+    payload = yield Call(service + method, request.SerializeToString(), waiting_spans)
     try:
         return answer_type.FromString(payload)
     except DecodeError:
@@ -325,6 +347,16 @@ def _actor(actor_id: str | None) -> str:
     if actor_id == "":
         raise convert.invalid("actor_id", "must not be empty; leave it out if the user signs in")
     return convert.text("actor_id", actor_id or "")
+
+
+def _identity(identity: Identity | None) -> v1.Identity | None:
+    if identity is None:
+        return None
+    return v1.Identity(
+        issuer=convert.text("identity.issuer", identity.issuer),
+        subject=convert.text("identity.subject", identity.subject),
+        sid=convert.text("identity.sid", identity.sid or ""),
+    )
 
 
 def _methods(names: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ from session_authority.errors import ConfigurationError, EndCallback, SessionNot
 from session_authority.near_cache import operations
 from session_authority.near_cache.endings import EndSubscription
 from session_authority.session import (
+    Identity,
     IpAddress,
     NewSession,
     Rejection,
@@ -50,6 +51,7 @@ class AsyncSessionClient(AsyncCaller):
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
+        identity: Identity | None = None,
         retry_secret: bytes | None = None,
     ) -> NewSession:
         """Record a sign-in that the app has just verified, and return the session and its token.
@@ -66,6 +68,7 @@ class AsyncSessionClient(AsyncCaller):
             attributes: At most 16 texts that each validation returns. They cannot be changed later.
             actor_id: The id of another person who acts as the user, in the form of `user_id`. Such a session can
                 neither list nor revoke sessions.
+            identity: The user's sign-in at an identity provider. `revoke_identity` then ends the session.
             retry_secret: 32 random bytes. If this call raises `Unavailable`, call again with the same secret to get
                 the same session. The client's own retries don't need it.
 
@@ -73,7 +76,7 @@ class AsyncSessionClient(AsyncCaller):
             The session and its token. Only this call returns the token.
 
         Raises:
-            AuthenticationTooOld: All of the user's sessions were revoked after `authenticate_time`.
+            AuthenticationTooOld: The user's or the identity's sessions were revoked after `authenticate_time`.
             SessionLimitReached: The policy refuses the user another session.
             RetryStale: An earlier attempt of this call created a session that has since ended.
         """
@@ -88,6 +91,7 @@ class AsyncSessionClient(AsyncCaller):
                 idle_timeout=idle_timeout,
                 attributes=attributes,
                 actor_id=actor_id,
+                identity=identity,
                 retry_secret=retry_secret,
             )
         )
@@ -243,6 +247,26 @@ class AsyncSessionClient(AsyncCaller):
             ImpersonationForbidden: The session has an actor: another person acts as the user.
         """
         return await self.run_operation(_core.revoke_others(token))
+
+    async def revoke_identity(
+        self, issuer: str, *, subject: str | None = None, sid: str | None = None, reason: str = ""
+    ) -> datetime:
+        """Revoke the sessions that were created with an identity, because its provider signs the user out.
+
+        The API key needs the permission `terminate`. Nothing reveals whether there were such sessions.
+
+        Args:
+            issuer: The provider.
+            subject: The user at the provider. Without a `sid`, all sessions of this user end.
+            sid: The session at the provider. If it is given, only its sessions end.
+            reason: The reason, for the audit log: at most 256 bytes.
+
+        Returns:
+            The moment after which no validator anywhere accepts any of them.
+        """
+        return await self.run_operation(
+            _core.revoke_identity(issuer, subject=subject, sid=sid, reason=reason)
+        )
 
     async def sign_out(self, token: Token) -> datetime:
         """End the token's own session. An invalid or missing token succeeds too.

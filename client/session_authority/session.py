@@ -216,6 +216,21 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """A user's sign-in at an identity provider, in the words of the provider's ID token.
+
+    Attributes:
+        issuer: The provider: the claim `iss`.
+        subject: The user: the claim `sub`.
+        sid: The user's session at the provider: the claim `sid`; None if the token has none.
+    """
+
+    issuer: str
+    subject: str
+    sid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """The answer that a token is invalid. It is falsy, so that `if session := client.validate(token)` works.
 

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from session_authority_server.domain.api_key import ApiKey, KeyUse, Permission
 from session_authority_server.domain.event import Event, SessionEnded
+from session_authority_server.domain.identity import IdentityKey
 from session_authority_server.domain.location import Location
 from session_authority_server.domain.payload import Reportable
 from session_authority_server.domain.retry import AnsweredAttempt
@@ -60,7 +61,9 @@ class PageKey:
 class LockedUser:
     """A user whose row is locked."""
 
-    swept_time: datetime | None  # when a sweep last ended all of the user's sessions
+    swept_time: (
+        datetime | None
+    )  # when all sessions of the user or of the locked identity were last ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,14 @@ class KeyBatch:
     last: UUID | None  # the id to continue after; None after the last batch
 
 
+@dataclass(frozen=True, slots=True)
+class IdentityBatch:
+    """The result of one call of `end_with_identity`."""
+
+    ended: Sequence[SessionEnded]
+    more: bool  # whether there may be more sessions
+
+
 class Listener(Protocol):
     """Receives the changes of this process that invalidate tokens. Its methods neither wait nor raise."""
 
@@ -165,8 +176,11 @@ class Transaction(Protocol):
     def confirm_end(self) -> None:
         """Protect the commit like that of a new ending. Its answer confirms an ending that was recorded earlier."""
 
-    async def lock_user(self, user_id: str) -> LockedUser:
-        """Lock a user's row before any work that depends on the user's sessions. Return the user."""
+    async def lock_user(self, user_id: str, identity: Sequence[IdentityKey] = ()) -> LockedUser:
+        """Lock a user's row before any work that depends on the user's sessions. Return the user.
+
+        Until the commit, a `revoke_identity` of one of the keys waits.
+        """
 
     async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
         """Return a session; None if it does not exist or belongs to a user other than `of_user`."""
@@ -187,6 +201,14 @@ class Transaction(Protocol):
     ) -> KeyBatch:
         """End the live sessions that an API key created, in the order of ids. Reads `limit` sessions at most."""
 
+    async def revoke_identity(self, key: IdentityKey, time: datetime) -> None:
+        """Refuse sign-ins with the identity that began before `time`. Wait until those in progress are committed."""
+
+    async def end_with_identity(
+        self, key: IdentityKey, now: datetime, limit: int, ending: Ending
+    ) -> IdentityBatch:
+        """End at most `limit` live sessions of an identity."""
+
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
         """Record how a session ended, unless an ending is already recorded. Return whether this call recorded it."""
 
@@ -205,8 +227,10 @@ class Transaction(Protocol):
     async def read_swept_time(self) -> datetime | None:
         """Return when a sweep last ended the sessions of everybody; None if none did."""
 
-    async def correct_swept_time(self, user_id: str, now: datetime) -> None:
-        """Set the sweep times of the locked user and of everybody to `now` if they are over TOLERATED_SKEW later."""
+    async def correct_swept_time(
+        self, user_id: str, now: datetime, identity: Sequence[IdentityKey] = ()
+    ) -> None:
+        """Set the sweep times of user, identity and everybody to `now` if they are over TOLERATED_SKEW later."""
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         """Mark a user for erasure. The caller has locked the user's row and just swept the user's sessions.
@@ -374,6 +398,9 @@ class UpkeepStore(Protocol):
 
     async def purge_erasures(self, erased_before: datetime, limit: int) -> int:
         """Delete the hashes of at most `limit` users erased before `erased_before`. Return how many were deleted."""
+
+    async def purge_revoked_identities(self, revoked_before: datetime, limit: int) -> int:
+        """Delete at most `limit` identities revoked before `revoked_before`. Return how many were deleted."""
 
     async def forget_attempts(self, now: datetime, limit: int) -> int:
         """Delete at most `limit` answers of repeatable calls that have expired. Return how many were deleted."""

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.event import SessionEstablished
+from session_authority_server.domain.identity import Part, key_of
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import (
     Changes,
@@ -36,6 +37,7 @@ from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, at, 
 ENDING = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.USER)
 SWEEP = Sweep(START + SECOND, InitiatingEntity.USER)
 LATER = START + MINUTE
+KEY = key_of(Part.SUBJECT, "https://id.example", "u-1")
 
 Work = Callable[[Transaction, Session], Awaitable[object]]
 
@@ -126,6 +128,10 @@ ANNOUNCED: dict[str, tuple[Work, Callable[[Session], Changes]]] = {
         lambda transaction, _: transaction.end_created_by("", LATER, UUID(int=0), 1_000, ENDING),
         lambda session: Changes({session.session_id}),
     ),
+    "end_with_identity": (
+        lambda transaction, _: transaction.end_with_identity(KEY, LATER, 1_000, ENDING),
+        lambda session: Changes({session.session_id}),
+    ),
     "renew_session": (_renew, lambda session: Changes({session.session_id})),
     "sweep_user": (_sweep_user, lambda session: Changes(user_ids={session.user_id})),
     "sweep_everybody": (
@@ -174,6 +180,7 @@ SILENT: dict[str, Work] = {
     "correct_swept_time": lambda transaction, session: transaction.correct_swept_time(
         session.user_id, LATER
     ),
+    "revoke_identity": lambda transaction, _: transaction.revoke_identity(KEY, LATER),
     "begin_erasure": _erase,  # its user's sessions are already swept
     "exempt_from_sweep": lambda transaction, session: transaction.exempt_from_sweep(
         session.session_id
@@ -217,6 +224,7 @@ UPKEEP_SILENT = {
     "forget_attempts",
     "pending_erasures",
     "purge_erasures",
+    "purge_revoked_identities",
 }
 
 
@@ -236,7 +244,7 @@ async def test_a_change_is_announced_when_it_is_committed(
     engine: Engine, announcing: Announcing, name: str
 ) -> None:
     work, expected = ANNOUNCED[name]
-    [session] = await engine.add(a_session())
+    [session] = await engine.add(replace(a_session(), subject_hash=KEY.digest))
 
     await announcing.store.transact(lambda transaction: work(transaction, session))
 
@@ -248,7 +256,7 @@ async def test_a_change_that_is_rolled_back_is_not_announced(
     engine: Engine, announcing: Announcing, name: str
 ) -> None:
     work, _ = ANNOUNCED[name]
-    [session] = await engine.add(a_session())
+    [session] = await engine.add(replace(a_session(), subject_hash=KEY.digest))
 
     async def fail(transaction: Transaction) -> None:
         await work(transaction, session)
@@ -263,7 +271,7 @@ async def test_a_change_that_is_rolled_back_is_not_announced(
 async def test_a_change_that_leaves_tokens_valid_is_not_announced(
     engine: Engine, announcing: Announcing, name: str
 ) -> None:
-    [session] = await engine.add(a_session())
+    [session] = await engine.add(replace(a_session(), subject_hash=KEY.digest))
     await announcing.store.transact(lambda transaction: SILENT[name](transaction, session))
     assert await announcing.announced() == Changes()
 

@@ -32,6 +32,7 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "list_ended": lambda engine: engine.sessions.list_ended("ann", START, None, 10),
     "erase_some": lambda engine: engine.sessions.erase_some(PendingErasure("ann", 1), 10),
     "pending_erasures": lambda engine: engine.upkeep.pending_erasures(10),
+    "purge_revoked_identities": lambda engine: engine.upkeep.purge_revoked_identities(START, 10),
     "purge_erasures": lambda engine: engine.upkeep.purge_erasures(START, 10),
     "note_clock_time": lambda engine: engine.upkeep.note_clock_time(START, DAY),
     "end_overdue": lambda engine: engine.upkeep.end_overdue(START, 10),
@@ -52,7 +53,16 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "drop_partition": lambda engine: engine.upkeep.drop_partition("sessions_until_20260308"),
     "forget_attempts": lambda engine: engine.upkeep.forget_attempts(START, 10),
 }
-TABLES = ("sessions", "users", "authority", "sweeps", "attempts", "erasures", "upkeep")
+TABLES = (
+    "sessions",
+    "users",
+    "authority",
+    "sweeps",
+    "attempts",
+    "erasures",
+    "revoked_identities",
+    "upkeep",
+)
 
 
 async def assert_unavailable(call: Callable[[Engine], Awaitable[object]], engine: Engine) -> None:

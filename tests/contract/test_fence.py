@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,7 +27,7 @@ from session_authority_server.store.lost_endings import (
 )
 from session_authority_server.store.state_directory import StateDirectory
 from session_authority_server.store.tables import ending_marks
-from tests.contract.test_announcing import ANNOUNCED, SILENT, Work
+from tests.contract.test_announcing import ANNOUNCED, KEY, SILENT, Work
 from tests.contract.test_keys import a_key
 from tests.contract.transacting import end
 from tests.support.engines import MINUTE, START, Engine, a_session
@@ -83,7 +84,7 @@ async def test_every_ending_and_no_other_transaction_is_marked_before_it_is_ackn
     engine: Engine, fence: Fence, name: str
 ) -> None:
     work = MARKED.get(name) or SILENT[name]
-    [session] = await engine.add(a_session())
+    [session] = await engine.add(replace(a_session(), subject_hash=KEY.digest))
 
     await engine.sessions.transact(lambda transaction: work(transaction, session))
 

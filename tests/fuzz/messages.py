@@ -74,6 +74,9 @@ _PLAUSIBLE: dict[str, list[bytes]] = {
     "key": [b"tenant", b"role"],
     "value": [b"", b"admin"],
     "actor_id": [b"", b"support"],
+    "issuer": [b"https://id.example", b"https://other.example"],
+    "subject": [b"u-1", b"u-2"],
+    "sid": [b"", b"s-1"],
     "label": [b"", b"Study", "Büro 📱".encode()],
     "retry_secret": [b"", b"r" * 32, b"\xff" * 32],
 }

@@ -94,6 +94,7 @@ def test_requests_and_answers_are_as_described(gateway: JsonGateway) -> None:
             authenticationMethods=["pwd"],
             idleTimeout="3600s",
             attributes={"team": "blue"},
+            identity={"issuer": "https://id.example", "subject": "u-1", "sid": "s-1"},
         )
         for _ in range(2)
     )
@@ -113,6 +114,7 @@ def test_requests_and_answers_are_as_described(gateway: JsonGateway) -> None:
     call(ADMIN_SERVICE + "RevokeUserSessions", userId="olga", reason="test")
     call(ADMIN_SERVICE + "RevokeOneSession", sessionId=other_id)
     call(ADMIN_SERVICE + "RevokeKeySessions", createdByKey="01890a5d-ac96-774b-bcce-b302099a8057")
+    call(ADMIN_SERVICE + "RevokeIdentitySessions", issuer="https://id.example", sid="s-1")
     call(ADMIN_SERVICE + "EraseUser", userId="olga")
     call(ADMIN_SERVICE + "RevokeAllSessions")
     assert described == set(DOCUMENT["paths"])

@@ -1,4 +1,4 @@
-"""Nine ways to end a session times seven surfaces. Each surface accepts nothing after its bound.
+"""Ten ways to end a session times seven surfaces. Each surface accepts nothing after its bound.
 
 `docs/understand/guarantees.md` states the bounds.
 """
@@ -12,12 +12,12 @@ from datetime import timedelta
 
 import pytest
 
-from session_authority import AsyncSessionClient
+from session_authority import AsyncSessionClient, Identity
 from session_authority.testing import Authority, authority
 from session_authority_gateway.serving import serving
 from session_authority_gateway.settings import load_gateway_settings
 from tests.guarantees.surfaces import SURFACES, Addresses, Seen, Surfaces, live_app, live_service
-from tests.guarantees.ways import LIFETIME, SESSION_LIMIT, WAYS
+from tests.guarantees.ways import ISSUER, LIFETIME, SESSION_LIMIT, WAYS
 from tests.support.front_doors import PROXIES
 from tests.support.in_thread import loop_thread
 from tests.support.upstream import upstream
@@ -93,7 +93,9 @@ def ended(world: World) -> Callable[[str], Ended]:
 def _ended(world: World, name: str) -> Ended:
     way, running = WAYS[name], world.authority
     lifetime = LIFETIME if name == "expiry" else None
-    new = running.sign_in(f"user of {name}", lifetime=lifetime)
+    user_id = f"user of {name}"
+    identity = Identity(ISSUER, subject=user_id, sid=user_id)
+    new = running.sign_in(user_id, lifetime=lifetime, identity=identity)
     times: list[float] = []
 
     def end() -> None:

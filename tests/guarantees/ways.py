@@ -1,4 +1,4 @@
-"""Nine ways to end a session."""
+"""Ten ways to end a session."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from session_authority_server.domain.policy import Policy
 SESSION_LIMIT = 3
 # How long a session lives that expires. The near cache answers for it from memory at first.
 LIFETIME = timedelta(seconds=12)
+ISSUER = "https://id.example"
 
 End = Callable[[Authority, NewSession], datetime | None]
 
@@ -80,6 +81,11 @@ def _revoke_one(authority: Authority, new: NewSession) -> datetime:
         return _effective_time(call("RevokeOneSession", request))
 
 
+def _revoke_identity(authority: Authority, new: NewSession) -> datetime:
+    with authority.client() as client:
+        return client.revoke_identity(ISSUER, sid=new.session.user_id)
+
+
 def _effective_time(answer: Any) -> datetime:
     time: datetime = answer.effective_time.ToDatetime(UTC)
     return time
@@ -97,4 +103,5 @@ WAYS: Mapping[str, Way] = {
     "RevokeUserSessions": Way(_revoke_user),
     "RevokeAllSessions": Way(_revoke_all),
     "RevokeOneSession": Way(_revoke_one),
+    "RevokeIdentitySessions": Way(_revoke_identity),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from session_authority import NewSession, SessionClient
+from session_authority import Identity, NewSession, SessionClient
 from session_authority.session import RejectionReason
 from tests.support.program import Program, run, run_process, serving
 
@@ -61,6 +61,17 @@ def test_each_option_ends_exactly_the_sessions_that_it_names(
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     assert_ended(revoke(server.address, "--created-by-key", "no key", "--since", since))
     assert client.validate(dan.token)
+    provider = ("--identity", "https://id.example")
+    one, two = (
+        client.create("eve", identity=Identity("https://id.example", "u-1", sid))
+        for sid in ("s-1", "s-2")
+    )
+    assert_ended(revoke(server.address, *provider, "--sid", "s-1"))
+    assert is_revoked(client, one)
+    assert client.validate(two.token)
+    assert_ended(revoke(server.address, *provider, "--subject", "u-1"))
+    assert is_revoked(client, two)
+    assert client.validate(dan.token)
     assert_ended(revoke(server.address, "--all", "--yes"))
     assert is_revoked(client, dan)
     assert_ended(revoke(server.address, "--user", "unknown"))
@@ -89,6 +100,8 @@ def test_all_users_are_signed_out_only_after_confirmation(
         (["--created-by-key", "k", "--since", "2026-01-15T12:00:00"], "with its time zone"),
         (["--created-by-key", "k", "--since", "yesterday"], "with its time zone"),
         (["--token", "ses_abc"], "token on standard input"),
+        (["--identity", "https://id.example"], "--identity needs"),
+        (["--user", "ada", "--sid", "s-1"], "--identity needs"),
     ],
 )
 def test_an_ambiguous_command_is_refused(options: list[str], problem: str) -> None:

@@ -214,7 +214,8 @@ def stored_fields(session: Session | None) -> dict[str, object] | None:
     """Return the fields that the store reads back as written. Session objects compare by identity."""
     if session is None:
         return None
-    others = {"user_agent", "new_device"}  # one is never read, and the INSERT decides the other
+    others = {"user_agent", "subject_hash", "sid_hash"}  # these are never read
+    others.add("new_device")  # the INSERT decides it
     names = (field.name for field in fields(session) if field.name not in others)
     return {name: getattr(session, name) for name in names}
 

@@ -19,6 +19,7 @@ from session_authority_server.usecases.list_sessions import list_sessions
 from session_authority_server.usecases.name_session import name_session
 from session_authority_server.usecases.operator_revoke import (
     revoke_all_sessions,
+    revoke_identity_sessions,
     revoke_key_sessions,
     revoke_session_by_id,
     revoke_session_by_token,
@@ -83,6 +84,7 @@ class UseCases:
         self.reauthenticate = partial(reauthenticate_session, context)
         self.revoke_user = partial(revoke_user_sessions, context)
         self.revoke_all = partial(revoke_all_sessions, context)
+        self.revoke_identity = partial(revoke_identity_sessions, context)
         self.revoke_by_id = partial(revoke_session_by_id, context)
         self.revoke_by_token = partial(revoke_session_by_token, context)
         self.revoke_key = partial(revoke_key_sessions, context)

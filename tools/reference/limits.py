@@ -124,6 +124,7 @@ _REQUESTS = f"""
 | user id, actor id | 1 to {size(sign_in.USER_ID_LIMIT_BYTES)}, no control characters | INVALID_ARGUMENT `user_id`, `actor_id` |
 | user agent | {size(user_agent.USER_AGENT_LIMIT_BYTES)} | cut; control and formatting characters are dropped |
 | IP address | one IPv4 or IPv6 address, {sign_in.IP_ADDRESS_LIMIT_CHARACTERS} characters | INVALID_ARGUMENT `ip_address` |
+| issuer, subject and sid of an identity | 1 to {size(sign_in.IDENTITY_LIMIT_BYTES)} each, no control characters; `sid` may be empty | INVALID_ARGUMENT `identity.issuer` and so on |
 | label of a session | {sign_in.LABEL_LIMIT_CHARACTERS} characters, no control characters, line breaks or bidirectional controls | INVALID_ARGUMENT `label` |
 | authentication methods | {sign_in.METHODS_LIMIT}, of 1 to {sign_in.METHOD_LIMIT_CHARACTERS} characters | INVALID_ARGUMENT `authentication_methods[i]` |
 | attributes | {sign_in.ATTRIBUTES_LIMIT}; key 1 to {size(sign_in.ATTRIBUTE_KEY_LIMIT_BYTES)}, value {size(sign_in.ATTRIBUTE_VALUE_LIMIT_BYTES)} | INVALID_ARGUMENT `attributes[key]` |
@@ -206,7 +207,7 @@ _UPKEEP = f"""
 | rows in a transaction of the worker | {_PACE.largest_scan:,} read, {expiry._WRITES_LIMIT:,} written; fewer above {span(_PACE.batch_seconds)} | the next transaction |
 | erased users in a transaction of the worker | {purge.ERASURES_AT_ONCE:,} | the next transaction |
 | history of sessions and sweeps | {span(_POLICY.history_retention)} (`HISTORY_RETENTION_DAYS`), {span(purge.MIN_RETENTION)} at least | deleted |
-| time that an erasure refuses earlier sign-ins | {span(purge.ERASURES_KEPT)} | a sign-in that began before the erasure is accepted |
+| time that an erasure, or the revocation of an identity, refuses earlier sign-ins | {span(purge.HASHES_KEPT)} | a sign-in that began before it is accepted |
 | events that wait for the audit log | {audit_log.QUEUE_LIMIT_EVENTS:,} | dropped, counted, and reported when there is room |
 | wait for the audit log at a stop | {span(audit_log.DRAIN_SECONDS)} | the rest is lost, and counted |
 | equal lines of a log, and rejected credentials of a kind | {flood_limit.PER_SECOND} a second | counted in one line a second |

@@ -13,8 +13,8 @@ from session_authority_server.ports import PendingErasure, SessionStore, UpkeepS
 from session_authority_workers.pace import Pace, Stride
 from session_authority_workers.step import Batch, Job, Step, once, uncounted
 
-# How long the hash of an erased user blocks sign-ins that began before the erasure. No sign-in takes longer.
-ERASURES_KEPT = timedelta(days=30)
+# How long the hash of an erased user or of a revoked identity blocks sign-ins that began before. None takes longer.
+HASHES_KEPT = timedelta(days=30)
 # The minimum time that ended sessions are kept, even if `history_retention` is shorter. The audit log needs this time:
 # an expiry can't be recorded once the session's row is deleted.
 MIN_RETENTION = timedelta(minutes=5)
@@ -24,7 +24,7 @@ Limited = Callable[[int], Awaitable[int]]
 
 
 class Purge(Job):
-    """Deletes sessions and sweeps that have left the history, old retry records, and hashes of erased users."""
+    """Deletes sessions and sweeps that have left the history, old retry records, and old hashes."""
 
     name = "purge"
     min_interval = timedelta(minutes=1)
@@ -52,7 +52,11 @@ class Purge(Job):
                 lambda limit: store.count_purgeable(cutoff(), limit),
             ),
             deletion(pace, lambda limit: store.purge_sweeps(cutoff(), limit)),
-            deletion(pace, lambda limit: store.purge_erasures(clock.now() - ERASURES_KEPT, limit)),
+            deletion(pace, lambda limit: store.purge_erasures(clock.now() - HASHES_KEPT, limit)),
+            deletion(
+                pace,
+                lambda limit: store.purge_revoked_identities(clock.now() - HASHES_KEPT, limit),
+            ),
         )
 
 

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from session_authority.aio import AsyncSessionClient
-from session_authority.session import IpAddress, Location, NewSession
+from session_authority.session import Identity, IpAddress, Location, NewSession
 from session_authority.sync import SessionClient
 from session_authority.web.site import test_clocks
 
@@ -120,6 +120,7 @@ class Authority:
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
+        identity: Identity | None = None,
     ) -> NewSession:
         """Sign a user in without the app. The arguments are those of `create`."""
         return self._client.create(
@@ -131,6 +132,7 @@ class Authority:
             idle_timeout=idle_timeout,
             attributes=attributes,
             actor_id=actor_id,
+            identity=identity,
         )
 
     def advance(self, by: timedelta) -> None:

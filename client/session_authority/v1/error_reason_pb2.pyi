@@ -39,8 +39,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 5
     """NOT_FOUND. The user has no session with this id. The error is the same if another user has one."""
     ERROR_REASON_AUTHENTICATION_TOO_OLD: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION. All of the user's sessions were revoked after the credential check began. The check may
-    have used a credential that is no longer trusted. The user must sign in again.
+    """FAILED_PRECONDITION. All sessions of the user, or of the identity, were revoked after the credential check
+    began. The check may have used a credential that is no longer trusted. The user must sign in again.
     """
     ERROR_REASON_SESSION_LIMIT_REACHED: _ErrorReason.ValueType  # 7
     """RESOURCE_EXHAUSTED. The user has as many live sessions as the policy allows. The policy refuses another
@@ -155,8 +155,8 @@ absent, malformed, unknown or superseded, or its session has ended. The user mus
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 5
 """NOT_FOUND. The user has no session with this id. The error is the same if another user has one."""
 ERROR_REASON_AUTHENTICATION_TOO_OLD: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION. All of the user's sessions were revoked after the credential check began. The check may
-have used a credential that is no longer trusted. The user must sign in again.
+"""FAILED_PRECONDITION. All sessions of the user, or of the identity, were revoked after the credential check
+began. The check may have used a credential that is no longer trusted. The user must sign in again.
 """
 ERROR_REASON_SESSION_LIMIT_REACHED: ErrorReason.ValueType  # 7
 """RESOURCE_EXHAUSTED. The user has as many live sessions as the policy allows. The policy refuses another

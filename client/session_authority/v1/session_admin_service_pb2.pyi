@@ -254,6 +254,66 @@ class RevokeKeySessionsResponse(_message.Message):
 Global___RevokeKeySessionsResponse: _TypeAlias = RevokeKeySessionsResponse  # noqa: Y015
 
 @_typing.final
+class RevokeIdentitySessionsRequest(_message.Message):
+    """RevokeIdentitySessionsRequest names an identity, as in CreateSessionRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.str
+    """The provider: the claim `iss` of its token. Required."""
+    subject: _builtins.str
+    """The user at the provider: the claim `sub`. Ignored if there is a `sid`. Required otherwise."""
+    sid: _builtins.str
+    """The session at the provider: the claim `sid`. If it is empty, all sessions of the `subject` end."""
+    reason: _builtins.str
+    """The reason, as in RevokeUserSessionsRequest."""
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        sid: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "reason", b"reason", "sid", b"sid", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeIdentitySessionsRequest: _TypeAlias = RevokeIdentitySessionsRequest  # noqa: Y015
+
+@_typing.final
+class RevokeIdentitySessionsResponse(_message.Message):
+    """RevokeIdentitySessionsResponse is the answer to RevokeIdentitySessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """After this moment no validator anywhere, cached or not, accepts any of them.
+        This holds by the database's clock, and by every clock that is at most one second ahead of it.
+        """
+
+    def __init__(
+        self,
+        *,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeIdentitySessionsResponse: _TypeAlias = RevokeIdentitySessionsResponse  # noqa: Y015
+
+@_typing.final
 class EraseUserRequest(_message.Message):
     """EraseUserRequest names the user to erase."""
 

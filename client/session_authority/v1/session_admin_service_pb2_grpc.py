@@ -58,6 +58,11 @@ class SessionAdminServiceStub:
                 request_serializer=session__authority_dot_v1_dot_session__admin__service__pb2.RevokeKeySessionsRequest.SerializeToString,
                 response_deserializer=session__authority_dot_v1_dot_session__admin__service__pb2.RevokeKeySessionsResponse.FromString,
                 _registered_method=True)
+        self.RevokeIdentitySessions = channel.unary_unary(
+                '/session_authority.v1.SessionAdminService/RevokeIdentitySessions',
+                request_serializer=session__authority_dot_v1_dot_session__admin__service__pb2.RevokeIdentitySessionsRequest.SerializeToString,
+                response_deserializer=session__authority_dot_v1_dot_session__admin__service__pb2.RevokeIdentitySessionsResponse.FromString,
+                _registered_method=True)
         self.EraseUser = channel.unary_unary(
                 '/session_authority.v1.SessionAdminService/EraseUser',
                 request_serializer=session__authority_dot_v1_dot_session__admin__service__pb2.EraseUserRequest.SerializeToString,
@@ -104,6 +109,17 @@ class SessionAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeIdentitySessions(self, request, context):
+        """RevokeIdentitySessions revokes the sessions of a user of an identity provider, or of one session there. Only
+        sessions that were created with this `identity` end. Use it when the provider signs the user out.
+
+        It also blocks each sign-in with this identity that has already begun. For that, a hash of the identity stays
+        for 30 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EraseUser(self, request, context):
         """EraseUser revokes every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
         history and the record of the user. Afterwards the same user id can sign in again.
@@ -137,6 +153,11 @@ def add_SessionAdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeKeySessions,
                     request_deserializer=session__authority_dot_v1_dot_session__admin__service__pb2.RevokeKeySessionsRequest.FromString,
                     response_serializer=session__authority_dot_v1_dot_session__admin__service__pb2.RevokeKeySessionsResponse.SerializeToString,
+            ),
+            'RevokeIdentitySessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeIdentitySessions,
+                    request_deserializer=session__authority_dot_v1_dot_session__admin__service__pb2.RevokeIdentitySessionsRequest.FromString,
+                    response_serializer=session__authority_dot_v1_dot_session__admin__service__pb2.RevokeIdentitySessionsResponse.SerializeToString,
             ),
             'EraseUser': grpc.unary_unary_rpc_method_handler(
                     servicer.EraseUser,
@@ -256,6 +277,33 @@ class SessionAdminService:
             '/session_authority.v1.SessionAdminService/RevokeKeySessions',
             session__authority_dot_v1_dot_session__admin__service__pb2.RevokeKeySessionsRequest.SerializeToString,
             session__authority_dot_v1_dot_session__admin__service__pb2.RevokeKeySessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeIdentitySessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/session_authority.v1.SessionAdminService/RevokeIdentitySessions',
+            session__authority_dot_v1_dot_session__admin__service__pb2.RevokeIdentitySessionsRequest.SerializeToString,
+            session__authority_dot_v1_dot_session__admin__service__pb2.RevokeIdentitySessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,13 @@ class SessionAdminServiceStub:
 
     A call works for about two seconds. Repeat it until the response is complete.
     """
+    RevokeIdentitySessions: _grpc.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeIdentitySessionsRequest, _session_admin_service_pb2.RevokeIdentitySessionsResponse]
+    """RevokeIdentitySessions revokes the sessions of a user of an identity provider, or of one session there. Only
+    sessions that were created with this `identity` end. Use it when the provider signs the user out.
+
+    It also blocks each sign-in with this identity that has already begun. For that, a hash of the identity stays
+    for 30 days.
+    """
     EraseUser: _grpc.UnaryUnaryMultiCallable[_session_admin_service_pb2.EraseUserRequest, _session_admin_service_pb2.EraseUserResponse]
     """EraseUser revokes every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
     history and the record of the user. Afterwards the same user id can sign in again.
@@ -81,6 +88,13 @@ class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
     key first: sessions that it creates during or after the call are not covered.
 
     A call works for about two seconds. Repeat it until the response is complete.
+    """
+    RevokeIdentitySessions: _aio.UnaryUnaryMultiCallable[_session_admin_service_pb2.RevokeIdentitySessionsRequest, _session_admin_service_pb2.RevokeIdentitySessionsResponse]  # type: ignore[assignment]
+    """RevokeIdentitySessions revokes the sessions of a user of an identity provider, or of one session there. Only
+    sessions that were created with this `identity` end. Use it when the provider signs the user out.
+
+    It also blocks each sign-in with this identity that has already begun. For that, a hash of the identity stays
+    for 30 days.
     """
     EraseUser: _aio.UnaryUnaryMultiCallable[_session_admin_service_pb2.EraseUserRequest, _session_admin_service_pb2.EraseUserResponse]  # type: ignore[assignment]
     """EraseUser revokes every session of a user, as RevokeUserSessions does. It also deletes the sessions, their
@@ -133,6 +147,19 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         key first: sessions that it creates during or after the call are not covered.
 
         A call works for about two seconds. Repeat it until the response is complete.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeIdentitySessions(
+        self,
+        request: _session_admin_service_pb2.RevokeIdentitySessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_admin_service_pb2.RevokeIdentitySessionsResponse, _abc.Awaitable[_session_admin_service_pb2.RevokeIdentitySessionsResponse]]:
+        """RevokeIdentitySessions revokes the sessions of a user of an identity provider, or of one session there. Only
+        sessions that were created with this `identity` end. Use it when the provider signs the user out.
+
+        It also blocks each sign-in with this identity that has already begun. For that, a hash of the identity stays
+        for 30 days.
         """
 
     @_abc_1.abstractmethod

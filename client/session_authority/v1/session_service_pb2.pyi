@@ -114,6 +114,7 @@ class CreateSessionRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     RETRY_SECRET_FIELD_NUMBER: _builtins.int
     ACTOR_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The owner of the session: the app's own stable name for the user, 1 to 255 bytes of UTF-8 without control
     characters. Required.
@@ -169,6 +170,12 @@ class CreateSessionRequest(_message.Message):
         most 256 bytes. They can't be changed later and are not meant for display.
         """
 
+    @_builtins.property
+    def identity(self) -> Global___Identity:
+        """The user's sign-in at an identity provider, if there was one. RevokeIdentitySessions then finds the session.
+        The authority keeps only hashes of it, and no answer shows them.
+        """
+
     def __init__(
         self,
         *,
@@ -182,10 +189,11 @@ class CreateSessionRequest(_message.Message):
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         retry_secret: _builtins.bytes = ...,
         actor_id: _builtins.str = ...,
+        identity: Global___Identity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time", "_idle_timeout", b"_idle_timeout", "_lifetime", b"_lifetime", "authenticate_time", b"authenticate_time", "idle_timeout", b"idle_timeout", "lifetime", b"lifetime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time", "_idle_timeout", b"_idle_timeout", "_lifetime", b"_lifetime", "authenticate_time", b"authenticate_time", "identity", b"identity", "idle_timeout", b"idle_timeout", "lifetime", b"lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time", "_idle_timeout", b"_idle_timeout", "_lifetime", b"_lifetime", "actor_id", b"actor_id", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "idle_timeout", b"idle_timeout", "ip_address", b"ip_address", "lifetime", b"lifetime", "retry_secret", b"retry_secret", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time", "_idle_timeout", b"_idle_timeout", "_lifetime", b"_lifetime", "actor_id", b"actor_id", "attributes", b"attributes", "authenticate_time", b"authenticate_time", "authentication_methods", b"authentication_methods", "identity", b"identity", "idle_timeout", b"idle_timeout", "ip_address", b"ip_address", "lifetime", b"lifetime", "retry_secret", b"retry_secret", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__authenticate_time: _TypeAlias = _typing.Literal["authenticate_time"]  # noqa: Y015
     _WhichOneofArgType__authenticate_time: _TypeAlias = _typing.Literal["_authenticate_time", b"_authenticate_time"]  # noqa: Y015
@@ -201,6 +209,38 @@ class CreateSessionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lifetime) -> _WhichOneofReturnType__lifetime | None: ...
 
 Global___CreateSessionRequest: _TypeAlias = CreateSessionRequest  # noqa: Y015
+
+@_typing.final
+class Identity(_message.Message):
+    """Identity is a user's sign-in at an identity provider, in the words of the provider's ID token. Each text has at
+    most 1,024 bytes of UTF-8 without control characters. It is compared byte by byte.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SID_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.str
+    """The provider: the claim `iss`. Required."""
+    subject: _builtins.str
+    """The user: the claim `sub`. Required."""
+    sid: _builtins.str
+    """The user's session at the provider: the claim `sid`. May be empty."""
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        sid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "sid", b"sid", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Identity: _TypeAlias = Identity  # noqa: Y015
 
 @_typing.final
 class CreateSessionResponse(_message.Message):

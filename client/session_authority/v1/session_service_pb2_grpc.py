@@ -106,7 +106,7 @@ class SessionServiceServicer:
 
         At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
         (LIMIT), or the call fails with SESSION_LIMIT_REACHED. The call fails with AUTHENTICATION_TOO_OLD if
-        all of the user's sessions were revoked after its `authenticate_time`.
+        all sessions of the user or of the `identity` were revoked after its `authenticate_time`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class SessionServiceStub:
 
     At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
     (LIMIT), or the call fails with SESSION_LIMIT_REACHED. The call fails with AUTHENTICATION_TOO_OLD if
-    all of the user's sessions were revoked after its `authenticate_time`.
+    all sessions of the user or of the `identity` were revoked after its `authenticate_time`.
     """
     ValidateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]
     """ValidateSession says whether a session token is valid now. It reads the store's primary: once a call that
@@ -111,7 +111,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
     (LIMIT), or the call fails with SESSION_LIMIT_REACHED. The call fails with AUTHENTICATION_TOO_OLD if
-    all of the user's sessions were revoked after its `authenticate_time`.
+    all sessions of the user or of the `identity` were revoked after its `authenticate_time`.
     """
     ValidateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]  # type: ignore[assignment]
     """ValidateSession says whether a session token is valid now. It reads the store's primary: once a call that
@@ -178,7 +178,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         At the limit of live sessions, the policy decides. Either the user's least recently active session is ended
         (LIMIT), or the call fails with SESSION_LIMIT_REACHED. The call fails with AUTHENTICATION_TOO_OLD if
-        all of the user's sessions were revoked after its `authenticate_time`.
+        all sessions of the user or of the `identity` were revoked after its `authenticate_time`.
         """
 
     @_abc_1.abstractmethod

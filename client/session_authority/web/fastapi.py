@@ -31,7 +31,7 @@ except ImportError as error:
 
 from session_authority.aio import AsyncSessionClient
 from session_authority.errors import SessionAuthorityError, SessionNotLive
-from session_authority.session import Rejection, Session
+from session_authority.session import Identity, Rejection, Session
 from session_authority.web.asgi import (
     SESSIONS_KEY,
     AsyncVisit,
@@ -182,6 +182,7 @@ class Sessions:
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
+        identity: Identity | None = None,
         methods: Iterable[str] | None = None,
     ) -> Session:
         """Record a sign-in that the app has just verified. The request's response sets the cookie.
@@ -200,6 +201,7 @@ class Sessions:
             idle_timeout: The idle timeout, at least a minute. The default is the policy's.
             attributes: At most 16 texts that each look-up returns.
             actor_id: The id of another person who acts as the user.
+            identity: The user's sign-in at an identity provider, whose logout then ends the session.
             methods: Another name of `authentication_methods`.
 
         Raises:
@@ -215,6 +217,7 @@ class Sessions:
             idle_timeout=idle_timeout,
             attributes=attributes,
             actor_id=actor_id,
+            identity=identity,
         )
         return await self._sign_ins.complete(visit, making, persistent=persistent, replaces=True)
 

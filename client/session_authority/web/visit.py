@@ -12,6 +12,7 @@ from typing import Any
 from session_authority import _core
 from session_authority.errors import ReauthenticationRequired, SessionAuthorityError
 from session_authority.session import (
+    Identity,
     NewSession,
     Rejection,
     RejectionReason,
@@ -159,6 +160,7 @@ class Visit:
         idle_timeout: timedelta | None = None,
         attributes: Mapping[str, str] | None = None,
         actor_id: str | None = None,
+        identity: Identity | None = None,
     ) -> _core.Operation[NewSession]:
         """Record a sign-in. `hand_out` then puts its token into the cookie."""
         return _core.create(
@@ -171,6 +173,7 @@ class Visit:
             idle_timeout=idle_timeout,
             attributes=self._with_choice(attributes, persistent),
             actor_id=actor_id,
+            identity=identity,
             retry_secret=None,
         )
 
@@ -235,6 +238,7 @@ class Visit:
             idle_timeout=None,
             attributes=None,
             actor_id=None,
+            identity=None,
             retry_secret=retry_secret,
         )
         self.hand_out(new, None)

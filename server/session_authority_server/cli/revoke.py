@@ -21,6 +21,13 @@ from session_authority_server.cli.shared import settings_of
     "token",
     help="Revoke the session of a token. Give -, and the token on standard input.",
 )
+@click.option(
+    "--identity",
+    "issuer",
+    help="Revoke the sessions of a user or session of this identity provider. Needs --subject or --sid.",
+)
+@click.option("--subject", help="With --identity: the user at the provider.")
+@click.option("--sid", help="With --identity: the session at the provider.")
 @click.option("--created-by-key", "key_id", help="Revoke all sessions that this API key created.")
 @click.option(
     "--since",
@@ -36,6 +43,9 @@ def revoke(
     session_id: str | None,
     token: str | None,
     key_id: str | None,
+    issuer: str | None,
+    subject: str | None,
+    sid: str | None,
     since: str | None,
     reason: str,
     yes: bool,
@@ -45,10 +55,12 @@ def revoke(
     Calls the server at SESSION_AUTHORITY_ADDRESS with the key in SESSION_AUTHORITY_API_KEY, as apps do. If that
     variable is not set, uses the development key of the database.
     """
-    if sum(each is not None for each in (user_id, session_id, token, key_id)) + everybody != 1:
+    targets = (user_id, session_id, token, key_id, issuer)
+    if sum(each is not None for each in targets) + everybody != 1:
         raise click.UsageError(
-            "give exactly one of --user, --all, --session, --token and --created-by-key"
+            "give exactly one of --user, --all, --session, --token, --identity and --created-by-key"
         )
+    _check_identity(issuer, subject, sid)
     if since is not None and key_id is None:
         raise click.UsageError("--since needs --created-by-key")
     if token not in (None, "-"):
@@ -65,6 +77,8 @@ def revoke(
             elif everybody:
                 by_all = pb.RevokeAllSessionsRequest(reason=reason)
                 effective_time = ask("RevokeAllSessions", by_all).effective_time
+            elif issuer is not None:
+                effective_time = _of_identity(ask, issuer, subject, sid, reason)
             elif key_id is not None:
                 effective_time = _created_by_key(ask, key_id, begin, reason)
             else:
@@ -86,6 +100,21 @@ def _one(ask: AdminCall, session_id: str | None, reason: str) -> Timestamp:
     else:
         request.session_token = sys.stdin.readline().strip()
     effective_time: Timestamp = ask("RevokeOneSession", request).effective_time
+    return effective_time
+
+
+def _check_identity(issuer: str | None, subject: str | None, sid: str | None) -> None:
+    if (issuer is None) != (subject is None and sid is None):
+        raise click.UsageError("--identity needs --subject or --sid, and these need --identity")
+
+
+def _of_identity(
+    ask: AdminCall, issuer: str, subject: str | None, sid: str | None, reason: str
+) -> Timestamp:
+    request = pb.RevokeIdentitySessionsRequest(
+        issuer=issuer, subject=subject or "", sid=sid or "", reason=reason
+    )
+    effective_time: Timestamp = ask("RevokeIdentitySessions", request).effective_time
     return effective_time
 
 

@@ -82,7 +82,7 @@ class SessionNotFound(AuthorityError):
 
 
 class AuthenticationTooOld(AuthorityError):
-    """All of the user's sessions were revoked after this credential check began; the user must sign in again.
+    """The user's or the identity's sessions were revoked after this check began; the user must sign in again.
 
     Attributes:
         swept_time: When the sessions were revoked.

@@ -63,7 +63,7 @@ class Session:
       epochs. These four alone decide whether a sweep covers the session.
     * `sweep` is the earliest sweep that covers the session. It gives the time of the end.
     * `new_device` is decided by the INSERT. `label` is the user's own name of the session; None without one.
-    * `user_agent` is written at sign-in and never read.
+    * `user_agent` and the hashes of the identity are written at sign-in and never read.
 
     Not frozen, because each validation creates a session and freezing doubles the cost. No code changes a session.
     Sessions are compared by identity, so that they can be keys of a cache. The store reads the columns in the order of
@@ -96,6 +96,8 @@ class Session:
     ending: Ending | None = None
     sweep: Sweep | None = None
     user_agent: str = ""
+    subject_hash: bytes | None = field(default=None, repr=False)
+    sid_hash: bytes | None = field(default=None, repr=False)
 
     @property
     def renewed_time(self) -> datetime:

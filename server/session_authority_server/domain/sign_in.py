@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from session_authority_server.domain.errors import InvalidRequest, Violation
+from session_authority_server.domain.identity import Identity
 from session_authority_server.domain.policy import (
     CLOCK_SKEW_ALLOWANCE,
     MINIMUM_IDLE_TIMEOUT,
@@ -24,6 +25,7 @@ METHOD_LIMIT_CHARACTERS = 32
 RETRY_SECRET_BYTES = 32
 IP_ADDRESS_LIMIT_CHARACTERS = 64
 LABEL_LIMIT_CHARACTERS = 64
+IDENTITY_LIMIT_BYTES = 1_024
 _UNFIT_FOR_A_LINE = frozenset({"Cc", "Zl", "Zp"})  # categories of Unicode
 # Bidirectional embeddings, overrides and isolates. They could reorder the text around a name.
 _TURNED_TEXT = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -66,6 +68,25 @@ def check_actor_id(actor_id: str, violations: Violations) -> str | None:
         return None
     check_user_id(actor_id, violations, "actor_id")
     return actor_id
+
+
+def check_identity(identity: Identity, violations: Violations) -> None:
+    """Require an issuer and a subject. Each text has at most 1,024 bytes without control characters."""
+    check_identity_text("identity.issuer", identity.issuer, violations)
+    check_identity_text("identity.subject", identity.subject, violations)
+    if identity.sid:
+        check_identity_text("identity.sid", identity.sid, violations)
+
+
+def check_identity_text(field: str, text: str, violations: Violations) -> None:
+    """Require 1 to 1,024 bytes without control characters."""
+    size = len(text.encode())
+    if not 1 <= size <= IDENTITY_LIMIT_BYTES:
+        violations.add(
+            field, f"has {size} bytes; it must have 1 to {IDENTITY_LIMIT_BYTES:,}, in UTF-8"
+        )
+    elif _has_control_character(text):
+        violations.add(field, "has a control character; it must have none")
 
 
 def check_reason(reason: str, violations: Violations) -> None:

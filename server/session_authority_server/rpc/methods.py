@@ -65,6 +65,7 @@ _RULES: Mapping[str, Rule] = {
     "RevokeAllSessions": Rule(Permission.TERMINATE),
     "RevokeOneSession": Rule(Permission.TERMINATE),
     "RevokeKeySessions": Rule(Permission.TERMINATE),
+    "RevokeIdentitySessions": Rule(Permission.TERMINATE),
     "EraseUser": Rule(Permission.TERMINATE),
 }
 

@@ -5,6 +5,7 @@ from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.erase_user import erase_user
 from session_authority_server.usecases.operator_revoke import (
     revoke_all_sessions,
+    revoke_identity_sessions,
     revoke_key_sessions,
     revoke_session_by_id,
     revoke_session_by_token,
@@ -58,6 +59,14 @@ class SessionAdminService:
             complete=resume_time is None,
             resume_time=None if resume_time is None else to_timestamp(resume_time),
         )
+
+    async def RevokeIdentitySessions(
+        self, request: pb.RevokeIdentitySessionsRequest
+    ) -> pb.RevokeIdentitySessionsResponse:
+        effective_time = await revoke_identity_sessions(
+            self._context, request.issuer, request.subject, request.sid, request.reason
+        )
+        return pb.RevokeIdentitySessionsResponse(effective_time=to_timestamp(effective_time))
 
     async def EraseUser(self, request: pb.EraseUserRequest) -> pb.EraseUserResponse:
         erasure = await erase_user(self._context, request.user_id)

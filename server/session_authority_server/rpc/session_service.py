@@ -2,6 +2,7 @@ from collections.abc import Awaitable, Sequence
 
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority_server.domain.errors import AuthorityError, InvalidRequest
+from session_authority_server.domain.identity import Identity
 from session_authority_server.domain.location import Location
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import MALFORMED, NOT_FOUND, Rejection
@@ -59,6 +60,7 @@ class SessionService:
                 idle_timeout=given_duration(request, "idle_timeout"),
                 attributes=dict(request.attributes),
                 actor_id=request.actor_id,
+                identity=_identity(request),
                 retry_secret=request.retry_secret,
                 caller=current_caller.get().key_id,
             ),
@@ -187,6 +189,13 @@ class SessionService:
 
 def _validation(request: pb.ValidateSessionRequest) -> Validation:
     return Validation(request.session_token, request.ip_address, request.user_id, request.passive)
+
+
+def _identity(request: pb.CreateSessionRequest) -> Identity | None:
+    identity = request.identity
+    if not request.HasField("identity"):
+        return None
+    return Identity(identity.issuer, identity.subject, identity.sid)
 
 
 def _count(outcomes: Sequence[Outcome]) -> None:

@@ -18,6 +18,7 @@ from session_authority_server.store.liveness import TimePlus
 from session_authority_server.store.tables import (
     authority,
     erasures,
+    revoked_identities,
     sessions,
     sweeps,
     upkeep,
@@ -38,7 +39,7 @@ class RepairCounts:
     Attributes:
         sessions: The number of sessions that had a time in the future.
         reopened: The number of those that were reopened, because they had expired or idled out in the future.
-        sweeps: The number of future times of sweeps in the tables `authority`, `users`, `sweeps` and `erasures`.
+        sweeps: The number of future times of sweeps, erasures and revoked identities.
     """
 
     sessions: int = 0
@@ -88,6 +89,7 @@ async def read_latest_time(database: Database) -> datetime | None:
         select(authority.c.swept_time).scalar_subquery(),
         select(func.max(sweeps.c.sweep_time)).scalar_subquery(),
         select(func.max(erasures.c.erase_time)).scalar_subquery(),
+        select(func.max(revoked_identities.c.revoke_time)).scalar_subquery(),
         select(upkeep.c.clock_time).scalar_subquery(),
         ended.scalar_subquery(),
         newest.scalar_subquery(),
@@ -131,6 +133,7 @@ async def _repair_sweeps(connection: AsyncConnection, now: datetime) -> int:
         (users, users.c.swept_time),
         (sweeps, sweeps.c.sweep_time),
         (erasures, erasures.c.erase_time),
+        (revoked_identities, revoked_identities.c.revoke_time),
     ):
         count += await _set(connection, table, column > future, {column.name: now})
     # The worker must examine the sessions whose check_time becomes `now`.

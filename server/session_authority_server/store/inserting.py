@@ -3,11 +3,21 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Row, and_, bindparam, exists, insert, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Row,
+    and_,
+    bindparam,
+    exists,
+    insert,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.session import Session
 from session_authority_server.store import rows
+from session_authority_server.store.identities import identity_revoked_time
 from session_authority_server.store.liveness import current_global_epoch
 from session_authority_server.store.tables import sessions, users
 
@@ -23,7 +33,7 @@ _USER: BindParameter[str] = bindparam("of_user")
 async def insert_row(
     connection: AsyncConnection, session: Session, check_time: datetime
 ) -> Row[Any]:
-    """Insert a session. Return its epochs, and whether its device is new.
+    """Insert a session. Return its epochs, whether its device is new, and when its identity was last revoked.
 
     The caller has locked the user, so that only one of two concurrent sign-ins finds a device new.
     """
@@ -32,7 +42,11 @@ async def insert_row(
         del columns[name]
     compared = {parameter: columns[name] for name, parameter in _DEVICE.items()}
     values = {**columns, **compared, "of_user": session.user_id}
-    return (await connection.execute(_INSERT, values)).one()
+    inserting = _INSERT
+    if session.subject_hash is not None:
+        inserting = _INSERT_WITH_IDENTITY
+        values["identity"] = [session.subject_hash, session.sid_hash]
+    return (await connection.execute(inserting, values)).one()
 
 
 def _is_new_device() -> ColumnElement[bool]:
@@ -65,3 +79,4 @@ _INSERT = (
     )
     .returning(*(sessions.c[name] for name in _COMPUTED))
 )
+_INSERT_WITH_IDENTITY = _INSERT.returning(identity_revoked_time.label("identity_revoked_time"))

@@ -1,4 +1,3 @@
-import hmac
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -20,20 +19,26 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.event import Event, SessionEnded
+from session_authority_server.domain.identity import IdentityKey
 from session_authority_server.domain.payload import Reportable, UserErased
 from session_authority_server.domain.receiver import EventType
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Changes, Ending, Session, Sweep
-from session_authority_server.ports import KeyBatch, LockedUser, PendingErasure
+from session_authority_server.ports import IdentityBatch, KeyBatch, LockedUser, PendingErasure
 from session_authority_server.store import rows
 from session_authority_server.store.database import RetryTransaction
 from session_authority_server.store.engine.dialect import Dialect
 from session_authority_server.store.fence import Fence
+from session_authority_server.store.identities import (
+    correct_revoked_time,
+    revoke_identity,
+)
 from session_authority_server.store.inserting import insert_row
 from session_authority_server.store.liveness import (
     current_user_epoch,
     is_live,
 )
+from session_authority_server.store.locking import hashed_user, lock_user
 from session_authority_server.store.reporting import Reporter, delete_events_of, lock_users
 from session_authority_server.store.tables import (
     EVERYBODY,
@@ -47,15 +52,6 @@ from session_authority_server.store.tables import (
 
 # Built once, because building one of these statements takes half as long as running it.
 _BY_ID = rows.select_sessions().where(sessions.c.session_id == bindparam("session_id"))
-_LOCK_USER = (
-    select(
-        select(authority.c.epoch).scalar_subquery(),
-        users.c.swept_time,
-        select(authority.c.swept_time).scalar_subquery(),
-    )
-    .where(users.c.user_id == bindparam("user_id"))
-    .with_for_update(key_share=True, of=users)
-)
 
 
 class SqlTransaction:
@@ -82,6 +78,7 @@ class SqlTransaction:
         self._reported: list[Reportable] = []
         self._erased = rows.ERASED if erases_at_end else {}
         self._global_epoch: int | None = None
+        self._identity_revoked_time: datetime | None = None
         self.changes = Changes()
         self.events: list[Event] = []
         self._fence = fence
@@ -122,34 +119,12 @@ class SqlTransaction:
         if self._fence is not None and self._mark is not None:
             await self._fence.save()
 
-    async def lock_user(self, user_id: str) -> LockedUser:
-        parameters = {"user_id": user_id}
-        row = (await self._connection.execute(_LOCK_USER, parameters)).one_or_none()
-        if row is None:
-            absent = self._dialect.insert_if_absent(users).values(user_id=user_id, epoch=0)
-            await self._connection.execute(absent)
-            # Take the lock, so that no erasure can delete the new row.
-            await self._connection.execute(_LOCK_USER, parameters)
-            await self._continue_epoch_of_erased_user(user_id)
-            row = (await self._connection.execute(_LOCK_USER, parameters)).one_or_none()
-            if row is None:
-                # Another transaction added the user first, and an erasure deleted the row again.
-                raise RetryTransaction
-        self._global_epoch, *swept_times = row
+    async def lock_user(self, user_id: str, identity: Sequence[IdentityKey] = ()) -> LockedUser:
+        keys = [key.digest for key in identity]
+        row = await lock_user(self._connection, self._dialect, user_id, keys)
+        self._global_epoch, *swept_times, self._identity_revoked_time = row
+        swept_times.append(self._identity_revoked_time)
         return LockedUser(max((time for time in swept_times if time is not None), default=None))
-
-    async def _continue_epoch_of_erased_user(self, user_id: str) -> None:
-        """Copy the epoch and the time of an erasure of this user id, if there was one, to the new user's row."""
-        user_hash = await hashed_user(self._connection, user_id)
-        await self._connection.execute(
-            update(users)
-            .where(
-                users.c.user_id == user_id,
-                erasures.c.user_hash == user_hash,
-                erasures.c.epoch > users.c.epoch,
-            )
-            .values(epoch=erasures.c.epoch, swept_time=erasures.c.erase_time)
-        )
 
     async def read_session(self, session_id: UUID, of_user: str | None = None) -> Session | None:
         statement = _BY_ID
@@ -166,6 +141,9 @@ class SqlTransaction:
         row = await insert_row(self._connection, session, check_time=_check_time(session))
         if self._global_epoch not in (None, row.global_epoch):
             # A sweep of everybody came after `lock_user`, so the sign-in must be checked against it.
+            raise RetryTransaction
+        if session.subject_hash and row.identity_revoked_time != self._identity_revoked_time:
+            # `lock_user` waited for a revocation of the identity, whose commit its statement could not see.
             raise RetryTransaction
         return replace(
             session,
@@ -206,14 +184,32 @@ class SqlTransaction:
         found = (await self._connection.execute(seen)).all()
         last = found[-1].session_id if len(found) == limit else None
         made = [row.session_id for row in found if row.made]
-        if not made:
-            return KeyBatch((), last)
+        return KeyBatch(await self._end_live(made, now, ending), last)
+
+    async def revoke_identity(self, key: IdentityKey, time: datetime) -> None:
+        await revoke_identity(self._connection, self._dialect, key, time)
+
+    async def end_with_identity(
+        self, key: IdentityKey, now: datetime, limit: int, ending: Ending
+    ) -> IdentityBatch:
+        of_key = sessions.c[f"{key.part.value}_hash"] == key.digest
+        seen = select(sessions.c.session_id).where(of_key, is_live(now)).limit(limit)
+        found = (await self._connection.execute(seen)).scalars().all()
+        return IdentityBatch(await self._end_live(found, now, ending), len(found) == limit)
+
+    async def _end_live(
+        self, session_ids: Sequence[UUID], now: datetime, ending: Ending
+    ) -> Sequence[SessionEnded]:
+        """End those of the sessions that are live, in the order of their ids."""
+        if not session_ids:
+            return ()
+        named = sessions.c.session_id.in_(session_ids)
         if EventType.SESSION_ENDED in self._wanted:
-            owners = select(sessions.c.user_id).where(sessions.c.session_id.in_(made))
+            owners = select(sessions.c.user_id).where(named)
             await lock_users(self._connection, self._dialect, owners)
         due = (
             select(sessions.c.session_id)
-            .where(sessions.c.session_id.in_(made), is_live(now))
+            .where(named, is_live(now))
             .order_by(sessions.c.session_id)
             .with_for_update(key_share=True)
         )
@@ -225,7 +221,7 @@ class SqlTransaction:
         )
         ended = (await self._connection.execute(statement)).all()
         self.changes.session_ids.update(row.session_id for row in ended)
-        return KeyBatch([SessionEnded(row.session_id, row.user_id, ending) for row in ended], last)
+        return [SessionEnded(row.session_id, row.user_id, ending) for row in ended]
 
     async def end_session(self, session_id: UUID, ending: Ending) -> bool:
         statement = (
@@ -310,13 +306,16 @@ class SqlTransaction:
         swept_time: datetime | None = found.scalar_one()
         return swept_time
 
-    async def correct_swept_time(self, user_id: str, now: datetime) -> None:
+    async def correct_swept_time(
+        self, user_id: str, now: datetime, identity: Sequence[IdentityKey] = ()
+    ) -> None:
         future = now + TOLERATED_SKEW
         for statement in (
             update(users).where(users.c.user_id == user_id, users.c.swept_time > future),
             update(authority).where(authority.c.swept_time > future),
         ):
             await self._connection.execute(statement.values(swept_time=now))
+        await correct_revoked_time(self._connection, identity, now)
 
     async def begin_erasure(self, user_id: str, time: datetime) -> PendingErasure:
         if self._wanted:
@@ -358,12 +357,6 @@ class SqlTransaction:
                 expire_time=attempt.expire_time,
             )
         )
-
-
-async def hashed_user(connection: AsyncConnection, user_id: str) -> bytes:
-    """Return the keyed hash that replaces the id of an erased user."""
-    key = (await connection.execute(select(authority.c.erasure_key))).scalar_one()
-    return hmac.digest(key, user_id.encode(), "sha256")
 
 
 def _later_of(column: ColumnElement[datetime], time: datetime) -> ColumnElement[datetime]:

@@ -30,7 +30,14 @@ from session_authority_server.store.expiry import end_overdue, is_past_watermark
 from session_authority_server.store.liveness import expired_before_sweep, is_live
 from session_authority_server.store.partitions import Partitions
 from session_authority_server.store.reporting import Reporter
-from session_authority_server.store.tables import EVERYBODY, attempts, erasures, sessions, sweeps
+from session_authority_server.store.tables import (
+    EVERYBODY,
+    attempts,
+    erasures,
+    revoked_identities,
+    sessions,
+    sweeps,
+)
 
 
 class SqlUpkeepStore:
@@ -242,6 +249,15 @@ class SqlUpkeepStore:
             .with_for_update(skip_locked=True)
         )
         return await self._delete(erasures, erasures.c.user_hash.in_(old))
+
+    async def purge_revoked_identities(self, revoked_before: datetime, limit: int) -> int:
+        old = (
+            select(revoked_identities.c.identity_hash)
+            .where(revoked_identities.c.revoke_time < revoked_before)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return await self._delete(revoked_identities, revoked_identities.c.identity_hash.in_(old))
 
     async def forget_attempts(self, now: datetime, limit: int) -> int:
         closed = (

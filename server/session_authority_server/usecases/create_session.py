@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -9,6 +9,7 @@ from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.errors import RetryMismatch, RetryStale, SessionLimitReached
 from session_authority_server.domain.event import SessionEnded, SessionEstablished
+from session_authority_server.domain.identity import Identity, IdentityKey, Part
 from session_authority_server.domain.policy import AtLimit, Policy
 from session_authority_server.domain.privacy import KeepUserAgents, kept_address, without_versions
 from session_authority_server.domain.retry import Attempt
@@ -41,6 +42,7 @@ class SignIn:
     idle_timeout: timedelta | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     actor_id: str = ""
+    identity: Identity | None = None
     retry_secret: bytes = field(default=b"", repr=False)
     caller: str = ""
 
@@ -52,14 +54,17 @@ async def create_session(context: Context, sign_in: SignIn) -> tuple[Session, To
         InvalidRequest: If a field breaks a limit.
         RetryMismatch: If the retry secret was used with other parameters.
         RetryStale: If the session of the repeated call has ended or got another token.
-        AuthenticationTooOld: If the credential check began before the user's sessions were swept.
+        AuthenticationTooOld: If the sessions of the user or of the identity were revoked after the check began.
         SessionLimitReached: If the user is at the limit and the policy refuses another session.
         StoreUnavailable: If the store failed; a repetition with the same retry secret is safe.
     """
-    return await correcting_future_sweep(context, lambda: _create(context, sign_in))
+    keys = () if sign_in.identity is None else sign_in.identity.keys
+    return await correcting_future_sweep(context, lambda: _create(context, sign_in, keys), keys)
 
 
-async def _create(context: Context, sign_in: SignIn) -> tuple[Session, Token]:
+async def _create(
+    context: Context, sign_in: SignIn, keys: Sequence[IdentityKey]
+) -> tuple[Session, Token]:
     now, policy = context.clock.now(), context.policy
     # Apply the policy to the address first, because the hash for retries includes it.
     address = kept_address(sign_in.ip_address, policy.keep_ip_addresses)
@@ -68,10 +73,11 @@ async def _create(context: Context, sign_in: SignIn) -> tuple[Session, Token]:
     token = tokens.mint(now)
     if attempt is not None:
         token = Token(token.id, attempt.derive_secret(salt))
-    session = _session(sign_in, policy, token, now)
+    hashes = {key.part: key.digest for key in keys}
+    session = _session(sign_in, policy, token, now, hashes)
 
     async def work(transaction: Transaction) -> tuple[Session, Token]:
-        user = await transaction.lock_user(session.user_id)
+        user = await transaction.lock_user(session.user_id, keys)
         if attempt is not None:
             earlier = await earlier_answer(context, transaction, attempt)
             if earlier is not None:
@@ -100,7 +106,9 @@ async def _make_room(transaction: Transaction, policy: Policy, user_id: str, now
     transaction.record(*(SessionEnded(session_id, user_id, ending) for session_id in ended))
 
 
-def _session(sign_in: SignIn, policy: Policy, token: Token, now: datetime) -> Session:
+def _session(
+    sign_in: SignIn, policy: Policy, token: Token, now: datetime, hashes: Mapping[Part, bytes]
+) -> Session:
     violations = checks.Violations()
     checks.check_user_id(sign_in.user_id, violations)
     ip_address = checks.check_ip_address(sign_in.ip_address, violations)
@@ -110,6 +118,8 @@ def _session(sign_in: SignIn, policy: Policy, token: Token, now: datetime) -> Se
     idle_timeout = checks.check_idle_timeout(sign_in.idle_timeout, policy, violations)
     checks.check_attributes(sign_in.attributes, violations)
     actor_id = checks.check_actor_id(sign_in.actor_id, violations)
+    if sign_in.identity is not None:
+        checks.check_identity(sign_in.identity, violations)
     checks.check_retry_secret(sign_in.retry_secret, violations)
     violations.raise_if_any()
     user_agent = clean_user_agent(sign_in.user_agent)
@@ -134,6 +144,8 @@ def _session(sign_in: SignIn, policy: Policy, token: Token, now: datetime) -> Se
         attributes=sign_in.attributes,
         created_by=sign_in.caller,
         actor_id=actor_id,
+        subject_hash=hashes.get(Part.SUBJECT),
+        sid_hash=hashes.get(Part.SID),
     )
 
 
@@ -155,6 +167,7 @@ def _parameters(sign_in: SignIn, policy: Policy) -> list[object]:
         sign_in.lifetime,
         sign_in.idle_timeout,
     )
+    identity = sign_in.identity
     return [
         sign_in.ip_address,
         "" if policy.keep_user_agents is KeepUserAgents.NONE else sign_in.user_agent,
@@ -163,8 +176,9 @@ def _parameters(sign_in: SignIn, policy: Policy) -> list[object]:
         None if lifetime is None else lifetime.total_seconds(),
         None if idle_timeout is None else idle_timeout.total_seconds(),
         dict(sign_in.attributes),
-        # Only if set: earlier releases hash no actor, and during an upgrade both releases must get the same hash.
+        # Only if set: earlier releases hash neither, and during an upgrade both releases must get the same hash.
         *([sign_in.actor_id] if sign_in.actor_id else []),
+        *([[identity.issuer, identity.subject, identity.sid]] if identity else []),
     ]
 
 

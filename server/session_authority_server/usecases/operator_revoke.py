@@ -1,4 +1,4 @@
-"""Operators end sessions: of a user, of everybody, a single one, or those that an API key created."""
+"""Operators end sessions: of a user, of everybody, a single one, of an API key, or of an identity."""
 
 import asyncio
 from contextlib import suppress
@@ -11,6 +11,7 @@ from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.errors import InvalidRequest, SessionNotFound, Violation
 from session_authority_server.domain.event import SessionEnded, SessionsSwept
+from session_authority_server.domain.identity import Part, key_of
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
 from session_authority_server.domain.token import Proof
@@ -183,6 +184,44 @@ async def _end_some(
     transaction.record(*(replace(each, why=reason) for each in batch.ended))
     transaction.confirm_end()
     return batch.last
+
+
+async def revoke_identity_sessions(
+    context: Context, issuer: str, subject: str, sid: str, reason: str = ""
+) -> datetime:
+    """End the sessions of a provider's session or user. Return the moment after which no validator accepts any.
+
+    The answer does not reveal whether there were any. The call also blocks sign-ins that have begun.
+
+    Raises:
+        InvalidRequest: If a field breaks a limit.
+        StoreUnavailable: If the store failed; a repetition is safe.
+    """
+    violations = checks.Violations()
+    checks.check_identity_text("issuer", issuer, violations)
+    part, value = (Part.SID, sid) if sid else (Part.SUBJECT, subject)
+    checks.check_identity_text(part.value, value, violations)
+    checks.check_reason(reason, violations)
+    violations.raise_if_any()
+    key = key_of(part, issuer, value)
+
+    # A transaction of its own, so that no sign-in waits while sessions end. Each sign-in that read the table before is
+    # committed now, so the next transactions find its session.
+    await context.store.transact(
+        lambda transaction: transaction.revoke_identity(key, context.clock.now())
+    )
+
+    async def end_some(transaction: Transaction) -> bool:
+        now = context.clock.now()
+        ending = Ending(now, EndReason.REVOKED, InitiatingEntity.ADMIN)
+        batch = await transaction.end_with_identity(key, now, BATCH_LIMIT, ending)
+        transaction.record(*(replace(each, why=reason) for each in batch.ended))
+        transaction.confirm_end()
+        return batch.more
+
+    while await context.store.transact(end_some):
+        pass
+    return context.effective_time()
 
 
 def _check_reason(reason: str) -> None:

@@ -4,12 +4,13 @@ A sweep is one call that ends all sessions of a user or of everybody. It may kee
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.errors import AuthenticationTooOld
+from session_authority_server.domain.identity import IdentityKey
 from session_authority_server.ports import LockedUser, Transaction
 from session_authority_server.usecases.context import Context
 
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def require_check_after_sweep(user: LockedUser, user_id: str, authenticate_time: datetime) -> None:
-    """Require that the check of the user's credentials began after the last sweep of the user's sessions.
+    """Require that the check of the user's credentials began after the last sweep of the user or of the identity.
 
     Raises:
         AuthenticationTooOld: If the check began before the sweep.
@@ -27,7 +28,9 @@ def require_check_after_sweep(user: LockedUser, user_id: str, authenticate_time:
         raise AuthenticationTooOld(user.swept_time, user_id)
 
 
-async def correcting_future_sweep(context: Context, attempt: Callable[[], Awaitable[T]]) -> T:
+async def correcting_future_sweep(
+    context: Context, attempt: Callable[[], Awaitable[T]], identity: Sequence[IdentityKey] = ()
+) -> T:
     """Run a sign-in. If a sweep time in the future refuses it, correct the sweep time and run it again.
 
     A clock that was ahead set this sweep time. The sweep really happened before this sign-in arrived, so the time of
@@ -45,8 +48,8 @@ async def correcting_future_sweep(context: Context, attempt: Callable[[], Awaita
             raise
 
     async def correct(transaction: Transaction) -> None:
-        await transaction.lock_user(user_id)
-        await transaction.correct_swept_time(user_id, arrived)
+        await transaction.lock_user(user_id, identity)
+        await transaction.correct_swept_time(user_id, arrived, identity)
 
     await context.store.transact(correct)
     _log.warning(

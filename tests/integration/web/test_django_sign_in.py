@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from session_authority import SessionClient, testing
+from session_authority import Identity, SessionClient, testing
 from tests.integration.web.django_browser import COOKIE, Browser, user_id
 
 from django.contrib.auth import aget_user, alogin, alogout, login, logout  # isort: skip
@@ -121,6 +121,7 @@ def test_a_login_sets_the_properties_of_its_session(
         idle_timeout=10 * MINUTES,
         attributes={"tenant": "t-1"},
         actor_id="support",
+        identity=Identity("https://id.example", "u-1", "s-1"),
     )
     browser = Browser()
     browser.sign_in()
@@ -133,6 +134,8 @@ def test_a_login_sets_the_properties_of_its_session(
     assert session.idle_expire_time - session.last_active_time == 10 * MINUTES
     assert session.attributes == {"tenant": "t-1"}
     assert session.actor_id == "support"
+    client.revoke_identity("https://id.example", sid="s-1")
+    assert not client.validate(browser.token)
 
 
 def test_a_login_by_an_actor_records_no_password(client: SessionClient) -> None:

@@ -21,6 +21,7 @@ CREATE = _core.create(
     idle_timeout=None,
     attributes=None,
     actor_id=None,
+    identity=None,
     retry_secret=None,
 )
 REAUTHENTICATE = _core.reauthenticate(

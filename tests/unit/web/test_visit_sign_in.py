@@ -5,6 +5,7 @@ from datetime import UTC, timedelta
 import pytest
 
 from session_authority import (
+    Identity,
     InvalidArgument,
     Rejection,
     RejectionReason,
@@ -21,7 +22,12 @@ def test_signing_in_sends_client_and_time_of_the_request_and_sets_the_cookie() -
     it = visit(site=site, peer="10.0.0.1", x_forwarded_for="203.0.113.7", user_agent="Firefox")
 
     session = authority.run(
-        it.sign_in("ana", authentication_methods=["pwd"], lifetime=timedelta(days=1))
+        it.sign_in(
+            "ana",
+            authentication_methods=["pwd"],
+            lifetime=timedelta(days=1),
+            identity=Identity("https://id.example", "u-1"),
+        )
     )
 
     (request,) = authority.requests
@@ -31,6 +37,8 @@ def test_signing_in_sends_client_and_time_of_the_request_and_sets_the_cookie() -
     assert request.authenticate_time.ToDatetime(UTC) == NOON
     assert request.authentication_methods == ["pwd"]
     assert request.lifetime.ToTimedelta() == timedelta(days=1)
+    identity = request.identity
+    assert (identity.issuer, identity.subject, identity.sid) == ("https://id.example", "u-1", "")
     assert len(request.retry_secret) == 32
     assert it.session is session
     assert not it.to_ask()

@@ -27,7 +27,7 @@ from session_authority.errors import (
     SessionNotLive,
     Unavailable,
 )
-from session_authority.session import Rejection, RejectionReason, Session
+from session_authority.session import Identity, Rejection, RejectionReason, Session
 from session_authority.web.authentication_methods import methods_of
 from session_authority.web.cookies import SetCookie
 from session_authority.web.django.adopting import MARK, adopt
@@ -50,7 +50,7 @@ class AuthSession:
     A method that calls the authority may raise `Unavailable`. The middleware answers it with 503 and Retry-After. The
     methods that begin with "a" are for asynchronous views.
 
-    The first seven attributes describe a sign-in. Set them before `login()`.
+    The first eight attributes describe a sign-in. Set them before `login()`.
 
     Attributes:
         authentication_methods: How the user proved who they are, in the names of RFC 8176. The default is "pwd" for
@@ -63,6 +63,7 @@ class AuthSession:
             login ends with the browser, the setting `BROWSER_IDLE_TIMEOUT` applies.
         attributes: At most 16 texts that each look-up returns.
         actor_id: The id of another person who acts as the user.
+        identity: The user's sign-in at an identity provider, whose logout then ends the session.
         is_hijack: Whether the view is one of django-hijack's. Its logins leave the actor's own session live.
         met_outage: Whether a look-up failed because of an outage.
     """
@@ -75,6 +76,7 @@ class AuthSession:
         self.idle_timeout: timedelta | None = None
         self.attributes: Mapping[str, str] | None = None
         self.actor_id: str | None = None
+        self.identity: Identity | None = None
         self.is_hijack = False
         self.visit = visit
         self._own = OwnSession(options.own_cookie, visit, options.client)
@@ -248,6 +250,7 @@ class AuthSession:
                     idle_timeout=idle_timeout,
                     attributes=self.attributes,
                     actor_id=self.actor_id,
+                    identity=self.identity,
                     replaces=replaces,
                 )
             )

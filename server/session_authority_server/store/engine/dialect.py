@@ -73,6 +73,14 @@ class Dialect(Protocol):
         """Return an INSERT that skips a row whose key exists already."""
         ...
 
+    def identity_locks(self, hashes: Sequence[bytes]) -> Sequence[ColumnElement[Any]]:
+        """Return expressions that lock identities until the transaction ends, shared with other sign-ins."""
+        ...
+
+    async def lock_identity(self, connection: AsyncConnection, identity_hash: bytes) -> None:
+        """Lock an identity until the transaction ends. Wait for all other locks of it."""
+        ...
+
     def try_migration_lock(self, connection: Connection) -> bool:
         """Lock the schema against other migrations until the transaction ends. Return False if one is running."""
         ...

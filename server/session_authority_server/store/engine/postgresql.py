@@ -37,6 +37,7 @@ from sqlalchemy import (
     bindparam,
     event,
     func,
+    select,
     text,
 )
 from sqlalchemy.dialects import postgresql
@@ -57,6 +58,7 @@ _ANY_POSTGRESQL = "postgresql+psycopg://"
 _RECORD_OID = 2249
 _UUID_OID = 2950
 _UUID_LENGTH = struct.pack("!i", 16)
+_IDENTITY_LOCKS = 0x5E551013  # the first of two numbers; the other one is from the identity's hash
 _MIGRATION_LOCK = 0x5E551013_A07408  # arbitrary; other programs are unlikely to use the same number
 _NOT_DURABLE = {"synchronous_commit": "off"}
 _AS_WORKER = {
@@ -183,6 +185,13 @@ class PostgreSQL:
     def insert_if_absent(self, table: Table) -> Insert:
         key = list(table.primary_key)
         return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
+
+    def identity_locks(self, hashes: Sequence[bytes]) -> Sequence[ColumnElement[Any]]:
+        return [func.pg_advisory_xact_lock_shared(*_identity_lock(each)) for each in hashes]
+
+    async def lock_identity(self, connection: AsyncConnection, identity_hash: bytes) -> None:
+        locking = func.pg_advisory_xact_lock(*_identity_lock(identity_hash))
+        await connection.execute(select(locking))
 
     def try_migration_lock(self, connection: Connection) -> bool:
         # Switch off `statement_timeout`, because a migration may run for a long time. Switch off
@@ -314,6 +323,11 @@ def read_payload(payload: str) -> Changes:
         except ValueError:
             pass
     return Changes(everybody=True)
+
+
+def _identity_lock(identity_hash: bytes) -> tuple[int, int]:
+    """Return the numbers of an identity's lock. If two identities share them, they only wait for each other."""
+    return _IDENTITY_LOCKS, int.from_bytes(identity_hash[:4], signed=True)
 
 
 def _uuid_array(ids: Sequence[UUID]) -> bytes:

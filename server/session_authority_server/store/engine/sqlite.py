@@ -301,6 +301,12 @@ class Sqlite:
     def insert_if_absent(self, table: Table) -> Insert:
         return sqlite.insert(table).on_conflict_do_nothing(list(table.primary_key))
 
+    def identity_locks(self, hashes: Sequence[bytes]) -> Sequence[ColumnElement[Any]]:
+        return ()  # Only one transaction writes at a time.
+
+    async def lock_identity(self, connection: AsyncConnection, identity_hash: bytes) -> None:
+        pass
+
     def try_migration_lock(self, connection: Connection) -> bool:
         return True  # Only one transaction writes at a time.
 
