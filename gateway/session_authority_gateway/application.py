@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from session_authority import AsyncSessionClient
 from session_authority.web.site import Site, time_at
 from session_authority_gateway import forward_auth
+from session_authority_gateway.backchannel import backchannel_routes
 from session_authority_gateway.decision import Pages
 from session_authority_gateway.gate import Gate
 from session_authority_gateway.page import page_routes
@@ -73,7 +74,8 @@ def new_application(parts: Parts, is_serving: Callable[[], bool]) -> ASGIApp:
         return PlainTextResponse("serving" if serving else "draining", 200 if serving else 503)
 
     pages = page_routes(parts.client, parts.site, parts.settings)
-    routed = Starlette(routes=[Route(HEALTH_PATH, health), *pages])
+    signals = backchannel_routes(parts.client, parts.site.clock, parts.settings)
+    routed = Starlette(routes=[Route(HEALTH_PATH, health), *pages, *signals])
     direct = forward_auth.surfaces(parts.gate, parts.site.client_ip)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from session_authority import NearCacheStatistics
+from session_authority.backchannel.receiver import Outcome
 from session_authority_gateway.decision import Allowed, Refused
 from session_authority_server.observability.instruments import Counter, Gauge
 
@@ -30,6 +31,14 @@ DECISIONS = Counter(
     "surface",
     "outcome",
     known=[(surface, outcome) for surface in (FORWARD_AUTH, EXT_AUTHZ) for outcome in _OUTCOMES],
+)
+SIGNALS = Counter(
+    "session_authority_gateway_signals",
+    "Sign-outs that identity providers reported, by kind (logout or event) and outcome: `ended`, `repeated`, `ignored` "
+    "(an event of another type), `refused` (an invalid token), `unavailable` (an outage) or `failed`.",
+    "kind",
+    "outcome",
+    known=[(kind, outcome.value) for kind in ("logout", "event") for outcome in Outcome],
 )
 CACHED_SESSIONS = Gauge(
     "session_authority_gateway_cached_sessions", "Sessions in the gateway's near cache."

@@ -1,5 +1,6 @@
 """The operator's settings of the gateway."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from session_authority.backchannel.provider import Provider, providers_of
 from session_authority.errors import ConfigurationError as ClientConfigurationError
 from session_authority.near_cache.options import MAX_SESSIONS_LIMIT
 from session_authority.web.client_ip import ClientIp
@@ -27,11 +29,13 @@ from session_authority_server.config import (
 )
 
 GATEWAY_PREFIX = f"{ENV_PREFIX}GATEWAY_"
+BACKCHANNEL_PATH = "/backchannel"
+"""The path below which identity providers report sign-outs."""
 TABLE = "gateway"
 """The table of the configuration file with these settings."""
 
 _PAGE_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
-_OWN_PATHS = ("verify", "healthz")
+_OWN_PATHS = ("verify", "healthz", BACKCHANNEL_PATH.removeprefix("/"))
 _PAGE_LOOK = (
     "page_app_name",
     "page_home_url",
@@ -119,6 +123,12 @@ class GatewaySettings(BaseSettings):
     )
     page_icon_path: str = Field(
         "", description="The path of the app's icon for the page. Empty for the page's own icon."
+    )
+    providers: Annotated[tuple[Provider, ...], NoDecode] = Field(
+        (),
+        description="The identity providers whose sign-outs end sessions: a JSON list of objects, or tables "
+        "`[[gateway.providers]]` in the file. Each has `issuer`, `client_id` and, if the issuer has no discovery "
+        "document, `jwks_url`. Empty for none.",
     )
     cached_sessions: Annotated[int, Field(ge=1, le=MAX_SESSIONS_LIMIT)] = Field(
         100_000,
@@ -209,6 +219,18 @@ class GatewaySettings(BaseSettings):
         if first in _OWN_PATHS or first.startswith("session_authority."):
             raise ValueError(f"the gateway itself uses /{first}; give another path")
         return value
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _read_providers(cls, value: object) -> tuple[Provider, ...]:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise ValueError(
+                    'give a JSON list such as [{"issuer": "https://id.example", "client_id": "shop"}]'
+                ) from None
+        return providers_of(value)
 
     @field_validator(*_PAGE_LOOK)
     @classmethod

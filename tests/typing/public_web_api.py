@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.websockets import WebSocket
 
 from session_authority import AsyncSessionClient, Rejection, Session, SessionClient
+from session_authority.backchannel import Provider
 from session_authority.grpc import (
     AsyncSessionInterceptor,
     SessionInterceptor,
@@ -39,7 +40,9 @@ def an_app_installs_sessions(app: FastAPI, other: Starlette) -> None:
     sessions = Sessions.from_env(site)
     assert_type(sessions, Sessions)
     sessions.install(app, page="/account/sessions", options=PageOptions(app_name="Shop"))
-    sessions.install(other)
+    sessions.install(
+        other, providers=[Provider("https://id.example", "shop")], backchannel="/backchannel"
+    )
 
 
 async def handlers_get_sessions(sessions: Sessions, request: Request, socket: WebSocket) -> None:

@@ -11,6 +11,7 @@ from tools.reference.markdown import Docstring, shown, table
 
 from session_authority import NearCache, SessionClient
 from session_authority import _settings as client_settings
+from session_authority.backchannel.provider import providers_of
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.django import options as django
@@ -66,6 +67,7 @@ _DJANGO: Mapping[str, tuple[Any, str]] = {
     "ADOPT_EXISTING": (django.Options, "adopt_existing"),
     "REVOKE_OTHERS_ON_PASSWORD_CHANGE": (django.Options, "revoke_others_on_password_change"),
     "PAGE": (django.Options, "page_options"),
+    "PROVIDERS": (providers_of, "given"),
 }
 
 

@@ -1,7 +1,9 @@
 """Fetches the keys of a provider over HTTP."""
 
 import json
+import ssl
 import time
+from functools import cache
 
 try:
     import httpx
@@ -31,12 +33,18 @@ def fetch_keys(provider: Provider) -> tuple[Key, ...]:
         KeysUnavailable: The provider does not answer, or its answer is not usable. The error says why.
     """
     give_up = time.monotonic() + FETCH_SECONDS
-    with httpx.Client(headers=_HEADERS, timeout=FETCH_SECONDS, follow_redirects=False) as client:
+    with httpx.Client(headers=_HEADERS, timeout=FETCH_SECONDS, verify=_trusted()) as client:
         address = provider.jwks_url or _discover(client, provider, give_up)
         try:
             return keys_of(_get(client, address, give_up))
         except ValueError as error:
             raise KeysUnavailable(f"{address} is not usable: {error}") from None
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Return the certificate authorities to trust. It takes long to read them."""
+    return httpx.create_ssl_context()
 
 
 def _discover(client: httpx.Client, provider: Provider, give_up: float) -> str:
@@ -57,7 +65,7 @@ def _discover(client: httpx.Client, provider: Provider, give_up: float) -> str:
 def _get(client: httpx.Client, address: str, give_up: float) -> bytes:
     document = bytearray()
     try:
-        with client.stream("GET", address) as response:
+        with client.stream("GET", address, follow_redirects=False) as response:
             if response.status_code != httpx.codes.OK:
                 raise KeysUnavailable(f"{address} answers {response.status_code}")
             for part in response.iter_raw():

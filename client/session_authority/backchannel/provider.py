@@ -42,7 +42,11 @@ class Provider:
 
 
 def providers_of(given: object) -> tuple[Provider, ...]:
-    """Return the providers of a setting: a list of tables with the attributes of `Provider`.
+    """Return the providers of a setting.
+
+    Args:
+        given: The identity providers whose sign-outs end sessions, as a list of objects with `issuer`, `client_id` and,
+            if the issuer has no discovery document, `jwks_url`.
 
     Raises:
         ValueError: An entry is not usable. The error says which one, and why.

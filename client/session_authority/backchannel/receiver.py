@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias
 from urllib.parse import parse_qs
@@ -32,9 +32,11 @@ from session_authority.backchannel.signed_token import (
 )
 from session_authority.errors import InvalidArgument, SessionAuthorityError, Unavailable
 
-BODY_LIMIT_BYTES = 64 * 1024
+BODY_LIMIT_BYTES = 16 * 1024
 """The largest body of a request."""
 RETRY_AFTER_SECONDS = 5
+REFUSALS_LOGGED = timedelta(seconds=1)
+"""How often a refusal is logged at most. The answer to the provider always has the reason."""
 
 _FORM, _EVENT = "application/x-www-form-urlencoded", "application/secevent+jwt"
 _JSON = ("content-type", "application/json")
@@ -94,6 +96,13 @@ Steps: TypeAlias = Generator["Future[None] | EndedIdentity", datetime | None, An
 _Read: TypeAlias = Callable[[SignedToken, Sequence[Provider], datetime], Signal]
 
 
+class _PerhapsNewKey(KeysUnavailable):
+    """The token is forged, or its key is newer than the keys that are known."""
+
+
+_PASSING = (KeysUnavailable, Unavailable)
+
+
 class _Repeated(Exception):
     """The token has been carried out before."""
 
@@ -118,6 +127,7 @@ class Receiver:
         self._now = now
         self._sources = {each: KeySource(each, fetch) for each in self._providers}
         self._logouts, self._events = Replays(), Replays()
+        self._logged: datetime | None = None  # when a refusal was last logged
 
     def logout(self, posted: Posted) -> Steps:
         """Answer a back-channel logout request.
@@ -132,11 +142,10 @@ class Receiver:
         except _Repeated:
             return _bad_logout("the token has been used before", Outcome.REPEATED)
         except Refused as error:
-            return _bad_logout(str(error), _refused(error))
+            return _bad_logout(str(error), self._refused(error))
         except (KeysUnavailable, SessionAuthorityError) as error:
-            outcome = _failed(error)
-            problem = "try again later" if outcome is Outcome.UNAVAILABLE else "see the log"
-            return _bad_logout(f"the logout failed; {problem}", outcome)
+            problem = "try again later" if isinstance(error, _PASSING) else "see the log"
+            return _bad_logout(f"the logout failed; {problem}", _failed(error))
         assert ended_time is not None
         return _answer(200, Outcome.ENDED, {"effective_time": ended_time.isoformat()})
 
@@ -152,13 +161,12 @@ class Receiver:
         except _Repeated:
             return _answer(202, Outcome.REPEATED)
         except Refused as error:
-            return _bad_event(str(error), _refused(error), error.fault)
+            return _bad_event(str(error), self._refused(error), error.fault)
         except (KeysUnavailable, SessionAuthorityError) as error:
-            outcome = _failed(error)
-            if outcome is Outcome.UNAVAILABLE:
+            if isinstance(error, _PASSING):
                 retry = ("retry-after", str(RETRY_AFTER_SECONDS))
-                return _answer(503, outcome, None, retry)
-            return _answer(500, outcome)
+                return _answer(503, _failed(error), None, retry)
+            return _answer(500, _failed(error))
         return _answer(202, Outcome.ENDED if ended_time else Outcome.IGNORED)
 
     def _carry_out(
@@ -182,11 +190,19 @@ class Receiver:
                 ended_time = yield signal.ended
             except InvalidArgument:
                 raise Refused(
-                    "the subject or session is longer than the authority accepts"
+                    "the subject or session is too long, or has control characters"
                 ) from None
         # Only now, because the provider may repeat a token that could not be carried out.
         done.remember(issuer, signal.token_id, signal.accepted_until, now.timestamp())
         return ended_time
+
+    def _refused(self, error: Refused) -> Outcome:
+        """Log a refusal, but not each one of a flood."""
+        now = self._now()
+        if self._logged is None or abs(now - self._logged) >= REFUSALS_LOGGED:
+            self._logged = now
+            _log.info("a provider's token is refused: %s", error)
+        return Outcome.REFUSED
 
     def _verify(
         self, token: SignedToken, source: KeySource
@@ -208,7 +224,7 @@ class Receiver:
         except UnknownKey:
             if source.has_fetched_since(arrived):
                 raise
-            raise KeysUnavailable("the key may be newer than the keys that are known") from None
+            raise _PerhapsNewKey from None
 
 
 def _wait_for(
@@ -247,13 +263,10 @@ def _is(posted: Posted, content_type: str) -> bool:
     return posted.content_type.partition(";")[0].strip().lower() == content_type
 
 
-def _refused(error: Refused) -> Outcome:
-    _log.info("a provider's token is refused: %s", error)
-    return Outcome.REFUSED
-
-
 def _failed(error: Exception) -> Outcome:
-    if isinstance(error, KeysUnavailable | Unavailable):  # the client or the key source logs it
+    if isinstance(error, _PerhapsNewKey):  # anyone can cause it, so it must not look like an outage
+        return Outcome.REFUSED
+    if isinstance(error, _PASSING):  # the client or the key source logs it
         return Outcome.UNAVAILABLE
     _log.error("a provider's sign-out was not carried out: %s", error)
     return Outcome.FAILED

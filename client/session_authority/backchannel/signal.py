@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from session_authority.backchannel.provider import Provider
 
+REASON = "signed out at the identity provider"
+"""The reason in the audit log."""
+
 
 @dataclass(frozen=True, slots=True)
 class EndedIdentity:

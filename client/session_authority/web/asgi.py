@@ -341,6 +341,22 @@ async def look_up(
     return visit.outcome
 
 
+async def read_body(receive: Receive, limit_bytes: int) -> bytes | None:
+    """Read the body of a request. Stop soon after the limit, because a longer body is refused.
+
+    Returns:
+        The body; None if the client disconnected before the end of the body.
+    """
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > limit_bytes or not message.get("more_body", False):
+            return bytes(body)
+
+
 def headers_of(scope: Scope, name: str) -> str:
     """Return a request's header by its lower-case name, repeated headers joined, or ""."""
     wanted = name.encode("latin-1")

@@ -10,11 +10,18 @@ from session_authority.web.asgi import (
     Scope,
     Send,
     look_up,
+    read_body,
     visit_key,
 )
 from session_authority.web.exchange import PageRequest, PageResponse, fields, is_form
 from session_authority.web.sessions_page import FORM_LIMIT_BYTES, PageOptions, SessionsPage
 from session_authority.web.site import Site
+
+
+def check_path(path: str) -> None:
+    """Raise ValueError for a path that does not begin with exactly one slash, or ends with a slash."""
+    if not path.startswith("/") or path.startswith("//") or path.endswith("/"):
+        raise ValueError(f'the path must have the form "/account/sessions", not {path!r}')
 
 
 class PageApplication:
@@ -35,10 +42,7 @@ class PageApplication:
         Raises:
             ValueError: The path does not begin with exactly one slash, or ends with a slash.
         """
-        if not path.startswith("/") or path.startswith("//") or path.endswith("/"):
-            raise ValueError(
-                f'the page\'s path must have the form "/account/sessions", not {path!r}'
-            )
+        check_path(path)
         if sessions.client.near_cache_statistics is not None:
             options = options.with_near_cache()
         self._sessions = sessions
@@ -47,7 +51,7 @@ class PageApplication:
         self._visit_key = visit_key(sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
+        body = await read_body(receive, FORM_LIMIT_BYTES)
         if body is None:
             # The browser has disconnected, but middleware may require a response.
             await send({"type": "http.response.start", "status": 400, "headers": []})
@@ -93,19 +97,3 @@ class PageApplication:
             body_bytes=len(body),
             token=visit.token,
         )
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """Read the body. Stop soon after `FORM_LIMIT_BYTES`, because no form of the page is longer.
-
-    Returns:
-        The body; None if the browser disconnected before the end of the body.
-    """
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > FORM_LIMIT_BYTES or not message.get("more_body", False):
-            return bytes(body)

@@ -13,7 +13,7 @@ async def me(session: CurrentSession) -> str:
     return session.user_id
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Self, TypeAlias
@@ -30,16 +30,18 @@ except ImportError as error:
     ) from None
 
 from session_authority.aio import AsyncSessionClient
+from session_authority.backchannel import Provider
 from session_authority.errors import SessionAuthorityError, SessionNotLive
 from session_authority.session import Identity, Rejection, Session
 from session_authority.web.asgi import (
     SESSIONS_KEY,
+    Application,
     AsyncVisit,
     SessionMiddleware,
     look_up,
     visit_key,
 )
-from session_authority.web.asgi_page import PageApplication
+from session_authority.web.asgi_page import PageApplication, check_path
 from session_authority.web.asgi_sign_in import SignIns
 from session_authority.web.authentication_methods import methods_of
 from session_authority.web.cookies import SessionCookie
@@ -86,7 +88,13 @@ class Sessions:
         return cls(AsyncSessionClient.from_env(), site)
 
     def install(
-        self, app: Starlette, *, page: str | None = None, options: PageOptions | None = None
+        self,
+        app: Starlette,
+        *,
+        page: str | None = None,
+        options: PageOptions | None = None,
+        providers: Sequence[Provider] = (),
+        backchannel: str = "/backchannel",
     ) -> None:
         """Add the middleware, the exception handlers and the sessions page to an app.
 
@@ -97,9 +105,12 @@ class Sessions:
             options: The look and the links of the page. If they are set, browsers are redirected to
                 `PageOptions.sign_in_url` without a session, and to `PageOptions.reauthenticate_url` if the user must
                 confirm their identity.
+            providers: The identity providers whose sign-outs end the sessions of their sign-ins.
+            backchannel: The path at which they are received: logout tokens below it at `/logout`, security events at
+                `/events`.
 
         Raises:
-            ValueError: The path does not begin with exactly one slash, or ends with a slash.
+            ValueError: A path does not begin with exactly one slash, or ends with a slash.
         """
         app.add_middleware(
             SessionMiddleware, site=self._site, sessions=self, take_back=self._sign_ins.take_back
@@ -108,14 +119,25 @@ class Sessions:
         if isinstance(app, FastAPI):
             document(app, self._site.cookie.name(local=False))
         self.page_options = options or PageOptions()
-        if page is None:
-            return
-        application = PageApplication(self, page, self.page_options, self._site)
+        applications: dict[str, Application] = {}
+        if page is not None:
+            shown = PageApplication(self, page, self.page_options, self._site)
+            applications |= {page: shown, page + "/{below:path}": shown}
+        if providers:
+            applications |= self._backchannel(backchannel, providers)
         # The routes come first, so that no app mounted at "/" and no catch-all route hides them.
         app.router.routes[:0] = [
             Route(path, application, include_in_schema=False)
-            for path in (page, page + "/{below:path}")
+            for path, application in applications.items()
         ]
+
+    def _backchannel(self, path: str, providers: Sequence[Provider]) -> dict[str, Application]:
+        check_path(path)
+        # Needs the extra `backchannel`.
+        from session_authority.web.asgi_backchannel import backchannel
+
+        received = backchannel(lambda: self.client, providers, self._site.clock)
+        return {path + below: application for below, application in received.items()}
 
     async def session(
         self, connection: HTTPConnection, *, again: bool = False, passive: bool = False

@@ -210,6 +210,7 @@ urlpatterns = [
     path("async/sign-out", asign_out),
     path("async/again", again),
     path("async/vault", avault),
+    path("backchannel/", include("session_authority.web.django.backchannel")),
     path("account/sessions", include("session_authority.web.django.urls")),
     path("konto/sitz\u00fcngen", include("session_authority.web.django.urls", namespace="konto")),
     path("elsewhere/", include("session_authority.web.django.urls", namespace="elsewhere")),

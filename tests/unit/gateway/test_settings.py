@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from session_authority.backchannel import Provider
 from session_authority_gateway.settings import GatewaySettings, load_gateway_settings
 from session_authority_server.config import ConfigurationError, load_settings
 from tests.support.gateway import PREFIX
@@ -50,6 +51,11 @@ def test_the_environment_outranks_the_table_of_the_file(
         ("cached_sessions", "0", "greater than or equal to 1"),
         ("drain_seconds", "soon", "a duration such as"),
         ("log_level", "loud", "give one of debug"),
+        ("providers", "https://id.example", "give a JSON list such as"),
+        ("providers", "[" * 20_000, "give a JSON list such as"),
+        ("providers", "{}", "give a list of providers"),
+        ("providers", '[{"issuer": "https://id.example"}]', "provider 1 needs client_id"),
+        ("page_path", "/backchannel/x", "the gateway itself uses /backchannel"),
         ("tls_certificate", "\0", "give a path"),
         ("tls_key", "key.pem", "give both"),
         ("tls_client_ca", "ca.pem", "needs tls_certificate"),
@@ -73,6 +79,27 @@ def test_an_invalid_setting_is_named(name: str, value: str, problem: str) -> Non
 )
 def test_valid_settings_are_taken(name: str, value: str) -> None:
     assert getattr(load_gateway_settings(None, **{name: value}), name)
+
+
+def test_providers_come_from_the_environment_or_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_gateway_settings().providers == ()
+    file = tmp_path / "session-authority.toml"
+    file.write_text(
+        '[[gateway.providers]]\nissuer = "https://id.example"\nclient_id = "shop"\n'
+        '[[gateway.providers]]\nissuer = "https://b.example"\nclient_id = "shop"\n'
+        'jwks_url = "https://b.example/keys"\n'
+    )
+    assert load_gateway_settings(file).providers == (
+        Provider("https://id.example", "shop"),
+        Provider("https://b.example", "shop", "https://b.example/keys"),
+    )
+    load_settings(file)  # the server leaves the table of the gateway alone
+    monkeypatch.setenv(
+        f"{PREFIX}PROVIDERS", '[{"issuer": "https://c.example", "client_id": "shop"}]'
+    )
+    assert load_gateway_settings(file).providers == (Provider("https://c.example", "shop"),)
 
 
 def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

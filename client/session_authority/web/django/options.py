@@ -4,18 +4,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.shortcuts import resolve_url
 
+from session_authority.backchannel.provider import providers_of
 from session_authority.sync import SessionClient
 from session_authority.web.client_ip import ClientIp
 from session_authority.web.cookies import SessionCookie
 from session_authority.web.sessions_page import PageOptions, SessionsPage
 from session_authority.web.site import Site, time_at
+
+if TYPE_CHECKING:
+    from session_authority.backchannel.receiver import Receiver
 
 SETTING = "SESSION_AUTHORITY"
 
@@ -32,6 +36,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "ADOPT_EXISTING": None,
     "REVOKE_OTHERS_ON_PASSWORD_CHANGE": True,
     "PAGE": {},
+    "PROVIDERS": (),
 }
 
 
@@ -49,6 +54,7 @@ class Options:
         adopt_existing: When Session Authority was deployed. Logins that may be older get a session. If None,
             they are logged out.
         revoke_others_on_password_change: Whether a password change signs the user out elsewhere.
+        receiver: Receives sign-outs at identity providers. None without providers.
     """
 
     client: SessionClient
@@ -59,6 +65,7 @@ class Options:
     page_options: PageOptions
     adopt_existing: datetime | None
     revoke_others_on_password_change: bool
+    receiver: "Receiver | None"
 
 
 @lru_cache(maxsize=1)
@@ -96,6 +103,7 @@ def options() -> Options:
             page_options=page_options,
             adopt_existing=_moment(value["ADOPT_EXISTING"]),
             revoke_others_on_password_change=bool(value["REVOKE_OTHERS_ON_PASSWORD_CHANGE"]),
+            receiver=_receiver(value["PROVIDERS"], site.clock),
         )
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{SETTING}: {error}") from error
@@ -112,6 +120,20 @@ def _client(given: object) -> SessionClient:
 def _page_options(given: Mapping[str, Any]) -> PageOptions:
     # The page uses Django's own sign-in page by default.
     return PageOptions(**{"sign_in_url": resolve_url(settings.LOGIN_URL), **given})
+
+
+def _receiver(given: object, now: Callable[[], datetime]) -> "Receiver | None":
+    try:
+        providers = providers_of(given)
+    except ValueError as error:
+        raise ValueError(f"PROVIDERS: {error}") from None
+    if not providers:
+        return None
+    # These need the extra `backchannel`.
+    from session_authority.backchannel.key_fetch import fetch_keys
+    from session_authority.backchannel.receiver import Receiver
+
+    return Receiver(providers, now, fetch_keys)
 
 
 def _clock(given: object) -> Callable[[], datetime] | None:

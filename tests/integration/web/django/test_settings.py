@@ -31,6 +31,8 @@ def test_invalid_settings_are_refused_at_startup(client: SessionClient) -> None:
         ({"ADOPT_EXISTING": "2026-01-01T00:00"}, "time zone"),
         ({"PAGE": {"sign_in_url": "javascript:x"}}, "sign_in_url"),
         ({"PAGE": {"colour": "red"}}, "colour"),
+        ({"PROVIDERS": "https://id.example"}, "PROVIDERS: give a list of providers"),
+        ({"PROVIDERS": [{"issuer": "x", "client_id": "y"}]}, "PROVIDERS: provider 1: issuer must"),
     ]
     for given, problem in wrong:
         with (
