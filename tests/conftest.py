@@ -7,6 +7,7 @@ import pytest
 
 from session_authority_server.store.engine import hot_read, limits, postgresql
 from tests.support.hosts import HOSTS
+from tests.support.statements import share_statements
 from tests.support.tracing import Tracing
 
 PATIENCE_SECONDS = 30.0
@@ -59,4 +60,12 @@ def patient_store() -> Iterator[None]:
         patch.setattr(postgresql, "_CONNECT_TIMEOUT_SECONDS", int(PATIENCE_SECONDS))
         for limit in ("_LOCK_TIMEOUT_MILLISECONDS", "_STATEMENT_TIMEOUT_MILLISECONDS"):
             patch.setattr(postgresql, limit, int(PATIENCE_SECONDS * 1_000))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_statements() -> Iterator[None]:
+    """Compile each SQL statement once in a process, not once in each database."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_statements(patch)
         yield
