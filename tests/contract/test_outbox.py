@@ -1,6 +1,9 @@
 """The work of a delivering worker on the events that wait for receivers."""
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +22,8 @@ from tests.contract.reporting import (
     reporting_to,
     sequences,
 )
-from tests.support.engines import DAY, MINUTE, SECOND, START, Engine
+from tests.contract.test_statement_counts import statements
+from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, opened
 
 LATER = START + MINUTE
 
@@ -181,6 +185,24 @@ async def test_a_test_event_waits_for_no_other(reporting: Reporting) -> None:
     first, second = await waiting(reporting, receiver, None, None)
     await postpone(reporting, receiver, first)
     assert await due(reporting, receiver) == [second]
+
+
+async def test_the_events_of_a_user_are_found_by_the_index_of_users(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as engine:
+        reporting = reporting_to(engine)
+        receiver = await leased(reporting)
+        [sequence] = await waiting(reporting, receiver, "ann")
+        with statements() as found:
+            await due(reporting, receiver)
+            await postpone(reporting, receiver, sequence)
+        by_user = [each for each in found if "user_id =" in each]
+        assert len(by_user) == 2
+        with closing(sqlite3.connect(tmp_path / "authority.db")) as connection:
+            for each in by_user:
+                plan = connection.execute(
+                    f"EXPLAIN QUERY PLAN {each}", [0] * each.count("?")
+                ).fetchall()
+                assert "outbox_user_id_receiver_id_delivered_time_sequence_idx" in str(plan), each
 
 
 # Parking and states

@@ -371,7 +371,7 @@ def test_concurrent_index_builds_do_not_wait_for_each_other(empty: str, tmp_path
             said = one.stdout + two.stdout
     assert said.count(f"went from 0002 to {WANTED}") == 1
     # The other migration gets the lock after the last revision, or between two revisions.
-    assert len(re.findall(rf"went from 00[01]\d to {WANTED}|is already {WANTED}", said)) == 1
+    assert len(re.findall(rf"went from 00(?!02)\d\d to {WANTED}|is already {WANTED}", said)) == 1
 
 
 @pytest.mark.parametrize("words", [("serve", "--listen", "127.0.0.1:0"), ("worker", "--once")])

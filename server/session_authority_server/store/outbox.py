@@ -4,6 +4,8 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
+    FromClause,
     Row,
     Select,
     Update,
@@ -30,6 +32,16 @@ from session_authority_server.store.tables import outbox, receivers
 
 # The most events that one transaction drops.
 DROP_BATCH = 5_000
+_COUNT_SECONDS = 60
+
+
+def _due_without_index(table: FromClause) -> ColumnElement[datetime]:
+    """Return the due time in a form that no index serves.
+
+    SQLite would otherwise find the events of a user by an index that leads to all events that wait.
+    """
+    return func.coalesce(table.c.due_time, table.c.create_time, type_=outbox.c.due_time.type)
+
 
 _earlier = outbox.alias()
 _PENDING = outbox.c.delivered_time.is_(None)
@@ -53,7 +65,7 @@ _OVERTAKES = exists().where(
     _earlier.c.receiver_id == outbox.c.receiver_id,
     _earlier.c.delivered_time.is_(None),
     _earlier.c.sequence < outbox.c.sequence,
-    _earlier.c.due_time > outbox.c.due_time,
+    _due_without_index(_earlier) > outbox.c.due_time,
 )
 
 
@@ -171,7 +183,7 @@ class SqlOutbox:
                     outbox.c.receiver_id == receiver_id,
                     _PENDING,
                     outbox.c.sequence > sequence,
-                    outbox.c.due_time < due_time,
+                    _due_without_index(outbox) < due_time,
                 )
                 await connection.execute(waiting.values(due_time=due_time))
 
@@ -267,9 +279,14 @@ class SqlOutbox:
         counting = select(func.count()).select_from(pending.limit(limit).subquery())
 
         async def work(connection: AsyncConnection) -> int:
+            if self._database.dialect.takes_arrays:
+                # No caller waits for this, and a long outage of a receiver leaves a million events.
+                await connection.exec_driver_sql(
+                    f"SET LOCAL statement_timeout = '{_COUNT_SECONDS}s'"
+                )
             return (await connection.execute(counting)).scalar_one()
 
-        return await self._database.read(work)
+        return await self._database.write(work, limited=False)
 
     async def _oldest(self, receiver_id: UUID) -> datetime | None:
         first = (
