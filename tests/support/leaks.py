@@ -157,7 +157,7 @@ class Capture(logging.Handler):
         ]
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.say("logs", record.getMessage(), repr(record.args), repr(record.__dict__))
+        self.say("logs", record.getMessage(), repr(record.__dict__))
         if record.exc_info and record.exc_info[1] is not None:
             self.say("logs", *texts_of(record.exc_info[1]))
 
@@ -204,8 +204,7 @@ def capturing() -> Iterator[Capture]:
         stack.enter_context(_structlog(capture))
         stack.enter_context(_answers(capture))
         stack.enter_context(_databases(capture))
-        for kind in _kinds():
-            stack.enter_context(mock.patch.object(kind, "__init__", _noting(kind, capture)))
+        stack.enter_context(_objects(capture))
         yield capture
 
 
@@ -225,7 +224,7 @@ def _all_logs(capture: Capture) -> Iterator[None]:
     ) in others:  # pytest's handler, which would format every line of every library
         handler.setLevel(max(level, logging.INFO))
     for logger in loggers:
-        logger.setLevel(logging.DEBUG if logger is logging.root else logging.NOTSET)
+        _set_level(logger, logging.DEBUG if logger is logging.root else logging.NOTSET)
         logger.disabled, logger.propagate = False, True
     logging.root.addHandler(capture)
     try:
@@ -235,8 +234,13 @@ def _all_logs(capture: Capture) -> Iterator[None]:
         for handler, level in others:
             handler.setLevel(level)
         for logger, level, disabled, propagate in before:
-            logger.setLevel(level)
+            _set_level(logger, level)
             logger.disabled, logger.propagate = disabled, propagate
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    if logger.level != level:  # each change empties the caches of all loggers
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -288,6 +292,19 @@ def _databases(capture: Capture) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _objects(capture: Capture) -> Iterator[None]:
+    """Record every new object of this project."""
+    makers: dict[Any, Any] = {kind: vars(kind)["__init__"] for kind in _kinds()}
+    for kind, make in makers.items():
+        kind.__init__ = _noting(kind, make, capture)
+    try:
+        yield
+    finally:
+        for kind, make in makers.items():
+            kind.__init__ = make
+
+
 @cache
 def _kinds() -> tuple[type, ...]:
     return tuple(_found_kinds())
@@ -314,9 +331,7 @@ def _found_kinds() -> Iterator[type]:
     yield AuthorityError
 
 
-def _noting(kind: type, capture: Capture) -> Callable[..., None]:
-    make: Any = getattr(kind, "__init__")  # noqa: B009 - the attribute of the class, not of an instance
-
+def _noting(kind: type, make: Any, capture: Capture) -> Callable[..., None]:
     @wraps(make)
     def made(self: Any, *given: Any, **named: Any) -> None:
         make(self, *given, **named)

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, TypeVar
 
 from session_authority.aio import AsyncSessionClient
@@ -24,6 +25,8 @@ try:
     from session_authority_server.domain.location import Location as FoundLocation
     from session_authority_server.domain.policy import AtLimit, Policy
     from session_authority_server.rpc.authentication import Caller, Metadata, allow_every_call
+    from session_authority_server.store import schema
+    from session_authority_server.store.database import Database
 except ImportError as error:
     raise ImportError(
         "session_authority.testing runs the real server, which is not installed completely "
@@ -37,7 +40,25 @@ _MOVE_LIMIT_SECONDS = 30.0
 # The library that runs the database migrations is not thread-safe.
 _start_lock = threading.Lock()
 
+_new_database: list[bytes] = []
+
 _Result = TypeVar("_Result")
+
+
+def _create_database(path: Path) -> None:
+    """Create a database. Only the first one in a process is migrated. The others are copies, which is much faster."""
+    if not _new_database:
+        asyncio.run(_migrate(path))
+        _new_database.append(path.read_bytes())
+    path.write_bytes(_new_database[0])
+
+
+async def _migrate(path: Path) -> None:
+    database = Database.sqlite(path)
+    try:
+        await schema.migrate(database)
+    finally:
+        await database.close()
 
 
 class _MovedClock:
@@ -63,6 +84,8 @@ class Authority:
     def __init__(
         self, settings: Settings, clock: _MovedClock, locations: Mapping[str, FoundLocation]
     ) -> None:
+        assert settings.sqlite_path is not None
+        self._path = settings.sqlite_path
         self._settings = settings
         self._clock = clock
         self._locations = locations
@@ -207,6 +230,7 @@ class Authority:
 
     def _run(self) -> None:
         try:
+            _create_database(self._path)
             asyncio.run(self._serve())
         except BaseException as error:
             if self._started.done():

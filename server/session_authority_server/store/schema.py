@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -95,10 +96,9 @@ async def read_version(database: Database) -> SchemaVersion:
     Raises:
         StoreUnavailable: If the store can't be read.
     """
-    scripts = ScriptDirectory.from_config(configuration())
-    wanted = scripts.get_current_head()
+    wanted = _scripts().get_current_head()
     assert wanted is not None
-    known = {None, *(script.revision for script in scripts.walk_revisions())}
+    known = {None, *(script.revision for script in _scripts().walk_revisions())}
 
     def read(connection: Connection) -> SchemaVersion:
         revisions = MigrationContext.configure(connection).get_current_heads()
@@ -196,9 +196,9 @@ def _step(
     if not dialect.try_migration_lock(connection):
         return None
     before = _current_revision(connection)
-    settings = configuration()
-    if before == ScriptDirectory.from_config(settings).get_current_head():
+    if before == _scripts().get_current_head():
         return _Step(before, was_last=True)
+    settings = configuration()
     settings.attributes["connection"] = connection
     settings.attributes["partitioning"] = partitioning
     command.upgrade(settings, "head" if before is None else "+1")
@@ -232,6 +232,12 @@ def _oldest_program(connection: Connection) -> str | None:
     if column.name not in {each["name"] for each in inspector.get_columns(authority.name)}:
         return None
     return connection.execute(select(column)).scalar_one_or_none()
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    """Return the migrations. Reading all their files takes longer than most calls."""
+    return ScriptDirectory.from_config(configuration())
 
 
 def configuration() -> Config:

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -121,7 +122,7 @@ class Language:
 
 
 class Languages:
-    """All languages of the page. The catalogues are read once.
+    """All languages of the page. The included catalogues are read once in a process.
 
     Args:
         extra: A folder with further catalogues. They replace included catalogues of the same language.
@@ -132,10 +133,9 @@ class Languages:
     """
 
     def __init__(self, extra: Path | None = None, only: str | None = None) -> None:
-        self._catalogues: dict[str, Translations] = {SOURCE_LANGUAGE: Translations()}
-        for folder in (_SHIPPED, extra):
-            for path in sorted(folder.glob("*.po")) if folder else ():
-                self._catalogues[path.stem.replace("_", "-").lower()] = _read(path)
+        self._catalogues = {SOURCE_LANGUAGE: Translations(), **_shipped()}
+        if extra is not None:
+            self._catalogues |= _in_folder(extra)
         self._made: dict[str, Language] = {}
         self._only = None
         if only is not None:
@@ -224,6 +224,19 @@ def _weight(parameters: Sequence[str]) -> float | None:
                 return None
             return weight if 0 <= weight <= 1 else None
     return 1.0
+
+
+@cache
+def _shipped() -> dict[str, Translations]:
+    """Return the included catalogues, whose reading takes longer than a request."""
+    return _in_folder(_SHIPPED)
+
+
+def _in_folder(folder: Path) -> dict[str, Translations]:
+    """Return the catalogues of a folder, by language tag."""
+    return {
+        path.stem.replace("_", "-").lower(): _read(path) for path in sorted(folder.glob("*.po"))
+    }
 
 
 def _read(path: Path) -> Translations:

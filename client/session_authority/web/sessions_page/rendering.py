@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from session_authority.session_token import presentable
@@ -69,26 +69,35 @@ class Visit:
         return States(self.language, self.options, self.root, self.request.reauthenticate_url)
 
 
+@cache
+def _templates() -> Environment:
+    """Return the templates. All pages of a process share them, since compiling one takes longer than a request."""
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _template(name: str) -> Template:
+    return _templates().get_template(name)
+
+
 class Renderer:
     """Renders the responses of one page."""
 
     def __init__(self, options: PageOptions, assets: Assets) -> None:
         self._options = options
         self._assets = assets
-        self._environment = Environment(
-            loader=FileSystemLoader(_TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
 
     def page(
         self, visit: Visit, template: str, status: int = 200, **values: object
     ) -> PageResponse:
         """Render a template."""
         root = visit.request.root
-        text = self._environment.get_template(template).render(
+        text = _template(template).render(
             _=_escaping(visit.language),
             lang=visit.language.tag,
             dir=visit.language.direction,

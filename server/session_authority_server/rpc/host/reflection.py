@@ -1,5 +1,6 @@
 """Server reflection, in the versions v1 and v1alpha."""
 
+from functools import cache
 from typing import Any, TypeAlias
 
 import grpc
@@ -33,16 +34,21 @@ def reflection_handler() -> Handler:
     health: Any = health_pb2.DESCRIPTOR.services_by_name["Health"]
     services: tuple[ServiceDescriptor, ...] = (*SERVICES, health)
     names = (*REFLECTION_SERVICES, *(each.full_name for each in services))
-    pool = DescriptorPool()
-    for file in (*(each.file for each in services), *_FILES_FOR_ERRORS, reflection_pb2.DESCRIPTOR):
-        _add(pool, file)
-    pool.Add(_reflection_v1())
-    servicer: Any = aio.ReflectionServicer(names, pool)
+    servicer: Any = aio.ReflectionServicer(names, _descriptors(services))
     return grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
+
+
+@cache
+def _descriptors(services: tuple[ServiceDescriptor, ...]) -> DescriptorPool:
+    pool = DescriptorPool()
+    for file in (*(each.file for each in services), *_FILES_FOR_ERRORS, reflection_pb2.DESCRIPTOR):
+        _add(pool, file)
+    pool.Add(_reflection_v1())
+    return pool
 
 
 def _add(pool: DescriptorPool, file: FileDescriptor) -> None:
