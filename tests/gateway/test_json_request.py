@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from session_authority.v1 import session_admin_service_pb2 as admin_pb
@@ -243,6 +243,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 @given(VALUES)
 def test_any_json_is_read_or_refused(value: Any) -> None:
     body = json.dumps(value).encode()

@@ -57,7 +57,6 @@ SURFACES = (
     "WebSocket",
     "event stream",
 )
-_PAUSE_SECONDS = 0.02
 
 Accepts = Callable[[], Awaitable[bool]]
 Opened = Callable[[], None]
@@ -109,8 +108,9 @@ async def live_service(client: AsyncSessionClient) -> AsyncIterator[str]:
 class Surfaces:
     """Uses one session on every surface, until each refuses it."""
 
-    def __init__(self, addresses: Addresses, new: NewSession) -> None:
+    def __init__(self, addresses: Addresses, new: NewSession, *, pause_seconds: float) -> None:
         self._addresses = addresses
+        self._pause_seconds = pause_seconds
         self._token = new.token.reveal()
         self._cookie = {"cookie": f"auth_session={self._token}"}
         self.seen: Mapping[str, Seen] = {}
@@ -174,7 +174,7 @@ class Surfaces:
             seen.accepted_at = began
             self._open += is_first
             is_first = False
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(self._pause_seconds)
 
     async def _hold(self, name: str, keep_open: Callable[[Opened], Awaitable[None]]) -> None:
         """Keep a connection open until the server ends it."""

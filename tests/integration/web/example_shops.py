@@ -82,9 +82,11 @@ def make_django_users(folder: Path, **settings: str) -> None:
 if __name__ == "__main__":
     import django_app  # noqa: F401 - configures Django
 
+    from django.contrib.auth.hashers import PBKDF2PasswordHasher  # isort: skip
     from django.contrib.auth.models import User  # isort: skip
     from django.core.management import call_command  # isort: skip
 
+    PBKDF2PasswordHasher.iterations = 1  # as in the processes that check the passwords
     call_command("migrate", verbosity=0)
     for name, password in PASSWORDS.items():
         User.objects.create_user(name, password=password)

@@ -14,6 +14,8 @@ from tests.support.program import environment
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
+_QUICK_PASSWORDS = Path(__file__).with_name("quick_passwords")
+_PATH = f"{ROOT}:{EXAMPLES}:{_QUICK_PASSWORDS}"
 UVICORN = r"Uvicorn running on (http://127\.0\.0\.1:\d+)"
 RUNSERVER = r"development server at (http://127\.0\.0\.1:\d+)"
 START_SECONDS = 60
@@ -52,7 +54,7 @@ def serving_app(*command: str, cwd: Path, **settings: str) -> Iterator[App]:
             if "/" not in command[0]
             else [sys.executable, *command],
             cwd=cwd,
-            env=environment(PYTHONPATH=f"{ROOT}:{EXAMPLES}", PYTHONUNBUFFERED="1", **settings),
+            env=environment(PYTHONPATH=_PATH, PYTHONUNBUFFERED="1", **settings),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
