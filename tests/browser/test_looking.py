@@ -145,14 +145,15 @@ def test_15_the_row_with_keyboard_focus_shows_its_exact_times(
 def test_32_on_a_phone_the_log_out_button_is_beside_the_name(
     site: Site, open_page: Open, user: str
 ) -> None:
-    page = open_page(usual(site, user).token.reveal(), viewport={"width": 320, "height": 800})
+    token = usual(site, user).token.reveal()
+    page = open_page(token, viewport={"width": 320, "height": 800}, locale=None)
     for locale in LOCALES:
         reload_in(page, locale)
         check_buttons(page)
 
 
 def reload_in(page: Page, locale: str) -> None:
-    """Reload the page in another language."""
+    """Reload the page in another language. Its context must have no locale."""
     page.set_extra_http_headers({"Accept-Language": locale})
     page.reload()
     expect(page.locator("html")).to_have_attribute("lang", locale)
@@ -228,8 +229,8 @@ def test_15_the_script_and_the_server_format_relative_times_alike(
     ]
     site.run(insert_sessions(site.authority.database, made))
 
-    scripted = open_page(mine.token.reveal())
-    plain = open_page(mine.token.reveal(), java_script_enabled=False)
+    scripted = open_page(mine.token.reveal(), locale=None)
+    plain = open_page(mine.token.reveal(), locale=None, java_script_enabled=False)
 
     for locale in LOCALES:
         reload_in(scripted, locale)
