@@ -39,8 +39,8 @@ async def test_05_activity_is_written_at_most_once_per_resolution_window(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada")
-    for _ in range(3 * 60):
-        authority.pass_time(seconds=1)
+    for _ in range(3 * 12):
+        authority.pass_time(seconds=5)
         assert await client.validate(new.token)
         await authority.activity.flush()
 
@@ -117,11 +117,11 @@ async def test_08_activity_does_not_prolong_the_absolute_lifetime(
     authority: Authority, client: AsyncSessionClient
 ) -> None:
     new = await client.create("ada", lifetime=timedelta(hours=1))
-    for _ in range(59):
-        authority.pass_time(minutes=1)
+    for _ in range(11):
+        authority.pass_time(minutes=5)
         assert await client.validate(new.token)
         await authority.activity.flush()
-    authority.pass_time(minutes=1)
+    authority.pass_time(minutes=5)
 
     assert not await client.validate(new.token)
 

@@ -1,4 +1,4 @@
-"""The sessions page of a user with thousands of sessions."""
+"""The sessions page of a user with more sessions than a page shows, and more than one call returns."""
 
 import re
 from datetime import timedelta
@@ -13,36 +13,36 @@ from tests.acceptance.sessions_page.visitor import ROOT, Visitor, header, said
 from tests.support.authority import NOON, Authority, a_session, insert_sessions
 
 
-class TestThousands:
+class TestManySessions:
     @pytest.fixture
     def policy(self) -> Policy:
         return Policy(session_limit=None)
 
-    async def test_14_pages_show_each_of_thousands_of_sessions_exactly_once(
+    async def test_14_pages_show_each_of_many_sessions_exactly_once(
         self, authority: Authority
     ) -> None:
-        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(430)]
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(230)]
         await insert_sessions(authority.database, [session for session, _ in made])
-        current, token = made[300]
+        current, token = made[150]
         visitor = Visitor(authority, token)
         seen: list[str] = []
 
-        for number in range(1, 10):
+        for number in range(1, 6):
             page = await visitor.look(query={"page": str(number)})
             ids = re.findall(r'name="session_id" value="([^"]+)"', page)
             seen += ids
-            assert len(ids) == (50 if number < 9 else 30)
-            assert f"{number * 50 - 49}\N{EN DASH}{min(number * 50, 430)} of 430" in page
-            assert "430 active sessions." in page
+            assert len(ids) == (50 if number < 5 else 30)
+            assert f"{number * 50 - 49}\N{EN DASH}{min(number * 50, 230)} of 230" in page
+            assert "230 active sessions." in page
             assert page.count("Current session") == (number == 1), "it is first wherever it is"
-            assert ('rel="next"' in page) is (number < 9)
+            assert ('rel="next"' in page) is (number < 5)
             assert ('rel="prev"' in page) is (number > 1)
 
-        assert len(seen) == len(set(seen)) == 430
+        assert len(seen) == len(set(seen)) == 230
         assert seen[0] == str(current.session_id), "the viewer's own session is the first row"
 
     async def test_the_first_page_reads_no_more_than_it_shows(self, authority: Authority) -> None:
-        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(900)]
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(210)]
         await insert_sessions(authority.database, [session for session, _ in made])
         few = [a_session("bob", NOON - timedelta(minutes=number)) for number in range(190)]
         await insert_sessions(authority.database, [session for session, _ in few])
@@ -58,7 +58,7 @@ class TestThousands:
     async def test_every_page_shows_the_latest_ended_sessions(
         self, authority: Authority, client: AsyncSessionClient
     ) -> None:
-        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(430)]
+        made = [a_session("ada", NOON - timedelta(minutes=number)) for number in range(230)]
         await insert_sessions(authority.database, [session for session, _ in made])
         for number in range(12):
             gone = await client.create("ada", ip_address=f"192.0.2.{number}")
@@ -66,7 +66,7 @@ class TestThousands:
             authority.pass_time(minutes=1)
         visitor = Visitor(authority, made[0][1])
 
-        for place in ("1", "4", "9"):
+        for place in ("1", "3", "5"):
             page = await visitor.look(query={"page": place})
             found = re.findall(r">192\.0\.2\.(\d+)<", page)
             assert found == [str(number) for number in range(11, 1, -1)]
