@@ -2,7 +2,7 @@
 
 import sqlite3
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -172,6 +172,32 @@ async def test_failures_of_an_event_are_counted_from_the_first(reporting: Report
     )
     [delivery] = await reporting.outbox.due(receiver.receiver_id, LATER + MINUTE, 10)
     assert (delivery.attempts, delivery.first_failure_time) == (2, START)
+
+
+async def test_failures_of_a_receiver_are_counted_from_the_first_since_a_success(
+    reporting: Reporting,
+) -> None:
+    receiver = await leased(reporting)
+    first, second = await waiting(reporting, receiver, "ann", "bob")
+    outbox_, receiver_id = reporting.outbox, receiver.receiver_id
+
+    async def failing_since() -> datetime | None:
+        [read] = await reporting.receivers.read_receivers()
+        return read.failing_since
+
+    assert await failing_since() is None
+    for sequence, now in ((first, LATER), (second, LATER + MINUTE)):
+        await outbox_.postpone(receiver_id, WORKER, sequence, now + MINUTE, "refused", now)
+    assert await failing_since() == LATER
+
+    await outbox_.settle(receiver_id, WORKER, [second], LATER + 2 * MINUTE)
+    assert await failing_since() is None
+
+    await outbox_.postpone(receiver_id, WORKER, first, LATER, "refused", LATER + DAY)
+    assert await failing_since() == LATER + DAY
+    await outbox_.park(receiver_id, WORKER, "refused", LATER + DAY)
+    await reporting.receivers.set_state(receiver_id, ReceiverState.ACTIVE)
+    assert await failing_since() is None
 
 
 async def test_events_of_busy_users_are_left_out(reporting: Reporting) -> None:

@@ -67,6 +67,11 @@ class FakeOutbox:
     def due_time(self, event_id: UUID) -> datetime:
         return next(each.due_time for each in self._rows if each.delivery.event_id == event_id)
 
+    def forget_failures(self, event_id: UUID) -> None:
+        for row in self._rows:
+            if row.delivery.event_id == event_id:
+                row.delivery = replace(row.delivery, first_failure_time=None)
+
     def erase(self, user_id: str) -> None:
         self._rows = [each for each in self._rows if each.delivery.user_id != user_id]
 
@@ -110,6 +115,7 @@ class FakeOutbox:
             for row in self._rows:
                 if row.receiver_id == receiver_id and row.delivery.sequence in delivered:
                     row.is_pending = False
+            self.change(receiver_id, failing_since=None)
 
     async def postpone(
         self,
@@ -124,6 +130,8 @@ class FakeOutbox:
         if not self._holds(receiver_id, worker_id):
             return
         self._note_problem(receiver_id, problem)
+        failing_since = self.receivers[receiver_id].failing_since or now
+        self.change(receiver_id, failing_since=failing_since)
         for row in self._rows:
             if row.delivery.sequence == sequence:
                 row.due_time = due_time

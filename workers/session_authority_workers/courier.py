@@ -69,6 +69,7 @@ class Courier:
         self._delivered: list[int] = []
         self._failures = 0
         self._failed_probes = 0
+        self._failing_since = receiver.failing_since
         self._parked = False
 
     async def run(self) -> None:
@@ -176,6 +177,7 @@ class Courier:
             await self._record_failure(delivery, error)
             return False
         self._failures = self._failed_probes = 0
+        self._failing_since = None
         self._delivered.append(delivery.sequence)
         EVENT_DELIVERIES.inc(name, "delivered")
         delay = self._clock.now() - delivery.create_time
@@ -184,8 +186,10 @@ class Courier:
 
     async def _record_failure(self, delivery: Delivery, error: DeliveryFailed) -> None:
         now, receiver_id = self._clock.now(), self._receiver.receiver_id
-        failed_since = delivery.first_failure_time or now
-        if not isinstance(error, ReceiverGone) and now - failed_since < PARK_AFTER:
+        # While a receiver accepts nothing, each attempt is of another event. So both the event and the receiver count.
+        self._failing_since = self._failing_since or now
+        failing_since = min(self._failing_since, delivery.first_failure_time or now)
+        if not isinstance(error, ReceiverGone) and now - failing_since < PARK_AFTER:
             due_time = now + _wait(delivery.attempts)
             await self._outbox.postpone(
                 receiver_id, self._worker_id, delivery.sequence, due_time, str(error), now

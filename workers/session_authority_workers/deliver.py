@@ -17,8 +17,8 @@ from session_authority_workers.webhook_sender import WebhookSender
 
 # How long a worker that was killed keeps its receivers, and how often a running worker renews its leases. A change of
 # a receiver also takes effect with the next renewal.
-LEASE_SECONDS = 15.0
-RENEW_SECONDS = 3.0
+LEASE_SECONDS = 6.0
+RENEW_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 

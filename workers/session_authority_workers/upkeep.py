@@ -8,6 +8,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.outbox_port import Outbox
 from session_authority_server.ports import Audit, SessionStore, UpkeepStore
 from session_authority_workers import schedule as schedules
+from session_authority_workers.deliver import Deliver, webhooks
 from session_authority_workers.expire import Expire
 from session_authority_workers.keep_outbox import KeepOutbox
 from session_authority_workers.purge import Erase, Partition, Purge
@@ -41,6 +42,18 @@ def schedule(
     """Return the schedule of all jobs."""
     expire, *others = found
     return schedules.Schedule(expire, others, clock, interval, right_clock)
+
+
+def deliveries(
+    outbox: Outbox,
+    clock: Clock,
+    right_clock: RightClock | None,
+    event_key: bytes,
+    *,
+    may_be_private: bool,
+) -> Deliver:
+    """Return the deliveries of events to receivers."""
+    return Deliver(outbox, clock, webhooks(event_key, may_be_private=may_be_private), right_clock)
 
 
 async def watch_sessions(store: UpkeepStore, clock: Clock) -> None:

@@ -31,7 +31,7 @@ from session_authority_server.app.outputs import auditing, metrics, traces
 from session_authority_server.app.process import StoppedServing
 from session_authority_server.app.reporting import reporting
 from session_authority_server.app.running import log_start
-from session_authority_server.app.upkeep import right_clock, schedule, watch_sessions
+from session_authority_server.app.upkeep import right_clock, watch_sessions, working
 from session_authority_server.app.wiring import Server, new_server
 from session_authority_server.background.activity import Activity
 from session_authority_server.background.keyring import Keyring
@@ -290,12 +290,8 @@ async def _upkeep(
     """Run the worker. If workers run in other processes, only record for them that the clock is right."""
     right = right_clock(database, skew)
     if worker:
-        upkeep = schedule(database, settings, skew.clock, audit, right, reporter)
-        upkeep.start()
-        try:
+        async with working(database, settings, skew.clock, audit, right, reporter):
             yield
-        finally:
-            await upkeep.stop()
     else:
         with _running_tasks(*(() if right is None else (right.note_every_minute(),))):
             yield

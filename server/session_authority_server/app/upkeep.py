@@ -3,12 +3,16 @@
 `session_authority_workers` imports the server's package. To avoid an import cycle, this module loads it by name.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import timedelta
 from importlib import import_module
 from typing import Any, Protocol
 
+import structlog
+
 from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.app.event_key import event_key
 from session_authority_server.background.right_clock import RightClock
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
@@ -17,9 +21,12 @@ from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.ports import NO_AUDIT, Audit
 from session_authority_server.store.database import Database
 from session_authority_server.store.outbox import SqlOutbox
+from session_authority_server.store.receivers import SqlReceiverStore
 from session_authority_server.store.reporting import Reporter
 from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
+
+_log = structlog.get_logger("session_authority")
 
 
 class Job(Protocol):
@@ -41,7 +48,7 @@ class Job(Protocol):
 
 
 class Schedule(Protocol):
-    """Runs the jobs periodically."""
+    """Runs the jobs periodically, or delivers events."""
 
     def start(self) -> None:
         """Run every job now, and then periodically."""
@@ -86,6 +93,52 @@ def schedule(
         jobs(database, settings, clock, audit, reporter), clock, interval, right_clock
     )
     return made
+
+
+@contextlib.asynccontextmanager
+async def working(
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    audit: Audit,
+    right_clock: RightClock | None,
+    reporter: Reporter,
+) -> AsyncIterator[None]:
+    """Run the jobs periodically, and deliver events.
+
+    Raises:
+        CannotStart: If the key of events can't be read or made.
+    """
+    running = [
+        schedule(database, settings, clock, audit, right_clock, reporter),
+        *await _deliveries(database, settings, clock, right_clock),
+    ]
+    for each in running:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in running:
+            await each.stop()
+
+
+async def _deliveries(
+    database: Database, settings: Settings, clock: Clock, right_clock: RightClock | None
+) -> Sequence[Schedule]:
+    """Return the deliveries of events; none without a key, because events could not be signed."""
+    key = event_key(settings, make=True)
+    if key is None:
+        if await SqlReceiverStore(database).read_receivers():
+            _log.error("no events are delivered, because SESSION_AUTHORITY_EVENT_KEY is not set")
+        return ()
+    made: Schedule = _workers().deliveries(
+        SqlOutbox(database),
+        clock,
+        right_clock,
+        key,
+        may_be_private=settings.receivers_may_be_private,
+    )
+    return (made,)
 
 
 def watch_sessions(

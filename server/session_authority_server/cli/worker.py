@@ -14,7 +14,7 @@ from session_authority_server.app.outputs import auditing, metrics
 from session_authority_server.app.process import catch_signals, notify
 from session_authority_server.app.reporting import reporting
 from session_authority_server.app.running import log_start, read_log_level, reload
-from session_authority_server.app.upkeep import jobs, right_clock, schedule
+from session_authority_server.app.upkeep import jobs, right_clock, working
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.ports import Audit
@@ -60,9 +60,10 @@ async def _work(
 ) -> None:
     skew = await _settled(database)
     right = right_clock(database, skew)
-    async with reporting(database, settings.policy, skew.clock) as reporter:
-        upkeep = schedule(database, settings, skew.clock, audit, right, reporter)
-        upkeep.start()
+    async with (
+        reporting(database, settings.policy, skew.clock) as reporter,
+        working(database, settings, skew.clock, audit, right, reporter),
+    ):
         await log_start("worker", settings, database)
         signalled = catch_signals(lambda: reload(read_log_level(config_file)))
         click.echo(
@@ -72,7 +73,6 @@ async def _work(
         notify("READY=1")
         await signalled.wait()
         notify("STOPPING=1")
-        await upkeep.stop()
 
 
 async def _once(settings: Settings) -> None:

@@ -204,6 +204,10 @@ class Settings(BaseSettings):
         description="The secret from which the secrets of receivers are derived, the same for all workers: at least 32 "
         "characters. Empty for a key that is made in the state directory; without one, no events are delivered.",
     )
+    receivers_may_be_private: bool = Field(
+        False,
+        description="Whether events may be sent to private addresses, for receivers in the operator's own network.",
+    )
     outbox_limit: Annotated[int, Field(ge=1_000, le=100_000_000)] = Field(
         1_000_000,
         description="How many events may wait for a receiver. The worker drops the oldest beyond this number.",

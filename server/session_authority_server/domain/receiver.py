@@ -60,6 +60,7 @@ class Receiver:
         rotate_time: When the present generation began; None for the first one.
         last_success_time: When an event was last delivered.
         last_failure_time: When a delivery last failed.
+        failing_since: When the first delivery failed since the last one that succeeded; None if none failed.
         problem: Why the last delivery failed.
         dropped: How many of its events were dropped, because too many waited.
     """
@@ -75,6 +76,7 @@ class Receiver:
     rotate_time: datetime | None = None
     last_success_time: datetime | None = None
     last_failure_time: datetime | None = None
+    failing_since: datetime | None = None
     problem: str = ""
     dropped: int = 0
 

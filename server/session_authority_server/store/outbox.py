@@ -130,7 +130,7 @@ class SqlOutbox:
     async def settle(
         self, receiver_id: UUID, worker_id: UUID, delivered: Sequence[int], now: datetime
     ) -> None:
-        holding = _leased(receiver_id, worker_id).values(last_success_time=now)
+        holding = _leased(receiver_id, worker_id).values(last_success_time=now, failing_since=None)
         settling = (
             update(outbox)
             .where(
@@ -157,7 +157,12 @@ class SqlOutbox:
         problem: str,
         now: datetime,
     ) -> None:
-        holding = _leased(receiver_id, worker_id).values(last_failure_time=now, problem=problem)
+        failing_since = func.coalesce(
+            receivers.c.failing_since, literal(now, receivers.c.failing_since.type)
+        )
+        holding = _leased(receiver_id, worker_id).values(
+            last_failure_time=now, failing_since=failing_since, problem=problem
+        )
         first_failure = func.coalesce(
             outbox.c.first_failure_time, literal(now, outbox.c.first_failure_time.type)
         )

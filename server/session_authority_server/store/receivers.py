@@ -64,7 +64,10 @@ class SqlReceiverStore:
         return await self._database.write(work)
 
     async def set_state(self, receiver_id: UUID, state: ReceiverState) -> bool:
-        return await self._change(_kept(receiver_id).values(state=state))
+        changing = _kept(receiver_id).values(state=state)
+        if state is ReceiverState.ACTIVE:
+            changing = changing.values(failing_since=None)
+        return await self._change(changing)
 
     async def remove_receiver(self, receiver_id: UUID, now: datetime) -> bool:
         removing = _kept(receiver_id).values(
@@ -127,7 +130,7 @@ class SqlReceiverStore:
             .limit(limit)
         )
         hurrying = update(outbox).where(outbox.c.sequence.in_(waiting))
-        return await self._count(hurrying.values(due_time=now, first_failure_time=None))
+        return await self._count(hurrying.values(due_time=now, attempts=0, first_failure_time=None))
 
     async def replay(self, receiver_id: UUID, since: datetime, now: datetime, limit: int) -> int:
         delivered = (

@@ -255,6 +255,7 @@ receivers = Table(
     Column("remove_time", Moment),
     Column("last_success_time", Moment),
     Column("last_failure_time", Moment),
+    Column("failing_since", Moment),
     Column("problem", Text, nullable=False),
     Column("dropped", BigInteger, nullable=False),
     # The worker that delivers the receiver's events, and until when if it does not renew that.

@@ -1,4 +1,4 @@
-"""The example that mails users about sign-ins from new devices, with a real mail server."""
+"""The example new_sign_in_mail.py, which mails users about sign-ins from new devices, with a real mail server."""
 
 import json
 import socket

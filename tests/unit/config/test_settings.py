@@ -89,6 +89,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("absolute_lifetime_seconds", "0", "greater than or equal to 1"),
     ("absolute_lifetime_seconds", "1.5", "valid integer"),
     ("idle_timeout_seconds", "59", "at least 60, or 0"),
+    ("event_key", "x" * 31, "at least 32 characters"),
     ("idle_timeout_seconds", "-1", "greater than or equal to 0"),
     ("event_key", "too short", "give at least 32 characters"),
     ("outbox_limit", "999", "greater than or equal to 1000"),

@@ -176,6 +176,31 @@ async def test_the_waits_grow_to_an_hour_and_after_three_days_the_receiver_is_pa
     assert "receivers resume mailer" in line
 
 
+async def test_a_receiver_that_accepts_nothing_for_three_days_is_parked_whichever_events_fail(
+    world: World,
+) -> None:
+    """Also if a worker starts again in this time. An event may be tried only once in days, if many others wait."""
+    mailer = world.outbox.add_receiver()
+    for number in range(1_000):
+        world.outbox.write(mailer, f"user-{number}")
+    world.outcome["mailer"] = refused
+
+    def state() -> ReceiverState:
+        return world.outbox.receivers[mailer.receiver_id].state
+
+    async with world.working():
+        await until(lambda: len(world.attempts["mailer"]) > 50)
+    world.clock.advance(3 * DAY - HOUR)
+    for event in world.outbox.pending[:200]:
+        world.outbox.forget_failures(event)
+    async with world.working():
+        sent = len(world.attempts["mailer"])
+        await until(lambda: len(world.attempts["mailer"]) > sent + 10)
+        assert state() is ReceiverState.ACTIVE
+        world.clock.advance(HOUR)
+        await until(lambda: state() is ReceiverState.PARKED)
+
+
 async def test_time_in_which_nothing_failed_does_not_count_towards_parking(world: World) -> None:
     mailer = world.outbox.add_receiver()
     [event] = world.outbox.write(mailer, "ann")

@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("remove_time", Moment()),
         sa.Column("last_success_time", Moment()),
         sa.Column("last_failure_time", Moment()),
+        sa.Column("failing_since", Moment()),
         sa.Column("problem", sa.Text(), nullable=False),
         sa.Column("dropped", sa.BigInteger(), nullable=False),
         sa.Column("lease_holder", Id()),
