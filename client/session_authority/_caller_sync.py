@@ -236,6 +236,11 @@ class Caller:
             return grpc.insecure_channel(settings.address, options)
         return grpc.secure_channel(settings.address, credentials, options)
 
+    @property
+    def caller_metadata(self) -> tuple[tuple[str, str], ...]:
+        """The metadata with the API key of this client. For the library's own integrations."""
+        return self._settings.metadata
+
     def _validate(self, request: ValidationRequest) -> Session | Rejection:
         """Validate one token, in one call with the other questions that wait."""
         if self._tracing is None or not request.token:  # no token, no call

@@ -59,6 +59,12 @@ _BY_REASON: Mapping[str, type[SessionAuthorityError]] = {
     "WATCH_INTERRUPTED": Unavailable,
     "TOO_MANY_STREAMS": Unavailable,
     "INTERNAL": InternalError,
+    # The client has no methods for streams of events.
+    "EVENT_STREAMS_OFF": SessionAuthorityError,
+    "EVENT_STREAM_NOT_FOUND": SessionAuthorityError,
+    "EVENT_STREAM_EXISTS": SessionAuthorityError,
+    "VERIFICATION_TOO_SOON": SessionAuthorityError,
+    "RECEIVER_LIMIT_REACHED": SessionAuthorityError,
     "API_KEY_MISSING": ApiKeyRejected,
     "API_KEY_INVALID": ApiKeyRejected,
     "API_KEY_EXPIRED": ApiKeyRejected,

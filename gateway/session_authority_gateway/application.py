@@ -18,6 +18,7 @@ from session_authority_gateway.decision import Pages
 from session_authority_gateway.gate import Gate
 from session_authority_gateway.page import page_routes
 from session_authority_gateway.settings import GatewaySettings
+from session_authority_gateway.ssf import SharedSignals
 
 HEALTH_PATH = "/healthz"
 
@@ -61,12 +62,15 @@ def new_parts(
     return Parts(settings, client, site, Gate(client, site, pages))
 
 
-def new_application(parts: Parts, is_serving: Callable[[], bool]) -> ASGIApp:
+def new_application(
+    parts: Parts, is_serving: Callable[[], bool], signals: SharedSignals | None = None
+) -> ASGIApp:
     """Return the application.
 
     Args:
         parts: The parts that the surfaces share.
         is_serving: Returns False once the gateway drains.
+        signals: The endpoints for receivers of security events; None for none.
     """
 
     async def health(_request: Request) -> PlainTextResponse:
@@ -74,8 +78,9 @@ def new_application(parts: Parts, is_serving: Callable[[], bool]) -> ASGIApp:
         return PlainTextResponse("serving" if serving else "draining", 200 if serving else 503)
 
     pages = page_routes(parts.client, parts.site, parts.settings)
-    signals = backchannel_routes(parts.client, parts.site.clock, parts.settings)
-    routed = Starlette(routes=[Route(HEALTH_PATH, health), *pages, *signals])
+    logouts = backchannel_routes(parts.client, parts.site.clock, parts.settings)
+    for_receivers = signals.routes() if signals is not None else []
+    routed = Starlette(routes=[Route(HEALTH_PATH, health), *for_receivers, *pages, *logouts])
     direct = forward_auth.surfaces(parts.gate, parts.site.client_ip)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -46,14 +46,23 @@ def read_json(kind: type[_Message], body: bytes) -> _Message:
         InvalidRequest: If a field is unknown or has a value of the wrong type. The error names the field.
     """
     message = kind()
-    given = _parse(body, message.DESCRIPTOR.name)
+    given = parse_object(body, message.DESCRIPTOR.name)
     violations = list(_fill(message, given, ""))
     if violations:
         raise InvalidRequest(violations)
     return message
 
 
-def _parse(body: bytes, expected: str) -> dict[str, Any]:
+def parse_object(body: bytes, expected: str) -> dict[str, Any]:
+    """Return the JSON object in a body.
+
+    Args:
+        body: The body.
+        expected: The name of the expected content, for the error.
+
+    Raises:
+        MalformedRequest: If the body is not one JSON object in UTF-8. The error says where.
+    """
     problem = "it is no JSON object; send at least {}"
     try:
         given = json.loads(

@@ -25,6 +25,7 @@ from session_authority_gateway.http_server import listening_socket, serving_http
 from session_authority_gateway.json_api import JsonApi
 from session_authority_gateway.metrics import export_near_cache
 from session_authority_gateway.settings import GATEWAY_PREFIX, GatewaySettings
+from session_authority_gateway.ssf import SharedSignals
 from session_authority_server.app.grpc_server import stop_process_when_host_ends
 from session_authority_server.app.outputs import metrics_port
 from session_authority_server.app.process import CannotStart
@@ -90,11 +91,13 @@ async def serving(
     async with (
         metrics_port(settings.metrics_listen, f"{GATEWAY_PREFIX}METRICS_LISTEN"),
         contextlib.nullcontext(client) if client else _new_client(settings) as client,
+        client.new_channel() as channel,
     ):
         BUILD_INFO.set(1, version("session-authority"), platform.python_version(), "", "")
         export_near_cache(lambda: client.near_cache_statistics)
         parts = new_parts(settings, client, clock)
-        application = new_application(parts, lambda: not draining)
+        signals = SharedSignals(channel, client.caller_metadata, lambda: not draining)
+        application = new_application(parts, lambda: not draining, signals)
         with _listening(settings.listen, "LISTEN") as listening:
             async with _together(
                 _serving_grpc(settings, parts, certificates),

@@ -35,7 +35,7 @@ TABLE = "gateway"
 """The table of the configuration file with these settings."""
 
 _PAGE_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
-_OWN_PATHS = ("verify", "healthz", BACKCHANNEL_PATH.removeprefix("/"))
+_OWN_PATHS = ("verify", "healthz", "ssf", ".well-known", BACKCHANNEL_PATH.removeprefix("/"))
 _PAGE_LOOK = (
     "page_app_name",
     "page_home_url",

@@ -16,6 +16,7 @@ from tests.support.json_gateway import JsonGateway, json_gateway
 FILE = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
 DOCUMENT: dict[str, Any] = json.loads(FILE.read_text())
 SESSION_SERVICE = "/session_authority.v1.SessionService/"
+EVENT_SERVICE = "/session_authority.v1.SessionEventService/"
 ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"
 
 
@@ -117,6 +118,19 @@ def test_requests_and_answers_are_as_described(gateway: JsonGateway) -> None:
     call(ADMIN_SERVICE + "RevokeIdentitySessions", issuer="https://id.example", sid="s-1")
     call(ADMIN_SERVICE + "EraseUser", userId="olga")
     call(ADMIN_SERVICE + "RevokeAllSessions")
+    call(EVENT_SERVICE + "GetEventTransmitter")
+    stream = call(EVENT_SERVICE + "CreateEventStream", description="Sign-outs")["stream"]
+    of_stream = {"streamId": stream["streamId"]}
+    call(EVENT_SERVICE + "GetEventStream")
+    events = {"uris": ["https://schemas.openid.net/secevent/caep/event-type/session-revoked"]}
+    call(EVENT_SERVICE + "UpdateEventStream", **of_stream, eventsRequested=events)
+    call(EVENT_SERVICE + "VerifyEventStream", **of_stream, state="state")
+    [token] = call(EVENT_SERVICE + "PollEventStream", **of_stream, limit=10)["tokens"]
+    error = {"tokenId": token["tokenId"], "code": "invalid_state"}
+    call(EVENT_SERVICE + "PollEventStream", **of_stream, errors=[error])
+    paused = "EVENT_STREAM_STATUS_PAUSED"
+    call(EVENT_SERVICE + "SetEventStreamStatus", **of_stream, status=paused, reason="test")
+    call(EVENT_SERVICE + "DeleteEventStream", **of_stream)
     assert described == set(DOCUMENT["paths"])
 
 

@@ -15,6 +15,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 
 from session_authority import SessionClient
 from session_authority.v1 import session_admin_service_pb2 as admin_pb
+from session_authority.v1 import session_event_service_pb2 as event_pb
 from session_authority.v1 import session_service_pb2 as pb
 from session_authority.v1 import session_watch_service_pb2 as watch_pb
 from session_authority.v1.session_service_pb2_grpc import SessionServiceStub
@@ -33,6 +34,7 @@ from tests.support.waiting import wait_until
 
 SERVICE = "/session_authority.v1.SessionService/"
 ADMIN_SERVICE = "/session_authority.v1.SessionAdminService/"
+EVENT_SERVICE = "/session_authority.v1.SessionEventService/"
 WATCH_SERVICE = "/session_authority.v1.SessionWatchService/"
 Answer = tuple[str, str, dict[str, str]]
 Requests = dict[str, Callable[[pb.CreateSessionResponse], Any]]
@@ -55,6 +57,9 @@ REQUESTS: Requests = {
         session_token=new.session_token
     ),
     "SignOut": lambda new: pb.SignOutRequest(session_token=new.session_token),
+    "NameSession": lambda new: pb.NameSessionRequest(
+        session_token=new.session_token, session_id=new.session.session_id
+    ),
 }
 
 
@@ -67,7 +72,25 @@ ADMIN_REQUESTS: Requests = {
     "RevokeKeySessions": lambda _: admin_pb.RevokeKeySessionsRequest(
         created_by_key=str(UUID(int=7))
     ),
+    "RevokeIdentitySessions": lambda _: admin_pb.RevokeIdentitySessionsRequest(
+        issuer="https://idp.example.com", subject="bob"
+    ),
     "EraseUser": lambda _: admin_pb.EraseUserRequest(user_id="bob"),
+}
+
+
+# This server sends no security events, so it refuses these calls after the check of the key.
+EVENT_REQUESTS: Requests = {
+    "GetEventTransmitter": lambda _: event_pb.GetEventTransmitterRequest(),
+    "CreateEventStream": lambda _: event_pb.CreateEventStreamRequest(),
+    "GetEventStream": lambda _: event_pb.GetEventStreamRequest(),
+    "UpdateEventStream": lambda _: event_pb.UpdateEventStreamRequest(),
+    "DeleteEventStream": lambda _: event_pb.DeleteEventStreamRequest(),
+    "SetEventStreamStatus": lambda _: event_pb.SetEventStreamStatusRequest(
+        status=event_pb.EVENT_STREAM_STATUS_PAUSED
+    ),
+    "VerifyEventStream": lambda _: event_pb.VerifyEventStreamRequest(),
+    "PollEventStream": lambda _: event_pb.PollEventStreamRequest(),
 }
 
 
@@ -80,6 +103,7 @@ METHODS: Requests = {
     **{SERVICE + name: request for name, request in REQUESTS.items()},
     **{ADMIN_SERVICE + name: request for name, request in ADMIN_REQUESTS.items()},
     **{WATCH_SERVICE + name: request for name, request in WATCH_REQUESTS.items()},
+    **{EVENT_SERVICE + name: request for name, request in EVENT_REQUESTS.items()},
 }
 
 
@@ -220,7 +244,8 @@ def test_every_rpc_answers_every_key_as_documented(
     needed = _documented_permissions()[rpc.method]
     answer = guarded.call(rpc, request, f"Bearer {keys.good}")
     if needed == permission.value:
-        assert answer == ("OK", "", {})
+        off: Answer = ("FAILED_PRECONDITION", "EVENT_STREAMS_OFF", {})
+        assert answer == (off if rpc.path.startswith(EVENT_SERVICE) else ("OK", "", {}))
     else:
         assert answer == ("PERMISSION_DENIED", "PERMISSION_MISSING", {"permission": needed})
 

@@ -15,10 +15,12 @@ import grpc
 
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_service_pb2_grpc
+from session_authority_server.app.reporting import reporter
 from session_authority_server.app.wiring import usecase_context
 from session_authority_server.audit.log import AuditLog
 from session_authority_server.audit.output import File
 from session_authority_server.background.activity import Activity
+from session_authority_server.background.event_transmitter import EventTransmitter
 from session_authority_server.background.keyring import Keyring
 from session_authority_server.domain import token as tokens
 from session_authority_server.domain.api_key import Permission
@@ -33,12 +35,17 @@ from session_authority_server.rpc.authentication import Authentication, Rejected
 from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.session_admin_service import SessionAdminService
+from session_authority_server.rpc.session_event_service import SessionEventService
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.store.database import Database
+from session_authority_server.store.event_streams import SqlEventStreamStore
 from session_authority_server.store.keys import SqlKeyStore
+from session_authority_server.store.outbox import SqlOutbox
+from session_authority_server.store.reporting import Reporter
 from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
 from session_authority_server.usecases.api_keys import ApiKeys
+from session_authority_server.usecases.event_streams import EventStreams
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from tests.support import engines
@@ -55,8 +62,15 @@ T = TypeVar("T")
 class WatchedStore(SqlSessionStore):
     """The production store. It records its calls, and tests can make its reads fail."""
 
-    def __init__(self, database: Database, audit: Audit, *, erases_at_end: bool = False) -> None:
-        super().__init__(database, erases_at_end=erases_at_end, audit=audit)
+    def __init__(
+        self,
+        database: Database,
+        audit: Audit,
+        *,
+        erases_at_end: bool = False,
+        reporter: Reporter | None = None,
+    ) -> None:
+        super().__init__(database, erases_at_end=erases_at_end, audit=audit, reporter=reporter)
         self.erases_at_end = erases_at_end
         self.asked: list[str] = []
         self.touches: list[Touch] = []
@@ -102,6 +116,7 @@ class Authority:
     audit: AuditLog
     key: str = field(repr=False)
     places: dict[str, Location]  # the locations of addresses
+    keyring: Keyring
 
     def channel(self) -> grpc.aio.Channel:
         """Return a channel whose calls carry the API key, as the client's do."""
@@ -142,6 +157,7 @@ async def running_authority(
     clock: ManualClock | None = None,
     rejected_tokens_per_minute: int = 0,
     host: str = "native",
+    transmitter: EventTransmitter | None = None,
 ) -> AsyncIterator[Authority]:
     path, clock = folder / "sessions.sqlite", clock or ManualClock(NOON)
     database = await migrated_sqlite(path)
@@ -155,14 +171,23 @@ async def running_authority(
         await keyring.refresh()
         keeping_current.append(asyncio.create_task(keyring.keep_current()))
         at_end = policy.erase_addresses is EraseAddresses.AT_END
-        store = WatchedStore(database, audit, erases_at_end=at_end)
+        reporting = None if transmitter is None else reporter(policy, clock)
+        store = WatchedStore(database, audit, erases_at_end=at_end, reporter=reporting)
         places: dict[str, Location] = {}
         context = usecase_context(
-            store, clock, policy, audit, lambda address: places.get(address or "")
+            store, clock, policy, audit, lambda address: places.get(address or ""), reporting
+        )
+        streams = EventStreams(
+            store=SqlEventStreamStore(database),
+            outbox=SqlOutbox(database),
+            clock=clock,
+            configured=transmitter,
+            audit=audit,
         )
         service = SessionService(context, rejected)
         admin = SessionAdminService(context)
-        dispatcher = Dispatcher(service, [admin], Authentication(keyring), CallQueue(), rejected)
+        others = [admin, SessionEventService(streams)]
+        dispatcher = Dispatcher(service, others, Authentication(keyring), CallQueue(), rejected)
         async with (
             serving(host, dispatcher) as address,
             AsyncSessionClient(address, api_key=key, deadline_seconds=PATIENCE_SECONDS) as client,
@@ -180,6 +205,7 @@ async def running_authority(
                 audit,
                 key,
                 places,
+                keyring,
             )
     finally:
         for task in keeping_current:

@@ -14,6 +14,7 @@ from session_authority import AsyncSessionClient
 from session_authority_gateway.serving import serving
 from session_authority_gateway.settings import load_gateway_settings
 from tests.integration.web.threaded_authority import ThreadedAuthority, threaded_authority
+from tests.support.transmitter import a_transmitter
 
 SERVICE = "/session_authority.v1.SessionService/"
 PATIENCE_SECONDS = 60
@@ -80,7 +81,7 @@ def details_of(answer: httpx.Response) -> list[dict[str, Any]]:
 @contextmanager
 def json_gateway(folder: Path) -> Iterator[JsonGateway]:
     """Run an authority and a gateway for as long as the context lasts."""
-    with threaded_authority(folder) as threaded:
+    with threaded_authority(folder, transmitter=a_transmitter(folder)) as threaded:
         gateway = _serving(threaded)
         try:
             yield JsonGateway(f"http://{threaded.do(gateway.__aenter__())}", threaded)

@@ -38,6 +38,7 @@ from session_authority_server.rpc import session_service
 from session_authority_server.rpc.conversion import to_session
 from session_authority_server.rpc.methods import METHODS
 from session_authority_server.rpc.session_admin_service import SessionAdminService
+from session_authority_server.rpc.session_event_service import SessionEventService
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.rpc.session_watch_service import SessionWatchService
 from session_authority_server.usecases.create_session import SignIn, _parameters
@@ -98,7 +99,8 @@ def a_full_session() -> Session:
 
 def test_every_rpc_has_a_handler() -> None:
     services = {
-        each.__name__: each for each in (SessionService, SessionAdminService, SessionWatchService)
+        each.__name__: each
+        for each in (SessionService, SessionAdminService, SessionWatchService, SessionEventService)
     }
     for method in METHODS.values():
         service = services[method.path.split("/")[1].rpartition(".")[2]]

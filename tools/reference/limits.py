@@ -30,7 +30,7 @@ from session_authority.web import client_ip, cookies, exchange
 from session_authority.web.sessions_page import language, listing
 from session_authority.web.sessions_page import options as page_options
 from session_authority.web.sessions_page import page as sessions_page
-from session_authority_gateway import ext_authz, json_api, json_request
+from session_authority_gateway import ext_authz, json_api, json_request, ssf, ssf_documents
 from session_authority_gateway import http_server as gateway_http
 from session_authority_server.app import grpc_server
 from session_authority_server.audit import log as audit_log
@@ -39,6 +39,7 @@ from session_authority_server.background import (
     activity,
     keyring,
     locations,
+    signing_keys,
     superseded,
     wanted_events,
 )
@@ -50,6 +51,7 @@ from session_authority_server.domain import (
     api_key,
     device,
     errors,
+    event_stream,
     location,
     payload,
     policy,
@@ -75,6 +77,7 @@ from session_authority_server.store.engine import limits as engine
 from session_authority_server.usecases import (
     api_keys,
     erase_user,
+    event_streams,
     list_sessions,
     operator_revoke,
     receivers,
@@ -281,6 +284,23 @@ _PROVIDERS = f"""
 | age of a provider's keys | fetched again after {span(key_source.FRESH_SECONDS)}; used for at most {span(key_source.USABLE_SECONDS)} | 400 for a logout token, 503 for an event |
 | wait that a provider is asked for during an outage | {span(receiver.RETRY_AFTER_SECONDS)} (`Retry-After`) | - |
 """
+_SIGNALS = f"""
+| streams of an API key's name | 1 | 409 |
+| receivers of events, with those of webhooks | {receivers.RECEIVERS_LIMIT} | 403 |
+| `events_requested` | {event_stream.EVENTS_REQUESTED_LIMIT}, of {event_stream.EVENT_URI_LIMIT_CHARACTERS} characters | 400 |
+| `endpoint_url` and `authorization_header` of a push | {webhook.URL_LIMIT_CHARACTERS:,} and {event_stream.AUTHORIZATION_LIMIT_CHARACTERS:,} characters | 400 |
+| `description` | {event_stream.DESCRIPTION_LIMIT_CHARACTERS} characters | cut |
+| `state` of a verification | {event_stream.STATE_LIMIT_CHARACTERS:,} characters | 400 |
+| verifications of a stream | one in {span(event_stream.MIN_VERIFICATION_INTERVAL)} | 429 |
+| events that a new stream misses | those of the first {span(receivers.START_DELAY)} | - |
+| body of a request | {size(methods.REQUEST_LIMIT_BYTES)}, within {span(ssf.BODY_SECONDS)} | 413, 408 |
+| header `Authorization` of a request | {ssf.AUTHORIZATION_LIMIT_CHARACTERS} characters | 401 |
+| events that a poll returns | {ssf_documents.EVENTS_POLLED}, also by gRPC ({event_streams.POLLED_LIMIT}) | `moreAvailable` |
+| events that a poll acknowledges or rejects | {event_streams.ACKNOWLEDGED_LIMIT:,} | 400 |
+| wait of a poll for an event | {span(ssf.LONG_POLL_SECONDS)}; {ssf.LONG_POLLS_LIMIT} polls at a time | answered without an event |
+| age of the keys and the configuration | {span(ssf.PUBLIC_SECONDS)} at receivers, {span(ssf.KEPT_SECONDS)} in the gateway | read again |
+| keys in the file of signing keys | {signing_keys.KEYS_LIMIT}; {size(signing_keys.FILE_LIMIT_BYTES)} | the server does not start |
+"""
 _GATEWAY = f"""
 | connections of an HTTP port | {gateway_http.CONNECTIONS_LIMIT:,} | further ones are closed |
 | request line and headers of a request over HTTP | {size(gateway_http.HEAD_LIMIT_BYTES)} | 431 |
@@ -305,6 +325,7 @@ LIMITS = {
     "Web integrations": _WEB,
     "Identity providers": _PROVIDERS,
     "Gateway": _GATEWAY,
+    "Security events": _SIGNALS,
 }
 """The rows of each table: the limit, its value, and what happens beyond it."""
 

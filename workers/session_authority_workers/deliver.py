@@ -3,17 +3,21 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from session_authority_server.background.right_clock import RightClock
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
-from session_authority_server.domain.receiver import Delivery, Receiver
+from session_authority_server.domain.receiver import Delivery, Receiver, ReceiverKind
 from session_authority_server.domain.webhook import live_generations, signed_headers, signing_key
 from session_authority_server.outbox_port import Outbox
 from session_authority_workers.courier import Courier, Sender
+from session_authority_workers.push import Pushes
 from session_authority_workers.webhook_sender import WebhookSender
+
+if TYPE_CHECKING:
+    from session_authority_server.background.event_transmitter import EventTransmitter
 
 # How long a worker that was killed keeps its receivers, and how often a running worker renews its leases. A change of
 # a receiver also takes effect with the next renewal.
@@ -163,14 +167,24 @@ class Deliver:
 
 
 def _settings(receiver: Receiver) -> tuple[object, ...]:
-    return receiver.receiver_id, receiver.url, receiver.generation, receiver.rotate_time
+    return (
+        receiver.receiver_id,
+        receiver.url,
+        receiver.generation,
+        receiver.rotate_time,
+        receiver.sealed_authorization,
+    )
 
 
-def webhooks(event_key: bytes, *, may_be_private: bool) -> Callable[[Receiver], Sender]:
-    """Return a function that opens a sender of webhooks for a receiver."""
+def senders(
+    event_key: bytes, transmitter: "EventTransmitter | None", *, may_be_private: bool
+) -> Callable[[Receiver], Sender]:
+    """Return a function that opens the sender of a receiver: of webhooks, or of security events."""
 
     def open_sender(receiver: Receiver) -> Sender:
         sender = WebhookSender(receiver.url, may_be_private=may_be_private)
+        if receiver.kind is ReceiverKind.SSF_PUSH:
+            return Pushes(receiver, transmitter, sender)
         return Webhooks(receiver, event_key, sender)
 
     return open_sender

@@ -1,6 +1,7 @@
 """Builds the upkeep jobs for a store. The server loads this module by name."""
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from session_authority_server.background.right_clock import RightClock
 from session_authority_server.domain.clock import Clock
@@ -8,10 +9,13 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.outbox_port import Outbox
 from session_authority_server.ports import Audit, SessionStore, UpkeepStore
 from session_authority_workers import schedule as schedules
-from session_authority_workers.deliver import Deliver, webhooks
+from session_authority_workers.deliver import Deliver, senders
 from session_authority_workers.expire import Expire
 from session_authority_workers.keep_outbox import KeepOutbox
 from session_authority_workers.purge import Erase, Partition, Purge
+
+if TYPE_CHECKING:
+    from session_authority_server.background.event_transmitter import EventTransmitter
 
 
 def jobs(
@@ -49,11 +53,13 @@ def deliveries(
     clock: Clock,
     right_clock: RightClock | None,
     event_key: bytes,
+    transmitter: "EventTransmitter | None",
     *,
     may_be_private: bool,
 ) -> Deliver:
     """Return the deliveries of events to receivers."""
-    return Deliver(outbox, clock, webhooks(event_key, may_be_private=may_be_private), right_clock)
+    open_sender = senders(event_key, transmitter, may_be_private=may_be_private)
+    return Deliver(outbox, clock, open_sender, right_clock)
 
 
 async def watch_sessions(store: UpkeepStore, clock: Clock) -> None:

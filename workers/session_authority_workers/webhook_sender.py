@@ -1,4 +1,5 @@
 import asyncio
+import json
 import logging
 import ssl
 from collections.abc import Mapping
@@ -20,13 +21,26 @@ REQUEST_SECONDS = 10.0
 ANSWER_LIMIT_BYTES = 64 * 1024
 # Receivers often close a connection that was unused for 5 seconds. So these connections are closed earlier.
 _UNUSED_SECONDS = 3.0
+_BAD_REQUEST = 400
 _GONE = 410
+# https://www.iana.org/assignments/secevent/secevent.xhtml
+_ERRORS = frozenset(
+    (
+        "access_denied",
+        "authentication_failed",
+        "invalid_audience",
+        "invalid_issuer",
+        "invalid_key",
+        "invalid_request",
+        "invalid_state",
+    )
+)
 
 _log = logging.getLogger(__name__)
 
 
 class DeliveryFailed(Exception):
-    """A receiver did not accept an event. The message says why. It quotes nothing that the receiver sent."""
+    """A receiver did not accept an event. The message says why. It quotes no text of the receiver."""
 
 
 class ReceiverGone(DeliveryFailed):
@@ -77,7 +91,7 @@ class WebhookSender:
         }
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                status = await self._exchange(sent, body)
+                status, answered = await self._exchange(sent, body)
         except TimeoutError:
             raise DeliveryFailed(f"no complete answer within {REQUEST_SECONDS:g} seconds") from None
         except AddressRefused as error:
@@ -96,7 +110,7 @@ class WebhookSender:
             # Hostile answers may find an error that the library does not expect. It must not stop the delivery.
             _log.exception("a delivery failed unexpectedly")
             raise DeliveryFailed("an unexpected error; the worker's log has it") from None
-        _judge(status)
+        _judge(status, answered)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -111,21 +125,21 @@ class WebhookSender:
         shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
         return shown if url.port in (None, default) else f"{shown}:{url.port}"
 
-    async def _exchange(self, headers: Mapping[str, str], body: bytes) -> int:
-        """Send a request, read its answer, and return the answer's status."""
-        received = 0
+    async def _exchange(self, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        """Send a request, and return the status and the content of its answer."""
+        received = bytearray()
         async with self._connections.stream(
             "POST", self._url, headers=list(headers.items()), content=body
         ) as answer:
             async for chunk in answer.aiter_stream():
-                received += len(chunk)
-                if received > ANSWER_LIMIT_BYTES:
+                received += chunk
+                if len(received) > ANSWER_LIMIT_BYTES:
                     raise DeliveryFailed(f"the answer is over {ANSWER_LIMIT_BYTES // 1024} KiB")
         status: int = answer.status
-        return status
+        return status, bytes(received)
 
 
-def _judge(status: int) -> None:
+def _judge(status: int, answered: bytes) -> None:
     """Raise DeliveryFailed unless a status says that the receiver has accepted an event."""
     if 200 <= status < 300:
         return
@@ -133,7 +147,18 @@ def _judge(status: int) -> None:
         raise ReceiverGone("the receiver answered 410: it wants no more events")
     if 300 <= status < 400:
         raise DeliveryFailed(f"the receiver answered {status}; redirects are not followed")
-    raise DeliveryFailed(f"the receiver answered {status}")
+    error = _error_in(answered) if status == _BAD_REQUEST else ""
+    raise DeliveryFailed(f"the receiver answered {status}" + (f": {error}" if error else ""))
+
+
+def _error_in(answered: bytes) -> str:
+    """Return the code in an answer that refuses a security event (RFC 8935); "" if there is no known code."""
+    try:
+        found = json.loads(answered)
+    except (ValueError, RecursionError):
+        return ""
+    error = found.get("err") if isinstance(found, dict) else None
+    return error if isinstance(error, str) and error in _ERRORS else ""
 
 
 def _why_unreachable(error: httpcore.ConnectError) -> str:

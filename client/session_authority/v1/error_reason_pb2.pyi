@@ -130,6 +130,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     has run `session-authority fence`. It is safe to repeat the request later, with the same `retry_secret` if
     it has one.
     """
+    ERROR_REASON_EVENT_STREAMS_OFF: _ErrorReason.ValueType  # 26
+    """FAILED_PRECONDITION. The operator has not set up security events for receivers."""
+    ERROR_REASON_EVENT_STREAM_NOT_FOUND: _ErrorReason.ValueType  # 27
+    """NOT_FOUND. The caller's API key has no stream of events with this id."""
+    ERROR_REASON_EVENT_STREAM_EXISTS: _ErrorReason.ValueType  # 28
+    """ALREADY_EXISTS. The caller's API key, or another key of the same name, already has a stream of events."""
+    ERROR_REASON_VERIFICATION_TOO_SOON: _ErrorReason.ValueType  # 29
+    """RESOURCE_EXHAUSTED. The receiver asked for another verification within the shortest interval.
+    `google.rpc.RetryInfo` says when to repeat it.
+    """
+    ERROR_REASON_RECEIVER_LIMIT_REACHED: _ErrorReason.ValueType  # 30
+    """RESOURCE_EXHAUSTED. The authority has as many receivers of events as it may have. The metadata `limit` gives the
+    number. An operator can remove one.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every `reason` that a `google.rpc.ErrorInfo` of this API carries, without the prefix
@@ -245,5 +259,19 @@ ERROR_REASON_ENDINGS_LOST: ErrorReason.ValueType  # 25
 or a standby took over. Ended sessions would be live again, so the servers answer no call until an operator
 has run `session-authority fence`. It is safe to repeat the request later, with the same `retry_secret` if
 it has one.
+"""
+ERROR_REASON_EVENT_STREAMS_OFF: ErrorReason.ValueType  # 26
+"""FAILED_PRECONDITION. The operator has not set up security events for receivers."""
+ERROR_REASON_EVENT_STREAM_NOT_FOUND: ErrorReason.ValueType  # 27
+"""NOT_FOUND. The caller's API key has no stream of events with this id."""
+ERROR_REASON_EVENT_STREAM_EXISTS: ErrorReason.ValueType  # 28
+"""ALREADY_EXISTS. The caller's API key, or another key of the same name, already has a stream of events."""
+ERROR_REASON_VERIFICATION_TOO_SOON: ErrorReason.ValueType  # 29
+"""RESOURCE_EXHAUSTED. The receiver asked for another verification within the shortest interval.
+`google.rpc.RetryInfo` says when to repeat it.
+"""
+ERROR_REASON_RECEIVER_LIMIT_REACHED: ErrorReason.ValueType  # 30
+"""RESOURCE_EXHAUSTED. The authority has as many receivers of events as it may have. The metadata `limit` gives the
+number. An operator can remove one.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

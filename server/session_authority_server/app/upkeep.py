@@ -13,6 +13,7 @@ import structlog
 
 from session_authority_server.app.clock_skew import ClockSkew
 from session_authority_server.app.event_key import event_key
+from session_authority_server.app.event_transmitter import read_transmitter
 from session_authority_server.background.right_clock import RightClock
 from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
@@ -107,7 +108,7 @@ async def working(
     """Run the jobs periodically, and deliver events.
 
     Raises:
-        CannotStart: If the key of events can't be read or made.
+        CannotStart: If the key of events can't be read or made, or the keys of security events can't be used.
     """
     running = [
         schedule(database, settings, clock, audit, right_clock, reporter),
@@ -136,6 +137,7 @@ async def _deliveries(
         clock,
         right_clock,
         key,
+        read_transmitter(settings),
         may_be_private=settings.receivers_may_be_private,
     )
     return (made,)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.app.clock_skew import ClockSkew
+from session_authority_server.app.event_transmitter import read_transmitter
 from session_authority_server.app.grpc_server import host_name, new_host
 from session_authority_server.app.process import CannotStart
 from session_authority_server.app.upkeep import erases_at_end
@@ -31,6 +32,7 @@ from session_authority_server.rpc.certificates import Certificates
 from session_authority_server.rpc.dispatcher import Dispatcher
 from session_authority_server.rpc.host import Health, Host
 from session_authority_server.rpc.session_admin_service import SessionAdminService
+from session_authority_server.rpc.session_event_service import SessionEventService
 from session_authority_server.rpc.session_service import SessionService
 from session_authority_server.rpc.session_watch_service import (
     SessionWatchService,
@@ -38,9 +40,12 @@ from session_authority_server.rpc.session_watch_service import (
     encode_pong,
 )
 from session_authority_server.store.database import Database
+from session_authority_server.store.event_streams import SqlEventStreamStore
+from session_authority_server.store.outbox import SqlOutbox
 from session_authority_server.store.reporting import Reporter
 from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.usecases.context import Context
+from session_authority_server.usecases.event_streams import EventStreams
 from session_authority_server.watch.channel import Channel
 from session_authority_server.watch.hub import Hub
 from session_authority_server.watch.sqlite_channel import SqliteChannel
@@ -105,7 +110,11 @@ def new_server(
     locate: Locate = nowhere,
     reporter: Reporter | None = None,
 ) -> Server:
-    """Return the parts of a server over an open database, without starting them."""
+    """Return the parts of a server over an open database, without starting them.
+
+    Raises:
+        CannotStart: If the settings name something that can't be used.
+    """
     clock, policy = skew.clock, settings.policy
     channel, listener = _channel(settings, database)
     store = SqlSessionStore(
@@ -116,6 +125,13 @@ def new_server(
         reporter=reporter,
     )
     context = usecase_context(store, clock, policy, audit, locate, reporter)
+    streams = EventStreams(
+        store=SqlEventStreamStore(database),
+        outbox=SqlOutbox(database),
+        clock=clock,
+        configured=read_transmitter(settings),
+        audit=audit,
+    )
     rejected = RejectedTokens(clock, settings.rejected_tokens_per_minute)
     refuse_if_lost = _refusing_lost_endings(database)
     authenticate = _refusing_wrong_clock(authenticate, skew, refuse_if_lost)
@@ -123,7 +139,7 @@ def new_server(
     watch_service = SessionWatchService(hub, authenticate)
     dispatcher = Dispatcher(
         SessionService(context, rejected),
-        [SessionAdminService(context)],
+        [SessionAdminService(context), SessionEventService(streams)],
         authenticate,
         CallQueue(
             running_limit=settings.max_in_flight_calls,

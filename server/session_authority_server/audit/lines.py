@@ -170,10 +170,14 @@ def _fence_resolved(event: FenceResolved) -> Fields:
 def _receiver_changed(event: ReceiverChanged) -> Fields:
     return {
         "event": "receiver-changed",
-        "initiating_entity": InitiatingEntity.ADMIN.value,
+        "initiating_entity": _by(event).value,
         "receiver": event.name,
         "change": event.change.value,
     }
+
+
+def _by(event: ReceiverChanged) -> InitiatingEntity:
+    return InitiatingEntity.SYSTEM if event.by_itself else InitiatingEntity.ADMIN
 
 
 def _of_key(name: str, key_id: str, change_type: str) -> Fields:

@@ -28,6 +28,7 @@ from session_authority_server.store.receivers import SqlReceiverStore
 from session_authority_server.usecases.receivers import (
     BACKLOG_LIMIT,
     Listed,
+    ManagedByItself,
     NameTaken,
     ReceiverNotFound,
     Receivers,
@@ -39,7 +40,14 @@ TEST_SECONDS = 15.0
 _LOOK_SECONDS = 0.2
 _WIDE_COLUMNS = 200
 _STANDARD_ERROR = 2
-_REFUSALS = (InvalidRequest, NameTaken, ReceiverNotFound, RotatedMeanwhile, TooManyReceivers)
+_REFUSALS = (
+    InvalidRequest,
+    ManagedByItself,
+    NameTaken,
+    ReceiverNotFound,
+    RotatedMeanwhile,
+    TooManyReceivers,
+)
 _TYPES = [each.value for each in EventType if each in WANTABLE]
 
 
@@ -287,6 +295,8 @@ def _time(time: datetime | None) -> str:
 
 def _origin(url: str) -> str:
     """Return a URL without its path, which may be a secret."""
+    if not url:
+        return "polled"
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}/…"
 

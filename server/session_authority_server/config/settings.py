@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from session_authority_server.domain.duration import EXAMPLE, parse_duration
+from session_authority_server.domain.event_stream import check_issuer
 from session_authority_server.domain.policy import AtLimit, Policy, SupersededUse
 from session_authority_server.domain.privacy import EraseAddresses, KeepAddresses, KeepUserAgents
 from session_authority_server.store.database_url import (
@@ -208,6 +209,17 @@ class Settings(BaseSettings):
         False,
         description="Whether events may be sent to private addresses, for receivers in the operator's own network.",
     )
+    event_issuer: str = Field(
+        "",
+        description="The address under which receivers of security events reach the gateway, such as "
+        "https://signals.example.com. It is the issuer of the events. Empty for no security events.",
+    )
+    event_signing_keys: str = Field(
+        "",
+        validate_default=True,
+        description="The PEM file of the private RSA keys for security events: 1 to 10. The first one signs, and all "
+        "are published. The file is read again when it changes.",
+    )
     outbox_limit: Annotated[int, Field(ge=1_000, le=100_000_000)] = Field(
         1_000_000,
         description="How many events may wait for a receiver. The worker drops the oldest beyond this number.",
@@ -277,6 +289,7 @@ class Settings(BaseSettings):
         "audit_log",
         "state_directory",
         "location_database",
+        "event_signing_keys",
         "tls_certificate",
         "tls_key",
         "tls_client_ca",
@@ -292,6 +305,20 @@ class Settings(BaseSettings):
     @classmethod
     def _check_choice(cls, value: str, info: ValidationInfo) -> str:
         return checked_choice(str(info.field_name), value)
+
+    @field_validator("event_issuer")
+    @classmethod
+    def _check_event_issuer(cls, value: str) -> str:
+        if value:
+            check_issuer(value)
+        return value
+
+    @field_validator("event_signing_keys")
+    @classmethod
+    def _check_event_signing_keys(cls, value: str, info: ValidationInfo) -> str:
+        if bool(value) != bool(info.data.get("event_issuer")):
+            raise ValueError("give both event_issuer and event_signing_keys, or neither")
+        return value
 
     @field_validator("event_key")
     @classmethod

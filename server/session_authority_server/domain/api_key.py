@@ -25,6 +25,7 @@ class Permission(Enum):
     WATCH = "watch"
     MANAGE = "manage"
     TERMINATE = "terminate"
+    RECEIVE = "receive"
 
 
 class KeyState(Enum):

@@ -125,6 +125,38 @@ class RetryStale(AuthorityError):
     """An earlier call with this retry_secret succeeded, but its session has since ended or got another token; call again with a fresh retry_secret."""
 
 
+class EventStreamsOff(AuthorityError):
+    """The authority has no security events for receivers; the operator can set EVENT_ISSUER and EVENT_SIGNING_KEYS."""
+
+
+class EventStreamNotFound(AuthorityError):
+    """The caller's API key has no stream of events with this id."""
+
+
+class EventStreamExists(AuthorityError):
+    """The caller's API key, or another key of the same name, already has a stream of events."""
+
+
+class VerificationTooSoon(AuthorityError):
+    """The receiver asked for another verification within the shortest interval.
+
+    Attributes:
+        retry_after: When to ask again.
+    """
+
+    def __init__(self, retry_after: timedelta) -> None:
+        super().__init__("the last verification was too recent; ask again later")
+        self.retry_after = retry_after
+
+
+class ReceiverLimitReached(AuthorityError):
+    """The authority has as many receivers of events as it may have; an operator can remove one."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+
 class ApiKeyMissing(AuthorityError):
     """The call carries no API key; send it as the metadata authorization: Bearer sak_... (`session-authority keys create` makes one)."""
 

@@ -157,7 +157,7 @@ class FenceResolved:
 
 
 class ReceiverChange(Enum):
-    """The way in which an operator changed a receiver of events."""
+    """The way in which a receiver of events was changed."""
 
     ADDED = "added"
     PAUSED = "paused"
@@ -169,17 +169,19 @@ class ReceiverChange(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReceiverChanged:
-    """An operator changed a receiver of events.
+    """An operator changed a receiver of events, or a receiver changed its own stream.
 
     Attributes:
         name: The name of the receiver.
         change: The change.
         time: The time of the event.
+        by_itself: Whether the receiver made the change.
     """
 
     name: str
     change: ReceiverChange
     time: datetime
+    by_itself: bool = False
 
 
 Event = (

@@ -33,6 +33,7 @@ class ReceiverState(Enum):
     PAUSED = "paused"  # an operator stopped the delivery; events wait
     PARKED = "parked"  # a worker stopped the delivery, because it failed for days; events wait
     REMOVED = "removed"  # an operator removed the receiver; the worker deletes its events
+    DISABLED = "disabled"  # the receiver disabled its stream; no events are written for it
 
 
 class ReceiverKind(Enum):
@@ -42,6 +43,8 @@ class ReceiverKind(Enum):
     """
 
     WEBHOOK = "webhook"
+    SSF_PUSH = "ssf-push"  # a stream of security events that are pushed
+    SSF_POLL = "ssf-poll"  # a stream of security events that the receiver polls
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Receiver:
         failing_since: When the first delivery failed since the last one that succeeded; None if none failed.
         problem: Why the last delivery failed.
         dropped: How many of its events were dropped, because too many waited.
+        owner: The name of the API keys that own it, if it is a stream of security events; None for a webhook.
+        sealed_authorization: The encrypted value of the header Authorization of each push, if there is one.
     """
 
     receiver_id: UUID
@@ -79,6 +84,8 @@ class Receiver:
     failing_since: datetime | None = None
     problem: str = ""
     dropped: int = 0
+    owner: str | None = None
+    sealed_authorization: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

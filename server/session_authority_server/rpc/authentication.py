@@ -27,10 +27,12 @@ class Caller:
     Attributes:
         key_id: The id of its API key; empty if the server requires none.
         permissions: The permissions of its API key.
+        name: The name of its API key; empty if the server requires none.
     """
 
     key_id: str = ""
     permissions: frozenset[Permission] = frozenset(Permission)
+    name: str = ""
 
 
 ANONYMOUS = Caller()
@@ -99,7 +101,7 @@ class Authentication:
         key = self._keyring.recognise(presented)
         if len(self._cached) >= _CACHED_LIMIT:
             self._cached.clear()
-        caller = Caller(str(key.key_id), key.permissions)
+        caller = Caller(str(key.key_id), key.permissions, key.name)
         found = self._cached[header] = caller, key, API_KEY_CALLS.cell(caller.key_id)
         return found
 

@@ -96,6 +96,17 @@ TABLE: dict[type[AuthorityError], Row] = {
         lambda error: {"limit": str(error.limit)},
     ),
     errors.RetryStale: Row(StatusCode.FAILED_PRECONDITION, "RETRY_STALE"),
+    errors.EventStreamsOff: Row(StatusCode.FAILED_PRECONDITION, "EVENT_STREAMS_OFF"),
+    errors.EventStreamNotFound: Row(StatusCode.NOT_FOUND, "EVENT_STREAM_NOT_FOUND"),
+    errors.EventStreamExists: Row(StatusCode.ALREADY_EXISTS, "EVENT_STREAM_EXISTS"),
+    errors.VerificationTooSoon: Row(
+        StatusCode.RESOURCE_EXHAUSTED, "VERIFICATION_TOO_SOON", retry=True
+    ),
+    errors.ReceiverLimitReached: Row(
+        StatusCode.RESOURCE_EXHAUSTED,
+        "RECEIVER_LIMIT_REACHED",
+        lambda error: {"limit": str(error.limit)},
+    ),
     errors.ApiKeyMissing: Row(StatusCode.UNAUTHENTICATED, "API_KEY_MISSING"),
     errors.ApiKeyInvalid: Row(StatusCode.UNAUTHENTICATED, "API_KEY_INVALID"),
     errors.ApiKeyExpired: Row(StatusCode.UNAUTHENTICATED, "API_KEY_EXPIRED"),

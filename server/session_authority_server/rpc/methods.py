@@ -13,6 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from session_authority.v1 import (
     session_admin_service_pb2,
+    session_event_service_pb2,
     session_service_pb2,
     session_watch_service_pb2,
 )
@@ -24,7 +25,13 @@ BATCH_REQUEST_LIMIT_BYTES = 1024 * 1024
 SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 ADMIN_SERVICE = session_admin_service_pb2.DESCRIPTOR.services_by_name["SessionAdminService"]
 WATCH_SERVICE = session_watch_service_pb2.DESCRIPTOR.services_by_name["SessionWatchService"]
-SERVICES: tuple[ServiceDescriptor, ...] = (SESSION_SERVICE, ADMIN_SERVICE, WATCH_SERVICE)
+EVENT_SERVICE = session_event_service_pb2.DESCRIPTOR.services_by_name["SessionEventService"]
+SERVICES: tuple[ServiceDescriptor, ...] = (
+    SESSION_SERVICE,
+    ADMIN_SERVICE,
+    WATCH_SERVICE,
+    EVENT_SERVICE,
+)
 
 
 class Retry(Enum):
@@ -67,6 +74,15 @@ _RULES: Mapping[str, Rule] = {
     "RevokeKeySessions": Rule(Permission.TERMINATE),
     "RevokeIdentitySessions": Rule(Permission.TERMINATE),
     "EraseUser": Rule(Permission.TERMINATE),
+    # Public data. Every gateway may validate.
+    "GetEventTransmitter": Rule(Permission.VALIDATE),
+    "CreateEventStream": Rule(Permission.RECEIVE),
+    "GetEventStream": Rule(Permission.RECEIVE),
+    "UpdateEventStream": Rule(Permission.RECEIVE),
+    "DeleteEventStream": Rule(Permission.RECEIVE),
+    "SetEventStreamStatus": Rule(Permission.RECEIVE),
+    "VerifyEventStream": Rule(Permission.RECEIVE),
+    "PollEventStream": Rule(Permission.RECEIVE),
 }
 
 

@@ -23,12 +23,13 @@ from session_authority_server.domain.receiver import (
     Delivery,
     EventType,
     Receiver,
+    ReceiverKind,
     ReceiverState,
 )
 from session_authority_server.outbox_port import Backlog
 from session_authority_server.store.database import Database
 from session_authority_server.store.receivers import as_receiver
-from session_authority_server.store.tables import outbox, receivers
+from session_authority_server.store.tables import api_keys, outbox, receivers
 
 # The most events that one transaction drops.
 DROP_BATCH = 5_000
@@ -81,6 +82,8 @@ class SqlOutbox:
             update(receivers)
             .where(
                 receivers.c.state == ReceiverState.ACTIVE,
+                receivers.c.kind != ReceiverKind.SSF_POLL,
+                _may_receive(now),
                 or_(
                     receivers.c.lease_holder.is_(None),
                     receivers.c.lease_holder == worker_id,
@@ -314,6 +317,19 @@ class SqlOutbox:
             return (await connection.execute(deleting)).rowcount
 
         return await self._database.write(work)
+
+
+def _may_receive(now: datetime) -> ColumnElement[bool]:
+    """Return the condition that the owner of a stream still has a key.
+
+    Webhooks have no owner, and streams of a server without API keys have an owner without a name.
+    """
+    usable = exists().where(
+        api_keys.c.name == receivers.c.owner,
+        api_keys.c.revoke_time.is_(None),
+        or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > now),
+    )
+    return or_(func.coalesce(receivers.c.owner, "") == "", usable)
 
 
 def _leased(receiver_id: UUID, worker_id: UUID) -> Update:

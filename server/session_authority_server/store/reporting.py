@@ -51,6 +51,7 @@ _WRITE = insert(outbox).from_select(
     list(_COLUMNS),
     select(*_COLUMNS.values()).where(
         receivers.c.state != ReceiverState.REMOVED,
+        receivers.c.state != ReceiverState.DISABLED,
         receivers.c.start_time <= _NOW,
         _wants(_EVENT_TYPE),
     ),

@@ -261,6 +261,14 @@ receivers = Table(
     # The worker that delivers the receiver's events, and until when if it does not renew that.
     Column("lease_holder", Id),
     Column("lease_until", Moment),
+    # The rest is null except for streams of security events. The name of the API keys that own the stream:
+    Column("owner", Text),
+    Column("sealed_authorization", LargeBinary),
+    # URIs, with a space between them. Null if the receiver asked for none in particular.
+    Column("events_requested", Text),
+    Column("description", Text),
+    Column("status_reason", Text),
+    Column("verify_time", Moment),
 )
 Index(None, receivers.c.name, unique=True)
 

@@ -11,6 +11,7 @@ from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.event import ReceiverChange, ReceiverChanged
 from session_authority_server.domain.payload import a_test
 from session_authority_server.domain.receiver import EventType, Receiver, ReceiverState
+from session_authority_server.domain.security_event import stream_updated_body
 from session_authority_server.domain.token import new_id
 from session_authority_server.outbox_port import Backlog, Outbox, Outcome, ReceiverStore
 from session_authority_server.ports import BATCH_LIMIT, NO_AUDIT, Audit
@@ -46,6 +47,16 @@ class TooManyReceivers(Exception):
     def __init__(self) -> None:
         super().__init__(
             f"there are already {RECEIVERS_LIMIT} receivers, which is the limit; remove one"
+        )
+
+
+class ManagedByItself(Exception):
+    """The receiver manages its stream of security events itself."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} is a stream of security events, which its receiver manages; remove it, or revoke the API keys of "
+            "its receiver"
         )
 
 
@@ -107,7 +118,9 @@ class Receivers:
 
         Raises:
             ReceiverNotFound: If there is no such receiver.
+            ManagedByItself: If the receiver has a stream of security events.
         """
+        _refuse_stream(await self._find(name))
         return await self._set_state(name, ReceiverState.PAUSED, ReceiverChange.PAUSED)
 
     async def resume(self, name: str) -> Receiver:
@@ -115,9 +128,16 @@ class Receivers:
 
         Raises:
             ReceiverNotFound: If there is no such receiver.
+            ManagedByItself: If the receiver has paused or disabled its stream of security events.
         """
         receiver = await self._find(name)
         now = self._clock.now()
+        if receiver.owner is not None:
+            if receiver.state is not ReceiverState.PARKED:
+                raise ManagedByItself(name)
+            # A receiver must learn of a change of its stream that it did not ask for.
+            body = stream_updated_body("enabled", "Resumed by an operator", now)
+            await self._store.add_test(receiver.receiver_id, new_id(now), body, now)
         while await self._store.hurry(receiver.receiver_id, now, BATCH_LIMIT):
             pass
         return await self._set_state(name, ReceiverState.ACTIVE, ReceiverChange.RESUMED)
@@ -140,8 +160,10 @@ class Receivers:
         Raises:
             ReceiverNotFound: If there is no such receiver.
             RotatedMeanwhile: If another call rotated the key at the same time.
+            ManagedByItself: If the receiver has a stream of security events, whose keys are those of all streams.
         """
         receiver = await self._find(name)
+        _refuse_stream(receiver)
         now = self._clock.now()
         if not await self._store.rotate_key(receiver.receiver_id, receiver.generation, now):
             raise RotatedMeanwhile(name)
@@ -195,6 +217,11 @@ class Receivers:
 
     def _record(self, receiver: Receiver, change: ReceiverChange) -> None:
         self._audit.record(ReceiverChanged(receiver.name, change, self._clock.now()))
+
+
+def _refuse_stream(receiver: Receiver) -> None:
+    if receiver.owner is not None:
+        raise ManagedByItself(receiver.name)
 
 
 def _check(name: str, url: str) -> None:

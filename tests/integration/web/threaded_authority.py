@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from session_authority_server.background.event_transmitter import EventTransmitter
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.policy import Policy
 from tests.support.authority import Authority, running_authority
@@ -51,7 +52,10 @@ class _GoingClock(ManualClock):
 
 @contextmanager
 def threaded_authority(
-    folder: Path, *, rejected_tokens_per_minute: int = 0
+    folder: Path,
+    *,
+    rejected_tokens_per_minute: int = 0,
+    transmitter: EventTransmitter | None = None,
 ) -> Iterator[ThreadedAuthority]:
     """Run an authority whose clock shows the real time, plus all advances."""
     started: Future[ThreadedAuthority] = Future()
@@ -64,6 +68,7 @@ def threaded_authority(
                 Policy(),
                 clock=_GoingClock(datetime.now(UTC)),
                 rejected_tokens_per_minute=rejected_tokens_per_minute,
+                transmitter=transmitter,
             ) as authority:
                 started.set_result(ThreadedAuthority(authority, asyncio.get_running_loop()))
                 await asyncio.to_thread(stop.wait)

@@ -40,6 +40,11 @@ BY_REASON: dict[str, tuple[grpc.StatusCode, type[sa.SessionAuthorityError]]] = {
     "SERVER_OVERLOADED": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
     "WATCH_INTERRUPTED": (Code.UNAVAILABLE, sa.Unavailable),
     "TOO_MANY_STREAMS": (Code.RESOURCE_EXHAUSTED, sa.Unavailable),
+    "EVENT_STREAMS_OFF": (Code.FAILED_PRECONDITION, sa.SessionAuthorityError),
+    "EVENT_STREAM_NOT_FOUND": (Code.NOT_FOUND, sa.SessionAuthorityError),
+    "EVENT_STREAM_EXISTS": (Code.ALREADY_EXISTS, sa.SessionAuthorityError),
+    "VERIFICATION_TOO_SOON": (Code.RESOURCE_EXHAUSTED, sa.SessionAuthorityError),
+    "RECEIVER_LIMIT_REACHED": (Code.RESOURCE_EXHAUSTED, sa.SessionAuthorityError),
     "TOO_MANY_REJECTED_TOKENS": (Code.RESOURCE_EXHAUSTED, sa.SessionNotLive),
 }
 

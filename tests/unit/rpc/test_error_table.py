@@ -24,6 +24,11 @@ EXAMPLES: list[AuthorityError] = [
     errors.ImpersonationForbidden(),
     errors.SessionLimitReached(100),
     errors.RetryStale(),
+    errors.EventStreamsOff(),
+    errors.EventStreamNotFound(),
+    errors.EventStreamExists(),
+    errors.VerificationTooSoon(timedelta(seconds=5)),
+    errors.ReceiverLimitReached(1_000),
     errors.ClockWrong("this machine's clock is 2.0 s ahead of the database's"),
     errors.EndingsLost(),
     errors.ApiKeyMissing(),
@@ -102,6 +107,7 @@ def test_only_errors_that_a_retry_can_fix_advise_one() -> None:
         error_table.TooManyRejectedTokens,
         WatchInterrupted,
         TooManyStreams,
+        errors.VerificationTooSoon,
     }
 
 

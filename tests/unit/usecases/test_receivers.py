@@ -1,3 +1,4 @@
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -7,9 +8,13 @@ import pytest
 
 from session_authority_server.domain.errors import InvalidRequest
 from session_authority_server.domain.event import ReceiverChange, ReceiverChanged
+from session_authority_server.domain.event_stream import EventStream
 from session_authority_server.domain.receiver import WANTABLE, EventType, ReceiverState
+from session_authority_server.domain.token import new_id
+from session_authority_server.store.event_streams import SqlEventStreamStore
 from session_authority_server.usecases import receivers as module
 from session_authority_server.usecases.receivers import (
+    ManagedByItself,
     NameTaken,
     ReceiverNotFound,
     Receivers,
@@ -189,3 +194,39 @@ async def test_a_receiver_that_is_removed_meanwhile_is_unknown(
     store.read_receivers = read_then_removed  # type: ignore[method-assign, assignment]
     with pytest.raises(ReceiverNotFound):
         await getattr(operating.receivers, command)("crm")
+
+
+async def a_stream(operating: Operating, state: ReceiverState) -> UUID:
+    """Add the stream of a receiver that polls, in a state."""
+    now = operating.reporting.clock.now()
+    stream = EventStream(new_id(now), "crm", now)
+    store = SqlEventStreamStore(operating.reporting.engine.database)
+    assert await store.add_stream(stream, now, 10)
+    await operating.reporting.receivers.set_state(stream.stream_id, state)
+    return stream.stream_id
+
+
+async def test_a_stream_is_managed_by_its_receiver(operating: Operating) -> None:
+    await a_stream(operating, ReceiverState.PAUSED)
+    for change in (
+        operating.receivers.pause,
+        operating.receivers.resume,
+        operating.receivers.rotate,
+    ):
+        with pytest.raises(ManagedByItself, match="revoke the API keys"):
+            await change("ssf:crm")
+    assert await operating.reporting.rows() == []
+    await operating.receivers.remove("ssf:crm")
+    assert await operating.receivers.list() == []
+
+
+async def test_a_receiver_learns_that_its_parked_stream_was_resumed(operating: Operating) -> None:
+    stream_id = await a_stream(operating, ReceiverState.PARKED)
+    await operating.receivers.resume("ssf:crm")
+    [listed] = await operating.receivers.list()
+    assert listed.receiver.state is ReceiverState.ACTIVE
+    [event] = await operating.reporting.outbox.due(stream_id, START, 10)
+    assert json.loads(event.payload)["data"] == {
+        "status": "enabled",
+        "reason": "Resumed by an operator",
+    }

@@ -15,7 +15,7 @@ from session_authority_server.domain.errors import ClockWrong
 from session_authority_server.domain.receiver import Delivery, Receiver, ReceiverState
 from session_authority_server.domain.webhook import shown_key, signing_key
 from session_authority_workers import courier, deliver
-from session_authority_workers.deliver import Deliver, webhooks
+from session_authority_workers.deliver import Deliver, senders
 from session_authority_workers.webhook_sender import (
     REQUESTS_AT_ONCE,
     DeliveryFailed,
@@ -442,7 +442,7 @@ async def test_the_official_library_accepts_what_a_receiver_gets_also_during_a_r
         mailer = world.outbox.add_receiver(local.url)
         world.outbox.change(mailer.receiver_id, generation=2, rotate_time=clock.now() - HOUR)
         [event] = world.outbox.write(mailer, "ann")
-        worker = Deliver(world.outbox, clock, webhooks(EVENT_KEY, may_be_private=False))
+        worker = Deliver(world.outbox, clock, senders(EVENT_KEY, None, may_be_private=False))
         worker.start()
         await until(lambda: not world.outbox.pending)
         await worker.stop()
@@ -480,7 +480,9 @@ async def test_no_hostile_receiver_delays_a_healthy_one_and_no_key_is_logged(
             for number in range(40):
                 for receiver in receivers:
                     world.outbox.write(receiver, f"user-{number}")
-            worker = Deliver(world.outbox, world.clock, webhooks(EVENT_KEY, may_be_private=False))
+            worker = Deliver(
+                world.outbox, world.clock, senders(EVENT_KEY, None, may_be_private=False)
+            )
             worker.start()
             await until(lambda: all(each.received for each in locals_))
             healthy_events = world.outbox.write(healthy, "ann", 200)
