@@ -18,12 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.token import first_id
-from session_authority_server.ports import (
-    ExpiryBatch,
-    PendingErasure,
-    PendingSweep,
-    SweepBatch,
-)
+from session_authority_server.ports import PendingErasure
 from session_authority_server.store.clock_times import note_clock_time
 from session_authority_server.store.database import Database
 from session_authority_server.store.expiry import end_overdue, is_past_watermark, write_endings
@@ -38,6 +33,7 @@ from session_authority_server.store.tables import (
     sessions,
     sweeps,
 )
+from session_authority_server.upkeep_port import ExpiryBatch, PendingSweep, SweepBatch
 
 
 class SqlUpkeepStore:
