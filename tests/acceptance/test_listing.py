@@ -154,6 +154,7 @@ async def test_13_no_request_of_the_api_names_another_user() -> None:
     assert shows_sessions == {
         "CreateSession",
         "ListSessions",
+        "NameSession",
         "ReauthenticateSession",
         "RevokeSession",
         "ValidateSession",
