@@ -35,8 +35,7 @@ FORM = "application/x-www-form-urlencoded"
 EVENT = "application/secevent+jwt"
 LOGOUT, EVENTS = "/backchannel/logout", "/backchannel/events"
 ADDRESS = "127.0.0.1:9"
-NOW = datetime.now(UTC)
-EFFECTIVE = NOW + timedelta(seconds=3)
+EFFECTIVE = datetime.now(UTC) + timedelta(seconds=3)
 KEY = signing_key()
 
 
@@ -67,11 +66,11 @@ class Door:
     endings: Endings
 
     def logout(self, **changes: Any) -> Response:
-        token = KEY.sign(logout_claims(NOW, **changes))
+        token = KEY.sign(logout_claims(datetime.now(UTC), **changes))
         return self.send("POST", LOGOUT, f"logout_token={token}".encode(), FORM)
 
     def push(self, **changes: Any) -> Response:
-        token = KEY.sign(event_claims(NOW, **changes), typ="secevent+jwt")
+        token = KEY.sign(event_claims(datetime.now(UTC), **changes), typ="secevent+jwt")
         return self.send("POST", EVENTS, token.encode(), EVENT)
 
 
@@ -190,7 +189,7 @@ def test_an_outage_of_the_authority_is_no_success(door: Door) -> None:
 
 def test_a_forged_token_ends_nothing(door: Door) -> None:
     thief = signing_key("second")
-    body = f"logout_token={thief.sign(logout_claims(NOW), kid=KEY.key_id)}".encode()
+    body = f"logout_token={thief.sign(logout_claims(datetime.now(UTC)), kid=KEY.key_id)}".encode()
     assert door.send("POST", LOGOUT, body, FORM).status == 400
     assert door.endings.calls == []
 
@@ -242,7 +241,7 @@ def test_an_app_chooses_the_path(keys: KeySite, endings: Endings) -> None:
     sessions = Sessions(AsyncSessionClient(ADDRESS))
     app = FastAPI()
     sessions.install(app, providers=[provider], backchannel="/oidc")
-    token = KEY.sign(logout_claims(NOW))
+    token = KEY.sign(logout_claims(datetime.now(UTC)))
     sent = asgi_door(app, endings).send(
         "POST", "/oidc/logout", f"logout_token={token}".encode(), FORM
     )
