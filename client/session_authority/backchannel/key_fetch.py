@@ -1,9 +1,14 @@
 """Fetches the keys of a provider over HTTP."""
 
 import json
+import socket
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from threading import Timer
+from typing import Any
 
 try:
     import httpx
@@ -22,8 +27,8 @@ FETCH_SECONDS = 5.0
 DOCUMENT_LIMIT_BYTES = 256 * 1024
 """The largest key set, and the largest discovery document."""
 
-# A compressed document could be far larger than its bytes.
-_HEADERS = {"accept": "application/json", "accept-encoding": "identity"}
+# A compressed document could be far larger than its bytes. Each request has a connection of its own, which can be cut.
+_HEADERS = {"accept": "application/json", "accept-encoding": "identity", "connection": "close"}
 
 
 def fetch_keys(provider: Provider) -> tuple[Key, ...]:
@@ -62,18 +67,58 @@ def _discover(client: httpx.Client, provider: Provider, give_up: float) -> str:
     return keys_address
 
 
-def _get(client: httpx.Client, address: str, give_up: float) -> bytes:
-    document = bytearray()
+@contextmanager
+def _cut_at(give_up: float) -> Iterator[dict[str, Any]]:
+    """Cut the connection at a moment. Yield the extensions of the request, which note the connection.
+
+    httpx limits the wait for the next bytes only. A provider that sends its headers byte by byte could hold the fetch
+    forever, and all later tokens would wait for it.
+    """
+    connections: list[socket.socket] = []
+
+    def trace(step: str, details: dict[str, Any]) -> None:
+        if step.endswith(".connect_tcp.complete"):
+            stream = details["return_value"]
+            connections.append(stream.get_extra_info("socket").dup())  # TLS detaches the original
+            if time.monotonic() > give_up:
+                cut()
+
+    def cut() -> None:
+        for each in connections:
+            with suppress(OSError):  # closed by the provider
+                each.shutdown(socket.SHUT_RDWR)
+
+    timer = Timer(give_up - time.monotonic(), cut)
+    timer.daemon = True
+    timer.start()
     try:
-        with client.stream("GET", address, follow_redirects=False) as response:
+        yield {"trace": trace}
+    finally:
+        timer.cancel()
+        for each in connections:
+            each.close()
+
+
+def _get(client: httpx.Client, address: str, give_up: float) -> bytes:
+    document, problem = bytearray(), ""
+    try:
+        with (
+            _cut_at(give_up) as extensions,
+            client.stream(
+                "GET", address, follow_redirects=False, extensions=extensions
+            ) as response,
+        ):
             if response.status_code != httpx.codes.OK:
                 raise KeysUnavailable(f"{address} answers {response.status_code}")
             for part in response.iter_raw():
                 document += part
                 if len(document) > DOCUMENT_LIMIT_BYTES:
                     raise KeysUnavailable(f"{address} sends more than {DOCUMENT_LIMIT_BYTES} bytes")
-                if time.monotonic() > give_up:
-                    raise KeysUnavailable(f"{address} takes more than {FETCH_SECONDS:.0f} seconds")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise KeysUnavailable(f"{address} does not answer ({type(error).__name__})") from None
+        problem = f"does not answer ({type(error).__name__})"
+    # A document whose connection was cut may look complete.
+    if time.monotonic() > give_up:
+        problem = f"takes more than {FETCH_SECONDS:.0f} seconds"
+    if problem:
+        raise KeysUnavailable(f"{address} {problem}")
     return bytes(document)

@@ -3,6 +3,8 @@
 import gzip
 import itertools
 import json
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -101,6 +103,47 @@ def test_a_slow_answer_is_refused(site: KeySite, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("time.monotonic", lambda: next(ticks))
     with pytest.raises(KeysUnavailable, match="takes more than"):
         fetch_keys(direct(site))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        itertools.chain([b"HTTP/1.1 200 OK\r\nX: "], itertools.repeat(b"x")),
+        itertools.repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+        itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(b" ")),
+    ],
+    ids=["headers", "hints", "body"],
+)
+def test_an_answer_that_never_ends_is_cut(
+    parts: Iterator[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("session_authority.backchannel.key_fetch.FETCH_SECONDS", 0.5)
+    was_cut = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            for part in parts:
+                try:
+                    connection.sendall(part)
+                except OSError:
+                    break
+                if was_cut.wait(0.02):
+                    return
+        was_cut.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/keys"
+        try:
+            with pytest.raises(KeysUnavailable, match="takes more than"):
+                fetch_keys(Provider("https://id.example", "shop", address))
+            assert was_cut.wait(30)
+        finally:
+            was_cut.set()
+            dripping.join()
 
 
 def test_a_compressed_document_is_not_unpacked(site: KeySite) -> None:
