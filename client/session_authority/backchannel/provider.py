@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 PROVIDERS_LIMIT = 1_000
@@ -58,7 +59,7 @@ def providers_of(given: object) -> tuple[Provider, ...]:
     return tuple(_provider(place, each) for place, each in enumerate(given, 1))
 
 
-def is_safe_address(address: object) -> bool:
+def is_safe_address(address: object) -> TypeGuard[str]:
     """Say whether an address is https, or http on this machine."""
     if not isinstance(address, str) or not address.isascii() or not address.isprintable():
         return False

@@ -74,6 +74,17 @@ def test_an_unusable_discovery_document_is_refused(
         fetch_keys(Provider(site.address, "shop"))
 
 
+def test_a_provider_elsewhere_can_not_name_an_address_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    document = {"issuer": "https://id.example", "jwks_uri": "http://127.0.0.1:8080/keys"}
+    monkeypatch.setattr(
+        "session_authority.backchannel.key_fetch._get", lambda *_: json.dumps(document).encode()
+    )
+    with pytest.raises(KeysUnavailable, match="names no jwks_uri with https"):
+        fetch_keys(Provider("https://id.example", "shop"))
+
+
 @pytest.mark.parametrize("document", [b"", b"[]", b"<html>", b"[" * 20_000])
 def test_a_discovery_document_that_is_no_object_is_refused(site: KeySite, document: bytes) -> None:
     site.put(DISCOVERY, document)
