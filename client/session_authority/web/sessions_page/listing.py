@@ -12,7 +12,7 @@ LISTED_LIMIT_SESSIONS = 10_000
 """The page reads at most this many sessions. By default, a user has at most 100 live sessions."""
 PAGE_LIMIT = LISTED_LIMIT_SESSIONS // ROWS_PER_PAGE
 GROUPED_FROM = 3
-"""So many sessions of the same device are shown as one row that opens."""
+"""So many sessions of the same device and country are shown as one row that opens."""
 
 
 @dataclass(kw_only=True)
@@ -79,6 +79,7 @@ def by_device(sessions: Sequence[Session]) -> list[list[Session]]:
     """Put the sessions of the same device together if there are at least GROUPED_FROM.
 
     A session that its user has named, or in which another person acts, stays alone, so that it can't be overlooked.
+    Sessions in another country stay apart, because a stolen token may be used on a device of the same kind.
 
     Returns:
         Lists of one session or of at least GROUPED_FROM, in the order of their first sessions.
@@ -100,7 +101,8 @@ def _device_key(session: Session) -> object:
     device = session.device
     if session.label or session.actor_id:
         return session.session_id
-    return device.browser, device.os, device.type
+    country = session.location.country_code if session.location else ""
+    return device.browser, device.os, device.type, country
 
 
 def find_session(token: str, session_id: str) -> _core.Operation[Session | None]:
