@@ -241,7 +241,7 @@ def test_missing_grants_or_tables_are_reported_at_startup(guarded: Cluster, tmp_
         line = refusal(url, tmp_path, *command)
         assert "its role may not INSERT in the table ending_marks" in line
 
-    guarded.psql("GRANT INSERT, UPDATE, DELETE ON ending_marks TO clerk")
+    guarded.psql("GRANT INSERT, UPDATE, DELETE ON ending_marks, outbox TO clerk")
     assert "may not INSERT in the table sessions" in refusal(url, tmp_path, *SERVE)
     guarded.psql("GRANT INSERT, UPDATE ON sessions TO clerk")
     check = run("migrate", "--check", cwd=tmp_path, settings=settings(url))

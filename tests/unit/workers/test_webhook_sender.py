@@ -1,7 +1,9 @@
 """The sender of webhooks, with the worst receivers: real servers on this machine."""
 
 import asyncio
+import contextlib
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from ipaddress import ip_address
@@ -31,7 +33,6 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook_sender, "REQUEST_SECONDS", 0.3)
-    monkeypatch.setattr(guarded_network, "CONNECT_SECONDS", 0.1)
 
 
 def leading_to(*addresses: str) -> Resolve:
@@ -82,11 +83,19 @@ async def test_events_share_a_connection(receiver: Receiver) -> None:
 
 
 @pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("behaviour", [behaviours.hang, behaviours.drip])
+async def test_an_answer_that_does_not_end_is_a_failure(
+    receiver: Receiver, behaviour: Behaviour
+) -> None:
+    receiver.behave = behaviour
+    with pytest.raises(DeliveryFailed) as caught:
+        await send(receiver.url)
+    assert str(caught.value) == "no complete answer within 0.3 seconds"
+
+
 @pytest.mark.parametrize(
     ("behaviour", "problem"),
     [
-        (behaviours.hang, "no complete answer within 0.3 seconds"),
-        (behaviours.drip, "no complete answer within 0.3 seconds"),
         (behaviours.answer("500 Internal Server Error"), "the receiver answered 500"),
         (behaviours.answer("404 secret in the reason"), "the receiver answered 404"),
         (behaviours.garbage, "the answer is not HTTP"),
@@ -147,6 +156,21 @@ async def send_refused(receiver: Receiver, problem: str) -> None:
     with pytest.raises(DeliveryFailed) as caught:
         await send(receiver.url)
     assert str(caught.value) == problem
+
+
+async def test_a_connection_that_is_not_accepted_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guarded_network, "CONNECT_SECONDS", 0.1)
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(8):  # more than the kernel queues
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        with pytest.raises(DeliveryFailed) as caught:
+            await send(f"http://127.0.0.1:{full.getsockname()[1]}/")
+    assert str(caught.value) == "the connection was not accepted in time"
 
 
 @pytest.mark.usefixtures("hurried")
