@@ -56,7 +56,16 @@ def providers_of(given: object) -> tuple[Provider, ...]:
         raise ValueError("give a list of providers")  # noqa: TRY004 - a setting has one kind of error
     if len(given) > PROVIDERS_LIMIT:
         raise ValueError(f"give at most {PROVIDERS_LIMIT:,} providers")
-    return tuple(_provider(place, each) for place, each in enumerate(given, 1))
+    found = tuple(_provider(place, each) for place, each in enumerate(given, 1))
+    # Of two, only the first would receive tokens. If the second names other keys, they would have no effect.
+    places: dict[tuple[str, str], int] = {}
+    for place, each in enumerate(found, 1):
+        first = places.setdefault((each.issuer, each.client_id), place)
+        if first != place:
+            raise ValueError(
+                f"provider {place} has the issuer and client_id of provider {first}; remove one"
+            )
+    return found
 
 
 def is_safe_address(address: object) -> TypeGuard[str]:

@@ -7,6 +7,7 @@ from session_authority.aio import AsyncSessionClient
 from session_authority.backchannel import Provider
 from session_authority.backchannel.driver import run_async
 from session_authority.backchannel.key_fetch import fetch_keys
+from session_authority.backchannel.provider import providers_of
 from session_authority.backchannel.receiver import (
     BODY_LIMIT_BYTES,
     Answer,
@@ -35,8 +36,11 @@ def backchannel(
         providers: The identity providers.
         now: Returns the current time, as an aware datetime.
         observe: Called with the outcome of each request, for metrics.
+
+    Raises:
+        ValueError: The providers are not usable.
     """
-    receiver = Receiver(providers, now, fetch_keys)
+    receiver = Receiver(providers_of(providers), now, fetch_keys)
     return {
         "/logout": _Inbox(client, receiver.logout, lambda outcome: observe("logout", outcome)),
         "/events": _Inbox(client, receiver.event, lambda outcome: observe("event", outcome)),

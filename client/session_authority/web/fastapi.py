@@ -110,7 +110,8 @@ class Sessions:
                 `/events`.
 
         Raises:
-            ValueError: A path does not begin with exactly one slash, or ends with a slash.
+            ValueError: A path does not begin with exactly one slash, or ends with a slash. Or two providers have the same
+                issuer and client id.
         """
         app.add_middleware(
             SessionMiddleware, site=self._site, sessions=self, take_back=self._sign_ins.take_back

@@ -82,6 +82,14 @@ def test_a_setting_lists_providers() -> None:
             ],
             "provider 2: issuer must be an address",
         ),
+        (
+            [
+                Provider("https://id.example", "a"),
+                Provider("https://id.example", "b"),
+                Provider("https://id.example", "a", "https://id.example/keys"),
+            ],
+            "provider 3 has the issuer and client_id of provider 1; remove one",
+        ),
         ([{"issuer": "https://id.example", "client_id": 7}], "provider 1: client_id must be"),
     ],
 )
