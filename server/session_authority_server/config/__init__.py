@@ -1,5 +1,6 @@
 """The operator's settings: what they are (`settings`), and where they come from (`loading`)."""
 
+from session_authority_server.config.addresses import is_loopback, split_address
 from session_authority_server.config.loading import (
     CONFIG_FILE,
     ConfigurationError,
@@ -12,9 +13,7 @@ from session_authority_server.config.settings import (
     STANDARD_OUTPUT,
     Settings,
     checked_choice,
-    is_loopback,
     read_duration,
-    split_address,
     unit_of,
 )
 

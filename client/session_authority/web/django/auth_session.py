@@ -359,9 +359,8 @@ class AuthSession:
             login, client = self._request.session, self._options.client
             adopted = adopt(self.visit, client, login, user_id(user), deployed, self._log_out_ended)
             return AnonymousUser() if adopted is None else user
-        if session is not None or self._has_ended():
-            return self._log_out_ended()
-        return AnonymousUser()
+        ended = session is not None or self._has_ended()
+        return self._log_out_ended() if ended else AnonymousUser()
 
     def _actor_is_live(self) -> bool:
         """Say whether the actor's own session is live, and end the borrowed session if it is not.
