@@ -233,7 +233,7 @@ _EVENTS = f"""
 | requests of a receiver at once | {webhook_sender.REQUESTS_AT_ONCE}, each of another user; one while it accepts nothing | events wait |
 | duration of a request to a receiver | {span(webhook_sender.REQUEST_SECONDS)}, with the look-up of its name and the whole answer | the event is sent again |
 | addresses of a receiver that are tried | {guarded_network.ADDRESSES_TRIED}, each for {span(guarded_network.CONNECT_SECONDS)} | the event is sent again |
-| answer of a receiver | {size(webhook_sender.ANSWER_LIMIT_BYTES)} | the event is sent again |
+| answer of a receiver, with its headers | {size(guarded_network.ANSWER_LIMIT_BYTES)} | the event is sent again |
 | wait before a failed event is sent again | {span(courier.FIRST_WAIT)}, doubled up to {span(courier.LONGEST_WAIT)}; up to half less at random | - |
 | pause between requests to a receiver that accepted none of the last {courier.TROUBLE_FAILURES} | 1 second, doubled up to {span(courier.LONGEST_PAUSE_SECONDS)}; up to half less at random | - |
 | time in which an event or a receiver fails | {span(courier.PARK_AFTER)} | the receiver is parked |

@@ -1,8 +1,10 @@
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from typing import Any
 
 import httpcore
 
@@ -11,6 +13,10 @@ from session_authority_server.domain.webhook import Address, may_connect
 # How long one address may take to accept a connection, and how many addresses of a name are tried.
 CONNECT_SECONDS = 3.0
 ADDRESSES_TRIED = 3
+# The longest answer to a request, with its headers and everything else that the receiver sends.
+ANSWER_LIMIT_BYTES = 64 * 1024
+# How much is read and parsed before other tasks run. A receiver may send thousands of tiny parts at once.
+_READ_BYTES = 4 * 1024
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
@@ -25,8 +31,57 @@ class AddressRefused(Exception):
         )
 
 
+class AnswerTooLong(Exception):
+    """A receiver sent more than ANSWER_LIMIT_BYTES in answer to one request."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the answer is over {ANSWER_LIMIT_BYTES // 1024} KiB")
+
+
+class _BoundedStream(httpcore.AsyncNetworkStream):
+    """A connection that bounds what is read after each request."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._received = 0
+
+    async def read(
+        self,
+        max_bytes: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the interface has it
+    ) -> bytes:
+        content = await self._stream.read(min(max_bytes, _READ_BYTES), timeout)
+        self._received += len(content)
+        if self._received > ANSWER_LIMIT_BYTES:
+            raise AnswerTooLong
+        return content
+
+    async def write(
+        self,
+        buffer: bytes,
+        timeout: float | None = None,  # noqa: ASYNC109 - the interface has it
+    ) -> None:
+        self._received = 0
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the interface has it
+    ) -> httpcore.AsyncNetworkStream:
+        stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        return _BoundedStream(stream)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
 class GuardedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects only to addresses to which events may be sent.
+    """Connects only to addresses to which events may be sent, and bounds the answers.
 
     A name is resolved once for each connection. The addresses that were checked are the addresses that are connected,
     so a name whose addresses change can't lead elsewhere.
@@ -75,8 +130,10 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
         failure: Exception | None = None
         for address in permitted[:ADDRESSES_TRIED]:
             try:
-                return await self._network.connect_tcp(
-                    str(address), port, CONNECT_SECONDS, local_address, socket_options
+                return _BoundedStream(
+                    await self._network.connect_tcp(
+                        str(address), port, CONNECT_SECONDS, local_address, socket_options
+                    )
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error

@@ -9,6 +9,7 @@ import httpcore
 
 from session_authority_workers.guarded_network import (
     AddressRefused,
+    AnswerTooLong,
     GuardedNetwork,
     Resolve,
     Resolver,
@@ -18,7 +19,6 @@ from session_authority_workers.guarded_network import (
 REQUESTS_AT_ONCE = 32
 # The longest duration of a request, from the look-up of the name to the end of the answer.
 REQUEST_SECONDS = 10.0
-ANSWER_LIMIT_BYTES = 64 * 1024
 # Receivers often close a connection that was unused for 5 seconds. So these connections are closed earlier.
 _UNUSED_SECONDS = 3.0
 _BAD_REQUEST = 400
@@ -94,7 +94,7 @@ class WebhookSender:
                 status, answered = await self._exchange(sent, body)
         except TimeoutError:
             raise DeliveryFailed(f"no complete answer within {REQUEST_SECONDS:g} seconds") from None
-        except AddressRefused as error:
+        except (AddressRefused, AnswerTooLong) as error:
             raise DeliveryFailed(str(error)) from None
         except httpcore.ConnectError as error:
             raise DeliveryFailed(_why_unreachable(error)) from None
@@ -104,8 +104,6 @@ class WebhookSender:
             raise DeliveryFailed("the answer is not HTTP") from None
         except (httpcore.NetworkError, OSError):
             raise DeliveryFailed("the connection broke") from None
-        except DeliveryFailed:
-            raise
         except Exception:  # noqa: BLE001 - see below
             # Hostile answers may find an error that the library does not expect. It must not stop the delivery.
             _log.exception("a delivery failed unexpectedly")
@@ -133,8 +131,6 @@ class WebhookSender:
         ) as answer:
             async for chunk in answer.aiter_stream():
                 received += chunk
-                if len(received) > ANSWER_LIMIT_BYTES:
-                    raise DeliveryFailed(f"the answer is over {ANSWER_LIMIT_BYTES // 1024} KiB")
         status: int = answer.status
         return status, bytes(received)
 

@@ -8,7 +8,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -20,6 +20,10 @@ URL_LIMIT_CHARACTERS = 2_000
 _URL_CHARACTERS = re.compile(r"[!-~]+")
 # RFC 6052: an IPv6 address that a gateway translates to the IPv4 address in its last 32 bits.
 _NAT64 = IPv6Network("64:ff9b::/96")
+# The only global unicast addresses of IPv6. Old releases of Python also call others global.
+_GLOBAL_IPV6 = IPv6Network("2000::/3")
+# Reserved for protocols. Some clouds serve metadata here, and old releases of Python call most of it global.
+_PROTOCOLS = IPv4Network("192.0.0.0/24")
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -127,7 +131,9 @@ def may_connect(host: str, address: Address, *, may_be_private: bool) -> bool:
         return address.is_loopback
     if address.is_multicast or address.is_unspecified or address.is_link_local:
         return False
-    if address.is_global:
+    if address in _PROTOCOLS:
+        return False
+    if address.is_global and (address.version == 4 or address in _GLOBAL_IPV6):
         return True
     return may_be_private and (address.is_loopback or not address.is_reserved)
 
