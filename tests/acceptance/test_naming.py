@@ -86,6 +86,7 @@ async def test_unknown_foreign_and_ended_sessions_get_the_same_answer(
         "\u202ecod.exe",
         "a\u2066b",
         "\u200b",
+        "\u3164\u2800",
         "\ufe0f\u2060",
     ],
 )

@@ -29,6 +29,8 @@ IDENTITY_LIMIT_BYTES = 1_024
 _UNFIT_FOR_A_LINE = frozenset({"Cc", "Zl", "Zp"})  # categories of Unicode
 # Bidirectional embeddings, overrides and isolates. They could reorder the text around a name.
 _TURNED_TEXT = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Letters and symbols that fonts show as blanks.
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _METHOD = re.compile(rf"[!-~]{{1,{METHOD_LIMIT_CHARACTERS}}}")
 
 
@@ -111,9 +113,13 @@ def check_label(label: str, violations: Violations) -> str | None:
         violations.add(
             "label", "has a character that turns the direction of text; it must have none"
         )
-    elif label and all(unicodedata.category(character)[0] in "CMZ" for character in label):
+    elif label and not any(map(_is_visible, label)):
         violations.add("label", "has no visible character")
     return label or None
+
+
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character)[0] not in "CMZ" and character not in _BLANKS
 
 
 def check_ip_address(text: str, violations: Violations) -> str | None:
