@@ -163,6 +163,24 @@ async def test_a_failure_postpones_the_later_events_of_the_same_user_alone(
     assert (failed.last_failure_time, failed.problem) == (START, "answered 500")
 
 
+async def test_no_event_comes_before_one_that_waits_for_a_failed_event(
+    reporting: Reporting,
+) -> None:
+    """The second event is written after the failure, and the third one after the end of the wait."""
+    receiver = await leased(reporting)
+    first, *_ = await waiting(reporting, receiver, "ann")
+    await postpone(reporting, receiver, first, LATER)
+    second, third = [
+        (await waiting(reporting, receiver, "ann", due_time=time))[0]
+        for time in (START + SECOND, LATER + SECOND)
+    ]
+    now = LATER + MINUTE
+
+    assert await due(reporting, receiver, now) == [first]
+    await reporting.outbox.settle(receiver.receiver_id, WORKER, [first], now)
+    assert await due(reporting, receiver, now) == [second, third]
+
+
 async def test_failures_of_an_event_are_counted_from_the_first(reporting: Reporting) -> None:
     receiver = await leased(reporting)
     [sequence] = await waiting(reporting, receiver, "ann")

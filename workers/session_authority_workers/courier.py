@@ -28,7 +28,7 @@ TROUBLE_FAILURES = 8
 LONGEST_PAUSE_SECONDS = 60.0
 # How many events are read at once, and for how long they are sent without being read again. An event of a user who is
 # erased meanwhile must not be sent long after that.
-EVENTS_READ = 200
+EVENTS_READ = 100
 FRESH_SECONDS = 5.0
 # How often a receiver without a backlog is looked at.
 LOOK_SECONDS = 0.5

@@ -59,14 +59,31 @@ _DELIVERY = tuple(
         "first_failure_time",
     )
 )
-# With the events in the order of their due times, a user's events come in their own order: an event that is due before
-# an earlier one is left out.
-_OVERTAKES = exists().where(
-    _earlier.c.user_id == outbox.c.user_id,
-    _earlier.c.receiver_id == outbox.c.receiver_id,
-    _earlier.c.delivered_time.is_(None),
-    _earlier.c.sequence < outbox.c.sequence,
-    _due_without_index(_earlier) > outbox.c.due_time,
+# With the events in the order of their due times, a user's events come in their own order. An event is left out if it,
+# or any event before it, is due before a still earlier one. The first such event was written after a failure.
+_due_before = (
+    select(
+        _due_without_index(_earlier).label("due_time"),
+        func.max(_due_without_index(_earlier))
+        .over(order_by=_earlier.c.sequence, rows=(None, -1))
+        .label("latest_before"),
+    )
+    .where(
+        _earlier.c.user_id == outbox.c.user_id,
+        _earlier.c.receiver_id == outbox.c.receiver_id,
+        _earlier.c.delivered_time.is_(None),
+        _earlier.c.sequence <= outbox.c.sequence,
+    )
+    .correlate(outbox)
+    .subquery()
+)
+# Not EXISTS, which PostgreSQL would turn into a join over the events of all users.
+_OVERTAKES = (
+    select(literal(1))
+    .where(_due_before.c.due_time < _due_before.c.latest_before)
+    .limit(1)
+    .scalar_subquery()
+    .is_not(None)
 )
 
 
