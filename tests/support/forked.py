@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from session_authority_server.app import serving, upkeep
@@ -13,6 +14,9 @@ from session_authority_server.cli import commands, demo, migrate, serve, worker
 from session_authority_server.rpc.host import grpcio, native
 
 IMPORTED = (serving, upkeep, demo, migrate, serve, worker, grpcio, native)
+
+# The variable that names a module to import before the command runs. The module may change constants of the product.
+IMPORT_FIRST = "TESTS_IMPORT_FIRST"
 
 # Forking is safe, since the forking process has imported gRPC but not used it.
 _context = multiprocessing.get_context("forkserver")
@@ -64,6 +68,8 @@ def _run(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    if first := os.environ.pop(IMPORT_FIRST, ""):
+        import_module(first)
     for descriptor, path in enumerate((Path(os.devnull), out, err)):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT if descriptor else os.O_RDONLY
         os.dup2(os.open(path, flags, 0o600), descriptor)
