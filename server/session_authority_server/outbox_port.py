@@ -130,7 +130,7 @@ class ReceiverStore(Protocol):
         """Begin the next generation of a receiver's key, unless the present one is not `generation`."""
 
     async def add_test(self, receiver_id: UUID, event_id: UUID, payload: str, now: datetime) -> int:
-        """Add a test event for one receiver. Return its sequence."""
+        """Add a test event for one receiver, due before all its other events. Return its sequence."""
 
     async def read_test(self, sequence: int) -> Outcome | None:
         """Return the outcome of a test event; None if it was deleted."""
@@ -141,8 +141,10 @@ class ReceiverStore(Protocol):
         They count as if no delivery had failed.
         """
 
-    async def replay(self, receiver_id: UUID, since: datetime, now: datetime, limit: int) -> int:
-        """Make at most `limit` delivered events due again, the oldest first. Return how many.
+    async def replay(
+        self, receiver_id: UUID, since: datetime, now: datetime, after: int, limit: int
+    ) -> Sequence[int]:
+        """Make at most `limit` delivered events due again, the oldest first. Return their sequences.
 
-        Affects events that were written since a time.
+        Affects events that were written since a time and have sequences over `after`.
         """

@@ -369,8 +369,10 @@ async def test_a_rotation_begins_the_next_generation_once(reporting: Reporting) 
 async def test_a_test_event_is_for_its_receiver_alone(reporting: Reporting) -> None:
     receiver = await leased(reporting)
     await reporting.add("other")
-    sequence = await reporting.receivers.add_test(receiver.receiver_id, UUID(int=9), "{}", START)
-    [delivery] = await reporting.outbox.due(receiver.receiver_id, START, 10)
+    await waiting(reporting, receiver, "ann", due_time=START + MINUTE)
+    sequence = await reporting.receivers.add_test(receiver.receiver_id, UUID(int=9), "{}", LATER)
+    # A test does not wait behind other events.
+    [delivery] = await reporting.outbox.due(receiver.receiver_id, LATER, 1)
     assert (delivery.event_type, delivery.user_id) == (EventType.TEST, None)
     await postpone(reporting, receiver, sequence)
     read = reporting.receivers.read_test
@@ -381,8 +383,8 @@ async def test_a_test_event_is_for_its_receiver_alone(reporting: Reporting) -> N
     delivered = await read(sequence)
     assert delivered is not None
     assert delivered.delivered
-    assert len(await reporting.rows()) == 1
-    assert await read(sequence + 1) is None
+    assert len(await reporting.rows()) == 2
+    assert await read(sequence + 100) is None
 
 
 async def test_a_replay_delivers_again_what_was_delivered_in_its_order(
@@ -393,9 +395,9 @@ async def test_a_replay_delivers_again_what_was_delivered_in_its_order(
     first, second, pending = await waiting(reporting, receiver, "ann", "ann", "ann")
     await reporting.outbox.settle(receiver.receiver_id, WORKER, [old, first, second], START)
     replay, since = reporting.receivers.replay, START - timedelta(hours=1)
-    assert await replay(receiver.receiver_id, since, LATER, 1) == 1
-    assert await replay(receiver.receiver_id, since, LATER, 10) == 1
-    assert await replay(receiver.receiver_id, since, LATER, 10) == 0
+    assert await replay(receiver.receiver_id, since, LATER, 0, 1) == [first]
+    assert await replay(receiver.receiver_id, since, LATER, first, 10) == [second]
+    assert await replay(receiver.receiver_id, since, LATER, second, 10) == []
     # The event that was pending must not overtake them.
     assert await due(reporting, receiver, START) == []
     assert await due(reporting, receiver, LATER) == [first, second]

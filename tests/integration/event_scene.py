@@ -159,11 +159,11 @@ class Scene:
 
     async def replay(self) -> None:
         """Deliver all events again."""
-        now = datetime.now(UTC)
-        while await self._receivers.replay(
-            self._receiver.receiver_id, now - timedelta(days=1), now, 1_000
+        now, last = datetime.now(UTC), 0
+        while found := await self._receivers.replay(
+            self._receiver.receiver_id, now - timedelta(days=1), now, last, 1_000
         ):
-            pass
+            last = max(found)
 
     async def _rows(self, statement: Select[Any]) -> Sequence[Any]:
         async def work(connection: AsyncConnection) -> Sequence[Any]:

@@ -121,6 +121,16 @@ def test_without_a_key_no_receiver_is_added(run: Run, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("database")
+def test_a_test_of_a_paused_receiver_is_refused(run: Run) -> None:
+    run("add", "crm", URL)
+    run("pause", "crm")
+    result = run("test", "crm")
+    assert result.exit_code == 1
+    assert "crm is paused; run `session-authority receivers resume crm`" in result.stderr
+    assert listed(run)[0]["waiting"] == 0
+
+
+@pytest.mark.usefixtures("database")
 def test_a_test_waits_for_a_worker(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -128,7 +138,7 @@ def test_a_test_waits_for_a_worker(
     monkeypatch.setattr(command, "TEST_SECONDS", 0)
     result = run("test", "crm")
     assert result.exit_code == 1
-    assert "no worker delivered it within 0 s" in result.stderr
+    assert "nothing tried it within 0 s" in result.stderr
     assert listed(run)[0]["waiting"] == 1
 
 

@@ -30,6 +30,7 @@ from session_authority_server.usecases.receivers import (
     Listed,
     ManagedByItself,
     NameTaken,
+    NotActive,
     ReceiverNotFound,
     Receivers,
     RotatedMeanwhile,
@@ -44,6 +45,7 @@ _REFUSALS = (
     InvalidRequest,
     ManagedByItself,
     NameTaken,
+    NotActive,
     ReceiverNotFound,
     RotatedMeanwhile,
     TooManyReceivers,
@@ -135,8 +137,8 @@ def test(context: click.Context, name: str, database_url: str | None) -> None:
                 problem = await _outcome(found, sequence)
         except TimeoutError:
             problem = (
-                f"no worker delivered it within {TEST_SECONDS:.0f} s; run a worker, and see "
-                "`session-authority receivers list`"
+                f"nothing tried it within {TEST_SECONDS:.0f} s; run a worker that has SESSION_AUTHORITY_EVENT_KEY. "
+                "A receiver that accepts nothing gets one event a minute: see `session-authority receivers list`"
             )
         if problem:
             raise click.ClickException(f"the test event was not delivered: {problem}")

@@ -246,10 +246,15 @@ class SqlOutbox:
             .limit(limit)
         )
 
+        receiver = receivers.c.receiver_id == receiver_id
+        # First the receiver, as in `settle` and `postpone`, to avoid deadlocks with them.
+        locking = select(receivers.c.name).where(receiver).with_for_update()
+
         async def work(connection: AsyncConnection) -> int:
+            await connection.execute(locking)
             dropping = delete(outbox).where(outbox.c.sequence.in_(oldest), _PENDING)
             count = (await connection.execute(dropping)).rowcount
-            counting = update(receivers).where(receivers.c.receiver_id == receiver_id)
+            counting = update(receivers).where(receiver)
             await connection.execute(counting.values(dropped=receivers.c.dropped + count))
             return count
 

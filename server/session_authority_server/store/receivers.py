@@ -92,7 +92,10 @@ class SqlReceiverStore:
                 event_type=EventType.TEST.value,
                 payload=payload,
                 create_time=now,
-                due_time=now,
+                # A test must not wait behind a million events.
+                due_time=select(receivers.c.create_time)
+                .where(receivers.c.receiver_id == receiver_id)
+                .scalar_subquery(),
                 attempts=0,
             )
             .returning(outbox.c.sequence)
@@ -132,21 +135,32 @@ class SqlReceiverStore:
         hurrying = update(outbox).where(outbox.c.sequence.in_(waiting))
         return await self._count(hurrying.values(due_time=now, attempts=0, first_failure_time=None))
 
-    async def replay(self, receiver_id: UUID, since: datetime, now: datetime, limit: int) -> int:
+    async def replay(
+        self, receiver_id: UUID, since: datetime, now: datetime, after: int, limit: int
+    ) -> Sequence[int]:
         delivered = (
             select(outbox.c.sequence)
             .where(
                 outbox.c.receiver_id == receiver_id,
                 outbox.c.delivered_time.is_not(None),
                 outbox.c.create_time >= since,
+                outbox.c.sequence > after,
             )
             .order_by(outbox.c.sequence)
             .limit(limit)
         )
-        replaying = update(outbox).where(outbox.c.sequence.in_(delivered))
-        return await self._count(
-            replaying.values(delivered_time=None, due_time=now, attempts=0, first_failure_time=None)
+        replaying = (
+            update(outbox)
+            .where(outbox.c.sequence.in_(delivered))
+            .values(delivered_time=None, due_time=now, attempts=0, first_failure_time=None)
+            .returning(outbox.c.sequence)
         )
+
+        async def work(connection: AsyncConnection) -> Sequence[int]:
+            found: Sequence[int] = (await connection.execute(replaying)).scalars().all()
+            return found
+
+        return await self._database.write(work)
 
     async def _change(self, statement: Update) -> bool:
         return await self._count(statement) == 1

@@ -67,6 +67,16 @@ class RotatedMeanwhile(Exception):
         super().__init__(f"another command has just rotated the key of {name}; try again")
 
 
+class NotActive(Exception):
+    """A receiver is paused or parked, so it gets no events."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        name, state = receiver.name, receiver.state.value
+        super().__init__(
+            f"the receiver {name} is {state}; run `session-authority receivers resume {name}` first"
+        )
+
+
 class Listed(NamedTuple):
     """A receiver and the events that wait for it."""
 
@@ -182,10 +192,13 @@ class Receivers:
         receiver_id, now = receiver.receiver_id, self._clock.now()
         await self._store.set_state(receiver_id, ReceiverState.PAUSED)
         self._record(receiver, ReceiverChange.REPLAYED)
-        count = 0
-        while replayed := await self._store.replay(receiver_id, since, now, BATCH_LIMIT):
-            count += replayed
-        await self._store.set_state(receiver_id, receiver.state)
+        count = last = 0
+        try:
+            while found := await self._store.replay(receiver_id, since, now, last, BATCH_LIMIT):
+                count += len(found)
+                last = max(found)
+        finally:
+            await self._store.set_state(receiver_id, receiver.state)
         return count
 
     async def send_test(self, name: str) -> int:
@@ -193,8 +206,11 @@ class Receivers:
 
         Raises:
             ReceiverNotFound: If there is no such receiver.
+            NotActive: If the receiver is paused or parked, so that the event would wait.
         """
         receiver, now = await self._find(name), self._clock.now()
+        if receiver.state is not ReceiverState.ACTIVE:
+            raise NotActive(receiver)
         payload = a_test(receiver.name, now)
         return await self._store.add_test(receiver.receiver_id, new_id(now), payload, now)
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from session_authority_server.domain.errors import InvalidRequest
+from session_authority_server.domain.errors import InvalidRequest, StoreUnavailable
 from session_authority_server.domain.event import ReceiverChange, ReceiverChanged
 from session_authority_server.domain.event_stream import EventStream
 from session_authority_server.domain.receiver import WANTABLE, EventType, ReceiverState
@@ -16,6 +16,7 @@ from session_authority_server.usecases import receivers as module
 from session_authority_server.usecases.receivers import (
     ManagedByItself,
     NameTaken,
+    NotActive,
     ReceiverNotFound,
     Receivers,
     RotatedMeanwhile,
@@ -106,10 +107,10 @@ async def test_names_and_the_number_of_receivers_are_bounded(
 
 async def test_a_paused_receiver_is_resumed_with_its_events(operating: Operating) -> None:
     receiver_id = await operating.add()
+    sequence = await operating.receivers.send_test("crm")
     await operating.receivers.pause("crm")
     [listed] = await operating.receivers.list()
-    assert listed.receiver.state is ReceiverState.PAUSED
-    sequence = await operating.receivers.send_test("crm")
+    assert (listed.receiver.state, listed.backlog.pending) == (ReceiverState.PAUSED, 1)
     await operating.receivers.resume("crm")
     assert await operating.deliver(receiver_id) == [sequence]
     outcome = await operating.receivers.outcome_of_test(sequence)
@@ -149,6 +150,32 @@ async def test_a_replay_repeats_delivered_events_and_restores_the_state(
     [listed] = await operating.receivers.list()
     assert listed.receiver.state is state
     assert await operating.receivers.replay("crm", START + MINUTE) == 0
+
+
+async def test_a_replay_that_fails_does_not_leave_the_receiver_paused(
+    operating: Operating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await operating.add()
+
+    async def fail(*_: object) -> list[int]:
+        raise StoreUnavailable("writing")
+
+    monkeypatch.setattr(operating.reporting.receivers, "replay", fail)
+    with pytest.raises(StoreUnavailable, match="writing"):
+        await operating.receivers.replay("crm", START - MINUTE)
+    [listed] = await operating.receivers.list()
+    assert listed.receiver.state is ReceiverState.ACTIVE
+
+
+@pytest.mark.parametrize("state", [ReceiverState.PAUSED, ReceiverState.PARKED])
+async def test_a_receiver_that_gets_no_events_gets_no_test(
+    operating: Operating, state: ReceiverState
+) -> None:
+    receiver_id = await operating.add()
+    await operating.reporting.receivers.set_state(receiver_id, state)
+    with pytest.raises(NotActive, match=f"crm is {state.value}; run"):
+        await operating.receivers.send_test("crm")
+    assert await operating.reporting.rows() == []
 
 
 async def test_a_rotation_begins_a_new_generation(

@@ -32,7 +32,14 @@ class Network(httpcore.AsyncNetworkBackend):
         self.connected.append(host)
         if host != self._answering:
             raise httpcore.ConnectTimeout
-        return httpcore.AsyncNetworkStream()
+        return Stream()
+
+
+class Stream(httpcore.AsyncNetworkStream):
+    """Has as many bytes as are wanted."""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return bytes(max_bytes)
 
 
 class Names:
@@ -92,3 +99,10 @@ async def test_a_private_address_needs_the_operators_permission() -> None:
     allowing = guarded(Names(["10.0.0.1"]), network, may_be_private=True)
     await allowing.connect_tcp("app.example.com", 443)
     assert network.connected == ["10.0.0.1"]
+
+
+async def test_an_answer_of_many_tiny_parts_leaves_other_tasks_their_turns() -> None:
+    """The parser makes no pause within a piece, so a piece must be small."""
+    network = guarded(Names(["198.41.0.4"]), Network("198.41.0.4"))
+    stream = await network.connect_tcp("app.example.com", 443)
+    assert len(await stream.read(1 << 20)) == 4 * 1024
