@@ -3,8 +3,9 @@
     .venv/bin/python -m benchmarks.run_events [--engine sqlite|postgresql] [--rounds N] [--events N]
 
 Two servers answer the same load in turn: 64 concurrent validations, and sign-ins at a fixed rate. One of them has a
-receiver that wants an event of each sign-in. The worker of that server delivers the events to this process. The run
-fails if one does not arrive.
+receiver that wants an event of each sign-in. A worker on the other core delivers the events to this process. The run
+fails if one does not arrive. The CPU time of the servers for each validation is compared, because the load and the
+worker share a core.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import uvloop
 
 from benchmarks.support import authority, engines, rows
 from benchmarks.support.load import Result, drive
+from benchmarks.support.process import LOAD_CORE, cpu_seconds, started
 from session_authority import AsyncSessionClient
 from session_authority.v1 import session_service_pb2 as pb
 
@@ -33,7 +35,7 @@ _ARRIVAL_SECONDS = 60
 _COMMAND = Path(sys.executable).parent / "session-authority"
 
 Known = tuple[str, str]
-Served = tuple[str, list[Known]]  # an address, and the sessions there
+Served = tuple[str, int, list[Known]]  # the address, the process id and the sessions
 
 
 class Receiver:
@@ -71,7 +73,8 @@ async def _sign_in(address: str, rate: int, seconds: float) -> int:
         for number in range(int(rate * seconds)):
             await asyncio.sleep(max(0, began + number / rate - loop.time()))
             calls.append(asyncio.create_task(client.create(f"new-{number % 1_000}")))
-        return len(await asyncio.gather(*calls))
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    return sum(not isinstance(each, BaseException) for each in outcomes)
 
 
 async def _run(address: str, known: list[Known], rate: int, seconds: float) -> tuple[Result, int]:
@@ -89,39 +92,53 @@ async def _run(address: str, known: list[Known], rate: int, seconds: float) -> t
 
 
 async def _compare(
-    plain: Served, reporting: Served, receiver: Receiver, given: argparse.Namespace
+    plain: Served, reporting: Served, worker: int, receiver: Receiver, given: argparse.Namespace
 ) -> str:
     await asyncio.sleep(_START_SECONDS)
-    ratios, sent = [], 0
+    ratios, asked, done, sent = [], 0, 0, 0
+    used = cpu_seconds(worker)
     for _ in range(given.rounds):
-        without, _count = await _run(*plain, given.events, given.seconds)
-        beside, count = await _run(*reporting, given.events, given.seconds)
+        costs = []
+        for address, server, known in (plain, reporting):
+            before = cpu_seconds(server)
+            result, count = await _run(address, known, given.events, given.seconds)
+            costs.append((cpu_seconds(server) - before) / len(result.latencies))
+            asked += int(given.events * given.seconds)
+            done += count
         sent += count
-        ratios.append(beside.rate / without.rate)
+        ratios.append(costs[1] / costs[0])
     deadline = asyncio.get_running_loop().time() + _ARRIVAL_SECONDS
     while receiver.count < sent and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.1)
     if receiver.count < sent:
         raise SystemExit(f"only {receiver.count} of {sent} events arrived")
+    used = cpu_seconds(worker) - used
     return (
-        f"{_CALLS} validations beside {given.events} sign-ins a second, with and without events: ratio "
-        f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {receiver.count} of {sent} events arrived"
+        f"{_CALLS} validations beside {given.events} sign-ins a second: CPU of a validation with events, compared to "
+        f"without: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); the worker used "
+        f"{used / receiver.count * 1e3:.1f} ms for each of {receiver.count} events; {asked - done} of {asked} sign-ins "
+        "failed"
     )
 
 
 async def _measure(
     given: argparse.Namespace, plain: str, reporting: str, known: list[list[Known]]
 ) -> None:
-    key = {"SESSION_AUTHORITY_EVENT_KEY": secrets.token_hex(32)}
     async with receiving() as (receiver, url):
         with contextlib.ExitStack() as stack:
-            serve = partial(authority.process, host=given.host, worker=True, environment=key)
-            one, _ = stack.enter_context(serve(plain))
-            other, _ = stack.enter_context(serve(reporting))
+            serve = partial(authority.process, host=given.host)
+            one = stack.enter_context(serve(plain))
+            other = stack.enter_context(serve(reporting))
+            where = {
+                "SESSION_AUTHORITY_DATABASE_URL": reporting,
+                "SESSION_AUTHORITY_EVENT_KEY": secrets.token_hex(32),
+            }
             add = (_COMMAND, "receivers", "add", "all", url, "--event", "session-established")
-            where = key | {"SESSION_AUTHORITY_DATABASE_URL": reporting}
             subprocess.run(add, check=True, capture_output=True, env=os.environ | where)
-            print(await _compare((one, known[0]), (other, known[1]), receiver, given))
+            worker = stack.enter_context(
+                started((_COMMAND, "worker"), core=LOAD_CORE, environment=where)
+            )
+            print(await _compare((*one, known[0]), (*other, known[1]), worker.pid, receiver, given))
 
 
 def main() -> None:

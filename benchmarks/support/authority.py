@@ -33,16 +33,14 @@ def process(
     core: int | None = SERVER_CORE,
     *,
     host: str = "auto",
-    worker: bool = False,
     settings: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Serve a database on one core, and move this process to the other. Yield address and process id."""
     variables = {"DATABASE_URL": database, "HOST": host, **(settings or {})}
-    command = (Path(sys.executable).parent / "session-authority", "serve")
-    options = () if worker else ("--no-worker",)
+    command = (Path(sys.executable).parent / "session-authority", "serve", "--no-worker")
     with started(
-        (*command, *options, "--insecure", "--listen", "127.0.0.1:0"),
+        (*command, "--insecure", "--listen", "127.0.0.1:0"),
         core=core,
         environment={
             **{f"SESSION_AUTHORITY_{name}": value for name, value in variables.items()},
