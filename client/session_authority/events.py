@@ -209,10 +209,12 @@ def verify(
 
     Raises:
         EventRejected: If the request is not signed with one of the secrets, or is too old. Answer 400.
-        ConfigurationError: If a secret is malformed.
+        ConfigurationError: If a secret is malformed, or there is none.
         InternalError: If the library does not understand the event of the authority.
     """
     keys = [_key(each) for each in ([secrets] if isinstance(secrets, str) else secrets)]
+    if not keys:
+        raise ConfigurationError("secrets", "must contain at least one text")
     given = {name.lower(): value for name, value in headers.items()}
     event_id, sent_at = given.get("webhook-id", ""), given.get("webhook-timestamp", "")
     content = body.encode() if isinstance(body, str) else body

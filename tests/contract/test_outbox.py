@@ -357,6 +357,16 @@ async def test_a_name_is_given_once(reporting: Reporting) -> None:
     assert not await reporting.receivers.add_receiver(a_receiver(), START)
 
 
+async def test_counting_what_waits_delays_no_writer(reporting: Reporting) -> None:
+    receiver = await reporting.add()
+    await waiting(reporting, receiver, "ann")
+
+    async def count_meanwhile(_connection: object) -> int:
+        return (await reporting.outbox.backlogs(10))["crm"].pending
+
+    assert await reporting.engine.database.write(count_meanwhile) == 1
+
+
 async def test_a_rotation_begins_the_next_generation_once(reporting: Reporting) -> None:
     receiver = await reporting.add()
     rotate = reporting.receivers.rotate_key

@@ -308,15 +308,18 @@ class SqlOutbox:
         pending = select(outbox.c.sequence).where(outbox.c.receiver_id == receiver_id, _PENDING)
         counting = select(func.count()).select_from(pending.limit(limit).subquery())
 
-        async def work(connection: AsyncConnection) -> int:
-            if self._database.dialect.takes_arrays:
-                # No caller waits for this, and a long outage of a receiver leaves a million events.
-                await connection.exec_driver_sql(
-                    f"SET LOCAL statement_timeout = '{_COUNT_SECONDS}s'"
-                )
+        async def count(connection: AsyncConnection) -> int:
             return (await connection.execute(counting)).scalar_one()
 
-        return await self._database.write(work, limited=False)
+        async def count_for_long(connection: AsyncConnection) -> int:
+            await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_COUNT_SECONDS}s'")
+            return await count(connection)
+
+        # No caller waits for this, and a long outage of a receiver leaves a million events.
+        if self._database.dialect.takes_arrays:
+            return await self._database.write(count_for_long, limited=False)
+        # SQLite runs one writer at a time, so counting in a transaction would delay all writes.
+        return await self._database.read(count)
 
     async def _oldest(self, receiver_id: UUID) -> datetime | None:
         first = (
