@@ -83,7 +83,10 @@ class SessionEstablished(_SignIn):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewDevice(_SignIn):
-    """A user signed in from a device that they had not used before. The attributes are those of the new session."""
+    """A user signed in, and no session in the user's history has the same browser, system and device type.
+
+    The attributes are those of the new session.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +148,7 @@ class Reauthenticated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupersededTokenUsed(Event):
-    """A program presented a token that a re-authentication had replaced. The token may be stolen.
+    """A program presented a token after the grace period that follows its replacement. The token may be stolen.
 
     Attributes:
         user_id: The user.

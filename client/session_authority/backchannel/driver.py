@@ -19,7 +19,7 @@ async def run_async(steps: Steps, end: Callable[[EndedIdentity], Awaitable[datet
 
     Args:
         steps: The request.
-        end: Ends the sessions of an identity, and returns when no one accepts them any more.
+        end: Ends the sessions of an identity. Returns the time after which no service accepts them.
     """
     given: datetime | SessionAuthorityError | None = None
     while True:

@@ -75,7 +75,7 @@ class KeySource:
         """Fetch the keys in another thread, or join a fetch that is running.
 
         Returns:
-            The fetch, which never fails; None if the latest one began too short a time ago.
+            The fetch, which never fails; None if the latest one began less than PAUSE_SECONDS ago.
         """
         with self._lock:
             if self._fetching is not None:

@@ -10,7 +10,7 @@ REASON = "signed out at the identity provider"
 
 @dataclass(frozen=True, slots=True)
 class EndedIdentity:
-    """The sign-ins at a provider whose sessions end: those of a session there, or all of a user.
+    """Identifies the sessions to end: those of one session at the provider, or all of one user.
 
     Attributes:
         issuer: The provider's issuer.

@@ -28,7 +28,8 @@ from session_authority_server.domain.token import mask_tokens
 
 # The largest body, with room for every field at its limit.
 PAYLOAD_LIMIT_BYTES = 20_000
-# A body is written before its commit. By this time after it, the commit has succeeded, failed, or is in doubt.
+# The longest time from writing a body to the end of its commit. After it, the commit has succeeded, failed, or is in
+# doubt.
 COMMIT_TIME = timedelta(seconds=5)
 
 Data = dict[str, Any]

@@ -63,7 +63,7 @@ class Receiver:
         rotate_time: When the present generation began; None for the first one.
         last_success_time: When an event was last delivered.
         last_failure_time: When a delivery last failed.
-        failing_since: When the first delivery failed since the last one that succeeded; None if none failed.
+        failing_since: When the first delivery after the last success failed; None if no delivery has failed since.
         problem: Why the last delivery failed.
         dropped: How many of its events were dropped, because too many waited.
         owner: The name of the API keys that own it, if it is a stream of security events; None for a webhook.

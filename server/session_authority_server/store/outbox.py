@@ -59,8 +59,9 @@ _DELIVERY = tuple(
         "first_failure_time",
     )
 )
-# With the events in the order of their due times, a user's events come in their own order. An event is left out if it,
-# or any event before it, is due before a still earlier one. The first such event was written after a failure.
+# `due` sorts by due time, but must return a user's events by sequence. After a failure, the failed event can be due
+# later than a new one. So an event is left out while an earlier waiting event of the user is due later. The events
+# after it are left out too, because they must not pass it.
 _due_before = (
     select(
         _due_without_index(_earlier).label("due_time"),
@@ -315,7 +316,7 @@ class SqlOutbox:
             await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_COUNT_SECONDS}s'")
             return await count(connection)
 
-        # No caller waits for this, and a long outage of a receiver leaves a million events.
+        # No RPC waits for this count, and after a long outage of a receiver a million events wait.
         if self._database.dialect.takes_arrays:
             return await self._database.write(count_for_long, limited=False)
         # SQLite runs one writer at a time, so counting in a transaction would delay all writes.

@@ -28,7 +28,7 @@ from session_authority_server.store.tables import outbox, receivers, sessions, u
 
 
 def _wants(event_type: ColumnElement[str]) -> ColumnElement[bool]:
-    """Return the condition that a receiver wants a type, which is a word of its column."""
+    """Return the condition that a receiver's column `event_types`, words separated by spaces, contains a type."""
     space = literal(" ", Text)
     words = space + type_coerce(receivers.c.event_types, Text) + space
     return words.contains(space + event_type + space)
