@@ -18,9 +18,9 @@ from session_authority_server.domain.session import (
     Session,
 )
 from session_authority_server.observability.metrics import WORKER_RUNS
+from session_authority_server.ports.upkeep import ExpiryBatch
 from session_authority_server.store.database import Database
 from session_authority_server.store.upkeep import SqlUpkeepStore
-from session_authority_server.upkeep_port import ExpiryBatch
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import Purge

@@ -14,7 +14,7 @@ from session_authority_server.domain.payload import Payloads
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.receiver import WANTABLE, EventType, Receiver
 from session_authority_server.domain.token import new_id
-from session_authority_server.ports import nowhere
+from session_authority_server.ports.store import nowhere
 from session_authority_server.store.outbox import SqlOutbox
 from session_authority_server.store.receivers import SqlReceiverStore
 from session_authority_server.store.reporting import Reporter

@@ -23,10 +23,10 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from session_authority_server.ports import PendingErasure, SessionStore, Touch, Transaction
+from session_authority_server.ports.store import PendingErasure, SessionStore, Touch, Transaction
+from session_authority_server.ports.upkeep import UpkeepStore
 from session_authority_server.store.engine import postgresql
 from session_authority_server.store.sessions import SqlSessionStore
-from session_authority_server.upkeep_port import UpkeepStore
 from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, at, opened
 
 ENDING = Ending(START + SECOND, EndReason.REVOKED, InitiatingEntity.USER)
@@ -47,7 +47,7 @@ class Announcing:
 
 @dataclass
 class Recorder:
-    """A listener within the process (`ports.Listener`)."""
+    """A listener within the process (`ports.store.Listener`)."""
 
     under_way: int = 0
     certain: list[bool] = field(default_factory=list)

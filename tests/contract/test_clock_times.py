@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.store.clock_times import RepairCounts, read_latest_time, repair
 from session_authority_server.store.tables import upkeep
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session

@@ -7,7 +7,7 @@ from uuid import UUID
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import first_id
-from session_authority_server.ports import KeyBatch
+from session_authority_server.ports.store import KeyBatch
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, numbered
 
 NOW = START + DAY

@@ -8,7 +8,7 @@ from sqlalchemy import select, text
 
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.session import InitiatingEntity, Sweep
-from session_authority_server.ports import (
+from session_authority_server.ports.store import (
     ErasureBatch,
     LockedUser,
     PendingErasure,

@@ -10,10 +10,10 @@ from session_authority_server.domain.device import Device, DeviceType
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
+from session_authority_server.ports.upkeep import PendingSweep
 from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.upkeep import SqlUpkeepStore
-from session_authority_server.upkeep_port import PendingSweep
 from tests.support.engines import MINUTE, SECOND, START, Engine, a_session
 
 NOW = START + 60 * MINUTE

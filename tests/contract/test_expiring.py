@@ -8,9 +8,9 @@ import pytest
 
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.session import Ending, EndReason
-from session_authority_server.ports import Touch
+from session_authority_server.ports.store import Touch
+from session_authority_server.ports.upkeep import ExpiryBatch, PendingSweep, SweepBatch
 from session_authority_server.store import expiry
-from session_authority_server.upkeep_port import ExpiryBatch, PendingSweep, SweepBatch
 from tests.contract.upkeeping import (
     ADMIN,
     INSTANT,

@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import InitiatingEntity
-from session_authority_server.ports import PendingErasure, SessionStore, Touch
-from session_authority_server.upkeep_port import PendingSweep, UpkeepStore
+from session_authority_server.ports.store import PendingErasure, SessionStore, Touch
+from session_authority_server.ports.upkeep import PendingSweep, UpkeepStore
 from tests.conftest import PATIENCE_SECONDS
 from tests.support.engines import DAY, START, Engine, a_session, stored_fields
 

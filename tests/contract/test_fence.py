@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, select
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import EndingsLost, StoreUnavailable
 from session_authority_server.domain.session import Session
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.store import lost_endings
 from session_authority_server.store.database import Database
 from session_authority_server.store.fence import Fence, Mark

@@ -14,7 +14,7 @@ from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.identity import Identity, IdentityKey, Part, key_of
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import EndReason, InitiatingEntity, Session
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.tables import revoked_identities
 from session_authority_server.usecases import operator_revoke

@@ -7,7 +7,7 @@ from session_authority_server.domain.session import (
     EndReason,
     InitiatingEntity,
 )
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from tests.contract.transacting import end
 from tests.support.engines import (
     SECOND,

@@ -5,7 +5,7 @@ import pytest
 from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import new_id
-from session_authority_server.ports import PageKey, Touch, Transaction
+from session_authority_server.ports.store import PageKey, Touch, Transaction
 from tests.support.engines import (
     DAY,
     MINUTE,

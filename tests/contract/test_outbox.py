@@ -12,7 +12,7 @@ from sqlalchemy import insert
 
 from session_authority_server.domain.receiver import EventType, Receiver, ReceiverState
 from session_authority_server.domain.token import new_id
-from session_authority_server.outbox_port import Backlog
+from session_authority_server.ports.outbox import Backlog
 from session_authority_server.store.tables import outbox
 from tests.contract.reporting import (
     OTHER_WORKER,

@@ -11,7 +11,7 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from session_authority_server.ports import BATCH_LIMIT, Touch, Transaction
+from session_authority_server.ports.store import BATCH_LIMIT, Touch, Transaction
 from tests.support.engines import DAY, SECOND, START, Engine, a_session, at, ids, stored_fields
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from session_authority_server.domain.event import SessionEstablished
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.store.database import RetryTransaction
 from session_authority_server.store.sessions import SqlSessionStore
 from tests.support.engines import Engine, a_session

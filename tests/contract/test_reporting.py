@@ -14,7 +14,7 @@ from session_authority_server.domain.privacy import EraseAddresses, KeepAddresse
 from session_authority_server.domain.receiver import EventType
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Token
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.store.tables import sessions
 from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.reauthenticate_session import Reauthentication

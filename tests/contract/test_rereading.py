@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
 from session_authority_server.domain.token import hash_secret, supersede
-from session_authority_server.ports import Touch
+from session_authority_server.ports.store import Touch
 from session_authority_server.store import rows
 from session_authority_server.store.tables import sessions as sessions_table
 from tests.support.engines import DAY, MINUTE, SECOND, START, Engine, a_session, stored_fields

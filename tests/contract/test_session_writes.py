@@ -15,7 +15,7 @@ from session_authority_server.domain.session import (
     Sweep,
 )
 from session_authority_server.domain.token import hash_secret
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from tests.contract.transacting import REVOKED, end
 from tests.support.engines import (
     DAY,

@@ -6,8 +6,8 @@ import pytest
 
 from session_authority_server.domain.liveness import ending_of, is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
-from session_authority_server.ports import LockedUser, Transaction
-from session_authority_server.upkeep_port import PendingSweep
+from session_authority_server.ports.store import LockedUser, Transaction
+from session_authority_server.ports.upkeep import PendingSweep
 from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, ids
 
 ADMIN = InitiatingEntity.ADMIN

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import insert
 
 from session_authority_server.domain.session import Ending, EndReason
+from session_authority_server.ports.upkeep import PendingSweep
 from session_authority_server.store.tables import EVERYBODY, sweeps
-from session_authority_server.upkeep_port import PendingSweep
 from tests.contract.upkeeping import INSTANT, NOW, USER, end, recorded, settle
 from tests.support.engines import (
     MINUTE,

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.ports import BATCH_LIMIT, Touch, Transaction
+from session_authority_server.ports.store import BATCH_LIMIT, Touch, Transaction
 from tests.support.engines import MINUTE, SECOND, START, Engine, a_session, ids, stored_fields
 
 

@@ -12,7 +12,7 @@ from session_authority_server.domain.session import (
     Session,
     Sweep,
 )
-from session_authority_server.ports import LockedUser, Transaction
+from session_authority_server.ports.store import LockedUser, Transaction
 from tests.contract.transacting import REVOKED
 from tests.support.engines import (
     DAY,

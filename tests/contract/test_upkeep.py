@@ -10,7 +10,7 @@ from sqlalchemy import text
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.domain.token import new_id
-from session_authority_server.ports import (
+from session_authority_server.ports.store import (
     Touch,
     Transaction,
 )

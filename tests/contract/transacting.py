@@ -6,7 +6,7 @@ from session_authority_server.domain.session import (
     InitiatingEntity,
     Session,
 )
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from tests.support.engines import (
     SECOND,
     START,

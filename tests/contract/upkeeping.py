@@ -5,8 +5,8 @@ from uuid import UUID
 
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.ports import Transaction
-from session_authority_server.upkeep_port import PendingSweep, SweepBatch
+from session_authority_server.ports.store import Transaction
+from session_authority_server.ports.upkeep import PendingSweep, SweepBatch
 from tests.support.engines import (
     MINUTE,
     SECOND,

@@ -14,7 +14,7 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import new_id
-from session_authority_server.ports import Touch
+from session_authority_server.ports.store import Touch
 from session_authority_server.store.database import Database
 from session_authority_server.store.partitions import AHEAD
 from session_authority_workers.expire import Expire

@@ -17,13 +17,13 @@ from sqlalchemy import Connection, NullPool, create_engine
 
 from session_authority_server.check.database_condition import read_last_check_time
 from session_authority_server.domain.token import new_id
-from session_authority_server.ports import Touch, Transaction
+from session_authority_server.ports.store import Touch, Transaction
+from session_authority_server.ports.upkeep import PendingSweep
 from session_authority_server.store import schema
 from session_authority_server.store.database import Database
 from session_authority_server.store.engine.postgresql import PostgreSQL
 from session_authority_server.store.engine.sqlite import Sqlite
 from session_authority_server.store.tables import metadata
-from session_authority_server.upkeep_port import PendingSweep
 from tests.support import postgresql
 from tests.support.engines import (
     DAY,

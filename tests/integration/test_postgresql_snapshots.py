@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql as postgresql_dialect
 from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.ports import Touch, TouchesSkipped, Transaction
+from session_authority_server.ports.store import Touch, TouchesSkipped, Transaction
 from session_authority_server.store.engine import postgresql
 from session_authority_workers.expire import Expire
 from tests.support.engines import (

@@ -30,7 +30,7 @@ from session_authority_server.domain.location import Location
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
 from session_authority_server.domain.session import Session
-from session_authority_server.ports import Audit, Touch, Transaction
+from session_authority_server.ports.store import Audit, Touch, Transaction
 from session_authority_server.rpc.authentication import Authentication, RejectedTokens
 from session_authority_server.rpc.call_queue import CallQueue
 from session_authority_server.rpc.dispatcher import Dispatcher

@@ -24,7 +24,8 @@ from session_authority_server.domain.session import (
     Sweep,
 )
 from session_authority_server.domain.token import hash_secret, new_id
-from session_authority_server.ports import KeyStore, SessionStore, Transaction
+from session_authority_server.ports.store import KeyStore, SessionStore, Transaction
+from session_authority_server.ports.upkeep import UpkeepStore
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
@@ -34,7 +35,6 @@ from session_authority_server.store.sessions import SqlSessionStore
 from session_authority_server.store.tables import metadata
 from session_authority_server.store.tables import sessions as sessions_table
 from session_authority_server.store.upkeep import SqlUpkeepStore
-from session_authority_server.upkeep_port import UpkeepStore
 from tests.support import postgresql
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -13,7 +13,7 @@ from session_authority_server.domain.receiver import (
     Receiver,
     ReceiverState,
 )
-from session_authority_server.outbox_port import Backlog
+from session_authority_server.ports.outbox import Backlog
 from tests.support.engines import START
 
 

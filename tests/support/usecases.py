@@ -11,7 +11,7 @@ from session_authority_server.domain.event import Event
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import Rejection
-from session_authority_server.ports import SessionStore
+from session_authority_server.ports.store import SessionStore
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.create_session import create_session
 from session_authority_server.usecases.erase_user import erase_user

@@ -11,7 +11,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.receiver import Delivery, Receiver
 from session_authority_server.observability.metrics import EVENT_DELAY, EVENT_DELIVERIES
-from session_authority_server.outbox_port import Outbox
+from session_authority_server.ports.outbox import Outbox
 from session_authority_workers.webhook_sender import (
     REQUESTS_AT_ONCE,
     DeliveryFailed,

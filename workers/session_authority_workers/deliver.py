@@ -11,7 +11,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
 from session_authority_server.domain.receiver import Delivery, Receiver, ReceiverKind
 from session_authority_server.domain.webhook import live_generations, signed_headers, signing_key
-from session_authority_server.outbox_port import Outbox
+from session_authority_server.ports.outbox import Outbox
 from session_authority_workers.courier import Courier, Sender
 from session_authority_workers.push import Pushes
 from session_authority_workers.webhook_sender import WebhookSender

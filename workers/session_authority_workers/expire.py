@@ -7,8 +7,8 @@ from uuid import UUID
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.session import EndReason
 from session_authority_server.observability.metrics import SESSIONS_ENDED
-from session_authority_server.ports import EVENTS_AT_ONCE, NO_AUDIT, Audit
-from session_authority_server.upkeep_port import ExpiryBatch, PendingSweep, SweepBatch, UpkeepStore
+from session_authority_server.ports.store import EVENTS_AT_ONCE, NO_AUDIT, Audit
+from session_authority_server.ports.upkeep import ExpiryBatch, PendingSweep, SweepBatch, UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 from session_authority_workers.step import Batch, Job, Progress, Step, once
 

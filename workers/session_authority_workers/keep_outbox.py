@@ -9,7 +9,7 @@ from session_authority_server.observability.metrics import (
     OUTBOX_PENDING,
     RECEIVERS_PARKED,
 )
-from session_authority_server.outbox_port import Outbox
+from session_authority_server.ports.outbox import Outbox
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import deletion
 from session_authority_workers.step import Job, Progress

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.ports import PendingErasure, SessionStore
-from session_authority_server.upkeep_port import UpkeepStore
+from session_authority_server.ports.store import PendingErasure, SessionStore
+from session_authority_server.ports.upkeep import UpkeepStore
 from session_authority_workers.pace import Pace, Stride
 from session_authority_workers.step import Batch, Job, Step, once, uncounted
 

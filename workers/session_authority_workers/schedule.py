@@ -18,7 +18,7 @@ from session_authority_server.observability.metrics import (
     WORKER_ROWS,
     WORKER_RUNS,
 )
-from session_authority_server.upkeep_port import UpkeepStore
+from session_authority_server.ports.upkeep import UpkeepStore
 from session_authority_workers.expire import Expire
 from session_authority_workers.step import Job
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from session_authority_server.background.right_clock import RightClock
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
-from session_authority_server.outbox_port import Outbox
-from session_authority_server.ports import Audit, SessionStore
-from session_authority_server.upkeep_port import UpkeepStore
+from session_authority_server.ports.outbox import Outbox
+from session_authority_server.ports.store import Audit, SessionStore
+from session_authority_server.ports.upkeep import UpkeepStore
 from session_authority_workers import schedule as schedules
 from session_authority_workers.deliver import Deliver, senders
 from session_authority_workers.expire import Expire

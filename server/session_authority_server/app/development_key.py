@@ -15,7 +15,7 @@ from session_authority_server.app.process import CannotStart
 from session_authority_server.config import ENV_PREFIX, Settings
 from session_authority_server.domain.api_key import Permission, issue
 from session_authority_server.domain.event import KeyCreated
-from session_authority_server.ports import NO_AUDIT, Audit, KeyStore
+from session_authority_server.ports.store import NO_AUDIT, Audit, KeyStore
 
 VARIABLE = f"{ENV_PREFIX}API_KEY"
 _NAME = "development"

@@ -8,7 +8,7 @@ from pathlib import Path
 from session_authority_server.app.process import CannotStart
 from session_authority_server.background.locations import Locations, UnusableLocations
 from session_authority_server.config import Settings
-from session_authority_server.ports import Locate, nowhere
+from session_authority_server.ports.store import Locate, nowhere
 
 
 @contextlib.asynccontextmanager

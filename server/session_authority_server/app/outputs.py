@@ -20,7 +20,7 @@ from session_authority_server.domain.clock import SystemClock
 from session_authority_server.observability import traces_export
 from session_authority_server.observability.metrics import BUILD_INFO
 from session_authority_server.observability.metrics_port import MetricsServer
-from session_authority_server.ports import NO_AUDIT, Audit
+from session_authority_server.ports.store import NO_AUDIT, Audit
 from session_authority_server.store.database import Database
 from session_authority_server.store.schema import read_version
 

@@ -10,7 +10,7 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.payload import Payloads
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.receiver import EventType
-from session_authority_server.ports import Locate, nowhere
+from session_authority_server.ports.store import Locate, nowhere
 from session_authority_server.store.database import Database
 from session_authority_server.store.receivers import SqlReceiverStore
 from session_authority_server.store.reporting import Reporter

@@ -39,7 +39,7 @@ from session_authority_server.config import Settings
 from session_authority_server.devices.parser import warm_up
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.ports import Audit, Locate
+from session_authority_server.ports.store import Audit, Locate
 from session_authority_server.rpc.authentication import (
     Authenticate,
     Authentication,

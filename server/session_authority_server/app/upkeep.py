@@ -19,7 +19,7 @@ from session_authority_server.config import Settings
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import EraseAddresses
-from session_authority_server.ports import NO_AUDIT, Audit
+from session_authority_server.ports.store import NO_AUDIT, Audit
 from session_authority_server.store.database import Database
 from session_authority_server.store.outbox import SqlOutbox
 from session_authority_server.store.receivers import SqlReceiverStore

@@ -20,7 +20,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.receiver import EventType
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SUPERSEDED_TOKENS
-from session_authority_server.ports import NO_AUDIT, Audit, Locate, SessionStore, nowhere
+from session_authority_server.ports.store import NO_AUDIT, Audit, Locate, SessionStore, nowhere
 from session_authority_server.rpc.authentication import (
     Authenticate,
     Caller,

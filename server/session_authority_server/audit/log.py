@@ -11,7 +11,7 @@ from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.event import CredentialFault, CredentialRejected, Event
 from session_authority_server.observability.flood_limit import FloodLimit
 from session_authority_server.observability.metrics import AUDIT_DROPPED, AUDIT_QUEUE
-from session_authority_server.ports import EVENTS_AT_ONCE
+from session_authority_server.ports.store import EVENTS_AT_ONCE
 
 # The most events that wait in the queue. The writer may hold as many again.
 QUEUE_LIMIT_EVENTS = 10 * EVENTS_AT_ONCE

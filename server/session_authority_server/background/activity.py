@@ -10,7 +10,7 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.privacy import kept_address
 from session_authority_server.domain.session import Session
-from session_authority_server.ports import SessionStore, Touch, TouchesSkipped
+from session_authority_server.ports.store import SessionStore, Touch, TouchesSkipped
 
 FLUSH_INTERVAL = timedelta(seconds=2)
 FLUSH_BATCH = 500

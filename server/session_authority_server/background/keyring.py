@@ -15,7 +15,7 @@ from session_authority_server.domain.errors import (
     ApiKeyRevoked,
     StoreUnavailable,
 )
-from session_authority_server.ports import KeyStore
+from session_authority_server.ports.store import KeyStore
 
 REFRESH_SECONDS = 0.5
 # How long the keys are trusted after the start of the last successful read.

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from session_authority_server.domain.clock import TOLERATED_SKEW, Clock, elapsed_seconds
 from session_authority_server.domain.errors import ClockWrong, StoreUnavailable
-from session_authority_server.upkeep_port import UpkeepStore
+from session_authority_server.ports.upkeep import UpkeepStore
 
 # If every server and worker was stopped for longer than this, the upkeep does not run until an operator confirms that
 # the clock is right (`repair-clock`).

@@ -13,7 +13,7 @@ from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.payload import SupersededTokenUsed
 from session_authority_server.domain.policy import Policy, SupersededUse
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Session
-from session_authority_server.ports import SessionStore, Transaction
+from session_authority_server.ports.store import SessionStore, Transaction
 
 OnSuperseded = Callable[[Session], None]
 

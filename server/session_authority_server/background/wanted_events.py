@@ -5,7 +5,7 @@ from collections.abc import Callable, Set
 
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.receiver import EventType
-from session_authority_server.outbox_port import ReceiverStore
+from session_authority_server.ports.outbox import ReceiverStore
 
 REFRESH_SECONDS = 2.0
 # How long the types are trusted after the start of the last successful read.

@@ -13,7 +13,7 @@ from session_authority_server.audit.reading import AuditLogFiles
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
 from session_authority_server.domain.event import FenceChoice, FenceResolved
-from session_authority_server.ports import Audit
+from session_authority_server.ports.store import Audit
 from session_authority_server.store.database import Database
 from session_authority_server.store.keys import SqlKeyStore
 from session_authority_server.store.lost_endings import read_recorded, resolve

@@ -17,7 +17,7 @@ from session_authority_server.app.running import log_start, read_log_level, relo
 from session_authority_server.app.upkeep import jobs, right_clock, working
 from session_authority_server.cli.shared import run, settings_of
 from session_authority_server.config import Settings
-from session_authority_server.ports import Audit
+from session_authority_server.ports.store import Audit
 from session_authority_server.store.database import Database
 
 _COUNT_LIMIT = 1_000_000

@@ -3,7 +3,7 @@
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server.ports import PendingErasure
+from session_authority_server.ports.store import PendingErasure
 from session_authority_server.store.tables import erasures, sessions, sweeps, users
 
 

@@ -25,7 +25,7 @@ _PENDING = outbox.c.delivered_time.is_(None)
 
 
 class SqlEventStreamStore:
-    """`stream_port.EventStreamStore` in SQL. A stream is a row of `receivers` with an owner."""
+    """`ports.streams.EventStreamStore` in SQL. A stream is a row of `receivers` with an owner."""
 
     def __init__(self, database: Database) -> None:
         """Keep streams in a database."""

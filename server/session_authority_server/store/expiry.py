@@ -41,6 +41,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from session_authority_server.domain.event import SessionEnded
 from session_authority_server.domain.receiver import EventType
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
+from session_authority_server.ports.upkeep import ExpiryBatch
 from session_authority_server.store import rows
 from session_authority_server.store.column_types import Id, Moment
 from session_authority_server.store.engine.dialect import Dialect
@@ -54,7 +55,6 @@ from session_authority_server.store.liveness import (
 )
 from session_authority_server.store.reporting import Reporter, lock_users
 from session_authority_server.store.tables import EVERYBODY, sessions, sweeps, upkeep
-from session_authority_server.upkeep_port import ExpiryBatch
 
 _log = logging.getLogger(__name__)
 

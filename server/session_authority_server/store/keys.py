@@ -12,7 +12,7 @@ from session_authority_server.store.tables import api_key_uses, api_keys
 
 
 class SqlKeyStore:
-    """`ports.KeyStore` in SQL."""
+    """`ports.store.KeyStore` in SQL."""
 
     def __init__(self, database: Database, *, reads_from: Database | None = None) -> None:
         """Keep keys in a database.

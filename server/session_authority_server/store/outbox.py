@@ -26,7 +26,7 @@ from session_authority_server.domain.receiver import (
     ReceiverKind,
     ReceiverState,
 )
-from session_authority_server.outbox_port import Backlog
+from session_authority_server.ports.outbox import Backlog
 from session_authority_server.store.database import Database
 from session_authority_server.store.receivers import as_receiver
 from session_authority_server.store.tables import api_keys, outbox, receivers
@@ -89,7 +89,7 @@ _OVERTAKES = (
 
 
 class SqlOutbox:
-    """`outbox_port.Outbox` in SQL."""
+    """`ports.outbox.Outbox` in SQL."""
 
     def __init__(self, database: Database) -> None:
         """Keep the outbox in a database."""

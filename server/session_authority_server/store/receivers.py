@@ -7,7 +7,7 @@ from sqlalchemy import Executable, Row, Update, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.receiver import EventType, Receiver, ReceiverState
-from session_authority_server.outbox_port import Outcome
+from session_authority_server.ports.outbox import Outcome
 from session_authority_server.store.database import Database
 from session_authority_server.store.tables import outbox, receivers
 
@@ -17,7 +17,7 @@ _FIELDS = tuple(Receiver.__dataclass_fields__)
 
 
 class SqlReceiverStore:
-    """`outbox_port.ReceiverStore` in SQL."""
+    """`ports.outbox.ReceiverStore` in SQL."""
 
     def __init__(self, database: Database, *, reads_from: Database | None = None) -> None:
         """Keep receivers in a database.

@@ -18,7 +18,7 @@ from session_authority_server.domain.event import SessionEnded, SessionEstablish
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Session
 from session_authority_server.observability.metrics import SESSIONS_CREATED, SESSIONS_ENDED
-from session_authority_server.ports import (
+from session_authority_server.ports.store import (
     NO_AUDIT,
     Audit,
     ErasureBatch,
@@ -49,7 +49,7 @@ _TOUCH_PAUSES_SECONDS = (0, 0.005, 0.02, 0.08, 0.2)
 
 
 class SqlSessionStore:
-    """`ports.SessionStore` in SQL."""
+    """`ports.store.SessionStore` in SQL."""
 
     def __init__(
         self,

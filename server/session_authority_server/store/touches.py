@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_authority_server.ports import Touch
+from session_authority_server.ports.store import Touch
 from session_authority_server.store.column_types import Address, Id, Moment
 from session_authority_server.store.liveness import is_live
 from session_authority_server.store.tables import sessions

@@ -24,7 +24,7 @@ from session_authority_server.domain.payload import Reportable, UserErased
 from session_authority_server.domain.receiver import EventType
 from session_authority_server.domain.retry import AnsweredAttempt
 from session_authority_server.domain.session import Changes, Ending, Session, Sweep
-from session_authority_server.ports import IdentityBatch, KeyBatch, LockedUser, PendingErasure
+from session_authority_server.ports.store import IdentityBatch, KeyBatch, LockedUser, PendingErasure
 from session_authority_server.store import rows
 from session_authority_server.store.database import RetryTransaction
 from session_authority_server.store.engine.dialect import Dialect
@@ -55,7 +55,7 @@ _BY_ID = rows.select_sessions().where(sessions.c.session_id == bindparam("sessio
 
 
 class SqlTransaction:
-    """`ports.Transaction` on one connection.
+    """`ports.store.Transaction` on one connection.
 
     Attributes:
         changes: The sessions and users whose cached answers become invalid at the commit.

@@ -18,7 +18,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_authority_server.domain.token import first_id
-from session_authority_server.ports import PendingErasure
+from session_authority_server.ports.store import PendingErasure
+from session_authority_server.ports.upkeep import ExpiryBatch, PendingSweep, SweepBatch
 from session_authority_server.store.clock_times import note_clock_time
 from session_authority_server.store.database import Database
 from session_authority_server.store.expiry import end_overdue, is_past_watermark, write_endings
@@ -33,11 +34,10 @@ from session_authority_server.store.tables import (
     sessions,
     sweeps,
 )
-from session_authority_server.upkeep_port import ExpiryBatch, PendingSweep, SweepBatch
 
 
 class SqlUpkeepStore:
-    """`ports.UpkeepStore` in SQL."""
+    """`ports.upkeep.UpkeepStore` in SQL."""
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from uuid import UUID
 from session_authority_server.domain.api_key import ApiKey, KeyState, Permission, issue
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.event import KeyCreated, KeyExpirySet, KeyRevoked
-from session_authority_server.ports import NO_AUDIT, Audit, KeyStore
+from session_authority_server.ports.store import NO_AUDIT, Audit, KeyStore
 
 KEY_LIMIT = 1_000
 

@@ -8,7 +8,7 @@ from session_authority_server.background.superseded import SupersededTokens
 from session_authority_server.domain.clock import Clock
 from session_authority_server.domain.errors import SessionNotLive
 from session_authority_server.domain.policy import Policy
-from session_authority_server.ports import NO_AUDIT, Audit, Locate, SessionStore, nowhere
+from session_authority_server.ports.store import NO_AUDIT, Audit, Locate, SessionStore, nowhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from session_authority_server.domain.session import (
 )
 from session_authority_server.domain.token import Token
 from session_authority_server.domain.verdict import judge
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.sweep_time import (
     correcting_future_sweep,

@@ -6,7 +6,7 @@ from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.event import SessionsSwept
 from session_authority_server.domain.session import InitiatingEntity, Sweep
-from session_authority_server.ports import (
+from session_authority_server.ports.store import (
     BATCH_LIMIT,
     PendingErasure,
     SessionStore,

@@ -34,9 +34,9 @@ from session_authority_server.domain.security_event import (
 )
 from session_authority_server.domain.sign_in import Violations
 from session_authority_server.domain.token import new_id
-from session_authority_server.outbox_port import Outbox
-from session_authority_server.ports import NO_AUDIT, Audit
-from session_authority_server.stream_port import EventStreamStore
+from session_authority_server.ports.outbox import Outbox
+from session_authority_server.ports.store import NO_AUDIT, Audit
+from session_authority_server.ports.streams import EventStreamStore
 from session_authority_server.usecases.receivers import RECEIVERS_LIMIT, START_DELAY
 
 if TYPE_CHECKING:

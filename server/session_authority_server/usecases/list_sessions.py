@@ -7,7 +7,7 @@ from session_authority_server.background.activity import FLUSH_INTERVAL
 from session_authority_server.domain.errors import InvalidRequest, Violation
 from session_authority_server.domain.liveness import ending_of
 from session_authority_server.domain.session import Session
-from session_authority_server.ports import PageKey, SessionStore
+from session_authority_server.ports.store import PageKey, SessionStore
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.page_token import PageToken, Section
 from session_authority_server.usecases.session_proof import (

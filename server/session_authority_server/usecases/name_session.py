@@ -3,7 +3,7 @@ from dataclasses import dataclass, replace
 from session_authority_server.domain import sign_in as checks
 from session_authority_server.domain.errors import SessionNotFound
 from session_authority_server.domain.session import Session
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.revoke_session import parse_id
 from session_authority_server.usecases.session_proof import (

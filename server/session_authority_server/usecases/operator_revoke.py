@@ -16,7 +16,7 @@ from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity, Sweep
 from session_authority_server.domain.token import Proof
 from session_authority_server.domain.verdict import NOT_FOUND, judge
-from session_authority_server.ports import BATCH_LIMIT, Transaction
+from session_authority_server.ports.store import BATCH_LIMIT, Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.revoke_session import parse_id
 

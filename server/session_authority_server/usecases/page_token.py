@@ -8,7 +8,7 @@ from typing import Self
 from uuid import UUID
 
 from session_authority_server.domain.errors import InvalidRequest, Violation
-from session_authority_server.ports import PageKey
+from session_authority_server.ports.store import PageKey
 
 _VERSION = 1
 # version, section, show_ended, has_key, digest of the user id, as_of, time of the key, session id of the key

@@ -12,7 +12,7 @@ from session_authority_server.domain.retry import Attempt
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Proof, Token
 from session_authority_server.domain.verdict import NOT_FOUND, judge
-from session_authority_server.ports import LockedUser, Transaction
+from session_authority_server.ports.store import LockedUser, Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.create_session import earlier_answer, keep_answer
 from session_authority_server.usecases.session_proof import (

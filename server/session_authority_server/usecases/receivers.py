@@ -13,8 +13,8 @@ from session_authority_server.domain.payload import a_test
 from session_authority_server.domain.receiver import EventType, Receiver, ReceiverState
 from session_authority_server.domain.security_event import stream_updated_body
 from session_authority_server.domain.token import new_id
-from session_authority_server.outbox_port import Backlog, Outbox, Outcome, ReceiverStore
-from session_authority_server.ports import BATCH_LIMIT, NO_AUDIT, Audit
+from session_authority_server.ports.outbox import Backlog, Outbox, Outcome, ReceiverStore
+from session_authority_server.ports.store import BATCH_LIMIT, NO_AUDIT, Audit
 
 # Each event is written once for each receiver that wants it.
 RECEIVERS_LIMIT = 20

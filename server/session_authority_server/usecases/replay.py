@@ -14,7 +14,7 @@ from session_authority_server.domain.event import (
 )
 from session_authority_server.domain.liveness import is_live
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
-from session_authority_server.ports import BATCH_LIMIT, KeyStore, Transaction
+from session_authority_server.ports.store import BATCH_LIMIT, KeyStore, Transaction
 from session_authority_server.usecases.context import Context
 from session_authority_server.usecases.erase_user import ERASURE_REASON
 

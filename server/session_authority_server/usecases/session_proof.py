@@ -11,7 +11,7 @@ from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.token import Proof
 from session_authority_server.domain.verdict import SUPERSEDED, judge, rejected_credential
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.usecases.context import Context
 
 

@@ -13,7 +13,7 @@ from session_authority_server.domain.verdict import (
     judge,
     rejected_credential,
 )
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.usecases.context import Context
 
 

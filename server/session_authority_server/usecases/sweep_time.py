@@ -11,7 +11,7 @@ from typing import TypeVar
 from session_authority_server.domain.clock import TOLERATED_SKEW
 from session_authority_server.domain.errors import AuthenticationTooOld
 from session_authority_server.domain.identity import IdentityKey
-from session_authority_server.ports import LockedUser, Transaction
+from session_authority_server.ports.store import LockedUser, Transaction
 from session_authority_server.usecases.context import Context
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from session_authority_server.domain.verdict import (
     judge,
     rejected_credential,
 )
-from session_authority_server.ports import BATCH_LIMIT, Touch
+from session_authority_server.ports.store import BATCH_LIMIT, Touch
 from session_authority_server.usecases.context import Context
 
 VALIDATIONS_LIMIT = BATCH_LIMIT

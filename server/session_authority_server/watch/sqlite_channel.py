@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class SqliteChannel:
-    """The channel for SQLite. This process makes all changes itself, one transaction at a time (`ports.Listener`).
+    """The channel for SQLite. This process makes all changes itself, one transaction at a time (`ports.store.Listener`).
 
     A commit with an unknown outcome may still succeed after its changes were delivered. The channel is then lost. It
     is up again once a later transaction has finished.

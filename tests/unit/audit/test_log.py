@@ -21,7 +21,7 @@ from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.event import CredentialFault, CredentialRejected, SessionEnded
 from session_authority_server.domain.session import Ending, EndReason, InitiatingEntity
 from session_authority_server.observability.flood_limit import PER_SECOND
-from session_authority_server.ports import EVENTS_AT_ONCE
+from session_authority_server.ports.store import EVENTS_AT_ONCE
 from tests.support.waiting import wait_until
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)

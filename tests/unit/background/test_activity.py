@@ -12,7 +12,7 @@ from session_authority_server.domain.clock import ManualClock
 from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
-from session_authority_server.ports import SessionStore, Touch, TouchesSkipped
+from session_authority_server.ports.store import SessionStore, Touch, TouchesSkipped
 from tests.support.engines import MINUTE, SECOND, START, a_session
 
 INSTANT = timedelta(microseconds=1)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from session_authority_server.domain.errors import StoreUnavailable
-from session_authority_server.ports import Touch, Transaction
+from session_authority_server.ports.store import Touch, Transaction
 from session_authority_server.store import rows
 from session_authority_server.store.database import Database
 from session_authority_server.store.engine import hot_read, limits, sqlite

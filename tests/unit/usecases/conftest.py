@@ -9,7 +9,7 @@ from session_authority_server.domain.errors import StoreUnavailable
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import Rejection
-from session_authority_server.ports import SessionStore
+from session_authority_server.ports.store import SessionStore
 from session_authority_server.usecases.create_session import SignIn
 from session_authority_server.usecases.validate_sessions import Validation
 from tests.support.engines import START, Engine, opened

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_authority_server.domain.errors import InvalidRequest
-from session_authority_server.ports import PageKey
+from session_authority_server.ports.store import PageKey
 from session_authority_server.usecases.page_token import PageToken, Section
 from tests.support.engines import START, numbered
 

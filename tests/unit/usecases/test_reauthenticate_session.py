@@ -10,7 +10,7 @@ from session_authority_server.domain.errors import (
 )
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import SUPERSEDED
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from tests.support.engines import DAY, MINUTE, SECOND, START, stored_fields
 from tests.unit.usecases.conftest import Authority

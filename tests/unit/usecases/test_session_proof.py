@@ -14,7 +14,7 @@ from session_authority_server.domain.session import (
     Session,
 )
 from session_authority_server.domain.token import Token
-from session_authority_server.ports import LockedUser
+from session_authority_server.ports.store import LockedUser
 from session_authority_server.usecases.session_proof import prove_and_lock, require_proof
 from tests.support.engines import SECRET, START, a_session
 

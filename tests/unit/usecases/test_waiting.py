@@ -12,7 +12,7 @@ from session_authority_server.domain.errors import SessionNotLive, StoreUnavaila
 from session_authority_server.domain.policy import Policy
 from session_authority_server.domain.session import Session
 from session_authority_server.domain.verdict import Rejection
-from session_authority_server.ports import Transaction
+from session_authority_server.ports.store import Transaction
 from session_authority_server.usecases.list_sessions import Listing
 from session_authority_server.usecases.reauthenticate_session import Reauthentication
 from session_authority_server.usecases.validate_sessions import (

@@ -13,7 +13,7 @@ from session_authority_server.observability.metrics import (
     OUTBOX_PENDING,
     RECEIVERS_PARKED,
 )
-from session_authority_server.outbox_port import Backlog
+from session_authority_server.ports.outbox import Backlog
 from session_authority_workers.keep_outbox import KeepOutbox
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)

@@ -19,8 +19,8 @@ from session_authority_server.domain.session import (
     Sweep,
 )
 from session_authority_server.observability.metrics import SESSIONS_ENDED
-from session_authority_server.ports import NO_AUDIT, PendingErasure, Transaction
-from session_authority_server.upkeep_port import UpkeepStore
+from session_authority_server.ports.store import NO_AUDIT, PendingErasure, Transaction
+from session_authority_server.ports.upkeep import UpkeepStore
 from session_authority_workers.expire import Expire
 from session_authority_workers.pace import Pace
 from session_authority_workers.purge import MIN_RETENTION, Erase, Purge

@@ -1,6 +1,6 @@
 """The interface of the store that the workers use.
 
-The rules at the top of `ports` also apply here. Every store passes the tests in `tests/contract/`.
+The rules at the top of `ports.store` also apply here. Every store passes the tests in `tests/contract/`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Protocol
 from uuid import UUID
 
 from session_authority_server.domain.event import SessionEnded
-from session_authority_server.ports import PendingErasure
+from session_authority_server.ports.store import PendingErasure
 
 
 @dataclass(frozen=True, slots=True)

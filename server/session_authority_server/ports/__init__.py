@@ -1,0 +1,1 @@
+"""The interfaces of stores, the audit log and listeners."""
