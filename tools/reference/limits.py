@@ -223,7 +223,7 @@ _UPKEEP = f"""
 | events in a transaction of the worker that drops them | {outbox.DROP_BATCH:,} | the next transaction |
 | time that a delivered event is kept for a replay | {span(keep_outbox.DELIVERED_KEPT)} | deleted |
 | age of what a process knows of the wanted types | {span(wanted_events.TRUST_SECONDS)}, read every {span(wanted_events.REFRESH_SECONDS)} | every type counts as wanted |
-| sessions of which a process remembers that the use of a superseded token was reported | {superseded.REPORTED_LIMIT:,} | reported again |
+| sessions whose report, of a superseded token, a process remembers | {superseded.REPORTED_LIMIT:,} | reported again |
 | pause before a server process is started again | {span(supervisor.FIRST_WAIT_SECONDS)}, doubled up to {span(supervisor.LONGEST_WAIT_SECONDS)} | - |
 | server processes on one port | {_most("processes")} | refused at the start |
 | wait for a server process to drain | `DRAIN_SECONDS` and {span(processes.DRAIN_MARGIN_SECONDS)} | killed |

@@ -215,7 +215,7 @@ def _by_user(found: Sequence[Delivery]) -> Sequence[tuple[Hashable, Sequence[Del
 
 
 def _wait(attempts: int) -> timedelta:
-    """Return the time until the next attempt, after some failed attempts before this one."""
+    """Return the wait before the next attempt, after a number of failed attempts."""
     return _jittered(1) * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempts, 32))
 
 

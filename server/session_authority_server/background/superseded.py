@@ -24,7 +24,7 @@ ENDINGS_AT_ONCE = 2
 # How many times the server tries to end a session, and the pause after a failure.
 ENDING_TRIES = 30
 ENDING_PAUSE_SECONDS = 1.0
-# How many sessions are remembered, of which a use was reported. If one is forgotten, it is reported again.
+# The most sessions that a process remembers as reported. The use of a forgotten one is reported again.
 REPORTED_LIMIT = 10_000
 # How long a shutdown waits for the endings.
 SETTLE_SECONDS = 10.0
@@ -64,7 +64,7 @@ class SupersededTokens:
         self._policy = policy
         self._on_used = on_used
         self._reports = reports
-        # The sessions of which a use was reported, with the times of their tokens. The latest report comes last.
+        # The reported sessions, with the times of their tokens. The latest report comes last.
         self._reported: dict[UUID, datetime] = {}
         self._endings: dict[UUID, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(ENDINGS_AT_ONCE)
