@@ -287,8 +287,9 @@ async def test_subscriptions_start_no_further_threads_or_tasks_and_leave_nothing
     (await near.on_end("t-0", ends.callback("0"))).cancel()
     threads, tasks = threading.active_count(), len(asyncio.all_tasks())
     subscriptions = [await near.on_end(f"t-{n}", ends.callback("")) for n in range(100)]
-    assert threading.active_count() <= threads + 1  # gRPC's own
-    assert len(asyncio.all_tasks()) <= tasks + 1
+    # gRPC and the client's own calls start some of each. A hundred subscriptions start none.
+    assert threading.active_count() < threads + 10
+    assert len(asyncio.all_tasks()) < tasks + 10
     endings = subscriptions[0]._endings
     assert len(endings) == 100
     for subscription in subscriptions:
