@@ -186,7 +186,8 @@ class Courier:
 
     async def _record_failure(self, delivery: Delivery, error: DeliveryFailed) -> None:
         now, receiver_id = self._clock.now(), self._receiver.receiver_id
-        # While a receiver accepts nothing, each attempt is of another event. So both the event and the receiver count.
+        # The receiver is parked if one event, or the receiver itself, has failed for PARK_AFTER. A receiver that accepts
+        # nothing gets another event at each attempt, so no single event fails that long.
         self._failing_since = self._failing_since or now
         failing_since = min(self._failing_since, delivery.first_failure_time or now)
         if not isinstance(error, ReceiverGone) and now - failing_since < PARK_AFTER:

@@ -34,7 +34,7 @@ class KeepOutbox(Job):
         self._clock = clock
         self._limit = limit
         self._measured: set[str] = set()
-        # Receivers of which the log says that events are being dropped.
+        # The receivers whose dropped events the log has already reported.
         self._overfull: set[str] = set()
         self.steps = (
             deletion(pace, lambda most: outbox.purge_delivered(clock.now() - DELIVERED_KEPT, most)),
